@@ -1,0 +1,72 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// ErrClosed is returned by every call on a plane after Close.
+var ErrClosed = errors.New("data plane is closed")
+
+// Plane moves packets. All implementations pass planetest.Run.
+type Plane interface {
+	// Name is what a person calls this implementation: "userspace",
+	// "kernel" or "memory".
+	Name() string
+
+	// AllocateSPI reserves an SPI for an inbound SA: at least 256
+	// (RFC 4303, Section 2.1), unpredictable, and unique among all inbound
+	// SPIs of this plane, reserved or installed. The reservation ends when
+	// an SA of that SPI is removed, also if it was never installed. It does
+	// not block.
+	AllocateSPI() (uint32, error)
+
+	// Apply carries out ops in order and returns one result for each, nil
+	// for success. An op that fails changes nothing and does not stop those
+	// after it. Every op is idempotent: installing what is installed,
+	// removing what is absent and setting what is set succeed and change
+	// nothing. Apply may block on the kernel.
+	Apply(ops []Op) []error
+
+	// Counters returns a snapshot for every installed SA, ordered by
+	// tunnel, child, direction and SPI.
+	Counters() []Counters
+
+	// Listen makes the plane deliver the IKE datagrams that arrive on its
+	// NAT traversal port (UDP 4500, RFC 3948, Section 2.2). It is called
+	// once. Deliver runs on the plane's receiving goroutines, maybe several
+	// at once, and must not block.
+	Listen(deliver func(IKEDatagram)) (IKESender, error)
+
+	// Events returns the one channel of events. A plane never waits for its
+	// reader: an event that finds the channel full is dropped, and those
+	// whose cause lasts (Acquire, SoftExpire, HardExpire, MappingChanged)
+	// are raised again while it does. The channel is closed by Close.
+	Events() <-chan Event
+
+	// Close removes every SA and policy of this plane, closes its sockets
+	// and devices and waits for its goroutines. Closing twice is no error.
+	Close() error
+}
+
+// IKEDatagram is an IKE message that arrived on the NAT traversal port, its
+// non-ESP marker (RFC 3948, Section 2.2) taken off.
+type IKEDatagram struct {
+	Local, Remote netip.AddrPort
+	// Data is valid only during the call that delivers it.
+	Data []byte
+}
+
+// IKESender sends IKE messages from the NAT traversal port.
+type IKESender interface {
+	// SendIKE sends one message of at most 65,000 octets; the plane puts the
+	// non-ESP marker before it. Where local is the zero AddrPort or has an
+	// unspecified address, the host's routing chooses it. SendIKE does not
+	// keep b, and does not block: a datagram that cannot be queued is lost,
+	// as it may be in the network, and an error says so.
+	SendIKE(local, remote netip.AddrPort, b []byte) error
+
+	// LocalFor returns the address and port from which a message to remote
+	// would leave, or an error if there is no route to it. It does not block.
+	LocalFor(remote netip.Addr) (netip.AddrPort, error)
+}
