@@ -66,6 +66,10 @@ type IKESender interface {
 	// as it may be in the network, and an error says so.
 	SendIKE(local, remote netip.AddrPort, b []byte) error
 
+	// SendKeepAlive sends a NAT keepalive: one octet 0xFF, without a marker
+	// (RFC 3948, Section 2.3). The receiving plane drops it unseen.
+	SendKeepAlive(local, remote netip.AddrPort) error
+
 	// LocalFor returns the address and port from which a message to remote
 	// would leave, or an error if there is no route to it. It does not block.
 	LocalFor(remote netip.Addr) (netip.AddrPort, error)
