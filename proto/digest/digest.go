@@ -1,0 +1,140 @@
+// Package digest names intent resources by their content, so that any replica
+// of the controller and the edge agree on what an edge has without sharing
+// state.
+//
+// The version of a resource is a hash over a canonical encoding of its own:
+// protobuf's deterministic marshalling is only stable within one build of one
+// library, and replicas of different builds must agree during an upgrade.
+package digest
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"math"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// VersionSize is the size of a resource version and of a set digest in octets.
+const VersionSize = 16
+
+// Of returns the content version of m: the first VersionSize octets of
+// SHA-256 over its canonical encoding.
+func Of(m proto.Message) []byte {
+	sum := sha256.Sum256(appendMessage(nil, m.ProtoReflect()))
+	return sum[:VersionSize:VersionSize]
+}
+
+// Set returns the digest of a set of resources: SHA-256 over the list of
+// (name, version), sorted by name, cut to VersionSize octets. The order of
+// resources does not matter; resources itself is left as it is.
+func Set(resources []*swanherdv1.IntentResource) []byte {
+	sorted := slices.SortedFunc(slices.Values(resources), func(a, b *swanherdv1.IntentResource) int {
+		return cmp.Compare(a.GetName(), b.GetName())
+	})
+	var b []byte
+	for _, r := range sorted {
+		b = appendBytes(b, []byte(r.GetName()))
+		b = appendBytes(b, r.GetVersion())
+	}
+	sum := sha256.Sum256(b)
+	return sum[:VersionSize:VersionSize]
+}
+
+// Resource wraps body, an EdgeSettings or TunnelIntent, as a resource with its
+// version. Settings are named "settings", tunnels by their own name.
+func Resource(body proto.Message) *swanherdv1.IntentResource {
+	r := &swanherdv1.IntentResource{Version: Of(body)}
+	switch body := body.(type) {
+	case *swanherdv1.EdgeSettings:
+		r.Name = "settings"
+		r.Body = &swanherdv1.IntentResource_Settings{Settings: body}
+	case *swanherdv1.TunnelIntent:
+		r.Name = body.GetName()
+		r.Body = &swanherdv1.IntentResource_Tunnel{Tunnel: body}
+	default:
+		panic("digest: " + string(body.ProtoReflect().Descriptor().FullName()) + " is not an intent resource")
+	}
+	return r
+}
+
+// appendMessage appends the populated fields of m in the order of their
+// numbers. Unknown fields are left out: what a build does not know it cannot
+// have planned.
+func appendMessage(b []byte, m protoreflect.Message) []byte {
+	type field struct {
+		desc  protoreflect.FieldDescriptor
+		value protoreflect.Value
+	}
+	var fields []field
+	m.Range(func(d protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		fields = append(fields, field{d, v})
+		return true
+	})
+	slices.SortFunc(fields, func(x, y field) int { return cmp.Compare(x.desc.Number(), y.desc.Number()) })
+	for _, f := range fields {
+		b = binary.AppendUvarint(b, uint64(f.desc.Number()))
+		switch {
+		case f.desc.IsMap():
+			b = appendMap(b, f.desc, f.value.Map())
+		case f.desc.IsList():
+			l := f.value.List()
+			b = binary.AppendUvarint(b, uint64(l.Len()))
+			for i := range l.Len() {
+				b = appendValue(b, f.desc, l.Get(i))
+			}
+		default:
+			b = appendValue(b, f.desc, f.value)
+		}
+	}
+	return b
+}
+
+func appendMap(b []byte, d protoreflect.FieldDescriptor, m protoreflect.Map) []byte {
+	var entries [][]byte
+	m.Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
+		e := appendValue(nil, d.MapKey(), k.Value())
+		entries = append(entries, appendValue(e, d.MapValue(), v))
+		return true
+	})
+	slices.SortFunc(entries, slices.Compare)
+	b = binary.AppendUvarint(b, uint64(len(entries)))
+	for _, e := range entries {
+		b = append(b, e...)
+	}
+	return b
+}
+
+func appendValue(b []byte, d protoreflect.FieldDescriptor, v protoreflect.Value) []byte {
+	switch d.Kind() {
+	case protoreflect.MessageKind, protoreflect.GroupKind:
+		return appendBytes(b, appendMessage(nil, v.Message()))
+	case protoreflect.StringKind:
+		return appendBytes(b, []byte(v.String()))
+	case protoreflect.BytesKind:
+		return appendBytes(b, v.Bytes())
+	case protoreflect.BoolKind:
+		if v.Bool() {
+			return append(b, 1)
+		}
+		return append(b, 0)
+	case protoreflect.EnumKind:
+		return binary.AppendVarint(b, int64(v.Enum()))
+	case protoreflect.FloatKind, protoreflect.DoubleKind:
+		return binary.BigEndian.AppendUint64(b, math.Float64bits(v.Float()))
+	case protoreflect.Uint32Kind, protoreflect.Uint64Kind, protoreflect.Fixed32Kind, protoreflect.Fixed64Kind:
+		return binary.AppendUvarint(b, v.Uint())
+	default:
+		return binary.AppendVarint(b, v.Int())
+	}
+}
+
+func appendBytes(b, s []byte) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
