@@ -1,0 +1,283 @@
+package suite
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"fmt"
+	"hash"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// PRF is a pseudorandom function of RFC 7296, Section 2.13. Its value is the
+// Transform ID on the wire.
+type PRF wire.PRFID
+
+// PRFs that this package can compute (RFC 4868).
+const (
+	PRFHMACSHA256 = PRF(wire.PRFHMACSHA256)
+	PRFHMACSHA384 = PRF(wire.PRFHMACSHA384)
+	PRFHMACSHA512 = PRF(wire.PRFHMACSHA512)
+)
+
+// Encryption names one encryption transform: the algorithm and the length of
+// its key in bits. KeyBits is 0 for an algorithm with a single key length, which
+// takes no Key Length attribute (RFC 7296, Section 3.3.5).
+type Encryption struct {
+	ID      wire.EncryptionID
+	KeyBits uint16
+}
+
+// cipherSpec holds the sizes, in octets, that an encryption transform fixes.
+type cipherSpec struct {
+	keyword string
+	Encryption
+	keyLen  int // of the cipher key, without the salt
+	saltLen int // taken from the keying material after the cipher key
+	ivLen   int // carried in each packet
+	icvLen  int // of a combined-mode cipher; 0 means that an integrity algorithm is needed
+	block   int // plaintext and padding fill a multiple of this
+}
+
+func (c cipherSpec) aead() bool { return c.icvLen > 0 }
+
+// ciphers is ordered: known keywords are listed to people in this order.
+var ciphers = []cipherSpec{
+	// RFC 4106, Section 8.1; RFC 5282, Section 7.1.
+	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1},
+	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1},
+	// RFC 7634, Section 4: no Key Length attribute, 32 octets of key and 4 of salt.
+	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1},
+	// RFC 3602.
+	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16},
+	{"aes256", Encryption{wire.EncryptionAESCBC, 256}, 32, 0, 16, 0, 16},
+}
+
+func cipherOf(e Encryption) (cipherSpec, bool) {
+	for _, c := range ciphers {
+		if c.Encryption == e {
+			return c, true
+		}
+	}
+	return cipherSpec{}, false
+}
+
+// hashSpec describes an HMAC, whether it serves as PRF or as integrity algorithm.
+type hashSpec struct {
+	keyword string
+	id      uint16
+	new     func() hash.Hash
+	size    int // output and preferred key length of the HMAC, octets
+	icvLen  int // octets sent of the output (RFC 4868, Section 2.6); PRFs are not truncated
+}
+
+var prfs = []hashSpec{
+	{"prfsha256", uint16(wire.PRFHMACSHA256), sha256.New, 32, 32},
+	{"prfsha384", uint16(wire.PRFHMACSHA384), sha512.New384, 48, 48},
+	{"prfsha512", uint16(wire.PRFHMACSHA512), sha512.New, 64, 64},
+}
+
+var integrities = []hashSpec{
+	{"sha256", uint16(wire.IntegrityHMACSHA256), sha256.New, 32, 16},
+	{"sha384", uint16(wire.IntegrityHMACSHA384), sha512.New384, 48, 24},
+	{"sha512", uint16(wire.IntegrityHMACSHA512), sha512.New, 64, 32},
+}
+
+// prfOfIntegrity is the PRF that a proposal implies when it names an integrity
+// algorithm and no PRF: the one on the same hash.
+func prfOfIntegrity(id wire.IntegrityID) wire.PRFID {
+	for i, h := range integrities {
+		if h.id == uint16(id) {
+			return wire.PRFID(prfs[i].id)
+		}
+	}
+	return 0
+}
+
+func findHash(table []hashSpec, id uint16) (hashSpec, bool) {
+	for _, h := range table {
+		if h.id == id {
+			return h, true
+		}
+	}
+	return hashSpec{}, false
+}
+
+type groupSpec struct {
+	keyword   string
+	id        wire.KeyExchangeID
+	publicLen int // of the Key Exchange Data, octets
+	sharedLen int
+}
+
+var groups = []groupSpec{
+	{"x25519", wire.KeyExchangeCurve25519, 32, 32},
+	{"ecp256", wire.KeyExchangeECP256, 64, 32},
+	{"ecp384", wire.KeyExchangeECP384, 96, 48},
+}
+
+func groupOf(id wire.KeyExchangeID) (groupSpec, bool) {
+	for _, g := range groups {
+		if g.id == id {
+			return g, true
+		}
+	}
+	return groupSpec{}, false
+}
+
+// IKESuite is the set of algorithms of one IKE SA: exactly one of each
+// mandatory transform type of RFC 7296, Section 3.3.3.
+type IKESuite struct {
+	Encryption  wire.EncryptionID
+	KeyBits     uint16 // 0 if the cipher has a single key length
+	PRF         PRF
+	Integrity   wire.IntegrityID // 0 for a combined-mode cipher
+	KeyExchange wire.KeyExchangeID
+}
+
+// String returns the suite in the keyword form that ParseIKE reads.
+func (s IKESuite) String() string { return s.proposal().String() }
+
+func (s IKESuite) proposal() IKEProposal {
+	p := IKEProposal{
+		Encryption:  []Encryption{{s.Encryption, s.KeyBits}},
+		PRF:         []PRF{s.PRF},
+		KeyExchange: []wire.KeyExchangeID{s.KeyExchange},
+	}
+	if s.Integrity != 0 {
+		p.Integrity = []wire.IntegrityID{s.Integrity}
+	}
+	return p
+}
+
+// validate reports why keys cannot be made for s.
+func (s IKESuite) validate() error {
+	if err := s.proposal().Validate(); err != nil {
+		return fmt.Errorf("IKE suite: %w", err)
+	}
+	return nil
+}
+
+// AEAD reports whether the cipher protects integrity by itself.
+func (s IKESuite) AEAD() bool { return isAEAD(Encryption{s.Encryption, s.KeyBits}) }
+
+// EncryptionKeyLen returns the length in octets of SK_ei and of SK_er, salt
+// included (RFC 5282, Section 7.1).
+func (s IKESuite) EncryptionKeyLen() int {
+	return encryptionKeyLen(Encryption{s.Encryption, s.KeyBits})
+}
+
+// IntegrityKeyLen returns the length in octets of SK_ai and of SK_ar, 0 for a
+// combined-mode cipher (RFC 5282, Section 7.1; RFC 4868, Section 2.1.1).
+func (s IKESuite) IntegrityKeyLen() int { return integrityKeyLen(s.Integrity) }
+
+// ESPSuite is the set of algorithms of one pair of ESP SAs (RFC 7296, Section 3.3.3).
+type ESPSuite struct {
+	Encryption  wire.EncryptionID
+	KeyBits     uint16             // 0 if the cipher has a single key length
+	Integrity   wire.IntegrityID   // 0 for a combined-mode cipher
+	KeyExchange wire.KeyExchangeID // 0 when the exchange makes no key exchange of its own
+	ESN         bool               // 64-bit sequence numbers (RFC 4303, Section 2.2.1)
+}
+
+// String returns the suite in the keyword form that ParseESP reads.
+func (s ESPSuite) String() string { return s.proposal().String() }
+
+func (s ESPSuite) proposal() ESPProposal {
+	p := ESPProposal{Encryption: []Encryption{{s.Encryption, s.KeyBits}}}
+	if s.Integrity != 0 {
+		p.Integrity = []wire.IntegrityID{s.Integrity}
+	}
+	if s.KeyExchange != 0 {
+		p.KeyExchange = []wire.KeyExchangeID{s.KeyExchange}
+	}
+	p.SequenceNumbers = []wire.SequenceNumbersID{sequenceNumbers(s.ESN)}
+	return p
+}
+
+// Validate reports why s cannot protect packets: an algorithm that is not
+// known here or that failed its self-test, or a cipher without integrity.
+func (s ESPSuite) Validate() error {
+	if err := s.proposal().Validate(); err != nil {
+		return fmt.Errorf("ESP suite: %w", err)
+	}
+	return nil
+}
+
+// AEAD reports whether the cipher protects integrity by itself.
+func (s ESPSuite) AEAD() bool { return isAEAD(Encryption{s.Encryption, s.KeyBits}) }
+
+// EncryptionKeyLen returns the octets of keying material that the cipher of
+// one direction takes, salt included (RFC 4106, Section 8.1).
+func (s ESPSuite) EncryptionKeyLen() int {
+	return encryptionKeyLen(Encryption{s.Encryption, s.KeyBits})
+}
+
+// IntegrityKeyLen returns the octets of keying material that the integrity
+// algorithm of one direction takes, 0 for a combined-mode cipher.
+func (s ESPSuite) IntegrityKeyLen() int { return integrityKeyLen(s.Integrity) }
+
+// KeyLen returns the octets of keying material of one direction.
+func (s ESPSuite) KeyLen() int { return s.EncryptionKeyLen() + s.IntegrityKeyLen() }
+
+// SaltLen returns how many octets at the end of the encryption key are salt.
+func (s ESPSuite) SaltLen() int {
+	c, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
+	return c.saltLen
+}
+
+// IVLen returns the octets of initialization vector in each packet.
+func (s ESPSuite) IVLen() int {
+	c, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
+	return c.ivLen
+}
+
+// ICVLen returns the octets of integrity check value in each packet.
+func (s ESPSuite) ICVLen() int {
+	if c, ok := cipherOf(Encryption{s.Encryption, s.KeyBits}); ok && c.aead() {
+		return c.icvLen
+	}
+	h, _ := findHash(integrities, uint16(s.Integrity))
+	return h.icvLen
+}
+
+// BlockLen returns the octets that encrypted data must be a multiple of; ESP
+// itself asks for at least 4 (RFC 4303, Section 2.4).
+func (s ESPSuite) BlockLen() int {
+	c, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
+	return c.block
+}
+
+// SplitKey cuts the key of one direction as DeriveChildKeys makes it: cipher
+// key, salt, integrity key (RFC 4301, Section 4.5.2). The parts share key's
+// memory. The error never holds key octets.
+func (s ESPSuite) SplitKey(key []byte) (cipherKey, salt, integrityKey []byte, err error) {
+	if len(key) != s.KeyLen() {
+		return nil, nil, nil, fmt.Errorf("ESP key for %s has %d octets, want %d", s, len(key), s.KeyLen())
+	}
+	enc := s.EncryptionKeyLen()
+	cut := enc - s.SaltLen()
+	return key[:cut:cut], key[cut:enc:enc], key[enc:], nil
+}
+
+func isAEAD(e Encryption) bool {
+	c, ok := cipherOf(e)
+	return ok && c.aead()
+}
+
+func encryptionKeyLen(e Encryption) int {
+	c, _ := cipherOf(e)
+	return c.keyLen + c.saltLen
+}
+
+func integrityKeyLen(id wire.IntegrityID) int {
+	h, _ := findHash(integrities, uint16(id))
+	return h.size
+}
+
+func sequenceNumbers(esn bool) wire.SequenceNumbersID {
+	if esn {
+		return wire.SequenceNumbersExtended
+	}
+	return wire.SequenceNumbers32
+}

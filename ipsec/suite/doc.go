@@ -1,0 +1,34 @@
+// Package suite holds the cryptographic algorithms of IKEv2 and ESP: their
+// negotiation in proposals, the key exchange, the key schedule and the
+// protection of IKE messages.
+//
+// It decides which algorithms exist here and in what combinations, and it
+// refuses the combinations that the standards forbid. It does no I/O, holds no
+// state of an exchange, and logs nothing; randomness comes from its caller. ESP packets are
+// not its business: it names their algorithms and makes their keys.
+//
+// An algorithm is offered, accepted and used only after it gave a known answer
+// once in this process.
+//
+// Keys appear in no error and no String. Values with keys have a Destroy
+// method, which overwrites what is reachable; the standard library keeps
+// expanded cipher keys and private scalars in memory that it alone can clear.
+//
+// Concurrency: functions and proposals may be used by several goroutines at
+// once. A KeyExchange and a Protector belong to one goroutine at a time.
+//
+// Standards:
+//
+//   - RFC 7296, Sections 2.7, 2.10, 2.13, 2.14, 2.17, 2.18, 3.3 and 3.14:
+//     negotiation, nonces, key schedule, Encrypted payload
+//   - RFC 8247 and RFC 8221: which algorithms to implement for IKEv2 and ESP
+//   - RFC 5282, RFC 4106: AES-GCM with a 16-octet ICV (128 and 256 bits)
+//   - RFC 7634: ChaCha20-Poly1305
+//   - RFC 3602, RFC 4868: AES-CBC with HMAC-SHA2; PRF-HMAC-SHA2
+//   - RFC 8031: X25519; RFC 5903: ECP groups 256 and 384; RFC 6989: checks of
+//     public values
+//
+// Left out on purpose: 3DES, MD5, SHA-1, MODP groups (math/big is not
+// constant-time), 192-bit AES keys and truncated ICVs of GCM (RFC 5282, Sections 7.2 and 7.3,
+// advise against them).
+package suite

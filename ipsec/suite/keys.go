@@ -1,0 +1,141 @@
+package suite
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// Bounds of the Nonce Data (RFC 7296, Section 3.9), octets.
+const (
+	minNonce = 16
+	maxNonce = 256
+)
+
+// IKEKeys are the seven secrets of an IKE SA (RFC 7296, Section 2.14), named
+// after their subscripts: D is SK_d, Ai is SK_ai and so on. Ai and Ar are empty for a
+// combined-mode cipher; Ei and Er end with its salt.
+type IKEKeys struct {
+	D, Ai, Ar, Ei, Er, Pi, Pr []byte
+}
+
+// Destroy overwrites the secrets with zeros. Slices of them taken elsewhere
+// become zero too.
+func (k *IKEKeys) Destroy() {
+	for _, b := range [][]byte{k.D, k.Ai, k.Ar, k.Ei, k.Er, k.Pi, k.Pr} {
+		clear(b)
+	}
+	*k = IKEKeys{}
+}
+
+// ChildKeys is the keying material of a pair of ESP SAs (RFC 7296, Section 2.17).
+// Each half is the encryption key with its salt, then the integrity key;
+// ESPSuite.SplitKey cuts it. Initiator means the one of the exchange that made
+// the Child SA, not of the IKE SA.
+type ChildKeys struct {
+	InitiatorToResponder, ResponderToInitiator []byte
+}
+
+// Destroy overwrites the keys with zeros.
+func (k *ChildKeys) Destroy() {
+	clear(k.InitiatorToResponder)
+	clear(k.ResponderToInitiator)
+	*k = ChildKeys{}
+}
+
+// DeriveIKEKeys makes the keys of an IKE SA from IKE_SA_INIT (RFC 7296, Section
+// 2.14). shared is the result of the key exchange; ni and nr are the Nonce Data of
+// initiator and responder.
+func DeriveIKEKeys(s IKESuite, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
+	if err := checkKeyInputs(s, s.PRF, ni, nr, shared); err != nil {
+		return nil, err
+	}
+	seed := skeyseed(s.PRF, ni, nr, shared)
+	defer clear(seed)
+	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
+}
+
+// RekeyIKEKeys makes the keys of the IKE SA that replaces another (RFC 7296,
+// Section 2.18). oldPRF and oldD (SK_d) belong to the IKE SA being replaced; suite,
+// nonces, shared secret and SPIs are those of the CREATE_CHILD_SA exchange.
+func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
+	if err := checkKeyInputs(s, oldPRF, ni, nr, shared); err != nil {
+		return nil, err
+	}
+	if len(oldD) == 0 || oldPRF.Size() == 0 {
+		return nil, errors.New("rekey IKE SA: SK_d or PRF of the old IKE SA is missing")
+	}
+	seed := oldPRF.Sum(oldD, shared, ni, nr)
+	defer clear(seed)
+	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
+}
+
+// DeriveChildKeys makes the keys of a Child SA (RFC 7296, Section 2.17). skD is
+// SK_d of the IKE SA; shared is nil if the exchange made no key exchange of its own.
+func DeriveChildKeys(ike IKESuite, skD, shared, ni, nr []byte, esp ESPSuite) (*ChildKeys, error) {
+	if err := ike.validate(); err != nil {
+		return nil, err
+	}
+	if err := esp.Validate(); err != nil {
+		return nil, err
+	}
+	if len(skD) == 0 {
+		return nil, errors.New("derive Child SA keys: SK_d is missing")
+	}
+	if (esp.KeyExchange != 0) != (len(shared) != 0) {
+		return nil, fmt.Errorf("derive Child SA keys: suite %s and shared secret of %d octets do not go together", esp, len(shared))
+	}
+	if err := checkNonces(ike.PRF, ni, nr); err != nil {
+		return nil, err
+	}
+	seed := slices.Concat(shared, ni, nr)
+	defer clear(seed)
+	n := esp.KeyLen()
+	keymat := ike.PRF.Plus(skD, seed, 2*n)
+	return &ChildKeys{
+		InitiatorToResponder: keymat[:n:n],
+		ResponderToInitiator: keymat[n:],
+	}, nil
+}
+
+func checkKeyInputs(s IKESuite, prf PRF, ni, nr, shared []byte) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	if g, _ := groupOf(s.KeyExchange); len(shared) != g.sharedLen {
+		return fmt.Errorf("derive IKE SA keys: shared secret of %s has %d octets, want %d", g.keyword, len(shared), g.sharedLen)
+	}
+	return checkNonces(prf, ni, nr)
+}
+
+// checkNonces holds RFC 7296, Section 2.10: nonces of at least 128 bits and at
+// least half the key size of the PRF.
+func checkNonces(prf PRF, ni, nr []byte) error {
+	least := max(minNonce, prf.Size()/2)
+	for _, n := range [][]byte{ni, nr} {
+		if len(n) < least || len(n) > maxNonce {
+			return fmt.Errorf("nonce of %d octets, want %d to %d with %s", len(n), least, maxNonce, prf)
+		}
+	}
+	return nil
+}
+
+// skeyseed is SKEYSEED = prf(Ni | Nr, g^ir).
+func skeyseed(p PRF, ni, nr, shared []byte) []byte {
+	return p.Sum(slices.Concat(ni, nr), shared)
+}
+
+// expandIKEKeys cuts {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} =
+// prf+(SKEYSEED, Ni | Nr | SPIi | SPIr).
+func expandIKEKeys(s IKESuite, seed, ni, nr []byte, spii, spir wire.SPI) *IKEKeys {
+	p, a, e := s.PRF.Size(), s.IntegrityKeyLen(), s.EncryptionKeyLen()
+	all := s.PRF.Plus(seed, slices.Concat(ni, nr, spii[:], spir[:]), 3*p+2*a+2*e)
+	next := func(n int) []byte {
+		b := all[:n:n]
+		all = all[n:]
+		return b
+	}
+	return &IKEKeys{D: next(p), Ai: next(a), Ar: next(a), Ei: next(e), Er: next(e), Pi: next(p), Pr: next(p)}
+}

@@ -1,0 +1,191 @@
+package suite
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hmac"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// ErrAuthentication means that the integrity check of an Encrypted payload
+// failed: it did not come from the peer as it is. Nothing may change because of it.
+var ErrAuthentication = errors.New("integrity check failed")
+
+// ErrPadding means that an authentic Encrypted payload has padding that does
+// not fit it: the peer is at fault, INVALID_SYNTAX is the answer.
+var ErrPadding = errors.New("invalid padding")
+
+// Protector seals or opens the Encrypted payloads (SK and SKF) of one
+// direction of an IKE SA: RFC 7296, Section 3.14, for CBC with HMAC and RFC 5282 for
+// combined-mode ciphers. It counts the messages it seals, so that no IV repeats under a key.
+// It is not safe for concurrent use.
+type Protector struct {
+	spec cipherSpec
+	icv  int
+
+	aead  cipher.AEAD // combined-mode ciphers
+	nonce [12]byte    // salt, then IV
+	salt  int
+
+	block cipher.Block // CBC
+	mac   hash.Hash
+
+	sealed uint64
+}
+
+// NewProtector makes a Protector from SK_ei and SK_ai, or from SK_er and
+// SK_ar; integrityKey is empty for a combined-mode cipher. It copies the keys.
+func NewProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, error) {
+	if err := s.validate(); err != nil {
+		return nil, err
+	}
+	return newProtector(s, encryptionKey, integrityKey)
+}
+
+func newProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, error) {
+	if len(encryptionKey) != s.EncryptionKeyLen() || len(integrityKey) != s.IntegrityKeyLen() {
+		return nil, fmt.Errorf("protect messages with %s: keys have %d and %d octets, want %d and %d",
+			s, len(encryptionKey), len(integrityKey), s.EncryptionKeyLen(), s.IntegrityKeyLen())
+	}
+	spec, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
+	p := &Protector{spec: spec, icv: spec.icvLen, salt: spec.saltLen}
+	if spec.aead() {
+		aead, err := NewAEAD(s.Encryption, encryptionKey[:spec.keyLen])
+		if err != nil {
+			return nil, err
+		}
+		p.aead = aead
+		copy(p.nonce[:], encryptionKey[spec.keyLen:])
+		return p, nil
+	}
+	block, err := aes.NewCipher(encryptionKey)
+	if err != nil {
+		return nil, fmt.Errorf("protect messages with %s: %w", s, err)
+	}
+	h, _ := findHash(integrities, uint16(s.Integrity))
+	p.block, p.mac, p.icv = block, hmac.New(h.new, integrityKey), h.icvLen
+	return p, nil
+}
+
+// NewAEAD returns a combined-mode cipher with 12-octet nonces and a 16-octet
+// ICV for a key without salt. It is for ESP, which makes its own nonces.
+func NewAEAD(id wire.EncryptionID, key []byte) (cipher.AEAD, error) {
+	switch id {
+	case wire.EncryptionAESGCM16:
+		block, err := aes.NewCipher(key)
+		if err != nil {
+			return nil, fmt.Errorf("make %s: key of %d octets, want 16 or 32", id, len(key))
+		}
+		return cipher.NewGCM(block)
+	case wire.EncryptionChaCha20Poly1305:
+		aead, err := chacha20poly1305.New(key)
+		if err != nil {
+			return nil, fmt.Errorf("make %s: key of %d octets, want 32", id, len(key))
+		}
+		return aead, nil
+	default:
+		return nil, fmt.Errorf("make %s: not a combined-mode cipher known here", id)
+	}
+}
+
+// SealedLen returns the length of the body, from IV to ICV, that Seal makes out
+// of n octets of payloads. The lengths in the headers must be set from it before
+// Seal, because they are authenticated.
+func (p *Protector) SealedLen(n int) int {
+	return p.spec.ivLen + n + p.padding(n) + 1 + p.icv
+}
+
+// Overhead returns by how much SealedLen can exceed its argument at most.
+func (p *Protector) Overhead() int {
+	return p.spec.ivLen + p.spec.block + p.icv
+}
+
+// padding is the least that fills the block with payloads and Pad Length.
+func (p *Protector) padding(n int) int {
+	return (p.spec.block - (n+1)%p.spec.block) % p.spec.block
+}
+
+// Seal appends to dst the body of an Encrypted payload with the payloads in
+// plaintext: IV, ciphertext, ICV. header is the message from the first octet of the IKE
+// header through the header of the Encrypted payload, which for SKF includes
+// the fragment numbers (RFC 7383, Section 2.5). dst may be header itself with spare capacity.
+func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
+	start := len(dst)
+	total := p.SealedLen(len(plaintext))
+	dst = append(dst, make([]byte, total)...)
+	body := dst[start:]
+	pad := p.padding(len(plaintext))
+	text := body[p.spec.ivLen : p.spec.ivLen+len(plaintext)+pad+1]
+	copy(text, plaintext)
+	text[len(text)-1] = byte(pad)
+
+	iv := body[:p.spec.ivLen]
+	binary.BigEndian.PutUint64(iv[len(iv)-8:], p.sealed)
+	p.sealed++
+	if p.aead != nil {
+		copy(p.nonce[p.salt:], iv)
+		p.aead.Seal(text[:0], p.nonce[:], text, header)
+		return dst
+	}
+	// The cipher of a counter is unpredictable without the key, as CBC needs
+	// it (NIST SP 800-38A, Appendix C).
+	p.block.Encrypt(iv, iv)
+	cipher.NewCBCEncrypter(p.block, iv).CryptBlocks(text, text)
+	copy(body[total-p.icv:], p.checksum(header, body[:total-p.icv]))
+	return dst
+}
+
+// Open returns the payloads in the body of an Encrypted payload, appended to
+// dst. header is as for Seal, from the message as received. The error is
+// ErrAuthentication or ErrPadding.
+func (p *Protector) Open(dst, header, body []byte) ([]byte, error) {
+	n := len(body) - p.spec.ivLen - p.icv
+	if n < 1 || n%p.spec.block != 0 {
+		return nil, ErrAuthentication
+	}
+	iv, text := body[:p.spec.ivLen], body[p.spec.ivLen:]
+	start := len(dst)
+	if p.aead != nil {
+		copy(p.nonce[p.salt:], iv)
+		out, err := p.aead.Open(dst, p.nonce[:], text, header)
+		if err != nil {
+			return nil, ErrAuthentication
+		}
+		return unpad(out, start)
+	}
+	if !hmac.Equal(p.checksum(header, body[:len(body)-p.icv]), text[n:]) {
+		return nil, ErrAuthentication
+	}
+	dst = append(dst, text[:n]...)
+	cipher.NewCBCDecrypter(p.block, iv).CryptBlocks(dst[start:], dst[start:])
+	return unpad(dst, start)
+}
+
+// checksum is the Integrity Checksum Data of RFC 7296, Section 3.14.
+func (p *Protector) checksum(header, body []byte) []byte {
+	p.mac.Reset()
+	p.mac.Write(header)
+	p.mac.Write(body)
+	return p.mac.Sum(nil)[:p.icv]
+}
+
+// unpad removes Padding and Pad Length after b[:start]. The content of the
+// padding is the sender's business.
+func unpad(b []byte, start int) ([]byte, error) {
+	pad := int(b[len(b)-1])
+	if pad+1 > len(b)-start {
+		return nil, ErrPadding
+	}
+	return b[:len(b)-pad-1], nil
+}
+
+// Destroy forgets the keys and makes any further Seal or Open impossible. The
+// expanded keys live inside the standard library, where they cannot be overwritten.
+func (p *Protector) Destroy() { *p = Protector{} }

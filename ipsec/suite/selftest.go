@@ -1,0 +1,188 @@
+package suite
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"encoding/hex"
+	"fmt"
+	"sync"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// An algorithm is offered, accepted and used only after it reproduced a known
+// answer in this process, once, at its first use. A broken build or processor
+// then shows as an error that names the algorithm, and not as peers that
+// cannot understand each other.
+
+// selfTests holds the outcome for each algorithm that was used so far. It is
+// safe for concurrent use.
+var selfTests sync.Map // of testKey to func() error
+
+type testKey struct {
+	kind kind
+	id   uint16
+	bits uint16
+}
+
+func selfTest(key testKey, run func() error) error {
+	test, ok := selfTests.Load(key)
+	if !ok {
+		test, _ = selfTests.LoadOrStore(key, sync.OnceValue(run))
+	}
+	return test.(func() error)()
+}
+
+func mismatch(what string) error {
+	return fmt.Errorf("self-test of %s gave a wrong answer: it is not used on this machine", what)
+}
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		panic("suite: malformed test vector: " + err.Error())
+	}
+	return b
+}
+
+func testEncryption(e Encryption) error {
+	spec, ok := cipherOf(e)
+	if !ok {
+		return fmt.Errorf("%s %s is not implemented, use one of %s", kindEncryption, e, keywords(kindEncryption))
+	}
+	return selfTest(testKey{kindEncryption, uint16(e.ID), e.KeyBits}, func() error {
+		if !cipherAnswers(spec) {
+			return mismatch(spec.keyword)
+		}
+		return nil
+	})
+}
+
+// cipherAnswers seals a fixed message with counter 0 and opens it again, and
+// checks that a changed octet is noticed. The key counts 0, 1, 2, ...; the answers were
+// computed with another implementation.
+func cipherAnswers(spec cipherSpec) bool {
+	s := IKESuite{Encryption: spec.ID, KeyBits: spec.KeyBits, PRF: PRFHMACSHA256, KeyExchange: wire.KeyExchangeCurve25519}
+	if !spec.aead() {
+		s.Integrity = wire.IntegrityHMACSHA256
+	}
+	key := make([]byte, 0, 64)
+	for i := range s.EncryptionKeyLen() {
+		key = append(key, byte(i))
+	}
+	integrityKey := bytes.Repeat([]byte{0xa5}, s.IntegrityKeyLen())
+	p, err := newProtector(s, key, integrityKey)
+	if err != nil {
+		return false
+	}
+	header, text := []byte("header"), []byte("payloads")
+	sealed := p.Seal(nil, header, text)
+	if !bytes.Equal(sealed, unhex(sealedAnswers[spec.keyword])) {
+		return false
+	}
+	opened, err := p.Open(nil, header, sealed)
+	if err != nil || !bytes.Equal(opened, text) {
+		return false
+	}
+	sealed[len(sealed)-1] ^= 1
+	_, err = p.Open(nil, header, sealed)
+	return err == ErrAuthentication
+}
+
+var sealedAnswers = map[string]string{
+	"aes128gcm16":      "000000000000000011e7015e240116dbc6a0abc17f67a077ac9f4c383c33783110",
+	"aes256gcm16":      "0000000000000000e87f5423d147f852ea39dbeb0f33b023b9068a73950764c209",
+	"chacha20poly1305": "0000000000000000794e6373d0cba95a1037d58af9a09798da5aca606bc078ede9",
+	"aes128":           "c6a13b37878f5b826f4f8162a1c8d879be3f7366cf854b090e8a1ea96bd28898b7d9937d34ef55f3024dfad0ccdff5d6",
+	"aes256":           "f29000b62a499fd0a9f39a6add2e77805a1605445edb8c4ab4451f39a2ca8b29e7eb6628222f3fa85b925a87e9df7ef3",
+}
+
+// RFC 4231, Section 4.3 (test case 2).
+const (
+	hmacKey  = "Jefe"
+	hmacText = "what do ya want for nothing?"
+)
+
+var hmacAnswers = map[int]string{
+	32: "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
+	48: "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649",
+	64: "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
+}
+
+func testHash(k kind, table []hashSpec, id uint16) error {
+	h, ok := findHash(table, id)
+	if !ok {
+		return fmt.Errorf("%s %d is not implemented, use one of %s", k, id, keywords(k))
+	}
+	return selfTest(testKey{kind: k, id: id}, func() error {
+		mac := hmac.New(h.new, []byte(hmacKey))
+		mac.Write([]byte(hmacText))
+		if !hmac.Equal(mac.Sum(nil), unhex(hmacAnswers[h.size])) {
+			return mismatch(h.keyword)
+		}
+		return nil
+	})
+}
+
+func testPRF(p PRF) error { return testHash(kindPRF, prfs, uint16(p)) }
+func testIntegrity(id wire.IntegrityID) error {
+	return testHash(kindIntegrity, integrities, uint16(id))
+}
+
+// exchangeAnswer is a published exchange: the private scalar of one side, the
+// public value of the other, the shared secret.
+type exchangeAnswer struct{ scalar, peer, shared string }
+
+var exchangeAnswers = map[wire.KeyExchangeID]exchangeAnswer{
+	wire.KeyExchangeCurve25519: { // RFC 8031, Appendix A
+		scalar: "751fb4308655b476b6789b7325f9ea8cddd16a58533ff6d9e60009464a5f9d94",
+		peer:   "0be7c1f5aad87d7e448662673298a443478b859745179eaf564c79c0ef6eee25",
+		shared: "c74950607a12327f3204d94b6825bfb068b7f8319a9e3708ed3d43ce8130c950",
+	},
+	wire.KeyExchangeECP256: { // RFC 5903, Section 8.1
+		scalar: "C88F01F510D9AC3F70A292DAA2316DE544E9AAB8AFE84049C62A9C57862D1433",
+		peer: "D12DFB5289C8D4F81208B70270398C342296970A0BCCB74C736FC7554494BF63" +
+			"56FBF3CA366CC23E8157854C13C58D6AAC23F046ADA30F8353E74F33039872AB",
+		shared: "D6840F6B42F6EDAFD13116E0E12565202FEF8E9ECE7DCE03812464D04B9442DE",
+	},
+	wire.KeyExchangeECP384: { // RFC 5903, Section 8.2
+		scalar: "099F3C7034D4A2C699884D73A375A67F7624EF7C6B3C0F160647B67414DCE655E35B538041E649EE3FAEF896783AB194",
+		peer: "E558DBEF53EECDE3D3FCCFC1AEA08A89A987475D12FD950D83CFA41732BC509D0D1AC43A0336DEF96FDA41D0774A3571" +
+			"DCFBEC7AACF3196472169E838430367F66EEBE3C6E70C416DD5F0C68759DD1FFF83FA40142209DFF5EAAD96DB9E6386C",
+		shared: "11187331C279962D93D604243FD592CB9D0A926F422E47187521287E7156C5C4D603135569B9E9D09CF5D4A270F59746",
+	},
+}
+
+func testOptionalKeyExchange(id wire.KeyExchangeID) error {
+	if id == 0 {
+		return nil
+	}
+	return testKeyExchange(id)
+}
+
+func testKeyExchange(id wire.KeyExchangeID) error {
+	spec, ok := groupOf(id)
+	if !ok {
+		return fmt.Errorf("%s %s is not implemented, use one of %s", kindKeyExchange, id, keywords(kindKeyExchange))
+	}
+	return selfTest(testKey{kind: kindKeyExchange, id: uint16(id)}, func() error {
+		answer := exchangeAnswers[id]
+		k, err := newKeyExchange(spec, bytes.NewReader(unhex(answer.scalar)))
+		if err != nil {
+			return mismatch(spec.keyword)
+		}
+		defer k.Destroy()
+		shared, err := k.Shared(unhex(answer.peer))
+		if err != nil || !bytes.Equal(shared, unhex(answer.shared)) {
+			return mismatch(spec.keyword)
+		}
+		return nil
+	})
+}
+
+func knownSequenceNumbers(id wire.SequenceNumbersID) error {
+	if id != wire.SequenceNumbers32 && id != wire.SequenceNumbersExtended {
+		return fmt.Errorf("%s %s is not implemented, use one of %s", kindSequenceNumbers, id, keywords(kindSequenceNumbers))
+	}
+	return nil
+}
