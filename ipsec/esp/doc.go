@@ -1,0 +1,28 @@
+// Package esp protects and opens ESP packets (RFC 4303), one [Outbound] or
+// [Inbound] per security association.
+//
+// It owns the packet format from the SPI to the integrity check value, the
+// sequence numbers of 32 and of 64 bits, the anti-replay window and the
+// algorithms: AES-GCM and ChaCha20-Poly1305, and AES-CBC with HMAC-SHA-2 for
+// peers that have nothing better. It never sees an outer header, does no input
+// or output, and decides nothing about lifetime or policy: traffic selectors,
+// UDP encapsulation and what becomes of a packet are the data plane's.
+//
+// Sealing and opening neither allocate nor copy the payload more than the
+// cipher itself does: Seal writes ciphertext straight behind what is in its
+// output buffer, Open decrypts in place.
+//
+// Not done: re-synchronisation after more than 2^32 consecutive lost packets
+// (RFC 4303, Appendix A3); dead peer detection ends the SA long before.
+//
+// # Concurrency
+//
+// An Outbound or Inbound belongs to one goroutine at a time. Distinct ones are
+// independent.
+//
+// # Standards
+//
+// RFC 4303 (ESP; Appendix A2: extended sequence numbers), RFC 4106 (AES-GCM),
+// RFC 7634 (ChaCha20-Poly1305), RFC 3602 (AES-CBC), RFC 4868 (HMAC-SHA-2),
+// RFC 6479 (the window as a ring).
+package esp

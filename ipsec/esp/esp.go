@@ -1,0 +1,92 @@
+package esp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+)
+
+// Next Header values of tunnel mode and of dummy packets (RFC 4303, Section 2.6).
+const (
+	NextHeaderIPv4 = 4
+	NextHeaderIPv6 = 41
+	NextHeaderNone = 59 // a dummy packet: the receiver discards it
+)
+
+// TrailerRoom is how many octets behind a payload Seal uses for the ESP
+// trailer while it works.
+const TrailerRoom = 24
+
+const (
+	headerLen = 8 // SPI and sequence number
+	aeadIVLen = 8 // RFC 4106, Section 3.1; RFC 7634, Section 2
+	saltLen   = 4
+)
+
+// MinSPI is the lowest SPI that may be assigned (RFC 4303, Section 2.1).
+const MinSPI = 256
+
+// What can be wrong with a packet or an SA. None of them says more, because
+// they arise once per hostile packet.
+var (
+	// ErrSequenceExhausted: the SA has used its last sequence number and
+	// will never send again; it must be rekeyed (RFC 4303, Section 3.3.3).
+	ErrSequenceExhausted = errors.New("ESP sequence numbers are used up: rekey the SA")
+	// ErrReplayed: the sequence number was seen before or lies left of the
+	// window (RFC 4303, Section 3.4.3).
+	ErrReplayed = errors.New("ESP packet is replayed or older than the window")
+	// ErrAuthentication: the integrity check value is wrong.
+	ErrAuthentication = errors.New("ESP packet fails its integrity check")
+	// ErrMalformed: the packet is too short or its padding is wrong.
+	ErrMalformed = errors.New("ESP packet is malformed")
+	// ErrNoTrailerRoom: Seal was given a payload without TrailerRoom
+	// octets of capacity behind it.
+	ErrNoTrailerRoom = errors.New("payload has no room for the ESP trailer behind it")
+)
+
+// Config describes one direction of an ESP SA.
+type Config struct {
+	SPI   uint32
+	Suite suite.ESPSuite
+	// Key is the keying material as suite.DeriveChildKeys makes it: cipher
+	// key, salt, integrity key. It is not kept; the caller zeroes it.
+	Key []byte
+	// ReplayWindow is in packets, from MinReplayWindow to MaxReplayWindow,
+	// or 0 for DefaultReplayWindow. Inbound only.
+	ReplayWindow int
+}
+
+func (c Config) validate() error {
+	if c.SPI < MinSPI {
+		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", c.SPI, MinSPI)
+	}
+	if c.ReplayWindow != 0 && (c.ReplayWindow < MinReplayWindow || c.ReplayWindow > MaxReplayWindow) {
+		return fmt.Errorf("replay window of %d packets: choose %d to %d", c.ReplayWindow, MinReplayWindow, MaxReplayWindow)
+	}
+	return c.Suite.Validate()
+}
+
+// Overhead returns by how many octets an ESP packet of suite s is longer than a
+// payload of n octets: header, IV, padding, trailer and ICV.
+func Overhead(s suite.ESPSuite, n int) int {
+	align := alignment(s)
+	pad := (align - (n+2)%align) % align
+	return headerLen + s.IVLen() + pad + 2 + s.ICVLen()
+}
+
+// alignment is what the plaintext must be a multiple of (RFC 4303, Section 2.4).
+func alignment(s suite.ESPSuite) int { return max(4, s.BlockLen()) }
+
+// additional writes the data that a combined-mode cipher authenticates beside
+// the ciphertext and returns its length (RFC 4106, Section 5).
+func additional(aad *[12]byte, spi uint32, seq uint64, esn bool) int {
+	binary.BigEndian.PutUint32(aad[:], spi)
+	if esn {
+		binary.BigEndian.PutUint64(aad[4:], seq)
+		return 12
+	}
+	binary.BigEndian.PutUint32(aad[4:], uint32(seq))
+	return 8
+}
