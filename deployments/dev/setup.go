@@ -1,0 +1,81 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// A need is a program that tests run, and the Debian package that has it.
+type need struct {
+	file string // looked up in PATH, or an absolute path
+	pkg  string
+	why  string
+}
+
+func needs() []need {
+	return []need{
+		{"ip", "iproute2", "network namespaces"},
+		{"ping", "iputils-ping", "traffic through tunnels"},
+		{"nft", "nftables", "NAT and loss on emulated links"},
+		{"iperf3", "iperf3", "throughput comparisons"},
+		{"swanctl", "strongswan-swanctl", "interoperability"},
+		{"/usr/sbin/charon-systemd", "charon-systemd", "interoperability"},
+		{"/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so", "libcharon-extra-plugins", "a peer with userspace ESP"},
+		{"/usr/lib/ipsec/plugins/libstrongswan-curve25519.so", "libstrongswan-extra-plugins", "a peer with X25519"},
+		{"chromium", "chromium", "dashboard tests"},
+	}
+}
+
+func (n need) present() bool {
+	if strings.HasPrefix(n.file, "/") {
+		_, err := os.Stat(n.file)
+		return err == nil
+	}
+	_, err := exec.LookPath(n.file)
+	return err == nil
+}
+
+func runSetup(ctx context.Context, _ []string) error {
+	if err := setupPackages(ctx); err != nil {
+		return err
+	}
+	return setupUI(ctx)
+}
+
+// setupPackages installs the missing Debian packages. Services that come with
+// them are not started: tests start their own, in namespaces of their own.
+func setupPackages(ctx context.Context) error {
+	var missing []string
+	for _, n := range needs() {
+		if !n.present() {
+			fmt.Printf("missing: %s (%s), for %s\n", n.file, n.pkg, n.why)
+			missing = append(missing, n.pkg)
+		}
+	}
+	if _, err := exec.LookPath("npm"); err != nil {
+		missing = append(missing, "nodejs", "npm")
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("this system has no apt-get; install what corresponds to the Debian packages %s by hand", strings.Join(missing, " "))
+	}
+	var sudo []string
+	if os.Geteuid() != 0 {
+		sudo = []string{"sudo"}
+	}
+	// A package that starts its daemon would take the host's IKE ports.
+	mask := append(sudo, "sh", "-c", `[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }`)
+	update := append(sudo, "apt-get", "-qq", "update")
+	install := append(sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install")
+	for _, argv := range [][]string{mask, update, append(install, missing...)} {
+		if err := command(ctx, "", argv...); err != nil {
+			return fmt.Errorf("%w; install %s by hand and run this again", err, strings.Join(missing, " "))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// runTest runs everything: lint, the Go tests, again with the race detector,
+// the dashboard's, and the demo once.
+func runTest(ctx context.Context, _ []string) error {
+	start := time.Now()
+	var total tally
+	err := errors.Join(
+		stage("setup", func() error { return runSetup(ctx, nil) }),
+		stage("lint", func() error { return runLint(ctx, nil) }),
+		stage("tests", func() error { return total.goTest(ctx, "./...") }),
+		stage("race", func() error { return total.goTest(ctx, "-race", "-short", "./...") }),
+		stage("dashboard", func() error { return testUI(ctx) }),
+		stage("demo", func() error { return command(ctx, "", "go", "run", "./deployments/demo", "--once") }),
+	)
+	fmt.Printf("all stages took %v\n", time.Since(start).Round(time.Second))
+	fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
+	return err
+}
+
+func runLab(ctx context.Context, args []string) error {
+	var total tally
+	err := total.goTest(ctx, append([]string{"-run", "Lab|Interop|Netns"}, append(args, "./...")...)...)
+	fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
+	return err
+}
+
+// stage runs one part and says how long it took.
+func stage(name string, f func() error) error {
+	fmt.Printf("\n=== %s\n", name)
+	start := time.Now()
+	err := f()
+	verdict := "ok"
+	if err != nil {
+		verdict = "FAILED: " + err.Error()
+	}
+	fmt.Printf("=== %s: %s (%v)\n", name, verdict, time.Since(start).Round(time.Second))
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// tally counts test results of several runs.
+type tally struct {
+	passed, failed, skipped int
+}
+
+// testEvent is one line of `go test -json`; see `go doc test2json`.
+type testEvent struct {
+	Action  string
+	Package string
+	Test    string
+	Output  string
+	Elapsed float64
+}
+
+// goTest runs go test and fails when a test failed or skipped: here, where
+// everything was set up, a skipped test is a test that did not run.
+func (t *tally) goTest(ctx context.Context, args ...string) error {
+	cmd := prepare(ctx, "", append([]string{"go", "test", "-json", "-timeout", "20m"}, args...)...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	r := report{output: map[string][]string{}}
+	r.read(out)
+	waitErr := cmd.Wait()
+	t.passed += r.passed
+	t.failed += len(r.failed)
+	t.skipped += len(r.skipped)
+	if len(r.failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(r.failed, ", "))
+	}
+	if waitErr != nil {
+		return fmt.Errorf("go test: %w", waitErr)
+	}
+	if len(r.skipped) > 0 {
+		return fmt.Errorf("skipped, so not proven: %s", strings.Join(r.skipped, ", "))
+	}
+	return nil
+}
+
+// report collects the results of one run and prints failures as they come.
+type report struct {
+	passed          int
+	failed, skipped []string
+	output          map[string][]string
+}
+
+func (r *report) read(in io.Reader) {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, 4<<20)
+	for lines.Scan() {
+		var e testEvent
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			fmt.Println(lines.Text())
+			continue
+		}
+		r.event(e)
+	}
+}
+
+func (r *report) event(e testEvent) {
+	key := e.Package + "." + e.Test
+	name := strings.TrimPrefix(key, "github.com/swanherd/swanherd/")
+	switch e.Action {
+	case "output", "build-output":
+		r.output[key] = append(r.output[key], e.Output)
+		return
+	case "pass":
+		if e.Test != "" {
+			r.passed++
+		} else {
+			fmt.Printf("ok    %s %.1fs\n", e.Package, e.Elapsed)
+		}
+	case "fail", "build-fail":
+		fmt.Printf("FAIL  %s %.1fs\n%s", name, e.Elapsed, strings.Join(r.output[key], ""))
+		if e.Test != "" || !slices.ContainsFunc(r.failed, func(f string) bool { return strings.HasPrefix(f, strings.TrimSuffix(name, ".")) }) {
+			r.failed = append(r.failed, name)
+		}
+	case "skip":
+		if e.Test != "" { // a package without tests skips as a whole
+			fmt.Printf("SKIP  %s\n%s", name, strings.Join(r.output[key], ""))
+			r.skipped = append(r.skipped, name)
+		}
+	default:
+		return
+	}
+	delete(r.output, key)
+}
