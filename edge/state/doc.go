@@ -1,0 +1,21 @@
+// Package state keeps what an edge must not forget: its two identities and the
+// intent that it runs.
+//
+// It owns the layout of the state directory, the permissions of what is in it,
+// and the promise that every write is whole or not there: data goes to a
+// temporary file, is synced, and is renamed over the old one. The directory is
+// 0700, its files 0600, and a lock keeps a second agent out.
+//
+//	identity/         control.{key,crt}, ike.{key,crt}, controller-roots.crt,
+//	                  network-roots.crt, edge.json: one identity, replaced whole
+//	identity.next/    the candidate: keys made before the controller is asked
+//	intent.binpb      the intent last applied, with a checksum
+//	status.sock       where the running agent answers `swanherd-edge status`
+//	lock              held by the running agent
+//
+// It never talks to the network and never decides what to run. Secrets leave it
+// only as key values; no error of it holds their octets.
+//
+// A Dir is used by one goroutine at a time for each kind of thing it keeps: the
+// identity by whoever enrols or renews, the intent by whoever applies it.
+package state

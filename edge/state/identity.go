@@ -1,0 +1,247 @@
+package state
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotEnrolled is returned by LoadIdentity when the edge has no identity yet.
+var ErrNotEnrolled = errors.New("this edge is not enrolled; run: swanherd-edge enroll --token TOKEN")
+
+// Keys are an edge's two private keys. They never leave the machine.
+type Keys struct {
+	Control *ecdsa.PrivateKey  // P-256: TLS to the controller
+	IKE     ed25519.PrivateKey // IKE authentication (RFC 8420)
+}
+
+// Identity is all that proves who an edge is, and whom it trusts.
+type Identity struct {
+	Keys
+	// Edge is the resource name, `networks/{network}/edges/{edge}`.
+	Edge string
+	// SessionEndpoints are the controller's `host:port`, best first.
+	SessionEndpoints []string
+	// RenewTime is when the certificates are to be replaced.
+	RenewTime time.Time
+	// ControlChain and IKEChain begin with the edge's own certificate.
+	ControlChain, IKEChain []*x509.Certificate
+	// ControllerRoots are trusted on the control channel, NetworkRoots for IKE
+	// peers.
+	ControllerRoots, NetworkRoots []*x509.Certificate
+}
+
+// TLSCertificate is the identity's control certificate for a TLS client.
+func (i *Identity) TLSCertificate() tls.Certificate {
+	c := tls.Certificate{PrivateKey: i.Control, Leaf: i.ControlChain[0]}
+	for _, x := range i.ControlChain {
+		c.Certificate = append(c.Certificate, x.Raw)
+	}
+	return c
+}
+
+// edgeFile is edge.json.
+type edgeFile struct {
+	Edge             string    `json:"edge"`
+	SessionEndpoints []string  `json:"session_endpoints"`
+	RenewTime        time.Time `json:"renew_time"`
+}
+
+func (d *Dir) identityPath() string  { return filepath.Join(d.path, "identity") }
+func (d *Dir) candidatePath() string { return filepath.Join(d.path, "identity.next") }
+
+// LoadIdentity returns the identity in use, or ErrNotEnrolled.
+func (d *Dir) LoadIdentity() (*Identity, error) {
+	id, err := readIdentity(d.identityPath())
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, serr := os.Stat(d.identityPath()); errors.Is(serr, fs.ErrNotExist) {
+			return nil, ErrNotEnrolled
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load identity: %w; if the files cannot be restored, move %s away and enroll again", err, d.identityPath())
+	}
+	return id, nil
+}
+
+func readIdentity(dir string) (*Identity, error) {
+	keys, err := readKeys(dir)
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "edge.json"))
+	if err != nil {
+		return nil, err
+	}
+	var e edgeFile
+	if err := json.Unmarshal(b, &e); err != nil {
+		return nil, fmt.Errorf("parse %s: %w", filepath.Join(dir, "edge.json"), err)
+	}
+	id := &Identity{Keys: *keys, Edge: e.Edge, SessionEndpoints: e.SessionEndpoints, RenewTime: e.RenewTime}
+	for name, to := range id.certificateFiles() {
+		if *to, err = readCertificates(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return id, id.Check()
+}
+
+// certificateFiles maps the names of the certificate files to what they hold.
+func (i *Identity) certificateFiles() map[string]*[]*x509.Certificate {
+	return map[string]*[]*x509.Certificate{
+		"control.crt":          &i.ControlChain,
+		"ike.crt":              &i.IKEChain,
+		"controller-roots.crt": &i.ControllerRoots,
+		"network-roots.crt":    &i.NetworkRoots,
+	}
+}
+
+// Check tells whether the parts of the identity fit together: each certificate
+// is for its key, and nothing is missing.
+func (i *Identity) Check() error {
+	switch {
+	case i.Edge == "":
+		return errors.New("identity has no edge name")
+	case len(i.SessionEndpoints) == 0:
+		return errors.New("identity names no endpoint of the controller")
+	case len(i.ControlChain) == 0 || len(i.IKEChain) == 0:
+		return errors.New("identity lacks a certificate")
+	case len(i.ControllerRoots) == 0 || len(i.NetworkRoots) == 0:
+		return errors.New("identity lacks trust anchors")
+	case !i.Control.PublicKey.Equal(i.ControlChain[0].PublicKey):
+		return errors.New("control certificate is for another key")
+	case !i.IKE.Public().(ed25519.PublicKey).Equal(i.IKEChain[0].PublicKey):
+		return errors.New("IKE certificate is for another key")
+	}
+	return nil
+}
+
+// CandidateKeys returns the keys of the candidate identity. They are made and
+// stored by the first call, and stay the same until Promote, so that asking the
+// controller again after a crash or a lost answer is the same request.
+func (d *Dir) CandidateKeys() (*Keys, error) {
+	keys, err := readKeys(d.candidatePath())
+	if err == nil {
+		return keys, nil
+	}
+	if _, serr := os.Stat(d.candidatePath()); serr == nil {
+		// Keys that nothing was issued for yet: nothing is lost with them.
+		if _, qerr := quarantine(d.candidatePath()); qerr != nil {
+			return nil, qerr
+		}
+	}
+	if keys, err = newKeys(); err != nil {
+		return nil, err
+	}
+	tmp := d.candidatePath() + ".tmp"
+	if err := os.RemoveAll(tmp); err != nil {
+		return nil, fmt.Errorf("clear %s: %w", tmp, err)
+	}
+	if err := os.Mkdir(tmp, dirMode); err != nil {
+		return nil, fmt.Errorf("make directory of candidate identity: %w", err)
+	}
+	for name, key := range map[string]crypto.PrivateKey{"control.key": keys.Control, "ike.key": keys.IKE} {
+		if err := writeKey(filepath.Join(tmp, name), key); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Rename(tmp, d.candidatePath()); err != nil {
+		return nil, fmt.Errorf("store keys of candidate identity: %w", err)
+	}
+	return keys, syncDir(d.path)
+}
+
+// Promote stores id, whose keys are the candidate's, and makes it the identity
+// in use, in one step.
+func (d *Dir) Promote(id *Identity) error {
+	if err := id.Check(); err != nil {
+		return err
+	}
+	keys, err := readKeys(d.candidatePath())
+	if err != nil {
+		return fmt.Errorf("read keys of candidate identity: %w", err)
+	}
+	if !keys.Control.Equal(id.Control) || !keys.IKE.Equal(id.IKE) {
+		return errors.New("identity is not for the candidate's keys")
+	}
+	for name, chain := range id.certificateFiles() {
+		if err := writeFile(filepath.Join(d.candidatePath(), name), encodeCertificates(*chain)); err != nil {
+			return err
+		}
+	}
+	b, err := json.MarshalIndent(edgeFile{id.Edge, id.SessionEndpoints, id.RenewTime}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode edge.json: %w", err)
+	}
+	if err := writeFile(filepath.Join(d.candidatePath(), "edge.json"), append(b, '\n')); err != nil {
+		return err
+	}
+	return d.exchangeIdentity()
+}
+
+// exchangeIdentity puts the candidate in the place of the identity in use;
+// there is no moment without an identity.
+func (d *Dir) exchangeIdentity() error {
+	err := unix.Renameat2(unix.AT_FDCWD, d.candidatePath(), unix.AT_FDCWD, d.identityPath(), unix.RENAME_EXCHANGE)
+	if errors.Is(err, unix.ENOENT) {
+		err = os.Rename(d.candidatePath(), d.identityPath())
+	}
+	if err != nil {
+		return fmt.Errorf("put new identity in place: %w", err)
+	}
+	if err := syncDir(d.path); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(d.candidatePath()); err != nil {
+		return fmt.Errorf("remove old identity: %w", err)
+	}
+	return nil
+}
+
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCertificates(path, b)
+}
+
+// ParseCertificates parses PEM certificates; name is what errors call them. It
+// is an error if there is none.
+func ParseCertificates(name string, b []byte) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for block, rest := pem.Decode(b); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("%s: PEM block %q where a CERTIFICATE is wanted", name, block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: certificate %d: %w", name, len(certs)+1, err)
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
+		return nil, fmt.Errorf("%s: no certificate in PEM form", name)
+	}
+	return certs, nil
+}
+
+func encodeCertificates(certs []*x509.Certificate) []byte {
+	var b []byte
+	for _, c := range certs {
+		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return b
+}
