@@ -86,5 +86,6 @@ func (m *Message) Protected() (associated, body []byte, ok bool) {
 	if len(body) > len(m.Raw) {
 		return nil, nil, false
 	}
-	return m.Raw[:len(m.Raw)-len(body)], body, true
+	n := len(m.Raw) - len(body)
+	return m.Raw[:n:n], body, true
 }

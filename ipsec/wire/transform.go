@@ -31,43 +31,43 @@ func parseTransform(r *reader) (t Transform, more bool) {
 	t.Type = TransformType(s.u8())
 	s.skip(1) // RESERVED
 	t.ID = s.u16()
-	for s.err == nil && len(s.b) > 0 {
-		parseAttribute(&s, &t)
-	}
+	t.parseAttributes(&s)
 	r.take(&s)
 	return t, more
 }
 
-// parseAttribute reads one attribute (RFC 7296, Section 3.3.5).
-func parseAttribute(s *reader, t *Transform) {
-	start := s.b
-	kind := s.u16()
-	value := s.u16()
-	if kind&attributeFormatTV == 0 {
-		s.skip(int(value)) // TLV: the value is a length
+// parseAttributes reads the attributes to the end (RFC 7296, Section 3.3.5).
+func (t *Transform) parseAttributes(s *reader) {
+	var unsupported []byte
+	for s.err == nil && len(s.b) > 0 {
+		start := s.b
+		kind := s.u16()
+		value := s.u16()
+		if kind&attributeFormatTV == 0 {
+			s.skip(int(value)) // TLV: the value is a length
+		}
+		switch {
+		case s.err != nil:
+		// Key Length in TLV format is not allowed, and one of zero bits would
+		// look like none when kept as a number. Both are not understood.
+		case kind != attributeFormatTV|attributeKeyLength || value == 0:
+			unsupported = append(unsupported, start[:len(start)-len(s.b)]...)
+		case t.KeyLength != 0:
+			s.fail("two Key Length attributes in a transform")
+		default:
+			t.KeyLength = value
+		}
 	}
-	if s.err != nil {
-		return
-	}
-	// A Key Length of zero bits would look like none when kept as a number; in
-	// TLV format it is not allowed. Neither is a key length that we understand.
-	if kind != attributeFormatTV|attributeKeyLength || value == 0 {
-		t.Unsupported += string(start[:len(start)-len(s.b)])
-		return
-	}
-	if t.KeyLength != 0 {
-		s.fail("two Key Length attributes in a transform")
-		return
-	}
-	t.KeyLength = value
+	t.Unsupported = string(unsupported)
 }
 
 func (t *Transform) check() error {
+	if t.Unsupported == "" {
+		return nil
+	}
 	s := reader{b: []byte(t.Unsupported)}
 	var again Transform
-	for s.err == nil && len(s.b) > 0 {
-		parseAttribute(&s, &again)
-	}
+	again.parseAttributes(&s)
 	if s.err != nil || again.KeyLength != 0 {
 		return invalid("malformed unsupported attributes")
 	}
