@@ -43,14 +43,14 @@ const (
 
 // aliases are other names in use for the same transform.
 var aliases = map[string]string{
-	"aes128gcm128":     "aes128gcm16",
-	"aes256gcm128":     "aes256gcm16",
-	"curve25519":       "x25519",
-	"sha2_256":         "sha256",
-	"sha2_384":         "sha384",
-	"sha2_512":         "sha512",
-	"aes128cbc":        "aes128",
-	"aes256cbc":        "aes256",
+	"aes128gcm128": "aes128gcm16",
+	"aes256gcm128": "aes256gcm16",
+	"curve25519":   "x25519",
+	"sha2_256":     "sha256",
+	"sha2_384":     "sha384",
+	"sha2_512":     "sha512",
+	"aes128cbc":    "aes128",
+	"aes256cbc":    "aes256",
 }
 
 func keywords(k kind) string {
