@@ -1,0 +1,148 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Exit codes.
+const (
+	exitOK         = 0
+	exitFailed     = 1
+	exitUsage      = 2
+	exitInvalid    = 3
+	exitNotFound   = 4
+	exitNotAllowed = 5
+)
+
+// IO is where a command reads and writes.
+type IO struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// usageError is a mistake in the command line or in a file given on it.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return usageError{fmt.Errorf(format, args...)}
+}
+
+// Main runs the command line and returns the exit code.
+func Main(ctx context.Context, args []string, streams IO) int {
+	root := newRoot(streams)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(streams.Err, "swanherd:", explain(err))
+	return exitCode(err)
+}
+
+// session is what every command shares: the streams, the global flags and,
+// once dialled, the clients.
+type session struct {
+	IO
+	configFile string
+	context    string
+	network    string
+	output     string
+}
+
+func newRoot(streams IO) *cobra.Command {
+	s := &session{IO: streams}
+	root := &cobra.Command{
+		Use:           "swanherd",
+		Short:         "Operate a Swanherd fleet",
+		Long:          "swanherd operates a fleet of IPsec edges: apply meshes, watch tunnels, admit edges.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w; see `%s --help`", err, cmd.CommandPath())
+	})
+	flags := root.PersistentFlags()
+	flags.StringVar(&s.configFile, "config", defaultConfigFile(), "file with contexts and credentials")
+	flags.StringVar(&s.context, "context", "", "context to use instead of the current one")
+	flags.StringVarP(&s.network, "network", "n", "", "network to work in, - for all (default: the context's)")
+	flags.StringVarP(&s.output, "output", "o", "table", "output: table, json or yaml")
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		switch s.output {
+		case "table", "json", "yaml":
+			return nil
+		}
+		return usagef("--output %q is not one of table, json, yaml", s.output)
+	}
+	root.AddCommand(
+		newLogin(s), newWhoAmI(s), newContexts(s),
+		newApply(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
+		newToken(s), newEvents(s),
+	)
+	return root
+}
+
+// parent returns the network to work in as a resource name.
+func (s *session) parent(cfg *Context) (string, error) {
+	switch {
+	case s.network != "":
+		return "networks/" + strings.TrimPrefix(s.network, "networks/"), nil
+	case cfg.Network != "":
+		return "networks/" + cfg.Network, nil
+	}
+	return "", usagef("no network: give --network NAME, or set one for the context with `swanherd context set --network NAME`")
+}
+
+// explain renders err for people: the status message, then each violation.
+func explain(err error) string {
+	st, ok := status.FromError(err)
+	if !ok || st.Code() == codes.OK {
+		return err.Error()
+	}
+	var b strings.Builder
+	b.WriteString(st.Message())
+	if st.Code() == codes.Unavailable {
+		b.WriteString(" (is the controller running, and is the context's server right?)")
+	}
+	for _, d := range st.Details() {
+		if bad, ok := d.(*errdetails.BadRequest); ok {
+			for _, v := range bad.GetFieldViolations() {
+				fmt.Fprintf(&b, "\n  %s: %s", v.GetField(), v.GetDescription())
+			}
+		}
+	}
+	return b.String()
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	if errors.As(err, &usage) {
+		return exitUsage
+	}
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.Aborted, codes.AlreadyExists:
+		return exitInvalid
+	case codes.NotFound:
+		return exitNotFound
+	case codes.PermissionDenied, codes.Unauthenticated:
+		return exitNotAllowed
+	}
+	if strings.HasPrefix(err.Error(), "unknown command") {
+		return exitUsage
+	}
+	return exitFailed
+}

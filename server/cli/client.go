@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// client holds the stubs of one connection.
+type client struct {
+	conn     *grpc.ClientConn
+	topology swanherdv1.TopologyServiceClient
+	fleet    swanherdv1.FleetServiceClient
+	access   swanherdv1.AccessServiceClient
+	// parent is the network to work in, `networks/{network}`; empty for
+	// commands that need none.
+	parent string
+}
+
+func (c *client) close() { c.conn.Close() }
+
+// dial connects to the server of the session's context. The connection is made
+// when it is first used.
+func (s *session) dial() (*client, error) {
+	x, err := s.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	return newClient(x)
+}
+
+// dialNetwork is dial for commands that work in one network.
+func (s *session) dialNetwork() (*client, error) {
+	x, err := s.currentContext()
+	if err != nil {
+		return nil, err
+	}
+	parent, err := s.parent(x)
+	if err != nil {
+		return nil, err
+	}
+	c, err := newClient(x)
+	if err != nil {
+		return nil, err
+	}
+	c.parent = parent
+	return c, nil
+}
+
+func (s *session) currentContext() (*Context, error) {
+	cfg, err := loadConfig(s.configFile)
+	if err != nil {
+		return nil, err
+	}
+	return cfg.find(s.context)
+}
+
+func newClient(x *Context) (*client, error) {
+	conn, err := Connect(x)
+	if err != nil {
+		return nil, err
+	}
+	return &client{
+		conn:     conn,
+		topology: swanherdv1.NewTopologyServiceClient(conn),
+		fleet:    swanherdv1.NewFleetServiceClient(conn),
+		access:   swanherdv1.NewAccessServiceClient(conn),
+	}, nil
+}
+
+// Connect returns a connection to the server of x that trusts only the pinned
+// authority and shows x's token.
+func Connect(x *Context) (*grpc.ClientConn, error) {
+	tlsConfig, err := pinnedTLS(x.Server, x.CAPin)
+	if err != nil {
+		return nil, err
+	}
+	return grpc.NewClient(x.Server,
+		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
+		grpc.WithPerRPCCredentials(bearer(x.Token)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
+	)
+}
+
+// pinnedTLS trusts exactly the authority with the pinned key, which the server
+// sends behind its own certificate; the system's authorities do not count.
+func pinnedTLS(server, pin string) (*tls.Config, error) {
+	host, _, err := net.SplitHostPort(server)
+	if err != nil {
+		return nil, usagef("server %q: want host:port", server)
+	}
+	want, err := hex.DecodeString(strings.TrimPrefix(pin, "sha256:"))
+	if err != nil || len(want) != sha256.Size {
+		return nil, usagef("CA pin %q: want sha256: and 64 hexadecimal digits, as the controller printed it", pin)
+	}
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS13,
+		ServerName:         host,
+		InsecureSkipVerify: true, // VerifyConnection below verifies against the pinned authority.
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return verifyPinned(cs, host, want)
+		},
+	}, nil
+}
+
+func verifyPinned(cs tls.ConnectionState, host string, pin []byte) error {
+	roots, middle := x509.NewCertPool(), x509.NewCertPool()
+	pinned := false
+	for _, c := range cs.PeerCertificates[1:] {
+		if sum := sha256.Sum256(c.RawSubjectPublicKeyInfo); bytes.Equal(sum[:], pin) {
+			roots.AddCert(c)
+			pinned = true
+		} else {
+			middle.AddCert(c)
+		}
+	}
+	if !pinned {
+		return errors.New("the server's authority is not the pinned one: either this is another controller, or somebody is in between")
+	}
+	_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: middle})
+	if err != nil {
+		return fmt.Errorf("verify the server's certificate: %w", err)
+	}
+	return nil
+}
+
+// bearer is an API token as per-call credentials.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	if b == "" {
+		return nil, nil
+	}
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }

@@ -1,0 +1,240 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// A kind is a type of resource that get, describe and delete know.
+type kind struct {
+	plural   string
+	singular string
+	// segment is the collection's segment in resource names.
+	segment string
+	header  []string
+	row     func(proto.Message, time.Time) []string
+	list    func(ctx context.Context, c *client, token string) (proto.Message, error)
+	get     func(ctx context.Context, c *client, name string) (proto.Message, error)
+	remove  func(ctx context.Context, c *client, name string) error // nil: cannot be deleted
+}
+
+func kinds() []kind {
+	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), tunnelKind()}
+}
+
+func findKind(word string) (kind, error) {
+	word = strings.ToLower(word)
+	all := kinds()
+	i := slices.IndexFunc(all, func(k kind) bool { return word == k.plural || word == k.singular })
+	if i >= 0 {
+		return all[i], nil
+	}
+	names := make([]string, len(all))
+	for i, k := range all {
+		names[i] = k.plural
+	}
+	return kind{}, usagef("no kind %q; there are %s", word, strings.Join(names, ", "))
+}
+
+// name returns the full resource name of id, which may be one already.
+func (k kind) name(c *client, id string) (string, error) {
+	if strings.HasPrefix(id, "networks/") {
+		return id, nil
+	}
+	if k.segment == "" {
+		return "networks/" + id, nil
+	}
+	if c.parent == "networks/-" {
+		return "", usagef("%s %q: name one network with --network, or give the full name", k.singular, id)
+	}
+	return fmt.Sprintf("%s/%s/%s", c.parent, k.segment, id), nil
+}
+
+const pageSize = 1000
+
+func networkKind() kind {
+	return kind{
+		plural: "networks", singular: "network",
+		header: []string{"NAME", "DISPLAY NAME", "AGE"},
+		row: func(m proto.Message, now time.Time) []string {
+			n := m.(*swanherdv1.Network)
+			return []string{base(n.GetName()), n.GetDisplayName(), age(n.GetCreateTime(), now)}
+		},
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.topology.ListNetworks(ctx, &swanherdv1.ListNetworksRequest{PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetNetwork(ctx, &swanherdv1.GetNetworkRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, name string) error {
+			_, err := c.topology.DeleteNetwork(ctx, &swanherdv1.DeleteNetworkRequest{Name: name})
+			return err
+		},
+	}
+}
+
+func siteKind() kind {
+	return kind{
+		plural: "sites", singular: "site", segment: "sites",
+		header: []string{"NAME", "PREFIXES", "LABELS", "AGE"},
+		row: func(m proto.Message, now time.Time) []string {
+			x := m.(*swanherdv1.Site)
+			return []string{base(x.GetName()), strings.Join(x.GetPrefixes(), ","), labels(x.GetLabels()), age(x.GetCreateTime(), now)}
+		},
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.topology.ListSites(ctx, &swanherdv1.ListSitesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetSite(ctx, &swanherdv1.GetSiteRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, name string) error {
+			_, err := c.topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: name})
+			return err
+		},
+	}
+}
+
+func edgeKind() kind {
+	return kind{
+		plural: "edges", singular: "edge", segment: "edges",
+		header: []string{"NAME", "SITE", "CONNECTED", "INTENT", "UPLINKS", "DATA PLANE", "VERSION", "SEEN"},
+		row: func(m proto.Message, now time.Time) []string {
+			e := m.(*swanherdv1.Edge)
+			st := e.GetStatus()
+			var uplinks []string
+			for _, u := range e.GetUplinks() {
+				uplinks = append(uplinks, u.GetName()+"="+strings.Join(u.GetAddresses(), "/"))
+			}
+			connected := "no"
+			if st.GetConnected() {
+				connected = "yes"
+			}
+			return []string{
+				base(e.GetName()), base(e.GetSite()), connected, enumWord(st.GetIntentState()), strings.Join(uplinks, ","),
+				st.GetDataPlane(), st.GetAgentVersion(), age(st.GetLastSeenTime(), now),
+			}
+		},
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.topology.ListEdges(ctx, &swanherdv1.ListEdgesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetEdge(ctx, &swanherdv1.GetEdgeRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, name string) error {
+			_, err := c.topology.DeleteEdge(ctx, &swanherdv1.DeleteEdgeRequest{Name: name})
+			return err
+		},
+	}
+}
+
+func meshKind() kind {
+	return kind{
+		plural: "meshes", singular: "mesh", segment: "meshes",
+		header: []string{"NAME", "TOPOLOGY", "PROFILE", "AGE"},
+		row: func(m proto.Message, now time.Time) []string {
+			x := m.(*swanherdv1.Mesh)
+			topology := ""
+			switch x.GetTopology().(type) {
+			case *swanherdv1.Mesh_FullMesh:
+				topology = "full mesh"
+			case *swanherdv1.Mesh_HubAndSpoke:
+				topology = "hub and spoke"
+			case *swanherdv1.Mesh_ExplicitLinks:
+				topology = "explicit links"
+			}
+			return []string{base(x.GetName()), topology, base(x.GetProfile()), age(x.GetCreateTime(), now)}
+		},
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.topology.ListMeshes(ctx, &swanherdv1.ListMeshesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetMesh(ctx, &swanherdv1.GetMeshRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, name string) error {
+			_, err := c.topology.DeleteMesh(ctx, &swanherdv1.DeleteMeshRequest{Name: name})
+			return err
+		},
+	}
+}
+
+func profileKind() kind {
+	return kind{
+		plural: "profiles", singular: "profile", segment: "profiles",
+		header: []string{"NAME", "IKE", "ESP", "AGE"},
+		row: func(m proto.Message, now time.Time) []string {
+			p := m.(*swanherdv1.Profile)
+			return []string{
+				base(p.GetName()), strings.Join(p.GetIkeProposals(), ","), strings.Join(p.GetEspProposals(), ","), age(p.GetCreateTime(), now),
+			}
+		},
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.topology.ListProfiles(ctx, &swanherdv1.ListProfilesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetProfile(ctx, &swanherdv1.GetProfileRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, name string) error {
+			_, err := c.topology.DeleteProfile(ctx, &swanherdv1.DeleteProfileRequest{Name: name})
+			return err
+		},
+	}
+}
+
+func tunnelKind() kind {
+	return kind{
+		plural: "tunnels", singular: "tunnel", segment: "tunnels",
+		header: []string{"NAME", "STATUS", "SINCE", "A", "B", "IKE SUITE", "CHILD SAS", "IN", "OUT", "REASON"},
+		row:    tunnelRow,
+		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
+			return c.fleet.ListTunnels(ctx, &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.fleet.GetTunnel(ctx, &swanherdv1.GetTunnelRequest{Name: name})
+		},
+	}
+}
+
+func tunnelRow(m proto.Message, now time.Time) []string {
+	t := m.(*swanherdv1.Tunnel)
+	report := t.GetA().GetReport()
+	var in, out uint64
+	for _, c := range report.GetChildSas() {
+		in += c.GetCounters().GetOctetsIn()
+		out += c.GetCounters().GetOctetsOut()
+	}
+	return []string{
+		base(t.GetName()), enumWord(t.GetStatus()), age(t.GetStatusTime(), now),
+		t.GetA().GetEndpoint(), t.GetB().GetEndpoint(), report.GetIkeSa().GetSuite(),
+		fmt.Sprint(len(report.GetChildSas())), octets(in), octets(out), t.GetReason(),
+	}
+}
+
+// octets renders a volume with a binary unit.
+func octets(n uint64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	v, i := float64(n)/1024, 0
+	for v >= 1024 {
+		v /= 1024
+		i++
+	}
+	return fmt.Sprintf("%.1f %ciB", v, units[i])
+}
+
+func labels(m map[string]string) string {
+	pairs := make([]string, 0, len(m))
+	for k, v := range m {
+		pairs = append(pairs, k+"="+v)
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
+}

@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Credential is the file that the controller writes at its first start.
+type Credential struct {
+	Server string `json:"server"`
+	CAPin  string `json:"ca_pin"`
+	Token  string `json:"token"`
+}
+
+func newLogin(s *session) *cobra.Command {
+	var x Context
+	var credential string
+	cmd := &cobra.Command{
+		Use:   "login [SERVER]",
+		Short: "Sign in to a controller and remember it as a context",
+		Long: `Sign in to a controller and remember it as a context.
+
+At its first start the controller writes a credential file and prints the same:
+its address, the pin of its authority's key, and an administrator's token.`,
+		Example: "  swanherd login --credential /var/lib/swanherd/admin-credential\n" +
+			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if credential != "" {
+				if err := readCredential(credential, &x); err != nil {
+					return err
+				}
+			}
+			if len(args) == 1 {
+				x.Server = args[0]
+			}
+			if x.Server == "" || x.CAPin == "" || x.Token == "" {
+				return usagef("give --credential FILE, or SERVER with --ca-pin and --token")
+			}
+			x.Network = s.network
+			return s.login(cmd, &x)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&credential, "credential", "", "credential file that the controller wrote")
+	flags.StringVar(&x.Name, "name", "default", "name of the context")
+	flags.StringVar(&x.CAPin, "ca-pin", "", "pin of the controller authority's key, sha256:...")
+	flags.StringVar(&x.Token, "token", "", "API token; better from the environment variable SWANHERD_TOKEN")
+	cmd.PreRun = func(*cobra.Command, []string) {
+		if x.Token == "" {
+			x.Token = os.Getenv("SWANHERD_TOKEN")
+		}
+	}
+	return cmd
+}
+
+func readCredential(file string, x *Context) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return usagef("read credential: %w", err)
+	}
+	var c Credential
+	if err := json.Unmarshal(b, &c); err != nil {
+		return usagef("%s: %w", file, err)
+	}
+	x.Server, x.CAPin, x.Token = c.Server, c.CAPin, c.Token
+	return nil
+}
+
+// login proves the credential before it is stored.
+func (s *session) login(cmd *cobra.Command, x *Context) error {
+	c, err := newClient(x)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	who, err := c.access.WhoAmI(cmd.Context(), &swanherdv1.WhoAmIRequest{})
+	if err != nil {
+		return err
+	}
+	cfg, err := loadConfig(s.configFile)
+	if err != nil {
+		return err
+	}
+	cfg.set(x)
+	if err := cfg.save(s.configFile); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.Err, "signed in to %s as %s (%s), context %q\n", x.Server, who.GetActor(), enumWord(who.GetRole()), x.Name)
+	return nil
+}
+
+func newWhoAmI(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "whoami", Short: "Show who the controller takes you for", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			who, err := c.access.WhoAmI(cmd.Context(), &swanherdv1.WhoAmIRequest{})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(who)
+			}
+			t := newTable(s.Out, "ACTOR", "ROLE", "NETWORKS", "SERVER VERSION")
+			t.row(who.GetActor(), enumWord(who.GetRole()), orAll(who.GetNetworks()), who.GetServerVersion())
+			return t.flush()
+		},
+	}
+}

@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func newToken(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "token", Short: "Tokens with which edges enrol"}
+	cmd.AddCommand(newTokenCreate(s), newTokenList(s), newTokenDelete(s))
+	return cmd
+}
+
+func newTokenCreate(s *session) *cobra.Command {
+	token := &swanherdv1.EnrollmentToken{}
+	var ttl time.Duration
+	cmd := &cobra.Command{
+		Use: "create --site SITE", Short: "Make a token and print it; it is not shown again", Args: cobra.NoArgs,
+		Example: "  swanherd token create --site berlin\n  swanherd token create --site lab --uses 10 --ttl 72h",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if token.Site == "" {
+				return usagef("give the site that the edge will serve with --site")
+			}
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			if !strings.HasPrefix(token.Site, "networks/") {
+				token.Site = c.parent + "/sites/" + token.Site
+			}
+			token.ExpireTime = timestamppb.New(time.Now().Add(ttl))
+			made, err := c.access.CreateEnrollmentToken(cmd.Context(), &swanherdv1.CreateEnrollmentTokenRequest{
+				Parent: c.parent, EnrollmentToken: token,
+			})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(made)
+			}
+			fmt.Fprintf(s.Err, "%s: %d use(s), until %s\n", made.GetName(), made.GetMaxUses(), made.GetExpireTime().AsTime().Local().Format(time.DateTime))
+			fmt.Fprintln(s.Out, made.GetSecret())
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&token.Site, "site", "", "site that edges with this token serve")
+	flags.Uint32Var(&token.MaxUses, "uses", 1, "how many edges may use it")
+	flags.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it may be used")
+	flags.StringVar(&token.Description, "description", "", "what it is for")
+	return cmd
+}
+
+func newTokenList(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tokens; their secrets are not known any more", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			resp, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{Parent: c.parent, PageSize: pageSize})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(resp)
+			}
+			t := newTable(s.Out, "NAME", "SITE", "USES", "EXPIRES", "DESCRIPTION")
+			for _, k := range resp.GetEnrollmentTokens() {
+				t.row(base(k.GetName()), base(k.GetSite()), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), time.Now()), k.GetDescription())
+			}
+			return t.flush()
+		},
+	}
+}
+
+func newTokenDelete(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete NAME", Short: "Delete a token; edges that used it stay", Args: exactly(1, "the token's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			name := args[0]
+			if !strings.HasPrefix(name, "networks/") {
+				name = c.parent + "/enrollmentTokens/" + name
+			}
+			if _, err := c.access.DeleteEnrollmentToken(cmd.Context(), &swanherdv1.DeleteEnrollmentTokenRequest{Name: name}); err != nil {
+				return err
+			}
+			fmt.Fprintf(s.Out, "%s deleted\n", name)
+			return nil
+		},
+	}
+}
+
+func newEvents(s *session) *cobra.Command {
+	var limit int32
+	cmd := &cobra.Command{
+		Use: "events", Short: "Show what happened, newest first", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: c.parent, PageSize: limit})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(resp)
+			}
+			t := newTable(s.Out, "TIME", "ACTION", "RESOURCE", "ACTOR", "MESSAGE")
+			for _, e := range resp.GetEvents() {
+				t.row(e.GetTime().AsTime().Local().Format(time.DateTime), e.GetAction(), e.GetResource(), e.GetActor(), e.GetMessage())
+			}
+			return t.flush()
+		},
+	}
+	cmd.Flags().Int32Var(&limit, "limit", 50, "how many")
+	return cmd
+}
