@@ -1,0 +1,108 @@
+package model
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// Resource names, as in the API. Each is a type of its own, so that an edge's
+// name is never taken for a site's; the zero value names nothing.
+type (
+	// NetworkName is `networks/{network}`.
+	NetworkName struct{ Network string }
+	// SiteName is `networks/{network}/sites/{site}`.
+	SiteName struct{ Network, Site string }
+	// EdgeName is `networks/{network}/edges/{edge}`.
+	EdgeName struct{ Network, Edge string }
+	// MeshName is `networks/{network}/meshes/{mesh}`.
+	MeshName struct{ Network, Mesh string }
+	// ProfileName is `networks/{network}/profiles/{profile}`.
+	ProfileName struct{ Network, Profile string }
+	// TunnelName is `networks/{network}/tunnels/{tunnel}`.
+	TunnelName struct{ Network, Tunnel string }
+	// EnrollmentTokenName is `networks/{network}/enrollmentTokens/{token}`.
+	EnrollmentTokenName struct{ Network, Token string }
+)
+
+// idPattern is the form of the last segment that a person chooses: a DNS label
+// (RFC 1035, Section 2.3.1), since identities of edges are made from it.
+var idPattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// tunnelPattern also admits what the planner makes of two ids.
+var tunnelPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,255}$`)
+
+// ValidID says whether id can be the last segment of a resource name.
+func ValidID(id string) bool { return idPattern.MatchString(id) }
+
+func (n NetworkName) String() string { return "networks/" + n.Network }
+func (n SiteName) String() string    { return "networks/" + n.Network + "/sites/" + n.Site }
+func (n EdgeName) String() string    { return "networks/" + n.Network + "/edges/" + n.Edge }
+func (n MeshName) String() string    { return "networks/" + n.Network + "/meshes/" + n.Mesh }
+func (n ProfileName) String() string { return "networks/" + n.Network + "/profiles/" + n.Profile }
+func (n TunnelName) String() string  { return "networks/" + n.Network + "/tunnels/" + n.Tunnel }
+func (n EnrollmentTokenName) String() string {
+	return "networks/" + n.Network + "/enrollmentTokens/" + n.Token
+}
+
+// IKEIdentity is the edge's name on the wire, an FQDN identity of RFC 7296,
+// Section 3.5, and the DNS name of its IKE certificate.
+func (n EdgeName) IKEIdentity() string { return n.Edge + "." + n.Network + ".swanherd.internal" }
+
+// ParseNetworkName parses `networks/{network}`.
+func ParseNetworkName(s string) (NetworkName, error) {
+	id, ok := strings.CutPrefix(s, "networks/")
+	if !ok || !idPattern.MatchString(id) {
+		return NetworkName{}, nameError(s, "networks/{network}")
+	}
+	return NetworkName{id}, nil
+}
+
+// ParseSiteName parses `networks/{network}/sites/{site}`.
+func ParseSiteName(s string) (SiteName, error) {
+	network, id, err := parseChild(s, "sites", "site", idPattern)
+	return SiteName{network, id}, err
+}
+
+// ParseEdgeName parses `networks/{network}/edges/{edge}`.
+func ParseEdgeName(s string) (EdgeName, error) {
+	network, id, err := parseChild(s, "edges", "edge", idPattern)
+	return EdgeName{network, id}, err
+}
+
+// ParseMeshName parses `networks/{network}/meshes/{mesh}`.
+func ParseMeshName(s string) (MeshName, error) {
+	network, id, err := parseChild(s, "meshes", "mesh", idPattern)
+	return MeshName{network, id}, err
+}
+
+// ParseProfileName parses `networks/{network}/profiles/{profile}`.
+func ParseProfileName(s string) (ProfileName, error) {
+	network, id, err := parseChild(s, "profiles", "profile", idPattern)
+	return ProfileName{network, id}, err
+}
+
+// ParseTunnelName parses `networks/{network}/tunnels/{tunnel}`.
+func ParseTunnelName(s string) (TunnelName, error) {
+	network, id, err := parseChild(s, "tunnels", "tunnel", tunnelPattern)
+	return TunnelName{network, id}, err
+}
+
+// ParseEnrollmentTokenName parses `networks/{network}/enrollmentTokens/{token}`.
+func ParseEnrollmentTokenName(s string) (EnrollmentTokenName, error) {
+	network, id, err := parseChild(s, "enrollmentTokens", "token", idPattern)
+	return EnrollmentTokenName{network, id}, err
+}
+
+func parseChild(s, collection, kind string, pattern *regexp.Regexp) (network, id string, err error) {
+	part := strings.Split(s, "/")
+	if len(part) != 4 || part[0] != "networks" || part[2] != collection ||
+		!idPattern.MatchString(part[1]) || !pattern.MatchString(part[3]) {
+		return "", "", nameError(s, "networks/{network}/"+collection+"/{"+kind+"}")
+	}
+	return part[1], part[3], nil
+}
+
+func nameError(s, form string) error {
+	return fmt.Errorf("%q is not a name of the form %s with ids of lower-case letters, digits and hyphens", s, form)
+}

@@ -1,0 +1,35 @@
+package model
+
+import (
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Topology is all that the plan of a fleet depends on, as of one revision of
+// the store: what the operator wants, and what the edges report of their
+// uplinks.
+type Topology struct {
+	// Revision is the store revision that the topology reflects.
+	Revision int64
+
+	Networks Table[*swanherdv1.Network]
+	Profiles Table[*swanherdv1.Profile]
+	Sites    Table[*swanherdv1.Site]
+	Meshes   Table[*swanherdv1.Mesh]
+	// Edges as stored: uplinks and status are in EdgeStatuses.
+	Edges Table[*swanherdv1.Edge]
+	// EdgeStatuses holds the reported uplinks, by the edge's name.
+	EdgeStatuses Table[*storev1.EdgeStatus]
+	// Authorities by `certificateAuthorities/networks/{network}`; keys sealed.
+	Authorities Table[*storev1.CertificateAuthority]
+	// Revocations by `networks/{network}/revocations/{serial}`.
+	Revocations Table[*storev1.Revocation]
+}
+
+// AuthorityName is the name of the network's certificate authority.
+func (n NetworkName) AuthorityName() string { return "certificateAuthorities/" + n.String() }
+
+// RevocationName is the name of the revocation of a serial number.
+func (n NetworkName) RevocationName(serial string) string {
+	return n.String() + "/revocations/" + serial
+}

@@ -1,0 +1,28 @@
+// Package store keeps the controller's durable state in etcd, which is the
+// only place where it is.
+//
+// It owns the key layout, optimistic concurrency by modification revision,
+// transactions over several collections, the encryption of secrets at rest, the
+// event log, and a watch cache: one prefix watch per process into an immutable
+// Snapshot. It never decides what may be stored; package model does.
+//
+// Values are protobuf messages below the prefix /swanherd/v1/:
+//
+//	networks/{network}                     swanherd.v1.Network
+//	sites/{network}/{site}                 swanherd.v1.Site
+//	meshes/{network}/{mesh}                swanherd.v1.Mesh
+//	profiles/{network}/{profile}           swanherd.v1.Profile
+//	edges/{network}/{edge}                 swanherd.v1.Edge, without uplinks and status
+//	edge_status/{network}/{edge}           store.v1.EdgeStatus
+//	edge_identities/{network}/{edge}       store.v1.EdgeIdentity
+//	enrollment_tokens/{network}/{token}    store.v1.EnrollmentToken
+//	api_tokens/{token}                     store.v1.ApiToken
+//	login_links/{hash}                     store.v1.LoginLink
+//	cas/controller, cas/networks/{network} store.v1.CertificateAuthority
+//	revocations/{network}/{serial}         store.v1.Revocation
+//	events/{network}/{ulid}                swanherd.v1.Event
+//	meta/epoch                             store.v1.Epoch
+//
+// Every exported method may be called from any goroutine, save those of Txn.
+// Messages reached through a Snapshot are shared and must not be changed.
+package store

@@ -1,0 +1,56 @@
+package store
+
+import (
+	"context"
+	"log/slog"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapLogger passes etcd's warnings and errors on to log.
+func zapLogger(log *slog.Logger) *zap.Logger {
+	return zap.New(slogCore{log.With("component", "etcd")})
+}
+
+// slogCore is a zapcore.Core that writes to slog. etcd is talkative: what it
+// says below a warning is of use to its developers only.
+type slogCore struct{ log *slog.Logger }
+
+func (slogCore) Enabled(level zapcore.Level) bool { return level >= zapcore.WarnLevel }
+
+func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
+	return slogCore{c.log.With(attributes(fields)...)}
+}
+
+func (c slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(entry.Level) {
+		return checked.AddCore(entry, c)
+	}
+	return checked
+}
+
+func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if entry.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	c.log.Log(context.Background(), level, entry.Message, attributes(fields)...)
+	return nil
+}
+
+func (slogCore) Sync() error { return nil }
+
+func attributes(fields []zapcore.Field) []any {
+	encoder := zapcore.NewMapObjectEncoder()
+	for _, f := range fields {
+		f.AddTo(encoder)
+	}
+	attrs := make([]any, 0, len(encoder.Fields))
+	for _, f := range fields {
+		if v, ok := encoder.Fields[f.Key]; ok {
+			attrs = append(attrs, slog.Any(f.Key, v))
+		}
+	}
+	return attrs
+}

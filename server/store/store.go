@@ -1,0 +1,265 @@
+package store
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// Config says where the state is. Either DataDir or Endpoints is set.
+type Config struct {
+	// DataDir holds the embedded etcd's files; created with mode 0700.
+	DataDir string
+	// Endpoints of an etcd cluster, `https://host:2379`.
+	Endpoints []string
+	// TLS for Endpoints; nil: none.
+	TLS *tls.Config
+	// MaxTxnOps is how many operations Endpoints take in one transaction, etcd's
+	// --max-txn-ops. Default 128; the embedded etcd takes 4096.
+	MaxTxnOps int
+	// EventRetention is how many events are kept per network. Default 20,000.
+	EventRetention int
+	// Logger; nil: slog.Default().
+	Logger *slog.Logger
+}
+
+// Store is the controller's durable state. Close it when done.
+type Store struct {
+	Networks         *Collection[*swanherdv1.Network]
+	Profiles         *Collection[*swanherdv1.Profile]
+	Sites            *Collection[*swanherdv1.Site]
+	Meshes           *Collection[*swanherdv1.Mesh]
+	Edges            *Collection[*swanherdv1.Edge]
+	EdgeStatuses     *Collection[*storev1.EdgeStatus]
+	EdgeIdentities   *Collection[*storev1.EdgeIdentity]
+	EnrollmentTokens *Collection[*storev1.EnrollmentToken]
+	APITokens        *Collection[*storev1.ApiToken]
+	LoginLinks       *Collection[*storev1.LoginLink]
+	Authorities      *Collection[*storev1.CertificateAuthority]
+	Revocations      *Collection[*storev1.Revocation]
+
+	client         *clientv3.Client
+	embedded       *embedded // nil with an external cluster
+	log            *slog.Logger
+	maxTxnOps      int
+	eventRetention int
+	epoch          string
+	ids            *eventIDs
+	cached         []cachedCollection
+
+	stop context.CancelFunc
+	done sync.WaitGroup
+
+	snapshot atomic.Pointer[Snapshot]
+
+	mu            sync.Mutex
+	subscriptions map[*Subscription]struct{} // guarded by mu
+	advanced      chan struct{}              // guarded by mu; closed at the next snapshot
+}
+
+// Open starts or reaches etcd, makes the epoch when the store is new, and fills
+// the watch cache. A failed Open leaves nothing running.
+func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
+	s := &Store{
+		log:            cfg.Logger,
+		maxTxnOps:      cfg.MaxTxnOps,
+		eventRetention: cfg.EventRetention,
+		ids:            newEventIDs(),
+		subscriptions:  map[*Subscription]struct{}{},
+		advanced:       make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.eventRetention == 0 {
+		s.eventRetention = defaultEventRetention
+	}
+	s.makeCollections()
+	if err := s.connect(ctx, cfg); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			s.disconnect()
+		}
+	}()
+	if err := s.ensureEpoch(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.loadSnapshot(ctx); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	s.done.Go(func() { s.follow(run) })
+	s.done.Go(func() { s.trimEvents(run) })
+	return s, nil
+}
+
+// Close ends the watch and, with an embedded etcd, stops it after everything
+// acknowledged is on disk.
+func (s *Store) Close() error {
+	s.stop()
+	s.done.Wait()
+	return s.disconnect()
+}
+
+// Epoch identifies the store; it stays the same for the store's life.
+func (s *Store) Epoch() string { return s.epoch }
+
+// Failed yields an error when an embedded etcd stops by itself; the process
+// should end then. With an external cluster it never does.
+func (s *Store) Failed() <-chan error {
+	if s.embedded == nil {
+		return nil
+	}
+	return s.embedded.server.Err()
+}
+
+// Ping says whether etcd answers: a linearizable read within ctx.
+func (s *Store) Ping(ctx context.Context) error {
+	if _, err := s.client.Get(ctx, epochKey); err != nil {
+		return fmt.Errorf("reach etcd: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) makeCollections() {
+	s.Networks = collect(s, "networks", "networks/*", func(n *Snapshot) *model.Table[*swanherdv1.Network] { return &n.Networks })
+	s.Profiles = collect(s, "profiles", "networks/*/profiles/*", func(n *Snapshot) *model.Table[*swanherdv1.Profile] { return &n.Profiles })
+	s.Sites = collect(s, "sites", "networks/*/sites/*", func(n *Snapshot) *model.Table[*swanherdv1.Site] { return &n.Sites })
+	s.Meshes = collect(s, "meshes", "networks/*/meshes/*", func(n *Snapshot) *model.Table[*swanherdv1.Mesh] { return &n.Meshes })
+	s.Edges = collect(s, "edges", "networks/*/edges/*", func(n *Snapshot) *model.Table[*swanherdv1.Edge] { return &n.Edges })
+	s.EdgeStatuses = collect(s, "edge_status", "networks/*/edges/*", func(n *Snapshot) *model.Table[*storev1.EdgeStatus] { return &n.EdgeStatuses })
+	s.EdgeIdentities = collect(s, "edge_identities", "networks/*/edges/*", func(n *Snapshot) *model.Table[*storev1.EdgeIdentity] { return &n.EdgeIdentities })
+	s.EnrollmentTokens = collect(s, "enrollment_tokens", "networks/*/enrollmentTokens/*", func(n *Snapshot) *model.Table[*storev1.EnrollmentToken] { return &n.EnrollmentTokens })
+	s.APITokens = collect(s, "api_tokens", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.ApiToken] { return &n.APITokens })
+	s.LoginLinks = collect(s, "login_links", "loginLinks/*", func(n *Snapshot) *model.Table[*storev1.LoginLink] { return &n.LoginLinks })
+	s.Authorities = collect(s, "cas", "certificateAuthorities/**", func(n *Snapshot) *model.Table[*storev1.CertificateAuthority] { return &n.Authorities })
+	s.Revocations = collect(s, "revocations", "networks/*/revocations/*", func(n *Snapshot) *model.Table[*storev1.Revocation] { return &n.Revocations })
+}
+
+func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {
+	c := &Collection[T]{store: s, layout: newLayout(dir, form), table: table}
+	s.cached = append(s.cached, c)
+	return c
+}
+
+const dialTimeout = 10 * time.Second
+
+func (s *Store) connect(ctx context.Context, cfg Config) error {
+	switch {
+	case cfg.DataDir != "" && len(cfg.Endpoints) > 0:
+		return errors.New("open store: both a data directory and etcd endpoints are set; set one")
+	case cfg.DataDir != "":
+		e, err := startEmbedded(ctx, cfg.DataDir, s.log)
+		if err != nil {
+			return err
+		}
+		s.embedded, s.client, s.maxTxnOps = e, e.client(), embeddedMaxTxnOps
+		return nil
+	case len(cfg.Endpoints) > 0:
+		if s.maxTxnOps == 0 {
+			s.maxTxnOps = externalMaxTxnOps
+		}
+		client, err := clientv3.New(clientv3.Config{
+			Endpoints:            cfg.Endpoints,
+			TLS:                  cfg.TLS,
+			DialTimeout:          dialTimeout,
+			DialKeepAliveTime:    10 * time.Second,
+			DialKeepAliveTimeout: 5 * time.Second,
+			MaxCallSendMsgSize:   embeddedMaxRequest,
+			Logger:               zapLogger(s.log),
+		})
+		if err != nil {
+			return fmt.Errorf("reach etcd at %v: %w", cfg.Endpoints, err)
+		}
+		s.client = client
+		probe, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		if err := s.Ping(probe); err != nil {
+			client.Close()
+			return fmt.Errorf("%w; endpoints %v, check addresses, certificates and --etcd-ca", err, cfg.Endpoints)
+		}
+		return nil
+	default:
+		return errors.New("open store: neither a data directory nor etcd endpoints are set; set one")
+	}
+}
+
+func (s *Store) disconnect() error {
+	err := s.client.Close()
+	if s.embedded != nil {
+		s.embedded.close()
+	}
+	if errors.Is(err, context.Canceled) { // what a client that had a watch answers
+		return nil
+	}
+	return err
+}
+
+const epochKey = root + "meta/epoch"
+
+// ensureEpoch makes the epoch unless another replica did.
+func (s *Store) ensureEpoch(ctx context.Context) error {
+	b, err := proto.Marshal(&storev1.Epoch{Id: ulid.Make().String(), CreateTime: timestamppb.Now()})
+	if err != nil {
+		return fmt.Errorf("encode epoch: %w", err)
+	}
+	resp, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.ModRevision(epochKey), "=", 0)).
+		Then(clientv3.OpPut(epochKey, string(b))).
+		Else(clientv3.OpGet(epochKey)).
+		Commit()
+	if err != nil {
+		return fmt.Errorf("read epoch: %w", err)
+	}
+	if !resp.Succeeded {
+		b = resp.Responses[0].GetResponseRange().Kvs[0].Value
+	}
+	var epoch storev1.Epoch
+	if err := proto.Unmarshal(b, &epoch); err != nil {
+		return fmt.Errorf("decode epoch: %w", err)
+	}
+	s.epoch = epoch.GetId()
+	return nil
+}
+
+// scan reads every key below prefix as of one revision, 0 for the present one,
+// page by page, and returns that revision.
+func (s *Store) scan(ctx context.Context, prefix string, revision int64, each func(*mvccpb.KeyValue) error) (int64, error) {
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	for key := prefix; ; {
+		resp, err := s.client.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+		if err != nil {
+			return 0, fmt.Errorf("list %s: %w", prefix, err)
+		}
+		if revision == 0 {
+			revision = resp.Header.Revision
+		}
+		for _, kv := range resp.Kvs {
+			if err := each(kv); err != nil {
+				return 0, err
+			}
+		}
+		if !resp.More {
+			return revision, nil
+		}
+		key = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
+	}
+}

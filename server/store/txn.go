@@ -1,0 +1,101 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// A Txn gathers conditions and writes over any number of collections; Commit
+// stores all of the writes, at one revision, or none.
+//
+// A transaction is never split: what must hold together has to fit into one.
+// etcd takes 128 operations at once by default and the embedded one 4096
+// (Config.MaxTxnOps); beyond that Commit answers ErrTooLarge. Writes that do
+// not depend on one another, such as statuses of edges, belong into several
+// transactions of at most 100.
+//
+// A Txn is for one goroutine.
+type Txn struct {
+	store      *Store
+	conditions []condition
+	writes     []clientv3.Op
+	written    map[string]bool
+	err        error
+}
+
+type condition struct {
+	name, key string
+	want      int64
+}
+
+// Txn begins a transaction.
+func (s *Store) Txn() *Txn { return &Txn{store: s, written: map[string]bool{}} }
+
+// Empty says whether the transaction writes nothing.
+func (t *Txn) Empty() bool { return len(t.writes) == 0 }
+
+func (t *Txn) fail(err error) { t.err = errors.Join(t.err, err) }
+
+func (t *Txn) require(name, key string, want int64) {
+	t.conditions = append(t.conditions, condition{name, key, want})
+}
+
+func (t *Txn) write(name, key string, op clientv3.Op) {
+	if t.written[key] {
+		t.fail(fmt.Errorf("%s is written twice in one transaction", name))
+		return
+	}
+	t.written[key] = true
+	t.writes = append(t.writes, op)
+}
+
+// Commit stores everything and returns the revision, or nothing. When a
+// condition did not hold the error is a *ConditionError about the first.
+func (t *Txn) Commit(ctx context.Context) (int64, error) {
+	if t.err != nil {
+		return 0, t.err
+	}
+	if n := max(len(t.conditions), len(t.writes)); n > t.store.maxTxnOps {
+		return 0, fmt.Errorf("%w: %d operations, etcd takes %d at once; apply in parts, or raise --max-txn-ops of the etcd cluster and --etcd-max-txn-ops here",
+			ErrTooLarge, n, t.store.maxTxnOps)
+	}
+	compares := make([]clientv3.Cmp, len(t.conditions))
+	reads := make([]clientv3.Op, len(t.conditions))
+	for i, c := range t.conditions {
+		if c.want == AnyRevision {
+			compares[i] = clientv3.Compare(clientv3.ModRevision(c.key), ">", 0)
+		} else {
+			compares[i] = clientv3.Compare(clientv3.ModRevision(c.key), "=", c.want)
+		}
+		reads[i] = clientv3.OpGet(c.key, clientv3.WithKeysOnly())
+	}
+	resp, err := t.store.client.Txn(ctx).If(compares...).Then(t.writes...).Else(reads...).Commit()
+	if errors.Is(err, rpctypes.ErrRequestTooLarge) || errors.Is(err, rpctypes.ErrTooManyOps) {
+		return 0, fmt.Errorf("%w: %w; apply in parts", ErrTooLarge, err)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("commit transaction: %w", err)
+	}
+	if !resp.Succeeded {
+		return 0, t.violated(resp)
+	}
+	return resp.Header.Revision, nil
+}
+
+// violated finds the condition that did not hold.
+func (t *Txn) violated(resp *clientv3.TxnResponse) error {
+	for i, c := range t.conditions {
+		var have int64
+		if kvs := resp.Responses[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
+			have = kvs[0].ModRevision
+		}
+		if c.want == AnyRevision && have == 0 || c.want != AnyRevision && have != c.want {
+			return &ConditionError{Name: c.name, Want: c.want, Have: have}
+		}
+	}
+	return fmt.Errorf("commit transaction: etcd refused it though every condition holds")
+}
