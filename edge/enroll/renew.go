@@ -1,0 +1,115 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/swanherd/swanherd/edge/state"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const (
+	// The wall clock may be set while the edge waits for a renewal that is
+	// weeks away, so it is read again at least this often.
+	renewLook = time.Hour
+	// Between tries that fail, with jitter; doubled up to the maximum.
+	renewRetryMin = time.Minute
+	renewRetryMax = time.Hour
+)
+
+// Renewer replaces the edge's certificates when it is time.
+type Renewer struct {
+	Dir    *state.Dir
+	Logger *slog.Logger
+	// Renewed is called with each new identity, after it was stored.
+	Renewed func(*state.Identity)
+}
+
+// Run renews id and its successors until ctx ends. The identity in use stays
+// until the new one was checked and stored.
+func (r *Renewer) Run(ctx context.Context, id *state.Identity) {
+	retry := renewRetryMin
+	for {
+		if !sleepUntil(ctx, id.RenewTime) {
+			return
+		}
+		next, err := r.renew(ctx, id)
+		if err == nil {
+			r.Logger.Info("renewed certificates", "edge", next.Edge, "renew_time", next.RenewTime)
+			r.Renewed(next)
+			id, retry = next, renewRetryMin
+			if time.Until(id.RenewTime) > 0 {
+				continue
+			}
+			err = errors.New("controller set a renew_time that has passed already")
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait := retry/2 + rand.N(retry/2)
+		r.Logger.Warn("certificates are not renewed yet", "error", err, "retry_in", wait,
+			"control_certificate_ends", id.ControlChain[0].NotAfter, "ike_certificate_ends", id.IKEChain[0].NotAfter)
+		retry = min(2*retry, renewRetryMax)
+		if !sleep(ctx, wait) {
+			return
+		}
+	}
+}
+
+// renew asks the controller's endpoints in turn for certificates for new keys.
+func (r *Renewer) renew(ctx context.Context, id *state.Identity) (*state.Identity, error) {
+	keys, err := r.Dir.CandidateKeys()
+	if err != nil {
+		return nil, err
+	}
+	req := &swanherdv1.RenewCertificateRequest{}
+	if req.ControlCsr, req.IkeCsr, err = requests(keys); err != nil {
+		return nil, err
+	}
+	var failures []error
+	for _, endpoint := range id.SessionEndpoints {
+		var resp *swanherdv1.RenewCertificateResponse
+		err := call(ctx, endpoint, IdentityTLS(id, endpoint), func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (err error) {
+			resp, err = s.RenewCertificate(ctx, req)
+			return err
+		})
+		if err != nil {
+			failures = append(failures, err)
+			continue
+		}
+		next, err := newIdentity(keys, id.Edge, id.SessionEndpoints, resp.GetCertificates())
+		if err != nil {
+			return nil, fmt.Errorf("check certificates from %s: %w", endpoint, err)
+		}
+		return next, r.Dir.Promote(next)
+	}
+	return nil, errors.Join(failures...)
+}
+
+// sleepUntil waits for t by the wall clock; false if ctx ended first.
+func sleepUntil(ctx context.Context, t time.Time) bool {
+	for {
+		left := time.Until(t.Round(0))
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		if !sleep(ctx, min(left, renewLook)) {
+			return false
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
