@@ -1,0 +1,282 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// DefaultNATPort is the UDP port of IKE and ESP under NAT traversal (RFC 7296,
+// Section 2.23).
+const DefaultNATPort = 4500
+
+// Role says who begins the negotiation of a tunnel.
+type Role uint8
+
+// The roles. RoleEither begins at both ends; crossing negotiations are resolved
+// to one IKE SA.
+const (
+	RoleEither Role = iota
+	RoleInitiator
+	RoleResponder
+)
+
+func (r Role) String() string {
+	switch r {
+	case RoleInitiator:
+		return "initiator"
+	case RoleResponder:
+		return "responder"
+	default:
+		return "either"
+	}
+}
+
+// StartAction says when a Child SA is negotiated.
+type StartAction uint8
+
+// The start actions. StartNow makes the Child SA with the tunnel and remakes it
+// when it is lost; StartOnTraffic waits for the data plane's Acquire.
+const (
+	StartNow StartAction = iota
+	StartOnTraffic
+)
+
+// Config describes one tunnel.
+type Config struct {
+	// Name is the tunnel's name, unique on this host. Required.
+	Name string
+	Role Role
+
+	// Local is the address and port that IKE leaves from (port 500, or
+	// NATPort to use UDP encapsulation from the first message on). Its
+	// address should be a real one: NAT detection hashes it (RFC 7296,
+	// Section 2.23).
+	Local netip.AddrPort
+	// Remote is the peer's. An invalid address means any, and then this end
+	// can only respond.
+	Remote netip.AddrPort
+	// NATPort is the UDP port of NAT traversal, DefaultNATPort if zero.
+	NATPort uint16
+	// ForceEncap makes both ends use UDP encapsulation by sending NAT
+	// detection hashes that cannot match.
+	ForceEncap bool
+
+	Credentials ident.Local
+	Peer        ident.Remote
+
+	// Proposals of the IKE SA in order of preference, suite.DefaultIKE if
+	// empty.
+	Proposals []suite.IKEProposal
+	// Children are the Child SAs of the tunnel, at least one. The first that
+	// starts is negotiated in IKE_AUTH.
+	Children []ChildConfig
+	Timing   Timing
+
+	Runtime Runtime
+}
+
+// Runtime is what the surroundings of the machine give it. All are required.
+type Runtime struct {
+	// Rand gives nonces, private values and jitter. It must be safe for
+	// concurrent use, because jobs read it too.
+	Rand io.Reader
+	// NewSPI returns an IKE SPI that is unique on this host and not zero.
+	NewSPI func() wire.SPI
+	// AllocateSPI returns the SPI of an inbound Child SA, from the data plane.
+	// It is given back by a dataplane.RemoveSA, also if it was never used.
+	AllocateSPI func() (uint32, error)
+
+	// NonceForTest replaces Rand as the source of nonces, so that a test
+	// chooses who wins a collision.
+	NonceForTest func() []byte
+}
+
+// ChildConfig describes one Child SA of a tunnel.
+type ChildConfig struct {
+	// Name is unique in the tunnel. Required.
+	Name string
+	// Proposals in order of preference, suite.DefaultESP if empty. A key
+	// exchange method in a proposal asks for perfect forward secrecy when the
+	// Child SA is made or rekeyed by CREATE_CHILD_SA (RFC 7296, Section
+	// 1.3).
+	Proposals []suite.ESPProposal
+	// LocalTS and RemoteTS are what the policy protects, at least one each.
+	LocalTS, RemoteTS []ts.Selector
+	Mode              dataplane.Mode
+	// Priority orders the policies of a data plane; lower goes first.
+	Priority uint32
+	// ReplayWindow is in packets, 0 for the data plane's default.
+	ReplayWindow int
+	Start        StartAction
+
+	// RekeyTime replaces Timing.RekeyChild if not zero. RekeyBytes and
+	// RekeyPackets rekey by volume; 0 means no limit.
+	RekeyTime    time.Duration
+	RekeyBytes   uint64
+	RekeyPackets uint64
+}
+
+// Timing holds the intervals of a tunnel. A zero field takes the default in
+// parentheses; DPD, RekeyIKE and RekeyChild can be switched off with a negative
+// value.
+type Timing struct {
+	// RekeyIKE (4 h) and RekeyChild (1 h) are how long an SA is used before it
+	// is replaced. Each SA takes off a random part, up to Jitter of it (0.2),
+	// so that SAs made together are not rekeyed together. The end that did
+	// not make the SA waits for half of OverTime longer (RFC 7296, Section
+	// 2.8.1).
+	RekeyIKE, RekeyChild time.Duration
+	Jitter               float64
+	// OverTime (10 % of the rekey time) is how long after that an SA is
+	// closed that could not be replaced.
+	OverTime time.Duration
+
+	// DPD (30 s) is how long the peer may be silent before it is asked
+	// whether it lives (RFC 7296, Section 2.4).
+	DPD time.Duration
+	// KeepAlive (20 s) is the interval of NAT keepalives while this end is
+	// behind a NAT and sends nothing else (RFC 3948, Section 4).
+	KeepAlive time.Duration
+
+	// A request is repeated after RetransmitBase (1 s), then after ever longer
+	// intervals, each RetransmitBackoff (1.8) times the last and varied by up
+	// to 10 %. After RetransmitTries (6) repetitions without an answer the IKE
+	// SA is given up.
+	RetransmitBase    time.Duration
+	RetransmitBackoff float64
+	RetransmitTries   int
+
+	// A lost or failed tunnel is tried again after a random time up to
+	// ReconnectBase (1 s), which doubles with each failure up to ReconnectMax
+	// (60 s).
+	ReconnectBase, ReconnectMax time.Duration
+	// HalfOpen (30 s) is how long a peer may take between IKE_SA_INIT and
+	// IKE_AUTH.
+	HalfOpen time.Duration
+}
+
+func (t Timing) withDefaults() Timing {
+	durations := []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.RekeyIKE, 4 * time.Hour}, {&t.RekeyChild, time.Hour},
+		{&t.DPD, 30 * time.Second}, {&t.KeepAlive, 20 * time.Second},
+		{&t.RetransmitBase, time.Second},
+		{&t.ReconnectBase, time.Second}, {&t.ReconnectMax, time.Minute},
+		{&t.HalfOpen, 30 * time.Second},
+	}
+	for _, d := range durations {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if t.Jitter == 0 {
+		t.Jitter = 0.2
+	}
+	if t.RetransmitBackoff == 0 {
+		t.RetransmitBackoff = 1.8
+	}
+	if t.RetransmitTries == 0 {
+		t.RetransmitTries = 6
+	}
+	return t
+}
+
+func (t Timing) validate() error {
+	switch {
+	case t.Jitter < 0 || t.Jitter > 0.9:
+		return fmt.Errorf("timing: jitter %v is not between 0 and 0.9", t.Jitter)
+	case t.RetransmitBackoff < 1:
+		return fmt.Errorf("timing: retransmit backoff %v is below 1 (RFC 7296, Section 2.1 wants growing intervals)", t.RetransmitBackoff)
+	case t.RetransmitBase < 0 || t.ReconnectBase < 0 || t.ReconnectMax < 0 || t.HalfOpen < 0 || t.OverTime < 0 || t.KeepAlive < 0:
+		return errors.New("timing: an interval is negative")
+	case t.RetransmitTries < 0:
+		return fmt.Errorf("timing: %d retransmit tries", t.RetransmitTries)
+	}
+	return nil
+}
+
+// overTime is the grace between the wish to replace an SA and its end.
+func (t Timing) overTime(rekey time.Duration) time.Duration {
+	if t.OverTime > 0 {
+		return t.OverTime
+	}
+	return rekey / 10
+}
+
+func (c Config) withDefaults() Config {
+	if c.NATPort == 0 {
+		c.NATPort = DefaultNATPort
+	}
+	if len(c.Proposals) == 0 {
+		c.Proposals = suite.DefaultIKE()
+	}
+	children := make([]ChildConfig, len(c.Children))
+	for i, ch := range c.Children {
+		if len(ch.Proposals) == 0 {
+			ch.Proposals = suite.DefaultESP()
+		}
+		children[i] = ch
+	}
+	c.Children = children
+	c.Timing = c.Timing.withDefaults()
+	return c
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.Name == "":
+		return errors.New("config: Name is empty")
+	case !c.Local.IsValid():
+		return fmt.Errorf("tunnel %s: Local has no address", c.Name)
+	case !c.Remote.Addr().IsValid() && c.Role == RoleInitiator:
+		return fmt.Errorf("tunnel %s: an initiator needs the peer's address in Remote", c.Name)
+	case c.Remote.Addr().IsValid() && c.Remote.Port() == 0:
+		return fmt.Errorf("tunnel %s: Remote has no port (500 is usual)", c.Name)
+	case len(c.Children) == 0:
+		return fmt.Errorf("tunnel %s: no Children; at least one is needed", c.Name)
+	case c.Runtime.Rand == nil || c.Runtime.NewSPI == nil || c.Runtime.AllocateSPI == nil:
+		return fmt.Errorf("tunnel %s: Runtime is incomplete", c.Name)
+	}
+	names := make(map[string]bool)
+	for _, ch := range c.Children {
+		switch {
+		case ch.Name == "" || names[ch.Name]:
+			return fmt.Errorf("tunnel %s: child name %q is empty or used twice", c.Name, ch.Name)
+		case len(ch.LocalTS) == 0 || len(ch.RemoteTS) == 0:
+			return fmt.Errorf("tunnel %s: child %s needs local and remote traffic selectors", c.Name, ch.Name)
+		}
+		names[ch.Name] = true
+	}
+	if err := c.Timing.validate(); err != nil {
+		return fmt.Errorf("tunnel %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+func (c *Config) child(name string) *ChildConfig {
+	for i := range c.Children {
+		if c.Children[i].Name == name {
+			return &c.Children[i]
+		}
+	}
+	return nil
+}
+
+// rekeyTime is how long a Child SA of ch is used; not positive means for ever.
+func (c *Config) rekeyTime(ch *ChildConfig) time.Duration {
+	if ch.RekeyTime != 0 {
+		return ch.RekeyTime
+	}
+	return c.Timing.RekeyChild
+}

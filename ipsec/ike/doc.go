@@ -1,0 +1,44 @@
+// Package ike is IKEv2 (RFC 7296) without input and output: one state machine
+// per tunnel, that is per pair of peers, and not per IKE SA. Crossing
+// initiations, rekeying, the inheritance of Child SAs and the ownership of
+// policy all reach across IKE SAs, so one owner decides them.
+//
+// [Tunnel.Step] takes one [Input] at a given time and never blocks;
+// [Tunnel.Next] hands out the [Effect]s that it caused, in the order in which
+// they must be carried out; [Tunnel.Deadline] says when the tunnel wants its
+// next [Tick]. A responder starts as a [HalfOpen], before it is known which
+// tunnel the peer is, and is handed over with [Tunnel.Adopt].
+//
+// The package starts no goroutine, reads no clock and no socket, takes
+// randomness only from [Config], and iterates over no map to make output:
+// the same inputs give the same effects.
+//
+// # Inside
+//
+// Three layers. The window of an IKE SA (window.go) owns message IDs,
+// retransmission and the cached response. The exchange table (exchange.go) says
+// which payloads an exchange may and must have in which state, and is checked
+// before any handler. The tasks (task_*.go) each are one concern, such as
+// rekeying a Child SA; they build requests and handle responses, and have no
+// access to sockets or timers.
+//
+// Each IKE SA handles one message at a time. While a job or a data-plane
+// operation that belongs to a message is under way, later messages wait in a
+// short queue, so no handler ever sees half of another one's work.
+//
+// # What never changes state
+//
+// A message that is not authenticated: it is counted and dropped, or at the
+// most causes a liveness check (RFC 7296, Sections 2.4 and 2.21.4). Message
+// IDs are checked before any cryptography.
+//
+// # Concurrency
+//
+// A Tunnel and a HalfOpen belong to one goroutine. The functions in [StartJob]
+// are pure and may run anywhere.
+//
+// # Standards
+//
+// RFC 7296 (IKEv2), RFC 3948 (UDP encapsulation), RFC 7427 and RFC 8420
+// (signatures), RFC 7383 (fragmentation).
+package ike

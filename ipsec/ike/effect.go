@@ -1,0 +1,159 @@
+package ike
+
+import (
+	"net/netip"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// Effect is something to be done for the machine: [Send], [KeepAlive],
+// [StartJob], [Plane], [RegisterSPI], [UnregisterSPI] or one of the events [IKEUp],
+// [IKEDown], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
+// [Closed]. The order in which Next gives them is the order in which they must
+// take place.
+type Effect interface{ effect() }
+
+// Send sends the datagrams of one IKE message: one, or its fragments (RFC 7383).
+// With NATPort they go through the data plane's NAT traversal socket, with the
+// non-ESP marker before each. Datagrams are not to be changed and may be kept.
+type Send struct {
+	Local, Remote netip.AddrPort
+	Datagrams     [][]byte
+	NATPort       bool
+}
+
+// KeepAlive sends a NAT keepalive from the NAT traversal socket (RFC 3948,
+// Section 2.3).
+type KeepAlive struct{ Local, Remote netip.AddrPort }
+
+// Class orders jobs when there are more than the machine has processors.
+type Class uint8
+
+// The classes: work of established peers goes before that of new ones.
+const (
+	ClassEstablished Class = iota
+	ClassHandshake
+)
+
+func (c Class) String() string {
+	if c == ClassHandshake {
+		return "handshake"
+	}
+	return "established"
+}
+
+// StartJob asks for Run to be called, on any goroutine, and its result given
+// back as [JobDone].
+type StartJob struct {
+	Token Token
+	Class Class
+	Run   func() JobResult
+}
+
+// JobResult is the result of a job; only the machine looks into it.
+type JobResult struct {
+	value any
+	err   error
+}
+
+// Plane asks for Ops to be applied to the data plane, in order and after all
+// operations asked for before, and the outcome given back as [PlaneResult].
+type Plane struct {
+	Token Token
+	Ops   []dataplane.Op
+}
+
+// RegisterSPI says that messages whose SPI on our side is SPI belong to this
+// machine; UnregisterSPI, that they no longer do. When a tunnel adopts a
+// [HalfOpen] it registers the SPI again and so takes it over.
+type RegisterSPI struct{ SPI wire.SPI }
+
+// UnregisterSPI ends a RegisterSPI.
+type UnregisterSPI struct{ SPI wire.SPI }
+
+// IKEUp says that an IKE SA is established and both ends authenticated.
+type IKEUp struct{ SA IKEStatus }
+
+// IKEDown says that an established IKE SA is gone, with its Child SAs.
+type IKEDown struct {
+	SA     IKEStatus
+	Reason Reason
+}
+
+// IKERekeyed says that New has replaced Old and taken its Child SAs.
+type IKERekeyed struct{ Old, New IKEStatus }
+
+// ChildUp says that a Child SA carries traffic.
+type ChildUp struct{ SA ChildStatus }
+
+// ChildDown says that a Child SA was removed and not replaced.
+type ChildDown struct {
+	SA     ChildStatus
+	Reason Reason
+}
+
+// ChildRekeyed says that New has replaced Old.
+type ChildRekeyed struct{ Old, New ChildStatus }
+
+// Failed says that something was attempted in vain. Child is empty if the
+// attempt was an IKE SA. The tunnel tries again by itself where its role allows.
+type Failed struct {
+	Child string
+	Err   *Error
+}
+
+// Closed says that the tunnel has nothing left after [Disconnect].
+type Closed struct{}
+
+func (Send) effect()          {}
+func (KeepAlive) effect()     {}
+func (StartJob) effect()      {}
+func (Plane) effect()         {}
+func (RegisterSPI) effect()   {}
+func (UnregisterSPI) effect() {}
+func (IKEUp) effect()         {}
+func (IKEDown) effect()       {}
+func (IKERekeyed) effect()    {}
+func (ChildUp) effect()       {}
+func (ChildDown) effect()     {}
+func (ChildRekeyed) effect()  {}
+func (Failed) effect()        {}
+func (Closed) effect()        {}
+
+// Reason says why an SA ended.
+type Reason uint8
+
+// The reasons.
+const (
+	ReasonDeletedByUs     Reason = iota + 1 // wanted here, or by policy
+	ReasonDeletedByPeer                     // the peer sent a Delete payload
+	ReasonPeerDead                          // no answer to repeated requests
+	ReasonPeerRestarted                     // INITIAL_CONTACT on another IKE SA
+	ReasonExpired                           // past its lifetime and not replaced
+	ReasonRedundant                         // crossing negotiations left two
+	ReasonProtocol                          // the peer broke the protocol
+	ReasonDataPlane                         // the data plane could not hold it
+	ReasonIKEClosed                         // its IKE SA ended
+	ReasonReconfigured                      // replaced by a new configuration
+)
+
+var reasonNames = [...]string{
+	ReasonDeletedByUs:   "deleted",
+	ReasonDeletedByPeer: "deleted by peer",
+	ReasonPeerDead:      "peer does not answer",
+	ReasonPeerRestarted: "peer restarted",
+	ReasonExpired:       "lifetime expired",
+	ReasonRedundant:     "redundant",
+	ReasonProtocol:      "protocol error",
+	ReasonDataPlane:     "data plane failure",
+	ReasonIKEClosed:     "IKE SA closed",
+	ReasonReconfigured:  "reconfigured",
+}
+
+func (r Reason) String() string {
+	if int(r) < len(reasonNames) && r != 0 {
+		return reasonNames[r]
+	}
+	return "unknown"
+}

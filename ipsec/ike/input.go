@@ -1,0 +1,73 @@
+package ike
+
+import (
+	"net/netip"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+// Input is something that happened: [Datagram], [JobDone], [PlaneResult],
+// [PlaneEvent], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
+// [RekeyIKE], [Tick].
+type Input interface{ input() }
+
+// Datagram is an IKE message from the network, without the non-ESP marker
+// (RFC 3948, Section 2.2). The machine does not keep Data.
+type Datagram struct {
+	Local, Remote netip.AddrPort
+	Data          []byte
+}
+
+// Token ties the answer to the effect that asked for it. An answer with a token
+// that is no longer waited for is ignored.
+type Token uint64
+
+// JobDone answers a [StartJob] with what its Run returned.
+type JobDone struct {
+	Token  Token
+	Result JobResult
+}
+
+// PlaneResult answers a [Plane] with what dataplane.Plane.Apply returned: one
+// error or nil for each operation.
+type PlaneResult struct {
+	Token Token
+	Errs  []error
+}
+
+// PlaneEvent is an event of the data plane that names this tunnel.
+type PlaneEvent struct{ Event dataplane.Event }
+
+// Connect says that the tunnel is wanted: its policies are set, an initiator
+// begins, a responder accepts. Again is harmless.
+type Connect struct{}
+
+// Disconnect says that the tunnel is not wanted: its SAs are deleted with the
+// peer's knowledge, its policies removed. The event [Closed] ends it.
+type Disconnect struct{}
+
+// Reconfigure replaces the configuration. Only what is changed is touched:
+// intervals apply in place; children come and go one by one; new identities,
+// addresses or credentials make a new IKE SA before the old one is deleted.
+// Name and Runtime cannot change.
+type Reconfigure struct{ Config Config }
+
+// RekeyChild rekeys the Child SAs of that name now; empty means all.
+type RekeyChild struct{ Child string }
+
+// RekeyIKE rekeys the IKE SA now.
+type RekeyIKE struct{}
+
+// Tick says that the deadline has come. Early or spurious ones are harmless.
+type Tick struct{}
+
+func (Datagram) input()    {}
+func (JobDone) input()     {}
+func (PlaneResult) input() {}
+func (PlaneEvent) input()  {}
+func (Connect) input()     {}
+func (Disconnect) input()  {}
+func (Reconfigure) input() {}
+func (RekeyChild) input()  {}
+func (RekeyIKE) input()    {}
+func (Tick) input()        {}

@@ -1,0 +1,95 @@
+package ike
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// State says how a tunnel as a whole is.
+type State uint8
+
+// The states. Partial means that the IKE SA is established but a Child SA that
+// is wanted is missing.
+const (
+	StateDown State = iota
+	StateConnecting
+	StatePartial
+	StateUp
+	StateClosing
+)
+
+var stateNames = [...]string{"down", "connecting", "partial", "up", "closing"}
+
+func (s State) String() string {
+	if int(s) < len(stateNames) {
+		return stateNames[s]
+	}
+	return "unknown"
+}
+
+// Status is a copy of what a tunnel is at one moment, for people. SAs are in the
+// order in which they were made.
+type Status struct {
+	Name     string
+	State    State
+	IKE      []IKEStatus
+	Children []ChildStatus
+	// LastError is the latest failure, nil after the next success.
+	LastError *Error
+	// NextAttempt is when a down tunnel is tried again, zero if it is not.
+	NextAttempt time.Time
+	Stats       Stats
+}
+
+// IKEStatus describes one IKE SA.
+type IKEStatus struct {
+	LocalSPI, RemoteSPI wire.SPI
+	// State is a word such as "established" or "rekeyed".
+	State string
+	// Initiator is true if this end is the original initiator (RFC 7296,
+	// Section 2.2).
+	Initiator         bool
+	Local, Remote     netip.AddrPort
+	LocalID, RemoteID ident.ID
+	// Suite is what was negotiated, empty before that.
+	Suite suite.IKESuite
+	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP
+	// goes in UDP.
+	LocalNAT, RemoteNAT, Encap bool
+	Established                time.Time
+	// Rekey and Expire are when the SA will be replaced and must end, zero for
+	// never.
+	Rekey, Expire time.Time
+}
+
+// ChildStatus describes one Child SA.
+type ChildStatus struct {
+	// Name is that of the ChildConfig.
+	Name string
+	// State is a word such as "installed" or "deleting".
+	State string
+	// InboundSPI is ours, OutboundSPI the peer's. Outbound is true if outgoing
+	// traffic takes this SA.
+	InboundSPI, OutboundSPI uint32
+	Outbound                bool
+	IKE                     wire.SPI // our SPI of the IKE SA that controls it
+	Suite                   suite.ESPSuite
+	LocalTS, RemoteTS       []ts.Selector
+	Installed               time.Time
+	Rekey, Expire           time.Time
+}
+
+// Stats counts what a tunnel received and did since it was made.
+type Stats struct {
+	// Received and Sent count datagrams; Retransmitted those sent again.
+	Received, Sent, Retransmitted uint64
+	// Dropped counts datagrams that were not accepted, by reason.
+	Malformed, UnknownSPI, WrongState, WrongMessageID, Unauthentic, QueueFull uint64
+	// Hints counts unauthenticated notifications that led to no change.
+	Hints uint64
+}
