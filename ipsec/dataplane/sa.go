@@ -1,0 +1,84 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// SA is one security association, in one direction. An inbound SA is
+// identified by its SPI, which this host chose; an outbound one by its tunnel
+// and SPI, as two peers may choose the same.
+type SA struct {
+	SPI       uint32
+	Direction Direction
+	Tunnel    string // the owner: the unique name of its tunnel
+	Child     string // the child's name within the tunnel; stays over rekeys
+	// PeerSPI is, on an outbound SA, the SPI of the inbound SA of the same
+	// pair, and the other way about. 0 if there is none (yet).
+	PeerSPI uint32
+
+	Mode Mode
+	// Local and Remote are the outer addresses. With ports, ESP is
+	// encapsulated in UDP between them (RFC 3948); with port 0 it is sent
+	// as IP protocol 50. A plane that can only do one says so by an error.
+	Local, Remote netip.AddrPort
+
+	Suite suite.ESPSuite
+	// Key is the key material of this direction as suite.DeriveChildKeys
+	// gives it: the encryption key with its salt, then the integrity key.
+	// The plane copies it; the caller may zero it after Apply.
+	Key []byte
+
+	// ReplayWindow is the size of the inbound window in packets, 0 for the
+	// plane's own.
+	ReplayWindow int
+
+	// LocalTS and RemoteTS are what was negotiated: an inner packet outside
+	// of them is neither sent nor accepted.
+	LocalTS, RemoteTS []ts.Selector
+
+	Limits Limits
+}
+
+// Limits bound the use of an SA; 0 is no limit. Time is not among them: the
+// IKE machine keeps the time.
+type Limits struct {
+	SoftBytes, HardBytes     uint64
+	SoftPackets, HardPackets uint64
+}
+
+// Policy says which traffic a child of a tunnel protects. It belongs to the
+// tunnel and outlives every SA: while the child has no outbound SA, packets
+// that match are dropped.
+//
+// Of several outbound SAs of one child, as they are during a rekey, the one
+// installed last carries the traffic (RFC 7296, Section 2.8); when it is
+// removed, the one installed before it does again. All inbound ones receive.
+type Policy struct {
+	Tunnel, Child string
+	// LocalTS and RemoteTS are matched with the source and destination of
+	// outbound packets. Both must match.
+	LocalTS, RemoteTS []ts.Selector
+	// Priority decides between policies that match the same packet: a lower
+	// value goes first. Among equals the longest remote prefix goes first.
+	Priority uint32
+}
+
+// InstallSA adds an SA. Installing the same SA again changes nothing; another
+// SA under the same identity is refused, as its sequence numbers would begin
+// anew under the same key.
+type InstallSA struct{ SA SA }
+
+// SetPolicy adds a policy, or replaces that of the same tunnel and child.
+type SetPolicy struct{ Policy Policy }
+
+// Owner implements Op.
+func (o InstallSA) Owner() string { return o.SA.Tunnel }
+
+// Owner implements Op.
+func (o SetPolicy) Owner() string { return o.Policy.Tunnel }
+
+func (InstallSA) op() {}
+func (SetPolicy) op() {}
