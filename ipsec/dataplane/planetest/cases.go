@@ -1,0 +1,377 @@
+package planetest
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+func testTraffic(_ *testing.T, h *harness) {
+	h.up(1)
+	for range 3 {
+		h.passes(h.A, h.B, h.toB())
+		h.passes(h.B, h.A, h.toA())
+	}
+}
+
+func testIPv6(_ *testing.T, h *harness) {
+	h.up(1)
+	h.passes(h.A, h.B, h.packet(hostA6, hostB6))
+	h.passes(h.B, h.A, h.packet(hostB6, hostA6))
+}
+
+func testIdempotent(t *testing.T, h *harness) {
+	s := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	// Had the sequence numbers begun anew, this would be a replay.
+	h.passes(h.A, h.B, h.toB())
+	if c := h.counters(h.A, s.outA); c.Packets != 2 {
+		t.Errorf("after the second install the outbound SA counts %d packets, want 2", c.Packets)
+	}
+	for range 2 {
+		h.apply(h.A, remove(s.outA), remove(s.inA), dataplane.RemovePolicy{Tunnel: tunnel, Child: child})
+	}
+	h.apply(h.A, dataplane.UpdateEndpoints{Tunnel: "nobody", Local: h.A.Outer, Remote: h.B.Outer})
+	if c := h.A.Plane.Counters(); len(c) != 0 {
+		t.Errorf("%d SAs left after their removal", len(c))
+	}
+}
+
+func testConflict(t *testing.T, h *harness) {
+	s := h.up(1)
+	for _, sa := range []dataplane.SA{s.inA, s.outA} {
+		sa.Key = h.key(99)
+		if err := h.A.Plane.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}})[0]; err == nil {
+			t.Errorf("%s SA installed again with another key", sa.Direction)
+		}
+	}
+	h.passes(h.A, h.B, h.toB())
+	h.passes(h.B, h.A, h.toA())
+}
+
+func testAllocate(t *testing.T, h *harness) {
+	seen := make(map[uint32]bool)
+	for range 2000 {
+		spi, err := h.A.Plane.AllocateSPI()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if spi < 256 || seen[spi] {
+			t.Fatalf("SPI %08x is reserved or was given before", spi)
+		}
+		seen[spi] = true
+	}
+	for spi := range seen {
+		h.apply(h.A, dataplane.RemoveSA{Tunnel: tunnel, SPI: spi, Direction: dataplane.Inbound})
+	}
+}
+
+func testInboundFirst(_ *testing.T, h *harness) {
+	s := h.newSAs(1)
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}) // no outbound SA yet
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
+	h.passes(h.A, h.B, h.toB())
+	h.apply(h.B, dataplane.InstallSA{SA: s.outB})
+	h.passes(h.B, h.A, h.toA())
+}
+
+func testRekey(t *testing.T, h *harness) {
+	old := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	next := h.newSAs(2)
+	h.apply(h.A, dataplane.InstallSA{SA: next.inA})
+	h.apply(h.B, dataplane.InstallSA{SA: next.inB}, dataplane.InstallSA{SA: next.outB})
+	h.passes(h.A, h.B, h.toB()) // A has no new outbound SA yet
+	if c := h.counters(h.A, old.outA); c.Packets != 2 {
+		t.Errorf("old outbound SA counts %d packets before the new one is there, want 2", c.Packets)
+	}
+	h.apply(h.A, dataplane.InstallSA{SA: next.outA})
+	h.passes(h.A, h.B, h.toB())
+	h.passes(h.B, h.A, h.toA())
+	if c := h.counters(h.A, next.outA); c.Packets != 1 {
+		t.Errorf("new outbound SA counts %d packets, want 1", c.Packets)
+	}
+	h.apply(h.A, remove(old.outA), remove(old.inA))
+	h.apply(h.B, remove(old.outB), remove(old.inB))
+	h.passes(h.A, h.B, h.toB())
+	h.passes(h.B, h.A, h.toA())
+}
+
+func testOverlap(t *testing.T, h *harness) {
+	old := h.up(1)
+	next := h.newSAs(2)
+	h.apply(h.A, dataplane.InstallSA{SA: next.inA}, dataplane.InstallSA{SA: next.outA})
+	h.apply(h.B, dataplane.InstallSA{SA: next.inB})
+	h.passes(h.A, h.B, h.toB()) // on the new SA
+	h.passes(h.B, h.A, h.toA()) // B still sends on the old one
+	if c := h.counters(h.B, old.outB); c.Packets != 1 {
+		t.Errorf("B's old outbound SA counts %d packets, want 1", c.Packets)
+	}
+	// The new outbound SA goes: the one before it carries the traffic again.
+	h.apply(h.A, remove(next.outA))
+	h.passes(h.A, h.B, h.toB())
+	if c := h.counters(h.A, old.outA); c.Packets != 1 {
+		t.Errorf("A's old outbound SA counts %d packets after the new one went, want 1", c.Packets)
+	}
+}
+
+func testReplay(t *testing.T, h *harness) {
+	if h.Replay == nil {
+		t.Skip("SKIPPED: this pair cannot replay packets; give planetest.Pair.Replay to run it")
+	}
+	s := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	if err := h.Replay(); err != nil {
+		t.Fatalf("replay: %v", err)
+	}
+	h.eventually(h.B, s.inB, "replayed packet", func(c dataplane.Counters) bool { return c.ReplayDrops == 1 })
+	h.passes(h.A, h.B, h.toB())
+	if c := h.counters(h.B, s.inB); c.Packets != 2 {
+		t.Errorf("inbound SA accepted %d packets, want 2", c.Packets)
+	}
+}
+
+func testWrongKey(_ *testing.T, h *harness) {
+	s := h.newSAs(1)
+	wrong := s.outA
+	wrong.Key = h.key(77)
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: wrong})
+	_ = h.A.Send(h.toB())
+	h.eventually(h.B, s.inB, "packet under another key", func(c dataplane.Counters) bool {
+		return c.AuthFailures == 1 && c.Packets == 0
+	})
+	h.apply(h.A, remove(wrong), dataplane.InstallSA{SA: s.outA})
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testCounters(t *testing.T, h *harness) {
+	s := h.up(1)
+	var octets uint64
+	for range 4 {
+		p := h.toB()
+		octets += uint64(len(p))
+		h.passes(h.A, h.B, p)
+	}
+	for _, at := range []struct {
+		side Side
+		sa   dataplane.SA
+	}{{h.A, s.outA}, {h.B, s.inB}} {
+		h.eventually(at.side, at.sa, "four packets", func(c dataplane.Counters) bool {
+			return c.Packets == 4 && c.Bytes == octets
+		})
+		c := h.counters(at.side, at.sa)
+		if c.Child != child || time.Since(c.LastUsed) > time.Minute {
+			t.Errorf("counters of the %s SA: %+v", at.sa.Direction, c)
+		}
+	}
+	if c := h.counters(h.A, s.inA); c.Packets != 0 || !c.LastUsed.IsZero() {
+		t.Errorf("counters of an SA that was not used: %+v", c)
+	}
+}
+
+func testAcquire(t *testing.T, h *harness) {
+	s := h.newSAs(1)
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB})
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA})
+	_ = h.A.Send(h.toB()) // must not arrive, in whatever form
+	if ev := h.event(h.A, dataplane.Acquire); ev.Tunnel != tunnel || ev.Child != child {
+		t.Errorf("Acquire names %q/%q", ev.Tunnel, ev.Child)
+	}
+	h.apply(h.A, dataplane.InstallSA{SA: s.outA})
+	h.passes(h.A, h.B, h.toB())
+	h.apply(h.A, remove(s.outA))
+	_ = h.A.Send(h.toB())
+	h.apply(h.A, dataplane.InstallSA{SA: s.outA}) // fresh sequence numbers: a replay for B
+	h.apply(h.A, remove(s.outA))
+	again := h.newSAs(2)
+	h.apply(h.B, dataplane.InstallSA{SA: again.inB})
+	h.apply(h.A, dataplane.InstallSA{SA: again.outA})
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testNoPolicy(_ *testing.T, h *harness) {
+	h.up(1)
+	_ = h.A.Send(h.packet(hostA, netip.MustParseAddr("10.99.9.9")))
+	h.passes(h.A, h.B, h.toB())
+	h.apply(h.A, dataplane.RemovePolicy{Tunnel: tunnel, Child: child})
+	_ = h.A.Send(h.toB())
+	h.apply(h.A, policyA())
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testSelectors(_ *testing.T, h *harness) {
+	s := h.newSAs(1)
+	// B was told a narrower range than A has.
+	narrow := netip.MustParsePrefix("10.91.1.1/32")
+	s.inB.RemoteTS, s.outB.RemoteTS = selectors(narrow), selectors(narrow)
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
+	_ = h.A.Send(h.packet(netip.MustParseAddr("10.91.1.2"), hostB))
+	h.eventually(h.B, s.inB, "packet outside of the selectors", func(c dataplane.Counters) bool { return c.SelectorDrops == 1 })
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testLimits(t *testing.T, h *harness) {
+	s := h.newSAs(1)
+	s.outA.Limits = dataplane.Limits{SoftPackets: 2, HardPackets: 4}
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB})
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.outA})
+	for range 4 {
+		h.passes(h.A, h.B, h.toB())
+	}
+	for _, kind := range []dataplane.EventKind{dataplane.SoftExpire, dataplane.HardExpire} {
+		ev := h.event(h.A, kind)
+		if ev.SPI != s.outA.SPI || ev.Direction != dataplane.Outbound || ev.Tunnel != tunnel || ev.Child != child {
+			t.Errorf("%s names %+v", kind, ev)
+		}
+	}
+	_ = h.A.Send(h.toB()) // must not arrive
+	next := h.newSAs(2)
+	h.apply(h.B, dataplane.InstallSA{SA: next.inB})
+	h.apply(h.A, dataplane.InstallSA{SA: next.outA})
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testFirstInbound(t *testing.T, h *harness) {
+	s := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	h.passes(h.A, h.B, h.toB())
+	ev := h.event(h.B, dataplane.FirstInbound)
+	if ev.SPI != s.inB.SPI || ev.Tunnel != tunnel || ev.Child != child || ev.Direction != dataplane.Inbound {
+		t.Errorf("FirstInbound names %+v", ev)
+	}
+	select {
+	case ev := <-h.B.Plane.Events():
+		t.Errorf("unexpected %s event", ev.Kind)
+	default:
+	}
+}
+
+func testRebind(t *testing.T, h *harness) {
+	if h.Rebind == nil {
+		t.Skip("SKIPPED: this pair cannot move an endpoint; give planetest.Pair.Rebind to run it")
+	}
+	s := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	moved, err := h.Rebind()
+	if err != nil {
+		t.Fatalf("rebind: %v", err)
+	}
+	h.passes(h.A, h.B, h.toB())
+	ev := h.event(h.B, dataplane.MappingChanged)
+	if ev.Remote != moved || ev.SPI != s.inB.SPI || ev.Tunnel != tunnel {
+		t.Errorf("MappingChanged is %+v, want remote %s", ev, moved)
+	}
+	h.apply(h.B, dataplane.UpdateEndpoints{Tunnel: tunnel, Local: h.B.Outer, Remote: moved})
+	h.passes(h.B, h.A, h.toA())
+	if c := h.counters(h.B, s.inB); c.Packets != 2 {
+		t.Errorf("counters began anew with the new endpoint: %+v", c)
+	}
+}
+
+func testIKE(t *testing.T, h *harness) {
+	type message struct {
+		local, remote netip.AddrPort
+		data          []byte
+	}
+	at := make(chan message, 16)
+	senderA, err := h.A.Plane.Listen(func(dataplane.IKEDatagram) {})
+	if err != nil {
+		t.Fatalf("Listen: %v", err)
+	}
+	_, err = h.B.Plane.Listen(func(d dataplane.IKEDatagram) {
+		at <- message{d.Local, d.Remote, bytes.Clone(d.Data)}
+	})
+	if err != nil {
+		t.Fatalf("Listen: %v", err)
+	}
+	h.up(1)
+	local, err := senderA.LocalFor(h.B.Outer.Addr())
+	if err != nil || local.Addr() != h.A.Outer.Addr() {
+		t.Errorf("LocalFor = %v, %v; want %v", local, err, h.A.Outer)
+	}
+	if err := senderA.SendKeepAlive(h.A.Outer, h.B.Outer); err != nil {
+		t.Errorf("SendKeepAlive: %v", err)
+	}
+	want := bytes.Repeat([]byte{0x5a}, 1200)
+	if err := senderA.SendIKE(h.A.Outer, h.B.Outer, want); err != nil {
+		t.Fatalf("SendIKE: %v", err)
+	}
+	select {
+	case m := <-at:
+		if !bytes.Equal(m.data, want) || m.remote != h.A.Outer || m.local != h.B.Outer {
+			t.Errorf("received %d octets from %v to %v", len(m.data), m.remote, m.local)
+		}
+	case <-time.After(patience):
+		t.Error("the IKE message did not arrive")
+	}
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testInvalid(t *testing.T, h *harness) {
+	good := h.newSAs(1).inA
+	for name, spoil := range map[string]func(*dataplane.SA){
+		"reserved SPI":   func(sa *dataplane.SA) { sa.SPI = 255 },
+		"no direction":   func(sa *dataplane.SA) { sa.Direction = 0 },
+		"no owner":       func(sa *dataplane.SA) { sa.Tunnel = "" },
+		"short key":      func(sa *dataplane.SA) { sa.Key = sa.Key[1:] },
+		"no remote":      func(sa *dataplane.SA) { sa.Remote = netip.AddrPort{} },
+		"no selectors":   func(sa *dataplane.SA) { sa.LocalTS = nil },
+		"unknown cipher": func(sa *dataplane.SA) { sa.Suite.Encryption = 0xfff0 },
+	} {
+		sa := good
+		spoil(&sa)
+		if err := h.A.Plane.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}})[0]; err == nil {
+			t.Errorf("%s: installed", name)
+		}
+	}
+	if c := h.A.Plane.Counters(); len(c) != 0 {
+		t.Errorf("%d SAs installed by operations that failed", len(c))
+	}
+}
+
+func testPartial(t *testing.T, h *harness) {
+	s := h.newSAs(1)
+	bad := s.outA
+	bad.Key = nil
+	results := h.A.Plane.Apply([]dataplane.Op{policyA(), dataplane.InstallSA{SA: bad}, dataplane.InstallSA{SA: s.outA}})
+	if len(results) != 3 || results[0] != nil || results[1] == nil || results[2] != nil {
+		t.Fatalf("results are %v, want only the second to fail", results)
+	}
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB})
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testClose(t *testing.T, h *harness) {
+	s := h.up(1)
+	for range 2 {
+		if err := h.A.Plane.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	}
+	timeout := time.After(patience)
+	for open := true; open; {
+		select {
+		case _, open = <-h.A.Plane.Events():
+		case <-timeout:
+			t.Fatal("the channel of events was not closed")
+		}
+	}
+	if _, err := h.A.Plane.AllocateSPI(); !errors.Is(err, dataplane.ErrClosed) {
+		t.Errorf("AllocateSPI after Close: %v", err)
+	}
+	results := h.A.Plane.Apply([]dataplane.Op{dataplane.InstallSA{SA: s.outA}})
+	if !errors.Is(results[0], dataplane.ErrClosed) {
+		t.Errorf("Apply after Close: %v", results[0])
+	}
+	if c := h.A.Plane.Counters(); len(c) != 0 {
+		t.Errorf("%d SAs after Close", len(c))
+	}
+}
