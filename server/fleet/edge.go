@@ -1,0 +1,195 @@
+package fleet
+
+import (
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// SessionStart is what an edge says of itself when its session begins.
+type SessionStart struct {
+	// ID tells the session from others of the same edge.
+	ID           string
+	AgentVersion string
+	DataPlane    string
+	// Uplinks as the edge sees them now.
+	Uplinks []*swanherdv1.Uplink
+	// BootID is new with each start of the agent.
+	BootID string
+}
+
+// Connect notes that edge has a session. A session it had before is replaced.
+// It returns false when the fleet has no such edge.
+func (f *Fleet) Connect(name string, s SessionStart) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil {
+		return false
+	}
+	now := time.Now()
+	was := e.status.GetConnected()
+	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	status.Connected = true
+	status.LastSeenTime = timestamppb.New(now)
+	status.AgentVersion = s.AgentVersion
+	status.DataPlane = s.DataPlane
+	e.session, e.status, e.stale, e.uplinks, e.boot = s.ID, status, false, s.Uplinks, s.BootID
+	f.publishEdge(e)
+	f.refreshTunnelsOf(e, now)
+	f.cfg.Recorder.edgeConnected(e.record(), !was)
+	return true
+}
+
+// record is what the store keeps of the edge's status.
+func (e *edge) record() *storev1.EdgeStatus {
+	return &storev1.EdgeStatus{
+		Edge:    e.stored.GetName(),
+		Uplinks: e.uplinks,
+		Status:  e.status,
+		BootId:  e.boot,
+	}
+}
+
+// Disconnect notes that the session with the given id ended. It does nothing
+// when the edge has another session by now.
+func (f *Fleet) Disconnect(name, session, reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil || e.session != session {
+		return
+	}
+	now := time.Now()
+	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	status.Connected = false
+	status.LastSeenTime = timestamppb.New(now)
+	e.session, e.status, e.lost = "", status, now
+	f.publishEdge(e)
+	f.refreshTunnelsOf(e, now)
+	f.cfg.Recorder.edgeDisconnected(e.record(), reason)
+}
+
+// SetUplinks notes the WAN attachments that edge reported. They come back
+// through the store, where the planner sees them.
+func (f *Fleet) SetUplinks(name string, uplinks []*swanherdv1.Uplink) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil || slices.EqualFunc(e.uplinks, uplinks, sameUplink) {
+		return
+	}
+	e.uplinks = uplinks
+	f.cfg.Recorder.uplinksChanged(e.record())
+}
+
+// IntentProgress is how far an edge is with its intent.
+type IntentProgress struct {
+	PlannedRevision int64
+	AppliedRevision int64
+	State           swanherdv1.IntentState
+	// Error is what the edge refused, in its own words.
+	Error string
+}
+
+// SetIntent notes how far edge is with its intent.
+func (f *Fleet) SetIntent(name string, p IntentProgress) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil {
+		return
+	}
+	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	status.PlannedRevision = p.PlannedRevision
+	status.AppliedRevision = p.AppliedRevision
+	status.IntentState = p.State
+	status.IntentError = p.Error
+	if proto.Equal(status, e.status) {
+		return
+	}
+	changed := e.status.GetIntentState() != p.State
+	e.status = status
+	f.publishEdge(e)
+	if changed {
+		f.cfg.Recorder.intentChanged(e.record())
+	}
+}
+
+// Report takes in what edge says of its tunnels. Tunnels that are not planned
+// for the edge are left out.
+func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil {
+		return
+	}
+	now := time.Now()
+	touched := map[string]struct{}{}
+	if r.GetFull() {
+		for t := range e.reports {
+			touched[t] = struct{}{}
+		}
+		clear(e.reports)
+	}
+	for _, t := range r.GetRemoved() {
+		if _, ok := e.reports[t]; ok {
+			delete(e.reports, t)
+			touched[t] = struct{}{}
+		}
+	}
+	for _, m := range r.GetTunnels() {
+		if _, planned := e.tunnels[m.GetTunnel()]; planned {
+			e.reports[m.GetTunnel()] = report{message: m, received: now}
+			touched[m.GetTunnel()] = struct{}{}
+		}
+	}
+	for t := range touched {
+		f.refreshTunnel(f.tunnels[t], now)
+	}
+}
+
+// Count takes in the counters of edge's SAs. Counters of an SA that the edge
+// has not reported are left out: its report follows.
+func (f *Fleet) Count(name string, r *swanherdv1.CounterReport) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil {
+		return
+	}
+	now := time.Now()
+	for _, t := range r.GetTunnels() {
+		old, ok := e.reports[t.GetTunnel()]
+		if !ok {
+			continue
+		}
+		if m, changed := withCounters(old.message, t.GetChildren()); changed {
+			e.reports[t.GetTunnel()] = report{message: m, received: now}
+			f.refreshTunnel(f.tunnels[t.GetTunnel()], now)
+		}
+	}
+}
+
+// withCounters returns a copy of m with the counters in it.
+func withCounters(m *swanherdv1.TunnelReport, counters []*swanherdv1.ChildCounters) (*swanherdv1.TunnelReport, bool) {
+	out := proto.Clone(m).(*swanherdv1.TunnelReport)
+	changed := false
+	for _, c := range counters {
+		for _, sa := range out.GetChildSas() {
+			if sa.GetSpiIn() == c.GetSpiIn() && !proto.Equal(sa.GetCounters(), c.GetCounters()) {
+				sa.Counters = c.GetCounters()
+				changed = true
+			}
+		}
+	}
+	return out, changed
+}
+
+func sameUplink(a, b *swanherdv1.Uplink) bool { return proto.Equal(a, b) }

@@ -1,0 +1,369 @@
+package fleet
+
+import (
+	"container/list"
+	"context"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Defaults of Config.
+const (
+	// DefaultStaleAfter is short enough that an operator sees a lost edge at
+	// once and long enough for an edge to redial.
+	DefaultStaleAfter = 10 * time.Second
+	// tombstoneLife is how long the fleet remembers that a row is gone, for
+	// readers that are behind. A reader further behind starts anew.
+	tombstoneLife = 10 * time.Minute
+	sweepInterval = time.Second
+)
+
+// Config configures a Fleet.
+type Config struct {
+	// StaleAfter is how long an edge may be without a session before its
+	// tunnels are shown as STALE. Default DefaultStaleAfter.
+	StaleAfter time.Duration
+	// Recorder gets transitions to keep; nil keeps none.
+	Recorder *Recorder
+}
+
+// Topology is what the fleet should consist of, as planned at Revision.
+type Topology struct {
+	Revision int64
+	// Edges as stored, uplinks included.
+	Edges []*swanherdv1.Edge
+	// Sites by resource name.
+	Sites []string
+	// Tunnels as planned: names and ends, no reports, no status.
+	Tunnels []*swanherdv1.Tunnel
+}
+
+// Fleet holds the live state. Its zero value is not usable, see New.
+type Fleet struct {
+	cfg Config
+
+	mu      sync.RWMutex
+	seq     uint64
+	rows    map[string]*row
+	order   *list.List // of *row, the last changed first
+	floor   uint64     // readers below it have missed tombstones
+	tunnels map[string]*tunnel
+	edges   map[string]*edge
+	sites   []string
+
+	// countSeq is the sequence number of the last change that a count depends on.
+	countSeq   uint64
+	countCache map[string]cachedCounts
+}
+
+// row is a thing that readers follow by sequence number: a tunnel or an edge.
+type row struct {
+	name    string
+	seq     uint64
+	elem    *list.Element
+	tunnel  *swanherdv1.Tunnel // nil for an edge
+	edge    *swanherdv1.Edge   // nil for a tunnel
+	isEdge  bool
+	removed time.Time // zero while it exists
+}
+
+type tunnel struct {
+	plan *swanherdv1.Tunnel
+	view *swanherdv1.Tunnel
+	// settled is false until the tunnel first had a status that reports led
+	// to. Changes before that are the controller learning, not transitions.
+	settled bool
+}
+
+type edge struct {
+	stored  *swanherdv1.Edge
+	uplinks []*swanherdv1.Uplink // as last reported
+	status  *swanherdv1.EdgeStatus
+	boot    string    // of its last Hello
+	session string    // id of its session, empty without one
+	lost    time.Time // when the session ended; zero if there was none
+	stale   bool      // last sweep found it silent for longer than StaleAfter
+	reports map[string]report
+	tunnels map[string]struct{} // planned for it
+}
+
+type report struct {
+	message  *swanherdv1.TunnelReport
+	received time.Time
+}
+
+// New returns an empty fleet.
+func New(cfg Config) *Fleet {
+	if cfg.StaleAfter == 0 {
+		cfg.StaleAfter = DefaultStaleAfter
+	}
+	return &Fleet{
+		cfg:        cfg,
+		rows:       map[string]*row{},
+		order:      list.New(),
+		tunnels:    map[string]*tunnel{},
+		edges:      map[string]*edge{},
+		countCache: map[string]cachedCounts{},
+	}
+}
+
+// Run ages the state until ctx ends: edges without a session become stale,
+// tombstones are dropped.
+func (f *Fleet) Run(ctx context.Context) error {
+	t := time.NewTicker(sweepInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-t.C:
+			f.sweep(now)
+		}
+	}
+}
+
+func (f *Fleet) sweep(now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.edges {
+		if e.session == "" && !e.stale && !e.lost.IsZero() && now.Sub(e.lost) >= f.cfg.StaleAfter {
+			e.stale = true
+			f.refreshTunnelsOf(e, now)
+		}
+	}
+	for el := f.order.Back(); el != nil; {
+		r, prev := el.Value.(*row), el.Prev()
+		if !r.removed.IsZero() && now.Sub(r.removed) > tombstoneLife {
+			f.floor = max(f.floor, r.seq)
+			f.order.Remove(el)
+			delete(f.rows, r.name)
+		}
+		el = prev
+	}
+}
+
+// SetTopology replaces what the fleet should consist of. Reports that the ends
+// of a tunnel sent stay as long as the tunnel keeps its ends.
+func (f *Fleet) SetTopology(t Topology) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if !slices.Equal(f.sites, t.Sites) {
+		f.sites = slices.Clone(t.Sites)
+		f.countSeq = f.nextSeq()
+	}
+	f.setEdges(t.Edges, now)
+	f.setTunnels(t.Tunnels, now)
+}
+
+func (f *Fleet) setEdges(stored []*swanherdv1.Edge, now time.Time) {
+	wanted := make(map[string]struct{}, len(stored))
+	for _, s := range stored {
+		wanted[s.GetName()] = struct{}{}
+		e := f.edges[s.GetName()]
+		if e == nil {
+			e = newEdge(s)
+			f.edges[s.GetName()] = e
+		} else if sameEdge(e.stored, s) {
+			continue
+		}
+		e.stored = s
+		f.publishEdge(e)
+	}
+	for name := range f.edges {
+		if _, ok := wanted[name]; !ok {
+			delete(f.edges, name)
+			f.bury(name, now)
+		}
+	}
+}
+
+// sameEdge compares what is stored of an edge apart from its status, which the
+// fleet knows better.
+func sameEdge(a, b *swanherdv1.Edge) bool {
+	return a == b || a.GetEtag() == b.GetEtag() && a.GetUid() == b.GetUid() && a.GetSite() == b.GetSite() &&
+		a.GetDisabled() == b.GetDisabled() && a.GetDisplayName() == b.GetDisplayName() &&
+		slices.EqualFunc(a.GetUplinks(), b.GetUplinks(), sameUplink)
+}
+
+func newEdge(stored *swanherdv1.Edge) *edge {
+	status, _ := proto.Clone(stored.GetStatus()).(*swanherdv1.EdgeStatus)
+	if status == nil {
+		status = &swanherdv1.EdgeStatus{}
+	}
+	// What the store says of a connection is from an earlier life.
+	status.Connected = false
+	return &edge{
+		stored:  stored,
+		uplinks: stored.GetUplinks(),
+		status:  status,
+		stale:   true,
+		reports: map[string]report{},
+		tunnels: map[string]struct{}{},
+	}
+}
+
+func (f *Fleet) setTunnels(planned []*swanherdv1.Tunnel, now time.Time) {
+	wanted := make(map[string]struct{}, len(planned))
+	for _, p := range planned {
+		wanted[p.GetName()] = struct{}{}
+		t := f.tunnels[p.GetName()]
+		if t == nil {
+			t = &tunnel{}
+			f.tunnels[p.GetName()] = t
+		}
+		indexed := f.index(p)
+		if indexed && samePlan(t.plan, p) {
+			continue
+		}
+		t.plan = p
+		f.refreshTunnel(t, now)
+	}
+	for name, t := range f.tunnels {
+		if _, ok := wanted[name]; ok {
+			continue
+		}
+		delete(f.tunnels, name)
+		for _, end := range []string{t.plan.GetA().GetEdge(), t.plan.GetB().GetEdge()} {
+			if e := f.edges[end]; e != nil {
+				delete(e.tunnels, name)
+				delete(e.reports, name)
+			}
+		}
+		f.bury(name, now)
+	}
+}
+
+// index notes the tunnel at its edges and returns whether it was there before:
+// an edge that enrolled anew under its old name starts with none.
+func (f *Fleet) index(p *swanherdv1.Tunnel) bool {
+	known := true
+	for _, end := range []string{p.GetA().GetEdge(), p.GetB().GetEdge()} {
+		e := f.edges[end]
+		if e == nil {
+			continue
+		}
+		if _, ok := e.tunnels[p.GetName()]; !ok {
+			e.tunnels[p.GetName()] = struct{}{}
+			known = false
+		}
+	}
+	return known
+}
+
+// samePlan compares what was planned, apart from the revision: a tunnel that a
+// new plan leaves as it is must not cost every viewer a row.
+func samePlan(a, b *swanherdv1.Tunnel) bool {
+	return a.GetMesh() == b.GetMesh() && proto.Equal(a.GetA(), b.GetA()) && proto.Equal(a.GetB(), b.GetB())
+}
+
+func (f *Fleet) nextSeq() uint64 {
+	f.seq++
+	return f.seq
+}
+
+// publish makes r the last changed row.
+func (f *Fleet) publish(r *row) {
+	r.seq = f.nextSeq()
+	r.removed = time.Time{}
+	if old := f.rows[r.name]; old != nil {
+		f.order.Remove(old.elem)
+	}
+	f.rows[r.name] = r
+	r.elem = f.order.PushFront(r)
+}
+
+func (f *Fleet) bury(name string, now time.Time) {
+	old := f.rows[name]
+	if old == nil {
+		return
+	}
+	f.publish(&row{name: name, isEdge: old.isEdge})
+	f.rows[name].removed = now
+	f.countSeq = f.seq
+}
+
+func (f *Fleet) publishEdge(e *edge) {
+	view := proto.Clone(e.stored).(*swanherdv1.Edge)
+	view.Status = proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	f.publish(&row{name: view.GetName(), edge: view, isEdge: true})
+	f.countSeq = f.seq
+}
+
+// refreshTunnel computes t's view anew and publishes it.
+func (f *Fleet) refreshTunnel(t *tunnel, now time.Time) {
+	view := &swanherdv1.Tunnel{
+		Name:            t.plan.GetName(),
+		Mesh:            t.plan.GetMesh(),
+		PlannedRevision: t.plan.GetPlannedRevision(),
+	}
+	var a, b endState
+	view.A, a = f.end(t.plan.GetName(), t.plan.GetA(), now)
+	view.B, b = f.end(t.plan.GetName(), t.plan.GetB(), now)
+	view.Status, view.Reason = statusOf(a, b)
+	old := t.view
+	if old.GetStatus() == view.GetStatus() {
+		view.StatusTime = old.GetStatusTime()
+	} else {
+		view.StatusTime = timestamppb.New(now)
+	}
+	t.view = view
+	f.publish(&row{name: view.GetName(), tunnel: view})
+	if old.GetStatus() == view.GetStatus() {
+		return
+	}
+	f.countSeq = f.seq
+	if t.settled {
+		f.cfg.Recorder.tunnelChanged(view)
+	}
+	// A new tunnel starts as NEGOTIATING, and what follows are transitions.
+	// One whose edges have not connected yet is STALE because the controller
+	// has only just started, and its way out of that is none.
+	t.settled = t.settled || a.report != nil || b.report != nil || (a.live && b.live)
+}
+
+func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*swanherdv1.TunnelEnd, endState) {
+	view := proto.Clone(plan).(*swanherdv1.TunnelEnd)
+	state := endState{edge: plan.GetEdge()}
+	view.Stale = true
+	e := f.edges[plan.GetEdge()]
+	if e == nil {
+		return view, state
+	}
+	view.Stale = e.session == ""
+	state.live = !e.stale
+	if !e.lost.IsZero() {
+		state.silence = max(now.Sub(e.lost), 1)
+	}
+	if r, ok := e.reports[tunnel]; ok {
+		state.report = r.message
+		view.Report = r.message
+		view.ReceiveTime = timestamppb.New(r.received)
+		if r.message.GetLocalEndpoint() != "" {
+			view.Endpoint = r.message.GetLocalEndpoint()
+		}
+	}
+	return view, state
+}
+
+func (f *Fleet) refreshTunnelsOf(e *edge, now time.Time) {
+	for name := range e.tunnels {
+		f.refreshTunnel(f.tunnels[name], now)
+	}
+}
+
+// inNetwork says whether name lies in the network, `networks/n`, or in any
+// network when network is `networks/-`.
+func inNetwork(name, network string) bool {
+	return network == AllNetworks || strings.HasPrefix(name, network+"/")
+}
+
+// AllNetworks is the parent that stands for every network (AIP-159).
+const AllNetworks = "networks/-"

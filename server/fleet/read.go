@@ -1,0 +1,161 @@
+package fleet
+
+import (
+	"cmp"
+	"slices"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Delta is what changed between two looks at the fleet, each row once and in
+// its present state.
+type Delta struct {
+	// Seq is what to pass to Since next.
+	Seq uint64
+	// Reset is true when the reader was so far behind that it must drop every
+	// row it has; the rest of the delta is everything there is.
+	Reset          bool
+	Tunnels        []*swanherdv1.Tunnel
+	RemovedTunnels []string
+	Edges          []*swanherdv1.Edge
+	RemovedEdges   []string
+}
+
+// Since returns what changed in network after seq; AllNetworks for all of
+// them, 0 for everything there is.
+func (f *Fleet) Since(seq uint64, network string) Delta {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	d := Delta{Seq: f.seq}
+	if seq != 0 && seq < f.floor {
+		d.Reset = true
+		seq = 0
+	}
+	for el := f.order.Front(); el != nil; el = el.Next() {
+		r := el.Value.(*row)
+		if r.seq <= seq {
+			break
+		}
+		if inNetwork(r.name, network) {
+			d.add(r, seq == 0)
+		}
+	}
+	return d
+}
+
+func (d *Delta) add(r *row, fresh bool) {
+	switch {
+	case r.removed.IsZero() && r.isEdge:
+		d.Edges = append(d.Edges, r.edge)
+	case r.removed.IsZero():
+		d.Tunnels = append(d.Tunnels, r.tunnel)
+	case fresh: // a reader that has nothing has nothing to remove
+	case r.isEdge:
+		d.RemovedEdges = append(d.RemovedEdges, r.name)
+	default:
+		d.RemovedTunnels = append(d.RemovedTunnels, r.name)
+	}
+}
+
+// Tunnel returns the tunnel of that name.
+func (f *Fleet) Tunnel(name string) (*swanherdv1.Tunnel, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	t := f.tunnels[name]
+	if t == nil {
+		return nil, false
+	}
+	return t.view, true
+}
+
+// Tunnels returns the tunnels of network, or of AllNetworks, by name.
+func (f *Fleet) Tunnels(network string) []*swanherdv1.Tunnel {
+	f.mu.RLock()
+	var out []*swanherdv1.Tunnel
+	for name, t := range f.tunnels {
+		if inNetwork(name, network) {
+			out = append(out, t.view)
+		}
+	}
+	f.mu.RUnlock()
+	slices.SortFunc(out, func(a, b *swanherdv1.Tunnel) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	return out
+}
+
+// EdgeStatus returns what is known of an edge right now; nil when the fleet
+// has no such edge.
+func (f *Fleet) EdgeStatus(name string) *swanherdv1.EdgeStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if e := f.edges[name]; e != nil {
+		return e.status
+	}
+	return nil
+}
+
+type cachedCounts struct {
+	seq    uint64
+	counts *swanherdv1.FleetCounts
+}
+
+// Counts counts the network, or AllNetworks. The result is shared between
+// callers and counted anew only when something it depends on changed.
+func (f *Fleet) Counts(network string) *swanherdv1.FleetCounts {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c, ok := f.countCache[network]; ok && c.seq == f.countSeq {
+		return c.counts
+	}
+	c := f.count(network)
+	f.countCache[network] = cachedCounts{seq: f.countSeq, counts: c}
+	return c
+}
+
+func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
+	c := &swanherdv1.FleetCounts{}
+	reached := map[string]struct{}{}
+	for name, t := range f.tunnels {
+		if !inNetwork(name, network) {
+			continue
+		}
+		switch t.view.GetStatus() {
+		case swanherdv1.TunnelStatus_TUNNEL_STATUS_UP:
+			c.Up++
+		case swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:
+			c.Degraded++
+		case swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:
+			c.Down++
+			continue
+		case swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING:
+			c.Negotiating++
+			continue
+		default:
+			c.Stale++
+			continue
+		}
+		reached[t.plan.GetA().GetSite()] = struct{}{}
+		reached[t.plan.GetB().GetSite()] = struct{}{}
+	}
+	for name, e := range f.edges {
+		if !inNetwork(name, network) {
+			continue
+		}
+		c.Edges++
+		if e.status.GetConnected() {
+			c.EdgesConnected++
+		}
+		if e.status.GetConnected() && e.status.GetIntentState() == swanherdv1.IntentState_INTENT_STATE_APPLIED {
+			c.EdgesInSync++
+		}
+	}
+	for _, s := range f.sites {
+		if !inNetwork(s, network) {
+			continue
+		}
+		c.Sites++
+		if _, ok := reached[s]; !ok {
+			c.SitesIsolated++
+		}
+	}
+	return c
+}

@@ -1,0 +1,437 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/fleet"
+)
+
+// session is one edge's stream. All fields below the channels belong to the
+// goroutine that runs it.
+type session struct {
+	server   *Server
+	identity access.EdgeIdentity
+	edge     string
+	id       string
+	log      *slog.Logger
+	stream   swanherdv1.EdgeControlService_SessionServer
+
+	in   chan *swanherdv1.EdgeMessage
+	out  chan *swanherdv1.ControllerMessage
+	end  chan *ending
+	done chan struct{} // closed when run returns
+
+	// running is the intent the edge is known to run with its resources; nil
+	// when the controller cannot tell, so that the next update is a snapshot.
+	running *Intent
+	// applied is what the edge says it runs, known or not.
+	applied *swanherdv1.AppliedIntent
+	// flight is the update that awaits its answer.
+	flight *update
+	nonce  uint64
+	// refused is the digest of the intent the edge turned down, with its words.
+	refused       []byte
+	refusal       string
+	retry         *time.Timer
+	connected     bool
+	hello         *swanherdv1.Hello
+	reportSeq     uint64
+	askFullStatus bool
+
+	// What waits to be sent, by urgency: each slot holds the last only.
+	queue []*swanherdv1.ControllerMessage
+	pong  *swanherdv1.Pong
+}
+
+// ending is why a session ends by the controller's will.
+type ending struct {
+	code       codes.Code
+	reason     string
+	retryAfter time.Duration
+}
+
+// finish asks the session to end; only the first asking counts.
+func (s *session) finish(e *ending) {
+	select {
+	case s.end <- e:
+	default:
+	}
+}
+
+// run is the session's life. Its error is a gRPC status.
+func (s *session) run() error {
+	defer close(s.done)
+	ctx, cancel := context.WithCancel(s.stream.Context())
+	defer cancel()
+	received := make(chan error, 1)
+	go func() { received <- s.receive(ctx) }()
+	sender := make(chan struct{})
+	go func() { defer close(sender); s.send(ctx) }()
+
+	s.retry = time.NewTimer(applyRetry)
+	s.retry.Stop()
+	defer s.retry.Stop()
+	if err := s.greet(ctx, received); err != nil {
+		return err
+	}
+	err := s.loop(ctx, received)
+	if e, ok := err.(*ending); ok {
+		s.farewell(e, sender)
+		return status.Error(e.code, e.reason)
+	}
+	return err
+}
+
+func (e *ending) Error() string { return e.reason }
+
+// receive hands the edge's messages over until the stream ends.
+func (s *session) receive(ctx context.Context) error {
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		select {
+		case s.in <- m:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// send writes to the stream what it is handed, and ends when out is closed, the
+// session ends, or the stream breaks; the receiver tells of the last.
+func (s *session) send(ctx context.Context) {
+	for {
+		select {
+		case m, ok := <-s.out:
+			if !ok || s.stream.Send(m) != nil {
+				return
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// greet waits for Hello and queues the answer to it.
+func (s *session) greet(ctx context.Context, received <-chan error) error {
+	timeout := time.NewTimer(helloTimeout)
+	defer timeout.Stop()
+	var hello *swanherdv1.Hello
+	select {
+	case m := <-s.in:
+		hello = m.GetHello()
+	case err := <-received:
+		return streamEnd(err)
+	case e := <-s.end:
+		return status.Error(e.code, e.reason)
+	case <-timeout.C:
+		return status.Errorf(codes.DeadlineExceeded, "the edge said no Hello within %s", helloTimeout)
+	}
+	if hello == nil {
+		return status.Error(codes.InvalidArgument, "the first message of a session is Hello")
+	}
+	if hello.GetProtocolVersion() < uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1) {
+		return status.Errorf(codes.FailedPrecondition,
+			"the edge speaks session protocol %d, the controller %d and newer: update the edge",
+			hello.GetProtocolVersion(), swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1)
+	}
+	s.hello, s.applied = hello, hello.GetApplied()
+	s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Welcome{Welcome: &swanherdv1.Welcome{
+		ProtocolVersion:   uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
+		Epoch:             s.server.cfg.Epoch,
+		ServerTime:        timestamppb.Now(),
+		HeartbeatInterval: durationpb.New(s.server.cfg.HeartbeatInterval),
+		CounterInterval:   durationpb.New(s.server.cfg.CounterInterval),
+	}}})
+	s.log.InfoContext(ctx, "edge session began", "agent", hello.GetAgentVersion(), "data_plane", hello.GetDataPlane())
+	return nil
+}
+
+func (s *session) loop(ctx context.Context, received <-chan error) error {
+	limit := silenceFactor * s.server.cfg.HeartbeatInterval
+	silence := time.NewTimer(limit)
+	defer silence.Stop()
+	for {
+		wanted, changed := s.server.cfg.Board.Look(s.edge)
+		s.connect()
+		s.advance(wanted)
+		out, next := s.next()
+		select {
+		case out <- next:
+			s.sent(next)
+		case m := <-s.in:
+			silence.Reset(limit)
+			if err := s.handle(m, wanted); err != nil {
+				return err
+			}
+		case <-changed:
+		case <-s.retry.C:
+			s.refused = nil
+		case e := <-s.end:
+			return e
+		case err := <-received:
+			return streamEnd(err)
+		case <-silence.C:
+			return &ending{code: codes.DeadlineExceeded, reason: fmt.Sprintf("the edge said nothing for %s", limit)}
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+	}
+}
+
+// connect makes the session known to the fleet, as soon as the fleet knows the
+// edge: one that has only just enrolled may be here before the plan is.
+func (s *session) connect() {
+	if s.connected {
+		return
+	}
+	s.connected = s.server.cfg.Fleet.Connect(s.edge, fleet.SessionStart{
+		ID:           s.id,
+		AgentVersion: s.hello.GetAgentVersion(),
+		DataPlane:    s.hello.GetDataPlane(),
+		Uplinks:      s.hello.GetUplinks(),
+		BootID:       s.hello.GetBootId(),
+	})
+}
+
+// advance starts an update if the edge should have something else than what it
+// has, and tells the fleet how far the edge is.
+func (s *session) advance(wanted *Intent) {
+	if wanted == nil {
+		return
+	}
+	if s.flight != nil { // what the edge has is open until it answers
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, "")
+		return
+	}
+	inSync := bytes.Equal(s.applied.GetSetDigest(), wanted.Digest) && s.applied.GetEpoch() == s.server.cfg.Epoch
+	refused := bytes.Equal(s.refused, wanted.Digest)
+	switch {
+	case inSync:
+		if s.running == nil { // it came with what it should have
+			s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{
+				Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision}}})
+		}
+		s.running = wanted
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
+	case refused:
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_REJECTED, s.refusal)
+	default:
+		s.begin(wanted)
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, "")
+	}
+}
+
+func (s *session) begin(wanted *Intent) {
+	s.nonce++
+	s.flight = newUpdate(s.nonce, s.server.cfg.Epoch, s.running, wanted)
+	for _, c := range s.flight.chunks {
+		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Intent{Intent: c}})
+	}
+}
+
+func (s *session) progress(wanted *Intent, state swanherdv1.IntentState, refusal string) {
+	applied := s.applied.GetSourceRevision()
+	if state == swanherdv1.IntentState_INTENT_STATE_APPLIED {
+		applied = wanted.Revision
+	}
+	s.server.cfg.Fleet.SetIntent(s.edge, fleet.IntentProgress{
+		PlannedRevision: wanted.Revision,
+		AppliedRevision: applied,
+		State:           state,
+		Error:           refusal,
+	})
+}
+
+func (s *session) enqueue(m *swanherdv1.ControllerMessage) { s.queue = append(s.queue, m) }
+
+// next returns what to send next and the channel to send it on, nil when there
+// is nothing. A pong goes first, once the edge was welcomed, so that a long
+// snapshot does not look like a dead controller.
+func (s *session) next() (chan<- *swanherdv1.ControllerMessage, *swanherdv1.ControllerMessage) {
+	if len(s.queue) > 0 && s.queue[0].GetWelcome() != nil {
+		return s.out, s.queue[0]
+	}
+	if s.pong != nil {
+		s.pong.SendTime = timestamppb.Now()
+		return s.out, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Pong{Pong: s.pong}}
+	}
+	if s.askFullStatus {
+		return s.out, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FullStatusRequest{
+			FullStatusRequest: &swanherdv1.FullStatusRequest{}}}
+	}
+	if len(s.queue) > 0 {
+		return s.out, s.queue[0]
+	}
+	return nil, nil
+}
+
+// sent notes that m was handed to the stream.
+func (s *session) sent(m *swanherdv1.ControllerMessage) {
+	switch {
+	case m.GetPong() != nil:
+		s.pong = nil
+		return
+	case m.GetFullStatusRequest() != nil:
+		s.askFullStatus = false
+		return
+	}
+	s.queue = s.queue[1:]
+	c := m.GetIntent()
+	if c == nil || s.flight == nil || c.GetNonce() != s.flight.nonce {
+		return
+	}
+	if c.GetChunk() == 0 {
+		s.flight.sent = time.Now()
+	}
+	s.flight.octets += proto.Size(c)
+	if c.GetChunk()+1 == c.GetChunkCount() {
+		s.server.cfg.Metrics.IntentSent(s.flight.full, s.flight.octets, time.Since(s.flight.sent))
+	}
+}
+
+func (s *session) handle(m *swanherdv1.EdgeMessage, wanted *Intent) error {
+	switch m := m.GetMessage().(type) {
+	case *swanherdv1.EdgeMessage_Hello:
+		return status.Error(codes.InvalidArgument, "Hello comes once, at the start of a session")
+	case *swanherdv1.EdgeMessage_Ack:
+		s.acknowledged(m.Ack)
+	case *swanherdv1.EdgeMessage_Nack:
+		s.rejected(m.Nack)
+	case *swanherdv1.EdgeMessage_Status:
+		s.reported(m.Status)
+	case *swanherdv1.EdgeMessage_Counters:
+		s.server.cfg.Fleet.Count(s.edge, m.Counters)
+	case *swanherdv1.EdgeMessage_Uplinks:
+		s.hello.Uplinks = m.Uplinks.GetUplinks()
+		s.server.cfg.Fleet.SetUplinks(s.edge, m.Uplinks.GetUplinks())
+	case *swanherdv1.EdgeMessage_Ping:
+		s.pong = &swanherdv1.Pong{PingSendTime: m.Ping.GetSendTime()}
+	}
+	return nil
+}
+
+// acknowledged takes the edge's word that it runs the update. An answer to an
+// update that is not in flight is old and says nothing.
+func (s *session) acknowledged(a *swanherdv1.Ack) {
+	if s.flight == nil || a.GetNonce() != s.flight.nonce {
+		return
+	}
+	u := s.flight
+	s.flight = nil
+	s.applied = a.GetRunning()
+	s.server.cfg.Metrics.IntentAnswered("ack", time.Since(u.sent))
+	if bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest) {
+		s.running, s.refused = u.intent, nil
+		return
+	}
+	s.mismatched(u, "acknowledged an intent other than the one sent")
+}
+
+func (s *session) rejected(n *swanherdv1.Nack) {
+	if s.flight == nil || n.GetNonce() != s.flight.nonce {
+		return
+	}
+	u := s.flight
+	s.flight = nil
+	s.applied = n.GetRunning()
+	s.server.cfg.Metrics.IntentAnswered("nack", time.Since(u.sent))
+	if s.running != nil && !bytes.Equal(s.applied.GetSetDigest(), s.running.Digest) {
+		s.running = nil
+	}
+	refusal := describe(n)
+	s.log.Warn("edge refused an intent", "revision", u.intent.Revision, "code", n.GetCode(), "error", refusal)
+	if n.GetCode() == swanherdv1.Nack_CODE_DIGEST_MISMATCH {
+		s.mismatched(u, refusal)
+		return
+	}
+	s.refused, s.refusal = u.intent.Digest, refusal
+	if n.GetCode() == swanherdv1.Nack_CODE_APPLY_FAILED {
+		s.retry.Reset(applyRetry)
+	}
+}
+
+// mismatched makes the next update a snapshot, as what the edge has is unknown.
+// When this one was a snapshot already, another would fail as it did.
+func (s *session) mismatched(u *update, refusal string) {
+	s.running = nil
+	if u.full {
+		s.refused, s.refusal = u.intent.Digest, refusal
+		s.retry.Reset(applyRetry)
+	}
+}
+
+func describe(n *swanherdv1.Nack) string {
+	var parts []string
+	for _, e := range n.GetErrors() {
+		part := e.GetMessage()
+		if e.GetFieldPath() != "" {
+			part = e.GetFieldPath() + ": " + part
+		}
+		if e.GetResource() != "" {
+			part = e.GetResource() + ": " + part
+		}
+		parts = append(parts, part)
+	}
+	if len(parts) == 0 {
+		return strings.ToLower(strings.TrimPrefix(n.GetCode().String(), "CODE_"))
+	}
+	return strings.Join(parts, "; ")
+}
+
+// reported passes a status report on. Reports are numbered, and the first of a
+// session holds everything: after a gap the edge is asked to start over.
+func (s *session) reported(r *swanherdv1.StatusReport) {
+	if !r.GetFull() && (s.reportSeq == 0 || r.GetSequence() != s.reportSeq+1) {
+		s.askFullStatus = true
+	}
+	s.reportSeq = r.GetSequence()
+	s.server.cfg.Fleet.Report(s.edge, r)
+}
+
+// farewell tells the edge why the session ends, if it takes it in time.
+func (s *session) farewell(e *ending, sender <-chan struct{}) {
+	timeout := time.NewTimer(farewellTimeout)
+	defer timeout.Stop()
+	m := &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Goaway{Goaway: &swanherdv1.Goaway{
+		Reason: e.reason, RetryAfter: durationpb.New(e.retryAfter)}}}
+	select {
+	case s.out <- m:
+		close(s.out)
+	case <-sender:
+		return
+	case <-timeout.C:
+		return
+	}
+	select {
+	case <-sender:
+	case <-timeout.C:
+	}
+}
+
+// streamEnd turns what the receiver ended with into the session's status.
+func streamEnd(err error) error {
+	if err == io.EOF {
+		return status.Error(codes.OK, "the edge closed the session")
+	}
+	if st := status.Convert(err); st.Code() == codes.Canceled {
+		return status.Error(codes.Canceled, "the connection ended")
+	}
+	return err
+}

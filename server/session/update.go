@@ -1,0 +1,85 @@
+package session
+
+import (
+	"bytes"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// maxChunk is the size in octets that a message of an update stays below, far
+// from gRPC's limit of 4 MiB and small enough that health passes between
+// chunks. A single resource larger than that gets a chunk to itself.
+const maxChunk = 256 << 10
+
+// chunkOverhead covers what a chunk holds besides its resources.
+const chunkOverhead = 1 << 10
+
+// update is an intent on its way to an edge.
+type update struct {
+	intent *Intent
+	nonce  uint64
+	full   bool
+	chunks []*swanherdv1.IntentChunk
+	sent   time.Time // when the first chunk was handed to the stream
+	octets int       // handed to the stream
+}
+
+// newUpdate makes the update that leads from base to intent; base nil means
+// that what the edge has is unknown, and everything is sent.
+func newUpdate(nonce uint64, epoch string, base, intent *Intent) *update {
+	u := &update{intent: intent, nonce: nonce, full: base == nil}
+	upserts, removals := intent.Resources, []string(nil)
+	var baseDigest []byte
+	if base != nil {
+		upserts, removals = difference(base.Resources, intent.Resources)
+		baseDigest = base.Digest
+	}
+	chunk := &swanherdv1.IntentChunk{}
+	size := chunkOverhead
+	room := func(n int) *swanherdv1.IntentChunk {
+		if size+n > maxChunk && size > chunkOverhead {
+			u.chunks = append(u.chunks, chunk)
+			chunk, size = &swanherdv1.IntentChunk{}, chunkOverhead
+		}
+		size += n
+		return chunk
+	}
+	for _, r := range upserts {
+		c := room(proto.Size(r) + 8)
+		c.Upserts = append(c.Upserts, r)
+	}
+	for _, name := range removals {
+		c := room(len(name) + 8)
+		c.Removals = append(c.Removals, name)
+	}
+	u.chunks = append(u.chunks, chunk)
+	for i, c := range u.chunks {
+		c.Nonce, c.Epoch, c.SourceRevision, c.Full = nonce, epoch, intent.Revision, u.full
+		c.BaseDigest, c.ResultDigest = baseDigest, intent.Digest
+		c.Chunk, c.ChunkCount = uint32(i), uint32(len(u.chunks))
+	}
+	return u
+}
+
+// difference compares two resource lists that are sorted by name.
+func difference(from, to []*swanherdv1.IntentResource) (upserts []*swanherdv1.IntentResource, removals []string) {
+	for len(from) > 0 || len(to) > 0 {
+		switch {
+		case len(to) == 0 || len(from) > 0 && from[0].GetName() < to[0].GetName():
+			removals = append(removals, from[0].GetName())
+			from = from[1:]
+		case len(from) == 0 || to[0].GetName() < from[0].GetName():
+			upserts = append(upserts, to[0])
+			to = to[1:]
+		default:
+			if !bytes.Equal(from[0].GetVersion(), to[0].GetVersion()) {
+				upserts = append(upserts, to[0])
+			}
+			from, to = from[1:], to[1:]
+		}
+	}
+	return upserts, removals
+}
