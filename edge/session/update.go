@@ -1,0 +1,169 @@
+package session
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/proto/digest"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const (
+	// Bounds of one update, far above what an edge of ten thousand tunnels
+	// needs, so that no controller makes an edge run out of memory.
+	maxChunks      = 1024
+	maxUpdateBytes = 64 << 20
+	// settingsName is the name of the one resource that is not a tunnel.
+	settingsName = "settings"
+)
+
+// update is an intent update that arrives in chunks.
+type update struct {
+	first    *swanherdv1.IntentChunk
+	next     uint32 // index of the chunk that has to come
+	size     int
+	upserts  []*swanherdv1.IntentResource
+	removals []string
+	// intent is the result, once it is complete.
+	intent *state.Intent
+}
+
+// intent takes one chunk, and starts to apply the update with the last.
+func (s *session) intent(ctx context.Context, c *swanherdv1.IntentChunk) error {
+	if s.applying != nil {
+		return fmt.Errorf("controller sent update %d while %d was being applied", c.GetNonce(), s.applying.first.GetNonce())
+	}
+	if s.update == nil {
+		s.update = &update{first: c}
+	}
+	if err := s.update.add(c); err != nil {
+		return err
+	}
+	if s.update.next < s.update.first.GetChunkCount() {
+		return nil
+	}
+	u := s.update
+	s.update = nil
+	if err := u.complete(s.running); err != nil {
+		return s.nack(u, err)
+	}
+	if s.running != nil && s.running.Epoch == u.intent.Epoch && u.intent.SourceRevision < s.running.SourceRevision {
+		s.c.cfg.Logger.Warn("intent is planned from an older revision than the one before it",
+			"revision", u.intent.SourceRevision, "before", s.running.SourceRevision)
+	}
+	s.applying = u
+	go func() { s.applied <- s.c.cfg.Intent.Apply(ctx, u.intent) }()
+	return nil
+}
+
+// add appends a chunk. Its errors are breaches of the protocol.
+func (u *update) add(c *swanherdv1.IntentChunk) error {
+	f := u.first
+	switch {
+	case c.GetChunkCount() == 0 || c.GetChunkCount() > maxChunks:
+		return fmt.Errorf("controller announced an update of %d chunks, allowed are 1 to %d", c.GetChunkCount(), maxChunks)
+	case c.GetNonce() != f.GetNonce() || c.GetChunkCount() != f.GetChunkCount() || c.GetFull() != f.GetFull() ||
+		!bytes.Equal(c.GetResultDigest(), f.GetResultDigest()):
+		return fmt.Errorf("controller mixed chunks of the updates %d and %d", f.GetNonce(), c.GetNonce())
+	case c.GetChunk() != u.next:
+		return fmt.Errorf("controller sent chunk %d of update %d where chunk %d was due", c.GetChunk(), f.GetNonce(), u.next)
+	}
+	if u.size += proto.Size(c); u.size > maxUpdateBytes {
+		return fmt.Errorf("update %d is larger than %d octets", f.GetNonce(), maxUpdateBytes)
+	}
+	u.next++
+	u.upserts = append(u.upserts, c.GetUpserts()...)
+	u.removals = append(u.removals, c.GetRemovals()...)
+	return nil
+}
+
+// complete computes the intent that results from the update on top of running,
+// and checks it; its error is a *RejectedError.
+func (u *update) complete(running *state.Intent) error {
+	set := map[string]*swanherdv1.IntentResource{}
+	if !u.first.GetFull() {
+		if running == nil || !bytes.Equal(running.Digest(), u.first.GetBaseDigest()) {
+			return mismatch("delta is against another set of resources than the edge runs")
+		}
+		for _, r := range running.Resources {
+			set[r.GetName()] = r
+		}
+	}
+	for _, name := range u.removals {
+		delete(set, name)
+	}
+	var invalid []*swanherdv1.ResourceError
+	for _, r := range u.upserts {
+		if msg := checkResource(r); msg != "" {
+			invalid = append(invalid, &swanherdv1.ResourceError{Resource: r.GetName(), Message: msg})
+		}
+		set[r.GetName()] = r
+	}
+	if len(invalid) > 0 {
+		return &RejectedError{Code: swanherdv1.Nack_CODE_INVALID, Errors: invalid}
+	}
+	i := &state.Intent{Epoch: u.first.GetEpoch(), SourceRevision: u.first.GetSourceRevision()}
+	for _, r := range set {
+		i.Resources = append(i.Resources, r)
+	}
+	slices.SortFunc(i.Resources, func(a, b *swanherdv1.IntentResource) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	if !bytes.Equal(i.Digest(), u.first.GetResultDigest()) {
+		return mismatch("resources do not add up to the digest that the controller announced")
+	}
+	u.intent = i
+	return nil
+}
+
+// checkResource says what is wrong with a resource apart from its body.
+func checkResource(r *swanherdv1.IntentResource) string {
+	switch body := r.GetBody().(type) {
+	case *swanherdv1.IntentResource_Settings:
+		if r.GetName() != settingsName {
+			return "settings under another name than " + settingsName
+		}
+	case *swanherdv1.IntentResource_Tunnel:
+		if r.GetName() != body.Tunnel.GetName() || r.GetName() == "" {
+			return fmt.Sprintf("tunnel %q under another name", body.Tunnel.GetName())
+		}
+	default:
+		return "this agent does not know this kind of resource; upgrade it"
+	}
+	if len(r.GetVersion()) != digest.VersionSize {
+		return fmt.Sprintf("version has %d octets, not %d", len(r.GetVersion()), digest.VersionSize)
+	}
+	return ""
+}
+
+func mismatch(message string) *RejectedError {
+	return &RejectedError{Code: swanherdv1.Nack_CODE_DIGEST_MISMATCH, Errors: []*swanherdv1.ResourceError{{Message: message}}}
+}
+
+// answer tells the controller what became of the update that was applied.
+func (s *session) answer(result error) error {
+	u := s.applying
+	s.applying = nil
+	if result != nil {
+		return s.nack(u, result)
+	}
+	s.running = u.intent
+	s.c.cfg.Logger.Info("applied intent", "revision", u.intent.SourceRevision, "resources", len(u.intent.Resources))
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{
+		Ack: &swanherdv1.Ack{Nonce: u.first.GetNonce(), Running: s.running.Applied()}}})
+}
+
+func (s *session) nack(u *update, why error) error {
+	rejected := &RejectedError{Code: swanherdv1.Nack_CODE_APPLY_FAILED,
+		Errors: []*swanherdv1.ResourceError{{Message: why.Error()}}}
+	errors.As(why, &rejected)
+	s.c.cfg.Logger.Warn("refused intent; the one before it goes on", "revision", u.first.GetSourceRevision(), "error", why)
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Nack{Nack: &swanherdv1.Nack{
+		Nonce: u.first.GetNonce(), Code: rejected.Code, Running: s.running.Applied(), Errors: rejected.Errors,
+	}}})
+}
