@@ -1,0 +1,14 @@
+// Package pki is the controller's certificate authorities: one of the
+// controller, which its server certificate chains to and enrolment tokens pin,
+// and one per network, which issues each edge's control certificate and IKE
+// certificate from the edge's requests.
+//
+// It never sees a private key of an edge, and takes nothing from a request but
+// its public key: subject, names and usages are the authority's decision. Keys
+// of authorities are in the store, sealed.
+//
+// Authority and Keeper may be used from any goroutine.
+//
+// Standards: RFC 2986 (PKCS #10), RFC 5280 (X.509), RFC 4945 (certificates for
+// IKE), RFC 8410 (Ed25519 in X.509).
+package pki

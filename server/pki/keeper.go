@@ -1,0 +1,143 @@
+package pki
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// controllerAuthority is the name of the controller's own authority.
+const controllerAuthority = "certificateAuthorities/controller"
+
+// A Keeper keeps authorities in the store, with their keys sealed.
+type Keeper struct {
+	store  *store.Store
+	sealer *store.Sealer
+
+	mu   sync.Mutex
+	open map[string]opened // guarded by mu
+}
+
+type opened struct {
+	revision  int64
+	authority *Authority
+}
+
+// NewKeeper returns a Keeper on the store.
+func NewKeeper(s *store.Store, sealer *store.Sealer) *Keeper {
+	return &Keeper{store: s, sealer: sealer, open: map[string]opened{}}
+}
+
+// Controller returns the controller's authority; the first call on a new store
+// makes it.
+func (k *Keeper) Controller(ctx context.Context, now time.Time) (*Authority, error) {
+	a, err := k.get(ctx, controllerAuthority)
+	if !errors.Is(err, store.ErrNotFound) {
+		return a, err
+	}
+	a, err = NewAuthority("Swanherd controller", now)
+	if err != nil {
+		return nil, err
+	}
+	t := k.store.Txn()
+	if err := k.createIn(t, controllerAuthority, a); err != nil {
+		return nil, err
+	}
+	if _, err := t.Commit(ctx); err != nil && !errors.Is(err, store.ErrExists) {
+		return nil, fmt.Errorf("store the controller's authority: %w", err)
+	}
+	// Another replica may have been faster: what is stored counts.
+	return k.get(ctx, controllerAuthority)
+}
+
+// CreateNetworkIn makes the authority of a new network as a part of t.
+func (k *Keeper) CreateNetworkIn(t *store.Txn, network model.NetworkName, now time.Time) error {
+	a, err := NewAuthority("Swanherd network "+network.Network, now)
+	if err != nil {
+		return err
+	}
+	return k.createIn(t, network.AuthorityName(), a)
+}
+
+// DropNetworkIn removes the authority of a network as a part of t.
+func (k *Keeper) DropNetworkIn(t *store.Txn, network model.NetworkName) {
+	k.store.Authorities.DropIn(t, network.AuthorityName())
+}
+
+// Network returns the network's authority. The error is store.ErrNotFound when
+// there is no such network.
+func (k *Keeper) Network(ctx context.Context, network model.NetworkName) (*Authority, error) {
+	return k.get(ctx, network.AuthorityName())
+}
+
+// get reads an authority, and opens its key unless that was done before for
+// the same revision.
+func (k *Keeper) get(ctx context.Context, name string) (*Authority, error) {
+	row, err := k.store.Authorities.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if o, ok := k.open[name]; ok && o.revision == row.Revision {
+		return o.authority, nil
+	}
+	a, err := k.decode(row.Value)
+	if err != nil {
+		return nil, err
+	}
+	k.open[name] = opened{row.Revision, a}
+	return a, nil
+}
+
+func (k *Keeper) createIn(t *store.Txn, name string, a *Authority) error {
+	key, err := k.store.Authorities.Key(name)
+	if err != nil {
+		return err
+	}
+	secret, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return fmt.Errorf("encode key of %s: %w", name, err)
+	}
+	defer clear(secret)
+	k.store.Authorities.CreateIn(t, name, &storev1.CertificateAuthority{
+		Name:        name,
+		Certificate: a.certificate.Raw,
+		Key:         k.sealer.Seal(key, secret),
+	})
+	return nil
+}
+
+func (k *Keeper) decode(stored *storev1.CertificateAuthority) (*Authority, error) {
+	name := stored.GetName()
+	certificate, err := x509.ParseCertificate(stored.GetCertificate())
+	if err != nil {
+		return nil, fmt.Errorf("parse certificate of %s: %w", name, err)
+	}
+	etcdKey, err := k.store.Authorities.Key(name)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := k.sealer.Open(etcdKey, stored.GetKey())
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	key, err := x509.ParsePKCS8PrivateKey(secret)
+	if err != nil {
+		return nil, fmt.Errorf("parse key of %s: not PKCS #8", name)
+	}
+	signer, ok := key.(*ecdsa.PrivateKey)
+	if !ok || !signer.PublicKey.Equal(certificate.PublicKey) {
+		return nil, fmt.Errorf("key of %s is not that of its certificate", name)
+	}
+	return &Authority{certificate, signer}, nil
+}
