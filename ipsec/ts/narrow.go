@@ -38,56 +38,63 @@ func Covers(set, sub []Selector) bool {
 	return !slices.ContainsFunc(sub, func(s Selector) bool { return !covers(set, s) })
 }
 
+// area is a selector less its protocol.
+type area struct {
+	first, last netip.Addr
+	ports       portRange
+}
+
 // covers cuts the ports of s where a selector of set begins or ends. Between
 // two cuts all ports are alike, so that the addresses alone decide.
 func covers(set []Selector, s Selector) bool {
 	if anyContains(set, s) {
 		return true
 	}
-	var parts []Selector
+	whole := s.ports()
+	cuts := []uint32{whole.first}
+	var areas []area
 	for _, t := range set {
 		// No list of protocols is as wide as all of them, for protocol 0 cannot
 		// be listed; so only all cover all.
 		if s.Protocol == AnyProtocol && t.Protocol != AnyProtocol {
 			continue
 		}
-		if both, ok := t.Intersect(s); ok {
-			parts = append(parts, both)
+		both, ok := t.Intersect(s)
+		if !ok {
+			continue
+		}
+		a := area{both.First, both.Last, both.ports()}
+		areas = append(areas, a)
+		cuts = append(cuts, a.ports.first)
+		if a.ports.last < whole.last {
+			cuts = append(cuts, a.ports.last+1)
 		}
 	}
-	slices.SortFunc(parts, func(a, b Selector) int { return a.First.Compare(b.First) })
-	whole := s.ports()
-	cuts := []uint32{whole.first}
-	for _, p := range parts {
-		r := p.ports()
-		cuts = append(cuts, r.first)
-		if r.last < whole.last {
-			cuts = append(cuts, r.last+1)
-		}
-	}
+	slices.SortFunc(areas, func(a, b area) int { return a.first.Compare(b.first) })
 	slices.Sort(cuts)
 	for _, port := range slices.Compact(cuts) {
-		if !coversAddrs(parts, port, s.First, s.Last) {
+		if !coversAddrs(areas, port, s.First, s.Last) {
 			return false
 		}
 	}
 	return true
 }
 
-// coversAddrs reports whether the parts, in order of their first address, that
+// coversAddrs reports whether the areas, in order of their first address, that
 // have this port hold every address from first to last.
-func coversAddrs(parts []Selector, port uint32, first, last netip.Addr) bool {
-	for _, p := range parts {
-		if r := p.ports(); port < r.first || r.last < port || p.Last.Less(first) {
+func coversAddrs(areas []area, port uint32, first, last netip.Addr) bool {
+	for i := range areas {
+		a := &areas[i]
+		if port < a.ports.first || a.ports.last < port || a.last.Less(first) {
 			continue
 		}
-		if first.Less(p.First) {
+		if first.Less(a.first) {
 			return false
 		}
-		if !p.Last.Less(last) {
+		if !a.last.Less(last) {
 			return true
 		}
-		first = p.Last.Next()
+		first = a.last.Next()
 	}
 	return false
 }
