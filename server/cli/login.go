@@ -10,8 +10,8 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
-// Credential is the file that the controller writes at its first start.
-type Credential struct {
+// credential is the file that the controller writes at its first start.
+type credential struct {
 	Server string `json:"server"`
 	CAPin  string `json:"ca_pin"`
 	Token  string `json:"token"`
@@ -19,7 +19,7 @@ type Credential struct {
 
 func newLogin(s *session) *cobra.Command {
 	var x Context
-	var credential string
+	var file string
 	cmd := &cobra.Command{
 		Use:   "login [SERVER]",
 		Short: "Sign in to a controller and remember it as a context",
@@ -31,10 +31,12 @@ its address, the pin of its authority's key, and an administrator's token.`,
 			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...",
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if credential != "" {
-				if err := readCredential(credential, &x); err != nil {
+			if file != "" {
+				c, err := ReadCredential(file)
+				if err != nil {
 					return err
 				}
+				x.Server, x.CAPin, x.Token = c.Server, c.CAPin, c.Token
 			}
 			if len(args) == 1 {
 				x.Server = args[0]
@@ -47,7 +49,7 @@ its address, the pin of its authority's key, and an administrator's token.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&credential, "credential", "", "credential file that the controller wrote")
+	flags.StringVar(&file, "credential", "", "credential file that the controller wrote")
 	flags.StringVar(&x.Name, "name", "default", "name of the context")
 	flags.StringVar(&x.CAPin, "ca-pin", "", "pin of the controller authority's key, sha256:...")
 	flags.StringVar(&x.Token, "token", "", "API token; better from the environment variable SWANHERD_TOKEN")
@@ -59,17 +61,17 @@ its address, the pin of its authority's key, and an administrator's token.`,
 	return cmd
 }
 
-func readCredential(file string, x *Context) error {
+// ReadCredential reads the file that the controller writes at its first start.
+func ReadCredential(file string) (*Context, error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return usagef("read credential: %w", err)
+		return nil, usagef("read credential: %w", err)
 	}
-	var c Credential
+	var c credential
 	if err := json.Unmarshal(b, &c); err != nil {
-		return usagef("%s: %w", file, err)
+		return nil, usagef("%s: %w", file, err)
 	}
-	x.Server, x.CAPin, x.Token = c.Server, c.CAPin, c.Token
-	return nil
+	return &Context{Server: c.Server, CAPin: c.CAPin, Token: c.Token}, nil
 }
 
 // login proves the credential before it is stored.

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// site is one site of the demonstration: an edge at the WAN, and a host in the
+// LAN behind it.
+type site struct {
+	name     string // last segment of the resource name
+	edge     *lab.Namespace
+	lan      *lab.Namespace
+	wanAddr  netip.Addr
+	lanAddr4 netip.Addr // of the host in the LAN
+	lanAddr6 netip.Addr
+	agent    *lab.Program
+}
+
+// world is the emulated WAN with everything on it.
+type world struct {
+	net        *lab.Network
+	controller *lab.Namespace
+	sites      []*site
+}
+
+// The controller's address on the WAN, and the port of its edge listener.
+var controllerAddr = netip.MustParseAddr("203.0.113.2")
+
+const edgePort = 7444
+
+// newWorld makes a router with the controller and every site of the manifest
+// on links of their own: 198.51.100.(4i)/30 for site i.
+func newWorld(sites []*swanherdv1.Site) (*world, error) {
+	w := &world{net: lab.New()}
+	var err error
+	if w.controller, err = w.net.Current("controller"); err != nil {
+		return w, err
+	}
+	wan, err := w.net.Add("wan")
+	if err != nil {
+		return w, err
+	}
+	err = w.attach(w.controller, "wan0", netip.MustParsePrefix("203.0.113.0/30"), wan, "controller")
+	if err != nil {
+		return w, err
+	}
+	for i, s := range sites {
+		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(4 * i)}), 30)
+		if err := w.addSite(s, prefix, wan); err != nil {
+			return w, err
+		}
+	}
+	return w, nil
+}
+
+// attach links a host with the WAN's router and points its default route there.
+func (w *world) attach(host *lab.Namespace, device string, prefix netip.Prefix, wan *lab.Namespace, wanDevice string) error {
+	router := prefix.Addr().Next()
+	own := router.Next()
+	err := w.net.Link(
+		lab.End{Host: host, Interface: device, Addresses: []netip.Prefix{netip.PrefixFrom(own, prefix.Bits())}},
+		lab.End{Host: wan, Interface: wanDevice, Addresses: []netip.Prefix{netip.PrefixFrom(router, prefix.Bits())}},
+	)
+	if err != nil {
+		return err
+	}
+	return host.Route(netip.MustParsePrefix("0.0.0.0/0"), router)
+}
+
+func (w *world) addSite(s *swanherdv1.Site, wanPrefix netip.Prefix, wan *lab.Namespace) error {
+	name := s.GetName()[len("networks/demo/sites/"):]
+	x := &site{name: name}
+	var err error
+	if x.edge, err = w.net.Add(name); err != nil {
+		return err
+	}
+	if x.lan, err = w.net.Add(name + "-lan"); err != nil {
+		return err
+	}
+	if err := w.attach(x.edge, "wan1", wanPrefix, wan, "to-"+name); err != nil {
+		return err
+	}
+	x.wanAddr = wanPrefix.Addr().Next().Next()
+	var gateways, hosts []netip.Prefix
+	for _, p := range s.GetPrefixes() {
+		prefix, err := netip.ParsePrefix(p)
+		if err != nil {
+			return fmt.Errorf("%s: prefix %q: %w", s.GetName(), p, err)
+		}
+		gateway := prefix.Addr().Next()
+		host := gateway.Next()
+		gateways = append(gateways, netip.PrefixFrom(gateway, prefix.Bits()))
+		hosts = append(hosts, netip.PrefixFrom(host, prefix.Bits()))
+		if prefix.Addr().Is4() {
+			x.lanAddr4 = host
+		} else {
+			x.lanAddr6 = host
+		}
+	}
+	err = w.net.Link(
+		lab.End{Host: x.edge, Interface: "lan0", Addresses: gateways},
+		lab.End{Host: x.lan, Interface: "eth0", Addresses: hosts},
+	)
+	if err != nil {
+		return err
+	}
+	for _, g := range gateways {
+		all := netip.MustParsePrefix("0.0.0.0/0")
+		if g.Addr().Is6() {
+			all = netip.MustParsePrefix("::/0")
+		}
+		if err := x.lan.Route(all, g.Addr()); err != nil {
+			return err
+		}
+	}
+	w.sites = append(w.sites, x)
+	return nil
+}
