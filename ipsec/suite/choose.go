@@ -33,11 +33,12 @@ var ErrInvalidAnswer = errors.New("answer is not a subset of the offer")
 // in the chosen proposal, its number, and no SPI: the caller adds its own when
 // rekeying. The error is a *NoProposalError if nothing fits.
 func ChooseIKE(offered []wire.Proposal, policy []IKEProposal) (IKESuite, wire.Proposal, error) {
+	candidates := usable(offered, wire.ProtocolIKE)
 	for _, p := range policy {
 		if p.Validate() != nil {
 			continue // an algorithm that fails its self-test is not accepted
 		}
-		for _, o := range usable(offered, wire.ProtocolIKE) {
+		for _, o := range candidates {
 			if chosen, ok := p.match(o); ok {
 				return ikeSuite(chosen), answerTo(o, chosen), nil
 			}
@@ -49,11 +50,12 @@ func ChooseIKE(offered []wire.Proposal, policy []IKEProposal) (IKESuite, wire.Pr
 // ChooseESP picks a suite for the responder of a Child SA, by the rules of
 // ChooseIKE. In IKE_AUTH policy must come from WithoutKeyExchange.
 func ChooseESP(offered []wire.Proposal, policy []ESPProposal) (ESPSuite, wire.Proposal, error) {
+	candidates := usable(offered, wire.ProtocolESP)
 	for _, p := range policy {
 		if p.Validate() != nil {
 			continue
 		}
-		for _, o := range usable(offered, wire.ProtocolESP) {
+		for _, o := range candidates {
 			if chosen, ok := p.match(o); ok {
 				return espSuite(chosen), answerTo(o, chosen), nil
 			}
@@ -123,13 +125,24 @@ func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.P
 	return nil
 }
 
+// Bounds on the work that an offer causes before its sender is known. The
+// longest offers in use have some 60 transforms in a proposal, and few proposals.
+const (
+	maxTransforms      = 512 // in all proposals that are looked at
+	maxNamedTransforms = 32  // of a proposal, in an error
+	maxNamedProposals  = 8
+)
+
 // usable keeps the proposals that obey RFC 7296, Sections 3.3.1 to 3.3.6. One
 // that does not is skipped as if it were not there; the others are still considered. One
-// whose number breaks the sequence makes answers ambiguous, so it ends the list.
+// whose number breaks the sequence makes answers ambiguous, so it ends the list,
+// and so does one that exceeds maxTransforms.
 func usable(offered []wire.Proposal, protocol wire.ProtocolID) []wire.Proposal {
 	var out []wire.Proposal
+	transforms := 0
 	for i, o := range offered {
-		if int(o.Number) != i+1 {
+		transforms += len(o.Transforms)
+		if int(o.Number) != i+1 || transforms > maxTransforms {
 			break
 		}
 		if o.Protocol == protocol && spiFits(o) && !hasDuplicates(o) && onlyTypesOf(protocol, o) {
@@ -302,7 +315,11 @@ func espSuite(ts []wire.Transform) ESPSuite {
 
 func noProposal[P fmt.Stringer](protocol wire.ProtocolID, offered []wire.Proposal, policy []P) error {
 	e := &NoProposalError{Protocol: protocol}
-	for _, o := range offered {
+	for i, o := range offered {
+		if i == maxNamedProposals {
+			e.Offered = append(e.Offered, fmt.Sprintf("%d more", len(offered)-i))
+			break
+		}
 		e.Offered = append(e.Offered, describe(o))
 	}
 	for _, p := range policy {
@@ -314,11 +331,18 @@ func noProposal[P fmt.Stringer](protocol wire.ProtocolID, offered []wire.Proposa
 // describe prints a peer's proposal in keywords as far as they are known.
 func describe(p wire.Proposal) string {
 	var ws []string
-	for _, t := range p.Transforms {
+	for i, t := range p.Transforms {
+		if i == maxNamedTransforms {
+			ws = append(ws, fmt.Sprintf("(%d more)", len(p.Transforms)-i))
+			break
+		}
 		ws = append(ws, transformName(t))
 	}
-	if len(ws) == 0 {
+	switch {
+	case len(ws) == 0:
 		return p.Protocol.String() + " without transforms"
+	case p.Protocol != wire.ProtocolIKE && p.Protocol != wire.ProtocolESP:
+		return p.Protocol.String() + " " + strings.Join(ws, "-")
 	}
 	return strings.Join(ws, "-")
 }

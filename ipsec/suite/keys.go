@@ -67,7 +67,7 @@ func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spi
 	if len(oldD) == 0 || oldPRF.Size() == 0 {
 		return nil, errors.New("rekey IKE SA: SK_d or PRF of the old IKE SA is missing")
 	}
-	seed := oldPRF.Sum(oldD, shared, ni, nr)
+	seed := rekeyedSkeyseed(oldPRF, oldD, shared, ni, nr)
 	defer clear(seed)
 	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
 }
@@ -125,6 +125,11 @@ func checkNonces(prf PRF, ni, nr []byte) error {
 // skeyseed is SKEYSEED = prf(Ni | Nr, g^ir).
 func skeyseed(p PRF, ni, nr, shared []byte) []byte {
 	return p.Sum(slices.Concat(ni, nr), shared)
+}
+
+// rekeyedSkeyseed is SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr).
+func rekeyedSkeyseed(old PRF, oldD, shared, ni, nr []byte) []byte {
+	return old.Sum(oldD, shared, ni, nr)
 }
 
 // expandIKEKeys cuts {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} =
