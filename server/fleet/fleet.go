@@ -77,8 +77,8 @@ type row struct {
 type tunnel struct {
 	plan *swanherdv1.Tunnel
 	view *swanherdv1.Tunnel
-	// settled is false until the tunnel first had a status that reports led
-	// to. Changes before that are the controller learning, not transitions.
+	// settled is false until enough was reported, see settles. Changes before
+	// that are the controller learning, not transitions.
 	settled bool
 }
 
@@ -316,17 +316,21 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time) {
 	}
 	t.view = view
 	f.publish(&row{name: view.GetName(), tunnel: view})
-	if old.GetStatus() == view.GetStatus() {
-		return
+	if old.GetStatus() != view.GetStatus() {
+		f.countSeq = f.seq
+		if t.settled {
+			f.cfg.Recorder.tunnelChanged(view)
+		}
 	}
-	f.countSeq = f.seq
-	if t.settled {
-		f.cfg.Recorder.tunnelChanged(view)
-	}
-	// A new tunnel starts as NEGOTIATING, and what follows are transitions.
-	// One whose edges have not connected yet is STALE because the controller
-	// has only just started, and its way out of that is none.
-	t.settled = t.settled || a.report != nil || b.report != nil || (a.live && b.live)
+	t.settled = t.settled || settles(a, b)
+}
+
+// settles says whether what the ends reported is enough to call the next change
+// a transition: both have spoken, or one says that it has no SA. After a start
+// of the controller the reports of a tunnel that was up all along come one
+// after the other, and are none.
+func settles(a, b endState) bool {
+	return a.report != nil && b.report != nil || a.report != nil && !a.usable() || b.report != nil && !b.usable()
 }
 
 func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*swanherdv1.TunnelEnd, endState) {
