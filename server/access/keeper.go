@@ -1,0 +1,396 @@
+package access
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// Defaults of what a request leaves open.
+const (
+	DefaultEnrollmentTokenLife = 24 * time.Hour
+	DefaultLinkLife            = 15 * time.Minute
+	DefaultLinkSessionLife     = 8 * time.Hour
+	janitorInterval            = 10 * time.Minute
+)
+
+// bootstrapToken is the administrator's token that the first start makes.
+const bootstrapToken = "apiTokens/admin"
+
+// Config configures a Keeper.
+type Config struct {
+	Store *store.Store
+	// EdgeEndpoints, `host:port`, and CAPin, hexadecimal, go into enrolment tokens.
+	EdgeEndpoints []string
+	CAPin         string
+	// URL is the dashboard's, `https://host:7443`.
+	URL string
+	Log *slog.Logger
+}
+
+// Keeper keeps tokens and login links, and authenticates who shows one. Its
+// errors are gRPC statuses.
+type Keeper struct {
+	cfg      Config
+	store    *store.Store
+	failures *failureLimiter
+	audits   *auditLimiter
+}
+
+// NewKeeper returns a keeper of what the store holds.
+func NewKeeper(cfg Config) *Keeper {
+	return &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter()}
+}
+
+// Bootstrap makes the administrator's token of a new store and returns its
+// secret; empty when the store has tokens already.
+func (k *Keeper) Bootstrap(ctx context.Context) (string, error) {
+	if k.store.Snapshot().APITokens.Len() > 0 {
+		return "", nil
+	}
+	secret := newSecret()
+	_, id, _ := strings.Cut(bootstrapToken, "/")
+	token := &swanherdv1.ApiToken{
+		Name:        bootstrapToken,
+		Role:        swanherdv1.Role_ROLE_ADMIN,
+		Description: "made at the first start",
+		CreateTime:  timestamppb.Now(),
+	}
+	err := k.putAPIToken(ctx, token, secret, "system", nil)
+	if status.Code(err) == codes.AlreadyExists { // another replica was first
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("make the administrator's token: %w", err)
+	}
+	return formatAPIToken(id, secret), nil
+}
+
+// Authenticate returns who shows the API token. Whatever is wrong with it, the
+// error is the same UNAUTHENTICATED.
+func (k *Keeper) Authenticate(token string) (Principal, error) {
+	id, secret, err := parseAPIToken(token)
+	if err != nil {
+		return Principal{}, errBadToken
+	}
+	row, ok := k.store.Snapshot().APITokens.Get("apiTokens/" + id)
+	if !ok {
+		matches(secret, hashSecret(nil)) // as long as for a known id
+		return Principal{}, errBadToken
+	}
+	expire := row.Value.GetToken().GetExpireTime()
+	if !matches(secret, row.Value.GetSecretSha256()) || expire != nil && !time.Now().Before(expire.AsTime()) {
+		return Principal{}, errBadToken
+	}
+	p := Principal{
+		Actor:    "token:" + id,
+		Role:     row.Value.GetToken().GetRole(),
+		Networks: row.Value.GetToken().GetNetworks(),
+	}
+	if expire != nil {
+		p.ExpireTime = expire.AsTime()
+	}
+	return p, nil
+}
+
+var errBadToken = status.Error(codes.Unauthenticated, "the API token is not valid; sign in again")
+
+// CreateAPIToken makes a token and returns it with its secret.
+func (k *Keeper) CreateAPIToken(ctx context.Context, want *swanherdv1.ApiToken) (*swanherdv1.ApiToken, error) {
+	if err := inFuture("api_token.expire_time", want.GetExpireTime()); err != nil {
+		return nil, err
+	}
+	for i, n := range want.GetNetworks() {
+		if _, err := model.ParseNetworkName(n); err != nil {
+			return nil, Invalid(fmt.Sprintf("api_token.networks[%d]", i), err.Error())
+		}
+	}
+	token := &swanherdv1.ApiToken{
+		Name:        "apiTokens/" + newID(),
+		Role:        want.GetRole(),
+		Networks:    want.GetNetworks(),
+		Description: want.GetDescription(),
+		ExpireTime:  want.GetExpireTime(),
+		CreateTime:  timestamppb.Now(),
+	}
+	return k.issue(ctx, token, PrincipalFrom(ctx).Actor, nil)
+}
+
+// issue stores the token under a new secret, which is in the answer only. more
+// adds to the transaction.
+func (k *Keeper) issue(ctx context.Context, token *swanherdv1.ApiToken, actor string, more func(*store.Txn)) (*swanherdv1.ApiToken, error) {
+	secret := newSecret()
+	if err := k.putAPIToken(ctx, token, secret, actor, more); err != nil {
+		return nil, err
+	}
+	out := proto.Clone(token).(*swanherdv1.ApiToken)
+	_, id, _ := strings.Cut(token.GetName(), "/")
+	out.Secret = formatAPIToken(id, secret)
+	return out, nil
+}
+
+func (k *Keeper) putAPIToken(ctx context.Context, token *swanherdv1.ApiToken, secret []byte, actor string, more func(*store.Txn)) error {
+	t := k.store.Txn()
+	k.store.APITokens.CreateIn(t, token.GetName(), &storev1.ApiToken{
+		Token: token, SecretSha256: hashSecret(secret), Actor: actor})
+	role := strings.ToLower(strings.TrimPrefix(token.GetRole().String(), "ROLE_"))
+	k.store.AppendEventIn(t, store.NoNetwork, Audit(actor, token.GetName(), "apiToken.create", "role "+role))
+	if more != nil {
+		more(t)
+	}
+	return k.commit(ctx, t)
+}
+
+// commit commits t and waits until the keeper's own reads see it, so that a
+// token works as soon as its owner has it.
+func (k *Keeper) commit(ctx context.Context, t *store.Txn) error {
+	revision, err := t.Commit(ctx)
+	if err != nil {
+		return StoreError(err)
+	}
+	if _, err := k.store.WaitRevision(ctx, revision); err != nil {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return nil
+}
+
+// ListAPITokens returns every token without its secret, by name.
+func (k *Keeper) ListAPITokens() []*swanherdv1.ApiToken {
+	var out []*swanherdv1.ApiToken
+	for row := range k.store.Snapshot().APITokens.All() {
+		out = append(out, row.Value.GetToken())
+	}
+	return out
+}
+
+// DeleteAPIToken revokes a token at once.
+func (k *Keeper) DeleteAPIToken(ctx context.Context, name string) error {
+	t := k.store.Txn()
+	k.store.APITokens.DeleteIn(t, name, store.AnyRevision)
+	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.delete", ""))
+	return k.commit(ctx, t)
+}
+
+// CreateLoginLink makes a link that signs a browser in once, with at most the
+// caller's own rights.
+func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLoginLinkRequest) (*swanherdv1.LoginLink, error) {
+	p := PrincipalFrom(ctx)
+	role := req.GetRole()
+	if role == swanherdv1.Role_ROLE_UNSPECIFIED {
+		role = swanherdv1.Role_ROLE_VIEWER
+	}
+	if role > p.Role {
+		return nil, status.Errorf(codes.PermissionDenied, "a login link has at most your own role, %s", p.Role)
+	}
+	ttl, sessionTTL := DefaultLinkLife, DefaultLinkSessionLife
+	if req.GetTtl() != nil {
+		ttl = req.GetTtl().AsDuration()
+	}
+	if req.GetSessionTtl() != nil {
+		sessionTTL = req.GetSessionTtl().AsDuration()
+	}
+	code := base64.RawURLEncoding.EncodeToString(newSecret())
+	expire := timestamppb.New(time.Now().Add(ttl))
+	link := &storev1.LoginLink{
+		Name:       linkName(code),
+		Role:       role,
+		Networks:   p.Networks,
+		ExpireTime: expire,
+		SessionTtl: durationpb.New(sessionTTL),
+		Actor:      p.Actor,
+	}
+	t := k.store.Txn()
+	k.store.LoginLinks.CreateIn(t, link.GetName(), link)
+	k.store.AppendEventIn(t, store.NoNetwork, Audit(p.Actor, "loginLinks/"+link.GetName()[11:19], "loginLink.create", "role "+role.String()))
+	if err := k.commit(ctx, t); err != nil {
+		return nil, err
+	}
+	return &swanherdv1.LoginLink{Url: k.cfg.URL + "/#login=" + code, ExpireTime: expire}, nil
+}
+
+// RedeemLoginLink turns the code of a login link into an API token, once.
+func (k *Keeper) RedeemLoginLink(ctx context.Context, code string) (*swanherdv1.ApiToken, error) {
+	row, err := k.store.LoginLinks.Get(ctx, linkName(code))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, errBadLink
+	}
+	if err != nil {
+		return nil, StoreError(err)
+	}
+	if !time.Now().Before(row.Value.GetExpireTime().AsTime()) {
+		return nil, errBadLink
+	}
+	token := &swanherdv1.ApiToken{
+		Name:        "apiTokens/" + newID(),
+		Role:        row.Value.GetRole(),
+		Networks:    row.Value.GetNetworks(),
+		Description: "browser session from a login link of " + row.Value.GetActor(),
+		ExpireTime:  timestamppb.New(time.Now().Add(row.Value.GetSessionTtl().AsDuration())),
+		CreateTime:  timestamppb.Now(),
+	}
+	out, err := k.issue(ctx, token, row.Value.GetActor(), func(t *store.Txn) {
+		k.store.LoginLinks.DeleteIn(t, row.Name, row.Revision)
+	})
+	if c := status.Code(err); c == codes.NotFound || c == codes.Aborted { // somebody else was faster
+		return nil, errBadLink
+	}
+	return out, err
+}
+
+var errBadLink = status.Error(codes.PermissionDenied, "the login link is not valid: it was used, or is too old; ask for a new one")
+
+// CreateEnrollmentToken makes a token with which edges of a site enrol.
+func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want *swanherdv1.EnrollmentToken) (*swanherdv1.EnrollmentToken, error) {
+	network, err := model.ParseNetworkName(parent)
+	if err != nil {
+		return nil, Invalid("parent", err.Error())
+	}
+	site, err := model.ParseSiteName(want.GetSite())
+	if err != nil {
+		return nil, Invalid("enrollment_token.site", err.Error())
+	}
+	if site.Network != network.Network {
+		return nil, Invalid("enrollment_token.site", fmt.Sprintf("%s is not a site of %s", site, network))
+	}
+	if err := inFuture("enrollment_token.expire_time", want.GetExpireTime()); err != nil {
+		return nil, err
+	}
+	name := model.EnrollmentTokenName{Network: network.Network, Token: newID()}
+	token := &swanherdv1.EnrollmentToken{
+		Name:        name.String(),
+		Site:        site.String(),
+		MaxUses:     max(want.GetMaxUses(), 1),
+		ExpireTime:  want.GetExpireTime(),
+		Description: want.GetDescription(),
+		CreateTime:  timestamppb.Now(),
+	}
+	if token.ExpireTime == nil {
+		token.ExpireTime = timestamppb.New(time.Now().Add(DefaultEnrollmentTokenLife))
+	}
+	secret := newSecret()
+	t := k.store.Txn()
+	k.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
+	k.store.EnrollmentTokens.CreateIn(t, name.String(), &storev1.EnrollmentToken{Token: token, SecretSha256: hashSecret(secret)})
+	k.store.AppendEventIn(t, network, Audit(PrincipalFrom(ctx).Actor, name.String(), "enrollmentToken.create",
+		fmt.Sprintf("for %s, %d uses", site, token.GetMaxUses())))
+	if err := k.commit(ctx, t); err != nil {
+		return nil, err
+	}
+	return k.withSecret(token, secret)
+}
+
+func (k *Keeper) withSecret(token *swanherdv1.EnrollmentToken, secret []byte) (*swanherdv1.EnrollmentToken, error) {
+	out := proto.Clone(token).(*swanherdv1.EnrollmentToken)
+	var err error
+	out.Secret, err = EnrollmentSecret{
+		Endpoints: k.cfg.EdgeEndpoints,
+		Pin:       k.cfg.CAPin,
+		Name:      token.GetName(),
+		Secret:    base64.RawURLEncoding.EncodeToString(secret),
+	}.format()
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "encode enrollment token: %v", err)
+	}
+	return out, nil
+}
+
+// DeleteEnrollmentToken revokes a token at once; edges that used it stay.
+func (k *Keeper) DeleteEnrollmentToken(ctx context.Context, name string) error {
+	n, err := model.ParseEnrollmentTokenName(name)
+	if err != nil {
+		return Invalid("name", err.Error())
+	}
+	t := k.store.Txn()
+	k.store.EnrollmentTokens.DeleteIn(t, name, store.AnyRevision)
+	k.store.AppendEventIn(t, model.NetworkName{Network: n.Network}, Audit(PrincipalFrom(ctx).Actor, name, "enrollmentToken.delete", ""))
+	return k.commit(ctx, t)
+}
+
+// CheckEnrollmentToken returns the stored token that the presented one belongs
+// to, as of now. ok is false whatever is wrong with it; a token that was used
+// up is returned all the same, as a repeated enrolment may still show it.
+func (k *Keeper) CheckEnrollmentToken(ctx context.Context, presented string) (_ model.Row[*storev1.EnrollmentToken], ok bool, _ error) {
+	var none model.Row[*storev1.EnrollmentToken]
+	name, secret, err := ParseEnrollmentToken(presented)
+	if err != nil {
+		return none, false, nil
+	}
+	if _, err := model.ParseEnrollmentTokenName(name); err != nil {
+		return none, false, nil
+	}
+	row, err := k.store.EnrollmentTokens.Get(ctx, name)
+	if errors.Is(err, store.ErrNotFound) {
+		matches(secret, hashSecret(nil))
+		return none, false, nil
+	}
+	if err != nil {
+		return none, false, StoreError(err)
+	}
+	if !matches(secret, row.Value.GetSecretSha256()) || !time.Now().Before(row.Value.GetToken().GetExpireTime().AsTime()) {
+		return none, false, nil
+	}
+	return row, true, nil
+}
+
+// Run removes what expired until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	t := time.NewTicker(janitorInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := k.removeExpired(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				k.cfg.Log.Warn("cannot remove expired tokens", "error", err)
+			}
+		}
+	}
+}
+
+// maxRemovals stays below what one transaction of etcd takes.
+const maxRemovals = 100
+
+func (k *Keeper) removeExpired(ctx context.Context, now time.Time) error {
+	snap, t, n := k.store.Snapshot(), k.store.Txn(), 0
+	for row := range snap.LoginLinks.All() {
+		if n < maxRemovals && now.After(row.Value.GetExpireTime().AsTime()) {
+			k.store.LoginLinks.DropIn(t, row.Name)
+			n++
+		}
+	}
+	for row := range snap.APITokens.All() {
+		expire := row.Value.GetToken().GetExpireTime()
+		if n < maxRemovals && expire != nil && now.After(expire.AsTime()) {
+			k.store.APITokens.DropIn(t, row.Name)
+			n++
+		}
+	}
+	if t.Empty() {
+		return nil
+	}
+	_, err := t.Commit(ctx)
+	return err
+}
+
+func inFuture(field string, t *timestamppb.Timestamp) error {
+	if t != nil && !t.AsTime().After(time.Now()) {
+		return Invalid(field, "lies in the past; leave it out for the default")
+	}
+	return nil
+}

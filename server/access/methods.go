@@ -1,0 +1,164 @@
+package access
+
+import (
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// caller is what sort of caller a method is for.
+type caller int
+
+const (
+	forOperators caller = iota
+	forEdges            // with a control certificate
+	forAnyone
+)
+
+// scope is what a method touches, for principals bound to certain networks.
+type scope int
+
+const (
+	// inNetworks: only the networks that the request names. `networks/-` passes
+	// here: the handler shows the networks that the caller sees.
+	inNetworks scope = iota
+	// everywhere: matters of the controller as a whole.
+	everywhere
+	// ownAffairs: nothing but the caller's own, or filtered by the handler.
+	ownAffairs
+)
+
+type rule struct {
+	caller caller
+	role   swanherdv1.Role
+	scope  scope
+	// guessable methods take a secret from the request; wrong ones count
+	// against their source.
+	guessable bool
+}
+
+const (
+	viewer   = swanherdv1.Role_ROLE_VIEWER
+	operator = swanherdv1.Role_ROLE_OPERATOR
+	admin    = swanherdv1.Role_ROLE_ADMIN
+)
+
+// rules lists what every method of every service needs. A method that is not
+// in it is refused; a test holds it complete.
+var rules = map[string]rule{
+	"/swanherd.v1.TopologyService/Apply":         {role: operator},
+	"/swanherd.v1.TopologyService/GetNetwork":    {role: viewer},
+	"/swanherd.v1.TopologyService/ListNetworks":  {role: viewer, scope: ownAffairs},
+	"/swanherd.v1.TopologyService/CreateNetwork": {role: operator},
+	"/swanherd.v1.TopologyService/UpdateNetwork": {role: operator},
+	"/swanherd.v1.TopologyService/DeleteNetwork": {role: operator},
+	"/swanherd.v1.TopologyService/GetSite":       {role: viewer},
+	"/swanherd.v1.TopologyService/ListSites":     {role: viewer},
+	"/swanherd.v1.TopologyService/CreateSite":    {role: operator},
+	"/swanherd.v1.TopologyService/UpdateSite":    {role: operator},
+	"/swanherd.v1.TopologyService/DeleteSite":    {role: operator},
+	"/swanherd.v1.TopologyService/GetEdge":       {role: viewer},
+	"/swanherd.v1.TopologyService/ListEdges":     {role: viewer},
+	"/swanherd.v1.TopologyService/UpdateEdge":    {role: operator},
+	"/swanherd.v1.TopologyService/DeleteEdge":    {role: operator},
+	"/swanherd.v1.TopologyService/GetMesh":       {role: viewer},
+	"/swanherd.v1.TopologyService/ListMeshes":    {role: viewer},
+	"/swanherd.v1.TopologyService/CreateMesh":    {role: operator},
+	"/swanherd.v1.TopologyService/UpdateMesh":    {role: operator},
+	"/swanherd.v1.TopologyService/DeleteMesh":    {role: operator},
+	"/swanherd.v1.TopologyService/GetProfile":    {role: viewer},
+	"/swanherd.v1.TopologyService/ListProfiles":  {role: viewer},
+	"/swanherd.v1.TopologyService/CreateProfile": {role: operator},
+	"/swanherd.v1.TopologyService/UpdateProfile": {role: operator},
+	"/swanherd.v1.TopologyService/DeleteProfile": {role: operator},
+
+	"/swanherd.v1.FleetService/GetTunnel":    {role: viewer},
+	"/swanherd.v1.FleetService/ListTunnels":  {role: viewer},
+	"/swanherd.v1.FleetService/WatchTunnels": {role: viewer},
+	"/swanherd.v1.FleetService/WatchFleet":   {role: viewer},
+	"/swanherd.v1.FleetService/ListEvents":   {role: viewer},
+
+	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator},
+	"/swanherd.v1.AccessService/ListEnrollmentTokens":  {role: viewer},
+	"/swanherd.v1.AccessService/DeleteEnrollmentToken": {role: operator},
+	"/swanherd.v1.AccessService/CreateApiToken":        {role: admin, scope: everywhere},
+	"/swanherd.v1.AccessService/ListApiTokens":         {role: admin, scope: everywhere},
+	"/swanherd.v1.AccessService/DeleteApiToken":        {role: admin, scope: everywhere},
+	"/swanherd.v1.AccessService/CreateLoginLink":       {role: viewer, scope: ownAffairs},
+	"/swanherd.v1.AccessService/RedeemLoginLink":       {caller: forAnyone, guessable: true},
+	"/swanherd.v1.AccessService/WhoAmI":                {role: viewer, scope: ownAffairs},
+
+	"/swanherd.v1.EnrollmentService/Enroll":           {caller: forAnyone, guessable: true},
+	"/swanherd.v1.EnrollmentService/RenewCertificate": {caller: forEdges},
+	"/swanherd.v1.EdgeControlService/Session":         {caller: forEdges},
+
+	// Health and the API's own description hold nothing secret.
+	"/grpc.health.v1.Health/Check":                                   {caller: forAnyone},
+	"/grpc.health.v1.Health/List":                                    {caller: forAnyone},
+	"/grpc.health.v1.Health/Watch":                                   {caller: forAnyone},
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      {caller: forAnyone},
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": {caller: forAnyone},
+}
+
+// networksOf returns the networks that a request concerns, `networks/{network}`
+// each: those of its parent, its name, or the name of the resource in it.
+func networksOf(req proto.Message) []string {
+	switch req := req.(type) {
+	case *swanherdv1.ApplyRequest:
+		return networksOfManifest(req.GetManifest())
+	case *swanherdv1.CreateNetworkRequest:
+		return []string{"networks/" + req.GetNetworkId()}
+	}
+	m := req.ProtoReflect()
+	fields := m.Descriptor().Fields()
+	for _, name := range []protoreflect.Name{"parent", "name"} {
+		if f := fields.ByName(name); f != nil && f.Kind() == protoreflect.StringKind {
+			return []string{networkOf(m.Get(f).String())}
+		}
+	}
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if f.Kind() != protoreflect.MessageKind || f.IsList() || f.IsMap() {
+			continue
+		}
+		if id := f.Message().Fields().ByName("name"); id != nil {
+			return []string{networkOf(m.Get(f).Message().Get(id).String())}
+		}
+	}
+	return nil
+}
+
+func networksOfManifest(m *swanherdv1.Manifest) []string {
+	seen := map[string]struct{}{}
+	var out []string
+	add := func(name string) {
+		n := networkOf(name)
+		if _, ok := seen[n]; !ok {
+			seen[n] = struct{}{}
+			out = append(out, n)
+		}
+	}
+	for _, r := range m.GetNetworks() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetProfiles() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetSites() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetMeshes() {
+		add(r.GetName())
+	}
+	return out
+}
+
+// networkOf returns the first two segments of a resource name.
+func networkOf(name string) string {
+	first, rest, _ := strings.Cut(name, "/")
+	second, _, _ := strings.Cut(rest, "/")
+	return first + "/" + second
+}
