@@ -3,9 +3,6 @@ package access
 import (
 	"context"
 	"crypto/x509"
-	"fmt"
-	"strings"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -13,66 +10,46 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TrustDomain is the SPIFFE trust domain of edges' control certificates.
-const TrustDomain = "swanherd"
-
 // EdgeIdentity is who an edge proved to be with its control certificate.
 type EdgeIdentity struct {
 	// Edge is its resource name, `networks/{network}/edges/{edge}`.
 	Edge string
-	// Serial of the certificate, hexadecimal, lower case, no leading zeros.
-	Serial string
-	// NotAfter is when the certificate expires.
-	NotAfter time.Time
 	// Certificate is the leaf that the edge presented.
 	Certificate *x509.Certificate
 }
 
-// EdgeFromCertificate reads the identity in a control certificate: exactly one
-// URI SAN, `spiffe://swanherd/networks/{network}/edges/{edge}`. The caller has
-// verified the chain.
-func EdgeFromCertificate(cert *x509.Certificate) (EdgeIdentity, error) {
-	if len(cert.URIs) != 1 {
-		return EdgeIdentity{}, fmt.Errorf("control certificate has %d URI names, want the edge's SPIFFE ID alone", len(cert.URIs))
-	}
-	name, ok := strings.CutPrefix(cert.URIs[0].String(), "spiffe://"+TrustDomain+"/")
-	part := strings.Split(name, "/")
-	if !ok || len(part) != 4 || part[0] != "networks" || part[2] != "edges" {
-		return EdgeIdentity{}, fmt.Errorf("control certificate names %s, not an edge", cert.URIs[0])
-	}
-	return EdgeIdentity{
-		Edge:        name,
-		Serial:      cert.SerialNumber.Text(16),
-		NotAfter:    cert.NotAfter,
-		Certificate: cert,
-	}, nil
-}
+// Verifier proves that a certificate is the control certificate of an edge
+// that may connect now, and returns which edge; its error is a gRPC status.
+type Verifier func(*x509.Certificate) (EdgeIdentity, error)
 
-// EdgeFromContext returns the identity of the edge that makes the call. The
-// error is a gRPC status: UNAUTHENTICATED without a verified certificate.
-func EdgeFromContext(ctx context.Context) (EdgeIdentity, error) {
-	if id, ok := ctx.Value(edgeKey{}).(EdgeIdentity); ok {
-		return id, nil
-	}
+// identify returns the edge at the other end of the connection.
+func (v Verifier) identify(ctx context.Context) (EdgeIdentity, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return EdgeIdentity{}, status.Error(codes.Unauthenticated, "the connection has no peer")
+		return EdgeIdentity{}, errNoCertificate
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
-		return EdgeIdentity{}, status.Error(codes.Unauthenticated, "the method needs the edge's control certificate (mutual TLS)")
+	if !ok || len(info.State.PeerCertificates) == 0 || v == nil {
+		return EdgeIdentity{}, errNoCertificate
 	}
-	id, err := EdgeFromCertificate(info.State.VerifiedChains[0][0])
-	if err != nil {
-		return EdgeIdentity{}, status.Error(codes.Unauthenticated, err.Error())
-	}
-	return id, nil
+	return v(info.State.PeerCertificates[0])
 }
+
+var errNoCertificate = status.Error(codes.Unauthenticated, "the method needs the edge's control certificate (mutual TLS)")
 
 type edgeKey struct{}
 
-// WithEdge returns a context that carries an edge's identity, as the edge
-// listener's interceptor makes it once it has checked the identity.
+// WithEdge returns a context that carries the identity of the edge that calls.
 func WithEdge(ctx context.Context, id EdgeIdentity) context.Context {
 	return context.WithValue(ctx, edgeKey{}, id)
+}
+
+// EdgeFrom returns the identity of the edge that calls. The error is a gRPC
+// status: UNAUTHENTICATED when the caller is no edge.
+func EdgeFrom(ctx context.Context) (EdgeIdentity, error) {
+	id, ok := ctx.Value(edgeKey{}).(EdgeIdentity)
+	if !ok {
+		return EdgeIdentity{}, errNoCertificate
+	}
+	return id, nil
 }

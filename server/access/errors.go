@@ -3,6 +3,8 @@ package access
 import (
 	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +25,10 @@ type Violation struct {
 	Message string
 }
 
+// maxInMessage is how many violations the message spells out; the details
+// hold all of them.
+const maxInMessage = 3
+
 // Invalid returns INVALID_ARGUMENT about one field.
 func Invalid(field, message string) error {
 	return InvalidAll([]Violation{{field, message}})
@@ -32,24 +38,18 @@ func Invalid(field, message string) error {
 // google.rpc.BadRequest detail (AIP-193).
 func InvalidAll(violations []Violation) error {
 	detail := &errdetails.BadRequest{}
-	message := ""
+	var parts []string
 	for i, v := range violations {
 		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{
 			Field: v.Field, Description: v.Message})
-		if i > 0 {
-			message += "; "
-		}
-		if i < 3 {
-			message += v.Field + ": " + v.Message
-		} else if i == 3 {
-			message += "and more, see the details"
-			break
+		if i < maxInMessage {
+			parts = append(parts, v.Field+": "+v.Message)
 		}
 	}
-	for _, v := range violations[min(4, len(violations)):] {
-		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{
-			Field: v.Field, Description: v.Message})
+	if more := len(violations) - maxInMessage; more > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more, see the details", more))
 	}
+	message := strings.Join(parts, "; ")
 	st, err := status.New(codes.InvalidArgument, message).WithDetails(detail)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, message)

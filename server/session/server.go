@@ -96,7 +96,7 @@ func New(cfg Config) *Server {
 
 // Session runs one edge's session until either side ends it.
 func (s *Server) Session(stream swanherdv1.EdgeControlService_SessionServer) error {
-	id, err := access.EdgeFromContext(stream.Context())
+	id, err := access.EdgeFrom(stream.Context())
 	if err != nil {
 		return err
 	}
