@@ -1,0 +1,31 @@
+// Package hostnet is what the edge sees and changes of the host's network.
+//
+// It owns three things: finding the uplinks and noticing when they change, the
+// routes that lead the peers' prefixes into the tunnel interface, and the few
+// kernel settings without which the host does not forward. Routes carry a
+// protocol number of their own ([RouteProtocol]), so that the edge finds and
+// removes exactly its own, also after a crash:
+//
+//	ip route show proto 83
+//
+// It never touches a route, address, rule or firewall entry of somebody else,
+// and never decides which routes there should be.
+//
+// # Kernel settings
+//
+//	net.ipv4.ip_forward=1             where the site has IPv4 prefixes
+//	net.ipv6.conf.all.forwarding=1    where the site has IPv6 prefixes
+//	net.ipv6.conf.UPLINK.accept_ra=2  with it: otherwise an uplink would lose its
+//	                                  default route, as routers ignore
+//	                                  advertisements (RFC 4861, Section 6.2.6)
+//	net.ipv4.conf.TUNNEL.rp_filter=2  the SA's selectors already tie a source to
+//	                                  its tunnel (RFC 4301, Section 5.2)
+//
+// Each change is logged with the value before. They stay when the agent stops:
+// others may have come to rely on them.
+//
+// # Concurrency
+//
+// A Host may be used from several goroutines. It acts on the network namespace
+// of the thread that opened it.
+package hostnet

@@ -1,0 +1,226 @@
+package hostnet
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// inNamespace moves the test to a network namespace of its own, or skips it.
+func inNamespace(t *testing.T) *Host {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("SKIPPED: needs a network namespace (%v); run the test as root or under `unshare -Urnm`", err)
+	}
+	h, err := Open(slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.Close)
+	return h
+}
+
+// must fails the test at the first error.
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// iface makes an interface that is up, with addresses. It is one end of a
+// cable, as not every kernel has dummy interfaces.
+func iface(t *testing.T, h *Host, name string, addrs ...string) netlink.Link {
+	t.Helper()
+	must(t, h.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer-" + name}))
+	peer, err := h.nl.LinkByName("peer-" + name)
+	must(t, err)
+	must(t, h.nl.LinkSetUp(peer))
+	link, err := h.nl.LinkByName(name)
+	must(t, err)
+	for _, a := range addrs {
+		addAddress(t, h, link, a)
+	}
+	must(t, h.nl.LinkSetUp(link))
+	return link
+}
+
+func addAddress(t *testing.T, h *Host, link netlink.Link, address string) {
+	t.Helper()
+	a, err := netlink.ParseAddr(address)
+	must(t, err)
+	a.Flags = unix.IFA_F_NODAD
+	must(t, h.nl.AddrAdd(link, a))
+}
+
+func defaultVia(t *testing.T, h *Host, link netlink.Link, gateway string, metric int) {
+	t.Helper()
+	must(t, h.nl.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway), Priority: metric}))
+}
+
+func TestRoutes(t *testing.T) {
+	h := inNamespace(t)
+	wan := iface(t, h, "eth0", "192.0.2.2/24")
+	defaultVia(t, h, wan, "192.0.2.1", 0)
+	iface(t, h, "lan0", "10.1.0.1/24", "2001:db8:1::1/64")
+	tun := iface(t, h, "swan0")
+	must(t, h.SetLink("swan0", 1400))
+
+	prefix, addr := netip.MustParsePrefix, netip.MustParseAddr
+	first := []Route{
+		{Prefix: prefix("10.2.0.0/24"), Source: addr("10.1.0.1")},
+		{Prefix: prefix("10.3.0.0/24")},
+		{Prefix: prefix("2001:db8:2::/48"), Source: addr("2001:db8:1::1")},
+	}
+	second := []Route{
+		{Prefix: prefix("10.2.0.0/24")}, // another source
+		{Prefix: prefix("10.4.0.0/16"), Source: addr("10.1.0.1")},
+	}
+	for _, want := range [][]Route{first, first, second, nil} {
+		must(t, h.SetRoutes("swan0", want))
+		have, err := h.own(tun)
+		must(t, err)
+		if len(have) != len(want) {
+			t.Errorf("routes = %v, want %v", have, want)
+		}
+		for _, w := range want {
+			// The kernel chooses a source where none was asked for.
+			if got, ok := have[w.Prefix]; !ok || w.Source.IsValid() && got.Source != w.Source {
+				t.Errorf("route %s = %v, want %v", w.Prefix, got, w)
+			}
+		}
+	}
+	if list, err := h.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{LinkIndex: wan.Attrs().Index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE); err != nil || len(list) != 2 {
+		t.Errorf("routes of others = %v, %v, want the two of eth0 untouched", list, err)
+	}
+}
+
+// A route of somebody else is neither taken over nor removed.
+func TestRouteInTheWay(t *testing.T) {
+	h := inNamespace(t)
+	wan := iface(t, h, "eth0", "192.0.2.2/24")
+	iface(t, h, "swan0")
+	p := netip.MustParsePrefix("10.2.0.0/24")
+	must(t, h.nl.RouteAdd(&netlink.Route{LinkIndex: wan.Attrs().Index, Dst: ipNet(p), Gw: net.ParseIP("192.0.2.9")}))
+	err := h.SetRoutes("swan0", []Route{{Prefix: p}, {Prefix: netip.MustParsePrefix("10.3.0.0/24")}})
+	if err == nil || !strings.Contains(err.Error(), "dev eth0") || !strings.Contains(err.Error(), "10.2.0.0/24") {
+		t.Errorf("SetRoutes = %v, want the route that is in the way", err)
+	}
+	must(t, h.Flush("swan0"), h.Flush("gone0"))
+	list, err := h.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Dst: ipNet(p)}, netlink.RT_FILTER_DST)
+	if err != nil || len(list) != 1 {
+		t.Errorf("the other's route: %v, %v", list, err)
+	}
+}
+
+func TestAddressIn(t *testing.T) {
+	h := inNamespace(t)
+	iface(t, h, "eth0", "192.0.2.2/24")
+	iface(t, h, "lan0", "10.1.0.9/24", "10.1.0.1/24", "2001:db8:1::1/64")
+	iface(t, h, "swan0", "10.1.0.0/32")
+	site := []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("2001:db8:1::/48")}
+	for _, tc := range []struct {
+		v4   bool
+		want string
+	}{{true, "10.1.0.1"}, {false, "2001:db8:1::1"}} {
+		got, err := h.AddressIn(site, tc.v4, "swan0")
+		if err != nil || got.String() != tc.want {
+			t.Errorf("AddressIn(v4 %v) = %v, %v, want %s", tc.v4, got, err, tc.want)
+		}
+	}
+	if got, err := h.AddressIn(site[:1], false, "swan0"); got.IsValid() || err != nil {
+		t.Errorf("AddressIn without a match = %v, %v", got, err)
+	}
+}
+
+func names(ups []*swanherdv1.Uplink) (out []string) {
+	for _, u := range ups {
+		out = append(out, u.GetName()+"="+u.GetInterface()+":"+strings.Join(u.GetAddresses(), ","))
+	}
+	return out
+}
+
+func TestUplinksFollowTheHost(t *testing.T) {
+	h := inNamespace(t)
+	eth1 := iface(t, h, "eth1", "198.51.100.2/24")
+	eth0 := iface(t, h, "eth0", "192.0.2.2/24")
+	iface(t, h, "lan0", "10.1.0.1/24")
+	defaultVia(t, h, eth0, "192.0.2.1", 100)
+	defaultVia(t, h, eth1, "198.51.100.1", 200)
+
+	u, err := h.NewUplinks(nil, "swan0", 4500)
+	must(t, err)
+	want := []string{"wan1=eth0:192.0.2.2", "wan2=eth1:198.51.100.2"}
+	if got := names(u.Current()); !slices.Equal(got, want) {
+		t.Fatalf("uplinks = %v, want %v", got, want)
+	}
+	// The subscription is made on the test's thread, where the namespace is.
+	notes, done := make(chan struct{}, 1), make(chan struct{})
+	lost, err := u.subscribe(notes, done)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { u.follow(ctx, notes, lost) })
+	addAddress(t, h, eth0, "192.0.2.3/24")
+	select {
+	case <-u.Changed():
+	case <-time.After(5 * time.Second):
+		t.Fatal("no notice of a new address")
+	}
+	if got := names(u.Current()); got[0] != "wan1=eth0:192.0.2.2,192.0.2.3" {
+		t.Errorf("uplinks = %v", got)
+	}
+	cancel()
+	wg.Wait()
+	close(done)
+	<-lost
+}
+
+func TestConfiguredUplinks(t *testing.T) {
+	h := inNamespace(t)
+	iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")
+	u, err := h.NewUplinks([]*swanherdv1.Uplink{
+		{Name: "fibre", Interface: "eth0", TransportClass: swanherdv1.TransportClass_TRANSPORT_CLASS_BROADBAND},
+		{Name: "lte", Interface: "wwan0"},
+	}, "swan0", 4500)
+	must(t, err)
+	want := []string{"fibre=eth0:192.0.2.2,2001:db8::2", "lte=wwan0:"}
+	if got := names(u.Current()); !slices.Equal(got, want) || u.Current()[0].GetPort() != 4500 {
+		t.Errorf("uplinks = %v, want %v", got, want)
+	}
+}
+
+func TestForwarding(t *testing.T) {
+	h := inNamespace(t)
+	iface(t, h, "eth0", "2001:db8::2/64")
+	iface(t, h, "swan0")
+	if err := os.WriteFile(sysctlPath("ipv4", "ip_forward"), []byte("0"), 0o644); err != nil {
+		t.Skipf("SKIPPED: kernel settings cannot be written here (%v); run the test as root", err)
+	}
+	f := Forwarding{IPv4: true, IPv6: true, Tunnel: "swan0", Uplinks: []string{"eth0"}}
+	must(t, h.EnableForwarding(f), h.EnableForwarding(f))
+	for path, want := range map[string]string{
+		"ipv4/ip_forward": "1", "ipv6/conf/all/forwarding": "1", "ipv6/conf/eth0/accept_ra": "2", "ipv4/conf/swan0/rp_filter": "2",
+	} {
+		b, err := os.ReadFile(sysctlPath(strings.Split(path, "/")...))
+		if err != nil || strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s = %s, %v, want %s", path, b, err, want)
+		}
+	}
+}

@@ -1,0 +1,170 @@
+package hostnet
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks the edge's routes ("S" for Swanherd; unassigned in
+// rtnetlink's list of routing protocols).
+const RouteProtocol = 0x53
+
+// priority6 is the metric of IPv6 routes, before the kernel's default of 1024.
+// IPv4 routes have none, which comes first.
+const priority6 = 1
+
+// Route leads a prefix into the tunnel interface.
+type Route struct {
+	Prefix netip.Prefix
+	// Source is preferred for packets of the host itself; zero: the kernel's
+	// choice.
+	Source netip.Addr
+}
+
+// SetRoutes makes want the edge's routes through the interface: first what is
+// new or different is set, then what is too many is removed. It goes on after
+// an error and returns all of them.
+func (h *Host) SetRoutes(name string, want []Route) error {
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", name, err)
+	}
+	have, err := h.own(link)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	wanted := map[netip.Prefix]bool{}
+	for _, r := range slices.SortedFunc(slices.Values(want), compareRoutes) {
+		wanted[r.Prefix] = true
+		if old, ok := have[r.Prefix]; ok && old.Source == r.Source {
+			continue
+		} else if err := h.set(link, r, ok); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for prefix, r := range have {
+		if wanted[prefix] {
+			continue
+		}
+		if err := h.nl.RouteDel(message(link, r)); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("remove route %s dev %s: %w", prefix, name, privileged(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Flush removes all of the edge's routes through the interface. It is no error
+// if there is no such interface: its routes went with it.
+func (h *Host) Flush(name string) error {
+	var missing netlink.LinkNotFoundError
+	if _, err := h.nl.LinkByName(name); errors.As(err, &missing) {
+		return nil
+	}
+	return h.SetRoutes(name, nil)
+}
+
+// own returns the edge's routes through the interface.
+func (h *Host) own(link netlink.Link) (map[netip.Prefix]Route, error) {
+	filter := &netlink.Route{Protocol: RouteProtocol, LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_MAIN}
+	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, filter,
+		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
+	out := map[netip.Prefix]Route{}
+	for _, r := range list {
+		prefix, ok := prefixOf(r.Dst, r.Family)
+		if !ok {
+			continue
+		}
+		source, _ := netip.AddrFromSlice(r.Src)
+		out[prefix] = Route{Prefix: prefix, Source: source.Unmap()}
+	}
+	return out, nil
+}
+
+// set adds a route, or replaces our own one.
+func (h *Host) set(link netlink.Link, r Route, ours bool) error {
+	do := h.nl.RouteAdd
+	if ours {
+		do = h.nl.RouteReplace
+	}
+	err := do(message(link, r))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("route %s exists already (%s); remove it, traffic to that prefix belongs into the tunnel", r.Prefix, h.describe(r.Prefix))
+	}
+	return fmt.Errorf("set route %s dev %s: %w", r.Prefix, link.Attrs().Name, privileged(err))
+}
+
+// describe names the route of somebody else that is in the way.
+func (h *Host) describe(p netip.Prefix) string {
+	list, err := h.nl.RouteListFiltered(family(p), &netlink.Route{Dst: ipNet(p)}, netlink.RT_FILTER_DST)
+	if err != nil || len(list) == 0 {
+		return "by somebody else"
+	}
+	link, err := h.nl.LinkByIndex(list[0].LinkIndex)
+	if err != nil {
+		return fmt.Sprintf("proto %s", list[0].Protocol)
+	}
+	return fmt.Sprintf("dev %s proto %s", link.Attrs().Name, list[0].Protocol)
+}
+
+func message(link netlink.Link, r Route) *netlink.Route {
+	m := &netlink.Route{
+		LinkIndex: link.Attrs().Index,
+		Dst:       ipNet(r.Prefix),
+		Protocol:  RouteProtocol,
+		Table:     unix.RT_TABLE_MAIN,
+		Family:    family(r.Prefix),
+	}
+	if r.Prefix.Addr().Is4() {
+		m.Scope = unix.RT_SCOPE_LINK
+	} else {
+		m.Priority = priority6
+	}
+	if r.Source.IsValid() {
+		m.Src = r.Source.AsSlice()
+	}
+	return m
+}
+
+func compareRoutes(a, b Route) int {
+	return cmp.Or(a.Prefix.Addr().Compare(b.Prefix.Addr()), cmp.Compare(a.Prefix.Bits(), b.Prefix.Bits()))
+}
+
+func family(p netip.Prefix) int {
+	if p.Addr().Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func prefixOf(n *net.IPNet, fam int) (netip.Prefix, bool) {
+	if n == nil { // the default route
+		if fam == unix.AF_INET6 {
+			return netip.PrefixFrom(netip.IPv6Unspecified(), 0), true
+		}
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0), true
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	bits, size := n.Mask.Size()
+	if size == 32 {
+		addr = addr.Unmap()
+	}
+	return netip.PrefixFrom(addr, bits), ok
+}
