@@ -125,11 +125,6 @@ func (d *demo) step(format string, args ...any) {
 	fmt.Fprintf(d.progress, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// log opens the file that a program's output goes to.
-func (d *demo) log(name string) (*os.File, error) {
-	return os.Create(filepath.Join(d.dir, name+".log"))
-}
-
 // The operator listener inside the namespaces; browsers reach it through the
 // listener that the first instance opened outside.
 const operatorAddress = "127.0.0.1:7443"

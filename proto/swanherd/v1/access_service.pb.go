@@ -641,8 +641,10 @@ func (x *ListApiTokensResponse) GetNextPageToken() string {
 }
 
 type DeleteApiTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `apiTokens/{api_token}`; `apiTokens/self` is the caller's own, which any
+	// role may delete.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
