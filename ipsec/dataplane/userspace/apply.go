@@ -1,0 +1,253 @@
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// Apply implements dataplane.Plane. It does not wait for packets in flight: they
+// are handled by the state before or after a change, never by a part of it.
+func (p *Plane) Apply(ops []dataplane.Op) []error {
+	results := make([]error, len(ops))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, op := range ops {
+		if p.closed {
+			results[i] = dataplane.ErrClosed
+			continue
+		}
+		results[i] = p.apply(op)
+	}
+	return results
+}
+
+func (p *Plane) apply(op dataplane.Op) error {
+	switch op := op.(type) {
+	case dataplane.InstallSA:
+		if err := p.installSA(op.SA); err != nil {
+			return fmt.Errorf("install %s SA %08x of tunnel %s: %w", op.SA.Direction, op.SA.SPI, op.SA.Tunnel, err)
+		}
+	case dataplane.RemoveSA:
+		p.removeSA(op)
+	case dataplane.SetPolicy:
+		if err := p.setPolicy(op.Policy); err != nil {
+			return fmt.Errorf("set policy %s of tunnel %s: %w", op.Policy.Child, op.Policy.Tunnel, err)
+		}
+	case dataplane.RemovePolicy:
+		p.removePolicy(childKey{op.Tunnel, op.Child})
+	case dataplane.UpdateEndpoints:
+		if err := p.updateEndpoints(op); err != nil {
+			return fmt.Errorf("move tunnel %s: %w", op.Tunnel, err)
+		}
+	default:
+		return fmt.Errorf("userspace data plane does not know the operation %T", op)
+	}
+	return nil
+}
+
+func keyOf(direction dataplane.Direction, tunnel string, spi uint32) saKey {
+	if direction == dataplane.Inbound {
+		tunnel = ""
+	}
+	return saKey{direction, tunnel, spi}
+}
+
+func (p *Plane) installSA(c dataplane.SA) error {
+	if err := p.checkSA(&c); err != nil {
+		return err
+	}
+	key := keyOf(c.Direction, c.Tunnel, c.SPI)
+	if have := p.sas[key]; have != nil {
+		if have.same(&c) {
+			return nil
+		}
+		return errors.New("another SA has this SPI: remove it first")
+	}
+	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
+	e := p.socket.newEndpoint(c.Local, c.Remote)
+	if c.Direction == dataplane.Inbound {
+		in, err := esp.NewInbound(config)
+		if err != nil {
+			return err
+		}
+		sa := &inboundSA{esp: in}
+		sa.init(c, e)
+		p.sas[key] = &sa.association
+		delete(p.reserved, c.SPI)
+		p.inbound.put(sa)
+		return nil
+	}
+	config.ReplayWindow = 0
+	out, err := esp.NewOutbound(config)
+	if err != nil {
+		return err
+	}
+	sa := &outboundSA{esp: out}
+	sa.init(c, e)
+	p.sas[key] = &sa.association
+	ch := p.child(childKey{c.Tunnel, c.Child})
+	ch.outbound = append(ch.outbound, sa)
+	ch.choose()
+	return nil
+}
+
+func (p *Plane) checkSA(c *dataplane.SA) error {
+	switch {
+	case c.Tunnel == "":
+		return errors.New("the SA has no tunnel as its owner")
+	case c.Direction != dataplane.Inbound && c.Direction != dataplane.Outbound:
+		return errors.New("the direction is neither in nor out")
+	case c.Mode != dataplane.Tunnel:
+		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
+	case c.Local.Port() == 0 || c.Remote.Port() == 0:
+		return errors.New("userspace sends ESP in UDP only: force UDP encapsulation, so that both endpoints have a port")
+	case !p.socket.reaches(c.Remote.Addr()):
+		return fmt.Errorf("no way to remote %s: the NAT traversal port listens on %s", c.Remote, p.socket.local)
+	}
+	return checkSelectors(c.LocalTS, c.RemoteTS)
+}
+
+func checkSelectors(local, remote []ts.Selector) error {
+	if len(local) == 0 || len(remote) == 0 {
+		return errors.New("traffic selectors are missing on one side")
+	}
+	for _, s := range slices.Concat(local, remote) {
+		if err := s.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plane) child(key childKey) *child {
+	c := p.children[key]
+	if c == nil {
+		c = &child{tunnel: key.tunnel, name: key.name}
+		p.children[key] = c
+	}
+	return c
+}
+
+// release forgets a child that has nothing left.
+func (p *Plane) release(c *child) {
+	if c.policy == nil && len(c.outbound) == 0 {
+		delete(p.children, childKey{c.tunnel, c.name})
+	}
+}
+
+func (p *Plane) removeSA(op dataplane.RemoveSA) {
+	key := keyOf(op.Direction, op.Tunnel, op.SPI)
+	sa := p.sas[key]
+	if op.Direction == dataplane.Inbound && sa == nil {
+		delete(p.reserved, op.SPI)
+		return
+	}
+	if sa == nil || sa.config.Tunnel != op.Tunnel {
+		return
+	}
+	delete(p.sas, key)
+	if op.Direction == dataplane.Inbound {
+		p.inbound.remove(op.SPI)
+		return
+	}
+	c := p.child(childKey{sa.config.Tunnel, sa.config.Child})
+	c.outbound = slices.DeleteFunc(c.outbound, func(o *outboundSA) bool { return &o.association == sa })
+	c.choose()
+	p.release(c)
+}
+
+func (p *Plane) setPolicy(spec dataplane.Policy) error {
+	if spec.Tunnel == "" {
+		return errors.New("the policy has no tunnel as its owner")
+	}
+	if err := checkSelectors(spec.LocalTS, spec.RemoteTS); err != nil {
+		return err
+	}
+	spec.LocalTS, spec.RemoteTS = slices.Clone(spec.LocalTS), slices.Clone(spec.RemoteTS)
+	c := p.child(childKey{spec.Tunnel, spec.Child})
+	if c.policy != nil && reflect.DeepEqual(c.spec, spec) {
+		return nil
+	}
+	root := p.without(c)
+	c.spec = spec
+	c.policy = &policy{
+		child: c, priority: spec.Priority,
+		selectors: selectors{local: compileSelectors(spec.LocalTS), remote: compileSelectors(spec.RemoteTS)},
+	}
+	for _, x := range remotePrefixes(spec.RemoteTS) {
+		root = root.insert(x.prefix, x.bits, c.policy)
+	}
+	c.choose()
+	p.spd.Store(root)
+	return nil
+}
+
+// without returns the policy database without the policy of c.
+func (p *Plane) without(c *child) *spdNode {
+	root := p.spd.Load()
+	if c.policy == nil {
+		return root
+	}
+	for _, x := range remotePrefixes(c.spec.RemoteTS) {
+		root = root.remove(x.prefix, x.bits, c.policy)
+	}
+	return root
+}
+
+func (p *Plane) removePolicy(key childKey) {
+	c := p.children[key]
+	if c == nil || c.policy == nil {
+		return
+	}
+	p.spd.Store(p.without(c))
+	c.policy, c.spec = nil, dataplane.Policy{}
+	c.choose()
+	p.release(c)
+}
+
+// updateEndpoints moves all SAs of a tunnel.
+func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
+	if op.Local.Port() == 0 || op.Remote.Port() == 0 {
+		return errors.New("userspace sends ESP in UDP only: both endpoints need a port")
+	}
+	if !p.socket.reaches(op.Remote.Addr()) {
+		return fmt.Errorf("no way to remote %s: the NAT traversal port listens on %s", op.Remote, p.socket.local)
+	}
+	e := p.socket.newEndpoint(op.Local, op.Remote)
+	for _, sa := range p.sas {
+		if sa.config.Tunnel == op.Tunnel {
+			sa.endpoint.Store(e)
+		}
+	}
+	return nil
+}
+
+// prefixBits is a prefix in the form of the policy database.
+type prefixBits struct {
+	prefix address
+	bits   int
+}
+
+// remotePrefixes covers selectors with prefixes, each once.
+func remotePrefixes(selectors []ts.Selector) []prefixBits {
+	var out []prefixBits
+	for _, s := range selectors {
+		for _, prefix := range ts.Prefixes(s) {
+			n := prefix.Bits()
+			if prefix.Addr().Is4() {
+				n += mappedBits
+			}
+			x := prefixBits{addressOf(prefix.Addr()).masked(n), n}
+			if !slices.Contains(out, x) {
+				out = append(out, x)
+			}
+		}
+	}
+	return out
+}

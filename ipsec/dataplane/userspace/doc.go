@@ -1,0 +1,39 @@
+// Package userspace is the data plane in user space: ESP in UDP (RFC 3948)
+// between a TUN interface and one UDP socket.
+//
+// It owns the interface, the socket of the NAT traversal port, the security
+// policy database and the state of every SA. It never negotiates, sets no
+// address and no route, and sends nothing in clear: what reaches the interface
+// leaves under an SA or not at all (RFC 4301, Section 5.1).
+//
+// # How a packet moves
+//
+// Two goroutines run to completion, without a lock or a channel on their path.
+//
+// The transmitter reads a packet from the interface, or a TCP or UDP super-packet
+// of up to 64 KB, finds its policy and SA, and seals segment after segment
+// straight into a buffer that leaves as one segmented send (UDP_SEGMENT). It
+// sends when a buffer is full or the interface is empty.
+//
+// The receiver takes slabs of merged datagrams (UDP_GRO), opens each packet in
+// place, checks it against the selectors of its SA, and writes adjacent packets
+// of a flow to the interface as one super-packet, gathered from where they lie.
+// A payload is thus read, encrypted or decrypted, and written, never copied.
+//
+// Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends
+// zero: kernels segment and merge only those that have one.
+//
+// # Concurrency
+//
+// The cryptographic state, the replay window and the running counters of an
+// outbound SA belong to the transmitter, those of an inbound SA to the receiver.
+// Apply publishes changes to them by atomic pointers: a persistent trie of
+// policies, a table of SPIs, the current SA of each child, the endpoint of each
+// SA. Everything else is guarded by the plane's lock, which neither of them takes.
+//
+// # Standards
+//
+// RFC 4301, Sections 4.4 and 5 (processing), RFC 4303 (ESP), RFC 3948 (UDP
+// encapsulation), RFC 6040 (ECN), RFC 7296, Sections 2.8 and 2.23 (rekeying,
+// address changes).
+package userspace

@@ -1,0 +1,232 @@
+package userspace
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+const (
+	// DefaultInterface is the name of the TUN interface if none is given.
+	DefaultInterface = "swan0"
+	// DefaultMTU fits AES-GCM in UDP over a path of 1,500 octets, over IPv6 too.
+	DefaultMTU = 1418
+	// DefaultPort is the NAT traversal port (RFC 3948, Section 2).
+	DefaultPort = 4500
+	// DefaultQueueLength is the interface's transmit queue in packets. The
+	// kernel's own default for TUN of 500 drops bursts that the CPU could take.
+	DefaultQueueLength = 1000
+
+	minMTU      = 1280 // RFC 8200, Section 5
+	maxMTU      = 65535
+	eventBuffer = 1024
+)
+
+// Config describes the one data plane of a network namespace.
+type Config struct {
+	// Interface names the TUN interface to make, at most 15 octets. Empty:
+	// DefaultInterface. A %d in it is replaced by a free number.
+	Interface string
+	// MTU of the interface in octets, 0 for DefaultMTU.
+	MTU int
+	// QueueLength of the interface in packets, 0 for DefaultQueueLength.
+	QueueLength int
+	// Listen is where ESP in UDP and IKE arrive. The zero value and an
+	// unspecified IPv6 address take both families; port 0 is DefaultPort.
+	Listen netip.AddrPort
+	// Logger gets what an operator should know, never once for a packet.
+	// Nil discards.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	c.Interface = cmp.Or(c.Interface, DefaultInterface)
+	c.MTU = cmp.Or(c.MTU, DefaultMTU)
+	c.QueueLength = cmp.Or(c.QueueLength, DefaultQueueLength)
+	c.Listen = netip.AddrPortFrom(c.Listen.Addr(), cmp.Or(c.Listen.Port(), DefaultPort))
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MTU < minMTU || c.MTU > maxMTU {
+		return c, fmt.Errorf("MTU %d: choose %d to %d", c.MTU, minMTU, maxMTU)
+	}
+	if c.QueueLength < 1 {
+		return c, fmt.Errorf("queue length %d: choose 1 or more", c.QueueLength)
+	}
+	return c, nil
+}
+
+// Plane is the data plane in user space. It implements dataplane.Plane.
+type Plane struct {
+	logger *slog.Logger
+	device *device
+	socket *socket
+	events chan dataplane.Event
+	stats  stats
+
+	inbound *spiTable
+	spd     atomic.Pointer[spdNode]
+	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
+	stop    atomic.Bool
+	running sync.WaitGroup
+
+	mu       sync.Mutex
+	closed   bool
+	reserved map[uint32]bool // inbound SPIs without an SA
+	sas      map[saKey]*association
+	children map[childKey]*child
+}
+
+type childKey struct{ tunnel, name string }
+
+// saKey identifies an SA: inbound ones by SPI alone.
+type saKey struct {
+	direction dataplane.Direction
+	tunnel    string // outbound only
+	spi       uint32
+}
+
+var _ dataplane.Plane = (*Plane)(nil)
+
+// New makes the interface and the socket and starts to move packets, which all
+// are dropped until policies and SAs are applied.
+func New(c Config) (*Plane, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, fmt.Errorf("configure userspace data plane: %w", err)
+	}
+	s, err := openSocket(c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("start userspace data plane: %w", err)
+	}
+	d, err := openDevice(c.Interface, c.MTU, c.QueueLength)
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("start userspace data plane: %w", err)
+	}
+	if !d.mergeTCP || !d.mergeUDP {
+		c.Logger.Warn("this kernel refuses some super-packets; throughput suffers", "interface", d.name, "tcp", d.mergeTCP, "udp", d.mergeUDP)
+	}
+	p := &Plane{
+		logger: c.Logger, device: d, socket: s,
+		events:   make(chan dataplane.Event, eventBuffer),
+		inbound:  newSPITable(),
+		reserved: map[uint32]bool{},
+		sas:      map[saKey]*association{},
+		children: map[childKey]*child{},
+	}
+	t, r := newTransmitter(p), newReceiver(p)
+	p.running.Go(t.run)
+	p.running.Go(r.run)
+	return p, nil
+}
+
+// Name implements dataplane.Plane.
+func (p *Plane) Name() string { return "userspace" }
+
+// Interface returns the name of the TUN interface, for routes.
+func (p *Plane) Interface() string { return p.device.name }
+
+// ListenAddr returns where ESP in UDP and IKE arrive.
+func (p *Plane) ListenAddr() netip.AddrPort { return p.socket.local }
+
+// Events implements dataplane.Plane.
+func (p *Plane) Events() <-chan dataplane.Event { return p.events }
+
+// raise hands an event to the reader and reports whether there was room.
+func (p *Plane) raise(e dataplane.Event) bool {
+	select {
+	case p.events <- e:
+		return true
+	default:
+		p.stats.lostEvents.Add(1)
+		return false
+	}
+}
+
+// AllocateSPI implements dataplane.Plane.
+func (p *Plane) AllocateSPI() (uint32, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, dataplane.ErrClosed
+	}
+	const tries = 64 // of 2^32: a table that full does not fit in memory
+	for range tries {
+		var b [4]byte
+		rand.Read(b[:])
+		spi := binary.BigEndian.Uint32(b[:])
+		if spi < esp.MinSPI || p.reserved[spi] || p.sas[saKey{direction: dataplane.Inbound, spi: spi}] != nil {
+			continue
+		}
+		p.reserved[spi] = true
+		return spi, nil
+	}
+	return 0, errors.New("allocate SPI: no free one found")
+}
+
+// Counters implements dataplane.Plane.
+func (p *Plane) Counters() []dataplane.Counters {
+	p.mu.Lock()
+	out := make([]dataplane.Counters, 0, len(p.sas))
+	for _, sa := range p.sas {
+		out = append(out, sa.counters())
+	}
+	p.mu.Unlock()
+	slices.SortFunc(out, func(a, b dataplane.Counters) int {
+		return cmp.Or(cmp.Compare(a.Tunnel, b.Tunnel), cmp.Compare(a.Child, b.Child),
+			cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.SPI, b.SPI))
+	})
+	return out
+}
+
+// Listen implements dataplane.Plane.
+func (p *Plane) Listen(deliver func(dataplane.IKEDatagram)) (dataplane.IKESender, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, dataplane.ErrClosed
+	}
+	if !p.deliver.CompareAndSwap(nil, &deliver) {
+		return nil, errors.New("listen for IKE: already listening")
+	}
+	return ikeSender{p}, nil
+}
+
+// Close implements dataplane.Plane.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	clear(p.sas)
+	clear(p.children)
+	clear(p.reserved)
+	p.mu.Unlock()
+
+	// Wake both goroutines, and take the descriptors away only after they
+	// ended: they use the bare numbers.
+	p.stop.Store(true)
+	past := time.Unix(1, 0)
+	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past))
+	p.running.Wait()
+	err = errors.Join(err, p.device.file.Close(), p.socket.close())
+	close(p.events)
+	if err != nil {
+		return fmt.Errorf("close userspace data plane: %w", err)
+	}
+	return nil
+}

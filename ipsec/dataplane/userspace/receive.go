@@ -1,0 +1,263 @@
+package userspace
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+const (
+	// slabs is how many messages one receive call takes; each may hold many
+	// datagrams that the kernel merged (UDP_GRO).
+	slabs   = 8
+	slabLen = 65536
+	oobLen  = 128
+	minESP  = 8
+)
+
+// message is struct mmsghdr.
+type message struct {
+	header unix.Msghdr
+	n      uint32
+	_      [4]byte
+}
+
+// receiver moves packets from the network to the interface: receive, find the
+// SA, open in place, check, merge, write, all in one goroutine.
+type receiver struct {
+	plane  *Plane
+	socket *socket
+	merger *merger
+	inner  inner
+	now    time.Time
+
+	messages [slabs]message
+	vecs     [slabs]unix.Iovec
+	slabs    [slabs][]byte
+	oobs     [slabs][oobLen]byte
+	names    [slabs][unix.SizeofSockaddrInet6]byte
+
+	sa      *inboundSA // of the last packet; its counters are to be published
+	moved   bool       // the slab at hand came from another address than sa's
+	source  *[unix.SizeofSockaddrInet6]byte
+	class   uint8 // of the outer header
+	n       int
+	errno   unix.Errno
+	tryRecv func(uintptr) bool
+}
+
+func newReceiver(p *Plane) *receiver {
+	r := &receiver{plane: p, socket: p.socket, merger: newMerger(p)}
+	for i := range r.messages {
+		r.slabs[i] = make([]byte, slabLen)
+		r.vecs[i].Base = &r.slabs[i][0]
+		r.vecs[i].SetLen(slabLen)
+		h := &r.messages[i].header
+		h.Iov = &r.vecs[i]
+		h.SetIovlen(1)
+		h.Control = &r.oobs[i][0]
+		h.Name = &r.names[i][0]
+	}
+	r.tryRecv = func(uintptr) bool {
+		r.receive()
+		return r.errno != unix.EAGAIN
+	}
+	return r
+}
+
+func (r *receiver) receive() {
+	for i := range r.messages {
+		h := &r.messages[i].header
+		h.SetControllen(oobLen)
+		h.Namelen = unix.SizeofSockaddrInet6
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(r.socket.fd), uintptr(unsafe.Pointer(&r.messages[0])), slabs, 0, 0, 0)
+	r.n, r.errno = int(n), errno
+}
+
+func (r *receiver) run() {
+	for !r.plane.stop.Load() {
+		r.receive()
+		if r.errno == unix.EAGAIN {
+			if err := r.socket.conn.Read(r.tryRecv); err != nil {
+				if !r.plane.stop.Load() {
+					r.plane.logger.Error("receive from network; no packet arrives any more", "error", err)
+				}
+				return
+			}
+		}
+		switch r.errno {
+		case 0:
+			r.batch()
+		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOMEM, unix.ENOBUFS:
+			// An earlier send's ICMP error, or a passing shortage.
+		default:
+			r.plane.logger.Error("receive from network; no packet arrives any more", "error", r.errno)
+			return
+		}
+	}
+}
+
+// batch handles what one receive call brought.
+func (r *receiver) batch() {
+	r.now = time.Now()
+	for i := range r.n {
+		r.slab(i)
+	}
+	r.publish()
+	r.merger.flushAll() // the slabs are about to be used again
+}
+
+// slab handles the datagrams of one message: all from one source with one
+// traffic class, equal in length but for the last.
+func (r *receiver) slab(i int) {
+	m := &r.messages[i]
+	info := parseControl(r.oobs[i][:m.header.Controllen], false)
+	size := info.segment
+	if size <= 0 {
+		size = int(m.n)
+	}
+	r.publish()
+	r.source, r.class = &r.names[i], info.class
+	for b := r.slabs[i][:m.n]; len(b) > 0; {
+		n := min(size, len(b))
+		r.datagram(i, b[:n:n])
+		b = b[n:]
+	}
+}
+
+// datagram tells keepalives, IKE and ESP apart (RFC 3948, Section 2).
+func (r *receiver) datagram(slab int, b []byte) {
+	if len(b) < minESP {
+		if len(b) != 1 || b[0] != keepAlive[0] {
+			r.plane.stats.malformed.Add(1)
+		}
+		return
+	}
+	spi := binary.BigEndian.Uint32(b)
+	if spi == 0 {
+		r.ike(slab, b[len(nonESPMarker):])
+		return
+	}
+	if r.sa == nil || r.sa.spi != spi {
+		sa := r.plane.inbound.get(spi)
+		if sa == nil {
+			r.plane.stats.unknownSPI.Add(1)
+			return
+		}
+		r.publish()
+		r.sa, r.moved = sa, !sa.endpoint.Load().samePeer(r.source)
+	}
+	r.open(r.sa, b)
+}
+
+func (r *receiver) ike(slab int, b []byte) {
+	deliver := r.plane.deliver.Load()
+	if deliver == nil {
+		return
+	}
+	oob := r.oobs[slab][:r.messages[slab].header.Controllen]
+	local := parseControl(oob, true).local
+	if !local.IsValid() {
+		local = r.socket.local.Addr()
+	}
+	(*deliver)(dataplane.IKEDatagram{
+		Local:  netip.AddrPortFrom(local, r.socket.local.Port()),
+		Remote: addrPort(r.source[:]),
+		Data:   b,
+	})
+}
+
+// open takes one ESP packet of sa through RFC 4301, Section 5.2.
+func (r *receiver) open(sa *inboundSA, b []byte) {
+	if sa.expired {
+		r.plane.stats.expired.Add(1)
+		sa.expire(r.plane, r.now)
+		return
+	}
+	packet, err := sa.esp.Open(b)
+	if err != nil {
+		r.refuse(sa, err)
+		return
+	}
+	if !sa.proved {
+		sa.proved = r.plane.raise(sa.event(dataplane.FirstInbound))
+	}
+	if r.moved && packet.Sequence == sa.esp.Highest() {
+		r.announceMove(sa)
+	}
+	r.accept(sa, packet)
+}
+
+func (r *receiver) refuse(sa *inboundSA, err error) {
+	switch {
+	case errors.Is(err, esp.ErrReplayed):
+		sa.replayDrops.Add(1)
+	case errors.Is(err, esp.ErrAuthentication):
+		sa.authFailures.Add(1)
+	default:
+		r.plane.stats.malformed.Add(1)
+	}
+}
+
+// announceMove reports that the peer sends from another address. Only the
+// newest packet of an SA speaks for it, lest one that was delayed on the old
+// path turn it back (RFC 7296, Section 2.23).
+func (r *receiver) announceMove(sa *inboundSA) {
+	if r.now.Sub(sa.mappingRaised) < eventInterval {
+		return
+	}
+	e := sa.event(dataplane.MappingChanged)
+	e.Remote = addrPort(r.source[:])
+	if r.plane.raise(e) {
+		sa.mappingRaised = r.now
+	}
+}
+
+// accept checks what was in the ESP packet and passes it on.
+func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
+	switch packet.NextHeader {
+	case esp.NextHeaderIPv4, esp.NextHeaderIPv6:
+	case esp.NextHeaderNone:
+		r.plane.stats.dummy.Add(1)
+		return
+	default:
+		r.plane.stats.malformed.Add(1)
+		return
+	}
+	in := &r.inner
+	if !in.parse(packet.Payload) || in.v6 != (packet.NextHeader == esp.NextHeaderIPv6) {
+		r.plane.stats.malformed.Add(1)
+		return
+	}
+	if !sa.selectors.inbound(&in.flow) {
+		sa.selectorDrops.Add(1)
+		return
+	}
+	inside := packet.Payload[:in.length:in.length]
+	if r.class&3 != ecnNotECT && !mergeECN(r.class, inside, in.v6) {
+		r.plane.stats.congestion.Add(1)
+		return
+	}
+	if sa.count(in.length) {
+		sa.expire(r.plane, r.now)
+	}
+	r.merger.add(inside, in)
+}
+
+// publish makes the counters of the SA last used visible.
+func (r *receiver) publish() {
+	if r.sa == nil {
+		return
+	}
+	r.sa.publish(r.now)
+	r.sa.missing.Store(r.sa.esp.Missing())
+	r.sa = nil
+}

@@ -1,0 +1,157 @@
+package userspace
+
+import (
+	"crypto/sha256"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+// eventInterval is how often an event whose cause lasts is raised again.
+const eventInterval = time.Second
+
+// association is what the two directions of an SA have in common. The counters
+// are written by the one goroutine that moves packets of this direction, once
+// for a batch, and read by anyone.
+type association struct {
+	spi         uint32
+	config      dataplane.SA // without its key
+	fingerprint [sha256.Size]byte
+	selectors   selectors
+	endpoint    atomic.Pointer[endpoint]
+
+	packets, bytes, missing                  atomic.Uint64
+	replayDrops, authFailures, selectorDrops atomic.Uint64
+	lastUsed                                 atomic.Int64 // nanoseconds of Unix time
+
+	// Of the moving goroutine alone.
+	spent         usage
+	soft, hard    usage // the limits; none is the greatest number
+	expired       bool
+	softRaised    time.Time
+	hardRaised    time.Time
+	mappingRaised time.Time
+	proved        bool // FirstInbound was raised
+}
+
+// usage is an amount of traffic: packets, and octets of them.
+type usage struct{ packets, bytes uint64 }
+
+func (u usage) reached(limit usage) bool {
+	return u.packets >= limit.packets || u.bytes >= limit.bytes
+}
+
+func limit(packets, bytes uint64) usage {
+	if packets == 0 {
+		packets = math.MaxUint64
+	}
+	if bytes == 0 {
+		bytes = math.MaxUint64
+	}
+	return usage{packets, bytes}
+}
+
+func (a *association) init(c dataplane.SA, e *endpoint) {
+	a.fingerprint = sha256.Sum256(c.Key)
+	c.Key = nil
+	a.spi, a.config = c.SPI, c
+	a.selectors = selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
+	a.soft = limit(c.Limits.SoftPackets, c.Limits.SoftBytes)
+	a.hard = limit(c.Limits.HardPackets, c.Limits.HardBytes)
+	a.endpoint.Store(e)
+}
+
+// same reports whether c describes this SA. Addresses may differ, they move.
+func (a *association) same(c *dataplane.SA) bool {
+	s := selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
+	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite &&
+		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.selectors.equal(&s)
+}
+
+func (a *association) event(kind dataplane.EventKind) dataplane.Event {
+	return dataplane.Event{Kind: kind, Tunnel: a.config.Tunnel, Child: a.config.Child, SPI: a.spi, Direction: a.config.Direction}
+}
+
+func (a *association) counters() dataplane.Counters {
+	c := dataplane.Counters{
+		Tunnel: a.config.Tunnel, Child: a.config.Child, SPI: a.spi, Direction: a.config.Direction,
+		Packets: a.packets.Load(), Bytes: a.bytes.Load(),
+		ReplayDrops: a.replayDrops.Load(), AuthFailures: a.authFailures.Load(), SelectorDrops: a.selectorDrops.Load(),
+		Missing: a.missing.Load(),
+	}
+	if at := a.lastUsed.Load(); at != 0 {
+		c.LastUsed = time.Unix(0, at)
+	}
+	return c
+}
+
+// inboundSA receives. Its esp half belongs to the receiver.
+type inboundSA struct {
+	association
+	esp *esp.Inbound
+}
+
+// outboundSA sends. Its esp half belongs to the transmitter.
+type outboundSA struct {
+	association
+	esp *esp.Outbound
+	// narrow says that the SA does not carry all that its policy matches.
+	narrow atomic.Bool
+}
+
+// child is one child of a tunnel: its policy and its outbound SAs, the one that
+// carries the traffic last. Fields but current belong to the holder of the
+// plane's lock.
+type child struct {
+	tunnel, name string
+	policy       *policy // nil if there is none
+	spec         dataplane.Policy
+	outbound     []*outboundSA
+	current      atomic.Pointer[outboundSA]
+
+	acquired time.Time // of the transmitter: when Acquire was last raised
+}
+
+// choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8).
+func (c *child) choose() {
+	var sa *outboundSA
+	if n := len(c.outbound); n > 0 {
+		sa = c.outbound[n-1]
+		sa.narrow.Store(c.policy == nil || !sa.selectors.equal(&c.policy.selectors))
+	}
+	c.current.Store(sa)
+}
+
+// count notes one packet of n octets as carried and reports whether a limit
+// was reached by it.
+func (a *association) count(n int) bool {
+	a.spent.packets++
+	a.spent.bytes += uint64(n)
+	return a.spent.reached(a.soft) || a.spent.reached(a.hard)
+}
+
+// publish makes what was counted visible.
+func (a *association) publish(now time.Time) {
+	a.packets.Store(a.spent.packets)
+	a.bytes.Store(a.spent.bytes)
+	a.lastUsed.Store(now.UnixNano())
+}
+
+// expire raises what a reached limit asks for, at most once in eventInterval.
+func (a *association) expire(p *Plane, now time.Time) {
+	if a.spent.reached(a.hard) {
+		a.expired = true
+	}
+	if a.expired {
+		if now.Sub(a.hardRaised) >= eventInterval && p.raise(a.event(dataplane.HardExpire)) {
+			a.hardRaised = now
+		}
+		return
+	}
+	if now.Sub(a.softRaised) >= eventInterval && p.raise(a.event(dataplane.SoftExpire)) {
+		a.softRaised = now
+	}
+}

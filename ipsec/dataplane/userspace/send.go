@@ -1,0 +1,45 @@
+package userspace
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// send sends b once, without waiting.
+func (s *socket) send(e *endpoint, b []byte, c *control) (int, unix.Errno) {
+	vec := unix.Iovec{Base: &b[0]}
+	vec.SetLen(len(b))
+	header := unix.Msghdr{Name: &e.name.raw[0], Namelen: e.name.length, Iov: &vec}
+	header.SetIovlen(1)
+	if c.n > 0 {
+		header.Control = &c.buf[0]
+		header.SetControllen(c.n)
+	}
+	for {
+		n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&header)), unix.MSG_NOSIGNAL)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// sendWait sends b and waits for room in the socket's buffer. An error that an
+// earlier datagram caused (ICMP) is not this one's: it is tried again.
+func (s *socket) sendWait(e *endpoint, b []byte, c *control) unix.Errno {
+	_, errno := s.send(e, b, c)
+	if errno == unix.ECONNREFUSED || errno == unix.EHOSTUNREACH || errno == unix.ENETUNREACH {
+		_, errno = s.send(e, b, c)
+	}
+	if errno != unix.EAGAIN {
+		return errno
+	}
+	err := s.conn.Write(func(uintptr) bool {
+		_, errno = s.send(e, b, c)
+		return errno != unix.EAGAIN
+	})
+	if err != nil {
+		return unix.ECANCELED // closing
+	}
+	return errno
+}

@@ -1,0 +1,213 @@
+package userspace
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// socketBuffer is what the UDP socket asks for in each direction, in octets:
+// enough for the bursts that segmentation offload makes.
+const socketBuffer = 7 << 20
+
+// socket is the UDP socket of the NAT traversal port (RFC 3948). With an
+// unspecified listening address it is one of IPv6 that takes IPv4 too, so that
+// one goroutine receives for every SA.
+type socket struct {
+	fd     int
+	file   *os.File // owns fd; used to park in the poller and to close
+	conn   syscall.RawConn
+	family int
+	local  netip.AddrPort // port never 0
+	// probes ask the routing table for a source, one of IPv4 and one of IPv6
+	// (-1: the host has no IPv6). They send nothing.
+	probes [2]int
+}
+
+// openSocket binds listen; an invalid or unspecified address is all of both
+// families.
+func openSocket(listen netip.AddrPort) (*socket, error) {
+	s := &socket{family: unix.AF_INET6}
+	addr := listen.Addr().Unmap()
+	if addr.Is4() && !addr.IsUnspecified() {
+		s.family = unix.AF_INET
+	}
+	const kind = unix.SOCK_DGRAM | unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK
+	fd, err := unix.Socket(s.family, kind, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) && !addr.Is6() {
+		s.family = unix.AF_INET // a host without IPv6
+		fd, err = unix.Socket(s.family, kind, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open UDP socket: %w", err)
+	}
+	s.fd = fd
+	if err := s.bind(addr, listen.Port()); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
+	}
+	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		if s.probes[i], err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			s.probes[i] = -1
+		}
+	}
+	s.file = os.NewFile(uintptr(fd), "udp")
+	if s.conn, err = s.file.SyscallConn(); err != nil {
+		s.close()
+		return nil, fmt.Errorf("poll UDP socket: %w", err)
+	}
+	return s, nil
+}
+
+func (s *socket) close() error {
+	for _, fd := range s.probes {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
+	return s.file.Close()
+}
+
+func (s *socket) bind(addr netip.Addr, port uint16) error {
+	s.buffers()
+	unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it one datagram at a time comes
+	if s.family == unix.AF_INET {
+		if err := s.receiveIPv4Info(unix.IP_PKTINFO); err != nil {
+			return err
+		}
+	} else if err := s.receiveIPv6Info(addr); err != nil {
+		return err
+	}
+	if !addr.IsValid() {
+		addr = netip.IPv6Unspecified()
+	}
+	if s.family == unix.AF_INET && addr.Is6() {
+		addr = netip.IPv4Unspecified()
+	}
+	name := s.sockaddrOf(netip.AddrPortFrom(addr, port))
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(s.fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
+	if errno == unix.EADDRINUSE {
+		return fmt.Errorf("%w (another IPsec daemon runs on this host?)", errno)
+	}
+	if errno != 0 {
+		return errno
+	}
+	bound, err := socketName(s.fd)
+	s.local = bound
+	return err
+}
+
+// buffers enlarges the socket's buffers, past the system's limit where allowed.
+func (s *socket) buffers() {
+	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
+		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+			unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, plain, socketBuffer)
+		}
+	}
+}
+
+// receiveIPv4Info has the TOS of received datagrams reported, and by info the
+// address that they came to.
+func (s *socket) receiveIPv4Info(info int) error {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_RECVTOS, 1); err != nil {
+		return fmt.Errorf("enable IP_RECVTOS: %w", err)
+	}
+	if info == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, info, 1); err != nil {
+		return fmt.Errorf("enable IP_PKTINFO: %w", err)
+	}
+	return nil
+}
+
+func (s *socket) receiveIPv6Info(addr netip.Addr) error {
+	only := 0
+	if addr.Is6() && !addr.IsUnspecified() {
+		only = 1
+	}
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+		return fmt.Errorf("set IPV6_V6ONLY: %w", err)
+	}
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1); err != nil {
+		return fmt.Errorf("enable IPV6_RECVTCLASS: %w", err)
+	}
+	// Reports mapped addresses for IPv4 too.
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1); err != nil {
+		return fmt.Errorf("enable IPV6_RECVPKTINFO: %w", err)
+	}
+	return s.receiveIPv4Info(0)
+}
+
+func socketName(fd int) (netip.AddrPort, error) {
+	var raw [unix.SizeofSockaddrInet6]byte
+	length := uint32(len(raw))
+	_, _, errno := unix.Syscall(unix.SYS_GETSOCKNAME, uintptr(fd), uintptr(unsafe.Pointer(&raw[0])), uintptr(unsafe.Pointer(&length)))
+	if errno != 0 {
+		return netip.AddrPort{}, fmt.Errorf("read socket address: %w", errno)
+	}
+	return addrPort(raw[:]), nil
+}
+
+// routeSource asks the routing table which address packets to remote leave
+// from. It is not for several goroutines at a time.
+func (s *socket) routeSource(remote netip.Addr) (netip.Addr, error) {
+	probe, fd := socket{family: unix.AF_INET6}, s.probes[1]
+	if remote.Is4() {
+		probe.family, fd = unix.AF_INET, s.probes[0]
+	}
+	if fd < 0 {
+		return netip.Addr{}, unix.EAFNOSUPPORT
+	}
+	name := probe.sockaddrOf(netip.AddrPortFrom(remote, 9))
+	defer func() { // forget the answer
+		none := [unix.SizeofSockaddrInet6]byte{} // AF_UNSPEC
+		unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none[0])), uintptr(name.length))
+	}()
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
+	if errno != 0 {
+		return netip.Addr{}, errno
+	}
+	bound, err := socketName(fd)
+	return bound.Addr(), err
+}
+
+// received is what the ancillary data of a datagram said.
+type received struct {
+	segment int   // size of each datagram that was merged, 0 if none was
+	class   uint8 // DSCP and ECN of the outer header
+	local   netip.Addr
+}
+
+// parseControl reads the ancillary data oob; local only if wanted, which costs.
+func parseControl(oob []byte, wantLocal bool) received {
+	var r received
+	for len(oob) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
+		size := int(h.Len)
+		if size < unix.CmsgLen(0) || size > len(oob) {
+			break
+		}
+		data := oob[unix.CmsgLen(0):size]
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			r.segment = int(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			r.class = data[0]
+		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			r.class = uint8(binary.NativeEndian.Uint32(data))
+		case wantLocal && h.Level == unix.SOL_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			r.local = netip.AddrFrom4([4]byte(data[8:])) // ipi_addr
+		case wantLocal && h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			r.local = netip.AddrFrom16([16]byte(data)).Unmap()
+		}
+		oob = oob[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(oob)):]
+	}
+	return r
+}

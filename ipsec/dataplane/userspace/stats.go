@@ -1,0 +1,38 @@
+package userspace
+
+import "sync/atomic"
+
+// Drops counts packets that belong to no SA, or to one that could not take
+// them, since the plane was made.
+type Drops struct {
+	NoPolicy      uint64 // outbound: no policy matches
+	NoSA          uint64 // outbound: a policy, but no SA that may carry the packet
+	Expired       uint64 // the SA reached its hard limit
+	OutMalformed  uint64 // outbound: no whole IP packet
+	SendErrors    uint64 // outbound: datagrams that the network refused
+	UnknownSPI    uint64 // inbound: no such SA
+	Malformed     uint64 // inbound: no ESP packet, or not an IP packet within
+	Dummy         uint64 // inbound: dummy packets (RFC 4303, Section 2.6)
+	Congestion    uint64 // inbound: marked CE without ECN in the inner header (RFC 6040, Section 4.2)
+	DeliverErrors uint64 // inbound: packets that the interface refused
+	LostEvents    uint64 // events for which the channel had no room
+}
+
+// stats is the live form of Drops, and of the ways to send.
+type stats struct {
+	noPolicy, noSA, expired, outMalformed, sendErrors       atomic.Uint64
+	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
+	lostEvents                                              atomic.Uint64
+}
+
+// Drops returns the packets dropped outside of SAs so far.
+func (p *Plane) Drops() Drops {
+	s := &p.stats
+	return Drops{
+		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(), Expired: s.expired.Load(),
+		OutMalformed: s.outMalformed.Load(), SendErrors: s.sendErrors.Load(),
+		UnknownSPI: s.unknownSPI.Load(), Malformed: s.malformed.Load(), Dummy: s.dummy.Load(),
+		Congestion: s.congestion.Load(), DeliverErrors: s.deliverErrors.Load(),
+		LostEvents: s.lostEvents.Load(),
+	}
+}

@@ -1,0 +1,290 @@
+package userspace
+
+import (
+	"errors"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+const (
+	// maxGroups is for how many SAs and traffic classes packets are gathered
+	// at a time.
+	maxGroups = 8
+	// maxSegments is what one UDP_SEGMENT send may carry (UDP_MAX_SEGMENTS
+	// of older kernels).
+	maxSegments = 64
+	// maxGroupLen keeps a group below the greatest UDP payload over IPv6.
+	maxGroupLen = 65000
+	// readsBeforeFlush bounds how long a packet of a quiet peer waits while
+	// busy ones keep the interface readable.
+	readsBeforeFlush = 128
+
+	// maxPacket is the greatest super-packet, in octets.
+	maxPacket = 65536
+)
+
+// group is a run of ESP packets that leaves in one send: of one SA and one
+// traffic class, equal in length but for a shorter last one.
+type group struct {
+	sa     *outboundSA // nil: empty
+	class  uint8
+	closed bool // holds a shorter packet: nothing may follow
+	size   int  // of each packet
+	count  int
+	buf    []byte
+}
+
+// transmitter moves packets from the interface to the network: read, find
+// policy and SA, seal, send, all in one goroutine.
+type transmitter struct {
+	plane     *Plane
+	device    *device
+	socket    *socket
+	cache     spdCache
+	inner     inner
+	segmenter segmenter
+	groups    [maxGroups]group
+	last      int // group used last
+	victim    int // group to give up next
+	reads     int // since the last flush
+	now       time.Time
+	control   control
+
+	buf     []byte
+	n       int // of the last read
+	errno   unix.Errno
+	tryRead func(uintptr) bool
+}
+
+func newTransmitter(p *Plane) *transmitter {
+	t := &transmitter{plane: p, device: p.device, socket: p.socket, now: time.Now()}
+	t.buf = make([]byte, vnetHeaderLen+maxPacket+esp.TrailerRoom)
+	for i := range t.groups {
+		t.groups[i].buf = make([]byte, 0, maxGroupLen)
+	}
+	t.tryRead = func(uintptr) bool {
+		t.read()
+		return t.errno != unix.EAGAIN
+	}
+	return t
+}
+
+func (t *transmitter) read() {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.device.fd), uintptr(unsafe.Pointer(&t.buf[0])), uintptr(vnetHeaderLen+maxPacket))
+	t.n, t.errno = int(n), errno
+}
+
+// run drains the interface before it sends, so that what is waiting leaves in
+// as few sends as possible, and parks in the poller when nothing is left.
+func (t *transmitter) run() {
+	for !t.plane.stop.Load() {
+		t.read()
+		if t.errno == unix.EAGAIN {
+			t.flushAll()
+			if err := t.device.conn.Read(t.tryRead); err != nil {
+				if !t.plane.stop.Load() {
+					t.plane.logger.Error("interface is gone; no packet leaves through it", "interface", t.device.name, "error", err)
+				}
+				return
+			}
+		}
+		switch t.errno {
+		case 0:
+			t.process(t.buf[:t.n])
+			if t.reads++; t.reads >= readsBeforeFlush {
+				t.flushAll()
+			}
+		case unix.EINTR, unix.EAGAIN:
+		default:
+			t.flushAll()
+			t.plane.logger.Error("read interface; no packet leaves through it any more", "interface", t.device.name, "error", t.errno)
+			return
+		}
+	}
+}
+
+// process handles one packet or super-packet with its vnet header.
+func (t *transmitter) process(b []byte) {
+	if len(b) < vnetHeaderLen {
+		t.plane.stats.outMalformed.Add(1)
+		return
+	}
+	h, packet := parseVnetHeader(b), b[vnetHeaderLen:]
+	if !t.inner.parse(packet) {
+		t.plane.stats.outMalformed.Add(1)
+		return
+	}
+	sa := t.find(&t.inner.flow)
+	if sa == nil {
+		return
+	}
+	class, next := trafficClass(packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
+	if t.inner.v6 {
+		next = esp.NextHeaderIPv6
+	}
+	if h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE {
+		if h.needsChecksum && !completeChecksum(h, packet) {
+			t.plane.stats.outMalformed.Add(1)
+			return
+		}
+		t.seal(sa, class, next, packet)
+		return
+	}
+	if !t.segmenter.start(h, packet) {
+		t.plane.stats.outMalformed.Add(1)
+		return
+	}
+	for segment := t.segmenter.next(); segment != nil; segment = t.segmenter.next() {
+		t.seal(sa, class, next, segment)
+	}
+}
+
+// find returns the SA for an outbound packet. Where there is none it counts
+// the drop, and asks for one if a policy wants it (RFC 4301, Section 5.1).
+func (t *transmitter) find(f *flow) *outboundSA {
+	p := t.cache.lookup(t.plane.spd.Load(), f)
+	if p == nil {
+		t.plane.stats.noPolicy.Add(1)
+		return nil
+	}
+	c := p.child
+	sa := c.current.Load()
+	if sa != nil && (!sa.narrow.Load() || sa.selectors.outbound(f)) {
+		return sa
+	}
+	t.plane.stats.noSA.Add(1)
+	if sa == nil {
+		if now := time.Now(); now.Sub(c.acquired) >= eventInterval &&
+			t.plane.raise(dataplane.Event{Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name}) {
+			c.acquired = now
+		}
+	}
+	return nil
+}
+
+// seal adds the ESP packet for one inner packet to a group. Behind packet there
+// are at least esp.TrailerRoom octets of the read buffer.
+func (t *transmitter) seal(sa *outboundSA, class, next uint8, packet []byte) {
+	if sa.expired {
+		t.plane.stats.expired.Add(1)
+		sa.expire(t.plane, t.now)
+		return
+	}
+	g := t.group(sa, class, sa.esp.SealedLen(len(packet)))
+	buf, err := sa.esp.Seal(g.buf, packet, next)
+	if err != nil {
+		if errors.Is(err, esp.ErrSequenceExhausted) {
+			sa.expired = true
+			sa.expire(t.plane, t.now)
+		}
+		t.plane.stats.expired.Add(1)
+		if g.count == 0 {
+			g.sa = nil
+		}
+		return
+	}
+	g.buf = buf
+	g.count++
+	if sa.count(len(packet)) {
+		sa.expire(t.plane, t.now)
+	}
+}
+
+// group returns the group that takes a packet of n sealed octets next, made
+// empty first where it does not fit.
+func (t *transmitter) group(sa *outboundSA, class uint8, n int) *group {
+	g := &t.groups[t.last]
+	if g.sa != sa || g.class != class {
+		g = t.otherGroup(sa, class)
+	}
+	if g.count > 0 && (g.closed || n > g.size || g.count == maxSegments || len(g.buf)+n > maxGroupLen) {
+		t.flush(g)
+	}
+	if g.count == 0 {
+		g.sa, g.class, g.size = sa, class, n
+	} else if n < g.size {
+		g.closed = true
+	}
+	return g
+}
+
+func (t *transmitter) otherGroup(sa *outboundSA, class uint8) *group {
+	free := -1
+	for i := range t.groups {
+		g := &t.groups[i]
+		if g.sa == sa && g.class == class {
+			t.last = i
+			return g
+		}
+		if g.sa == nil && free < 0 {
+			free = i
+		}
+	}
+	if free < 0 {
+		free = t.victim
+		t.victim = (t.victim + 1) % maxGroups
+		t.flush(&t.groups[free])
+	}
+	t.last = free
+	return &t.groups[free]
+}
+
+func (t *transmitter) flushAll() {
+	t.reads = 0
+	for i := range t.groups {
+		if t.groups[i].count > 0 {
+			t.flush(&t.groups[i])
+		}
+	}
+}
+
+// flush sends a group and empties it.
+func (t *transmitter) flush(g *group) {
+	t.now = time.Now()
+	e := g.sa.endpoint.Load()
+	g.sa.publish(t.now)
+	if errno := t.send(e, g); errno != 0 {
+		t.plane.stats.sendErrors.Add(uint64(g.count))
+	}
+	g.sa, g.count, g.closed, g.buf = nil, 0, false, g.buf[:0]
+}
+
+// send tries segmentation by the kernel first. EINVAL comes from a path whose
+// MTU has no room for the segment size, EIO from a device that cannot checksum:
+// then each packet is sent by itself, and the kernel may fragment it.
+func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
+	if g.count > 1 {
+		t.prepare(e, g.class)
+		t.control.addSegment(g.size)
+		errno := t.socket.sendWait(e, g.buf, &t.control)
+		if errno != unix.EINVAL && errno != unix.EIO {
+			return errno
+		}
+	}
+	t.prepare(e, g.class)
+	var first unix.Errno
+	for rest := g.buf; len(rest) > 0; {
+		n := min(g.size, len(rest))
+		if errno := t.socket.sendWait(e, rest[:n], &t.control); errno != 0 && first == 0 {
+			first = errno
+		}
+		rest = rest[n:]
+	}
+	return first
+}
+
+// prepare writes the ancillary data that all sends to e with this class share.
+func (t *transmitter) prepare(e *endpoint, class uint8) {
+	t.control.reset()
+	if t.socket.local.Addr().IsUnspecified() {
+		t.control.addSource(t.socket.family, e.local.Addr())
+	}
+	if class != 0 {
+		t.control.addClass(class, e.remote.Addr().Is4())
+	}
+}
