@@ -30,7 +30,7 @@ type (
 var idPattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // tunnelPattern also admits what the planner makes of two ids.
-var tunnelPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,255}$`)
+var tunnelPattern = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,255}$`)
 
 // ValidID says whether id can be the last segment of a resource name.
 func ValidID(id string) bool { return idPattern.MatchString(id) }

@@ -150,6 +150,31 @@ func (t Table[T]) Without(name string) Table[T] {
 	return t.replaced(c, -1, &chunk[T]{slices.Delete(slices.Clone(t.chunks[c].rows), i, i+1)})
 }
 
+// Apply returns a table with the upserted rows and without the removed ones; a
+// name must not be in both.
+func (t Table[T]) Apply(upserts []Row[T], removed []string) Table[T] {
+	if changes := len(upserts) + len(removed); changes < 8 || changes < len(t.chunks) {
+		for _, name := range removed {
+			t = t.Without(name)
+		}
+		for _, row := range upserts {
+			t = t.With(row)
+		}
+		return t
+	}
+	gone := make(map[string]bool, len(removed))
+	for _, name := range removed {
+		gone[name] = true
+	}
+	rows := make([]Row[T], 0, t.size+len(upserts))
+	for row := range t.All() {
+		if !gone[row.Name] {
+			rows = append(rows, row)
+		}
+	}
+	return NewTable(append(rows, upserts...))
+}
+
 // replaced returns t with chunk c replaced by with.
 func (t Table[T]) replaced(c, grown int, with ...*chunk[T]) Table[T] {
 	chunks := make([]*chunk[T], 0, len(t.chunks)-1+len(with))

@@ -1,0 +1,24 @@
+package model
+
+import (
+	"slices"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Selects says whether the selector picks the site: because it picks all, or
+// names it, or because the site carries every label that the selector asks for.
+func Selects(s *swanherdv1.SiteSelector, site *swanherdv1.Site) bool {
+	if s.GetAll() || slices.Contains(s.GetSites(), site.GetName()) {
+		return true
+	}
+	if len(s.GetMatchLabels()) == 0 {
+		return false
+	}
+	for key, want := range s.GetMatchLabels() {
+		if have, ok := site.GetLabels()[key]; !ok || have != want {
+			return false
+		}
+	}
+	return true
+}

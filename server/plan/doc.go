@@ -1,0 +1,25 @@
+// Package plan turns a topology into what every edge is to run: a pure,
+// deterministic function.
+//
+// Both ends of a tunnel come out of one computation, so that they cannot
+// disagree. A Planner remembers what it planned, and recomputes only what a
+// change of the topology touches; the result is the same as that of Make.
+//
+// The package does no I/O, reads no clock and starts no goroutine. A Planner
+// is for one goroutine; a Plan is immutable and may be read from any.
+//
+// The rules of a plan:
+//
+//   - Two sites are connected when a mesh connects them; when several do, the
+//     first by name says how. Every enabled edge of one is connected with every
+//     enabled edge of the other, over the preferred pair of their uplinks.
+//   - A tunnel needs something to protect on both ends: sites without prefixes
+//     get none.
+//   - The edge with the lower id initiates, unless only its own address is
+//     known.
+//   - With transit, the first hub by name that has an enabled edge carries the
+//     traffic between spokes, except between those that are connected directly.
+//   - A Child SA has at most maxSelectors traffic selectors per side, since a
+//     payload cannot hold more than 255 (RFC 7296, Section 3.13) and has to
+//     reach the peer in few packets; more prefixes make more Child SAs.
+package plan

@@ -1,0 +1,214 @@
+package plan
+
+import (
+	"encoding/pem"
+	"net/netip"
+	"slices"
+	"strings"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// network is the index of one network: who is where, and which meshes select
+// which sites.
+type network struct {
+	sites  map[string]*site
+	edges  map[string]*edge
+	meshes []*mesh // by name; without those whose profile is missing
+	// What all of the network's edges have in common in their settings.
+	anchors []string
+	revoked []string
+}
+
+type site struct {
+	name     string
+	revision int64
+	prefixes []netip.Prefix
+	edges    []*edge // enabled ones, by name
+}
+
+type edge struct {
+	name    string
+	id      model.EdgeName
+	site    *site // nil when it is missing
+	enabled bool
+	uplinks []*swanherdv1.Uplink // by preference
+}
+
+// mesh is a Mesh with its selectors resolved. One of the three groups is set.
+type mesh struct {
+	name    string
+	profile *swanherdv1.Profile
+	// members of a full mesh, by name.
+	members []*site
+	// hubs and spokes; a site that is both is a hub.
+	hubs, spokes []*site
+	// links of the sites that have explicit ones.
+	links map[*site][]*site
+	// roles of the sites in the mesh.
+	roles map[*site]role
+	// transit is the hub that carries traffic between spokes; nil: none does.
+	transit *site
+	// wantsTransit is set also when no hub has an edge.
+	wantsTransit bool
+	// carried is what transit offers: the prefixes of all spokes and its own.
+	carried prefixSet
+}
+
+type role uint8
+
+const (
+	roleMember role = iota + 1
+	roleHub
+	roleSpoke
+)
+
+// newNetwork makes the index of a network. What it can it takes from the index
+// before, which may be nil.
+func newNetwork(t *model.Topology, name model.NetworkName, before *network) *network {
+	n := &network{sites: map[string]*site{}, edges: map[string]*edge{}}
+	for row := range t.Sites.InNetwork(name) {
+		s := &site{name: row.Name, revision: row.Revision}
+		if before != nil && before.sites[row.Name] != nil && before.sites[row.Name].revision == row.Revision {
+			s.prefixes = before.sites[row.Name].prefixes
+		} else {
+			s.prefixes = parsePrefixes(row.Value.GetPrefixes())
+		}
+		n.sites[row.Name] = s
+	}
+	for row := range t.Edges.InNetwork(name) {
+		id, err := model.ParseEdgeName(row.Name)
+		if err != nil {
+			continue // refused before it was stored
+		}
+		e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled()}
+		e.uplinks = preferred(t.EdgeStatuses.Value(row.Name).GetUplinks())
+		n.edges[row.Name] = e
+		if e.site != nil && e.enabled {
+			e.site.edges = append(e.site.edges, e)
+		}
+	}
+	for row := range t.Meshes.InNetwork(name) {
+		if profile, ok := t.Profiles.Get(row.Value.GetProfile()); ok {
+			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value))
+		}
+	}
+	n.setShared(t, name)
+	return n
+}
+
+// setShared fills in what all edges of the network have in common.
+func (n *network) setShared(t *model.Topology, name model.NetworkName) {
+	n.anchors, n.revoked = nil, nil
+	if authority, ok := t.Authorities.Get(name.AuthorityName()); ok {
+		n.anchors = []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Value.GetCertificate()}))}
+	}
+	for row := range t.Revocations.WithPrefix(name.RevocationName("")) {
+		n.revoked = append(n.revoked, row.Name[strings.LastIndexByte(row.Name, '/')+1:])
+	}
+}
+
+func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {
+	resolved := &mesh{name: m.GetName(), profile: profile, roles: map[*site]role{}}
+	switch topology := m.GetTopology().(type) {
+	case *swanherdv1.Mesh_FullMesh:
+		resolved.members = n.selected(t, name, topology.FullMesh.GetSites())
+		resolved.assign(resolved.members, roleMember)
+	case *swanherdv1.Mesh_HubAndSpoke:
+		resolved.hubs = n.selected(t, name, topology.HubAndSpoke.GetHubs())
+		resolved.assign(resolved.hubs, roleHub)
+		for _, s := range n.selected(t, name, topology.HubAndSpoke.GetSpokes()) {
+			if resolved.roles[s] == 0 {
+				resolved.spokes = append(resolved.spokes, s)
+			}
+		}
+		resolved.assign(resolved.spokes, roleSpoke)
+		if topology.HubAndSpoke.GetTransit() {
+			resolved.setTransit()
+		}
+	case *swanherdv1.Mesh_ExplicitLinks:
+		resolved.links = map[*site][]*site{}
+		for _, l := range topology.ExplicitLinks.GetLinks() {
+			a, b := n.sites[l.GetSiteA()], n.sites[l.GetSiteB()]
+			if a == nil || b == nil || a == b || slices.Contains(resolved.links[a], b) {
+				continue
+			}
+			resolved.links[a] = append(resolved.links[a], b)
+			resolved.links[b] = append(resolved.links[b], a)
+			resolved.assign([]*site{a, b}, roleMember)
+		}
+	}
+	return resolved
+}
+
+func (n *network) selected(t *model.Topology, name model.NetworkName, selector *swanherdv1.SiteSelector) []*site {
+	var sites []*site
+	for row := range t.Sites.InNetwork(name) {
+		if model.Selects(selector, row.Value) {
+			sites = append(sites, n.sites[row.Name])
+		}
+	}
+	return sites
+}
+
+func (m *mesh) assign(sites []*site, r role) {
+	for _, s := range sites {
+		m.roles[s] = r
+	}
+}
+
+func (m *mesh) setTransit() {
+	m.wantsTransit = true
+	for _, h := range m.hubs {
+		if len(h.edges) > 0 {
+			m.transit = h
+			break
+		}
+	}
+	if m.transit == nil {
+		return
+	}
+	carried := slices.Clone(m.transit.prefixes)
+	for _, s := range m.spokes {
+		carried = append(carried, s.prefixes...)
+	}
+	m.carried = newPrefixSet(carried)
+}
+
+// peers returns the sites that the mesh connects s with. The result may hold s.
+func (m *mesh) peers(s *site) [][]*site {
+	switch m.roles[s] {
+	case roleMember:
+		if m.links != nil {
+			return [][]*site{m.links[s]}
+		}
+		return [][]*site{m.members}
+	case roleHub:
+		return [][]*site{m.hubs, m.spokes}
+	case roleSpoke:
+		return [][]*site{m.hubs}
+	default:
+		return nil
+	}
+}
+
+// offered returns what site s has to offer to site t in the mesh: its own
+// prefixes and, where s carries transit for t, those of the other spokes that
+// t has no tunnel of its own with.
+func (n *network) offered(m *mesh, s, t *site) []netip.Prefix {
+	if m.transit != s || m.roles[t] != roleSpoke {
+		return s.prefixes
+	}
+	carried := m.carried.without(t.prefixes)
+	for _, other := range n.meshes {
+		for _, group := range other.peers(t) {
+			for _, direct := range group {
+				if direct != s && direct != t && m.roles[direct] == roleSpoke {
+					carried = carried.without(direct.prefixes)
+				}
+			}
+		}
+	}
+	return carried
+}

@@ -1,0 +1,80 @@
+package plan
+
+import (
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// A Plan is what every edge is to run, as of one revision of the topology.
+type Plan struct {
+	// Revision of the topology that the plan is made from.
+	Revision int64
+	// Intents by the edge's name, `networks/{network}/edges/{edge}`. A row's
+	// revision is that of the plan in which the intent last changed.
+	Intents model.Table[*Intent]
+	// Tunnels by name, with mesh, and per end edge, site, uplink, endpoint,
+	// prefixes and initiator set; the rest is for the fleet's state to fill in.
+	// A row's revision is that of the plan in which the tunnel last changed.
+	Tunnels model.Table[*swanherdv1.Tunnel]
+}
+
+// An Intent is what one edge is to run, as content-addressed resources.
+type Intent struct {
+	// Edge is `networks/{network}/edges/{edge}`.
+	Edge string
+	// Resources by name: "settings" and one per tunnel.
+	Resources model.Table[*swanherdv1.IntentResource]
+	// Digest of the set, as digest.Set makes it.
+	Digest []byte
+}
+
+// List returns the resources in the order of their names.
+func (i *Intent) List() []*swanherdv1.IntentResource {
+	list := make([]*swanherdv1.IntentResource, 0, i.Resources.Len())
+	for row := range i.Resources.All() {
+		list = append(list, row.Value)
+	}
+	return list
+}
+
+// Changes is how a plan differs from the one before. Names are sorted.
+type Changes struct {
+	// Intents are the edges whose set digest changed, or that are new.
+	Intents []string
+	// RemovedIntents are the edges that are gone.
+	RemovedIntents []string
+	// Tunnels are those that are new or changed.
+	Tunnels []string
+	// RemovedTunnels are those that are gone.
+	RemovedTunnels []string
+}
+
+// Make plans the whole topology.
+func Make(t *model.Topology) *Plan {
+	p, _ := NewPlanner().Update(t)
+	return p
+}
+
+// TunnelNames returns the names of the tunnels that Make would plan, at a
+// fraction of its cost: for telling what a change would do.
+func TunnelNames(t *model.Topology) map[string]bool {
+	names := map[string]bool{}
+	for row := range t.Networks.All() {
+		name, err := model.ParseNetworkName(row.Name)
+		if err != nil {
+			continue // refused before it was stored
+		}
+		n := newNetwork(t, name, nil)
+		for _, e := range n.edges {
+			n.eachPeer(e, func(m *mesh, peer *edge) {
+				if e.name > peer.name {
+					return // seen from the other end
+				}
+				if a, b, ok := n.ends(m, e, peer); ok {
+					names[tunnelName(&a, &b)] = true
+				}
+			})
+		}
+	}
+	return names
+}

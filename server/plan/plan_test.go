@@ -1,0 +1,133 @@
+package plan
+
+import (
+	"fmt"
+	"testing"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// builder makes topologies for tests; every change is a revision.
+type builder struct{ model.Topology }
+
+func put[T any](b *builder, t *model.Table[T], name string, value T) {
+	b.Revision++
+	*t = t.With(model.Row[T]{Name: name, Value: value, Revision: b.Revision})
+}
+
+func drop[T any](b *builder, t *model.Table[T], name string) {
+	b.Revision++
+	*t = t.Without(name)
+}
+
+func (b *builder) snapshot() *model.Topology {
+	t := b.Topology
+	return &t
+}
+
+func newBuilder() *builder {
+	b := &builder{}
+	put(b, &b.Networks, "networks/demo", &swanherdv1.Network{Name: "networks/demo"})
+	put(b, &b.Profiles, "networks/demo/profiles/default", &swanherdv1.Profile{Name: "networks/demo/profiles/default"})
+	put(b, &b.Authorities, "certificateAuthorities/networks/demo", &storev1.CertificateAuthority{
+		Name: "certificateAuthorities/networks/demo", Certificate: []byte("not a certificate, but planned as one"),
+	})
+	return b
+}
+
+func siteName(id string) string { return "networks/demo/sites/" + id }
+func edgeName(id string) string { return "networks/demo/edges/" + id }
+func meshName(id string) string { return "networks/demo/meshes/" + id }
+
+func (b *builder) site(id string, labels map[string]string, prefixes ...string) {
+	put(b, &b.Sites, siteName(id), &swanherdv1.Site{Name: siteName(id), Labels: labels, Prefixes: prefixes})
+}
+
+func (b *builder) edge(id, site string, uplinks ...*swanherdv1.Uplink) {
+	put(b, &b.Edges, edgeName(id), &swanherdv1.Edge{Name: edgeName(id), Site: siteName(site)})
+	b.uplinks(id, uplinks...)
+}
+
+func (b *builder) uplinks(id string, uplinks ...*swanherdv1.Uplink) {
+	put(b, &b.EdgeStatuses, edgeName(id), &storev1.EdgeStatus{Edge: edgeName(id), Uplinks: uplinks})
+}
+
+func uplink(name string, addresses ...string) *swanherdv1.Uplink {
+	return &swanherdv1.Uplink{Name: name, TransportClass: swanherdv1.TransportClass_TRANSPORT_CLASS_BROADBAND, Addresses: addresses}
+}
+
+func (b *builder) mesh(id string, m *swanherdv1.Mesh) {
+	m.Name, m.Profile = meshName(id), "networks/demo/profiles/default"
+	put(b, &b.Meshes, meshName(id), m)
+}
+
+func fullMesh(s *swanherdv1.SiteSelector) *swanherdv1.Mesh {
+	return &swanherdv1.Mesh{Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: s}}}
+}
+
+func hubAndSpoke(hubs, spokes *swanherdv1.SiteSelector, transit bool) *swanherdv1.Mesh {
+	return &swanherdv1.Mesh{Topology: &swanherdv1.Mesh_HubAndSpoke{HubAndSpoke: &swanherdv1.HubAndSpoke{
+		Hubs: hubs, Spokes: spokes, Transit: transit,
+	}}}
+}
+
+func links(pairs ...[2]string) *swanherdv1.Mesh {
+	l := &swanherdv1.ExplicitLinks{}
+	for _, p := range pairs {
+		l.Links = append(l.Links, &swanherdv1.Link{SiteA: siteName(p[0]), SiteB: siteName(p[1])})
+	}
+	return &swanherdv1.Mesh{Topology: &swanherdv1.Mesh_ExplicitLinks{ExplicitLinks: l}}
+}
+
+var allSites = &swanherdv1.SiteSelector{All: true}
+
+func labelled(key, value string) *swanherdv1.SiteSelector {
+	return &swanherdv1.SiteSelector{MatchLabels: map[string]string{key: value}}
+}
+
+// fullMeshOf makes n sites, each with a /24 and an edge.
+func fullMeshOf(n int) *builder {
+	b := newBuilder()
+	for i := range n {
+		id := fmt.Sprintf("site-%05d", i)
+		b.site(id, nil, fmt.Sprintf("10.%d.%d.0/24", i/250, i%250))
+		b.edge(id, id, uplink("wan1", fmt.Sprintf("198.18.%d.%d", i/250, i%250+1)))
+	}
+	b.mesh("all", fullMesh(allSites))
+	return b
+}
+
+func hubAndSpokeOf(n int, transit bool) *builder {
+	b := newBuilder()
+	b.site("hub", map[string]string{"role": "hub"}, "172.16.0.0/16")
+	b.edge("hub", "hub", uplink("wan1", "203.0.113.1"))
+	for i := range n {
+		id := fmt.Sprintf("spoke-%05d", i)
+		b.site(id, map[string]string{"role": "spoke"}, fmt.Sprintf("10.%d.%d.0/24", i/250, i%250))
+		b.edge(id, id, uplink("wan1", fmt.Sprintf("198.18.%d.%d", i/250, i%250+1)))
+	}
+	b.mesh("spokes", hubAndSpoke(labelled("role", "hub"), labelled("role", "spoke"), transit))
+	return b
+}
+
+func TestSizes(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		b       *builder
+		tunnels int
+	}{
+		{"full mesh of 4", fullMeshOf(4), 6},
+		{"hub and 5 spokes", hubAndSpokeOf(5, false), 5},
+		{"hub and 5 spokes with transit", hubAndSpokeOf(5, true), 5},
+	} {
+		p := Make(c.b.snapshot())
+		if p.Tunnels.Len() != c.tunnels {
+			t.Errorf("%s: %d tunnels, want %d", c.name, p.Tunnels.Len(), c.tunnels)
+		}
+		if names := TunnelNames(c.b.snapshot()); len(names) != c.tunnels {
+			t.Errorf("%s: TunnelNames has %d, want %d", c.name, len(names), c.tunnels)
+		}
+	}
+}

@@ -1,0 +1,299 @@
+package plan
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/swanherd/swanherd/proto/digest"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// counterInterval is how often edges report counters.
+const counterInterval = 10 * time.Second
+
+// A Planner plans one topology after another and recomputes only what changed
+// in between. It is for one goroutine.
+type Planner struct {
+	topology *model.Topology
+	plan     *Plan
+	networks map[model.NetworkName]*network
+	// links of each edge by the edge at the other end; a link is there twice.
+	links map[string]map[string]*link
+}
+
+// NewPlanner returns a planner that planned the empty topology.
+func NewPlanner() *Planner {
+	return &Planner{
+		topology: &model.Topology{},
+		plan:     &Plan{},
+		networks: map[model.NetworkName]*network{},
+		links:    map[string]map[string]*link{},
+	}
+}
+
+// Update plans the topology and tells what changed since the last call.
+func (p *Planner) Update(t *model.Topology) (*Plan, Changes) {
+	out := newOutput(t.Revision)
+	for name, d := range touched(p.topology, t) {
+		p.updateNetwork(t, name, d, out)
+	}
+	p.topology = t
+	p.plan = out.apply(p.plan)
+	return p.plan, out.changes()
+}
+
+// output gathers what an Update changes.
+type output struct {
+	revision int64
+	// resources of edges that changed; nil removes the resource.
+	resources map[string]map[string]*swanherdv1.IntentResource
+	// tunnels that changed; nil removes the tunnel.
+	tunnels map[string]*swanherdv1.Tunnel
+	// removed edges.
+	removed map[string]bool
+	// intents whose digest changed.
+	intents []string
+}
+
+func newOutput(revision int64) *output {
+	return &output{
+		revision:  revision,
+		resources: map[string]map[string]*swanherdv1.IntentResource{},
+		tunnels:   map[string]*swanherdv1.Tunnel{},
+		removed:   map[string]bool{},
+	}
+}
+
+func (o *output) setResource(edge, name string, r *swanherdv1.IntentResource) {
+	if o.resources[edge] == nil {
+		o.resources[edge] = map[string]*swanherdv1.IntentResource{}
+	}
+	o.resources[edge][name] = r
+}
+
+// setLink replaces the link between edges x and y; either may be nil. What is
+// the same in both is left alone.
+func (o *output) setLink(before, after *link) {
+	if before != nil && (after == nil || before.tunnel.GetName() != after.tunnel.GetName()) {
+		o.removeLink(before)
+		before = nil
+	}
+	if after == nil {
+		return
+	}
+	name := after.tunnel.GetName()
+	if before == nil || !bytes.Equal(before.a.GetVersion(), after.a.GetVersion()) {
+		o.setResource(after.tunnel.GetA().GetEdge(), name, after.a)
+	}
+	if before == nil || !bytes.Equal(before.b.GetVersion(), after.b.GetVersion()) {
+		o.setResource(after.tunnel.GetB().GetEdge(), name, after.b)
+	}
+	if before == nil || !proto.Equal(before.tunnel, after.tunnel) {
+		o.tunnels[name] = after.tunnel
+	}
+}
+
+func (o *output) removeLink(l *link) {
+	name := l.tunnel.GetName()
+	o.setResource(l.tunnel.GetA().GetEdge(), name, nil)
+	o.setResource(l.tunnel.GetB().GetEdge(), name, nil)
+	o.tunnels[name] = nil
+}
+
+// updateNetwork recomputes what d touches in one network.
+func (p *Planner) updateNetwork(t *model.Topology, name model.NetworkName, d *delta, out *output) {
+	before := p.networks[name]
+	if before == nil {
+		before = &network{}
+	}
+	after := before
+	_, exists := t.Networks.Get(name.String())
+	switch {
+	case !exists:
+		after = &network{}
+		delete(p.networks, name)
+	case d.structure || p.networks[name] == nil:
+		d.structure = true
+		after = newNetwork(t, name, before)
+		p.networks[name] = after
+	default:
+		for e := range d.uplinks {
+			if indexed := after.edges[e]; indexed != nil {
+				indexed.uplinks = preferred(t.EdgeStatuses.Value(e).GetUplinks())
+			}
+		}
+		after.setShared(t, name)
+	}
+
+	done := map[[2]string]bool{}
+	for _, e := range slices.Sorted(maps.Keys(d.dirtyEdges(before, after))) {
+		p.updateLinks(after, e, done, out)
+	}
+	for e := range before.edges {
+		if after.edges[e] == nil {
+			out.removed[e] = true
+			delete(p.links, e)
+		}
+	}
+	for _, e := range after.edges {
+		if old := before.edges[e.name]; old == nil || d.settings || d.touchesSite(old) || d.touchesSite(e) {
+			p.updateSettings(after, e, out)
+		}
+	}
+}
+
+// updateLinks recomputes every link of one edge, except those in done.
+func (p *Planner) updateLinks(n *network, name string, done map[[2]string]bool, out *output) {
+	wanted := map[string]*link{}
+	if e := n.edges[name]; e != nil {
+		n.eachPeer(e, func(m *mesh, peer *edge) {
+			if key := pairKey(name, peer.name); !done[key] {
+				done[key] = true
+				wanted[peer.name] = n.newLink(m, e, peer)
+			}
+		})
+	}
+	for _, peer := range slices.Sorted(maps.Keys(p.links[name])) {
+		if _, ok := wanted[peer]; !ok && !done[pairKey(name, peer)] {
+			done[pairKey(name, peer)] = true
+			wanted[peer] = nil
+		}
+	}
+	for _, peer := range slices.Sorted(maps.Keys(wanted)) {
+		before, after := p.links[name][peer], wanted[peer]
+		out.setLink(before, after)
+		p.setLink(name, peer, after)
+		p.setLink(peer, name, after)
+	}
+}
+
+func (p *Planner) setLink(edge, peer string, l *link) {
+	switch {
+	case l == nil:
+		delete(p.links[edge], peer)
+	case p.links[edge] == nil:
+		p.links[edge] = map[string]*link{peer: l}
+	default:
+		p.links[edge][peer] = l
+	}
+}
+
+func pairKey(x, y string) [2]string {
+	if y < x {
+		x, y = y, x
+	}
+	return [2]string{x, y}
+}
+
+// eachPeer calls f with every edge that e is to be connected with, once, and
+// the mesh that says so.
+func (n *network) eachPeer(e *edge, f func(*mesh, *edge)) {
+	if e.site == nil || !e.enabled {
+		return
+	}
+	seen := map[*site]bool{e.site: true}
+	for _, m := range n.meshes {
+		for _, group := range m.peers(e.site) {
+			for _, s := range group {
+				if seen[s] {
+					continue
+				}
+				seen[s] = true
+				for _, peer := range s.edges {
+					f(m, peer)
+				}
+			}
+		}
+	}
+}
+
+func (p *Planner) updateSettings(n *network, e *edge, out *output) {
+	s := &swanherdv1.EdgeSettings{
+		Edge:            e.name,
+		TrustAnchors:    n.anchors,
+		RevokedSerials:  n.revoked,
+		CounterInterval: durationpb.New(counterInterval),
+	}
+	if e.site != nil {
+		s.LocalPrefixes = prefixStrings(e.site.prefixes)
+	}
+	r := digest.Resource(s)
+	if intent, ok := p.plan.Intents.Get(e.name); ok {
+		if have, ok := intent.Value.Resources.Get(r.GetName()); ok && bytes.Equal(have.Value.GetVersion(), r.GetVersion()) {
+			return
+		}
+	}
+	out.setResource(e.name, r.GetName(), r)
+}
+
+// apply makes the next plan and finds the intents whose digest changed.
+func (o *output) apply(before *Plan) *Plan {
+	plan := &Plan{Revision: o.revision}
+	var tunnels []model.Row[*swanherdv1.Tunnel]
+	var removedTunnels []string
+	for name, t := range o.tunnels {
+		if t == nil {
+			removedTunnels = append(removedTunnels, name)
+		} else {
+			tunnels = append(tunnels, model.Row[*swanherdv1.Tunnel]{Name: name, Value: t, Revision: o.revision})
+		}
+	}
+	plan.Tunnels = before.Tunnels.Apply(tunnels, removedTunnels)
+
+	var intents []model.Row[*Intent]
+	for edge, changed := range o.resources {
+		if o.removed[edge] {
+			continue
+		}
+		old := before.Intents.Value(edge)
+		next := o.intent(edge, old, changed)
+		if old != nil && bytes.Equal(old.Digest, next.Digest) {
+			continue
+		}
+		intents = append(intents, model.Row[*Intent]{Name: edge, Value: next, Revision: o.revision})
+		o.intents = append(o.intents, edge)
+	}
+	plan.Intents = before.Intents.Apply(intents, slices.Collect(maps.Keys(o.removed)))
+	return plan
+}
+
+func (o *output) intent(edge string, old *Intent, changed map[string]*swanherdv1.IntentResource) *Intent {
+	next := &Intent{Edge: edge}
+	if old != nil {
+		next.Resources = old.Resources
+	}
+	var upserts []model.Row[*swanherdv1.IntentResource]
+	var removed []string
+	for name, r := range changed {
+		if r == nil {
+			removed = append(removed, name)
+		} else {
+			upserts = append(upserts, model.Row[*swanherdv1.IntentResource]{Name: name, Value: r, Revision: o.revision})
+		}
+	}
+	next.Resources = next.Resources.Apply(upserts, removed)
+	next.Digest = digest.Set(next.List())
+	return next
+}
+
+func (o *output) changes() Changes {
+	c := Changes{Intents: o.intents, RemovedIntents: slices.Collect(maps.Keys(o.removed))}
+	for name, t := range o.tunnels {
+		if t == nil {
+			c.RemovedTunnels = append(c.RemovedTunnels, name)
+		} else {
+			c.Tunnels = append(c.Tunnels, name)
+		}
+	}
+	for _, list := range [][]string{c.Intents, c.RemovedIntents, c.Tunnels, c.RemovedTunnels} {
+		slices.SortFunc(list, strings.Compare)
+	}
+	return c
+}
