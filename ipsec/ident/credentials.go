@@ -125,6 +125,14 @@ func NewRoots(certs ...*x509.Certificate) *Roots {
 	return r
 }
 
+// Equal reports whether both trust the same certificates. Nil trusts nothing.
+func (r *Roots) Equal(other *Roots) bool {
+	if r == nil || other == nil {
+		return r == other
+	}
+	return slices.EqualFunc(r.certs, other.certs, (*x509.Certificate).Equal)
+}
+
 // Request returns the CERTREQ payload for the authorities: the SHA-1 hashes of
 // their public keys (RFC 7296, Section 3.7).
 func (r *Roots) Request() *wire.CertReq {
