@@ -126,16 +126,17 @@ type Reason uint8
 
 // The reasons.
 const (
-	ReasonDeletedByUs     Reason = iota + 1 // wanted here, or by policy
-	ReasonDeletedByPeer                     // the peer sent a Delete payload
-	ReasonPeerDead                          // no answer to repeated requests
-	ReasonPeerRestarted                     // INITIAL_CONTACT on another IKE SA
-	ReasonExpired                           // past its lifetime and not replaced
-	ReasonRedundant                         // crossing negotiations left two
-	ReasonProtocol                          // the peer broke the protocol
-	ReasonDataPlane                         // the data plane could not hold it
-	ReasonIKEClosed                         // its IKE SA ended
-	ReasonReconfigured                      // replaced by a new configuration
+	ReasonDeletedByUs   Reason = iota + 1 // wanted here, or by policy
+	ReasonDeletedByPeer                   // the peer sent a Delete payload
+	ReasonPeerDead                        // no answer to repeated requests
+	ReasonPeerRestarted                   // INITIAL_CONTACT on another IKE SA
+	ReasonExpired                         // past its lifetime and not replaced
+	ReasonRedundant                       // crossing negotiations left two
+	ReasonProtocol                        // the peer broke the protocol
+	ReasonDataPlane                       // the data plane could not hold it
+	ReasonIKEClosed                       // its IKE SA ended
+	ReasonReconfigured                    // replaced by a new configuration
+	ReasonReplaced                        // rekeyed
 )
 
 var reasonNames = [...]string{
@@ -149,6 +150,7 @@ var reasonNames = [...]string{
 	ReasonDataPlane:     "data plane failure",
 	ReasonIKEClosed:     "IKE SA closed",
 	ReasonReconfigured:  "reconfigured",
+	ReasonReplaced:      "rekeyed",
 }
 
 func (r Reason) String() string {

@@ -1,0 +1,295 @@
+package ike
+
+import (
+	"crypto/x509"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// authTask is the initiator's IKE_AUTH with the first Child SA (RFC 7296,
+// Section 1.2).
+type authTask struct {
+	sa    *ikeSA
+	cfg   *ChildConfig
+	spi   uint32
+	offer []suite.ESPProposal
+}
+
+func (a *authTask) start() {}
+
+func (a *authTask) abandon() { a.sa.t.releaseSPI(a.spi) }
+
+// claim is what a peer says about itself, to be verified by a job.
+type claim struct {
+	id     ident.ID
+	auth   *wire.Auth
+	octets ident.Octets
+	chain  []*x509.Certificate
+}
+
+// readClaim reads the identity, certificates and AUTH of a message. initRaw is
+// the IKE_SA_INIT message of the peer, nonce our own.
+func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
+	idp, auth := m.id(!sa.initiator), find[*wire.Auth](m)
+	id, err := ident.FromPayload(idp)
+	if err != nil {
+		return claim{}, err
+	}
+	var certs []*wire.Cert
+	for _, p := range m.payloads {
+		if c, ok := p.(*wire.Cert); ok {
+			certs = append(certs, c)
+		}
+	}
+	chain, err := ident.ParseCertificates(certs)
+	if err != nil {
+		return claim{}, err
+	}
+	octets := ident.SignedOctets(initRaw, nonce, sa.suite.PRF, sa.skP(!sa.initiator), idp.Body())
+	return claim{id, auth, octets, chain}, nil
+}
+
+// answered verifies the responder, and then makes the first Child SA.
+func (a *authTask) answered(m *message) {
+	sa := a.sa
+	if find[*wire.Auth](m) == nil {
+		kind := wire.NotifyInvalidSyntax
+		if n := m.errorNotify(); n != nil {
+			kind = n.Kind
+		}
+		sa.abandonTask()
+		sa.fail(&Error{Op: "IKE_AUTH", Notify: kind, Remote: true})
+		return
+	}
+	c, err := sa.readClaim(m, sa.init.response, sa.init.ni)
+	if err != nil {
+		a.reject(err)
+		return
+	}
+	remote, now := sa.t.cfg.Peer, sa.m.now
+	runJob(sa, ClassHandshake, func() (*ident.VerifiedPeer, error) {
+		return ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, c.chain, now)
+	}, func(peer *ident.VerifiedPeer, err error) {
+		if err != nil {
+			a.reject(err)
+			return
+		}
+		sa.remoteID = peer.ID
+		a.established(m)
+	})
+}
+
+// reject tells the responder that it could not prove itself, in an exchange of
+// its own (RFC 7296, Section 2.21.2), and gives up.
+func (a *authTask) reject(err error) {
+	sa := a.sa
+	t := sa.t
+	sa.abandonTask()
+	t.failures++
+	t.report(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+	sa.init.destroy()
+	sa.init = nil
+	sa.state, sa.wantDelete, sa.replaced = stateEstablished, true, true
+	sa.reason, sa.farewell = ReasonProtocol, wire.NotifyAuthenticationFailed
+}
+
+// established is the end of a successful IKE_AUTH. A Child SA that was refused
+// does not end the IKE SA (RFC 7296, Section 1.2).
+func (a *authTask) established(m *message) {
+	sa, t := a.sa, a.sa.t
+	i := sa.init
+	t.establish(sa)
+	if i.replaces != nil && i.replaces.alive() {
+		i.replaces.redundant = true
+	}
+	neg, err := a.readChild(m)
+	if err != nil {
+		t.releaseSPI(a.spi)
+		sa.finish()
+		a.settle(i)
+		t.childFailed(a.cfg.Name, err)
+		return
+	}
+	t.install(sa, neg, !t.hasSender(a.cfg.Name), func(c *childSA, err error) {
+		sa.finish()
+		if err != nil {
+			t.childFailed(a.cfg.Name, &Error{Op: "install Child SA", Err: err})
+			sa.orphan(neg.inbound)
+		} else {
+			t.childUp(c)
+		}
+		a.settle(i)
+	})
+}
+
+// settle forgets the secrets of the initial exchanges and decides between this
+// IKE SA and others.
+func (a *authTask) settle(i *initState) {
+	sa := a.sa
+	i.destroy()
+	sa.init = nil
+	if !sa.alive() {
+		return
+	}
+	sa.t.resolveDuplicates(sa)
+}
+
+// readChild reads the responder's half of the first Child SA.
+func (a *authTask) readChild(m *message) (childSpec, *Error) {
+	sa := a.sa
+	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
+		return childSpec{}, &Error{Op: "create Child SA", Notify: n.Kind, Remote: true}
+	}
+	spec, err := readChildAnswer(m, a.cfg, a.offer, a.cfg.LocalTS, a.cfg.RemoteTS)
+	if err == nil {
+		spec.inbound = a.spi
+		spec.lowestNonce = sa.lowestNonce
+		spec.keys, err = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, spec.suite)
+	}
+	if err != nil {
+		return childSpec{}, &Error{Op: "create Child SA", Err: err}
+	}
+	return spec, nil
+}
+
+// identify is the responder's first look at IKE_AUTH: who the peer claims to
+// be. The tunnel that fits it goes on with authenticate.
+func (sa *ikeSA) identify(m *message) {
+	id, err := ident.FromPayload(m.id(true))
+	if err != nil {
+		sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
+		sa.fail(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+		return
+	}
+	sa.remoteID = id
+	if p := m.id(false); p != nil {
+		if wanted, err := ident.FromPayload(p); err == nil {
+			sa.localID = wanted
+		}
+	}
+	m.raw = nil
+	sa.init.auth = m
+	sa.state = stateIdentified
+}
+
+// authResult is what the responder's IKE_AUTH job computes.
+type authResult struct {
+	peer   *ident.VerifiedPeer
+	method wire.AuthMethod
+	auth   []byte
+}
+
+// authenticate verifies the initiator and signs our answer, in one job.
+func (sa *ikeSA) authenticate() {
+	m, i, t := sa.init.auth, sa.init, sa.t
+	c, err := sa.readClaim(m, i.request, i.nr)
+	if err != nil {
+		sa.rejectInitiator(err)
+		return
+	}
+	local, remote, now, rand, hashes := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peerHashes
+	ours := ident.SignedOctets(i.response, i.ni, sa.suite.PRF, sa.skP(false), local.ID.Payload(false).Body())
+	runJob(sa, ClassHandshake, func() (authResult, error) {
+		peer, err := ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, c.chain, now)
+		if err != nil {
+			return authResult{}, err
+		}
+		method, auth, err := ident.Sign(local, ours, hashes, rand)
+		return authResult{peer, method, auth}, err
+	}, func(r authResult, err error) {
+		if err != nil {
+			sa.rejectInitiator(err)
+			return
+		}
+		sa.remoteID, sa.localID = r.peer.ID, local.ID
+		sa.acceptInitiator(m, r)
+	})
+}
+
+// rejectInitiator refuses a peer that did not prove its identity. It learns
+// nothing but that (RFC 7296, Section 2.21.2).
+func (sa *ikeSA) rejectInitiator(err error) {
+	m := sa.init.auth
+	sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
+	sa.t.report(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+	sa.linger()
+}
+
+// acceptInitiator establishes the IKE SA and makes the first Child SA before it
+// answers.
+func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
+	t := sa.t
+	head := []wire.Payload{t.cfg.Credentials.ID.Payload(false)}
+	for _, c := range t.cfg.Credentials.Certificates() {
+		head = append(head, c)
+	}
+	head = append(head, &wire.Auth{Method: r.method, Data: r.auth})
+	if m.notify(wire.NotifyInitialContact) != nil {
+		t.initialContact(sa)
+	}
+	i := sa.init
+	t.establish(sa)
+	done := func(c *childSA, tail []wire.Payload) {
+		i.destroy()
+		sa.init = nil
+		sa.respond(m, append(head, tail...))
+		if c != nil {
+			t.childUp(c)
+		}
+		t.resolveDuplicates(sa)
+	}
+	spec, tail, err := t.answerFirstChild(sa, m)
+	if err != nil {
+		t.childFailed("", err)
+		done(nil, []wire.Payload{&wire.Notify{Kind: err.Notify}})
+		return
+	}
+	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
+		if err != nil {
+			t.childFailed(spec.cfg.Name, &Error{Op: "install Child SA", Err: err})
+			done(nil, []wire.Payload{&wire.Notify{Kind: wire.NotifyTemporaryFailure}})
+			return
+		}
+		done(c, tail)
+	})
+}
+
+// initialContact drops what the peer no longer has (RFC 7296, Section 2.4). IKE
+// SAs that were being negotiated at the same time are left for
+// resolveDuplicates: the peer sent the notification before it knew of them.
+func (t *Tunnel) initialContact(fresh *ikeSA) {
+	for _, old := range t.sas {
+		if old == fresh || !old.state.in(stateUsable) || old.initiator && !old.established.Before(fresh.begun) {
+			continue
+		}
+		t.ikeDown(old, ReasonPeerRestarted)
+	}
+}
+
+// answerFirstChild chooses the answer to the Child SA part of IKE_AUTH.
+func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payload, *Error) {
+	offer, err := t.readChildOffer(m, nil)
+	if err != nil {
+		return childSpec{}, nil, err
+	}
+	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, suite.WithoutKeyExchange(offer.cfg.Proposals))
+	if e != nil {
+		return childSpec{}, nil, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e}
+	}
+	offer.suite = chosen
+	offer.lowestNonce = sa.lowestNonce
+	if offer.outbound, err = outboundSPI(m, answer.Number); err != nil {
+		return childSpec{}, nil, err
+	}
+	if offer.inbound, e = t.runtime.AllocateSPI(); e != nil {
+		return childSpec{}, nil, &Error{Op: "allocate SPI", Notify: wire.NotifyTemporaryFailure, Err: e}
+	}
+	offer.keys, e = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, chosen)
+	if e != nil {
+		t.releaseSPI(offer.inbound)
+		return childSpec{}, nil, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e}
+	}
+	return offer, answerPayloads(offer, answer, nil, nil), nil
+}

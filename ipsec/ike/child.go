@@ -1,0 +1,397 @@
+package ike
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// childState is where a Child SA is in its life.
+type childState uint8
+
+const (
+	childInstalling childState = iota // the data plane has it on order
+	childInstalled
+	childReplaced  // another has taken over; one end will delete it
+	childDeleting  // our Delete is under way
+	childLingering // deleted, accepts packets that were under way
+	childDead
+)
+
+var childStateNames = [...]string{"installing", "installed", "replaced", "deleting", "lingering", "dead"}
+
+func (s childState) String() string { return childStateNames[s] }
+
+// childSA is a pair of ESP SAs, one in each direction.
+//
+// At most one Child SA of a name has its outbound SA installed at any time, so
+// that it is always clear which one outgoing traffic takes. A new Child SA is
+// installed inbound first; its outbound key waits here until it is promoted.
+type childSA struct {
+	t    *Tunnel
+	ike  *ikeSA // that controls it now
+	name string
+
+	state             childState
+	inbound, outbound uint32 // SPIs
+	suite             suite.ESPSuite
+	mode              dataplane.Mode
+	localTS, remoteTS []ts.Selector
+	outboundKey       []byte // until promoted
+	sending           bool   // its outbound SA is installed
+	// initiator is true if this end began the exchange that made it.
+	initiator bool
+	// lowestNonce is the lower nonce of that exchange (RFC 7296, Section
+	// 2.8.1).
+	lowestNonce []byte
+
+	rekey *rekeyChildTask
+	// passive is what the peer's rekeying of this SA made while ours was under
+	// way too.
+	passive    *passiveRekey
+	replacedBy *childSA
+	replaces   *childSA
+	redundant  bool // lost against another one, which end will delete it is settled
+
+	wantRekey, wantDelete bool
+	reason                Reason
+	installed             time.Time
+	rekeyAt, expireAt     time.Time
+	endAt                 time.Time
+}
+
+// passiveRekey remembers the Child SA that the peer made by rekeying one that
+// we are rekeying as well. Its nonce is needed even if the peer has already
+// deleted it.
+type passiveRekey struct {
+	child *childSA
+	nonce []byte
+}
+
+// live reports whether c carries traffic and is meant to stay.
+func (c *childSA) live() bool {
+	return (c.state == childInstalling || c.state == childInstalled) && !c.wantDelete && !c.redundant
+}
+
+// known reports whether c exists as far as the protocol goes.
+func (c *childSA) known() bool { return c.state != childLingering && c.state != childDead }
+
+// end makes c be deleted with the peer's knowledge.
+func (c *childSA) end(why Reason) {
+	if c.state == childInstalling || c.state == childInstalled || c.state == childReplaced {
+		c.wantDelete = true
+		if c.reason == 0 {
+			c.reason = why
+		}
+	}
+}
+
+// endpoints are the outer addresses of ESP. Ports are those of UDP
+// encapsulation, zero without (RFC 3948, Section 2.1).
+func (sa *ikeSA) endpoints() (local, remote netip.AddrPort) {
+	if sa.encap {
+		return sa.local, sa.remote
+	}
+	return netip.AddrPortFrom(sa.local.Addr(), 0), netip.AddrPortFrom(sa.remote.Addr(), 0)
+}
+
+// childSpec is what an exchange agreed on for a Child SA.
+type childSpec struct {
+	cfg               *ChildConfig
+	inbound, outbound uint32
+	suite             suite.ESPSuite
+	mode              dataplane.Mode
+	localTS, remoteTS []ts.Selector
+	initiator         bool // of the exchange
+	lowestNonce       []byte
+	keys              *suite.ChildKeys
+	replaces          *childSA
+}
+
+// install orders the inbound SA, and the outbound one if send is true. then is
+// called with the outcome.
+func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childSA, error)) {
+	in, out := spec.keys.ResponderToInitiator, spec.keys.InitiatorToResponder
+	if !spec.initiator {
+		in, out = out, in
+	}
+	c := &childSA{
+		t: t, ike: sa, name: spec.cfg.Name, inbound: spec.inbound, outbound: spec.outbound,
+		suite: spec.suite, mode: spec.mode, localTS: spec.localTS, remoteTS: spec.remoteTS,
+		outboundKey: out, initiator: spec.initiator, lowestNonce: spec.lowestNonce, replaces: spec.replaces,
+	}
+	t.setLifetime(c, spec.cfg)
+	t.children = append(t.children, c)
+	ops := []dataplane.Op{dataplane.InstallSA{SA: c.plane(dataplane.Inbound, in)}}
+	if send {
+		ops = append(ops, c.takeOutbound()...)
+	}
+	sa.busy++
+	t.apply(sa, ops, func(errs []error) {
+		sa.busy--
+		if err := firstError(errs); err != nil {
+			t.dropChild(c)
+			then(nil, err)
+			return
+		}
+		if c.state == childInstalling {
+			c.state, c.installed = childInstalled, t.now
+		}
+		then(c, nil)
+	})
+}
+
+// takeOutbound returns the operations that move outgoing traffic of this name
+// to c.
+func (c *childSA) takeOutbound() []dataplane.Op {
+	if c.sending || c.outboundKey == nil {
+		return nil
+	}
+	ops := []dataplane.Op{dataplane.InstallSA{SA: c.plane(dataplane.Outbound, c.outboundKey)}}
+	c.outboundKey, c.sending = nil, true
+	for _, o := range c.t.children {
+		if o != c && o.name == c.name && o.sending {
+			o.sending = false
+			ops = append(ops, dataplane.RemoveSA{Tunnel: c.t.cfg.Name, SPI: o.outbound, Direction: dataplane.Outbound})
+		}
+	}
+	return ops
+}
+
+// plane describes one direction of c.
+func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
+	local, remote := c.ike.endpoints()
+	sa := dataplane.SA{
+		Tunnel: c.t.cfg.Name, Child: c.name, Direction: d, Mode: c.mode,
+		Local: local, Remote: remote, Suite: c.suite, Key: key,
+		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
+	}
+	if d == dataplane.Outbound {
+		sa.SPI, sa.PeerSPI = c.outbound, c.inbound
+	}
+	if cfg := c.t.cfg.child(c.name); cfg != nil {
+		sa.ReplayWindow = cfg.ReplayWindow
+		sa.Limits = c.t.limits(cfg)
+	}
+	return sa
+}
+
+// limits are those of volume; a tenth more is allowed while the SA is being
+// replaced.
+func (t *Tunnel) limits(cfg *ChildConfig) dataplane.Limits {
+	vary := func(n uint64) uint64 { return n - uint64(t.fraction()*t.timing.Jitter*float64(n)) }
+	return dataplane.Limits{
+		SoftBytes: vary(cfg.RekeyBytes), HardBytes: cfg.RekeyBytes + cfg.RekeyBytes/10,
+		SoftPackets: vary(cfg.RekeyPackets), HardPackets: cfg.RekeyPackets + cfg.RekeyPackets/10,
+	}
+}
+
+func (t *Tunnel) setLifetime(c *childSA, cfg *ChildConfig) {
+	life := t.cfg.rekeyTime(cfg)
+	if life <= 0 {
+		return
+	}
+	c.rekeyAt, c.expireAt = t.lifetime(life, c.initiator)
+}
+
+// lifetime chooses when an SA is replaced and when it must end. Its maker goes
+// first, at a random time; the other end only steps in if that fails (RFC 7296,
+// Section 2.8.1).
+func (t *Tunnel) lifetime(life time.Duration, maker bool) (rekey, expire time.Time) {
+	over := t.timing.overTime(life)
+	soft := life - t.jitter(time.Duration(t.timing.Jitter*float64(life)))
+	if !maker {
+		soft = life + over/2
+	}
+	return t.now.Add(soft), t.now.Add(life + over)
+}
+
+// promote moves outgoing traffic to c.
+func (t *Tunnel) promote(c *childSA) {
+	ops := c.takeOutbound()
+	t.apply(nil, ops, func(errs []error) {
+		if err := firstError(errs); err != nil && c.known() {
+			t.childFailed(c.name, &Error{Op: "install outbound SA", Err: err})
+			c.sending = false
+			c.end(ReasonDataPlane)
+		}
+	})
+}
+
+// promoteBest gives outgoing traffic of a name to the best Child SA left.
+func (t *Tunnel) promoteBest(name string) {
+	var best *childSA
+	for _, c := range t.children {
+		if c.name != name || c.outboundKey == nil || !c.known() || c.state == childInstalling {
+			continue
+		}
+		if best == nil || c.live() || !best.live() {
+			best = c
+		}
+	}
+	if best != nil {
+		t.promote(best)
+	}
+}
+
+// peerUses notes that the peer sent on c: it is ready to receive on it (RFC
+// 7296, Section 2.8).
+func (t *Tunnel) peerUses(c *childSA) {
+	c.ike.heard = t.now
+	if c.state == childInstalled && c.live() && !c.sending {
+		t.promote(c)
+	}
+}
+
+// removeChild takes c out of the data plane now.
+func (t *Tunnel) removeChild(c *childSA, why Reason) {
+	if c.state == childDead {
+		return
+	}
+	was := c.status()
+	lost := c.known() && c.replacedBy == nil && c.state != childInstalling
+	ops := c.stopSending()
+	t.dropChild(c)
+	t.apply(nil, ops, nil)
+	t.promoteBest(c.name)
+	if lost && !t.hasLive(c.name) {
+		t.emit(ChildDown{was, why})
+	}
+}
+
+// lingerChild stops sending on c and accepts packets on it a little longer.
+func (t *Tunnel) lingerChild(c *childSA, why Reason) {
+	if !c.known() {
+		return
+	}
+	was := c.status()
+	replaced := c.replacedBy != nil
+	c.state = childLingering
+	c.endAt = t.now.Add(oldInboundTime)
+	c.forgetLinks()
+	if next := t.successor(c); next != nil {
+		t.promote(next) // removes the outbound SA of c in the same batch
+	} else {
+		t.apply(nil, c.stopSending(), nil)
+		t.promoteBest(c.name)
+	}
+	if !replaced && !t.hasLive(c.name) {
+		t.emit(ChildDown{was, why})
+	}
+}
+
+// successor returns the Child SA that takes over outgoing traffic from c, nil
+// if c has none to give.
+func (t *Tunnel) successor(c *childSA) *childSA {
+	if n := c.replacedBy; c.sending && n != nil && n.state == childInstalled && n.outboundKey != nil {
+		return n
+	}
+	return nil
+}
+
+func (c *childSA) stopSending() []dataplane.Op {
+	if !c.sending {
+		return nil
+	}
+	c.sending = false
+	return []dataplane.Op{dataplane.RemoveSA{Tunnel: c.t.cfg.Name, SPI: c.outbound, Direction: dataplane.Outbound}}
+}
+
+// dropChild removes the inbound SA and forgets c.
+func (t *Tunnel) dropChild(c *childSA) {
+	ops := append(c.stopSending(), dataplane.RemoveSA{Tunnel: t.cfg.Name, SPI: c.inbound, Direction: dataplane.Inbound})
+	c.state = childDead
+	clear(c.outboundKey)
+	c.outboundKey = nil
+	c.forgetLinks()
+	t.apply(nil, ops, nil)
+}
+
+// forgetLinks tells the others that c is gone.
+func (c *childSA) forgetLinks() {
+	for _, o := range c.t.children {
+		if o.passive != nil && o.passive.child == c {
+			o.passive.child = nil // the nonce stays
+		}
+		if o.replacedBy == c {
+			o.replacedBy = nil
+			if o.state == childReplaced && !o.wantDelete {
+				o.state = childInstalled // the replacement failed
+				o.endAt = time.Time{}
+			}
+		}
+		if o.replaces == c {
+			o.replaces = nil
+		}
+	}
+}
+
+// releaseSPI gives back an SPI that was reserved and not used.
+func (t *Tunnel) releaseSPI(spi uint32) {
+	t.apply(nil, []dataplane.Op{dataplane.RemoveSA{Tunnel: t.cfg.Name, SPI: spi, Direction: dataplane.Inbound}}, nil)
+}
+
+func (t *Tunnel) hasLive(name string) bool { return t.liveChild(name) != nil }
+
+// liveChild returns the youngest live Child SA of a name.
+func (t *Tunnel) liveChild(name string) *childSA {
+	for i := len(t.children) - 1; i >= 0; i-- {
+		if c := t.children[i]; c.name == name && c.live() {
+			return c
+		}
+	}
+	return nil
+}
+
+func (t *Tunnel) childBySPI(spi uint32, d dataplane.Direction) *childSA {
+	for _, c := range t.children {
+		if c.known() && (d == dataplane.Inbound && c.inbound == spi || d == dataplane.Outbound && c.outbound == spi) {
+			return c
+		}
+	}
+	return nil
+}
+
+func (t *Tunnel) tickChild(c *childSA) {
+	switch {
+	case c.state == childDead:
+	case c.state == childLingering:
+		if t.due(c.endAt) {
+			t.dropChild(c)
+		}
+	default:
+		if t.due(c.expireAt) {
+			c.expireAt = time.Time{}
+			c.end(ReasonExpired)
+		}
+		if t.due(c.endAt) {
+			c.endAt = time.Time{}
+			c.end(ReasonRedundant)
+		}
+		if t.due(c.rekeyAt) {
+			c.rekeyAt = time.Time{}
+			c.wantRekey = c.state == childInstalled && !c.redundant
+		}
+	}
+}
+
+func (c *childSA) addDeadlines(e *earliest) {
+	e.add(c.endAt)
+	if c.known() {
+		e.add(c.expireAt)
+		e.add(c.rekeyAt)
+	}
+}
+
+// childFailed reports a failed attempt and delays the next.
+func (t *Tunnel) childFailed(name string, err *Error) {
+	t.lastError = err
+	t.emit(Failed{Child: name, Err: err})
+	if s := t.slot(name); s != nil {
+		s.failures++
+		s.notBefore = t.now.Add(t.backoff(s.failures))
+	}
+}

@@ -1,0 +1,160 @@
+package ike
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// childPayloads is the part of a request that asks for a Child SA. nonce and ke
+// are nil in IKE_AUTH (RFC 7296, Section 1.2).
+func childPayloads(offer []suite.ESPProposal, spi uint32, nonce []byte, ke *suite.KeyExchange, local, remote []ts.Selector, mode dataplane.Mode) []wire.Payload {
+	payloads := []wire.Payload{&wire.SA{Proposals: suite.OfferESP(offer, put32(spi))}}
+	if nonce != nil {
+		payloads = append(payloads, &wire.Nonce{Data: nonce})
+	}
+	if ke != nil {
+		payloads = append(payloads, &wire.KE{Group: ke.Group(), Data: ke.Public()})
+	}
+	payloads = append(payloads, ts.ToWire(true, local), ts.ToWire(false, remote))
+	return appendMode(payloads, mode)
+}
+
+// answerPayloads is the part of a response that grants one.
+func answerPayloads(spec childSpec, answer wire.Proposal, nonce, public []byte) []wire.Payload {
+	answer.SPI = put32(spec.inbound)
+	payloads := []wire.Payload{&wire.SA{Proposals: []wire.Proposal{answer}}}
+	if nonce != nil {
+		payloads = append(payloads, &wire.Nonce{Data: nonce})
+	}
+	if public != nil {
+		payloads = append(payloads, &wire.KE{Group: spec.suite.KeyExchange, Data: public})
+	}
+	payloads = append(payloads, ts.ToWire(true, spec.remoteTS), ts.ToWire(false, spec.localTS))
+	return appendMode(payloads, spec.mode)
+}
+
+func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
+	if mode == dataplane.Transport {
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyUseTransportMode})
+	}
+	return payloads
+}
+
+// readChildAnswer reads the answer to a request made by childPayloads with the
+// same offer. inbound, nonces and keys are the caller's to fill in.
+func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, local, remote []ts.Selector) (childSpec, error) {
+	spec := childSpec{cfg: cfg, initiator: true}
+	answer := find[*wire.SA](m)
+	if answer == nil || len(answer.Proposals) != 1 {
+		return spec, errors.New("answer does not hold exactly one proposal")
+	}
+	chosen, err := suite.AcceptESP(answer.Proposals[0], offer)
+	if err != nil {
+		return spec, err
+	}
+	spec.suite, spec.outbound = chosen, be32(answer.Proposals[0].SPI)
+	if spec.localTS, err = selectors(m, true); err != nil {
+		return spec, err
+	}
+	if spec.remoteTS, err = selectors(m, false); err != nil {
+		return spec, err
+	}
+	// RFC 7296, Section 2.9: the answer may narrow and never widen.
+	if !within(spec.localTS, local) || !within(spec.remoteTS, remote) {
+		return spec, errors.New("traffic selectors of the answer are empty or wider than the offer")
+	}
+	// RFC 7296, Section 1.3.1: a responder may decline transport mode, then
+	// this end may delete the SA. It cannot impose it.
+	transport := m.notify(wire.NotifyUseTransportMode) != nil
+	if transport != (cfg.Mode == dataplane.Transport) {
+		return spec, fmt.Errorf("peer answers with another mode than %s", cfg.Mode)
+	}
+	spec.mode = cfg.Mode
+	return spec, nil
+}
+
+func selectors(m *message, initiator bool) ([]ts.Selector, error) {
+	for _, p := range m.payloads {
+		if t, ok := p.(*wire.TS); ok && t.Initiator == initiator {
+			return ts.FromWire(t)
+		}
+	}
+	return nil, errors.New("traffic selectors are missing")
+}
+
+func within(answer, offer []ts.Selector) bool {
+	return len(answer) > 0 && ts.Covers(offer, answer)
+}
+
+// readChildOffer chooses the configured Child SA that a request is for and
+// narrows its selectors (RFC 7296, Section 2.9). old is the SA being rekeyed, nil for a
+// new one. Suite and SPIs are the caller's to fill in.
+func (t *Tunnel) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
+	unacceptable := func(err error) *Error {
+		return &Error{Op: "create Child SA", Notify: wire.NotifyTSUnacceptable, Err: err}
+	}
+	remote, err := selectors(m, true)
+	if err != nil {
+		return childSpec{}, unacceptable(err)
+	}
+	local, err := selectors(m, false)
+	if err != nil {
+		return childSpec{}, unacceptable(err)
+	}
+	var best childSpec
+	for i := range t.cfg.Children {
+		cfg := &t.cfg.Children[i]
+		if old != nil && old.name != cfg.Name {
+			continue
+		}
+		l, r := ts.Narrow(local, cfg.LocalTS), ts.Narrow(remote, cfg.RemoteTS)
+		if len(l) == 0 || len(r) == 0 {
+			continue
+		}
+		// Prefer what fits wholly, and what has no SA yet.
+		if best.cfg == nil || t.fit(cfg, l, r) > t.fit(best.cfg, best.localTS, best.remoteTS) {
+			best = childSpec{cfg: cfg, localTS: l, remoteTS: r}
+		}
+	}
+	if best.cfg == nil {
+		return best, unacceptable(fmt.Errorf("no Child SA is configured for %v to %v", local, remote))
+	}
+	// RFC 7296, Section 2.9.2: rekeying does not narrow.
+	if old != nil && !(ts.Covers(best.localTS, old.localTS) && ts.Covers(best.remoteTS, old.remoteTS)) {
+		return best, unacceptable(errors.New("rekeying would narrow the selectors"))
+	}
+	transport := m.notify(wire.NotifyUseTransportMode) != nil
+	if best.cfg.Mode == dataplane.Transport && !transport {
+		return best, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: errTransportRefused}
+	}
+	best.mode = best.cfg.Mode // a request for transport mode may be declined
+	return best, nil
+}
+
+var errTransportRefused = errors.New("peer does not ask for transport mode, which is configured")
+
+func (t *Tunnel) fit(cfg *ChildConfig, local, remote []ts.Selector) int {
+	score := 0
+	if ts.Covers(local, cfg.LocalTS) && ts.Covers(remote, cfg.RemoteTS) {
+		score += 2
+	}
+	if !t.hasLive(cfg.Name) {
+		score++
+	}
+	return score
+}
+
+// outboundSPI returns the SPI that the initiator of an exchange gave to the
+// proposal with that number.
+func outboundSPI(m *message, number uint8) (uint32, *Error) {
+	spi := suite.ProposalSPI(find[*wire.SA](m).Proposals, number)
+	if len(spi) != 4 || be32(spi) == 0 {
+		return 0, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing or zero")}
+	}
+	return be32(spi), nil
+}

@@ -1,0 +1,298 @@
+package ike
+
+import (
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+// minStable is how long an IKE SA must have lived for its loss not to count as
+// a failure that delays the next attempt.
+const minStable = time.Minute
+
+func (t *Tunnel) connect() {
+	if t.wanted && !t.closing {
+		return
+	}
+	t.wanted, t.closing = true, false
+	t.failures = 0
+	t.setPolicies(t.cfg.Children)
+	if t.mayInitiate() {
+		t.connectAt = t.now
+	}
+}
+
+func (t *Tunnel) setPolicies(children []ChildConfig) {
+	var ops []dataplane.Op
+	for _, ch := range children {
+		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
+			Tunnel: t.cfg.Name, Child: ch.Name,
+			LocalTS: ch.LocalTS, RemoteTS: ch.RemoteTS, Priority: ch.Priority,
+		}})
+	}
+	t.apply(nil, ops, func(errs []error) {
+		if err := firstError(errs); err != nil {
+			t.report(&Error{Op: "set policy", Err: err})
+		}
+	})
+}
+
+func (t *Tunnel) report(err *Error) {
+	t.lastError = err
+	t.emit(Failed{Err: err})
+}
+
+func (t *Tunnel) mayInitiate() bool {
+	return t.cfg.Role != RoleResponder && t.cfg.Remote.Addr().IsValid()
+}
+
+// planConnection begins an attempt if one is due, and plans one if the tunnel
+// is without any IKE SA that lives or is being made.
+func (t *Tunnel) planConnection() bool {
+	if !t.wanted || t.closing || !t.mayInitiate() {
+		t.connectAt = time.Time{}
+		return false
+	}
+	for _, sa := range t.sas {
+		if sa.alive() || sa.initiator && sa.state.in(stateInit|stateAuth) {
+			t.connectAt = time.Time{}
+			return false
+		}
+	}
+	if t.connectAt.IsZero() {
+		t.connectAt = t.now.Add(t.backoff(t.failures))
+	}
+	if t.now.Before(t.connectAt) {
+		return false
+	}
+	t.connectAt = time.Time{}
+	t.initiate(nil)
+	return true
+}
+
+// backoff is a uniformly random time below a bound that doubles with each
+// failure ("full jitter"), so that peers that lost a hub together do not come back
+// together.
+func (t *Tunnel) backoff(failures int) time.Duration {
+	bound := t.timing.ReconnectMax
+	if failures < 16 {
+		bound = min(bound, t.timing.ReconnectBase<<failures)
+	}
+	return t.jitter(bound)
+}
+
+// disconnect deletes everything with the peer's knowledge.
+func (t *Tunnel) disconnect() {
+	t.wanted, t.closing = false, true
+	t.connectAt = time.Time{}
+	for _, sa := range t.sas {
+		switch {
+		case sa.state.in(stateLarval):
+			sa.die()
+		case sa.state.in(stateEstablished | stateRekeyed):
+			sa.abandonOutstanding()
+			sa.end(ReasonDeletedByUs)
+		}
+	}
+}
+
+// abandonOutstanding makes room for a last request. The answer to the one that
+// is out is not waited for; its message ID is not used again.
+func (sa *ikeSA) abandonOutstanding() {
+	if sa.window.outstanding != nil && sa.window.outstanding.tries > 0 {
+		// The peer may be gone. Do not make the end wait for it.
+		sa.window.outstanding.tries = max(sa.window.outstanding.tries, sa.m.timing.RetransmitTries-1)
+	}
+}
+
+func (t *Tunnel) onlyLingering() bool {
+	for _, sa := range t.sas {
+		if sa.state != stateLingering {
+			return false
+		}
+	}
+	return true
+}
+
+func (t *Tunnel) finishClosing() {
+	t.closing = false
+	for _, sa := range t.sas {
+		sa.die()
+	}
+	for _, c := range t.children {
+		if c.state != childDead {
+			t.dropChild(c)
+		}
+	}
+	t.reap()
+	t.removePolicies(t.cfg.Children)
+	t.emit(Closed{})
+}
+
+func (t *Tunnel) removePolicies(children []ChildConfig) {
+	var ops []dataplane.Op
+	for _, ch := range children {
+		ops = append(ops, dataplane.RemovePolicy{Tunnel: t.cfg.Name, Child: ch.Name})
+	}
+	t.apply(nil, ops, nil)
+}
+
+// established makes sa carry the tunnel.
+func (t *Tunnel) establish(sa *ikeSA) {
+	sa.state = stateEstablished
+	sa.established, sa.heard = t.now, t.now
+	sa.endAt = time.Time{}
+	t.setIKELifetime(sa)
+	t.connectAt = time.Time{}
+	t.lastError = nil
+	t.emit(IKEUp{sa.status()})
+}
+
+func (t *Tunnel) setIKELifetime(sa *ikeSA) {
+	if t.timing.RekeyIKE > 0 {
+		sa.rekeyAt, sa.expireAt = t.lifetime(t.timing.RekeyIKE, sa.initiator)
+	}
+}
+
+// beforeDelete takes the Child SAs of an IKE SA that is about to be deleted out
+// of use. If another IKE SA carries on, they still accept what is under way.
+func (t *Tunnel) beforeDelete(sa *ikeSA) {
+	for _, c := range t.childrenOf(sa) {
+		t.lingerOrRemove(c, sa.reason)
+	}
+}
+
+func (t *Tunnel) childrenOf(sa *ikeSA) []*childSA {
+	var out []*childSA
+	for _, c := range t.children {
+		if c.ike == sa && c.known() {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// ikeDown ends an IKE SA that was established, and its Child SAs.
+func (t *Tunnel) ikeDown(sa *ikeSA, why Reason) {
+	t.endIKE(sa, why)
+	sa.die()
+}
+
+// endIKE does what is due when an established IKE SA ends, whether it dies or
+// lingers.
+func (t *Tunnel) endIKE(sa *ikeSA, why Reason) {
+	if why == 0 {
+		why = ReasonDeletedByUs
+	}
+	was := sa.status()
+	replaced := sa.state == stateRekeyed || sa.replaced
+	sa.abandonTask()
+	for _, c := range t.childrenOf(sa) {
+		if t.hasLiveElsewhere(c) {
+			t.lingerChild(c, why)
+		} else {
+			t.removeChild(c, ReasonIKEClosed)
+		}
+	}
+	t.forgetPassive(sa)
+	if replaced {
+		return
+	}
+	if t.now.Sub(sa.established) >= minStable {
+		t.failures = 0
+	} else {
+		t.failures++
+	}
+	t.emit(IKEDown{was, why})
+}
+
+// hasLiveElsewhere reports whether a Child SA of the same name lives under
+// another IKE SA.
+func (t *Tunnel) hasLiveElsewhere(c *childSA) bool {
+	for _, o := range t.children {
+		if o.name == c.name && o.ike != c.ike && o.live() {
+			return true
+		}
+	}
+	return false
+}
+
+// ikeFailed reports why an IKE SA cannot go on, and ends it.
+func (t *Tunnel) ikeFailed(sa *ikeSA, why Reason, err *Error) {
+	if sa.state == stateDead {
+		return
+	}
+	larval := sa.state.in(stateLarval)
+	t.report(err)
+	if !larval {
+		t.ikeDown(sa, why)
+		return
+	}
+	if sa.initiator {
+		t.failures++
+	}
+	t.emitChildlessEnd(sa)
+	sa.die()
+}
+
+// emitChildlessEnd takes away Child SAs of an IKE SA that never came up.
+func (t *Tunnel) emitChildlessEnd(sa *ikeSA) {
+	for _, c := range t.childrenOf(sa) {
+		t.dropChild(c)
+	}
+}
+
+// resolveDuplicates decides which IKE SA stays when fresh is established beside
+// others.
+//
+// The younger one stays, as its maker would not have made it if it had the
+// other: the old one is left over from a restart or is being replaced on
+// purpose. Only negotiations that crossed each other are decided by nonce, the
+// lowest losing, because each end made one of them in good faith. The survivor's
+// initiator deletes the other, for it knows that the survivor is up at both
+// ends; the other end does so only if that does not happen in time.
+func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
+	for _, old := range t.sas {
+		if old == fresh || !old.alive() || old.redundant || t.isRekeying(old, fresh) {
+			continue
+		}
+		keep, drop := fresh, old
+		if crossed(old, fresh) && string(lower(old.lowestNonce, fresh.lowestNonce)) == string(fresh.lowestNonce) {
+			keep, drop = old, fresh
+		}
+		drop.redundant = true
+		drop.reason = ReasonRedundant
+		for _, c := range t.childrenOf(drop) {
+			c.redundant = true
+		}
+		for _, c := range t.childrenOf(keep) {
+			if keep.initiator && c.state == childInstalled {
+				t.promote(c)
+			}
+		}
+		if keep.initiator || !crossed(old, fresh) {
+			drop.end(ReasonRedundant)
+		} else {
+			drop.endAt = t.now.Add(redundantTime)
+		}
+		if drop == fresh {
+			return
+		}
+	}
+}
+
+// crossed reports whether the two were negotiated at the same time from both
+// ends: the peer's first message came before ours was done.
+func crossed(a, b *ikeSA) bool {
+	if a.initiator == b.initiator {
+		return false
+	}
+	if b.initiator {
+		a, b = b, a
+	}
+	return a.established.After(b.begun)
+}
+
+func (t *Tunnel) isRekeying(old, fresh *ikeSA) bool {
+	return old.rekey != nil && old.rekey.passive == fresh || fresh.rekey != nil && fresh.rekey.passive == old
+}

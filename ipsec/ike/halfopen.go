@@ -1,0 +1,302 @@
+package ike
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// HalfOpenConfig is what a responder needs before it knows which tunnel the
+// peer is.
+type HalfOpenConfig struct {
+	// Proposals that are accepted, the union of those of the tunnels that the
+	// peer may be.
+	Proposals []suite.IKEProposal
+	// NATPort and ForceEncap are as in Config.
+	NATPort    uint16
+	ForceEncap bool
+	Timing     Timing
+	Runtime    Runtime
+}
+
+// HalfOpen is a responder between IKE_SA_INIT and IKE_AUTH. It is driven like a
+// Tunnel, by Step, Next and Deadline. When it is Identified, the tunnel that
+// fits takes it over with Adopt, or Reject ends it. When it is Done it has
+// nothing more to say and can be dropped.
+type HalfOpen struct {
+	machine
+	sa         *ikeSA
+	proposals  []suite.IKEProposal
+	forceEncap bool
+	adopted    bool
+}
+
+// NewHalfOpen takes the first IKE_SA_INIT request of an initiator. The error
+// means that there is nothing to be answered. A request that is refused gives a
+// HalfOpen that is Done once its effects are carried out.
+func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, error) {
+	m, err := parseInitRequest(d)
+	if err != nil {
+		return nil, err
+	}
+	h := &HalfOpen{proposals: cfg.Proposals, forceEncap: cfg.ForceEncap}
+	h.now, h.runtime, h.timing, h.natPort = now, cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
+	if h.natPort == 0 {
+		h.natPort = DefaultNATPort
+	}
+	h.stats.Received++
+	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: now}
+	h.sa.move(d.Local, d.Remote)
+	h.answerInit(m)
+	return h, nil
+}
+
+// parseInitRequest checks the form of an IKE_SA_INIT request.
+func parseInitRequest(d Datagram) (*message, error) {
+	parsed, err := wire.Parse(bytes.Clone(d.Data))
+	if err != nil {
+		return nil, err
+	}
+	h := parsed.Header
+	switch {
+	case h.Exchange != wire.ExchangeIKESAInit || h.IsResponse() || !h.FromInitiator():
+		return nil, errors.New("not an IKE_SA_INIT request")
+	case h.Major != 2 || h.MessageID != 0 || !h.ResponderSPI.IsZero() || h.InitiatorSPI.IsZero():
+		return nil, errors.New("IKE_SA_INIT request with impossible header")
+	}
+	// RFC 7296, Section 1.2.
+	f := form{"request", []wire.PayloadType{wire.PayloadSA, wire.PayloadKE, wire.PayloadNonce}, extras(wire.PayloadCertReq)}
+	if err := f.check(parsed.Payloads); err != nil {
+		return nil, fmt.Errorf("IKE_SA_INIT: %w", err)
+	}
+	return &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads}, nil
+}
+
+// answerInit chooses the suite and starts the key exchange.
+func (h *HalfOpen) answerInit(m *message) {
+	offered, ke := find[*wire.SA](m), find[*wire.KE](m)
+	chosen, answer, err := suite.ChooseIKE(offered.Proposals, h.proposals)
+	if err != nil {
+		h.refuseInit(m, wire.NotifyNoProposalChosen, nil)
+		return
+	}
+	if chosen.KeyExchange != ke.Group {
+		h.refuseInit(m, wire.NotifyInvalidKEPayload, binary.BigEndian.AppendUint16(nil, uint16(chosen.KeyExchange)))
+		return
+	}
+	sa := h.sa
+	sa.state, sa.suite = stateHalfOpen, chosen
+	sa.localSPI = h.runtime.NewSPI()
+	sa.endAt = h.now.Add(h.timing.HalfOpen)
+	sa.init = &initState{request: m.raw, ni: find[*wire.Nonce](m).Data, nr: h.nonce()}
+	sa.window.accept(sha256.Sum256(m.raw))
+	sa.lowestNonce = lower(sa.init.ni, sa.init.nr)
+	sa.readCapabilities(m)
+	sa.detectNAT(m, h.forceEncap)
+	h.emit(RegisterSPI{sa.localSPI})
+	h.exchangeKeys(m, answer)
+}
+
+// refuseInit answers without keeping anything; the responder's SPI stays zero
+// (RFC 7296, Section 2.6).
+func (h *HalfOpen) refuseInit(m *message, kind wire.NotifyType, data []byte) {
+	raw, err := (&wire.Message{
+		Header:   wire.Header{InitiatorSPI: m.InitiatorSPI, Major: 2, Exchange: m.Exchange, Flags: wire.FlagResponse},
+		Payloads: []wire.Payload{&wire.Notify{Kind: kind, Data: data}},
+	}).Append(nil)
+	if err == nil {
+		h.sa.send([][]byte{raw})
+	}
+}
+
+// respondResult is what the responder's IKE_SA_INIT job computes.
+type respondResult struct {
+	public []byte
+	keys   *suite.IKEKeys
+}
+
+func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
+	sa := h.sa
+	group, theirs := sa.suite.KeyExchange, find[*wire.KE](m).Data
+	s, ni, nr, spii, spir, rand := sa.suite, sa.init.ni, sa.init.nr, sa.remoteSPI, sa.localSPI, h.runtime.Rand
+	runJob(sa, ClassHandshake, func() (respondResult, error) {
+		public, shared, err := agree(group, theirs, rand)
+		if err != nil {
+			return respondResult{}, err
+		}
+		defer clear(shared)
+		keys, err := suite.DeriveIKEKeys(s, ni, nr, shared, spii, spir)
+		return respondResult{public, keys}, err
+	}, func(r respondResult, err error) {
+		if err == nil {
+			err = sa.useKeys(r.keys)
+		}
+		if err != nil {
+			// The public value or nonce of the peer is bad. It is not
+			// authenticated, so it gets no answer (RFC 7296, Section
+			// 2.21.1).
+			h.stats.Malformed++
+			sa.die()
+			return
+		}
+		h.sendInitResponse(m, answer, r.public)
+	})
+}
+
+// agree does a responder's half of a key exchange at once.
+func agree(group wire.KeyExchangeID, theirs []byte, rand io.Reader) (public, shared []byte, err error) {
+	ke, err := suite.NewKeyExchange(group, rand)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer ke.Destroy()
+	shared, err = ke.Shared(theirs)
+	return ke.Public(), shared, err
+}
+
+func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []byte) {
+	sa := h.sa
+	payloads := []wire.Payload{
+		&wire.SA{Proposals: []wire.Proposal{answer}},
+		&wire.KE{Group: sa.suite.KeyExchange, Data: public},
+		&wire.Nonce{Data: sa.init.nr},
+	}
+	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
+	payloads = append(payloads, initCapabilities()...)
+	header := wire.Header{Exchange: wire.ExchangeIKESAInit, Flags: wire.FlagResponse}
+	sa.fillHeader(&header)
+	raw, err := (&wire.Message{Header: header, Payloads: payloads}).Append(nil)
+	if err != nil {
+		sa.die()
+		return
+	}
+	sa.init.response = raw
+	sa.window.response = [][]byte{raw}
+	sa.sendTo(m.local, m.remote, sa.window.response)
+}
+
+// Step applies one input: a Datagram, JobDone or Tick.
+func (h *HalfOpen) Step(now time.Time, in Input) {
+	h.now = now
+	if h.adopted {
+		return
+	}
+	switch in := in.(type) {
+	case Datagram:
+		h.receive(in)
+	case JobDone:
+		h.answer(in.Token, in.Result)
+	}
+	if h.sa.state != stateDead && h.due(h.sa.endAt) {
+		h.sa.die()
+	}
+	h.sa.receivePostponed()
+}
+
+func (h *HalfOpen) receive(d Datagram) {
+	h.stats.Received++
+	header, err := wire.ParseHeader(d.Data)
+	if err == nil && header.Exchange == wire.ExchangeIKESAInit {
+		if h.sa.repeatsInit(d) {
+			h.sa.repeatResponse(d.Local, d.Remote)
+		}
+		return
+	}
+	h.sa.receive(d)
+}
+
+// Deadline returns when it wants its next Tick; false means never.
+func (h *HalfOpen) Deadline() (time.Time, bool) {
+	return h.sa.endAt, h.sa.state != stateDead && !h.adopted
+}
+
+// Identified reports whether IKE_AUTH was received and the peer's claim to an
+// identity can be read: time for Adopt or Reject.
+func (h *HalfOpen) Identified() bool { return h.sa.state == stateIdentified && !h.adopted }
+
+// Done reports whether there is nothing left to do but the pending effects.
+func (h *HalfOpen) Done() bool { return h.sa.state == stateDead || h.adopted }
+
+// PeerID is who the peer claims to be; nothing of it is verified yet.
+func (h *HalfOpen) PeerID() ident.ID { return h.sa.remoteID }
+
+// LocalID is whom the peer wants to talk to (IDr), zero if it did not say.
+func (h *HalfOpen) LocalID() ident.ID { return h.sa.localID }
+
+// Remote is where the peer's latest message came from.
+func (h *HalfOpen) Remote() netip.AddrPort { return h.sa.remote }
+
+// Stats returns the counters of this half-open IKE SA.
+func (h *HalfOpen) Stats() Stats { return h.stats }
+
+// Reject refuses a peer that no tunnel knows. It hears no more than one that
+// fails to prove its identity (RFC 7296, Section 2.21.2).
+func (h *HalfOpen) Reject(now time.Time) {
+	if !h.Identified() {
+		return
+	}
+	h.now = now
+	h.sa.refuse(h.sa.init.auth, wire.NotifyAuthenticationFailed, nil)
+	h.sa.linger()
+}
+
+// Matches reports whether a peer that claims to be peer, wants to talk to local
+// (zero for anybody) and sends from remote may be the one of this tunnel.
+func (c Config) Matches(peer, local ident.ID, remote netip.Addr) bool {
+	if !c.Peer.ID.IsZero() && !c.Peer.ID.Equal(peer) {
+		return false
+	}
+	if !local.IsZero() && !c.Credentials.ID.Equal(local) {
+		return false
+	}
+	// With a configured identity the address may differ, as it does behind a
+	// NAT; without one the address has to tell peers apart.
+	return !c.Peer.ID.IsZero() || !c.Remote.Addr().IsValid() || c.Remote.Addr().Unmap() == remote.Unmap()
+}
+
+// Adopt takes over a responder that is Identified, and verifies the peer. The
+// error says why the tunnel does not want it; then it is still to be rejected.
+func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
+	t.now = now
+	if !h.Identified() {
+		return errors.New("peer has not identified itself")
+	}
+	if !t.wanted || t.closing {
+		return fmt.Errorf("tunnel %s is not wanted", t.cfg.Name)
+	}
+	if !slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return allows(p, h.sa.suite) }) {
+		return fmt.Errorf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite)
+	}
+	identified := 0
+	for _, sa := range t.sas {
+		if sa.state == stateIdentified {
+			identified++
+		}
+	}
+	if identified >= maxIdentified {
+		return fmt.Errorf("tunnel %s has %d unverified peers already", t.cfg.Name, identified)
+	}
+	h.adopted = true
+	t.add(h.sa)
+	h.sa.authenticate()
+	t.tick()
+	t.advance()
+	return nil
+}
+
+// allows reports whether s is one of the suites of p.
+func allows(p suite.IKEProposal, s suite.IKESuite) bool {
+	return slices.Contains(p.Encryption, suite.Encryption{ID: s.Encryption, KeyBits: s.KeyBits}) &&
+		slices.Contains(p.PRF, s.PRF) && slices.Contains(p.KeyExchange, s.KeyExchange) &&
+		(s.Integrity == 0 && len(p.Integrity) == 0 || slices.Contains(p.Integrity, s.Integrity))
+}

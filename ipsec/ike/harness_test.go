@@ -1,0 +1,550 @@
+package ike
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// packet is a datagram on its way.
+type packet struct {
+	id       int
+	from, to *node
+	src, dst netip.AddrPort
+	data     []byte
+	at       time.Time // of delivery, in the simulator
+}
+
+// world is two nodes, the network between them and the time.
+type world struct {
+	now     time.Time
+	a, b    *node
+	flight  []*packet
+	lastID  int
+	log     func(string, ...any)
+	rng     *rand.Rand
+	latency func(*packet) // decides about a new packet; nil keeps it in flight
+	// nat, if set, rewrites what a node sends.
+	nat map[*node]netip.AddrPort
+}
+
+// node is one end: a tunnel, its half-open responders, and a data plane that
+// only remembers.
+type node struct {
+	w       *world
+	name    string
+	cfg     Config
+	t       *Tunnel
+	halves  []*HalfOpen
+	random  *rand.ChaCha8
+	nonces  [][]byte // used up before random ones
+	lastSPI uint64
+	lastESP uint32
+
+	registered map[wire.SPI]bool
+	in, out    map[uint32]dataplane.SA
+	reserved   map[uint32]bool
+	policies   map[string]dataplane.Policy
+	failPlane  int // so many operations fail
+	events     []string
+	closed     bool
+	dropJobs   bool // never answers jobs
+	cookies    *CookieSecret
+	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
+	resent     int
+}
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newWorld(seed uint64) *world {
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), log: func(string, ...any) {}, nat: map[*node]netip.AddrPort{}}
+}
+
+func (n *node) Read(b []byte) (int, error) { return n.random.Read(b) }
+
+func (w *world) newNode(name string, cfg Config) *node {
+	n := &node{
+		w: w, name: name,
+		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
+		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
+	}
+	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
+	cfg.Name = "t"
+	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce}
+	n.cfg = cfg
+	n.restart()
+	return n
+}
+
+// restart makes the node forget everything but its configuration.
+func (n *node) restart() {
+	t, err := New(n.cfg)
+	if err != nil {
+		panic(err)
+	}
+	n.t, n.halves, n.closed = t, nil, false
+	clear(n.registered)
+	clear(n.in)
+	clear(n.out)
+	clear(n.reserved)
+	clear(n.policies)
+	clear(n.anyInbound)
+}
+
+func (n *node) newSPI() wire.SPI {
+	n.lastSPI++
+	var s wire.SPI
+	binary.BigEndian.PutUint64(s[:], uint64(n.name[0])<<56|n.lastSPI)
+	return s
+}
+
+func (n *node) allocate() (uint32, error) {
+	n.lastESP++
+	spi := uint32(n.name[0])<<8 | n.lastESP
+	n.reserved[spi] = true
+	return spi, nil
+}
+
+func (n *node) nonce() []byte {
+	if len(n.nonces) > 0 {
+		first := n.nonces[0]
+		n.nonces = n.nonces[1:]
+		return first
+	}
+	b := make([]byte, nonceLen)
+	n.random.Read(b)
+	return b
+}
+
+func fixedNonce(first byte) []byte { return append([]byte{first}, make([]byte, nonceLen-1)...) }
+
+func (n *node) peer() *node {
+	if n == n.w.a {
+		return n.w.b
+	}
+	return n.w.a
+}
+
+// step gives the tunnel an input and carries out what it causes.
+func (n *node) step(in Input) {
+	n.t.Step(n.w.now, in)
+	n.drain(n.t, nil)
+}
+
+type stepper interface {
+	Step(time.Time, Input)
+	Next() (Effect, bool)
+}
+
+func (n *node) drain(m stepper, h *HalfOpen) {
+	for {
+		e, ok := m.Next()
+		if !ok {
+			return
+		}
+		switch e := e.(type) {
+		case Send:
+			for _, d := range e.Datagrams {
+				n.send(e.Local, e.Remote, d)
+			}
+		case KeepAlive:
+			n.event("keepalive to %s", e.Remote)
+		case StartJob:
+			if !n.dropJobs {
+				m.Step(n.w.now, JobDone{e.Token, e.Run()})
+			}
+		case Plane:
+			m.Step(n.w.now, PlaneResult{e.Token, n.apply(e.Ops)})
+		case RegisterSPI:
+			n.registered[e.SPI] = true
+		case UnregisterSPI:
+			delete(n.registered, e.SPI)
+		default:
+			n.describe(e)
+		}
+	}
+}
+
+func (n *node) event(format string, args ...any) {
+	s := fmt.Sprintf(format, args...)
+	n.events = append(n.events, s)
+	n.w.log("   %s! %s\n", n.name, s)
+}
+
+func (n *node) describe(e Effect) {
+	switch e := e.(type) {
+	case IKEUp:
+		n.event("IKE SA up %s, peer %s", short(e.SA), e.SA.RemoteID)
+	case IKEDown:
+		n.event("IKE SA down %s: %s", short(e.SA), e.Reason)
+	case IKERekeyed:
+		n.event("IKE SA rekeyed %s -> %s", short(e.Old), short(e.New))
+	case ChildUp:
+		n.event("Child SA up %s %x/%x", e.SA.Name, e.SA.InboundSPI, e.SA.OutboundSPI)
+	case ChildDown:
+		n.event("Child SA down %s %x/%x: %s", e.SA.Name, e.SA.InboundSPI, e.SA.OutboundSPI, e.Reason)
+	case ChildRekeyed:
+		n.event("Child SA rekeyed %s %x -> %x", e.New.Name, e.Old.InboundSPI, e.New.InboundSPI)
+	case Failed:
+		n.event("failed %s%s", e.Child, strings.TrimSpace(" "+e.Err.Error()))
+	case Closed:
+		n.closed = true
+		n.event("closed")
+	}
+}
+
+func short(s IKEStatus) string { return shortSPI(s.LocalSPI) + "/" + shortSPI(s.RemoteSPI) }
+
+func shortSPI(s wire.SPI) string {
+	if s.IsZero() {
+		return "-"
+	}
+	return fmt.Sprintf("%c%d", s[0], s.Uint64()&0xffffffff)
+}
+
+func (n *node) apply(ops []dataplane.Op) []error {
+	errs := make([]error, len(ops))
+	for i, op := range ops {
+		if n.failPlane > 0 {
+			if _, install := op.(dataplane.InstallSA); install {
+				n.failPlane--
+				errs[i] = fmt.Errorf("no room in the data plane")
+				continue
+			}
+		}
+		switch op := op.(type) {
+		case dataplane.InstallSA:
+			sa := op.SA
+			sa.Key = bytes.Clone(sa.Key)
+			m := n.in
+			if sa.Direction == dataplane.Outbound {
+				m = n.out
+			} else if !n.reserved[sa.SPI] {
+				panic("inbound SPI was not allocated")
+			}
+			if _, ok := m[sa.SPI]; ok {
+				panic(fmt.Sprintf("%s: SPI %x installed twice", n.name, sa.SPI))
+			}
+			m[sa.SPI] = sa
+		case dataplane.RemoveSA:
+			if op.Direction == dataplane.Inbound {
+				delete(n.in, op.SPI)
+				delete(n.reserved, op.SPI)
+			} else {
+				delete(n.out, op.SPI)
+			}
+		case dataplane.SetPolicy:
+			n.policies[op.Policy.Child] = op.Policy
+		case dataplane.RemovePolicy:
+			delete(n.policies, op.Child)
+		case dataplane.UpdateEndpoints:
+			for _, m := range []map[uint32]dataplane.SA{n.in, n.out} {
+				for spi, sa := range m {
+					sa.Local, sa.Remote = op.Local, op.Remote
+					m[spi] = sa
+				}
+			}
+			n.event("Child SAs moved to %s", op.Remote)
+		}
+	}
+	return errs
+}
+
+func (n *node) send(local, remote netip.AddrPort, data []byte) {
+	w := n.w
+	w.lastID++
+	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data)}
+	if nat, ok := w.nat[n]; ok {
+		p.src = netip.AddrPortFrom(nat.Addr(), nat.Port()+local.Port()-500)
+	}
+	w.log("%s %s\n", p, w.render(p.data))
+	w.flight = append(w.flight, p)
+	if w.latency != nil {
+		w.latency(p)
+	}
+}
+
+func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, p.to.name, p.id) }
+
+// deliver hands a packet to its receiver, as the engine would.
+func (w *world) deliver(p *packet) {
+	n := p.to
+	local := p.dst
+	if nat, ok := w.nat[n]; ok && nat.Addr() == p.dst.Addr() {
+		local = netip.AddrPortFrom(n.cfg.Local.Addr(), p.dst.Port()-nat.Port()+500)
+	}
+	n.receive(Datagram{Local: local, Remote: p.src, Data: p.data})
+}
+
+func (n *node) receive(d Datagram) {
+	h, err := wire.ParseHeader(d.Data)
+	if err != nil {
+		n.step(d)
+		return
+	}
+	if h.Exchange == wire.ExchangeIKESAInit && !h.IsResponse() && h.ResponderSPI.IsZero() {
+		n.receiveInit(h, d)
+		return
+	}
+	for _, half := range n.halves {
+		if h.FromInitiator() && half.sa.localSPI == h.ResponderSPI && !half.adopted {
+			n.stepHalf(half, d)
+			return
+		}
+	}
+	n.step(d)
+}
+
+func (n *node) receiveInit(h wire.Header, d Datagram) {
+	for _, half := range n.halves {
+		if half.sa.remoteSPI == h.InitiatorSPI && !half.adopted {
+			n.stepHalf(half, d)
+			return
+		}
+	}
+	if n.t.repeatsInit(h, d) {
+		n.step(d)
+		return
+	}
+	if n.cookies != nil && !n.hasCookie(h, d) {
+		return
+	}
+	half, err := NewHalfOpen(n.w.now, HalfOpenConfig{
+		Proposals: n.t.cfg.Proposals, NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
+		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
+	}, d)
+	if err != nil {
+		return
+	}
+	n.halves = append(n.halves, half)
+	n.drain(half, half)
+	n.sweep()
+}
+
+func (n *node) hasCookie(h wire.Header, d Datagram) bool {
+	m, err := wire.Parse(d.Data)
+	if err != nil {
+		return false
+	}
+	msg := &message{payloads: m.Payloads}
+	nonce := find[*wire.Nonce](msg).Data
+	if c := msg.notify(wire.NotifyCookie); c != nil && n.cookies.Check(n.w.now, c.Data, d.Remote.Addr(), h.InitiatorSPI, nonce) {
+		return true
+	}
+	cookie, _ := n.cookies.Make(n.w.now, d.Remote.Addr(), h.InitiatorSPI, nonce)
+	raw, _ := (&wire.Message{
+		Header:   wire.Header{InitiatorSPI: h.InitiatorSPI, Major: 2, Exchange: h.Exchange, Flags: wire.FlagResponse},
+		Payloads: []wire.Payload{&wire.Notify{Kind: wire.NotifyCookie, Data: cookie}},
+	}).Append(nil)
+	n.send(d.Local, d.Remote, raw)
+	return false
+}
+
+func (n *node) stepHalf(half *HalfOpen, in Input) {
+	half.Step(n.w.now, in)
+	n.drain(half, half)
+	if half.Identified() {
+		if n.cfg.Matches(half.PeerID(), half.LocalID(), half.Remote().Addr()) && n.t.Adopt(n.w.now, half) == nil {
+			n.drain(n.t, nil)
+		} else {
+			half.Reject(n.w.now)
+			n.drain(half, half)
+		}
+	}
+	n.sweep()
+}
+
+func (n *node) sweep() {
+	n.halves = slices.DeleteFunc(n.halves, func(h *HalfOpen) bool { return h.Done() })
+}
+
+func (n *node) tick() {
+	for _, h := range slices.Clone(n.halves) {
+		h.Step(n.w.now, Tick{})
+		n.drain(h, h)
+	}
+	n.sweep()
+	n.step(Tick{})
+}
+
+func (n *node) deadline() (time.Time, bool) {
+	var e earliest
+	if at, ok := n.t.Deadline(); ok {
+		e.add(at)
+	}
+	for _, h := range n.halves {
+		if at, ok := h.Deadline(); ok {
+			e.add(at)
+		}
+	}
+	return e.at, !e.at.IsZero()
+}
+
+func (w *world) nextDeadline() (time.Time, bool) {
+	var e earliest
+	for _, n := range []*node{w.a, w.b} {
+		if at, ok := n.deadline(); ok {
+			e.add(at)
+		}
+	}
+	return e.at, !e.at.IsZero()
+}
+
+// settle delivers all packets in order until none is in flight.
+func (w *world) settle() {
+	for range 10000 {
+		if len(w.flight) == 0 {
+			return
+		}
+		p := w.flight[0]
+		w.flight = w.flight[1:]
+		w.deliver(p)
+	}
+	panic("packets never end")
+}
+
+// advance moves the time on by d, stopping at deadlines; between is called after
+// each.
+func (w *world) advance(d time.Duration, between func()) {
+	end := w.now.Add(d)
+	for range 100000 {
+		at, ok := w.nextDeadline()
+		if !ok || at.After(end) {
+			w.now = end
+			return
+		}
+		if at.After(w.now) {
+			w.now = at
+		}
+		w.a.tick()
+		w.b.tick()
+		if between != nil {
+			between()
+		}
+	}
+	panic("deadlines never end: " + w.spinning())
+}
+
+func (w *world) spinning() string {
+	at, _ := w.nextDeadline()
+	return fmt.Sprintf("now %s, deadline %s\n%s\n%s", w.now, at, w.a.state(), w.b.state())
+}
+
+// traffic sends one packet over each outbound SA.
+func (n *node) traffic() {
+	p := n.peer()
+	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
+		sa, ok := p.in[spi]
+		if ok && !p.anyInbound[spi] {
+			p.anyInbound[spi] = true
+			p.step(PlaneEvent{dataplane.Event{Kind: dataplane.FirstInbound, Tunnel: "t", Child: sa.Child, SPI: spi, Direction: dataplane.Inbound}})
+		}
+	}
+}
+
+// state prints the SAs of a node.
+func (n *node) state() string {
+	var b strings.Builder
+	s := n.t.Status()
+	fmt.Fprintf(&b, "%s: %s\n", n.name, s.State)
+	for _, sa := range s.IKE {
+		role := "r"
+		if sa.Initiator {
+			role = "i"
+		}
+		fmt.Fprintf(&b, "  IKE %s %s %s", short(sa), role, sa.State)
+		if sa.LocalNAT || sa.RemoteNAT || sa.Encap {
+			fmt.Fprintf(&b, " %s<->%s", sa.Local, sa.Remote)
+		}
+		if sa.LocalNAT {
+			b.WriteString(" behind NAT")
+		}
+		b.WriteString("\n")
+	}
+	for _, c := range s.Children {
+		out := ""
+		if c.Outbound {
+			out = " sending"
+		}
+		fmt.Fprintf(&b, "  child %s %x/%x %s%s\n", c.Name, c.InboundSPI, c.OutboundSPI, c.State, out)
+	}
+	return b.String()
+}
+
+func baseConfig(local, remote string) Config {
+	return Config{
+		Local: netip.AddrPortFrom(netip.MustParseAddr(local), 500), Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 500),
+		Timing: Timing{RekeyIKE: -1, RekeyChild: -1, DPD: -1},
+	}
+}
+
+func mustID(s string) ident.ID {
+	id, err := ident.ParseID(s)
+	if err != nil {
+		panic(err)
+	}
+	return id
+}
+
+func mustTS(list ...string) []ts.Selector {
+	var out []ts.Selector
+	for _, s := range list {
+		sel, err := ts.Parse(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, sel)
+	}
+	return out
+}
+
+func mustESP(s string) []suite.ESPProposal {
+	p, err := suite.ParseESP(s)
+	if err != nil {
+		panic(err)
+	}
+	return []suite.ESPProposal{p}
+}
+
+func mustIKE(s string) []suite.IKEProposal {
+	p, err := suite.ParseIKE(s)
+	if err != nil {
+		panic(err)
+	}
+	return []suite.IKEProposal{p}
+}
+
+// pair returns a world with two PSK nodes and one Child SA; change may alter
+// either configuration.
+func pair(seed uint64, change func(a, b *Config)) *world {
+	w := newWorld(seed)
+	psk := ident.PSK("correct horse battery staple")
+	a, b := baseConfig("192.0.2.1", "198.51.100.1"), baseConfig("198.51.100.1", "192.0.2.1")
+	a.Role, b.Role = RoleInitiator, RoleResponder
+	a.Credentials, b.Credentials = ident.Local{ID: mustID("a.example"), PSK: psk}, ident.Local{ID: mustID("b.example"), PSK: psk}
+	a.Peer, b.Peer = ident.Remote{ID: mustID("b.example"), PSK: psk}, ident.Remote{ID: mustID("a.example"), PSK: psk}
+	esp := mustESP("aes128gcm16-x25519-esn")
+	a.Children = []ChildConfig{{Name: "net", Proposals: esp, LocalTS: mustTS("10.1.0.0/16"), RemoteTS: mustTS("10.2.0.0/16")}}
+	b.Children = []ChildConfig{{Name: "net", Proposals: esp, LocalTS: mustTS("10.2.0.0/16"), RemoteTS: mustTS("10.1.0.0/16")}}
+	ike := mustIKE("aes128gcm16-prfsha256-x25519-ecp256")
+	a.Proposals, b.Proposals = ike, ike
+	if change != nil {
+		change(&a, &b)
+	}
+	w.a = w.newNode("a", a)
+	w.b = w.newNode("b", b)
+	return w
+}

@@ -1,0 +1,119 @@
+package ike
+
+import (
+	"encoding/binary"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// handleInformational answers an INFORMATIONAL request: deletions, notifications,
+// or nothing at all, which asks whether we live (RFC 7296, Section 1.4).
+func (sa *ikeSA) handleInformational(m *message) {
+	if sa.deletesIKE(m) {
+		sa.peerDeletes(m)
+		return
+	}
+	if n := m.errorNotify(); n != nil && endsIKE(n.Kind) {
+		sa.respond(m, nil)
+		sa.t.report(&Error{Op: "INFORMATIONAL", Notify: n.Kind, Remote: true})
+		sa.t.endIKE(sa, ReasonProtocol)
+		sa.linger()
+		return
+	}
+	var reply []wire.Payload
+	var ours [][]byte
+	for _, p := range m.payloads {
+		if d, ok := p.(*wire.Delete); ok && d.Protocol == wire.ProtocolESP {
+			ours = append(ours, sa.peerDeletesChildren(d.SPIs)...)
+		}
+	}
+	if len(ours) > 0 {
+		reply = append(reply, &wire.Delete{Protocol: wire.ProtocolESP, SPIs: ours})
+	}
+	sa.respond(m, reply)
+}
+
+// endsIKE reports whether a notification ends the IKE SA without a Delete payload
+// (RFC 7296, Section 2.21.2).
+func endsIKE(kind wire.NotifyType) bool {
+	return kind == wire.NotifyAuthenticationFailed || kind == wire.NotifyInvalidSyntax
+}
+
+func (sa *ikeSA) deletesIKE(m *message) bool {
+	for _, p := range m.payloads {
+		if d, ok := p.(*wire.Delete); ok && d.Protocol == wire.ProtocolIKE {
+			return true
+		}
+	}
+	return false
+}
+
+// peerDeletes ends the IKE SA at the peer's request. A Delete or rekeying of
+// our own that is under way is forgotten (RFC 7296, Section 2.25.2). If the
+// peer rekeyed the IKE SA and did not see that we were doing so too, its new one
+// takes the Child SAs (Section 2.8.2).
+func (sa *ikeSA) peerDeletes(m *message) {
+	t := sa.t
+	sa.respond(m, nil)
+	if r := sa.rekey; r != nil && r.passive != nil && r.passive.alive() {
+		t.replaceIKE(sa, r.passive)
+	}
+	why := ReasonDeletedByPeer
+	if m.errorNotify() != nil {
+		why = ReasonProtocol
+	}
+	t.endIKE(sa, why)
+	sa.linger()
+}
+
+// peerDeletesChildren ends Child SAs at the peer's request and returns the SPIs
+// of the other direction for the answer. An SA that we are deleting ourselves is
+// not among them (RFC 7296, Section 1.4.1).
+func (sa *ikeSA) peerDeletesChildren(spis [][]byte) [][]byte {
+	var ours [][]byte
+	t := sa.t
+	for _, b := range spis {
+		if len(b) != 4 {
+			continue
+		}
+		spi := be32(b)
+		c := t.childBySPI(spi, dataplane.Outbound)
+		if c == nil {
+			t.noteEarlyDelete(sa, spi)
+			continue
+		}
+		if c.state != childDeleting {
+			ours = append(ours, put32(c.inbound))
+		}
+		t.peerDeletesChild(c)
+	}
+	return ours
+}
+
+func (t *Tunnel) peerDeletesChild(c *childSA) {
+	if p := c.passive; p != nil && p.child != nil {
+		// The peer rekeyed c and did not see that we were doing so too, or it
+		// won: its new SA takes over (RFC 7296, Section 2.8.1).
+		c.replacedBy, p.child.replaces = p.child, c
+	}
+	why := c.reason
+	if why == 0 {
+		why = ReasonDeletedByPeer
+	}
+	t.lingerOrRemove(c, why)
+}
+
+// noteEarlyDelete remembers an SPI that the peer deleted and that we do not
+// know. If it is that of an SA whose creation is still under way, the SA is
+// gone before we learn of it.
+func (t *Tunnel) noteEarlyDelete(sa *ikeSA, spi uint32) {
+	type earlyDeleter interface{ deletedEarly(uint32) }
+	if e, ok := sa.active.(earlyDeleter); ok {
+		e.deletedEarly(spi)
+	}
+}
+
+func be32(b []byte) uint32 { return binary.BigEndian.Uint32(b) }
+
+func put32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }

@@ -1,0 +1,281 @@
+package ike
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// maxInitRetries bounds how often a responder can make an initiator begin again
+// with a cookie or another key exchange method: its answers are not
+// authenticated (RFC 7296, Section 2.6).
+const maxInitRetries = 6
+
+// initiate begins a new IKE SA. If it replaces another one, that is deleted when
+// the new one is established.
+func (t *Tunnel) initiate(replaces *ikeSA) {
+	sa := &ikeSA{
+		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
+		local: t.cfg.Local, remote: t.cfg.Remote, localID: t.cfg.Credentials.ID, begun: t.now,
+	}
+	t.add(sa)
+	sa.move(t.cfg.Local, t.cfg.Remote)
+	sa.init = &initState{
+		ni: t.nonce(), group: t.cfg.Proposals[0].KeyExchange[0], replaces: replaces,
+	}
+	sa.beginInit()
+}
+
+// beginInit makes the private value for init.group and sends IKE_SA_INIT.
+func (sa *ikeSA) beginInit() {
+	sa.makeKeyExchange(sa.init.group, ClassHandshake, func(ke *suite.KeyExchange, err error) {
+		if err != nil {
+			sa.fail(&Error{Op: "IKE_SA_INIT", Err: err})
+			return
+		}
+		sa.init.destroy()
+		sa.init.ke = ke
+		sa.sendInit()
+	})
+}
+
+func (sa *ikeSA) makeKeyExchange(group wire.KeyExchangeID, class Class, then func(*suite.KeyExchange, error)) {
+	rand := sa.m.runtime.Rand
+	runJob(sa, class, func() (*suite.KeyExchange, error) { return suite.NewKeyExchange(group, rand) }, then)
+}
+
+// sendInit sends the IKE_SA_INIT request, with the cookie first if there is one
+// (RFC 7296, Section 2.6). Its message ID is 0 each time (Section 2.2).
+func (sa *ikeSA) sendInit() {
+	i := sa.init
+	var payloads []wire.Payload
+	if i.cookie != nil {
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyCookie, Data: i.cookie})
+	}
+	payloads = append(payloads,
+		&wire.SA{Proposals: suite.OfferIKE(sa.t.cfg.Proposals, nil)},
+		&wire.KE{Group: i.ke.Group(), Data: i.ke.Public()},
+		&wire.Nonce{Data: i.ni})
+	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
+	payloads = append(payloads, initCapabilities()...)
+	h := wire.Header{Exchange: wire.ExchangeIKESAInit}
+	sa.fillHeader(&h)
+	raw, err := (&wire.Message{Header: h, Payloads: payloads}).Append(nil)
+	if err != nil {
+		sa.fail(&Error{Op: "encode IKE_SA_INIT", Err: err})
+		return
+	}
+	i.request = raw
+	sa.window.nextSend = 0
+	sa.sendRequest(wire.ExchangeIKESAInit, [][]byte{raw}, nil)
+}
+
+// initCapabilities are the notifications that both ends put into IKE_SA_INIT.
+func initCapabilities() []wire.Payload {
+	return []wire.Payload{
+		ident.HashAlgorithmsNotify(),
+		&wire.Notify{Kind: wire.NotifyFragmentationSupported},
+	}
+}
+
+// handleInitResponse takes the response to IKE_SA_INIT. Nothing in it is
+// authenticated: an error is a hint unless the RFC says what to do about it (RFC
+// 7296, Section 2.21.1), and our repetitions go on.
+func (sa *ikeSA) handleInitResponse(m *message) {
+	if n := m.notify(wire.NotifyCookie); n != nil {
+		sa.retryWithCookie(n.Data)
+		return
+	}
+	if n := m.notify(wire.NotifyInvalidKEPayload); n != nil {
+		sa.retryWithGroup(n.Data)
+		return
+	}
+	if n := m.errorNotify(); n != nil {
+		sa.m.stats.Hints++
+		sa.init.hint = &Error{Op: "IKE_SA_INIT", Notify: n.Kind, Remote: true}
+		return
+	}
+	if err := sa.acceptInit(m); err != nil {
+		sa.m.stats.Hints++
+		sa.init.hint = &Error{Op: "IKE_SA_INIT", Err: err}
+	}
+}
+
+func (sa *ikeSA) retryWithCookie(cookie []byte) {
+	if len(cookie) == 0 || len(cookie) > 64 || !sa.mayRetry() {
+		sa.m.stats.Hints++
+		return
+	}
+	sa.init.cookie = cookie
+	sa.window.outstanding = nil
+	sa.sendInit()
+}
+
+// retryWithGroup begins again with the key exchange method that the responder
+// wants, if it is one that we offered (RFC 7296, Section 1.2). The offer stays
+// the same, so nobody can talk us into a weaker one.
+func (sa *ikeSA) retryWithGroup(data []byte) {
+	group, ok := offeredGroup(data, sa.t.cfg.Proposals)
+	if !ok || group == sa.init.group || !sa.mayRetry() {
+		sa.m.stats.Hints++
+		return
+	}
+	sa.init.group = group
+	sa.window.outstanding = nil
+	sa.beginInit()
+}
+
+func (sa *ikeSA) mayRetry() bool {
+	sa.init.retries++
+	return sa.init.retries <= maxInitRetries
+}
+
+// offeredGroup reads the data of INVALID_KE_PAYLOAD.
+func offeredGroup(data []byte, proposals []suite.IKEProposal) (wire.KeyExchangeID, bool) {
+	if len(data) != 2 {
+		return 0, false
+	}
+	group := wire.KeyExchangeID(binary.BigEndian.Uint16(data))
+	for _, p := range proposals {
+		if slices.Contains(p.KeyExchange, group) {
+			return group, true
+		}
+	}
+	return 0, false
+}
+
+// initResult is what the job after IKE_SA_INIT computes.
+type initResult struct {
+	keys   *suite.IKEKeys
+	method wire.AuthMethod
+	auth   []byte
+}
+
+// acceptInit checks a response that accepts, and derives the keys.
+func (sa *ikeSA) acceptInit(m *message) error {
+	i := sa.init
+	answer, ke, nr := find[*wire.SA](m), find[*wire.KE](m), find[*wire.Nonce](m)
+	switch {
+	case m.ResponderSPI.IsZero():
+		return errors.New("responder's SPI is zero")
+	case answer == nil || ke == nil || nr == nil:
+		return errors.New("neither an acceptance nor an error")
+	case len(answer.Proposals) != 1 || len(answer.Proposals[0].SPI) != 0:
+		return errors.New("answer does not hold exactly one proposal without SPI")
+	case string(nr.Data) == string(i.ni):
+		return errors.New("nonce is our own")
+	}
+	chosen, err := suite.AcceptIKE(answer.Proposals[0], sa.t.cfg.Proposals)
+	if err != nil {
+		return err
+	}
+	if chosen.KeyExchange != ke.Group || ke.Group != i.ke.Group() {
+		return fmt.Errorf("key exchange %s does not fit the suite %s", ke.Group, chosen)
+	}
+	sa.window.outstanding = nil
+	sa.suite, sa.remoteSPI = chosen, m.ResponderSPI
+	i.nr, i.response = nr.Data, m.raw
+	sa.lowestNonce = lower(i.ni, i.nr)
+	sa.readCapabilities(m)
+	sa.detectNAT(m, sa.t.cfg.ForceEncap)
+	sa.floatPort()
+	sa.deriveAndSign(ke.Data)
+	return nil
+}
+
+// readCapabilities reads what the peer announces in IKE_SA_INIT.
+func (sa *ikeSA) readCapabilities(m *message) {
+	if n := m.notify(wire.NotifySignatureHashAlgorithms); n != nil {
+		if hashes, err := ident.ParseHashAlgorithms(n.Data); err == nil {
+			sa.init.peerHashes = hashes
+		}
+	}
+	sa.fragment = m.notify(wire.NotifyFragmentationSupported) != nil
+}
+
+// deriveAndSign computes the keys of the IKE SA and our AUTH in one job, then
+// sends IKE_AUTH.
+func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
+	i, s, spii, spir := sa.init, sa.suite, sa.localSPI, sa.remoteSPI
+	local, rand := sa.t.cfg.Credentials, sa.m.runtime.Rand
+	idBody := local.ID.Payload(true).Body()
+	ke, ni, nr, request, hashes := i.ke, i.ni, i.nr, i.request, i.peerHashes
+	i.ke = nil // the job's from here on
+	runJob(sa, ClassHandshake, func() (initResult, error) {
+		defer ke.Destroy()
+		shared, err := ke.Shared(peerPublic)
+		if err != nil {
+			return initResult{}, err
+		}
+		defer clear(shared)
+		keys, err := suite.DeriveIKEKeys(s, ni, nr, shared, spii, spir)
+		if err != nil {
+			return initResult{}, err
+		}
+		octets := ident.SignedOctets(request, nr, s.PRF, keys.Pi, idBody)
+		method, auth, err := ident.Sign(local, octets, hashes, rand)
+		return initResult{keys, method, auth}, err
+	}, func(r initResult, err error) {
+		if err == nil {
+			err = sa.useKeys(r.keys)
+		}
+		if err != nil {
+			sa.fail(&Error{Op: "IKE_SA_INIT", Err: err})
+			return
+		}
+		sa.sendAuth(r.method, r.auth)
+	})
+}
+
+// sendAuth sends the IKE_AUTH request. If the peer has established an IKE SA with
+// us meanwhile, ours is dropped instead, before anything depends on it.
+func (sa *ikeSA) sendAuth(method wire.AuthMethod, auth []byte) {
+	t := sa.t
+	other := t.primary()
+	if other != nil && sa.init.replaces == nil {
+		sa.die()
+		return
+	}
+	cfg := t.firstChild()
+	spi, err := t.runtime.AllocateSPI()
+	if err != nil {
+		sa.fail(&Error{Op: "allocate SPI", Err: err})
+		return
+	}
+	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}
+	for _, c := range t.cfg.Credentials.Certificates() {
+		payloads = append(payloads, c)
+	}
+	if other == nil {
+		// RFC 7296, Section 2.4: this is our only IKE SA with the peer.
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyInitialContact})
+	}
+	if t.cfg.Peer.Roots != nil {
+		payloads = append(payloads, t.cfg.Peer.Roots.Request())
+	}
+	if !t.cfg.Peer.ID.IsZero() {
+		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
+	}
+	payloads = append(payloads, &wire.Auth{Method: method, Data: auth})
+	offer := suite.WithoutKeyExchange(cfg.Proposals)
+	payloads = append(payloads, childPayloads(offer, spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
+	sa.state = stateAuth
+	a := &authTask{sa: sa, cfg: cfg, spi: spi, offer: offer}
+	sa.active = a
+	sa.ask(wire.ExchangeIKEAuth, payloads, a.answered)
+}
+
+// firstChild is the Child SA that IKE_AUTH negotiates.
+func (t *Tunnel) firstChild() *ChildConfig {
+	for i := range t.cfg.Children {
+		if ch := &t.cfg.Children[i]; ch.Start == StartNow || t.slots[i].acquired {
+			return ch
+		}
+	}
+	return &t.cfg.Children[0]
+}

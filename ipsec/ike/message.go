@@ -1,0 +1,77 @@
+package ike
+
+import (
+	"net/netip"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// message is a received message with its payloads in the clear.
+type message struct {
+	wire.Header
+	local, remote netip.AddrPort
+	raw           []byte
+	payloads      []wire.Payload
+}
+
+// find returns the first payload of type P, or its zero value.
+func find[P wire.Payload](m *message) P {
+	for _, p := range m.payloads {
+		if found, ok := p.(P); ok {
+			return found
+		}
+	}
+	var none P
+	return none
+}
+
+// notify returns the first notification of that kind, or nil.
+func (m *message) notify(kind wire.NotifyType) *wire.Notify {
+	for _, p := range m.payloads {
+		if n, ok := p.(*wire.Notify); ok && n.Kind == kind {
+			return n
+		}
+	}
+	return nil
+}
+
+// errorNotify returns the first notification of an error, or nil.
+func (m *message) errorNotify() *wire.Notify {
+	for _, p := range m.payloads {
+		if n, ok := p.(*wire.Notify); ok && n.Kind.IsError() {
+			return n
+		}
+	}
+	return nil
+}
+
+// id returns IDi or IDr.
+func (m *message) id(initiator bool) *wire.ID {
+	for _, p := range m.payloads {
+		if id, ok := p.(*wire.ID); ok && id.Initiator == initiator {
+			return id
+		}
+	}
+	return nil
+}
+
+// selectors returns the contents of TSi or TSr.
+func (m *message) selectors(initiator bool) []wire.TrafficSelector {
+	for _, p := range m.payloads {
+		if t, ok := p.(*wire.TS); ok && t.Initiator == initiator {
+			return t.Selectors
+		}
+	}
+	return nil
+}
+
+// certificates returns the DER of the X.509 certificates, in order.
+func (m *message) certificates() [][]byte {
+	var out [][]byte
+	for _, p := range m.payloads {
+		if c, ok := p.(*wire.Cert); ok && c.Encoding == wire.CertX509Signature {
+			out = append(out, c.Data)
+		}
+	}
+	return out
+}

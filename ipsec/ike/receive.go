@@ -1,0 +1,265 @@
+package ike
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"net/netip"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// receive takes a datagram through the checks of the IKE SA it is for, the cheap
+// ones first: flags and SPIs, state, message ID, and only then cryptography.
+// Whatever is dropped on the way changes nothing but a counter.
+func (sa *ikeSA) receive(d Datagram) {
+	h, ok := parseHeader(sa.m, d)
+	if !ok {
+		return
+	}
+	if h.FromInitiator() == sa.initiator {
+		sa.m.stats.UnknownSPI++ // reflected
+		return
+	}
+	if !sa.matchesPeerSPI(h) {
+		sa.m.stats.UnknownSPI++
+		return
+	}
+	switch sa.window.judge(h, d.Data) {
+	case verdictRepeated:
+		sa.repeatResponse(d.Local, d.Remote)
+		return
+	case verdictDrop:
+		sa.m.stats.WrongMessageID++
+		return
+	}
+	r := ruleFor(h, sa.state)
+	if r == nil {
+		sa.m.stats.WrongState++
+		return
+	}
+	if sa.busy > 0 {
+		sa.postpone(d)
+		return
+	}
+	if h.Exchange == wire.ExchangeIKESAInit {
+		sa.receiveInit(r, h, d)
+		return
+	}
+	sa.receiveProtected(r, h, d)
+}
+
+// parseHeader checks what a header can show without any state.
+func parseHeader(m *machine, d Datagram) (wire.Header, bool) {
+	h, err := wire.ParseHeader(d.Data)
+	if err != nil || h.Major != 2 || int(h.Length) != len(d.Data) {
+		m.stats.Malformed++
+		return h, false
+	}
+	return h, true
+}
+
+// matchesPeerSPI compares the SPI that the peer chose. An initiator learns it
+// from the response to IKE_SA_INIT; a responder that asks for a retry may leave
+// it zero (RFC 7296, Section 2.6).
+func (sa *ikeSA) matchesPeerSPI(h wire.Header) bool {
+	if sa.state == stateInit {
+		return h.Exchange == wire.ExchangeIKESAInit
+	}
+	if sa.initiator {
+		return h.ResponderSPI == sa.remoteSPI
+	}
+	return h.InitiatorSPI == sa.remoteSPI
+}
+
+// postpone keeps a message until the one at work is done.
+func (sa *ikeSA) postpone(d Datagram) {
+	if len(sa.inbox) >= maxInbox {
+		sa.m.stats.QueueFull++
+		return
+	}
+	d.Data = bytes.Clone(d.Data)
+	sa.inbox = append(sa.inbox, d)
+}
+
+// receivePostponed works on waiting messages until one of them makes the SA
+// busy again.
+func (sa *ikeSA) receivePostponed() {
+	for sa.busy == 0 && len(sa.inbox) > 0 && sa.state != stateDead {
+		d := sa.inbox[0]
+		sa.inbox = sa.inbox[1:]
+		sa.receive(d)
+	}
+}
+
+func (sa *ikeSA) receiveInit(r *rule, h wire.Header, d Datagram) {
+	// AUTH covers the message as received (RFC 7296, Section 2.15).
+	parsed, err := wire.Parse(bytes.Clone(d.Data))
+	if err != nil || r.check(parsed.Payloads) != nil {
+		sa.m.stats.Malformed++
+		return
+	}
+	r.handle(sa, &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads})
+}
+
+// receiveProtected opens an encrypted message and gives it to its handler.
+func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
+	first, plain, err := sa.open(h, d)
+	switch {
+	case errors.Is(err, errIncomplete):
+		return
+	case errors.Is(err, suite.ErrPadding):
+		// Authentic, so it counts as a malformed payload below.
+	case err != nil:
+		return
+	}
+	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: d.Data}
+	if err == nil {
+		m.payloads, err = wire.ParsePayloads(first, plain)
+	}
+	sa.authentic(h, d)
+	if err == nil {
+		err = r.check(m.payloads)
+	}
+	if err != nil {
+		sa.refuseMalformed(m, err)
+		return
+	}
+	r.handle(sa, m)
+}
+
+// open returns the decrypted payload chain of a message, or an error after
+// counting it. Only payloads inside the Encrypted payload count.
+func (sa *ikeSA) open(h wire.Header, d Datagram) (wire.PayloadType, []byte, error) {
+	parsed, err := wire.Parse(d.Data)
+	if err != nil || len(parsed.Payloads) == 0 {
+		sa.notProtected(parsed)
+		return 0, nil, errNotProtected
+	}
+	header, body, ok := parsed.Protected()
+	if !ok || len(parsed.Payloads) != 1 || sa.opener == nil {
+		sa.notProtected(parsed)
+		return 0, nil, errNotProtected
+	}
+	plain, err := sa.opener.Open(nil, header, body)
+	if errors.Is(err, suite.ErrAuthentication) {
+		sa.m.stats.Unauthentic++
+		return 0, nil, err
+	}
+	switch p := parsed.Payloads[0].(type) {
+	case *wire.Encrypted:
+		return p.FirstInner, plain, err
+	case *wire.EncryptedFragment:
+		if err != nil {
+			return 0, nil, errIncomplete
+		}
+		return sa.reassemble(h, p, plain, d.Data)
+	}
+	return 0, nil, errNotProtected
+}
+
+var (
+	errNotProtected = errors.New("message is not protected")
+	errIncomplete   = errors.New("fragments are missing")
+)
+
+// notProtected counts a message in the clear where only protected ones are
+// allowed. If it complains about the SA, that is a hint that the peer may have
+// lost it: reason to ask, at most every few seconds (RFC 7296, Section 2.21.4).
+func (sa *ikeSA) notProtected(parsed *wire.Message) {
+	sa.m.stats.Unauthentic++
+	if parsed == nil {
+		return
+	}
+	for _, p := range parsed.Payloads {
+		if n, ok := p.(*wire.Notify); ok && n.Kind.IsError() {
+			sa.hint()
+			return
+		}
+	}
+}
+
+// hint notes that something unauthenticated casts doubt on the SA.
+func (sa *ikeSA) hint() {
+	sa.m.stats.Hints++
+	if sa.state != stateEstablished || sa.m.now.Before(sa.probeAt) {
+		return
+	}
+	sa.probeAt = sa.m.now.Add(hintInterval)
+	sa.wantProbe = true
+}
+
+// authentic notes that a fresh message passed the integrity check.
+func (sa *ikeSA) authentic(h wire.Header, d Datagram) {
+	sa.heard = sa.m.now
+	sa.wantProbe = false
+	if h.IsResponse() {
+		sa.answerTo, sa.window.outstanding = sa.window.outstanding.handle, nil
+	} else {
+		sum := sha256.Sum256(d.Data)
+		if sa.reassembly.pieces != nil {
+			sum = sa.reassembly.hash
+		}
+		sa.window.accept(sum)
+	}
+	sa.reassembly = reassembly{}
+	sa.follow(d.Local, d.Remote)
+}
+
+// follow moves the SA to where an authentic, fresh message came from. The
+// responder does so at IKE_AUTH, when the initiator may move to the NAT traversal
+// port; later the side that is not behind a NAT follows the mapping of the
+// other one's (RFC 7296, Section 2.23).
+func (sa *ikeSA) follow(local, remote netip.AddrPort) {
+	if local == sa.local && remote == sa.remote {
+		return
+	}
+	if sa.state == stateHalfOpen {
+		sa.move(local, remote)
+		return
+	}
+	if sa.localNAT {
+		return
+	}
+	sa.move(local, remote)
+	if sa.t != nil && sa.alive() && sa.t.primary() == sa {
+		sa.t.moveEndpoints(sa)
+	}
+}
+
+func (sa *ikeSA) move(local, remote netip.AddrPort) {
+	sa.local, sa.remote = local, remote
+	sa.natPort = local.Port() == sa.m.natPort
+}
+
+// refuseMalformed handles an authentic message that makes no sense. As a
+// request it is answered, and unless only a critical payload is unknown, the
+// IKE SA ends at both sides without a Delete (RFC 7296, Section 2.21.3).
+func (sa *ikeSA) refuseMalformed(m *message, err error) {
+	var critical *wire.UnsupportedCriticalError
+	if errors.As(err, &critical) {
+		if !m.IsResponse() {
+			sa.refuse(m, wire.NotifyUnsupportedCriticalPayload, []byte{byte(critical.Payload)})
+			if sa.state == stateHalfOpen {
+				sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
+			}
+			return
+		}
+		sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
+		return
+	}
+	if !m.IsResponse() {
+		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+	}
+	sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyInvalidSyntax, Err: err})
+}
+
+// handleAnswer gives a response to the task that asked.
+func (sa *ikeSA) handleAnswer(m *message) {
+	handle := sa.answerTo
+	sa.answerTo = nil
+	if handle != nil {
+		handle(m)
+	}
+}

@@ -1,0 +1,111 @@
+package ike
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// render prints a message like "CREATE_CHILD_SA req 2 {N(REKEY_SA) SA Ni KEi TSi
+// TSr}". It looks into both ends for the keys.
+func (w *world) render(data []byte) string {
+	m, err := wire.Parse(data)
+	if err != nil {
+		return "garbage"
+	}
+	kind := "req"
+	if m.IsResponse() {
+		kind = "resp"
+	}
+	head := fmt.Sprintf("%s %s %d", m.Exchange, kind, m.MessageID)
+	payloads, note := m.Payloads, ""
+	if len(payloads) > 0 {
+		switch p := payloads[len(payloads)-1].(type) {
+		case *wire.Encrypted:
+			payloads, note = w.peek(m, p.FirstInner)
+		case *wire.EncryptedFragment:
+			return fmt.Sprintf("%s fragment %d/%d", head, p.Number, p.Total)
+		}
+	}
+	var words []string
+	for _, p := range payloads {
+		words = append(words, renderPayload(p, m))
+	}
+	return fmt.Sprintf("%s {%s}%s", head, strings.Join(words, " "), note)
+}
+
+// peek decrypts a message with the keys of either end.
+func (w *world) peek(m *wire.Message, first wire.PayloadType) ([]wire.Payload, string) {
+	header, body, _ := m.Protected()
+	for _, sa := range w.allSAs() {
+		if sa.keys == nil {
+			continue
+		}
+		spii, spir := sa.localSPI, sa.remoteSPI
+		if !sa.initiator {
+			spii, spir = spir, spii
+		}
+		if spii != m.InitiatorSPI || spir != m.ResponderSPI {
+			continue
+		}
+		ek, ak := sa.keys.Ei, sa.keys.Ai
+		if !m.FromInitiator() {
+			ek, ak = sa.keys.Er, sa.keys.Ar
+		}
+		p, err := suite.NewProtector(sa.suite, ek, ak)
+		if err != nil {
+			continue
+		}
+		plain, err := p.Open(nil, header, body)
+		if err != nil {
+			continue
+		}
+		payloads, err := wire.ParsePayloads(first, plain)
+		if err != nil {
+			return nil, " malformed"
+		}
+		return payloads, ""
+	}
+	return nil, " unreadable"
+}
+
+func (w *world) allSAs() []*ikeSA {
+	var out []*ikeSA
+	for _, n := range []*node{w.a, w.b} {
+		if n == nil {
+			continue
+		}
+		out = append(out, n.t.sas...)
+		for _, h := range n.halves {
+			out = append(out, h.sa)
+		}
+	}
+	return out
+}
+
+func renderPayload(p wire.Payload, m *wire.Message) string {
+	side := "i"
+	if m.IsResponse() {
+		side = "r"
+	}
+	switch p := p.(type) {
+	case *wire.Nonce:
+		return "N" + side
+	case *wire.KE:
+		return "KE" + side
+	case *wire.Notify:
+		return "N(" + p.Kind.String() + ")"
+	case *wire.Delete:
+		if p.Protocol == wire.ProtocolIKE {
+			return "D"
+		}
+		var spis []string
+		for _, s := range p.SPIs {
+			spis = append(spis, fmt.Sprintf("%x", be32(s)))
+		}
+		return "D(" + strings.Join(spis, " ") + ")"
+	}
+	return p.PayloadType().String()
+}

@@ -1,0 +1,200 @@
+package ike
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// handleCreateChild answers a CREATE_CHILD_SA request (RFC 7296, Section 1.3).
+// While something of ours makes it impossible for the moment, the answer is
+// TEMPORARY_FAILURE (Section 2.25).
+func (sa *ikeSA) handleCreateChild(m *message) {
+	proposals := find[*wire.SA](m).Proposals
+	switch {
+	case len(proposals) == 0:
+		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+	case sa.state != stateEstablished || sa.wantDelete:
+		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
+	case proposals[0].Protocol == wire.ProtocolIKE:
+		sa.answerIKERekey(m)
+	case m.selectors(true) == nil || m.selectors(false) == nil:
+		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+	case sa.rekey != nil:
+		// RFC 7296, Section 2.25.2.
+		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
+	default:
+		sa.answerChild(m)
+	}
+}
+
+// answerChild makes a Child SA that the peer asks for, new or as a replacement.
+func (sa *ikeSA) answerChild(m *message) {
+	t := sa.t
+	var old *childSA
+	if n := m.notify(wire.NotifyRekeySA); n != nil {
+		var refusal *wire.Notify
+		if old, refusal = t.rekeyTarget(n); refusal != nil {
+			sa.respond(m, []wire.Payload{refusal})
+			return
+		}
+	}
+	if len(t.childrenOf(sa)) >= 4+4*len(t.cfg.Children) {
+		sa.refuse(m, wire.NotifyNoAdditionalSAs, nil)
+		return
+	}
+	spec, err := t.readChildOffer(m, old)
+	if err != nil {
+		sa.refuseChild(m, err)
+		return
+	}
+	spec.replaces = old
+	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, spec.cfg.Proposals)
+	if e != nil {
+		sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e})
+		return
+	}
+	if ke := find[*wire.KE](m); chosen.KeyExchange != 0 && (ke == nil || ke.Group != chosen.KeyExchange) {
+		// RFC 7296, Section 1.3.
+		sa.refuse(m, wire.NotifyInvalidKEPayload, binary.BigEndian.AppendUint16(nil, uint16(chosen.KeyExchange)))
+		return
+	}
+	spec.suite = chosen
+	if spec.outbound, err = outboundSPI(m, answer.Number); err != nil {
+		sa.refuseChild(m, err)
+		return
+	}
+	if spec.inbound, e = t.runtime.AllocateSPI(); e != nil {
+		sa.refuseChild(m, &Error{Op: "allocate SPI", Notify: wire.NotifyTemporaryFailure, Err: e})
+		return
+	}
+	sa.deriveChild(m, spec, answer)
+}
+
+// rekeyTarget finds the Child SA that a REKEY_SA notification names by the SPI
+// that the peer expects in inbound packets, or the refusal (RFC 7296, Section 2.25).
+func (t *Tunnel) rekeyTarget(n *wire.Notify) (*childSA, *wire.Notify) {
+	notFound := &wire.Notify{Protocol: n.Protocol, SPI: n.SPI, Kind: wire.NotifyChildSANotFound}
+	if n.Protocol != wire.ProtocolESP || len(n.SPI) != 4 {
+		return nil, &wire.Notify{Kind: wire.NotifyChildSANotFound}
+	}
+	c := t.childBySPI(be32(n.SPI), dataplane.Outbound)
+	switch {
+	case c == nil:
+		return nil, notFound
+	case c.state != childInstalled || c.wantDelete || c.redundant || c.passive != nil:
+		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
+	}
+	return c, nil
+}
+
+func (sa *ikeSA) refuseChild(m *message, err *Error) {
+	sa.t.report(err)
+	sa.refuse(m, err.Notify, nil)
+}
+
+type childResult struct {
+	public []byte
+	keys   *suite.ChildKeys
+}
+
+// deriveChild computes the keys, with a key exchange of its own if that was
+// chosen.
+func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
+	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
+	spec.lowestNonce = bytes.Clone(lower(ni, nr))
+	var theirs []byte
+	if ke := find[*wire.KE](m); ke != nil {
+		theirs = ke.Data
+	}
+	ikeSuite, skD, esp, rand := sa.suite, bytes.Clone(sa.keys.D), spec.suite, sa.m.runtime.Rand
+	runJob(sa, ClassEstablished, func() (r childResult, err error) {
+		defer clear(skD)
+		var shared []byte
+		if esp.KeyExchange != 0 {
+			if r.public, shared, err = agree(esp.KeyExchange, theirs, rand); err != nil {
+				return r, err
+			}
+			defer clear(shared)
+		}
+		r.keys, err = suite.DeriveChildKeys(ikeSuite, skD, shared, ni, nr, esp)
+		return r, err
+	}, func(r childResult, err error) {
+		if err != nil {
+			sa.t.releaseSPI(spec.inbound)
+			kind := wire.NotifyNoProposalChosen
+			if errors.Is(err, suite.ErrInvalidPublicValue) {
+				kind = wire.NotifyInvalidSyntax
+			}
+			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: kind, Err: err})
+			return
+		}
+		spec.keys = r.keys
+		sa.installAndAnswer(m, spec, answerPayloads(spec, answer, nr, r.public))
+	})
+}
+
+// installAndAnswer makes the inbound SA ready before the peer can use it (RFC
+// 7296, Section 2.8), then answers. Outgoing traffic moves when the peer has
+// shown that it is ready as well, or at once if there is no other SA.
+func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Payload) {
+	t := sa.t
+	if old := spec.replaces; old != nil && !old.known() {
+		spec.replaces = nil
+	}
+	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
+		if err != nil {
+			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyTemporaryFailure, Err: fmt.Errorf("install inbound SA: %w", err)})
+			return
+		}
+		sa.respond(m, reply)
+		if old := c.replaces; old != nil {
+			t.peerRekeyed(old, c)
+		} else {
+			t.peerCreated(sa, c)
+		}
+	})
+}
+
+// peerRekeyed notes that the peer made fresh to replace old. If we are rekeying
+// old too, which one stays is decided when our answer is there.
+func (t *Tunnel) peerRekeyed(old, fresh *childSA) {
+	if old.rekey != nil {
+		old.passive = &passiveRekey{fresh, fresh.lowestNonce}
+		return
+	}
+	old.replaceWith(fresh)
+}
+
+// peerCreated notes that the peer made a Child SA that replaces none by name.
+// If we are making the same, the nonces decide later; otherwise the peer would
+// not have made it if it still had the one that we have.
+func (t *Tunnel) peerCreated(sa *ikeSA, fresh *childSA) {
+	if c, ok := sa.active.(*createChildTask); ok && c.cfg.Name == fresh.name {
+		c.passive = fresh
+		return
+	}
+	for _, o := range t.children {
+		if o != fresh && o.name == fresh.name && o.ike == sa && o.live() {
+			o.replacedBy = fresh
+			o.redundant = true
+			o.end(ReasonRedundant)
+		}
+	}
+	t.childUp(fresh)
+}
+
+// hasSender reports whether outgoing traffic of that name has an SA.
+func (t *Tunnel) hasSender(name string) bool {
+	for _, c := range t.children {
+		if c.name == name && c.sending {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,284 @@
+package ike
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// saState is where an IKE SA is in its life. The values are bits, so that a row
+// of the exchange table can name several.
+type saState uint16
+
+const (
+	stateInit        saState = 1 << iota // initiator: IKE_SA_INIT under way
+	stateAuth                            // initiator: IKE_AUTH under way
+	stateHalfOpen                        // responder: IKE_SA_INIT answered
+	stateIdentified                      // responder: IKE_AUTH opened, peer not verified
+	stateEstablished                     // both ends authenticated
+	stateRekeyed                         // another IKE SA has taken over; to be deleted
+	stateDeleting                        // our Delete is under way
+	stateLingering                       // deleted by the peer; only repeats its last answer
+	stateDead                            // to be reaped
+)
+
+func (s saState) String() string {
+	switch s {
+	case stateInit:
+		return "init"
+	case stateAuth:
+		return "auth"
+	case stateHalfOpen:
+		return "half-open"
+	case stateIdentified:
+		return "identified"
+	case stateEstablished:
+		return "established"
+	case stateRekeyed:
+		return "rekeyed"
+	case stateDeleting:
+		return "deleting"
+	case stateLingering:
+		return "lingering"
+	default:
+		return "dead"
+	}
+}
+
+const (
+	// larval IKE SAs have not authenticated the peer.
+	stateLarval = stateInit | stateAuth | stateHalfOpen | stateIdentified
+	// usable ones can carry exchanges.
+	stateUsable = stateEstablished | stateRekeyed | stateDeleting
+)
+
+func (s saState) in(set saState) bool { return s&set != 0 }
+
+const (
+	// lingerTime is how long the answer to a peer's last Delete can be
+	// repeated.
+	lingerTime = 30 * time.Second
+	// maxInbox bounds the messages that wait while one is worked on.
+	maxInbox = 8
+)
+
+// ikeSA is one IKE SA.
+type ikeSA struct {
+	m *machine
+	t *Tunnel // nil while half-open
+
+	state     saState
+	initiator bool // this end is the original initiator
+	localSPI  wire.SPI
+	remoteSPI wire.SPI
+	local     netip.AddrPort
+	remote    netip.AddrPort
+
+	localNAT, remoteNAT bool // which end is behind a NAT
+	encap               bool // ESP goes in UDP
+	natPort             bool // IKE goes by the NAT traversal port
+
+	suite    suite.IKESuite
+	keys     *suite.IKEKeys
+	sealer   *suite.Protector
+	opener   *suite.Protector
+	localID  ident.ID
+	remoteID ident.ID
+	// lowestNonce is the lower one of the two nonces that made the SA: it
+	// decides between two that were made at once (RFC 7296, Section 2.8.2).
+	lowestNonce []byte
+	fragment    bool // both ends can fragment (RFC 7383)
+	reassembly  reassembly
+
+	window   window
+	answerTo func(*message) // takes the response at work
+	busy     int            // jobs and operations under way for one message
+	inbox    []Datagram     // messages that wait for that
+	active   task           // what our outstanding request is for
+	init     *initState     // until established
+	rekey    *rekeyIKETask
+	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
+	orphans []uint32
+
+	begun       time.Time // when its first message came or went
+	established time.Time
+	heard       time.Time // when the peer last proved to be alive
+	sent        time.Time
+	rekeyAt     time.Time
+	expireAt    time.Time
+	probeAt     time.Time // earliest next liveness check caused by a hint
+	endAt       time.Time // half-open, redundant and lingering ones end then
+	// redundant SAs are not used for anything new: another one won, or it is not
+	// decided yet. replaced ones end without an event.
+	redundant, replaced bool
+	wantRekey           bool
+	wantProbe           bool
+	wantDelete          bool
+	reason              Reason // why it ends
+	farewell            wire.NotifyType
+}
+
+// initState is what the initial exchanges need and nobody after them.
+type initState struct {
+	request, response []byte // IKE_SA_INIT as sent and received, for AUTH
+	ni, nr            []byte
+	ke                *suite.KeyExchange
+	group             wire.KeyExchangeID
+	cookie            []byte
+	retries           int
+	hint              *Error // an unauthenticated refusal, reported if nothing better comes
+	peerHashes        []wire.HashAlgorithm
+	auth              *message // responder: the IKE_AUTH request
+	replaces          *ikeSA   // make before break: deleted when this one is up
+}
+
+func (i *initState) destroy() {
+	if i != nil && i.ke != nil {
+		i.ke.Destroy()
+	}
+}
+
+// alive reports whether the SA is established and meant to stay.
+func (sa *ikeSA) alive() bool { return sa.state == stateEstablished && !sa.wantDelete }
+
+// protect encodes and encrypts one message; h needs Exchange, MessageID and the
+// Response flag only.
+func (sa *ikeSA) protect(h wire.Header, payloads []wire.Payload) ([][]byte, error) {
+	sa.fillHeader(&h)
+	first, plain, err := wire.AppendPayloads(nil, payloads)
+	if err != nil {
+		return nil, err
+	}
+	if sa.fragment && sa.sealer.SealedLen(len(plain))+wire.HeaderLen+4 > fragmentSize(sa.remote) {
+		return sa.protectFragments(h, first, plain)
+	}
+	b, err := h.AppendEncrypted(nil, first, sa.sealer.SealedLen(len(plain)))
+	if err != nil {
+		return nil, err
+	}
+	return [][]byte{sa.sealer.Seal(b, b, plain)}, nil
+}
+
+func (sa *ikeSA) fillHeader(h *wire.Header) {
+	h.Major = 2
+	if sa.initiator {
+		h.InitiatorSPI, h.ResponderSPI = sa.localSPI, sa.remoteSPI
+		h.Flags |= wire.FlagInitiator
+	} else {
+		h.InitiatorSPI, h.ResponderSPI = sa.remoteSPI, sa.localSPI
+	}
+}
+
+func (sa *ikeSA) send(datagrams [][]byte) { sa.sendTo(sa.local, sa.remote, datagrams) }
+
+func (sa *ikeSA) sendTo(local, remote netip.AddrPort, datagrams [][]byte) {
+	sa.sent = sa.m.now
+	sa.m.stats.Sent += uint64(len(datagrams))
+	sa.m.emit(Send{Local: local, Remote: remote, Datagrams: datagrams, NATPort: local.Port() == sa.m.natPort})
+}
+
+// useKeys makes the SA able to protect messages.
+func (sa *ikeSA) useKeys(keys *suite.IKEKeys) error {
+	ei, ai, er, ar := keys.Ei, keys.Ai, keys.Er, keys.Ar
+	if !sa.initiator {
+		ei, ai, er, ar = er, ar, ei, ai
+	}
+	sealer, err := suite.NewProtector(sa.suite, ei, ai)
+	if err != nil {
+		return err
+	}
+	opener, err := suite.NewProtector(sa.suite, er, ar)
+	if err != nil {
+		return err
+	}
+	sa.keys, sa.sealer, sa.opener = keys, sealer, opener
+	return nil
+}
+
+// skP returns SK_pi or SK_pr (RFC 7296, Section 2.15).
+func (sa *ikeSA) skP(initiator bool) []byte {
+	if initiator {
+		return sa.keys.Pi
+	}
+	return sa.keys.Pr
+}
+
+// runJob has run called elsewhere and then called here with its result. Until
+// then the SA takes no other message.
+func runJob[T any](sa *ikeSA, class Class, run func() (T, error), then func(T, error)) {
+	sa.busy++
+	token := sa.m.await(sa, func(a any) {
+		sa.busy--
+		r, _ := a.(JobResult)
+		v, _ := r.value.(T)
+		then(v, r.err)
+	})
+	sa.m.emit(StartJob{Token: token, Class: class, Run: func() JobResult {
+		v, err := run()
+		return JobResult{v, err}
+	}})
+}
+
+// lower returns the lower of two nonces: octet by octet, and a shorter one is
+// lower than a longer one that begins with it (RFC 7296, Section 2.8.1).
+func lower(a, b []byte) []byte {
+	if bytes.Compare(a, b) < 0 {
+		return a
+	}
+	return b
+}
+
+// destroyKeys zeroes the keys; the SA can protect nothing from then on.
+func (sa *ikeSA) destroyKeys() {
+	if sa.keys != nil {
+		sa.keys.Destroy()
+		sa.sealer.Destroy()
+		sa.opener.Destroy()
+	}
+	sa.keys, sa.sealer, sa.opener = nil, nil, nil
+	sa.init.destroy()
+	sa.init = nil
+	sa.reassembly = reassembly{}
+}
+
+// die ends the SA without a word to the peer.
+func (sa *ikeSA) die() {
+	if sa.state == stateDead {
+		return
+	}
+	sa.state = stateDead
+	sa.m.forget(sa)
+	sa.busy, sa.inbox, sa.active, sa.rekey = 0, nil, nil, nil
+	sa.window.outstanding = nil
+	sa.destroyKeys()
+	sa.m.emit(UnregisterSPI{sa.localSPI})
+}
+
+// linger ends the SA but keeps its last response for a while.
+func (sa *ikeSA) linger() {
+	sa.state = stateLingering
+	sa.m.forget(sa)
+	sa.busy, sa.inbox, sa.active, sa.rekey = 0, nil, nil, nil
+	sa.window.outstanding = nil
+	sa.destroyKeys()
+	sa.endAt = sa.m.now.Add(lingerTime)
+}
+
+// fail ends the SA for a reason of our own making.
+func (sa *ikeSA) fail(err *Error) {
+	if sa.t != nil {
+		sa.t.ikeFailed(sa, ReasonProtocol, err)
+		return
+	}
+	sa.die()
+}
+
+// repeatsInit reports whether d repeats the IKE_SA_INIT request that made this
+// responder.
+func (sa *ikeSA) repeatsInit(d Datagram) bool {
+	return sa.state == stateHalfOpen && sa.init != nil && bytes.Equal(d.Data, sa.init.request)
+}

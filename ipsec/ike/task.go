@@ -1,0 +1,250 @@
+package ike
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// task is one concern that needs an exchange of ours. It asks the window to
+// send its request and gets the response; it has no access to sockets and
+// timers. An IKE SA has at most one active task, because the window is one
+// (RFC 7296, Section 2.3).
+type task interface {
+	// start builds and sends the request. If there is nothing to do after all,
+	// it calls finish.
+	start()
+	// abandon is called when the IKE SA ends or is replaced first.
+	abandon()
+}
+
+// Tasks are not queued. What is to be done is noted where it belongs, on the
+// IKE SA or the Child SA, and the next task is chosen from those notes when the
+// window is free: so no task is stale by the time it starts. The order below
+// is their priority.
+
+// startTask begins the next task of sa, if it has one and is free.
+func (t *Tunnel) startTask(sa *ikeSA) bool {
+	if sa.busy > 0 || sa.active != nil || sa.window.outstanding != nil || len(sa.inbox) > 0 {
+		return false
+	}
+	next := t.nextTask(sa)
+	if next == nil {
+		return false
+	}
+	sa.active = next
+	next.start()
+	return true
+}
+
+func (t *Tunnel) nextTask(sa *ikeSA) task {
+	switch {
+	case !sa.state.in(stateEstablished | stateRekeyed):
+		return nil
+	case sa.wantDelete:
+		return &deleteIKETask{sa}
+	case sa.state == stateRekeyed:
+		return nil
+	}
+	if doomed := t.doomedChildren(sa); len(doomed) > 0 || len(sa.orphans) > 0 {
+		return &deleteChildTask{sa: sa, children: doomed}
+	}
+	if sa == t.primary() {
+		if next := t.primaryTask(sa); next != nil {
+			return next
+		}
+	}
+	if sa.wantProbe {
+		return &probeTask{sa}
+	}
+	return nil
+}
+
+// primaryTask chooses among the tasks that only the IKE SA in charge may start.
+func (t *Tunnel) primaryTask(sa *ikeSA) task {
+	if cfg := t.missingChild(sa); cfg != nil {
+		return &createChildTask{sa: sa, cfg: cfg}
+	}
+	for _, c := range t.children {
+		if c.ike == sa && c.wantRekey && c.state == childInstalled && c.live() {
+			c.wantRekey = false
+			if cfg := t.cfg.child(c.name); cfg != nil {
+				return newRekeyChildTask(sa, c, cfg)
+			}
+		}
+	}
+	if sa.wantRekey {
+		sa.wantRekey = false
+		return &rekeyIKETask{old: sa}
+	}
+	return nil
+}
+
+func (t *Tunnel) doomedChildren(sa *ikeSA) []*childSA {
+	var doomed []*childSA
+	for _, c := range t.children {
+		if c.ike == sa && c.wantDelete && (c.state == childInstalled || c.state == childReplaced) {
+			doomed = append(doomed, c)
+		}
+	}
+	return doomed
+}
+
+// missingChild returns a configured Child SA that should exist and does not.
+func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
+	if !t.wanted || t.closing {
+		return nil
+	}
+	for i := range t.slots {
+		s, cfg := &t.slots[i], &t.cfg.Children[i]
+		if t.hasLive(s.name) || cfg.Start == StartOnTraffic && !s.acquired {
+			continue
+		}
+		at := s.notBefore
+		if !sa.initiator && at.IsZero() {
+			at = t.now.Add(responderDelay)
+			s.notBefore = at
+		}
+		if !t.now.Before(at) {
+			return cfg
+		}
+	}
+	return nil
+}
+
+// finish ends the active task; the next one starts when the step is over.
+func (sa *ikeSA) finish() { sa.active = nil }
+
+// abandonTask ends the active task because the IKE SA cannot go on with it.
+func (sa *ikeSA) abandonTask() {
+	if a := sa.active; a != nil {
+		sa.active = nil
+		a.abandon()
+	}
+}
+
+// ask sends a request of the active task.
+func (sa *ikeSA) ask(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) {
+	if err := sa.request(exchange, payloads, handle); err != nil {
+		sa.fail(&Error{Op: "encode " + exchange.String(), Err: err})
+	}
+}
+
+// probeTask asks the peer whether it lives, with an empty request (RFC 7296,
+// Section 2.4).
+type probeTask struct{ sa *ikeSA }
+
+func (p *probeTask) start() {
+	p.sa.wantProbe = false
+	p.sa.ask(wire.ExchangeInformational, nil, func(*message) { p.sa.finish() })
+}
+
+func (p *probeTask) abandon() {}
+
+// deleteIKETask deletes an IKE SA and with it its Child SAs (RFC 7296, Section
+// 1.4.1).
+type deleteIKETask struct{ sa *ikeSA }
+
+func (d *deleteIKETask) start() {
+	sa := d.sa
+	sa.wantDelete = false
+	sa.replaced = sa.replaced || sa.state == stateRekeyed
+	sa.t.beforeDelete(sa)
+	var payloads []wire.Payload
+	if sa.farewell != 0 {
+		payloads = append(payloads, &wire.Notify{Kind: sa.farewell})
+	}
+	payloads = append(payloads, &wire.Delete{Protocol: wire.ProtocolIKE})
+	sa.ask(wire.ExchangeInformational, payloads, func(*message) {
+		sa.finish()
+		sa.t.ikeDown(sa, sa.reason)
+	})
+	if sa.state != stateDead {
+		sa.state = stateDeleting
+	}
+}
+
+func (d *deleteIKETask) abandon() {}
+
+// deleteChildTask deletes Child SAs.
+type deleteChildTask struct {
+	sa       *ikeSA
+	children []*childSA
+}
+
+func (d *deleteChildTask) start() {
+	var spis [][]byte
+	for _, spi := range d.sa.orphans {
+		spis = append(spis, put32(spi))
+	}
+	d.sa.orphans = nil
+	for _, c := range d.children {
+		c.state, c.wantDelete = childDeleting, false
+		spis = append(spis, put32(c.inbound))
+		if next := c.t.successor(c); next != nil {
+			c.t.promote(next)
+		}
+	}
+	d.sa.ask(wire.ExchangeInformational, []wire.Payload{&wire.Delete{Protocol: wire.ProtocolESP, SPIs: spis}}, d.answered)
+}
+
+// answered ends the Child SAs, whatever the peer says: a Delete payload in the
+// answer names the other direction, and is missing if both ends deleted at the
+// same time (RFC 7296, Section 1.4.1).
+func (d *deleteChildTask) answered(*message) {
+	d.sa.finish()
+	for _, c := range d.children {
+		if c.state == childDeleting {
+			c.t.lingerOrRemove(c, c.reason)
+		}
+	}
+}
+
+func (d *deleteChildTask) abandon() {
+	for _, c := range d.children {
+		if c.state == childDeleting {
+			c.state, c.wantDelete = childInstalled, true
+		}
+	}
+}
+
+// orphan makes the peer delete a Child SA that it has and we do not.
+func (sa *ikeSA) orphan(inbound uint32) {
+	if len(sa.orphans) < 16 {
+		sa.orphans = append(sa.orphans, inbound)
+	}
+}
+
+// lingerOrRemove ends a Child SA: one that was replaced accepts late packets for
+// a while, others stop at once.
+func (t *Tunnel) lingerOrRemove(c *childSA, why Reason) {
+	if c.replacedBy != nil || t.hasLive(c.name) {
+		t.lingerChild(c, why)
+		return
+	}
+	t.removeChild(c, why)
+}
+
+// unanswered gives up an IKE SA whose request got no response.
+func (t *Tunnel) unanswered(sa *ikeSA) {
+	o := sa.window.outstanding
+	err := &Error{Op: o.exchange.String(), Err: fmt.Errorf("no answer from %s after %d tries", sa.remote, o.tries+1)}
+	if sa.init != nil && sa.init.hint != nil {
+		err = sa.init.hint
+	}
+	switch {
+	case sa.state.in(stateRekeyed|stateDeleting) || sa.redundant:
+		t.ikeDown(sa, sa.reason)
+	case sa.rekey != nil && sa.rekey.passive != nil && sa.rekey.passive.alive():
+		// The peer's own rekeying went through meanwhile.
+		t.replaceIKE(sa, sa.rekey.passive)
+		t.ikeDown(sa, ReasonPeerDead)
+	default:
+		t.ikeFailed(sa, ReasonPeerDead, err)
+	}
+}
+
+// retryDelay is how long to wait after TEMPORARY_FAILURE (RFC 7296, Section 2.25):
+// 5 to 15 seconds.
+func (m *machine) retryDelay() time.Duration { return 5*time.Second + m.jitter(10*time.Second) }

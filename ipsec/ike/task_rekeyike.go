@@ -1,0 +1,318 @@
+package ike
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// rekeyIKETask replaces an IKE SA (RFC 7296, Sections 1.3.2, 2.8 and 2.18). The
+// new one inherits the Child SAs. Until the answer is there the peer may do the
+// same; the nonces decide (Section 2.8.2).
+type rekeyIKETask struct {
+	old     *ikeSA
+	spi     wire.SPI
+	ni      []byte
+	ke      *suite.KeyExchange
+	retries int
+	// passive is what the peer's rekeying made meanwhile; its nonce counts even
+	// if the peer has deleted it again.
+	passive      *ikeSA
+	passiveNonce []byte
+}
+
+func (r *rekeyIKETask) start() {
+	r.old.rekey = r
+	r.spi = r.old.m.runtime.NewSPI()
+	r.ni = r.old.m.nonce()
+	r.begin(r.old.t.cfg.Proposals[0].KeyExchange[0])
+}
+
+func (r *rekeyIKETask) begin(group wire.KeyExchangeID) {
+	r.old.makeKeyExchange(group, ClassEstablished, func(ke *suite.KeyExchange, err error) {
+		if err != nil {
+			r.fail(&Error{Op: "rekey IKE SA", Err: err})
+			return
+		}
+		r.ke = ke
+		r.old.ask(wire.ExchangeCreateChildSA, []wire.Payload{
+			&wire.SA{Proposals: suite.OfferIKE(r.old.t.cfg.Proposals, r.spi[:])},
+			&wire.Nonce{Data: r.ni},
+			&wire.KE{Group: ke.Group(), Data: ke.Public()},
+		}, r.answered)
+	})
+}
+
+func (r *rekeyIKETask) abandon() {
+	r.old.rekey = nil
+	r.destroyKE()
+}
+
+func (r *rekeyIKETask) destroyKE() {
+	if r.ke != nil {
+		r.ke.Destroy()
+		r.ke = nil
+	}
+}
+
+func (r *rekeyIKETask) answered(m *message) {
+	if n := m.notify(wire.NotifyInvalidKEPayload); n != nil {
+		r.retry(n.Data)
+		return
+	}
+	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
+		r.fail(&Error{Op: "rekey IKE SA", Notify: n.Kind, Remote: true})
+		return
+	}
+	fresh, nr, err := r.read(m)
+	if err != nil {
+		r.fail(&Error{Op: "rekey IKE SA", Err: err})
+		return
+	}
+	r.derive(fresh, nr, find[*wire.KE](m).Data)
+}
+
+func (r *rekeyIKETask) retry(data []byte) {
+	group, ok := offeredGroup(data, r.old.t.cfg.Proposals)
+	if !ok || r.retries >= maxKERetries || r.passive != nil {
+		r.fail(&Error{Op: "rekey IKE SA", Notify: wire.NotifyInvalidKEPayload, Remote: true})
+		return
+	}
+	r.retries++
+	r.destroyKE()
+	r.begin(group)
+}
+
+// read checks an answer that grants the new IKE SA.
+func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
+	answer, ke, nr := find[*wire.SA](m), find[*wire.KE](m), find[*wire.Nonce](m)
+	if answer == nil || ke == nil || nr == nil || len(answer.Proposals) != 1 {
+		return nil, nil, errors.New("answer does not hold one proposal, key exchange and nonce")
+	}
+	p := answer.Proposals[0]
+	chosen, err := suite.AcceptIKE(p, r.old.t.cfg.Proposals)
+	if err != nil {
+		return nil, nil, err
+	}
+	var spi wire.SPI
+	copy(spi[:], p.SPI)
+	switch {
+	case len(p.SPI) != len(spi) || spi.IsZero():
+		return nil, nil, errors.New("SPI of the new IKE SA is missing or zero")
+	case chosen.KeyExchange != ke.Group || ke.Group != r.ke.Group():
+		return nil, nil, fmt.Errorf("key exchange %s does not fit the suite %s", ke.Group, chosen)
+	case bytes.Equal(nr.Data, r.ni):
+		return nil, nil, errors.New("nonce is our own")
+	}
+	fresh := r.old.heir(r.spi, spi, chosen, true)
+	fresh.lowestNonce = lower(r.ni, nr.Data)
+	return fresh, nr.Data, nil
+}
+
+// heir returns the IKE SA that replaces sa, still without keys. Who begins the
+// rekeying is the original initiator of the new one (RFC 7296, Section 1.3.2).
+func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) *ikeSA {
+	return &ikeSA{
+		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
+		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
+		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap, natPort: sa.natPort,
+		suite: s, localID: sa.localID, remoteID: sa.remoteID, fragment: sa.fragment,
+		begun: sa.m.now,
+	}
+}
+
+func (r *rekeyIKETask) derive(fresh *ikeSA, nr, theirs []byte) {
+	old, ke, ni := r.old, r.ke, r.ni
+	r.ke = nil // the job's from here on
+	prf, skD := old.suite.PRF, bytes.Clone(old.keys.D)
+	s, spii, spir := fresh.suite, fresh.localSPI, fresh.remoteSPI
+	runJob(old, ClassEstablished, func() (*suite.IKEKeys, error) {
+		defer ke.Destroy()
+		defer clear(skD)
+		shared, err := ke.Shared(theirs)
+		if err != nil {
+			return nil, err
+		}
+		defer clear(shared)
+		return suite.RekeyIKEKeys(s, prf, skD, ni, nr, shared, spii, spir)
+	}, func(keys *suite.IKEKeys, err error) {
+		if err == nil {
+			err = fresh.useKeys(keys)
+		}
+		if err != nil {
+			r.fail(&Error{Op: "rekey IKE SA", Err: err})
+			return
+		}
+		r.succeed(fresh)
+	})
+}
+
+// succeed puts the new IKE SA in charge, or deletes it again if the peer's one
+// won.
+func (r *rekeyIKETask) succeed(fresh *ikeSA) {
+	old, t := r.old, r.old.t
+	r.abandon()
+	old.finish()
+	t.join(fresh)
+	passive := r.passive
+	if passive != nil && !passive.alive() {
+		passive = nil // the peer has deleted it: it lost
+	}
+	if passive != nil && bytes.Compare(fresh.lowestNonce, r.passiveNonce) < 0 {
+		fresh.redundant, fresh.replaced = true, true
+		fresh.end(ReasonRedundant)
+		t.replaceIKE(old, passive)
+		return
+	}
+	if passive != nil {
+		passive.replaced = true
+		passive.endAt = t.now.Add(redundantTime)
+	}
+	t.replaceIKE(old, fresh)
+	old.end(ReasonReplaced)
+}
+
+// join adds an IKE SA that was made by rekeying.
+func (t *Tunnel) join(fresh *ikeSA) {
+	t.add(fresh)
+	fresh.established, fresh.heard = t.now, t.now
+	t.setIKELifetime(fresh)
+}
+
+// replaceIKE makes fresh inherit everything from old (RFC 7296, Section 2.8).
+func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
+	before := old.status()
+	fresh.redundant, fresh.replaced = old.redundant, false
+	fresh.endAt = old.endAt
+	fresh.orphans = append(fresh.orphans, old.orphans...)
+	old.orphans = nil
+	old.state, old.reason = stateRekeyed, ReasonReplaced
+	old.rekeyAt, old.expireAt = time.Time{}, time.Time{}
+	old.endAt = t.now.Add(redundantTime)
+	for _, c := range t.childrenOf(old) {
+		c.ike = fresh
+	}
+	for _, sa := range t.sas {
+		if sa.init != nil && sa.init.replaces == old {
+			sa.init.replaces = fresh
+		}
+	}
+	if fresh.local != old.local || fresh.remote != old.remote {
+		t.moveEndpoints(fresh)
+	}
+	t.emit(IKERekeyed{Old: before, New: fresh.status()})
+}
+
+func (r *rekeyIKETask) fail(err *Error) {
+	old, t := r.old, r.old.t
+	passive := r.passive
+	r.abandon()
+	old.finish()
+	switch {
+	case passive != nil && passive.alive():
+		// The peer finished its own rekeying without seeing ours (RFC 7296,
+		// Section 2.8.2).
+		t.replaceIKE(old, passive)
+	case err.Remote && err.Notify == wire.NotifyTemporaryFailure:
+		old.rekeyAt = t.now.Add(t.retryDelay())
+	default:
+		t.report(err)
+		old.rekeyAt = t.now.Add(t.retryDelay())
+	}
+}
+
+// forgetPassive tells a rekeying that the peer has deleted what it made.
+func (t *Tunnel) forgetPassive(gone *ikeSA) {
+	for _, sa := range t.sas {
+		if sa.rekey != nil && sa.rekey.passive == gone {
+			sa.rekey.passive = nil
+		}
+	}
+}
+
+// answerIKERekey makes the IKE SA that the peer wants to replace sa with. Not
+// while a Child SA of ours is in the making or going (RFC 7296, Section 2.25.1).
+func (sa *ikeSA) answerIKERekey(m *message) {
+	t := sa.t
+	switch sa.active.(type) {
+	case *createChildTask, *rekeyChildTask, *deleteChildTask:
+		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
+		return
+	}
+	if sa.rekey != nil && sa.rekey.passive != nil {
+		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
+		return
+	}
+	ke := find[*wire.KE](m)
+	offered := find[*wire.SA](m).Proposals
+	chosen, answer, err := suite.ChooseIKE(offered, t.cfg.Proposals)
+	if err != nil {
+		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: err})
+		return
+	}
+	if ke == nil || ke.Group != chosen.KeyExchange {
+		sa.refuse(m, wire.NotifyInvalidKEPayload, binary.BigEndian.AppendUint16(nil, uint16(chosen.KeyExchange)))
+		return
+	}
+	var spi wire.SPI
+	if theirs := suite.ProposalSPI(offered, answer.Number); len(theirs) == len(spi) {
+		copy(spi[:], theirs)
+	}
+	if spi.IsZero() || slices.ContainsFunc(t.sas, func(o *ikeSA) bool { return o.remoteSPI == spi && o.state != stateDead }) {
+		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing, zero or in use")})
+		return
+	}
+	fresh := sa.heir(sa.m.runtime.NewSPI(), spi, chosen, false)
+	sa.deriveHeir(m, fresh, answer, ke.Data)
+}
+
+// deriveHeir computes the keys of the new IKE SA and answers.
+func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, theirs []byte) {
+	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
+	fresh.lowestNonce = bytes.Clone(lower(ni, nr))
+	prf, skD, rand := sa.suite.PRF, bytes.Clone(sa.keys.D), sa.m.runtime.Rand
+	s, spii, spir := fresh.suite, fresh.remoteSPI, fresh.localSPI
+	runJob(sa, ClassEstablished, func() (respondResult, error) {
+		defer clear(skD)
+		public, shared, err := agree(s.KeyExchange, theirs, rand)
+		if err != nil {
+			return respondResult{}, err
+		}
+		defer clear(shared)
+		keys, err := suite.RekeyIKEKeys(s, prf, skD, ni, nr, shared, spii, spir)
+		return respondResult{public, keys}, err
+	}, func(r respondResult, err error) {
+		if err == nil {
+			err = fresh.useKeys(r.keys)
+		}
+		if err != nil {
+			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyInvalidSyntax, Err: err})
+			return
+		}
+		answer.SPI = fresh.localSPI[:]
+		sa.t.join(fresh)
+		sa.respond(m, []wire.Payload{
+			&wire.SA{Proposals: []wire.Proposal{answer}},
+			&wire.Nonce{Data: nr},
+			&wire.KE{Group: s.KeyExchange, Data: r.public},
+		})
+		sa.t.peerRekeyedIKE(sa, fresh)
+	})
+}
+
+// peerRekeyedIKE notes that the peer made fresh to replace old. If we are
+// rekeying old too, which one stays is decided when our answer is there.
+func (t *Tunnel) peerRekeyedIKE(old, fresh *ikeSA) {
+	if r := old.rekey; r != nil {
+		fresh.redundant, fresh.replaced = true, true
+		r.passive, r.passiveNonce = fresh, fresh.lowestNonce
+		return
+	}
+	t.replaceIKE(old, fresh)
+}

@@ -1,0 +1,354 @@
+package ike
+
+import (
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// Tunnel is the state machine of one tunnel. It is not safe for concurrent use.
+type Tunnel struct {
+	machine
+	cfg Config
+
+	sas      []*ikeSA   // in the order in which they were made
+	children []*childSA // likewise
+	slots    []slot     // one for each of cfg.Children, in that order
+
+	wanted  bool // between Connect and Disconnect
+	closing bool // Disconnect is under way
+	// everUp is set when an IKE SA was established, or another one of the same
+	// peer was seen, since the tunnel was made.
+	failures  int
+	connectAt time.Time // of the next attempt, zero if none is planned
+	lastError *Error
+}
+
+// slot is what is remembered of one configured Child SA while it has no SA.
+type slot struct {
+	name      string
+	failures  int
+	notBefore time.Time // no attempt before that
+	acquired  bool      // traffic asked for it
+}
+
+const (
+	// hintInterval is the least time between two liveness checks caused by
+	// something unauthenticated.
+	hintInterval = 10 * time.Second
+	// redundantTime is how long the other end has to delete an SA that crossing
+	// exchanges made superfluous, before this one does.
+	redundantTime = 20 * time.Second
+	// oldInboundTime is how long a deleted Child SA still accepts packets that
+	// were under way.
+	oldInboundTime = 5 * time.Second
+	// responderDelay is how much longer than the original initiator the
+	// responder waits before it makes a Child SA that is missing.
+	responderDelay = 5 * time.Second
+	// maxIdentified bounds the IKE SAs of one tunnel whose peer claims to be
+	// ours and has not proved it.
+	maxIdentified = 4
+)
+
+// New returns a tunnel that does nothing until Connect.
+func New(cfg Config) (*Tunnel, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	t := &Tunnel{cfg: cfg}
+	t.runtime, t.timing, t.natPort = cfg.Runtime, cfg.Timing, cfg.NATPort
+	t.slots = makeSlots(nil, cfg.Children)
+	return t, nil
+}
+
+func makeSlots(old []slot, children []ChildConfig) []slot {
+	slots := make([]slot, len(children))
+	for i, ch := range children {
+		slots[i] = slot{name: ch.Name}
+		for _, o := range old {
+			if o.name == ch.Name {
+				slots[i] = o
+			}
+		}
+	}
+	return slots
+}
+
+func (t *Tunnel) slot(name string) *slot {
+	for i := range t.slots {
+		if t.slots[i].name == name {
+			return &t.slots[i]
+		}
+	}
+	return nil
+}
+
+// Step applies one input at time now. It never blocks. What it causes is then
+// handed out by Next. Garbage from the network is counted and changes nothing;
+// see [Stats].
+func (t *Tunnel) Step(now time.Time, in Input) {
+	t.now = now
+	switch in := in.(type) {
+	case Datagram:
+		t.receive(in)
+	case JobDone:
+		t.answer(in.Token, in.Result)
+	case PlaneResult:
+		t.answer(in.Token, in.Errs)
+	case PlaneEvent:
+		t.planeEvent(in.Event)
+	case Connect:
+		t.connect()
+	case Disconnect:
+		t.disconnect()
+	case Reconfigure:
+		t.reconfigure(in.Config)
+	case RekeyChild:
+		t.requestChildRekey(in.Child)
+	case RekeyIKE:
+		if sa := t.primary(); sa != nil {
+			sa.wantRekey = true
+		}
+	case Tick:
+	}
+	t.tick()
+	t.advance()
+}
+
+func (t *Tunnel) receive(d Datagram) {
+	t.stats.Received++
+	h, ok := parseHeader(&t.machine, d)
+	if !ok {
+		return
+	}
+	ours := h.ResponderSPI
+	if !h.FromInitiator() {
+		ours = h.InitiatorSPI
+	}
+	for _, sa := range t.sas {
+		if sa.localSPI == ours && sa.state != stateDead {
+			sa.receive(d)
+			return
+		}
+	}
+	if h.Exchange == wire.ExchangeIKESAInit && h.ResponderSPI.IsZero() && t.repeatsInit(h, d) {
+		return
+	}
+	t.stats.UnknownSPI++
+}
+
+// repeatsInit ignores an IKE_SA_INIT request that belongs to an IKE SA whose
+// IKE_AUTH was received already (RFC 7296, Section 2.1).
+func (t *Tunnel) repeatsInit(h wire.Header, d Datagram) bool {
+	for _, sa := range t.sas {
+		if !sa.initiator && sa.remoteSPI == h.InitiatorSPI {
+			return true
+		}
+	}
+	return false
+}
+
+// primary returns the IKE SA that new exchanges use: the youngest one that is
+// established and neither redundant nor on its way out.
+func (t *Tunnel) primary() *ikeSA {
+	var best *ikeSA
+	for _, sa := range t.sas {
+		if sa.alive() && !sa.redundant && (best == nil || !sa.established.Before(best.established)) {
+			best = sa
+		}
+	}
+	return best
+}
+
+func (t *Tunnel) add(sa *ikeSA) {
+	sa.t, sa.m = t, &t.machine
+	t.sas = append(t.sas, sa)
+	t.emit(RegisterSPI{sa.localSPI})
+}
+
+// advance does all that can be done now: waiting messages, tasks, the next
+// attempt to connect. Each round makes progress or is the last.
+func (t *Tunnel) advance() {
+	for again := true; again; {
+		again = false
+		for i := 0; i < len(t.sas); i++ {
+			sa := t.sas[i]
+			if sa.busy == 0 && len(sa.inbox) > 0 && sa.state != stateDead {
+				sa.receivePostponed()
+				again = true
+			}
+			if t.startTask(sa) {
+				again = true
+			}
+		}
+		t.reap()
+		if t.planConnection() {
+			again = true
+		}
+	}
+	if t.closing && t.onlyLingering() {
+		t.finishClosing()
+	}
+}
+
+func (t *Tunnel) reap() {
+	kept := t.sas[:0]
+	for _, sa := range t.sas {
+		if sa.state != stateDead {
+			kept = append(kept, sa)
+		}
+	}
+	clear(t.sas[len(kept):])
+	t.sas = kept
+	children := t.children[:0]
+	for _, c := range t.children {
+		if c.state != childDead {
+			children = append(children, c)
+		}
+	}
+	clear(t.children[len(children):])
+	t.children = children
+}
+
+// planeEvent takes an event of the data plane.
+func (t *Tunnel) planeEvent(e dataplane.Event) {
+	if e.Kind == dataplane.Acquire {
+		t.acquire(e.Child)
+		return
+	}
+	c := t.childBySPI(e.SPI, e.Direction)
+	if c == nil {
+		return
+	}
+	switch e.Kind {
+	case dataplane.SoftExpire:
+		c.wantRekey = true
+	case dataplane.HardExpire:
+		c.end(ReasonExpired)
+	case dataplane.FirstInbound:
+		t.peerUses(c)
+	case dataplane.MappingChanged:
+		t.mappingChanged(c, e.Remote)
+	}
+}
+
+func (t *Tunnel) acquire(child string) {
+	s := t.slot(child)
+	if s == nil || !t.wanted {
+		return
+	}
+	s.acquired = true
+	if t.primary() == nil && t.connectAt.IsZero() {
+		t.connectAt = t.now
+	}
+}
+
+// tick turns the deadlines that have come into wishes, and carries out those
+// that need nobody else.
+func (t *Tunnel) tick() {
+	for _, sa := range t.sas {
+		t.tickIKE(sa)
+	}
+	for _, c := range t.children {
+		t.tickChild(c)
+	}
+}
+
+func (t *Tunnel) tickIKE(sa *ikeSA) {
+	switch {
+	case sa.state == stateDead:
+		return
+	case sa.state == stateLingering || sa.state == stateHalfOpen || sa.state == stateIdentified:
+		if t.due(sa.endAt) {
+			sa.die()
+		}
+		return
+	case !sa.retransmit():
+		t.unanswered(sa)
+		return
+	}
+	if t.due(sa.expireAt) {
+		sa.expireAt = time.Time{}
+		sa.end(ReasonExpired)
+	}
+	if t.due(sa.endAt) {
+		sa.endAt = time.Time{}
+		sa.end(ReasonRedundant)
+	}
+	if t.due(sa.rekeyAt) {
+		sa.rekeyAt = time.Time{}
+		sa.wantRekey = true
+	}
+	if t.due(sa.dpdAt()) {
+		sa.wantProbe = true
+	}
+	if at := sa.keepAliveAt(); t.due(at) {
+		sa.sent = t.now
+		t.emit(KeepAlive{Local: sa.local, Remote: sa.remote})
+	}
+}
+
+// end makes an IKE SA be deleted.
+func (sa *ikeSA) end(why Reason) {
+	if sa.state == stateEstablished || sa.state == stateRekeyed {
+		sa.wantDelete = true
+		if sa.reason == 0 {
+			sa.reason = why
+		}
+	}
+}
+
+// dpdAt is when the silence of the peer becomes suspicious. While a request is
+// out, its repetitions are the check.
+func (sa *ikeSA) dpdAt() time.Time {
+	if sa.m.timing.DPD <= 0 || sa.state != stateEstablished || sa.wantProbe || sa.window.outstanding != nil {
+		return time.Time{}
+	}
+	return sa.heard.Add(sa.m.timing.DPD)
+}
+
+// keepAliveAt is when the NAT in front of this end needs a packet to keep its
+// mapping (RFC 3948, Section 4).
+func (sa *ikeSA) keepAliveAt() time.Time {
+	if !sa.localNAT || sa.state != stateEstablished || sa.m.timing.KeepAlive <= 0 {
+		return time.Time{}
+	}
+	return sa.sent.Add(sa.m.timing.KeepAlive)
+}
+
+// Deadline returns when the tunnel wants its next Tick; false means never.
+func (t *Tunnel) Deadline() (time.Time, bool) {
+	var e earliest
+	for _, sa := range t.sas {
+		sa.addDeadlines(&e)
+	}
+	for _, c := range t.children {
+		c.addDeadlines(&e)
+	}
+	if t.connectAt.After(t.now) {
+		e.add(t.connectAt)
+	}
+	if t.primary() != nil {
+		for i := range t.slots {
+			if at := t.slots[i].notBefore; at.After(t.now) {
+				e.add(at)
+			}
+		}
+	}
+	return e.at, !e.at.IsZero()
+}
+
+func (sa *ikeSA) addDeadlines(e *earliest) {
+	if o := sa.window.outstanding; o != nil {
+		e.add(o.at)
+	}
+	e.add(sa.endAt)
+	if sa.state.in(stateUsable) {
+		e.add(sa.expireAt)
+		e.add(sa.rekeyAt)
+		e.add(sa.dpdAt())
+		e.add(sa.keepAliveAt())
+	}
+}
