@@ -117,6 +117,8 @@ func (ns *namespace) ip(args string, files ...*os.File) {
 var (
 	outerA, outerB   = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	outerA6, outerB6 = netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	// where the first may move to
+	movedA, movedA6 = netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
 )
 
 // joined makes two namespaces with a wire between them.
@@ -134,6 +136,8 @@ func joined(t testing.TB) (a, b *namespace) {
 		side.ns.ip(fmt.Sprintf("addr add %s/64 dev wire nodad", side.v6))
 		side.ns.ip("link set wire up")
 	}
+	a.ip(fmt.Sprintf("addr add %s/24 dev wire", movedA))
+	a.ip(fmt.Sprintf("addr add %s/64 dev wire nodad preferred_lft 0", movedA6))
 	if t.Failed() {
 		t.FailNow()
 	}

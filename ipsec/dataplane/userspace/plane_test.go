@@ -1,7 +1,9 @@
 package userspace
 
 import (
+	"encoding/binary"
 	"errors"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,16 +14,69 @@ import (
 
 func TestConformance(t *testing.T) {
 	a, b := joined(t)
-	t.Run("over IPv4", func(t *testing.T) {
-		planetest.Run(t, func(t *testing.T) *planetest.Pair {
-			return &planetest.Pair{A: side(t, a, outerA), B: side(t, b, outerB)}
-		})
-	})
-	t.Run("over IPv6", func(t *testing.T) {
-		planetest.Run(t, func(t *testing.T) *planetest.Pair {
-			return &planetest.Pair{A: side(t, a, outerA6), B: side(t, b, outerB6)}
-		})
-	})
+	run := func(outerA, outerB, movedA netip.Addr) func(*testing.T) {
+		return func(t *testing.T) {
+			planetest.Run(t, func(t *testing.T) *planetest.Pair {
+				p := &planetest.Pair{A: side(t, a, outerA), B: side(t, b, outerB)}
+				p.Replay = replayer(t, a, b, p.B.Outer)
+				p.Rebind = func() (netip.AddrPort, error) {
+					moved := netip.AddrPortFrom(movedA, DefaultPort)
+					tunnel := p.A.Plane.Counters()[0].Tunnel
+					return moved, p.A.Plane.Apply([]dataplane.Op{
+						dataplane.UpdateEndpoints{Tunnel: tunnel, Local: moved, Remote: p.B.Outer},
+					})[0]
+				}
+				return p
+			})
+		}
+	}
+	t.Run("over IPv4", run(outerA, outerB, movedA))
+	t.Run("over IPv6", run(outerA6, outerB6, movedA6))
+}
+
+// replayer records the ESP packets that reach port 4500 in namespace to. What
+// it returns sends the last one there again, out of namespace from.
+func replayer(t *testing.T, from, to *namespace, target netip.AddrPort) func() error {
+	wire := to.tap(t, "wire")
+	var conn *net.UDPConn
+	var err error
+	from.do(func() { conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(target)) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return func() error {
+		var last []byte
+		for {
+			select {
+			case b := <-wire.packets:
+				if esp := espOf(b); esp != nil {
+					last = esp
+				}
+				continue
+			default:
+			}
+			break
+		}
+		if last == nil {
+			return errors.New("no ESP packet was recorded")
+		}
+		_, err := conn.Write(last)
+		return err
+	}
+}
+
+// espOf returns the ESP packet in an IP packet, nil if there is none.
+func espOf(b []byte) []byte {
+	var in inner
+	if !in.parse(b) || in.protocol != protoUDP || in.dstPort != DefaultPort || in.length < in.transport+16 {
+		return nil
+	}
+	payload := b[in.transport+8 : in.length]
+	if binary.BigEndian.Uint32(payload) == 0 {
+		return nil
+	}
+	return payload
 }
 
 // side is one plane with a host behind it.
