@@ -116,7 +116,7 @@ func TestDump(t *testing.T) {
   N(COOKIE) 24 octets
   V abcd
   CP(CFG_REPLY) INTERNAL_IP4_ADDRESS(4)
-  EAP code 3, 4 octets
+  EAP 4 octets
   PayloadType(200)! 5 octets
   GSPM 0 octets
 `

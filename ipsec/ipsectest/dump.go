@@ -64,7 +64,7 @@ func dumpPayload(b *strings.Builder, p wire.Payload) {
 			fmt.Fprintf(b, " %s(%d)", a.Kind, len(a.Value))
 		}
 	case *wire.EAP:
-		fmt.Fprintf(b, " code %d, %d octets", p.Data[0], len(p.Data))
+		fmt.Fprintf(b, " %d octets", len(p.Data))
 	case *wire.Unknown:
 		fmt.Fprintf(b, " %d octets", len(p.Data))
 	}
