@@ -8,8 +8,8 @@ import (
 
 // address is an IP address as two words, IPv4 in the mapped form
 // (::ffff:a.b.c.d), so that ranges and prefixes of both families compare alike.
-// IPv6 packets that carry mapped addresses are refused by parse, so the two
-// families cannot meet.
+// IPv6 packets that carry mapped addresses are refused by parse, so an address
+// of a packet has a family still.
 type address struct{ hi, lo uint64 }
 
 // mappedBits is what a prefix length grows by in the mapped form.

@@ -10,6 +10,7 @@ import (
 // selector is a traffic selector made ready for matching packets.
 type selector struct {
 	first, last        address
+	v4                 bool  // ::/0 holds the mapped addresses, but means IPv6 alone
 	protocol           uint8 // 0: any
 	anyPort            bool
 	firstPort, endPort uint16
@@ -19,7 +20,7 @@ func compileSelectors(in []ts.Selector) []selector {
 	out := make([]selector, len(in))
 	for i, s := range in {
 		out[i] = selector{
-			first: addressOf(s.First), last: addressOf(s.Last), protocol: s.Protocol,
+			first: addressOf(s.First), last: addressOf(s.Last), v4: s.First.Is4(), protocol: s.Protocol,
 			anyPort:   s.StartPort == 0 && s.EndPort == math.MaxUint16,
 			firstPort: s.StartPort, endPort: s.EndPort,
 		}
@@ -31,7 +32,7 @@ func compileSelectors(in []ts.Selector) []selector {
 func (s *selector) opaque() bool { return s.firstPort == math.MaxUint16 && s.endPort == 0 }
 
 func (s *selector) matches(a address, protocol uint8, port uint16, hasPort bool) bool {
-	if a.less(s.first) || s.last.less(a) {
+	if a.less(s.first) || s.last.less(a) || s.v4 != a.mapped() {
 		return false
 	}
 	if s.protocol != 0 && s.protocol != protocol {

@@ -1,0 +1,206 @@
+package userspace
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// drawAddr draws from a small space, so that prefixes nest and collide.
+func drawAddr(t *rapid.T, v6 bool) netip.Addr {
+	b := rapid.SliceOfN(rapid.Uint8Range(0, 3), 4, 4).Draw(t, "octets")
+	if v6 {
+		return netip.AddrFrom16([16]byte{0xfd, b[0] << 6, 14: b[1] << 6, 15: b[2] << 6})
+	}
+	return netip.AddrFrom4([4]byte{10, b[1] << 6, b[2] << 6, b[3] << 6})
+}
+
+func drawSelector(t *rapid.T, v6 bool) ts.Selector {
+	addr := drawAddr(t, v6)
+	s := ts.FromPrefix(netip.PrefixFrom(addr, rapid.IntRange(0, addr.BitLen()).Draw(t, "bits")).Masked())
+	if rapid.Bool().Draw(t, "range") {
+		other := drawAddr(t, v6)
+		if other.Less(addr) {
+			addr, other = other, addr
+		}
+		s = ts.FromRange(addr, other)
+	}
+	switch rapid.IntRange(0, 5).Draw(t, "ports") {
+	case 0:
+		s.Protocol = protoTCP
+	case 1:
+		s.Protocol, s.StartPort, s.EndPort = protoTCP, 80, 443
+	case 2:
+		s.Protocol, s.StartPort, s.EndPort = protoUDP, 65535, 0
+	}
+	return s
+}
+
+func drawFlow(t *rapid.T, v6 bool) (flow, ts.Packet) {
+	src, dst := drawAddr(t, v6), drawAddr(t, v6)
+	f := flow{
+		src: addressOf(src), dst: addressOf(dst),
+		protocol: rapid.SampledFrom([]uint8{protoTCP, protoUDP, 50}).Draw(t, "protocol"),
+		hasPorts: rapid.Bool().Draw(t, "has ports"),
+	}
+	if f.hasPorts {
+		f.srcPort = rapid.SampledFrom([]uint16{0, 79, 80, 443, 444, 65535}).Draw(t, "source port")
+		f.dstPort = rapid.SampledFrom([]uint16{0, 79, 80, 443, 444, 65535}).Draw(t, "destination port")
+	}
+	return f, ts.Packet{
+		Source: src, Destination: dst, Protocol: f.protocol,
+		SourcePort: f.srcPort, DestinationPort: f.dstPort, NoPorts: !f.hasPorts,
+	}
+}
+
+// modelPolicy is a policy as its owner described it.
+type modelPolicy struct {
+	policy        *policy
+	local, remote []ts.Selector
+}
+
+// longest returns the length of the longest remote prefix that holds dst.
+func (m *modelPolicy) longest(dst netip.Addr) int {
+	best := -1
+	for _, s := range m.remote {
+		for _, p := range ts.Prefixes(s) {
+			if p.Contains(dst) {
+				best = max(best, p.Bits())
+			}
+		}
+	}
+	return best
+}
+
+func TestPolicyLookupMatchesModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v6 := rapid.Bool().Draw(t, "IPv6")
+		var root *spdNode
+		var model []*modelPolicy
+		for range rapid.IntRange(1, 30).Draw(t, "steps") {
+			if len(model) > 0 && rapid.IntRange(0, 3).Draw(t, "remove") == 0 {
+				i := rapid.IntRange(0, len(model)-1).Draw(t, "which")
+				for _, x := range remotePrefixes(model[i].remote) {
+					root = root.remove(x.prefix, x.bits, model[i].policy)
+				}
+				model = slices.Delete(model, i, i+1)
+			} else {
+				m := &modelPolicy{
+					local:  []ts.Selector{drawSelector(t, v6), drawSelector(t, v6)},
+					remote: []ts.Selector{drawSelector(t, v6), drawSelector(t, !v6)},
+				}
+				m.policy = &policy{
+					priority:  rapid.Uint32Range(0, 1).Draw(t, "priority"),
+					selectors: selectors{local: compileSelectors(m.local), remote: compileSelectors(m.remote)},
+				}
+				for _, x := range remotePrefixes(m.remote) {
+					root = root.insert(x.prefix, x.bits, m.policy)
+				}
+				model = append(model, m)
+			}
+			f, packet := drawFlow(t, v6)
+			got := root.lookup(&f)
+			if got == nil {
+				for _, m := range model {
+					if ts.Match(m.local, m.remote, packet) {
+						t.Fatalf("no policy for %+v, but %v to %v matches", packet, m.local, m.remote)
+					}
+				}
+				continue
+			}
+			checkChoice(t, model, got, packet)
+		}
+		for _, m := range model {
+			for _, x := range remotePrefixes(m.remote) {
+				root = root.remove(x.prefix, x.bits, m.policy)
+			}
+		}
+		if root != nil {
+			t.Fatal("nodes are left after all policies were removed")
+		}
+	})
+}
+
+// checkChoice: the chosen policy matches, and no other that does has a better
+// priority, or the same and a longer prefix.
+func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet) {
+	i := slices.IndexFunc(model, func(m *modelPolicy) bool { return m.policy == got })
+	if i < 0 {
+		t.Fatal("lookup found a removed policy")
+	}
+	if !ts.Match(model[i].local, model[i].remote, packet) {
+		t.Fatalf("policy %v to %v does not match %+v", model[i].local, model[i].remote, packet)
+	}
+	for _, m := range model {
+		if !ts.Match(m.local, m.remote, packet) {
+			continue
+		}
+		if m.policy.priority < got.priority {
+			t.Fatalf("priority %d chosen, %d matches too", got.priority, m.policy.priority)
+		}
+		if m.policy.priority == got.priority && m.longest(packet.Destination) > model[i].longest(packet.Destination) {
+			t.Fatal("a policy with a longer remote prefix matches too")
+		}
+	}
+}
+
+func TestPolicyCacheFollowsTheDatabase(t *testing.T) {
+	var cache spdCache
+	f := flow{src: address{1, 1}, dst: address{2, 2}}
+	if cache.lookup(nil, &f) != nil {
+		t.Fatal("found a policy in an empty database")
+	}
+	everything := []selector{{last: address{^uint64(0), ^uint64(0)}, anyPort: true}} // IPv6
+	p := &policy{selectors: selectors{local: everything, remote: everything}}
+	root := (*spdNode)(nil).insert(address{}, 0, p)
+	for range 2 {
+		if got := cache.lookup(root, &f); got != p {
+			t.Fatalf("got %v, want the policy that was set", got)
+		}
+	}
+	if cache.lookup(root.remove(address{}, 0, p), &f) != nil {
+		t.Fatal("found a removed policy")
+	}
+}
+
+func BenchmarkPolicyLookup(b *testing.B) {
+	var root *spdNode
+	local := compileSelectors([]ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/8"))})
+	for i := range 10000 {
+		remote := []ts.Selector{ts.FromPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24))}
+		p := &policy{selectors: selectors{local: local, remote: compileSelectors(remote)}}
+		for _, x := range remotePrefixes(remote) {
+			root = root.insert(x.prefix, x.bits, p)
+		}
+	}
+	flows := make([]flow, 4096)
+	for i := range flows {
+		flows[i] = flow{
+			src: addressFrom4([]byte{10, 0, 0, 1}), dst: addressFrom4([]byte{11, byte(i >> 8), byte(i), 9}),
+			protocol: protoUDP, hasPorts: true, srcPort: uint16(i), dstPort: 53,
+		}
+	}
+	b.Run("trie", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			i++
+			if root.lookup(&flows[i%len(flows)]) == nil {
+				b.Fatal("no policy")
+			}
+		}
+	})
+	b.Run("cached", func(b *testing.B) {
+		var cache spdCache
+		i := 0
+		for b.Loop() {
+			i++
+			if cache.lookup(root, &flows[i%64]) == nil {
+				b.Fatal("no policy")
+			}
+		}
+	})
+}
