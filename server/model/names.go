@@ -58,6 +58,15 @@ func ParseNetworkName(s string) (NetworkName, error) {
 	return NetworkName{id}, nil
 }
 
+// NetworkOf returns the network that a resource is in, or is.
+func NetworkOf(name string) (NetworkName, error) {
+	part := strings.SplitN(name, "/", 3)
+	if len(part) < 2 || part[0] != "networks" || !idPattern.MatchString(part[1]) {
+		return NetworkName{}, nameError(name, "networks/{network}/...")
+	}
+	return NetworkName{part[1]}, nil
+}
+
 // ParseSiteName parses `networks/{network}/sites/{site}`.
 func ParseSiteName(s string) (SiteName, error) {
 	network, id, err := parseChild(s, "sites", "site", idPattern)

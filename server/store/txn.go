@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,31 @@ type Txn struct {
 type condition struct {
 	name, key string
 	want      int64
+	// notAfter, when set, takes the place of want: the key must not have been
+	// written after that revision.
+	notAfter int64
+}
+
+func (c condition) compare() clientv3.Cmp {
+	switch {
+	case c.notAfter > 0:
+		return clientv3.Compare(clientv3.ModRevision(c.key), "<", c.notAfter+1)
+	case c.want == AnyRevision:
+		return clientv3.Compare(clientv3.ModRevision(c.key), ">", 0)
+	default:
+		return clientv3.Compare(clientv3.ModRevision(c.key), "=", c.want)
+	}
+}
+
+func (c condition) holds(have int64) bool {
+	switch {
+	case c.notAfter > 0:
+		return have <= c.notAfter
+	case c.want == AnyRevision:
+		return have > 0
+	default:
+		return have == c.want
+	}
 }
 
 // Txn begins a transaction.
@@ -41,7 +67,7 @@ func (t *Txn) Empty() bool { return len(t.writes) == 0 }
 func (t *Txn) fail(err error) { t.err = errors.Join(t.err, err) }
 
 func (t *Txn) require(name, key string, want int64) {
-	t.conditions = append(t.conditions, condition{name, key, want})
+	t.conditions = append(t.conditions, condition{name: name, key: key, want: want})
 }
 
 func (t *Txn) write(name, key string, op clientv3.Op) {
@@ -66,11 +92,7 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 	compares := make([]clientv3.Cmp, len(t.conditions))
 	reads := make([]clientv3.Op, len(t.conditions))
 	for i, c := range t.conditions {
-		if c.want == AnyRevision {
-			compares[i] = clientv3.Compare(clientv3.ModRevision(c.key), ">", 0)
-		} else {
-			compares[i] = clientv3.Compare(clientv3.ModRevision(c.key), "=", c.want)
-		}
+		compares[i] = c.compare()
 		reads[i] = clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	}
 	resp, err := t.store.client.Txn(ctx).If(compares...).Then(t.writes...).Else(reads...).Commit()
@@ -93,8 +115,8 @@ func (t *Txn) violated(resp *clientv3.TxnResponse) error {
 		if kvs := resp.Responses[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			have = kvs[0].ModRevision
 		}
-		if c.want == AnyRevision && have == 0 || c.want != AnyRevision && have != c.want {
-			return &ConditionError{Name: c.name, Want: c.want, Have: have}
+		if !c.holds(have) {
+			return &ConditionError{Name: c.name, Want: cmp.Or(c.notAfter, c.want), Have: have}
 		}
 	}
 	return fmt.Errorf("commit transaction: etcd refused it though every condition holds")

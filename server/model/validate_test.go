@@ -1,0 +1,227 @@
+package model
+
+import (
+	"strings"
+	"testing"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func manifest() *swanherdv1.Manifest {
+	return &swanherdv1.Manifest{
+		Networks: []*swanherdv1.Network{{Name: "networks/demo"}},
+		Profiles: []*swanherdv1.Profile{{
+			Name:         "networks/demo/profiles/default",
+			IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
+			EspProposals: []string{"aes256gcm16-x25519-esn"},
+		}},
+		Sites: []*swanherdv1.Site{
+			{Name: "networks/demo/sites/berlin", Prefixes: []string{"10.1.0.0/16"}, Labels: map[string]string{"region": "emea"}},
+			{Name: "networks/demo/sites/oslo", Prefixes: []string{"10.2.0.0/16", "2001:db8:2::/48"}},
+		},
+		Meshes: []*swanherdv1.Mesh{{
+			Name: "networks/demo/meshes/all", Profile: "networks/demo/profiles/default",
+			Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: &swanherdv1.SiteSelector{All: true}}},
+		}},
+	}
+}
+
+// validate merges a manifest into a state and returns all that is wrong.
+func validate(t *Topology, m *swanherdv1.Manifest) Violations {
+	merged, found := MergeManifest(t, m, false)
+	return append(found, ValidateState(merged.Topology, merged.Fields)...)
+}
+
+func links(pairs ...string) *swanherdv1.Mesh_ExplicitLinks {
+	l := &swanherdv1.ExplicitLinks{}
+	for i := 0; i < len(pairs); i += 2 {
+		l.Links = append(l.Links, &swanherdv1.Link{SiteA: "networks/demo/sites/" + pairs[i], SiteB: "networks/demo/sites/" + pairs[i+1]})
+	}
+	return &swanherdv1.Mesh_ExplicitLinks{ExplicitLinks: l}
+}
+
+func hubs(hubs, spokes *swanherdv1.SiteSelector) *swanherdv1.Mesh_HubAndSpoke {
+	return &swanherdv1.Mesh_HubAndSpoke{HubAndSpoke: &swanherdv1.HubAndSpoke{Hubs: hubs, Spokes: spokes}}
+}
+
+func TestViolations(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*swanherdv1.Manifest)
+		// Each one wanted, in order: the field, and what the message has to say.
+		want [][]string
+	}{
+		{"nothing", func(*swanherdv1.Manifest) {}, nil},
+		{"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
+			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}}},
+		{"overlap the other way", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.0.0.0/8" },
+			[][]string{{"sites[1].prefixes[0]", "10.0.0.0/8 overlaps 10.1.0.0/16", "sites[0].prefixes[0]"}}},
+		{"the same prefix", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.0.0/16" },
+			[][]string{{"sites[1].prefixes[0]", "overlaps"}}},
+		{"overlap in one site", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes = []string{"10.1.0.0/16", "10.1.1.0/24"} },
+			[][]string{{"sites[0].prefixes[1]", "of the same site"}}},
+		{"default route and all", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[1] = "::/0" }, nil},
+		{"host bits", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.1/16" },
+			[][]string{{"sites[0].prefixes[0]", "host bits", "write 10.1.0.0/16"}}},
+		{"no prefix", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.0" },
+			[][]string{{"sites[0].prefixes[0]", "not a prefix"}}},
+		{"selector without match", func(m *swanherdv1.Manifest) {
+			m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{MatchLabels: map[string]string{"region": "apac"}}
+		}, [][]string{{"meshes[0].full_mesh.sites", "selects no site", "region: apac", "region: emea"}}},
+		{"empty selector", func(m *swanherdv1.Manifest) { m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{} },
+			[][]string{{"meshes[0].full_mesh.sites", "selects no site", "set all"}}},
+		{"unknown site in a selector", func(m *swanherdv1.Manifest) {
+			m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{Sites: []string{"networks/demo/sites/paris"}}
+		}, [][]string{{"meshes[0].full_mesh.sites.sites[0]", "networks/demo/sites/paris does not exist", "networks/demo/sites/berlin"}}},
+		{"unknown profile", func(m *swanherdv1.Manifest) { m.Meshes[0].Profile = "networks/demo/profiles/gold" },
+			[][]string{{"meshes[0].profile", "gold", "does not exist", "networks/demo/profiles/default"}}},
+		{"unknown sites in a link", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "rome") },
+			[][]string{{"meshes[0].explicit_links.links[0].site_b", "rome does not exist"}}},
+		{"link to itself", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "oslo") },
+			[][]string{{"meshes[0].explicit_links.links[1]", "linked to itself"}}},
+		{"link twice", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "berlin") },
+			[][]string{{"meshes[0].explicit_links.links[1]", "same sites as explicit_links.links[0]"}}},
+		{"no spoke", func(m *swanherdv1.Manifest) {
+			m.Meshes[0].Topology = hubs(&swanherdv1.SiteSelector{All: true}, &swanherdv1.SiteSelector{All: true})
+		}, [][]string{{"meshes[0].hub_and_spoke.spokes", "no site that is not a hub"}}},
+		{"algorithms", func(m *swanherdv1.Manifest) {
+			m.Profiles[0].IkeProposals = []string{"aes256gcm16-prfsha384-x25519", "rot13-x25519"}
+			m.Profiles[0].EspProposals = []string{"aes256gcm16-prfsha384"}
+		}, [][]string{
+			{"profiles[0].esp_proposals[0]", `"prfsha384"`, "valid are aes128gcm16"},
+			{"profiles[0].ike_proposals[1]", `"rot13"`, "prfsha256"},
+		}},
+		{"unknown network", func(m *swanherdv1.Manifest) { m.Networks[0].Name = "networks/other" },
+			[][]string{
+				{"meshes[0].name", "networks/demo does not exist", "networks/other"},
+				{"profiles[0].name", "networks/demo does not exist"},
+				{"sites[0].name", "networks/demo does not exist"},
+				{"sites[1].name", "networks/demo does not exist"},
+			}},
+		{"twice", func(m *swanherdv1.Manifest) { m.Sites[1].Name = m.Sites[0].Name },
+			[][]string{{"sites[1].name", "twice", "sites[0]"}}},
+		{"another network's profile", func(m *swanherdv1.Manifest) {
+			m.Networks = append(m.Networks, &swanherdv1.Network{Name: "networks/other"})
+			m.Profiles = append(m.Profiles, &swanherdv1.Profile{Name: "networks/other/profiles/p"})
+			m.Meshes[0].Profile = "networks/other/profiles/p"
+		}, [][]string{{"meshes[0].profile", "in another network"}}},
+		{"several at once", func(m *swanherdv1.Manifest) {
+			m.Sites[0].Prefixes[0] = "10.1.0.1/16"
+			m.Meshes[0].Profile = "networks/demo/profiles/gold"
+			m.Profiles[0].IkeProposals = []string{"aes256gcm16"}
+		}, [][]string{{"meshes[0].profile"}, {"profiles[0].ike_proposals[0]", "no pseudorandom function"}, {"sites[0].prefixes[0]"}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := manifest()
+			c.change(m)
+			got := validate(&Topology{}, m)
+			if len(got) != len(c.want) {
+				t.Fatalf("%d violations, want %d:\n%v", len(got), len(c.want), got.Error())
+			}
+			for i, want := range c.want {
+				if got[i].Field != want[0] {
+					t.Errorf("field %q, want %q", got[i].Field, want[0])
+				}
+				for _, part := range want[1:] {
+					if !strings.Contains(got[i].String(), part) {
+						t.Errorf("%q does not say %q", got[i], part)
+					}
+				}
+			}
+		})
+	}
+}
+
+// stored returns the state after a manifest was applied at a revision.
+func stored(t *testing.T, m *swanherdv1.Manifest, revision int64) *Topology {
+	t.Helper()
+	merged, found := MergeManifest(&Topology{}, m, false)
+	if len(found) > 0 {
+		t.Fatal(found)
+	}
+	top := &Topology{Revision: revision}
+	top.Networks = at(merged.Topology.Networks, revision)
+	top.Profiles = at(merged.Topology.Profiles, revision)
+	top.Sites = at(merged.Topology.Sites, revision)
+	top.Meshes = at(merged.Topology.Meshes, revision)
+	return top
+}
+
+func at[T any](t Table[T], revision int64) Table[T] {
+	var rows []Row[T]
+	for r := range t.All() {
+		r.Revision = revision
+		rows = append(rows, r)
+	}
+	return NewTable(rows)
+}
+
+// A violation in what was stored before is named by its resource, and an
+// overlap is reported at the one that was asked for.
+func TestViolationsAgainstWhatIsStored(t *testing.T) {
+	top := stored(t, manifest(), 7)
+	got := validate(top, &swanherdv1.Manifest{Sites: []*swanherdv1.Site{
+		{Name: "networks/demo/sites/aachen", Prefixes: []string{"10.0.0.0/8"}},
+	}})
+	if len(got) != 2 || got[0].Field != "sites[0].prefixes[0]" || !strings.Contains(got.Error(), "networks/demo/sites/berlin") ||
+		!strings.Contains(got.Error(), "networks/demo/sites/oslo") {
+		t.Errorf("violations are\n%v", got.Error())
+	}
+
+	next := *top
+	next.Profiles = next.Profiles.Without("networks/demo/profiles/default")
+	got = ValidateState(&next, nil)
+	if len(got) != 1 || got[0].Resource != "networks/demo/meshes/all" || got[0].Field != "profile" {
+		t.Errorf("violations are\n%v", got.Error())
+	}
+}
+
+func TestMerge(t *testing.T) {
+	top := stored(t, manifest(), 7)
+	m := manifest()
+	m.Sites[0].Labels = map[string]string{"region": "dach", "tier": "1"}
+	m.Sites[0].Location = &swanherdv1.Location{Latitude: 52.5}
+	m.Sites[0].Uid = "forged"
+	m.Sites[1] = &swanherdv1.Site{Name: "networks/demo/sites/paris", Prefixes: []string{"10.3.0.0/16"}}
+	merged, found := MergeManifest(top, m, true)
+	if len(found) > 0 {
+		t.Fatal(found)
+	}
+	var got []string
+	for _, c := range merged.Changes {
+		got = append(got, strings.TrimPrefix(c.GetAction().String(), "ACTION_")+" "+c.GetName()+" "+strings.Join(c.GetFields(), ","))
+	}
+	want := []string{
+		"UNCHANGED networks/demo ",
+		"UNCHANGED networks/demo/profiles/default ",
+		"UPDATED networks/demo/sites/berlin labels.region,labels.tier,location",
+		"CREATED networks/demo/sites/paris prefixes",
+		"UNCHANGED networks/demo/meshes/all ",
+		"DELETED networks/demo/sites/oslo ",
+	}
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		t.Errorf("changes are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if berlin, _ := merged.Topology.Sites.Get("networks/demo/sites/berlin"); berlin.Revision != 0 || berlin.Value.GetUid() != "" {
+		t.Errorf("berlin is %v, want revision 0 and no forged uid", berlin)
+	}
+	if oslo, ok := merged.Topology.Sites.Get("networks/demo/sites/oslo"); ok {
+		t.Errorf("%v was not pruned", oslo)
+	}
+	again, _ := MergeManifest(stored(t, m, 8), m, true)
+	if again.Changed() {
+		t.Errorf("the same manifest again changes %v", again.Changes)
+	}
+}
+
+func TestNames(t *testing.T) {
+	if n, err := ParseTunnelName("networks/demo/tunnels/berlin--oslo"); err != nil || n.Tunnel != "berlin--oslo" || n.String() != "networks/demo/tunnels/berlin--oslo" {
+		t.Errorf("ParseTunnelName = %v, %v", n, err)
+	}
+	for _, bad := range []string{"", "networks/", "networks/Demo", "networks/demo/sites/berlin/", "networks/demo/edges/berlin",
+		"networks/demo/sites/", "networks//sites/berlin", "networks/demo/sites/-x", "x/networks/demo/sites/a", "networks/demo/sites/" + strings.Repeat("a", 64)} {
+		if n, err := ParseSiteName(bad); err == nil {
+			t.Errorf("ParseSiteName(%q) = %v, want an error", bad, n)
+		}
+	}
+}
