@@ -32,10 +32,32 @@ func (PSK) LogValue() slog.Value { return slog.StringValue(redacted) }
 // Local is who we are and how we prove it: either Signer and Chain, or PSK.
 type Local struct {
 	ID     ID
-	Signer crypto.Signer       // Ed25519, ECDSA P-256 or ECDSA P-384
+	Signer crypto.Signer       // Ed25519, or ECDSA on P-256, P-384 or P-521
 	Chain  []*x509.Certificate // certificate of Signer first, then the authorities below the root
 	PSK    PSK
 }
+
+// String says who l is and by what it proves that, and tells no key.
+func (l Local) String() string {
+	switch {
+	case len(l.PSK) != 0:
+		return l.ID.String() + " with a pre-shared key"
+	case l.Signer != nil:
+		return l.ID.String() + " with a certificate"
+	default:
+		return l.ID.String() + " without credentials"
+	}
+}
+
+// Format implements fmt.Formatter for every verb: a Signer that is a private
+// key in memory would print all of it.
+func (l Local) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(l.String())) }
+
+// MarshalText keeps the key out of JSON and YAML.
+func (l Local) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// LogValue keeps the key out of structured logs.
+func (l Local) LogValue() slog.Value { return slog.StringValue(l.String()) }
 
 // Validate reports the first thing that keeps l from proving its identity. It
 // does not look at validity periods: the peer judges those.
@@ -152,7 +174,8 @@ func checkKey(public crypto.PublicKey) error {
 	case ed25519.PublicKey:
 		return nil
 	case *ecdsa.PublicKey:
-		if k.Curve == elliptic.P256() || k.Curve == elliptic.P384() {
+		switch k.Curve {
+		case elliptic.P256(), elliptic.P384(), elliptic.P521():
 			return nil
 		}
 		return keyError("an ECDSA key on curve " + k.Curve.Params().Name)
@@ -173,6 +196,6 @@ func keyError(what string) error {
 	return &Error{
 		Reason: ReasonAlgorithm,
 		Detail: "certificate with " + what,
-		Remedy: fmt.Sprintf("use Ed25519, ECDSA on P-256 or P-384, or RSA with %d to %d bits and an exponent of at least 65537", MinRSABits, maxRSABits),
+		Remedy: fmt.Sprintf("use Ed25519, ECDSA on P-256, P-384 or P-521, or RSA with %d to %d bits and an exponent of at least 65537", MinRSABits, maxRSABits),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -97,8 +98,8 @@ func encodeAttribute(name, text string) (attributeValue, error) {
 	if err != nil {
 		return attributeValue{}, err
 	}
-	if value == "" || !utf8.ValidString(value) {
-		return attributeValue{}, fmt.Errorf("attribute %s of the distinguished name is empty or not UTF-8", name)
+	if value == "" || !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl) {
+		return attributeValue{}, fmt.Errorf("attribute %s of the distinguished name is empty, not UTF-8, or holds a control character", name)
 	}
 	a := dnAttributes[i]
 	tag := a.tag

@@ -170,9 +170,11 @@ func schemesToSign(public crypto.PublicKey) ([]scheme, error) {
 			return schemes[1:4], nil
 		case elliptic.P384():
 			return schemes[2:4], nil
+		case elliptic.P521():
+			return schemes[3:4], nil
 		}
 	}
-	return nil, configError(fmt.Sprintf("a private key for %T cannot sign here", public), "use an Ed25519 key or an ECDSA key on P-256 or P-384")
+	return nil, configError(fmt.Sprintf("a private key for %T cannot sign here", public), "use an Ed25519 key or an ECDSA key on P-256, P-384 or P-521")
 }
 
 // sign makes the Authentication Data with a hash that the peer announced.

@@ -155,7 +155,7 @@ func (s *scenario) sign(t *testing.T) {
 
 func TestSignatureAuthentication(t *testing.T) {
 	keys := map[string]crypto.Signer{
-		"Ed25519": ed25519Key(), "P-256": ecdsaKey(elliptic.P256()), "P-384": ecdsaKey(elliptic.P384()),
+		"Ed25519": ed25519Key(), "P-256": ecdsaKey(elliptic.P256()), "P-384": ecdsaKey(elliptic.P384()), "P-521": ecdsaKey(elliptic.P521()),
 	}
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
@@ -378,8 +378,8 @@ func TestWeakKeys(t *testing.T) {
 	weak := rsaKey(t, 1024)
 	strange := must(rsa.GenerateKey(rand.Reader, 2048))
 	strange.E = 3
-	p521 := ecdsaKey(elliptic.P521()).Public()
-	for _, k := range []crypto.PublicKey{&weak.PublicKey, &strange.PublicKey, p521, "none"} {
+	p224 := ecdsaKey(elliptic.P224()).Public()
+	for _, k := range []crypto.PublicKey{&weak.PublicKey, &strange.PublicKey, p224, "none"} {
 		wantReason(t, checkKey(k), ReasonAlgorithm)
 	}
 }
