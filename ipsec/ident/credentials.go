@@ -83,8 +83,8 @@ func (l Local) Validate() error {
 }
 
 // Certificates returns the CERT payloads to send, the own certificate first
-// (RFC 7296, Section 3.6). A self-signed authority is left out: the peer either
-// has it or does not trust it.
+// (RFC 7296, Section 3.6). A self-signed authority is left out: the peer
+// either has it or does not trust it.
 func (l Local) Certificates() []*wire.Cert {
 	var out []*wire.Cert
 	for i, c := range l.Chain {
@@ -101,14 +101,16 @@ func isSelfSigned(c *x509.Certificate) bool {
 }
 
 // Remote is what a peer has to prove: with Roots a certificate, with PSK the
-// knowledge of the key. Exactly one of the two is set; nothing else is accepted.
+// knowledge of the key. Exactly one of the two is set; nothing else is
+// accepted.
 type Remote struct {
 	ID    ID // the peer must have this identity; zero means any that it can prove
 	Roots *Roots
 	PSK   PSK
-	// CheckRevoked is called for each certificate of the path but the root,
-	// the peer's first, and returns an error if it must not be used. It may be nil. It
-	// runs where Verify runs and must be safe for concurrent use.
+	// CheckRevoked is called for each certificate of the path but the
+	// root, the peer's first, and returns an error if it must not be used.
+	// It may be nil. It runs where Verify runs and must be safe for
+	// concurrent use.
 	CheckRevoked func(*x509.Certificate) error
 }
 
@@ -127,8 +129,8 @@ func configError(detail, remedy string) error {
 	return &Error{Reason: ReasonConfiguration, Detail: detail, Remedy: remedy}
 }
 
-// Roots is an immutable set of trusted authorities, to be shared by all tunnels
-// that trust them. It is safe for concurrent use.
+// Roots is an immutable set of trusted authorities, to be shared by all
+// tunnels that trust them. It is safe for concurrent use.
 type Roots struct {
 	certs  []*x509.Certificate
 	pool   *x509.CertPool
@@ -155,9 +157,38 @@ func (r *Roots) Equal(other *Roots) bool {
 	return slices.EqualFunc(r.certs, other.certs, (*x509.Certificate).Equal)
 }
 
+// UnionRoots returns the authorities of all sets, each once. Nil sets are
+// empty. A responder asks for certificates before it knows which peer it talks
+// to, so it names the authorities of all that it may be (RFC 7296, Section
+// 1.2).
+func UnionRoots(sets ...*Roots) *Roots {
+	var certs []*x509.Certificate
+	seen := make(map[string]bool)
+	for _, set := range sets {
+		if set == nil {
+			continue
+		}
+		for _, c := range set.certs {
+			if !seen[string(c.Raw)] {
+				seen[string(c.Raw)] = true
+				certs = append(certs, c)
+			}
+		}
+	}
+	return NewRoots(certs...)
+}
+
+// maxRequestHashes bounds the CERTREQ payload: a responder sends it to anybody
+// who asks, and a longer answer would not fit a packet.
+const maxRequestHashes = 20
+
 // Request returns the CERTREQ payload for the authorities: the SHA-1 hashes of
-// their public keys (RFC 7296, Section 3.7).
+// their public keys (RFC 7296, Section 3.7). Of more than 20 authorities it
+// names none, which leaves the choice to the peer.
 func (r *Roots) Request() *wire.CertReq {
+	if len(r.hashes) > maxRequestHashes*sha1.Size {
+		return &wire.CertReq{Encoding: wire.CertX509Signature}
+	}
 	return &wire.CertReq{Encoding: wire.CertX509Signature, Data: slices.Clone(r.hashes)}
 }
 

@@ -174,6 +174,27 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+func TestUnionRoots(t *testing.T) {
+	a, b := newAuthority("a", nil), newAuthority("b", nil)
+	u := UnionRoots(NewRoots(a.cert), nil, NewRoots(b.cert, a.cert))
+	if want := NewRoots(a.cert, b.cert).Request(); !bytes.Equal(u.Request().Data, want.Data) {
+		t.Errorf("got %x, want %x", u.Request().Data, want.Data)
+	}
+	if r := UnionRoots(); len(r.Request().Data) != 0 {
+		t.Errorf("the empty union asks for %x", r.Request().Data)
+	}
+	var many []*x509.Certificate
+	for range maxRequestHashes + 1 {
+		many = append(many, newAuthority("many", nil).cert)
+	}
+	if r := NewRoots(many...).Request(); len(r.Data) != 0 || r.Encoding != wire.CertX509Signature {
+		t.Errorf("many authorities ask for %d octets", len(r.Data))
+	}
+	if r := NewRoots(many[1:]...).Request(); len(r.Data) != maxRequestHashes*sha1.Size {
+		t.Errorf("%d authorities ask for %d octets", maxRequestHashes, len(r.Data))
+	}
+}
+
 // No Authentication Data but the one that was signed is accepted; Ed25519
 // signatures, unlike those of ECDSA, have a single form.
 func FuzzVerify(f *testing.F) {

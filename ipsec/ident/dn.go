@@ -15,7 +15,8 @@ import (
 )
 
 // dnAttribute is an attribute type of a distinguished name with its short name
-// (RFC 4514, Section 3) and the string type that its values must have, 0 if any.
+// (RFC 4514, Section 3) and the string type that its values must have, 0 if
+// any.
 type dnAttribute struct {
 	name string
 	oid  asn1.ObjectIdentifier
@@ -179,8 +180,8 @@ func isPrintable(s string) bool {
 	return true
 }
 
-// attributeValue keeps the encoding of a value, which
-// crypto/x509/pkix would lose.
+// attributeValue keeps the encoding of a value, which crypto/x509/pkix would
+// lose.
 type attributeValue struct {
 	Type  asn1.ObjectIdentifier
 	Value asn1.RawValue
@@ -220,7 +221,8 @@ func (d distinguishedName) String() string {
 	return seq.String()
 }
 
-// text is the value for people: strings as they are, anything else in hexadecimal.
+// text is the value for people: strings as they are, anything else in
+// hexadecimal.
 func (a attributeValue) text() string {
 	if s, ok := a.str(); ok {
 		return s

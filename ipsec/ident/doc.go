@@ -2,17 +2,17 @@
 // AUTH payload, certificate paths, pre-shared keys.
 //
 // It owns the rule that nothing is sent or accepted beyond what is configured:
-// a peer with a certificate cannot fall back to a pre-shared key or the reverse, the
-// identity must be the expected one, and it must be bound to the key that proves it.
-// It fetches nothing, reads no clock (the time is an argument) and keeps no state
-// between calls.
+// a peer with a certificate cannot fall back to a pre-shared key or the
+// reverse, the identity must be the expected one, and it must be bound to the
+// key that proves it. It fetches nothing, reads no clock (the time is an
+// argument) and keeps no state between calls.
 //
 // Errors say which check failed and what to do about it. They never hold key
 // octets, and pre-shared keys print as a placeholder.
 //
 // Concurrency: all functions may be called from several goroutines at once, as
-// long as the Signer and CheckRevoked of the caller allow it. Credentials and Roots are
-// not changed after they were made.
+// long as the Signer and CheckRevoked of the caller allow it. Credentials and
+// Roots are not changed after they were made.
 //
 // Standards:
 //
@@ -24,7 +24,7 @@
 //   - RFC 5280: path validation (crypto/x509), comparison of names
 //   - RFC 4514: text form of distinguished names
 //
-// Left out on purpose: the older methods that fix the hash (RSA with SHA-1, ECDSA of RFC
-// 4754), EAP, NULL authentication, and identities in certificates by wildcard
-// or common name.
+// Left out on purpose: the older methods that fix the hash (RSA with SHA-1,
+// ECDSA of RFC 4754), EAP, NULL authentication, and identities in certificates
+// by wildcard or common name.
 package ident

@@ -1,7 +1,8 @@
 package ident
 
 // Reason is what kind of check failed, for status displays and alerts. The
-// peer learns none of it: it gets AUTHENTICATION_FAILED (RFC 7296, Section 2.21.2).
+// peer learns none of it: it gets AUTHENTICATION_FAILED (RFC 7296, Section
+// 2.21.2).
 type Reason string
 
 // Reasons of an Error.

@@ -12,10 +12,11 @@ import (
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
-// ID is the identity of a peer (RFC 7296, Section 3.5). Data is as on the wire:
-// 4 or 16 octets for addresses, DER for distinguished names, text without terminator
-// for names and e-mail addresses. The zero ID means that none is configured. Compare with
-// Equal, which knows where letter case counts, and not with ==.
+// ID is the identity of a peer (RFC 7296, Section 3.5). Data is as on the
+// wire: 4 or 16 octets for addresses, DER for distinguished names, text
+// without terminator for names and e-mail addresses. The zero ID means that
+// none is configured. Compare with Equal, which knows where letter case
+// counts, and not with ==.
 type ID struct {
 	Kind wire.IDType
 	Data string
@@ -34,8 +35,8 @@ const (
 )
 
 // ParseID reads the text form of an identity: an IP address, a name
-// ("edge1.example"), an e-mail address ("user@example"), a distinguished name of RFC 4514
-// ("CN=edge1,O=Example", the common name first), or opaque octets
+// ("edge1.example"), an e-mail address ("user@example"), a distinguished name
+// of RFC 4514 ("CN=edge1,O=Example", the common name first), or opaque octets
 // ("keyid:0a1b2c"). The prefixes "fqdn:", "email:" and "dn:" force the kind.
 func ParseID(s string) (ID, error) {
 	id, err := parseID(s)
@@ -93,7 +94,8 @@ func addressID(addr netip.Addr) (ID, error) {
 }
 
 // textID checks names and e-mail addresses: printable ASCII in the length
-// bound. Which names exist is for the certificate or the peer's configuration to say.
+// bound. Which names exist is for the certificate or the peer's configuration
+// to say.
 func textID(kind wire.IDType, s string) (ID, error) {
 	if s == "" || len(s) > maxIDLen {
 		return ID{}, fmt.Errorf("%s has %d characters, want 1 to %d", kind, len(s), maxIDLen)
@@ -153,13 +155,15 @@ func FromSubject(cert *x509.Certificate) ID {
 // IsZero reports whether no identity is configured.
 func (id ID) IsZero() bool { return id == ID{} }
 
-// Payload returns the ID payload of the initiator (IDi) or the responder (IDr).
+// Payload returns the ID payload of the initiator (IDi) or the responder
+// (IDr).
 func (id ID) Payload(initiator bool) *wire.ID {
 	return &wire.ID{Initiator: initiator, Kind: id.Kind, Data: []byte(id.Data)}
 }
 
 // String returns the text form that ParseID reads. What a peer sent beyond
-// that appears as the kind and hexadecimal octets, so that it is safe in a log.
+// that appears as the kind and hexadecimal octets, so that it is safe in a
+// log.
 func (id ID) String() string {
 	switch id.Kind {
 	case 0:
@@ -200,8 +204,8 @@ func (id ID) text() (string, bool) {
 }
 
 // Equal reports whether both name the same: letter case does not count in
-// domain names and in distinguished names (RFC 5280, Sections 7.1, 7.2 and 7.5). It is for
-// public values; its time depends on them.
+// domain names and in distinguished names (RFC 5280, Sections 7.1, 7.2 and
+// 7.5). It is for public values; its time depends on them.
 func (id ID) Equal(other ID) bool {
 	if id.Kind != other.Kind {
 		return false
@@ -245,8 +249,9 @@ func lowerASCII(s string) string {
 }
 
 // bind reports why id is not an identity of the certificate: it must be one of
-// its subject alternative names or, for a distinguished name, its subject (RFC 4945,
-// Sections 3.1 and 5.1.3.6). The common name never stands for a domain name.
+// its subject alternative names or, for a distinguished name, its subject (RFC
+// 4945, Sections 3.1 and 5.1.3.6). The common name never stands for a domain
+// name.
 func (id ID) bind(cert *x509.Certificate) error {
 	var have []string
 	bound := false

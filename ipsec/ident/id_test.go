@@ -49,7 +49,8 @@ func TestParseID(t *testing.T) {
 		if back == "" {
 			back = tt.text
 		}
-		// Attributes without a short name in the standard library print as OIDs.
+		// Attributes without a short name in the standard library
+		// print as OIDs.
 		if s := got.String(); s != back && !strings.HasPrefix(tt.text, "dn:UID") {
 			t.Errorf("%s prints as %s, want %s", tt.text, s, back)
 		}
@@ -194,7 +195,8 @@ func TestStringIsSafe(t *testing.T) {
 	}
 }
 
-// The name that a certificate was issued for equals the text that people write.
+// The name that a certificate was issued for equals the text that people
+// write.
 func TestSubjectText(t *testing.T) {
 	ca := newAuthority("root", nil)
 	cert := ca.issue(ed25519Key(), func(c *x509.Certificate) {

@@ -14,8 +14,9 @@ type Octets struct {
 }
 
 // SignedOctets builds the octets that one side signs: its own IKE_SA_INIT
-// message as it was sent last, the nonce of the other side, and prf(SK_p, ID'). idBody is its ID
-// payload less the generic header, as it was sent (wire.ID.Body).
+// message as it was sent last, the nonce of the other side, and prf(SK_p,
+// ID'). idBody is its ID payload less the generic header, as it was sent
+// (wire.ID.Body).
 func SignedOctets(message, peerNonce []byte, prf suite.PRF, skP, idBody []byte) Octets {
 	return Octets{prf: prf, b: slices.Concat(message, peerNonce, prf.Sum(skP, idBody))}
 }
@@ -23,7 +24,8 @@ func SignedOctets(message, peerNonce []byte, prf suite.PRF, skP, idBody []byte) 
 // keyPad is 17 ASCII characters without terminator (RFC 7296, Section 2.15).
 const keyPad = "Key Pad for IKEv2"
 
-// sharedKeyAuth is AUTH = prf(prf(Shared Secret, "Key Pad for IKEv2"), octets).
+// sharedKeyAuth is AUTH = prf(prf(Shared Secret, "Key Pad for IKEv2"),
+// octets).
 func (o Octets) sharedKeyAuth(psk PSK) []byte {
 	padded := o.prf.Sum(psk, []byte(keyPad))
 	defer clear(padded)

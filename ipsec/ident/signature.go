@@ -20,7 +20,8 @@ import (
 )
 
 // HashAlgorithms are the hashes that Verify accepts, to be announced in
-// SIGNATURE_HASH_ALGORITHMS (RFC 7427, Section 4; RFC 8420, Section 2). SHA-1 is not among them.
+// SIGNATURE_HASH_ALGORITHMS (RFC 7427, Section 4; RFC 8420, Section 2). SHA-1
+// is not among them.
 func HashAlgorithms() []wire.HashAlgorithm {
 	return []wire.HashAlgorithm{wire.HashIdentity, wire.HashSHA256, wire.HashSHA384, wire.HashSHA512}
 }
@@ -52,8 +53,8 @@ func ParseHashAlgorithms(data []byte) ([]wire.HashAlgorithm, error) {
 }
 
 // scheme is a signature algorithm with its hash, and the encodings of its
-// AlgorithmIdentifier. A peer's must equal one of them octet by octet; parsing them
-// instead has a history of letting weak or forged ones through.
+// AlgorithmIdentifier. A peer's must equal one of them octet by octet; parsing
+// them instead has a history of letting weak or forged ones through.
 type scheme struct {
 	name        string
 	hash        wire.HashAlgorithm
@@ -77,17 +78,19 @@ var schemes = []scheme{
 }
 
 const (
-	// SEQUENCE { OBJECT IDENTIFIER 1.2.840.10045.4.3.x }, parameters absent.
+	// SEQUENCE { OBJECT IDENTIFIER 1.2.840.10045.4.3.x }, parameters
+	// absent.
 	ecdsaIdentifier = "\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03"
 	// SEQUENCE { OBJECT IDENTIFIER 1.2.840.113549.1.1.x, NULL }.
 	rsaIdentifier = "\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01"
 )
 
-// pssIdentifiers are the encodings of RSASSA-PSS-params in use for a SHA-2 hash,
-// 2.16.840.1.101.3.4.2.hash, with MGF1 on the same hash and a salt of its length (RFC 4055,
-// Section 3.1). Peers differ in two points, which change no meaning: the
-// parameters of the hash are NULL or absent, and the trailer field, whose value is the
-// default, is written (RFC 7427, Appendix A.4.3) or left out (DER).
+// pssIdentifiers are the encodings of RSASSA-PSS-params in use for a SHA-2
+// hash, 2.16.840.1.101.3.4.2.hash, with MGF1 on the same hash and a salt of
+// its length (RFC 4055, Section 3.1). Peers differ in two points, which change
+// no meaning: the parameters of the hash are NULL or absent, and the trailer
+// field, whose value is the default, is written (RFC 7427, Appendix A.4.3) or
+// left out (DER).
 func pssIdentifiers(hash, salt byte) []string {
 	var out []string
 	for _, null := range []string{"\x05\x00", ""} {

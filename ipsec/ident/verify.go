@@ -37,9 +37,10 @@ func Sign(local Local, octets Octets, peerHashes []wire.HashAlgorithm, rand io.R
 }
 
 // Verify checks the AUTH payload of a peer that claims to be id, with the
-// certificates that it sent, at time now. It succeeds only if the method is the configured
-// one, the identity is the expected one and bound to what proves it, the certificate has
-// a path to a configured authority, and the proof is right. The error is an *Error.
+// certificates that it sent, at time now. It succeeds only if the method is
+// the configured one, the identity is the expected one and bound to what
+// proves it, the certificate has a path to a configured authority, and the
+// proof is right. The error is an *Error.
 func Verify(remote Remote, id ID, method wire.AuthMethod, data []byte, octets Octets, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
 	if err := remote.Validate(); err != nil {
 		return nil, err
@@ -125,8 +126,9 @@ const (
 )
 
 // ParseCertificates reads the CERT payloads of a message in their order: the
-// first one holds the key that signs (RFC 7296, Section 3.6). CRLs are left out, for they
-// come by the CheckRevoked hook; URLs are never fetched. The error is an *Error.
+// first one holds the key that signs (RFC 7296, Section 3.6). CRLs are left
+// out, for they come by the CheckRevoked hook; URLs are never fetched. The
+// error is an *Error.
 func ParseCertificates(payloads []*wire.Cert) ([]*x509.Certificate, error) {
 	var chain []*x509.Certificate
 	for i, p := range payloads {
@@ -166,7 +168,8 @@ func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) error {
 		return err
 	}
 	for _, c := range chain {
-		// Before any signature is verified with the key: a huge one is slow.
+		// Before any signature is verified with the key: a huge one is
+		// slow.
 		if err := checkKey(c.PublicKey); err != nil {
 			return err
 		}
@@ -221,8 +224,8 @@ func pathRevoked(remote Remote, path []*x509.Certificate) error {
 var oidIPsecIKE = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 17}
 
 // checkUsage holds what RFC 4945, Sections 5.1.3.2 and 5.1.3.12, says of the
-// certificate of an IKE peer: if it restricts the use of its key, signing must be
-// allowed, and for IKE, for any purpose, or for TLS, which many authorities
+// certificate of an IKE peer: if it restricts the use of its key, signing must
+// be allowed, and for IKE, for any purpose, or for TLS, which many authorities
 // write for lack of anything better.
 func checkUsage(c *x509.Certificate) error {
 	if c.KeyUsage != 0 && c.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {

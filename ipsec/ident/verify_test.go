@@ -108,7 +108,8 @@ func wantReason(t *testing.T, err error, want Reason) {
 	}
 }
 
-// scenario is a peer that authenticates correctly until a test changes something.
+// scenario is a peer that authenticates correctly until a test changes
+// something.
 type scenario struct {
 	local  Local
 	remote Remote

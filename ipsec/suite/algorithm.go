@@ -21,8 +21,8 @@ const (
 )
 
 // Encryption names one encryption transform: the algorithm and the length of
-// its key in bits. KeyBits is 0 for an algorithm with a single key length, which
-// takes no Key Length attribute (RFC 7296, Section 3.3.5).
+// its key in bits. KeyBits is 0 for an algorithm with a single key length,
+// which takes no Key Length attribute (RFC 7296, Section 3.3.5).
 type Encryption struct {
 	ID      wire.EncryptionID
 	KeyBits uint16
@@ -46,7 +46,8 @@ var ciphers = []cipherSpec{
 	// RFC 4106, Section 8.1; RFC 5282, Section 7.1.
 	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1},
 	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1},
-	// RFC 7634, Section 4: no Key Length attribute, 32 octets of key and 4 of salt.
+	// RFC 7634, Section 4: no Key Length attribute, 32 octets of key and 4
+	// of salt.
 	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1},
 	// RFC 3602.
 	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16},
@@ -62,7 +63,8 @@ func cipherOf(e Encryption) (cipherSpec, bool) {
 	return cipherSpec{}, false
 }
 
-// hashSpec describes an HMAC, whether it serves as PRF or as integrity algorithm.
+// hashSpec describes an HMAC, whether it serves as PRF or as integrity
+// algorithm.
 type hashSpec struct {
 	keyword string
 	id      uint16
@@ -171,7 +173,8 @@ func (s IKESuite) EncryptionKeyLen() int {
 // combined-mode cipher (RFC 5282, Section 7.1; RFC 4868, Section 2.1.1).
 func (s IKESuite) IntegrityKeyLen() int { return integrityKeyLen(s.Integrity) }
 
-// ESPSuite is the set of algorithms of one pair of ESP SAs (RFC 7296, Section 3.3.3).
+// ESPSuite is the set of algorithms of one pair of ESP SAs (RFC 7296, Section
+// 3.3.3).
 type ESPSuite struct {
 	Encryption  wire.EncryptionID
 	KeyBits     uint16             // 0 if the cipher has a single key length

@@ -24,14 +24,16 @@ func (e *NoProposalError) Error() string {
 }
 
 // ErrInvalidAnswer means that a responder answered an SA payload with
-// something that was not offered. The exchange must end (RFC 7296, Section 3.3.6).
+// something that was not offered. The exchange must end (RFC 7296, Section
+// 3.3.6).
 var ErrInvalidAnswer = errors.New("answer is not a subset of the offer")
 
 // ChooseIKE picks a suite for the responder of an IKE SA. The order of policy
-// decides, then the order inside its proposals; the order of the offer only decides between
-// proposals of it that are equally good. The answer holds one transform of each type
-// in the chosen proposal, its number, and no SPI: the caller adds its own when
-// rekeying. The error is a *NoProposalError if nothing fits.
+// decides, then the order inside its proposals; the order of the offer only
+// decides between proposals of it that are equally good. The answer holds one
+// transform of each type in the chosen proposal, its number, and no SPI: the
+// caller adds its own when rekeying. The error is a *NoProposalError if
+// nothing fits.
 func ChooseIKE(offered []wire.Proposal, policy []IKEProposal) (IKESuite, wire.Proposal, error) {
 	candidates := usable(offered, wire.ProtocolIKE)
 	for _, p := range policy {
@@ -65,8 +67,8 @@ func ChooseESP(offered []wire.Proposal, policy []ESPProposal) (ESPSuite, wire.Pr
 }
 
 // AcceptIKE checks the answer of a responder against the offer that OfferIKE
-// made of offered: the number of one of the proposals, exactly one transform of each type in
-// it, nothing else. Its error wraps ErrInvalidAnswer.
+// made of offered: the number of one of the proposals, exactly one transform
+// of each type in it, nothing else. Its error wraps ErrInvalidAnswer.
 func AcceptIKE(answer wire.Proposal, offered []IKEProposal) (IKESuite, error) {
 	if err := checkAnswer(answer, wire.ProtocolIKE, OfferIKE(offered, nil)); err != nil {
 		return IKESuite{}, err
@@ -126,7 +128,8 @@ func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.P
 }
 
 // Bounds on the work that an offer causes before its sender is known. The
-// longest offers in use have some 60 transforms in a proposal, and few proposals.
+// longest offers in use have some 60 transforms in a proposal, and few
+// proposals.
 const (
 	maxTransforms      = 512 // in all proposals that are looked at
 	maxNamedTransforms = 32  // of a proposal, in an error
@@ -134,9 +137,9 @@ const (
 )
 
 // usable keeps the proposals that obey RFC 7296, Sections 3.3.1 to 3.3.6. One
-// that does not is skipped as if it were not there; the others are still considered. One
-// whose number breaks the sequence makes answers ambiguous, so it ends the list,
-// and so does one that exceeds maxTransforms.
+// that does not is skipped as if it were not there; the others are still
+// considered. One whose number breaks the sequence makes answers ambiguous, so
+// it ends the list, and so does one that exceeds maxTransforms.
 func usable(offered []wire.Proposal, protocol wire.ProtocolID) []wire.Proposal {
 	var out []wire.Proposal
 	transforms := 0
@@ -171,8 +174,8 @@ func hasDuplicates(p wire.Proposal) bool {
 }
 
 // onlyTypesOf reports whether each transform type is one that the protocol has
-// (RFC 7296, Section 3.3.3). A type that is not understood makes the whole proposal
-// unacceptable (Section 3.3.6), and so do additional key exchanges.
+// (RFC 7296, Section 3.3.3). A type that is not understood makes the whole
+// proposal unacceptable (Section 3.3.6), and so do additional key exchanges.
 func onlyTypesOf(protocol wire.ProtocolID, p wire.Proposal) bool {
 	for _, t := range p.Transforms {
 		switch t.Type {
@@ -240,7 +243,8 @@ func (m *matcher) exactlyOne(ours, offer wire.Proposal, t wire.TransformType) {
 }
 
 // orNone handles a type that may be left out: absent and NONE mean the same,
-// but an answer names the type if and only if the offer does (RFC 7296, Section 2.7).
+// but an answer names the type if and only if the offer does (RFC 7296,
+// Section 2.7).
 func (m *matcher) orNone(ours, offer wire.Proposal, t wire.TransformType) {
 	none := wire.Transform{Type: t}
 	offers, wants := ofType(offer, t), ofType(ours, t)
@@ -261,7 +265,8 @@ func (m *matcher) orNone(ours, offer wire.Proposal, t wire.TransformType) {
 }
 
 // ciphers chooses cipher and integrity algorithm. A combined-mode cipher goes
-// only with no integrity algorithm or NONE as the single one (RFC 7296, Section 3.3).
+// only with no integrity algorithm or NONE as the single one (RFC 7296,
+// Section 3.3).
 func (m *matcher) ciphers(ours, offer wire.Proposal) {
 	m.exactlyOne(ours, offer, wire.TransformEncryption)
 	if len(ofType(ours, wire.TransformIntegrity)) != 0 {

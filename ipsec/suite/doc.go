@@ -4,8 +4,9 @@
 //
 // It decides which algorithms exist here and in what combinations, and it
 // refuses the combinations that the standards forbid. It does no I/O, holds no
-// state of an exchange, and logs nothing; randomness comes from its caller. ESP packets are
-// not its business: it names their algorithms and makes their keys.
+// state of an exchange, and logs nothing; randomness comes from its caller.
+// ESP packets are not its business: it names their algorithms and makes their
+// keys.
 //
 // An algorithm is offered, accepted and used only after it gave a known answer
 // once in this process.
@@ -29,6 +30,6 @@
 //     public values
 //
 // Left out on purpose: 3DES, MD5, SHA-1, MODP groups (math/big is not
-// constant-time), 192-bit AES keys and truncated ICVs of GCM (RFC 5282, Sections 7.2 and 7.3,
-// advise against them).
+// constant-time), 192-bit AES keys and truncated ICVs of GCM (RFC 5282,
+// Sections 7.2 and 7.3, advise against them).
 package suite

@@ -11,8 +11,8 @@ import (
 
 // ErrInvalidPublicValue means that the peer's Key Exchange Data is not a value
 // of the group: wrong length, not on the curve, the point at infinity, or a
-// value that forces the shared secret to zero. The exchange must end (RFC 6989,
-// Section 2.3; RFC 8031, Section 5).
+// value that forces the shared secret to zero. The exchange must end (RFC
+// 6989, Section 2.3; RFC 8031, Section 5).
 var ErrInvalidPublicValue = errors.New("invalid public value")
 
 // KeyExchange is one ephemeral private value. It is used for one exchange and
@@ -42,8 +42,8 @@ func newKeyExchange(spec groupSpec, rand io.Reader) (*KeyExchange, error) {
 	k := &KeyExchange{group: spec, curve: curveOf(spec.id)}
 	scalar := make([]byte, spec.sharedLen)
 	defer clear(scalar)
-	// A scalar of P-256 is out of range once in 2^32, of P-384 once in 2^190:
-	// more than a few misses mean that rand is broken.
+	// A scalar of P-256 is out of range once in 2^32, of P-384 once in
+	// 2^190: more than a few misses mean that rand is broken.
 	for range 8 {
 		if _, err := io.ReadFull(rand, scalar); err != nil {
 			return nil, fmt.Errorf("read randomness for %s: %w", spec.keyword, err)
@@ -87,10 +87,10 @@ func (k *KeyExchange) Group() wire.KeyExchangeID { return k.group.id }
 // Public returns the Key Exchange Data to send. The caller must not change it.
 func (k *KeyExchange) Public() []byte { return k.public }
 
-// Shared returns the shared secret with the peer's Key Exchange Data: the
-// x coordinate for the NIST curves (RFC 5903, Section 9), the u coordinate for X25519
-// (RFC 8031, Section 3.1). The caller clears it when the keys are derived. Its error
-// wraps ErrInvalidPublicValue if the peer is to blame.
+// Shared returns the shared secret with the peer's Key Exchange Data: the x
+// coordinate for the NIST curves (RFC 5903, Section 9), the u coordinate for
+// X25519 (RFC 8031, Section 3.1). The caller clears it when the keys are
+// derived. Its error wraps ErrInvalidPublicValue if the peer is to blame.
 func (k *KeyExchange) Shared(peer []byte) ([]byte, error) {
 	if k.private == nil {
 		return nil, errors.New("key exchange: used after Destroy")

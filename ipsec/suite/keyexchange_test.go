@@ -77,8 +77,9 @@ func TestPublishedExchanges(t *testing.T) {
 	}
 }
 
-// Points off the curve leak the private value where it is used again, points of
-// small order make the secret known (RFC 6989, Section 2.3; RFC 8031, Section 5).
+// Points off the curve leak the private value where it is used again, points
+// of small order make the secret known (RFC 6989, Section 2.3; RFC 8031,
+// Section 5).
 func TestInvalidPublicValues(t *testing.T) {
 	for id, values := range map[wire.KeyExchangeID][][]byte{
 		wire.KeyExchangeCurve25519: smallOrder25519(),
@@ -137,7 +138,8 @@ func offCurve(c elliptic.Curve, n int) [][]byte {
 			out = append(out, append(x.FillBytes(make([]byte, n)), y.FillBytes(make([]byte, n))...))
 		}
 	}
-	// A point with one bit changed, and one with a coordinate that is not reduced.
+	// A point with one bit changed, and one with a coordinate that is not
+	// reduced.
 	g := append(c.Params().Gx.FillBytes(make([]byte, n)), c.Params().Gy.FillBytes(make([]byte, n))...)
 	g[len(g)-1] ^= 1
 	return append(out, g)

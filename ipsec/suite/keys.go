@@ -15,8 +15,8 @@ const (
 )
 
 // IKEKeys are the seven secrets of an IKE SA (RFC 7296, Section 2.14), named
-// after their subscripts: D is SK_d, Ai is SK_ai and so on. Ai and Ar are empty for a
-// combined-mode cipher; Ei and Er end with its salt.
+// after their subscripts: D is SK_d, Ai is SK_ai and so on. Ai and Ar are
+// empty for a combined-mode cipher; Ei and Er end with its salt.
 type IKEKeys struct {
 	D, Ai, Ar, Ei, Er, Pi, Pr []byte
 }
@@ -30,10 +30,10 @@ func (k *IKEKeys) Destroy() {
 	*k = IKEKeys{}
 }
 
-// ChildKeys is the keying material of a pair of ESP SAs (RFC 7296, Section 2.17).
-// Each half is the encryption key with its salt, then the integrity key;
-// ESPSuite.SplitKey cuts it. Initiator means the one of the exchange that made
-// the Child SA, not of the IKE SA.
+// ChildKeys is the keying material of a pair of ESP SAs (RFC 7296, Section
+// 2.17). Each half is the encryption key with its salt, then the integrity
+// key; ESPSuite.SplitKey cuts it. Initiator means the one of the exchange that
+// made the Child SA, not of the IKE SA.
 type ChildKeys struct {
 	InitiatorToResponder, ResponderToInitiator []byte
 }
@@ -45,9 +45,9 @@ func (k *ChildKeys) Destroy() {
 	*k = ChildKeys{}
 }
 
-// DeriveIKEKeys makes the keys of an IKE SA from IKE_SA_INIT (RFC 7296, Section
-// 2.14). shared is the result of the key exchange; ni and nr are the Nonce Data of
-// initiator and responder.
+// DeriveIKEKeys makes the keys of an IKE SA from IKE_SA_INIT (RFC 7296,
+// Section 2.14). shared is the result of the key exchange; ni and nr are the
+// Nonce Data of initiator and responder.
 func DeriveIKEKeys(s IKESuite, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
 	if err := checkKeyInputs(s, s.PRF, ni, nr, shared); err != nil {
 		return nil, err
@@ -58,8 +58,9 @@ func DeriveIKEKeys(s IKESuite, ni, nr, shared []byte, spii, spir wire.SPI) (*IKE
 }
 
 // RekeyIKEKeys makes the keys of the IKE SA that replaces another (RFC 7296,
-// Section 2.18). oldPRF and oldD (SK_d) belong to the IKE SA being replaced; suite,
-// nonces, shared secret and SPIs are those of the CREATE_CHILD_SA exchange.
+// Section 2.18). oldPRF and oldD (SK_d) belong to the IKE SA being replaced;
+// suite, nonces, shared secret and SPIs are those of the CREATE_CHILD_SA
+// exchange.
 func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
 	if err := checkKeyInputs(s, oldPRF, ni, nr, shared); err != nil {
 		return nil, err
@@ -72,8 +73,9 @@ func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spi
 	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
 }
 
-// DeriveChildKeys makes the keys of a Child SA (RFC 7296, Section 2.17). skD is
-// SK_d of the IKE SA; shared is nil if the exchange made no key exchange of its own.
+// DeriveChildKeys makes the keys of a Child SA (RFC 7296, Section 2.17). skD
+// is SK_d of the IKE SA; shared is nil if the exchange made no key exchange of
+// its own.
 func DeriveChildKeys(ike IKESuite, skD, shared, ni, nr []byte, esp ESPSuite) (*ChildKeys, error) {
 	if err := ike.validate(); err != nil {
 		return nil, err

@@ -20,8 +20,9 @@ func (o *octets) UnmarshalText(b []byte) error {
 	return err
 }
 
-// kdfVector is one case of testdata/sp800-135.json: vectors that NIST publishes
-// for SP 800-135, Section 4.1.2. The Child SA and rekey parts are absent in some.
+// kdfVector is one case of testdata/sp800-135.json: vectors that NIST
+// publishes for SP 800-135, Section 4.1.2. The Child SA and rekey parts are
+// absent in some.
 type kdfVector struct {
 	Source, PRF       string
 	Ni, Nr, Shared    octets

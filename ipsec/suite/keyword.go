@@ -78,14 +78,15 @@ func keywords(k kind) string {
 	return strings.Join(ws, ", ")
 }
 
-// maxProposalText bounds the keyword form; the longest sensible one is under 200 octets.
+// maxProposalText bounds the keyword form; the longest sensible one is under
+// 200 octets.
 const maxProposalText = 1024
 
 // ParseIKE reads a proposal for an IKE SA: keywords joined by "-", several of
 // one kind in order of preference, such as
-// "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256". Where it names integrity algorithms
-// and no pseudorandom function, the functions on the same hashes are meant. The error
-// names the keyword and what would be right.
+// "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256". Where it names integrity
+// algorithms and no pseudorandom function, the functions on the same hashes
+// are meant. The error names the keyword and what would be right.
 func ParseIKE(s string) (IKEProposal, error) {
 	p, err := parseIKE(s)
 	if err != nil {
@@ -126,9 +127,9 @@ func parseIKE(s string) (IKEProposal, error) {
 }
 
 // ParseESP reads a proposal for a Child SA, such as "aes128gcm16-x25519-esn".
-// Without "esn" sequence numbers have 32 bits; "esn-noesn" offers both. "modpnone" beside
-// a group makes the key exchange optional. The error names the keyword and what
-// would be right.
+// Without "esn" sequence numbers have 32 bits; "esn-noesn" offers both.
+// "modpnone" beside a group makes the key exchange optional. The error names
+// the keyword and what would be right.
 func ParseESP(s string) (ESPProposal, error) {
 	p, err := parseESP(s)
 	if err != nil {

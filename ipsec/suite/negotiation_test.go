@@ -134,7 +134,8 @@ func TestChooseIKEOrder(t *testing.T) {
 			t.Errorf("policy %s: initiator takes %v, %v, want %s", policy, got, err, s)
 		}
 	}
-	// The first proposal of the policy that fits wins, whatever its place in the offer.
+	// The first proposal of the policy that fits wins, whatever its place
+	// in the offer.
 	s, answer, err := ChooseIKE(offer, parseIKETest(t, "chacha20poly1305-prfsha256-x25519", "aes128-sha256-ecp256", "aes128gcm16-prfsha256-ecp256"))
 	if err != nil || answer.Number != 1 || s.Integrity != wire.IntegrityHMACSHA256 {
 		t.Errorf("got %s in proposal %d, %v", s, answer.Number, err)
@@ -229,7 +230,8 @@ func TestChooseIKERules(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", tt.name, s, tt.want)
 		case tt.want != "":
 			checkSubset(t, answer, offer)
-			// A bad first proposal does not spoil a good second one.
+			// A bad first proposal does not spoil a good second
+			// one.
 			good := wire.Proposal{Number: 2, Protocol: wire.ProtocolIKE, Transforms: tt.ts}
 			bad := wire.Proposal{Number: 1, Protocol: wire.ProtocolIKE, Transforms: []wire.Transform{tr(99, 1)}}
 			if _, answer, err := ChooseIKE([]wire.Proposal{bad, good}, policy); err != nil || answer.Number != 2 {
@@ -421,7 +423,8 @@ func genCiphers(t *rapid.T) (es []Encryption, is []wire.IntegrityID) {
 }
 
 // Whatever the responder chooses, the initiator accepts as the same suite, it
-// satisfies both sides, and there is a choice if and only if brute force finds one.
+// satisfies both sides, and there is a choice if and only if brute force finds
+// one.
 func TestNegotiationProperties(t *testing.T) {
 	t.Run("IKE", rapid.MakeCheck(func(t *rapid.T) {
 		offered := rapid.SliceOfN(rapid.Custom(genIKE), 1, 3).Draw(t, "offered")

@@ -44,9 +44,9 @@ func (p PRF) Sum(key []byte, parts ...[]byte) []byte {
 	return mac.Sum(make([]byte, 0, h.size))
 }
 
-// Plus returns the first n octets of prf+(key, seed) of RFC 7296, Section 2.13.
-// It panics beyond 255 times Size, where prf+ is not defined; n comes from the
-// key lengths of a suite and never from a peer.
+// Plus returns the first n octets of prf+(key, seed) of RFC 7296, Section
+// 2.13. It panics beyond 255 times Size, where prf+ is not defined; n comes
+// from the key lengths of a suite and never from a peer.
 func (p PRF) Plus(key, seed []byte, n int) []byte {
 	h := p.spec()
 	if n < 0 || n > 255*h.size {

@@ -19,8 +19,8 @@ type IKEProposal struct {
 	KeyExchange []wire.KeyExchangeID
 }
 
-// ESPProposal is one proposal for a pair of ESP SAs. An empty KeyExchange means no
-// key exchange besides that of the IKE SA.
+// ESPProposal is one proposal for a pair of ESP SAs. An empty KeyExchange
+// means no key exchange besides that of the IKE SA.
 type ESPProposal struct {
 	Encryption      []Encryption
 	Integrity       []wire.IntegrityID
@@ -41,7 +41,8 @@ func DefaultIKE() []IKEProposal {
 }
 
 // DefaultESP returns what is offered and accepted for a Child SA where nothing
-// is configured: what every data plane has (RFC 8221), with a key exchange at each rekey.
+// is configured: what every data plane has (RFC 8221), with a key exchange at
+// each rekey.
 func DefaultESP() []ESPProposal {
 	return []ESPProposal{{
 		Encryption:  []Encryption{{wire.EncryptionAESGCM16, 256}, {wire.EncryptionAESGCM16, 128}},
@@ -172,8 +173,9 @@ func OfferESP(ps []ESPProposal, spi []byte) []wire.Proposal {
 }
 
 // WithoutKeyExchange returns the proposals with no key exchange of their own:
-// what IKE_AUTH offers and accepts, because its Child SA takes its keys from the key exchange
-// of IKE_SA_INIT (RFC 7296, Section 1.2). Proposals that become equal are merged.
+// what IKE_AUTH offers and accepts, because its Child SA takes its keys from
+// the key exchange of IKE_SA_INIT (RFC 7296, Section 1.2). Proposals that
+// become equal are merged.
 func WithoutKeyExchange(ps []ESPProposal) []ESPProposal {
 	var out []ESPProposal
 	for _, p := range ps {
@@ -221,8 +223,8 @@ func (p IKEProposal) String() string {
 	return strings.Join(ws, "-")
 }
 
-// String returns the keyword form that ParseESP reads. 32-bit sequence
-// numbers alone are the default of that form and not written.
+// String returns the keyword form that ParseESP reads. 32-bit sequence numbers
+// alone are the default of that form and not written.
 func (p ESPProposal) String() string {
 	ws := cipherKeywords(p.Encryption, p.Integrity)
 	for _, g := range p.KeyExchange {

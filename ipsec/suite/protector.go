@@ -15,7 +15,8 @@ import (
 )
 
 // ErrAuthentication means that the integrity check of an Encrypted payload
-// failed: it did not come from the peer as it is. Nothing may change because of it.
+// failed: it did not come from the peer as it is. Nothing may change because
+// of it.
 var ErrAuthentication = errors.New("integrity check failed")
 
 // ErrPadding means that an authentic Encrypted payload has padding that does
@@ -23,9 +24,9 @@ var ErrAuthentication = errors.New("integrity check failed")
 var ErrPadding = errors.New("invalid padding")
 
 // Protector seals or opens the Encrypted payloads (SK and SKF) of one
-// direction of an IKE SA: RFC 7296, Section 3.14, for CBC with HMAC and RFC 5282 for
-// combined-mode ciphers. It counts the messages it seals, so that no IV repeats under a key.
-// It is not safe for concurrent use.
+// direction of an IKE SA: RFC 7296, Section 3.14, for CBC with HMAC and RFC
+// 5282 for combined-mode ciphers. It counts the messages it seals, so that no
+// IV repeats under a key. It is not safe for concurrent use.
 type Protector struct {
 	spec cipherSpec
 	icv  int
@@ -57,7 +58,7 @@ func newProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, e
 	spec, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
 	p := &Protector{spec: spec, icv: spec.icvLen, salt: spec.saltLen}
 	if spec.aead() {
-		aead, err := NewAEAD(s.Encryption, encryptionKey[:spec.keyLen])
+		aead, err := newAEAD(s.Encryption, encryptionKey[:spec.keyLen])
 		if err != nil {
 			return nil, err
 		}
@@ -74,9 +75,9 @@ func newProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, e
 	return p, nil
 }
 
-// NewAEAD returns a combined-mode cipher with 12-octet nonces and a 16-octet
-// ICV for a key without salt. It is for ESP, which makes its own nonces.
-func NewAEAD(id wire.EncryptionID, key []byte) (cipher.AEAD, error) {
+// newAEAD returns a combined-mode cipher with 12-octet nonces and a 16-octet
+// ICV for a key without salt.
+func newAEAD(id wire.EncryptionID, key []byte) (cipher.AEAD, error) {
 	switch id {
 	case wire.EncryptionAESGCM16:
 		block, err := aes.NewCipher(key)
@@ -95,9 +96,9 @@ func NewAEAD(id wire.EncryptionID, key []byte) (cipher.AEAD, error) {
 	}
 }
 
-// SealedLen returns the length of the body, from IV to ICV, that Seal makes out
-// of n octets of payloads. The lengths in the headers must be set from it before
-// Seal, because they are authenticated.
+// SealedLen returns the length of the body, from IV to ICV, that Seal makes
+// out of n octets of payloads. The lengths in the headers must be set from it
+// before Seal, because they are authenticated.
 func (p *Protector) SealedLen(n int) int {
 	return p.spec.ivLen + n + p.padding(n) + 1 + p.icv
 }
@@ -113,10 +114,14 @@ func (p *Protector) padding(n int) int {
 }
 
 // Seal appends to dst the body of an Encrypted payload with the payloads in
-// plaintext: IV, ciphertext, ICV. header is the message from the first octet of the IKE
-// header through the header of the Encrypted payload, which for SKF includes
-// the fragment numbers (RFC 7383, Section 2.5). dst may be header itself with spare capacity.
+// plaintext: IV, ciphertext, ICV. header is the message from the first octet
+// of the IKE header through the header of the Encrypted payload, which for SKF
+// includes the fragment numbers (RFC 7383, Section 2.5). dst may be header
+// itself with spare capacity.
 func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
+	if p.spec.block == 0 {
+		panic("suite: Seal after Destroy")
+	}
 	start := len(dst)
 	total := p.SealedLen(len(plaintext))
 	dst = append(dst, make([]byte, total)...)
@@ -134,8 +139,8 @@ func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
 		p.aead.Seal(text[:0], p.nonce[:], text, header)
 		return dst
 	}
-	// The cipher of a counter is unpredictable without the key, as CBC needs
-	// it (NIST SP 800-38A, Appendix C).
+	// The cipher of a counter is unpredictable without the key, as CBC
+	// needs it (NIST SP 800-38A, Appendix C).
 	p.block.Encrypt(iv, iv)
 	cipher.NewCBCEncrypter(p.block, iv).CryptBlocks(text, text)
 	copy(body[total-p.icv:], p.checksum(header, body[:total-p.icv]))
@@ -146,6 +151,9 @@ func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
 // dst. header is as for Seal, from the message as received. The error is
 // ErrAuthentication or ErrPadding.
 func (p *Protector) Open(dst, header, body []byte) ([]byte, error) {
+	if p.spec.block == 0 {
+		return nil, ErrAuthentication // after Destroy
+	}
 	n := len(body) - p.spec.ivLen - p.icv
 	if n < 1 || n%p.spec.block != 0 {
 		return nil, ErrAuthentication
@@ -186,6 +194,7 @@ func unpad(b []byte, start int) ([]byte, error) {
 	return b[:len(b)-pad-1], nil
 }
 
-// Destroy forgets the keys and makes any further Seal or Open impossible. The
-// expanded keys live inside the standard library, where they cannot be overwritten.
+// Destroy forgets the keys: from then on Open opens nothing and Seal panics.
+// The expanded keys live inside the standard library, where they cannot be
+// overwritten from here.
 func (p *Protector) Destroy() { *p = Protector{} }

@@ -209,6 +209,25 @@ func TestNewProtectorKeyLengths(t *testing.T) {
 	}
 }
 
+func TestProtectorDestroy(t *testing.T) {
+	for _, s := range suitesForProtection() {
+		p := protectorFor(t, s, 5)
+		body := p.Seal(nil, []byte("header"), []byte("text"))
+		p.Destroy()
+		if _, err := p.Open(nil, []byte("header"), body); err != ErrAuthentication {
+			t.Errorf("%s: Open after Destroy gives %v", s, err)
+		}
+		func() {
+			defer func() {
+				if recover() != "suite: Seal after Destroy" {
+					t.Errorf("%s: Seal after Destroy does not panic as it says", s)
+				}
+			}()
+			p.Seal(nil, []byte("header"), []byte("text"))
+		}()
+	}
+}
+
 func FuzzOpen(f *testing.F) {
 	header := []byte("header of the message")
 	for _, s := range suitesForProtection() {

@@ -59,8 +59,8 @@ func testEncryption(e Encryption) error {
 }
 
 // cipherAnswers seals a fixed message with counter 0 and opens it again, and
-// checks that a changed octet is noticed. The key counts 0, 1, 2, ...; the answers were
-// computed with another implementation.
+// checks that a changed octet is noticed. The key counts 0, 1, 2, ...; the
+// answers were computed with another implementation.
 func cipherAnswers(spec cipherSpec) bool {
 	s := IKESuite{Encryption: spec.ID, KeyBits: spec.KeyBits, PRF: PRFHMACSHA256, KeyExchange: wire.KeyExchangeCurve25519}
 	if !spec.aead() {
