@@ -1,0 +1,246 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/ike"
+)
+
+// Change is what Apply did with a tunnel.
+type Change uint8
+
+// The changes.
+const (
+	Unchanged Change = iota
+	Added
+	Changed
+	Removed
+	Rejected // the configuration cannot be; what was there before goes on
+)
+
+var changeNames = [...]string{"unchanged", "added", "changed", "removed", "rejected"}
+
+func (c Change) String() string {
+	if int(c) < len(changeNames) {
+		return changeNames[c]
+	}
+	return "unknown"
+}
+
+// TunnelResult is what Apply did with one tunnel. Err is set exactly if Change
+// is Rejected.
+type TunnelResult struct {
+	Name   string
+	Change Change
+	Err    error
+}
+
+// Apply makes desired the whole state that is wanted: it begins what is new,
+// reconfigures in place what differs, closes what is not named, its Delete
+// payload sent, and does not touch what is the same. It returns one result for
+// each element of desired in its order, then one for each tunnel removed, by
+// name. A tunnel that is rejected does not stop the others.
+//
+// It waits until the loops have taken the changes, not until the peers have:
+// that is seen in Status and by Subscribe. Before Run it waits for Run.
+func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
+	results := make([]TunnelResult, len(desired))
+	select {
+	case <-e.started:
+	case <-e.closing:
+	}
+	e.applyMu.Lock()
+	defer e.applyMu.Unlock()
+	if e.isClosing() {
+		for i, c := range desired {
+			results[i] = TunnelResult{c.Name, Rejected, ErrClosed}
+		}
+		return results
+	}
+	e.forgetGone()
+	var done sync.WaitGroup
+	named := make(map[string]bool)
+	for i, c := range desired {
+		results[i] = TunnelResult{Name: c.Name, Change: Rejected}
+		if named[c.Name] {
+			results[i].Err = fmt.Errorf("tunnel %q is named twice", c.Name)
+			continue
+		}
+		named[c.Name] = true
+		results[i].Change, results[i].Err = e.applyOne(c, &done)
+	}
+	for _, name := range slices.Sorted(maps.Keys(e.tunnels)) {
+		if en := e.tunnels[name]; en.wanted && !named[name] {
+			en.wanted = false
+			t := en.tunnel
+			inLoop(t, &done, func() { t.disconnect(time.Now()) })
+			results = append(results, TunnelResult{Name: name, Change: Removed})
+		}
+	}
+	e.publishIndex()
+	done.Wait()
+	return results
+}
+
+// applyOne brings one tunnel to its configuration.
+func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) {
+	en := e.tunnels[c.Name]
+	if en != nil && en.wanted && sameConfig(en.config, c) && en.tunnel.status.Load().Panicked == "" {
+		return Unchanged, nil
+	}
+	t := newTunnel(c.Name, nil)
+	change := Added
+	if en != nil {
+		t = en.tunnel
+	} else {
+		t.shard = e.leastLoaded()
+	}
+	full, err := e.complete(c, t.shard)
+	if err != nil {
+		return Rejected, err
+	}
+	m, err := ike.New(full) // also checks a configuration that only replaces one
+	if err != nil {
+		return Rejected, err
+	}
+	if en != nil && en.wanted {
+		change = Changed
+	}
+	e.tunnels[c.Name] = &entry{tunnel: t, config: c, wanted: true}
+	inLoop(t, done, func() { t.configure(time.Now(), m, &full) })
+	return change, nil
+}
+
+// complete fills in what the engine decides.
+func (e *Engine) complete(c TunnelConfig, s *shard) (ike.Config, error) {
+	if c.Runtime.Rand != nil || c.Runtime.NewSPI != nil || c.Runtime.AllocateSPI != nil {
+		return c, fmt.Errorf("tunnel %q: Runtime is the engine's to give", c.Name)
+	}
+	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: s.newSPI, AllocateSPI: e.config.Plane.AllocateSPI}
+	local, err := e.localEndpoint(c)
+	if err != nil {
+		return c, fmt.Errorf("tunnel %q: %w", c.Name, err)
+	}
+	c.Local = local
+	return c, nil
+}
+
+// localEndpoint completes the local address and port.
+func (e *Engine) localEndpoint(c TunnelConfig) (netip.AddrPort, error) {
+	addr, port := c.Local.Addr(), c.Local.Port()
+	ownPort := e.socket != nil && e.socket.port == c.Remote.Port()
+	switch {
+	case specified(addr):
+	case !specified(c.Remote.Addr()):
+		addr = netip.IPv6Unspecified() // the peer comes to us, at whichever
+	default:
+		at, err := e.sender.LocalFor(c.Remote.Addr())
+		if ownPort {
+			at, err = e.socket.localFor(c.Remote.Addr())
+		}
+		if err != nil {
+			return netip.AddrPort{}, err
+		}
+		addr = at.Addr()
+	}
+	switch {
+	case port != 0:
+	case ownPort:
+		port = e.socket.port
+	default:
+		port = cmp.Or(c.NATPort, ike.DefaultNATPort)
+	}
+	return netip.AddrPortFrom(addr, port), nil
+}
+
+// configure brings the machine to a configuration, whatever the tunnel is
+// doing. M is a new machine of that configuration, used if there is none.
+func (t *tunnel) configure(now time.Time, m *ike.Tunnel, config *ike.Config) {
+	if t.machine != nil && !t.closing {
+		t.step(now, ike.Reconfigure{Config: *config})
+		return
+	}
+	t.start(now, m, config)
+}
+
+// inLoop runs f in the loop of t; done waits for it.
+func inLoop(t *tunnel, done *sync.WaitGroup, f func()) {
+	done.Add(1)
+	if !t.shard.post(func() { defer done.Done(); f() }) {
+		done.Done()
+	}
+}
+
+// forgetGone drops the tunnels that have closed.
+func (e *Engine) forgetGone() {
+	maps.DeleteFunc(e.tunnels, func(_ string, en *entry) bool { return !en.wanted && en.tunnel.gone.Load() })
+}
+
+// leastLoaded returns the loop with the fewest tunnels.
+func (e *Engine) leastLoaded() *shard {
+	load := make([]int, len(e.shards))
+	for _, en := range e.tunnels {
+		load[en.tunnel.shard.index]++
+	}
+	return e.shards[slices.Index(load, slices.Min(load))]
+}
+
+// publishIndex lets everybody see the tunnels as they are now.
+func (e *Engine) publishIndex() {
+	ix := &index{byName: make(map[string]*tunnel)}
+	var targets []target
+	for _, name := range slices.Sorted(maps.Keys(e.tunnels)) {
+		en := e.tunnels[name]
+		ix.byName[name] = en.tunnel
+		ix.sorted = append(ix.sorted, en.tunnel)
+		if en.wanted {
+			targets = append(targets, target{en.tunnel, en.config})
+		}
+	}
+	ix.matcher = newMatcher(targets)
+	e.index.Store(ix)
+}
+
+// Status returns every tunnel that is wanted or still closing, by name. It
+// reads what the loops published and never waits for them.
+func (e *Engine) Status() []TunnelStatus {
+	ix := e.index.Load()
+	out := make([]TunnelStatus, 0, len(ix.sorted))
+	for _, t := range ix.sorted {
+		if !t.gone.Load() {
+			out = append(out, *t.status.Load())
+		}
+	}
+	return out
+}
+
+// Subscribe returns a reader of events, each of them up to buffer, see
+// [Subscription]. Close it when it is no longer read.
+func (e *Engine) Subscribe(buffer int) *Subscription { return e.hub.subscribe(buffer) }
+
+// RekeyIKE rekeys the IKE SA of a tunnel now. An error says that there is no
+// such tunnel.
+func (e *Engine) RekeyIKE(name string) error { return e.command(name, ike.RekeyIKE{}) }
+
+// RekeyChild rekeys a Child SA of a tunnel now, all of them if child is empty.
+// An error says that there is no such tunnel.
+func (e *Engine) RekeyChild(name, child string) error {
+	return e.command(name, ike.RekeyChild{Child: child})
+}
+
+func (e *Engine) command(name string, in ike.Input) error {
+	t := e.index.Load().byName[name]
+	if t == nil || t.gone.Load() {
+		return fmt.Errorf("no tunnel %q", name)
+	}
+	if !t.shard.post(func() { t.step(time.Now(), in) }) {
+		return ErrClosed
+	}
+	return nil
+}

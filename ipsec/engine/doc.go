@@ -1,0 +1,37 @@
+// Package engine runs IKE: it gives the machines of package ike their
+// sockets, their time, their processors and their data plane.
+//
+// It owns the tunnels of a host ([Engine.Apply] takes the whole desired state),
+// the loops that run them, the half-open responders before their tunnel is
+// known, the admission of strangers, and what a person sees of all that
+// ([Engine.Status], [Engine.Subscribe], [Engine.Counters]). It never takes part
+// in the protocol: what is sent, when, and with which keys is decided by the
+// machines. It does not own the data plane, which its caller makes and closes.
+//
+// # How a datagram goes
+//
+// A receiving goroutine looks at the header ([DropReason] lists what it
+// refuses), finds the loop by our SPI, and puts a copy into the loop's bounded
+// mailbox; what does not fit is dropped and counted. IKE_SA_INIT requests go to
+// the front loop, after their source's rate and, under load, a cookie (RFC
+// 7296, Section 2.6) have been checked. Until then a stranger costs no memory.
+// In the front, a handshake is followed up to the peer's identity, which
+// chooses the tunnel by (IDi, IDr, local address, remote address); the
+// half-open IKE SA is then handed to the loop of that tunnel.
+//
+// # Concurrency
+//
+// Each tunnel belongs to one loop, a goroutine with one heap of deadlines.
+// Nothing in a loop blocks: key exchanges and signatures run in a pool, in
+// which established tunnels go before handshakes; one writer changes the data
+// plane, in the order in which a tunnel asked for it; both answer by message.
+// A machine that panics takes its own tunnel down and nothing else.
+//
+// All exported methods may be called from any goroutine. Status, Counters and
+// Subscribe read what was published and never wait for a loop.
+//
+// # Standards
+//
+// RFC 7296, Sections 2.1 to 2.3 and 2.6 (SPIs, cookies), 2.23 (ports 500 and
+// 4500); RFC 3948 (the plane's socket).
+package engine

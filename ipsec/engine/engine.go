@@ -1,0 +1,338 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// Engine runs the tunnels of a host.
+type Engine struct {
+	config   Config
+	counters counters
+	hub      hub
+	pool     *cryptoPool
+	writer   *planeWriter
+	shards   []*shard
+	front    *front
+	handed   handovers
+	// rejections limits what is logged about strangers.
+	rejections *rateLimiter
+
+	began   atomic.Bool
+	started chan struct{} // closed when Run has begun
+	closing chan struct{} // closed when Run begins to end
+	// Set before started is closed.
+	sender dataplane.IKESender
+	socket *ikeSocket // nil without Config.IKEAddr
+
+	applyMu sync.Mutex
+	tunnels map[string]*entry // guarded by applyMu
+	index   atomic.Pointer[index]
+}
+
+// entry is what Apply knows of a tunnel.
+type entry struct {
+	tunnel *tunnel
+	config TunnelConfig
+	wanted bool // false: closing, or closed
+}
+
+// index is what everybody may read: a copy of the tunnels that Apply made.
+type index struct {
+	byName  map[string]*tunnel
+	sorted  []*tunnel
+	matcher *matcher
+}
+
+// New checks config and makes an engine. Nothing runs before Run.
+func New(config Config) (*Engine, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	e := &Engine{
+		config:  config,
+		started: make(chan struct{}),
+		closing: make(chan struct{}),
+		pool:    newCryptoPool(config.Limits.Handshakes),
+		writer:  newPlaneWriter(config.Plane),
+		tunnels: make(map[string]*entry),
+
+		rejections: newRateLimiter(1, 4, 512),
+	}
+	e.hub.counters = &e.counters
+	for i := range config.Shards {
+		e.shards = append(e.shards, newShard(e, i))
+	}
+	front, err := newFront(e)
+	if err != nil {
+		return nil, err
+	}
+	e.front = front
+	e.publishIndex()
+	return e, nil
+}
+
+// Run listens and runs the tunnels until ctx ends. Then it closes them, with
+// the peers' knowledge as far as Limits.CloseTimeout allows, and returns when
+// nothing of the engine runs any more. It is called once. An error means that
+// it could not begin.
+func (e *Engine) Run(ctx context.Context) error {
+	if !e.began.CompareAndSwap(false, true) {
+		return errors.New("run engine: it ran before")
+	}
+	if err := e.listen(); err != nil {
+		close(e.closing)
+		e.hub.close()
+		return err
+	}
+	stop := make(chan struct{})
+	var loops, writer, receivers sync.WaitGroup
+	e.pool.start(e.config.Limits.CryptoWorkers)
+	writer.Go(e.writer.run)
+	for _, s := range e.shards {
+		loops.Go(func() { s.run(stop) })
+	}
+	loops.Go(func() { e.front.run(stop) })
+	loops.Go(func() { e.runPlaneEvents(stop) })
+	if e.socket != nil {
+		receivers.Go(func() { e.socket.run(e.receive) })
+	}
+	close(e.started)
+
+	<-ctx.Done()
+	e.drain()
+	close(stop)
+	loops.Wait()
+	e.writer.close()
+	writer.Wait()
+	e.pool.close()
+	if e.socket != nil {
+		e.socket.close()
+		receivers.Wait()
+	}
+	e.hub.close()
+	return nil
+}
+
+func (e *Engine) listen() error {
+	if e.config.IKEAddr.IsValid() {
+		socket, err := listenIKE(e.config.IKEAddr)
+		if err != nil {
+			return err
+		}
+		e.socket = socket
+	}
+	sender, err := e.config.Plane.Listen(func(d dataplane.IKEDatagram) { e.receive(d.Local, d.Remote, d.Data) })
+	if err != nil {
+		if e.socket != nil {
+			e.socket.close()
+		}
+		return err
+	}
+	e.sender = sender
+	return nil
+}
+
+// drain closes all tunnels and waits for them.
+func (e *Engine) drain() {
+	e.applyMu.Lock() // an Apply that runs ends first; later ones are refused
+	close(e.closing)
+	e.applyMu.Unlock()
+	for _, s := range e.shards {
+		done := make(chan struct{})
+		if s.post(func() { s.drain(time.Now(), done) }) {
+			defer func() { <-done }()
+		}
+	}
+}
+
+// isClosing reports whether Run has begun to end.
+func (e *Engine) isClosing() bool {
+	select {
+	case <-e.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// Stalled reports whether a loop, or the writer of the data plane, has been at
+// one thing for longer than limit. Loops never block, so for them a second is
+// long; the writer waits for the kernel. A watchdog should end a process in
+// which this lasts.
+func (e *Engine) Stalled(limit time.Duration) bool {
+	then := time.Now().Add(-limit)
+	for _, s := range e.shards {
+		if s.stalled(then) {
+			return true
+		}
+	}
+	return e.front.stalled(then) || e.writer.stalled(then)
+}
+
+// runPlaneEvents brings the data plane's events to their tunnels.
+func (e *Engine) runPlaneEvents(stop <-chan struct{}) {
+	for {
+		select {
+		case ev, ok := <-e.config.Plane.Events():
+			if !ok {
+				return
+			}
+			t := e.index.Load().byName[ev.Tunnel]
+			if t == nil || !t.shard.post(func() { t.step(time.Now(), ike.PlaneEvent{Event: ev}) }) {
+				e.counters.planeEventsLost.Add(1)
+			}
+		case <-stop:
+			return
+		}
+	}
+}
+
+// receive takes a datagram from a socket. It runs on the receiving goroutines
+// and never waits. The data is valid only during the call.
+func (e *Engine) receive(local, remote netip.AddrPort, b []byte) {
+	select {
+	case <-e.started:
+	default:
+		return
+	}
+	e.counters.received.Add(1)
+	where, ours, reason := classify(b)
+	switch where {
+	case routeDrop:
+		e.counters.drop(reason)
+	case routeInit:
+		e.admit(time.Now(), local, remote, b)
+	case routeSPI:
+		e.offer(ours, local, remote, b)
+	}
+}
+
+// offer puts a copy of a datagram into the mailbox of the loop that owns the
+// SPI.
+func (e *Engine) offer(ours wire.SPI, local, remote netip.AddrPort, b []byte) {
+	owner := e.ownerOf(ours)
+	switch {
+	case owner == nil:
+		e.counters.drop(DropUnknownSPI)
+	case !owner.offer(datagram{local: local, remote: remote, ours: ours, data: slices.Clone(b)}):
+		e.counters.drop(DropMailboxFull)
+	}
+}
+
+func (e *Engine) ownerOf(ours wire.SPI) *mailbox {
+	if n := int(ours[0]); n < len(e.shards) {
+		return e.shards[n].mailbox
+	}
+	if ours[0] != frontShard {
+		return nil
+	}
+	if n, ok := e.handed.shard(ours); ok {
+		return e.shards[n].mailbox
+	}
+	return e.front.mailbox
+}
+
+// send sends what a machine wants. A datagram that the host refuses is as good
+// as lost in the network: the machine sends it again.
+func (e *Engine) send(eff ike.Send) {
+	for _, b := range eff.Datagrams {
+		var err error
+		if eff.NATPort || e.socket == nil {
+			err = e.sender.SendIKE(eff.Local, eff.Remote, b)
+		} else {
+			err = e.socket.send(eff.Local, eff.Remote, b)
+		}
+		e.countSend(err, eff.Remote)
+	}
+}
+
+func (e *Engine) keepAlive(eff ike.KeepAlive) {
+	e.countSend(e.sender.SendKeepAlive(eff.Local, eff.Remote), eff.Remote)
+}
+
+func (e *Engine) countSend(err error, remote netip.AddrPort) {
+	if err == nil {
+		e.counters.sent.Add(1)
+		return
+	}
+	e.counters.sendErrors.Add(1)
+	e.config.Logger.Debug("send failed", "remote", remote, "error", err)
+}
+
+func (e *Engine) countPlaneErrors(tunnel string, ops []dataplane.Op, results []error) {
+	for i, err := range results {
+		if err != nil {
+			e.counters.planeErrors.Add(1)
+			e.config.Logger.Warn("data plane refused an operation", "tunnel", tunnel, "operation", opName(ops[i]), "error", err)
+		}
+	}
+}
+
+// countPanic reports a defect. What panicked is closed, and nothing else.
+func (e *Engine) countPanic(what, which string, value any, stack []byte) {
+	e.counters.panics.Add(1)
+	e.config.Logger.Error("a machine panicked and is closed", "what", what, "which", which, "panic", fmt.Sprint(value), "stack", string(stack))
+}
+
+// logRejected tells why a peer was not let in. Strangers can cause it, so it is
+// limited for each source.
+func (e *Engine) logRejected(now time.Time, h *ike.HalfOpen, tunnel string, err error) {
+	if e.rejections.allow(h.Remote().Addr(), now) {
+		e.config.Logger.Warn("peer rejected", "remote", h.Remote(), "peer", h.PeerID(), "wants", h.LocalID(), "tunnel", tunnel, "error", err)
+	}
+}
+
+// opName names an operation without its keys.
+func opName(op dataplane.Op) string {
+	switch op.(type) {
+	case dataplane.InstallSA:
+		return "install SA"
+	case dataplane.RemoveSA:
+		return "remove SA"
+	case dataplane.SetPolicy:
+		return "set policy"
+	case dataplane.RemovePolicy:
+		return "remove policy"
+	case dataplane.UpdateEndpoints:
+		return "update endpoints"
+	}
+	return "unknown"
+}
+
+// logEvent writes an event for people. Identities and addresses are not
+// secret; keys are in none of them.
+func logEvent(l *slog.Logger, tunnel string, what any) {
+	switch ev := what.(type) {
+	case ike.IKEUp:
+		l.Info("IKE SA up", "tunnel", tunnel, "peer", ev.SA.RemoteID, "remote", ev.SA.Remote, "suite", ev.SA.Suite, "spi", ev.SA.LocalSPI)
+	case ike.IKEDown:
+		l.Info("IKE SA down", "tunnel", tunnel, "reason", ev.Reason, "spi", ev.SA.LocalSPI)
+	case ike.IKERekeyed:
+		l.Info("IKE SA rekeyed", "tunnel", tunnel, "old", ev.Old.LocalSPI, "new", ev.New.LocalSPI)
+	case ike.ChildUp:
+		l.Info("Child SA up", "tunnel", tunnel, "child", ev.SA.Name, "suite", ev.SA.Suite, "spi", spiText(ev.SA.InboundSPI))
+	case ike.ChildDown:
+		l.Info("Child SA down", "tunnel", tunnel, "child", ev.SA.Name, "reason", ev.Reason, "spi", spiText(ev.SA.InboundSPI))
+	case ike.ChildRekeyed:
+		l.Info("Child SA rekeyed", "tunnel", tunnel, "child", ev.New.Name, "old", spiText(ev.Old.InboundSPI), "new", spiText(ev.New.InboundSPI))
+	case ike.Failed:
+		l.Warn("negotiation failed", "tunnel", tunnel, "child", ev.Child, "error", ev.Err)
+	case ike.Closed:
+		l.Info("tunnel closed", "tunnel", tunnel)
+	}
+}
+
+func spiText(spi uint32) string { return fmt.Sprintf("%08x", spi) }

@@ -1,0 +1,30 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/ike"
+)
+
+// Event is something that happened to a tunnel.
+type Event struct {
+	Time   time.Time
+	Tunnel string
+	// What is one of ike.IKEUp, ike.IKEDown, ike.IKERekeyed, ike.ChildUp,
+	// ike.ChildDown, ike.ChildRekeyed, ike.Failed and ike.Closed, or Panicked.
+	What any
+	// Replaced counts the earlier events of this tunnel that this reader was
+	// too slow for.
+	Replaced int
+}
+
+// Panicked says that the tunnel's machine panicked: a defect. Its SAs are
+// gone, its policies stay and drop what they protect; Apply starts it anew.
+type Panicked struct{ Value string }
+
+// TunnelStatus is what a tunnel was when it last changed.
+type TunnelStatus struct {
+	ike.Status
+	// Panicked is what its machine panicked with, empty while it runs.
+	Panicked string
+}

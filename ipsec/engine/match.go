@@ -1,0 +1,181 @@
+package engine
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
+)
+
+// matcher finds the tunnel that a peer means. It is immutable; Apply makes a
+// new one.
+type matcher struct {
+	// responders are the tunnels that a peer may begin, in the order of their
+	// names.
+	responders []target
+	// known are the addresses of all configured peers.
+	known map[netip.Addr]struct{}
+	// byRemote is how to answer an IKE_SA_INIT request from the address of a
+	// configured peer, anywhere from all others.
+	byRemote map[netip.Addr]*welcome
+	anywhere *welcome
+}
+
+// target is a tunnel with the configuration that Apply gave it.
+type target struct {
+	tunnel *tunnel
+	config TunnelConfig
+}
+
+// welcome is what a responder needs to know before it knows the tunnel.
+type welcome struct {
+	proposals  []suite.IKEProposal
+	seen       []string
+	natPort    uint16
+	forceEncap bool
+}
+
+func newMatcher(targets []target) *matcher {
+	m := &matcher{
+		known:    make(map[netip.Addr]struct{}),
+		byRemote: make(map[netip.Addr]*welcome),
+		anywhere: &welcome{},
+	}
+	for _, t := range targets {
+		remote := t.config.Remote.Addr().Unmap()
+		if specified(remote) {
+			m.known[remote] = struct{}{}
+		}
+		if t.config.Role == ike.RoleInitiator {
+			continue
+		}
+		m.responders = append(m.responders, t)
+		if t.movable() {
+			m.anywhere.add(t.config)
+		}
+		if specified(remote) {
+			if m.byRemote[remote] == nil {
+				m.byRemote[remote] = &welcome{}
+			}
+			m.byRemote[remote].add(t.config)
+		}
+	}
+	for _, w := range m.byRemote {
+		w.addProposals(m.anywhere.proposals)
+	}
+	return m
+}
+
+// movable reports whether the peer may come from another address than the
+// configured one: if it is recognised by its identity, as behind a NAT, or if
+// none is configured.
+func (t target) movable() bool {
+	return !t.config.Peer.ID.IsZero() || !specified(t.config.Remote.Addr())
+}
+
+func (w *welcome) add(c TunnelConfig) {
+	if w.natPort == 0 {
+		w.natPort = c.NATPort
+	}
+	w.forceEncap = w.forceEncap || c.ForceEncap
+	if len(c.Proposals) == 0 {
+		w.addProposals(suite.DefaultIKE())
+		return
+	}
+	w.addProposals(c.Proposals)
+}
+
+func (w *welcome) addProposals(ps []suite.IKEProposal) {
+	for _, p := range ps {
+		if s := p.String(); !slices.Contains(w.seen, s) {
+			w.seen, w.proposals = append(w.seen, s), append(w.proposals, p)
+		}
+	}
+}
+
+// welcome returns how to answer a peer at remote, nil if no tunnel can be
+// meant. The proposals of tunnels with this address go first.
+func (m *matcher) welcome(remote netip.Addr) *welcome {
+	if w := m.byRemote[remote.Unmap()]; w != nil {
+		return w
+	}
+	if len(m.anywhere.proposals) == 0 {
+		return nil
+	}
+	return m.anywhere
+}
+
+// pick returns the tunnel that fits best, nil if none does. An identity that is
+// named weighs more than an address, the peer's more than ours. Among equals a
+// tunnel that is down is meant rather than one that is up, so that several
+// tunnels to a peer of one identity all find their counterpart; then the first
+// name, so that the same peer gets the same tunnel. idr is zero if the peer did
+// not say whom it wants (RFC 7296, Section 1.2).
+func (m *matcher) pick(local, remote netip.Addr, idi, idr ident.ID) *tunnel {
+	var best *tunnel
+	bestScore := 0
+	for _, t := range m.responders {
+		if score := t.score(local, remote, idi, idr); score > bestScore {
+			best, bestScore = t.tunnel, score
+		}
+	}
+	return best
+}
+
+// score returns 0 if the tunnel is not meant.
+func (t target) score(local, remote netip.Addr, idi, idr ident.ID) int {
+	score := 1
+	if !t.config.Peer.ID.IsZero() {
+		if !t.config.Peer.ID.Equal(idi) {
+			return 0
+		}
+		score += 64
+	}
+	switch fitOf(t.config.Remote.Addr(), remote) {
+	case fitsExactly:
+		score += 32
+	case fitsAny:
+		score += 16
+	default:
+		if !t.movable() {
+			return 0
+		}
+	}
+	if !idr.IsZero() {
+		if !t.config.Credentials.ID.Equal(idr) {
+			return 0
+		}
+		score += 8
+	}
+	switch fitOf(t.config.Local.Addr(), local) {
+	case fitsExactly:
+		score += 4
+	case fitsAny:
+		score += 2
+	}
+	if t.tunnel.status.Load().State != ike.StateUp {
+		score++
+	}
+	return score
+}
+
+// fit is how an address fits the configured one.
+type fit uint8
+
+const (
+	fitsNot fit = iota
+	fitsAny
+	fitsExactly
+)
+
+func fitOf(configured, actual netip.Addr) fit {
+	switch {
+	case !specified(configured):
+		return fitsAny
+	case configured.Unmap() == actual.Unmap():
+		return fitsExactly
+	}
+	return fitsNot
+}
