@@ -1,0 +1,121 @@
+package plan
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+var rewrite = flag.Bool("rewrite", false, "rewrite the golden files in testdata; review what changes")
+
+// Golden plans, reviewed like code: what an edge is to run for each sort of
+// mesh.
+func TestGolden(t *testing.T) {
+	for name, b := range goldenTopologies() {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join("testdata", name+".txt")
+			got := render(t, Make(b.snapshot()))
+			if *rewrite {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatalf("%v; run the test with -rewrite", err)
+			}
+			if got != string(want) {
+				t.Errorf("the plan differs from %s; if it should, run the test with -rewrite and review:\n%s", path, got)
+			}
+		})
+	}
+}
+
+func goldenTopologies() map[string]*builder {
+	full := fullMeshOf(3)
+	put(full, &full.Revocations, "networks/demo/revocations/2a", &storev1.Revocation{Name: "networks/demo/revocations/2a"})
+
+	transit := hubAndSpokeOf(3, true)
+	transit.mesh("direct", links([2]string{"spoke-00000", "spoke-00002"}))
+
+	hubs := hubAndSpokeOf(2, true)
+	hubs.site("hub2", map[string]string{"role": "hub"}, "172.17.0.0/16")
+	hubs.edge("hub2", "hub2", uplink("wan1", "203.0.113.2"))
+
+	explicit := fullMeshOf(3)
+	explicit.mesh("all", links([2]string{"site-00000", "site-00002"}))
+
+	odd := fullMeshOf(4)
+	mpls := uplink("mpls", "192.168.0.1")
+	mpls.TransportClass, mpls.Cost = swanherdv1.TransportClass_TRANSPORT_CLASS_MPLS, 10
+	six := uplink("wan1", "fe80::1", "2001:db8::1", "198.18.0.9")
+	six.Port = 4501
+	odd.uplinks("site-00000", six, mpls)
+	odd.uplinks("site-00001")                              // nothing known of it
+	odd.uplinks("site-00002", uplink("v6", "2001:db8::2")) // IPv6 only
+	put(odd, &odd.Edges, edgeName("site-00003"), &swanherdv1.Edge{Name: edgeName("site-00003"), Site: siteName("site-00003"), Disabled: true})
+	put(odd, &odd.Profiles, "networks/demo/profiles/default", &swanherdv1.Profile{
+		Name: "networks/demo/profiles/default", IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
+		EspProposals: []string{"aes256gcm16-x25519-esn"}, ChildRekeyBytes: 1 << 30, ReplayWindow: 4096,
+	})
+
+	wide := fullMeshOf(2)
+	var prefixes []string
+	for i := range maxSelectors + 1 {
+		prefixes = append(prefixes, fmt.Sprintf("10.200.%d.0/24", 2*i))
+	}
+	wide.site("site-00000", nil, prefixes...)
+
+	return map[string]*builder{
+		"full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
+		"two-hubs": hubs, "explicit-links": explicit, "odd-edges": odd, "many-prefixes": wide,
+	}
+}
+
+// render writes a plan for people: protojson's own spacing varies on purpose.
+func render(t *testing.T, p *Plan) string {
+	t.Helper()
+	var b strings.Builder
+	write := func(m proto.Message) {
+		raw, err := protojson.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var v any
+		if err := json.Unmarshal(raw, &v); err != nil {
+			t.Fatal(err)
+		}
+		nice, err := json.MarshalIndent(v, "  ", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.WriteString("  " + string(nice) + "\n")
+	}
+	for row := range p.Tunnels.All() {
+		fmt.Fprintf(&b, "tunnel %s\n", row.Name)
+		write(row.Value)
+	}
+	for row := range p.Intents.All() {
+		fmt.Fprintf(&b, "edge %s digest %x\n", row.Name, row.Value.Digest)
+		for _, r := range row.Value.List() {
+			fmt.Fprintf(&b, "  resource %s version %x\n", r.GetName(), r.GetVersion())
+			if r.GetSettings() != nil {
+				write(r.GetSettings())
+			} else {
+				write(r.GetTunnel())
+			}
+		}
+	}
+	return b.String()
+}

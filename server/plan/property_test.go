@@ -1,0 +1,326 @@
+package plan
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// Whatever changes in whatever order: planning the change gives what planning
+// everything gives, the changes told are those that there are, and both ends of
+// every tunnel agree.
+func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b := newBuilder()
+		populate(t, b)
+		planner := NewPlanner()
+		before := &Plan{}
+		t.Repeat(map[string]func(*rapid.T){
+			"site":    func(t *rapid.T) { randomSite(t, b) },
+			"edge":    func(t *rapid.T) { randomEdge(t, b) },
+			"uplinks": func(t *rapid.T) { b.uplinks(drawID(t, "edge"), randomUplinks(t)...) },
+			"mesh":    func(t *rapid.T) { randomMesh(t, b) },
+			"remove":  func(t *rapid.T) { randomRemoval(t, b) },
+			"profile": func(t *rapid.T) {
+				put(b, &b.Profiles, "networks/demo/profiles/default", &swanherdv1.Profile{
+					Name: "networks/demo/profiles/default", ReplayWindow: rapid.SampledFrom([]uint32{0, 64, 2048}).Draw(t, "window"),
+				})
+			},
+			"revocation": func(t *rapid.T) {
+				name := "networks/demo/revocations/" + rapid.StringMatching(`[0-9a-f]{2}`).Draw(t, "serial")
+				put(b, &b.Revocations, name, &storev1.Revocation{Name: name})
+			},
+			"network": func(t *rapid.T) {
+				if rapid.Bool().Draw(t, "exists") {
+					put(b, &b.Networks, "networks/demo", &swanherdv1.Network{Name: "networks/demo"})
+				} else {
+					drop(b, &b.Networks, "networks/demo")
+				}
+			},
+			"": func(t *rapid.T) {
+				top := b.snapshot()
+				plan, changes := planner.Update(top)
+				checkSame(t, plan, Make(top))
+				checkChanges(t, before, plan, changes)
+				checkEnds(t, plan)
+				if names := slices.Sorted(maps.Keys(TunnelNames(top))); !slices.Equal(names, names2(plan)) {
+					t.Fatalf("TunnelNames = %v, the plan has %v", names, names2(plan))
+				}
+				before = plan
+			},
+		})
+	})
+}
+
+// populate makes an edge per site and a mesh, so that changes soon meet one
+// another.
+func populate(t *rapid.T, b *builder) {
+	for i, id := range []string{"a", "b", "c", "d", "e--x", "f"} {
+		b.site(id, map[string]string{"role": []string{"hub", "spoke"}[min(1, i/2)]}, fmt.Sprintf("10.%d.0.0/16", id[0]-'a'))
+		b.edge(id, id, uplink("wan0", fmt.Sprintf("192.0.2.%d", i+1)))
+	}
+	b.mesh("one", hubAndSpoke(labelled("role", "hub"), labelled("role", "spoke"), true))
+	if rapid.Bool().Draw(t, "second mesh") {
+		randomMesh(t, b)
+	}
+}
+
+func names2(p *Plan) []string {
+	var names []string
+	for row := range p.Tunnels.All() {
+		names = append(names, row.Name)
+	}
+	return names
+}
+
+func drawID(t *rapid.T, kind string) string {
+	return rapid.SampledFrom([]string{"a", "b", "c", "d", "e--x", "f"}).Draw(t, kind)
+}
+
+func randomSite(t *rapid.T, b *builder) {
+	id := drawID(t, "site")
+	n := int(id[0] - 'a')
+	all := []string{fmt.Sprintf("10.%d.0.0/16", n), fmt.Sprintf("172.16.%d.0/24", n), fmt.Sprintf("2001:db8:%d::/48", n)}
+	var prefixes []string
+	for _, p := range all {
+		if rapid.Bool().Draw(t, "has "+p) {
+			prefixes = append(prefixes, p)
+		}
+	}
+	role := rapid.SampledFrom([]string{"hub", "spoke", "other"}).Draw(t, "role")
+	b.site(id, map[string]string{"role": role}, prefixes...)
+}
+
+func randomEdge(t *rapid.T, b *builder) {
+	id := drawID(t, "edge")
+	put(b, &b.Edges, edgeName(id), &swanherdv1.Edge{
+		Name: edgeName(id), Site: siteName(drawID(t, "site")), Disabled: rapid.IntRange(0, 3).Draw(t, "disabled") == 0,
+	})
+}
+
+func randomUplinks(t *rapid.T) []*swanherdv1.Uplink {
+	var uplinks []*swanherdv1.Uplink
+	for i := range rapid.IntRange(0, 3).Draw(t, "uplinks") {
+		u := uplink(fmt.Sprintf("wan%d", i))
+		u.TransportClass = swanherdv1.TransportClass(rapid.IntRange(1, 3).Draw(t, "class"))
+		u.Cost = uint32(rapid.IntRange(0, 2).Draw(t, "cost"))
+		if rapid.Bool().Draw(t, "v4") {
+			u.Addresses = append(u.Addresses, fmt.Sprintf("192.0.2.%d", rapid.IntRange(1, 9).Draw(t, "host")))
+		}
+		if rapid.Bool().Draw(t, "v6") {
+			u.Addresses = append(u.Addresses, "fe80::1", fmt.Sprintf("2001:db8::%d", rapid.IntRange(1, 9).Draw(t, "host")))
+		}
+		uplinks = append(uplinks, u)
+	}
+	return uplinks
+}
+
+func randomSelector(t *rapid.T, name string) *swanherdv1.SiteSelector {
+	switch rapid.IntRange(0, 2).Draw(t, name) {
+	case 0:
+		return allSites
+	case 1:
+		return labelled("role", rapid.SampledFrom([]string{"hub", "spoke"}).Draw(t, "label"))
+	default:
+		return &swanherdv1.SiteSelector{Sites: []string{siteName(drawID(t, "selected")), siteName(drawID(t, "selected"))}}
+	}
+}
+
+func randomMesh(t *rapid.T, b *builder) {
+	id := rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh")
+	switch rapid.IntRange(0, 2).Draw(t, "kind") {
+	case 0:
+		b.mesh(id, fullMesh(randomSelector(t, "sites")))
+	case 1:
+		b.mesh(id, hubAndSpoke(randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit")))
+	default:
+		b.mesh(id, links([2]string{drawID(t, "a"), drawID(t, "b")}, [2]string{drawID(t, "a"), drawID(t, "b")}))
+	}
+}
+
+func randomRemoval(t *rapid.T, b *builder) {
+	id := drawID(t, "removed")
+	switch rapid.IntRange(0, 4).Draw(t, "kind") {
+	case 0:
+		drop(b, &b.Sites, siteName(id))
+	case 1:
+		drop(b, &b.Edges, edgeName(id))
+	case 2:
+		drop(b, &b.EdgeStatuses, edgeName(id))
+	case 3:
+		drop(b, &b.Meshes, meshName(rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh")))
+	default:
+		drop(b, &b.Profiles, "networks/demo/profiles/default")
+	}
+}
+
+func checkSame(t *rapid.T, got, want *Plan) {
+	intents := maps.Collect(byName(got.Intents))
+	if got.Intents.Len() != want.Intents.Len() || got.Tunnels.Len() != want.Tunnels.Len() {
+		t.Fatalf("%d intents and %d tunnels, the full plan has %d and %d",
+			got.Intents.Len(), got.Tunnels.Len(), want.Intents.Len(), want.Tunnels.Len())
+	}
+	for row := range want.Intents.All() {
+		have := intents[row.Name]
+		if have == nil || !bytes.Equal(have.Digest, row.Value.Digest) {
+			t.Fatalf("%s: %v, the full plan has %v", row.Name, have.List(), row.Value.List())
+		}
+		for r := range row.Value.Resources.All() {
+			if !proto.Equal(have.Resources.Value(r.Name), r.Value) {
+				t.Fatalf("%s: %v, the full plan has %v", r.Name, have.Resources.Value(r.Name), r.Value)
+			}
+		}
+	}
+	for row := range want.Tunnels.All() {
+		if have := got.Tunnels.Value(row.Name); !proto.Equal(have, row.Value) {
+			t.Fatalf("%s: %v, the full plan has %v", row.Name, have, row.Value)
+		}
+	}
+}
+
+func byName[T any](t model.Table[T]) func(func(string, T) bool) {
+	return func(yield func(string, T) bool) {
+		for row := range t.All() {
+			if !yield(row.Name, row.Value) {
+				return
+			}
+		}
+	}
+}
+
+// checkChanges holds what Update told against what differs.
+func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
+	var want Changes
+	for c := range model.Diff(before.Intents, after.Intents) {
+		switch {
+		case c.New == nil:
+			want.RemovedIntents = append(want.RemovedIntents, c.Name)
+		case c.Old == nil || !bytes.Equal(c.Old.Value.Digest, c.New.Value.Digest):
+			want.Intents = append(want.Intents, c.Name)
+		}
+	}
+	for c := range model.Diff(before.Tunnels, after.Tunnels) {
+		switch {
+		case c.New == nil:
+			want.RemovedTunnels = append(want.RemovedTunnels, c.Name)
+		case c.Old == nil || !proto.Equal(c.Old.Value, c.New.Value):
+			want.Tunnels = append(want.Tunnels, c.Name)
+		}
+	}
+	if !slices.Equal(got.Intents, want.Intents) || !slices.Equal(got.RemovedIntents, want.RemovedIntents) ||
+		!slices.Equal(got.Tunnels, want.Tunnels) || !slices.Equal(got.RemovedTunnels, want.RemovedTunnels) {
+		t.Fatalf("changes are %+v, want %+v", got, want)
+	}
+}
+
+// checkEnds checks that the two ends of each tunnel are each other's mirror,
+// and that no edge has a tunnel without an other end.
+func checkEnds(t *rapid.T, p *Plan) {
+	ends := 0
+	for row := range p.Intents.All() {
+		ends += row.Value.Resources.Len() - 1
+	}
+	if ends != 2*p.Tunnels.Len() {
+		t.Fatalf("%d tunnels have %d ends", p.Tunnels.Len(), ends)
+	}
+	for row := range p.Tunnels.All() {
+		tunnel := row.Value
+		a := p.Intents.Value(tunnel.GetA().GetEdge()).Resources.Value(row.Name).GetTunnel()
+		b := p.Intents.Value(tunnel.GetB().GetEdge()).Resources.Value(row.Name).GetTunnel()
+		if a == nil || b == nil {
+			t.Fatalf("%s lacks an end", row.Name)
+		}
+		initiator := swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR
+		if (a.GetRole() == initiator) == (b.GetRole() == initiator) {
+			t.Fatalf("%s: roles %v and %v", row.Name, a.GetRole(), b.GetRole())
+		}
+		for _, e := range []*swanherdv1.TunnelIntent{a, b} {
+			other := b
+			if e == b {
+				other = a
+			}
+			if e.GetRole() == initiator && len(e.GetRemoteEndpoints()) == 0 && len(other.GetRemoteEndpoints()) > 0 {
+				t.Fatalf("%s: the initiator does not know where to, the responder would", row.Name)
+			}
+		}
+		if a.GetAuthentication().GetLocalId() != b.GetAuthentication().GetRemoteId() ||
+			b.GetAuthentication().GetLocalId() != a.GetAuthentication().GetRemoteId() {
+			t.Fatalf("%s: identities %v and %v", row.Name, a.GetAuthentication(), b.GetAuthentication())
+		}
+		if len(a.GetChildren()) == 0 || len(a.GetChildren()) != len(b.GetChildren()) {
+			t.Fatalf("%s: children %v and %v", row.Name, a.GetChildren(), b.GetChildren())
+		}
+		for i, c := range a.GetChildren() {
+			mirror := proto.CloneOf(b.GetChildren()[i])
+			mirror.LocalTs, mirror.RemoteTs = mirror.GetRemoteTs(), mirror.GetLocalTs()
+			if !proto.Equal(c, mirror) {
+				t.Fatalf("%s: children %v and, mirrored, %v", row.Name, c, mirror)
+			}
+		}
+	}
+}
+
+func TestPrefixSet(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) []netip.Prefix {
+			var list []netip.Prefix
+			for range rapid.IntRange(0, 8).Draw(t, name) {
+				// A small space, so that overlaps and neighbours are frequent.
+				addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 255).Draw(t, "addr"))})
+				list = append(list, netip.PrefixFrom(addr, rapid.IntRange(24, 32).Draw(t, "bits")).Masked())
+			}
+			return list
+		}
+		a, b := draw("a"), draw("b")
+		union := newPrefixSet(slices.Clone(a))
+		rest := union.without(b)
+		for _, set := range []prefixSet{union, rest} {
+			for i := 1; i < len(set); i++ {
+				if set[i-1].Compare(set[i]) >= 0 || set[i-1].Overlaps(set[i]) {
+					t.Fatalf("%v is not ascending and disjoint", set)
+				}
+			}
+		}
+		if again := newPrefixSet(slices.Clone([]netip.Prefix(union))); !slices.Equal(again, union) {
+			t.Fatalf("%v is not the shortest form, %v is", union, again)
+		}
+		in := func(set []netip.Prefix, addr netip.Addr) bool {
+			return slices.ContainsFunc(set, func(p netip.Prefix) bool { return p.Contains(addr) })
+		}
+		for i := range 256 {
+			addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})
+			if in(union, addr) != in(a, addr) || in(rest, addr) != (in(a, addr) && !in(b, addr)) {
+				t.Fatalf("%s: union of %v is %v, less %v is %v", addr, a, union, b, rest)
+			}
+		}
+	})
+}
+
+func TestTunnelNamesDoNotCollide(t *testing.T) {
+	b := newBuilder()
+	for i, id := range []string{"a", "a--b", "b--c", "c"} {
+		b.site(id, nil, fmt.Sprintf("10.%d.0.0/16", i))
+		b.edge(id, id)
+	}
+	b.mesh("all", fullMesh(allSites))
+	p := Make(b.snapshot())
+	if p.Tunnels.Len() != 6 {
+		t.Errorf("%d tunnels, want 6", p.Tunnels.Len())
+	}
+	for row := range p.Tunnels.All() {
+		if _, err := model.ParseTunnelName(row.Name); err != nil || strings.Count(row.Name, "/") != 3 {
+			t.Errorf("tunnel name: %v", err)
+		}
+	}
+}
