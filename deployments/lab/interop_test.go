@@ -39,7 +39,7 @@ func TestInteropStrongSwan(t *testing.T) {
 }
 
 // buildAgent compiles swanherd-edge once for all cases.
-func buildAgent(t *testing.T) string {
+func buildAgent(t testing.TB) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "swanherd-edge")
 	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", file, "github.com/swanherd/swanherd/edge/cmd/swanherd-edge").CombinedOutput()
@@ -51,50 +51,115 @@ func buildAgent(t *testing.T) string {
 
 const psk = "a pre-shared key of the test"
 
-// interop is one case: two gateways on a link, a host behind each.
-type interop struct {
-	t                *testing.T
-	ctx              context.Context
-	agent            string
-	auth, initiator  string
-	ours, theirs     *lab.Namespace
-	oursLAN, tgtLAN  *lab.Namespace
-	dir              string
-	program          *lab.Program
-	charon           *lab.Charon
-	oursHost, tgHost netip.Addr
+// pair is two gateways on a link with a host behind each: 10.1.0.2 behind ours,
+// 10.2.0.2 behind theirs.
+type pair struct {
+	t                  testing.TB
+	ctx                context.Context
+	dir                string
+	ours, theirs       *lab.Namespace
+	oursLAN, theirsLAN *lab.Namespace
+	oursHost           netip.Addr
+	theirsHost         netip.Addr
 }
 
-func newInterop(t *testing.T, agent, auth, initiator string) *interop {
+func newPair(t testing.TB, patience time.Duration) *pair {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
-	x := &interop{
-		t: t, ctx: ctx, agent: agent, auth: auth, initiator: initiator, dir: t.TempDir(),
-		oursHost: netip.MustParseAddr("10.1.0.2"), tgHost: netip.MustParseAddr("10.2.0.2"),
+	x := &pair{
+		t: t, ctx: ctx, dir: t.TempDir(),
+		oursHost: netip.MustParseAddr("10.1.0.2"), theirsHost: netip.MustParseAddr("10.2.0.2"),
 	}
 	n := lab.New()
 	t.Cleanup(func() { n.Close() })
-	for name, at := range map[string]**lab.Namespace{"ours": &x.ours, "theirs": &x.theirs, "ours-lan": &x.oursLAN, "theirs-lan": &x.tgtLAN} {
+	for name, at := range map[string]**lab.Namespace{"ours": &x.ours, "theirs": &x.theirs, "ours-lan": &x.oursLAN, "theirs-lan": &x.theirsLAN} {
 		ns, err := n.Add(name)
 		x.must(err)
 		*at = ns
 	}
 	p := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	everything := netip.MustParsePrefix("0.0.0.0/0")
 	x.must(n.Link(lab.End{Host: x.ours, Interface: "wan1", Addresses: p("192.0.2.1/24")}, lab.End{Host: x.theirs, Interface: "wan1", Addresses: p("192.0.2.2/24")}))
 	x.must(n.Link(lab.End{Host: x.ours, Interface: "lan0", Addresses: p("10.1.0.1/24")}, lab.End{Host: x.oursLAN, Interface: "eth0", Addresses: p("10.1.0.2/24")}))
-	x.must(n.Link(lab.End{Host: x.theirs, Interface: "lan0", Addresses: p("10.2.0.1/24")}, lab.End{Host: x.tgtLAN, Interface: "eth0", Addresses: p("10.2.0.2/24")}))
-	x.must(x.oursLAN.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.1.0.1")))
-	x.must(x.tgtLAN.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("10.2.0.1")))
-	x.must(x.theirs.Route(netip.MustParsePrefix("0.0.0.0/0"), netip.MustParseAddr("192.0.2.1")))
+	x.must(n.Link(lab.End{Host: x.theirs, Interface: "lan0", Addresses: p("10.2.0.1/24")}, lab.End{Host: x.theirsLAN, Interface: "eth0", Addresses: p("10.2.0.2/24")}))
+	x.must(x.oursLAN.Route(everything, netip.MustParseAddr("10.1.0.1")))
+	x.must(x.theirsLAN.Route(everything, netip.MustParseAddr("10.2.0.1")))
+	x.must(x.ours.Route(everything, netip.MustParseAddr("192.0.2.2")))
+	x.must(x.theirs.Route(everything, netip.MustParseAddr("192.0.2.1")))
 	return x
 }
 
-func (x *interop) must(err error) {
+func (x *pair) must(err error) {
 	x.t.Helper()
 	if err != nil {
 		x.t.Fatal(err)
 	}
+}
+
+// awaitPing pings until an answer comes, or a program has ended.
+func (x *pair) awaitPing(what string, programs ...*lab.Program) {
+	x.t.Helper()
+	for {
+		_, err := x.oursLAN.Ping(x.ctx, x.oursHost, x.theirsHost, 1)
+		if err == nil {
+			return
+		}
+		if x.ctx.Err() != nil {
+			x.t.Fatalf("waited in vain for %s: %v", what, err)
+		}
+		for _, p := range programs {
+			select {
+			case <-p.Done():
+				x.t.Fatalf("waiting for %s: a gateway ended:\n%s", what, p.Output())
+			default:
+			}
+		}
+	}
+}
+
+// ping passes traffic both ways.
+func (x *pair) ping(when string) {
+	x.t.Helper()
+	if _, err := x.oursLAN.Ping(x.ctx, x.oursHost, x.theirsHost, 10); err != nil {
+		x.t.Fatalf("%s: %v", when, err)
+	}
+	if _, err := x.theirsLAN.Ping(x.ctx, x.theirsHost, x.oursHost, 10); err != nil {
+		x.t.Fatalf("%s: %v", when, err)
+	}
+}
+
+func (x *pair) sub(name string) string {
+	dir := filepath.Join(x.dir, name)
+	x.must(os.MkdirAll(dir, 0o700))
+	return dir
+}
+
+func (x *pair) write(name, text string) string {
+	file := filepath.Join(x.dir, name)
+	x.must(os.MkdirAll(filepath.Dir(file), 0o700))
+	x.must(os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+func (x *pair) read(name string) string {
+	b, err := os.ReadFile(filepath.Join(x.dir, name))
+	x.must(err)
+	return string(b)
+}
+
+// interop is one case: our agent on one side, strongSwan on the other.
+type interop struct {
+	*pair
+	agent           string
+	auth, initiator string
+	program         *lab.Program
+	charon          *lab.Charon
+}
+
+func newInterop(t *testing.T, agent, auth, initiator string) *interop {
+	t.Helper()
+	return &interop{pair: newPair(t, 60*time.Second), agent: agent, auth: auth, initiator: initiator}
 }
 
 func (x *interop) run() {
@@ -110,7 +175,8 @@ func (x *interop) run() {
 	if x.initiator == "theirs" {
 		x.initiate()
 	}
-	x.awaitPing("the tunnel to come up")
+	x.awaitPing("the tunnel to come up", x.program, x.charon.Program)
+	x.ping("at once")
 	for _, what := range []string{"--child", "--ike"} {
 		name := "net"
 		if what == "--ike" {
@@ -145,35 +211,6 @@ func (x *interop) initiate() {
 	}
 }
 
-func (x *interop) awaitPing(what string) {
-	x.t.Helper()
-	for {
-		_, err := x.oursLAN.Ping(x.ctx, x.oursHost, x.tgHost, 1)
-		if err == nil {
-			break
-		}
-		select {
-		case <-x.ctx.Done():
-			x.t.Fatalf("waited in vain for %s: %v", what, err)
-		case <-x.program.Done():
-			x.t.Fatalf("waiting for %s: our agent ended", what)
-		default:
-		}
-	}
-	x.ping("at once")
-}
-
-// ping passes traffic both ways.
-func (x *interop) ping(when string) {
-	x.t.Helper()
-	if _, err := x.oursLAN.Ping(x.ctx, x.oursHost, x.tgHost, 10); err != nil {
-		x.t.Fatalf("%s: %v", when, err)
-	}
-	if _, err := x.tgtLAN.Ping(x.ctx, x.tgHost, x.oursHost, 10); err != nil {
-		x.t.Fatalf("%s: %v", when, err)
-	}
-}
-
 func (x *interop) showLogs() {
 	if x.t.Failed() {
 		x.t.Logf("strongSwan:\n%s", x.charon.Output())
@@ -181,19 +218,6 @@ func (x *interop) showLogs() {
 			x.t.Logf("ours:\n%s", x.program.Output())
 		}
 	}
-}
-
-func (x *interop) sub(name string) string {
-	dir := filepath.Join(x.dir, name)
-	x.must(os.MkdirAll(dir, 0o700))
-	return dir
-}
-
-func (x *interop) write(name, text string) string {
-	file := filepath.Join(x.dir, name)
-	x.must(os.MkdirAll(filepath.Dir(file), 0o700))
-	x.must(os.WriteFile(file, []byte(text), 0o600))
-	return file
 }
 
 func (x *interop) swanctlConf() string {
@@ -264,12 +288,6 @@ func (x *interop) intent() string {
         localTs: [10.1.0.0/24]
         remoteTs: [10.2.0.0/24]
 `, role, method)
-}
-
-func (x *interop) read(name string) string {
-	b, err := os.ReadFile(filepath.Join(x.dir, name))
-	x.must(err)
-	return string(b)
 }
 
 // writeCredentials makes an authority and a certificate for each side: Ed25519
