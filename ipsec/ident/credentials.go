@@ -193,7 +193,7 @@ func (r *Roots) Request() *wire.CertReq {
 }
 
 // MinRSABits is the least modulus of an RSA key that is accepted (RFC 8247,
-// Section 4.1); maxRSABits bounds the work that a certificate can cause.
+// Section 3.1.1); maxRSABits bounds the work that a certificate can cause.
 const (
 	MinRSABits = 2048
 	maxRSABits = 8192

@@ -223,10 +223,10 @@ func pathRevoked(remote Remote, path []*x509.Certificate) error {
 // oidIPsecIKE is id-kp-ipsecIKE (RFC 4945, Section 5.1.3.12).
 var oidIPsecIKE = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 3, 17}
 
-// checkUsage holds what RFC 4945, Sections 5.1.3.2 and 5.1.3.12, says of the
-// certificate of an IKE peer: if it restricts the use of its key, signing must
-// be allowed, and for IKE, for any purpose, or for TLS, which many authorities
-// write for lack of anything better.
+// checkUsage holds RFC 4945, Section 5.1.3.2: a certificate that restricts the
+// use of its key must allow signing. If it restricts the purpose too, that must
+// be IKE or any (Section 5.1.3.12) or, contrary to that section, TLS, which
+// many authorities write for lack of anything better.
 func checkUsage(c *x509.Certificate) error {
 	if c.KeyUsage != 0 && c.KeyUsage&(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0 {
 		return usageError(c, "its key usage does not include digitalSignature")

@@ -46,8 +46,7 @@ var ciphers = []cipherSpec{
 	// RFC 4106, Section 8.1; RFC 5282, Section 7.1.
 	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1},
 	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1},
-	// RFC 7634, Section 4: no Key Length attribute, 32 octets of key and 4
-	// of salt.
+	// RFC 7634, Section 2.
 	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1},
 	// RFC 3602.
 	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16},

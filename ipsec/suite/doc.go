@@ -26,8 +26,31 @@
 //   - RFC 5282, RFC 4106: AES-GCM with a 16-octet ICV (128 and 256 bits)
 //   - RFC 7634: ChaCha20-Poly1305
 //   - RFC 3602, RFC 4868: AES-CBC with HMAC-SHA2; PRF-HMAC-SHA2
-//   - RFC 8031: X25519; RFC 5903: ECP groups 256 and 384; RFC 6989: checks of
-//     public values
+//   - RFC 8031, RFC 7748: X25519; RFC 5903: ECP groups 256 and 384; RFC 6989:
+//     checks of public values
+//
+// How the rules are read where the standards leave room:
+//
+//   - The responder's order decides, over the whole policy, not the order of
+//     the offer (RFC 7296, Section 2.7, lets it choose any).
+//   - A malformed or foreign proposal is skipped and the next one considered
+//     (Section 3.3.6); an answer that is not one transform of each offered type
+//     ends the exchange.
+//   - A combined-mode cipher goes with no integrity algorithm, or with NONE as
+//     the only one; in both cases the answer repeats what the offer had
+//     (Sections 2.7 and 3.3).
+//   - An unknown transform type, which additional key exchanges (RFC 9370) are
+//     here, makes a proposal unacceptable; an unknown attribute, only its
+//     transform (Section 3.3.6). Peers that offer RFC 9370 as an option send a
+//     second proposal without it.
+//   - AES needs the Key Length attribute (RFC 5282, Section 7.3), and no other
+//     algorithm here may have one (RFC 7296, Section 3.3.5).
+//   - Nonces have at least half the key length of the PRF that was chosen
+//     (Section 2.10), so an offer with PRF-HMAC-SHA2-512 needs 32 octets.
+//   - The IV of AES-GCM and ChaCha20-Poly1305 is a counter kept by the
+//     Protector (RFC 5282, Section 3.1), that of CBC its encryption (Section
+//     3.14: unpredictable). Sent padding is the least; any padding is accepted.
+//   - A private value serves one exchange (Section 2.12).
 //
 // Left out on purpose: 3DES, MD5, SHA-1, MODP groups (math/big is not
 // constant-time), 192-bit AES keys and truncated ICVs of GCM (RFC 5282,

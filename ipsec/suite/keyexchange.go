@@ -12,7 +12,7 @@ import (
 // ErrInvalidPublicValue means that the peer's Key Exchange Data is not a value
 // of the group: wrong length, not on the curve, the point at infinity, or a
 // value that forces the shared secret to zero. The exchange must end (RFC
-// 6989, Section 2.3; RFC 8031, Section 5).
+// 6989, Section 2.3; RFC 7748, Section 6.1).
 var ErrInvalidPublicValue = errors.New("invalid public value")
 
 // KeyExchange is one ephemeral private value. It is used for one exchange and
@@ -88,8 +88,8 @@ func (k *KeyExchange) Group() wire.KeyExchangeID { return k.group.id }
 func (k *KeyExchange) Public() []byte { return k.public }
 
 // Shared returns the shared secret with the peer's Key Exchange Data: the x
-// coordinate for the NIST curves (RFC 5903, Section 9), the u coordinate for
-// X25519 (RFC 8031, Section 3.1). The caller clears it when the keys are
+// coordinate for the NIST curves (RFC 5903, Section 7), the u coordinate for
+// X25519 (RFC 8031, Section 2). The caller clears it when the keys are
 // derived. Its error wraps ErrInvalidPublicValue if the peer is to blame.
 func (k *KeyExchange) Shared(peer []byte) ([]byte, error) {
 	if k.private == nil {

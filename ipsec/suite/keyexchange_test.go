@@ -78,8 +78,8 @@ func TestPublishedExchanges(t *testing.T) {
 }
 
 // Points off the curve leak the private value where it is used again, points
-// of small order make the secret known (RFC 6989, Section 2.3; RFC 8031,
-// Section 5).
+// of small order make the secret known (RFC 6989, Section 2.3; RFC 7748,
+// Section 6.1).
 func TestInvalidPublicValues(t *testing.T) {
 	for id, values := range map[wire.KeyExchangeID][][]byte{
 		wire.KeyExchangeCurve25519: smallOrder25519(),
@@ -125,6 +125,29 @@ func smallOrder25519() [][]byte {
 		out = append(out, b, high)
 	}
 	return out
+}
+
+// RFC 8031, Section 3.2: the highest bit does not count, and values that are
+// not reduced are accepted.
+func TestX25519NonCanonical(t *testing.T) {
+	k, err := NewKeyExchange(wire.KeyExchangeCurve25519, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nine := append([]byte{9}, make([]byte, 31)...) // the base point
+	want, err := k.Shared(nine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	high := slices.Clone(nine)
+	high[31] = 0x80
+	unreduced := bytes.Repeat([]byte{0xff}, 32) // 2^255 - 19 + 9
+	unreduced[0], unreduced[31] = 0xf6, 0x7f
+	for _, v := range [][]byte{high, unreduced} {
+		if got, err := k.Shared(v); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("value %x gives %x, %v, want the secret of the base point", v, got, err)
+		}
+	}
 }
 
 // offCurve combines the edges of the coordinate range; none is a point.
