@@ -135,6 +135,9 @@ func (a *association) count(n int) bool {
 
 // publish makes what was counted visible.
 func (a *association) publish(now time.Time) {
+	if a.packets.Load() == a.spent.packets {
+		return
+	}
 	a.packets.Store(a.spent.packets)
 	a.bytes.Store(a.spent.bytes)
 	a.lastUsed.Store(now.UnixNano())

@@ -31,9 +31,16 @@ func (s *socket) sendWait(e *endpoint, b []byte, c *control) unix.Errno {
 	if errno == unix.ECONNREFUSED || errno == unix.EHOSTUNREACH || errno == unix.ENETUNREACH {
 		_, errno = s.send(e, b, c)
 	}
-	if errno != unix.EAGAIN {
-		return errno
+	if errno == unix.EAGAIN {
+		return s.sendParked(e, b, c)
 	}
+	return errno
+}
+
+// sendParked waits in the poller until b can be sent. It is apart from sendWait
+// because its closure costs an allocation.
+func (s *socket) sendParked(e *endpoint, b []byte, c *control) unix.Errno {
+	var errno unix.Errno
 	err := s.conn.Write(func(uintptr) bool {
 		_, errno = s.send(e, b, c)
 		return errno != unix.EAGAIN
