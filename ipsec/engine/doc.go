@@ -12,7 +12,7 @@
 //
 // A receiving goroutine looks at the header ([DropReason] lists what it
 // refuses), finds the loop by our SPI, and puts a copy into the loop's bounded
-// mailbox; what does not fit is dropped and counted. IKE_SA_INIT requests go to
+// mailbox; an SPI that is not ours, and what does not fit, is dropped and counted. IKE_SA_INIT requests go to
 // the front loop, after their source's rate and, under load, a cookie (RFC
 // 7296, Section 2.6) have been checked. Until then a stranger costs no memory.
 // In the front, a handshake is followed up to the peer's identity, which

@@ -25,7 +25,6 @@ type Engine struct {
 	writer   *planeWriter
 	shards   []*shard
 	front    *front
-	handed   handovers
 	// rejections limits what is logged about strangers.
 	rejections *rateLimiter
 
@@ -223,26 +222,16 @@ func (e *Engine) receive(local, remote netip.AddrPort, b []byte) {
 // offer puts a copy of a datagram into the mailbox of the loop that owns the
 // SPI.
 func (e *Engine) offer(ours wire.SPI, local, remote netip.AddrPort, b []byte) {
-	owner := e.ownerOf(ours)
+	var owner *mailbox
+	if table := e.tableOf(ours); table != nil {
+		owner = table.owner(ours)
+	}
 	switch {
 	case owner == nil:
 		e.counters.drop(DropUnknownSPI)
 	case !owner.offer(datagram{local: local, remote: remote, ours: ours, data: slices.Clone(b)}):
 		e.counters.drop(DropMailboxFull)
 	}
-}
-
-func (e *Engine) ownerOf(ours wire.SPI) *mailbox {
-	if n := int(ours[0]); n < len(e.shards) {
-		return e.shards[n].mailbox
-	}
-	if ours[0] != frontShard {
-		return nil
-	}
-	if n, ok := e.handed.shard(ours); ok {
-		return e.shards[n].mailbox
-	}
-	return e.front.mailbox
 }
 
 // send sends what a machine wants. A datagram that the host refuses is as good

@@ -18,6 +18,9 @@ const (
 // classify decides by the header alone where a datagram goes. It keeps no
 // state, allocates nothing and costs the same for any garbage.
 func classify(b []byte) (r route, ours wire.SPI, reason DropReason) {
+	if len(b) < wire.HeaderLen {
+		return routeDrop, ours, DropTooShort // without the parser's error, which costs memory
+	}
 	h, err := wire.ParseHeader(b)
 	switch {
 	case err != nil:

@@ -54,6 +54,45 @@ func flood(t *testing.T, sw *memory.Switch) {
 	}
 }
 
+// What costs nothing to send must cost nothing to drop: no allocation, and no
+// place in a mailbox.
+func TestGarbageDoesNotAllocate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, b := pair(t, memory.NewSwitch())
+		spi := b.status("to-a").IKE[0].LocalSPI
+		informational := func(edit func(*wire.Header)) []byte {
+			h := wire.Header{
+				InitiatorSPI: wire.SPI{9}, ResponderSPI: spi, Major: 2,
+				Exchange: wire.ExchangeInformational, Flags: wire.FlagInitiator,
+			}
+			edit(&h)
+			m, err := (&wire.Message{Header: h}).Append(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
+		}
+		datagrams := [][]byte{
+			nil, make([]byte, 27), make([]byte, 1500), initRequest(t),
+			informational(func(h *wire.Header) { h.ResponderSPI[7]++ }), // in the front's table
+			informational(func(h *wire.Header) { h.ResponderSPI = wire.SPI{} }),
+			informational(func(h *wire.Header) { h.ResponderSPI[0] = 1 }),    // in a loop's
+			informational(func(h *wire.Header) { h.ResponderSPI[0] = 0x77 }), // in none
+		}
+		from := netip.MustParseAddrPort("203.0.113.9:4500")
+		if n := testing.AllocsPerRun(100, func() {
+			for _, d := range datagrams {
+				b.receive(addrB, from, d)
+			}
+		}); n != 0 {
+			t.Errorf("%v allocations for %d datagrams", n, len(datagrams))
+		}
+		if n := b.Counters().Drops[DropMailboxFull]; n != 0 {
+			t.Errorf("%d datagrams went to mailboxes", n)
+		}
+	})
+}
+
 func TestManyTunnels(t *testing.T) {
 	const tunnels = 200
 	synctest.Test(t, func(t *testing.T) {

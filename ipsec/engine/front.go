@@ -24,6 +24,7 @@ type front struct {
 	*mailbox
 	engine    *Engine
 	admission *admission
+	made      *spiTable // the SPIs that newSPI returned, also of those handed over
 
 	// Owned by the loop.
 	bySPI  map[wire.SPI]*half
@@ -56,6 +57,7 @@ func newFront(e *Engine) (*front, error) {
 		mailbox:   newMailbox(e.config.Limits.Mailbox),
 		engine:    e,
 		admission: a,
+		made:      newSPITable(),
 		bySPI:     make(map[wire.SPI]*half),
 		byInit:    make(map[initKey]*half),
 	}, nil
@@ -91,11 +93,11 @@ func (f *front) receive(d datagram) {
 		return
 	}
 	// It may have been handed over while this datagram was in the mailbox.
-	if _, ok := f.engine.handed.shard(d.ours); ok {
-		f.engine.offer(d.ours, d.local, d.remote, d.data)
+	if f.made.owner(d.ours) == f.mailbox {
+		f.engine.counters.drop(DropUnknownSPI)
 		return
 	}
-	f.engine.counters.drop(DropUnknownSPI)
+	f.engine.offer(d.ours, d.local, d.remote, d.data)
 }
 
 // receiveInit reports whether the request made a half-open responder.
@@ -142,12 +144,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 	}, in)
 }
 
-func (f *front) newSPI() wire.SPI {
-	return newSPI(f.engine.config.Rand, frontShard, func(spi wire.SPI) bool {
-		_, handed := f.engine.handed.shard(spi)
-		return handed || f.bySPI[spi] != nil
-	})
-}
+func (f *front) newSPI() wire.SPI { return newSPI(f.engine.config.Rand, frontShard, f.made) }
 
 func (f *front) step(h *half, now time.Time, in ike.Input) {
 	defer f.recoverPanic(h)
@@ -187,8 +184,10 @@ func (f *front) drain(h *half) {
 		case ike.RegisterSPI:
 			h.spi = eff.SPI
 			f.bySPI[eff.SPI] = h
+			f.made.set(eff.SPI, f.mailbox)
 		case ike.UnregisterSPI:
 			delete(f.bySPI, eff.SPI)
+			f.made.remove(eff.SPI, f.mailbox)
 		case ike.StartJob:
 			f.startJob(h, eff)
 		}
@@ -229,9 +228,9 @@ func (f *front) handOver(h *half, now time.Time) {
 		return
 	}
 	spi := h.spi
-	e.handed.set(spi, int(t.shard.index))
+	f.made.set(spi, t.shard.mailbox)
 	if !t.shard.tryPost(func() { t.adopt(time.Now(), m, spi) }) {
-		e.handed.remove(spi)
+		f.made.set(spi, f.mailbox)
 		return
 	}
 	f.bury(h, now)
@@ -256,6 +255,7 @@ func (f *front) release(h *half) {
 	}
 	h.machine = nil
 	delete(f.bySPI, h.spi)
+	f.made.remove(h.spi, f.mailbox)
 	f.engine.counters.halfOpen.Add(-1)
 }
 

@@ -13,6 +13,7 @@ import (
 type shard struct {
 	engine *Engine
 	index  uint8
+	made   *spiTable // the SPIs that newSPI returned
 
 	*mailbox
 
@@ -27,6 +28,7 @@ func newShard(e *Engine, index int) *shard {
 	return &shard{
 		engine:  e,
 		index:   uint8(index),
+		made:    newSPITable(),
 		mailbox: newMailbox(e.config.Limits.Mailbox),
 		tunnels: make(map[string]*tunnel),
 		spis:    make(map[wire.SPI]*tunnel),
@@ -57,22 +59,20 @@ func (s *shard) receive(d datagram) {
 
 func (s *shard) register(spi wire.SPI, t *tunnel) {
 	s.spis[spi] = t
-	if spi[0] == frontShard {
-		s.engine.handed.set(spi, int(s.index))
+	if table := s.engine.tableOf(spi); table != nil {
+		table.set(spi, s.mailbox)
 	}
 }
 
 func (s *shard) unregister(spi wire.SPI) {
 	delete(s.spis, spi)
-	if spi[0] == frontShard {
-		s.engine.handed.remove(spi)
+	if table := s.engine.tableOf(spi); table != nil {
+		table.remove(spi, s.mailbox)
 	}
 }
 
 // newSPI returns an IKE SPI that leads to this loop.
-func (s *shard) newSPI() wire.SPI {
-	return newSPI(s.engine.config.Rand, s.index, func(spi wire.SPI) bool { return s.spis[spi] != nil })
-}
+func (s *shard) newSPI() wire.SPI { return newSPI(s.engine.config.Rand, s.index, s.made) }
 
 // drain closes every tunnel, and done when the last of them is gone.
 func (s *shard) drain(now time.Time, done chan struct{}) {

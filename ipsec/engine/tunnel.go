@@ -113,7 +113,7 @@ func (t *tunnel) adopt(now time.Time, h *ike.HalfOpen, spi wire.SPI) {
 		return
 	}
 	e.counters.drop(DropHandshake)
-	e.handed.remove(spi)
+	t.shard.unregister(spi)
 	e.logRejected(now, h, t.name, err)
 	h.Reject(now)
 	for {
