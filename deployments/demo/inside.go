@@ -15,6 +15,7 @@ import (
 
 	_ "embed"
 
+	"github.com/vishvananda/netlink"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -34,17 +35,24 @@ type demo struct {
 	options
 	began    time.Time
 	progress io.Writer // standard error with -o json, else standard output
-	world    *world
-	server   *lab.Program
-	conn     *grpc.ClientConn
-	topology swanherdv1.TopologyServiceClient
-	fleet    swanherdv1.FleetServiceClient
-	access   swanherdv1.AccessServiceClient
+	// operators is where browsers and people connect; what they send goes on
+	// to the controller in its namespace.
+	operators net.Listener
+	world     *world
+	server    *lab.Program
+	conn      *grpc.ClientConn
+	topology  swanherdv1.TopologyServiceClient
+	fleet     swanherdv1.FleetServiceClient
+	access    swanherdv1.AccessServiceClient
 }
 
 // runInside is the second instance: it is in the namespaces.
 func runInside(ctx context.Context, o options) (err error) {
-	d := &demo{options: o, began: time.Now(), progress: os.Stdout}
+	outside, err := net.FileListener(os.NewFile(listenerFD, "operator listener"))
+	if err != nil {
+		return fmt.Errorf("take over the operator listener: %w", err)
+	}
+	d := &demo{options: o, began: time.Now(), progress: os.Stdout, operators: outside}
 	if o.output == "json" {
 		d.progress = os.Stderr
 	}
@@ -125,37 +133,59 @@ func (d *demo) step(format string, args ...any) {
 	fmt.Fprintf(d.progress, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// The operator listener inside the namespaces; browsers reach it through the
-// listener that the first instance opened outside.
+// operatorAddress is the controller's operator listener in its namespace.
 const operatorAddress = "127.0.0.1:7443"
 
+// startController starts the controller in a namespace of its own and connects
+// to it as the administrator that its first start makes.
 func (d *demo) startController(ctx context.Context) error {
-	outside, err := net.FileListener(os.NewFile(listenerFD, "operator listener"))
-	if err != nil {
-		return fmt.Errorf("take over the operator listener: %w", err)
+	go forward(d.operators, d.world.controller)
+	if err := d.runController(); err != nil {
+		return err
 	}
-	go forward(outside, operatorAddress)
-	dataDir := filepath.Join(d.dir, "controller")
-	d.server, err = d.program(d.world.controller, "controller",
-		"swanherd-server",
-		"--data-dir", dataDir,
-		"--listen", operatorAddress,
-		"--advertise-url", "https://"+outside.Addr().String(),
-		"--edge-listen", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
-		"--metrics-listen", "127.0.0.1:7445")
+	loopback, err := listenLoopback()
 	if err != nil {
 		return err
 	}
-	if err := d.connect(ctx, filepath.Join(dataDir, "admin-credential")); err != nil {
+	go forward(loopback, d.world.controller)
+	credential := filepath.Join(d.dir, "controller", "admin-credential")
+	if err := d.connect(ctx, credential, loopback.Addr().String()); err != nil {
 		return err
 	}
 	d.step("controller up, with etcd inside")
 	return nil
 }
 
+// listenLoopback listens for this program's own calls. In a new network
+// namespace the loopback is still down.
+func listenLoopback() (net.Listener, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return nil, fmt.Errorf("find the loopback: %w", err)
+	}
+	if lo.Attrs().Flags&net.FlagUp == 0 {
+		if err := netlink.LinkSetUp(lo); err != nil {
+			return nil, fmt.Errorf("set the loopback up: %w", err)
+		}
+	}
+	return net.Listen("tcp", "127.0.0.1:0")
+}
+
+func (d *demo) runController() error {
+	var err error
+	d.server, err = d.program(d.world.controller, "controller",
+		"swanherd-server",
+		"--data-dir", filepath.Join(d.dir, "controller"),
+		"--listen", operatorAddress,
+		"--advertise-url", "https://"+d.operators.Addr().String(),
+		"--edge-listen", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
+		"--metrics-listen", "127.0.0.1:7445")
+	return err
+}
+
 // connect waits for the credential that the controller writes at its first
 // start, and for the controller to answer to it.
-func (d *demo) connect(ctx context.Context, credential string) error {
+func (d *demo) connect(ctx context.Context, credential, address string) error {
 	err := d.poll(ctx, 30*time.Second, "the controller to start", func() (bool, error) {
 		_, err := os.Stat(credential)
 		return err == nil, nil
@@ -167,15 +197,19 @@ func (d *demo) connect(ctx context.Context, credential string) error {
 	if err != nil {
 		return err
 	}
-	x.Server = operatorAddress
+	x.Server = address
 	if d.conn, err = cli.Connect(x); err != nil {
 		return err
 	}
 	d.topology = swanherdv1.NewTopologyServiceClient(d.conn)
 	d.fleet = swanherdv1.NewFleetServiceClient(d.conn)
 	d.access = swanherdv1.NewAccessServiceClient(d.conn)
+	return d.awaitController(ctx)
+}
+
+func (d *demo) awaitController(ctx context.Context) error {
 	return d.poll(ctx, 30*time.Second, "the controller to answer", func() (bool, error) {
-		_, err := d.access.WhoAmI(ctx, &swanherdv1.WhoAmIRequest{})
+		_, err := d.access.WhoAmI(ctx, &swanherdv1.WhoAmIRequest{}, grpc.WaitForReady(true))
 		if status.Code(err) == codes.Unavailable {
 			return false, nil
 		}
@@ -203,11 +237,16 @@ func (d *demo) startEdge(ctx context.Context, s *site) error {
 	if err != nil {
 		return fmt.Errorf("make a token for %s: %w", s.name, err)
 	}
-	s.agent, err = d.program(s.edge, s.name,
-		"swanherd-edge", "run",
+	return d.runEdge(s, "--token", token.GetSecret())
+}
+
+func (d *demo) runEdge(s *site, args ...string) error {
+	var err error
+	s.agent, err = d.program(s.edge, s.name, "swanherd-edge", append([]string{
+		"run",
 		"--state-dir", filepath.Join(d.dir, s.name),
-		"--token", token.GetSecret(),
-		"--uplink", "name=wan1,interface=wan1,class=broadband")
+		"--uplink", "name=wan1,interface=wan1,class=broadband",
+	}, args...)...)
 	return err
 }
 
@@ -341,8 +380,8 @@ func lastLines(text string) string {
 	return strings.Join(lines[max(0, len(lines)-keep-1):], "")
 }
 
-// forward passes connections on to address, which is in this namespace.
-func forward(l net.Listener, address string) {
+// forward passes connections on to the controller, which is in another namespace.
+func forward(l net.Listener, controller *lab.Namespace) {
 	for {
 		from, err := l.Accept()
 		if err != nil {
@@ -350,7 +389,11 @@ func forward(l net.Listener, address string) {
 		}
 		go func() {
 			defer from.Close()
-			to, err := net.Dial("tcp", address)
+			var to net.Conn
+			err := controller.Do(func() (err error) {
+				to, err = net.Dial("tcp", operatorAddress)
+				return err
+			})
 			if err != nil {
 				return
 			}

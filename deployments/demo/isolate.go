@@ -25,8 +25,9 @@ const (
 // errVerdict says that the second instance reported a failure by itself.
 var errVerdict = errors.New("the demonstration failed")
 
-// runIsolated builds the programs, then runs this program again in a network
-// namespace of its own: the host's interfaces, routes and ports stay untouched.
+// runIsolated builds the programs, then runs this program again, for which
+// everything else is made and which leaves nothing behind. Without privileges
+// it runs in user, network and mount namespaces of its own.
 func runIsolated(ctx context.Context, o options) error {
 	dir, err := os.MkdirTemp("", "swanherd-demo-")
 	if err != nil {
@@ -47,12 +48,11 @@ func runIsolated(ctx context.Context, o options) error {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS,
-		Setpgid:    true, // Ctrl-C reaches only us; we pass it on
-		Pdeathsig:  syscall.SIGKILL,
+		Setpgid:   true, // Ctrl-C reaches only us; we pass it on
+		Pdeathsig: syscall.SIGKILL,
 	}
 	if os.Geteuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET | syscall.CLONE_NEWNS
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getgid(), Size: 1}}
 	}

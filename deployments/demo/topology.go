@@ -37,7 +37,7 @@ const edgePort = 7444
 func newWorld(sites []*swanherdv1.Site) (*world, error) {
 	w := &world{net: lab.New()}
 	var err error
-	if w.controller, err = w.net.Current("controller"); err != nil {
+	if w.controller, err = w.net.Add("controller"); err != nil {
 		return w, err
 	}
 	wan, err := w.net.Add("wan")

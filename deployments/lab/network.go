@@ -44,10 +44,6 @@ func (n *Network) Add(name string) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make network namespace %s: %w", name, err)
 	}
-	return n.adopt(name, fd)
-}
-
-func (n *Network) adopt(name string, fd netns.NsHandle) (*Namespace, error) {
 	handle, err := netlink.NewHandleAt(fd)
 	if err != nil {
 		fd.Close()
@@ -59,16 +55,6 @@ func (n *Network) adopt(name string, fd netns.NsHandle) (*Namespace, error) {
 		return nil, err
 	}
 	return ns, ns.forward()
-}
-
-// Current is the namespace that the caller's thread is in, as a host of the
-// network. Its loopback is set up and forwarding turned on as for others.
-func (n *Network) Current(name string) (*Namespace, error) {
-	fd, err := netns.Get()
-	if err != nil {
-		return nil, fmt.Errorf("open the current network namespace: %w", err)
-	}
-	return n.adopt(name, fd)
 }
 
 // newNamespace makes a namespace without moving the caller into it.
