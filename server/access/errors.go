@@ -57,7 +57,8 @@ func InvalidAll(violations []Violation) error {
 	return st.Err()
 }
 
-// StoreError turns an error of the store into a status.
+// StoreError turns an error of the store into a status; what is one already
+// stays as it is.
 func StoreError(err error) error {
 	switch {
 	case err == nil:
@@ -72,9 +73,16 @@ func StoreError(err error) error {
 		return status.Error(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return status.FromContextError(err).Err()
+	case isStatus(err):
+		return err
 	default:
 		return status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
 	}
+}
+
+func isStatus(err error) bool {
+	_, ok := status.FromError(err)
+	return ok
 }
 
 // Audit returns an audit event: who did what to which resource.

@@ -394,3 +394,14 @@ func inFuture(field string, t *timestamppb.Timestamp) error {
 	}
 	return nil
 }
+
+// Holds says whether the principal's token is still good, for streams that
+// last longer than it may be.
+func (k *Keeper) Holds(p Principal, now time.Time) bool {
+	_, id, ok := strings.Cut(p.Actor, ":")
+	if !ok || !p.ExpireTime.IsZero() && !now.Before(p.ExpireTime) {
+		return false
+	}
+	_, ok = k.store.Snapshot().APITokens.Get("apiTokens/" + id)
+	return ok
+}

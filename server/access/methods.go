@@ -86,7 +86,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.AccessService/DeleteEnrollmentToken": {role: operator},
 	"/swanherd.v1.AccessService/CreateApiToken":        {role: admin, scope: everywhere},
 	"/swanherd.v1.AccessService/ListApiTokens":         {role: admin, scope: everywhere},
-	"/swanherd.v1.AccessService/DeleteApiToken":        {role: admin, scope: everywhere},
+	"/swanherd.v1.AccessService/DeleteApiToken":        {role: viewer, scope: ownAffairs}, // of others: admin, by the handler
 	"/swanherd.v1.AccessService/CreateLoginLink":       {role: viewer, scope: ownAffairs},
 	"/swanherd.v1.AccessService/RedeemLoginLink":       {caller: forAnyone, guessable: true},
 	"/swanherd.v1.AccessService/WhoAmI":                {role: viewer, scope: ownAffairs},

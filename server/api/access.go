@@ -1,0 +1,128 @@
+package api
+
+import (
+	"context"
+	"iter"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// Access implements AccessService.
+type Access struct {
+	swanherdv1.UnimplementedAccessServiceServer
+
+	store   *store.Store
+	keeper  *access.Keeper
+	version string
+}
+
+// NewAccess returns the service; version is the server's build.
+func NewAccess(s *store.Store, keeper *access.Keeper, version string) *Access {
+	return &Access{store: s, keeper: keeper, version: version}
+}
+
+// CreateEnrollmentToken implements AccessService.
+func (a *Access) CreateEnrollmentToken(ctx context.Context, req *swanherdv1.CreateEnrollmentTokenRequest) (*swanherdv1.EnrollmentToken, error) {
+	return a.keeper.CreateEnrollmentToken(ctx, req.GetParent(), req.GetEnrollmentToken())
+}
+
+// ListEnrollmentTokens implements AccessService.
+func (a *Access) ListEnrollmentTokens(ctx context.Context, req *swanherdv1.ListEnrollmentTokensRequest) (*swanherdv1.ListEnrollmentTokensResponse, error) {
+	snap := a.store.Snapshot()
+	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
+		return nil, err
+	}
+	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	rows, next := page(token, req.GetPageSize(), rowsAfter(snap.EnrollmentTokens, req.GetParent(), token.After, access.PrincipalFrom(ctx).Sees))
+	resp := &swanherdv1.ListEnrollmentTokensResponse{NextPageToken: next}
+	for _, row := range rows {
+		resp.EnrollmentTokens = append(resp.EnrollmentTokens, row.Value.GetToken())
+	}
+	return resp, nil
+}
+
+// DeleteEnrollmentToken implements AccessService.
+func (a *Access) DeleteEnrollmentToken(ctx context.Context, req *swanherdv1.DeleteEnrollmentTokenRequest) (*emptypb.Empty, error) {
+	return &emptypb.Empty{}, a.keeper.DeleteEnrollmentToken(ctx, req.GetName())
+}
+
+// CreateApiToken implements AccessService.
+func (a *Access) CreateApiToken(ctx context.Context, req *swanherdv1.CreateApiTokenRequest) (*swanherdv1.ApiToken, error) {
+	return a.keeper.CreateAPIToken(ctx, req.GetApiToken())
+}
+
+// ListApiTokens implements AccessService.
+func (a *Access) ListApiTokens(_ context.Context, req *swanherdv1.ListApiTokensRequest) (*swanherdv1.ListApiTokensResponse, error) {
+	token, err := decodePageToken(req.GetPageToken(), "")
+	if err != nil {
+		return nil, err
+	}
+	tokens, next := page(token, req.GetPageSize(), a.tokensAfter(token.After))
+	return &swanherdv1.ListApiTokensResponse{ApiTokens: tokens, NextPageToken: next}, nil
+}
+
+func (a *Access) tokensAfter(name string) iter.Seq2[string, *swanherdv1.ApiToken] {
+	return func(yield func(string, *swanherdv1.ApiToken) bool) {
+		for row := range a.store.Snapshot().APITokens.After(name) {
+			if !yield(row.Name, row.Value.GetToken()) {
+				return
+			}
+		}
+	}
+}
+
+// ownToken names the caller's own token, which everybody may delete: so a
+// browser signs out.
+const ownToken = "apiTokens/self"
+
+// DeleteApiToken implements AccessService.
+func (a *Access) DeleteApiToken(ctx context.Context, req *swanherdv1.DeleteApiTokenRequest) (*emptypb.Empty, error) {
+	p := access.PrincipalFrom(ctx)
+	name := req.GetName()
+	if name == ownToken {
+		name = "apiTokens/" + strings.TrimPrefix(p.Actor, "token:")
+	} else if p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global() {
+		return nil, status.Errorf(codes.PermissionDenied, "%s may delete its own token only, %s", p.Actor, ownToken)
+	}
+	return &emptypb.Empty{}, a.keeper.DeleteAPIToken(ctx, name)
+}
+
+// CreateLoginLink implements AccessService.
+func (a *Access) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLoginLinkRequest) (*swanherdv1.LoginLink, error) {
+	return a.keeper.CreateLoginLink(ctx, req)
+}
+
+// RedeemLoginLink implements AccessService.
+func (a *Access) RedeemLoginLink(ctx context.Context, req *swanherdv1.RedeemLoginLinkRequest) (*swanherdv1.ApiToken, error) {
+	return a.keeper.RedeemLoginLink(ctx, req.GetCode())
+}
+
+// WhoAmI implements AccessService.
+func (a *Access) WhoAmI(ctx context.Context, _ *swanherdv1.WhoAmIRequest) (*swanherdv1.WhoAmIResponse, error) {
+	p := access.PrincipalFrom(ctx)
+	resp := &swanherdv1.WhoAmIResponse{Actor: p.Actor, Role: p.Role, Networks: p.Networks, ServerVersion: a.version}
+	if !p.ExpireTime.IsZero() {
+		resp.ExpireTime = timestamppb.New(p.ExpireTime)
+	}
+	return resp, nil
+}
+
+// stillValid ends a stream whose caller's token expired or was revoked.
+func stillValid(keeper *access.Keeper, p access.Principal, now time.Time) error {
+	if !keeper.Holds(p, now) {
+		return status.Error(codes.Unauthenticated, "the API token is no longer valid; sign in again")
+	}
+	return nil
+}

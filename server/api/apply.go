@@ -1,0 +1,101 @@
+package api
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/plan"
+)
+
+// Apply implements TopologyService.
+func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*swanherdv1.ApplyResponse, error) {
+	return attempt(s, ctx, func(e *edit) (*swanherdv1.ApplyResponse, error) {
+		if err := e.merge(req.GetManifest(), req.GetPrune()); err != nil {
+			return nil, err
+		}
+		if err := e.check(); err != nil {
+			return nil, err
+		}
+		resp := &swanherdv1.ApplyResponse{Changes: e.changes, Revision: e.base.Revision}
+		if e.changed() {
+			resp.TunnelsAdded, resp.TunnelsRemoved = tunnelChanges(&e.base.Topology, &e.next)
+		}
+		if req.GetValidateOnly() {
+			return resp, nil
+		}
+		snap, err := e.commit(ctx)
+		if err != nil {
+			return nil, err
+		}
+		resp.Revision = snap.Revision
+		return resp, nil
+	})
+}
+
+// merge puts a manifest into the topology. With prune, what its networks have
+// and it does not name goes; edges are not in manifests and stay.
+func (e *edit) merge(m *swanherdv1.Manifest, prune bool) error {
+	merged, found := model.MergeManifest(&e.base.Topology, m, prune)
+	for name, field := range merged.Fields {
+		e.fields[name] = "manifest." + field
+	}
+	for i := range found {
+		found[i].Field = "manifest." + found[i].Field
+		found[i].Resource = ""
+	}
+	e.violate(found)
+	e.next, e.changes = *merged.Topology, merged.Changes
+	if err := e.checkETags(m); err != nil {
+		return err
+	}
+	for _, c := range e.changes {
+		if c.GetAction() == swanherdv1.ResourceChange_ACTION_DELETED && wordOf(c.GetName()) == sites.word {
+			e.dropTokensOf(c.GetName())
+		}
+	}
+	return nil
+}
+
+// checkETags holds resources of the manifest that have an etag to it.
+func (e *edit) checkETags(m *swanherdv1.Manifest) error {
+	return errors.Join(
+		checkAllETags(e, networks, m.GetNetworks()),
+		checkAllETags(e, profiles, m.GetProfiles()),
+		checkAllETags(e, sites, m.GetSites()),
+		checkAllETags(e, meshes, m.GetMeshes()))
+}
+
+func checkAllETags[T resource](e *edit, k kind[T], wanted []T) error {
+	for _, want := range wanted {
+		if want.GetEtag() == "" {
+			continue
+		}
+		old, ok := k.rows(&e.base.Topology).Get(want.GetName())
+		if !ok {
+			return status.Errorf(codes.NotFound, "%s does not exist, but an etag is given for it", want.GetName())
+		}
+		if err := checkETag(want.GetName(), want.GetEtag(), old.Revision); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tunnelChanges counts the tunnels that lie between two topologies.
+func tunnelChanges(from, to *model.Topology) (added, removed uint32) {
+	before, after := plan.Make(from), plan.Make(to)
+	for c := range model.Diff(before.Tunnels, after.Tunnels) {
+		switch {
+		case c.Old == nil:
+			added++
+		case c.New == nil:
+			removed++
+		}
+	}
+	return added, removed
+}

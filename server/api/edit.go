@@ -1,0 +1,292 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// maxAudits is how many changes of one edit are audited one by one. Of more,
+// as in the import of a fleet, one event per network tells.
+const maxAudits = 50
+
+// edit is a change of the topology in the making: the topology as it would be,
+// and what else belongs into the same transaction.
+type edit struct {
+	svc   *Topology
+	actor string
+	now   time.Time
+	base  *store.Snapshot
+	next  model.Topology
+	txn   *store.Txn
+
+	changes []*swanherdv1.ResourceChange
+	// fields maps names to where in the request the resource is.
+	fields     model.Fields
+	violations []access.Violation
+}
+
+// begin starts an edit of the newest topology.
+func (s *Topology) begin(ctx context.Context) *edit {
+	base := s.store.Snapshot()
+	return &edit{
+		svc:    s,
+		actor:  access.PrincipalFrom(ctx).Actor,
+		now:    time.Now(),
+		base:   base,
+		next:   base.Topology,
+		txn:    s.store.Txn(),
+		fields: model.Fields{},
+	}
+}
+
+// put makes the resource be what want says, whether it exists or not; in the
+// request it is called as its kind is.
+func put[T resource](e *edit, k kind[T], want T) error {
+	name := want.GetName()
+	e.fields[name] = k.word
+	next := proto.Clone(want).(T)
+	clearUnwritable(next)
+	old, exists := k.rows(&e.base.Topology).Get(name)
+	if !exists {
+		e.note(name, swanherdv1.ResourceChange_ACTION_CREATED, nil)
+		setRow(e, k, name, next)
+		return nil
+	}
+	if err := checkETag(name, want.GetEtag(), old.Revision); err != nil {
+		return err
+	}
+	changed := model.ChangedFields(old.Value, next)
+	if len(changed) == 0 {
+		e.note(name, swanherdv1.ResourceChange_ACTION_UNCHANGED, nil)
+		return nil
+	}
+	model.Assign(next, old.Value)
+	e.note(name, swanherdv1.ResourceChange_ACTION_UPDATED, changed)
+	setRow(e, k, name, next)
+	return nil
+}
+
+// setRow puts a changed resource, which nobody else holds yet, into the
+// topology as it would be.
+func setRow[T resource](e *edit, k kind[T], name string, value T) {
+	rows := k.rows(&e.next)
+	*rows = rows.With(model.Row[T]{Name: name, Value: value})
+}
+
+// remove deletes the resource at the given etag; empty: at any.
+func remove[T resource](e *edit, k kind[T], name, etag string) error {
+	if err := k.parse(name); err != nil {
+		return access.Invalid("name", err.Error())
+	}
+	old, exists := k.rows(&e.base.Topology).Get(name)
+	if !exists {
+		return status.Errorf(codes.NotFound, "%s does not exist", name)
+	}
+	if err := checkETag(name, etag, old.Revision); err != nil {
+		return err
+	}
+	rows := k.rows(&e.next)
+	*rows = rows.Without(name)
+	e.note(name, swanherdv1.ResourceChange_ACTION_DELETED, nil)
+	return nil
+}
+
+// checkETag refuses a change to a resource that somebody else wrote since the
+// client read it (AIP-154).
+func checkETag(name, etag string, revision int64) error {
+	if etag == "" {
+		return nil
+	}
+	if want, err := store.ParseETag(etag); err != nil || want != revision {
+		return status.Errorf(codes.Aborted, "%s was changed in between: its etag is %q, not %q; read it again and retry",
+			name, store.ETag(revision), etag)
+	}
+	return nil
+}
+
+func (e *edit) note(name string, action swanherdv1.ResourceChange_Action, fields []string) {
+	e.changes = append(e.changes, &swanherdv1.ResourceChange{Name: name, Action: action, Fields: fields})
+}
+
+// check validates the topology as it would be.
+func (e *edit) check() error {
+	e.violate(model.ValidateState(&e.next, e.fields))
+	if len(e.violations) == 0 {
+		return nil
+	}
+	return access.InvalidAll(e.violations)
+}
+
+// violate adds what package model found. A violation in a resource that was
+// stored before is named by the resource.
+func (e *edit) violate(found model.Violations) {
+	for _, v := range found {
+		field := v.Field
+		if _, asked := e.fields[v.Resource]; !asked && v.Resource != "" {
+			field = v.Resource + ": " + v.Field
+		}
+		message := v.Problem
+		if v.Remedy != "" {
+			message += "; " + v.Remedy
+		}
+		e.violations = append(e.violations, access.Violation{Field: field, Message: message})
+	}
+}
+
+// changed says whether the edit does anything to the topology.
+func (e *edit) changed() bool {
+	return slices.ContainsFunc(e.changes, func(c *swanherdv1.ResourceChange) bool {
+		return c.GetAction() != swanherdv1.ResourceChange_ACTION_UNCHANGED
+	})
+}
+
+// commit stores the edit and returns the snapshot that shows it. The error is
+// store.ErrConflict when somebody else changed the network since begin.
+func (e *edit) commit(ctx context.Context) (*store.Snapshot, error) {
+	if !e.changed() {
+		return e.base, nil
+	}
+	if err := e.stamp(); err != nil {
+		return nil, err
+	}
+	e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)
+	e.audit()
+	revision, err := e.txn.Commit(ctx)
+	if err != nil {
+		return nil, err
+	}
+	snap, err := e.svc.store.WaitRevision(ctx, revision)
+	if err != nil {
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	return snap, nil
+}
+
+// stamp sets on changed resources what the server assigns, and makes the
+// authorities of new networks.
+func (e *edit) stamp() error {
+	for c := range model.Diff(e.base.Networks, e.next.Networks) {
+		if c.Old != nil {
+			continue
+		}
+		if err := e.svc.pki.CreateNetworkIn(e.txn, networkOf(c.Name), e.now); err != nil {
+			return status.Errorf(codes.Internal, "make the authority of %s: %v", c.Name, err)
+		}
+	}
+	stampRows(e, networks)
+	stampRows(e, profiles)
+	stampRows(e, sites)
+	stampRows(e, meshes)
+	stampRows(e, edges)
+	return nil
+}
+
+func stampRows[T resource](e *edit, k kind[T]) {
+	for c := range model.Diff(*k.rows(&e.base.Topology), *k.rows(&e.next)) {
+		if c.New == nil {
+			continue
+		}
+		if c.Old == nil {
+			setString(c.New.Value, "uid", strings.ToLower(ulid.Make().String()))
+			setTime(c.New.Value, "create_time", timestamppb.New(e.now))
+		}
+		setString(c.New.Value, "etag", "")
+		setTime(c.New.Value, "update_time", timestamppb.New(e.now))
+	}
+}
+
+// audit adds to the transaction who changed what.
+func (e *edit) audit() {
+	var done []*swanherdv1.ResourceChange
+	for _, c := range e.changes {
+		if c.GetAction() != swanherdv1.ResourceChange_ACTION_UNCHANGED {
+			done = append(done, c)
+		}
+	}
+	if len(done) > maxAudits {
+		e.auditSummary(done)
+		return
+	}
+	for _, c := range done {
+		message := ""
+		if c.GetAction() == swanherdv1.ResourceChange_ACTION_UPDATED {
+			message = strings.Join(c.GetFields(), ", ")
+		}
+		event := access.Audit(e.actor, c.GetName(), wordOf(c.GetName())+"."+verb(c.GetAction()), message)
+		e.svc.store.AppendEventIn(e.txn, networkOf(c.GetName()), event)
+	}
+}
+
+func (e *edit) auditSummary(done []*swanherdv1.ResourceChange) {
+	counts := map[model.NetworkName]map[string]int{}
+	for _, c := range done {
+		n := networkOf(c.GetName())
+		if counts[n] == nil {
+			counts[n] = map[string]int{}
+		}
+		counts[n][wordOf(c.GetName())+"."+verb(c.GetAction())]++
+	}
+	for n, c := range counts {
+		var parts []string
+		for action, count := range c {
+			parts = append(parts, fmt.Sprintf("%s %d", action, count))
+		}
+		slices.Sort(parts)
+		e.svc.store.AppendEventIn(e.txn, n, access.Audit(e.actor, n.String(), "manifest.apply", strings.Join(parts, ", ")))
+	}
+}
+
+func verb(a swanherdv1.ResourceChange_Action) string {
+	switch a {
+	case swanherdv1.ResourceChange_ACTION_CREATED:
+		return "create"
+	case swanherdv1.ResourceChange_ACTION_DELETED:
+		return "delete"
+	default:
+		return "update"
+	}
+}
+
+// wordOf is the kind of the resource that a name names.
+func wordOf(name string) string {
+	parts := strings.Split(name, "/")
+	if len(parts) < 4 {
+		return networks.word
+	}
+	switch parts[2] {
+	case meshes.collection:
+		return meshes.word
+	default:
+		return strings.TrimSuffix(parts[2], "s")
+	}
+}
+
+// removeEdge deletes an edge with all that belongs to it, and revokes its
+// certificates.
+func (e *edit) removeEdge(name model.EdgeName, etag string) error {
+	if err := remove(e, edges, name.String(), etag); err != nil {
+		return err
+	}
+	s := e.svc.store
+	if identity, ok := e.base.EdgeIdentities.Get(name.String()); ok {
+		pki.RevokeIn(e.txn, s, name, identity.Value, "edge deleted", e.now)
+		s.EdgeIdentities.DropIn(e.txn, name.String())
+	}
+	s.EdgeStatuses.DropIn(e.txn, name.String())
+	return nil
+}

@@ -1,0 +1,310 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+const (
+	// frameInterval bounds a viewer to four frames a second: more than a person
+	// reads, and changes in between merge.
+	frameInterval = 250 * time.Millisecond
+	// viewerHeartbeat is how often a viewer gets a frame without changes.
+	viewerHeartbeat = time.Second
+	// firstRows is how many rows a frame of the first picture holds, so that a
+	// screen has something to show before everything is there.
+	firstRows = 500
+)
+
+// Fleet implements FleetService.
+type Fleet struct {
+	swanherdv1.UnimplementedFleetServiceServer
+
+	store   *store.Store
+	fleet   *fleet.Fleet
+	keeper  *access.Keeper
+	version string
+}
+
+// NewFleet returns the service; version is the server's build.
+func NewFleet(s *store.Store, live *fleet.Fleet, keeper *access.Keeper, version string) *Fleet {
+	return &Fleet{store: s, fleet: live, keeper: keeper, version: version}
+}
+
+// GetTunnel implements FleetService.
+func (f *Fleet) GetTunnel(_ context.Context, req *swanherdv1.GetTunnelRequest) (*swanherdv1.Tunnel, error) {
+	if _, err := model.ParseTunnelName(req.GetName()); err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	t, ok := f.fleet.Tunnel(req.GetName())
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
+	}
+	return t, nil
+}
+
+// ListTunnels implements FleetService.
+func (f *Fleet) ListTunnels(ctx context.Context, req *swanherdv1.ListTunnelsRequest) (*swanherdv1.ListTunnelsResponse, error) {
+	if err := checkParent(&f.store.Snapshot().Topology, req.GetParent()); err != nil {
+		return nil, err
+	}
+	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	tunnels := f.fleet.Tunnels(req.GetParent())
+	start, _ := slices.BinarySearchFunc(tunnels, token.After+"\x00", func(t *swanherdv1.Tunnel, name string) int {
+		return cmp.Compare(t.GetName(), name)
+	})
+	sees := access.PrincipalFrom(ctx).Sees
+	matching := func(yield func(string, *swanherdv1.Tunnel) bool) {
+		for _, t := range tunnels[start:] {
+			wanted := len(req.GetStatuses()) == 0 || slices.Contains(req.GetStatuses(), t.GetStatus())
+			if wanted && sees(networkOf(t.GetName()).String()) && !yield(t.GetName(), t) {
+				return
+			}
+		}
+	}
+	page, next := page(token, req.GetPageSize(), matching)
+	return &swanherdv1.ListTunnelsResponse{Tunnels: page, NextPageToken: next}, nil
+}
+
+// ListEvents implements FleetService.
+func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsRequest) (*swanherdv1.ListEventsResponse, error) {
+	snap := f.store.Snapshot()
+	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
+		return nil, err
+	}
+	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	if strings.ContainsRune(token.After, '/') {
+		return nil, access.Invalid("page_token", "is not from the previous answer to the same request; start without one")
+	}
+	networks := eventNetworks(snap, req.GetParent(), access.PrincipalFrom(ctx))
+	limit := pageSize(req.GetPageSize())
+	events, err := f.store.ListEvents(ctx, networks, token.After, limit)
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	resp := &swanherdv1.ListEventsResponse{Events: events}
+	if len(events) == limit {
+		resp.NextPageToken = pageToken{Parent: req.GetParent(), After: store.EventID(events[len(events)-1])}.encode()
+	}
+	return resp, nil
+}
+
+// eventNetworks are the networks whose events the caller gets; who is bound to
+// no network also gets those that belong to none.
+func eventNetworks(snap *store.Snapshot, parent string, p access.Principal) []model.NetworkName {
+	if parent != fleet.AllNetworks {
+		return []model.NetworkName{networkOf(parent)}
+	}
+	var out []model.NetworkName
+	if p.Global() {
+		out = append(out, store.NoNetwork)
+	}
+	for row := range snap.Networks.All() {
+		if p.Sees(row.Name) {
+			out = append(out, networkOf(row.Name))
+		}
+	}
+	return out
+}
+
+// viewer follows the fleet for one stream.
+type viewer struct {
+	fleet  *fleet.Fleet
+	parent string
+	who    access.Principal
+	seq    uint64
+}
+
+func (f *Fleet) newViewer(ctx context.Context, parent string) (*viewer, error) {
+	if err := checkParent(&f.store.Snapshot().Topology, parent); err != nil {
+		return nil, err
+	}
+	return &viewer{fleet: f.fleet, parent: parent, who: access.PrincipalFrom(ctx)}, nil
+}
+
+// next returns what changed since the last call, as far as the caller sees it.
+func (v *viewer) next() (fleet.Delta, error) {
+	d := v.fleet.Since(v.seq, v.parent)
+	v.seq = d.Seq
+	if d.Reset {
+		return d, status.Error(codes.Aborted, "the stream fell too far behind; watch again")
+	}
+	if v.parent != fleet.AllNetworks || v.who.Global() {
+		return d, nil
+	}
+	hidden := func(name string) bool { return !v.who.Sees(networkOf(name).String()) }
+	d.Tunnels = slices.DeleteFunc(d.Tunnels, func(t *swanherdv1.Tunnel) bool { return hidden(t.GetName()) })
+	d.Edges = slices.DeleteFunc(d.Edges, func(e *swanherdv1.Edge) bool { return hidden(e.GetName()) })
+	d.RemovedTunnels = slices.DeleteFunc(d.RemovedTunnels, hidden)
+	d.RemovedEdges = slices.DeleteFunc(d.RemovedEdges, hidden)
+	return d, nil
+}
+
+func (v *viewer) counts() *swanherdv1.FleetCounts {
+	if v.parent != fleet.AllNetworks || v.who.Global() {
+		return v.fleet.Counts(v.parent)
+	}
+	sum := &swanherdv1.FleetCounts{}
+	for _, n := range v.who.Networks {
+		c := v.fleet.Counts(n)
+		sum.Up += c.GetUp()
+		sum.Degraded += c.GetDegraded()
+		sum.Down += c.GetDown()
+		sum.Negotiating += c.GetNegotiating()
+		sum.Stale += c.GetStale()
+		sum.Edges += c.GetEdges()
+		sum.EdgesConnected += c.GetEdgesConnected()
+		sum.EdgesInSync += c.GetEdgesInSync()
+		sum.Sites += c.GetSites()
+		sum.SitesIsolated += c.GetSitesIsolated()
+	}
+	return sum
+}
+
+// WatchTunnels implements FleetService.
+func (f *Fleet) WatchTunnels(req *swanherdv1.WatchTunnelsRequest, stream swanherdv1.FleetService_WatchTunnelsServer) error {
+	v, err := f.newViewer(stream.Context(), req.GetParent())
+	if err != nil {
+		return err
+	}
+	ticker := time.NewTicker(frameInterval)
+	defer ticker.Stop()
+	for synced := false; ; {
+		d, err := v.next()
+		if err != nil {
+			return err
+		}
+		if err := sendTunnels(stream, d); err != nil {
+			return err
+		}
+		if !synced {
+			synced = true
+			if err := stream.Send(&swanherdv1.WatchTunnelsResponse{Kind: swanherdv1.WatchTunnelsResponse_KIND_SYNCED}); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		case now := <-ticker.C:
+			if err := stillValid(f.keeper, v.who, now); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func sendTunnels(stream swanherdv1.FleetService_WatchTunnelsServer, d fleet.Delta) error {
+	for _, t := range d.Tunnels {
+		if err := stream.Send(&swanherdv1.WatchTunnelsResponse{Kind: swanherdv1.WatchTunnelsResponse_KIND_UPSERTED, Tunnel: t}); err != nil {
+			return err
+		}
+	}
+	for _, name := range d.RemovedTunnels {
+		if err := stream.Send(&swanherdv1.WatchTunnelsResponse{
+			Kind: swanherdv1.WatchTunnelsResponse_KIND_REMOVED, Tunnel: &swanherdv1.Tunnel{Name: name}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// WatchFleet implements FleetService.
+func (f *Fleet) WatchFleet(req *swanherdv1.WatchFleetRequest, stream swanherdv1.FleetService_WatchFleetServer) error {
+	v, err := f.newViewer(stream.Context(), req.GetParent())
+	if err != nil {
+		return err
+	}
+	counts, err := f.firstPicture(v, stream)
+	if err != nil {
+		return err
+	}
+	ticker := time.NewTicker(frameInterval)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		case now := <-ticker.C:
+			if err := stillValid(f.keeper, v.who, now); err != nil {
+				return err
+			}
+		}
+		d, err := v.next()
+		if err != nil {
+			return err
+		}
+		frame := &swanherdv1.WatchFleetResponse{
+			Tunnels: d.Tunnels, RemovedTunnels: d.RemovedTunnels, Edges: d.Edges, RemovedEdges: d.RemovedEdges}
+		if c := v.counts(); !proto.Equal(c, counts) {
+			frame.Counts, counts = c, c
+		}
+		if proto.Size(frame) == 0 && time.Since(last) < viewerHeartbeat-frameInterval/2 {
+			continue
+		}
+		frame.ServerTime = timestamppb.Now()
+		if err := stream.Send(frame); err != nil {
+			return err
+		}
+		last = time.Now()
+	}
+}
+
+// firstPicture sends everything there is: counts and edges, then tunnels with
+// the worst first.
+func (f *Fleet) firstPicture(v *viewer, stream swanherdv1.FleetService_WatchFleetServer) (*swanherdv1.FleetCounts, error) {
+	d, err := v.next()
+	if err != nil {
+		return nil, err
+	}
+	counts := v.counts()
+	slices.SortFunc(d.Tunnels, problemsFirst)
+	frame := &swanherdv1.WatchFleetResponse{Counts: counts, Edges: d.Edges, ServerBuild: f.version}
+	for {
+		n := min(firstRows, len(d.Tunnels))
+		frame.Tunnels, d.Tunnels = d.Tunnels[:n], d.Tunnels[n:]
+		frame.Synced = len(d.Tunnels) == 0
+		frame.ServerTime = timestamppb.Now()
+		if err := stream.Send(frame); err != nil {
+			return nil, err
+		}
+		if frame.Synced {
+			return counts, nil
+		}
+		frame = &swanherdv1.WatchFleetResponse{}
+	}
+}
+
+// severity orders statuses for people who look for trouble.
+var severity = map[swanherdv1.TunnelStatus]int{
+	swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:        0,
+	swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:    1,
+	swanherdv1.TunnelStatus_TUNNEL_STATUS_STALE:       2,
+	swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING: 3,
+	swanherdv1.TunnelStatus_TUNNEL_STATUS_UP:          4,
+}
+
+func problemsFirst(a, b *swanherdv1.Tunnel) int {
+	return cmp.Or(cmp.Compare(severity[a.GetStatus()], severity[b.GetStatus()]), cmp.Compare(a.GetName(), b.GetName()))
+}

@@ -1,0 +1,129 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/swanherd/swanherd/server"
+)
+
+// options are flags that are not fields of server.Config as they stand.
+type options struct {
+	etcdCA, etcdCert, etcdKey string
+	logLevel, logFormat       string
+}
+
+func newCommand(run func(server.Config) error) *cobra.Command {
+	var cfg server.Config
+	var o options
+	cmd := &cobra.Command{
+		Use:   "swanherd-server",
+		Short: "The Swanherd controller",
+		Long: `The Swanherd controller: keeps the topology of IPsec fleets, plans every edge's
+tunnels, and gives them to the edges over sessions that they open.
+
+At its first start it prints the administrator's API token and the pin of its
+certificate authority, and writes both to DATA-DIR/admin-credential, which
+"swanherd login --credential" reads. Later starts print nothing of the sort.
+
+State is in an embedded etcd below --data-dir, or in the etcd cluster that
+--etcd-endpoints names; several controllers may share a cluster, with the same
+--key-file. Secrets in the store are sealed with the key in --key-file: back it
+up, and keep it apart from backups of the store.`,
+		Example: `  swanherd-server --data-dir /var/lib/swanherd --advertise-edge ctrl.example.net:7444
+  swanherd-server --etcd-endpoints https://etcd-1:2379,https://etcd-2:2379 \
+      --etcd-ca ca.pem --etcd-cert client.pem --etcd-key client.key --key-file /etc/swanherd/secret.key`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(*cobra.Command, []string) error {
+			var err error
+			if cfg.EtcdTLS, err = o.etcdTLS(); err != nil {
+				return err
+			}
+			if cfg.Log, err = o.logger(); err != nil {
+				return err
+			}
+			slog.SetDefault(cfg.Log)
+			return run(cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&cfg.DataDir, "data-dir", server.DefaultDataDir, "directory of the state, mode 0700")
+	f.StringSliceVar(&cfg.EtcdEndpoints, "etcd-endpoints", nil, "etcd cluster to use in place of the embedded one, https://host:2379,...")
+	f.StringVar(&o.etcdCA, "etcd-ca", "", "PEM file of the authorities that etcd's certificates chain to")
+	f.StringVar(&o.etcdCert, "etcd-cert", "", "PEM file of the client certificate for etcd")
+	f.StringVar(&o.etcdKey, "etcd-key", "", "PEM file of its key")
+	f.IntVar(&cfg.EtcdMaxTxnOps, "etcd-max-txn-ops", 0, "the cluster's --max-txn-ops (default 128)")
+	f.StringVar(&cfg.KeyFile, "key-file", "", "key that seals secrets in the store; made when missing (default DATA-DIR/secret.key)")
+	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "address for operators: gRPC, REST, dashboard")
+	f.StringVar(&cfg.EdgeListen, "edge-listen", server.DefaultEdgeListen, "address for edges")
+	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
+	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")
+	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
+	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
+	return cmd
+}
+
+// etcdTLS loads the TLS configuration for the etcd cluster; nil: none asked for.
+func (o *options) etcdTLS() (*tls.Config, error) {
+	if o.etcdCA == "" && o.etcdCert == "" && o.etcdKey == "" {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.etcdCA != "" {
+		b, err := os.ReadFile(o.etcdCA)
+		if err != nil {
+			return nil, fmt.Errorf("read --etcd-ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(b) {
+			return nil, fmt.Errorf("read --etcd-ca: %s holds no certificate in PEM", o.etcdCA)
+		}
+	}
+	if (o.etcdCert == "") != (o.etcdKey == "") {
+		return nil, errors.New("--etcd-cert and --etcd-key go together; give both")
+	}
+	if o.etcdCert != "" {
+		pair, err := tls.LoadX509KeyPair(o.etcdCert, o.etcdKey)
+		if err != nil {
+			return nil, fmt.Errorf("read --etcd-cert and --etcd-key: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
+}
+
+// logger writes to standard error. Under systemd, which stamps lines itself,
+// text lines carry no time.
+func (o *options) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", o.logLevel)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	case "text":
+		if os.Getenv("JOURNAL_STREAM") != "" {
+			options.ReplaceAttr = func(groups []string, a slog.Attr) slog.Attr {
+				if len(groups) == 0 && a.Key == slog.TimeKey {
+					return slog.Attr{}
+				}
+				return a
+			}
+		}
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	default:
+		return nil, fmt.Errorf("--log-format %q: want text or json", o.logFormat)
+	}
+}

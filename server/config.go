@@ -1,0 +1,142 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+)
+
+// Defaults of Config.
+const (
+	DefaultDataDir       = "/var/lib/swanherd"
+	DefaultListen        = "0.0.0.0:7443"
+	DefaultEdgeListen    = "0.0.0.0:7444"
+	DefaultMetricsListen = "127.0.0.1:7445"
+)
+
+// Config configures a controller. The zero value is one that keeps its state in
+// DefaultDataDir and listens on the default ports.
+type Config struct {
+	// DataDir holds the embedded etcd, the key of stored secrets, and the
+	// administrator's first credential. Created with mode 0700.
+	DataDir string
+	// EtcdEndpoints of a cluster to use in place of the embedded etcd.
+	EtcdEndpoints []string
+	// EtcdTLS for EtcdEndpoints; nil: none.
+	EtcdTLS *tls.Config
+	// EtcdMaxTxnOps is the cluster's --max-txn-ops; 0: 128, etcd's default.
+	EtcdMaxTxnOps int
+	// KeyFile holds the key that seals secrets in the store; made when it does
+	// not exist. Replicas share it. Default: secret.key in DataDir.
+	KeyFile string
+
+	// Listen is for operators: gRPC, REST and the dashboard.
+	Listen string
+	// EdgeListen is for edges: enrolment and sessions.
+	EdgeListen string
+	// MetricsListen is for /metrics, /healthz and /readyz, without TLS.
+	MetricsListen string
+	// AdvertiseEdge is where edges reach EdgeListen, `host:port`, as enrolment
+	// tokens tell them. Default: the address of EdgeListen, or the machine's.
+	AdvertiseEdge []string
+	// AdvertiseURL is where browsers reach Listen, `https://host:7443`.
+	AdvertiseURL string
+	// Profiling serves /debug/pprof on MetricsListen.
+	Profiling bool
+
+	// Dashboard makes what is served at / on Listen; conn calls the operator
+	// services in the caller's name. Nil: none.
+	Dashboard func(conn grpc.ClientConnInterface) (http.Handler, error)
+	// Version is the build, as WhoAmI tells it.
+	Version string
+	// Log; nil: slog.Default().
+	Log *slog.Logger
+	// Out gets the administrator's credential at the first start, as two lines
+	// for people; nil: os.Stdout. Only Run writes to it.
+	Out io.Writer
+}
+
+// withDefaults returns c with what was left open filled in, or what is wrong.
+func (c Config) withDefaults() (Config, error) {
+	set := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	set(&c.DataDir, DefaultDataDir)
+	set(&c.KeyFile, filepath.Join(c.DataDir, "secret.key"))
+	set(&c.Listen, DefaultListen)
+	set(&c.EdgeListen, DefaultEdgeListen)
+	set(&c.MetricsListen, DefaultMetricsListen)
+	set(&c.Version, "devel")
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Out == nil {
+		c.Out = os.Stdout
+	}
+	var errs []error
+	for flag, address := range map[string]string{"listen": c.Listen, "edge-listen": c.EdgeListen, "metrics-listen": c.MetricsListen} {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			errs = append(errs, fmt.Errorf("%s %q: want host:port: %w", flag, address, err))
+		}
+	}
+	for _, address := range c.AdvertiseEdge {
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			errs = append(errs, fmt.Errorf("advertise-edge %q: want host:port, where edges reach this controller", address))
+		}
+	}
+	if c.AdvertiseURL != "" {
+		u, err := url.Parse(c.AdvertiseURL)
+		if err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" {
+			errs = append(errs, fmt.Errorf("advertise-url %q: want https://host:port", c.AdvertiseURL))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// Info is what became of a Config once the controller runs.
+type Info struct {
+	// Addresses that the listeners are bound to.
+	OperatorAddr, EdgeAddr, MetricsAddr net.Addr
+	// CAPin is the hexadecimal SHA-256 of the controller authority's public key
+	// info, without the prefix `sha256:`.
+	CAPin string
+	// AdminToken is the administrator's token if this was the first start.
+	AdminToken string
+	// CredentialFile holds it, with the server's address and the pin; empty if
+	// this was not the first start.
+	CredentialFile string
+	// EdgeEndpoints and URL are what is advertised.
+	EdgeEndpoints []string
+	URL           string
+}
+
+// Run runs a controller until ctx ends or it fails. At the first start it
+// prints the administrator's credential to Config.Out.
+func Run(ctx context.Context, cfg Config) error {
+	s, err := Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	info := s.Info()
+	if info.AdminToken != "" {
+		fmt.Fprintf(s.cfg.Out, "admin token: %s\nca pin: sha256:%s\n", info.AdminToken, info.CAPin)
+	}
+	select {
+	case <-ctx.Done():
+		return s.Close()
+	case err := <-s.Failed():
+		return errors.Join(err, s.Close())
+	}
+}

@@ -1,0 +1,23 @@
+// Package history is what the controller tells of itself over time: its
+// Prometheus metrics. Their names and labels are stable.
+//
+//	swanherd_edges{network}                               edges enrolled
+//	swanherd_edges_connected{network}                     edges with a session
+//	swanherd_edges_in_sync{network}                       edges that run their newest intent
+//	swanherd_sites{network}                               sites
+//	swanherd_sites_isolated{network}                      sites none of whose tunnels is up
+//	swanherd_tunnels{network,status}                      tunnels by status: up, degraded, down, negotiating, stale
+//	swanherd_sessions                                     sessions open at this replica
+//	swanherd_sessions_ended_total{code}                   sessions that ended, by gRPC code
+//	swanherd_intent_updates_total{kind}                   updates sent: snapshot, delta
+//	swanherd_intent_octets_total{kind}                    octets of them
+//	swanherd_intent_push_seconds{kind}                    first chunk to last chunk handed to the stream
+//	swanherd_intent_answer_seconds{result}                first chunk to answer: ack, nack
+//	swanherd_plan_seconds                                 a change of the topology to new intents posted
+//	swanherd_store_roundtrip_seconds                      a linearizable read of etcd, probed
+//	grpc_server_handled_total{grpc_service,grpc_method,grpc_code,grpc_type}  calls of the API, and its companions
+//	go_*, process_*                                       the process
+//
+// Labels are bounded: networks are the operator's, everything else is an enum.
+// There are no series per tunnel or per edge.
+package history

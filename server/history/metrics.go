@@ -1,0 +1,165 @@
+package history
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	grpcprom "github.com/grpc-ecosystem/go-grpc-middleware/providers/prometheus"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc/codes"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Counter counts a network, as fleet.Fleet does.
+type Counter interface {
+	Counts(network string) *swanherdv1.FleetCounts
+}
+
+// Metrics are the controller's metrics. Its methods may be called from any
+// goroutine.
+type Metrics struct {
+	registry *prometheus.Registry
+	// GRPC observes calls of the API.
+	GRPC *grpcprom.ServerMetrics
+
+	sessions     prometheus.Gauge
+	sessionsOver *prometheus.CounterVec
+	updates      *prometheus.CounterVec
+	octets       *prometheus.CounterVec
+	push         *prometheus.HistogramVec
+	answer       *prometheus.HistogramVec
+	plan         prometheus.Histogram
+	store        prometheus.Histogram
+}
+
+// New returns metrics of the fleet; networks lists the networks there are,
+// `networks/{network}`.
+func New(fleet Counter, networks func() []string) *Metrics {
+	latency := prometheus.ExponentialBuckets(0.001, 2.5, 12) // 1 ms to 24 s
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		GRPC:     grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram()),
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "swanherd_sessions", Help: "Sessions of edges open at this replica."}),
+		sessionsOver: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "swanherd_sessions_ended_total", Help: "Sessions that ended, by gRPC code."}, []string{"code"}),
+		updates: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "swanherd_intent_updates_total", Help: "Intent updates sent."}, []string{"kind"}),
+		octets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "swanherd_intent_octets_total", Help: "Octets of intent updates sent."}, []string{"kind"}),
+		push: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "swanherd_intent_push_seconds", Help: "From the first chunk of an update to the last one handed to the stream.", Buckets: latency}, []string{"kind"}),
+		answer: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "swanherd_intent_answer_seconds", Help: "From the first chunk of an update to the edge's answer.", Buckets: latency}, []string{"result"}),
+		plan: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "swanherd_plan_seconds", Help: "From a change of the topology to new intents posted.", Buckets: latency}),
+		store: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "swanherd_store_roundtrip_seconds", Help: "Linearizable read of etcd, probed.", Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12)}),
+	}
+	m.registry.MustRegister(m.GRPC, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store,
+		&fleetCollector{fleet: fleet, networks: networks},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Handler serves the metrics in Prometheus' exposition formats.
+func (m *Metrics) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+}
+
+// SessionOpened implements session.Metrics, as the next three do.
+func (m *Metrics) SessionOpened() { m.sessions.Inc() }
+
+// SessionClosed counts a session that ended.
+func (m *Metrics) SessionClosed(code codes.Code) {
+	m.sessions.Dec()
+	m.sessionsOver.WithLabelValues(code.String()).Inc()
+}
+
+// IntentSent observes an update that was sent whole.
+func (m *Metrics) IntentSent(full bool, octets int, took time.Duration) {
+	kind := "delta"
+	if full {
+		kind = "snapshot"
+	}
+	m.updates.WithLabelValues(kind).Inc()
+	m.octets.WithLabelValues(kind).Add(float64(octets))
+	m.push.WithLabelValues(kind).Observe(took.Seconds())
+}
+
+// IntentAnswered observes an edge's answer.
+func (m *Metrics) IntentAnswered(result string, took time.Duration) {
+	m.answer.WithLabelValues(result).Observe(took.Seconds())
+}
+
+// Planned observes how long a change of the topology took to become intents.
+func (m *Metrics) Planned(took time.Duration) { m.plan.Observe(took.Seconds()) }
+
+// ProbeStore observes what ping takes, every interval until ctx ends.
+func (m *Metrics) ProbeStore(ctx context.Context, interval time.Duration, ping func(context.Context) error) {
+	t := time.NewTicker(interval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		start := time.Now()
+		probe, cancel := context.WithTimeout(ctx, interval)
+		if ping(probe) == nil {
+			m.store.Observe(time.Since(start).Seconds())
+		}
+		cancel()
+	}
+}
+
+// fleetCollector counts the fleet when it is scraped.
+type fleetCollector struct {
+	fleet    Counter
+	networks func() []string
+}
+
+func fleetDesc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("swanherd_"+name, help, append([]string{"network"}, labels...), nil)
+}
+
+var (
+	descEdges     = fleetDesc("edges", "Edges enrolled.")
+	descConnected = fleetDesc("edges_connected", "Edges with a session.")
+	descInSync    = fleetDesc("edges_in_sync", "Edges that run their newest intent.")
+	descSites     = fleetDesc("sites", "Sites.")
+	descIsolated  = fleetDesc("sites_isolated", "Sites none of whose tunnels is up.")
+	descTunnels   = fleetDesc("tunnels", "Tunnels by status.", "status")
+)
+
+// Describe implements prometheus.Collector.
+func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descEdges, descConnected, descInSync, descSites, descIsolated, descTunnels} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, network := range c.networks() {
+		n := c.fleet.Counts(network)
+		gauge := func(d *prometheus.Desc, v uint32, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), append([]string{network}, labels...)...)
+		}
+		gauge(descEdges, n.GetEdges())
+		gauge(descConnected, n.GetEdgesConnected())
+		gauge(descInSync, n.GetEdgesInSync())
+		gauge(descSites, n.GetSites())
+		gauge(descIsolated, n.GetSitesIsolated())
+		gauge(descTunnels, n.GetUp(), "up")
+		gauge(descTunnels, n.GetDegraded(), "degraded")
+		gauge(descTunnels, n.GetDown(), "down")
+		gauge(descTunnels, n.GetNegotiating(), "negotiating")
+		gauge(descTunnels, n.GetStale(), "stale")
+	}
+}

@@ -1,0 +1,294 @@
+package server
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/status"
+
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/api"
+	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/history"
+	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/session"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+const (
+	// drainTimeout bounds how long edges and calls have to leave.
+	drainTimeout  = 5 * time.Second
+	probeInterval = 10 * time.Second
+)
+
+// Server is a running controller.
+type Server struct {
+	cfg  Config
+	info Info
+
+	store    *store.Store
+	pki      *pki.Keeper
+	identity *serverIdentity
+	keeper   *access.Keeper
+	recorder *fleet.Recorder
+	fleet    *fleet.Fleet
+	board    *session.Board
+	sessions *session.Server
+	metrics  *history.Metrics
+	health   *health.Server
+	services services
+
+	listeners listeners
+	loop      *loop
+	edgeGRPC  *grpc.Server
+	operator  *operatorServer
+	metricsH  *http.Server
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+	failed     chan error
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// services are the implementations of the API.
+type services struct {
+	topology   *api.Topology
+	fleet      *api.Fleet
+	access     *api.Access
+	enrollment *api.Enrollment
+}
+
+// Start starts a controller and returns once it serves. A Start that fails
+// leaves nothing running. ctx bounds the start only.
+func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
+	cfg, err = cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, failed: make(chan error, 1), stop: func() {}}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		s.openStore,
+		s.listen,
+		s.makeParts,
+		s.makeServices,
+		s.bootstrap,
+		s.serve,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	cfg.Log.Info("controller serves", "operators", s.info.OperatorAddr, "edges", s.info.EdgeAddr,
+		"metrics", s.info.MetricsAddr, "url", s.info.URL, "advertise_edge", s.info.EdgeEndpoints, "epoch", s.store.Epoch())
+	return s, nil
+}
+
+// Info tells what became of the Config.
+func (s *Server) Info() Info { return s.info }
+
+// Failed yields an error when the controller cannot go on; Close it then.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+func (s *Server) fail(err error) {
+	select {
+	case s.failed <- err:
+	default: // the first failure tells
+	}
+}
+
+func (s *Server) openStore(ctx context.Context) error {
+	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Logger: s.cfg.Log}
+	if len(cfg.Endpoints) == 0 {
+		cfg.DataDir = s.cfg.DataDir
+	}
+	var err error
+	if s.store, err = store.Open(ctx, cfg); err != nil {
+		return err
+	}
+	sealer, err := store.LoadSealer(s.cfg.KeyFile)
+	if err != nil {
+		return err
+	}
+	s.pki = pki.NewKeeper(s.store, sealer)
+	return nil
+}
+
+func (s *Server) makeParts(ctx context.Context) error {
+	authority, err := s.pki.Controller(ctx, time.Now())
+	if err != nil {
+		return err
+	}
+	s.info.CAPin = authority.Pin()
+	s.identity = &serverIdentity{authority: authority, hosts: hostsOf(s.info)}
+	s.keeper = access.NewKeeper(access.Config{
+		Store:         s.store,
+		EdgeEndpoints: s.info.EdgeEndpoints,
+		CAPin:         s.info.CAPin,
+		URL:           s.info.URL,
+		Log:           s.cfg.Log,
+	})
+	s.recorder = fleet.NewRecorder(journal{s.store}, s.cfg.Log)
+	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder})
+	s.metrics = history.New(s.fleet, s.networks)
+	s.board = session.NewBoard()
+	s.sessions = session.New(session.Config{
+		Epoch:   s.store.Epoch(),
+		Board:   s.board,
+		Fleet:   s.fleet,
+		Admit:   s.admit,
+		Metrics: s.metrics,
+		Log:     s.cfg.Log,
+	})
+	s.health = health.NewServer()
+	return nil
+}
+
+func (s *Server) makeServices(context.Context) error {
+	topology, err := api.NewTopology(s.store, s.pki, s.fleet)
+	if err != nil {
+		return err
+	}
+	s.services = services{
+		topology:   topology,
+		fleet:      api.NewFleet(s.store, s.fleet, s.keeper, s.cfg.Version),
+		access:     api.NewAccess(s.store, s.keeper, s.cfg.Version),
+		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
+	}
+	return nil
+}
+
+// networks lists the networks there are, for the metrics.
+func (s *Server) networks() []string {
+	var out []string
+	for row := range s.store.Snapshot().Networks.All() {
+		out = append(out, row.Name)
+	}
+	return out
+}
+
+// verifyEdge proves that a certificate is an edge's that may connect now.
+func (s *Server) verifyEdge(cert *x509.Certificate) (access.EdgeIdentity, error) {
+	name, err := pki.VerifyControl(s.store.Snapshot(), cert, time.Now())
+	if err != nil {
+		return access.EdgeIdentity{}, status.Error(codes.PermissionDenied, err.Error())
+	}
+	return access.EdgeIdentity{Edge: name.String(), Certificate: cert}, nil
+}
+
+// admit says whether an edge that has proved itself may still have a session.
+func (s *Server) admit(id access.EdgeIdentity) error {
+	_, err := s.verifyEdge(id.Certificate)
+	return err
+}
+
+// bootstrap makes the administrator's credential of a new store.
+func (s *Server) bootstrap(ctx context.Context) error {
+	token, err := s.keeper.Bootstrap(ctx)
+	if err != nil || token == "" {
+		return err
+	}
+	s.info.AdminToken = token
+	s.info.CredentialFile, err = writeCredential(s.cfg.DataDir, credential{
+		Server: reachable(s.info.OperatorAddr, "127.0.0.1"),
+		CAPin:  "sha256:" + s.info.CAPin,
+		Token:  token,
+	})
+	return err
+}
+
+// serve plans what there is and begins to serve.
+func (s *Server) serve(ctx context.Context) error {
+	f := newFollower(s)
+	f.step() // so that edges and viewers find the fleet from the first moment
+	run, stop := context.WithCancel(context.Background())
+	s.stop = stop
+	if err := s.serveLoop(); err != nil {
+		return err
+	}
+	if err := s.makeOperator(run); err != nil {
+		return err
+	}
+	if err := s.makeEdge(); err != nil {
+		return err
+	}
+	s.makeMetrics()
+	s.background.Go(func() { f.run(run) })
+	s.background.Go(func() { _ = s.fleet.Run(run) })
+	s.background.Go(func() {
+		if err := s.recorder.Run(run); err != nil {
+			s.cfg.Log.Warn("last transitions were not recorded", "error", err)
+		}
+	})
+	s.background.Go(func() { _ = s.keeper.Run(run) })
+	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
+	s.background.Go(func() { s.watchStore(run) })
+	s.startServing()
+	return ctx.Err()
+}
+
+// watchStore ends the controller when its embedded etcd stops by itself.
+func (s *Server) watchStore(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case err := <-s.store.Failed():
+		s.fail(fmt.Errorf("embedded etcd stopped: %w", err))
+	}
+}
+
+// Close stops the controller: edges are asked to come back later, calls may
+// finish within seconds, what is to be stored is stored. It may be called more
+// than once.
+func (s *Server) Close() error {
+	s.closeOnce.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *Server) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if s.health != nil {
+		s.health.Shutdown()
+	}
+	if s.edgeGRPC != nil {
+		s.sessions.Drain(ctx)
+		s.edgeGRPC.Stop()
+	}
+	if s.operator != nil {
+		s.operator.shutdown(ctx)
+	}
+	if s.loop != nil {
+		s.loop.close()
+	}
+	if s.metricsH != nil {
+		s.metricsH.Close()
+	}
+	s.listeners.close()
+	s.stop()
+	s.background.Wait()
+	var err error
+	if s.store != nil {
+		err = s.store.Close()
+	}
+	if err != nil {
+		return errors.Join(errors.New("close store"), err)
+	}
+	return nil
+}
