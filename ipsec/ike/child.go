@@ -55,6 +55,7 @@ type childSA struct {
 	replacedBy *childSA
 	replaces   *childSA
 	redundant  bool // lost against another one, which end will delete it is settled
+	retired    bool // taken out of the data plane before its deletion
 
 	wantRekey, wantDelete bool
 	reason                Reason
@@ -283,6 +284,25 @@ func (t *Tunnel) lingerChild(c *childSA, why Reason) {
 	}
 }
 
+// retire takes an expired Child SA out of the data plane at once: it must not be
+// used any longer (RFC 7296, Section 2.8), however long the peer takes to agree
+// to its deletion.
+func (t *Tunnel) retire(c *childSA) {
+	ops := c.stopSending()
+	if !c.retired {
+		ops = append(ops, c.removeInbound())
+	}
+	c.retired = true
+	clear(c.outboundKey)
+	c.outboundKey = nil
+	t.apply(nil, ops, nil)
+	t.promoteBest(c.name)
+}
+
+func (c *childSA) removeInbound() dataplane.Op {
+	return dataplane.RemoveSA{Tunnel: c.t.cfg.Name, SPI: c.inbound, Direction: dataplane.Inbound}
+}
+
 // successor returns the Child SA that takes over outgoing traffic from c, nil
 // if c has none to give.
 func (t *Tunnel) successor(c *childSA) *childSA {
@@ -302,7 +322,10 @@ func (c *childSA) stopSending() []dataplane.Op {
 
 // dropChild removes the inbound SA and forgets c.
 func (t *Tunnel) dropChild(c *childSA) {
-	ops := append(c.stopSending(), dataplane.RemoveSA{Tunnel: t.cfg.Name, SPI: c.inbound, Direction: dataplane.Inbound})
+	ops := c.stopSending()
+	if !c.retired {
+		ops = append(ops, c.removeInbound())
+	}
 	c.state = childDead
 	clear(c.outboundKey)
 	c.outboundKey = nil
@@ -365,6 +388,7 @@ func (t *Tunnel) tickChild(c *childSA) {
 	default:
 		if t.due(c.expireAt) {
 			c.expireAt = time.Time{}
+			t.retire(c)
 			c.end(ReasonExpired)
 		}
 		if t.due(c.endAt) {
