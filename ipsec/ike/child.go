@@ -222,8 +222,12 @@ func (t *Tunnel) promote(c *childSA) {
 	})
 }
 
-// promoteBest gives outgoing traffic of a name to the best Child SA left.
+// promoteBest gives outgoing traffic of a name that has no SA to the best Child
+// SA left.
 func (t *Tunnel) promoteBest(name string) {
+	if t.hasSender(name) {
+		return
+	}
 	var best *childSA
 	for _, c := range t.children {
 		if c.name != name || c.outboundKey == nil || !c.known() || c.state == childInstalling {

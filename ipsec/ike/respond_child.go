@@ -19,7 +19,9 @@ func (sa *ikeSA) handleCreateChild(m *message) {
 	switch {
 	case len(proposals) == 0:
 		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
-	case sa.state != stateEstablished || sa.wantDelete:
+	case sa.state != stateEstablished || sa.wantDelete || sa.redundant:
+		// A redundant one may also be undecided: our answer to a collision is
+		// still to come.
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 	case proposals[0].Protocol == wire.ProtocolIKE:
 		sa.answerIKERekey(m)
@@ -39,7 +41,7 @@ func (sa *ikeSA) answerChild(m *message) {
 	var old *childSA
 	if n := m.notify(wire.NotifyRekeySA); n != nil {
 		var refusal *wire.Notify
-		if old, refusal = t.rekeyTarget(n); refusal != nil {
+		if old, refusal = sa.rekeyTarget(n); refusal != nil {
 			sa.respond(m, []wire.Payload{refusal})
 			return
 		}
@@ -78,19 +80,31 @@ func (sa *ikeSA) answerChild(m *message) {
 
 // rekeyTarget finds the Child SA that a REKEY_SA notification names by the SPI
 // that the peer expects in inbound packets, or the refusal (RFC 7296, Section 2.25).
-func (t *Tunnel) rekeyTarget(n *wire.Notify) (*childSA, *wire.Notify) {
+func (sa *ikeSA) rekeyTarget(n *wire.Notify) (*childSA, *wire.Notify) {
 	notFound := &wire.Notify{Protocol: n.Protocol, SPI: n.SPI, Kind: wire.NotifyChildSANotFound}
 	if n.Protocol != wire.ProtocolESP || len(n.SPI) != 4 {
 		return nil, &wire.Notify{Kind: wire.NotifyChildSANotFound}
 	}
-	c := t.childBySPI(be32(n.SPI), dataplane.Outbound)
+	c := sa.t.childBySPI(be32(n.SPI), dataplane.Outbound)
 	switch {
+	case c == nil && sa.makesChild():
+		// It may be the one that the peer has just made for us, its answer
+		// still under way.
+		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
 	case c == nil:
 		return nil, notFound
 	case c.state != childInstalled || c.wantDelete || c.redundant || c.passive != nil:
 		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
 	}
 	return c, nil
+}
+
+func (sa *ikeSA) makesChild() bool {
+	switch sa.active.(type) {
+	case *createChildTask, *rekeyChildTask:
+		return true
+	}
+	return false
 }
 
 func (sa *ikeSA) refuseChild(m *message, err *Error) {

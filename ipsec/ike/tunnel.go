@@ -275,6 +275,13 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	}
 	if t.due(sa.endAt) {
 		sa.endAt = time.Time{}
+		if sa.redundant && sa.replaced {
+			// The loser of a collision. The peer, who made it, may have
+			// forgotten it without learning our answer (RFC 7296, Section
+			// 2.25.2).
+			sa.die()
+			return
+		}
 		sa.end(ReasonRedundant)
 	}
 	if t.due(sa.rekeyAt) {
