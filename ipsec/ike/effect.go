@@ -9,7 +9,7 @@ import (
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
 // [StartJob], [Plane], [RegisterSPI], [UnregisterSPI] or one of the events [IKEUp],
-// [IKEDown], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
+// [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
 // [Closed]. The order in which Next gives them is the order in which they must
 // take place.
 type Effect interface{ effect() }
@@ -81,6 +81,10 @@ type IKEDown struct {
 	Reason Reason
 }
 
+// IKESuspect says that the peer leaves requests unanswered (SA.Suspect is true)
+// or that it is heard again (false). Nothing is torn down: traffic may pass.
+type IKESuspect struct{ SA IKEStatus }
+
 // IKERekeyed says that New has replaced Old and taken its Child SAs.
 type IKERekeyed struct{ Old, New IKEStatus }
 
@@ -115,6 +119,7 @@ func (UnregisterSPI) effect() {}
 func (IKEUp) effect()         {}
 func (IKEDown) effect()       {}
 func (IKERekeyed) effect()    {}
+func (IKESuspect) effect()    {}
 func (ChildUp) effect()       {}
 func (ChildDown) effect()     {}
 func (ChildRekeyed) effect()  {}

@@ -190,6 +190,8 @@ func (n *node) describe(e Effect) {
 		n.event("IKE SA up %s, peer %s", short(e.SA), e.SA.RemoteID)
 	case IKEDown:
 		n.event("IKE SA down %s: %s", short(e.SA), e.Reason)
+	case IKESuspect:
+		n.event("IKE SA %s suspect %v", short(e.SA), e.SA.Suspect)
 	case IKERekeyed:
 		n.event("IKE SA rekeyed %s -> %s", short(e.Old), short(e.New))
 	case ChildUp:

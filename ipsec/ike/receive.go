@@ -194,6 +194,7 @@ func (sa *ikeSA) hint() {
 func (sa *ikeSA) authentic(h wire.Header, d Datagram) {
 	sa.heard = sa.m.now
 	sa.wantProbe = false
+	sa.setSuspect(false)
 	if h.IsResponse() {
 		sa.answerTo, sa.window.outstanding = sa.window.outstanding.handle, nil
 	} else {

@@ -61,7 +61,10 @@ type IKEStatus struct {
 	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP
 	// goes in UDP.
 	LocalNAT, RemoteNAT, Encap bool
-	Established                time.Time
+	// Suspect is true while the peer leaves requests unanswered that were
+	// repeated more than once.
+	Suspect     bool
+	Established time.Time
 	// Rekey and Expire are when the SA will be replaced and must end, zero for
 	// never.
 	Rekey, Expire time.Time

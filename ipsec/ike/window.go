@@ -118,7 +118,23 @@ func (sa *ikeSA) retransmit() bool {
 	o.at = sa.m.now.Add(sa.vary(o.interval))
 	sa.m.stats.Retransmitted += uint64(len(o.datagrams))
 	sa.send(o.datagrams)
+	if o.tries >= suspectTries {
+		sa.setSuspect(true)
+	}
 	return true
+}
+
+// suspectTries is how often a request is repeated before its silence is told:
+// one lost datagram and one lost repetition are not worth a word.
+const suspectTries = 2
+
+// setSuspect tells when the doubt about an established peer begins and ends.
+func (sa *ikeSA) setSuspect(suspect bool) {
+	if suspect == sa.suspect || sa.state != stateEstablished {
+		return
+	}
+	sa.suspect = suspect
+	sa.m.emit(IKESuspect{sa.status()})
 }
 
 // respond answers a request. The answer goes to where the request came from
