@@ -309,6 +309,12 @@ func logEvent(l *slog.Logger, tunnel string, what any) {
 		l.Info("IKE SA up", "tunnel", tunnel, "peer", ev.SA.RemoteID, "remote", ev.SA.Remote, "suite", ev.SA.Suite, "spi", ev.SA.LocalSPI)
 	case ike.IKEDown:
 		l.Info("IKE SA down", "tunnel", tunnel, "reason", ev.Reason, "spi", ev.SA.LocalSPI)
+	case ike.IKESuspect:
+		if ev.SA.Suspect {
+			l.Warn("peer does not answer", "tunnel", tunnel, "remote", ev.SA.Remote, "spi", ev.SA.LocalSPI)
+		} else {
+			l.Info("peer answers again", "tunnel", tunnel, "remote", ev.SA.Remote, "spi", ev.SA.LocalSPI)
+		}
 	case ike.IKERekeyed:
 		l.Info("IKE SA rekeyed", "tunnel", tunnel, "old", ev.Old.LocalSPI, "new", ev.New.LocalSPI)
 	case ike.ChildUp:

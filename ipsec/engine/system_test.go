@@ -246,20 +246,20 @@ func TestDeadPeerAndReturn(t *testing.T) {
 		a, b := pair(t, sw)
 		events := a.Subscribe(16)
 		defer events.Close()
+
+		// A short outage is told and survived.
+		sw.SetFilter(memory.Lose)
+		suspect := nextEvent[ike.IKESuspect](t, events)
+		sw.SetFilter(memory.Perfect)
+		if again := nextEvent[ike.IKESuspect](t, events); !suspect.SA.Suspect || again.SA.Suspect || again.SA.LocalSPI != suspect.SA.LocalSPI {
+			t.Errorf("after an outage: %+v, then %+v", suspect, again)
+		}
+		ping(t, a, b, lan(1, 0), lan(2, 0))
+
 		sw.SetFilter(memory.Lose)
 		within(t, 5*time.Minute, "the dead peer is noticed", func() bool { return a.status("to-b").State != ike.StateUp })
-		var reason ike.Reason
-		for reason == 0 {
-			ev, err := events.Next(context.Background())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if down, ok := ev.What.(ike.IKEDown); ok {
-				reason = down.Reason
-			}
-		}
-		if reason != ike.ReasonPeerDead {
-			t.Errorf("IKE SA down because of %q", reason)
+		if down := nextEvent[ike.IKEDown](t, events); down.Reason != ike.ReasonPeerDead {
+			t.Errorf("IKE SA down because of %q", down.Reason)
 		}
 		sw.SetFilter(memory.Perfect)
 		a.waitState("to-b", ike.StateUp, 5*time.Minute)
