@@ -105,3 +105,27 @@ func privileged(err error) error {
 	}
 	return err
 }
+
+// MTU returns an interface's MTU in octets.
+func (h *Host) MTU(name string) (int, error) {
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		return 0, fmt.Errorf("find interface %s: %w", name, err)
+	}
+	return link.Attrs().MTU, nil
+}
+
+// SourceTo returns the address from which packets to remote leave, by the
+// routing table.
+func (h *Host) SourceTo(remote netip.Addr) (netip.Addr, error) {
+	routes, err := h.nl.RouteGet(remote.AsSlice())
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("no route to %s: %w", remote, err)
+	}
+	for _, r := range routes {
+		if source, ok := netip.AddrFromSlice(r.Src); ok {
+			return source.Unmap(), nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("route to %s has no source address", remote)
+}

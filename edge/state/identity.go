@@ -91,7 +91,7 @@ func readIdentity(dir string) (*Identity, error) {
 	}
 	id := &Identity{Keys: *keys, Edge: e.Edge, SessionEndpoints: e.SessionEndpoints, RenewTime: e.RenewTime}
 	for name, to := range id.certificateFiles() {
-		if *to, err = readCertificates(filepath.Join(dir, name)); err != nil {
+		if *to, err = ReadCertificates(filepath.Join(dir, name)); err != nil {
 			return nil, err
 		}
 	}
@@ -210,7 +210,8 @@ func (d *Dir) exchangeIdentity() error {
 	return nil
 }
 
-func readCertificates(path string) ([]*x509.Certificate, error) {
+// ReadCertificates reads a file of PEM certificates; one without any is an error.
+func ReadCertificates(path string) ([]*x509.Certificate, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err

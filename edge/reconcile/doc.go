@@ -1,0 +1,21 @@
+// Package reconcile makes the edge run what its intent says.
+//
+// It has a pure part and one with effects. [NewPlan] turns an intent, the
+// edge's own credentials and what the host looks like into configurations of
+// tunnels and routes, or into errors that name the resource and the field; an
+// intent with one error is refused as a whole. [Reconciler] brings the engine
+// and the host to a plan, as often as it is asked to: what is right already is
+// not touched, so that it is called after every change of anything, and at
+// intervals, without a thought about which change it was.
+//
+// It never speaks IKE and never talks to the controller.
+//
+// # Order
+//
+// Tunnels first, so that their policies stand before traffic is led to them,
+// then new routes, then the removal of old ones.
+//
+// # Concurrency
+//
+// A Reconciler serialises its methods itself.
+package reconcile

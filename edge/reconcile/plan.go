@@ -1,0 +1,200 @@
+package reconcile
+
+import (
+	"cmp"
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const (
+	// tunnelOverhead is what tunnel-mode ESP in UDP takes of the uplink's MTU
+	// at most: IPv6 40, UDP 8, ESP header 8, IV 8, padding 3, trailer 2 and ICV
+	// 16 octets (RFC 4303, Section 2; RFC 4106), less what padding cannot take.
+	tunnelOverhead = 82
+	// minMTU is the least that IPv6 allows (RFC 8200, Section 5).
+	minMTU = 1280
+)
+
+// Environment is what the host looks like.
+type Environment struct {
+	Uplinks []*swanherdv1.Uplink
+	// UplinkMTU is the smallest MTU of the uplinks in octets; 0: unknown.
+	UplinkMTU int
+	// Source4 and Source6 are addresses of the host inside the site's
+	// prefixes; zero: none.
+	Source4, Source6 netip.Addr
+	// Insistent are the tunnels whose responder is to initiate too, because
+	// the peer stays silent.
+	Insistent map[string]bool
+	// CheckRevoked looks up, when it is called, whether a certificate is
+	// revoked.
+	CheckRevoked func(*x509.Certificate) error
+}
+
+// Plan is what the engine and the host are to be brought to.
+type Plan struct {
+	Tunnels []engine.TunnelConfig
+	Routes  []hostnet.Route
+	// MTU of the tunnel interface in octets, 0: as it is.
+	MTU        int
+	LocalNets  []netip.Prefix
+	Revoked    []string // serial numbers in hexadecimal
+	Forwarding struct{ IPv4, IPv6 bool }
+}
+
+// NewPlan makes a plan of an intent. It does no I/O. With errors there is no
+// plan.
+func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
+	p, errs := &Plan{}, Errors{}
+	errs.check(settingsName, orEmpty(intent.GetSettings()))
+	trust, err := newTrust(intent.GetSettings(), m)
+	if err != nil {
+		errs.add(settingsName, "trust_anchors", err.Error())
+	}
+	p.settings(intent.GetSettings(), env)
+	names := map[string]bool{}
+	for _, t := range intent.GetTunnels() {
+		before := len(errs)
+		errs.check(t.GetName(), t)
+		if names[t.GetName()] {
+			errs.add(t.GetName(), "name", "two tunnels have this name")
+		}
+		names[t.GetName()] = true
+		if len(errs) > before {
+			continue // its fields make no sense yet
+		}
+		b := &tunnelBuilder{intent: t, material: m, trust: trust, env: env, errs: &errs}
+		p.Tunnels = append(p.Tunnels, b.build())
+		p.addRoutes(t.GetName(), b, env, &errs)
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	slices.SortFunc(p.Tunnels, func(a, b engine.TunnelConfig) int { return cmp.Compare(a.Name, b.Name) })
+	return p, nil
+}
+
+func orEmpty(s *swanherdv1.EdgeSettings) *swanherdv1.EdgeSettings {
+	if s == nil {
+		return &swanherdv1.EdgeSettings{}
+	}
+	return s
+}
+
+// settings takes over what concerns the edge as a whole. The prefixes were
+// checked against the rules of the proto.
+func (p *Plan) settings(s *swanherdv1.EdgeSettings, env Environment) {
+	p.LocalNets = LocalPrefixes(s)
+	p.Revoked = s.GetRevokedSerials()
+	for _, prefix := range p.LocalNets {
+		if prefix.Addr().Is4() {
+			p.Forwarding.IPv4 = true
+		} else {
+			p.Forwarding.IPv6 = true
+		}
+	}
+	switch {
+	case s.GetTunnelMtu() != 0:
+		p.MTU = int(s.GetTunnelMtu())
+	case env.UplinkMTU != 0:
+		p.MTU = max(env.UplinkMTU-tunnelOverhead, minMTU)
+	}
+}
+
+// LocalPrefixes are the valid prefixes of the edge's site.
+func LocalPrefixes(s *swanherdv1.EdgeSettings) []netip.Prefix {
+	var out []netip.Prefix
+	for _, text := range s.GetLocalPrefixes() {
+		if prefix, err := netip.ParsePrefix(text); err == nil {
+			out = append(out, prefix.Masked())
+		}
+	}
+	return out
+}
+
+// addRoutes adds the routes that lead to the tunnel, each prefix once.
+func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *Errors) {
+	for i, child := range b.config.Children {
+		for j, selector := range child.RemoteTS {
+			for _, prefix := range ts.Prefixes(selector) {
+				if slices.ContainsFunc(p.Routes, func(r hostnet.Route) bool { return r.Prefix == prefix }) {
+					continue
+				}
+				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
+					errs.add(name, fmt.Sprintf("children[%d].remote_ts[%d]", i, j), fmt.Sprintf(
+						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out", prefix, peer))
+					continue
+				}
+				r := hostnet.Route{Prefix: prefix, Source: env.Source4}
+				if prefix.Addr().Is6() {
+					r.Source = env.Source6
+				}
+				p.Routes = append(p.Routes, r)
+			}
+		}
+	}
+}
+
+// newTrust returns whom the edge believes, nil for nobody.
+func newTrust(s *swanherdv1.EdgeSettings, m *Material) (*ident.Roots, error) {
+	certs := slices.Clone(m.Roots)
+	for i, text := range s.GetTrustAnchors() {
+		parsed, err := state.ParseCertificates(fmt.Sprintf("trust anchor %d", i), []byte(text))
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, parsed...)
+	}
+	if len(certs) == 0 {
+		return nil, nil
+	}
+	return ident.NewRoots(certs...), nil
+}
+
+// localAddress is the address that the tunnel leaves from; the zero Addr leaves
+// it to the routing table.
+func (b *tunnelBuilder) localAddress(remote netip.Addr) netip.Addr {
+	if text := b.intent.GetLocalAddress(); text != "" {
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			b.fail("local_address", "not an IP address")
+		} else if remote.IsValid() && addr.Is4() != remote.Is4() {
+			b.fail("local_address", fmt.Sprintf("%s and the peer's %s are of different families", addr, remote))
+		}
+		return addr
+	}
+	name := b.intent.GetUplink()
+	if name == "" && remote.IsValid() {
+		return netip.Addr{}
+	}
+	var known []string
+	for _, up := range b.env.Uplinks {
+		known = append(known, up.GetName())
+		if name != "" && up.GetName() != name {
+			continue
+		}
+		for _, text := range up.GetAddresses() {
+			if addr, err := netip.ParseAddr(text); err == nil && (!remote.IsValid() || addr.Is4() == remote.Is4()) {
+				return addr
+			}
+		}
+	}
+	switch {
+	case name == "":
+		b.fail("local_address", "missing: the peer's address is unknown and no uplink has an address to wait at")
+	case !slices.Contains(known, name):
+		b.fail("uplink", fmt.Sprintf("no uplink %q; this edge has: %s", name, cmp.Or(strings.Join(known, ", "), "none")))
+	}
+	// An uplink without an address for now leaves it to the routing table.
+	return netip.Addr{}
+}

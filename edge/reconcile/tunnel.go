@@ -1,0 +1,240 @@
+package reconcile
+
+import (
+	"crypto/x509"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const (
+	defaultIKEPort      = 500 // RFC 7296, Section 2
+	defaultDPD          = 10 * time.Second
+	defaultReplayWindow = 1024
+	// A peer that does not answer is given up after about 14 s: the path
+	// between two sites is either there or not, and another attempt costs
+	// little. RFC 7296, Section 2.4, leaves the time to the implementation.
+	retransmitBase    = 500 * time.Millisecond
+	retransmitBackoff = 1.7
+	retransmitTries   = 5
+)
+
+// tunnelBuilder makes the configuration of one tunnel and collects what is wrong.
+type tunnelBuilder struct {
+	intent   *swanherdv1.TunnelIntent
+	material *Material
+	trust    *ident.Roots // nil: nobody
+	env      Environment
+	errs     *Errors
+	config   engine.TunnelConfig
+}
+
+func (b *tunnelBuilder) fail(field, message string) {
+	b.errs.add(b.intent.GetName(), field, message)
+}
+
+func (b *tunnelBuilder) build() engine.TunnelConfig {
+	t, c := b.intent, &b.config
+	c.Name = t.GetName()
+	c.ForceEncap = t.GetForceUdpEncapsulation()
+	c.Remote = b.remote()
+	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
+	c.Role = b.role()
+	c.Credentials, c.Peer = b.authentication()
+	for i, text := range t.GetIkeProposals() {
+		p, err := suite.ParseIKE(text)
+		if err != nil {
+			b.fail(fmt.Sprintf("ike_proposals[%d]", i), err.Error())
+		}
+		c.Proposals = append(c.Proposals, p)
+	}
+	c.Timing = ike.Timing{
+		RekeyIKE:       b.duration("ike_rekey_time", t.GetIkeRekeyTime(), 0),
+		DPD:            b.duration("dpd_delay", t.GetDpdDelay(), defaultDPD),
+		RetransmitBase: retransmitBase, RetransmitBackoff: retransmitBackoff, RetransmitTries: retransmitTries,
+	}
+	for i, child := range t.GetChildren() {
+		c.Children = append(c.Children, b.child(fmt.Sprintf("children[%d]", i), child))
+	}
+	return *c
+}
+
+// remote is the first endpoint that the edge can have an address for, the first
+// of all if that cannot be told.
+func (b *tunnelBuilder) remote() netip.AddrPort {
+	var first netip.AddrPort
+	for _, e := range b.intent.GetRemoteEndpoints() {
+		addr, err := netip.ParseAddr(e.GetAddress())
+		if err != nil {
+			continue // refused by the rules of the proto
+		}
+		port := uint16(defaultIKEPort)
+		if e.GetPort() != 0 {
+			port = uint16(e.GetPort())
+		}
+		endpoint := netip.AddrPortFrom(addr.Unmap(), port)
+		if !first.IsValid() {
+			first = endpoint
+		}
+		if b.hasFamily(endpoint.Addr()) {
+			return endpoint
+		}
+	}
+	return first
+}
+
+// hasFamily reports whether an uplink that the tunnel may use has an address of
+// the family of peer.
+func (b *tunnelBuilder) hasFamily(peer netip.Addr) bool {
+	for _, up := range b.env.Uplinks {
+		if name := b.intent.GetUplink(); name != "" && name != up.GetName() {
+			continue
+		}
+		for _, text := range up.GetAddresses() {
+			if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() == peer.Is4() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (b *tunnelBuilder) role() ike.Role {
+	known := b.config.Remote.Addr().IsValid()
+	switch b.intent.GetRole() {
+	case swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR:
+		if !known {
+			b.fail("remote_endpoints", "missing: an edge that is to initiate has to know where the peer is")
+		}
+		return ike.RoleEither // initiates, and answers too
+	case swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER:
+		if b.env.Insistent[b.intent.GetName()] && known {
+			return ike.RoleEither
+		}
+		return ike.RoleResponder
+	}
+	if known {
+		return ike.RoleEither
+	}
+	return ike.RoleResponder
+}
+
+func (b *tunnelBuilder) authentication() (local ident.Local, remote ident.Remote) {
+	a := b.intent.GetAuthentication()
+	remote.ID = b.id("authentication.remote_id", a.GetRemoteId())
+	if text := a.GetLocalId(); text != "" {
+		local.ID = b.id("authentication.local_id", text)
+	}
+	switch method := a.GetMethod().(type) {
+	case *swanherdv1.Authentication_Psk:
+		local.PSK = b.material.PSKs[method.Psk.GetFile()]
+		remote.PSK = local.PSK
+		if local.PSK == nil {
+			return local, remote // LoadMaterial said why
+		}
+		if a.GetLocalId() == "" {
+			b.fail("authentication.local_id", "missing: with a pre-shared key the identity has to be named")
+			return local, remote
+		}
+	case *swanherdv1.Authentication_Certificate:
+		local.Signer, local.Chain = b.material.Signer, b.material.Chain
+		remote.Roots, remote.CheckRevoked = b.trust, b.env.CheckRevoked
+		if len(local.Chain) == 0 {
+			b.fail("authentication.certificate", "this edge has no certificate: enroll it, or name one in settings.identity_files")
+			return local, remote
+		}
+		if a.GetLocalId() == "" {
+			local.ID = certificateID(local.Chain[0])
+		}
+	}
+	if err := local.Validate(); err != nil {
+		b.fail("authentication", err.Error())
+	}
+	if err := remote.Validate(); err != nil {
+		b.fail("authentication", err.Error())
+	}
+	return local, remote
+}
+
+func (b *tunnelBuilder) id(field, text string) ident.ID {
+	id, err := ident.ParseID(text)
+	if err != nil {
+		b.fail(field, err.Error())
+	}
+	return id
+}
+
+// certificateID is the identity that a certificate is used with if none is
+// named: its first DNS name, else its subject.
+func certificateID(c *x509.Certificate) ident.ID {
+	if len(c.DNSNames) > 0 {
+		if id, err := ident.ParseID(c.DNSNames[0]); err == nil {
+			return id
+		}
+	}
+	return ident.FromSubject(c)
+}
+
+func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.ChildConfig {
+	c := ike.ChildConfig{
+		Name:         in.GetName(),
+		LocalTS:      b.selectors(field+".local_ts", in.GetLocalTs()),
+		RemoteTS:     b.selectors(field+".remote_ts", in.GetRemoteTs()),
+		RekeyTime:    b.duration(field+".rekey_time", in.GetRekeyTime(), 0),
+		RekeyBytes:   in.GetRekeyBytes(),
+		ReplayWindow: int(in.GetReplayWindow()),
+	}
+	if c.ReplayWindow == 0 {
+		c.ReplayWindow = defaultReplayWindow
+	} else if c.ReplayWindow < 64 || c.ReplayWindow > 8192 {
+		b.fail(field+".replay_window", "must be 64 to 8192 packets, or 0 for the default")
+	}
+	for i, text := range in.GetEspProposals() {
+		p, err := suite.ParseESP(text)
+		if err != nil {
+			b.fail(fmt.Sprintf("%s.esp_proposals[%d]", field, i), err.Error())
+		}
+		c.Proposals = append(c.Proposals, p)
+	}
+	return c
+}
+
+func (b *tunnelBuilder) selectors(field string, texts []string) []ts.Selector {
+	var out []ts.Selector
+	for i, text := range texts {
+		s, err := ts.Parse(text)
+		if err != nil {
+			b.fail(fmt.Sprintf("%s[%d]", field, i), err.Error())
+			continue
+		}
+		out = append(out, s)
+	}
+	if len(out) > ts.MaxSelectors {
+		b.fail(field, fmt.Sprintf("%d selectors, a Child SA can have %d (RFC 7296, Section 3.13)", len(out), ts.MaxSelectors))
+	}
+	return out
+}
+
+// duration is a time span, preset if it is not set.
+func (b *tunnelBuilder) duration(field string, d *durationpb.Duration, preset time.Duration) time.Duration {
+	if d == nil {
+		return preset
+	}
+	if err := d.CheckValid(); err != nil || d.AsDuration() < 0 {
+		b.fail(field, "must be a positive duration, such as 3600s")
+		return preset
+	}
+	if d.AsDuration() == 0 {
+		return preset
+	}
+	return d.AsDuration()
+}
