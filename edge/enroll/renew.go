@@ -19,6 +19,9 @@ const (
 	// Between tries that fail, with jitter; doubled up to the maximum.
 	renewRetryMin = time.Minute
 	renewRetryMax = time.Hour
+	// Between tries to enroll, with full jitter.
+	enrollRetryMin = time.Second
+	enrollRetryMax = time.Minute
 )
 
 // Renewer replaces the edge's certificates when it is time.
@@ -88,6 +91,24 @@ func (r *Renewer) renew(ctx context.Context, id *state.Identity) (*state.Identit
 		return next, r.Dir.Promote(next)
 	}
 	return nil, errors.Join(failures...)
+}
+
+// UntilAnswered repeats Enroll until the controller gives an identity or
+// refuses, or ctx ends.
+func UntilAnswered(ctx context.Context, c Config) (*state.Identity, error) {
+	bound := enrollRetryMin
+	for {
+		id, err := Enroll(ctx, c)
+		if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil {
+			return id, err
+		}
+		wait := rand.N(bound)
+		c.Logger.Warn("not enrolled yet", "error", err, "retry_in", wait.Round(time.Millisecond))
+		bound = min(2*bound, enrollRetryMax)
+		if !sleep(ctx, wait) {
+			return nil, err
+		}
+	}
 }
 
 // sleepUntil waits for t by the wall clock; false if ctx ended first.

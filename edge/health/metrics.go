@@ -1,0 +1,156 @@
+package health
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Metrics are the agent's, for Prometheus; all begin with swanherd_edge_.
+type Metrics struct {
+	tracker   *Tracker
+	engine    func() engine.Counters
+	connected func() bool
+
+	mu sync.Mutex
+	// last are the counters of each SA at the scrape before, totals their sum
+	// over all SAs that ever were, so that a rekey resets nothing. What an SA
+	// counts between the last scrape and its end is not in them.
+	last   map[saKey]dataplane.Counters
+	totals map[childKey]*childTotals
+}
+
+type childKey struct {
+	tunnel, child string
+	direction     dataplane.Direction
+}
+
+type childTotals struct{ packets, bytes, replay, auth, selector, missing uint64 }
+
+// NewMetrics returns the metrics of a tracker's tunnels, an engine, and the
+// session, of which connected tells whether it stands.
+func NewMetrics(t *Tracker, engine func() engine.Counters, connected func() bool) *Metrics {
+	return &Metrics{tracker: t, engine: engine, connected: connected,
+		last: map[saKey]dataplane.Counters{}, totals: map[childKey]*childTotals{}}
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("swanherd_edge_"+name, help, labels, nil)
+}
+
+var (
+	descTunnels    = describe("tunnels", "Tunnels by state.", "state")
+	descTunnelUp   = describe("tunnel_up", "1 if the tunnel is established with every Child SA.", "tunnel")
+	descSession    = describe("session_connected", "1 if the edge has a session with the controller.")
+	descPackets    = describe("child_packets_total", "Packets through the Child SAs of this name.", "tunnel", "child", "direction")
+	descBytes      = describe("child_bytes_total", "Octets of inner packets through the Child SAs of this name.", "tunnel", "child", "direction")
+	descDrops      = describe("child_dropped_packets_total", "Packets dropped by the Child SAs of this name.", "tunnel", "child", "reason")
+	descMissing    = describe("child_missing_packets_total", "Sequence numbers that never arrived: loss on the path.", "tunnel", "child")
+	descReceived   = describe("ike_received_datagrams_total", "IKE datagrams received.")
+	descSent       = describe("ike_sent_datagrams_total", "IKE datagrams sent.")
+	descIKEDrops   = describe("ike_dropped_datagrams_total", "IKE datagrams dropped before any IKE SA saw them.", "reason")
+	descHandshakes = describe("ike_handshakes_total", "Handshakes begun by peers.")
+	descHalfOpen   = describe("ike_half_open", "Half-open IKE SAs.")
+	descPanics     = describe("tunnel_panics_total", "Tunnels stopped by a defect of the agent.")
+)
+
+// Describe implements prometheus.Collector.
+func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descTunnels, descTunnelUp, descSession, descPackets, descBytes, descDrops, descMissing,
+		descReceived, descSent, descIKEDrops, descHandshakes, descHalfOpen, descPanics} {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *Metrics) Collect(c chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	count := func(d *prometheus.Desc, v uint64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	m.collectTunnels(gauge)
+	gauge(descSession, number(m.connected()))
+	m.collectChildren(count)
+	e := m.engine()
+	count(descReceived, e.Received)
+	count(descSent, e.Sent)
+	for reason, n := range e.Drops {
+		count(descIKEDrops, n, engine.DropReason(reason).String())
+	}
+	count(descHandshakes, e.Handshakes)
+	gauge(descHalfOpen, float64(e.HalfOpen))
+	count(descPanics, e.Panics)
+}
+
+func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string)) {
+	states := map[swanherdv1.TunnelState]int{}
+	for _, r := range m.tracker.Reports() {
+		states[r.GetState()]++
+		gauge(descTunnelUp, number(r.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED), r.GetTunnel())
+	}
+	for value := range swanherdv1.TunnelState_name {
+		if s := swanherdv1.TunnelState(value); s != swanherdv1.TunnelState_TUNNEL_STATE_UNSPECIFIED {
+			gauge(descTunnels, float64(states[s]), StateWord(s))
+		}
+	}
+}
+
+func (m *Metrics) collectChildren(count func(*prometheus.Desc, uint64, ...string)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.accumulate()
+	for key, t := range m.totals {
+		count(descPackets, t.packets, key.tunnel, key.child, key.direction.String())
+		count(descBytes, t.bytes, key.tunnel, key.child, key.direction.String())
+		if key.direction == dataplane.Inbound {
+			count(descDrops, t.replay, key.tunnel, key.child, "replay")
+			count(descDrops, t.auth, key.tunnel, key.child, "integrity")
+			count(descDrops, t.selector, key.tunnel, key.child, "selector")
+			count(descMissing, t.missing, key.tunnel, key.child)
+		}
+	}
+}
+
+// accumulate adds what the SAs counted since the scrape before, and forgets
+// tunnels that are gone.
+func (m *Metrics) accumulate() {
+	known := map[string]bool{}
+	for _, r := range m.tracker.Reports() {
+		known[r.GetTunnel()] = true
+	}
+	now := m.tracker.countersBySPI()
+	for key, c := range now {
+		before := m.last[key]
+		child := childKey{c.Tunnel, c.Child, c.Direction}
+		t := m.totals[child]
+		if t == nil {
+			t = &childTotals{}
+			m.totals[child] = t
+		}
+		t.packets += c.Packets - before.Packets
+		t.bytes += c.Bytes - before.Bytes
+		t.replay += c.ReplayDrops - before.ReplayDrops
+		t.auth += c.AuthFailures - before.AuthFailures
+		t.selector += c.SelectorDrops - before.SelectorDrops
+		t.missing += c.Missing - min(c.Missing, before.Missing) // late packets take some back
+	}
+	m.last = now
+	for key := range m.totals {
+		if !known[key.tunnel] {
+			delete(m.totals, key)
+		}
+	}
+}
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

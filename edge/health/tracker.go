@@ -1,0 +1,230 @@
+package health
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const (
+	// lookInterval is how often the engine is looked at without an event.
+	lookInterval = 2 * time.Second
+	// Looking takes at most one part in restFactor of a processor, however fast events come.
+	restFactor = 10
+	// eventBuffer is how many events wait; they only say that it is time to
+	// look, so those that are lost do not matter.
+	eventBuffer = 64
+)
+
+// Source is where the state of tunnels comes from.
+type Source struct {
+	// Status and Counters are the engine's and the data plane's.
+	Status   func() []engine.TunnelStatus
+	Counters func() []dataplane.Counters
+	// Deferred are tunnels that the engine does not have yet, and why.
+	Deferred func() map[string]error
+}
+
+// Tracker knows the latest report of each tunnel and which of them are news.
+type Tracker struct {
+	source  Source
+	changed chan struct{}
+
+	mu      sync.Mutex
+	reports map[string]*swanherdv1.TunnelReport
+	dirty   map[string]bool // to be reported: changed, or gone if not in reports
+}
+
+// New returns a Tracker; Run makes it follow.
+func New(source Source) *Tracker {
+	return &Tracker{source: source, changed: make(chan struct{}, 1),
+		reports: map[string]*swanherdv1.TunnelReport{}, dirty: map[string]bool{}}
+}
+
+// Run follows the engine's events until ctx ends.
+func (t *Tracker) Run(ctx context.Context, events *engine.Subscription) {
+	poke := make(chan struct{}, 1)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for {
+			if _, err := events.Next(ctx); err != nil {
+				return
+			}
+			signal(poke)
+		}
+	})
+	defer reader.Wait()
+	ticker := time.NewTicker(lookInterval)
+	defer ticker.Stop()
+	for {
+		began := time.Now()
+		t.Look(began)
+		rest := time.NewTimer(restFactor * time.Since(began))
+		select {
+		case <-ctx.Done():
+			rest.Stop()
+			return
+		case <-rest.C:
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-poke:
+		case <-ticker.C:
+		}
+	}
+}
+
+// Look compares what is with what was last known.
+func (t *Tracker) Look(now time.Time) {
+	next := map[string]*swanherdv1.TunnelReport{}
+	for _, s := range t.source.Status() {
+		next[s.Name] = report(s)
+	}
+	for name, err := range t.source.Deferred() {
+		if next[name] == nil {
+			next[name] = &swanherdv1.TunnelReport{Tunnel: name, State: swanherdv1.TunnelState_TUNNEL_STATE_FAILED,
+				LastError: &swanherdv1.TunnelError{Code: codeDeferred, Message: err.Error()}}
+		}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name, r := range next {
+		old := t.reports[name]
+		keepTimes(r, old, now)
+		if !proto.Equal(r, old) {
+			t.dirty[name] = true
+		}
+	}
+	for name := range t.reports {
+		if next[name] == nil {
+			t.dirty[name] = true
+		}
+	}
+	t.reports = next
+	if len(t.dirty) > 0 {
+		signal(t.changed)
+	}
+}
+
+// keepTimes carries the times of the state and of the error over from the report
+// before, where they are still the same.
+func keepTimes(r, old *swanherdv1.TunnelReport, now time.Time) {
+	r.StateTime = timestamppb.New(now)
+	if old != nil && old.GetState() == r.GetState() {
+		r.StateTime = old.GetStateTime()
+	}
+	e, before := r.GetLastError(), old.GetLastError()
+	if e == nil {
+		return
+	}
+	e.Time = timestamppb.New(now)
+	if e.GetCode() == before.GetCode() && e.GetMessage() == before.GetMessage() && e.GetRemote() == before.GetRemote() {
+		e.Time = before.GetTime()
+	}
+}
+
+// Changed is sent to when there are transitions.
+func (t *Tracker) Changed() <-chan struct{} { return t.changed }
+
+// Transitions returns the reports that changed and the names of tunnels that
+// went since the last call of Transitions or Full.
+func (t *Tracker) Transitions() (changed []*swanherdv1.TunnelReport, removed []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for name := range t.dirty {
+		if r := t.reports[name]; r != nil {
+			changed = append(changed, r)
+		} else {
+			removed = append(removed, name)
+		}
+	}
+	clear(t.dirty)
+	slices.SortFunc(changed, byTunnel)
+	slices.Sort(removed)
+	return changed, removed
+}
+
+// Full returns every tunnel's report with its counters, by name.
+func (t *Tracker) Full() []*swanherdv1.TunnelReport {
+	t.mu.Lock()
+	clear(t.dirty)
+	t.mu.Unlock()
+	return t.Reports()
+}
+
+// Reports is Full for others than the session: what is news stays news.
+func (t *Tracker) Reports() []*swanherdv1.TunnelReport {
+	sas := t.countersBySPI()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []*swanherdv1.TunnelReport
+	for _, r := range t.reports {
+		r = proto.Clone(r).(*swanherdv1.TunnelReport)
+		for _, c := range r.GetChildSas() {
+			c.Counters = sas.of(r.GetTunnel(), c)
+		}
+		out = append(out, r)
+	}
+	slices.SortFunc(out, byTunnel)
+	return out
+}
+
+// Counters returns the counters of every Child SA.
+func (t *Tracker) Counters() []*swanherdv1.TunnelCounters {
+	var out []*swanherdv1.TunnelCounters
+	for _, r := range t.Reports() {
+		tc := &swanherdv1.TunnelCounters{Tunnel: r.GetTunnel()}
+		for _, c := range r.GetChildSas() {
+			tc.Children = append(tc.Children, &swanherdv1.ChildCounters{SpiIn: c.GetSpiIn(), Counters: c.GetCounters()})
+		}
+		if len(tc.Children) > 0 {
+			out = append(out, tc)
+		}
+	}
+	return out
+}
+
+func byTunnel(a, b *swanherdv1.TunnelReport) int { return cmp.Compare(a.GetTunnel(), b.GetTunnel()) }
+
+// saKey names an SA of the data plane. Outbound SPIs are the peers' choice, so
+// only with the tunnel they are unique.
+type saKey struct {
+	tunnel, spi string
+	direction   dataplane.Direction
+}
+
+type saCounters map[saKey]dataplane.Counters
+
+func (t *Tracker) countersBySPI() saCounters {
+	out := saCounters{}
+	for _, c := range t.source.Counters() {
+		out[saKey{c.Tunnel, spi(c.SPI), c.Direction}] = c
+	}
+	return out
+}
+
+func (m saCounters) of(tunnel string, c *swanherdv1.ChildSa) *swanherdv1.SaCounters {
+	in := m[saKey{tunnel, c.GetSpiIn(), dataplane.Inbound}]
+	out := m[saKey{tunnel, c.GetSpiOut(), dataplane.Outbound}]
+	return &swanherdv1.SaCounters{
+		PacketsIn: in.Packets, OctetsIn: in.Bytes, PacketsOut: out.Packets, OctetsOut: out.Bytes,
+		ReplayDrops: in.ReplayDrops, IntegrityFailures: in.AuthFailures, PolicyDrops: in.SelectorDrops + out.SelectorDrops,
+	}
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
