@@ -1,0 +1,249 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/swanherd/swanherd/edge/enroll"
+	"github.com/swanherd/swanherd/edge/health"
+	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/reconcile"
+	"github.com/swanherd/swanherd/edge/session"
+	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/engine"
+)
+
+// eventBuffer is how many events of the engine wait for the health tracker.
+const eventBuffer = 256
+
+// agent is a running edge.
+type agent struct {
+	cfg     Config
+	started time.Time
+	reason  string // for the data plane
+
+	dir        *state.Dir
+	host       *hostnet.Host
+	uplinks    *hostnet.Uplinks
+	plane      *userspace.Plane
+	engine     *engine.Engine
+	reconciler *reconcile.Reconciler
+	tracker    *health.Tracker
+	runner     *runner
+	identity   atomic.Pointer[state.Identity]
+	client     atomic.Pointer[session.Client] // nil without a controller
+}
+
+// Run runs an agent until ctx ends, and then stops it in order. An error means
+// that it could not begin, or that a part of it without which it cannot go on
+// has ended.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	a := &agent{cfg: cfg, started: time.Now()}
+	defer a.close()
+	if err := a.open(); err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+// open takes hold of what the agent needs of the host. Close gives back what
+// was taken, however far it came.
+func (a *agent) open() error {
+	name, reason, err := chooseDataPlane(a.cfg.DataPlane)
+	if err != nil {
+		return err
+	}
+	a.reason = reason
+	if a.dir, err = state.Open(a.cfg.StateDir); err != nil {
+		return err
+	}
+	if a.host, err = hostnet.Open(a.cfg.Logger); err != nil {
+		return err
+	}
+	if err := a.host.Flush(a.cfg.Interface); err != nil {
+		return fmt.Errorf("remove routes of an earlier run: %w", err)
+	}
+	if a.uplinks, err = a.host.NewUplinks(a.cfg.Uplinks, a.cfg.Interface, DefaultNATPort); err != nil {
+		return err
+	}
+	if a.plane, err = openDataPlane(a.cfg, a.cfg.Logger); err != nil {
+		return err
+	}
+	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())
+	ec := engine.Config{Plane: a.plane, Logger: a.cfg.Logger}
+	if a.cfg.IKEPort != 0 {
+		ec.IKEAddr = netip.AddrPortFrom(netip.IPv6Unspecified(), a.cfg.IKEPort)
+	}
+	if a.engine, err = engine.New(ec); err != nil {
+		return err
+	}
+	a.reconciler = reconcile.New(reconcile.Config{
+		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
+		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
+	})
+	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
+	a.runner = &runner{reconciler: a.reconciler, logger: a.cfg.Logger}
+	return nil
+}
+
+// close gives everything back; it may be called after a part of open.
+func (a *agent) close() {
+	if a.plane != nil {
+		if err := a.host.Flush(a.plane.Interface()); err != nil {
+			a.cfg.Logger.Warn("cannot remove routes", "error", err)
+		}
+		if err := a.plane.Close(); err != nil {
+			a.cfg.Logger.Warn("cannot close the data plane", "error", err)
+		}
+	}
+	if a.host != nil {
+		a.host.Close()
+	}
+	if a.dir != nil {
+		if err := a.dir.Close(); err != nil {
+			a.cfg.Logger.Warn("cannot unlock the state directory", "error", err)
+		}
+	}
+}
+
+// run runs the parts. What needs the engine stops before the engine does, so
+// that a tunnel that closes is not taken for one that failed.
+func (a *agent) run(ctx context.Context) error {
+	engineCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngine()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	engineDone := make(chan error, 1)
+	go func() {
+		err := a.engine.Run(engineCtx)
+		if err != nil {
+			err = fmt.Errorf("run IKE: %w", err)
+			stop(err)
+		}
+		engineDone <- err
+	}()
+	var parts sync.WaitGroup
+	err := a.start(ctx, &parts)
+	if err == nil {
+		<-ctx.Done()
+	}
+	stop(err)
+	parts.Wait()
+	a.cfg.Logger.Info("stopping: telling the peers")
+	stopEngine()
+	if engineErr := <-engineDone; engineErr != nil {
+		return engineErr
+	}
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	return err
+}
+
+// start starts the parts beside the engine. They end with ctx.
+func (a *agent) start(ctx context.Context, parts *sync.WaitGroup) error {
+	events := a.engine.Subscribe(eventBuffer)
+	parts.Go(func() { defer events.Close(); a.tracker.Run(ctx, events) })
+	parts.Go(func() { a.uplinks.Run(ctx) })
+	if err := a.serveStatus(ctx, parts); err != nil {
+		return err
+	}
+	if err := a.serveMetrics(ctx, parts); err != nil {
+		return err
+	}
+	var err error
+	if a.cfg.IntentFile != "" {
+		err = a.startFromFile(ctx)
+	} else {
+		err = a.startManaged(ctx, parts)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped while starting
+		}
+		return err
+	}
+	parts.Go(func() { a.reconciler.Run(ctx, a.uplinks.HostChanged()) })
+	return nil
+}
+
+// startFromFile runs an intent file.
+func (a *agent) startFromFile(ctx context.Context) error {
+	intent, err := ReadIntent(a.cfg.IntentFile)
+	if err != nil {
+		return err
+	}
+	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: resources(intent)})
+	var rejected *session.RejectedError
+	if errors.As(err, &rejected) {
+		return fmt.Errorf("run intent of %s:\n%w", a.cfg.IntentFile, reconcile.Errors(rejected.Errors))
+	}
+	if err == nil {
+		a.cfg.Logger.Info("running an intent file without a controller", "file", a.cfg.IntentFile, "tunnels", len(intent.GetTunnels()))
+	}
+	return err
+}
+
+// startManaged runs what the controller wants: at first the stored intent, for
+// which no controller is needed.
+func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
+	id, err := a.dir.LoadIdentity()
+	if errors.Is(err, state.ErrNotEnrolled) && a.cfg.Token != "" {
+		id, err = a.enroll(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	a.identity.Store(id)
+	a.runner.dir = a.dir
+	if err := a.runner.resume(); err != nil {
+		return err
+	}
+	client := session.New(session.Config{
+		Dial: a.dial, Endpoints: id.SessionEndpoints, AgentVersion: Version(), DataPlane: a.plane.Name(),
+		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Logger: a.cfg.Logger,
+	})
+	a.client.Store(client)
+	renewer := &enroll.Renewer{Dir: a.dir, Logger: a.cfg.Logger, Renewed: a.renewed}
+	parts.Go(func() { client.Run(ctx) })
+	parts.Go(func() { renewer.Run(ctx, id) })
+	return nil
+}
+
+// enroll asks until the controller answers, one way or the other.
+func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
+	token, err := enroll.ParseToken(a.cfg.Token)
+	if err != nil {
+		return nil, err
+	}
+	cfg := enroll.Config{Dir: a.dir, Token: token, EdgeID: a.cfg.EdgeID, AgentVersion: Version(), Logger: a.cfg.Logger}
+	return enroll.UntilAnswered(ctx, cfg)
+}
+
+// dial connects with the identity of the moment.
+func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+endpoint,
+		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithNoProxy(),
+		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// renewed puts new certificates to use.
+func (a *agent) renewed(id *state.Identity) {
+	a.identity.Store(id)
+	a.client.Load().Reconnect()
+	if err := a.reconciler.Resync(); err != nil {
+		a.cfg.Logger.Warn("tunnels do not have the new certificate yet; trying again", "error", err)
+	}
+}

@@ -1,0 +1,227 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/swanherd/swanherd/edge"
+	"github.com/swanherd/swanherd/edge/enroll"
+	"github.com/swanherd/swanherd/edge/state"
+)
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+func newCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "swanherd-edge",
+		Short:         "The edge agent of Swanherd",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w; see %s --help", err, cmd.CommandPath())
+	})
+	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newVersionCommand())
+	return root
+}
+
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usagef("%s takes no argument %q; see %s --help", cmd.CommandPath(), args[0], cmd.CommandPath())
+	}
+	return nil
+}
+
+func stateDirFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "state-dir", edge.DefaultStateDir, "directory of the identity and the last intent (0700)")
+}
+
+// logFlags are the flags of commands that log.
+type logFlags struct{ level, format string }
+
+func (l *logFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&l.level, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&l.format, "log-format", "text", "text or json")
+}
+
+func (l *logFlags) logger() (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(l.level)); err != nil {
+		return nil, usagef("--log-level %q: use debug, info, warn or error", l.level)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch l.format {
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), nil
+	}
+	return nil, usagef("--log-format %q: use text or json", l.format)
+}
+
+// tokenFlags take the enrollment token from the command line, or from a file or
+// the environment, where other users of the machine do not see it.
+type tokenFlags struct{ token, file, edgeID string }
+
+const tokenVariable = "SWANHERD_ENROLLMENT_TOKEN"
+
+func (t *tokenFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&t.token, "token", "", "enrollment token; visible to other users of this machine, so better --token-file or $"+tokenVariable)
+	cmd.Flags().StringVar(&t.file, "token-file", "", "file with the enrollment token")
+	cmd.Flags().StringVar(&t.edgeID, "edge-id", "", "name of the edge; empty: its site's")
+}
+
+func (t *tokenFlags) value() (string, error) {
+	if t.token != "" && t.file != "" {
+		return "", usagef("--token and --token-file are both given")
+	}
+	if t.file != "" {
+		b, err := state.ReadSecret(t.file)
+		if errors.Is(err, fs.ErrNotExist) {
+			return "", usagef("--token-file: %w", err)
+		}
+		return strings.TrimSpace(string(b)), err
+	}
+	if t.token != "" {
+		return t.token, nil
+	}
+	return os.Getenv(tokenVariable), nil
+}
+
+func newRunCommand() *cobra.Command {
+	var (
+		cfg       edge.Config
+		token     tokenFlags
+		logging   logFlags
+		uplinks   []string
+		dataPlane string
+		metrics   string
+	)
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: `Run the agent until it gets SIGTERM or SIGINT; then its peers are told and its
+routes removed.
+
+It takes its intent from the controller with which it is enrolled (or enrolls
+itself first, with --token), and after a start runs the last one until the
+controller is there. With --intent it takes it from a file, YAML or JSON, and
+needs no controller.
+
+It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if cfg.Logger, err = logging.logger(); err != nil {
+				return err
+			}
+			if cfg.Token, err = token.value(); err != nil {
+				return err
+			}
+			cfg.EdgeID = token.edgeID
+			cfg.DataPlane = edge.DataPlane(dataPlane)
+			for _, text := range uplinks {
+				u, err := edge.ParseUplink(text)
+				if err != nil {
+					return usageError{err}
+				}
+				cfg.Uplinks = append(cfg.Uplinks, u)
+			}
+			if metrics != "" {
+				if cfg.MetricsListen, err = netip.ParseAddrPort(metrics); err != nil {
+					return usagef("--metrics-listen: %w", err)
+				}
+			}
+			cfg.Logger.Info("swanherd-edge", "version", edge.Version())
+			return edge.Run(cmd.Context(), cfg)
+		},
+	}
+	stateDirFlag(cmd, &cfg.StateDir)
+	token.add(cmd)
+	logging.add(cmd)
+	f := cmd.Flags()
+	f.StringVar(&cfg.IntentFile, "intent", "", "run this intent file, without a controller")
+	f.StringArrayVar(&uplinks, "uplink", nil, "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]; may be repeated; without it, every interface with a default route")
+	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto or userspace")
+	f.StringVar(&cfg.Interface, "tun-name", edge.DefaultInterface, "name of the tunnel interface")
+	f.Uint16Var(&cfg.IKEPort, "ike-port", edge.DefaultIKEPort, "UDP port of IKE without encapsulation; 0: only the NAT traversal port 4500")
+	f.StringVar(&metrics, "metrics-listen", "", "address and port of /metrics for Prometheus, such as 127.0.0.1:7446; empty: none")
+	return cmd
+}
+
+func newEnrollCommand() *cobra.Command {
+	var (
+		dir     string
+		token   tokenFlags
+		logging logFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "enroll",
+		Short: "Get this edge its identity from the controller",
+		Long: `Get this edge its identity from the controller that the token names. The keys
+are made here and do not leave this machine. It may be repeated after an error:
+the token is used once.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			logger, err := logging.logger()
+			if err != nil {
+				return err
+			}
+			text, err := token.value()
+			if err != nil {
+				return err
+			}
+			if text == "" {
+				return usagef("no enrollment token; give --token, --token-file or $%s", tokenVariable)
+			}
+			return enrollOnce(cmd, dir, text, token.edgeID, logger)
+		},
+	}
+	stateDirFlag(cmd, &dir)
+	token.add(cmd)
+	logging.add(cmd)
+	return cmd
+}
+
+func enrollOnce(cmd *cobra.Command, dir, text, edgeID string, logger *slog.Logger) error {
+	token, err := enroll.ParseToken(text)
+	if err != nil {
+		return err
+	}
+	d, err := state.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if id, err := d.LoadIdentity(); err == nil {
+		return fmt.Errorf("this edge is enrolled already, as %s; to enroll it anew, move %s/identity away first", id.Edge, d.Path())
+	} else if !errors.Is(err, state.ErrNotEnrolled) {
+		return err
+	}
+	id, err := enroll.Enroll(cmd.Context(), enroll.Config{Dir: d, Token: token, EdgeID: edgeID, AgentVersion: edge.Version(), Logger: logger})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "enrolled as %s\n", id.Edge)
+	return nil
+}
+
+func newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the agent's version",
+		Args:  noArguments,
+		Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), edge.Version()) },
+	}
+}

@@ -1,0 +1,160 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/swanherd/swanherd/edge"
+	"github.com/swanherd/swanherd/edge/health"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func newStatusCommand() *cobra.Command {
+	var dir, output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the running agent does",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "table" && output != "json" {
+				return usagef("--output %q: use table or json", output)
+			}
+			s, err := edge.ReadStatus(cmd.Context(), dir)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(s)
+			}
+			return printStatus(cmd.OutOrStdout(), s, time.Now())
+		},
+	}
+	stateDirFlag(cmd, &dir)
+	cmd.Flags().StringVarP(&output, "output", "o", "table", "table or json")
+	return cmd
+}
+
+// printStatus prints the status for people.
+func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
+	tunnels, err := s.TunnelReports()
+	if err != nil {
+		return err
+	}
+	uplinks, err := s.UplinkList()
+	if err != nil {
+		return err
+	}
+	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
+	printAgent(w, s, now)
+	for _, u := range uplinks {
+		fmt.Fprintf(w, "Uplink:\t%s  %s  %s\n", u.GetName(), u.GetInterface(), dash(strings.Join(u.GetAddresses(), ", ")))
+	}
+	fmt.Fprintln(w)
+	if len(tunnels) == 0 {
+		fmt.Fprintln(w, "No tunnels.")
+		return w.Flush()
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "TUNNEL\tSTATE\tSINCE\tREMOTE\tIKE SUITE\tCHILD\tSPI IN/OUT\tIN\tOUT\tLAST ERROR")
+	for _, t := range tunnels {
+		printTunnel(w, t, now)
+	}
+	return w.Flush()
+}
+
+func printAgent(w io.Writer, s *edge.Status, now time.Time) {
+	fmt.Fprintf(w, "Edge:\t%s\n", dash(s.Edge))
+	fmt.Fprintf(w, "Agent:\t%s, up %s\n", s.AgentVersion, age(now, s.StartTime))
+	fmt.Fprintf(w, "Data plane:\t%s on %s (%s)\n", s.DataPlane, s.Interface, s.DataPlaneReason)
+	switch session := s.Session; {
+	case session == nil:
+		fmt.Fprintf(w, "Controller:\tnone\n")
+	case session.Connected:
+		fmt.Fprintf(w, "Controller:\t%s, connected for %s, round trip %.1f ms\n", session.Endpoint, age(now, session.Since), session.RoundTripMs)
+	default:
+		fmt.Fprintf(w, "Controller:\tnot connected for %s: %s\n", age(now, session.Since), dash(session.LastError))
+	}
+	if i := s.Intent; i != nil {
+		fmt.Fprintf(w, "Intent:\trevision %d of %s, digest %s\n", i.Revision, i.Epoch, i.Digest)
+	} else {
+		fmt.Fprintf(w, "Intent:\tnone yet\n")
+	}
+	if c := s.Certificates; c != nil {
+		fmt.Fprintf(w, "Certificates:\tcontrol until %s, IKE until %s\n", c.ControlExpire.Format(time.DateOnly), c.IKEExpire.Format(time.DateOnly))
+	}
+}
+
+// printTunnel prints a tunnel: a line for its first Child SA, and one for each
+// further one.
+func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
+	name := t.GetTunnel()[strings.LastIndexByte(t.GetTunnel(), '/')+1:]
+	children := t.GetChildSas()
+	if len(children) == 0 {
+		children = []*swanherdv1.ChildSa{nil}
+	}
+	for i, c := range children {
+		lead := "\t\t\t\t"
+		if i == 0 {
+			lead = strings.Join([]string{name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
+				dash(t.GetRemoteEndpoint()), dash(t.GetIkeSa().GetSuite())}, "\t")
+		}
+		child, spis, in, out := "-", "-", "-", "-"
+		if c != nil {
+			child, spis = c.GetName(), c.GetSpiIn()+"/"+c.GetSpiOut()
+			in = volume(c.GetCounters().GetPacketsIn(), c.GetCounters().GetOctetsIn())
+			out = volume(c.GetCounters().GetPacketsOut(), c.GetCounters().GetOctetsOut())
+		}
+		failure := "-"
+		if e := t.GetLastError(); e != nil && i == 0 {
+			failure = e.GetCode() + ": " + e.GetMessage()
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", lead, child, spis, in, out, failure)
+	}
+}
+
+func at(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+func age(now, then time.Time) string {
+	if then.IsZero() {
+		return "-"
+	}
+	return now.Sub(then).Round(time.Second).String()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// volume is packets and octets: "12 p 1.2 kB".
+func volume(packets, octets uint64) string {
+	value, unit := float64(octets), "B"
+	for _, u := range []string{"kB", "MB", "GB", "TB"} {
+		if value < 1000 {
+			break
+		}
+		value, unit = value/1000, u
+	}
+	if unit == "B" {
+		return fmt.Sprintf("%d p %d B", packets, octets)
+	}
+	return fmt.Sprintf("%d p %.1f %s", packets, value, unit)
+}

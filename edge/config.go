@@ -1,0 +1,96 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Defaults of Config.
+const (
+	DefaultStateDir  = "/var/lib/swanherd-edge"
+	DefaultInterface = "swan0"
+	DefaultIKEPort   = 500  // RFC 7296, Section 2
+	DefaultNATPort   = 4500 // RFC 3948, Section 2
+)
+
+// Config is what an agent needs.
+type Config struct {
+	// StateDir holds everything that survives a restart. Required.
+	StateDir string
+	// Token enrolls the edge if it is not enrolled yet, under the name EdgeID
+	// or, if that is empty, its site's.
+	Token, EdgeID string
+	// IntentFile is run without a controller. Excludes Token.
+	IntentFile string
+	// Uplinks by name and interface; empty: every interface with a default
+	// route.
+	Uplinks []*swanherdv1.Uplink
+	// DataPlane is what the operator asks for.
+	DataPlane DataPlane
+	// Interface is the name of the tunnel interface.
+	Interface string
+	// IKEPort is where the agent answers IKE without encapsulation; 0: nowhere.
+	IKEPort uint16
+	// MetricsListen is where Prometheus finds /metrics; invalid: nowhere.
+	MetricsListen netip.AddrPort
+	Logger        *slog.Logger
+}
+
+func (c Config) validate() error {
+	switch {
+	case c.StateDir == "":
+		return errors.New("no state directory is named; use --state-dir")
+	case c.IntentFile != "" && c.Token != "":
+		return errors.New("an intent file and an enrollment token are both given; an agent takes its intent from one of them")
+	case c.Interface == "" || len(c.Interface) > 15 || strings.ContainsAny(c.Interface, "/ %"):
+		return fmt.Errorf("tunnel interface %q: a name has 1 to 15 characters without space, slash and percent", c.Interface)
+	case c.Logger == nil:
+		return errors.New("config has no Logger")
+	}
+	return nil
+}
+
+// ParseUplink parses what --uplink says: name=wan1,interface=eth0 and, if
+// wanted, class=broadband|mpls|lte|satellite, cost=10, metered=true.
+func ParseUplink(text string) (*swanherdv1.Uplink, error) {
+	const form = "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]"
+	u := &swanherdv1.Uplink{}
+	for part := range strings.SplitSeq(text, ",") {
+		key, value, _ := strings.Cut(part, "=")
+		var err error
+		switch key {
+		case "name":
+			u.Name = value
+		case "interface":
+			u.Interface = value
+		case "class":
+			u.TransportClass, err = parseClass(value)
+		case "cost":
+			_, err = fmt.Sscanf(value, "%d", &u.Cost)
+		case "metered":
+			_, err = fmt.Sscanf(value, "%t", &u.Metered)
+		default:
+			err = errors.New("unknown key")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("uplink %q: %q: %w; the form is %s", text, part, err, form)
+		}
+	}
+	if u.Name == "" || u.Interface == "" {
+		return nil, fmt.Errorf("uplink %q lacks its name or interface; the form is %s", text, form)
+	}
+	return u, nil
+}
+
+func parseClass(s string) (swanherdv1.TransportClass, error) {
+	v, ok := swanherdv1.TransportClass_value["TRANSPORT_CLASS_"+strings.ToUpper(s)]
+	if !ok || v == 0 {
+		return 0, errors.New("unknown class")
+	}
+	return swanherdv1.TransportClass(v), nil
+}

@@ -1,0 +1,22 @@
+// Package edge is the agent of Swanherd: it puts together what the packages
+// below it do and runs it.
+//
+//	state      identity and last intent on disk
+//	enroll     gets and renews the identity
+//	session    the conversation with the controller
+//	reconcile  intent to tunnels and routes
+//	hostnet    uplinks, routes, kernel settings
+//	health     state of the tunnels, upward
+//
+// Intent flows from session (or a file) over reconcile into package engine;
+// health flows from the engine over health into session, metrics and the status
+// socket. Neither needs the controller to be there: after a start the agent
+// runs the intent that it ran last.
+//
+// It owns nothing of its own but the order in which the parts start and stop:
+// at the end the session closes first, then peers are told by the engine, and
+// routes go last, so that no packet leaves in clear while the tunnels close.
+//
+// Run is called once in a process for each state directory and network
+// namespace.
+package edge

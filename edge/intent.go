@@ -1,0 +1,161 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"buf.build/go/protovalidate"
+	"buf.build/go/protoyaml"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/swanherd/swanherd/edge/reconcile"
+	"github.com/swanherd/swanherd/edge/session"
+	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/proto/digest"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// maxIntentFile bounds an intent file; ten thousand tunnels take less.
+const maxIntentFile = 64 << 20
+
+// validator gives protoyaml the rules in the protos.
+type validator struct{}
+
+func (validator) Validate(m proto.Message) error { return protovalidate.Validate(m) }
+
+// ReadIntent reads an intent file, YAML or JSON. Unknown fields, and fields that
+// break the rules in the protos, are errors that name file, line and column.
+// Paths in it are relative to its own directory.
+func ReadIntent(file string) (*swanherdv1.EdgeIntent, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("read intent: %w", err)
+	}
+	if info.Size() > maxIntentFile {
+		return nil, fmt.Errorf("read intent: %s is larger than %d octets", file, maxIntentFile)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read intent: %w", err)
+	}
+	intent := &swanherdv1.EdgeIntent{}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return intent, nil
+	}
+	if err := (protoyaml.UnmarshalOptions{Path: file, Validator: validator{}}).Unmarshal(b, intent); err != nil {
+		return nil, fmt.Errorf("read intent:\n%w", err)
+	}
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(filepath.Dir(file), *path)
+		}
+	}
+	if files := intent.GetSettings().GetIdentityFiles(); files != nil {
+		resolve(&files.Certificate)
+		resolve(&files.Key)
+	}
+	for _, t := range intent.GetTunnels() {
+		if psk := t.GetAuthentication().GetPsk(); psk != nil {
+			resolve(&psk.File)
+		}
+	}
+	return intent, nil
+}
+
+// resources takes an intent apart.
+func resources(intent *swanherdv1.EdgeIntent) []*swanherdv1.IntentResource {
+	var out []*swanherdv1.IntentResource
+	if s := intent.GetSettings(); s != nil {
+		out = append(out, digest.Resource(s))
+	}
+	for _, t := range intent.GetTunnels() {
+		out = append(out, digest.Resource(t))
+	}
+	return out
+}
+
+// runner runs intents and remembers the last one. It implements session.Intent.
+type runner struct {
+	reconciler *reconcile.Reconciler
+	dir        *state.Dir // nil: intents come from a file and are not stored
+	logger     *slog.Logger
+
+	mu      sync.Mutex
+	running *state.Intent
+}
+
+// Running implements session.Intent.
+func (r *runner) Running() *state.Intent {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.running
+}
+
+// Apply implements session.Intent.
+func (r *runner) Apply(_ context.Context, i *state.Intent) error {
+	if err := r.reconciler.Apply(i.EdgeIntent()); err != nil {
+		return rejection(err)
+	}
+	r.setRunning(i)
+	if r.dir == nil {
+		return nil
+	}
+	if err := r.dir.SaveIntent(i); err != nil {
+		// The intent runs; only a restart would begin with the one before, and
+		// then the controller sends this one again.
+		r.logger.Error("cannot store the intent; after a restart the edge begins with the one before", "error", err)
+	}
+	return nil
+}
+
+// resume runs the intent that ran before the last stop.
+func (r *runner) resume() error {
+	i, err := r.dir.LoadIntent()
+	var corrupt *state.CorruptError
+	if errors.As(err, &corrupt) {
+		r.logger.Error("begin without an intent", "error", err)
+		return nil
+	}
+	if err != nil || i == nil {
+		return err
+	}
+	err = r.reconciler.Adopt(i.EdgeIntent())
+	var invalid reconcile.Errors
+	if errors.As(err, &invalid) {
+		// It was good once: this agent is another version, or a file is gone.
+		// The controller hears of no intent and sends the whole of it.
+		r.logger.Error("the stored intent cannot be run; waiting for the controller", "error", err)
+		return nil
+	}
+	if err != nil {
+		r.logger.Warn("the host is not ready for the stored intent; trying again", "error", err)
+	}
+	r.logger.Info("running the stored intent", "revision", i.SourceRevision, "tunnels", len(i.EdgeIntent().GetTunnels()))
+	r.setRunning(i)
+	return nil
+}
+
+func (r *runner) setRunning(i *state.Intent) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running = i
+}
+
+// rejection says to the controller what the reconciler said.
+func rejection(err error) error {
+	var invalid reconcile.Errors
+	var failed *reconcile.ApplyError
+	switch {
+	case errors.As(err, &invalid):
+		return &session.RejectedError{Code: swanherdv1.Nack_CODE_INVALID, Errors: invalid}
+	case errors.As(err, &failed):
+		return &session.RejectedError{Code: swanherdv1.Nack_CODE_APPLY_FAILED, Errors: failed.Errors}
+	}
+	return err
+}
