@@ -1,0 +1,184 @@
+package lab_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+// TestEdgesFromIntentFiles runs two agents without a controller: the LANs behind
+// them reach each other, with a pre-shared key and with certificates; an agent
+// that is killed and started again comes back; one that is stopped tells its
+// peer and leaves no route.
+func TestEdgesFromIntentFiles(t *testing.T) {
+	lab.Require(t, "ip")
+	agent := buildAgent(t)
+	for _, auth := range []string{"psk", "certificate"} {
+		t.Run(auth, func(t *testing.T) {
+			p := &edgePair{interop: newInterop(t, agent, auth, "ours")}
+			p.edges = [2]*lab.Namespace{p.ours, p.theirs}
+			p.writeCredentials()
+			p.start(0)
+			p.start(1)
+			p.check("at first")
+
+			p.agents[1].Kill()
+			<-p.agents[1].Done()
+			p.start(1)
+			p.check("after one end was killed")
+
+			if err := p.agents[0].Stop(10 * time.Second); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+			p.checkGone()
+		})
+	}
+}
+
+// edgePair is two edges of ours, with the files and certificates of a case of
+// interoperation.
+type edgePair struct {
+	*interop
+	edges  [2]*lab.Namespace
+	agents [2]*lab.Program
+}
+
+var edgeNames = [2]string{"ours.example", "theirs.example"}
+
+// start runs an agent; its output is shown if the test fails.
+func (p *edgePair) start(i int) {
+	p.t.Helper()
+	file := p.write(fmt.Sprintf("edge%d.yaml", i), p.edgeIntent(i))
+	var err error
+	p.agents[i], err = p.edges[i].Start(nil, nil, p.agent, "run", "--intent", file, "--state-dir", p.stateDir(i))
+	p.must(err)
+	running := p.agents[i]
+	p.t.Cleanup(func() {
+		if err := running.Stop(10 * time.Second); err != nil && !p.t.Failed() {
+			p.t.Logf("stop edge %d: %v", i, err)
+		}
+		if p.t.Failed() {
+			p.t.Logf("edge %d:\n%s", i, running.Output())
+		}
+	})
+}
+
+func (p *edgePair) stateDir(i int) string { return filepath.Join(p.dir, fmt.Sprintf("state%d", i)) }
+
+func (p *edgePair) edgeIntent(i int) string {
+	other := 1 - i
+	role := [2]string{"TUNNEL_ROLE_INITIATOR", "TUNNEL_ROLE_RESPONDER"}[i]
+	settings := fmt.Sprintf("settings:\n  localPrefixes: [10.%d.0.0/24]\n", i+1)
+	method := "psk: {file: psk}"
+	if p.auth == "certificate" {
+		files := [2][2]string{{"ours.pem", "ours.key"}, {"charon/x509/theirs.pem", "charon/private/theirs.key"}}[i]
+		settings += fmt.Sprintf("  identityFiles: {certificate: %s, key: %s}\n", files[0], files[1]) +
+			"  trustAnchors:\n    - |\n      " + strings.ReplaceAll(strings.TrimSpace(p.read("charon/x509ca/ca.pem")), "\n", "\n      ") + "\n"
+		method = "certificate: {}"
+	}
+	return settings + fmt.Sprintf(`tunnels:
+  - name: a--b
+    role: %s
+    remoteEndpoints: [{address: 192.0.2.%d, port: 4500}]
+    authentication:
+      localId: %s
+      remoteId: %s
+      %s
+    children:
+      - name: net
+        localTs: [10.%d.0.0/24]
+        remoteTs: [10.%d.0.0/24]
+`, role, other+1, edgeNames[i], edgeNames[other], method, i+1, other+1)
+}
+
+// check waits until both ends have the tunnel, passes traffic, and sees that it
+// went through the Child SAs rather than in clear.
+func (p *edgePair) check(when string) {
+	p.t.Helper()
+	for i := range p.edges {
+		for {
+			tunnels := p.tunnels(i)
+			if len(tunnels) == 1 && tunnels[0].State == "TUNNEL_STATE_ESTABLISHED" {
+				break
+			}
+			if p.ctx.Err() != nil {
+				p.t.Fatalf("%s: edge %d has no tunnel: %+v", when, i, tunnels)
+			}
+		}
+	}
+	p.awaitPing("the tunnel "+when, p.agents[0], p.agents[1])
+	p.ping(when)
+	for i := range p.edges {
+		// The younger Child SA is the one in use where a restart left an older.
+		tunnel := p.tunnels(i)[0]
+		var in, out int
+		for _, c := range tunnel.ChildSAs {
+			in, out = max(in, c.Counters.PacketsIn), max(out, c.Counters.PacketsOut)
+		}
+		if in < 20 || out < 20 {
+			p.t.Errorf("%s: edge %d counts %d packets in, %d out, want the 20 of the pings", when, i, in, out)
+		}
+		if table := p.status(i, "table"); !strings.Contains(table, "established") || !strings.Contains(table, "a--b") {
+			p.t.Errorf("%s: status of edge %d:\n%s", when, i, table)
+		}
+	}
+}
+
+// tunnelStatus is what the test reads of the agent's status.
+type tunnelStatus struct {
+	State    string
+	ChildSAs []struct {
+		Counters struct {
+			PacketsIn  int `json:"packets_in,string"`
+			PacketsOut int `json:"packets_out,string"`
+		}
+	} `json:"child_sas"`
+}
+
+// tunnels are the tunnels in the status of an agent, none if it does not answer
+// yet.
+func (p *edgePair) tunnels(i int) []tunnelStatus {
+	p.t.Helper()
+	var s struct{ Tunnels []tunnelStatus }
+	out, err := exec.CommandContext(p.ctx, p.agent, "status", "--state-dir", p.stateDir(i), "-o", "json").Output()
+	if err != nil {
+		return nil
+	}
+	if err := json.Unmarshal(out, &s); err != nil {
+		p.t.Fatalf("status of edge %d: %v\n%s", i, err, out)
+	}
+	return s.Tunnels
+}
+
+func (p *edgePair) status(i int, format string) string {
+	p.t.Helper()
+	out, err := exec.CommandContext(p.ctx, p.agent, "status", "--state-dir", p.stateDir(i), "-o", format).CombinedOutput()
+	if err != nil {
+		p.t.Errorf("status of edge %d: %v\n%s", i, err, out)
+	}
+	return string(out)
+}
+
+// checkGone sees that edge 0 left nothing behind and that edge 1 knows.
+func (p *edgePair) checkGone() {
+	p.t.Helper()
+	out, err := p.edges[0].Run(p.ctx, "ip", "route", "show", "proto", "83")
+	if err != nil || strings.TrimSpace(out) != "" {
+		p.t.Errorf("routes after the stop: %q, %v", out, err)
+	}
+	if _, err := os.Stat(filepath.Join(p.stateDir(0), "status.sock")); !os.IsNotExist(err) {
+		p.t.Errorf("status socket after the stop: %v", err)
+	}
+	for strings.Contains(p.status(1, "table"), "established") {
+		if p.ctx.Err() != nil {
+			p.t.Fatal("the peer of a stopped edge still takes the tunnel for established")
+		}
+	}
+}
