@@ -133,8 +133,11 @@ func (d *demo) step(format string, args ...any) {
 	fmt.Fprintf(d.progress, "%6.2fs  %s\n", time.Since(d.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// operatorAddress is the controller's operator listener in its namespace.
-const operatorAddress = "127.0.0.1:7443"
+// Listeners of the controller in its namespace: for operators, for metrics.
+const (
+	operatorAddress = "127.0.0.1:7443"
+	metricsAddress  = "127.0.0.1:7445"
+)
 
 // startController starts the controller in a namespace of its own and connects
 // to it as the administrator that its first start makes.
@@ -179,7 +182,7 @@ func (d *demo) runController() error {
 		"--listen", operatorAddress,
 		"--advertise-url", "https://"+d.operators.Addr().String(),
 		"--edge-listen", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
-		"--metrics-listen", "127.0.0.1:7445")
+		"--metrics-listen", metricsAddress)
 	return err
 }
 

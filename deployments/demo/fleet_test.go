@@ -1,0 +1,376 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// TestFleetNetns brings the demonstration's fleet up and then does to it what
+// happens to fleets: processes are killed, sites are deleted, edges come back.
+// The steps build on one another.
+func TestFleetNetns(t *testing.T) {
+	lab.Require(t)
+	f := newFleet(t)
+	for _, step := range []struct {
+		name string
+		run  func(*fleetTest)
+	}{
+		{"a used token is refused", (*fleetTest).usedToken},
+		{"the controller is killed under traffic", (*fleetTest).controllerKilled},
+		{"an edge is killed and comes back", (*fleetTest).edgeKilled},
+		{"an edge starts without the controller", (*fleetTest).headlessStart},
+		{"a change that is wrong stores nothing", (*fleetTest).wrongChange},
+		{"a site is deleted", (*fleetTest).siteDeleted},
+	} {
+		if !t.Run(step.name, func(t *testing.T) {
+			f.T = t
+			step.run(f)
+		}) {
+			f.T = t
+			f.printLogs()
+			return
+		}
+	}
+}
+
+type fleetTest struct {
+	*testing.T
+	*demo
+	ctx context.Context
+}
+
+func newFleet(t *testing.T) *fleetTest {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	t.Cleanup(cancel)
+	dir := t.TempDir()
+	if err := build(ctx, dir); err != nil {
+		t.Fatal(err)
+	}
+	operators, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &demo{options: options{dir: dir}, began: time.Now(), progress: t.Output(), operators: operators}
+	t.Cleanup(func() {
+		d.stop()
+		operators.Close()
+	})
+	if _, err := d.show(ctx); err != nil {
+		d.printLogs()
+		t.Fatal(err)
+	}
+	return &fleetTest{T: t, demo: d, ctx: ctx}
+}
+
+func (f *fleetTest) site(name string) *site {
+	for _, s := range f.world.sites {
+		if s.name == name {
+			return s
+		}
+	}
+	f.Fatalf("no site %s", name)
+	return nil
+}
+
+func (f *fleetTest) usedToken() {
+	berlin := f.site("berlin")
+	token, err := f.access.CreateEnrollmentToken(f.ctx, &swanherdv1.CreateEnrollmentTokenRequest{
+		Parent: network, EnrollmentToken: &swanherdv1.EnrollmentToken{Site: network + "/sites/berlin"},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	enroll := func(name, secret, edge string) (string, error) {
+		return berlin.edge.Run(f.ctx, filepath.Join(f.dir, "swanherd-edge"), "enroll",
+			"--token", secret, "--edge-id", edge, "--state-dir", filepath.Join(f.dir, "enroll-"+name))
+	}
+	if out, err := enroll("same-name", token.GetSecret(), "berlin"); err == nil || !strings.Contains(out, "exists") {
+		f.Errorf("a second edge named berlin was not refused by name: %v", err)
+	}
+	if _, err := enroll("first", token.GetSecret(), "berlin-2"); err != nil {
+		f.Fatalf("a good token was refused: %v", err)
+	}
+	out, err := enroll("second", token.GetSecret(), "berlin-3")
+	if err == nil {
+		f.Fatal("a used token was accepted")
+	}
+	if !strings.Contains(out, "enrollment token is not valid") || strings.Contains(out, token.GetSecret()) {
+		f.Errorf("the refusal says %q", out)
+	}
+	if _, err := f.topology.DeleteEdge(f.ctx, &swanherdv1.DeleteEdgeRequest{Name: network + "/edges/berlin-2"}); err != nil {
+		f.Fatal(err)
+	}
+	f.await("the tunnels of berlin-2 to go", func() bool { return len(f.tunnels()) == 6 && f.up() == 6 })
+}
+
+// controllerKilled is the promise that a controller's end costs no packet, and
+// that its return costs no octet of intent.
+func (f *fleetTest) controllerKilled() {
+	before := f.spis()
+	sites := f.listSites()
+	type answer struct {
+		result lab.PingResult
+		err    error
+	}
+	pinged := make(chan answer, 1)
+	berlin, oslo := f.site("berlin"), f.site("oslo")
+	go func() {
+		r, err := berlin.lan.Ping(f.ctx, berlin.lanAddr4, oslo.lanAddr4, 250) // 5 s
+		pinged <- answer{r, err}
+	}()
+	f.server.Kill()
+	a := <-pinged
+	if a.err != nil || a.result.Received != a.result.Sent {
+		f.Errorf("without the controller %d of %d packets arrived: %v", a.result.Received, a.result.Sent, a.err)
+	}
+	f.startAgain()
+	f.await("every edge to come back", func() bool { return f.connected() == len(f.world.sites) && f.up() == 6 })
+	if diff := cmp.Diff(sites, f.listSites(), protocmp.Transform()); diff != "" {
+		f.Errorf("the sites changed over the restart:\n%s", diff)
+	}
+	if diff := cmp.Diff(before, f.spis()); diff != "" {
+		f.Errorf("SAs were negotiated anew:\n%s", diff)
+	}
+	if metrics := f.metrics(); strings.Contains(metrics, "swanherd_intent_octets_total{") {
+		f.Errorf("edges that had everything were sent intent again:\n%s", grep(metrics, "swanherd_intent"))
+	}
+}
+
+func (f *fleetTest) startAgain() {
+	if err := f.runController(); err != nil {
+		f.Fatal(err)
+	}
+	if err := f.awaitController(f.ctx); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fleetTest) edgeKilled() {
+	before := f.spis()
+	lima := f.site("lima")
+	lima.agent.Kill()
+	if err := f.runEdge(lima); err != nil {
+		f.Fatal(err)
+	}
+	f.await("the tunnels of lima to come back", func() bool {
+		now := f.spis()
+		for name, spi := range before {
+			if strings.Contains(name, "lima") && now[name] == spi {
+				return false
+			}
+		}
+		return f.up() == 6
+	})
+	f.ping(lima, f.site("tokyo"))
+	f.ping(f.site("berlin"), lima)
+}
+
+// headlessStart restarts an edge while there is no controller: it has its last
+// intent and its certificates, and needs nobody.
+func (f *fleetTest) headlessStart() {
+	f.server.Kill()
+	oslo, berlin := f.site("oslo"), f.site("berlin")
+	oslo.agent.Kill()
+	if err := f.runEdge(oslo); err != nil {
+		f.Fatal(err)
+	}
+	f.await("oslo to reach berlin without the controller", func() bool {
+		_, err := oslo.lan.Ping(f.ctx, oslo.lanAddr4, berlin.lanAddr4, 1)
+		return err == nil
+	})
+	f.startAgain()
+	f.await("every edge to come back", func() bool { return f.connected() == len(f.world.sites) && f.up() == 6 })
+}
+
+func (f *fleetTest) wrongChange() {
+	before := f.listSites()
+	_, err := f.topology.Apply(f.ctx, &swanherdv1.ApplyRequest{Manifest: &swanherdv1.Manifest{Sites: []*swanherdv1.Site{
+		{Name: network + "/sites/good", Prefixes: []string{"10.9.0.0/24"}},
+		{Name: network + "/sites/bad", Prefixes: []string{"10.1.0.128/25"}},
+	}}})
+	if status.Code(err) != codes.InvalidArgument {
+		f.Errorf("a prefix inside berlin's was answered with %v", err)
+	}
+	if diff := cmp.Diff(before, f.listSites(), protocmp.Transform()); diff != "" {
+		f.Errorf("a refused manifest changed the sites:\n%s", diff)
+	}
+}
+
+func (f *fleetTest) siteDeleted() {
+	began := time.Now()
+	if _, err := f.topology.DeleteSite(f.ctx, &swanherdv1.DeleteSiteRequest{Name: network + "/sites/tokyo"}); err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range f.world.sites {
+		f.await("the tunnels to tokyo to go at "+s.name, func() bool {
+			for _, t := range f.edgeTunnels(s) {
+				if strings.Contains(t.GetTunnel(), "tokyo") {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	f.Logf("both ends of tokyo's tunnels were gone %v after the call", time.Since(began).Round(time.Millisecond))
+	f.await("the controller to show three tunnels", func() bool { return len(f.tunnels()) == 3 && f.up() == 3 })
+	berlin, tokyo := f.site("berlin"), f.site("tokyo")
+	if _, err := berlin.lan.Ping(f.ctx, berlin.lanAddr4, tokyo.lanAddr4, 1); err == nil {
+		f.Error("a deleted site still answers")
+	}
+	f.ping(berlin, f.site("oslo"))
+}
+
+func (f *fleetTest) ping(from, to *site) {
+	f.Helper()
+	if _, err := from.lan.Ping(f.ctx, from.lanAddr4, to.lanAddr4, 3); err != nil {
+		f.Error(err)
+	}
+}
+
+// await is poll with the test's context and a failure in the test.
+func (f *fleetTest) await(what string, done func() bool) {
+	f.Helper()
+	err := f.poll(f.ctx, 45*time.Second, what, func() (bool, error) { return done(), nil })
+	if err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fleetTest) tunnels() []*swanherdv1.Tunnel {
+	tunnels, err := f.listTunnels(f.ctx)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return tunnels
+}
+
+func (f *fleetTest) up() int {
+	n := 0
+	for _, t := range f.tunnels() {
+		if t.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP {
+			n++
+		}
+	}
+	return n
+}
+
+// spis are the SPIs of every tunnel's Child SAs as its first end reports them.
+func (f *fleetTest) spis() map[string]string {
+	all := map[string]string{}
+	for _, t := range f.tunnels() {
+		for _, c := range t.GetA().GetReport().GetChildSas() {
+			all[t.GetName()] += c.GetSpiIn() + "/" + c.GetSpiOut() + " "
+		}
+	}
+	return all
+}
+
+func (f *fleetTest) listSites() []*swanherdv1.Site {
+	resp, err := f.topology.ListSites(f.ctx, &swanherdv1.ListSitesRequest{Parent: network})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return resp.GetSites()
+}
+
+func (f *fleetTest) connected() int {
+	resp, err := f.topology.ListEdges(f.ctx, &swanherdv1.ListEdgesRequest{Parent: network})
+	if err != nil {
+		f.Fatal(err)
+	}
+	n := 0
+	for _, e := range resp.GetEdges() {
+		if e.GetStatus().GetConnected() {
+			n++
+		}
+	}
+	return n
+}
+
+// edgeTunnels asks the agent itself, as a person at the router would.
+func (f *fleetTest) edgeTunnels(s *site) []*swanherdv1.TunnelReport {
+	out, err := s.edge.Run(f.ctx, filepath.Join(f.dir, "swanherd-edge"), "status", "-o", "json", "--state-dir", filepath.Join(f.dir, s.name))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var answer struct{ Tunnels []json.RawMessage }
+	if err := json.Unmarshal([]byte(out), &answer); err != nil {
+		f.Fatalf("status of %s: %v\n%s", s.name, err, out)
+	}
+	reports := make([]*swanherdv1.TunnelReport, len(answer.Tunnels))
+	for i, raw := range answer.Tunnels {
+		reports[i] = &swanherdv1.TunnelReport{}
+		if err := protojson.Unmarshal(raw, reports[i]); err != nil {
+			f.Fatal(err)
+		}
+	}
+	return reports
+}
+
+func (f *fleetTest) metrics() string {
+	client := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (conn net.Conn, err error) {
+		err = f.world.controller.Do(func() error {
+			conn, err = net.Dial("tcp", metricsAddress)
+			return err
+		})
+		return conn, err
+	}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Get("http://" + metricsAddress + "/metrics")
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return string(b)
+}
+
+func grep(text, word string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, word) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// A result that shows a tunnel which is not up is no success.
+func TestVerdict(t *testing.T) {
+	up := &swanherdv1.Tunnel{Name: "a", Status: swanherdv1.TunnelStatus_TUNNEL_STATUS_UP}
+	down := proto.CloneOf(up)
+	down.Status = swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN
+	for name, c := range map[string]struct {
+		r  result
+		ok bool
+	}{
+		"good":      {result{Tunnels: []*swanherdv1.Tunnel{up}, Pings: []ping{{Sent: 3, Received: 3}}}, true},
+		"down":      {result{Tunnels: []*swanherdv1.Tunnel{up, down}}, false},
+		"lost ping": {result{Tunnels: []*swanherdv1.Tunnel{up}, Pings: []ping{{Sent: 3, Received: 2}}}, false},
+	} {
+		if err := c.r.verdict(); (err == nil) != c.ok {
+			t.Errorf("%s: verdict is %v", name, err)
+		}
+	}
+}
