@@ -113,19 +113,22 @@ func explain(err error) string {
 	if !ok || st.Code() == codes.OK {
 		return err.Error()
 	}
-	var b strings.Builder
-	b.WriteString(st.Message())
+	text := st.Message()
 	if st.Code() == codes.Unavailable {
-		b.WriteString(" (is the controller running, and is the context's server right?)")
+		text += " (is the controller running, and is the context's server right?)"
 	}
 	for _, d := range st.Details() {
-		if bad, ok := d.(*errdetails.BadRequest); ok {
-			for _, v := range bad.GetFieldViolations() {
-				fmt.Fprintf(&b, "\n  %s: %s", v.GetField(), v.GetDescription())
-			}
+		bad, ok := d.(*errdetails.BadRequest)
+		if !ok {
+			continue
+		}
+		// The violations say it all; the message only repeats the first ones.
+		text = "refused, nothing was changed"
+		for _, v := range bad.GetFieldViolations() {
+			text += "\n  " + v.GetField() + ": " + v.GetDescription()
 		}
 	}
-	return b.String()
+	return text
 }
 
 func exitCode(err error) int {
