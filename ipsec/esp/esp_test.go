@@ -188,6 +188,21 @@ func TestSealAppends(t *testing.T) {
 	}
 }
 
+func TestMaxPayload(t *testing.T) {
+	for _, s := range suites {
+		out, _ := newPair(t, config(s))
+		for limit := range 1500 {
+			n := out.MaxPayload(limit)
+			if n > 0 && out.SealedLen(n) > limit {
+				t.Fatalf("%s: %d octets seal to %d, more than %d", s, n, out.SealedLen(n), limit)
+			}
+			if out.SealedLen(n+1) <= limit {
+				t.Fatalf("%s: limit %d: %d octets would fit, MaxPayload says %d", s, limit, n+1, n)
+			}
+		}
+	}
+}
+
 func TestSealNeedsTrailerRoom(t *testing.T) {
 	out, _ := newPair(t, config(aes128))
 	if _, err := out.Seal(nil, make([]byte, 10), NextHeaderIPv4); !errors.Is(err, ErrNoTrailerRoom) {

@@ -70,6 +70,12 @@ func (o *Outbound) SealedLen(n int) int {
 	return o.fixed + n + o.padding(n)
 }
 
+// MaxPayload returns the longest payload whose ESP packet has at most limit
+// octets, 0 if there is none.
+func (o *Outbound) MaxPayload(limit int) int {
+	return max(0, (limit-o.fixed+2)&^(o.align-1)-2)
+}
+
 // padding is the least that ends the plaintext on the alignment, which is a
 // power of two (RFC 4303, Section 2.4).
 func (o *Outbound) padding(n int) int { return -(n + 2) & (o.align - 1) }

@@ -23,16 +23,19 @@ const (
 	sockaddrScope = 24
 )
 
-// endpoint is where the packets of an SA go. It never changes.
+// endpoint is where the packets of an SA go. It never changes but for the path
+// MTU, which the transmitter alone reads and writes.
 type endpoint struct {
 	local, remote netip.AddrPort
 	name          sockaddr // remote
+	address       address  // remote
+	path          pathMTU
 }
 
 func (s *socket) newEndpoint(local, remote netip.AddrPort) *endpoint {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
-	return &endpoint{local: local, remote: remote, name: s.sockaddrOf(remote)}
+	return &endpoint{local: local, remote: remote, name: s.sockaddrOf(remote), address: addressOf(remote.Addr())}
 }
 
 // sockaddrOf gives a in the form of the socket's own family: IPv4 on an IPv6

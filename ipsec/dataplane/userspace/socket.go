@@ -28,6 +28,8 @@ type socket struct {
 	// probes ask the routing table for a source, one of IPv4 and one of IPv6
 	// (-1: the host has no IPv6). They send nothing.
 	probes [2]int
+	// pathProbes are the transmitter's own, for the MTU of a path.
+	pathProbes [2]int
 }
 
 // openSocket binds listen; an invalid or unspecified address is all of both
@@ -53,9 +55,7 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		if s.probes[i], err = unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-			s.probes[i] = -1
-		}
+		s.probes[i], s.pathProbes[i] = openProbe(family), openProbe(family)
 	}
 	s.file = os.NewFile(uintptr(fd), "udp")
 	if s.conn, err = s.file.SyscallConn(); err != nil {
@@ -65,10 +65,21 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 	return s, nil
 }
 
+// openProbe returns -1 where the host lacks the family.
+func openProbe(family int) int {
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1
+	}
+	return fd
+}
+
 func (s *socket) close() error {
-	for _, fd := range s.probes {
-		if fd >= 0 {
-			unix.Close(fd)
+	for i := range s.probes {
+		for _, fd := range []int{s.probes[i], s.pathProbes[i]} {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
 		}
 	}
 	return s.file.Close()
@@ -157,25 +168,52 @@ func socketName(fd int) (netip.AddrPort, error) {
 
 // routeSource asks the routing table which address packets to remote leave
 // from. It is not for several goroutines at a time.
-func (s *socket) routeSource(remote netip.Addr) (netip.Addr, error) {
-	probe, fd := socket{family: unix.AF_INET6}, s.probes[1]
+func (s *socket) routeSource(remote netip.Addr) (source netip.Addr, err error) {
+	err = withRoute(s.probes, remote, func(fd int) error {
+		bound, err := socketName(fd)
+		source = bound.Addr()
+		return err
+	})
+	return source, err
+}
+
+// routeMTU asks the routing table for the MTU of the path to remote, as far as
+// the kernel has learnt it. It is for the transmitter alone.
+func (s *socket) routeMTU(remote netip.Addr) (mtu int, err error) {
+	level, option := unix.SOL_IP, unix.IP_MTU
+	if remote.Is6() {
+		level, option = unix.SOL_IPV6, unix.IPV6_MTU
+	}
+	err = withRoute(s.pathProbes, remote, func(fd int) error {
+		mtu, err = unix.GetsockoptInt(fd, level, option)
+		return err
+	})
+	return mtu, err
+}
+
+// withRoute calls f with a probe that is connected to remote, which sends
+// nothing, and makes the probe forget it.
+func withRoute(probes [2]int, remote netip.Addr, f func(fd int) error) error {
+	probe, fd := socket{family: unix.AF_INET6}, probes[1]
 	if remote.Is4() {
-		probe.family, fd = unix.AF_INET, s.probes[0]
+		probe.family, fd = unix.AF_INET, probes[0]
 	}
 	if fd < 0 {
-		return netip.Addr{}, unix.EAFNOSUPPORT
+		return unix.EAFNOSUPPORT
 	}
 	name := probe.sockaddrOf(netip.AddrPortFrom(remote, 9))
-	defer func() { // forget the answer
-		none := [unix.SizeofSockaddrInet6]byte{} // AF_UNSPEC
-		unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none[0])), uintptr(name.length))
-	}()
-	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
-	if errno != 0 {
-		return netip.Addr{}, errno
+	connect := func() unix.Errno {
+		_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
+		return errno
 	}
-	bound, err := socketName(fd)
-	return bound.Addr(), err
+	defer func() {
+		name.raw = [unix.SizeofSockaddrInet6]byte{} // AF_UNSPEC
+		connect()
+	}()
+	if errno := connect(); errno != 0 {
+		return errno
+	}
+	return f(fd)
 }
 
 // received is what the ancillary data of a datagram said.

@@ -7,6 +7,8 @@ import "sync/atomic"
 type Drops struct {
 	NoPolicy      uint64 // outbound: no policy matches
 	NoSA          uint64 // outbound: a policy, but no SA that may carry the packet
+	Loops         uint64 // outbound: our own datagrams, led into the tunnel by a route
+	TooBig        uint64 // outbound: larger than the path takes; the sender was told
 	Expired       uint64 // the SA reached its hard limit
 	OutMalformed  uint64 // outbound: no whole IP packet
 	SendErrors    uint64 // outbound: datagrams that the network refused
@@ -22,14 +24,15 @@ type Drops struct {
 type stats struct {
 	noPolicy, noSA, expired, outMalformed, sendErrors       atomic.Uint64
 	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
-	lostEvents                                              atomic.Uint64
+	loops, tooBig, lostEvents                               atomic.Uint64
 }
 
 // Drops returns the packets dropped outside of SAs so far.
 func (p *Plane) Drops() Drops {
 	s := &p.stats
 	return Drops{
-		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(), Expired: s.expired.Load(),
+		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(),
+		Loops: s.loops.Load(), TooBig: s.tooBig.Load(), Expired: s.expired.Load(),
 		OutMalformed: s.outMalformed.Load(), SendErrors: s.sendErrors.Load(),
 		UnknownSPI: s.unknownSPI.Load(), Malformed: s.malformed.Load(), Dummy: s.dummy.Load(),
 		Congestion: s.congestion.Load(), DeliverErrors: s.deliverErrors.Load(),

@@ -11,6 +11,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os/exec"
 	"sync"
 	"syscall"
 	"testing"
@@ -411,5 +412,60 @@ func TestHostileDatagrams(t *testing.T) {
 	}
 	if err := x.ping(siteA.Addr(), siteB.Addr(), 3); err != nil {
 		t.Errorf("the tunnel does not work any more: %v", err)
+	}
+}
+
+// TestNarrowPath: the wire's MTU is smaller than the interface's expects. TCP
+// senders are told and adapt; what may be fragmented passes all the same.
+func TestNarrowPath(t *testing.T) {
+	x := newTunnel(t, outerA, outerB, gcm128)
+	for _, g := range []*gateway{x.a, x.b} {
+		g.ns.ip("link set wire mtu 1420")
+	}
+	for name, run := range map[string]func() error{
+		"TCP IPv4": func() error { return x.exchange("tcp4", siteB.Addr(), 4<<20) },
+		"TCP IPv6": func() error { return x.exchange("tcp6", siteB6.Addr(), 4<<20) },
+		"UDP IPv4": func() error { return x.datagrams("udp4", siteB.Addr()) },
+	} {
+		if err := run(); err != nil {
+			t.Errorf("%s: %v; drops: %+v and %+v", name, err, x.a.Drops(), x.b.Drops())
+		}
+	}
+	if d := x.a.Drops(); d.TooBig == 0 || d.TooBig > 1000 || d.SendErrors != 0 {
+		t.Errorf("%d packets were too big, %d could not be sent", d.TooBig, d.SendErrors)
+	}
+	var out []byte
+	x.a.ns.do(func() { out, _ = exec.Command("ip", "route", "get", siteB.Addr().String()).Output() })
+	if !bytes.Contains(out, []byte("mtu 13")) {
+		t.Errorf("the host did not learn the MTU of the path: %s", out)
+	}
+}
+
+// TestRoutingLoop: a route leads the peer's outer address into the tunnel. The
+// datagrams are dropped, not wrapped again and again.
+func TestRoutingLoop(t *testing.T) {
+	nsA, nsB := joined(t)
+	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	g := newGateway(t, nsA, outerA, 0, nil, nil)
+	peer := newGateway(t, nsB, outerB, 0, nil, nil)
+	g.local, peer.local = []ts.Selector{ts.FromPrefix(everything[0])}, []ts.Selector{ts.FromPrefix(everything[0])}
+	x := &tunnel{t: t, suite: gcm128, a: g, b: peer}
+	x.apply(g, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: g.local, RemoteTS: peer.local}})
+	x.rekey()
+	nsA.ip(fmt.Sprintf("route add %s/32 dev %s", outerB, g.Interface()))
+	nsA.ip(fmt.Sprintf("route add 198.51.100.0/24 dev %s", g.Interface()))
+	var c net.Conn
+	var err error
+	nsA.do(func() { c, err = net.Dial("udp4", "198.51.100.1:9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.Write([]byte("once"))
+	if err := eventually(func() bool { return g.Drops().Loops == 1 }); err != nil {
+		t.Fatalf("%v: %+v", err, g.Drops())
+	}
+	if n := packets(g, x.sas[1]); n != 1 {
+		t.Errorf("%d packets were sealed for one", n)
 	}
 }

@@ -123,6 +123,15 @@ func (t *transmitter) process(b []byte) {
 	if sa == nil {
 		return
 	}
+	e := sa.endpoint.Load()
+	if t.looped(e) {
+		t.plane.stats.loops.Add(1)
+		return
+	}
+	if e.path.limit != 0 && t.tooBig(sa, e, h, packet) {
+		t.plane.stats.tooBig.Add(1)
+		return
+	}
 	class, next := trafficClass(packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
 	if t.inner.v6 {
 		next = esp.NextHeaderIPv6
@@ -165,6 +174,14 @@ func (t *transmitter) find(f *flow) *outboundSA {
 		}
 	}
 	return nil
+}
+
+// looped reports whether the packet at hand is one that the plane itself sent to
+// e: a route leads the peer's outer address into the tunnel.
+func (t *transmitter) looped(e *endpoint) bool {
+	f := &t.inner.flow
+	return f.srcPort == t.socket.local.Port() && f.protocol == protoUDP && f.hasPorts &&
+		f.dst == e.address && f.dstPort == e.remote.Port()
 }
 
 // seal adds the ESP packet for one inner packet to a group. Behind packet there
@@ -254,15 +271,19 @@ func (t *transmitter) flush(g *group) {
 	g.sa, g.count, g.closed, g.buf = nil, 0, false, g.buf[:0]
 }
 
-// send tries segmentation by the kernel first. EINVAL comes from a path whose
-// MTU has no room for the segment size, EIO from a device that cannot checksum:
-// then each packet is sent by itself, and the kernel may fragment it.
+// send tries segmentation by the kernel first. EMSGSIZE, of older kernels EINVAL,
+// comes from a path whose MTU has no room for the segment size, EIO from a device
+// that cannot checksum: then each packet is sent by itself, and the kernel may
+// fragment it.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	if g.count > 1 {
 		t.prepare(e, g.class)
 		t.control.addSegment(g.size)
-		errno := t.socket.sendWait(e, g.buf, &t.control)
-		if errno != unix.EINVAL && errno != unix.EIO {
+		switch errno := t.socket.sendWait(e, g.buf, &t.control); errno {
+		case unix.EMSGSIZE, unix.EINVAL:
+			t.learnPath(e)
+		case unix.EIO:
+		default:
 			return errno
 		}
 	}
