@@ -30,6 +30,10 @@ func listenIKE(addr netip.AddrPort) (*ikeSocket, error) {
 		network = "udp"
 	}
 	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(addr))
+	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
+		// A host without IPv6: everything that there is.
+		return listenIKE(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for IKE on %s: %w", addr, err)
 	}
