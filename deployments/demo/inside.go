@@ -226,8 +226,16 @@ func (d *demo) program(ns *lab.Namespace, name, program string, args ...string) 
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close()
-	return ns.Start(out, nil, append([]string{filepath.Join(d.dir, program)}, args...)...)
+	p, err := ns.Start(out, nil, append([]string{filepath.Join(d.dir, program)}, args...)...)
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	go func() {
+		<-p.Done()
+		out.Close()
+	}()
+	return p, nil
 }
 
 // startEdge makes a token good for one edge at the site and starts the agent
@@ -312,7 +320,7 @@ func (d *demo) poll(ctx context.Context, patience time.Duration, what string, do
 			return err
 		}
 		if name := d.ended(); name != "" {
-			return fmt.Errorf("waiting for %s: %s ended by itself", what, name)
+			return fmt.Errorf("waiting for %s: %s", what, name)
 		}
 		select {
 		case <-ctx.Done():
@@ -322,7 +330,7 @@ func (d *demo) poll(ctx context.Context, patience time.Duration, what string, do
 	}
 }
 
-// ended names a program that is no longer running.
+// ended says which program is no longer running, and how it ended.
 func (d *demo) ended() string {
 	programs := map[string]*lab.Program{"the controller": d.server}
 	for _, s := range d.world.sites {
@@ -334,7 +342,7 @@ func (d *demo) ended() string {
 		}
 		select {
 		case <-p.Done():
-			return name
+			return fmt.Sprintf("%s ended by itself: %v", name, p.Err())
 		default:
 		}
 	}

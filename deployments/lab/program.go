@@ -68,6 +68,9 @@ func (ns *Namespace) Start(out io.Writer, env []string, argv ...string) (*Progra
 // Done is closed when the program has ended.
 func (p *Program) Done() <-chan struct{} { return p.done }
 
+// Err says how the program ended, once Done is closed.
+func (p *Program) Err() error { return p.err }
+
 // Output is the end of what the program wrote.
 func (p *Program) Output() string { return p.output.String() }
 
