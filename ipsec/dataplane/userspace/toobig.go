@@ -32,9 +32,16 @@ const (
 // pathMTU is what was learnt about a path that is narrower than the interface's
 // MTU expects.
 type pathMTU struct {
-	limit int       // octets of ESP packet that pass unfragmented, 0: not known
-	until time.Time // when limit ends
-	told  time.Time // when an inner sender was told last
+	limit  int       // octets of ESP packet that pass unfragmented, 0: not known
+	until  time.Time // when limit ends
+	told   time.Time // when an inner sender was told last
+	single time.Time // until then the device segments nothing
+}
+
+// segments reports whether the kernel may be asked to cut a group into packets
+// of size octets.
+func (p *pathMTU) segments(size int, now time.Time) bool {
+	return (p.limit == 0 || size <= p.limit) && !now.Before(p.single)
 }
 
 // learnPath asks the kernel for the MTU to e, after it refused a segment size.

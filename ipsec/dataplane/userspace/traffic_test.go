@@ -51,7 +51,11 @@ func newGateway(t testing.TB, ns *namespace, outer netip.Addr, mtu int, sites, o
 	t.Helper()
 	g := &gateway{Plane: ns.plane(t, Config{MTU: mtu}), ns: ns, outer: netip.AddrPortFrom(outer, DefaultPort)}
 	for i, p := range sites {
-		ns.ip(fmt.Sprintf("addr add %s dev %s", p, g.Interface()))
+		args := ""
+		if p.Addr().Is6() {
+			args = " nodad" // no wait for duplicate address detection
+		}
+		ns.ip(fmt.Sprintf("addr add %s dev %s%s", p, g.Interface(), args))
 		ns.ip(fmt.Sprintf("route add %s dev %s", others[i].Masked(), g.Interface()))
 		g.local = append(g.local, ts.FromPrefix(p.Masked()))
 	}

@@ -276,13 +276,14 @@ func (t *transmitter) flush(g *group) {
 // that cannot checksum: then each packet is sent by itself, and the kernel may
 // fragment it.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
-	if g.count > 1 {
+	if g.count > 1 && e.path.segments(g.size, t.now) {
 		t.prepare(e, g.class)
 		t.control.addSegment(g.size)
 		switch errno := t.socket.sendWait(e, g.buf, &t.control); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
 			t.learnPath(e)
 		case unix.EIO:
+			e.path.single = t.now.Add(pathLifetime)
 		default:
 			return errno
 		}
