@@ -47,6 +47,10 @@ type TunnelResult struct {
 // each element of desired in its order, then one for each tunnel removed, by
 // name. A tunnel that is rejected does not stop the others.
 //
+// A tunnel whose local address is left to routing is rejected while there is no
+// route to its peer, and changed when the address has changed: apply again when
+// the host's addresses do.
+//
 // It waits until the loops have taken the changes, not until the peers have:
 // that is seen in Status and by Subscribe. Before Run it waits for Run.
 func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
@@ -91,7 +95,7 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 // applyOne brings one tunnel to its configuration.
 func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) {
 	en := e.tunnels[c.Name]
-	if en != nil && en.wanted && sameConfig(en.config, c) && en.tunnel.status.Load().Panicked == "" {
+	if en != nil && en.wanted && e.isAs(en, c) {
 		return Unchanged, nil
 	}
 	t := newTunnel(c.Name, nil)
@@ -112,9 +116,22 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	if en != nil && en.wanted {
 		change = Changed
 	}
-	e.tunnels[c.Name] = &entry{tunnel: t, config: c, wanted: true}
+	e.tunnels[c.Name] = &entry{tunnel: t, config: c, local: full.Local, wanted: true}
 	inLoop(t, done, func() { t.configure(time.Now(), m, &full) })
 	return change, nil
+}
+
+// isAs reports whether a tunnel is what c describes, its local address included
+// where routing chooses that. Without a route at this moment it stays as it is.
+func (e *Engine) isAs(en *entry, c TunnelConfig) bool {
+	if !sameConfig(en.config, c) || en.tunnel.status.Load().Panicked != "" {
+		return false
+	}
+	if specified(c.Local.Addr()) {
+		return true
+	}
+	local, err := e.localEndpoint(c)
+	return err != nil || local == en.local
 }
 
 // complete fills in what the engine decides.

@@ -44,7 +44,8 @@ type Engine struct {
 type entry struct {
 	tunnel *tunnel
 	config TunnelConfig
-	wanted bool // false: closing, or closed
+	local  netip.AddrPort // completed
+	wanted bool           // false: closing, or closed
 }
 
 // index is what everybody may read: a copy of the tunnels that Apply made.

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/memory"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
@@ -352,6 +353,55 @@ func TestApply(t *testing.T) {
 
 		a.stop()
 		a.apply([]TunnelConfig{ca}, Rejected)
+	})
+}
+
+// roamingPlane has a host whose address changes.
+type roamingPlane struct {
+	*memory.Plane
+	local *netip.AddrPort // invalid: no route
+}
+
+type roamingSender struct {
+	dataplane.IKESender
+	local *netip.AddrPort
+}
+
+func (p roamingPlane) Listen(deliver func(dataplane.IKEDatagram)) (dataplane.IKESender, error) {
+	s, err := p.Plane.Listen(deliver)
+	return roamingSender{s, p.local}, err
+}
+
+func (s roamingSender) LocalFor(remote netip.Addr) (netip.AddrPort, error) {
+	if !s.local.IsValid() {
+		return netip.AddrPort{}, fmt.Errorf("no route to %s", remote)
+	}
+	return *s.local, nil
+}
+
+func TestLocalAddressFromRouting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := memory.NewSwitch()
+		var local netip.AddrPort
+		a := startNode(t, sw, "a.example", addrA, func(c *Config) {
+			c.Plane = roamingPlane{c.Plane.(*memory.Plane), &local}
+		})
+		b := startNode(t, sw, "b.example", addrB)
+		b.apply([]TunnelConfig{b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))}, Added)
+		c := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+		c.Local = netip.AddrPort{}
+		a.apply([]TunnelConfig{c}, Rejected)
+		local = addrA
+		a.apply([]TunnelConfig{c}, Added)
+		a.waitState("to-b", ike.StateUp, time.Minute)
+		if got := a.status("to-b").IKE[0].Local; got != addrA {
+			t.Errorf("local address %s, want %s", got, addrA)
+		}
+		a.apply([]TunnelConfig{c}, Unchanged)
+		local = netip.AddrPort{} // the route is lost for a moment
+		a.apply([]TunnelConfig{c}, Unchanged)
+		local = netip.MustParseAddrPort("192.0.2.77:4500")
+		a.apply([]TunnelConfig{c}, Changed)
 	})
 }
 

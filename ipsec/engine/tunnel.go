@@ -104,7 +104,7 @@ func (t *tunnel) begin(now time.Time, m *ike.Tunnel) {
 func (t *tunnel) adopt(now time.Time, h *ike.HalfOpen, spi wire.SPI) {
 	e := t.shard.engine
 	defer t.recoverPanic()
-	err := ErrClosed
+	err := fmt.Errorf("tunnel %s is closed", t.name)
 	if t.machine != nil {
 		err = t.machine.Adopt(now, h)
 	}
