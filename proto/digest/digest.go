@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"math"
 	"slices"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -26,7 +27,7 @@ const VersionSize = 16
 // Of returns the content version of m: the first VersionSize octets of
 // SHA-256 over its canonical encoding.
 func Of(m proto.Message) []byte {
-	sum := sha256.Sum256(appendMessage(nil, m.ProtoReflect()))
+	sum := sha256.Sum256(appendMessage(make([]byte, 0, 1024), m.ProtoReflect()))
 	return sum[:VersionSize:VersionSize]
 }
 
@@ -34,16 +35,18 @@ func Of(m proto.Message) []byte {
 // (name, version), sorted by name, cut to VersionSize octets. The order of
 // resources does not matter; resources itself is left as it is.
 func Set(resources []*swanherdv1.IntentResource) []byte {
-	sorted := slices.SortedFunc(slices.Values(resources), func(a, b *swanherdv1.IntentResource) int {
-		return cmp.Compare(a.GetName(), b.GetName())
-	})
-	var b []byte
-	for _, r := range sorted {
-		b = appendBytes(b, []byte(r.GetName()))
-		b = appendBytes(b, r.GetVersion())
+	byName := func(a, b *swanherdv1.IntentResource) int { return cmp.Compare(a.GetName(), b.GetName()) }
+	if !slices.IsSortedFunc(resources, byName) {
+		resources = slices.SortedFunc(slices.Values(resources), byName)
 	}
-	sum := sha256.Sum256(b)
-	return sum[:VersionSize:VersionSize]
+	hash := sha256.New()
+	var b []byte
+	for _, r := range resources {
+		b = appendString(b[:0], r.GetName())
+		b = appendString(b, string(r.GetVersion()))
+		hash.Write(b)
+	}
+	return hash.Sum(nil)[:VersionSize:VersionSize]
 }
 
 // Resource wraps body, an EdgeSettings or TunnelIntent, as a resource with its
@@ -63,33 +66,44 @@ func Resource(body proto.Message) *swanherdv1.IntentResource {
 	return r
 }
 
+// fieldsByNumber holds the fields of a message in the order of their numbers,
+// by protoreflect.MessageDescriptor.
+var fieldsByNumber sync.Map
+
+func sortedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	if sorted, ok := fieldsByNumber.Load(d); ok {
+		return sorted.([]protoreflect.FieldDescriptor)
+	}
+	fields := make([]protoreflect.FieldDescriptor, d.Fields().Len())
+	for i := range fields {
+		fields[i] = d.Fields().Get(i)
+	}
+	slices.SortFunc(fields, func(x, y protoreflect.FieldDescriptor) int { return cmp.Compare(x.Number(), y.Number()) })
+	fieldsByNumber.Store(d, fields)
+	return fields
+}
+
 // appendMessage appends the populated fields of m in the order of their
 // numbers. Unknown fields are left out: what a build does not know it cannot
 // have planned.
 func appendMessage(b []byte, m protoreflect.Message) []byte {
-	type field struct {
-		desc  protoreflect.FieldDescriptor
-		value protoreflect.Value
-	}
-	var fields []field
-	m.Range(func(d protoreflect.FieldDescriptor, v protoreflect.Value) bool {
-		fields = append(fields, field{d, v})
-		return true
-	})
-	slices.SortFunc(fields, func(x, y field) int { return cmp.Compare(x.desc.Number(), y.desc.Number()) })
-	for _, f := range fields {
-		b = binary.AppendUvarint(b, uint64(f.desc.Number()))
+	for _, d := range sortedFields(m.Descriptor()) {
+		if !m.Has(d) {
+			continue
+		}
+		v := m.Get(d)
+		b = binary.AppendUvarint(b, uint64(d.Number()))
 		switch {
-		case f.desc.IsMap():
-			b = appendMap(b, f.desc, f.value.Map())
-		case f.desc.IsList():
-			l := f.value.List()
+		case d.IsMap():
+			b = appendMap(b, d, v.Map())
+		case d.IsList():
+			l := v.List()
 			b = binary.AppendUvarint(b, uint64(l.Len()))
 			for i := range l.Len() {
-				b = appendValue(b, f.desc, l.Get(i))
+				b = appendValue(b, d, l.Get(i))
 			}
 		default:
-			b = appendValue(b, f.desc, f.value)
+			b = appendValue(b, d, v)
 		}
 	}
 	return b
@@ -113,11 +127,11 @@ func appendMap(b []byte, d protoreflect.FieldDescriptor, m protoreflect.Map) []b
 func appendValue(b []byte, d protoreflect.FieldDescriptor, v protoreflect.Value) []byte {
 	switch d.Kind() {
 	case protoreflect.MessageKind, protoreflect.GroupKind:
-		return appendBytes(b, appendMessage(nil, v.Message()))
+		return appendNested(b, v.Message())
 	case protoreflect.StringKind:
-		return appendBytes(b, []byte(v.String()))
+		return appendString(b, v.String())
 	case protoreflect.BytesKind:
-		return appendBytes(b, v.Bytes())
+		return appendString(b, string(v.Bytes()))
 	case protoreflect.BoolKind:
 		if v.Bool() {
 			return append(b, 1)
@@ -134,7 +148,17 @@ func appendValue(b []byte, d protoreflect.FieldDescriptor, v protoreflect.Value)
 	}
 }
 
-func appendBytes(b, s []byte) []byte {
+// appendNested appends the encoding of m with its length before it, which is
+// known only afterwards.
+func appendNested(b []byte, m protoreflect.Message) []byte {
+	start := len(b)
+	b = appendMessage(b, m)
+	var length [binary.MaxVarintLen64]byte
+	n := binary.PutUvarint(length[:], uint64(len(b)-start))
+	return slices.Insert(b, start, length[:n]...)
+}
+
+func appendString(b []byte, s string) []byte {
 	b = binary.AppendUvarint(b, uint64(len(s)))
 	return append(b, s...)
 }

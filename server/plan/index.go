@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/model"
 )
@@ -25,7 +27,8 @@ type site struct {
 	name     string
 	revision int64
 	prefixes []netip.Prefix
-	edges    []*edge // enabled ones, by name
+	texts    []string // prefixes as strings
+	edges    []*edge  // enabled ones, by name
 }
 
 type edge struct {
@@ -33,7 +36,9 @@ type edge struct {
 	id      model.EdgeName
 	site    *site // nil when it is missing
 	enabled bool
-	uplinks []*swanherdv1.Uplink // by preference
+	uplinks []*uplinkInfo // by preference
+	// identity on the wire.
+	identity string
 }
 
 // mesh is a Mesh with its selectors resolved. One of the three groups is set.
@@ -54,6 +59,11 @@ type mesh struct {
 	wantsTransit bool
 	// carried is what transit offers: the prefixes of all spokes and its own.
 	carried prefixSet
+	// texts of the prefixes that carried gave, so that each exists once.
+	texts map[netip.Prefix]string
+	// What all tunnels of the mesh share; messages are never changed.
+	ikeRekey, childRekey, dpdDelay *durationpb.Duration
+	replayWindow                   uint32
 }
 
 type role uint8
@@ -71,9 +81,10 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 	for row := range t.Sites.InNetwork(name) {
 		s := &site{name: row.Name, revision: row.Revision}
 		if before != nil && before.sites[row.Name] != nil && before.sites[row.Name].revision == row.Revision {
-			s.prefixes = before.sites[row.Name].prefixes
+			s.prefixes, s.texts = before.sites[row.Name].prefixes, before.sites[row.Name].texts
 		} else {
 			s.prefixes = parsePrefixes(row.Value.GetPrefixes())
+			s.texts = prefixStrings(s.prefixes)
 		}
 		n.sites[row.Name] = s
 	}
@@ -82,7 +93,7 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 		if err != nil {
 			continue // refused before it was stored
 		}
-		e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled()}
+		e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled(), identity: id.IKEIdentity()}
 		e.uplinks = preferred(t.EdgeStatuses.Value(row.Name).GetUplinks())
 		n.edges[row.Name] = e
 		if e.site != nil && e.enabled {
@@ -110,7 +121,7 @@ func (n *network) setShared(t *model.Topology, name model.NetworkName) {
 }
 
 func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {
-	resolved := &mesh{name: m.GetName(), profile: profile, roles: map[*site]role{}}
+	resolved := newMesh(m.GetName(), profile)
 	switch topology := m.GetTopology().(type) {
 	case *swanherdv1.Mesh_FullMesh:
 		resolved.members = n.selected(t, name, topology.FullMesh.GetSites())
@@ -140,6 +151,23 @@ func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherd
 		}
 	}
 	return resolved
+}
+
+func newMesh(name string, profile *swanherdv1.Profile) *mesh {
+	m := &mesh{
+		name:         name,
+		profile:      profile,
+		roles:        map[*site]role{},
+		texts:        map[netip.Prefix]string{},
+		ikeRekey:     orDefault(profile.GetIkeRekeyTime(), defaultIKERekey),
+		childRekey:   orDefault(profile.GetChildRekeyTime(), defaultChildRekey),
+		dpdDelay:     orDefault(profile.GetDpdDelay(), defaultDPDDelay),
+		replayWindow: profile.GetReplayWindow(),
+	}
+	if m.replayWindow == 0 {
+		m.replayWindow = defaultReplayWindow
+	}
+	return m
 }
 
 func (n *network) selected(t *model.Topology, name model.NetworkName, selector *swanherdv1.SiteSelector) []*site {
@@ -196,9 +224,9 @@ func (m *mesh) peers(s *site) [][]*site {
 // offered returns what site s has to offer to site t in the mesh: its own
 // prefixes and, where s carries transit for t, those of the other spokes that
 // t has no tunnel of its own with.
-func (n *network) offered(m *mesh, s, t *site) []netip.Prefix {
+func (n *network) offered(m *mesh, s, t *site) []string {
 	if m.transit != s || m.roles[t] != roleSpoke {
-		return s.prefixes
+		return s.texts
 	}
 	carried := m.carried.without(t.prefixes)
 	for _, other := range n.meshes {
@@ -210,5 +238,14 @@ func (n *network) offered(m *mesh, s, t *site) []netip.Prefix {
 			}
 		}
 	}
-	return carried
+	list := make([]string, len(carried))
+	for i, p := range carried {
+		text, ok := m.texts[p]
+		if !ok {
+			text = p.String()
+			m.texts[p] = text
+		}
+		list[i] = text
+	}
+	return list
 }

@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// defaultPort is where edges answer IKE and UDP-encapsulated ESP (RFC 3948).
-	defaultPort = 4500
 	// maxSelectors bounds the traffic selectors of a Child SA per side.
 	maxSelectors = 64
 
@@ -39,9 +37,9 @@ type link struct {
 // end is one end of a link while it is made.
 type end struct {
 	edge      *edge
-	uplink    *swanherdv1.Uplink // nil when the edge reported none
+	uplink    *uplinkInfo // nil when the edge reported none
 	endpoints []*swanherdv1.PeerEndpoint
-	offered   []netip.Prefix
+	offered   []string // prefixes
 	initiator bool
 }
 
@@ -53,10 +51,11 @@ func (n *network) newLink(m *mesh, x, y *edge) *link {
 		return nil
 	}
 	name := tunnelName(&a, &b)
+	forA, forB := children(m, a.offered, b.offered)
 	return &link{
 		tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()},
-		a:      digest.Resource(intent(name, m.profile, &a, &b, children(m.profile, a.offered, b.offered, false))),
-		b:      digest.Resource(intent(name, m.profile, &b, &a, children(m.profile, a.offered, b.offered, true))),
+		a:      digest.Resource(intent(name, m, &a, &b, forA)),
+		b:      digest.Resource(intent(name, m, &b, &a, forB)),
 	}
 }
 
@@ -83,8 +82,8 @@ func (e *end) view() *swanherdv1.TunnelEnd {
 	v := &swanherdv1.TunnelEnd{
 		Edge:      e.edge.name,
 		Site:      e.edge.site.name,
-		Uplink:    e.uplink.GetName(),
-		Prefixes:  prefixStrings(e.edge.site.prefixes),
+		Uplink:    e.uplink.name(),
+		Prefixes:  e.edge.site.texts,
 		Initiator: e.initiator,
 	}
 	if len(e.endpoints) > 0 {
@@ -94,7 +93,7 @@ func (e *end) view() *swanherdv1.TunnelEnd {
 	return v
 }
 
-func intent(name string, profile *swanherdv1.Profile, local, remote *end, children []*swanherdv1.ChildIntent) *swanherdv1.TunnelIntent {
+func intent(name string, m *mesh, local, remote *end, children []*swanherdv1.ChildIntent) *swanherdv1.TunnelIntent {
 	role := swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER
 	if local.initiator {
 		role = swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR
@@ -103,49 +102,49 @@ func intent(name string, profile *swanherdv1.Profile, local, remote *end, childr
 		Name:            name,
 		PeerEdge:        remote.edge.name,
 		Role:            role,
-		Uplink:          local.uplink.GetName(),
+		Uplink:          local.uplink.name(),
 		RemoteEndpoints: remote.endpoints,
 		Authentication: &swanherdv1.Authentication{
-			LocalId:  local.edge.id.IKEIdentity(),
-			RemoteId: remote.edge.id.IKEIdentity(),
-			Method:   &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{}},
+			LocalId:  local.edge.identity,
+			RemoteId: remote.edge.identity,
+			Method:   byCertificate,
 		},
-		IkeProposals: profile.GetIkeProposals(),
-		IkeRekeyTime: orDefault(profile.GetIkeRekeyTime(), defaultIKERekey),
-		DpdDelay:     orDefault(profile.GetDpdDelay(), defaultDPDDelay),
+		IkeProposals: m.profile.GetIkeProposals(),
+		IkeRekeyTime: m.ikeRekey,
+		DpdDelay:     m.dpdDelay,
 		Children:     children,
 	}
 }
 
-// children makes the Child SAs of a link for a's end or, mirrored, for b's. Both
-// ends give a Child SA the same name.
-func children(profile *swanherdv1.Profile, a, b []netip.Prefix, mirrored bool) []*swanherdv1.ChildIntent {
-	window := profile.GetReplayWindow()
-	if window == 0 {
-		window = defaultReplayWindow
-	}
-	var list []*swanherdv1.ChildIntent
-	for local := range slices.Chunk(prefixStrings(a), maxSelectors) {
-		for remote := range slices.Chunk(prefixStrings(b), maxSelectors) {
-			c := &swanherdv1.ChildIntent{
-				Name:         "net",
-				EspProposals: profile.GetEspProposals(),
-				LocalTs:      local,
-				RemoteTs:     remote,
-				RekeyTime:    orDefault(profile.GetChildRekeyTime(), defaultChildRekey),
-				RekeyBytes:   profile.GetChildRekeyBytes(),
-				ReplayWindow: window,
+// byCertificate is how all managed edges authenticate; it is never changed.
+var byCertificate = &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{}}
+
+// children makes the Child SAs of a link for both of its ends: the same names,
+// with the selectors mirrored.
+func children(m *mesh, a, b []string) (forA, forB []*swanherdv1.ChildIntent) {
+	for fromA := range slices.Chunk(a, maxSelectors) {
+		for fromB := range slices.Chunk(b, maxSelectors) {
+			name := "net"
+			if len(forA) > 0 {
+				name += "-" + strconv.Itoa(len(forA)+1)
 			}
-			if len(list) > 0 {
-				c.Name += "-" + strconv.Itoa(len(list)+1)
-			}
-			if mirrored {
-				c.LocalTs, c.RemoteTs = remote, local
-			}
-			list = append(list, c)
+			forA = append(forA, m.child(name, fromA, fromB))
+			forB = append(forB, m.child(name, fromB, fromA))
 		}
 	}
-	return list
+	return forA, forB
+}
+
+func (m *mesh) child(name string, local, remote []string) *swanherdv1.ChildIntent {
+	return &swanherdv1.ChildIntent{
+		Name:         name,
+		EspProposals: m.profile.GetEspProposals(),
+		LocalTs:      local,
+		RemoteTs:     remote,
+		RekeyTime:    m.childRekey,
+		RekeyBytes:   m.profile.GetChildRekeyBytes(),
+		ReplayWindow: m.replayWindow,
+	}
 }
 
 func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Duration {
@@ -155,82 +154,13 @@ func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Durat
 	return d
 }
 
-// preferred returns the uplinks in order of preference: by cost, then by name.
-func preferred(uplinks []*swanherdv1.Uplink) []*swanherdv1.Uplink {
-	return slices.SortedFunc(slices.Values(uplinks), func(x, y *swanherdv1.Uplink) int {
-		return cmp.Or(cmp.Compare(x.GetCost(), y.GetCost()), strings.Compare(x.GetName(), y.GetName()))
-	})
-}
-
-// pair returns the pair of uplinks that carries a tunnel: one that can reach
-// the other, of the same transport class, of the least cost; the first that
-// comes closest to that. An edge without uplinks has none.
-func pair(as, bs []*swanherdv1.Uplink) (a, b *swanherdv1.Uplink) {
-	if len(as) == 0 || len(bs) == 0 {
-		return first(as), first(bs)
-	}
-	best := [3]uint64{3, 0, 0}
-	for _, x := range as {
-		for _, y := range bs {
-			rank := [3]uint64{1, 1, uint64(x.GetCost()) + uint64(y.GetCost())}
-			if len(endpoints(x, y)) > 0 || len(endpoints(y, x)) > 0 {
-				rank[0] = 0
-			}
-			if x.GetTransportClass() == y.GetTransportClass() {
-				rank[1] = 0
-			}
-			if slices.Compare(rank[:], best[:]) < 0 {
-				a, b, best = x, y, rank
-			}
-		}
-	}
-	return a, b
-}
-
-func first(uplinks []*swanherdv1.Uplink) *swanherdv1.Uplink {
-	if len(uplinks) == 0 {
-		return nil
-	}
-	return uplinks[0]
-}
-
-// endpoints returns where an uplink is reached from another one: its addresses
-// of the families that the other has, or all when the other's are unknown.
-func endpoints(u, from *swanherdv1.Uplink) []*swanherdv1.PeerEndpoint {
-	var has4, has6 bool
-	for _, s := range from.GetAddresses() {
-		if addr, ok := outer(s); ok {
-			has4, has6 = has4 || addr.Is4(), has6 || addr.Is6()
-		}
-	}
-	unknown := !has4 && !has6
-	port := u.GetPort()
-	if port == 0 {
-		port = defaultPort
-	}
-	var list []*swanherdv1.PeerEndpoint
-	for _, s := range u.GetAddresses() {
-		if addr, ok := outer(s); ok && (unknown || addr.Is4() && has4 || addr.Is6() && has6) {
-			list = append(list, &swanherdv1.PeerEndpoint{Address: addr.String(), Port: port})
-		}
-	}
-	return list
-}
-
-// outer parses an address that can be the outer one of a tunnel.
-func outer(s string) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(s)
-	addr = addr.Unmap()
-	return addr, err == nil && addr.Zone() == "" && !addr.IsUnspecified() && !addr.IsMulticast() && !addr.IsLinkLocalUnicast()
-}
-
 // tunnelName is `networks/{network}/tunnels/{a}--{b}`, with the uplinks behind
 // it where there are several to choose from. An id may itself hold "--"; then
 // a hash keeps the names of different tunnels apart.
 func tunnelName(a, b *end) string {
 	parts := []string{a.edge.id.Edge, b.edge.id.Edge}
 	if len(a.edge.uplinks) > 1 || len(b.edge.uplinks) > 1 {
-		parts = append(parts, cmp.Or(a.uplink.GetName(), "none"), cmp.Or(b.uplink.GetName(), "none"))
+		parts = append(parts, cmp.Or(a.uplink.name(), "none"), cmp.Or(b.uplink.name(), "none"))
 	}
 	id := strings.Join(parts, "--")
 	if strings.Count(id, "--") != len(parts)-1 {

@@ -222,7 +222,7 @@ func (p *Planner) updateSettings(n *network, e *edge, out *output) {
 		CounterInterval: durationpb.New(counterInterval),
 	}
 	if e.site != nil {
-		s.LocalPrefixes = prefixStrings(e.site.prefixes)
+		s.LocalPrefixes = e.site.texts
 	}
 	r := digest.Resource(s)
 	if intent, ok := p.plan.Intents.Get(e.name); ok {
