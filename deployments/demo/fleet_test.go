@@ -103,7 +103,7 @@ func (f *fleetTest) usedToken() {
 			"--token", secret, "--edge-id", edge, "--state-dir", filepath.Join(f.dir, "enroll-"+name))
 	}
 	if out, err := enroll("same-name", token.GetSecret(), "berlin"); err == nil || !strings.Contains(out, "exists") {
-		f.Errorf("a second edge named berlin was not refused by name: %v", err)
+		f.Errorf("a second edge named berlin was not refused by name: %v: %s", err, out)
 	}
 	if _, err := enroll("first", token.GetSecret(), "berlin-2"); err != nil {
 		f.Fatalf("a good token was refused: %v", err)

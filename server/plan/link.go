@@ -72,9 +72,10 @@ func (n *network) ends(m *mesh, x, y *edge) (a, b end, ok bool) {
 	}
 	a.uplink, b.uplink = pair(x.uplinks, y.uplinks)
 	a.endpoints, b.endpoints = endpoints(a.uplink, b.uplink), endpoints(b.uplink, a.uplink)
-	// Who initiates has to know where to.
-	a.initiator = len(b.endpoints) > 0 || len(a.endpoints) == 0
-	b.initiator = !a.initiator
+	// Who initiates has to know where to; while neither does, both wait for
+	// an edge to report its uplinks.
+	a.initiator = len(b.endpoints) > 0
+	b.initiator = !a.initiator && len(a.endpoints) > 0
 	return a, b, true
 }
 
