@@ -33,6 +33,8 @@ type target struct {
 type welcome struct {
 	proposals  []suite.IKEProposal
 	seen       []string
+	sets       []*ident.Roots // those of the tunnels, equal neighbours once
+	roots      *ident.Roots   // their union, nil if there are none
 	natPort    uint16
 	forceEncap bool
 }
@@ -64,7 +66,10 @@ func newMatcher(targets []target) *matcher {
 	}
 	for _, w := range m.byRemote {
 		w.addProposals(m.anywhere.proposals)
+		w.addRoots(m.anywhere.sets...)
+		w.uniteRoots()
 	}
+	m.anywhere.uniteRoots()
 	return m
 }
 
@@ -80,6 +85,7 @@ func (w *welcome) add(c TunnelConfig) {
 		w.natPort = c.NATPort
 	}
 	w.forceEncap = w.forceEncap || c.ForceEncap
+	w.addRoots(c.Peer.Roots)
 	if len(c.Proposals) == 0 {
 		w.addProposals(suite.DefaultIKE())
 		return
@@ -92,6 +98,26 @@ func (w *welcome) addProposals(ps []suite.IKEProposal) {
 		if s := p.String(); !slices.Contains(w.seen, s) {
 			w.seen, w.proposals = append(w.seen, s), append(w.proposals, p)
 		}
+	}
+}
+
+// addRoots remembers the authorities of a tunnel. Tunnels mostly trust the same
+// ones, so comparing with the last set keeps the list short.
+func (w *welcome) addRoots(sets ...*ident.Roots) {
+	for _, r := range sets {
+		if r != nil && (len(w.sets) == 0 || !w.sets[len(w.sets)-1].Equal(r)) {
+			w.sets = append(w.sets, r)
+		}
+	}
+}
+
+func (w *welcome) uniteRoots() {
+	switch len(w.sets) {
+	case 0:
+	case 1:
+		w.roots = w.sets[0]
+	default:
+		w.roots = ident.UnionRoots(w.sets...)
 	}
 }
 

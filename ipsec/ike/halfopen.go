@@ -22,6 +22,11 @@ type HalfOpenConfig struct {
 	// Proposals that are accepted, the union of those of the tunnels that the
 	// peer may be.
 	Proposals []suite.IKEProposal
+	// Roots are the authorities that a certificate may come from, the union of
+	// those of the tunnels that the peer may be; nil if none of them takes a
+	// certificate. The response asks for one from these (RFC 7296, Section
+	// 3.7).
+	Roots *ident.Roots
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
@@ -37,6 +42,7 @@ type HalfOpen struct {
 	machine
 	sa         *ikeSA
 	proposals  []suite.IKEProposal
+	roots      *ident.Roots
 	forceEncap bool
 	adopted    bool
 }
@@ -49,7 +55,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	if err != nil {
 		return nil, err
 	}
-	h := &HalfOpen{proposals: cfg.Proposals, forceEncap: cfg.ForceEncap}
+	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, forceEncap: cfg.ForceEncap}
 	h.now, h.runtime, h.timing, h.natPort = now, cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
 	if h.natPort == 0 {
 		h.natPort = DefaultNATPort
@@ -85,7 +91,7 @@ func parseInitRequest(d Datagram) (*message, error) {
 // answerInit chooses the suite and starts the key exchange.
 func (h *HalfOpen) answerInit(m *message) {
 	offered, ke := find[*wire.SA](m), find[*wire.KE](m)
-	chosen, answer, err := suite.ChooseIKE(offered.Proposals, h.proposals)
+	chosen, answer, err := suite.ChooseIKE(withoutSPI(offered.Proposals), h.proposals)
 	if err != nil {
 		h.refuseInit(m, wire.NotifyNoProposalChosen, nil)
 		return
@@ -105,6 +111,18 @@ func (h *HalfOpen) answerInit(m *message) {
 	sa.detectNAT(m, h.forceEncap)
 	h.emit(RegisterSPI{sa.localSPI})
 	h.exchangeKeys(m, answer)
+}
+
+// withoutSPI leaves out proposals with an SPI: in IKE_SA_INIT the header has it,
+// and its size in the proposal must be zero (RFC 7296, Section 3.3.1).
+func withoutSPI(offered []wire.Proposal) []wire.Proposal {
+	var out []wire.Proposal
+	for _, p := range offered {
+		if len(p.SPI) == 0 {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // refuseInit answers without keeping anything; the responder's SPI stays zero
@@ -170,6 +188,10 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 		&wire.SA{Proposals: []wire.Proposal{answer}},
 		&wire.KE{Group: sa.suite.KeyExchange, Data: public},
 		&wire.Nonce{Data: sa.init.nr},
+	}
+	if h.roots != nil {
+		// Many peers send a certificate only if asked (RFC 7296, Section 3.7).
+		payloads = append(payloads, h.roots.Request())
 	}
 	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
