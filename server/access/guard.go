@@ -208,16 +208,15 @@ func (g *Guard) operator(ctx context.Context, method string) (Principal, error) 
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, status.Error(codes.Unauthenticated, "authorization is not of the form `Bearer swa_...`")
 	}
-	source := g.source(ctx)
-	if g.keeper.failures.blocked(source) {
+	p, err := g.keeper.Authenticate(strings.TrimSpace(token))
+	if err == nil { // however many others behind the same address were wrong
+		return p, nil
+	}
+	if g.keeper.failures.blocked(g.source(ctx)) {
 		return Principal{}, errTooManyFailures()
 	}
-	p, err := g.keeper.Authenticate(strings.TrimSpace(token))
-	if err != nil {
-		g.countFailure(ctx, method, err)
-		return Principal{}, err
-	}
-	return p, nil
+	g.countFailure(ctx, method, err)
+	return Principal{}, err
 }
 
 // admit checks a message against its rules and the caller's networks. Reports
