@@ -101,9 +101,6 @@ func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
 	t.establish(sa)
-	if i.replaces != nil && i.replaces.alive() {
-		i.replaces.redundant = true
-	}
 	neg, err := a.readChild(m)
 	if err != nil {
 		t.releaseSPI(a.spi)

@@ -270,10 +270,13 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 				t.promote(c)
 			}
 		}
-		if keep.initiator || !crossed(old, fresh) {
+		switch {
+		case keep.initiator:
 			drop.end(ReasonRedundant)
-		} else {
+		case crossed(old, fresh):
 			drop.endAt = t.now.Add(redundantTime)
+		default:
+			drop.endAt = t.now.Add(confirmTime)
 		}
 		if drop == fresh {
 			return
@@ -282,15 +285,9 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 }
 
 // crossed reports whether the two were negotiated at the same time from both
-// ends: the peer's first message came before ours was done.
+// ends: each began before the other was done.
 func crossed(a, b *ikeSA) bool {
-	if a.initiator == b.initiator {
-		return false
-	}
-	if b.initiator {
-		a, b = b, a
-	}
-	return a.established.After(b.begun)
+	return a.initiator != b.initiator && !a.established.Before(b.begun) && !b.established.Before(a.begun)
 }
 
 func (t *Tunnel) isRekeying(old, fresh *ikeSA) bool {

@@ -70,7 +70,14 @@ type node struct {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newWorld(seed uint64) *world {
-	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), log: func(string, ...any) {}, nat: map[*node]netip.AddrPort{}}
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}}
+}
+
+// note writes to the transcript, if there is one.
+func (w *world) note(format string, args ...any) {
+	if w.log != nil {
+		w.log(format, args...)
+	}
 }
 
 func (n *node) Read(b []byte) (int, error) { return n.random.Read(b) }
@@ -181,7 +188,7 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 func (n *node) event(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
 	n.events = append(n.events, s)
-	n.w.log("   %s! %s\n", n.name, s)
+	n.w.note("   %s! %s\n", n.name, s)
 }
 
 func (n *node) describe(e Effect) {
@@ -201,7 +208,7 @@ func (n *node) describe(e Effect) {
 	case ChildRekeyed:
 		n.event("Child SA rekeyed %s %x -> %x", e.New.Name, e.Old.InboundSPI, e.New.InboundSPI)
 	case Failed:
-		n.event("failed %s%s", e.Child, strings.TrimSpace(" "+e.Err.Error()))
+		n.event("failed %s", strings.TrimSpace(e.Child+" "+e.Err.Error()))
 	case Closed:
 		n.closed = true
 		n.event("closed")
@@ -272,7 +279,9 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	if nat, ok := w.nat[n]; ok {
 		p.src = netip.AddrPortFrom(nat.Addr(), nat.Port()+local.Port()-500)
 	}
-	w.log("%s %s\n", p, w.render(p.data))
+	if w.log != nil {
+		w.log("%s %s\n", p, w.render(p.data))
+	}
 	w.flight = append(w.flight, p)
 	if w.latency != nil {
 		w.latency(p)
@@ -285,7 +294,11 @@ func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, 
 func (w *world) deliver(p *packet) {
 	n := p.to
 	local := p.dst
-	if nat, ok := w.nat[n]; ok && nat.Addr() == p.dst.Addr() {
+	if nat, ok := w.nat[n]; ok {
+		if p.dst.Addr() != nat.Addr() || p.dst.Port() != nat.Port() && p.dst.Port() != nat.Port()+4000 {
+			w.note("%s stopped by the NAT\n", p)
+			return
+		}
 		local = netip.AddrPortFrom(n.cfg.Local.Addr(), p.dst.Port()-nat.Port()+500)
 	}
 	n.receive(Datagram{Local: local, Remote: p.src, Data: p.data})

@@ -256,10 +256,15 @@ func (sa *ikeSA) refuseMalformed(m *message, err error) {
 	sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyInvalidSyntax, Err: err})
 }
 
-// handleAnswer gives a response to the task that asked.
+// handleAnswer gives a response to the task that asked. INVALID_SYNTAX ends the
+// IKE SA at both sides (RFC 7296, Section 2.21.3).
 func (sa *ikeSA) handleAnswer(m *message) {
 	handle := sa.answerTo
 	sa.answerTo = nil
+	if sa.state.in(stateUsable) && m.notify(wire.NotifyInvalidSyntax) != nil {
+		sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyInvalidSyntax, Remote: true})
+		return
+	}
 	if handle != nil {
 		handle(m)
 	}

@@ -74,8 +74,8 @@ func (t *Tunnel) outdateChildren(name string) {
 }
 
 // reconfigureIKE rekeys for new proposals, and begins a new IKE SA for what only
-// IKE_AUTH can change. A responder cannot, so it deletes its IKE SA and lets the
-// peer come back.
+// IKE_AUTH can change. A responder cannot begin, so it gives the peer, which is
+// being reconfigured as well, some time to do so before it deletes its IKE SA.
 func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 	sa := t.primary()
 	if !sameParties(old, fresh) {
@@ -90,7 +90,7 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 		case t.mayInitiate():
 			t.initiate(sa)
 		default:
-			sa.end(ReasonReconfigured)
+			sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
 		}
 		return
 	}

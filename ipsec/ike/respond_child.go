@@ -18,7 +18,7 @@ func (sa *ikeSA) handleCreateChild(m *message) {
 	proposals := find[*wire.SA](m).Proposals
 	switch {
 	case len(proposals) == 0:
-		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+		sa.refuseMalformed(m, errors.New("CREATE_CHILD_SA: no proposal"))
 	case sa.state != stateEstablished || sa.wantDelete || sa.redundant:
 		// A redundant one may also be undecided: our answer to a collision is
 		// still to come.
@@ -26,7 +26,7 @@ func (sa *ikeSA) handleCreateChild(m *message) {
 	case proposals[0].Protocol == wire.ProtocolIKE:
 		sa.answerIKERekey(m)
 	case m.selectors(true) == nil || m.selectors(false) == nil:
-		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+		sa.refuseMalformed(m, errors.New("CREATE_CHILD_SA: traffic selectors are missing"))
 	case sa.rekey != nil:
 		// RFC 7296, Section 2.25.2.
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
@@ -141,11 +141,7 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	}, func(r childResult, err error) {
 		if err != nil {
 			sa.t.releaseSPI(spec.inbound)
-			kind := wire.NotifyNoProposalChosen
-			if errors.Is(err, suite.ErrInvalidPublicValue) {
-				kind = wire.NotifyInvalidSyntax
-			}
-			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: kind, Err: err})
+			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
 		spec.keys = r.keys

@@ -62,6 +62,8 @@ const (
 	// lingerTime is how long the answer to a peer's last Delete can be
 	// repeated.
 	lingerTime = 30 * time.Second
+	// maxLingering bounds the IKE SAs of a tunnel that only do that.
+	maxLingering = 8
 	// maxInbox bounds the messages that wait while one is worked on.
 	maxInbox = 8
 )
@@ -267,6 +269,23 @@ func (sa *ikeSA) linger() {
 	sa.window.outstanding = nil
 	sa.destroyKeys()
 	sa.endAt = sa.m.now.Add(lingerTime)
+	if sa.t != nil {
+		sa.t.boundLingering()
+	}
+}
+
+// boundLingering ends the oldest lingering IKE SAs beyond maxLingering: somebody
+// who fails to authenticate over and over can cause one with each attempt.
+func (t *Tunnel) boundLingering() {
+	n := 0
+	for i := len(t.sas) - 1; i >= 0; i-- {
+		if t.sas[i].state != stateLingering {
+			continue
+		}
+		if n++; n > maxLingering {
+			t.sas[i].die()
+		}
+	}
 }
 
 // fail ends the SA for a reason of our own making.

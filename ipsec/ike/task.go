@@ -102,7 +102,7 @@ func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
 			continue
 		}
 		at := s.notBefore
-		if !sa.initiator && at.IsZero() {
+		if !sa.initiator && at.IsZero() && !s.acquired {
 			at = t.now.Add(responderDelay)
 			s.notBefore = at
 		}

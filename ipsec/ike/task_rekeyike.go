@@ -292,7 +292,7 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 			err = fresh.useKeys(r.keys)
 		}
 		if err != nil {
-			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyInvalidSyntax, Err: err})
+			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
 		answer.SPI = fresh.localSPI[:]

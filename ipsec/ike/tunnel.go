@@ -16,10 +16,8 @@ type Tunnel struct {
 	children []*childSA // likewise
 	slots    []slot     // one for each of cfg.Children, in that order
 
-	wanted  bool // between Connect and Disconnect
-	closing bool // Disconnect is under way
-	// everUp is set when an IKE SA was established, or another one of the same
-	// peer was seen, since the tunnel was made.
+	wanted    bool // between Connect and Disconnect
+	closing   bool // Disconnect is under way
 	failures  int
 	connectAt time.Time // of the next attempt, zero if none is planned
 	lastError *Error
@@ -40,6 +38,9 @@ const (
 	// redundantTime is how long the other end has to delete an SA that crossing
 	// exchanges made superfluous, before this one does.
 	redundantTime = 20 * time.Second
+	// confirmTime is how long a responder lets the peer take the answer to
+	// IKE_AUTH before it deletes the IKE SA that the new one replaces.
+	confirmTime = 2 * time.Second
 	// oldInboundTime is how long a deleted Child SA still accepts packets that
 	// were under way.
 	oldInboundTime = 5 * time.Second

@@ -103,6 +103,10 @@ func (sa *ikeSA) sendRequest(exchange wire.ExchangeType, datagrams [][]byte, han
 // vary adds up to a tenth to d, so that peers do not repeat in step.
 func (sa *ikeSA) vary(d time.Duration) time.Duration { return d + sa.m.jitter(d/10) }
 
+// maxHintedTries is how often IKE_SA_INIT is repeated after an unauthenticated
+// refusal.
+const maxHintedTries = 2
+
 // retransmit repeats the outstanding request if its time has come. It returns
 // false when all tries are used up.
 func (sa *ikeSA) retransmit() bool {
@@ -110,7 +114,13 @@ func (sa *ikeSA) retransmit() bool {
 	if o == nil || !sa.m.due(o.at) {
 		return true
 	}
-	if o.tries >= sa.m.timing.RetransmitTries {
+	limit := sa.m.timing.RetransmitTries
+	if sa.init != nil && sa.init.hint != nil {
+		// Refused, as far as one can believe it: go on for a moment only (RFC
+		// 7296, Section 2.21.1).
+		limit = min(limit, maxHintedTries)
+	}
+	if o.tries >= limit {
 		return false
 	}
 	o.tries++

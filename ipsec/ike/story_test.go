@@ -1,0 +1,326 @@
+package ike
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/ident"
+)
+
+// TestStories runs the files of testdata: one exchange or collision each,
+// message by message. Rewrite their outputs with -rewrite, and commit only what
+// you understand.
+//
+// Commands; NODE is a or b, DIR is a>b or b>a:
+//
+//	pair [key=value...]      two nodes; keys are in configurePair
+//	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces
+//	rekey NODE [child=NAME] [nonce=HH...]
+//	rekey-ike NODE [nonce=HH...]
+//	delete NODE child=NAME   policy no longer wants the Child SA's present SA
+//	disconnect NODE
+//	reconfigure NODE key=value...
+//	deliver [DIR] [n=1]      the first packets in flight in that direction
+//	drop [DIR] [n=1]
+//	dup [DIR]                delivers the first packet and keeps it
+//	settle                   delivers all until nothing is in flight
+//	tick DURATION            moves the time on and settles after each deadline
+//	wait DURATION            moves the time on and delivers nothing
+//	traffic NODE             one packet over each outbound SA of NODE
+//	event NODE KIND [spi=HH | child=NAME]   from the data plane
+//	fail NODE n=N            the next N installations fail
+//	restart NODE             forgets everything
+//	nat NODE ADDR:PORT       NODE is behind that NAT from now on
+//	cookies NODE             NODE asks every initiator for a cookie
+//	state                    both ends
+//	plane NODE               what the data plane has
+//	check                    holds the invariants of rest
+func TestStories(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		s := &story{t: t}
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			s.out.Reset()
+			s.t = t
+			s.run(d)
+			if s.out.Len() == 0 {
+				return "ok\n"
+			}
+			return s.out.String()
+		})
+	})
+}
+
+type story struct {
+	t   *testing.T
+	w   *world
+	out strings.Builder
+}
+
+func (s *story) run(d *datadriven.TestData) {
+	var n *node
+	if s.w != nil && len(d.CmdArgs) > 0 {
+		switch d.CmdArgs[0].Key {
+		case "a":
+			n = s.w.a
+		case "b":
+			n = s.w.b
+		}
+	}
+	s.nonces(d, n)
+	switch d.Cmd {
+	case "pair":
+		s.pair(d)
+	case "connect":
+		n.step(Connect{})
+	case "disconnect":
+		n.step(Disconnect{})
+	case "rekey":
+		n.step(RekeyChild{Child: s.arg(d, "child")})
+	case "rekey-ike":
+		n.step(RekeyIKE{})
+	case "delete":
+		for _, c := range n.t.children {
+			if c.name == s.arg(d, "child") && c.live() {
+				c.end(ReasonDeletedByUs)
+			}
+		}
+		n.step(Tick{})
+	case "reconfigure":
+		cfg := n.t.cfg
+		cfg.Children = slices.Clone(cfg.Children)
+		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
+		n.step(Reconfigure{cfg})
+	case "deliver", "drop", "dup":
+		s.packets(d)
+	case "settle":
+		s.w.settle()
+	case "tick":
+		s.w.advance(s.duration(d, 0), s.w.settle)
+	case "wait":
+		s.w.advance(s.duration(d, 0), nil)
+	case "traffic":
+		n.traffic()
+	case "event":
+		s.event(d, n)
+	case "fail":
+		n.failPlane, _ = strconv.Atoi(s.arg(d, "n"))
+	case "restart":
+		n.restart()
+	case "nat":
+		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
+	case "cookies":
+		n.cookies, _ = NewCookieSecret(s.w.now, n)
+	case "state":
+		s.out.WriteString(s.w.a.state() + s.w.b.state())
+	case "plane":
+		s.plane(n)
+	case "check":
+		s.w.check(s.t)
+	default:
+		s.t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
+	}
+}
+
+func (s *story) arg(d *datadriven.TestData, key string) string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key && len(a.Vals) > 0 {
+			return a.Vals[0]
+		}
+	}
+	return ""
+}
+
+func (s *story) nonces(d *datadriven.TestData, n *node) {
+	for _, a := range d.CmdArgs {
+		if a.Key != "nonce" || n == nil {
+			continue
+		}
+		for _, v := range a.Vals {
+			b, err := strconv.ParseUint(v, 16, 8)
+			if err != nil {
+				s.t.Fatalf("%s: nonce %q is not an octet", d.Pos, v)
+			}
+			n.nonces = append(n.nonces, fixedNonce(byte(b)))
+		}
+	}
+}
+
+func (s *story) duration(d *datadriven.TestData, i int) time.Duration {
+	v, err := time.ParseDuration(d.CmdArgs[i].Key)
+	if err != nil {
+		s.t.Fatalf("%s: %v", d.Pos, err)
+	}
+	return v
+}
+
+func (s *story) pair(d *datadriven.TestData) {
+	s.w = pair(1, func(a, b *Config) {
+		configurePair(s.t, a, "a", d.CmdArgs)
+		configurePair(s.t, b, "b", d.CmdArgs)
+	})
+	s.w.log = func(f string, args ...any) { fmt.Fprintf(&s.out, f, args...) }
+	s.w.b.step(Connect{})
+	if s.arg(d, "up") != "" {
+		s.w.a.step(Connect{})
+		s.w.settle()
+		s.w.log("%s%s", s.w.a.state(), s.w.b.state())
+	}
+}
+
+// configurePair applies the keys of a pair or reconfigure command. A key with a
+// prefix "a." or "b." is for that node only.
+func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdArg) {
+	for _, a := range args {
+		key, mine := a.Key, true
+		if p, rest, ok := strings.Cut(key, "."); ok {
+			key, mine = rest, p == name
+		}
+		if !mine || len(a.Vals) == 0 {
+			continue
+		}
+		v := a.Vals[0]
+		switch key {
+		case "up":
+		case "role":
+			c.Role = map[string]Role{"either": RoleEither, "initiator": RoleInitiator, "responder": RoleResponder}[v]
+		case "ike":
+			c.Proposals = mustIKE(v)
+		case "esp":
+			c.Children[0].Proposals = mustESP(v)
+		case "local":
+			c.Children[0].LocalTS = mustTS(a.Vals...)
+		case "remote":
+			c.Children[0].RemoteTS = mustTS(a.Vals...)
+		case "psk":
+			c.Credentials.PSK, c.Peer.PSK = ident.PSK(v), ident.PSK(v)
+		case "children":
+			second := c.Children[0]
+			second.Name = v
+			second.LocalTS, second.RemoteTS = mustTS("10.3.0.0/16"), mustTS("10.4.0.0/16")
+			if name == "b" {
+				second.LocalTS, second.RemoteTS = second.RemoteTS, second.LocalTS
+			}
+			c.Children = append(c.Children, second)
+		case "only":
+			c.Children = []ChildConfig{*c.child(v)}
+		case "start":
+			if v == "traffic" {
+				c.Children[0].Start = StartOnTraffic
+			}
+		case "mode":
+			if v == "transport" {
+				c.Children[0].Mode = dataplane.Transport
+			}
+		case "encap":
+			c.ForceEncap = true
+		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit":
+			configureTiming(t, &c.Timing, key, v)
+		default:
+			t.Fatalf("unknown key %q", a.Key)
+		}
+	}
+}
+
+func configureTiming(t *testing.T, timing *Timing, key, v string) {
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch key {
+	case "rekey-child":
+		timing.RekeyChild = d
+	case "rekey-ike":
+		timing.RekeyIKE = d
+	case "dpd":
+		timing.DPD = d
+	case "overtime":
+		timing.OverTime = d
+	case "retransmit":
+		timing.RetransmitBase = d
+	}
+}
+
+// packets delivers, drops or duplicates the first packets in a direction.
+func (s *story) packets(d *datadriven.TestData) {
+	dir, count := "", 1
+	for _, a := range d.CmdArgs {
+		if a.Key == "n" {
+			count, _ = strconv.Atoi(a.Vals[0])
+		} else {
+			dir = a.Key
+		}
+	}
+	for range count {
+		i := s.find(dir)
+		if i < 0 {
+			s.w.log("nothing in flight\n")
+			return
+		}
+		p := s.w.flight[i]
+		if d.Cmd != "dup" {
+			s.w.flight = append(s.w.flight[:i:i], s.w.flight[i+1:]...)
+		}
+		if d.Cmd == "drop" {
+			s.w.log("%s lost\n", p)
+			continue
+		}
+		s.w.log("%s arrives\n", p)
+		s.w.deliver(p)
+	}
+}
+
+func (s *story) find(dir string) int {
+	for i, p := range s.w.flight {
+		if dir == "" || dir == p.from.name+">"+p.to.name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (s *story) event(d *datadriven.TestData, n *node) {
+	kinds := map[string]dataplane.EventKind{
+		"acquire": dataplane.Acquire, "soft-expire": dataplane.SoftExpire, "hard-expire": dataplane.HardExpire,
+		"mapping-changed": dataplane.MappingChanged,
+	}
+	e := dataplane.Event{Kind: kinds[d.CmdArgs[1].Key], Tunnel: "t", Child: s.arg(d, "child"), Direction: dataplane.Inbound}
+	if v := s.arg(d, "spi"); v != "" {
+		spi, _ := strconv.ParseUint(v, 16, 32)
+		e.SPI = uint32(spi)
+	}
+	if v := s.arg(d, "remote"); v != "" {
+		e.Remote = netip.MustParseAddrPort(v)
+	}
+	n.step(PlaneEvent{e})
+}
+
+func (s *story) plane(n *node) {
+	for _, dir := range []dataplane.Direction{dataplane.Inbound, dataplane.Outbound} {
+		m := n.in
+		if dir == dataplane.Outbound {
+			m = n.out
+		}
+		for _, c := range n.t.children {
+			spi := c.inbound
+			if dir == dataplane.Outbound {
+				spi = c.outbound
+			}
+			if sa, ok := m[spi]; ok {
+				s.w.log("%s %x %s %s -> %s %s %v %v\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS)
+			}
+		}
+	}
+	for _, ch := range n.t.cfg.Children {
+		if p, ok := n.policies[ch.Name]; ok {
+			s.w.log("policy %s %v %v\n", p.Child, p.LocalTS, p.RemoteTS)
+		}
+	}
+}
