@@ -105,7 +105,7 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	} else {
 		t.shard = e.leastLoaded()
 	}
-	full, err := e.complete(c, t.shard)
+	full, err := e.complete(c, t)
 	if err != nil {
 		return Rejected, err
 	}
@@ -135,11 +135,11 @@ func (e *Engine) isAs(en *entry, c TunnelConfig) bool {
 }
 
 // complete fills in what the engine decides.
-func (e *Engine) complete(c TunnelConfig, s *shard) (ike.Config, error) {
+func (e *Engine) complete(c TunnelConfig, t *tunnel) (ike.Config, error) {
 	if c.Runtime.Rand != nil || c.Runtime.NewSPI != nil || c.Runtime.AllocateSPI != nil {
 		return c, fmt.Errorf("tunnel %q: Runtime is the engine's to give", c.Name)
 	}
-	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: s.newSPI, AllocateSPI: e.config.Plane.AllocateSPI}
+	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI}
 	local, err := e.localEndpoint(c)
 	if err != nil {
 		return c, fmt.Errorf("tunnel %q: %w", c.Name, err)

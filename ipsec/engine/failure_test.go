@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -290,4 +291,54 @@ func TestRunCannotBegin(t *testing.T) {
 	if r := e.Apply([]TunnelConfig{{Name: "x"}}); !errors.Is(r[0].Err, ErrClosed) {
 		t.Errorf("Apply after Run failed: %+v", r)
 	}
+}
+
+// All methods at once, from many goroutines: for the race detector.
+func TestConcurrentUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := memory.NewSwitch()
+		sw.SetFilter(memory.Latency(time.Millisecond))
+		a, b := pair(t, sw)
+		one := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+		two := one
+		two.Timing.DPD = 10 * time.Second
+		var users sync.WaitGroup
+		use := func(f func(i int)) {
+			users.Go(func() {
+				for i := range 50 {
+					f(i)
+					time.Sleep(7 * time.Millisecond)
+				}
+			})
+		}
+		use(func(i int) {
+			switch i % 3 {
+			case 0:
+				a.Apply([]TunnelConfig{one})
+			case 1:
+				a.Apply([]TunnelConfig{two})
+			case 2:
+				a.Apply(nil)
+			}
+		})
+		use(func(int) { _, _, _ = a.Status(), a.Counters(), a.Stalled(time.Second) })
+		use(func(int) { _ = a.RekeyIKE("to-b") })
+		use(func(int) { _ = b.RekeyChild("to-a", "") })
+		use(func(int) {
+			s := a.Subscribe(1)
+			defer s.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Millisecond)
+			defer cancel()
+			_, _ = s.Next(ctx)
+		})
+		users.Wait()
+		a.Apply([]TunnelConfig{one})
+		a.waitState("to-b", ike.StateUp, 5*time.Minute)
+		b.waitState("to-a", ike.StateUp, 5*time.Minute)
+		within(t, 5*time.Minute, "one pair of SAs is left at each end", func() bool {
+			return len(a.plane.SAs()) == 2 && len(b.plane.SAs()) == 2
+		})
+		sw.SetFilter(memory.Perfect)
+		ping(t, a, b, lan(1, 0), lan(2, 0))
+	})
 }

@@ -30,8 +30,8 @@ type tunnel struct {
 	gone atomic.Bool // closed for good; read by Apply and Status
 }
 
-// inventory is what a tunnel asked the data plane to hold, so that it can be
-// taken away when the machine no longer can say so.
+// inventory is what a tunnel asked the data plane to hold or to reserve, so that
+// it can be taken away when the machine no longer can say so.
 type inventory struct {
 	sas      map[dataplane.RemoveSA]struct{}
 	policies map[dataplane.RemovePolicy]struct{}
@@ -79,6 +79,16 @@ func newTunnel(name string, s *shard) *tunnel {
 	t := &tunnel{name: name, shard: s, spis: make(map[wire.SPI]struct{}), plane: newInventory()}
 	t.status.Store(&TunnelStatus{Status: ike.Status{Name: name}})
 	return t
+}
+
+// allocateSPI remembers what it reserves: an SPI that the machine no longer gets
+// to use or to give back is still released.
+func (t *tunnel) allocateSPI() (uint32, error) {
+	spi, err := t.shard.engine.config.Plane.AllocateSPI()
+	if err == nil {
+		t.plane.sas[dataplane.RemoveSA{Tunnel: t.name, SPI: spi, Direction: dataplane.Inbound}] = struct{}{}
+	}
+	return spi, err
 }
 
 // start begins with the machine m of config, at once or after what the tunnel
