@@ -1,6 +1,7 @@
 package health
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -17,6 +18,7 @@ import (
 // Codes of TunnelError that are not names of RFC 7296 notifications.
 const (
 	codeLocal    = "LOCAL" // refused or failed at this end
+	codeSilent   = "PEER_SILENT"
 	codePanic    = "INTERNAL"
 	codeDeferred = "HOST_NOT_READY"
 )
@@ -65,13 +67,19 @@ func lastError(s engine.TunnelStatus) *swanherdv1.TunnelError {
 	if s.Panicked != "" {
 		return &swanherdv1.TunnelError{Code: codePanic, Message: "a defect of this agent stopped the tunnel; its traffic is dropped until it is started anew. Please report the agent's log"}
 	}
+	if sa := currentIKE(s.IKE); sa != nil && sa.Suspect {
+		return &swanherdv1.TunnelError{Code: codeSilent, Message: "the peer leaves requests unanswered; if that lasts it is taken for dead"}
+	}
 	e := s.LastError
 	if e == nil {
 		return nil
 	}
 	out := &swanherdv1.TunnelError{Code: codeLocal, Message: e.Error(), Remote: e.Remote}
-	if e.Notify != 0 {
+	switch {
+	case e.Notify != 0:
 		out.Code = e.Notify.String()
+	case errors.Is(e, ike.ErrNoAnswer):
+		out.Code = codeSilent
 	}
 	return out
 }

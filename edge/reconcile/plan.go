@@ -57,9 +57,9 @@ type Plan struct {
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
 	p, errs := &Plan{}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
-	trust, err := newTrust(intent.GetSettings(), m)
-	if err != nil {
-		errs.add(settingsName, "trust_anchors", err.Error())
+	trust, trustErr := newTrust(intent.GetSettings(), m)
+	if trustErr != nil {
+		errs.add(settingsName, "trust_anchors", trustErr.Error())
 	}
 	p.settings(intent.GetSettings(), env)
 	names := map[string]bool{}
@@ -73,7 +73,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 		if len(errs) > before {
 			continue // its fields make no sense yet
 		}
-		b := &tunnelBuilder{intent: t, material: m, trust: trust, env: env, errs: &errs}
+		b := &tunnelBuilder{intent: t, material: m, trust: trust, distrust: trustErr != nil, env: env, errs: &errs}
 		p.Tunnels = append(p.Tunnels, b.build())
 		p.addRoutes(t.GetName(), b, env, &errs)
 	}

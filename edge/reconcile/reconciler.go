@@ -107,12 +107,17 @@ func (r *Reconciler) Apply(intent *swanherdv1.EdgeIntent) error {
 	return err
 }
 
-// Adopt makes intent the one to run, whether or not it can be brought about
-// now: after a start the host may not be ready yet.
+// Adopt makes intent, which ran before the agent stopped, the one to run,
+// whether or not it can be brought about now: after a start the host may not be
+// ready yet. Peers may hold SAs of the run before, so they are not waited for
+// as long as usual.
 func (r *Reconciler) Adopt(intent *swanherdv1.EdgeIntent) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.intent = intent
+	for _, t := range intent.GetTunnels() {
+		r.waiting[t.GetName()] = time.Now().Add(-patience)
+	}
 	return r.reach(intent)
 }
 

@@ -33,6 +33,7 @@ type tunnelBuilder struct {
 	intent   *swanherdv1.TunnelIntent
 	material *Material
 	trust    *ident.Roots // nil: nobody
+	distrust bool         // trust is nil because of an error already told
 	env      Environment
 	errs     *Errors
 	config   engine.TunnelConfig
@@ -159,7 +160,7 @@ func (b *tunnelBuilder) authentication() (local ident.Local, remote ident.Remote
 	if err := local.Validate(); err != nil {
 		b.fail("authentication", err.Error())
 	}
-	if err := remote.Validate(); err != nil {
+	if err := remote.Validate(); err != nil && (!b.distrust || remote.PSK != nil) {
 		b.fail("authentication", err.Error())
 	}
 	return local, remote

@@ -249,14 +249,21 @@ func (s *session) sendCounters() error {
 		Counters: &swanherdv1.CounterReport{Tunnels: tunnels}}})
 }
 
-// explain adds what to do to the errors that a person can mend.
+// explain says for people why a session ended, and what to do where they can
+// mend it.
 func explain(err error) error {
-	switch status.Code(err) {
-	case codes.Unauthenticated, codes.PermissionDenied:
-		return fmt.Errorf("controller refuses this edge's certificate (deleted, revoked or expired): %w; enroll again if that was not meant", err)
-	}
 	if err == nil || errors.Is(err, io.EOF) {
 		return errors.New("controller ended the session")
 	}
-	return err
+	st, ok := status.FromError(err)
+	if !ok {
+		return err
+	}
+	switch st.Code() {
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return fmt.Errorf("controller refuses this edge (deleted, revoked or expired): %s; enroll again if that was not meant", st.Message())
+	case codes.Unavailable:
+		return errors.New(st.Message()) // the connection's own words
+	}
+	return fmt.Errorf("%s: %s", st.Code(), st.Message())
 }

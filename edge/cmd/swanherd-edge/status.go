@@ -81,7 +81,11 @@ func printAgent(w io.Writer, s *edge.Status, now time.Time) {
 	case session == nil:
 		fmt.Fprintf(w, "Controller:\tnone\n")
 	case session.Connected:
-		fmt.Fprintf(w, "Controller:\t%s, connected for %s, round trip %.1f ms\n", session.Endpoint, age(now, session.Since), session.RoundTripMs)
+		fmt.Fprintf(w, "Controller:\t%s, connected for %s", session.Endpoint, age(now, session.Since))
+		if session.RoundTripMs > 0 {
+			fmt.Fprintf(w, ", round trip %.1f ms", session.RoundTripMs)
+		}
+		fmt.Fprintln(w)
 	default:
 		fmt.Fprintf(w, "Controller:\tnot connected for %s: %s\n", age(now, session.Since), dash(session.LastError))
 	}

@@ -1,0 +1,239 @@
+package reconcile
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"math/big"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const tunnelName = "networks/n/tunnels/a--b"
+
+// goodIntent is an intent with one tunnel that authenticates by certificate.
+func goodIntent() *swanherdv1.EdgeIntent {
+	return &swanherdv1.EdgeIntent{
+		Settings: &swanherdv1.EdgeSettings{Edge: "networks/n/edges/a", LocalPrefixes: []string{"10.1.0.0/24", "2001:db8:1::/48"}},
+		Tunnels: []*swanherdv1.TunnelIntent{{
+			Name: tunnelName, Role: swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR,
+			RemoteEndpoints: []*swanherdv1.PeerEndpoint{{Address: "198.51.100.2", Port: 4500}},
+			Authentication: &swanherdv1.Authentication{LocalId: "a.example", RemoteId: "b.example",
+				Method: &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{}}},
+			IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
+			IkeRekeyTime: durationpb.New(2 * time.Hour),
+			Children: []*swanherdv1.ChildIntent{{Name: "net", EspProposals: []string{"aes256gcm16-x25519-esn"},
+				LocalTs: []string{"10.1.0.0/24"}, RemoteTs: []string{"10.2.0.0/24", "2001:db8:2::/48"}}},
+		}},
+	}
+}
+
+// material is an Ed25519 certificate of a.example, which is its own authority.
+func material(t *testing.T) *Material {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(0x0abc), Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Material{Chain: []*x509.Certificate{cert}, Signer: private, Roots: []*x509.Certificate{cert},
+		PSKs: map[string]ident.PSK{"/psk": ident.PSK("hush")}}
+}
+
+func environment() Environment {
+	return Environment{
+		Uplinks:   []*swanherdv1.Uplink{{Name: "wan1", Interface: "eth0", Addresses: []string{"192.0.2.1"}}},
+		UplinkMTU: 1500, Source4: netip.MustParseAddr("10.1.0.1"),
+	}
+}
+
+func TestPlan(t *testing.T) {
+	p, errs := NewPlan(goodIntent(), material(t), environment())
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	if len(p.Tunnels) != 1 {
+		t.Fatalf("%d tunnels", len(p.Tunnels))
+	}
+	c := p.Tunnels[0]
+	if c.Role != ike.RoleEither || c.Remote.String() != "198.51.100.2:4500" || c.Local.Addr().IsValid() ||
+		c.Credentials.ID.String() != "a.example" || c.Peer.ID.String() != "b.example" || c.Timing.RekeyIKE != 2*time.Hour ||
+		c.Timing.DPD != defaultDPD || c.Children[0].ReplayWindow != defaultReplayWindow {
+		t.Errorf("tunnel = %+v", c)
+	}
+	want := map[string]string{"10.2.0.0/24": "10.1.0.1", "2001:db8:2::/48": "invalid IP"}
+	for _, r := range p.Routes {
+		if want[r.Prefix.String()] != r.Source.String() {
+			t.Errorf("route %s from %s", r.Prefix, r.Source)
+		}
+		delete(want, r.Prefix.String())
+	}
+	if len(want) > 0 {
+		t.Errorf("routes missing: %v", want)
+	}
+	if p.MTU != 1500-tunnelOverhead || !p.Forwarding.IPv4 || !p.Forwarding.IPv6 {
+		t.Errorf("MTU %d, forwarding %+v", p.MTU, p.Forwarding)
+	}
+}
+
+// Each change of the good intent is refused, with the resource and the field.
+func TestPlanErrors(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change  func(i *swanherdv1.EdgeIntent, tun *swanherdv1.TunnelIntent)
+		field   string
+		message string
+	}{
+		"unknown algorithm": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.IkeProposals = []string{"rot13-x25519"} }, "ike_proposals[0]", "rot13"},
+		"unknown ESP algorithm": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+			u.Children[0].EspProposals = []string{"aes256gcm16", "xor"}
+		}, "children[0].esp_proposals[1]", "xor"},
+		"bad selector": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[1] = "10.2.0.1/24" }, "children[0].remote_ts[1]", "10.2.0.1/24"},
+		"no children":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children = nil }, "children", ""},
+		"no identity of the peer": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.RemoteId = "" },
+			"authentication.remote_id", ""},
+		"identity not in the certificate": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.LocalId = "c.example" },
+			"authentication", "c.example"},
+		"initiator without an address": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.RemoteEndpoints = nil }, "remote_endpoints", "initiate"},
+		"route into itself": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[0] = "0.0.0.0/0" },
+			"children[0].remote_ts[0]", "198.51.100.2"},
+		"unknown uplink": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Uplink = "wan9" }, "uplink", "wan1"},
+		"replay window":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].ReplayWindow = 9 }, "children[0].replay_window", "64"},
+		"negative time":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.DpdDelay = durationpb.New(-1) }, "dpd_delay", ""},
+		"families": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.LocalAddress = "2001:db8::1" },
+			"local_address", "families"},
+		"same name": {func(i *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { i.Tunnels = append(i.Tunnels, u) }, "name", "two"},
+		"key without a name": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+			u.Authentication.LocalId = ""
+			u.Authentication.Method = &swanherdv1.Authentication_Psk{Psk: &swanherdv1.PskAuthentication{File: "/psk"}}
+		}, "authentication.local_id", "pre-shared key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := goodIntent()
+			tc.change(i, i.Tunnels[0])
+			p, errs := NewPlan(i, material(t), environment())
+			if p != nil || len(errs) != 1 || errs[0].GetResource() != tunnelName || errs[0].GetFieldPath() != tc.field ||
+				!strings.Contains(errs[0].GetMessage(), tc.message) {
+				t.Errorf("NewPlan = %v, errors:\n%v\nwant one at %s with %q", p, errs, tc.field, tc.message)
+			}
+		})
+	}
+	i := goodIntent()
+	i.Settings.LocalPrefixes = []string{"10.1.0.0/33"}
+	i.Settings.TrustAnchors = []string{"no PEM"}
+	if _, errs := NewPlan(i, material(t), environment()); len(errs) != 2 || errs[0].GetFieldPath() != "local_prefixes[0]" || errs[1].GetFieldPath() != "trust_anchors" {
+		t.Errorf("errors of settings:\n%v", errs)
+	}
+}
+
+// A tunnel of which nobody knows the peer's address waits at an uplink's.
+func TestPlanResponder(t *testing.T) {
+	i := goodIntent()
+	u := i.Tunnels[0]
+	u.Role, u.RemoteEndpoints = swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER, nil
+	p, errs := NewPlan(i, material(t), environment())
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	if c := p.Tunnels[0]; c.Role != ike.RoleResponder || c.Local.Addr().String() != "192.0.2.1" {
+		t.Errorf("role %v at %v", c.Role, c.Local)
+	}
+	env := environment()
+	env.Uplinks = nil
+	if _, errs := NewPlan(i, material(t), env); len(errs) != 1 || errs[0].GetFieldPath() != "local_address" {
+		t.Errorf("without an uplink:\n%v", errs)
+	}
+}
+
+// The endpoint of a family that the uplink has is chosen.
+func TestPlanEndpointFamily(t *testing.T) {
+	i := goodIntent()
+	i.Tunnels[0].RemoteEndpoints = []*swanherdv1.PeerEndpoint{{Address: "2001:db8::2"}, {Address: "198.51.100.7"}}
+	p, errs := NewPlan(i, material(t), environment())
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	if got := p.Tunnels[0].Remote.String(); got != "198.51.100.7:500" {
+		t.Errorf("remote = %s", got)
+	}
+}
+
+func TestPlanDoesNotChangeTheIntent(t *testing.T) {
+	i := goodIntent()
+	if _, errs := NewPlan(i, material(t), environment()); errs != nil {
+		t.Fatal(errs)
+	}
+	if !proto.Equal(i, goodIntent()) {
+		t.Errorf("intent = %v", i)
+	}
+}
+
+func TestLoadMaterialPSK(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "psk")
+	i := goodIntent()
+	i.Tunnels[0].Authentication.Method = &swanherdv1.Authentication_Psk{Psk: &swanherdv1.PskAuthentication{File: file}}
+	for name, tc := range map[string]struct {
+		content string
+		mode    os.FileMode
+		want    string
+	}{
+		"readable by all": {"hush\n", 0o644, "chmod 600"},
+		"empty":           {"\n", 0o600, "empty"},
+		"good":            {"hush\n", 0o600, ""},
+	} {
+		if err := os.WriteFile(file, []byte(tc.content), tc.mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, tc.mode); err != nil {
+			t.Fatal(err)
+		}
+		m, errs := LoadMaterial(i, nil)
+		if tc.want == "" {
+			if errs != nil || string(m.PSKs[file]) != "hush" {
+				t.Errorf("%s: %q, %v", name, []byte(m.PSKs[file]), errs)
+			}
+			continue
+		}
+		if len(errs) != 1 || errs[0].GetFieldPath() != "authentication.psk.file" || !strings.Contains(errs.Error(), tc.want) || strings.Contains(errs.Error(), "hush") {
+			t.Errorf("%s: %v", name, errs)
+		}
+	}
+}
+
+func TestRevocation(t *testing.T) {
+	var r Revocation
+	cert := material(t).Chain[0]
+	if err := r.Check(cert); err != nil {
+		t.Errorf("empty list: %v", err)
+	}
+	for _, serial := range []string{"0ABC", "abc", "0a:bc"} {
+		r.Set([]string{"1", serial})
+		if err := r.Check(cert); err == nil {
+			t.Errorf("%s is not found", serial)
+		}
+	}
+	r.Set(nil)
+	if err := r.Check(cert); err != nil {
+		t.Errorf("after the list was emptied: %v", err)
+	}
+}

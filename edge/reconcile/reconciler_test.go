@@ -1,0 +1,208 @@
+package reconcile
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// host is a double of the engine and the host's network. It notes in what order
+// it is asked for what.
+type host struct {
+	steps   []string
+	tunnels []engine.TunnelConfig
+	routes  []hostnet.Route
+
+	rejectTunnel, rejectRoutes, noRoute, noForward error
+	states                                         map[string]ike.State
+}
+
+func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
+	h.steps = append(h.steps, "tunnels")
+	if h.rejectTunnel != nil {
+		err := h.rejectTunnel
+		h.rejectTunnel = nil // the one before is fine
+		return []engine.TunnelResult{{Name: desired[0].Name, Change: engine.Rejected, Err: err}}
+	}
+	h.tunnels = desired
+	return nil
+}
+
+func (h *host) Status() (out []engine.TunnelStatus) {
+	for name, s := range h.states {
+		out = append(out, engine.TunnelStatus{Status: ike.Status{Name: name, State: s}})
+	}
+	return out
+}
+
+func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
+	h.steps = append(h.steps, "routes")
+	if h.rejectRoutes != nil {
+		err := h.rejectRoutes
+		h.rejectRoutes = nil
+		return err
+	}
+	h.routes = want
+	return nil
+}
+
+func (h *host) SetLink(string, int) error                 { return nil }
+func (h *host) EnableForwarding(hostnet.Forwarding) error { return h.noForward }
+func (h *host) AddressIn([]netip.Prefix, bool, string) (netip.Addr, error) {
+	return netip.Addr{}, nil
+}
+func (h *host) SourceTo(netip.Addr) (netip.Addr, error) {
+	return netip.MustParseAddr("192.0.2.1"), h.noRoute
+}
+func (h *host) MTU(string) (int, error) { return 1500, nil }
+
+func newTestReconciler(t *testing.T, h *host) *Reconciler {
+	m := material(t)
+	id := &state.Identity{IKEChain: m.Chain, NetworkRoots: m.Roots}
+	id.IKE = m.Signer.(ed25519.PrivateKey)
+	return New(Config{Engine: h, Host: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
+		Identity: func() *state.Identity { return id }, Logger: slog.New(slog.DiscardHandler)})
+}
+
+func TestApplyOrder(t *testing.T) {
+	h := &host{}
+	r := newTestReconciler(t, h)
+	if err := r.Apply(goodIntent()); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(h.steps, []string{"tunnels", "routes"}) {
+		t.Errorf("steps = %v", h.steps)
+	}
+	if len(h.tunnels) != 1 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" || len(h.routes) != 2 {
+		t.Errorf("tunnels = %+v, routes = %v", h.tunnels, h.routes)
+	}
+}
+
+// Whatever is wrong, the intent before goes on.
+func TestApplyKeepsTheOldOne(t *testing.T) {
+	other := func() *swanherdv1.EdgeIntent {
+		i := goodIntent()
+		i.Tunnels[0].Name += "2"
+		return i
+	}
+	t.Run("invalid", func(t *testing.T) {
+		h := &host{}
+		r := newTestReconciler(t, h)
+		if err := r.Apply(goodIntent()); err != nil {
+			t.Fatal(err)
+		}
+		before := len(h.steps)
+		bad := other()
+		bad.Tunnels[0].IkeProposals = []string{"rot13"}
+		var invalid Errors
+		if err := r.Apply(bad); !errors.As(err, &invalid) || len(h.steps) != before {
+			t.Errorf("Apply = %v after %v", err, h.steps)
+		}
+	})
+	for name, sabotage := range map[string]func(*host){
+		"engine": func(h *host) { h.rejectTunnel = errors.New("no") },
+		"routes": func(h *host) { h.rejectRoutes = errors.New("no") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := &host{}
+			r := newTestReconciler(t, h)
+			if err := r.Apply(goodIntent()); err != nil {
+				t.Fatal(err)
+			}
+			sabotage(h)
+			var failed *ApplyError
+			if err := r.Apply(other()); !errors.As(err, &failed) {
+				t.Errorf("Apply = %v", err)
+			}
+			if len(h.tunnels) != 1 || h.tunnels[0].Name != tunnelName || len(h.routes) != 2 {
+				t.Errorf("after the failure: %+v, %v", h.tunnels, h.routes)
+			}
+			if err := r.Resync(); err != nil || h.tunnels[0].Name != tunnelName {
+				t.Errorf("Resync = %v, runs %s", err, h.tunnels[0].Name)
+			}
+		})
+	}
+}
+
+// A tunnel to which there is no route waits; one that had a route keeps its
+// address.
+func TestDeferred(t *testing.T) {
+	h := &host{noRoute: errors.New("network is unreachable")}
+	r := newTestReconciler(t, h)
+	if err := r.Apply(goodIntent()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Deferred()[tunnelName]; err == nil || !strings.Contains(err.Error(), "unreachable") || len(h.tunnels) != 0 {
+		t.Errorf("deferred: %v, tunnels %v", err, h.tunnels)
+	}
+	h.noRoute = nil
+	for _, noRoute := range []error{nil, errors.New("network is unreachable")} {
+		h.noRoute = noRoute
+		if err := r.Resync(); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Deferred()) != 0 || len(h.tunnels) != 1 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" {
+			t.Errorf("with %v: deferred %v, tunnels %+v", noRoute, r.Deferred(), h.tunnels)
+		}
+	}
+}
+
+// A host that may not be changed can still run tunnels.
+func TestForwardingIsNoReasonToRefuse(t *testing.T) {
+	h := &host{noForward: errors.New("read-only file system")}
+	if err := newTestReconciler(t, h).Apply(goodIntent()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A responder waits for its peer, but not for ever, and hardly after a restart.
+func TestLosePatience(t *testing.T) {
+	i := goodIntent()
+	i.Tunnels[0].Role = swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER
+	h := &host{states: map[string]ike.State{tunnelName: ike.StateDown}}
+	r := newTestReconciler(t, h)
+	if err := r.Apply(i); err != nil {
+		t.Fatal(err)
+	}
+	role := func() ike.Role {
+		t.Helper()
+		if err := r.Resync(); err != nil {
+			t.Fatal(err)
+		}
+		return h.tunnels[0].Role
+	}
+	now := time.Now()
+	if r.losePatience(now) || r.losePatience(now.Add(patience-1)) || role() != ike.RoleResponder {
+		t.Error("lost patience early")
+	}
+	h.states[tunnelName] = ike.StateUp
+	if r.losePatience(now.Add(patience)) {
+		t.Error("lost patience with a tunnel that is up")
+	}
+	h.states[tunnelName] = ike.StateDown
+	if r.losePatience(now.Add(patience + 1)) {
+		t.Error("the time up counted as waiting")
+	}
+	if !r.losePatience(now.Add(2*patience+1)) || role() != ike.RoleEither {
+		t.Error("still waits")
+	}
+
+	again := newTestReconciler(t, h)
+	if err := again.Adopt(i); err != nil {
+		t.Fatal(err)
+	}
+	if !again.losePatience(time.Now()) {
+		t.Error("waits after a restart")
+	}
+}
