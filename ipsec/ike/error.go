@@ -1,10 +1,15 @@
 package ike
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
+
+// ErrNoAnswer is in the chain of an Error whose cause is the peer's silence
+// (RFC 7296, Section 2.4).
+var ErrNoAnswer = errors.New("no answer")
 
 // Error is a failure of the protocol: what was attempted, the Notify Message
 // Type that says why (RFC 7296, Section 3.10.1; 0 if none fits, such as for a

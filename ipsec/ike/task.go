@@ -229,7 +229,7 @@ func (t *Tunnel) lingerOrRemove(c *childSA, why Reason) {
 // unanswered gives up an IKE SA whose request got no response.
 func (t *Tunnel) unanswered(sa *ikeSA) {
 	o := sa.window.outstanding
-	err := &Error{Op: o.exchange.String(), Err: fmt.Errorf("no answer from %s after %d tries", sa.remote, o.tries+1)}
+	err := &Error{Op: o.exchange.String(), Err: fmt.Errorf("%w from %s after %d tries", ErrNoAnswer, sa.remote, o.tries+1)}
 	if sa.init != nil && sa.init.hint != nil {
 		err = sa.init.hint
 	}
