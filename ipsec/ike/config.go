@@ -248,6 +248,9 @@ func (c Config) validate() error {
 	case c.Runtime.Rand == nil || c.Runtime.NewSPI == nil || c.Runtime.AllocateSPI == nil:
 		return fmt.Errorf("tunnel %s: Runtime is incomplete", c.Name)
 	}
+	if err := c.validateParties(); err != nil {
+		return fmt.Errorf("tunnel %s: %w", c.Name, err)
+	}
 	names := make(map[string]bool)
 	for _, ch := range c.Children {
 		switch {
@@ -257,9 +260,30 @@ func (c Config) validate() error {
 			return fmt.Errorf("tunnel %s: child %s needs local and remote traffic selectors", c.Name, ch.Name)
 		}
 		names[ch.Name] = true
+		for i, p := range ch.Proposals {
+			if err := p.Validate(); err != nil {
+				return fmt.Errorf("tunnel %s: child %s: ESP proposal %d (%s): %w", c.Name, ch.Name, i+1, p, err)
+			}
+		}
 	}
 	if err := c.Timing.validate(); err != nil {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)
+	}
+	return nil
+}
+
+// validateParties checks who the ends are and what they may agree on.
+func (c Config) validateParties() error {
+	if err := c.Credentials.Validate(); err != nil {
+		return fmt.Errorf("own credentials: %w", err)
+	}
+	if err := c.Peer.Validate(); err != nil {
+		return fmt.Errorf("peer's credentials: %w", err)
+	}
+	for i, p := range c.Proposals {
+		if err := p.Validate(); err != nil {
+			return fmt.Errorf("IKE proposal %d (%s): %w", i+1, p, err)
+		}
 	}
 	return nil
 }
