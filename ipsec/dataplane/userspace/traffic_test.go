@@ -426,13 +426,17 @@ func TestNarrowPath(t *testing.T) {
 	for _, g := range []*gateway{x.a, x.b} {
 		g.ns.ip("link set wire mtu 1420")
 	}
-	for name, run := range map[string]func() error{
-		"TCP IPv4": func() error { return x.exchange("tcp4", siteB.Addr(), 4<<20) },
-		"TCP IPv6": func() error { return x.exchange("tcp6", siteB6.Addr(), 4<<20) },
-		"UDP IPv4": func() error { return x.datagrams("udp4", siteB.Addr()) },
+	for _, run := range []struct {
+		name string
+		f    func() error
+	}{
+		{"TCP IPv4", func() error { return x.exchange("tcp4", siteB.Addr(), 4<<20) }},
+		{"TCP IPv6", func() error { return x.exchange("tcp6", siteB6.Addr(), 4<<20) }},
+		// Nobody repeats a datagram: this comes when both hosts know the MTU.
+		{"UDP IPv4", func() error { return x.datagrams("udp4", siteB.Addr()) }},
 	} {
-		if err := run(); err != nil {
-			t.Errorf("%s: %v; drops: %+v and %+v", name, err, x.a.Drops(), x.b.Drops())
+		if err := run.f(); err != nil {
+			t.Errorf("%s: %v; drops: %+v and %+v", run.name, err, x.a.Drops(), x.b.Drops())
 		}
 	}
 	if d := x.a.Drops(); d.TooBig == 0 || d.TooBig > 1000 || d.SendErrors != 0 {
