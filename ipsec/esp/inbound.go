@@ -68,8 +68,9 @@ func (in *Inbound) SPI() uint32 { return in.spi }
 // Highest returns the highest sequence number that was authenticated.
 func (in *Inbound) Highest() uint64 { return in.window.top }
 
-// Missing returns how many sequence numbers left the window unseen. It lags
-// by at most two windows.
+// Missing returns how many sequence numbers were passed over and have not come:
+// the loss on the path. The latest 64 are not in it, and a late packet is taken
+// off again.
 func (in *Inbound) Missing() uint64 { return in.window.missing }
 
 // Open checks the ESP packet b, from the SPI to the ICV, and decrypts it in

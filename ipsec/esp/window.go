@@ -22,17 +22,15 @@ type window struct {
 	size    uint64
 	mask    uint64 // over words: their count is a power of two
 	words   []uint64
-	missing uint64 // numbers that left the ring unseen
+	missing uint64 // unseen numbers below the word of top
 }
 
 func newWindow(size int) window {
-	// One word more than the window covers, so that a new word can be begun
-	// while all numbers of the window stay in the others.
-	n := 1 << bits.Len(uint(size/64))
+	// A window that begins with the last number of a word touches this many
+	// words; the ring holds them all, rounded up to a power of two.
+	touched := (size+62)/64 + 1
+	n := 1 << bits.Len(uint(touched-1))
 	w := window{size: uint64(size), mask: uint64(n - 1), words: make([]uint64, n)}
-	for i := range w.words {
-		w.words[i] = ^uint64(0) // not begun: nothing of it is missing
-	}
 	w.words[0] = 1 // zero is never sent (RFC 4303, Section 2.2)
 	return w
 }
@@ -76,25 +74,22 @@ func (w *window) fresh(seq uint64) bool {
 func (w *window) accept(seq uint64) {
 	if seq > w.top {
 		w.advance(seq)
+	} else if seq>>6 < w.top>>6 {
+		w.missing-- // late, but not lost
 	}
 	w.words[seq>>6&w.mask] |= 1 << (seq & 63)
 }
 
+// advance moves the top. What the word of the old one lacks, and all of the words
+// between, are missing until they come.
 func (w *window) advance(seq uint64) {
 	from, to := w.top>>6, seq>>6
 	w.top = seq
 	if from == to {
 		return
 	}
-	n := uint64(len(w.words))
-	if gap := to - from; gap > n {
-		// Words that began and left the ring within this one step.
-		w.missing += 64 * (gap - n)
-		from = to - n
-	}
-	for i := from + 1; i <= to; i++ {
-		word := &w.words[i&w.mask]
-		w.missing += uint64(64 - bits.OnesCount64(*word))
-		*word = 0
+	w.missing += uint64(64-bits.OnesCount64(w.words[from&w.mask])) + 64*(to-from-1)
+	for i := max(from+1, to-min(to, w.mask)); i <= to; i++ {
+		w.words[i&w.mask] = 0
 	}
 }
