@@ -91,7 +91,7 @@ func newRoot(streams IO) *cobra.Command {
 	root.AddCommand(
 		newLogin(s), newWhoAmI(s), newContexts(s),
 		newApply(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
-		newToken(s), newEvents(s),
+		newToken(s), newDashboard(s), newEvents(s),
 	)
 	return root
 }
