@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
@@ -22,8 +23,9 @@ const (
 	// externalMaxTxnOps is etcd's default.
 	externalMaxTxnOps = 128
 	// embeddedMaxRequest bounds a transaction in octets; etcd's default of
-	// 1.5 MiB is too little for embeddedMaxTxnOps sites.
-	embeddedMaxRequest = 16 << 20
+	// 1.5 MiB is too little for embeddedMaxTxnOps sites, and this the most that
+	// it recommends.
+	embeddedMaxRequest = 10 << 20
 	// embeddedQuota bounds the database in octets; the most that etcd suggests.
 	embeddedQuota = 8 << 30
 )
@@ -80,6 +82,8 @@ func embeddedConfig(dir string, log *slog.Logger) *embed.Config {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, "10m"
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(log))
 	cfg.EnableGRPCGateway = false
+	// etcd's defaults suit a datacentre; a slow disk is worth a word, not a flood.
+	cfg.WarningApplyDuration, cfg.WarningUnaryRequestDuration = 2*time.Second, 2*time.Second
 	return cfg
 }
 

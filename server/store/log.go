@@ -13,6 +13,16 @@ func zapLogger(log *slog.Logger) *zap.Logger {
 	return zap.New(slogCore{log.With("component", "etcd")})
 }
 
+// expected are warnings that every start of the embedded etcd gives and that
+// say nothing here: nobody reaches it but this process, and a new store has no
+// version yet.
+var expected = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+	"Failed to detect schema version":                                                      true,
+	"failed to update storage version":                                                     true,
+}
+
 // slogCore is a zapcore.Core that writes to slog. etcd is talkative: what it
 // says below a warning is of use to its developers only.
 type slogCore struct{ log *slog.Logger }
@@ -32,7 +42,10 @@ func (c slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zap
 
 func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
-	if entry.Level > zapcore.WarnLevel {
+	switch {
+	case expected[entry.Message]:
+		level = slog.LevelDebug
+	case entry.Level > zapcore.WarnLevel:
 		level = slog.LevelError
 	}
 	c.log.Log(context.Background(), level, entry.Message, attributes(fields)...)

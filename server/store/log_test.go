@@ -1,0 +1,22 @@
+package store
+
+import (
+	"bytes"
+	"log/slog"
+	"testing"
+)
+
+// An operator sees nothing of etcd's own when it starts and stops as it should.
+func TestEmbeddedStartIsQuiet(t *testing.T) {
+	var out bytes.Buffer
+	s, err := Open(t.Context(), Config{DataDir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&out, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() > 0 {
+		t.Errorf("the log says:\n%s", out.String())
+	}
+}
