@@ -37,7 +37,14 @@ const inNamespaceEnv = "SWANHERD_TEST_USERNS"
 // TestMain enters a user namespace if the tests are not run by root, so that
 // they may make network namespaces and interfaces.
 func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(inNamespaceEnv) != "" {
+	if os.Getenv(inNamespaceEnv) != "" {
+		// A new namespace begins without a working loopback interface.
+		if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "ip link set lo up: %v: %s\n", err, out)
+		}
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() == 0 {
 		os.Exit(m.Run())
 	}
 	self := exec.Command("/proc/self/exe", os.Args[1:]...)
