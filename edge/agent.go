@@ -181,14 +181,14 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup) error {
 
 // startFromFile runs an intent file.
 func (a *agent) startFromFile(ctx context.Context) error {
-	intent, err := ReadIntent(a.cfg.IntentFile)
+	intent, content, err := ReadIntent(a.cfg.IntentFile)
 	if err != nil {
 		return err
 	}
 	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: resources(intent)})
 	var rejected *session.RejectedError
 	if errors.As(err, &rejected) {
-		return fmt.Errorf("run intent of %s:\n%w", a.cfg.IntentFile, reconcile.Errors(rejected.Errors))
+		return fmt.Errorf("run intent:\n%w", locateErrors(a.cfg.IntentFile, content, rejected.Errors))
 	}
 	if err == nil {
 		a.cfg.Logger.Info("running an intent file without a controller", "file", a.cfg.IntentFile, "tunnels", len(intent.GetTunnels()))

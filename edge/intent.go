@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 
 	"buf.build/go/protovalidate"
@@ -29,31 +30,40 @@ type validator struct{}
 
 func (validator) Validate(m proto.Message) error { return protovalidate.Validate(m) }
 
-// ReadIntent reads an intent file, YAML or JSON. Unknown fields, and fields that
-// break the rules in the protos, are errors that name file, line and column.
-// Paths in it are relative to its own directory.
-func ReadIntent(file string) (*swanherdv1.EdgeIntent, error) {
+// ReadIntent reads an intent file, YAML or JSON, and returns its content too.
+// Unknown fields, and fields that break the rules in the protos, are errors that
+// name file, line and column. Paths in it are relative to its own directory.
+func ReadIntent(file string) (intent *swanherdv1.EdgeIntent, content []byte, err error) {
 	info, err := os.Stat(file)
 	if err != nil {
-		return nil, fmt.Errorf("read intent: %w", err)
+		return nil, nil, fmt.Errorf("read intent: %w", err)
 	}
 	if info.Size() > maxIntentFile {
-		return nil, fmt.Errorf("read intent: %s is larger than %d octets", file, maxIntentFile)
+		return nil, nil, fmt.Errorf("read intent: %s is larger than %d octets", file, maxIntentFile)
 	}
-	b, err := os.ReadFile(file)
+	content, err = os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("read intent: %w", err)
+		return nil, nil, fmt.Errorf("read intent: %w", err)
 	}
-	intent := &swanherdv1.EdgeIntent{}
-	if len(bytes.TrimSpace(b)) == 0 {
-		return intent, nil
+	intent = &swanherdv1.EdgeIntent{}
+	if len(bytes.TrimSpace(content)) == 0 {
+		return nil, nil, fmt.Errorf("read intent: %s is empty; an intent without tunnels is written as: tunnels: []", file)
 	}
-	if err := (protoyaml.UnmarshalOptions{Path: file, Validator: validator{}}).Unmarshal(b, intent); err != nil {
-		return nil, fmt.Errorf("read intent:\n%w", err)
+	if err := (protoyaml.UnmarshalOptions{Path: file, Validator: validator{}}).Unmarshal(content, intent); err != nil {
+		if !strings.Contains(err.Error(), file) { // what is not YAML at all
+			err = fmt.Errorf("%s: %w", file, err)
+		}
+		return nil, nil, fmt.Errorf("read intent:\n%w", err)
 	}
+	resolvePaths(intent, filepath.Dir(file))
+	return intent, content, nil
+}
+
+// resolvePaths makes the paths in an intent relative to dir.
+func resolvePaths(intent *swanherdv1.EdgeIntent, dir string) {
 	resolve := func(path *string) {
 		if *path != "" && !filepath.IsAbs(*path) {
-			*path = filepath.Join(filepath.Dir(file), *path)
+			*path = filepath.Join(dir, *path)
 		}
 	}
 	if files := intent.GetSettings().GetIdentityFiles(); files != nil {
@@ -65,7 +75,6 @@ func ReadIntent(file string) (*swanherdv1.EdgeIntent, error) {
 			resolve(&psk.File)
 		}
 	}
-	return intent, nil
 }
 
 // resources takes an intent apart.

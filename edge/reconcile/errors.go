@@ -2,7 +2,6 @@ package reconcile
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"buf.build/go/protovalidate"
@@ -26,8 +25,12 @@ func (e *Errors) add(resource, field, message string) {
 func (e Errors) Error() string {
 	lines := make([]string, len(e))
 	for i, r := range e {
-		lines[i] = strings.TrimPrefix(fmt.Sprintf("%s: %s: %s", r.GetResource(), r.GetFieldPath(), r.GetMessage()), ": ")
-		lines[i] = strings.ReplaceAll(lines[i], ": : ", ": ")
+		for _, part := range []string{r.GetResource(), r.GetFieldPath()} {
+			if part != "" {
+				lines[i] += part + ": "
+			}
+		}
+		lines[i] += r.GetMessage()
 	}
 	return strings.Join(lines, "\n")
 }

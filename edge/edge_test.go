@@ -1,0 +1,112 @@
+package edge
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/swanherd/swanherd/edge/reconcile"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const goodIntent = `settings:
+  localPrefixes: [10.1.0.0/24]
+tunnels:
+  - name: a--b
+    role: TUNNEL_ROLE_INITIATOR
+    remote_endpoints: [{address: 192.0.2.2}]
+    authentication:
+      localId: a.example
+      remoteId: b.example
+      psk: {file: secrets/psk}
+    ikeProposals:
+      - aes256gcm16-prfsha384-x25519
+      - rot13-x25519
+    children:
+      - name: net
+        localTs: [10.1.0.0/24]
+        remoteTs: [10.2.0.0/24]
+`
+
+func writeIntent(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "edge.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestReadIntent(t *testing.T) {
+	file := writeIntent(t, goodIntent)
+	i, _, err := ReadIntent(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := i.GetTunnels()[0].GetAuthentication().GetPsk().GetFile(), filepath.Join(filepath.Dir(file), "secrets/psk"); got != want {
+		t.Errorf("psk file = %s, want %s", got, want)
+	}
+	if n := len(resources(i)); n != 2 {
+		t.Errorf("%d resources, want settings and a tunnel", n)
+	}
+}
+
+// Each mistake is told with the line on which it is.
+func TestReadIntentErrors(t *testing.T) {
+	for name, tc := range map[string]struct {
+		from, to, want string
+	}{
+		"unknown field":  {"role:", "rolle:", "edge.yaml:5"},
+		"bad enum":       {"TUNNEL_ROLE_INITIATOR", "BOSS", "edge.yaml:5"},
+		"bad address":    {"192.0.2.2", "192.0.2.256", "edge.yaml:6"},
+		"bad prefix":     {"[10.1.0.0/24]", "[10.1.0.0/240]", "edge.yaml:2"},
+		"not YAML":       {"tunnels:", "tunnels: [", "edge.yaml:"},
+		"missing method": {"      psk: {file: secrets/psk}\n", "", "authentication"},
+		"empty":          {goodIntent, "\n", "tunnels: []"},
+	} {
+		_, _, err := ReadIntent(writeIntent(t, strings.Replace(goodIntent, tc.from, tc.to, 1)))
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+func TestLocateErrors(t *testing.T) {
+	for _, tc := range []struct{ resource, field, want string }{
+		{"a--b", "ike_proposals[1]", "f.yaml:13:9: a--b: ike_proposals[1]: wrong"},
+		{"a--b", "children[0].remote_ts[0]", "f.yaml:17:20: "},
+		{"a--b", "children[0].rekey_time", "f.yaml:15:9: "}, // not there: the child
+		{"settings", "local_prefixes[0]", "f.yaml:2:19: "},
+		{"", "", "f.yaml:1:1: wrong"},
+	} {
+		err := locateErrors("f.yaml", []byte(goodIntent), reconcile.Errors{{Resource: tc.resource, FieldPath: tc.field, Message: "wrong"}})
+		if !strings.HasPrefix(err.Error(), tc.want) {
+			t.Errorf("%s %s: %v, want %s", tc.resource, tc.field, err, tc.want)
+		}
+	}
+}
+
+func TestParseUplink(t *testing.T) {
+	got, err := ParseUplink("name=wan1,interface=eth0,class=lte,cost=10,metered=true")
+	want := &swanherdv1.Uplink{Name: "wan1", Interface: "eth0", TransportClass: swanherdv1.TransportClass_TRANSPORT_CLASS_LTE, Cost: 10, Metered: true}
+	if err != nil || !proto.Equal(got, want) {
+		t.Errorf("ParseUplink = %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "wan1", "name=wan1", "name=w,interface=e,class=pigeon", "name=w,interface=e,colour=red", "name=w,interface=e,cost=x"} {
+		if _, err := ParseUplink(bad); err == nil || !strings.Contains(err.Error(), "the form is") {
+			t.Errorf("ParseUplink(%q) = %v, want the form", bad, err)
+		}
+	}
+}
+
+func TestChooseDataPlane(t *testing.T) {
+	for wanted, want := range map[DataPlane]DataPlane{DataPlaneAuto: DataPlaneUserspace, DataPlaneUserspace: DataPlaneUserspace, DataPlaneKernel: "", "magic": ""} {
+		got, reason, err := chooseDataPlane(wanted)
+		if got != want || (err == nil) != (want != "") || (reason == "") != (want == "") {
+			t.Errorf("chooseDataPlane(%s) = %s, %q, %v", wanted, got, reason, err)
+		}
+	}
+}

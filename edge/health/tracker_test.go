@@ -1,0 +1,202 @@
+package health
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/wire"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// plant is a double of the engine and the data plane.
+type plant struct {
+	tunnels  []engine.TunnelStatus
+	counters []dataplane.Counters
+	deferred map[string]error
+}
+
+func (p *plant) tracker() *Tracker {
+	return New(Source{
+		Status:   func() []engine.TunnelStatus { return p.tunnels },
+		Counters: func() []dataplane.Counters { return p.counters },
+		Deferred: func() map[string]error { return p.deferred },
+	})
+}
+
+func up(name string) engine.TunnelStatus {
+	return engine.TunnelStatus{Status: ike.Status{Name: name, State: ike.StateUp,
+		IKE: []ike.IKEStatus{{State: "established", Initiator: true, LocalSPI: wire.SPI{1}, RemoteSPI: wire.SPI{2}, Established: time.Unix(1, 0),
+			Local: netip.MustParseAddrPort("192.0.2.1:4500"), Remote: netip.MustParseAddrPort("192.0.2.2:4500")}},
+		Children: []ike.ChildStatus{
+			{Name: "net", State: "installed", InboundSPI: 0x100, OutboundSPI: 0x200},
+			{Name: "net", State: "deleting", InboundSPI: 0x101, OutboundSPI: 0x201},
+		},
+	}}
+}
+
+func down(name string, err *ike.Error) engine.TunnelStatus {
+	return engine.TunnelStatus{Status: ike.Status{Name: name, State: ike.StateConnecting, LastError: err, NextAttempt: time.Unix(100, 0)}}
+}
+
+// changes are the news, as "name state".
+func changes(t *Tracker) string {
+	changed, removed := t.Transitions()
+	var out []string
+	for _, r := range changed {
+		out = append(out, r.GetTunnel()+" "+StateWord(r.GetState()))
+	}
+	for _, name := range removed {
+		out = append(out, name+" gone")
+	}
+	return strings.Join(out, ", ")
+}
+
+func TestTransitions(t *testing.T) {
+	p := &plant{tunnels: []engine.TunnelStatus{up("a"), {Status: ike.Status{Name: "b"}}}}
+	tr := p.tracker()
+	look := func(second int64, want string) {
+		t.Helper()
+		tr.Look(time.Unix(second, 0))
+		select {
+		case <-tr.Changed():
+			if want == "" {
+				t.Error("a signal without news")
+			}
+		default:
+			if want != "" {
+				t.Error("news without a signal")
+			}
+		}
+		if got := changes(tr); got != want {
+			t.Errorf("at %d: %q, want %q", second, got, want)
+		}
+	}
+	look(10, "a established, b idle")
+	look(11, "")
+	p.counters = []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound, Packets: 5}}
+	look(12, "") // counters are no news
+	p.tunnels = []engine.TunnelStatus{down("a", &ike.Error{Op: "IKE_AUTH", Err: ike.ErrNoAnswer})}
+	p.deferred = map[string]error{"c": errors.New("no route")}
+	look(13, "a failed, c failed, b gone")
+	if r := tr.Reports()[0]; r.GetStateTime().AsTime().Unix() != 13 || r.GetLastError().GetCode() != codeSilent {
+		t.Errorf("report = %v", r)
+	}
+	look(14, "")
+	p.tunnels, p.deferred = nil, nil
+	look(15, "a gone, c gone")
+}
+
+// Many changes between two reads leave the last one.
+func TestLatestWins(t *testing.T) {
+	p := &plant{}
+	tr := p.tracker()
+	for i := range 1000 {
+		p.tunnels = []engine.TunnelStatus{down("a", &ike.Error{Op: fmt.Sprint("try ", i)})}
+		tr.Look(time.Unix(int64(i), 0))
+	}
+	changed, _ := tr.Transitions()
+	if len(changed) != 1 || changed[0].GetLastError().GetMessage() != "try 999" {
+		t.Errorf("news = %v", changed)
+	}
+}
+
+func TestFullTakesTheNews(t *testing.T) {
+	p := &plant{tunnels: []engine.TunnelStatus{up("a")},
+		counters: []dataplane.Counters{
+			{Tunnel: "a", SPI: 0x100, Direction: dataplane.Inbound, Packets: 5, Bytes: 500, ReplayDrops: 1},
+			{Tunnel: "a", SPI: 0x200, Direction: dataplane.Outbound, Packets: 7, Bytes: 700},
+			{Tunnel: "other", SPI: 0x200, Direction: dataplane.Outbound, Packets: 99},
+		}}
+	tr := p.tracker()
+	tr.Look(time.Unix(1, 0))
+	full := tr.Full()
+	if len(full) != 1 || len(full[0].GetChildSas()) != 1 {
+		t.Fatalf("full = %v", full)
+	}
+	c := full[0].GetChildSas()[0].GetCounters()
+	if c.GetPacketsIn() != 5 || c.GetOctetsIn() != 500 || c.GetPacketsOut() != 7 || c.GetReplayDrops() != 1 {
+		t.Errorf("counters = %v", c)
+	}
+	if got := full[0].GetIkeSa().GetInitiatorSpi(); got != (wire.SPI{1}).String() {
+		t.Errorf("initiator's SPI = %s", got)
+	}
+	if got := changes(tr); got != "" {
+		t.Errorf("news after Full: %s", got)
+	}
+	if list := tr.Counters(); len(list) != 1 || list[0].GetChildren()[0].GetSpiIn() != "00000100" {
+		t.Errorf("Counters = %v", list)
+	}
+}
+
+func TestReportStates(t *testing.T) {
+	suspect := up("a")
+	suspect.IKE[0].Suspect = true
+	for name, tc := range map[string]struct {
+		in    engine.TunnelStatus
+		state swanherdv1.TunnelState
+		code  string
+	}{
+		"up":         {up("a"), swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED, ""},
+		"suspect":    {suspect, swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED, codeSilent},
+		"refused":    {down("a", &ike.Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Remote: true}), swanherdv1.TunnelState_TUNNEL_STATE_FAILED, "AUTHENTICATION_FAILED"},
+		"connecting": {engine.TunnelStatus{Status: ike.Status{State: ike.StateConnecting}}, swanherdv1.TunnelState_TUNNEL_STATE_CONNECTING, ""},
+		"partial":    {engine.TunnelStatus{Status: ike.Status{State: ike.StatePartial}}, swanherdv1.TunnelState_TUNNEL_STATE_PARTIAL, ""},
+		"waiting":    {engine.TunnelStatus{Status: ike.Status{State: ike.StateDown}}, swanherdv1.TunnelState_TUNNEL_STATE_IDLE, ""},
+		"panicked":   {engine.TunnelStatus{Panicked: "secret details"}, swanherdv1.TunnelState_TUNNEL_STATE_FAILED, codePanic},
+	} {
+		r := report(tc.in)
+		if r.GetState() != tc.state || r.GetLastError().GetCode() != tc.code || strings.Contains(r.String(), "secret") {
+			t.Errorf("%s: %v", name, r)
+		}
+	}
+}
+
+// A rekey resets no counter, and a tunnel that is gone leaves no series.
+func TestMetrics(t *testing.T) {
+	p := &plant{tunnels: []engine.TunnelStatus{up("a")}}
+	tr := p.tracker()
+	tr.Look(time.Unix(1, 0))
+	m := NewMetrics(tr, func() engine.Counters { return engine.Counters{Received: 3} }, func() bool { return true })
+	registry := prometheus.NewPedanticRegistry() // holds Collect against Describe
+	registry.MustRegister(m)
+	want := func(series ...string) {
+		t.Helper()
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range families {
+			if f.GetName() != "swanherd_edge_child_packets_total" {
+				continue
+			}
+			for _, metric := range f.GetMetric() {
+				var labels []string
+				for _, l := range metric.GetLabel() {
+					labels = append(labels, l.GetValue())
+				}
+				got = append(got, fmt.Sprint(strings.Join(labels, " "), " ", metric.GetCounter().GetValue()))
+			}
+		}
+		if !slices.Equal(got, series) {
+			t.Errorf("series = %v, want %v", got, series)
+		}
+	}
+	p.counters = []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound, Packets: 5}}
+	want("net in a 5")
+	p.counters = []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x300, Direction: dataplane.Inbound, Packets: 2}}
+	want("net in a 7")
+	p.tunnels, p.counters = nil, nil
+	tr.Look(time.Unix(2, 0))
+	want()
+}
