@@ -102,7 +102,7 @@ func (f *fleetTest) usedToken() {
 		return berlin.edge.Run(f.ctx, filepath.Join(f.dir, "swanherd-edge"), "enroll",
 			"--token", secret, "--edge-id", edge, "--state-dir", filepath.Join(f.dir, "enroll-"+name))
 	}
-	if out, err := enroll("same-name", token.GetSecret(), "berlin"); err == nil || !strings.Contains(out, "exists") {
+	if out, err := enroll("same-name", token.GetSecret(), "berlin"); err == nil || !strings.Contains(out, "has enrolled already") {
 		f.Errorf("a second edge named berlin was not refused by name: %v: %s", err, out)
 	}
 	if _, err := enroll("first", token.GetSecret(), "berlin-2"); err != nil {
@@ -187,6 +187,7 @@ func (f *fleetTest) edgeKilled() {
 // intent and its certificates, and needs nobody.
 func (f *fleetTest) headlessStart() {
 	f.server.Kill()
+	f.server = nil // expected to be gone
 	oslo, berlin := f.site("oslo"), f.site("berlin")
 	oslo.agent.Kill()
 	if err := f.runEdge(oslo); err != nil {
