@@ -423,3 +423,66 @@ func TestCookieSecret(t *testing.T) {
 		t.Error("a truncated cookie is accepted")
 	}
 }
+
+// TestEvilAuthenticGarbage has the authenticated peer send requests of which
+// some octets are wrong, and answers likewise: none panics, memory stays bounded, and
+// the ends find together again.
+func TestEvilAuthenticGarbage(t *testing.T) {
+	for seed := range uint64(400) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		w := pair(seed, func(a, b *Config) { a.Timing.DPD, b.Timing.DPD = 10*time.Second, 10*time.Second })
+		w.b.step(Connect{})
+		w.a.step(Connect{})
+		w.settle()
+		request := []Input{RekeyChild{}, RekeyIKE{}, Disconnect{}}[r.IntN(3)]
+		w.b.step(request)
+		if r.IntN(2) == 0 {
+			w.deliver(w.take(0)) // spoil the answer instead
+		}
+		p := w.take(0)
+		p.data = spoil(t, w, p, r)
+		w.deliver(p)
+		w.settle()
+		if request != (Input)(Disconnect{}) {
+			w.b.step(RekeyChild{}) // still alive, if only to notice that it is not
+			w.advance(5*time.Minute, w.settle)
+			w.check(t)
+		}
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// spoil decrypts a message, changes some octets of its payloads, and encrypts it
+// again as its sender would.
+func spoil(t *testing.T, w *world, p *packet, r *rand.Rand) []byte {
+	m, err := wire.Parse(p.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	payloads, note := w.peek(m, m.Payloads[0].(*wire.Encrypted).FirstInner)
+	if note != "" {
+		return p.data // the answer to a Delete: the keys are gone
+	}
+	first, plain, err := wire.AppendPayloads(nil, payloads)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 1 + r.IntN(4) {
+		if len(plain) > 0 {
+			plain[r.IntN(len(plain))] ^= byte(1 + r.IntN(255))
+		}
+	}
+	for _, sa := range p.from.t.sas {
+		if sa.sealer == nil || sa.localSPI != m.InitiatorSPI && sa.localSPI != m.ResponderSPI {
+			continue
+		}
+		b, err := m.Header.AppendEncrypted(nil, first, sa.sealer.SealedLen(len(plain)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sa.sealer.Seal(b, b, plain)
+	}
+	return p.data
+}

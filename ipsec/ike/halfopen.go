@@ -143,6 +143,9 @@ type respondResult struct {
 	keys   *suite.IKEKeys
 }
 
+// Destroy zeroes the keys.
+func (r respondResult) Destroy() { r.keys.Destroy() }
+
 func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 	sa := h.sa
 	group, theirs := sa.suite.KeyExchange, find[*wire.KE](m).Data

@@ -156,6 +156,9 @@ type initResult struct {
 	auth   []byte
 }
 
+// Destroy zeroes the keys.
+func (r initResult) Destroy() { r.keys.Destroy() }
+
 // acceptInit checks a response that accepts, and derives the keys.
 func (sa *ikeSA) acceptInit(m *message) error {
 	i := sa.init

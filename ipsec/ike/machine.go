@@ -53,13 +53,22 @@ func (m *machine) await(owner *ikeSA, done func(any)) Token {
 	return m.lastToken
 }
 
-// answer gives a result to whoever waits for token; late ones find nobody.
+// destroyer is a job result that holds keys.
+type destroyer interface{ Destroy() }
+
+// answer gives a result to whoever waits for token. A late one finds nobody, and
+// the keys in it are zeroed.
 func (m *machine) answer(token Token, result any) {
 	for i, w := range m.waits {
 		if w.token == token {
 			m.waits = append(m.waits[:i], m.waits[i+1:]...)
 			w.done(result)
 			return
+		}
+	}
+	if r, ok := result.(JobResult); ok {
+		if d, ok := r.value.(destroyer); ok && r.err == nil {
+			d.Destroy()
 		}
 	}
 }

@@ -117,6 +117,9 @@ type childResult struct {
 	keys   *suite.ChildKeys
 }
 
+// Destroy zeroes the keys.
+func (r childResult) Destroy() { r.keys.Destroy() }
+
 // deriveChild computes the keys, with a key exchange of its own if that was
 // chosen.
 func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {

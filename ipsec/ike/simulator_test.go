@@ -240,6 +240,20 @@ func (s *simulator) bounded() {
 			}
 		}
 		s.known(n)
+		s.onePrimary(n)
+	}
+}
+
+// onePrimary holds that duplicates are decided the moment they are there.
+func (s *simulator) onePrimary(n *node) {
+	primaries := 0
+	for _, sa := range n.t.sas {
+		if sa.alive() && !sa.redundant {
+			primaries++
+		}
+	}
+	if primaries > 1 {
+		s.t.Fatalf("%s has %d IKE SAs in charge\n%s", n.name, primaries, n.state())
 	}
 }
 
@@ -310,6 +324,7 @@ func simulateNoLoss(t *testing.T, seed uint64) {
 	wasUp := false
 	for range 600 {
 		s.run(time.Duration(1+s.rng.IntN(400)) * time.Millisecond)
+		s.bounded()
 		wasUp = wasUp || s.passes(s.a) == "" && s.passes(s.b) == ""
 		if wasUp {
 			for _, n := range []*node{s.a, s.b} {
