@@ -25,6 +25,9 @@ type failureLimiter struct {
 	mu      sync.Mutex
 	sources map[netip.Prefix]*rate.Limiter
 	rest    *rate.Limiter
+	// forgot is when the last search for sources to forget was; a flood from
+	// ever new sources must not make each failure a search.
+	forgot time.Time
 }
 
 func newFailureLimiter() *failureLimiter {
@@ -69,6 +72,11 @@ func (l *failureLimiter) failed(source netip.Addr) bool {
 }
 
 func (l *failureLimiter) forget() {
+	now := time.Now()
+	if now.Sub(l.forgot) < failureBurst*failureInterval {
+		return
+	}
+	l.forgot = now
 	for p, lim := range l.sources {
 		if lim.Tokens() >= failureBurst {
 			delete(l.sources, p)
