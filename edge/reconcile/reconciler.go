@@ -90,14 +90,12 @@ func (e *ApplyError) Error() string { return "apply intent: " + e.Errors.Error()
 func (r *Reconciler) Apply(intent *swanherdv1.EdgeIntent) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	before := r.insistent
-	r.insistent = map[string]bool{}
 	err := r.reach(intent)
 	if err == nil {
 		r.intent = intent
+		r.forgetWaiting()
 		return nil
 	}
-	r.insistent = before
 	var failed *ApplyError
 	if errors.As(err, &failed) && r.intent != nil {
 		if back := r.reach(r.intent); back != nil {
@@ -129,6 +127,34 @@ func (r *Reconciler) Resync() error {
 		return nil
 	}
 	return r.reach(r.intent)
+}
+
+// Renewed is Resync after the edge got another identity. It has to be shown in a
+// new IKE SA; the peers do not know of it, so tunnels that wait for their peer
+// would be cut rather than replaced: they initiate.
+func (r *Reconciler) Renewed() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.intent == nil {
+		return nil
+	}
+	for _, t := range r.intent.GetTunnels() {
+		if t.GetRole() == swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER {
+			r.insistent[t.GetName()] = true
+		}
+	}
+	return r.reach(r.intent)
+}
+
+// forgetWaiting forgets tunnels that are no longer. Those that initiate out of
+// turn go on to: another role would mean another IKE SA.
+func (r *Reconciler) forgetWaiting() {
+	wanted := map[string]bool{}
+	for _, t := range r.intent.GetTunnels() {
+		wanted[t.GetName()] = true
+	}
+	maps.DeleteFunc(r.insistent, func(name string, _ bool) bool { return !wanted[name] })
+	maps.DeleteFunc(r.waiting, func(name string, _ time.Time) bool { return !wanted[name] })
 }
 
 // Deferred returns the tunnels that have to wait for the host, and why.

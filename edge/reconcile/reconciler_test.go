@@ -198,6 +198,19 @@ func TestLosePatience(t *testing.T) {
 		t.Error("still waits")
 	}
 
+	// Another intent does not make it wait again: its IKE SA would be cut.
+	if err := r.Apply(i); err != nil || h.tunnels[0].Role != ike.RoleEither {
+		t.Errorf("after another intent: %v, role %v", err, h.tunnels[0].Role)
+	}
+
+	renewing := newTestReconciler(t, h)
+	if err := renewing.Apply(i); err != nil || h.tunnels[0].Role != ike.RoleResponder {
+		t.Errorf("at first: %v, role %v", err, h.tunnels[0].Role)
+	}
+	if err := renewing.Renewed(); err != nil || h.tunnels[0].Role != ike.RoleEither {
+		t.Errorf("after a renewal: %v, role %v", err, h.tunnels[0].Role)
+	}
+
 	again := newTestReconciler(t, h)
 	if err := again.Adopt(i); err != nil {
 		t.Fatal(err)
