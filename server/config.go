@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 )
@@ -51,6 +52,8 @@ type Config struct {
 	AdvertiseEdge []string
 	// AdvertiseURL is where browsers reach Listen, `https://host:7443`.
 	AdvertiseURL string
+	// CounterInterval is how often edges report counters. Default 10 s.
+	CounterInterval time.Duration
 	// Profiling serves /debug/pprof on MetricsListen.
 	Profiling bool
 

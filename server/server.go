@@ -156,6 +156,8 @@ func (s *Server) makeParts(ctx context.Context) error {
 		Admit:   s.admit,
 		Metrics: s.metrics,
 		Log:     s.cfg.Log,
+
+		CounterInterval: s.cfg.CounterInterval,
 	})
 	s.health = health.NewServer()
 	return nil

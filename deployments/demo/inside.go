@@ -72,7 +72,13 @@ func runInside(ctx context.Context, o options) (err error) {
 	if o.once {
 		return result.verdict()
 	}
-	fmt.Fprintf(d.progress, "\nEverything stays up until Ctrl-C. Logs and state: %s\n", o.dir)
+	fmt.Fprintf(d.progress, `
+Everything stays up until Ctrl-C; logs and state are in %[1]s. In another terminal:
+
+  go run ./server/cmd/swanherd login %[2]s --credential %[1]s/controller/admin-credential --network demo
+  go run ./server/cmd/swanherd watch
+  go run ./edge/cmd/swanherd-edge status --state-dir %[1]s/berlin
+`, o.dir, d.operators.Addr())
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(d.progress, "\nleaving")
@@ -118,7 +124,7 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 		return nil, err
 	}
 	d.step("%d pings from LAN to LAN answered", len(r.Pings))
-	if r.Tunnels, err = d.listTunnels(ctx); err != nil {
+	if r.Tunnels, err = d.awaitCounters(ctx); err != nil {
 		return nil, err
 	}
 	link, err := d.access.CreateLoginLink(ctx, &swanherdv1.CreateLoginLinkRequest{Role: swanherdv1.Role_ROLE_OPERATOR})
@@ -182,7 +188,8 @@ func (d *demo) runController() error {
 		"--listen", operatorAddress,
 		"--advertise-url", "https://"+d.operators.Addr().String(),
 		"--edge-listen", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
-		"--metrics-listen", metricsAddress)
+		"--metrics-listen", metricsAddress,
+		"--counter-interval", "1s")
 	return err
 }
 
@@ -280,6 +287,24 @@ func (d *demo) awaitTunnels(ctx context.Context, want int) ([]*swanherdv1.Tunnel
 			fmt.Fprintf(d.progress, "  %s %s %s\n", t.GetName(), t.GetStatus(), t.GetReason())
 		}
 	}
+	return tunnels, err
+}
+
+// awaitCounters waits until the edges have reported what the pings sent.
+func (d *demo) awaitCounters(ctx context.Context) ([]*swanherdv1.Tunnel, error) {
+	var tunnels []*swanherdv1.Tunnel
+	err := d.poll(ctx, 30*time.Second, "the edges to report traffic", func() (bool, error) {
+		var err error
+		tunnels, err = d.listTunnels(ctx)
+		for _, t := range tunnels {
+			for _, c := range t.GetA().GetReport().GetChildSas() {
+				if c.GetCounters().GetPacketsOut() == 0 {
+					return false, err
+				}
+			}
+		}
+		return true, err
+	})
 	return tunnels, err
 }
 

@@ -34,7 +34,7 @@ const berlin = "networks/demo/edges/berlin"
 
 // world is a session server over an in-memory connection.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	server *session.Server
 	board  *session.Board
 	fleet  *fleet.Fleet
@@ -42,7 +42,7 @@ type world struct {
 	admit  error
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{t: t, board: session.NewBoard(), fleet: fleet.New(fleet.Config{})}
 	w.fleet.SetTopology(fleet.Topology{Edges: []*swanherdv1.Edge{{Name: berlin}}})
 	w.server = session.New(session.Config{
@@ -83,14 +83,19 @@ func (s identified) Context() context.Context { return s.ctx }
 
 // edge is a scripted edge.
 type edge struct {
-	t      *testing.T
+	t      testing.TB
 	stream swanherdv1.EdgeControlService_SessionClient
 	leave  context.CancelFunc
 }
 
 func (w *world) dial(hello *swanherdv1.Hello) *edge {
 	w.t.Helper()
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(w.t.Context(), "edge", berlin))
+	return w.dialAs(berlin, hello)
+}
+
+func (w *world) dialAs(name string, hello *swanherdv1.Hello) *edge {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(w.t.Context(), "edge", name))
 	stream, err := swanherdv1.NewEdgeControlServiceClient(w.conn).Session(ctx)
 	if err != nil {
 		w.t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/swanherd/swanherd/server"
+	"github.com/swanherd/swanherd/server/session"
 )
 
 // options are flags that are not fields of server.Config as they stand.
@@ -67,6 +68,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
 	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")
 	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
+	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
