@@ -67,11 +67,10 @@ func (d *device) configure(mtu, queueLength int) error {
 	if err := unix.IoctlIfreq(control, unix.SIOCSIFMTU, request); err != nil {
 		return fmt.Errorf("set MTU %d of %s: %w", mtu, d.name, err)
 	}
-	request.SetUint32(uint32(queueLength))
-	err = unix.IoctlIfreq(control, unix.SIOCSIFTXQLEN, request)
-	// In a user namespace the kernel refuses that to everybody. The queue it
-	// gave the interface serves, only bursts fill it sooner.
-	if err != nil && !errors.Is(err, unix.EPERM) {
+	if err := unix.IoctlIfreq(control, unix.SIOCGIFINDEX, request); err != nil {
+		return fmt.Errorf("find index of %s: %w", d.name, err)
+	}
+	if err := setQueueLength(request.Uint32(), queueLength); err != nil {
 		return fmt.Errorf("set queue length %d of %s: %w", queueLength, d.name, err)
 	}
 	// Before the interface is up: the kernel checks a packet and then
@@ -81,6 +80,43 @@ func (d *device) configure(mtu, queueLength int) error {
 	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
 	if err := unix.IoctlIfreq(control, unix.SIOCSIFFLAGS, request); err != nil {
 		return fmt.Errorf("bring up %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// setQueueLength sets the transmit queue length of an interface by a route
+// netlink message (RTM_NEWLINK with IFLA_TXQLEN), which, unlike the ioctl, a
+// user namespace may do for its own interfaces.
+func setQueueLength(index uint32, length int) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	const size = unix.SizeofNlMsghdr + unix.SizeofIfInfomsg + unix.SizeofRtAttr + 4
+	order := binary.NativeEndian
+	b := make([]byte, size)
+	order.PutUint32(b, size)
+	order.PutUint16(b[4:], unix.RTM_NEWLINK)
+	order.PutUint16(b[6:], unix.NLM_F_REQUEST|unix.NLM_F_ACK)
+	order.PutUint32(b[unix.SizeofNlMsghdr+4:], index)
+	attribute := b[unix.SizeofNlMsghdr+unix.SizeofIfInfomsg:]
+	order.PutUint16(attribute, unix.SizeofRtAttr+4)
+	order.PutUint16(attribute[2:], unix.IFLA_TXQLEN)
+	order.PutUint32(attribute[unix.SizeofRtAttr:], uint32(length))
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return err
+	}
+	reply := make([]byte, 4096)
+	n, _, err := unix.Recvfrom(fd, reply, 0)
+	if err != nil {
+		return err
+	}
+	if n < unix.SizeofNlMsghdr+4 || order.Uint16(reply[4:]) != unix.NLMSG_ERROR {
+		return errors.New("the kernel did not acknowledge")
+	}
+	if code := int32(order.Uint32(reply[unix.SizeofNlMsghdr:])); code != 0 {
+		return unix.Errno(-code)
 	}
 	return nil
 }

@@ -22,7 +22,11 @@ const inNamespaceEnv = "SWANHERD_TEST_USERNS"
 // TestMain enters a user namespace if the tests are not run by root, so that
 // they may make network namespaces and interfaces.
 func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 || os.Getenv(inNamespaceEnv) != "" {
+	if os.Getenv(inNamespaceEnv) != "" {
+		loopbackUp()
+		os.Exit(m.Run())
+	}
+	if os.Geteuid() == 0 {
 		os.Exit(m.Run())
 	}
 	self := exec.Command("/proc/self/exe", os.Args[1:]...)
@@ -42,6 +46,19 @@ func TestMain(m *testing.M) {
 		os.Exit(exit.ExitCode())
 	}
 	os.Exit(m.Run()) // no user namespaces here: the tests say what they need
+}
+
+// loopbackUp makes the loopback interface of a new namespace work.
+func loopbackUp() {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if lo, err := unix.NewIfreq("lo"); err == nil {
+		lo.SetUint16(unix.IFF_UP)
+		unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo)
+	}
 }
 
 // needNamespaces skips a test where it cannot run, and says why.
@@ -181,10 +198,8 @@ func (ns *namespace) tap(t testing.TB, name string) *tap {
 			return
 		}
 		p.ifindex = nic.Index
-		err = errors.Join(
-			unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20),
-			unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: p.ifindex}),
-		)
+		unix.SetsockoptInt(p.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) // not in a user namespace
+		err = unix.Bind(p.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: p.ifindex})
 	})
 	if err != nil {
 		t.Fatal(err)

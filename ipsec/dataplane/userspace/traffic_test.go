@@ -57,9 +57,32 @@ func newGateway(t testing.TB, ns *namespace, outer netip.Addr, mtu int, sites, o
 		}
 		ns.ip(fmt.Sprintf("addr add %s dev %s%s", p, g.Interface(), args))
 		ns.ip(fmt.Sprintf("route add %s dev %s", others[i].Masked(), g.Interface()))
+		ready := func() (ok bool) {
+			ns.do(func() { ok = answersItself(p.Addr()) })
+			return ok
+		}
+		if err := eventually(ready); err != nil {
+			t.Fatalf("address %s is not there: %v", p, err)
+		}
 		g.local = append(g.local, ts.FromPrefix(p.Masked()))
 	}
 	return g
+}
+
+// answersItself reports whether the host takes packets for its address a, which
+// for IPv6 is some time after it was added.
+func answersItself(a netip.Addr) bool {
+	c, err := net.ListenPacket("udp", netip.AddrPortFrom(a, 0).String())
+	if err != nil {
+		return false
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(100 * time.Millisecond))
+	if _, err := c.WriteTo([]byte{1}, c.LocalAddr()); err != nil {
+		return false
+	}
+	_, _, err = c.ReadFrom(make([]byte, 1))
+	return err == nil
 }
 
 func newTunnel(t testing.TB, outerA, outerB netip.Addr, s suite.ESPSuite) *tunnel {
@@ -314,7 +337,7 @@ func TestTrafficThroughSockets(t *testing.T) {
 				"UDP IPv6":  func() error { return x.datagrams("udp6", siteB6.Addr()) },
 			} {
 				if err := run(); err != nil {
-					t.Errorf("%s: %v; drops: %+v and %+v", name, err, x.a.Drops(), x.b.Drops())
+					t.Errorf("%s: %v; drops: %+v and %+v; counters %+v and %+v", name, err, x.a.Drops(), x.b.Drops(), x.a.Counters(), x.b.Counters())
 				}
 			}
 			for _, g := range []*gateway{x.a, x.b} {
