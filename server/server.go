@@ -241,6 +241,7 @@ func (s *Server) serve(ctx context.Context) error {
 	})
 	s.background.Go(func() { _ = s.keeper.Run(run) })
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
+	s.background.Go(func() { s.forgetRevocations(run) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.startServing()
 	return ctx.Err()
