@@ -1,7 +1,7 @@
 package ike
 
 import (
-	"crypto/x509"
+	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/suite"
@@ -26,7 +26,17 @@ type claim struct {
 	id     ident.ID
 	auth   *wire.Auth
 	octets ident.Octets
-	chain  []*x509.Certificate
+	certs  []*wire.Cert
+}
+
+// verify is for a job: reading certificates of a peer that is not authenticated
+// takes long enough to keep the others waiting.
+func (c claim) verify(remote ident.Remote, now time.Time) (*ident.VerifiedPeer, error) {
+	chain, err := ident.ParseCertificates(c.certs)
+	if err != nil {
+		return nil, err
+	}
+	return ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, chain, now)
 }
 
 // readClaim reads the identity, certificates and AUTH of a message. initRaw is
@@ -43,12 +53,8 @@ func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
 			certs = append(certs, c)
 		}
 	}
-	chain, err := ident.ParseCertificates(certs)
-	if err != nil {
-		return claim{}, err
-	}
 	octets := ident.SignedOctets(initRaw, nonce, sa.suite.PRF, sa.skP(!sa.initiator), idp.Body())
-	return claim{id, auth, octets, chain}, nil
+	return claim{id, auth, octets, certs}, nil
 }
 
 // answered verifies the responder, and then makes the first Child SA.
@@ -70,7 +76,7 @@ func (a *authTask) answered(m *message) {
 	}
 	remote, now := sa.t.cfg.Peer, sa.m.now
 	runJob(sa, ClassHandshake, func() (*ident.VerifiedPeer, error) {
-		return ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, c.chain, now)
+		return c.verify(remote, now)
 	}, func(peer *ident.VerifiedPeer, err error) {
 		if err != nil {
 			a.reject(err)
@@ -189,7 +195,7 @@ func (sa *ikeSA) authenticate() {
 	local, remote, now, rand, hashes := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peerHashes
 	ours := ident.SignedOctets(i.response, i.ni, sa.suite.PRF, sa.skP(false), local.ID.Payload(false).Body())
 	runJob(sa, ClassHandshake, func() (authResult, error) {
-		peer, err := ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, c.chain, now)
+		peer, err := c.verify(remote, now)
 		if err != nil {
 			return authResult{}, err
 		}

@@ -113,3 +113,28 @@ func TestInitRefusesProposalWithSPI(t *testing.T) {
 		t.Errorf("answer is %v, want NO_PROPOSAL_CHOSEN", answer.Payloads)
 	}
 }
+
+// TestCertificatesAreReadInJob holds that certificates of a peer that is not
+// authenticated cost the loop nothing, and that bad ones are refused.
+func TestCertificatesAreReadInJob(t *testing.T) {
+	for _, jobs := range []bool{false, true} {
+		w := certificatePair(t)
+		bad := *w.a.cfg.Credentials.Chain[0]
+		bad.Raw = []byte("no certificate")
+		w.a.cfg.Credentials.Chain = []*x509.Certificate{&bad}
+		w.a.restart()
+		initAnswer(t, w)
+		w.deliver(w.flight[1])
+		auth := w.flight[2]
+		w.flight, w.b.dropJobs = nil, !jobs
+		w.deliver(auth)
+		if got := len(w.flight) > 0; got != jobs {
+			t.Errorf("with jobs done %v, answered is %v", jobs, got)
+		}
+		w.settle()
+		e := w.b.t.Status().LastError
+		if refused := e != nil && e.Notify == wire.NotifyAuthenticationFailed; refused != jobs {
+			t.Errorf("with jobs done %v, last error is %v", jobs, e)
+		}
+	}
+}
