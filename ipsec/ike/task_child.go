@@ -113,6 +113,10 @@ func preferredGroup(ps []suite.ESPProposal) wire.KeyExchangeID {
 	return wire.KeyExchangeNone
 }
 
+func offersGroup(ps []suite.ESPProposal, group wire.KeyExchangeID) bool {
+	return slices.ContainsFunc(ps, func(p suite.ESPProposal) bool { return slices.Contains(p.KeyExchange, group) })
+}
+
 // begin makes the private value for group and sends the request.
 func (x *childExchange) begin(group wire.KeyExchangeID) {
 	if x.spi == 0 {
@@ -188,11 +192,8 @@ func (x *childExchange) retry(data []byte) {
 		return
 	}
 	group := wire.KeyExchangeID(binary.BigEndian.Uint16(data))
-	offered := slices.ContainsFunc(x.cfg.Proposals, func(p suite.ESPProposal) bool {
-		return slices.Contains(p.KeyExchange, group)
-	})
 	superseded := x.old != nil && (x.old.passive != nil || x.old.state != childInstalled)
-	if !offered || group == wire.KeyExchangeNone || superseded {
+	if !offersGroup(x.cfg.Proposals, group) || group == wire.KeyExchangeNone || superseded {
 		x.fail(invalid)
 		return
 	}

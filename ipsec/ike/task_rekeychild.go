@@ -25,7 +25,17 @@ func newRekeyChildTask(sa *ikeSA, old *childSA, cfg *ChildConfig) *rekeyChildTas
 
 func (r *rekeyChildTask) start() {
 	r.old.rekey = r
-	r.x.begin(preferredGroup(r.x.cfg.Proposals))
+	r.x.begin(r.groupToBegin())
+}
+
+// groupToBegin is the key exchange method that the peer agreed to last time, if
+// it is still configured. A Child SA of IKE_AUTH had none of its own.
+func (r *rekeyChildTask) groupToBegin() wire.KeyExchangeID {
+	group, proposals := r.old.suite.KeyExchange, r.x.cfg.Proposals
+	if group != wire.KeyExchangeNone && offersGroup(proposals, group) {
+		return group
+	}
+	return preferredGroup(proposals)
 }
 
 func (r *rekeyChildTask) abandon() {

@@ -31,7 +31,19 @@ func (r *rekeyIKETask) start() {
 	r.old.rekey = r
 	r.spi = r.old.m.runtime.NewSPI()
 	r.ni = r.old.m.nonce()
-	r.begin(r.old.t.cfg.Proposals[0].KeyExchange[0])
+	r.begin(r.old.groupToRekey())
+}
+
+// groupToRekey is the key exchange method that the peer agreed to last time, so
+// that it need not ask for it again, unless it is no longer configured.
+func (sa *ikeSA) groupToRekey() wire.KeyExchangeID {
+	group := sa.suite.KeyExchange
+	for _, p := range sa.t.cfg.Proposals {
+		if slices.Contains(p.KeyExchange, group) {
+			return group
+		}
+	}
+	return sa.t.cfg.Proposals[0].KeyExchange[0]
 }
 
 func (r *rekeyIKETask) begin(group wire.KeyExchangeID) {
