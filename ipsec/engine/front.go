@@ -201,15 +201,19 @@ func (f *front) startJob(h *half, job ike.StartJob) {
 	m := h.machine
 	queued := f.engine.pool.submitStranger(func() {
 		result, panicked := runJob(job.Run)
-		f.post(func() {
+		posted := f.post(func() {
 			switch {
 			case h.machine != m:
+				result.Destroy()
 			case panicked != nil:
 				f.panicked(h, panicked, nil)
 			default:
 				f.step(h, time.Now(), ike.JobDone{Token: job.Token, Result: result})
 			}
 		})
+		if !posted {
+			result.Destroy()
+		}
 	})
 	if !queued {
 		f.engine.counters.jobsRefused.Add(1)

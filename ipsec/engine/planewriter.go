@@ -72,6 +72,7 @@ func (w *planeWriter) run() {
 		w.busySince.Store(time.Now().UnixNano())
 		results := w.plane.Apply(ops)
 		w.busySince.Store(0)
+		destroyKeys(ops)
 		for _, c := range changes {
 			if c.done != nil {
 				c.done(results[:len(c.ops)])
@@ -81,6 +82,16 @@ func (w *planeWriter) run() {
 		// Operations hold keys: let go of them.
 		clear(ops)
 		clear(changes)
+	}
+}
+
+// destroyKeys zeroes the keys that the plane has copied. The machine they came
+// from may be gone.
+func destroyKeys(ops []dataplane.Op) {
+	for _, op := range ops {
+		if install, ok := op.(dataplane.InstallSA); ok {
+			clear(install.SA.Key)
+		}
 	}
 }
 

@@ -199,15 +199,19 @@ func (t *tunnel) startJob(job ike.StartJob) {
 	}
 	s.engine.pool.submit(class, func() {
 		result, panicked := runJob(job.Run)
-		s.post(func() {
+		posted := s.post(func() {
 			switch {
 			case t.machine != m: // closed since
+				result.Destroy()
 			case panicked != nil:
 				t.panicked(panicked, nil)
 			default:
 				t.step(time.Now(), ike.JobDone{Token: job.Token, Result: result})
 			}
 		})
+		if !posted {
+			result.Destroy()
+		}
 	})
 }
 

@@ -53,8 +53,16 @@ type StartJob struct {
 
 // JobResult is the result of a job; only the machine looks into it.
 type JobResult struct {
-	value any
+	value any // holds no secret if err is set
 	err   error
+}
+
+// Destroy zeroes the secrets in r. It is for a result that no machine takes any
+// more; a machine destroys those that it cannot use.
+func (r JobResult) Destroy() {
+	if s, ok := r.value.(interface{ Destroy() }); ok && r.err == nil {
+		s.Destroy()
+	}
 }
 
 // Plane asks for Ops to be applied to the data plane, in order and after all

@@ -222,7 +222,11 @@ func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 		}
 		octets := ident.SignedOctets(request, nr, s.PRF, keys.Pi, idBody)
 		method, auth, err := ident.Sign(local, octets, hashes, rand)
-		return initResult{keys, method, auth}, err
+		if err != nil {
+			keys.Destroy()
+			return initResult{}, err
+		}
+		return initResult{keys, method, auth}, nil
 	}, func(r initResult, err error) {
 		if err == nil {
 			err = sa.useKeys(r.keys)

@@ -53,11 +53,8 @@ func (m *machine) await(owner *ikeSA, done func(any)) Token {
 	return m.lastToken
 }
 
-// destroyer is a job result that holds keys.
-type destroyer interface{ Destroy() }
-
-// answer gives a result to whoever waits for token. A late one finds nobody, and
-// the keys in it are zeroed.
+// answer gives a result to whoever waits for token. Late ones find nobody, and
+// their keys are zeroed.
 func (m *machine) answer(token Token, result any) {
 	for i, w := range m.waits {
 		if w.token == token {
@@ -67,9 +64,7 @@ func (m *machine) answer(token Token, result any) {
 		}
 	}
 	if r, ok := result.(JobResult); ok {
-		if d, ok := r.value.(destroyer); ok && r.err == nil {
-			d.Destroy()
-		}
+		r.Destroy()
 	}
 }
 

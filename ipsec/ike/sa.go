@@ -184,7 +184,7 @@ func (sa *ikeSA) sendTo(local, remote netip.AddrPort, datagrams [][]byte) {
 	sa.m.emit(Send{Local: local, Remote: remote, Datagrams: datagrams, NATPort: local.Port() == sa.m.natPort})
 }
 
-// useKeys makes the SA able to protect messages.
+// useKeys makes the SA able to protect messages. It owns the keys from then on.
 func (sa *ikeSA) useKeys(keys *suite.IKEKeys) error {
 	ei, ai, er, ar := keys.Ei, keys.Ai, keys.Er, keys.Ar
 	if !sa.initiator {
@@ -192,10 +192,13 @@ func (sa *ikeSA) useKeys(keys *suite.IKEKeys) error {
 	}
 	sealer, err := suite.NewProtector(sa.suite, ei, ai)
 	if err != nil {
+		keys.Destroy()
 		return err
 	}
 	opener, err := suite.NewProtector(sa.suite, er, ar)
 	if err != nil {
+		sealer.Destroy()
+		keys.Destroy()
 		return err
 	}
 	sa.keys, sa.sealer, sa.opener = keys, sealer, opener
@@ -253,9 +256,10 @@ func (sa *ikeSA) die() {
 	if sa.state == stateDead {
 		return
 	}
+	sa.abandonTask() // with the SPI and the private value that it holds
 	sa.state = stateDead
 	sa.m.forget(sa)
-	sa.busy, sa.inbox, sa.active, sa.rekey = 0, nil, nil, nil
+	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
 	sa.window.outstanding = nil
 	sa.destroyKeys()
 	sa.m.emit(UnregisterSPI{sa.localSPI})
@@ -263,9 +267,10 @@ func (sa *ikeSA) die() {
 
 // linger ends the SA but keeps its last response for a while.
 func (sa *ikeSA) linger() {
+	sa.abandonTask()
 	sa.state = stateLingering
 	sa.m.forget(sa)
-	sa.busy, sa.inbox, sa.active, sa.rekey = 0, nil, nil, nil
+	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
 	sa.window.outstanding = nil
 	sa.destroyKeys()
 	sa.endAt = sa.m.now.Add(lingerTime)
