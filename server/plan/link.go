@@ -34,6 +34,14 @@ type link struct {
 	a, b   *swanherdv1.IntentResource
 }
 
+// plannedRevision is that of the plan in which the tunnel last changed.
+func (l *link) plannedRevision() int64 {
+	if l == nil {
+		return 0
+	}
+	return l.tunnel.GetPlannedRevision()
+}
+
 // end is one end of a link while it is made.
 type end struct {
 	edge      *edge

@@ -13,8 +13,9 @@ type Plan struct {
 	// revision is that of the plan in which the intent last changed.
 	Intents model.Table[*Intent]
 	// Tunnels by name, with mesh, and per end edge, site, uplink, endpoint,
-	// prefixes and initiator set; the rest is for the fleet's state to fill in.
-	// A row's revision is that of the plan in which the tunnel last changed.
+	// prefixes and initiator set, and planned_revision, which is the row's: that
+	// of the plan in which the tunnel last changed. The rest is for the fleet's
+	// state to fill in.
 	Tunnels model.Table[*swanherdv1.Tunnel]
 }
 

@@ -95,7 +95,9 @@ func (o *output) setLink(before, after *link) {
 	if before == nil || !bytes.Equal(before.b.GetVersion(), after.b.GetVersion()) {
 		o.setResource(after.tunnel.GetB().GetEdge(), name, after.b)
 	}
+	after.tunnel.PlannedRevision = before.plannedRevision()
 	if before == nil || !proto.Equal(before.tunnel, after.tunnel) {
+		after.tunnel.PlannedRevision = o.revision
 		o.tunnels[name] = after.tunnel
 	}
 }

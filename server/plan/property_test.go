@@ -183,7 +183,12 @@ func checkSame(t *rapid.T, got, want *Plan) {
 		}
 	}
 	for row := range want.Tunnels.All() {
-		if have := got.Tunnels.Value(row.Name); !proto.Equal(have, row.Value) {
+		have := proto.CloneOf(got.Tunnels.Value(row.Name))
+		if r, _ := got.Tunnels.Get(row.Name); have.GetPlannedRevision() != r.Revision {
+			t.Fatalf("%s: planned at %d, the row is of %d", row.Name, have.GetPlannedRevision(), r.Revision)
+		}
+		have.PlannedRevision = row.Value.GetPlannedRevision() // the full plan knows no earlier one
+		if !proto.Equal(have, row.Value) {
 			t.Fatalf("%s: %v, the full plan has %v", row.Name, have, row.Value)
 		}
 	}
