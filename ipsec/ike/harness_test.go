@@ -64,7 +64,6 @@ type node struct {
 	dropJobs   bool // never answers jobs
 	cookies    *CookieSecret
 	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
-	resent     int
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)

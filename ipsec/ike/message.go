@@ -64,14 +64,3 @@ func (m *message) selectors(initiator bool) []wire.TrafficSelector {
 	}
 	return nil
 }
-
-// certificates returns the DER of the X.509 certificates, in order.
-func (m *message) certificates() [][]byte {
-	var out [][]byte
-	for _, p := range m.payloads {
-		if c, ok := p.(*wire.Cert); ok && c.Encoding == wire.CertX509Signature {
-			out = append(out, c.Data)
-		}
-	}
-	return out
-}

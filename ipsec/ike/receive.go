@@ -231,7 +231,6 @@ func (sa *ikeSA) follow(local, remote netip.AddrPort) {
 
 func (sa *ikeSA) move(local, remote netip.AddrPort) {
 	sa.local, sa.remote = local, remote
-	sa.natPort = local.Port() == sa.m.natPort
 }
 
 // refuseMalformed handles an authentic message that makes no sense. As a

@@ -82,7 +82,6 @@ type ikeSA struct {
 
 	localNAT, remoteNAT bool // which end is behind a NAT
 	encap               bool // ESP goes in UDP
-	natPort             bool // IKE goes by the NAT traversal port
 	suspect             bool // the peer leaves repeated requests unanswered
 
 	suite    suite.IKESuite
