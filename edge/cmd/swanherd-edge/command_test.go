@@ -1,0 +1,64 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/edge"
+)
+
+func TestPrintStatus(t *testing.T) {
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	s := &edge.Status{
+		Edge: "networks/n/edges/a", AgentVersion: "v1", StartTime: now.Add(-time.Minute),
+		DataPlane: "userspace", DataPlaneReason: "as configured", Interface: "swan0",
+		Session: &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
+		Uplinks: []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`)},
+		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","state_time":"2026-11-23T11:59:00Z",
+			"last_error":{"code":"PEER_SILENT","message":"no answer"}}`)},
+	}
+	var out bytes.Buffer
+	if err := printStatus(&out, s, now); err != nil {
+		t.Fatal(err)
+	}
+	const want = `Edge:        networks/n/edges/a
+Agent:       v1, up 1m0s
+Data plane:  userspace on swan0 (as configured)
+Controller:  c:7444, connected for 5s, round trip 1.2 ms
+Intent:      none yet
+Uplink:      wan1  eth0  192.0.2.1
+
+TUNNEL  STATE   SINCE  REMOTE  IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
+a--b    failed  1m0s   -       -          -      -           -   -    PEER_SILENT: no answer
+`
+	if out.String() != want {
+		t.Errorf("status:\n%s\nwant:\n%s", out.String(), want)
+	}
+}
+
+func TestVolume(t *testing.T) {
+	for octets, want := range map[uint64]string{0: "1 p 0 B", 999: "1 p 999 B", 1500: "1 p 1.5 kB", 2_000_000: "1 p 2.0 MB"} {
+		if got := volume(1, octets); got != want {
+			t.Errorf("volume(1, %d) = %q, want %q", octets, got, want)
+		}
+	}
+}
+
+// A mistake on the command line is told apart from a failure, by exit code 2.
+func TestUsageErrors(t *testing.T) {
+	t.Setenv(tokenVariable, "")
+	for _, line := range []string{"run --bogus", "run extra", "run --uplink x", "run --log-level loud", "run --metrics-listen x",
+		"status -o yaml", "enroll", "run --token a --token-file b"} {
+		cmd := newCommand()
+		cmd.SetArgs(strings.Fields(line))
+		err := cmd.Execute()
+		var usage usageError
+		if !errors.As(err, &usage) {
+			t.Errorf("%s: %v, want a usage error", line, err)
+		}
+	}
+}
