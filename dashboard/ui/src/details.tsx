@@ -69,9 +69,10 @@ function End({ end, time, side }: { end: TunnelEnd | undefined; time: number; si
   if (end === undefined) return null;
   const r = end.report;
   return (
-    <section aria-label={`End ${side}`}>
+    <section aria-label={`End ${side}`} class={end.stale ? "last-known" : undefined}>
       <h3>
         {side}: {base(end.site)} <small>{end.uplink}</small> {end.initiator && <small>initiator</small>}
+        {end.stale && <em>last known</em>}
       </h3>
       <dl>
         <Item label="Edge" value={base(end.edge)} />
@@ -95,7 +96,10 @@ function Ike({ sa, time }: { sa: IkeSa; time: number }) {
     <dl class="sa">
       <Item label="IKE SA" value={`${sa.initiatorSpi} → ${sa.responderSpi}`} mono />
       <Item label="Suite" value={sa.suite} mono />
-      <Item label="Peer" value={`${sa.remoteId}, proved by ${sa.remoteAuth}`} />
+      <Item
+        label="Peer"
+        value={sa.remoteAuth === "" ? sa.remoteId : `${sa.remoteId}, proved by ${sa.remoteAuth}`}
+      />
       <Item label="Lifetime" value={lifetime(sa, time)} />
       <Item label="NAT" value={nat(sa)} />
     </dl>
