@@ -187,13 +187,37 @@ func (x *interop) run() {
 		}
 		x.ping("after strongSwan's rekey " + what)
 	}
-	sas, err := x.charon.Swanctl(x.ctx, "--list-sas")
-	x.must(err)
-	if got := strings.Count(sas, "INSTALLED"); got != 1 {
-		x.t.Errorf("strongSwan has %d Child SAs installed, want 1:\n%s", got, sas)
+	x.awaitOurRekeys()
+	x.ping("after our rekeys")
+	x.awaitOneOfEach()
+}
+
+// awaitOurRekeys passes traffic until strongSwan has answered that often to our
+// rekeying of either SA.
+func (x *interop) awaitOurRekeys() {
+	x.t.Helper()
+	before := x.program.Output()
+	for _, what := range []string{"Child SA rekeyed", "IKE SA rekeyed"} {
+		for strings.Count(x.program.Output(), what) < strings.Count(before, what)+2 {
+			if x.ctx.Err() != nil {
+				x.t.Fatalf("waited in vain for our log to say twice: %s", what)
+			}
+			x.ping("during our rekeys")
+		}
 	}
-	if got := strings.Count(sas, "ESTABLISHED"); got != 1 {
-		x.t.Errorf("strongSwan has %d IKE SAs established, want 1:\n%s", got, sas)
+}
+
+// awaitOneOfEach waits for the Delete that may be under way.
+func (x *interop) awaitOneOfEach() {
+	x.t.Helper()
+	for {
+		sas, err := x.charon.Swanctl(x.ctx, "--list-sas")
+		if err == nil && strings.Count(sas, "INSTALLED") == 1 && strings.Count(sas, "ESTABLISHED") == 1 {
+			return
+		}
+		if x.ctx.Err() != nil {
+			x.t.Fatalf("strongSwan does not come to one IKE SA and one Child SA: %v\n%s", err, sas)
+		}
 	}
 }
 
@@ -281,9 +305,11 @@ func (x *interop) intent() string {
       %s
     ikeProposals: [aes256gcm16-prfsha384-x25519]
     forceUdpEncapsulation: true
+    ikeRekeyTime: 4s
     children:
       - name: net
         espProposals: [aes128gcm16-x25519]
+        rekeyTime: 3s
         localTs: [10.1.0.0/24]
         remoteTs: [10.2.0.0/24]
 `, role, method)
