@@ -1,0 +1,42 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// The controller decides which proposals may be stored, the edge which it can
+// run, and neither imports the other: what one accepts, the other must.
+func TestControllerAndEdgeKnowTheSameProposals(t *testing.T) {
+	words := []string{
+		"aes128gcm16", "aes256gcm16", "chacha20poly1305", "aes128", "aes256", "aes192", "3des", "null",
+		"sha1", "sha256", "sha384", "sha512", "prfsha1", "prfsha256", "prfsha384", "prfsha512",
+		"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modpnone", "esn", "noesn", "aes", "",
+	}
+	check := func(text string) {
+		_, err := suite.ParseIKE(text)
+		if _, ok := model.CheckProposal(model.ProposalIKE, text); ok != (err == nil) {
+			t.Errorf("IKE proposal %q: the controller accepts it: %v; the edge says: %v", text, ok, err)
+		}
+		_, err = suite.ParseESP(text)
+		if _, ok := model.CheckProposal(model.ProposalESP, text); ok != (err == nil) {
+			t.Errorf("ESP proposal %q: the controller accepts it: %v; the edge says: %v", text, ok, err)
+		}
+	}
+	for _, a := range words {
+		check(a)
+		for _, b := range words {
+			check(a + "-" + b)
+			for _, c := range words {
+				check(a + "-" + b + "-" + c)
+			}
+		}
+	}
+	for _, p := range suite.DefaultIKE() {
+		if v, ok := model.CheckProposal(model.ProposalIKE, p.String()); !ok {
+			t.Errorf("the default IKE proposal %s: %s", p, v.Problem)
+		}
+	}
+}
