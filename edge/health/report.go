@@ -103,7 +103,7 @@ func ikeSA(sa *ike.IKEStatus) *swanherdv1.IkeSa {
 		Suite:           sa.Suite.String(),
 		EstablishedTime: timestamp(sa.Established),
 		RekeyTime:       timestamp(sa.Rekey),
-		LocalId:         identity(sa.LocalID), RemoteId: identity(sa.RemoteID),
+		LocalId:         identity(sa.LocalID), RemoteId: identity(sa.RemoteID), RemoteAuth: sa.RemoteAuth,
 		NatLocal: sa.LocalNAT, NatRemote: sa.RemoteNAT,
 	}
 	if sa.Initiator {

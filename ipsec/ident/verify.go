@@ -17,6 +17,8 @@ import (
 type VerifiedPeer struct {
 	ID   ID
 	Leaf *x509.Certificate // nil with a pre-shared key
+	// Method is how it did so, for people: `psk`, or the signature's algorithm.
+	Method string
 }
 
 // Sign makes the content of the AUTH payload that proves local's identity (RFC
@@ -72,7 +74,7 @@ func verifySharedKey(remote Remote, id ID, method wire.AuthMethod, data []byte, 
 			Remedy: "set the same pre-shared key for this pair of identities on both ends",
 		}
 	}
-	return &VerifiedPeer{ID: id}, nil
+	return &VerifiedPeer{ID: id, Method: "psk"}, nil
 }
 
 func verifyCertificate(remote Remote, id ID, method wire.AuthMethod, data []byte, octets Octets, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
@@ -108,7 +110,7 @@ func verifyCertificate(remote Remote, id ID, method wire.AuthMethod, data []byte
 			Remedy: "check that the peer's private key belongs to its certificate",
 		}
 	}
-	return &VerifiedPeer{ID: id, Leaf: leaf}, nil
+	return &VerifiedPeer{ID: id, Leaf: leaf, Method: s.name}, nil
 }
 
 func methodError(got wire.AuthMethod, want string) error {

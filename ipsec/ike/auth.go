@@ -82,7 +82,7 @@ func (a *authTask) answered(m *message) {
 			a.reject(err)
 			return
 		}
-		sa.remoteID = peer.ID
+		sa.remoteID, sa.remoteAuth = peer.ID, peer.Method
 		a.established(m)
 	})
 }
@@ -206,7 +206,7 @@ func (sa *ikeSA) authenticate() {
 			sa.rejectInitiator(err)
 			return
 		}
-		sa.remoteID, sa.localID = r.peer.ID, local.ID
+		sa.remoteID, sa.remoteAuth, sa.localID = r.peer.ID, r.peer.Method, local.ID
 		sa.acceptInitiator(m, r)
 	})
 }

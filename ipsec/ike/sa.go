@@ -90,6 +90,8 @@ type ikeSA struct {
 	opener   *suite.Protector
 	localID  ident.ID
 	remoteID ident.ID
+	// remoteAuth is how the peer proved its identity.
+	remoteAuth string
 	// lowestNonce is the lower one of the two nonces that made the SA: it
 	// decides between two that were made at once (RFC 7296, Section 2.8.2).
 	lowestNonce []byte

@@ -44,7 +44,7 @@ func (sa *ikeSA) status() IKEStatus {
 	}
 	return IKEStatus{
 		LocalSPI: sa.localSPI, RemoteSPI: sa.remoteSPI, State: state, Initiator: sa.initiator,
-		Local: sa.local, Remote: sa.remote, LocalID: sa.localID, RemoteID: sa.remoteID, Suite: sa.suite,
+		Local: sa.local, Remote: sa.remote, LocalID: sa.localID, RemoteID: sa.remoteID, RemoteAuth: sa.remoteAuth, Suite: sa.suite,
 		LocalNAT: sa.localNAT, RemoteNAT: sa.remoteNAT, Encap: sa.encap, Suspect: sa.suspect,
 		Established: sa.established, Rekey: sa.rekeyAt, Expire: sa.expireAt,
 	}

@@ -56,6 +56,8 @@ type IKEStatus struct {
 	Initiator         bool
 	Local, Remote     netip.AddrPort
 	LocalID, RemoteID ident.ID
+	// RemoteAuth is how the peer proved its identity, see ident.VerifiedPeer.
+	RemoteAuth string
 	// Suite is what was negotiated, empty before that.
 	Suite suite.IKESuite
 	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP

@@ -134,7 +134,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
-		suite: s, localID: sa.localID, remoteID: sa.remoteID, fragment: sa.fragment,
+		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, fragment: sa.fragment,
 		begun: sa.m.now,
 	}
 }

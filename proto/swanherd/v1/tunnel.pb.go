@@ -571,7 +571,7 @@ type IkeSa struct {
 	RekeyTime       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=rekey_time,json=rekeyTime,proto3" json:"rekey_time,omitempty"`
 	LocalId         string                 `protobuf:"bytes,7,opt,name=local_id,json=localId,proto3" json:"local_id,omitempty"`
 	RemoteId        string                 `protobuf:"bytes,8,opt,name=remote_id,json=remoteId,proto3" json:"remote_id,omitempty"`
-	// How the peer proved itself: `ed25519`, `ecdsa-p256-sha256`, `psk`.
+	// How the peer proved itself: `psk`, or the algorithm of its signature.
 	RemoteAuth    string `protobuf:"bytes,9,opt,name=remote_auth,json=remoteAuth,proto3" json:"remote_auth,omitempty"`
 	NatLocal      bool   `protobuf:"varint,10,opt,name=nat_local,json=natLocal,proto3" json:"nat_local,omitempty"`
 	NatRemote     bool   `protobuf:"varint,11,opt,name=nat_remote,json=natRemote,proto3" json:"nat_remote,omitempty"`
