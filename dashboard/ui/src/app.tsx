@@ -28,7 +28,8 @@ function Screen({ page }: { page: Page }) {
   });
   const now = page.now.value;
   const silence = store.silence(now);
-  const time = store.time(now);
+  // Without news ages stand still: nobody knows what has happened since.
+  const time = store.time(silence > staleAfter ? now - silence : now);
   const { filter, tunnel } = view.value;
   return (
     <>

@@ -6,7 +6,7 @@ interface Props {
   connection: Connection;
   /** ms since the last frame. */
   silence: number;
-  /** The controller's time now, ms since 1970. */
+  /** The newest time for which the screen speaks, ms since 1970. */
   time: number | undefined;
   /** The viewer's monotonic clock, in ms. */
   now: number;
@@ -23,7 +23,7 @@ export function ConnectionBar({ connection, silence, time, now }: Props) {
     <div class="lost" role="alert">
       {time === undefined
         ? `Waiting for the controller (${next})`
-        : `Live data stopped at ${clock(time - silence)}: showing what was last known (${next})`}
+        : `Live data stopped at ${clock(time)}: showing what was last known (${next})`}
     </div>
   );
 }
@@ -33,7 +33,7 @@ export function Live({ silence, time }: { silence: number; time: number | undefi
   const live = silence <= staleAfter;
   return (
     <span class={live ? "live" : "live not"}>
-      {live ? "live" : "not live"} {time !== undefined && <time>{clock(live ? time : time - silence)}</time>}
+      {live ? "live" : "not live"} {time !== undefined && <time>{clock(time)}</time>}
     </span>
   );
 }

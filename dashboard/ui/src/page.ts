@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import { address, loginCode, parse, type View } from "./address";
-import { access, login, logout } from "./api";
+import { access, fleet, login, logout } from "./api";
 import { Role } from "./gen/swanherd/v1/access_service_pb";
 import { FleetStore } from "./store";
 import { type Connection, follow } from "./stream";
@@ -61,7 +61,8 @@ export class Page {
       this.refusal.value = (await login(code)) ?? "";
     }
     void this.learnRole(session.signal);
-    await follow(this.store, (c) => this.changed(c), session.signal);
+    const watch = (signal: AbortSignal) => fleet.watchFleet({ parent: "networks/-" }, { signal });
+    await follow(watch, this.store, (c) => this.changed(c), session.signal);
   }
 
   private changed(c: Connection): void {

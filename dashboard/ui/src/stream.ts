@@ -1,5 +1,5 @@
 import { Code, ConnectError } from "@connectrpc/connect";
-import { fleet } from "./api";
+import type { WatchFleetResponse } from "./gen/swanherd/v1/fleet_service_pb";
 import type { FleetStore } from "./store";
 import { staleAfter } from "./store";
 
@@ -9,8 +9,15 @@ export type Connection =
   | { state: "live" }
   | { state: "signed-out" };
 
-const firstDelay = 500;
-const maxDelay = 15_000;
+/** Watch opens the stream of the fleet. */
+export type Watch = (signal: AbortSignal) => AsyncIterable<WatchFleetResponse>;
+
+/** Bounds of the delay before another try, in ms. */
+export const firstDelay = 500;
+export const maxDelay = 15_000;
+
+/** Silence after which a stream is given up, in ms. */
+export const deadAfter = 3 * staleAfter;
 
 /**
  * follow keeps the store fed until the signal aborts: it opens the stream,
@@ -19,13 +26,14 @@ const maxDelay = 15_000;
  * never after the abort.
  */
 export async function follow(
+  watch: Watch,
   store: FleetStore,
   onChange: (c: Connection) => void,
   signal: AbortSignal,
 ): Promise<void> {
   for (let attempt = 0; !signal.aborted; attempt++) {
     try {
-      await once(store, signal, () => {
+      await once(watch, store, signal, () => {
         attempt = 0;
         onChange({ state: "live" });
       });
@@ -43,21 +51,22 @@ export async function follow(
 }
 
 /** once follows one stream to its end. */
-async function once(store: FleetStore, signal: AbortSignal, onFrame: () => void): Promise<void> {
+async function once(
+  watch: Watch,
+  store: FleetStore,
+  signal: AbortSignal,
+  onFrame: () => void,
+): Promise<void> {
   const silent = new AbortController();
-  let timer = 0;
+  let timer: ReturnType<typeof setTimeout> | undefined;
   const heard = () => {
     clearTimeout(timer);
-    timer = setTimeout(() => silent.abort(), staleAfter * 3);
+    timer = setTimeout(() => silent.abort(), deadAfter);
   };
   heard();
   try {
     let first = true;
-    const frames = fleet.watchFleet(
-      { parent: "networks/-" },
-      { signal: AbortSignal.any([signal, silent.signal]) },
-    );
-    for await (const frame of frames) {
+    for await (const frame of watch(AbortSignal.any([signal, silent.signal]))) {
       if (signal.aborted) return;
       heard();
       if (first) store.restart();
