@@ -309,7 +309,7 @@ export type IkeSa = Message<"swanherd.v1.IkeSa"> & {
   remoteId: string;
 
   /**
-   * How the peer proved itself: `ed25519`, `ecdsa-p256-sha256`, `psk`.
+   * How the peer proved itself: `psk`, or the algorithm of its signature.
    *
    * @generated from field: string remote_auth = 9;
    */
