@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"net/netip"
 	"reflect"
 	"slices"
 )
@@ -76,34 +77,52 @@ func (t *Tunnel) outdateChildren(name string) {
 // reconfigureIKE rekeys for new proposals, and begins a new IKE SA for what only
 // IKE_AUTH can change. A responder cannot begin, so it gives the peer, which is
 // being reconfigured as well, some time to do so before it deletes its IKE SA.
+//
+// Who is to begin, and where the peer is thought to be, say nothing against an
+// IKE SA that is there: a responder often learns the peer's address from the
+// intent only after the peer has connected.
 func (t *Tunnel) reconfigureIKE(old, fresh Config) {
-	sa := t.primary()
-	if !sameParties(old, fresh) {
-		for _, o := range t.sas {
-			if o.state.in(stateLarval) {
-				o.die()
-			}
+	for _, o := range t.sas {
+		if o.state.in(stateLarval) && (!sameParties(old, fresh) || o.initiator && !sameEnds(old, fresh)) {
+			o.die()
 		}
-		t.connectAt, t.failures = t.now, 0
-		switch {
-		case sa == nil || !t.wanted:
-		case t.mayInitiate():
-			t.initiate(sa)
-		default:
-			sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
-		}
-		return
 	}
-	if sa != nil && !reflect.DeepEqual(old.Proposals, fresh.Proposals) {
-		sa.wantRekey = true
+	if !sameParties(old, fresh) || !sameEnds(old, fresh) || old.Role != fresh.Role {
+		t.connectAt, t.failures = t.now, 0
+	}
+	sa := t.primary()
+	switch {
+	case sa == nil || !t.wanted:
+	case sameParties(old, fresh) && sa.between(old, fresh):
+		if !reflect.DeepEqual(old.Proposals, fresh.Proposals) {
+			sa.wantRekey = true
+		}
+	case t.mayInitiate():
+		t.initiate(sa)
+	default:
+		sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
 	}
 }
 
-// sameParties reports whether both configurations are between the same ends
-// with the same proofs of identity.
+// sameParties reports whether both configurations prove the same identities to
+// each other in the same way.
 func sameParties(a, b Config) bool {
-	return a.Local == b.Local && a.Remote == b.Remote && a.ForceEncap == b.ForceEncap && a.NATPort == b.NATPort &&
-		a.Role == b.Role && sameCredentials(a, b)
+	return sameCredentials(a, b) && (a.ForceEncap || !b.ForceEncap)
+}
+
+// sameEnds reports whether an attempt under one configuration goes where one
+// under the other would.
+func sameEnds(a, b Config) bool {
+	return a.Local == b.Local && a.Remote == b.Remote && a.NATPort == b.NATPort
+}
+
+// between reports whether the IKE SA runs between the addresses of the fresh
+// configuration, as far as those were changed and are set.
+func (sa *ikeSA) between(old, fresh Config) bool {
+	there := func(before, after, at netip.AddrPort) bool {
+		return before.Addr() == after.Addr() || !after.Addr().IsValid() || after.Addr().IsUnspecified() || after.Addr() == at.Addr()
+	}
+	return there(old.Local, fresh.Local, sa.local) && there(old.Remote, fresh.Remote, sa.remote)
 }
 
 func sameCredentials(a, b Config) bool {

@@ -221,6 +221,8 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			}
 		case "encap":
 			c.ForceEncap = true
+		case "peer":
+			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit":
 			configureTiming(t, &c.Timing, key, v)
 		default:
