@@ -22,6 +22,8 @@ export class Page {
   /** The role of the session, in a word. */
   readonly role = signal("");
   private session = new AbortController();
+  private build = "";
+  private drawing = false;
 
   /** start begins a session and keeps the page going; the answer stops it. */
   start(): () => void {
@@ -71,9 +73,18 @@ export class Page {
     this.build = build;
     this.connection.value = c;
     this.now.value = performance.now();
-    this.data.value++;
+    this.redraw();
   }
-  private build = "";
+
+  /** redraw at most once per frame of the screen, however many the stream has brought. */
+  private redraw(): void {
+    if (this.drawing) return;
+    this.drawing = true;
+    requestAnimationFrame(() => {
+      this.drawing = false;
+      this.data.value++;
+    });
+  }
 
   private async learnRole(signal: AbortSignal): Promise<void> {
     try {
