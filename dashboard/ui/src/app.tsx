@@ -37,9 +37,9 @@ function Screen({ page }: { page: Page }) {
         <h1>Swanherd</h1>
         <Live silence={silence} time={time} />
         <span class="scope">{store.counts === undefined ? "loading" : `${store.counts.sites} sites`}</span>
-        {page.refusal.value !== "" && (
-          <span class="refusal" role="alert">
-            {page.refusal.value}
+        {page.stuck.value !== "" && (
+          <span class="stuck" role="alert">
+            Not signed out: {page.stuck.value}
           </span>
         )}
         <span class="role">{page.role.value}</span>

@@ -17,8 +17,10 @@ export class Page {
   readonly now = signal(performance.now());
   readonly connection = signal<Connection>({ state: "connecting", attempt: 0, retryAt: 0 });
   readonly view = signal<View>(parse(location.pathname, location.search));
-  /** Why signing in or out did not work; empty when it did. */
+  /** Why signing in did not work; empty when it did. */
   readonly refusal = signal("");
+  /** Why signing out did not work; empty when it did. */
+  readonly stuck = signal("");
   /** The role of the session, in a word. */
   readonly role = signal("");
   private session = new AbortController();
@@ -97,8 +99,9 @@ export class Page {
 
   /** signOut ends the session; the page then says that there is none. */
   async signOut(): Promise<void> {
-    this.refusal.value = (await logout()) ?? "";
-    if (this.refusal.value === "") await this.begin();
+    this.refusal.value = "";
+    this.stuck.value = (await logout()) ?? "";
+    if (this.stuck.value === "") await this.begin();
   }
 
   /** show goes to a view; with replace it takes the current one's place in the history. */
