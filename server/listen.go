@@ -32,6 +32,9 @@ const (
 	maxManifest = 16 << 20
 	// maxEdgeMessage bounds a message of an edge: a full status report.
 	maxEdgeMessage = 4 << 20
+	// maxEdgeStreams bounds what one edge does at once: a session and a renewal,
+	// with room for those that it gave up and that are not gone yet.
+	maxEdgeStreams = 16
 )
 
 // listeners are the bound sockets.
@@ -190,6 +193,7 @@ func (s *Server) makeOperator(ctx context.Context) error {
 	base, cancel := context.WithCancel(context.Background())
 	s.operator = &operatorServer{grpc: g, cancel: cancel, http: &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Body = s.bounded(r)
 			if r.ProtoMajor == 2 && isGRPC(r.Header.Get("Content-Type")) {
 				g.ServeHTTP(w, r)
 				return
@@ -243,6 +247,7 @@ func (s *Server) makeEdge() error {
 			},
 		})),
 		grpc.MaxRecvMsgSize(maxEdgeMessage),
+		grpc.MaxConcurrentStreams(maxEdgeStreams),
 		grpc.ConnectionTimeout(20*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
