@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -233,12 +234,24 @@ func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
 	if e, ok := m.(*swanherdv1.EdgeMessage); ok && e.GetHello() == nil && e.GetUplinks() == nil {
 		return nil
 	}
-	violations := Violations(g.validate.Validate(m))
+	violations := Violations(g.validate.Validate(m, protovalidate.WithFilter(protovalidate.FilterFunc(complete))))
 	if len(violations) == 0 {
 		return nil
 	}
 	return InvalidAll(violations)
 }
+
+// complete is false of the resource in an update: it may hold nothing but what
+// changes (AIP-134), so its rules are for what comes of it, by the handler.
+func complete(_ protoreflect.Message, d protoreflect.Descriptor) bool {
+	f, ok := d.(protoreflect.FieldDescriptor)
+	if !ok || f.Message() == nil || f.Name() == updateMask {
+		return true
+	}
+	return f.ContainingMessage().Fields().ByName(updateMask) == nil
+}
+
+const updateMask = protoreflect.Name("update_mask")
 
 // countFailure counts a wrong secret against its source, and writes it to the
 // audit log as far as limits allow: neither may a guesser fill the store.

@@ -126,10 +126,29 @@ func (e *edit) note(name string, action swanherdv1.ResourceChange_Action, fields
 // check validates the topology as it would be.
 func (e *edit) check() error {
 	e.violate(model.ValidateState(&e.next, e.fields))
+	e.checkMoves()
 	if len(e.violations) == 0 {
 		return nil
 	}
 	return access.InvalidAll(e.violations)
+}
+
+// checkMoves refuses to move an edge to a site that is not there. An edge
+// outlives its own site, so this is about what the edit changes only.
+func (e *edit) checkMoves() {
+	for c := range model.Diff(e.base.Edges, e.next.Edges) {
+		if c.New == nil || c.Old != nil && c.Old.Value.GetSite() == c.New.Value.GetSite() {
+			continue
+		}
+		site, network := c.New.Value.GetSite(), networkOf(c.Name)
+		if _, ok := e.next.Sites.Get(site); ok && networkOf(site) == network {
+			continue
+		}
+		e.violations = append(e.violations, access.Violation{
+			Field:   edges.word + ".site",
+			Message: fmt.Sprintf("%q is no site of %s; create it, or name one that is there", site, network),
+		})
+	}
 }
 
 // violate adds what package model found. A violation in a resource that was

@@ -48,13 +48,14 @@ func writablePaths(m protoreflect.Message, set bool) []string {
 }
 
 // setPath copies one path from src to dst, clearing it where src has nothing.
+// What clients cannot set stays as it is in dst.
 func setPath(dst, src protoreflect.Message, path []string) error {
 	f := dst.Descriptor().Fields().ByName(protoreflect.Name(path[0]))
 	if f == nil {
 		return fmt.Errorf("%q is not a field of %s", path[0], dst.Descriptor().Name())
 	}
 	if !writable(f) {
-		return fmt.Errorf("%q cannot be changed", path[0])
+		return nil // clients send back what they read (AIP-203)
 	}
 	if len(path) > 1 {
 		if f.Kind() != protoreflect.MessageKind || f.IsList() || f.IsMap() {
