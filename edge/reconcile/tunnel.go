@@ -26,6 +26,9 @@ const (
 	retransmitBase    = 500 * time.Millisecond
 	retransmitBackoff = 1.7
 	retransmitTries   = 5
+	// The first tries follow each other quickly: when a tunnel is new, its
+	// peer often gets the same intent a moment later.
+	reconnectBase = 250 * time.Millisecond
 )
 
 // tunnelBuilder makes the configuration of one tunnel and collects what is wrong.
@@ -62,6 +65,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 		RekeyIKE:       b.duration("ike_rekey_time", t.GetIkeRekeyTime(), 0),
 		DPD:            b.duration("dpd_delay", t.GetDpdDelay(), defaultDPD),
 		RetransmitBase: retransmitBase, RetransmitBackoff: retransmitBackoff, RetransmitTries: retransmitTries,
+		ReconnectBase: reconnectBase,
 	}
 	for i, child := range t.GetChildren() {
 		c.Children = append(c.Children, b.child(fmt.Sprintf("children[%d]", i), child))
