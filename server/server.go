@@ -203,16 +203,21 @@ func (s *Server) admit(id access.EdgeIdentity) error {
 
 // bootstrap makes the administrator's credential of a new store.
 func (s *Server) bootstrap(ctx context.Context) error {
-	token, err := s.keeper.Bootstrap(ctx)
-	if err != nil || token == "" {
+	var file string
+	token, err := s.keeper.Bootstrap(ctx, func(token string) (err error) {
+		file, err = writeCredential(s.cfg.DataDir, credential{
+			Server: reachable(s.info.OperatorAddr, "127.0.0.1"),
+			CAPin:  "sha256:" + s.info.CAPin,
+			Token:  token,
+		})
 		return err
-	}
-	s.info.AdminToken = token
-	s.info.CredentialFile, err = writeCredential(s.cfg.DataDir, credential{
-		Server: reachable(s.info.OperatorAddr, "127.0.0.1"),
-		CAPin:  "sha256:" + s.info.CAPin,
-		Token:  token,
 	})
+	if err == nil && token == "" && file != "" { // another replica's counts
+		err = os.Remove(file)
+	}
+	if token != "" {
+		s.info.AdminToken, s.info.CredentialFile = token, file
+	}
 	return err
 }
 

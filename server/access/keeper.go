@@ -58,8 +58,10 @@ func NewKeeper(cfg Config) *Keeper {
 }
 
 // Bootstrap makes the administrator's token of a new store and returns its
-// secret; empty when the store has tokens already.
-func (k *Keeper) Bootstrap(ctx context.Context) (string, error) {
+// secret; empty when the store has tokens already. The secret is handed to keep
+// before it is stored, as nobody could learn it later: a controller that ends
+// between the two makes another one at its next start.
+func (k *Keeper) Bootstrap(ctx context.Context, keep func(token string) error) (string, error) {
 	if k.store.Snapshot().APITokens.Len() > 0 {
 		return "", nil
 	}
@@ -70,6 +72,9 @@ func (k *Keeper) Bootstrap(ctx context.Context) (string, error) {
 		Role:        swanherdv1.Role_ROLE_ADMIN,
 		Description: "made at the first start",
 		CreateTime:  timestamppb.Now(),
+	}
+	if err := keep(formatAPIToken(id, secret)); err != nil {
+		return "", err
 	}
 	err := k.putAPIToken(ctx, token, secret, "system", nil)
 	if status.Code(err) == codes.AlreadyExists { // another replica was first
@@ -235,12 +240,16 @@ func (k *Keeper) RedeemLoginLink(ctx context.Context, code string) (*swanherdv1.
 	if !time.Now().Before(row.Value.GetExpireTime().AsTime()) {
 		return nil, errBadLink
 	}
+	expire, ok := k.sessionEnd(row.Value, time.Now())
+	if !ok {
+		return nil, errBadLink
+	}
 	token := &swanherdv1.ApiToken{
 		Name:        "apiTokens/" + newID(),
 		Role:        row.Value.GetRole(),
 		Networks:    row.Value.GetNetworks(),
 		Description: "browser session from a login link of " + row.Value.GetActor(),
-		ExpireTime:  timestamppb.New(time.Now().Add(row.Value.GetSessionTtl().AsDuration())),
+		ExpireTime:  timestamppb.New(expire),
 		CreateTime:  timestamppb.Now(),
 	}
 	out, err := k.issue(ctx, token, row.Value.GetActor(), func(t *store.Txn) {
@@ -250,6 +259,22 @@ func (k *Keeper) RedeemLoginLink(ctx context.Context, code string) (*swanherdv1.
 		return nil, errBadLink
 	}
 	return out, err
+}
+
+// sessionEnd is when a session from the link ends: not later than the token
+// that made the link, or else an expiring token could prolong its own life. ok
+// is false when that token is no more.
+func (k *Keeper) sessionEnd(link *storev1.LoginLink, now time.Time) (_ time.Time, ok bool) {
+	_, id, _ := strings.Cut(link.GetActor(), ":")
+	maker, ok := k.store.Snapshot().APITokens.Get("apiTokens/" + id)
+	if !ok {
+		return time.Time{}, false
+	}
+	end := now.Add(link.GetSessionTtl().AsDuration())
+	if limit := maker.Value.GetToken().GetExpireTime(); limit != nil && limit.AsTime().Before(end) {
+		end = limit.AsTime()
+	}
+	return end, now.Before(end)
 }
 
 var errBadLink = status.Error(codes.PermissionDenied, "the login link is not valid: it was used, or is too old; ask for a new one")
