@@ -43,6 +43,7 @@ type places map[string]place
 // and values that the protos' rules forbid are errors that name file and line.
 func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 	m := &Manifest{Manifest: &swanherdv1.Manifest{}, places: places{}}
+	var read []string
 	for _, path := range paths {
 		if path == "-" {
 			b, err := io.ReadAll(in)
@@ -52,12 +53,14 @@ func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 			if err := m.add("standard input", b); err != nil {
 				return nil, err
 			}
+			read = append(read, "standard input")
 			continue
 		}
 		files, err := manifestFiles(path)
 		if err != nil {
 			return nil, err
 		}
+		read = append(read, files...)
 		for _, f := range files {
 			b, err := os.ReadFile(f)
 			if err != nil {
@@ -67,6 +70,9 @@ func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 				return nil, err
 			}
 		}
+	}
+	if proto.Size(m.Manifest) == 0 {
+		return nil, usagef("%s: no network, profile, site or mesh in it", strings.Join(read, ", "))
 	}
 	return m, m.checkDuplicates()
 }
@@ -171,28 +177,56 @@ func (m *Manifest) record(file string, doc []byte) error {
 	lengths := map[string]int{
 		"networks": len(m.Networks), "profiles": len(m.Profiles), "sites": len(m.Sites), "meshes": len(m.Meshes),
 	}
+	if err := onceEach(file, "", root.Content[0]); err != nil {
+		return err
+	}
 	top := root.Content[0].Content
 	for i := 0; i+1 < len(top); i += 2 {
 		key := top[i].Value
 		for j, item := range top[i+1].Content {
-			m.places.walk(file, fmt.Sprintf("%s[%d]", key, lengths[key]+j), item)
+			if err := m.places.walk(file, fmt.Sprintf("%s[%d]", key, lengths[key]+j), item); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (p places) walk(file, path string, n *yaml.Node) {
+func (p places) walk(file, path string, n *yaml.Node) error {
 	p[path] = place{file, n.Line}
 	switch n.Kind {
 	case yaml.SequenceNode:
 		for i, item := range n.Content {
-			p.walk(file, path+"["+strconv.Itoa(i)+"]", item)
+			if err := p.walk(file, path+"["+strconv.Itoa(i)+"]", item); err != nil {
+				return err
+			}
 		}
 	case yaml.MappingNode:
+		if err := onceEach(file, path+".", n); err != nil {
+			return err
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			p.walk(file, path+"."+snake(n.Content[i].Value), n.Content[i+1])
+			if err := p.walk(file, path+"."+snake(n.Content[i].Value), n.Content[i+1]); err != nil {
+				return err
+			}
 		}
 	}
+	return nil
+}
+
+// onceEach refuses a mapping that has a key twice, in whatever spelling; of two
+// values the decoder would take the last without a word.
+func onceEach(file, prefix string, mapping *yaml.Node) error {
+	lines := map[string]int{}
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		key := mapping.Content[i]
+		name := snake(key.Value)
+		if first, twice := lines[name]; twice {
+			return usagef("%s:%d: %s%s is given twice, first in line %d; remove one of the two", file, key.Line, prefix, name, first)
+		}
+		lines[name] = key.Line
+	}
+	return nil
 }
 
 // snake turns the JSON name of a field, fullMesh, into its proto name.
