@@ -216,7 +216,7 @@ func clampInterval(d *durationpb.Duration, preset time.Duration) time.Duration {
 }
 
 func (s *session) sendFull() error {
-	return s.sendStatus(&swanherdv1.StatusReport{Full: true, Tunnels: s.c.cfg.Health.Full()})
+	return s.sendStatus(true, s.c.cfg.Health.Full(), nil)
 }
 
 func (s *session) sendTransitions() error {
@@ -224,13 +224,18 @@ func (s *session) sendTransitions() error {
 	if len(changed) == 0 && len(removed) == 0 {
 		return nil
 	}
-	return s.sendStatus(&swanherdv1.StatusReport{Tunnels: changed, Removed: removed})
+	return s.sendStatus(false, changed, removed)
 }
 
-func (s *session) sendStatus(r *swanherdv1.StatusReport) error {
-	s.sequence++
-	r.Sequence = s.sequence
-	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{Status: r}})
+func (s *session) sendStatus(full bool, tunnels []*swanherdv1.TunnelReport, removed []string) error {
+	for _, r := range splitReport(full, tunnels, removed) {
+		s.sequence++
+		r.Sequence = s.sequence
+		if err := s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{Status: r}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sendCounters sends counters, behind any transition that waits.
@@ -241,12 +246,12 @@ func (s *session) sendCounters() error {
 	if err := s.sendTransitions(); err != nil {
 		return err
 	}
-	tunnels := s.c.cfg.Health.Counters()
-	if len(tunnels) == 0 {
-		return nil
+	for _, r := range splitCounters(s.c.cfg.Health.Counters()) {
+		if err := s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Counters{Counters: r}}); err != nil {
+			return err
+		}
 	}
-	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Counters{
-		Counters: &swanherdv1.CounterReport{Tunnels: tunnels}}})
+	return nil
 }
 
 // explain says for people why a session ended, and what to do where they can

@@ -1082,7 +1082,9 @@ type StatusReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Raised by one with each report of a session.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// The report holds every tunnel of the edge.
+	// The report begins anew: what was reported before it is void. If the edge
+	// has more tunnels than one message holds, the reports that follow bring
+	// the others.
 	Full    bool            `protobuf:"varint,2,opt,name=full,proto3" json:"full,omitempty"`
 	Tunnels []*TunnelReport `protobuf:"bytes,3,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
 	// Tunnels that the edge no longer has.
