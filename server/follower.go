@@ -83,7 +83,8 @@ func (f *follower) step() {
 		f.tunnels[name] = t
 	}
 	planned := len(changes.Tunnels)+len(changes.RemovedTunnels) > 0
-	if planned || differ(before.Sites, snap.Sites) || differ(before.Edges, snap.Edges) || uplinksDiffer(before, snap) {
+	if planned || differ(before.Sites, snap.Sites) || differ(before.Edges, snap.Edges) ||
+		differ(before.EdgeIdentities, snap.EdgeIdentities) || uplinksDiffer(before, snap) {
 		f.fleet.SetTopology(f.topology(snap))
 	}
 	for _, name := range changes.Intents {

@@ -211,11 +211,38 @@ func TestRenewal(t *testing.T) {
 	c.apply()
 	e := c.enrolled("berlin")
 	conn := e.dial(tls.Certificate{Certificate: e.chain, PrivateKey: e.control})
-	next := c.newEdge()
-	resp, err := swanherdv1.NewEnrollmentServiceClient(conn).RenewCertificate(t.Context(), &swanherdv1.RenewCertificateRequest{
-		ControlCsr: e.csr(next.control), IkeCsr: e.csr(next.ike)})
+	expires := func() time.Time {
+		edge, err := c.topology().GetEdge(t.Context(), &swanherdv1.GetEdgeRequest{Name: e.name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return edge.GetStatus().GetCertificateExpireTime().AsTime()
+	}
+	viewer, err := c.fleet().WatchFleet(t.Context(), &swanherdv1.WatchFleetRequest{Parent: "networks/demo"})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if frame, err := viewer.Recv(); err != nil || len(frame.GetEdges()) != 1 {
+		t.Fatalf("first picture: %v, %v", frame, err)
+	}
+	next := c.newEdge()
+	var resp *swanherdv1.RenewCertificateResponse
+	for first := expires(); expires().Equal(first); { // certificates count in seconds
+		resp, err = swanherdv1.NewEnrollmentServiceClient(conn).RenewCertificate(t.Context(), &swanherdv1.RenewCertificateRequest{
+			ControlCsr: e.csr(next.control), IkeCsr: e.csr(next.ike)})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for seen := (time.Time{}); !seen.Equal(expires()); {
+		frame, err := viewer.Recv()
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("viewers see a certificate until %v, it lasts until %v; %v", seen, expires(), err)
+		}
+		for _, edge := range frame.GetEdges() {
+			seen = edge.GetStatus().GetCertificateExpireTime().AsTime()
+		}
 	}
 	next.name, next.chain = e.name, resp.GetCertificates().GetControlChain()
 	next.open()

@@ -171,7 +171,7 @@ func (f *Fleet) setEdges(stored []*swanherdv1.Edge, now time.Time) {
 		if e == nil {
 			e = newEdge(s)
 			f.edges[s.GetName()] = e
-		} else if sameEdge(e.stored, s) {
+		} else if !e.certify(s.GetStatus().GetCertificateExpireTime()) && sameEdge(e.stored, s) {
 			continue
 		}
 		e.stored = s
@@ -183,6 +183,18 @@ func (f *Fleet) setEdges(stored []*swanherdv1.Edge, now time.Time) {
 			f.bury(name, now)
 		}
 	}
+}
+
+// certify notes when the edge's newest control certificate expires, the one
+// part of its status that the store knows better, and says whether that is new.
+func (e *edge) certify(expire *timestamppb.Timestamp) bool {
+	if proto.Equal(e.status.GetCertificateExpireTime(), expire) {
+		return false
+	}
+	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	status.CertificateExpireTime = expire
+	e.status = status
+	return true
 }
 
 // sameEdge compares what is stored of an edge apart from its status, which the
