@@ -151,6 +151,11 @@ func (s *session) greet(ctx context.Context, received <-chan error) error {
 			"the edge speaks session protocol %d, the controller %d and newer: update the edge",
 			hello.GetProtocolVersion(), swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1)
 	}
+	if err := checkUplinks(hello.GetUplinks()); err != nil {
+		return err
+	}
+	hello.AgentVersion, hello.DataPlane = clip(hello.GetAgentVersion(), maxWord), clip(hello.GetDataPlane(), maxWord)
+	hello.BootId = clip(hello.GetBootId(), maxWord)
 	s.hello, s.applied = hello, hello.GetApplied()
 	s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Welcome{Welcome: &swanherdv1.Welcome{
 		ProtocolVersion:   uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
@@ -319,6 +324,9 @@ func (s *session) handle(m *swanherdv1.EdgeMessage, wanted *Intent) error {
 	case *swanherdv1.EdgeMessage_Counters:
 		s.server.cfg.Fleet.Count(s.edge, m.Counters)
 	case *swanherdv1.EdgeMessage_Uplinks:
+		if err := checkUplinks(m.Uplinks.GetUplinks()); err != nil {
+			return err
+		}
 		s.hello.Uplinks = m.Uplinks.GetUplinks()
 		s.server.cfg.Fleet.SetUplinks(s.edge, m.Uplinks.GetUplinks())
 	case *swanherdv1.EdgeMessage_Ping:
@@ -392,7 +400,7 @@ func describe(n *swanherdv1.Nack) string {
 	if len(parts) == 0 {
 		return strings.ToLower(strings.TrimPrefix(n.GetCode().String(), "CODE_"))
 	}
-	return strings.Join(parts, "; ")
+	return clip(strings.Join(parts, "; "), maxText)
 }
 
 // reported passes a status report on. Reports are numbered, and the first of a
@@ -402,6 +410,11 @@ func (s *session) reported(r *swanherdv1.StatusReport) {
 		s.askFullStatus = true
 	}
 	s.reportSeq = r.GetSequence()
+	for _, t := range r.GetTunnels() {
+		if e := t.GetLastError(); e != nil {
+			e.Code, e.Message = clip(e.GetCode(), maxWord), clip(e.GetMessage(), maxText)
+		}
+	}
 	s.server.cfg.Fleet.Report(s.edge, r)
 }
 
