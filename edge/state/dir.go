@@ -48,7 +48,18 @@ func Open(path string) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dir{path: abs, lock: lock}, nil
+	d := &Dir{path: abs, lock: lock}
+	d.clearLeftovers()
+	return d, nil
+}
+
+// clearLeftovers removes what a crash left behind that never was in use. If that
+// fails it is in nobody's way but takes room.
+func (d *Dir) clearLeftovers() {
+	written, _ := filepath.Glob(temporaryOf(d.intentPath()))
+	for _, path := range append(written, d.candidatePath()+".tmp") {
+		_ = os.RemoveAll(path)
+	}
 }
 
 // lockFile takes the lock at path and notes the owner's process id in it, for

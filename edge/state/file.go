@@ -10,7 +10,7 @@ import (
 // file holds the old octets or the new ones.
 func writeFile(path string, data []byte) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*") // CreateTemp opens with mode 0600
+	f, err := os.CreateTemp(dir, filepath.Base(temporaryOf(path))) // opens with mode 0600
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -29,6 +29,11 @@ func writeFile(path string, data []byte) error {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return syncDir(dir)
+}
+
+// temporaryOf is the pattern of the names under which path is written.
+func temporaryOf(path string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".*")
 }
 
 // syncDir makes renames in dir durable.
