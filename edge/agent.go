@@ -135,6 +135,13 @@ func (a *agent) run(ctx context.Context) error {
 		engineDone <- err
 	}()
 	var parts sync.WaitGroup
+	parts.Go(func() {
+		select {
+		case err := <-a.plane.Failed():
+			stop(fmt.Errorf("move packets: %w", err))
+		case <-ctx.Done():
+		}
+	})
 	err := a.start(ctx, &parts)
 	if err == nil {
 		<-ctx.Done()

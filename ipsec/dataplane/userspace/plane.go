@@ -73,6 +73,7 @@ type Plane struct {
 	device *device
 	socket *socket
 	events chan dataplane.Event
+	failed chan error // holds one for each of the two goroutines
 	stats  stats
 
 	inbound *spiTable
@@ -121,6 +122,7 @@ func New(c Config) (*Plane, error) {
 	p := &Plane{
 		logger: c.Logger, device: d, socket: s,
 		events:   make(chan dataplane.Event, eventBuffer),
+		failed:   make(chan error, 2),
 		inbound:  newSPITable(),
 		reserved: map[uint32]bool{},
 		sas:      map[saKey]*association{},
@@ -143,6 +145,20 @@ func (p *Plane) ListenAddr() netip.AddrPort { return p.socket.local }
 
 // Events implements dataplane.Plane.
 func (p *Plane) Events() <-chan dataplane.Event { return p.events }
+
+// Failed gets an error when the plane can move packets no more, for instance
+// because somebody removed its interface. There is no way on but to close it and
+// to make another one.
+func (p *Plane) Failed() <-chan error { return p.failed }
+
+// fail is called by a goroutine that has to end before Close.
+func (p *Plane) fail(err error) {
+	if p.stop.Load() {
+		return
+	}
+	p.logger.Error("data plane has failed", "interface", p.device.name, "error", err)
+	p.failed <- err
+}
 
 // raise hands an event to the reader and reports whether there was room.
 func (p *Plane) raise(e dataplane.Event) bool {

@@ -3,6 +3,7 @@ package userspace
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 	"unsafe"
@@ -20,6 +21,10 @@ const (
 	slabLen = 65536
 	oobLen  = 128
 	minESP  = 8
+
+	// receivePause is how long a socket that cannot be read, for want of memory
+	// or another reason that may pass, is left alone.
+	receivePause = 20 * time.Millisecond
 )
 
 // message is struct mmsghdr.
@@ -87,20 +92,18 @@ func (r *receiver) run() {
 		r.receive()
 		if r.errno == unix.EAGAIN {
 			if err := r.socket.conn.Read(r.tryRecv); err != nil {
-				if !r.plane.stop.Load() {
-					r.plane.logger.Error("receive from network; no packet arrives any more", "error", err)
-				}
+				r.plane.fail(fmt.Errorf("wait for the network: %w", err))
 				return
 			}
 		}
 		switch r.errno {
 		case 0:
 			r.batch()
-		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.ENOMEM, unix.ENOBUFS:
-			// An earlier send's ICMP error, or a passing shortage.
+		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
+			// Nothing, or an earlier send's ICMP error.
 		default:
-			r.plane.logger.Error("receive from network; no packet arrives any more", "error", r.errno)
-			return
+			r.plane.stats.receiveErrors.Add(1)
+			time.Sleep(receivePause)
 		}
 	}
 }

@@ -17,6 +17,7 @@ type Drops struct {
 	Dummy         uint64 // inbound: dummy packets (RFC 4303, Section 2.6)
 	Congestion    uint64 // inbound: marked CE without ECN in the inner header (RFC 6040, Section 4.2)
 	DeliverErrors uint64 // inbound: packets that the interface refused
+	ReceiveErrors uint64 // inbound: times that the socket could not be read
 	LostEvents    uint64 // events for which the channel had no room
 }
 
@@ -24,7 +25,7 @@ type Drops struct {
 type stats struct {
 	noPolicy, noSA, expired, outMalformed, sendErrors       atomic.Uint64
 	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
-	loops, tooBig, lostEvents                               atomic.Uint64
+	loops, tooBig, lostEvents, receiveErrors                atomic.Uint64
 }
 
 // Drops returns the packets dropped outside of SAs so far.
@@ -36,6 +37,6 @@ func (p *Plane) Drops() Drops {
 		OutMalformed: s.outMalformed.Load(), SendErrors: s.sendErrors.Load(),
 		UnknownSPI: s.unknownSPI.Load(), Malformed: s.malformed.Load(), Dummy: s.dummy.Load(),
 		Congestion: s.congestion.Load(), DeliverErrors: s.deliverErrors.Load(),
-		LostEvents: s.lostEvents.Load(),
+		LostEvents: s.lostEvents.Load(), ReceiveErrors: s.receiveErrors.Load(),
 	}
 }

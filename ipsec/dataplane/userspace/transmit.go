@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"errors"
+	"fmt"
 	"time"
 	"unsafe"
 
@@ -87,9 +88,7 @@ func (t *transmitter) run() {
 		if t.errno == unix.EAGAIN {
 			t.flushAll()
 			if err := t.device.conn.Read(t.tryRead); err != nil {
-				if !t.plane.stop.Load() {
-					t.plane.logger.Error("interface is gone; no packet leaves through it", "interface", t.device.name, "error", err)
-				}
+				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.device.name, err))
 				return
 			}
 		}
@@ -102,7 +101,7 @@ func (t *transmitter) run() {
 		case unix.EINTR, unix.EAGAIN:
 		default:
 			t.flushAll()
-			t.plane.logger.Error("read interface; no packet leaves through it any more", "interface", t.device.name, "error", t.errno)
+			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.device.name, t.errno))
 			return
 		}
 	}
