@@ -59,6 +59,8 @@ type session struct {
 	context    string
 	network    string
 	output     string
+	// documents counts what was printed as YAML.
+	documents int
 }
 
 func newRoot(streams IO) *cobra.Command {
@@ -144,7 +146,7 @@ func exitCode(err error) int {
 	case codes.PermissionDenied, codes.Unauthenticated:
 		return exitNotAllowed
 	}
-	if strings.HasPrefix(err.Error(), "unknown command") {
+	if strings.HasPrefix(err.Error(), "unknown command") { // cobra's, which has no type
 		return exitUsage
 	}
 	return exitFailed

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -108,6 +110,9 @@ func newContexts(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if s.output != "table" {
+				return s.printContexts(cfg)
+			}
 			t := newTable(s.Out, "CURRENT", "NAME", "SERVER", "NETWORK")
 			for _, x := range cfg.Contexts {
 				mark := ""
@@ -131,11 +136,34 @@ func newContexts(s *session) *cobra.Command {
 			if s.network == "" {
 				return usagef("give --network NAME")
 			}
-			return s.editContext(s.context, func(_ *Config, x *Context) { x.Network = s.network })
+			return s.editContext(s.context, func(_ *Config, x *Context) { x.Network = strings.TrimPrefix(s.network, "networks/") })
 		},
 	}
 	cmd.AddCommand(list, use, set)
 	return cmd
+}
+
+// printContexts writes the contexts for programs, without their tokens.
+func (s *session) printContexts(cfg *Config) error {
+	type row struct {
+		Name    string `json:"name" yaml:"name"`
+		Server  string `json:"server" yaml:"server"`
+		Network string `json:"network,omitempty" yaml:"network,omitempty"`
+		Current bool   `json:"current" yaml:"current"`
+	}
+	rows := []row{}
+	for _, x := range cfg.Contexts {
+		rows = append(rows, row{x.Name, x.Server, x.Network, x.Name == cfg.Current})
+	}
+	out := struct {
+		Contexts []row `json:"contexts" yaml:"contexts"`
+	}{rows}
+	if s.output == "yaml" {
+		return yaml.NewEncoder(s.Out).Encode(out)
+	}
+	e := json.NewEncoder(s.Out)
+	e.SetIndent("", "  ")
+	return e.Encode(out)
 }
 
 func (s *session) editContext(name string, edit func(*Config, *Context)) error {
@@ -149,6 +177,16 @@ func (s *session) editContext(name string, edit func(*Config, *Context)) error {
 	}
 	edit(cfg, x)
 	return cfg.save(s.configFile)
+}
+
+// atLeast is cobra.MinimumNArgs with an error that names what is missing.
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) < n {
+			return usagef("%s takes %s; see `%s --help`", cmd.CommandPath(), what, cmd.CommandPath())
+		}
+		return nil
+	}
 }
 
 // exactly is cobra.ExactArgs with an error that names what is missing.

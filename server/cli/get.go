@@ -22,7 +22,7 @@ func newGet(s *session) *cobra.Command {
 		Use:     "get KIND [NAME ...]",
 		Short:   "List resources, or show the named ones",
 		Example: "  swanherd get tunnels\n  swanherd get site berlin oslo -o yaml",
-		Args:    cobra.MinimumNArgs(1),
+		Args:    atLeast(1, "a kind"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := findKind(args[0])
 			if err != nil {
@@ -169,7 +169,7 @@ func describe(out io.Writer, m protoreflect.Message, indent string) {
 		case d.IsMap():
 			fmt.Fprintf(out, "%s%s:\n", indent, label)
 			v.Map().Range(func(k protoreflect.MapKey, v protoreflect.Value) bool {
-				fmt.Fprintf(out, "%s  %s: %s\n", indent, k.String(), v.String())
+				fmt.Fprintf(out, "%s  %s: %s\n", indent, safe(k.String()), safe(v.String()))
 				return true
 			})
 		case d.IsList():
@@ -204,13 +204,13 @@ func describeValue(out io.Writer, d protoreflect.FieldDescriptor, v protoreflect
 		prefix := screamingSnake(string(d.Enum().Name())) + "_"
 		fmt.Fprintf(out, "%s%s %s\n", indent, label, strings.TrimPrefix(string(value.Name()), prefix))
 	default:
-		fmt.Fprintf(out, "%s%s %s\n", indent, label, v.String())
+		fmt.Fprintf(out, "%s%s %s\n", indent, label, safe(v.String()))
 	}
 }
 
 func newDelete(s *session) *cobra.Command {
 	return &cobra.Command{
-		Use: "delete KIND NAME ...", Short: "Delete resources", Args: cobra.MinimumNArgs(2),
+		Use: "delete KIND NAME ...", Short: "Delete resources", Args: atLeast(2, "a kind and names"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := findKind(args[0])
 			if err != nil {
@@ -232,7 +232,9 @@ func newDelete(s *session) *cobra.Command {
 				if err := k.remove(cmd.Context(), c, name); err != nil {
 					return err
 				}
-				fmt.Fprintf(s.Out, "%s deleted\n", name)
+				if err := s.printDeleted(name); err != nil {
+					return err
+				}
 			}
 			return nil
 		},
@@ -242,8 +244,11 @@ func newDelete(s *session) *cobra.Command {
 func newWatch(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "watch [tunnels]", Short: "Show tunnels as they are, then each change, until interrupted",
-		Args: cobra.MaximumNArgs(1),
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("watch takes one kind, tunnels; see `%s --help`", cmd.CommandPath())
+			}
 			if len(args) == 1 && args[0] != "tunnels" && args[0] != "tunnel" {
 				return usagef("only tunnels can be watched, not %q", args[0])
 			}
@@ -280,7 +285,7 @@ func (s *session) printWatch(m *swanherdv1.WatchTunnelsResponse) error {
 	t := m.GetTunnel()
 	switch m.GetKind() {
 	case swanherdv1.WatchTunnelsResponse_KIND_UPSERTED:
-		fmt.Fprintf(s.Out, "%s  %-11s %s  %s\n", clock, enumWord(t.GetStatus()), base(t.GetName()), t.GetReason())
+		fmt.Fprintf(s.Out, "%s  %-11s %s  %s\n", clock, enumWord(t.GetStatus()), base(t.GetName()), safe(t.GetReason()))
 	case swanherdv1.WatchTunnelsResponse_KIND_REMOVED:
 		fmt.Fprintf(s.Out, "%s  %-11s %s\n", clock, "REMOVED", base(t.GetName()))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -29,8 +30,11 @@ At its first start the controller writes a credential file and prints the same:
 its address, the pin of its authority's key, and an administrator's token.`,
 		Example: "  swanherd login --credential /var/lib/swanherd/admin-credential\n" +
 			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...",
-		Args: cobra.MaximumNArgs(1),
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("login takes one server; see `%s --help`", cmd.CommandPath())
+			}
 			if file != "" {
 				c, err := ReadCredential(file)
 				if err != nil {
@@ -44,7 +48,7 @@ its address, the pin of its authority's key, and an administrator's token.`,
 			if x.Server == "" || x.CAPin == "" || x.Token == "" {
 				return usagef("give --credential FILE, or SERVER with --ca-pin and --token")
 			}
-			x.Network = s.network
+			x.Network = strings.TrimPrefix(s.network, "networks/")
 			return s.login(cmd, &x)
 		},
 	}

@@ -6,12 +6,15 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"buf.build/go/protoyaml"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 // table writes aligned columns.
@@ -25,7 +28,7 @@ func newTable(out io.Writer, header ...string) *table {
 
 func (t *table) row(cells ...string) {
 	for i, c := range cells {
-		if c == "" {
+		if cells[i] = safe(c); c == "" {
 			cells[i] = "-"
 		}
 	}
@@ -34,12 +37,16 @@ func (t *table) row(cells ...string) {
 
 func (t *table) flush() error { return t.w.Flush() }
 
-// printMessage writes m as JSON or YAML.
+// printMessage writes m as JSON or YAML; several become a stream of documents.
 func (s *session) printMessage(m proto.Message) error {
 	var b []byte
 	var err error
 	if s.output == "yaml" {
 		b, err = protoyaml.Marshal(m)
+		if s.documents > 0 {
+			b = append([]byte("---\n"), b...)
+		}
+		s.documents++
 	} else {
 		b, err = protojson.MarshalOptions{Multiline: true}.Marshal(m)
 		b = append(b, '\n')
@@ -49,6 +56,29 @@ func (s *session) printMessage(m proto.Message) error {
 	}
 	_, err = s.Out.Write(b)
 	return err
+}
+
+// printDeleted tells that a resource is gone.
+func (s *session) printDeleted(name string) error {
+	if s.output == "table" {
+		_, err := fmt.Fprintf(s.Out, "%s deleted\n", name)
+		return err
+	}
+	return s.printMessage(&swanherdv1.ResourceChange{Name: name, Action: swanherdv1.ResourceChange_ACTION_DELETED})
+}
+
+// safe is text for a terminal: what edges and other people wrote must not move
+// its cursor or forge lines.
+func safe(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		if unicode.IsControl(r) || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Bidi_Control, r) {
+			return '\uFFFD'
+		}
+		return r
+	}, text)
 }
 
 // base is the last segment of a resource name.

@@ -67,9 +67,17 @@ func newTokenList(s *session) *cobra.Command {
 				return err
 			}
 			defer c.close()
-			resp, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{Parent: c.parent, PageSize: pageSize})
-			if err != nil {
-				return err
+			resp := &swanherdv1.ListEnrollmentTokensResponse{}
+			for token := ""; ; {
+				page, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{
+					Parent: c.parent, PageSize: pageSize, PageToken: token})
+				if err != nil {
+					return err
+				}
+				resp.EnrollmentTokens = append(resp.EnrollmentTokens, page.GetEnrollmentTokens()...)
+				if token = page.GetNextPageToken(); token == "" {
+					break
+				}
 			}
 			if s.output != "table" {
 				return s.printMessage(resp)
@@ -99,8 +107,7 @@ func newTokenDelete(s *session) *cobra.Command {
 			if _, err := c.access.DeleteEnrollmentToken(cmd.Context(), &swanherdv1.DeleteEnrollmentTokenRequest{Name: name}); err != nil {
 				return err
 			}
-			fmt.Fprintf(s.Out, "%s deleted\n", name)
-			return nil
+			return s.printDeleted(name)
 		},
 	}
 }
@@ -110,6 +117,9 @@ func newEvents(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "events", Short: "Show what happened, newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 || limit > pageSize {
+				return usagef("--limit %d is not within 1 and %d", limit, pageSize)
+			}
 			c, err := s.dialNetwork()
 			if err != nil {
 				return err

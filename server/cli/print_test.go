@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func TestSeveralMessagesAreDocuments(t *testing.T) {
+	for _, format := range []string{"json", "yaml"} {
+		var out bytes.Buffer
+		s := &session{IO: IO{Out: &out}, output: format}
+		for _, name := range []string{"networks/a/sites/one", "networks/a/sites/two"} {
+			if err := s.printMessage(&swanherdv1.Site{Name: name}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.printDeleted("networks/a/sites/three"); err != nil {
+			t.Fatal(err)
+		}
+		decode := json.NewDecoder(&out).Decode
+		if format == "yaml" {
+			decode = yaml.NewDecoder(&out).Decode
+		}
+		for _, want := range []string{"one", "two", "three"} {
+			var m struct{ Name, Action string }
+			if err := decode(&m); err != nil || m.Name != "networks/a/sites/"+want {
+				t.Fatalf("%s: got %v, %v, want %s", format, m, err, want)
+			}
+			if want == "three" && m.Action != "ACTION_DELETED" {
+				t.Errorf("%s: action is %q", format, m.Action)
+			}
+		}
+		var rest any
+		if err := decode(&rest); err != io.EOF {
+			t.Errorf("%s: after the last one: %v, %v", format, rest, err)
+		}
+	}
+}
+
+// Edges and other people write what an operator's terminal shows.
+func TestTerminalIsSafe(t *testing.T) {
+	var out bytes.Buffer
+	table := newTable(&out, "NAME", "REASON")
+	table.row("berlin", "\x1b[2J\x1b]0;owned\x07 gone\nforged  row\u202e")
+	if err := table.flush(); err != nil {
+		t.Fatal(err)
+	}
+	describe(&out, (&swanherdv1.Site{DisplayName: "a\x1b[1mb", Labels: map[string]string{"k": "v\r"}}).ProtoReflect(), "")
+	if strings.ContainsAny(out.String(), "\x1b\x07\r\u202e") || strings.Count(out.String(), "\n") != 5 {
+		t.Errorf("printed %q", out.String())
+	}
+}
+
+func TestUsageErrors(t *testing.T) {
+	config := filepath.Join(t.TempDir(), "config.yaml")
+	if err := os.WriteFile(config, []byte("current: a\ncontexts: [{name: a, server: 'h:1', ca_pin: 'sha256:00', token: swa_secret, network: demo}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args string) (int, string, string) {
+		var out, errs bytes.Buffer
+		code := Main(t.Context(), append([]string{"--config", config}, strings.Fields(args)...), IO{In: strings.NewReader(""), Out: &out, Err: &errs})
+		return code, out.String(), errs.String()
+	}
+	for args, want := range map[string]string{
+		"get":              "get takes a kind",
+		"delete site":      "delete takes a kind and names",
+		"describe site":    "describe takes a kind and a name",
+		"watch tunnels x":  "watch takes one kind",
+		"login a b":        "login takes one server",
+		"events --limit 0": "--limit 0 is not within 1 and 1000",
+		"get sites --frob": "unknown flag: --frob",
+		"frob":             "unknown command",
+		"delete tunnel x":  "cannot be deleted",
+	} {
+		if code, _, errs := run(args); code != exitUsage || !strings.Contains(errs, want) {
+			t.Errorf("%s: exit %d with %q, want exit %d and %q", args, code, errs, exitUsage, want)
+		}
+	}
+	for _, format := range []string{"table", "json", "yaml"} {
+		code, out, errs := run("context list -o " + format)
+		if code != exitOK || !strings.Contains(out, "demo") || strings.Contains(out, "swa_secret") {
+			t.Errorf("contexts as %s: exit %d, %q, %q", format, code, out, errs)
+		}
+	}
+}
