@@ -486,3 +486,45 @@ func spoil(t *testing.T, w *world, p *packet, r *rand.Rand) []byte {
 	}
 	return p.data
 }
+
+// TestEvilRekeying has an authenticated peer rekey without ever deleting what it
+// replaced: what that costs us is bounded, and when it stops all is well again.
+func TestEvilRekeying(t *testing.T) {
+	for name, request := range map[string]Input{"IKE SA": RekeyIKE{}, "Child SA": RekeyChild{}} {
+		t.Run(name, func(t *testing.T) {
+			w := pair(1, nil)
+			w.b.step(Connect{})
+			w.a.step(Connect{})
+			w.settle()
+			for range 60 {
+				w.b.step(request)
+				for len(w.flight) > 0 {
+					p := w.take(0)
+					if h, _ := wire.ParseHeader(p.data); h.Exchange == wire.ExchangeCreateChildSA {
+						w.deliver(p)
+					}
+				}
+				// The Delete is not sent, so the next request may be.
+				for _, sa := range w.b.t.sas {
+					sa.window.nextSend -= min(1, uint32(len(pending(sa))))
+					sa.window.outstanding, sa.active = nil, nil
+				}
+			}
+			if n := len(w.a.t.sas); n > 2*maxReplaced {
+				t.Errorf("%d IKE SAs are kept", n)
+			}
+			if n := len(w.a.t.children); n > 16 {
+				t.Errorf("%d Child SAs are kept", n)
+			}
+			w.advance(10*time.Minute, w.settle)
+			w.check(t)
+		})
+	}
+}
+
+func pending(sa *ikeSA) [][]byte {
+	if sa.window.outstanding == nil {
+		return nil
+	}
+	return sa.window.outstanding.datagrams[:1]
+}

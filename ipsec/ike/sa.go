@@ -64,6 +64,9 @@ const (
 	lingerTime = 30 * time.Second
 	// maxLingering bounds the IKE SAs of a tunnel that only do that.
 	maxLingering = 8
+	// maxReplaced bounds the IKE SAs of a tunnel that are replaced and wait for
+	// their deletion: who replaces them deletes them one by one.
+	maxReplaced = 4
 	// maxInbox bounds the messages that wait while one is worked on.
 	maxInbox = 8
 )

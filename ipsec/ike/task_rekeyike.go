@@ -257,7 +257,7 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 		return
 	}
-	if sa.rekey != nil && sa.rekey.passive != nil {
+	if sa.rekey != nil && sa.rekey.passive != nil || t.replacedSAs() >= maxReplaced {
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 		return
 	}
@@ -282,6 +282,17 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 	}
 	fresh := sa.heir(sa.m.runtime.NewSPI(), spi, chosen, false)
 	sa.deriveHeir(m, fresh, answer, ke.Data)
+}
+
+// replacedSAs is how many IKE SAs wait for the peer to delete them.
+func (t *Tunnel) replacedSAs() int {
+	n := 0
+	for _, sa := range t.sas {
+		if sa.state == stateRekeyed {
+			n++
+		}
+	}
+	return n
 }
 
 // deriveHeir computes the keys of the new IKE SA and answers.
