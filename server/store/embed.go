@@ -46,7 +46,9 @@ func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded
 	if err != nil {
 		return nil, err
 	}
-	server, err := embed.StartEtcd(embeddedConfig(filepath.Join(dir, "etcd"), log))
+	server, err := survive(func() (*embed.Etcd, error) {
+		return embed.StartEtcd(embeddedConfig(filepath.Join(dir, "etcd"), log))
+	})
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", dir, err)
@@ -62,6 +64,17 @@ func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded
 		e.close()
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", dir, ctx.Err())
 	}
+}
+
+// survive turns a panic of start into an error: etcd panics when its disk is
+// full, and a person is to read one line of it.
+func survive(start func() (*embed.Etcd, error)) (server *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			server, err = nil, fmt.Errorf("%v (what it logged before says why; is the disk full?)", p)
+		}
+	}()
+	return start()
 }
 
 func embeddedConfig(dir string, log *slog.Logger) *embed.Config {
