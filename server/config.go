@@ -105,6 +105,12 @@ func (c Config) withDefaults() (Config, error) {
 			errs = append(errs, fmt.Errorf("advertise-url %q: want https://host:port", c.AdvertiseURL))
 		}
 	}
+	if c.CounterInterval != 0 && c.CounterInterval < time.Second {
+		errs = append(errs, fmt.Errorf("counter-interval %v: want at least 1s", c.CounterInterval))
+	}
+	if c.EtcdTLS != nil && len(c.EtcdEndpoints) == 0 {
+		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))
+	}
 	return c, errors.Join(errs...)
 }
 
