@@ -528,3 +528,35 @@ func pending(sa *ikeSA) [][]byte {
 	}
 	return sa.window.outstanding.datagrams[:1]
 }
+
+// TestInitAnswerIsNoAmplifier: whoever forges a source address gets nothing sent
+// there for a malformed request, and for a good one hardly more than it costs.
+func TestInitAnswerIsNoAmplifier(t *testing.T) {
+	for name, change := range map[string]func(a, b *Config){"PSK": nil, "certificates": withCertificates(newAuthority("CA", newEd25519))} {
+		t.Run(name, func(t *testing.T) {
+			w := pair(1, change)
+			w.b.step(Connect{})
+			w.a.step(Connect{})
+			request := w.take(0).data
+			e := &evil{world: w, t: t}
+			for cut := range request {
+				e.inject(w.b, request[:cut])
+				short := bytes.Clone(request[:cut])
+				if cut >= wire.HeaderLen {
+					binary.BigEndian.PutUint32(short[24:], uint32(cut))
+					e.inject(w.b, short)
+				}
+			}
+			if len(w.flight) != 0 {
+				t.Fatalf("%d answers to malformed requests", len(w.flight))
+			}
+			e.inject(w.b, request)
+			if len(w.flight) != 1 {
+				t.Fatalf("%d answers, want 1", len(w.flight))
+			}
+			if answer := w.flight[0].data; 4*len(answer) > 5*len(request) {
+				t.Errorf("answer of %d octets to a request of %d", len(answer), len(request))
+			}
+		})
+	}
+}
