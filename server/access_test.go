@@ -22,7 +22,8 @@ func TestLoginLinkEndsWithItsMaker(t *testing.T) {
 	anyone := swanherdv1.NewAccessServiceClient(c.dial(""))
 	maker := func() (*swanherdv1.ApiToken, string) {
 		token, err := c.access().CreateApiToken(t.Context(), &swanherdv1.CreateApiTokenRequest{ApiToken: &swanherdv1.ApiToken{
-			Role: swanherdv1.Role_ROLE_OPERATOR, ExpireTime: timestamppb.New(time.Now().Add(time.Hour))}})
+			Role: swanherdv1.Role_ROLE_OPERATOR, ExpireTime: timestamppb.New(time.Now().Add(time.Hour)),
+		}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -35,7 +35,8 @@ func TestLongRequests(t *testing.T) {
 	}
 	stranger := swanherdv1.NewTopologyServiceClient(c.dial(""))
 	_, err := stranger.Apply(t.Context(), &swanherdv1.ApplyRequest{Manifest: &swanherdv1.Manifest{
-		Networks: []*swanherdv1.Network{{Name: "networks/demo", Description: strings.Repeat("a", 1<<20)}}}})
+		Networks: []*swanherdv1.Network{{Name: "networks/demo", Description: strings.Repeat("a", 1<<20)}},
+	}})
 	if err == nil || status.Code(err) == codes.ResourceExhausted || !strings.Contains(err.Error(), "no valid API token") {
 		t.Errorf("a stranger's long call: %v", err)
 	}

@@ -149,7 +149,8 @@ func manifest() *swanherdv1.Manifest {
 			Name:    "networks/demo/meshes/all",
 			Profile: "networks/demo/profiles/default",
 			Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{
-				Sites: &swanherdv1.SiteSelector{All: true}}},
+				Sites: &swanherdv1.SiteSelector{All: true},
+			}},
 		}},
 	}
 	for i, id := range []string{"berlin", "oslo", "rome"} {
@@ -226,7 +227,8 @@ func (e *testEdge) tryEnroll(token, id string) (*swanherdv1.EnrollResponse, erro
 	conn := e.dial()
 	defer conn.Close()
 	return swanherdv1.NewEnrollmentServiceClient(conn).Enroll(e.t.Context(), &swanherdv1.EnrollRequest{
-		Token: token, EdgeId: id, ControlCsr: e.csr(e.control), IkeCsr: e.csr(e.ike)})
+		Token: token, EdgeId: id, ControlCsr: e.csr(e.control), IkeCsr: e.csr(e.ike),
+	})
 }
 
 func (e *testEdge) enroll(token string) {
@@ -241,7 +243,8 @@ func (e *testEdge) enroll(token string) {
 func (c *controller) tokenFor(site string, uses uint32) string {
 	c.t.Helper()
 	made, err := c.access().CreateEnrollmentToken(c.t.Context(), &swanherdv1.CreateEnrollmentTokenRequest{
-		Parent: "networks/demo", EnrollmentToken: &swanherdv1.EnrollmentToken{Site: "networks/demo/sites/" + site, MaxUses: uses}})
+		Parent: "networks/demo", EnrollmentToken: &swanherdv1.EnrollmentToken{Site: "networks/demo/sites/" + site, MaxUses: uses},
+	})
 	if err != nil {
 		c.t.Fatal(err)
 	}

@@ -65,8 +65,7 @@ func (s *Server) listen(ctx context.Context) error {
 		bind("metrics (--metrics-listen)", s.cfg.MetricsListen, &s.listeners.metrics)); err != nil {
 		return err
 	}
-	s.info.OperatorAddr, s.info.EdgeAddr, s.info.MetricsAddr =
-		s.listeners.operator.Addr(), s.listeners.edge.Addr(), s.listeners.metrics.Addr()
+	s.info.OperatorAddr, s.info.EdgeAddr, s.info.MetricsAddr = s.listeners.operator.Addr(), s.listeners.edge.Addr(), s.listeners.metrics.Addr()
 	s.info.EdgeEndpoints = s.cfg.AdvertiseEdge
 	if len(s.info.EdgeEndpoints) == 0 {
 		s.info.EdgeEndpoints = []string{reachable(s.info.EdgeAddr, "")}

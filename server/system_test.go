@@ -136,7 +136,8 @@ func TestEnrollment(t *testing.T) {
 	// With the right token, a bad request is told.
 	conn := third.dial()
 	_, err = swanherdv1.NewEnrollmentServiceClient(conn).Enroll(t.Context(), &swanherdv1.EnrollRequest{
-		Token: expired, ControlCsr: []byte("x"), IkeCsr: third.csr(third.ike)})
+		Token: expired, ControlCsr: []byte("x"), IkeCsr: third.csr(third.ike),
+	})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "control_csr") {
 		t.Errorf("bad request: %v", err)
 	}
@@ -200,7 +201,8 @@ func TestSessionNeedsCertificate(t *testing.T) {
 		t.Errorf("session without a certificate: %v", err)
 	}
 	_, err = swanherdv1.NewEnrollmentServiceClient(conn).RenewCertificate(t.Context(), &swanherdv1.RenewCertificateRequest{
-		ControlCsr: []byte("x"), IkeCsr: []byte("x")})
+		ControlCsr: []byte("x"), IkeCsr: []byte("x"),
+	})
 	if status.Code(err) != codes.Unauthenticated {
 		t.Errorf("renewal without a certificate: %v", err)
 	}
@@ -229,7 +231,8 @@ func TestRenewal(t *testing.T) {
 	var resp *swanherdv1.RenewCertificateResponse
 	for first := expires(); expires().Equal(first); { // certificates count in seconds
 		resp, err = swanherdv1.NewEnrollmentServiceClient(conn).RenewCertificate(t.Context(), &swanherdv1.RenewCertificateRequest{
-			ControlCsr: e.csr(next.control), IkeCsr: e.csr(next.ike)})
+			ControlCsr: e.csr(next.control), IkeCsr: e.csr(next.ike),
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -301,8 +304,10 @@ func TestStandardMethods(t *testing.T) {
 	c := startController(t)
 	c.apply()
 	topology, ctx := c.topology(), t.Context()
-	site, err := topology.CreateSite(ctx, &swanherdv1.CreateSiteRequest{Parent: "networks/demo", SiteId: "wien",
-		Site: &swanherdv1.Site{Prefixes: []string{"10.9.0.0/16"}}})
+	site, err := topology.CreateSite(ctx, &swanherdv1.CreateSiteRequest{
+		Parent: "networks/demo", SiteId: "wien",
+		Site: &swanherdv1.Site{Prefixes: []string{"10.9.0.0/16"}},
+	})
 	if err != nil || site.GetUid() == "" || site.GetEtag() == "" || site.GetCreateTime() == nil {
 		t.Fatalf("create: %v, %v", site, err)
 	}
@@ -331,8 +336,10 @@ func TestStandardMethods(t *testing.T) {
 	if status.Code(err) != codes.FailedPrecondition {
 		t.Errorf("delete a network with sites: %v", err)
 	}
-	_, err = topology.CreateSite(ctx, &swanherdv1.CreateSiteRequest{Parent: "networks/demo", SiteId: "graz",
-		Site: &swanherdv1.Site{Prefixes: []string{"10.9.128.0/17"}}})
+	_, err = topology.CreateSite(ctx, &swanherdv1.CreateSiteRequest{
+		Parent: "networks/demo", SiteId: "graz",
+		Site: &swanherdv1.Site{Prefixes: []string{"10.9.128.0/17"}},
+	})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "site.prefixes[0]") {
 		t.Errorf("create with an overlapping prefix: %v", err)
 	}
@@ -366,7 +373,8 @@ func TestRolesAndNetworks(t *testing.T) {
 	c.apply()
 	ctx := t.Context()
 	made, err := c.access().CreateApiToken(ctx, &swanherdv1.CreateApiTokenRequest{ApiToken: &swanherdv1.ApiToken{
-		Role: swanherdv1.Role_ROLE_VIEWER, Networks: []string{"networks/other"}}})
+		Role: swanherdv1.Role_ROLE_VIEWER, Networks: []string{"networks/other"},
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -490,8 +498,10 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	cfg := server.Config{DataDir: t.TempDir(), Listen: "127.0.0.1:0", EdgeListen: taken.Addr().String(), MetricsListen: "127.0.0.1:0",
-		Log: slog.New(slog.DiscardHandler)}
+	cfg := server.Config{
+		DataDir: t.TempDir(), Listen: "127.0.0.1:0", EdgeListen: taken.Addr().String(), MetricsListen: "127.0.0.1:0",
+		Log: slog.New(slog.DiscardHandler),
+	}
 	if _, err := server.Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "--edge-listen") {
 		t.Fatalf("start on a taken address: %v", err)
 	}

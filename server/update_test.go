@@ -19,13 +19,15 @@ func TestPartialUpdate(t *testing.T) {
 	topology, ctx := c.topology(), t.Context()
 	mesh, err := topology.UpdateMesh(ctx, &swanherdv1.UpdateMeshRequest{
 		Mesh:       &swanherdv1.Mesh{Name: "networks/demo/meshes/all", DisplayName: "All"},
-		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"display_name"}}})
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"display_name"}},
+	})
 	if err != nil || mesh.GetDisplayName() != "All" || mesh.GetProfile() == "" {
 		t.Errorf("update of a mesh's display name: %v, %v", mesh, err)
 	}
 	_, err = topology.UpdateMesh(ctx, &swanherdv1.UpdateMeshRequest{
 		Mesh:       &swanherdv1.Mesh{Name: "networks/demo/meshes/all"},
-		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile"}}})
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"profile"}},
+	})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "mesh.profile") {
 		t.Errorf("update that takes the profile away: %v", err)
 	}
@@ -52,14 +54,16 @@ func TestPartialUpdate(t *testing.T) {
 		}
 	}
 	if _, err := topology.UpdateEdge(ctx, &swanherdv1.UpdateEdgeRequest{
-		Edge: &swanherdv1.Edge{Name: edge.name, Site: "networks/demo/sites/berlin"}}); err != nil {
+		Edge: &swanherdv1.Edge{Name: edge.name, Site: "networks/demo/sites/berlin"},
+	}); err != nil {
 		t.Errorf("edge that is moved to another site: %v", err)
 	}
 	if _, err := topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: "networks/demo/sites/berlin"}); err != nil {
 		t.Errorf("delete the site of an edge: %v", err)
 	}
 	if _, err := topology.UpdateEdge(ctx, &swanherdv1.UpdateEdgeRequest{
-		Edge: &swanherdv1.Edge{Name: edge.name, DisplayName: "Homeless"}}); err != nil {
+		Edge: &swanherdv1.Edge{Name: edge.name, DisplayName: "Homeless"},
+	}); err != nil {
 		t.Errorf("update of an edge whose site went: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -70,10 +71,10 @@ func setupPackages(ctx context.Context) error {
 		sudo = []string{"sudo"}
 	}
 	// A package that starts its daemon would take the host's IKE ports.
-	mask := append(sudo, "sh", "-c", `[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }`)
-	update := append(sudo, "apt-get", "-qq", "update")
-	install := append(sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install")
-	for _, argv := range [][]string{mask, update, append(install, missing...)} {
+	mask := slices.Concat(sudo, []string{"sh", "-c", `[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }`})
+	update := slices.Concat(sudo, []string{"apt-get", "-qq", "update"})
+	install := slices.Concat(sudo, []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install"}, missing)
+	for _, argv := range [][]string{mask, update, install} {
 		if err := command(ctx, "", argv...); err != nil {
 			return fmt.Errorf("%w; install %s by hand and run this again", err, strings.Join(missing, " "))
 		}

@@ -20,9 +20,6 @@ const (
 	lookInterval = 2 * time.Second
 	// Looking takes at most one part in restFactor of a processor, however fast events come.
 	restFactor = 10
-	// eventBuffer is how many events wait; they only say that it is time to
-	// look, so those that are lost do not matter.
-	eventBuffer = 64
 )
 
 // Source is where the state of tunnels comes from.

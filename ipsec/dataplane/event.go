@@ -30,8 +30,10 @@ const (
 	MappingChanged
 )
 
-var eventNames = [...]string{Acquire: "acquire", SoftExpire: "soft-expire", HardExpire: "hard-expire",
-	FirstInbound: "first-inbound", MappingChanged: "mapping-changed"}
+var eventNames = [...]string{
+	Acquire: "acquire", SoftExpire: "soft-expire", HardExpire: "hard-expire",
+	FirstInbound: "first-inbound", MappingChanged: "mapping-changed",
+}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) && k != 0 {

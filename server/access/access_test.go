@@ -102,8 +102,10 @@ func TestAPITokenForm(t *testing.T) {
 	if err != nil || id != "admin" || !matches(got, hashSecret(secret)) {
 		t.Errorf("%s parses as %s, %v", text, id, err)
 	}
-	for _, bad := range []string{"", "swa_", "swa_admin", "swa__x", "swa_admin_", text + "A", text[:len(text)-3], "swe_" + text[4:],
-		"swa_a/b_" + strings.SplitN(text, "_", 3)[2], "swa_" + strings.Repeat("a", 500)} {
+	for _, bad := range []string{
+		"", "swa_", "swa_admin", "swa__x", "swa_admin_", text + "A", text[:len(text)-3], "swe_" + text[4:],
+		"swa_a/b_" + strings.SplitN(text, "_", 3)[2], "swa_" + strings.Repeat("a", 500),
+	} {
 		if _, _, err := parseAPIToken(bad); err == nil {
 			t.Errorf("%q is taken for a token", bad)
 		}

@@ -41,7 +41,8 @@ func InvalidAll(violations []Violation) error {
 	var parts []string
 	for i, v := range violations {
 		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{
-			Field: v.Field, Description: v.Message})
+			Field: v.Field, Description: v.Message,
+		})
 		if i < maxInMessage {
 			parts = append(parts, v.Field+": "+v.Message)
 		}

@@ -152,7 +152,8 @@ func (k *Keeper) issue(ctx context.Context, token *swanherdv1.ApiToken, actor st
 func (k *Keeper) putAPIToken(ctx context.Context, token *swanherdv1.ApiToken, secret []byte, actor string, more func(*store.Txn)) error {
 	t := k.store.Txn()
 	k.store.APITokens.CreateIn(t, token.GetName(), &storev1.ApiToken{
-		Token: token, SecretSha256: hashSecret(secret), Actor: actor})
+		Token: token, SecretSha256: hashSecret(secret), Actor: actor,
+	})
 	role := strings.ToLower(strings.TrimPrefix(token.GetRole().String(), "ROLE_"))
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(actor, token.GetName(), "apiToken.create", "role "+role))
 	if more != nil {

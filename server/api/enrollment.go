@@ -134,7 +134,8 @@ func (s *Enrollment) enroll(ctx context.Context, req *swanherdv1.EnrollRequest) 
 // admit issues the certificates and stores what has to be remembered. identity
 // is zero for a new edge.
 func (s *Enrollment) admit(ctx context.Context, name model.EdgeName, site model.SiteName, token model.Row[*storev1.EnrollmentToken],
-	identity model.Row[*storev1.EdgeIdentity], csrs requests) (*swanherdv1.EnrollResponse, error) {
+	identity model.Row[*storev1.EdgeIdentity], csrs requests,
+) (*swanherdv1.EnrollResponse, error) {
 	now := time.Now()
 	certificates, control, ike, err := s.issue(ctx, name, csrs, now)
 	if err != nil {

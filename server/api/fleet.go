@@ -222,7 +222,8 @@ func sendTunnels(stream swanherdv1.FleetService_WatchTunnelsServer, d fleet.Delt
 	}
 	for _, name := range d.RemovedTunnels {
 		if err := stream.Send(&swanherdv1.WatchTunnelsResponse{
-			Kind: swanherdv1.WatchTunnelsResponse_KIND_REMOVED, Tunnel: &swanherdv1.Tunnel{Name: name}}); err != nil {
+			Kind: swanherdv1.WatchTunnelsResponse_KIND_REMOVED, Tunnel: &swanherdv1.Tunnel{Name: name},
+		}); err != nil {
 			return err
 		}
 	}
@@ -256,7 +257,8 @@ func (f *Fleet) WatchFleet(req *swanherdv1.WatchFleetRequest, stream swanherdv1.
 			return err
 		}
 		frame := &swanherdv1.WatchFleetResponse{
-			Tunnels: d.Tunnels, RemovedTunnels: d.RemovedTunnels, Edges: d.Edges, RemovedEdges: d.RemovedEdges}
+			Tunnels: d.Tunnels, RemovedTunnels: d.RemovedTunnels, Edges: d.Edges, RemovedEdges: d.RemovedEdges,
+		}
 		if c := v.counts(); !proto.Equal(c, counts) {
 			frame.Counts, counts = c, c
 		}

@@ -305,7 +305,8 @@ func meshesNaming(t *model.Topology, site string) []string {
 
 func names(m *swanherdv1.Mesh, site string) bool {
 	selectors := []*swanherdv1.SiteSelector{
-		m.GetFullMesh().GetSites(), m.GetHubAndSpoke().GetHubs(), m.GetHubAndSpoke().GetSpokes()}
+		m.GetFullMesh().GetSites(), m.GetHubAndSpoke().GetHubs(), m.GetHubAndSpoke().GetSpokes(),
+	}
 	for _, s := range selectors {
 		for _, named := range s.GetSites() {
 			if named == site {

@@ -70,7 +70,8 @@ func newTokenList(s *session) *cobra.Command {
 			resp := &swanherdv1.ListEnrollmentTokensResponse{}
 			for token := ""; ; {
 				page, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{
-					Parent: c.parent, PageSize: pageSize, PageToken: token})
+					Parent: c.parent, PageSize: pageSize, PageToken: token,
+				})
 				if err != nil {
 					return err
 				}

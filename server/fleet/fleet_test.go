@@ -87,12 +87,16 @@ func TestStatusOfBothEnds(t *testing.T) {
 	}{
 		{a: up, b: up, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_UP},
 		{a: up, b: partial, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, reason: "oslo lacks a Child SA"},
-		{a: up, b: failed, errorB: "AUTHENTICATION_FAILED", want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED,
-			reason: "berlin has an SA, oslo has none: peer reports AUTHENTICATION_FAILED"},
+		{
+			a: up, b: failed, errorB: "AUTHENTICATION_FAILED", want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED,
+			reason: "berlin has an SA, oslo has none: peer reports AUTHENTICATION_FAILED",
+		},
 		{a: up, b: idle, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING, reason: "berlin has an SA, oslo not yet"},
 		{a: connecting, b: idle, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING, reason: "berlin is negotiating"},
-		{a: idle, b: failed, errorB: "NO_PROPOSAL_CHOSEN", want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN,
-			reason: "oslo has no SA: peer reports NO_PROPOSAL_CHOSEN"},
+		{
+			a: idle, b: failed, errorB: "NO_PROPOSAL_CHOSEN", want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN,
+			reason: "oslo has no SA: peer reports NO_PROPOSAL_CHOSEN",
+		},
 		{a: idle, b: idle, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN, reason: "both ends wait for the other one to initiate"},
 	} {
 		f := fleet.New(fleet.Config{})
@@ -251,7 +255,8 @@ func TestCountersReachTheRow(t *testing.T) {
 	f.Report(berlin, r)
 	before, _ := f.Tunnel(tunnel)
 	f.Count(berlin, &swanherdv1.CounterReport{Tunnels: []*swanherdv1.TunnelCounters{{Tunnel: tunnel, Children: []*swanherdv1.ChildCounters{
-		{SpiIn: "c0ffee01", Counters: &swanherdv1.SaCounters{PacketsIn: 5}}, {SpiIn: "00000000"}}}}})
+		{SpiIn: "c0ffee01", Counters: &swanherdv1.SaCounters{PacketsIn: 5}}, {SpiIn: "00000000"},
+	}}}})
 	after, _ := f.Tunnel(tunnel)
 	if after.GetA().GetReport().GetChildSas()[0].GetCounters().GetPacketsIn() != 5 {
 		t.Errorf("counters did not arrive: %v", after)

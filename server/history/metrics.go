@@ -44,21 +44,29 @@ func New(fleet Counter, networks func() []string) *Metrics {
 		registry: prometheus.NewRegistry(),
 		GRPC:     grpcprom.NewServerMetrics(grpcprom.WithServerHandlingTimeHistogram()),
 		sessions: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "swanherd_sessions", Help: "Sessions of edges open at this replica."}),
+			Name: "swanherd_sessions", Help: "Sessions of edges open at this replica.",
+		}),
 		sessionsOver: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "swanherd_sessions_ended_total", Help: "Sessions that ended, by gRPC code."}, []string{"code"}),
+			Name: "swanherd_sessions_ended_total", Help: "Sessions that ended, by gRPC code.",
+		}, []string{"code"}),
 		updates: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "swanherd_intent_updates_total", Help: "Intent updates sent."}, []string{"kind"}),
+			Name: "swanherd_intent_updates_total", Help: "Intent updates sent.",
+		}, []string{"kind"}),
 		octets: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "swanherd_intent_octets_total", Help: "Octets of intent updates sent."}, []string{"kind"}),
+			Name: "swanherd_intent_octets_total", Help: "Octets of intent updates sent.",
+		}, []string{"kind"}),
 		push: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "swanherd_intent_push_seconds", Help: "From the first chunk of an update to the last one handed to the stream.", Buckets: latency}, []string{"kind"}),
+			Name: "swanherd_intent_push_seconds", Help: "From the first chunk of an update to the last one handed to the stream.", Buckets: latency,
+		}, []string{"kind"}),
 		answer: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "swanherd_intent_answer_seconds", Help: "From the first chunk of an update to the edge's answer.", Buckets: latency}, []string{"result"}),
+			Name: "swanherd_intent_answer_seconds", Help: "From the first chunk of an update to the edge's answer.", Buckets: latency,
+		}, []string{"result"}),
 		plan: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "swanherd_plan_seconds", Help: "From a change of the topology to new intents posted.", Buckets: latency}),
+			Name: "swanherd_plan_seconds", Help: "From a change of the topology to new intents posted.", Buckets: latency,
+		}),
 		store: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "swanherd_store_roundtrip_seconds", Help: "Linearizable read of etcd, probed.", Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12)}),
+			Name: "swanherd_store_roundtrip_seconds", Help: "Linearizable read of etcd, probed.", Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12),
+		}),
 	}
 	m.registry.MustRegister(m.GRPC, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store,
 		&fleetCollector{fleet: fleet, networks: networks},

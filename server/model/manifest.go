@@ -72,8 +72,10 @@ func mergeTable[T resource](m *merge, stored Table[T], manifest []T, collection 
 			continue
 		}
 		if before, twice := m.Fields[name]; twice {
-			m.found = append(m.found, Violation{Resource: name, Field: field + ".name",
-				Problem: fmt.Sprintf("%s is in the manifest twice, first as %s", name, before), Remedy: "remove one of the two"})
+			m.found = append(m.found, Violation{
+				Resource: name, Field: field + ".name",
+				Problem: fmt.Sprintf("%s is in the manifest twice, first as %s", name, before), Remedy: "remove one of the two",
+			})
 			continue
 		}
 		m.Fields[name] = field

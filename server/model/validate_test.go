@@ -52,35 +52,57 @@ func TestViolations(t *testing.T) {
 		want [][]string
 	}{
 		{"nothing", func(*swanherdv1.Manifest) {}, nil},
-		{"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
-			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}}},
-		{"overlap the other way", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.0.0.0/8" },
-			[][]string{{"sites[1].prefixes[0]", "10.0.0.0/8 overlaps 10.1.0.0/16", "sites[0].prefixes[0]"}}},
-		{"the same prefix", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.0.0/16" },
-			[][]string{{"sites[1].prefixes[0]", "overlaps"}}},
-		{"overlap in one site", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes = []string{"10.1.0.0/16", "10.1.1.0/24"} },
-			[][]string{{"sites[0].prefixes[1]", "of the same site"}}},
+		{
+			"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
+			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}},
+		},
+		{
+			"overlap the other way", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.0.0.0/8" },
+			[][]string{{"sites[1].prefixes[0]", "10.0.0.0/8 overlaps 10.1.0.0/16", "sites[0].prefixes[0]"}},
+		},
+		{
+			"the same prefix", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.0.0/16" },
+			[][]string{{"sites[1].prefixes[0]", "overlaps"}},
+		},
+		{
+			"overlap in one site", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes = []string{"10.1.0.0/16", "10.1.1.0/24"} },
+			[][]string{{"sites[0].prefixes[1]", "of the same site"}},
+		},
 		{"default route and all", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[1] = "::/0" }, nil},
-		{"host bits", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.1/16" },
-			[][]string{{"sites[0].prefixes[0]", "host bits", "write 10.1.0.0/16"}}},
-		{"no prefix", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.0" },
-			[][]string{{"sites[0].prefixes[0]", "not a prefix"}}},
+		{
+			"host bits", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.1/16" },
+			[][]string{{"sites[0].prefixes[0]", "host bits", "write 10.1.0.0/16"}},
+		},
+		{
+			"no prefix", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes[0] = "10.1.0.0" },
+			[][]string{{"sites[0].prefixes[0]", "not a prefix"}},
+		},
 		{"selector without match", func(m *swanherdv1.Manifest) {
 			m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{MatchLabels: map[string]string{"region": "apac"}}
 		}, [][]string{{"meshes[0].full_mesh.sites", "selects no site", "region: apac", "region: emea"}}},
-		{"empty selector", func(m *swanherdv1.Manifest) { m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{} },
-			[][]string{{"meshes[0].full_mesh.sites", "selects no site", "set all"}}},
+		{
+			"empty selector", func(m *swanherdv1.Manifest) { m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{} },
+			[][]string{{"meshes[0].full_mesh.sites", "selects no site", "set all"}},
+		},
 		{"unknown site in a selector", func(m *swanherdv1.Manifest) {
 			m.Meshes[0].GetFullMesh().Sites = &swanherdv1.SiteSelector{Sites: []string{"networks/demo/sites/paris"}}
 		}, [][]string{{"meshes[0].full_mesh.sites.sites[0]", "networks/demo/sites/paris does not exist", "networks/demo/sites/berlin"}}},
-		{"unknown profile", func(m *swanherdv1.Manifest) { m.Meshes[0].Profile = "networks/demo/profiles/gold" },
-			[][]string{{"meshes[0].profile", "gold", "does not exist", "networks/demo/profiles/default"}}},
-		{"unknown sites in a link", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "rome") },
-			[][]string{{"meshes[0].explicit_links.links[0].site_b", "rome does not exist"}}},
-		{"link to itself", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "oslo") },
-			[][]string{{"meshes[0].explicit_links.links[1]", "linked to itself"}}},
-		{"link twice", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "berlin") },
-			[][]string{{"meshes[0].explicit_links.links[1]", "same sites as explicit_links.links[0]"}}},
+		{
+			"unknown profile", func(m *swanherdv1.Manifest) { m.Meshes[0].Profile = "networks/demo/profiles/gold" },
+			[][]string{{"meshes[0].profile", "gold", "does not exist", "networks/demo/profiles/default"}},
+		},
+		{
+			"unknown sites in a link", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "rome") },
+			[][]string{{"meshes[0].explicit_links.links[0].site_b", "rome does not exist"}},
+		},
+		{
+			"link to itself", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "oslo") },
+			[][]string{{"meshes[0].explicit_links.links[1]", "linked to itself"}},
+		},
+		{
+			"link twice", func(m *swanherdv1.Manifest) { m.Meshes[0].Topology = links("berlin", "oslo", "oslo", "berlin") },
+			[][]string{{"meshes[0].explicit_links.links[1]", "same sites as explicit_links.links[0]"}},
+		},
 		{"no spoke", func(m *swanherdv1.Manifest) {
 			m.Meshes[0].Topology = hubs(&swanherdv1.SiteSelector{All: true}, &swanherdv1.SiteSelector{All: true})
 		}, [][]string{{"meshes[0].hub_and_spoke.spokes", "no site that is not a hub"}}},
@@ -91,15 +113,19 @@ func TestViolations(t *testing.T) {
 			{"profiles[0].esp_proposals[0]", `"prfsha384"`, "valid are aes128gcm16"},
 			{"profiles[0].ike_proposals[1]", `"rot13"`, "prfsha256"},
 		}},
-		{"unknown network", func(m *swanherdv1.Manifest) { m.Networks[0].Name = "networks/other" },
+		{
+			"unknown network", func(m *swanherdv1.Manifest) { m.Networks[0].Name = "networks/other" },
 			[][]string{
 				{"meshes[0].name", "networks/demo does not exist", "networks/other"},
 				{"profiles[0].name", "networks/demo does not exist"},
 				{"sites[0].name", "networks/demo does not exist"},
 				{"sites[1].name", "networks/demo does not exist"},
-			}},
-		{"twice", func(m *swanherdv1.Manifest) { m.Sites[1].Name = m.Sites[0].Name },
-			[][]string{{"sites[1].name", "twice", "sites[0]"}}},
+			},
+		},
+		{
+			"twice", func(m *swanherdv1.Manifest) { m.Sites[1].Name = m.Sites[0].Name },
+			[][]string{{"sites[1].name", "twice", "sites[0]"}},
+		},
 		{"another network's profile", func(m *swanherdv1.Manifest) {
 			m.Networks = append(m.Networks, &swanherdv1.Network{Name: "networks/other"})
 			m.Profiles = append(m.Profiles, &swanherdv1.Profile{Name: "networks/other/profiles/p"})
@@ -218,8 +244,10 @@ func TestNames(t *testing.T) {
 	if n, err := ParseTunnelName("networks/demo/tunnels/berlin--oslo"); err != nil || n.Tunnel != "berlin--oslo" || n.String() != "networks/demo/tunnels/berlin--oslo" {
 		t.Errorf("ParseTunnelName = %v, %v", n, err)
 	}
-	for _, bad := range []string{"", "networks/", "networks/Demo", "networks/demo/sites/berlin/", "networks/demo/edges/berlin",
-		"networks/demo/sites/", "networks//sites/berlin", "networks/demo/sites/-x", "x/networks/demo/sites/a", "networks/demo/sites/" + strings.Repeat("a", 64)} {
+	for _, bad := range []string{
+		"", "networks/", "networks/Demo", "networks/demo/sites/berlin/", "networks/demo/edges/berlin",
+		"networks/demo/sites/", "networks//sites/berlin", "networks/demo/sites/-x", "x/networks/demo/sites/a", "networks/demo/sites/" + strings.Repeat("a", 64),
+	} {
 		if n, err := ParseSiteName(bad); err == nil {
 			t.Errorf("ParseSiteName(%q) = %v, want an error", bad, n)
 		}

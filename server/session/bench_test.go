@@ -37,7 +37,8 @@ func BenchmarkFanOut(b *testing.B) {
 					continue
 				}
 				ack := &swanherdv1.Ack{Nonce: u.GetNonce(), Running: &swanherdv1.AppliedIntent{
-					Epoch: u.GetEpoch(), SourceRevision: u.GetSourceRevision(), SetDigest: u.GetResultDigest()}}
+					Epoch: u.GetEpoch(), SourceRevision: u.GetSourceRevision(), SetDigest: u.GetResultDigest(),
+				}}
 				if e.stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: ack}}) != nil {
 					return
 				}

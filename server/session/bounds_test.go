@@ -31,7 +31,8 @@ func TestUplinksAreBounded(t *testing.T) {
 				w := newWorld(t)
 				e := w.dial(nil)
 				e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
-					ProtocolVersion: 1, Uplinks: uplinks}}})
+					ProtocolVersion: 1, Uplinks: uplinks,
+				}}})
 				if _, err := e.end(); status.Code(err) != codes.InvalidArgument {
 					t.Errorf("Hello: %v", err)
 				}
@@ -54,7 +55,8 @@ func TestWordsOfEdgesAreCut(t *testing.T) {
 		e := w.dial(&swanherdv1.Hello{AgentVersion: strings.Repeat("é", 1<<20)})
 		e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Nack{Nack: &swanherdv1.Nack{
 			Nonce: e.recv().GetIntent().GetNonce(), Code: swanherdv1.Nack_CODE_INVALID,
-			Errors: []*swanherdv1.ResourceError{{Message: strings.Repeat("no ", 1<<19)}}}}})
+			Errors: []*swanherdv1.ResourceError{{Message: strings.Repeat("no ", 1<<19)}},
+		}}})
 		synctest.Wait()
 		s := w.state()
 		if len(s.GetAgentVersion()) > 100 || !utf8.ValidString(s.GetAgentVersion()) {

@@ -231,7 +231,8 @@ func (s *session) advance(wanted *Intent) {
 	case inSync:
 		if s.running == nil { // it came with what it should have
 			s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{
-				Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision}}})
+				Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision},
+			}})
 		}
 		s.running = wanted
 		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
@@ -279,7 +280,8 @@ func (s *session) next() (chan<- *swanherdv1.ControllerMessage, *swanherdv1.Cont
 	}
 	if s.askFullStatus {
 		return s.out, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FullStatusRequest{
-			FullStatusRequest: &swanherdv1.FullStatusRequest{}}}
+			FullStatusRequest: &swanherdv1.FullStatusRequest{},
+		}}
 	}
 	if len(s.queue) > 0 {
 		return s.out, s.queue[0]
@@ -423,7 +425,8 @@ func (s *session) farewell(e *ending, sender <-chan struct{}) {
 	timeout := time.NewTimer(farewellTimeout)
 	defer timeout.Stop()
 	m := &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Goaway{Goaway: &swanherdv1.Goaway{
-		Reason: e.reason, RetryAfter: durationpb.New(e.retryAfter)}}}
+		Reason: e.reason, RetryAfter: durationpb.New(e.retryAfter),
+	}}}
 	select {
 	case s.out <- m:
 		close(s.out)

@@ -145,13 +145,15 @@ func (e *edge) end() (*swanherdv1.Goaway, error) {
 func (e *edge) ack(nonce uint64, intent *session.Intent) {
 	e.t.Helper()
 	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{
-		Nonce: nonce, Running: running(intent)}}})
+		Nonce: nonce, Running: running(intent),
+	}}})
 }
 
 func (e *edge) nack(nonce uint64, code swanherdv1.Nack_Code, still *session.Intent) {
 	e.t.Helper()
 	n := &swanherdv1.Nack{Nonce: nonce, Code: code, Errors: []*swanherdv1.ResourceError{
-		{Resource: "networks/demo/tunnels/berlin--oslo", FieldPath: "children[0].local_ts", Message: "overlaps the uplink"}}}
+		{Resource: "networks/demo/tunnels/berlin--oslo", FieldPath: "children[0].local_ts", Message: "overlaps the uplink"},
+	}}
 	if still != nil {
 		n.Running = running(still)
 	}
@@ -168,7 +170,8 @@ func intent(revision int64, peers ...string) *session.Intent {
 	for _, p := range peers {
 		id, version, _ := strings.Cut(p, "/")
 		resources = append(resources, digest.Resource(&swanherdv1.TunnelIntent{
-			Name: "networks/demo/tunnels/berlin--" + id, PeerEdge: version}))
+			Name: "networks/demo/tunnels/berlin--" + id, PeerEdge: version,
+		}))
 	}
 	return session.NewIntent(revision, resources)
 }
@@ -445,7 +448,8 @@ func TestReportGapAsksForAll(t *testing.T) {
 		e := w.dial(&swanherdv1.Hello{})
 		report := func(seq uint64, full bool) {
 			e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{
-				Status: &swanherdv1.StatusReport{Sequence: seq, Full: full}}})
+				Status: &swanherdv1.StatusReport{Sequence: seq, Full: full},
+			}})
 		}
 		report(1, true)
 		report(2, false)

@@ -91,13 +91,17 @@ func selectors(prefixes ...netip.Prefix) []ts.Selector {
 
 // policies are those of the two sides.
 func policyA() dataplane.SetPolicy {
-	return dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: tunnel, Child: child,
-		LocalTS: selectors(netA, netA6), RemoteTS: selectors(netB, netB6)}}
+	return dataplane.SetPolicy{Policy: dataplane.Policy{
+		Tunnel: tunnel, Child: child,
+		LocalTS: selectors(netA, netA6), RemoteTS: selectors(netB, netB6),
+	}}
 }
 
 func policyB() dataplane.SetPolicy {
-	return dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: tunnel, Child: child,
-		LocalTS: selectors(netB, netB6), RemoteTS: selectors(netA, netA6)}}
+	return dataplane.SetPolicy{Policy: dataplane.Policy{
+		Tunnel: tunnel, Child: child,
+		LocalTS: selectors(netB, netB6), RemoteTS: selectors(netA, netA6),
+	}}
 }
 
 // apply wants every operation to succeed.

@@ -42,8 +42,10 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	p := &Plane{logger: slog.New(slog.DiscardHandler), device: &device{}, socket: &socket{fd: fd},
-		inbound: newSPITable(), failed: make(chan error, 2)}
+	p := &Plane{
+		logger: slog.New(slog.DiscardHandler), device: &device{}, socket: &socket{fd: fd},
+		inbound: newSPITable(), failed: make(chan error, 2),
+	}
 	r := newReceiver(p)
 	p.running.Go(r.run)
 	deadline := time.Now().Add(10 * time.Second)

@@ -56,7 +56,8 @@ func (p *Plane) connect(t testing.TB, sink netip.AddrPort) (out, in dataplane.SA
 	out.Direction, in.Direction = dataplane.Outbound, dataplane.Inbound
 	for _, err := range p.Apply([]dataplane.Op{
 		dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: all, RemoteTS: all}},
-		dataplane.InstallSA{SA: in}, dataplane.InstallSA{SA: out},
+		dataplane.InstallSA{SA: in},
+		dataplane.InstallSA{SA: out},
 	}) {
 		if err != nil {
 			t.Fatal(err)

@@ -137,7 +137,8 @@ func BenchmarkInstall(b *testing.B) {
 		out.Direction = dataplane.Outbound
 		return []dataplane.Op{
 				dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: name, Child: "c", LocalTS: local, RemoteTS: remote}},
-				dataplane.InstallSA{SA: sa}, dataplane.InstallSA{SA: out},
+				dataplane.InstallSA{SA: sa},
+				dataplane.InstallSA{SA: out},
 			}, []dataplane.Op{
 				dataplane.RemoveSA{Tunnel: name, SPI: sa.SPI, Direction: dataplane.Inbound},
 				dataplane.RemoveSA{Tunnel: name, SPI: sa.SPI, Direction: dataplane.Outbound},

@@ -422,8 +422,15 @@ func TestHostileDatagrams(t *testing.T) {
 	forged := packet(make([]byte, 200)...)
 	forged[7] = 1 // sequence number
 	for _, b := range [][]byte{
-		{}, {0}, {0xff}, {1, 2, 3}, spi, packet(0, 0, 0), packet(0, 0, 0, 1), packet(make([]byte, 20)...), forged,
-		{9, 9, 9, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0}, {0, 0, 0, 0}, {0, 0, 0, 0, 1, 2, 3, 4}, make([]byte, 9000),
+		{},
+		{0},
+		{0xff},
+		{1, 2, 3},
+		spi, packet(0, 0, 0), packet(0, 0, 0, 1), packet(make([]byte, 20)...), forged,
+		{9, 9, 9, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0},
+		{0, 0, 0, 0},
+		{0, 0, 0, 0, 1, 2, 3, 4},
+		make([]byte, 9000),
 	} {
 		if _, err := c.Write(b); err != nil && !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatal(err)
