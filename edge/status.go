@@ -86,8 +86,10 @@ func (a *agent) status() *Status {
 	}
 	if c := a.client.Load(); c != nil {
 		st := c.Status()
-		s.Session = &SessionStatus{Connected: st.Connected, Endpoint: st.Endpoint, Since: st.Since,
-			RoundTripMs: float64(st.RoundTrip) / float64(time.Millisecond), LastError: st.LastError}
+		s.Session = &SessionStatus{
+			Connected: st.Connected, Endpoint: st.Endpoint, Since: st.Since,
+			RoundTripMs: float64(st.RoundTrip) / float64(time.Millisecond), LastError: st.LastError,
+		}
 		if !st.NextAttempt.IsZero() {
 			s.Session.NextAttempt = &st.NextAttempt
 		}

@@ -48,9 +48,11 @@ func newAuthority(t *testing.T) *authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
 		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -116,8 +118,10 @@ func startController(t *testing.T) *controller {
 }
 
 func (c *controller) certificates(control, ike []byte) (*swanherdv1.EdgeCertificates, error) {
-	certs := &swanherdv1.EdgeCertificates{ControllerRoots: [][]byte{c.cert.Raw}, NetworkRoots: [][]byte{c.cert.Raw},
-		RenewTime: timestamppb.New(time.Now().Add(time.Minute))}
+	certs := &swanherdv1.EdgeCertificates{
+		ControllerRoots: [][]byte{c.cert.Raw}, NetworkRoots: [][]byte{c.cert.Raw},
+		RenewTime: timestamppb.New(time.Now().Add(time.Minute)),
+	}
 	for _, x := range []struct {
 		csr []byte
 		to  *[][]byte
@@ -177,8 +181,10 @@ func (c *controller) RenewCertificate(ctx context.Context, r *swanherdv1.RenewCe
 // token makes an enrollment token with the given secret.
 func (c *controller) token(secret string) string {
 	pin := sha256.Sum256(c.cert.RawSubjectPublicKeyInfo)
-	return makeToken(map[string]any{"e": []string{c.addr}, "p": hex.EncodeToString(pin[:]),
-		"i": "networks/n/enrollmentTokens/t1", "s": secret})
+	return makeToken(map[string]any{
+		"e": []string{c.addr}, "p": hex.EncodeToString(pin[:]),
+		"i": "networks/n/enrollmentTokens/t1", "s": secret,
+	})
 }
 
 func makeToken(fields map[string]any) string {

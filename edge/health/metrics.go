@@ -34,8 +34,10 @@ type childTotals struct{ packets, bytes, replay, auth, selector, missing uint64 
 // NewMetrics returns the metrics of a tracker's tunnels, an engine, and the
 // session, of which connected tells whether it stands.
 func NewMetrics(t *Tracker, engine func() engine.Counters, connected func() bool) *Metrics {
-	return &Metrics{tracker: t, engine: engine, connected: connected,
-		last: map[saKey]dataplane.Counters{}, totals: map[childKey]*childTotals{}}
+	return &Metrics{
+		tracker: t, engine: engine, connected: connected,
+		last: map[saKey]dataplane.Counters{}, totals: map[childKey]*childTotals{},
+	}
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -60,8 +62,10 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descTunnels, descTunnelUp, descSession, descPackets, descBytes, descDrops, descMissing,
-		descReceived, descSent, descIKEDrops, descHandshakes, descHalfOpen, descPanics} {
+	for _, d := range []*prometheus.Desc{
+		descTunnels, descTunnelUp, descSession, descPackets, descBytes, descDrops, descMissing,
+		descReceived, descSent, descIKEDrops, descHandshakes, descHalfOpen, descPanics,
+	} {
 		c <- d
 	}
 }

@@ -43,8 +43,10 @@ type Tracker struct {
 
 // New returns a Tracker; Run makes it follow.
 func New(source Source) *Tracker {
-	return &Tracker{source: source, changed: make(chan struct{}, 1),
-		reports: map[string]*swanherdv1.TunnelReport{}, dirty: map[string]bool{}}
+	return &Tracker{
+		source: source, changed: make(chan struct{}, 1),
+		reports: map[string]*swanherdv1.TunnelReport{}, dirty: map[string]bool{},
+	}
 }
 
 // Run follows the engine's events until ctx ends.
@@ -89,8 +91,10 @@ func (t *Tracker) Look(now time.Time) {
 	}
 	for name, err := range t.source.Deferred() {
 		if next[name] == nil {
-			next[name] = &swanherdv1.TunnelReport{Tunnel: name, State: swanherdv1.TunnelState_TUNNEL_STATE_FAILED,
-				LastError: &swanherdv1.TunnelError{Code: codeDeferred, Message: err.Error()}}
+			next[name] = &swanherdv1.TunnelReport{
+				Tunnel: name, State: swanherdv1.TunnelState_TUNNEL_STATE_FAILED,
+				LastError: &swanherdv1.TunnelError{Code: codeDeferred, Message: err.Error()},
+			}
 		}
 	}
 	t.mu.Lock()

@@ -34,9 +34,12 @@ func (p *plant) tracker() *Tracker {
 }
 
 func up(name string) engine.TunnelStatus {
-	return engine.TunnelStatus{Status: ike.Status{Name: name, State: ike.StateUp,
-		IKE: []ike.IKEStatus{{State: "established", Initiator: true, LocalSPI: wire.SPI{1}, RemoteSPI: wire.SPI{2}, Established: time.Unix(1, 0),
-			Local: netip.MustParseAddrPort("192.0.2.1:4500"), Remote: netip.MustParseAddrPort("192.0.2.2:4500")}},
+	return engine.TunnelStatus{Status: ike.Status{
+		Name: name, State: ike.StateUp,
+		IKE: []ike.IKEStatus{{
+			State: "established", Initiator: true, LocalSPI: wire.SPI{1}, RemoteSPI: wire.SPI{2}, Established: time.Unix(1, 0),
+			Local: netip.MustParseAddrPort("192.0.2.1:4500"), Remote: netip.MustParseAddrPort("192.0.2.2:4500"),
+		}},
 		Children: []ike.ChildStatus{
 			{Name: "net", State: "installed", InboundSPI: 0x100, OutboundSPI: 0x200},
 			{Name: "net", State: "deleting", InboundSPI: 0x101, OutboundSPI: 0x201},
@@ -111,12 +114,14 @@ func TestLatestWins(t *testing.T) {
 }
 
 func TestFullTakesTheNews(t *testing.T) {
-	p := &plant{tunnels: []engine.TunnelStatus{up("a")},
+	p := &plant{
+		tunnels: []engine.TunnelStatus{up("a")},
 		counters: []dataplane.Counters{
 			{Tunnel: "a", SPI: 0x100, Direction: dataplane.Inbound, Packets: 5, Bytes: 500, ReplayDrops: 1},
 			{Tunnel: "a", SPI: 0x200, Direction: dataplane.Outbound, Packets: 7, Bytes: 700},
 			{Tunnel: "other", SPI: 0x200, Direction: dataplane.Outbound, Packets: 99},
-		}}
+		},
+	}
 	tr := p.tracker()
 	tr.Look(time.Unix(1, 0))
 	full := tr.Full()

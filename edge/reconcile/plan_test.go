@@ -30,12 +30,16 @@ func goodIntent() *swanherdv1.EdgeIntent {
 		Tunnels: []*swanherdv1.TunnelIntent{{
 			Name: tunnelName, Role: swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR,
 			RemoteEndpoints: []*swanherdv1.PeerEndpoint{{Address: "198.51.100.2", Port: 4500}},
-			Authentication: &swanherdv1.Authentication{LocalId: "a.example", RemoteId: "b.example",
-				Method: &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{}}},
+			Authentication: &swanherdv1.Authentication{
+				LocalId: "a.example", RemoteId: "b.example",
+				Method: &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{}},
+			},
 			IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
 			IkeRekeyTime: durationpb.New(2 * time.Hour),
-			Children: []*swanherdv1.ChildIntent{{Name: "net", EspProposals: []string{"aes256gcm16-x25519-esn"},
-				LocalTs: []string{"10.1.0.0/24"}, RemoteTs: []string{"10.2.0.0/24", "2001:db8:2::/48"}}},
+			Children: []*swanherdv1.ChildIntent{{
+				Name: "net", EspProposals: []string{"aes256gcm16-x25519-esn"},
+				LocalTs: []string{"10.1.0.0/24"}, RemoteTs: []string{"10.2.0.0/24", "2001:db8:2::/48"},
+			}},
 		}},
 	}
 }
@@ -47,8 +51,10 @@ func material(t *testing.T) *Material {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(0x0abc), Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a.example"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(0x0abc), Subject: pkix.Name{CommonName: "a"}, DNSNames: []string{"a.example"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, public, private)
 	if err != nil {
 		t.Fatal(err)
@@ -57,8 +63,10 @@ func material(t *testing.T) *Material {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Material{Chain: []*x509.Certificate{cert}, Signer: private, Roots: []*x509.Certificate{cert},
-		PSKs: map[string]ident.PSK{"/psk": ident.PSK("hush")}}
+	return &Material{
+		Chain: []*x509.Certificate{cert}, Signer: private, Roots: []*x509.Certificate{cert},
+		PSKs: map[string]ident.PSK{"/psk": ident.PSK("hush")},
+	}
 }
 
 func environment() Environment {
@@ -110,18 +118,26 @@ func TestPlanErrors(t *testing.T) {
 		}, "children[0].esp_proposals[1]", "xor"},
 		"bad selector": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[1] = "10.2.0.1/24" }, "children[0].remote_ts[1]", "10.2.0.1/24"},
 		"no children":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children = nil }, "children", ""},
-		"no identity of the peer": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.RemoteId = "" },
-			"authentication.remote_id", ""},
-		"identity not in the certificate": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.LocalId = "c.example" },
-			"authentication", "c.example"},
+		"no identity of the peer": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.RemoteId = "" },
+			"authentication.remote_id", "",
+		},
+		"identity not in the certificate": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Authentication.LocalId = "c.example" },
+			"authentication", "c.example",
+		},
 		"initiator without an address": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.RemoteEndpoints = nil }, "remote_endpoints", "initiate"},
-		"route into itself": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[0] = "0.0.0.0/0" },
-			"children[0].remote_ts[0]", "198.51.100.2"},
+		"route into itself": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[0] = "0.0.0.0/0" },
+			"children[0].remote_ts[0]", "198.51.100.2",
+		},
 		"unknown uplink": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Uplink = "wan9" }, "uplink", "wan1"},
 		"replay window":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].ReplayWindow = 9 }, "children[0].replay_window", "64"},
 		"negative time":  {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.DpdDelay = durationpb.New(-1) }, "dpd_delay", ""},
-		"families": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.LocalAddress = "2001:db8::1" },
-			"local_address", "families"},
+		"families": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.LocalAddress = "2001:db8::1" },
+			"local_address", "families",
+		},
 		"same name": {func(i *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { i.Tunnels = append(i.Tunnels, u) }, "name", "two"},
 		"key without a name": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
 			u.Authentication.LocalId = ""

@@ -75,8 +75,10 @@ type Reconciler struct {
 
 // New returns a Reconciler that has nothing to do yet.
 func New(cfg Config) *Reconciler {
-	return &Reconciler{cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
-		waiting: map[string]time.Time{}, insistent: map[string]bool{}}
+	return &Reconciler{
+		cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
+		waiting: map[string]time.Time{}, insistent: map[string]bool{},
+	}
 }
 
 // ApplyError says what of a valid intent could not be brought about.

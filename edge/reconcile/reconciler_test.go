@@ -62,6 +62,7 @@ func (h *host) EnableForwarding(hostnet.Forwarding) error { return h.noForward }
 func (h *host) AddressIn([]netip.Prefix, bool, string) (netip.Addr, error) {
 	return netip.Addr{}, nil
 }
+
 func (h *host) SourceTo(netip.Addr) (netip.Addr, error) {
 	return netip.MustParseAddr("192.0.2.1"), h.noRoute
 }
@@ -71,8 +72,10 @@ func newTestReconciler(t *testing.T, h *host) *Reconciler {
 	m := material(t)
 	id := &state.Identity{IKEChain: m.Chain, NetworkRoots: m.Roots}
 	id.IKE = m.Signer.(ed25519.PrivateKey)
-	return New(Config{Engine: h, Host: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
-		Identity: func() *state.Identity { return id }, Logger: slog.New(slog.DiscardHandler)})
+	return New(Config{
+		Engine: h, Host: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
+		Identity: func() *state.Identity { return id }, Logger: slog.New(slog.DiscardHandler),
+	})
 }
 
 func TestApplyOrder(t *testing.T) {

@@ -25,7 +25,8 @@ func TestReportsOfManyTunnels(t *testing.T) {
 		}
 		tunnels = append(tunnels, &swanherdv1.TunnelReport{Tunnel: name, ChildSas: []*swanherdv1.ChildSa{sa}})
 		counters = append(counters, &swanherdv1.TunnelCounters{Tunnel: name, Children: []*swanherdv1.ChildCounters{{
-			SpiIn: sa.SpiIn, Counters: &swanherdv1.SaCounters{OctetsIn: 1 << 60, OctetsOut: 1 << 60, PacketsIn: 1 << 50, PacketsOut: 1 << 50}}}})
+			SpiIn: sa.SpiIn, Counters: &swanherdv1.SaCounters{OctetsIn: 1 << 60, OctetsOut: 1 << 60, PacketsIn: 1 << 50, PacketsOut: 1 << 50},
+		}}})
 		removed = append(removed, name)
 	}
 	if whole := proto.Size(&swanherdv1.StatusReport{Tunnels: tunnels}); whole <= 4<<20 {

@@ -136,10 +136,12 @@ func (s *session) loop(parent, ctx context.Context, received <-chan *swanherdv1.
 			err = s.sendTransitions()
 		case <-uplinks:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Uplinks{
-				Uplinks: &swanherdv1.UplinkReport{Uplinks: s.c.cfg.Uplinks.Current()}}})
+				Uplinks: &swanherdv1.UplinkReport{Uplinks: s.c.cfg.Uplinks.Current()},
+			}})
 		case now := <-s.pingTick.C:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
-				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)}}})
+				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)},
+			}})
 		case <-s.counterTick.C:
 			err = s.sendCounters()
 		}

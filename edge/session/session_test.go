@@ -165,7 +165,8 @@ func hello(t *testing.T, s serverStream) *swanherdv1.Hello {
 		t.Errorf("Hello = %v", h)
 	}
 	send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Welcome{
-		Welcome: &swanherdv1.Welcome{ProtocolVersion: 1, Epoch: "e1"}}})
+		Welcome: &swanherdv1.Welcome{ProtocolVersion: 1, Epoch: "e1"},
+	}})
 	if r := recvSkip(t, s).GetStatus(); !r.GetFull() || r.GetSequence() != 1 || len(r.GetTunnels()) != 1 {
 		t.Errorf("first report = %v, want a full one", r)
 	}
@@ -219,8 +220,10 @@ func testSnapshotDeltaResume(t *testing.T) {
 			if a := recvSkip(t, s).GetAck(); a.GetNonce() != 1 || !bytes.Equal(a.GetRunning().GetSetDigest(), full) {
 				t.Errorf("Ack = %v", a)
 			}
-			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 2, SourceRevision: 6, BaseDigest: full, ResultDigest: digest.Set(second), ChunkCount: 1,
-				Upserts: second[2:], Removals: []string{"t1"}})
+			sendIntent(t, s, &swanherdv1.IntentChunk{
+				Nonce: 2, SourceRevision: 6, BaseDigest: full, ResultDigest: digest.Set(second), ChunkCount: 1,
+				Upserts: second[2:], Removals: []string{"t1"},
+			})
 			if a := recvSkip(t, s).GetAck(); a.GetNonce() != 2 || a.GetRunning().GetSourceRevision() != 6 {
 				t.Errorf("Ack = %v", a)
 			}
@@ -242,15 +245,18 @@ func testSnapshotDeltaResume(t *testing.T) {
 func TestNack(t *testing.T) {
 	good := []*swanherdv1.IntentResource{settings(0)}
 	invalid := &RejectedError{Code: swanherdv1.Nack_CODE_INVALID, Errors: []*swanherdv1.ResourceError{
-		{Resource: "settings", FieldPath: "tunnel_mtu", Message: "too small"}}}
+		{Resource: "settings", FieldPath: "tunnel_mtu", Message: "too small"},
+	}}
 	for name, tc := range map[string]struct {
 		chunk  *swanherdv1.IntentChunk
 		reject error
 		code   swanherdv1.Nack_Code
 	}{
 		"wrong result digest": {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: []byte("other"), Upserts: good}, code: swanherdv1.Nack_CODE_DIGEST_MISMATCH},
-		"delta without a base": {chunk: &swanherdv1.IntentChunk{BaseDigest: []byte("x"), ResultDigest: digest.Set(good), Upserts: good},
-			code: swanherdv1.Nack_CODE_DIGEST_MISMATCH},
+		"delta without a base": {
+			chunk: &swanherdv1.IntentChunk{BaseDigest: []byte("x"), ResultDigest: digest.Set(good), Upserts: good},
+			code:  swanherdv1.Nack_CODE_DIGEST_MISMATCH,
+		},
 		"unknown kind": {chunk: &swanherdv1.IntentChunk{Full: true, Upserts: []*swanherdv1.IntentResource{{Name: "x"}}}, code: swanherdv1.Nack_CODE_INVALID},
 		"invalid":      {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.Set(good), Upserts: good}, reject: invalid, code: swanherdv1.Nack_CODE_INVALID},
 		"failed":       {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.Set(good), Upserts: good}, reject: errors.New("no device"), code: swanherdv1.Nack_CODE_APPLY_FAILED},
@@ -385,7 +391,8 @@ func testGoaway(t *testing.T) {
 			hello(t, s)
 			left = time.Now()
 			send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Goaway{
-				Goaway: &swanherdv1.Goaway{Reason: "draining", RetryAfter: durationpb.New(2 * time.Minute)}}})
+				Goaway: &swanherdv1.Goaway{Reason: "draining", RetryAfter: durationpb.New(2 * time.Minute)},
+			}})
 			return untilOver(s)
 		},
 		func(t *testing.T, s serverStream) error {

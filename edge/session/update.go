@@ -155,12 +155,15 @@ func (s *session) answer(result error) error {
 	s.running = u.intent
 	s.c.cfg.Logger.Info("applied intent", "revision", u.intent.SourceRevision, "resources", len(u.intent.Resources))
 	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{
-		Ack: &swanherdv1.Ack{Nonce: u.first.GetNonce(), Running: s.running.Applied()}}})
+		Ack: &swanherdv1.Ack{Nonce: u.first.GetNonce(), Running: s.running.Applied()},
+	}})
 }
 
 func (s *session) nack(u *update, why error) error {
-	rejected := &RejectedError{Code: swanherdv1.Nack_CODE_APPLY_FAILED,
-		Errors: []*swanherdv1.ResourceError{{Message: why.Error()}}}
+	rejected := &RejectedError{
+		Code:   swanherdv1.Nack_CODE_APPLY_FAILED,
+		Errors: []*swanherdv1.ResourceError{{Message: why.Error()}},
+	}
 	errors.As(why, &rejected)
 	s.c.cfg.Logger.Warn("refused intent; the one before it goes on", "revision", u.first.GetSourceRevision(), "error", why)
 	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Nack{Nack: &swanherdv1.Nack{

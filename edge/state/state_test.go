@@ -121,8 +121,10 @@ func TestIntentCorrupt(t *testing.T) {
 
 func selfSigned(t *testing.T, public, private any) []*x509.Certificate {
 	t.Helper()
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"},
-		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"},
+		NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour),
+	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, public, private)
 	if err != nil {
 		t.Fatal(err)
@@ -138,9 +140,11 @@ func identityFor(t *testing.T, k *Keys) *Identity {
 	t.Helper()
 	control := selfSigned(t, k.Control.Public(), k.Control)
 	ike := selfSigned(t, k.IKE.Public(), k.IKE)
-	return &Identity{Keys: *k, Edge: "networks/n/edges/a", SessionEndpoints: []string{"c:7444"},
+	return &Identity{
+		Keys: *k, Edge: "networks/n/edges/a", SessionEndpoints: []string{"c:7444"},
 		RenewTime: time.Now().Truncate(time.Second).UTC(), ControlChain: control, IKEChain: ike,
-		ControllerRoots: control, NetworkRoots: ike}
+		ControllerRoots: control, NetworkRoots: ike,
+	}
 }
 
 func TestIdentityLife(t *testing.T) {

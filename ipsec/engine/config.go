@@ -79,8 +79,13 @@ func (c Config) withDefaults() Config {
 		field *int
 		value int
 	}{
-		{&l.HalfOpen, 1024}, {&l.CookieThreshold, 64}, {&l.InitPerSecond, 4}, {&l.InitBurst, 16},
-		{&l.Mailbox, 1024}, {&l.CryptoWorkers, runtime.GOMAXPROCS(0)}, {&l.Handshakes, 256},
+		{&l.HalfOpen, 1024},
+		{&l.CookieThreshold, 64},
+		{&l.InitPerSecond, 4},
+		{&l.InitBurst, 16},
+		{&l.Mailbox, 1024},
+		{&l.CryptoWorkers, runtime.GOMAXPROCS(0)},
+		{&l.Handshakes, 256},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

@@ -179,7 +179,7 @@ func TestBadNetwork(t *testing.T) {
 }
 
 func badNetwork(random *rand.Rand) memory.Filter {
-	var mu = make(chan struct{}, 1)
+	mu := make(chan struct{}, 1)
 	return func(*memory.Datagram) []time.Duration {
 		mu <- struct{}{}
 		defer func() { <-mu }()

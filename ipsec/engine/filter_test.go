@@ -164,8 +164,12 @@ func TestRateLimiter(t *testing.T) {
 		at   time.Duration
 		want int
 	}{
-		{a, 0, 8}, {b, 0, 8}, {a, time.Second, 4}, {a, time.Hour, 8},
-		{netip.MustParseAddr("2001:db8::1"), 0, 8}, {netip.MustParseAddr("2001:db8::2"), 0, 0}, // the same /64
+		{a, 0, 8},
+		{b, 0, 8},
+		{a, time.Second, 4},
+		{a, time.Hour, 8},
+		{netip.MustParseAddr("2001:db8::1"), 0, 8},
+		{netip.MustParseAddr("2001:db8::2"), 0, 0}, // the same /64
 	} {
 		if got := count(c.addr, now.Add(c.at)); got != c.want {
 			t.Errorf("%s after %v: %d allowed, want %d", c.addr, c.at, got, c.want)

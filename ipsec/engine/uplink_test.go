@@ -42,8 +42,10 @@ func TestUplinkGoesAndComes(t *testing.T) {
 	psk := ident.PSK("a pre-shared key for tests only")
 	at := a.tunnel(b, ike.RoleInitiator, 4500, ident.Local{ID: id(t, a.id), PSK: psk}, ident.Remote{ID: id(t, b.id), PSK: psk})
 	bt := b.tunnel(a, ike.RoleResponder, 4500, ident.Local{ID: id(t, b.id), PSK: psk}, ident.Remote{ID: id(t, a.id), PSK: psk})
-	quick := ike.Timing{DPD: 300 * time.Millisecond, RetransmitBase: 50 * time.Millisecond, RetransmitTries: 3,
-		ReconnectBase: 50 * time.Millisecond, ReconnectMax: 200 * time.Millisecond}
+	quick := ike.Timing{
+		DPD: 300 * time.Millisecond, RetransmitBase: 50 * time.Millisecond, RetransmitTries: 3,
+		ReconnectBase: 50 * time.Millisecond, ReconnectMax: 200 * time.Millisecond,
+	}
 	at.Timing, bt.Timing = quick, quick
 	eventsA, eventsB := a.engine.Subscribe(64), b.engine.Subscribe(64)
 	up := func() {

@@ -186,7 +186,12 @@ func TestFromPayload(t *testing.T) {
 
 func TestStringIsSafe(t *testing.T) {
 	for _, v := range []ID{
-		{wire.IDFQDN, "\x1b[31mred\n"}, {wire.IDRFC822, "\n"}, {wire.IDDERDN, "junk\n"}, {wire.IDIPv4, "123"}, {77, "\n"}, {},
+		{wire.IDFQDN, "\x1b[31mred\n"},
+		{wire.IDRFC822, "\n"},
+		{wire.IDDERDN, "junk\n"},
+		{wire.IDIPv4, "123"},
+		{77, "\n"},
+		{},
 		FromSubject(newAuthority("line\nbreak\x1b", nil).cert),
 	} {
 		if s := v.String(); s == "" || strings.ContainsAny(s, "\n\x1b") {

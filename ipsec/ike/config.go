@@ -169,10 +169,13 @@ func (t Timing) withDefaults() Timing {
 		field *time.Duration
 		value time.Duration
 	}{
-		{&t.RekeyIKE, 4 * time.Hour}, {&t.RekeyChild, time.Hour},
-		{&t.DPD, 30 * time.Second}, {&t.KeepAlive, 20 * time.Second},
+		{&t.RekeyIKE, 4 * time.Hour},
+		{&t.RekeyChild, time.Hour},
+		{&t.DPD, 30 * time.Second},
+		{&t.KeepAlive, 20 * time.Second},
 		{&t.RetransmitBase, time.Second},
-		{&t.ReconnectBase, time.Second}, {&t.ReconnectMax, time.Minute},
+		{&t.ReconnectBase, time.Second},
+		{&t.ReconnectMax, time.Minute},
 		{&t.HalfOpen, 30 * time.Second},
 	}
 	for _, d := range durations {

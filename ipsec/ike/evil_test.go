@@ -119,8 +119,10 @@ func TestEvilHeader(t *testing.T) {
 			for exchange := wire.ExchangeIKESAInit; exchange <= wire.ExchangeIKEFollowupKE; exchange++ {
 				for flags := range 64 {
 					for id := range uint32(12) {
-						h := wire.Header{InitiatorSPI: sa.localSPI, ResponderSPI: sa.remoteSPI, Major: 2,
-							Exchange: exchange, Flags: wire.Flags(flags), MessageID: id}
+						h := wire.Header{
+							InitiatorSPI: sa.localSPI, ResponderSPI: sa.remoteSPI, Major: 2,
+							Exchange: exchange, Flags: wire.Flags(flags), MessageID: id,
+						}
 						if !sa.initiator {
 							h.InitiatorSPI, h.ResponderSPI = sa.remoteSPI, sa.localSPI
 						}
@@ -161,8 +163,10 @@ func TestEvilHint(t *testing.T) {
 	sa := e.a.t.primary()
 	sent := e.a.t.stats.Sent
 	complain := func() {
-		h := wire.Header{InitiatorSPI: sa.localSPI, ResponderSPI: sa.remoteSPI, Major: 2, Exchange: wire.ExchangeInformational,
-			MessageID: sa.window.nextReceive}
+		h := wire.Header{
+			InitiatorSPI: sa.localSPI, ResponderSPI: sa.remoteSPI, Major: 2, Exchange: wire.ExchangeInformational,
+			MessageID: sa.window.nextReceive,
+		}
 		if !sa.initiator {
 			h.InitiatorSPI, h.ResponderSPI = sa.remoteSPI, sa.localSPI
 			h.Flags = wire.FlagInitiator
@@ -209,11 +213,13 @@ func TestEvilInit(t *testing.T) {
 		e.forge(w.a, full, p)
 	}
 	weak := &wire.SA{Proposals: []wire.Proposal{{Number: 1, Protocol: wire.ProtocolIKE, Transforms: []wire.Transform{
-		{Type: wire.TransformEncryption, ID: uint16(wire.Encryption3DES)}, {Type: wire.TransformPRF, ID: uint16(wire.PRFHMACMD5)},
+		{Type: wire.TransformEncryption, ID: uint16(wire.Encryption3DES)},
+		{Type: wire.TransformPRF, ID: uint16(wire.PRFHMACMD5)},
 		{Type: wire.TransformKeyExchange, ID: uint16(wire.KeyExchangeCurve25519)},
 	}}}}
 	good := &wire.SA{Proposals: []wire.Proposal{{Number: 1, Protocol: wire.ProtocolIKE, Transforms: []wire.Transform{
-		{Type: wire.TransformEncryption, ID: uint16(wire.EncryptionAESGCM16), KeyLength: 128}, {Type: wire.TransformPRF, ID: uint16(wire.PRFHMACSHA256)},
+		{Type: wire.TransformEncryption, ID: uint16(wire.EncryptionAESGCM16), KeyLength: 128},
+		{Type: wire.TransformPRF, ID: uint16(wire.PRFHMACSHA256)},
 		{Type: wire.TransformKeyExchange, ID: uint16(wire.KeyExchangeCurve25519)},
 	}}}}
 	ke := &wire.KE{Group: wire.KeyExchangeCurve25519, Data: make([]byte, 32)}
@@ -318,8 +324,10 @@ func TestEvilPeer(t *testing.T) {
 	esp := &wire.SA{Proposals: suite.OfferESP(mustESP("aes128gcm16-x25519-esn"), []byte{0, 0, 9, 9})}
 	ike := &wire.SA{Proposals: suite.OfferIKE(mustIKE("aes128gcm16-prfsha256-x25519"), []byte("12345678"))}
 	ikeZero := &wire.SA{Proposals: suite.OfferIKE(mustIKE("aes128gcm16-prfsha256-x25519"), make([]byte, 8))}
-	tsi := &wire.TS{Initiator: true, Selectors: []wire.TrafficSelector{{Kind: wire.TSIPv4Range, EndPort: 65535,
-		First: netip.MustParseAddr("172.16.0.0"), Last: netip.MustParseAddr("172.16.255.255")}}}
+	tsi := &wire.TS{Initiator: true, Selectors: []wire.TrafficSelector{{
+		Kind: wire.TSIPv4Range, EndPort: 65535,
+		First: netip.MustParseAddr("172.16.0.0"), Last: netip.MustParseAddr("172.16.255.255"),
+	}}}
 	tsr := &wire.TS{Selectors: tsi.Selectors}
 	tests := []struct {
 		name     string

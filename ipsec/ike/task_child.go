@@ -47,8 +47,10 @@ type createChildTask struct {
 }
 
 func (c *createChildTask) start() {
-	c.x = &childExchange{sa: c.sa, cfg: c.cfg, localTS: c.cfg.LocalTS, remoteTS: c.cfg.RemoteTS,
-		failed: c.failed, succeeded: c.succeeded}
+	c.x = &childExchange{
+		sa: c.sa, cfg: c.cfg, localTS: c.cfg.LocalTS, remoteTS: c.cfg.RemoteTS,
+		failed: c.failed, succeeded: c.succeeded,
+	}
 	c.x.begin(preferredGroup(c.cfg.Proposals))
 }
 

@@ -18,8 +18,10 @@ type rekeyChildTask struct {
 
 func newRekeyChildTask(sa *ikeSA, old *childSA, cfg *ChildConfig) *rekeyChildTask {
 	r := &rekeyChildTask{sa: sa, old: old}
-	r.x = &childExchange{sa: sa, cfg: cfg, old: old, localTS: old.localTS, remoteTS: old.remoteTS,
-		failed: r.failed, succeeded: r.succeeded}
+	r.x = &childExchange{
+		sa: sa, cfg: cfg, old: old, localTS: old.localTS, remoteTS: old.remoteTS,
+		failed: r.failed, succeeded: r.succeeded,
+	}
 	return r
 }
 

@@ -21,8 +21,10 @@ var (
 
 func rekey() []wire.Payload {
 	all := []wire.TrafficSelector{
-		{Kind: wire.TSIPv4Range, IPProtocol: 6, StartPort: 443, EndPort: 443,
-			First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255")},
+		{
+			Kind: wire.TSIPv4Range, IPProtocol: 6, StartPort: 443, EndPort: 443,
+			First: netip.MustParseAddr("10.1.0.0"), Last: netip.MustParseAddr("10.1.255.255"),
+		},
 		{Kind: wire.TSSecurityLabel, Opaque: "label"},
 	}
 	return []wire.Payload{

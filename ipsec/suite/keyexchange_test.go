@@ -153,8 +153,10 @@ func TestX25519NonCanonical(t *testing.T) {
 // offCurve combines the edges of the coordinate range; none is a point.
 func offCurve(c elliptic.Curve, n int) [][]byte {
 	p := c.Params().P
-	edges := []*big.Int{big.NewInt(0), big.NewInt(1), new(big.Int).Sub(p, big.NewInt(1)), p,
-		new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), uint(8*n)), big.NewInt(1))}
+	edges := []*big.Int{
+		big.NewInt(0), big.NewInt(1), new(big.Int).Sub(p, big.NewInt(1)), p,
+		new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), uint(8*n)), big.NewInt(1)),
+	}
 	var out [][]byte
 	for _, x := range edges {
 		for _, y := range edges {

@@ -127,7 +127,8 @@ func TestPrefixes(t *testing.T) {
 		t.Errorf("%d prefixes, want 254", n)
 	}
 	for _, s := range []Selector{
-		{}, FromRange(addr("10.0.0.2"), addr("10.0.0.1")), FromRange(addr("10.0.0.1"), addr("::1")),
+		{},
+		FromRange(addr("10.0.0.2"), addr("10.0.0.1")), FromRange(addr("10.0.0.1"), addr("::1")),
 		FromRange(addr("fe80::1%a"), addr("fe80::2%a")), FromRange(netip.Addr{}, addr("::1")),
 	} {
 		if got := Prefixes(s); got != nil {

@@ -23,8 +23,10 @@ func TestParse(t *testing.T) {
 		"192.0.2.1/32[99/7]":       {Protocol: 99, StartPort: 7, EndPort: 7, First: addr("192.0.2.1"), Last: addr("192.0.2.1")},
 		"0.0.0.0/0[icmp/8]":        {Protocol: 1, StartPort: 0x0800, EndPort: 0x08ff, First: addr("0.0.0.0"), Last: addr("255.255.255.255")},
 		"0.0.0.0/0[icmp/3:4]":      {Protocol: 1, StartPort: 0x0304, EndPort: 0x0304, First: addr("0.0.0.0"), Last: addr("255.255.255.255")},
-		"::/0[ipv6-icmp/128:0-129:255]": {Protocol: 58, StartPort: 0x8000, EndPort: 0x81ff, First: addr("::"),
-			Last: addr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")},
+		"::/0[ipv6-icmp/128:0-129:255]": {
+			Protocol: 58, StartPort: 0x8000, EndPort: 0x81ff, First: addr("::"),
+			Last: addr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+		},
 	} {
 		got, err := Parse(text)
 		if err != nil || got != want {

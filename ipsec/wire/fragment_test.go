@@ -47,7 +47,9 @@ func TestEncryptedFragmentMalformed(t *testing.T) {
 	testParseFails(t, message("00030002 aa"), PayloadSKF, "fragment number 3 of 2")
 
 	for _, p := range []*EncryptedFragment{
-		{Number: 0, Total: 1}, {Number: 2, Total: 1}, {Number: 2, Total: 2, FirstInner: PayloadSA},
+		{Number: 0, Total: 1},
+		{Number: 2, Total: 1},
+		{Number: 2, Total: 2, FirstInner: PayloadSA},
 		{Number: 1, Total: 2, FirstInner: PayloadSKF},
 	} {
 		if _, err := (&Message{Header: protectedHeader, Payloads: []Payload{p}}).Append(nil); err == nil {

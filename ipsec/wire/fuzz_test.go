@@ -10,7 +10,8 @@ import (
 
 // sampleMessages are typed values of every kind, the seeds of the fuzz tests.
 func sampleMessages() []*Message {
-	samples := []*Message{saInitMessage(), ikeAuthMessage(),
+	samples := []*Message{
+		saInitMessage(), ikeAuthMessage(),
 		{Header: protectedHeader},
 		{Header: protectedHeader, Payloads: []Payload{&Encrypted{FirstInner: PayloadDelete, Body: count(28)}}},
 		{Header: protectedHeader, Payloads: []Payload{&EncryptedFragment{Number: 2, Total: 3, Body: count(28)}}},

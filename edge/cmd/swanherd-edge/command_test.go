@@ -51,8 +51,10 @@ func TestVolume(t *testing.T) {
 // A mistake on the command line is told apart from a failure, by exit code 2.
 func TestUsageErrors(t *testing.T) {
 	t.Setenv(tokenVariable, "")
-	for _, line := range []string{"run --bogus", "run extra", "run --uplink x", "run --log-level loud", "run --metrics-listen x",
-		"status -o yaml", "enroll", "run --token a --token-file b"} {
+	for _, line := range []string{
+		"run --bogus", "run extra", "run --uplink x", "run --log-level loud", "run --metrics-listen x",
+		"status -o yaml", "enroll", "run --token a --token-file b",
+	} {
 		cmd := newCommand()
 		cmd.SetArgs(strings.Fields(line))
 		err := cmd.Execute()

@@ -110,8 +110,10 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 	for i, c := range children {
 		lead := "\t\t\t\t"
 		if i == 0 {
-			lead = strings.Join([]string{name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
-				dash(t.GetRemoteEndpoint()), dash(t.GetIkeSa().GetSuite())}, "\t")
+			lead = strings.Join([]string{
+				name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
+				dash(t.GetRemoteEndpoint()), dash(t.GetIkeSa().GetSuite()),
+			}, "\t")
 		}
 		child, spis, in, out := "-", "-", "-", "-"
 		if c != nil {
