@@ -30,13 +30,15 @@ type packet struct {
 
 // world is two nodes, the network between them and the time.
 type world struct {
-	now     time.Time
-	a, b    *node
-	flight  []*packet
-	lastID  int
-	log     func(string, ...any)
-	rng     *rand.Rand
-	latency func(*packet) // decides about a new packet; nil keeps it in flight
+	now    time.Time
+	a, b   *node
+	flight []*packet
+	lastID int
+	log    func(string, ...any)
+	// announcements has render show them.
+	announcements bool
+	rng           *rand.Rand
+	latency       func(*packet) // decides about a new packet; nil keeps it in flight
 	// nat, if set, rewrites what a node sends.
 	nat map[*node]netip.AddrPort
 }

@@ -31,9 +31,35 @@ func (w *world) render(data []byte) string {
 	}
 	var words []string
 	for _, p := range payloads {
+		if n, ok := p.(*wire.Notify); ok && announces[n.Kind] && !w.announcements {
+			continue
+		}
 		words = append(words, renderPayload(p, m))
 	}
 	return fmt.Sprintf("%s {%s}%s", head, strings.Join(words, " "), note)
+}
+
+// announces are the notifications by which an end says in the initial exchanges
+// what it can do and where it is. They are shown only in the stories about them,
+// so that one more capability does not rewrite the others.
+var announces = map[wire.NotifyType]bool{
+	wire.NotifyNATDetectionSourceIP:            true,
+	wire.NotifyNATDetectionDestinationIP:       true,
+	wire.NotifySignatureHashAlgorithms:         true,
+	wire.NotifyFragmentationSupported:          true,
+	wire.NotifyMOBIKESupported:                 true,
+	wire.NotifyAdditionalIP4Address:            true,
+	wire.NotifyAdditionalIP6Address:            true,
+	wire.NotifyNoAdditionalAddresses:           true,
+	wire.NotifyRedirectSupported:               true,
+	wire.NotifyTicketRequest:                   true,
+	wire.NotifyTicketLTOpaque:                  true,
+	wire.NotifyChildlessIKEv2Supported:         true,
+	wire.NotifyQuickCrashDetection:             true,
+	wire.NotifyIKEv2MessageIDSyncSupported:     true,
+	wire.NotifyIntermediateExchangeSupported:   true,
+	wire.NotifySupportedAuthMethods:            true,
+	wire.NotifyIPsecReplayCounterSyncSupported: true,
 }
 
 // peek decrypts a message with the keys of either end.

@@ -21,7 +21,9 @@ import (
 //
 // Commands; NODE is a or b, DIR is a>b or b>a:
 //
-//	pair [key=value...]      two nodes; keys are in configurePair
+//	pair [key=value...]      two nodes; keys are in configurePair; with
+//	                         announcements=yes the capabilities that the ends
+//	                         announce are shown
 //	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
@@ -167,6 +169,7 @@ func (s *story) pair(d *datadriven.TestData) {
 		configurePair(s.t, b, "b", d.CmdArgs)
 	})
 	s.w.log = func(f string, args ...any) { fmt.Fprintf(&s.out, f, args...) }
+	s.w.announcements = s.arg(d, "announcements") != ""
 	s.w.b.step(Connect{})
 	if s.arg(d, "up") != "" {
 		s.w.a.step(Connect{})
@@ -188,7 +191,7 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up":
+		case "up", "announcements": // for the pair as a whole
 		case "role":
 			c.Role = map[string]Role{"either": RoleEither, "initiator": RoleInitiator, "responder": RoleResponder}[v]
 		case "ike":
