@@ -116,6 +116,9 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	if en != nil && en.wanted {
 		change = Changed
 	}
+	if en == nil {
+		e.load[t.shard.index]++
+	}
 	e.tunnels[c.Name] = &entry{tunnel: t, config: c, local: full.Local, wanted: true}
 	inLoop(t, done, func() { t.configure(time.Now(), m, &full) })
 	return change, nil
@@ -196,17 +199,17 @@ func inLoop(t *tunnel, done *sync.WaitGroup, f func()) {
 
 // forgetGone drops the tunnels that have closed.
 func (e *Engine) forgetGone() {
-	maps.DeleteFunc(e.tunnels, func(_ string, en *entry) bool { return !en.wanted && en.tunnel.gone.Load() })
+	maps.DeleteFunc(e.tunnels, func(_ string, en *entry) bool {
+		gone := !en.wanted && en.tunnel.gone.Load()
+		if gone {
+			e.load[en.tunnel.shard.index]--
+		}
+		return gone
+	})
 }
 
 // leastLoaded returns the loop with the fewest tunnels.
-func (e *Engine) leastLoaded() *shard {
-	load := make([]int, len(e.shards))
-	for _, en := range e.tunnels {
-		load[en.tunnel.shard.index]++
-	}
-	return e.shards[slices.Index(load, slices.Min(load))]
-}
+func (e *Engine) leastLoaded() *shard { return e.shards[slices.Index(e.load, slices.Min(e.load))] }
 
 // publishIndex lets everybody see the tunnels as they are now.
 func (e *Engine) publishIndex() {

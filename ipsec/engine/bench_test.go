@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"time"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane/memory"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/ts"
@@ -37,50 +41,168 @@ func benchTunnel(b *testing.B, side, n int) TunnelConfig {
 	}
 }
 
+// wirePlane carries IKE to another plane and no packets: what is left is the
+// cost of IKE.
+type wirePlane struct {
+	addr    netip.AddrPort
+	events  chan dataplane.Event
+	lastSPI atomic.Uint32
+	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
+	peer    *wirePlane
+}
+
+func newWirePlanes(a, b netip.AddrPort) [2]*wirePlane {
+	x, y := &wirePlane{addr: a}, &wirePlane{addr: b}
+	for _, p := range []*wirePlane{x, y} {
+		p.events = make(chan dataplane.Event)
+		p.lastSPI.Store(255)
+	}
+	x.peer, y.peer = y, x
+	return [2]*wirePlane{x, y}
+}
+
+func (p *wirePlane) Name() string                            { return "wire" }
+func (p *wirePlane) AllocateSPI() (uint32, error)            { return p.lastSPI.Add(1), nil }
+func (p *wirePlane) Apply(ops []dataplane.Op) []error        { return make([]error, len(ops)) }
+func (p *wirePlane) Counters() []dataplane.Counters          { return nil }
+func (p *wirePlane) Events() <-chan dataplane.Event          { return p.events }
+func (p *wirePlane) Close() error                            { return nil }
+func (p *wirePlane) SendKeepAlive(_, _ netip.AddrPort) error { return nil }
+
+func (p *wirePlane) Listen(deliver func(dataplane.IKEDatagram)) (dataplane.IKESender, error) {
+	p.deliver.Store(&deliver)
+	return p, nil
+}
+
+func (p *wirePlane) SendIKE(_, _ netip.AddrPort, b []byte) error {
+	if deliver := p.peer.deliver.Load(); deliver != nil {
+		(*deliver)(dataplane.IKEDatagram{Local: p.peer.addr, Remote: p.addr, Data: b})
+	}
+	return nil
+}
+
+func (p *wirePlane) LocalFor(netip.Addr) (netip.AddrPort, error) { return p.addr, nil }
+
+// benchPair is two engines in one process on planes without packets, whose
+// admission lets everybody in.
+type benchPair struct {
+	ctx     context.Context
+	engines [2]*Engine
+	events  *Subscription // of the responder's
+	close   func()
+}
+
+func newBenchPair(b *testing.B) *benchPair {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	p := &benchPair{ctx: ctx}
+	for side, plane := range newWirePlanes(addrA, addrB) {
+		const unlimited = 1 << 20
+		e, err := New(Config{Plane: plane, Limits: Limits{
+			CookieThreshold: unlimited, InitPerSecond: unlimited, InitBurst: unlimited, HalfOpen: unlimited,
+		}})
+		if err != nil {
+			b.Fatal(err)
+		}
+		p.engines[side] = e
+		running.Go(func() { _ = e.Run(ctx) })
+	}
+	p.events = p.engines[1].Subscribe(1024)
+	p.close = func() {
+		cancel()
+		running.Wait()
+	}
+	return p
+}
+
+// up brings up tunnels from first on, beside none of those before, and waits
+// until the responder has all their Child SAs.
+func (p *benchPair) up(b *testing.B, first, count int) {
+	b.Helper()
+	var desired [2][]TunnelConfig
+	for n := first; n < first+count; n++ {
+		for side := range desired {
+			desired[side] = append(desired[side], benchTunnel(b, side, n))
+		}
+	}
+	b.StartTimer()
+	p.engines[1].Apply(desired[1])
+	p.engines[0].Apply(desired[0])
+	for up := 0; up < count; {
+		ev, err := p.events.Next(p.ctx)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, ok := ev.What.(ike.ChildUp); ok {
+			up++
+		}
+	}
+}
+
 // BenchmarkTunnelUp brings tunnels up between two engines in one process, from
 // Apply to the Child SAs, sixteen at a time: the work of both sides. Those of
 // the round before are closed meanwhile.
 func BenchmarkTunnelUp(b *testing.B) {
 	const atOnce = 16
-	sw := memory.NewSwitch()
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	defer running.Wait()
-	defer cancel()
-	var engines [2]*Engine
-	for side, addr := range [2]netip.AddrPort{addrA, addrB} {
-		plane := memory.New(sw, addr)
-		defer plane.Close()
-		const unlimited = 1 << 20
-		e, err := New(Config{Plane: plane, Limits: Limits{CookieThreshold: unlimited, InitPerSecond: unlimited, InitBurst: unlimited}})
-		if err != nil {
-			b.Fatal(err)
-		}
-		engines[side] = e
-		running.Go(func() { _ = e.Run(ctx) })
-	}
-	events := engines[1].Subscribe(1024)
+	p := newBenchPair(b)
+	defer p.close()
 	tunnels := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		var desired [2][]TunnelConfig
-		for range atOnce {
-			for side := range desired {
-				desired[side] = append(desired[side], benchTunnel(b, side, tunnels))
-			}
-			tunnels++
-		}
-		engines[1].Apply(desired[1])
-		engines[0].Apply(desired[0])
-		for up := 0; up < atOnce; {
-			ev, err := events.Next(ctx)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if _, ok := ev.What.(ike.ChildUp); ok {
-				up++
-			}
-		}
+		p.up(b, tunnels, atOnce)
+		tunnels += atOnce
 	}
 	b.ReportMetric(float64(tunnels)/b.Elapsed().Seconds(), "tunnels/s")
+}
+
+// BenchmarkFleetUp brings up many tunnels at once between two new engines, as
+// after a hub's restart. The rate must not fall as their number grows.
+func BenchmarkFleetUp(b *testing.B) {
+	for _, count := range []int{400, 1500, 10000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			rounds := 0
+			for b.Loop() {
+				b.StopTimer()
+				p := newBenchPair(b)
+				p.up(b, 0, count)
+				b.StopTimer()
+				p.close()
+				b.StartTimer()
+				rounds++
+			}
+			b.ReportMetric(float64(rounds*count)/b.Elapsed().Seconds(), "tunnels/s")
+		})
+	}
+}
+
+// BenchmarkEstablished holds many tunnels without traffic: the memory of an
+// engine for each (IKE alone, of both ends together half), and the share of one
+// processor that their timers and liveness checks take.
+func BenchmarkEstablished(b *testing.B) {
+	const count, idle = 10000, 40 * time.Second
+	for b.Loop() {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		p := newBenchPair(b)
+		p.up(b, 0, count)
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(2*count), "B/tunnel")
+		start := processorTime(b)
+		time.Sleep(idle)
+		// Both ends run here.
+		b.ReportMetric(100*(processorTime(b)-start).Seconds()/2/idle.Seconds(), "%cpu")
+		p.close()
+	}
+}
+
+// processorTime is what this process has used.
+func processorTime(b *testing.B) time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

@@ -44,7 +44,7 @@ type Config struct {
 
 // Limits bound what others can make the engine do. Zero fields get defaults.
 type Limits struct {
-	// HalfOpen is how many responders may be half open (1024), and
+	// HalfOpen is how many responders may be half open (4096), and
 	// CookieThreshold from how many on a cookie is demanded (64). Negative:
 	// always.
 	HalfOpen, CookieThreshold int
@@ -53,11 +53,13 @@ type Limits struct {
 	// the source is not heard. Addresses of configured tunnels have a budget
 	// of their own.
 	InitPerSecond, InitBurst int
-	// Mailbox is how many datagrams wait for a loop (1024).
+	// Mailbox is how many datagrams wait for a loop (4096).
 	Mailbox int
 	// CryptoWorkers is the number of goroutines for cryptography (the number
 	// of processors), Handshakes how many jobs of half-open responders may
-	// wait for them (256).
+	// wait for them (4096: about as many as two processors do until an
+	// initiator that was refused repeats itself, so that a fleet which comes
+	// back at once leaves none of them idle).
 	CryptoWorkers, Handshakes int
 	// CloseTimeout is how long a tunnel that is closed may wait for the
 	// peer's answer to its Delete payload (2 s).
@@ -79,13 +81,13 @@ func (c Config) withDefaults() Config {
 		field *int
 		value int
 	}{
-		{&l.HalfOpen, 1024},
+		{&l.HalfOpen, 4096},
 		{&l.CookieThreshold, 64},
 		{&l.InitPerSecond, 4},
 		{&l.InitBurst, 16},
-		{&l.Mailbox, 1024},
+		{&l.Mailbox, 4096},
 		{&l.CryptoWorkers, runtime.GOMAXPROCS(0)},
-		{&l.Handshakes, 256},
+		{&l.Handshakes, 4096},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

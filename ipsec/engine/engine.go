@@ -37,6 +37,7 @@ type Engine struct {
 
 	applyMu sync.Mutex
 	tunnels map[string]*entry // guarded by applyMu
+	load    []int             // tunnels of each shard, guarded by applyMu
 	index   atomic.Pointer[index]
 }
 
@@ -68,6 +69,7 @@ func New(config Config) (*Engine, error) {
 		pool:    newCryptoPool(config.Limits.Handshakes),
 		writer:  newPlaneWriter(config.Plane),
 		tunnels: make(map[string]*entry),
+		load:    make([]int, config.Shards),
 
 		rejections: newRateLimiter(1, 4, 512),
 	}

@@ -12,9 +12,10 @@ import (
 // matcher finds the tunnel that a peer means. It is immutable; Apply makes a
 // new one.
 type matcher struct {
-	// responders are the tunnels that a peer may begin, in the order of their
-	// names.
-	responders []target
+	// The tunnels that a peer may begin, each list in the order of their names:
+	// by the identity that the peer must have, and those that take any.
+	byPeer  map[string][]target
+	anyPeer []target
 	// known are the addresses of all configured peers.
 	known map[netip.Addr]struct{}
 	// byRemote is how to answer an IKE_SA_INIT request from the address of a
@@ -41,6 +42,7 @@ type welcome struct {
 
 func newMatcher(targets []target) *matcher {
 	m := &matcher{
+		byPeer:   make(map[string][]target),
 		known:    make(map[netip.Addr]struct{}),
 		byRemote: make(map[netip.Addr]*welcome),
 		anywhere: &welcome{},
@@ -53,7 +55,11 @@ func newMatcher(targets []target) *matcher {
 		if t.config.Role == ike.RoleInitiator {
 			continue
 		}
-		m.responders = append(m.responders, t)
+		if id := t.config.Peer.ID; id.IsZero() {
+			m.anyPeer = append(m.anyPeer, t)
+		} else {
+			m.byPeer[id.Key()] = append(m.byPeer[id.Key()], t)
+		}
 		if t.movable() {
 			m.anywhere.add(t.config)
 		}
@@ -142,9 +148,11 @@ func (m *matcher) welcome(remote netip.Addr) *welcome {
 func (m *matcher) pick(local, remote netip.Addr, idi, idr ident.ID) *tunnel {
 	var best *tunnel
 	bestScore := 0
-	for _, t := range m.responders {
-		if score := t.score(local, remote, idi, idr); score > bestScore {
-			best, bestScore = t.tunnel, score
+	for _, targets := range [][]target{m.byPeer[idi.Key()], m.anyPeer} {
+		for _, t := range targets {
+			if score := t.score(local, remote, idi, idr); score > bestScore {
+				best, bestScore = t.tunnel, score
+			}
 		}
 	}
 	return best

@@ -279,6 +279,36 @@ func equalRDN(a, b relativeNameSET) bool {
 	return true
 }
 
+// key is the same for names that equalDN finds equal.
+func (d distinguishedName) key() string {
+	var b strings.Builder
+	for _, r := range d {
+		var parts []string
+		for _, a := range r {
+			parts = append(parts, a.Type.String()+"="+a.key())
+		}
+		slices.Sort(parts)
+		fmt.Fprintf(&b, "%q", slices.Compact(parts))
+	}
+	return b.String()
+}
+
+// key folds letters as strings.EqualFold does: to the least of each set of
+// letters that it takes for the same.
+func (a attributeValue) key() string {
+	s, ok := a.str()
+	if !ok {
+		return string(a.Value.FullBytes)
+	}
+	return strings.Map(func(r rune) rune {
+		least := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			least = min(least, f)
+		}
+		return least
+	}, strings.Join(strings.Fields(s), " "))
+}
+
 func (a attributeValue) equal(b attributeValue) bool {
 	if !a.Type.Equal(b.Type) {
 		return false

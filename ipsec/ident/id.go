@@ -222,6 +222,21 @@ func (id ID) Equal(other ID) bool {
 	}
 }
 
+// Key returns a text that equal identities share, for use in a map; Equal still
+// decides. It is not for people.
+func (id ID) Key() string {
+	data := id.Data
+	switch id.Kind {
+	case wire.IDFQDN, wire.IDRFC822:
+		data = lowerASCII(data) // a local part that differs in case alone collides
+	case wire.IDDERDN:
+		if rdns, err := parseRDNs([]byte(data)); err == nil {
+			data = rdns.key()
+		}
+	}
+	return string([]byte{byte(id.Kind)}) + data
+}
+
 // equalEmail compares the local part exactly and the domain without letter
 // case (RFC 5280, Section 7.5).
 func equalEmail(a, b string) bool {

@@ -129,6 +129,9 @@ func TestEqual(t *testing.T) {
 		if tt.a.Equal(tt.b) != tt.want || tt.b.Equal(tt.a) != tt.want {
 			t.Errorf("%s == %s is %v, want %v", tt.a, tt.b, !tt.want, tt.want)
 		}
+		if tt.want && tt.a.Key() != tt.b.Key() {
+			t.Errorf("%s and %s are equal, but not their keys %q and %q", tt.a, tt.b, tt.a.Key(), tt.b.Key())
+		}
 	}
 }
 
