@@ -13,7 +13,7 @@ func TestControllerAndEdgeKnowTheSameProposals(t *testing.T) {
 	words := []string{
 		"aes128gcm16", "aes256gcm16", "chacha20poly1305", "aes128", "aes256", "aes192", "3des", "null",
 		"sha1", "sha256", "sha384", "sha512", "prfsha1", "prfsha256", "prfsha384", "prfsha512",
-		"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modpnone", "esn", "noesn", "aes", "",
+		"x25519", "ecp256", "ecp384", "ecp521", "modp1024", "modp2048", "modp3072", "modp4096", "modpnone", "esn", "noesn", "aes", "",
 	}
 	check := func(text string) {
 		_, err := suite.ParseIKE(text)

@@ -115,6 +115,10 @@ var groups = []groupSpec{
 	{"x25519", wire.KeyExchangeCurve25519, 32, 32},
 	{"ecp256", wire.KeyExchangeECP256, 64, 32},
 	{"ecp384", wire.KeyExchangeECP384, 96, 48},
+	{"ecp521", wire.KeyExchangeECP521, 132, 66},
+	{"modp2048", wire.KeyExchangeMODP2048, 256, 256},
+	{"modp3072", wire.KeyExchangeMODP3072, 384, 384},
+	{"modp4096", wire.KeyExchangeMODP4096, 512, 512},
 }
 
 func groupOf(id wire.KeyExchangeID) (groupSpec, bool) {

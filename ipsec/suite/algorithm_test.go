@@ -39,7 +39,7 @@ func TestSuiteValidate(t *testing.T) {
 		"GCM of 192 bits":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 192},
 		"GCM with short ICV":    {Encryption: wire.EncryptionAESGCM8, KeyBits: 128},
 		"MD5":                   {Encryption: wire.EncryptionAESCBC, KeyBits: 128, Integrity: wire.IntegrityHMACMD5},
-		"MODP group":            {Encryption: wire.EncryptionAESGCM16, KeyBits: 128, KeyExchange: wire.KeyExchangeMODP2048},
+		"weak MODP group":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 128, KeyExchange: wire.KeyExchangeMODP1024},
 	} {
 		if err := s.Validate(); err == nil {
 			t.Errorf("%s: valid", name)

@@ -26,8 +26,9 @@
 //   - RFC 5282, RFC 4106: AES-GCM with a 16-octet ICV (128 and 256 bits)
 //   - RFC 7634: ChaCha20-Poly1305
 //   - RFC 3602, RFC 4868: AES-CBC with HMAC-SHA2; PRF-HMAC-SHA2
-//   - RFC 8031, RFC 7748: X25519; RFC 5903: ECP groups 256 and 384; RFC 6989:
-//     checks of public values
+//   - RFC 8031, RFC 7748: X25519; RFC 5903: ECP groups 256, 384 and 521; RFC
+//     3526: MODP groups of 2048, 3072 and 4096 bits; RFC 6989: checks of public
+//     values
 //
 // How the rules are read where the standards leave room:
 //
@@ -52,7 +53,8 @@
 //     3.14: unpredictable). Sent padding is the least; any padding is accepted.
 //   - A private value serves one exchange (Section 2.12).
 //
-// Left out on purpose: 3DES, MD5, SHA-1, MODP groups (math/big is not
-// constant-time), 192-bit AES keys and truncated ICVs of GCM (RFC 5282,
-// Sections 7.2 and 7.3, advise against them).
+// Left out on purpose: 3DES, MD5, SHA-1, MODP groups below 2048 bits or with
+// small subgroups (RFC 8247, Section 2.4), 192-bit AES keys and truncated ICVs
+// of GCM (RFC 5282, Sections 7.2 and 7.3, advise against them). MODP groups are
+// for peers that have nothing better: no default offers them.
 package suite

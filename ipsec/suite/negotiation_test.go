@@ -49,7 +49,7 @@ func TestParseErrors(t *testing.T) {
 		{"aes256gcm16--x25519", true, "empty keyword"},
 		{"-aes256gcm16", false, "empty keyword"},
 		{"aes256gcm16-bogus-x25519", true, `unknown keyword "bogus"; known are`},
-		{"aes256gcm16-modp2048", false, `unknown keyword "modp2048"`},
+		{"aes256gcm16-modp1024", false, `unknown keyword "modp1024"`},
 		{"3des-sha1-modp1024", true, `unknown keyword "3des"`},
 		{"aes256gcm16-x25519", true, "no pseudorandom function: add one of prfsha256"},
 		{"aes256gcm16-prfsha256", true, "no key exchange group: add one of x25519"},

@@ -14,7 +14,7 @@ var (
 	plainCiphers     = []string{"aes128", "aes256"}
 	integrities      = []string{"sha256", "sha384", "sha512"}
 	pseudorandom     = []string{"prfsha256", "prfsha384", "prfsha512"}
-	keyExchanges     = []string{"x25519", "ecp256", "ecp384"}
+	keyExchanges     = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096"}
 	optionalExchange = []string{"modpnone"}
 	sequenceNumbers  = []string{"esn", "noesn"}
 )
