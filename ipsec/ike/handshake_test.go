@@ -157,28 +157,3 @@ func (w *world) take(i int) *packet {
 	w.flight = append(w.flight[:i:i], w.flight[i+1:]...)
 	return p
 }
-
-// BenchmarkHandshake is a whole handshake, IKE_SA_INIT to installed Child SA,
-// both ends on one core.
-func BenchmarkHandshake(b *testing.B) {
-	ed, ec := newAuthority("Ed25519 CA", newEd25519), newAuthority("ECDSA CA", newECDSA)
-	for _, bench := range []struct {
-		name   string
-		change func(a, b *Config)
-	}{{"PSK", nil}, {"Ed25519", withCertificates(ed)}, {"ECDSA", withCertificates(ec)}} {
-		b.Run(bench.name, func(b *testing.B) {
-			w := pair(1, bench.change)
-			b.ReportAllocs()
-			for b.Loop() {
-				w.a.restart()
-				w.b.restart()
-				w.b.step(Connect{})
-				w.a.step(Connect{})
-				w.settle()
-				if len(w.a.out) != 1 || len(w.b.out) != 1 {
-					b.Fatal("no Child SA")
-				}
-			}
-		})
-	}
-}
