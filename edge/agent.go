@@ -250,7 +250,7 @@ func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 func (a *agent) renewed(id *state.Identity) {
 	a.identity.Store(id)
 	a.client.Load().Reconnect()
-	if err := a.reconciler.Renewed(); err != nil {
+	if err := a.reconciler.Resync(); err != nil {
 		a.cfg.Logger.Warn("tunnels do not have the new certificate yet; trying again", "error", err)
 	}
 }

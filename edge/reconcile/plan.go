@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/state"
@@ -33,9 +34,9 @@ type Environment struct {
 	// Source4 and Source6 are addresses of the host inside the site's
 	// prefixes; zero: none.
 	Source4, Source6 netip.Addr
-	// Insistent are the tunnels whose responder is to initiate too, because
-	// the peer stays silent.
-	Insistent map[string]bool
+	// Patience is how long a tunnel that is to wait for its peer waits before
+	// it initiates itself.
+	Patience time.Duration
 	// CheckRevoked looks up, when it is called, whether a certificate is
 	// revoked.
 	CheckRevoked func(*x509.Certificate) error

@@ -13,7 +13,6 @@ import (
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/state"
 	"github.com/swanherd/swanherd/ipsec/engine"
-	"github.com/swanherd/swanherd/ipsec/ike"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -21,16 +20,16 @@ const (
 	// resyncInterval is how often everything is held against the plan, in case
 	// that somebody else changed it.
 	resyncInterval = 30 * time.Second
-	// watchInterval is how often tunnels are looked at that wait for their
-	// peer, patience how long they wait before they initiate themselves.
-	watchInterval = 2 * time.Second
-	patience      = 6 * time.Second
+	// patience is how long a tunnel waits for its peer to initiate before it
+	// does so itself, restartPatience how long after a restart: peers may hold
+	// SAs of the run before and find out by their liveness check alone.
+	patience        = 6 * time.Second
+	restartPatience = time.Second
 )
 
 // Engine is what the reconciler needs of package engine.
 type Engine interface {
 	Apply(desired []engine.TunnelConfig) []engine.TunnelResult
-	Status() []engine.TunnelStatus
 }
 
 // Host is what the reconciler needs of package hostnet.
@@ -66,18 +65,15 @@ type Reconciler struct {
 	locals map[string]netip.Addr  // local addresses that routing chose, by tunnel
 	// deferred are the tunnels that have to wait for the host, and why.
 	deferred map[string]error
-	// waiting is since when responders wait for their peer; insistent are
-	// those that no longer do.
-	waiting   map[string]time.Time
-	insistent map[string]bool
-	warned    string // the last warning about forwarding
+	patience time.Duration // of tunnels that are to wait for their peer
+	warned   string        // the last warning about forwarding
 }
 
 // New returns a Reconciler that has nothing to do yet.
 func New(cfg Config) *Reconciler {
 	return &Reconciler{
 		cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
-		waiting: map[string]time.Time{}, insistent: map[string]bool{},
+		patience: patience,
 	}
 }
 
@@ -92,10 +88,10 @@ func (e *ApplyError) Error() string { return "apply intent: " + e.Errors.Error()
 func (r *Reconciler) Apply(intent *swanherdv1.EdgeIntent) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.patience = patience
 	err := r.reach(intent)
 	if err == nil {
 		r.intent = intent
-		r.forgetWaiting()
 		return nil
 	}
 	var failed *ApplyError
@@ -109,15 +105,12 @@ func (r *Reconciler) Apply(intent *swanherdv1.EdgeIntent) error {
 
 // Adopt makes intent, which ran before the agent stopped, the one to run,
 // whether or not it can be brought about now: after a start the host may not be
-// ready yet. Peers may hold SAs of the run before, so they are not waited for
-// as long as usual.
+// ready yet. Until there is another intent, peers are not waited for as long as
+// usual.
 func (r *Reconciler) Adopt(intent *swanherdv1.EdgeIntent) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.intent = intent
-	for _, t := range intent.GetTunnels() {
-		r.waiting[t.GetName()] = time.Now().Add(-patience)
-	}
+	r.intent, r.patience = intent, restartPatience
 	return r.reach(intent)
 }
 
@@ -131,34 +124,6 @@ func (r *Reconciler) Resync() error {
 	return r.reach(r.intent)
 }
 
-// Renewed is Resync after the edge got another identity. It has to be shown in a
-// new IKE SA; the peers do not know of it, so tunnels that wait for their peer
-// would be cut rather than replaced: they initiate.
-func (r *Reconciler) Renewed() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.intent == nil {
-		return nil
-	}
-	for _, t := range r.intent.GetTunnels() {
-		if t.GetRole() == swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER {
-			r.insistent[t.GetName()] = true
-		}
-	}
-	return r.reach(r.intent)
-}
-
-// forgetWaiting forgets tunnels that are no longer. Those that initiate out of
-// turn go on to: another role would mean another IKE SA.
-func (r *Reconciler) forgetWaiting() {
-	wanted := map[string]bool{}
-	for _, t := range r.intent.GetTunnels() {
-		wanted[t.GetName()] = true
-	}
-	maps.DeleteFunc(r.insistent, func(name string, _ bool) bool { return !wanted[name] })
-	maps.DeleteFunc(r.waiting, func(name string, _ time.Time) bool { return !wanted[name] })
-}
-
 // Deferred returns the tunnels that have to wait for the host, and why.
 func (r *Reconciler) Deferred() map[string]error {
 	r.mu.Lock()
@@ -166,12 +131,11 @@ func (r *Reconciler) Deferred() map[string]error {
 	return maps.Clone(r.deferred)
 }
 
-// Run keeps to the intent until ctx ends: after each change of the host, at
-// intervals, and when a peer stays silent.
+// Run keeps to the intent until ctx ends: after each change of the host, and at
+// intervals.
 func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
-	resync, watch := time.NewTicker(resyncInterval), time.NewTicker(watchInterval)
+	resync := time.NewTicker(resyncInterval)
 	defer resync.Stop()
-	defer watch.Stop()
 	said := ""
 	for {
 		select {
@@ -179,10 +143,6 @@ func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 			return
 		case <-hostChanged:
 		case <-resync.C:
-		case now := <-watch.C:
-			if !r.losePatience(now) {
-				continue
-			}
 		}
 		text := ""
 		if err := r.Resync(); err != nil {
@@ -193,33 +153,6 @@ func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 		}
 		said = text
 	}
-}
-
-// losePatience finds responders whose peer stays silent, and reports whether
-// there are new ones. Usually the peer initiates; but one that does not know
-// yet that we lost our SAs will only find out by its liveness check.
-func (r *Reconciler) losePatience(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	down := map[string]bool{}
-	for _, s := range r.cfg.Engine.Status() {
-		down[s.Name] = s.State == ike.StateDown
-	}
-	lost := false
-	for _, t := range r.intent.GetTunnels() {
-		name := t.GetName()
-		switch {
-		case t.GetRole() != swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER || len(t.GetRemoteEndpoints()) == 0 || r.insistent[name]:
-		case !down[name]:
-			delete(r.waiting, name)
-		case r.waiting[name].IsZero():
-			r.waiting[name] = now
-		case now.Sub(r.waiting[name]) >= patience:
-			delete(r.waiting, name)
-			r.insistent[name], lost = true, true
-		}
-	}
-	return lost
 }
 
 // reach brings the engine and the host to the intent.
@@ -280,7 +213,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
-	env := Environment{Uplinks: r.cfg.Uplinks(), Insistent: r.insistent, CheckRevoked: r.revoked.Check}
+	env := Environment{Uplinks: r.cfg.Uplinks(), Patience: r.patience, CheckRevoked: r.revoked.Check}
 	for _, up := range env.Uplinks {
 		if mtu, err := r.cfg.Host.MTU(up.GetInterface()); err == nil && (env.UplinkMTU == 0 || mtu < env.UplinkMTU) {
 			env.UplinkMTU = mtu

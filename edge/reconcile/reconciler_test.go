@@ -25,7 +25,6 @@ type host struct {
 	routes  []hostnet.Route
 
 	rejectTunnel, rejectRoutes, noRoute, noForward error
-	states                                         map[string]ike.State
 }
 
 func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
@@ -37,13 +36,6 @@ func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
 	}
 	h.tunnels = desired
 	return nil
-}
-
-func (h *host) Status() (out []engine.TunnelStatus) {
-	for name, s := range h.states {
-		out = append(out, engine.TunnelStatus{Status: ike.Status{Name: name, State: s}})
-	}
-	return out
 }
 
 func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
@@ -170,55 +162,21 @@ func TestForwardingIsNoReasonToRefuse(t *testing.T) {
 }
 
 // A responder waits for its peer, but not for ever, and hardly after a restart.
-func TestLosePatience(t *testing.T) {
+func TestPatience(t *testing.T) {
 	i := goodIntent()
 	i.Tunnels[0].Role = swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER
-	h := &host{states: map[string]ike.State{tunnelName: ike.StateDown}}
+	h := &host{}
 	r := newTestReconciler(t, h)
-	if err := r.Apply(i); err != nil {
-		t.Fatal(err)
-	}
-	role := func() ike.Role {
+	check := func(when string, err error, want time.Duration) {
 		t.Helper()
-		if err := r.Resync(); err != nil {
+		if err != nil {
 			t.Fatal(err)
 		}
-		return h.tunnels[0].Role
+		if c := h.tunnels[0]; c.Role != ike.RoleResponder || c.Timing.TakeOver != want {
+			t.Errorf("%s: role %v, takes over after %s, want %s", when, c.Role, c.Timing.TakeOver, want)
+		}
 	}
-	now := time.Now()
-	if r.losePatience(now) || r.losePatience(now.Add(patience-1)) || role() != ike.RoleResponder {
-		t.Error("lost patience early")
-	}
-	h.states[tunnelName] = ike.StateUp
-	if r.losePatience(now.Add(patience)) {
-		t.Error("lost patience with a tunnel that is up")
-	}
-	h.states[tunnelName] = ike.StateDown
-	if r.losePatience(now.Add(patience + 1)) {
-		t.Error("the time up counted as waiting")
-	}
-	if !r.losePatience(now.Add(2*patience+1)) || role() != ike.RoleEither {
-		t.Error("still waits")
-	}
-
-	// Another intent does not make it wait again: its IKE SA would be cut.
-	if err := r.Apply(i); err != nil || h.tunnels[0].Role != ike.RoleEither {
-		t.Errorf("after another intent: %v, role %v", err, h.tunnels[0].Role)
-	}
-
-	renewing := newTestReconciler(t, h)
-	if err := renewing.Apply(i); err != nil || h.tunnels[0].Role != ike.RoleResponder {
-		t.Errorf("at first: %v, role %v", err, h.tunnels[0].Role)
-	}
-	if err := renewing.Renewed(); err != nil || h.tunnels[0].Role != ike.RoleEither {
-		t.Errorf("after a renewal: %v, role %v", err, h.tunnels[0].Role)
-	}
-
-	again := newTestReconciler(t, h)
-	if err := again.Adopt(i); err != nil {
-		t.Fatal(err)
-	}
-	if !again.losePatience(time.Now()) {
-		t.Error("waits after a restart")
-	}
+	check("after a restart", r.Adopt(i), restartPatience)
+	check("as long as nothing changes", r.Resync(), restartPatience)
+	check("with another intent", r.Apply(i), patience)
 }

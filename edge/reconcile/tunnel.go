@@ -65,7 +65,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 		RekeyIKE:       b.duration("ike_rekey_time", t.GetIkeRekeyTime(), 0),
 		DPD:            b.duration("dpd_delay", t.GetDpdDelay(), defaultDPD),
 		RetransmitBase: retransmitBase, RetransmitBackoff: retransmitBackoff, RetransmitTries: retransmitTries,
-		ReconnectBase: reconnectBase,
+		ReconnectBase: reconnectBase, TakeOver: b.env.Patience,
 	}
 	for i, child := range t.GetChildren() {
 		c.Children = append(c.Children, b.child(fmt.Sprintf("children[%d]", i), child))
@@ -122,9 +122,6 @@ func (b *tunnelBuilder) role() ike.Role {
 		}
 		return ike.RoleEither // initiates, and answers too
 	case swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER:
-		if b.env.Insistent[b.intent.GetName()] && known {
-			return ike.RoleEither
-		}
 		return ike.RoleResponder
 	}
 	if known {

@@ -22,7 +22,8 @@ const DefaultNATPort = 4500
 type Role uint8
 
 // The roles. RoleEither begins at both ends; crossing negotiations are resolved
-// to one IKE SA.
+// to one IKE SA. RoleResponder leaves it to the peer, but not for ever: see
+// Timing.TakeOver.
 const (
 	RoleEither Role = iota
 	RoleInitiator
@@ -126,8 +127,8 @@ type ChildConfig struct {
 }
 
 // Timing holds the intervals of a tunnel. A zero field takes the default in
-// parentheses; DPD, RekeyIKE and RekeyChild can be switched off with a negative
-// value.
+// parentheses; DPD, RekeyIKE, RekeyChild and TakeOver can be switched off with a
+// negative value.
 type Timing struct {
 	// RekeyIKE (4 h) and RekeyChild (1 h) are how long an SA is used before it
 	// is replaced. Each SA takes off a random part, up to Jitter of it (0.2),
@@ -162,6 +163,10 @@ type Timing struct {
 	// HalfOpen (30 s) is how long a peer may take between IKE_SA_INIT and
 	// IKE_AUTH.
 	HalfOpen time.Duration
+	// TakeOver (30 s) is how long a responder that knows the peer's address
+	// waits for it before it begins itself, and a random quarter of that
+	// longer; negative: for ever.
+	TakeOver time.Duration
 }
 
 func (t Timing) withDefaults() Timing {
@@ -177,6 +182,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.ReconnectBase, time.Second},
 		{&t.ReconnectMax, time.Minute},
 		{&t.HalfOpen, 30 * time.Second},
+		{&t.TakeOver, 30 * time.Second},
 	}
 	for _, d := range durations {
 		if *d.field == 0 {

@@ -17,9 +17,7 @@ func (t *Tunnel) connect() {
 	t.wanted, t.closing = true, false
 	t.failures = 0
 	t.setPolicies(t.cfg.Children)
-	if t.mayInitiate() {
-		t.connectAt = t.now
-	}
+	t.attempt()
 }
 
 func (t *Tunnel) setPolicies(children []ChildConfig) {
@@ -49,7 +47,7 @@ func (t *Tunnel) mayInitiate() bool {
 // planConnection begins an attempt if one is due, and plans one if the tunnel
 // is without any IKE SA that lives or is being made.
 func (t *Tunnel) planConnection() bool {
-	if !t.wanted || t.closing || !t.mayInitiate() {
+	if !t.wanted || t.closing || !t.mayInitiate() && !t.mayTakeOver() {
 		t.connectAt = time.Time{}
 		return false
 	}
@@ -60,7 +58,11 @@ func (t *Tunnel) planConnection() bool {
 		}
 	}
 	if t.connectAt.IsZero() {
-		t.connectAt = t.now.Add(t.backoff(t.failures))
+		delay := t.backoff(t.failures)
+		if !t.mayInitiate() {
+			delay = t.takeOverDelay()
+		}
+		t.connectAt = t.now.Add(delay)
 	}
 	if t.now.Before(t.connectAt) {
 		return false

@@ -41,6 +41,8 @@ type world struct {
 	latency       func(*packet) // decides about a new packet; nil keeps it in flight
 	// nat, if set, rewrites what a node sends.
 	nat map[*node]netip.AddrPort
+	// cut holds the nodes from which nothing arrives.
+	cut map[*node]bool
 }
 
 // node is one end: a tunnel, its half-open responders, and a data plane that
@@ -71,7 +73,7 @@ type node struct {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newWorld(seed uint64) *world {
-	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}}
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}}
 }
 
 // note writes to the transcript, if there is one.
@@ -294,6 +296,9 @@ func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, 
 // deliver hands a packet to its receiver, as the engine would.
 func (w *world) deliver(p *packet) {
 	n := p.to
+	if w.cut[p.from] {
+		return
+	}
 	local := p.dst
 	if nat, ok := w.nat[n]; ok {
 		if p.dst.Addr() != nat.Addr() || p.dst.Port() != nat.Port() && p.dst.Port() != nat.Port()+4000 {
@@ -503,7 +508,7 @@ func (n *node) state() string {
 func baseConfig(local, remote string) Config {
 	return Config{
 		Local: netip.AddrPortFrom(netip.MustParseAddr(local), 500), Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 500),
-		Timing: Timing{RekeyIKE: -1, RekeyChild: -1, DPD: -1},
+		Timing: Timing{RekeyIKE: -1, RekeyChild: -1, DPD: -1, TakeOver: -1},
 	}
 }
 

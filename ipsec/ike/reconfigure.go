@@ -75,8 +75,9 @@ func (t *Tunnel) outdateChildren(name string) {
 }
 
 // reconfigureIKE rekeys for new proposals, and begins a new IKE SA for what only
-// IKE_AUTH can change. A responder cannot begin, so it gives the peer, which is
-// being reconfigured as well, some time to do so before it deletes its IKE SA.
+// IKE_AUTH can change. A responder gives the peer, which may be reconfigured as
+// well, some time to do so before it begins itself or, if it cannot, deletes its
+// IKE SA.
 //
 // Who is to begin, and where the peer is thought to be, say nothing against an
 // IKE SA that is there: a responder often learns the peer's address from the
@@ -88,7 +89,8 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 		}
 	}
 	if !sameParties(old, fresh) || !sameEnds(old, fresh) || old.Role != fresh.Role {
-		t.connectAt, t.failures = t.now, 0
+		t.failures = 0
+		t.attempt()
 	}
 	sa := t.primary()
 	switch {
@@ -101,6 +103,7 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 		t.initiate(sa)
 	default:
 		sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
+		sa.renewAt = t.now.Add(redundantTime / 2)
 	}
 }
 

@@ -119,6 +119,7 @@ type ikeSA struct {
 	expireAt    time.Time
 	probeAt     time.Time // earliest next liveness check caused by a hint
 	endAt       time.Time // half-open, redundant and lingering ones end then
+	renewAt     time.Time // a responder replaces it then, if the peer has not
 	// redundant SAs are not used for anything new: another one won, or it is not
 	// decided yet. replaced ones end without an event.
 	redundant, replaced bool

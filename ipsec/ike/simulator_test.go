@@ -82,6 +82,7 @@ func (s *simulator) configure() {
 		DPD:            5 * time.Second,
 		RetransmitBase: 500 * time.Millisecond, RetransmitBackoff: 1.6, RetransmitTries: 6,
 		ReconnectMax: 10 * time.Second, HalfOpen: 10 * time.Second,
+		TakeOver: time.Duration(r.IntN(3)-1) * 10 * time.Second,
 	}
 	s.loss = 0.25 * r.Float64()
 	s.duplicates = 0.1 * r.Float64()

@@ -24,6 +24,7 @@ import (
 //	pair [key=value...]      two nodes; keys are in configurePair; with
 //	                         announcements=yes the capabilities that the ends
 //	                         announce are shown
+//	cut NODE                 nothing comes from NODE any more; mend NODE undoes it
 //	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
@@ -114,6 +115,8 @@ func (s *story) run(d *datadriven.TestData) {
 		s.event(d, n)
 	case "fail":
 		n.failPlane, _ = strconv.Atoi(s.arg(d, "n"))
+	case "cut", "mend":
+		s.w.cut[n] = d.Cmd == "cut"
 	case "restart":
 		n.restart()
 	case "nat":
@@ -226,7 +229,7 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			c.ForceEncap = true
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
-		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit":
+		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover":
 			configureTiming(t, &c.Timing, key, v)
 		default:
 			t.Fatalf("unknown key %q", a.Key)
@@ -250,6 +253,8 @@ func configureTiming(t *testing.T, timing *Timing, key, v string) {
 		timing.OverTime = d
 	case "retransmit":
 		timing.RetransmitBase = d
+	case "takeover":
+		timing.TakeOver = d
 	}
 }
 

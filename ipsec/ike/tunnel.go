@@ -241,8 +241,8 @@ func (t *Tunnel) acquire(child string) {
 		return
 	}
 	s.acquired = true
-	if t.primary() == nil && t.connectAt.IsZero() {
-		t.connectAt = t.now
+	if t.primary() == nil {
+		t.attemptForTraffic()
 	}
 }
 
@@ -288,6 +288,9 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	if t.due(sa.rekeyAt) {
 		sa.rekeyAt = time.Time{}
 		sa.wantRekey = true
+	}
+	if t.due(sa.renewAt) {
+		t.renew(sa)
 	}
 	if t.due(sa.dpdAt()) {
 		sa.wantProbe = true
@@ -356,6 +359,7 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 	if sa.state.in(stateUsable) {
 		e.add(sa.expireAt)
 		e.add(sa.rekeyAt)
+		e.add(sa.renewAt)
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
 	}

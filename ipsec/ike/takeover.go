@@ -1,0 +1,52 @@
+package ike
+
+import "time"
+
+// The controller assigns who begins a tunnel, so that the two ends do not cross
+// each other. The end that is to wait does not wait for ever: when nothing has
+// come for Timing.TakeOver it begins itself, if it knows where the peer is. Each
+// attempt that fails costs it the same wait again, so that the peer's own
+// attempt finds the way free, and the next time the tunnel is lost it is the
+// peer's turn again. Should both begin, resolveDuplicates decides as always.
+
+// mayTakeOver reports whether this end, which is to wait for the peer, begins
+// itself after a while.
+func (t *Tunnel) mayTakeOver() bool {
+	return t.cfg.Role == RoleResponder && t.cfg.Remote.Addr().IsValid() && t.timing.TakeOver > 0
+}
+
+// takeOverDelay is the wait for the peer, varied by a quarter: responders that
+// lost a hub together do not take over together.
+func (t *Tunnel) takeOverDelay() time.Duration {
+	return t.timing.TakeOver + t.jitter(t.timing.TakeOver/4)
+}
+
+// attempt begins a connection at once if that is this end's part. A responder
+// gives the peer the time that it has anyway.
+func (t *Tunnel) attempt() {
+	t.connectAt = time.Time{}
+	if t.mayInitiate() {
+		t.connectAt = t.now
+	}
+}
+
+// attemptForTraffic is attempt where packets wait: a responder shortens its
+// patience.
+func (t *Tunnel) attemptForTraffic() {
+	at := t.now
+	if !t.mayInitiate() {
+		at = at.Add(min(responderDelay, t.timing.TakeOver))
+	}
+	if t.connectAt.IsZero() || at.Before(t.connectAt) {
+		t.connectAt = at
+	}
+}
+
+// renew replaces an IKE SA that a new configuration has outdated, in place of a
+// peer that was to do so and did not.
+func (t *Tunnel) renew(sa *ikeSA) {
+	sa.renewAt = time.Time{}
+	if sa == t.primary() && t.wanted && t.mayTakeOver() {
+		t.initiate(sa)
+	}
+}
