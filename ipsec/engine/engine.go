@@ -279,12 +279,34 @@ func (e *Engine) countPanic(what, which string, value any, stack []byte) {
 	e.config.Logger.Error("a machine panicked and is closed", "what", what, "which", which, "panic", fmt.Sprint(value), "stack", string(stack))
 }
 
-// logRejected tells why a peer was not let in. Strangers can cause it, so it is
-// limited for each source.
-func (e *Engine) logRejected(now time.Time, h *ike.HalfOpen, tunnel string, err error) {
-	if e.rejections.allow(h.Remote().Addr(), now) {
-		e.config.Logger.Warn("peer rejected", "remote", h.Remote(), "peer", h.PeerID(), "wants", h.LocalID(), "tunnel", tunnel, "error", err)
+// refused tells why a peer was not let in: the log, and the tunnel whose peer
+// has that address. Strangers can cause it, so it is limited for each source.
+func (e *Engine) refused(now time.Time, remote netip.AddrPort, err *ike.Error) {
+	if !e.rejections.allow(remote.Addr(), now) {
+		return
 	}
+	t := e.index.Load().matcher.at(remote.Addr())
+	name := ""
+	if t != nil {
+		name = t.name
+		t.shard.tryPost(func() { t.noteRefused(err) })
+	}
+	e.config.Logger.Warn("peer refused", append([]any{"remote", remote, "tunnel", name}, failureAttrs(err)...)...)
+}
+
+// failureAttrs are what the log says about a failure.
+func failureAttrs(err *ike.Error) []any {
+	attrs := []any{"error", err.Cause(), "kind", err.Kind, "side", err.Side()}
+	if err.Exchange != 0 {
+		attrs = append(attrs, "exchange", err.Exchange)
+	}
+	if err.Ours != nil {
+		attrs = append(attrs, "ours", err.Ours)
+	}
+	if err.Theirs != nil {
+		attrs = append(attrs, "theirs", err.Theirs)
+	}
+	return append(attrs, "remedy", err.Remedy)
 }
 
 // opName names an operation without its keys.
@@ -327,7 +349,7 @@ func logEvent(l *slog.Logger, tunnel string, what any) {
 	case ike.ChildRekeyed:
 		l.Info("Child SA rekeyed", "tunnel", tunnel, "child", ev.New.Name, "old", spiText(ev.Old.InboundSPI), "new", spiText(ev.New.InboundSPI))
 	case ike.Failed:
-		l.Warn("negotiation failed", "tunnel", tunnel, "child", ev.Child, "error", ev.Err)
+		l.Warn("negotiation failed", append([]any{"tunnel", tunnel, "child", ev.Child}, failureAttrs(ev.Err)...)...)
 	case ike.Closed:
 		l.Info("tunnel closed", "tunnel", tunnel)
 	}

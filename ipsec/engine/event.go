@@ -25,6 +25,11 @@ type Panicked struct{ Value string }
 // TunnelStatus is what a tunnel was when it last changed.
 type TunnelStatus struct {
 	ike.Status
+	// Refused is why the latest attempt from the peer's configured address was
+	// refused before it proved who it is, nil once the tunnel is up. Anybody
+	// who can send from that address can cause it: it explains and decides
+	// nothing.
+	Refused *ike.Error
 	// Panicked is what its machine panicked with, empty while it runs.
 	Panicked string
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane/memory"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/ts"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -341,4 +342,42 @@ func TestConcurrentUse(t *testing.T) {
 		sw.SetFilter(memory.Perfect)
 		ping(t, a, b, lan(1, 0), lan(2, 0))
 	})
+}
+
+// TestRefusalIsExplained holds that a responder tells what its peer offered: the
+// initiator never learns what would have been accepted.
+func TestRefusalIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := memory.NewSwitch()
+		a := startNode(t, sw, "a.example", addrA)
+		b := startNode(t, sw, "b.example", addrB)
+		good := b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))
+		bad := good
+		bad.Proposals = ikeProposals(t, "aes128gcm16-prfsha256-ecp256")
+		b.apply([]TunnelConfig{bad}, Added)
+		c := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+		c.Proposals = ikeProposals(t, "aes256gcm16-prfsha384-x25519")
+		a.apply([]TunnelConfig{c}, Added)
+		within(t, time.Minute, "the refusal is in the status", func() bool { return b.status("to-a").Refused != nil })
+		e := b.status("to-a").Refused
+		if e.Kind != ike.KindProposals || e.Exchange != wire.ExchangeIKESAInit || e.Remedy == "" ||
+			!slices.Equal(e.Ours, []string{"aes128gcm16-prfsha256-ecp256"}) || !slices.Equal(e.Theirs, []string{"aes256gcm16-prfsha384-x25519"}) {
+			t.Errorf("refused for\n%s", e.Detail())
+		}
+		good.Proposals = c.Proposals
+		b.apply([]TunnelConfig{good}, Changed)
+		b.waitState("to-a", ike.StateUp, 5*time.Minute)
+		if e := b.status("to-a").Refused; e != nil {
+			t.Errorf("up, and still refused: %v", e)
+		}
+	})
+}
+
+func ikeProposals(t *testing.T, s string) []suite.IKEProposal {
+	t.Helper()
+	p, err := suite.ParseIKE(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []suite.IKEProposal{p}
 }

@@ -191,6 +191,8 @@ func (f *front) drain(h *half) {
 			f.made.remove(eff.SPI, f.mailbox)
 		case ike.StartJob:
 			f.startJob(h, eff)
+		case ike.Failed:
+			f.engine.refused(time.Now(), h.machine.Remote(), eff.Err)
 		}
 	}
 }
@@ -228,8 +230,7 @@ func (f *front) handOver(h *half, now time.Time) {
 	t := e.index.Load().matcher.pick(h.local.Addr(), m.Remote().Addr(), m.PeerID(), m.LocalID())
 	if t == nil {
 		e.counters.drop(DropNoTunnel)
-		e.logRejected(now, m, "", errors.New("no tunnel is for this peer, these identities and these addresses"))
-		m.Reject(now)
+		m.Reject(now, errors.New("no tunnel is for this peer, these identities and these addresses"))
 		return
 	}
 	spi := h.spi

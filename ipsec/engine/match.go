@@ -32,6 +32,7 @@ type target struct {
 
 // welcome is what a responder needs to know before it knows the tunnel.
 type welcome struct {
+	first      *tunnel // of those with the address, nil for anywhere
 	proposals  []suite.IKEProposal
 	seen       []string
 	sets       []*ident.Roots // those of the tunnels, equal neighbours once
@@ -65,7 +66,7 @@ func newMatcher(targets []target) *matcher {
 		}
 		if specified(remote) {
 			if m.byRemote[remote] == nil {
-				m.byRemote[remote] = &welcome{}
+				m.byRemote[remote] = &welcome{first: t.tunnel}
 			}
 			m.byRemote[remote].add(t.config)
 		}
@@ -137,6 +138,15 @@ func (m *matcher) welcome(remote netip.Addr) *welcome {
 		return nil
 	}
 	return m.anywhere
+}
+
+// at returns the first tunnel whose peer is configured with that address and may
+// begin, nil if there is none.
+func (m *matcher) at(remote netip.Addr) *tunnel {
+	if w := m.byRemote[remote.Unmap()]; w != nil {
+		return w.first
+	}
+	return nil
 }
 
 // pick returns the tunnel that fits best, nil if none does. An identity that is

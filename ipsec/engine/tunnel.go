@@ -23,6 +23,7 @@ type tunnel struct {
 	spis    map[wire.SPI]struct{}
 	plane   inventory
 
+	refused   *ike.Error
 	closing   bool
 	closeBy   time.Time
 	successor *ike.Config // starts when this one is closed
@@ -124,15 +125,17 @@ func (t *tunnel) adopt(now time.Time, h *ike.HalfOpen, spi wire.SPI) {
 	}
 	e.counters.drop(DropHandshake)
 	t.shard.unregister(spi)
-	e.logRejected(now, h, t.name, err)
-	h.Reject(now)
+	h.Reject(now, err)
 	for {
 		eff, ok := h.Next()
 		if !ok {
 			return
 		}
-		if send, ok := eff.(ike.Send); ok {
-			e.send(send)
+		switch eff := eff.(type) {
+		case ike.Send:
+			e.send(eff)
+		case ike.Failed:
+			e.refused(now, h.Remote(), eff.Err)
 		}
 	}
 }
@@ -336,8 +339,19 @@ func (t *tunnel) panicked(value any, stack []byte) {
 
 func (t *tunnel) publish() {
 	if t.machine != nil {
-		t.status.Store(&TunnelStatus{Status: t.machine.Status()})
+		s := &TunnelStatus{Status: t.machine.Status(), Refused: t.refused}
+		if s.State == ike.StateUp {
+			s.Refused, t.refused = nil, nil
+		}
+		t.status.Store(s)
 	}
+}
+
+// noteRefused remembers why somebody at the peer's address was not let in, while
+// the tunnel is not up.
+func (t *tunnel) noteRefused(err *ike.Error) {
+	t.refused = err
+	t.publish()
 }
 
 // announce tells subscribers and the log.

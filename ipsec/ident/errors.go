@@ -28,14 +28,19 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
-	s := e.Detail
-	if e.Err != nil {
-		s += ": " + e.Err.Error()
-	}
+	s := e.Cause()
 	if e.Remedy != "" {
 		s += "; " + e.Remedy
 	}
 	return s
+}
+
+// Cause is Error without the remedy.
+func (e *Error) Cause() string {
+	if e.Err != nil {
+		return e.Detail + ": " + e.Err.Error()
+	}
+	return e.Detail
 }
 
 // Unwrap returns the underlying error.

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"errors"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -57,6 +58,22 @@ func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
 	return claim{id, auth, octets, certs}, nil
 }
 
+// authError says that the peer did not prove to be who it claims to be.
+func (sa *ikeSA) authError(err error, c claim) *Error {
+	e := &Error{Exchange: wire.ExchangeIKEAuth, Notify: wire.NotifyAuthenticationFailed, Err: err}
+	if c.auth != nil {
+		e.Theirs = []string{c.String()}
+	}
+	var credentials *ident.Error
+	if !errors.As(err, &credentials) || credentials.Reason == ident.ReasonIdentity {
+		e.Payload = wire.PayloadIDi
+		if sa.initiator {
+			e.Payload = wire.PayloadIDr
+		}
+	}
+	return e
+}
+
 // answered verifies the responder, and then makes the first Child SA.
 func (a *authTask) answered(m *message) {
 	sa := a.sa
@@ -66,12 +83,12 @@ func (a *authTask) answered(m *message) {
 			kind = n.Kind
 		}
 		sa.abandonTask()
-		sa.fail(&Error{Op: "IKE_AUTH", Notify: kind, Remote: true})
+		sa.fail(&Error{Exchange: m.Exchange, Notify: kind, Remote: true})
 		return
 	}
 	c, err := sa.readClaim(m, sa.init.response, sa.init.ni)
 	if err != nil {
-		a.reject(err)
+		a.reject(sa.authError(err, c))
 		return
 	}
 	remote, now := sa.t.cfg.Peer, sa.m.now
@@ -79,7 +96,7 @@ func (a *authTask) answered(m *message) {
 		return c.verify(remote, now)
 	}, func(peer *ident.VerifiedPeer, err error) {
 		if err != nil {
-			a.reject(err)
+			a.reject(sa.authError(err, c))
 			return
 		}
 		sa.remoteID, sa.remoteAuth = peer.ID, peer.Method
@@ -89,12 +106,12 @@ func (a *authTask) answered(m *message) {
 
 // reject tells the responder that it could not prove itself, in an exchange of
 // its own (RFC 7296, Section 2.21.2), and gives up.
-func (a *authTask) reject(err error) {
+func (a *authTask) reject(err *Error) {
 	sa := a.sa
 	t := sa.t
 	sa.abandonTask()
 	t.failures++
-	t.report(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+	t.report(err)
 	sa.init.destroy()
 	sa.init = nil
 	sa.state, sa.wantDelete, sa.replaced = stateEstablished, true, true
@@ -118,7 +135,7 @@ func (a *authTask) established(m *message) {
 	t.install(sa, neg, !t.hasSender(a.cfg.Name), func(c *childSA, err error) {
 		sa.finish()
 		if err != nil {
-			t.childFailed(a.cfg.Name, &Error{Op: "install Child SA", Err: err})
+			t.childFailed(a.cfg.Name, &Error{Op: "install Child SA", Kind: KindDataPlane, Exchange: m.Exchange, Err: err})
 			sa.orphan(neg.inbound)
 		} else {
 			t.childUp(c)
@@ -143,7 +160,7 @@ func (a *authTask) settle(i *initState) {
 func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	sa := a.sa
 	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
-		return childSpec{}, &Error{Op: "create Child SA", Notify: n.Kind, Remote: true}
+		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: n.Kind, Remote: true}
 	}
 	spec, err := readChildAnswer(m, a.cfg, a.offer, a.cfg.LocalTS, a.cfg.RemoteTS)
 	if err == nil {
@@ -152,7 +169,7 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 		spec.keys, err = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, spec.suite)
 	}
 	if err != nil {
-		return childSpec{}, &Error{Op: "create Child SA", Err: err}
+		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Err: err}
 	}
 	return spec, nil
 }
@@ -163,7 +180,7 @@ func (sa *ikeSA) identify(m *message) {
 	id, err := ident.FromPayload(m.id(true))
 	if err != nil {
 		sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
-		sa.fail(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadIDi, Notify: wire.NotifyAuthenticationFailed, Err: err})
 		return
 	}
 	sa.remoteID = id
@@ -189,7 +206,7 @@ func (sa *ikeSA) authenticate() {
 	m, i, t := sa.init.auth, sa.init, sa.t
 	c, err := sa.readClaim(m, i.request, i.nr)
 	if err != nil {
-		sa.rejectInitiator(err)
+		sa.rejectInitiator(sa.authError(err, c))
 		return
 	}
 	local, remote, now, rand, hashes := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peerHashes
@@ -203,7 +220,7 @@ func (sa *ikeSA) authenticate() {
 		return authResult{peer, method, auth}, err
 	}, func(r authResult, err error) {
 		if err != nil {
-			sa.rejectInitiator(err)
+			sa.rejectInitiator(sa.authError(err, c))
 			return
 		}
 		sa.remoteID, sa.remoteAuth, sa.localID = r.peer.ID, r.peer.Method, local.ID
@@ -213,10 +230,10 @@ func (sa *ikeSA) authenticate() {
 
 // rejectInitiator refuses a peer that did not prove its identity. It learns
 // nothing but that (RFC 7296, Section 2.21.2).
-func (sa *ikeSA) rejectInitiator(err error) {
+func (sa *ikeSA) rejectInitiator(err *Error) {
 	m := sa.init.auth
 	sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
-	sa.t.report(&Error{Op: "IKE_AUTH", Notify: wire.NotifyAuthenticationFailed, Err: err})
+	sa.t.report(err)
 	sa.linger()
 }
 
@@ -251,7 +268,9 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 	}
 	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
 		if err != nil {
-			t.childFailed(spec.cfg.Name, &Error{Op: "install Child SA", Err: err})
+			t.childFailed(spec.cfg.Name, &Error{
+				Op: "install Child SA", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: err,
+			})
 			done(nil, []wire.Payload{&wire.Notify{Kind: wire.NotifyTemporaryFailure}})
 			return
 		}
@@ -279,7 +298,7 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 	}
 	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, suite.WithoutKeyExchange(offer.cfg.Proposals))
 	if e != nil {
-		return childSpec{}, nil, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e}
+		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}
 	}
 	offer.suite = chosen
 	offer.lowestNonce = sa.lowestNonce
@@ -287,12 +306,12 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 		return childSpec{}, nil, err
 	}
 	if offer.inbound, e = t.runtime.AllocateSPI(); e != nil {
-		return childSpec{}, nil, &Error{Op: "allocate SPI", Notify: wire.NotifyTemporaryFailure, Err: e}
+		return childSpec{}, nil, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e}
 	}
 	offer.keys, e = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, chosen)
 	if e != nil {
 		t.releaseSPI(offer.inbound)
-		return childSpec{}, nil, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e}
+		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}
 	}
 	return offer, answerPayloads(offer, answer, nil, nil), nil
 }

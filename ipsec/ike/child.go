@@ -215,7 +215,7 @@ func (t *Tunnel) promote(c *childSA) {
 	ops := c.takeOutbound()
 	t.apply(nil, ops, func(errs []error) {
 		if err := firstError(errs); err != nil && c.known() {
-			t.childFailed(c.name, &Error{Op: "install outbound SA", Err: err})
+			t.childFailed(c.name, &Error{Op: "install outbound SA", Kind: KindDataPlane, Err: err})
 			c.sending = false
 			c.end(ReasonDataPlane)
 		}
@@ -392,8 +392,7 @@ func (t *Tunnel) tickChild(c *childSA) {
 	default:
 		if t.due(c.expireAt) {
 			c.expireAt = time.Time{}
-			t.retire(c)
-			c.end(ReasonExpired)
+			t.expireChild(c)
 		}
 		if t.due(c.endAt) {
 			c.endAt = time.Time{}
@@ -406,6 +405,15 @@ func (t *Tunnel) tickChild(c *childSA) {
 	}
 }
 
+// expireChild ends a Child SA that nothing replaced in time.
+func (t *Tunnel) expireChild(c *childSA) {
+	if c.live() {
+		t.noteExpiry("Child SA", c.name)
+	}
+	t.retire(c)
+	c.end(ReasonExpired)
+}
+
 func (c *childSA) addDeadlines(e *earliest) {
 	e.add(c.endAt)
 	if c.known() {
@@ -416,6 +424,7 @@ func (c *childSA) addDeadlines(e *earliest) {
 
 // childFailed reports a failed attempt and delays the next.
 func (t *Tunnel) childFailed(name string, err *Error) {
+	t.complete(err, name)
 	t.lastError = err
 	t.emit(Failed{Child: name, Err: err})
 	if s := t.slot(name); s != nil {

@@ -66,13 +66,20 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 	}
 	// RFC 7296, Section 2.9: the answer may narrow and never widen.
 	if !within(spec.localTS, local) || !within(spec.remoteTS, remote) {
-		return spec, errors.New("traffic selectors of the answer are empty or wider than the offer")
+		return spec, &mismatch{
+			kind: KindSelectors, ours: []string{selectorText(local, remote)}, theirs: []string{selectorText(spec.localTS, spec.remoteTS)},
+			text: "traffic selectors of the answer are empty or wider than the offer",
+		}
 	}
 	// RFC 7296, Section 1.3.1: a responder may decline transport mode, then
 	// this end may delete the SA. It cannot impose it.
 	transport := m.notify(wire.NotifyUseTransportMode) != nil
 	if transport != (cfg.Mode == dataplane.Transport) {
-		return spec, fmt.Errorf("peer answers with another mode than %s", cfg.Mode)
+		theirs := dataplane.Tunnel
+		if transport {
+			theirs = dataplane.Transport
+		}
+		return spec, modeMismatch(cfg.Mode, theirs, fmt.Sprintf("peer answers with another mode than %s", cfg.Mode))
 	}
 	spec.mode = cfg.Mode
 	return spec, nil
@@ -96,7 +103,7 @@ func within(answer, offer []ts.Selector) bool {
 // new one. Suite and SPIs are the caller's to fill in.
 func (t *Tunnel) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 	unacceptable := func(err error) *Error {
-		return &Error{Op: "create Child SA", Notify: wire.NotifyTSUnacceptable, Err: err}
+		return &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyTSUnacceptable, Err: err}
 	}
 	remote, err := selectors(m, true)
 	if err != nil {
@@ -122,21 +129,27 @@ func (t *Tunnel) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		}
 	}
 	if best.cfg == nil {
-		return best, unacceptable(fmt.Errorf("no Child SA is configured for %v to %v", local, remote))
+		return best, unacceptable(&mismatch{
+			kind: KindSelectors, ours: t.selectorTexts(old), theirs: []string{selectorText(local, remote)},
+			text: "no Child SA is configured for " + selectorText(local, remote),
+		})
 	}
 	// RFC 7296, Section 2.9.2: rekeying does not narrow.
 	if old != nil && !(ts.Covers(best.localTS, old.localTS) && ts.Covers(best.remoteTS, old.remoteTS)) {
-		return best, unacceptable(errors.New("rekeying would narrow the selectors"))
+		return best, unacceptable(&mismatch{
+			kind: KindSelectors, ours: []string{selectorText(old.localTS, old.remoteTS)}, theirs: []string{selectorText(local, remote)},
+			text: "rekeying would narrow the selectors",
+		})
 	}
 	transport := m.notify(wire.NotifyUseTransportMode) != nil
 	if best.cfg.Mode == dataplane.Transport && !transport {
-		return best, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: errTransportRefused}
+		return best, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: errTransportRefused}
 	}
 	best.mode = best.cfg.Mode // a request for transport mode may be declined
 	return best, nil
 }
 
-var errTransportRefused = errors.New("peer does not ask for transport mode, which is configured")
+var errTransportRefused = modeMismatch(dataplane.Transport, dataplane.Tunnel, "peer does not ask for transport mode, which is configured")
 
 func (t *Tunnel) fit(cfg *ChildConfig, local, remote []ts.Selector) int {
 	score := 0
@@ -154,7 +167,10 @@ func (t *Tunnel) fit(cfg *ChildConfig, local, remote []ts.Selector) int {
 func outboundSPI(m *message, number uint8) (uint32, *Error) {
 	spi := suite.ProposalSPI(find[*wire.SA](m).Proposals, number)
 	if len(spi) != 4 || be32(spi) == 0 {
-		return 0, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing or zero")}
+		return 0, &Error{
+			Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadSA,
+			Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing or zero"),
+		}
 	}
 	return be32(spi), nil
 }

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"errors"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -30,15 +31,36 @@ func (t *Tunnel) setPolicies(children []ChildConfig) {
 	}
 	t.apply(nil, ops, func(errs []error) {
 		if err := firstError(errs); err != nil {
-			t.report(&Error{Op: "set policy", Err: err})
+			t.report(&Error{Op: "set policy", Kind: KindDataPlane, Err: err})
 		}
 	})
 }
 
 func (t *Tunnel) report(err *Error) {
+	t.complete(err, "")
 	t.lastError = err
 	t.emit(Failed{Err: err})
 }
+
+// recovered forgets the last failure when what it was about works again. One
+// without a Child SA may have been about this one.
+func (t *Tunnel) recovered(child string) {
+	if e := t.lastError; e != nil && (e.Child == "" || e.Child == child) {
+		t.lastError = nil
+	}
+}
+
+// noteExpiry keeps the reason for the loss of an SA that nothing has replaced,
+// unless the failure that led there is known.
+func (t *Tunnel) noteExpiry(what, child string) {
+	if t.lastError != nil {
+		return
+	}
+	t.lastError = &Error{Op: what, Kind: KindExpired, Err: errNotReplaced}
+	t.complete(t.lastError, child)
+}
+
+var errNotReplaced = errors.New("its lifetime ended before it was replaced")
 
 func (t *Tunnel) mayInitiate() bool {
 	return t.cfg.Role != RoleResponder && t.cfg.Remote.Addr().IsValid()

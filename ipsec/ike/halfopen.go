@@ -94,6 +94,7 @@ func (h *HalfOpen) answerInit(m *message) {
 	chosen, answer, err := suite.ChooseIKE(withoutSPI(offered.Proposals), h.proposals)
 	if err != nil {
 		h.refuseInit(m, wire.NotifyNoProposalChosen, nil)
+		h.failed(&Error{Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: err})
 		return
 	}
 	if chosen.KeyExchange != ke.Group {
@@ -123,6 +124,12 @@ func withoutSPI(offered []wire.Proposal) []wire.Proposal {
 		}
 	}
 	return out
+}
+
+// failed says why the handshake comes to nothing.
+func (m *machine) failed(err *Error) {
+	err.complete()
+	m.emit(Failed{Err: err})
 }
 
 // refuseInit answers without keeping anything; the responder's SPI stays zero
@@ -167,6 +174,7 @@ func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 			// authenticated, so it gets no answer (RFC 7296, Section
 			// 2.21.1).
 			h.stats.Malformed++
+			h.failed(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: err})
 			sa.die()
 			return
 		}
@@ -202,6 +210,7 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	sa.fillHeader(&header)
 	raw, err := (&wire.Message{Header: header, Payloads: payloads}).Append(nil)
 	if err != nil {
+		h.failed(&Error{Op: "encode IKE_SA_INIT", Kind: KindInternal, Exchange: m.Exchange, Err: err})
 		sa.die()
 		return
 	}
@@ -264,15 +273,29 @@ func (h *HalfOpen) Remote() netip.AddrPort { return h.sa.remote }
 // Stats returns the counters of this half-open IKE SA.
 func (h *HalfOpen) Stats() Stats { return h.stats }
 
-// Reject refuses a peer that no tunnel knows. It hears no more than one that
-// fails to prove its identity (RFC 7296, Section 2.21.2).
-func (h *HalfOpen) Reject(now time.Time) {
+// Reject refuses a peer that no tunnel knows, or that the error of Adopt keeps
+// out. It hears no more than one that fails to prove its identity (RFC 7296,
+// Section 2.21.2).
+func (h *HalfOpen) Reject(now time.Time, why error) {
 	if !h.Identified() {
 		return
 	}
 	h.now = now
 	h.sa.refuse(h.sa.init.auth, wire.NotifyAuthenticationFailed, nil)
+	h.failed(&Error{
+		Exchange: wire.ExchangeIKEAuth, Payload: wire.PayloadIDi, Notify: wire.NotifyAuthenticationFailed,
+		Theirs: []string{h.claim()}, Err: why,
+	})
 	h.sa.linger()
+}
+
+// claim is who the peer says it is, whom it wants and where it is.
+func (h *HalfOpen) claim() string {
+	s := h.sa.remoteID.String()
+	if !h.sa.localID.IsZero() {
+		s += " to " + h.sa.localID.String()
+	}
+	return s + " from " + h.sa.remote.String()
 }
 
 // Matches reports whether a peer that claims to be peer, wants to talk to local
@@ -300,7 +323,10 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 		return fmt.Errorf("tunnel %s is not wanted", t.cfg.Name)
 	}
 	if !slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return allows(p, h.sa.suite) }) {
-		return fmt.Errorf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite)
+		return &mismatch{
+			kind: KindProposals, payload: wire.PayloadSA, ours: texts(t.cfg.Proposals), theirs: []string{h.sa.suite.String()},
+			text: fmt.Sprintf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite),
+		}
 	}
 	identified := 0
 	for _, sa := range t.sas {
@@ -309,7 +335,7 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 		}
 	}
 	if identified >= maxIdentified {
-		return fmt.Errorf("tunnel %s has %d unverified peers already", t.cfg.Name, identified)
+		return &mismatch{kind: KindBusy, text: fmt.Sprintf("tunnel %s has %d unverified peers already", t.cfg.Name, identified)}
 	}
 	h.adopted = true
 	t.add(h.sa)

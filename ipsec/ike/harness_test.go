@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -64,9 +65,11 @@ type node struct {
 	policies   map[string]dataplane.Policy
 	failPlane  int // so many operations fail
 	events     []string
+	failed     *Error // the last one
 	closed     bool
 	dropJobs   bool // never answers jobs
 	cookies    *CookieSecret
+	forgetful  bool            // never knows its own cookies
 	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
 }
 
@@ -211,6 +214,7 @@ func (n *node) describe(e Effect) {
 	case ChildRekeyed:
 		n.event("Child SA rekeyed %s %x -> %x", e.New.Name, e.Old.InboundSPI, e.New.InboundSPI)
 	case Failed:
+		n.failed = e.Err
 		n.event("failed %s", strings.TrimSpace(e.Child+" "+e.Err.Error()))
 	case Closed:
 		n.closed = true
@@ -362,7 +366,7 @@ func (n *node) hasCookie(h wire.Header, d Datagram) bool {
 	}
 	msg := &message{payloads: m.Payloads}
 	nonce := find[*wire.Nonce](msg).Data
-	if c := msg.notify(wire.NotifyCookie); c != nil && n.cookies.Check(n.w.now, c.Data, d.Remote.Addr(), h.InitiatorSPI, nonce) {
+	if c := msg.notify(wire.NotifyCookie); c != nil && !n.forgetful && n.cookies.Check(n.w.now, c.Data, d.Remote.Addr(), h.InitiatorSPI, nonce) {
 		return true
 	}
 	cookie, _ := n.cookies.Make(n.w.now, d.Remote.Addr(), h.InitiatorSPI, nonce)
@@ -378,10 +382,14 @@ func (n *node) stepHalf(half *HalfOpen, in Input) {
 	half.Step(n.w.now, in)
 	n.drain(half, half)
 	if half.Identified() {
-		if n.cfg.Matches(half.PeerID(), half.LocalID(), half.Remote().Addr()) && n.t.Adopt(n.w.now, half) == nil {
+		err := errors.New("no tunnel is for this peer")
+		if n.cfg.Matches(half.PeerID(), half.LocalID(), half.Remote().Addr()) {
+			err = n.t.Adopt(n.w.now, half)
+		}
+		if err == nil {
 			n.drain(n.t, nil)
 		} else {
-			half.Reject(n.w.now)
+			half.Reject(n.w.now, err)
 			n.drain(half, half)
 		}
 	}

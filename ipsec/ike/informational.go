@@ -16,7 +16,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 	}
 	if n := m.errorNotify(); n != nil && endsIKE(n.Kind) {
 		sa.respond(m, nil)
-		sa.t.report(&Error{Op: "INFORMATIONAL", Notify: n.Kind, Remote: true})
+		sa.t.report(&Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true})
 		sa.t.endIKE(sa, ReasonProtocol)
 		sa.linger()
 		return

@@ -35,7 +35,7 @@ func (t *Tunnel) initiate(replaces *ikeSA) {
 func (sa *ikeSA) beginInit() {
 	sa.makeKeyExchange(sa.init.group, ClassHandshake, func(ke *suite.KeyExchange, err error) {
 		if err != nil {
-			sa.fail(&Error{Op: "IKE_SA_INIT", Err: err})
+			sa.fail(&Error{Kind: KindInternal, Exchange: wire.ExchangeIKESAInit, Payload: wire.PayloadKE, Err: err})
 			return
 		}
 		sa.init.destroy()
@@ -67,7 +67,7 @@ func (sa *ikeSA) sendInit() {
 	sa.fillHeader(&h)
 	raw, err := (&wire.Message{Header: h, Payloads: payloads}).Append(nil)
 	if err != nil {
-		sa.fail(&Error{Op: "encode IKE_SA_INIT", Err: err})
+		sa.fail(&Error{Op: "encode IKE_SA_INIT", Kind: KindInternal, Exchange: wire.ExchangeIKESAInit, Err: err})
 		return
 	}
 	i.request = raw
@@ -97,18 +97,22 @@ func (sa *ikeSA) handleInitResponse(m *message) {
 	}
 	if n := m.errorNotify(); n != nil {
 		sa.m.stats.Hints++
-		sa.init.hint = &Error{Op: "IKE_SA_INIT", Notify: n.Kind, Remote: true}
+		sa.init.hint = &Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true}
 		return
 	}
 	if err := sa.acceptInit(m); err != nil {
 		sa.m.stats.Hints++
-		sa.init.hint = &Error{Op: "IKE_SA_INIT", Err: err}
+		sa.init.hint = &Error{Exchange: m.Exchange, Err: err}
 	}
 }
 
 func (sa *ikeSA) retryWithCookie(cookie []byte) {
 	if len(cookie) == 0 || len(cookie) > 64 || !sa.mayRetry() {
 		sa.m.stats.Hints++
+		sa.init.hint = &Error{
+			Kind: KindCookie, Exchange: wire.ExchangeIKESAInit, Payload: wire.PayloadNotify, Notify: wire.NotifyCookie, Remote: true,
+			Err: fmt.Errorf("none of %d beginnings was good enough", maxInitRetries+1),
+		}
 		return
 	}
 	sa.init.cookie = cookie
@@ -121,13 +125,27 @@ func (sa *ikeSA) retryWithCookie(cookie []byte) {
 // the same, so nobody can talk us into a weaker one.
 func (sa *ikeSA) retryWithGroup(data []byte) {
 	group, ok := offeredGroup(data, sa.t.cfg.Proposals)
-	if !ok || group == sa.init.group || !sa.mayRetry() {
+	repeated := ok && group == sa.init.group // on the way when we began again
+	if !ok || repeated || !sa.mayRetry() {
 		sa.m.stats.Hints++
+		if !repeated {
+			sa.init.hint = groupError("", wire.ExchangeIKESAInit, data)
+		}
 		return
 	}
 	sa.init.group = group
 	sa.window.outstanding = nil
 	sa.beginInit()
+}
+
+// groupError says that the peer wants a key exchange method that it cannot have,
+// with the data of its INVALID_KE_PAYLOAD.
+func groupError(op string, x wire.ExchangeType, data []byte) *Error {
+	e := &Error{Op: op, Exchange: x, Notify: wire.NotifyInvalidKEPayload, Remote: true}
+	if len(data) == 2 {
+		e.Theirs = []string{wire.KeyExchangeID(binary.BigEndian.Uint16(data)).String()}
+	}
+	return e
 }
 
 func (sa *ikeSA) mayRetry() bool {
@@ -232,7 +250,7 @@ func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 			err = sa.useKeys(r.keys)
 		}
 		if err != nil {
-			sa.fail(&Error{Op: "IKE_SA_INIT", Err: err})
+			sa.fail(&Error{Exchange: wire.ExchangeIKESAInit, Err: err})
 			return
 		}
 		sa.sendAuth(r.method, r.auth)
@@ -251,7 +269,7 @@ func (sa *ikeSA) sendAuth(method wire.AuthMethod, auth []byte) {
 	cfg := t.firstChild()
 	spi, err := t.runtime.AllocateSPI()
 	if err != nil {
-		sa.fail(&Error{Op: "allocate SPI", Err: err})
+		sa.fail(&Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: wire.ExchangeIKEAuth, Err: err})
 		return
 	}
 	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}

@@ -80,7 +80,7 @@ func (t *Tunnel) moveEndpoints(sa *ikeSA) {
 	local, remote := sa.endpoints()
 	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: local, Remote: remote}}, func(errs []error) {
 		if err := firstError(errs); err != nil {
-			t.report(&Error{Op: "move Child SAs to " + remote.String(), Err: err})
+			t.report(&Error{Op: "move Child SAs to " + remote.String(), Kind: KindDataPlane, Err: err})
 		}
 	})
 }

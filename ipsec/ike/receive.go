@@ -242,17 +242,17 @@ func (sa *ikeSA) refuseMalformed(m *message, err error) {
 		if !m.IsResponse() {
 			sa.refuse(m, wire.NotifyUnsupportedCriticalPayload, []byte{byte(critical.Payload)})
 			if sa.state == stateHalfOpen {
-				sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
+				sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
 			}
 			return
 		}
-		sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
+		sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
 		return
 	}
 	if !m.IsResponse() {
 		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
 	}
-	sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyInvalidSyntax, Err: err})
+	sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyInvalidSyntax, Err: err})
 }
 
 // handleAnswer gives a response to the task that asked. INVALID_SYNTAX ends the
@@ -261,7 +261,7 @@ func (sa *ikeSA) handleAnswer(m *message) {
 	handle := sa.answerTo
 	sa.answerTo = nil
 	if sa.state.in(stateUsable) && m.notify(wire.NotifyInvalidSyntax) != nil {
-		sa.fail(&Error{Op: m.Exchange.String(), Notify: wire.NotifyInvalidSyntax, Remote: true})
+		sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyInvalidSyntax, Remote: true})
 		return
 	}
 	if handle != nil {

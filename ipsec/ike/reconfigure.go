@@ -11,7 +11,7 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	cfg.Name, cfg.Runtime = t.cfg.Name, t.cfg.Runtime
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
-		t.report(&Error{Op: "reconfigure", Err: err})
+		t.report(&Error{Op: "reconfigure", Kind: KindConfiguration, Err: err})
 		return
 	}
 	old := t.cfg

@@ -47,7 +47,7 @@ func (sa *ikeSA) answerChild(m *message) {
 		}
 	}
 	if len(t.childrenOf(sa)) >= 4+4*len(t.cfg.Children) {
-		sa.refuse(m, wire.NotifyNoAdditionalSAs, nil)
+		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoAdditionalSAs, Remedy: remedyPeerDefect})
 		return
 	}
 	spec, err := t.readChildOffer(m, old)
@@ -58,7 +58,7 @@ func (sa *ikeSA) answerChild(m *message) {
 	spec.replaces = old
 	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, spec.cfg.Proposals)
 	if e != nil {
-		sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: e})
+		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e})
 		return
 	}
 	if ke := find[*wire.KE](m); chosen.KeyExchange != 0 && (ke == nil || ke.Group != chosen.KeyExchange) {
@@ -72,7 +72,7 @@ func (sa *ikeSA) answerChild(m *message) {
 		return
 	}
 	if spec.inbound, e = t.runtime.AllocateSPI(); e != nil {
-		sa.refuseChild(m, &Error{Op: "allocate SPI", Notify: wire.NotifyTemporaryFailure, Err: e})
+		sa.refuseChild(m, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e})
 		return
 	}
 	sa.deriveChild(m, spec, answer)
@@ -144,7 +144,7 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	}, func(r childResult, err error) {
 		if err != nil {
 			sa.t.releaseSPI(spec.inbound)
-			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
 		spec.keys = r.keys
@@ -162,7 +162,10 @@ func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Paylo
 	}
 	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
 		if err != nil {
-			sa.refuseChild(m, &Error{Op: "create Child SA", Notify: wire.NotifyTemporaryFailure, Err: fmt.Errorf("install inbound SA: %w", err)})
+			sa.refuseChild(m, &Error{
+				Op: "create Child SA", Kind: KindDataPlane, Exchange: m.Exchange,
+				Notify: wire.NotifyTemporaryFailure, Err: fmt.Errorf("install inbound SA: %w", err),
+			})
 			return
 		}
 		sa.respond(m, reply)

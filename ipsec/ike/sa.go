@@ -304,6 +304,7 @@ func (sa *ikeSA) fail(err *Error) {
 		sa.t.ikeFailed(sa, ReasonProtocol, err)
 		return
 	}
+	sa.m.failed(err)
 	sa.die()
 }
 

@@ -42,9 +42,11 @@ import (
 //	fail NODE n=N            the next N installations fail
 //	restart NODE             forgets everything
 //	nat NODE ADDR:PORT       NODE is behind that NAT from now on
-//	cookies NODE             NODE asks every initiator for a cookie
+//	cookies NODE [forgetful] NODE asks every initiator for a cookie, and knows
+//	                         none again if it is forgetful
 //	state                    both ends
 //	plane NODE               what the data plane has
+//	why NODE                 its last failure, with all that is known of it
 //	check                    holds the invariants of rest
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -123,10 +125,13 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
 	case "cookies":
 		n.cookies, _ = NewCookieSecret(s.w.now, n)
+		n.forgetful = len(d.CmdArgs) > 1
 	case "state":
 		s.out.WriteString(s.w.a.state() + s.w.b.state())
 	case "plane":
 		s.plane(n)
+	case "why":
+		s.why(n)
 	case "check":
 		s.w.check(s.t)
 	default:
@@ -205,6 +210,13 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			c.Children[0].LocalTS = mustTS(a.Vals...)
 		case "remote":
 			c.Children[0].RemoteTS = mustTS(a.Vals...)
+		case "id":
+			c.Credentials.ID = mustID(v)
+		case "peer-id":
+			c.Peer.ID = ident.ID{}
+			if v != "any" {
+				c.Peer.ID = mustID(v)
+			}
 		case "psk":
 			c.Credentials.PSK, c.Peer.PSK = ident.PSK(v), ident.PSK(v)
 		case "children":
@@ -310,6 +322,18 @@ func (s *story) event(d *datadriven.TestData, n *node) {
 		e.Remote = netip.MustParseAddrPort(v)
 	}
 	n.step(PlaneEvent{e})
+}
+
+func (s *story) why(n *node) {
+	e := n.failed
+	if e == nil {
+		e = n.t.Status().LastError
+	}
+	if e == nil {
+		s.w.log("no failure\n")
+		return
+	}
+	s.w.log("%s", e.Detail())
 }
 
 func (s *story) plane(n *node) {

@@ -127,7 +127,7 @@ func (sa *ikeSA) abandonTask() {
 // ask sends a request of the active task.
 func (sa *ikeSA) ask(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) {
 	if err := sa.request(exchange, payloads, handle); err != nil {
-		sa.fail(&Error{Op: "encode " + exchange.String(), Err: err})
+		sa.fail(&Error{Op: "encode " + exchange.String(), Kind: KindInternal, Exchange: exchange, Err: err})
 	}
 }
 
@@ -229,7 +229,7 @@ func (t *Tunnel) lingerOrRemove(c *childSA, why Reason) {
 // unanswered gives up an IKE SA whose request got no response.
 func (t *Tunnel) unanswered(sa *ikeSA) {
 	o := sa.window.outstanding
-	err := &Error{Op: o.exchange.String(), Err: fmt.Errorf("%w from %s after %d tries", ErrNoAnswer, sa.remote, o.tries+1)}
+	err := &Error{Exchange: o.exchange, Err: fmt.Errorf("%w from %s after %d tries", ErrNoAnswer, sa.remote, o.tries+1)}
 	if sa.init != nil && sa.init.hint != nil {
 		err = sa.init.hint
 	}

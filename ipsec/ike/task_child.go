@@ -124,7 +124,7 @@ func (x *childExchange) begin(group wire.KeyExchangeID) {
 	if x.spi == 0 {
 		spi, err := x.sa.m.runtime.AllocateSPI()
 		if err != nil {
-			x.failed(&Error{Op: x.op(), Err: fmt.Errorf("allocate SPI: %w", err)})
+			x.failed(&Error{Op: x.op(), Kind: KindDataPlane, Exchange: wire.ExchangeCreateChildSA, Err: fmt.Errorf("allocate SPI: %w", err)})
 			return
 		}
 		x.spi = spi
@@ -136,7 +136,7 @@ func (x *childExchange) begin(group wire.KeyExchangeID) {
 	}
 	x.sa.makeKeyExchange(group, ClassEstablished, func(ke *suite.KeyExchange, err error) {
 		if err != nil {
-			x.fail(&Error{Op: x.op(), Err: err})
+			x.fail(&Error{Op: x.op(), Kind: KindInternal, Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
 			return
 		}
 		x.ke = ke
@@ -167,19 +167,19 @@ func (x *childExchange) answered(m *message) {
 		return
 	}
 	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
-		x.fail(&Error{Op: x.op(), Notify: n.Kind, Remote: true})
+		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Notify: n.Kind, Remote: true})
 		return
 	}
 	spec, nr, err := x.read(m)
 	if err != nil {
 		// The peer has the SA now and we do not. Make it forget it.
 		spi := x.spi
-		x.fail(&Error{Op: x.op(), Err: err})
+		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Err: err})
 		x.sa.orphan(spi)
 		return
 	}
 	if slices.Contains(x.early, spec.outbound) {
-		x.fail(&Error{Op: x.op(), Err: errors.New("peer deleted the new SA at once")})
+		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Payload: wire.PayloadDelete, Err: errors.New("peer deleted the new SA at once")})
 		return
 	}
 	x.derive(m, spec, nr)
@@ -188,7 +188,7 @@ func (x *childExchange) answered(m *message) {
 // retry begins again with the key exchange method that the peer wants (RFC 7296,
 // Section 1.3), unless the reason to do so has gone meanwhile.
 func (x *childExchange) retry(data []byte) {
-	invalid := &Error{Op: x.op(), Notify: wire.NotifyInvalidKEPayload, Remote: true}
+	invalid := groupError(x.op(), wire.ExchangeCreateChildSA, data)
 	if len(data) != 2 || x.retries >= maxKERetries {
 		x.fail(invalid)
 		return
@@ -218,7 +218,11 @@ func (x *childExchange) read(m *message) (childSpec, []byte, error) {
 		return spec, nil, errors.New("key exchange of the answer does not fit its proposal")
 	case x.old != nil && !(ts.Covers(spec.localTS, x.old.localTS) && ts.Covers(spec.remoteTS, x.old.remoteTS)):
 		// RFC 7296, Section 2.9.2.
-		return spec, nil, errors.New("answer narrows the selectors of the SA being rekeyed")
+		return spec, nil, &mismatch{
+			kind: KindSelectors, ours: []string{selectorText(x.old.localTS, x.old.remoteTS)},
+			theirs: []string{selectorText(spec.localTS, spec.remoteTS)},
+			text:   "answer narrows the selectors of the SA being rekeyed",
+		}
 	}
 	spec.inbound, spec.replaces = x.spi, x.old
 	spec.lowestNonce = lower(x.ni, nr.Data)
@@ -250,7 +254,7 @@ func (x *childExchange) derive(m *message, spec childSpec, nr []byte) {
 		return suite.DeriveChildKeys(ikeSuite, skD, shared, ni, nr, esp)
 	}, func(keys *suite.ChildKeys, err error) {
 		if err != nil {
-			x.fail(&Error{Op: x.op(), Err: err})
+			x.fail(&Error{Op: x.op(), Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
 			sa.orphan(spec.inbound)
 			return
 		}
@@ -264,7 +268,10 @@ func (x *childExchange) install(spec childSpec) {
 	x.spi = 0 // the Child SA's from here on
 	t.install(sa, spec, false, func(c *childSA, err error) {
 		if err != nil {
-			x.failed(&Error{Op: x.op(), Err: fmt.Errorf("install inbound SA: %w", err)})
+			x.failed(&Error{
+				Op: x.op(), Kind: KindDataPlane, Exchange: wire.ExchangeCreateChildSA,
+				Err: fmt.Errorf("install inbound SA: %w", err),
+			})
 			sa.orphan(spec.inbound)
 			return
 		}

@@ -139,6 +139,7 @@ func (t *Tunnel) resetSlot(name string) {
 	if s := t.slot(name); s != nil {
 		*s = slot{name: name}
 	}
+	t.recovered(name)
 }
 
 // requestChildRekey is the operator's wish.

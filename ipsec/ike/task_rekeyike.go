@@ -49,7 +49,7 @@ func (sa *ikeSA) groupToRekey() wire.KeyExchangeID {
 func (r *rekeyIKETask) begin(group wire.KeyExchangeID) {
 	r.old.makeKeyExchange(group, ClassEstablished, func(ke *suite.KeyExchange, err error) {
 		if err != nil {
-			r.fail(&Error{Op: "rekey IKE SA", Err: err})
+			r.fail(&Error{Op: "rekey IKE SA", Kind: KindInternal, Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
 			return
 		}
 		r.ke = ke
@@ -79,12 +79,12 @@ func (r *rekeyIKETask) answered(m *message) {
 		return
 	}
 	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
-		r.fail(&Error{Op: "rekey IKE SA", Notify: n.Kind, Remote: true})
+		r.fail(&Error{Op: "rekey IKE SA", Exchange: m.Exchange, Notify: n.Kind, Remote: true})
 		return
 	}
 	fresh, nr, err := r.read(m)
 	if err != nil {
-		r.fail(&Error{Op: "rekey IKE SA", Err: err})
+		r.fail(&Error{Op: "rekey IKE SA", Exchange: m.Exchange, Err: err})
 		return
 	}
 	r.derive(fresh, nr, find[*wire.KE](m).Data)
@@ -93,7 +93,7 @@ func (r *rekeyIKETask) answered(m *message) {
 func (r *rekeyIKETask) retry(data []byte) {
 	group, ok := offeredGroup(data, r.old.t.cfg.Proposals)
 	if !ok || r.retries >= maxKERetries || r.passive != nil {
-		r.fail(&Error{Op: "rekey IKE SA", Notify: wire.NotifyInvalidKEPayload, Remote: true})
+		r.fail(groupError("rekey IKE SA", wire.ExchangeCreateChildSA, data))
 		return
 	}
 	r.retries++
@@ -158,7 +158,7 @@ func (r *rekeyIKETask) derive(fresh *ikeSA, nr, theirs []byte) {
 			err = fresh.useKeys(keys)
 		}
 		if err != nil {
-			r.fail(&Error{Op: "rekey IKE SA", Err: err})
+			r.fail(&Error{Op: "rekey IKE SA", Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
 			return
 		}
 		r.succeed(fresh)
@@ -218,6 +218,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	if fresh.local != old.local || fresh.remote != old.remote {
 		t.moveEndpoints(fresh)
 	}
+	t.recovered("")
 	t.emit(IKERekeyed{Old: before, New: fresh.status()})
 }
 
@@ -265,7 +266,7 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 	offered := find[*wire.SA](m).Proposals
 	chosen, answer, err := suite.ChooseIKE(offered, t.cfg.Proposals)
 	if err != nil {
-		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: err})
+		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: err})
 		return
 	}
 	if ke == nil || ke.Group != chosen.KeyExchange {
@@ -277,7 +278,10 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 		copy(spi[:], theirs)
 	}
 	if spi.IsZero() || slices.ContainsFunc(t.sas, func(o *ikeSA) bool { return o.remoteSPI == spi && o.state != stateDead }) {
-		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing, zero or in use")})
+		sa.refuseChild(m, &Error{
+			Op: "rekey IKE SA", Exchange: m.Exchange, Payload: wire.PayloadSA,
+			Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing, zero or in use"),
+		})
 		return
 	}
 	fresh := sa.heir(sa.m.runtime.NewSPI(), spi, chosen, false)
@@ -315,7 +319,7 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 			err = fresh.useKeys(r.keys)
 		}
 		if err != nil {
-			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
 		answer.SPI = fresh.localSPI[:]

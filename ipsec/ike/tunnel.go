@@ -227,6 +227,9 @@ func (t *Tunnel) planeEvent(e dataplane.Event) {
 	case dataplane.SoftExpire:
 		c.wantRekey = true
 	case dataplane.HardExpire:
+		if c.live() {
+			t.noteExpiry("Child SA", c.name)
+		}
 		c.end(ReasonExpired)
 	case dataplane.FirstInbound:
 		t.peerUses(c)
@@ -272,6 +275,9 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	}
 	if t.due(sa.expireAt) {
 		sa.expireAt = time.Time{}
+		if sa.alive() && !sa.redundant {
+			t.noteExpiry("IKE SA", "")
+		}
 		sa.end(ReasonExpired)
 	}
 	if t.due(sa.endAt) {

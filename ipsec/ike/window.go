@@ -155,7 +155,7 @@ func (sa *ikeSA) respond(req *message, payloads []wire.Payload) {
 	}, payloads)
 	if err != nil {
 		// Only payloads of our own making can fail to be encoded.
-		sa.fail(&Error{Op: "encode " + req.Exchange.String() + " response", Err: err})
+		sa.fail(&Error{Op: "encode " + req.Exchange.String() + " response", Kind: KindInternal, Exchange: req.Exchange, Err: err})
 		return
 	}
 	sa.window.response = datagrams

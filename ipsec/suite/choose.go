@@ -23,6 +23,9 @@ func (e *NoProposalError) Error() string {
 		e.Protocol, strings.Join(e.Offered, " or "), strings.Join(e.Accepted, " or "))
 }
 
+// Cause is Error without the two sides and the remedy.
+func (e *NoProposalError) Cause() string { return fmt.Sprintf("no common %s proposal", e.Protocol) }
+
 // ErrInvalidAnswer means that a responder answered an SA payload with
 // something that was not offered. The exchange must end (RFC 7296, Section
 // 3.3.6).
