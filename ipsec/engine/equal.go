@@ -2,9 +2,10 @@ package engine
 
 import (
 	"crypto"
-	"crypto/x509"
 	"reflect"
 	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
 )
 
 // sameConfig reports whether two configurations mean the same, so that
@@ -13,17 +14,24 @@ import (
 // is one: functions cannot be compared, and this one is to look up what is
 // revoked when it is called.
 func sameConfig(a, b TunnelConfig) bool {
-	if !sameSigner(a.Credentials.Signer, b.Credentials.Signer) ||
-		!a.Peer.Roots.Equal(b.Peer.Roots) ||
-		!slices.EqualFunc(a.Credentials.Chain, b.Credentials.Chain, (*x509.Certificate).Equal) ||
+	if !slices.EqualFunc(signers(a.Credentials), signers(b.Credentials), sameSigner) ||
+		!a.Credentials.Equal(b.Credentials) || !a.Peer.Equal(b.Peer) ||
 		(a.Peer.CheckRevoked == nil) != (b.Peer.CheckRevoked == nil) {
 		return false
 	}
 	for _, c := range []*TunnelConfig{&a, &b} {
-		c.Credentials.Signer, c.Credentials.Chain = nil, nil
-		c.Peer.Roots, c.Peer.CheckRevoked = nil, nil
+		c.Credentials, c.Peer = ident.Local{}, ident.Remote{}
 	}
 	return reflect.DeepEqual(a, b)
+}
+
+// signers returns the keys of all credentials.
+func signers(l ident.Local) []crypto.Signer {
+	out := []crypto.Signer{l.Signer}
+	for _, c := range l.Alternatives {
+		out = append(out, c.Signer)
+	}
+	return out
 }
 
 func sameSigner(a, b crypto.Signer) bool {

@@ -21,13 +21,13 @@ func BenchmarkAuth(b *testing.B) {
 		leaf := root.issue(k.key, nil)
 		local := Local{ID: name, Signer: k.key, Chain: []*x509.Certificate{leaf}}
 		remote := Remote{ID: name, Roots: NewRoots(root.cert)}
-		method, data, err := Sign(local, octets, HashAlgorithms(), rand.Reader)
+		proof, err := Sign(local, octets, modern, nil, rand.Reader)
 		if err != nil {
 			b.Fatal(err)
 		}
 		b.Run(k.name+"/sign", func(b *testing.B) {
 			for b.Loop() {
-				if _, _, err := Sign(local, octets, HashAlgorithms(), rand.Reader); err != nil {
+				if _, err := Sign(local, octets, modern, nil, rand.Reader); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -35,7 +35,7 @@ func BenchmarkAuth(b *testing.B) {
 		// With the path of one certificate under a P-256 authority.
 		b.Run(k.name+"/verify", func(b *testing.B) {
 			for b.Loop() {
-				if _, err := Verify(remote, name, method, data, octets, local.Chain, now); err != nil {
+				if _, err := Verify(remote, Claim{name, proof.Method, proof.Data, octets, local.Chain, true}, now); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -44,7 +44,7 @@ func BenchmarkAuth(b *testing.B) {
 	b.Run("PSK/sign", func(b *testing.B) {
 		local := Local{ID: name, PSK: PSK("0123456789abcdef")}
 		for b.Loop() {
-			if _, _, err := Sign(local, octets, nil, nil); err != nil {
+			if _, err := Sign(local, octets, Announced{}, nil, nil); err != nil {
 				b.Fatal(err)
 			}
 		}

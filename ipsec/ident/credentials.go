@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -29,24 +30,130 @@ func (PSK) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // LogValue keeps the key out of structured logs.
 func (PSK) LogValue() slog.Value { return slog.StringValue(redacted) }
 
-// Local is who we are and how we prove it: either Signer and Chain, or PSK.
-type Local struct {
-	ID     ID
-	Signer crypto.Signer       // Ed25519, or ECDSA on P-256, P-384 or P-521
+// Credential is one way to prove an identity: either Signer and Chain, or PSK.
+type Credential struct {
+	// Signer is a key for Ed25519, for ECDSA on P-256, P-384 or P-521, or for
+	// RSA of at least MinRSABits. It may be a device's.
+	Signer crypto.Signer
 	Chain  []*x509.Certificate // certificate of Signer first, then the authorities below the root
 	PSK    PSK
 }
 
+// String says what c proves with, and tells no key.
+func (c Credential) String() string {
+	switch {
+	case len(c.PSK) != 0:
+		return "a pre-shared key"
+	case c.Signer != nil:
+		return "a certificate"
+	default:
+		return "nothing"
+	}
+}
+
+// Format implements fmt.Formatter for every verb: a Signer that is a private
+// key in memory would print all of it.
+func (c Credential) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(c.String())) }
+
+// MarshalText keeps the key out of JSON and YAML.
+func (c Credential) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// LogValue keeps the key out of structured logs.
+func (c Credential) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// validate reports what keeps c from proving id.
+func (c Credential) validate(id ID) error {
+	switch {
+	case len(c.PSK) != 0 && (c.Signer != nil || len(c.Chain) != 0):
+		return configError("both a certificate and a pre-shared key are in one credential of "+id.String(), "make an alternative of one of them, or remove it")
+	case len(c.PSK) != 0:
+		return nil
+	case c.Signer == nil || len(c.Chain) == 0:
+		return configError("neither a certificate with its key nor a pre-shared key is configured for "+id.String(), "add one of them")
+	}
+	public := c.Signer.Public()
+	if _, err := schemesToSign(public, 0); err != nil {
+		return err
+	}
+	if k, ok := public.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(c.Chain[0].PublicKey) {
+		return configError("the private key does not belong to the first certificate of the chain", "put the own certificate first, or install the key that it was issued for")
+	}
+	return id.bind(c.Chain[0])
+}
+
+func (c Credential) equal(o Credential) bool {
+	// A key belongs to the first certificate of its chain.
+	return string(c.PSK) == string(o.PSK) && slices.EqualFunc(c.Chain, o.Chain, (*x509.Certificate).Equal)
+}
+
+// certificates returns the CERT payloads to send, the own certificate first
+// (RFC 7296, Section 3.6). A self-signed authority is left out: the peer
+// either has it or does not trust it (RFC 4945, Section 3.3).
+func (c Credential) certificates() []*wire.Cert {
+	var out []*wire.Cert
+	for i, cert := range c.Chain {
+		if i > 0 && isSelfSigned(cert) {
+			continue
+		}
+		out = append(out, &wire.Cert{Encoding: wire.CertX509Signature, Data: cert.Raw})
+	}
+	return out
+}
+
+func isSelfSigned(c *x509.Certificate) bool {
+	return slices.Equal(c.RawSubject, c.RawIssuer)
+}
+
+// RSAPadding says which signature scheme an RSA key prefers.
+type RSAPadding uint8
+
+// The schemes. RFC 8247, Section 3.2, demands RSASSA-PSS of everybody who does
+// digital signatures with RSA and leaves PKCS #1 v1.5 open, and RFC 7427 gives a
+// peer no way to say which of them it verifies, so PSS is what can be relied
+// on. A peer that announces its methods (RFC 9593) gets one that it announces.
+const (
+	RSAPaddingPSS      RSAPadding = iota // PSS, and PKCS #1 v1.5 if the key's device cannot
+	RSAPaddingPKCS1v15                   // the reverse, for peers of before 2017
+)
+
+// Local is who we are and how we prove it.
+type Local struct {
+	ID ID
+	// Signer and Chain, or PSK, are the credential that is preferred, see
+	// [Credential].
+	Signer crypto.Signer
+	Chain  []*x509.Certificate
+	PSK    PSK
+	// Alternatives prove the same identity and are used, the first one that
+	// fits, where the peer says that it does not accept what is before them:
+	// by SUPPORTED_AUTH_METHODS, SIGNATURE_HASH_ALGORITHMS or, among
+	// certificates, CERTREQ.
+	Alternatives []Credential
+	// RSA is how an RSA key signs if the peer leaves it open.
+	RSA RSAPadding
+	// Legacy are older methods that may be used to sign for a peer that does
+	// not support digital signatures (RFC 7427): wire.AuthRSA with SHA-1,
+	// wire.AuthECDSAP256, AuthECDSAP384, AuthECDSAP521.
+	Legacy []wire.AuthMethod
+}
+
+// credentials returns all of l in order of preference.
+func (l Local) credentials() []Credential {
+	return append([]Credential{{l.Signer, l.Chain, l.PSK}}, l.Alternatives...)
+}
+
 // String says who l is and by what it proves that, and tells no key.
 func (l Local) String() string {
-	switch {
-	case len(l.PSK) != 0:
-		return l.ID.String() + " with a pre-shared key"
-	case l.Signer != nil:
-		return l.ID.String() + " with a certificate"
-	default:
-		return l.ID.String() + " without credentials"
+	s := l.ID.String()
+	for i, c := range l.credentials() {
+		if i > 0 {
+			s += " or"
+		} else {
+			s += " with"
+		}
+		s += " " + c.String()
 	}
+	return s
 }
 
 // Format implements fmt.Formatter for every verb: a Signer that is a private
@@ -62,51 +169,36 @@ func (l Local) LogValue() slog.Value { return slog.StringValue(l.String()) }
 // Validate reports the first thing that keeps l from proving its identity. It
 // does not look at validity periods: the peer judges those.
 func (l Local) Validate() error {
-	switch {
-	case l.ID.IsZero():
+	if l.ID.IsZero() {
 		return configError("no local identity is configured", "set one, such as the name in the certificate")
-	case len(l.PSK) != 0 && (l.Signer != nil || len(l.Chain) != 0):
-		return configError("both a certificate and a pre-shared key are configured for "+l.ID.String(), "remove one of them")
-	case len(l.PSK) != 0:
-		return nil
-	case l.Signer == nil || len(l.Chain) == 0:
-		return configError("neither a certificate with its key nor a pre-shared key is configured for "+l.ID.String(), "add one of them")
 	}
-	public := l.Signer.Public()
-	if _, err := schemesToSign(public); err != nil {
-		return err
-	}
-	if k, ok := public.(interface{ Equal(crypto.PublicKey) bool }); !ok || !k.Equal(l.Chain[0].PublicKey) {
-		return configError("the private key does not belong to the first certificate of the chain", "put the own certificate first, or install the key that it was issued for")
-	}
-	return l.ID.bind(l.Chain[0])
-}
-
-// Certificates returns the CERT payloads to send, the own certificate first
-// (RFC 7296, Section 3.6). A self-signed authority is left out: the peer
-// either has it or does not trust it.
-func (l Local) Certificates() []*wire.Cert {
-	var out []*wire.Cert
-	for i, c := range l.Chain {
-		if i > 0 && isSelfSigned(c) {
-			continue
+	for _, c := range l.credentials() {
+		if err := c.validate(l.ID); err != nil {
+			return err
 		}
-		out = append(out, &wire.Cert{Encoding: wire.CertX509Signature, Data: c.Raw})
 	}
-	return out
+	return validateLegacy(l.Legacy)
 }
 
-func isSelfSigned(c *x509.Certificate) bool {
-	return slices.Equal(c.RawSubject, c.RawIssuer)
+// Equal reports whether both prove the same identity in the same ways.
+func (l Local) Equal(o Local) bool {
+	return l.ID.Equal(o.ID) && l.RSA == o.RSA && slices.Equal(l.Legacy, o.Legacy) &&
+		slices.EqualFunc(l.credentials(), o.credentials(), Credential.equal)
 }
 
 // Remote is what a peer has to prove: with Roots a certificate, with PSK the
-// knowledge of the key. Exactly one of the two is set; nothing else is
-// accepted.
+// knowledge of the key. Nothing else is accepted.
 type Remote struct {
 	ID    ID // the peer must have this identity; zero means any that it can prove
 	Roots *Roots
 	PSK   PSK
+	// Either allows both Roots and PSK: the peer chooses, and so a stranger
+	// who learns the weaker of the two can too.
+	Either bool
+	// Legacy are older methods, see [Local], that are accepted of a peer that
+	// does not support digital signatures (RFC 7427). They are no way round
+	// those: a peer that announces them has to use them.
+	Legacy []wire.AuthMethod
 	// CheckRevoked is called for each certificate of the path but the
 	// root, the peer's first, and returns an error if it must not be used.
 	// It may be nil. It runs where Verify runs and must be safe for
@@ -114,15 +206,38 @@ type Remote struct {
 	CheckRevoked func(*x509.Certificate) error
 }
 
+// Proofs says for people what r accepts.
+func (r Remote) Proofs() string {
+	var list []string
+	if r.Roots != nil {
+		list = append(list, "a digital signature with a certificate of a trusted authority")
+		for _, m := range r.Legacy {
+			l, _ := legacyOf(m)
+			list = append(list, l.name())
+		}
+	}
+	if len(r.PSK) != 0 {
+		list = append(list, "a pre-shared key")
+	}
+	return strings.Join(list, " or ")
+}
+
 // Validate reports a contradiction in r.
 func (r Remote) Validate() error {
 	switch {
-	case len(r.PSK) != 0 && r.Roots != nil:
-		return configError("both trusted authorities and a pre-shared key are configured for peer "+r.ID.String(), "remove one of them: a peer that may choose can choose the weaker one")
-	case len(r.PSK) == 0 && (r.Roots == nil || len(r.Roots.certs) == 0):
+	case len(r.PSK) != 0 && r.Roots != nil && !r.Either:
+		return configError("both trusted authorities and a pre-shared key are configured for peer "+r.ID.String(), "remove one of them, for a peer that may choose can choose the weaker one; or allow either")
+	case len(r.PSK) == 0 && r.Roots == nil, r.Roots != nil && len(r.Roots.certs) == 0:
 		return configError("neither trusted authorities nor a pre-shared key are configured for peer "+r.ID.String(), "add one of them")
 	}
-	return nil
+	return validateLegacy(r.Legacy)
+}
+
+// Equal reports whether both demand the same proof. Whether it is revoked is
+// another question, so CheckRevoked does not count.
+func (r Remote) Equal(o Remote) bool {
+	return r.ID.Equal(o.ID) && string(r.PSK) == string(o.PSK) && r.Roots.Equal(o.Roots) &&
+		r.Either == o.Either && slices.Equal(r.Legacy, o.Legacy)
 }
 
 func configError(detail, remedy string) error {

@@ -65,15 +65,21 @@ func TestLocalValidate(t *testing.T) {
 		"both":                  {func(l *Local) { l.PSK = PSK("secret") }, ReasonConfiguration},
 		"key of another":        {func(l *Local) { l.Signer = ed25519Key() }, ReasonConfiguration},
 		"key of another type":   {func(l *Local) { l.Signer = ecdsaKey(elliptic.P256()) }, ReasonConfiguration},
-		"RSA key":               {func(l *Local) { l.Signer = rsaKey(t, 2048) }, ReasonConfiguration},
-		"P-224 key":             {func(l *Local) { l.Signer = ecdsaKey(elliptic.P224()) }, ReasonConfiguration},
-		"name of another":       {func(l *Local) { l.ID = id(t, "edge2.example") }, ReasonIdentity},
-		"root first":            {func(l *Local) { l.Chain = []*x509.Certificate{ca.cert, l.Chain[0]} }, ReasonConfiguration},
+		"RSA key of another":    {func(l *Local) { l.Signer = rsaKey(t, 2048) }, ReasonConfiguration},
+		"short RSA key":         {func(l *Local) { l.Signer = rsaKey(t, 1024) }, ReasonAlgorithm},
+		"strange older method":  {func(l *Local) { l.Legacy = []wire.AuthMethod{wire.AuthNull} }, ReasonConfiguration},
+		"useless alternative":   {func(l *Local) { l.Alternatives = []Credential{{}} }, ReasonConfiguration},
+		"alternative of another": {func(l *Local) {
+			l.Alternatives = []Credential{{Signer: key, Chain: []*x509.Certificate{ca.issue(key, func(c *x509.Certificate) { c.DNSNames = []string{"edge2.example"} })}}}
+		}, ReasonIdentity},
+		"P-224 key":       {func(l *Local) { l.Signer = ecdsaKey(elliptic.P224()) }, ReasonConfiguration},
+		"name of another": {func(l *Local) { l.ID = id(t, "edge2.example") }, ReasonIdentity},
+		"root first":      {func(l *Local) { l.Chain = []*x509.Certificate{ca.cert, l.Chain[0]} }, ReasonConfiguration},
 	} {
 		l := good
 		tt.change(&l)
 		wantReason(t, l.Validate(), tt.want)
-		_, _, err := Sign(l, octets, HashAlgorithms(), nil)
+		_, err := Sign(l, octets, modern, nil, nil)
 		if err == nil {
 			t.Errorf("%s: signs all the same", name)
 		}
@@ -92,18 +98,18 @@ func TestSignPicksHash(t *testing.T) {
 		{[]wire.HashAlgorithm{wire.HashSHA1}, ""},
 		{nil, ""},
 	} {
-		_, data, err := Sign(s.local, octets, tt.peer, nil)
+		proof, err := Sign(s.local, octets, Announced{Signatures: tt.peer != nil, Hashes: tt.peer}, nil, nil)
 		if tt.want == "" {
 			wantReason(t, err, ReasonAlgorithm)
 			continue
 		}
-		if err != nil || string(data[1:1+len(tt.want)]) != tt.want || int(data[0]) != len(tt.want) {
-			t.Errorf("peer accepts %v: %x, %v", tt.peer, data, err)
+		if err != nil || string(proof.Data[1:1+len(tt.want)]) != tt.want || int(proof.Data[0]) != len(tt.want) {
+			t.Errorf("peer accepts %v: %+v, %v", tt.peer, proof, err)
 		}
 	}
 	// RFC 8420, Section 2: Ed25519 only to a peer that announced IDENTITY.
 	e := newScenario(t, ed25519Key(), nil)
-	_, _, err := Sign(e.local, octets, []wire.HashAlgorithm{wire.HashSHA256, wire.HashSHA512}, nil)
+	_, err := Sign(e.local, octets, Announced{Signatures: true, Hashes: []wire.HashAlgorithm{wire.HashSHA256, wire.HashSHA512}}, nil, nil)
 	wantReason(t, err, ReasonAlgorithm)
 }
 
@@ -132,7 +138,7 @@ func TestCertificatePayloads(t *testing.T) {
 	s := newScenario(t, ed25519Key(), nil)
 	root := newAuthority("another root", nil)
 	s.local.Chain = append(s.local.Chain, root.cert)
-	payloads := s.local.Certificates()
+	payloads := s.local.credentials()[0].certificates()
 	if len(payloads) != 2 {
 		t.Fatalf("%d certificates are sent, want 2 without the root", len(payloads))
 	}
@@ -206,7 +212,7 @@ func FuzzVerify(f *testing.F) {
 	remote := Remote{ID: name, Roots: NewRoots(ca.cert)}
 	key := ed25519Key()
 	chain := []*x509.Certificate{ca.issue(key, nil)}
-	signed, err := sign(key, octets, HashAlgorithms(), rand.Reader)
+	signed, err := schemes[0].sign(key, octets, rand.Reader)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -214,7 +220,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{255, 1})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		_, err := Verify(remote, name, wire.AuthDigitalSignature, data, octets, chain, now)
+		_, err := Verify(remote, Claim{name, wire.AuthDigitalSignature, data, octets, chain, true}, now)
 		if (err == nil) != bytes.Equal(data, signed) {
 			t.Errorf("data %x: %v", data, err)
 		}

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -60,21 +59,22 @@ type scheme struct {
 	hash        wire.HashAlgorithm
 	digest      crypto.Hash // 0 for IDENTITY
 	identifiers []string    // the first one is sent
+	pss         bool
 	verify      func(public crypto.PublicKey, digest crypto.Hash, signed, signature []byte) bool
 }
 
 // schemes that Verify accepts. RFC 7427, Appendix A; RFC 8420, Appendix A.
 var schemes = []scheme{
-	{"Ed25519", wire.HashIdentity, 0, []string{"\x30\x05\x06\x03\x2b\x65\x70"}, verifyEd25519},
-	{"ECDSA with SHA-256", wire.HashSHA256, crypto.SHA256, []string{ecdsaIdentifier + "\x02"}, verifyECDSA},
-	{"ECDSA with SHA-384", wire.HashSHA384, crypto.SHA384, []string{ecdsaIdentifier + "\x03"}, verifyECDSA},
-	{"ECDSA with SHA-512", wire.HashSHA512, crypto.SHA512, []string{ecdsaIdentifier + "\x04"}, verifyECDSA},
-	{"RSA PKCS #1 v1.5 with SHA-256", wire.HashSHA256, crypto.SHA256, []string{rsaIdentifier + "\x0b\x05\x00"}, verifyPKCS1},
-	{"RSA PKCS #1 v1.5 with SHA-384", wire.HashSHA384, crypto.SHA384, []string{rsaIdentifier + "\x0c\x05\x00"}, verifyPKCS1},
-	{"RSA PKCS #1 v1.5 with SHA-512", wire.HashSHA512, crypto.SHA512, []string{rsaIdentifier + "\x0d\x05\x00"}, verifyPKCS1},
-	{"RSASSA-PSS with SHA-256", wire.HashSHA256, crypto.SHA256, pssIdentifiers(1, 32), verifyPSS},
-	{"RSASSA-PSS with SHA-384", wire.HashSHA384, crypto.SHA384, pssIdentifiers(2, 48), verifyPSS},
-	{"RSASSA-PSS with SHA-512", wire.HashSHA512, crypto.SHA512, pssIdentifiers(3, 64), verifyPSS},
+	{"Ed25519", wire.HashIdentity, 0, []string{"\x30\x05\x06\x03\x2b\x65\x70"}, false, verifyEd25519},
+	{"ECDSA with SHA-256", wire.HashSHA256, crypto.SHA256, []string{ecdsaIdentifier + "\x02"}, false, verifyECDSA},
+	{"ECDSA with SHA-384", wire.HashSHA384, crypto.SHA384, []string{ecdsaIdentifier + "\x03"}, false, verifyECDSA},
+	{"ECDSA with SHA-512", wire.HashSHA512, crypto.SHA512, []string{ecdsaIdentifier + "\x04"}, false, verifyECDSA},
+	{"RSA PKCS #1 v1.5 with SHA-256", wire.HashSHA256, crypto.SHA256, []string{rsaIdentifier + "\x0b\x05\x00"}, false, verifyPKCS1},
+	{"RSA PKCS #1 v1.5 with SHA-384", wire.HashSHA384, crypto.SHA384, []string{rsaIdentifier + "\x0c\x05\x00"}, false, verifyPKCS1},
+	{"RSA PKCS #1 v1.5 with SHA-512", wire.HashSHA512, crypto.SHA512, []string{rsaIdentifier + "\x0d\x05\x00"}, false, verifyPKCS1},
+	{"RSASSA-PSS with SHA-256", wire.HashSHA256, crypto.SHA256, pssIdentifiers(1, 32), true, verifyPSS},
+	{"RSASSA-PSS with SHA-384", wire.HashSHA384, crypto.SHA384, pssIdentifiers(2, 48), true, verifyPSS},
+	{"RSASSA-PSS with SHA-512", wire.HashSHA512, crypto.SHA512, pssIdentifiers(3, 64), true, verifyPSS},
 }
 
 const (
@@ -162,8 +162,9 @@ func schemeOf(identifier []byte) (scheme, bool) {
 }
 
 // schemesToSign returns what a key can sign with, the best first: hashes at
-// least as strong as the curve.
-func schemesToSign(public crypto.PublicKey) ([]scheme, error) {
+// least as strong as the curve, and SHA-256 before others for RSA (RFC 8247,
+// Section 3.2).
+func schemesToSign(public crypto.PublicKey, padding RSAPadding) ([]scheme, error) {
 	switch k := public.(type) {
 	case ed25519.PublicKey:
 		return schemes[0:1], nil
@@ -176,48 +177,36 @@ func schemesToSign(public crypto.PublicKey) ([]scheme, error) {
 		case elliptic.P521():
 			return schemes[3:4], nil
 		}
+	case *rsa.PublicKey:
+		if err := checkKey(k); err != nil {
+			return nil, err
+		}
+		pkcs1, pss := schemes[4:7], schemes[7:10]
+		if padding == RSAPaddingPKCS1v15 {
+			return slices.Concat(pkcs1, pss), nil
+		}
+		return slices.Concat(pss, pkcs1), nil
 	}
-	return nil, configError(fmt.Sprintf("a private key for %T cannot sign here", public), "use an Ed25519 key or an ECDSA key on P-256, P-384 or P-521")
+	return nil, configError(fmt.Sprintf("a private key for %T cannot sign here", public), "use an Ed25519 key, an ECDSA key on P-256, P-384 or P-521, or an RSA key")
 }
 
-// sign makes the Authentication Data with a hash that the peer announced.
-func sign(signer crypto.Signer, o Octets, peerHashes []wire.HashAlgorithm, rand io.Reader) ([]byte, error) {
-	choices, err := schemesToSign(signer.Public())
-	if err != nil {
-		return nil, err
-	}
-	i := slices.IndexFunc(choices, func(s scheme) bool { return slices.Contains(peerHashes, s.hash) })
-	if i < 0 {
-		return nil, noCommonHash(choices, peerHashes)
-	}
-	s := choices[i]
+// sign makes the Authentication Data of RFC 7427, Section 3.
+func (s scheme) sign(signer crypto.Signer, o Octets, rand io.Reader) ([]byte, error) {
 	message, options := o.b, crypto.SignerOpts(crypto.Hash(0))
 	if s.digest != 0 {
 		message, options = sum(s.digest, o.b), s.digest
 	}
+	if s.pss {
+		options = &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: s.digest}
+	}
 	signature, err := signer.Sign(rand, message, options)
 	if err != nil {
-		return nil, &Error{Reason: ReasonSignature, Detail: "sign with the own key", Remedy: "check the key or the device that holds it", Err: err}
+		return nil, signError(err)
 	}
 	data := append([]byte{byte(len(s.identifiers[0]))}, s.identifiers[0]...)
 	return append(data, signature...), nil
 }
 
-func noCommonHash(choices []scheme, peerHashes []wire.HashAlgorithm) error {
-	if len(peerHashes) == 0 {
-		return &Error{
-			Reason: ReasonAlgorithm,
-			Detail: "the peer does not support digital signatures as of RFC 7427",
-			Remedy: "enable them on the peer (SIGNATURE_HASH_ALGORITHMS), or use a pre-shared key",
-		}
-	}
-	var names []string
-	for _, s := range choices {
-		names = append(names, s.name)
-	}
-	return &Error{
-		Reason: ReasonAlgorithm,
-		Detail: fmt.Sprintf("the own key signs by %s, the peer accepts the hashes %v", strings.Join(names, ", "), peerHashes),
-		Remedy: "use a key of another type, or enable one of the hashes on the peer",
-	}
+func signError(err error) error {
+	return &Error{Reason: ReasonSignature, Detail: "sign with the own key", Remedy: "check the key or the device that holds it", Err: err}
 }

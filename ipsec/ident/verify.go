@@ -1,17 +1,31 @@
 package ident
 
 import (
+	"crypto"
 	"crypto/hmac"
 	"crypto/x509"
 	"encoding/asn1"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
+
+// Claim is what a peer says about itself in IKE_AUTH.
+type Claim struct {
+	ID ID
+	// Method and Data are those of the AUTH payload, Octets what it has to
+	// prove.
+	Method wire.AuthMethod
+	Data   []byte
+	Octets Octets
+	// Chain are the certificates that it sent, its own first.
+	Chain []*x509.Certificate
+	// Signatures is true if it supports digital signatures, see [Announced].
+	Signatures bool
+}
 
 // VerifiedPeer is a peer that proved its identity.
 type VerifiedPeer struct {
@@ -19,106 +33,156 @@ type VerifiedPeer struct {
 	Leaf *x509.Certificate // nil with a pre-shared key
 	// Method is how it did so, for people: `psk`, or the signature's algorithm.
 	Method string
+	// Expires is when the first certificate of its path ends, zero with a
+	// pre-shared key.
+	Expires time.Time
 }
 
-// Sign makes the content of the AUTH payload that proves local's identity (RFC
-// 7296, Section 2.15; RFC 7427, Section 3). peerHashes come from the peer's
-// SIGNATURE_HASH_ALGORITHMS; nil if it sent none. The error is an *Error.
-func Sign(local Local, octets Octets, peerHashes []wire.HashAlgorithm, rand io.Reader) (wire.AuthMethod, []byte, error) {
-	if err := local.Validate(); err != nil {
-		return 0, nil, err
-	}
-	if len(local.PSK) != 0 {
-		return wire.AuthSharedKey, octets.sharedKeyAuth(local.PSK), nil
-	}
-	data, err := sign(local.Signer, octets, peerHashes, rand)
-	if err != nil {
-		return 0, nil, err
-	}
-	return wire.AuthDigitalSignature, data, nil
-}
-
-// Verify checks the AUTH payload of a peer that claims to be id, with the
-// certificates that it sent, at time now. It succeeds only if the method is
-// the configured one, the identity is the expected one and bound to what
+// Verify checks the claim of a peer at time now. It succeeds only if the method
+// is a configured one, the identity is the expected one and bound to what
 // proves it, the certificate has a path to a configured authority, and the
 // proof is right. The error is an *Error.
-func Verify(remote Remote, id ID, method wire.AuthMethod, data []byte, octets Octets, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
-	if err := remote.Validate(); err != nil {
+func Verify(remote Remote, c Claim, now time.Time) (*VerifiedPeer, error) {
+	if err := remote.admits(c.ID); err != nil {
 		return nil, err
 	}
-	if id.IsZero() {
-		return nil, &Error{Reason: ReasonIdentity, Detail: "the peer sent no identity", Remedy: "configure one on the peer"}
+	switch {
+	case c.Method == wire.AuthSharedKey && len(remote.PSK) != 0:
+		return verifySharedKey(remote, c)
+	case c.Method != wire.AuthSharedKey && remote.Roots != nil:
+		return verifyCertificate(remote, c, now)
 	}
-	if !remote.ID.IsZero() && !remote.ID.Equal(id) {
-		return nil, &Error{
+	return nil, methodError(remote, c)
+}
+
+// Revalidate checks again whether a peer that has proved itself as id with the
+// certificates of chain would still be believed: nothing expired or revoked, the
+// authority still trusted. A peer that proved a pre-shared key has no chain and
+// is only compared with what is configured. The error is an *Error.
+func Revalidate(remote Remote, id ID, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
+	if err := remote.admits(id); err != nil {
+		return nil, err
+	}
+	if len(chain) == 0 {
+		if len(remote.PSK) == 0 {
+			return nil, methodError(remote, Claim{ID: id, Method: wire.AuthSharedKey})
+		}
+		return &VerifiedPeer{ID: id}, nil
+	}
+	if remote.Roots == nil {
+		return nil, methodError(remote, Claim{ID: id, Method: wire.AuthDigitalSignature, Signatures: true})
+	}
+	expires, err := verifyPath(remote, chain, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := id.bind(chain[0]); err != nil {
+		return nil, err
+	}
+	return &VerifiedPeer{ID: id, Leaf: chain[0], Expires: expires}, nil
+}
+
+// admits reports why a peer with that identity is not the expected one.
+func (r Remote) admits(id ID) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	if id.IsZero() {
+		return &Error{Reason: ReasonIdentity, Detail: "the peer sent no identity", Remedy: "configure one on the peer"}
+	}
+	if !r.ID.IsZero() && !r.ID.Equal(id) {
+		return &Error{
 			Reason: ReasonIdentity,
-			Detail: fmt.Sprintf("the peer claims to be %s, expected is %s", id, remote.ID),
+			Detail: fmt.Sprintf("the peer claims to be %s, expected is %s", id, r.ID),
 			Remedy: "make the peer's own identity and the one expected here equal",
 		}
 	}
-	if len(remote.PSK) != 0 {
-		return verifySharedKey(remote, id, method, data, octets)
-	}
-	return verifyCertificate(remote, id, method, data, octets, chain, now)
+	return nil
 }
 
-func verifySharedKey(remote Remote, id ID, method wire.AuthMethod, data []byte, octets Octets) (*VerifiedPeer, error) {
-	if method != wire.AuthSharedKey {
-		return nil, methodError(method, "a pre-shared key")
-	}
-	if !hmac.Equal(octets.sharedKeyAuth(remote.PSK), data) {
+func verifySharedKey(remote Remote, c Claim) (*VerifiedPeer, error) {
+	if !hmac.Equal(c.Octets.sharedKeyAuth(remote.PSK), c.Data) {
 		return nil, &Error{
 			Reason: ReasonSignature,
-			Detail: fmt.Sprintf("the proof of %s does not fit the pre-shared key", id),
+			Detail: fmt.Sprintf("the proof of %s does not fit the pre-shared key", c.ID),
 			Remedy: "set the same pre-shared key for this pair of identities on both ends",
 		}
 	}
-	return &VerifiedPeer{ID: id, Method: "psk"}, nil
+	return &VerifiedPeer{ID: c.ID, Method: "psk"}, nil
 }
 
-func verifyCertificate(remote Remote, id ID, method wire.AuthMethod, data []byte, octets Octets, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
-	if method != wire.AuthDigitalSignature {
-		return nil, methodError(method, "a digital signature (method 14)")
-	}
-	if len(chain) == 0 {
-		return nil, &Error{Reason: ReasonCertificate, Detail: fmt.Sprintf("%s sent no certificate", id), Remedy: "configure the peer to send its certificate always"}
-	}
-	identifier, signature, err := splitSignature(data)
+// verifyCertificate checks everything that is cheap or of the own configuration
+// before a signature of the peer's choice.
+func verifyCertificate(remote Remote, c Claim, now time.Time) (*VerifiedPeer, error) {
+	check, err := signatureCheck(remote, c)
 	if err != nil {
-		return nil, &Error{Reason: ReasonSignature, Detail: fmt.Sprintf("the proof of %s is malformed", id), Remedy: "check the peer's implementation of RFC 7427", Err: err}
-	}
-	s, ok := schemeOf(identifier)
-	if !ok {
-		return nil, &Error{
-			Reason: ReasonAlgorithm,
-			Detail: fmt.Sprintf("%s signed with an algorithm that is not accepted (AlgorithmIdentifier %x)", id, clip(string(identifier))),
-			Remedy: "let the peer sign by Ed25519, ECDSA or RSA with SHA-256 or better",
-		}
-	}
-	leaf := chain[0]
-	if err := verifyPath(remote, chain, now); err != nil {
 		return nil, err
 	}
-	if err := id.bind(leaf); err != nil {
+	if len(c.Chain) == 0 {
+		return nil, &Error{Reason: ReasonCertificate, Detail: fmt.Sprintf("%s sent no certificate", c.ID), Remedy: "configure the peer to send its certificate always"}
+	}
+	leaf := c.Chain[0]
+	expires, err := verifyPath(remote, c.Chain, now)
+	if err != nil {
 		return nil, err
 	}
-	if !s.verify(leaf.PublicKey, s.digest, octets.b, signature) {
+	if err := c.ID.bind(leaf); err != nil {
+		return nil, err
+	}
+	if !check.verify(leaf.PublicKey) {
 		return nil, &Error{
 			Reason: ReasonSignature,
-			Detail: fmt.Sprintf("the %s signature of %s does not fit its certificate", s.name, id),
+			Detail: fmt.Sprintf("the signature of %s by %s does not fit its certificate", c.ID, check.name),
 			Remedy: "check that the peer's private key belongs to its certificate",
 		}
 	}
-	return &VerifiedPeer{ID: id, Leaf: leaf, Method: s.name}, nil
+	return &VerifiedPeer{ID: c.ID, Leaf: leaf, Method: check.name, Expires: expires}, nil
 }
 
-func methodError(got wire.AuthMethod, want string) error {
-	return &Error{
+// check is a signature that is still to be verified.
+type check struct {
+	name   string
+	verify func(crypto.PublicKey) bool
+}
+
+// signatureCheck finds out how the peer signed, and whether it may.
+func signatureCheck(remote Remote, c Claim) (check, error) {
+	if c.Method != wire.AuthDigitalSignature {
+		l, ok := legacyOf(c.Method)
+		if !ok || c.Signatures || !slices.Contains(remote.Legacy, c.Method) {
+			return check{}, methodError(remote, c)
+		}
+		return check{l.name(), func(k crypto.PublicKey) bool { return l.verify(k, c.Octets, c.Data) }}, nil
+	}
+	identifier, signature, err := splitSignature(c.Data)
+	if err != nil {
+		return check{}, &Error{Reason: ReasonSignature, Detail: fmt.Sprintf("the proof of %s is malformed", c.ID), Remedy: "check the peer's implementation of RFC 7427", Err: err}
+	}
+	s, ok := schemeOf(identifier)
+	if !ok {
+		return check{}, &Error{
+			Reason: ReasonAlgorithm,
+			Detail: fmt.Sprintf("%s signed with an algorithm that is not accepted (AlgorithmIdentifier %x)", c.ID, clip(string(identifier))),
+			Remedy: "let the peer sign by Ed25519, ECDSA or RSA with SHA-256 or better",
+		}
+	}
+	return check{s.name, func(k crypto.PublicKey) bool { return s.verify(k, s.digest, c.Octets.b, signature) }}, nil
+}
+
+// methodError says what the peer did and what it may do.
+func methodError(remote Remote, c Claim) error {
+	e := &Error{
 		Reason: ReasonMethod,
-		Detail: fmt.Sprintf("the peer authenticates by %s, expected is %s", got, want),
+		Detail: fmt.Sprintf("%s authenticates by %s (method %d), accepted is %s", c.ID, c.Method, c.Method, remote.Proofs()),
 		Remedy: "configure the same method on both ends",
 	}
+	if l, old := legacyOf(c.Method); old && remote.Roots != nil {
+		e.Remedy = "enable digital signatures (RFC 7427) on the peer, or allow " + l.name() + " for it"
+		if c.Signatures {
+			e.Remedy = "let the peer use the digital signatures that it announced: it must (RFC 7427, Section 3)"
+		}
+	}
+	return e
 }
 
 // Bounds of what a peer can make us parse and verify.
@@ -127,15 +191,21 @@ const (
 	maxCertificateLen = 16 << 10 // octets of one certificate
 )
 
+// unread are the encodings of CERT payloads that are passed over. What is revoked
+// is for the controller to say: the holder of a stolen key would choose the
+// latest CRL or OCSP response (RFC 4806) that still speaks for it, and RFC
+// 4945, Section 3.3.3, has nobody send a CRL.
+var unread = []wire.CertEncoding{wire.CertCRL, wire.CertARL, wire.CertOCSPContent}
+
 // ParseCertificates reads the CERT payloads of a message in their order: the
-// first one holds the key that signs (RFC 7296, Section 3.6). CRLs are left
-// out, for they come by the CheckRevoked hook; URLs are never fetched. The
-// error is an *Error.
+// first one holds the key that signs (RFC 7296, Section 3.6). URLs are never
+// fetched, and HTTP_CERT_LOOKUP_SUPPORTED is never sent. The error is an
+// *Error.
 func ParseCertificates(payloads []*wire.Cert) ([]*x509.Certificate, error) {
 	var chain []*x509.Certificate
 	for i, p := range payloads {
 		switch {
-		case p.Encoding == wire.CertCRL:
+		case slices.Contains(unread, p.Encoding):
 			continue
 		case p.Encoding != wire.CertX509Signature:
 			return nil, certificateError(i, fmt.Sprintf("has encoding %s, which is not supported", p.Encoding), nil)
@@ -163,17 +233,18 @@ func certificateError(i int, what string, err error) error {
 }
 
 // verifyPath finds a path from the peer's certificate to a configured
-// authority that is valid now and of which nothing is revoked.
-func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) error {
+// authority that is valid now and of which nothing is revoked, and returns when
+// its first certificate ends.
+func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) (time.Time, error) {
 	leaf := chain[0]
 	if err := checkUsage(leaf); err != nil {
-		return err
+		return time.Time{}, err
 	}
 	for _, c := range chain {
 		// Before any signature is verified with the key: a huge one is
 		// slow.
 		if err := checkKey(c.PublicKey); err != nil {
-			return err
+			return time.Time{}, err
 		}
 	}
 	intermediates := x509.NewCertPool()
@@ -187,30 +258,40 @@ func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) error {
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, // checkUsage knows more
 	})
 	if err != nil {
-		return pathError(leaf, now, err)
+		return time.Time{}, pathError(leaf, now, err)
 	}
-	return checkRevoked(remote, paths)
+	path, err := unrevoked(remote, paths)
+	if err != nil {
+		return time.Time{}, err
+	}
+	expires := path[0].NotAfter
+	for _, c := range path[1:] {
+		if c.NotAfter.Before(expires) {
+			expires = c.NotAfter
+		}
+	}
+	return expires, nil
 }
 
-// checkRevoked accepts the first path of which no certificate is revoked.
-func checkRevoked(remote Remote, paths [][]*x509.Certificate) error {
-	if remote.CheckRevoked == nil {
-		return nil
-	}
+// unrevoked returns the first path of which no certificate is revoked.
+func unrevoked(remote Remote, paths [][]*x509.Certificate) ([]*x509.Certificate, error) {
 	var first error
 	for _, path := range paths {
 		err := pathRevoked(remote, path)
 		if err == nil {
-			return nil
+			return path, nil
 		}
 		if first == nil {
 			first = err
 		}
 	}
-	return first
+	return nil, first
 }
 
 func pathRevoked(remote Remote, path []*x509.Certificate) error {
+	if remote.CheckRevoked == nil {
+		return nil
+	}
 	for i, c := range path {
 		if i > 0 && i == len(path)-1 {
 			break // the root is trusted because it is configured

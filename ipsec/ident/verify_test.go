@@ -118,11 +118,15 @@ type scenario struct {
 	data   []byte
 	octets Octets
 	chain  []*x509.Certificate
+	old    bool // the peer does not support digital signatures
 	now    time.Time
 }
 
+// modern is a peer that supports digital signatures with all hashes.
+var modern = Announced{Signatures: true, Hashes: HashAlgorithms()}
+
 func (s *scenario) verify() (*VerifiedPeer, error) {
-	return Verify(s.remote, s.id, s.method, s.data, s.octets, s.chain, s.now)
+	return Verify(s.remote, Claim{s.id, s.method, s.data, s.octets, s.chain, !s.old}, s.now)
 }
 
 func newScenario(t *testing.T, key crypto.Signer, change func(*x509.Certificate)) *scenario {
@@ -147,27 +151,23 @@ func newUnsigned(t *testing.T, key crypto.Signer, change func(*x509.Certificate)
 
 func (s *scenario) sign(t *testing.T) {
 	t.Helper()
-	data, err := sign(s.local.Signer, s.octets, HashAlgorithms(), rand.Reader)
+	list, err := schemesToSign(s.local.Signer.Public(), s.local.RSA)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.method, s.data = wire.AuthDigitalSignature, data
+	s.method, s.data = wire.AuthDigitalSignature, must(list[0].sign(s.local.Signer, s.octets, rand.Reader))
 }
 
 func TestSignatureAuthentication(t *testing.T) {
 	keys := map[string]crypto.Signer{
-		"Ed25519": ed25519Key(), "P-256": ecdsaKey(elliptic.P256()), "P-384": ecdsaKey(elliptic.P384()), "P-521": ecdsaKey(elliptic.P521()),
+		"Ed25519": ed25519Key(), "P-256": ecdsaKey(elliptic.P256()), "P-384": ecdsaKey(elliptic.P384()), "P-521": ecdsaKey(elliptic.P521()), "RSA": rsaKey(t, 2048),
 	}
 	for name, key := range keys {
 		t.Run(name, func(t *testing.T) {
 			s := newScenario(t, key, nil)
-			method, data, err := Sign(s.local, octets, HashAlgorithms(), rand.Reader)
-			if err != nil {
-				t.Fatal(err)
-			}
 			for _, text := range []string{"EDGE1.example", "192.0.2.1", "2001:db8::1", "Edge1@example.COM", "cn=EDGE1, o=example"} {
 				s.remote.ID = id(t, text)
-				s.id, s.method, s.data = s.remote.ID, method, data
+				s.id = s.remote.ID
 				peer, err := s.verify()
 				if err != nil {
 					t.Fatalf("%s: %v", text, err)
@@ -316,21 +316,23 @@ func TestPinnedCertificate(t *testing.T) {
 
 func TestSharedKey(t *testing.T) {
 	local := Local{ID: id(t, "edge1.example"), PSK: PSK("0123456789abcdef")}
-	method, data, err := Sign(local, octets, nil, nil)
-	if err != nil || method != wire.AuthSharedKey {
-		t.Fatal(method, err)
+	proof, err := Sign(local, octets, Announced{}, nil, nil)
+	if err != nil || proof.Method != wire.AuthSharedKey || len(proof.Certificates) != 0 {
+		t.Fatal(proof, err)
 	}
+	claim := Claim{ID: local.ID, Method: proof.Method, Data: proof.Data, Octets: octets}
 	remote := Remote{ID: local.ID, PSK: local.PSK}
-	peer, err := Verify(remote, local.ID, method, data, octets, nil, now)
+	peer, err := Verify(remote, claim, now)
 	if err != nil || peer.Leaf != nil || !peer.ID.Equal(local.ID) {
 		t.Fatal(peer, err)
 	}
 	remote.PSK = PSK("0123456789abcdeF")
-	_, err = Verify(remote, local.ID, method, data, octets, nil, now)
+	_, err = Verify(remote, claim, now)
 	wantReason(t, err, ReasonSignature)
-	for n := range len(data) {
-		remote.PSK = local.PSK
-		_, err = Verify(remote, local.ID, method, data[:n], octets, nil, now)
+	remote.PSK = local.PSK
+	for n := range len(proof.Data) {
+		claim.Data = proof.Data[:n]
+		_, err = Verify(remote, claim, now)
 		wantReason(t, err, ReasonSignature)
 	}
 }

@@ -22,12 +22,11 @@ func (a *authTask) start() {}
 
 func (a *authTask) abandon() { a.sa.t.releaseSPI(a.spi) }
 
-// claim is what a peer says about itself, to be verified by a job.
+// claim is what a peer says about itself, to be verified by a job, which reads
+// the certificates.
 type claim struct {
-	id     ident.ID
-	auth   *wire.Auth
-	octets ident.Octets
-	certs  []*wire.Cert
+	ident.Claim
+	certs []*wire.Cert
 }
 
 // verify is for a job: reading certificates of a peer that is not authenticated
@@ -37,7 +36,8 @@ func (c claim) verify(remote ident.Remote, now time.Time) (*ident.VerifiedPeer, 
 	if err != nil {
 		return nil, err
 	}
-	return ident.Verify(remote, c.id, c.auth.Method, c.auth.Data, c.octets, chain, now)
+	c.Chain = chain
+	return ident.Verify(remote, c.Claim, now)
 }
 
 // readClaim reads the identity, certificates and AUTH of a message. initRaw is
@@ -55,13 +55,15 @@ func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
 		}
 	}
 	octets := ident.SignedOctets(initRaw, nonce, sa.suite.PRF, sa.skP(!sa.initiator), idp.Body())
-	return claim{id, auth, octets, certs}, nil
+	return claim{ident.Claim{
+		ID: id, Method: auth.Method, Data: auth.Data, Octets: octets, Signatures: sa.init.peer.Signatures,
+	}, certs}, nil
 }
 
 // authError says that the peer did not prove to be who it claims to be.
 func (sa *ikeSA) authError(err error, c claim) *Error {
 	e := &Error{Exchange: wire.ExchangeIKEAuth, Notify: wire.NotifyAuthenticationFailed, Err: err}
-	if c.auth != nil {
+	if c.Method != 0 {
 		e.Theirs = []string{c.String()}
 	}
 	var credentials *ident.Error
@@ -196,9 +198,8 @@ func (sa *ikeSA) identify(m *message) {
 
 // authResult is what the responder's IKE_AUTH job computes.
 type authResult struct {
-	peer   *ident.VerifiedPeer
-	method wire.AuthMethod
-	auth   []byte
+	peer  *ident.VerifiedPeer
+	proof *ident.Proof
 }
 
 // authenticate verifies the initiator and signs our answer, in one job.
@@ -209,15 +210,16 @@ func (sa *ikeSA) authenticate() {
 		sa.rejectInitiator(sa.authError(err, c))
 		return
 	}
-	local, remote, now, rand, hashes := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peerHashes
+	i.peer.Read(m.payloads)
+	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peer
 	ours := ident.SignedOctets(i.response, i.ni, sa.suite.PRF, sa.skP(false), local.ID.Payload(false).Body())
 	runJob(sa, ClassHandshake, func() (authResult, error) {
 		peer, err := c.verify(remote, now)
 		if err != nil {
 			return authResult{}, err
 		}
-		method, auth, err := ident.Sign(local, ours, hashes, rand)
-		return authResult{peer, method, auth}, err
+		proof, err := ident.Sign(local, ours, accepts, remote.Roots, rand)
+		return authResult{peer, proof}, err
 	}, func(r authResult, err error) {
 		if err != nil {
 			sa.rejectInitiator(sa.authError(err, c))
@@ -242,10 +244,10 @@ func (sa *ikeSA) rejectInitiator(err *Error) {
 func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 	t := sa.t
 	head := []wire.Payload{t.cfg.Credentials.ID.Payload(false)}
-	for _, c := range t.cfg.Credentials.Certificates() {
+	for _, c := range r.proof.Certificates {
 		head = append(head, c)
 	}
-	head = append(head, &wire.Auth{Method: r.method, Data: r.auth})
+	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
 	if m.notify(wire.NotifyInitialContact) != nil {
 		t.initialContact(sa)
 	}

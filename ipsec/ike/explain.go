@@ -306,11 +306,8 @@ func expectation(r ident.Remote) string {
 	if !r.ID.IsZero() {
 		who = r.ID.String()
 	}
-	if r.Roots != nil {
-		return who + " with a certificate of a trusted authority"
-	}
-	return who + " with a pre-shared key"
+	return who + " with " + r.Proofs()
 }
 
 // String says who the peer claims to be and by which method it proves that.
-func (c claim) String() string { return fmt.Sprintf("%s by %s", c.id, c.auth.Method) }
+func (c claim) String() string { return fmt.Sprintf("%s by %s", c.ID, c.Method) }

@@ -169,9 +169,8 @@ func offeredGroup(data []byte, proposals []suite.IKEProposal) (wire.KeyExchangeI
 
 // initResult is what the job after IKE_SA_INIT computes.
 type initResult struct {
-	keys   *suite.IKEKeys
-	method wire.AuthMethod
-	auth   []byte
+	keys  *suite.IKEKeys
+	proof *ident.Proof
 }
 
 // Destroy zeroes the keys.
@@ -211,11 +210,7 @@ func (sa *ikeSA) acceptInit(m *message) error {
 
 // readCapabilities reads what the peer announces in IKE_SA_INIT.
 func (sa *ikeSA) readCapabilities(m *message) {
-	if n := m.notify(wire.NotifySignatureHashAlgorithms); n != nil {
-		if hashes, err := ident.ParseHashAlgorithms(n.Data); err == nil {
-			sa.init.peerHashes = hashes
-		}
-	}
+	sa.init.peer.Read(m.payloads)
 	sa.fragment = m.notify(wire.NotifyFragmentationSupported) != nil
 }
 
@@ -223,9 +218,9 @@ func (sa *ikeSA) readCapabilities(m *message) {
 // sends IKE_AUTH.
 func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 	i, s, spii, spir := sa.init, sa.suite, sa.localSPI, sa.remoteSPI
-	local, rand := sa.t.cfg.Credentials, sa.m.runtime.Rand
+	local, roots, rand := sa.t.cfg.Credentials, sa.t.cfg.Peer.Roots, sa.m.runtime.Rand
 	idBody := local.ID.Payload(true).Body()
-	ke, ni, nr, request, hashes := i.ke, i.ni, i.nr, i.request, i.peerHashes
+	ke, ni, nr, request, peer := i.ke, i.ni, i.nr, i.request, i.peer
 	i.ke = nil // the job's from here on
 	runJob(sa, ClassHandshake, func() (initResult, error) {
 		defer ke.Destroy()
@@ -239,12 +234,12 @@ func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 			return initResult{}, err
 		}
 		octets := ident.SignedOctets(request, nr, s.PRF, keys.Pi, idBody)
-		method, auth, err := ident.Sign(local, octets, hashes, rand)
+		proof, err := ident.Sign(local, octets, peer, roots, rand)
 		if err != nil {
 			keys.Destroy()
 			return initResult{}, err
 		}
-		return initResult{keys, method, auth}, nil
+		return initResult{keys, proof}, nil
 	}, func(r initResult, err error) {
 		if err == nil {
 			err = sa.useKeys(r.keys)
@@ -253,13 +248,13 @@ func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 			sa.fail(&Error{Exchange: wire.ExchangeIKESAInit, Err: err})
 			return
 		}
-		sa.sendAuth(r.method, r.auth)
+		sa.sendAuth(r.proof)
 	})
 }
 
 // sendAuth sends the IKE_AUTH request. If the peer has established an IKE SA with
 // us meanwhile, ours is dropped instead, before anything depends on it.
-func (sa *ikeSA) sendAuth(method wire.AuthMethod, auth []byte) {
+func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 	t := sa.t
 	other := t.primary()
 	if other != nil && sa.init.replaces == nil {
@@ -273,7 +268,7 @@ func (sa *ikeSA) sendAuth(method wire.AuthMethod, auth []byte) {
 		return
 	}
 	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}
-	for _, c := range t.cfg.Credentials.Certificates() {
+	for _, c := range proof.Certificates {
 		payloads = append(payloads, c)
 	}
 	if other == nil {
@@ -286,7 +281,7 @@ func (sa *ikeSA) sendAuth(method wire.AuthMethod, auth []byte) {
 	if !t.cfg.Peer.ID.IsZero() {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}
-	payloads = append(payloads, &wire.Auth{Method: method, Data: auth})
+	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
 	offer := suite.WithoutKeyExchange(cfg.Proposals)
 	payloads = append(payloads, childPayloads(offer, spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
 	sa.state = stateAuth

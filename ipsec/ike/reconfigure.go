@@ -129,15 +129,5 @@ func (sa *ikeSA) between(old, fresh Config) bool {
 }
 
 func sameCredentials(a, b Config) bool {
-	x, y := a.Credentials, b.Credentials
-	if !x.ID.Equal(y.ID) || string(x.PSK) != string(y.PSK) || len(x.Chain) != len(y.Chain) {
-		return false
-	}
-	for i := range x.Chain {
-		if !x.Chain[i].Equal(y.Chain[i]) {
-			return false
-		}
-	}
-	p, q := a.Peer, b.Peer
-	return p.ID.Equal(q.ID) && string(p.PSK) == string(q.PSK) && p.Roots.Equal(q.Roots)
+	return a.Credentials.Equal(b.Credentials) && a.Peer.Equal(b.Peer)
 }

@@ -138,10 +138,10 @@ type initState struct {
 	group             wire.KeyExchangeID
 	cookie            []byte
 	retries           int
-	hint              *Error // an unauthenticated refusal, reported if nothing better comes
-	peerHashes        []wire.HashAlgorithm
-	auth              *message // responder: the IKE_AUTH request
-	replaces          *ikeSA   // make before break: deleted when this one is up
+	hint              *Error          // an unauthenticated refusal, reported if nothing better comes
+	peer              ident.Announced // what the peer accepts as our proof
+	auth              *message        // responder: the IKE_AUTH request
+	replaces          *ikeSA          // make before break: deleted when this one is up
 }
 
 func (i *initState) destroy() {

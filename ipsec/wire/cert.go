@@ -8,6 +8,7 @@ const (
 	CertPKCS7            CertEncoding = 1
 	CertX509Signature    CertEncoding = 4 // DER-encoded X.509 certificate
 	CertCRL              CertEncoding = 7
+	CertARL              CertEncoding = 8 // authority revocation list
 	CertHashAndURL       CertEncoding = 12
 	CertHashAndURLBundle CertEncoding = 13
 	CertOCSPContent      CertEncoding = 14 // RFC 4806
@@ -15,7 +16,7 @@ const (
 )
 
 var certEncodingNames = map[CertEncoding]string{
-	CertPKCS7: "PKCS7", CertX509Signature: "X509", CertCRL: "CRL", CertHashAndURL: "HASH_AND_URL",
+	CertPKCS7: "PKCS7", CertX509Signature: "X509", CertCRL: "CRL", CertARL: "ARL", CertHashAndURL: "HASH_AND_URL",
 	CertHashAndURLBundle: "HASH_AND_URL_BUNDLE", CertOCSPContent: "OCSP", CertRawPublicKey: "RAW_PUBLIC_KEY",
 }
 
