@@ -7,7 +7,8 @@ import (
 )
 
 // Octets is what a peer signs: RealMessage | Nonce | MACedID of RFC 7296,
-// Section 2.15, with the PRF that pre-shared keys are mixed in by.
+// Section 2.15, and IntAuth of RFC 9242, Section 3.3.2, with the PRF that
+// pre-shared keys are mixed in by.
 type Octets struct {
 	prf suite.PRF
 	b   []byte
@@ -16,9 +17,10 @@ type Octets struct {
 // SignedOctets builds the octets that one side signs: its own IKE_SA_INIT
 // message as it was sent last, the nonce of the other side, and prf(SK_p,
 // ID'). idBody is its ID payload less the generic header, as it was sent
-// (wire.ID.Body).
-func SignedOctets(message, peerNonce []byte, prf suite.PRF, skP, idBody []byte) Octets {
-	return Octets{prf: prf, b: slices.Concat(message, peerNonce, prf.Sum(skP, idBody))}
+// (wire.ID.Body). intAuth is IntAuth of RFC 9242, Section 3.3.2, empty if there
+// was no IKE_INTERMEDIATE exchange.
+func SignedOctets(message, peerNonce []byte, prf suite.PRF, skP, idBody, intAuth []byte) Octets {
+	return Octets{prf: prf, b: slices.Concat(message, peerNonce, prf.Sum(skP, idBody), intAuth)}
 }
 
 // keyPad is 17 ASCII characters without terminator (RFC 7296, Section 2.15).

@@ -95,7 +95,7 @@ func id(t *testing.T, s string) ID {
 	return v
 }
 
-var octets = SignedOctets([]byte("IKE_SA_INIT message"), []byte("nonce of the other side"), suite.PRFHMACSHA256, []byte("SK_p"), []byte("ID body"))
+var octets = SignedOctets([]byte("IKE_SA_INIT message"), []byte("nonce of the other side"), suite.PRFHMACSHA256, []byte("SK_p"), []byte("ID body"), nil)
 
 func wantReason(t *testing.T, err error, want Reason) {
 	t.Helper()
@@ -341,7 +341,7 @@ func TestSharedKey(t *testing.T) {
 func TestSharedKeyFormula(t *testing.T) {
 	prf := suite.PRFHMACSHA256
 	want := prf.Sum(prf.Sum([]byte("psk"), []byte("Key Pad for IKEv2")), []byte("message"), []byte("nonce"), prf.Sum([]byte("SK_p"), []byte("body")))
-	got := SignedOctets([]byte("message"), []byte("nonce"), prf, []byte("SK_p"), []byte("body")).sharedKeyAuth(PSK("psk"))
+	got := SignedOctets([]byte("message"), []byte("nonce"), prf, []byte("SK_p"), []byte("body"), nil).sharedKeyAuth(PSK("psk"))
 	if !bytes.Equal(got, want) {
 		t.Errorf("got %x, want %x", got, want)
 	}

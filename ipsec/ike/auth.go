@@ -40,9 +40,19 @@ func (c claim) verify(remote ident.Remote, now time.Time) (*ident.VerifiedPeer, 
 	return ident.Verify(remote, c.Claim, now)
 }
 
-// readClaim reads the identity, certificates and AUTH of a message. initRaw is
-// the IKE_SA_INIT message of the peer, nonce our own.
-func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
+// signedOctets are what one end signs. idBody is its ID payload less the generic
+// header.
+func (sa *ikeSA) signedOctets(initiator bool, idBody []byte) ident.Octets {
+	i := sa.init
+	message, peerNonce := i.request, i.nr
+	if !initiator {
+		message, peerNonce = i.response, i.ni
+	}
+	return ident.SignedOctets(message, peerNonce, sa.suite.PRF, sa.skP(initiator), idBody, i.intAuth())
+}
+
+// readClaim reads the identity, certificates and AUTH of a message.
+func (sa *ikeSA) readClaim(m *message) (claim, error) {
 	idp, auth := m.id(!sa.initiator), find[*wire.Auth](m)
 	id, err := ident.FromPayload(idp)
 	if err != nil {
@@ -54,9 +64,8 @@ func (sa *ikeSA) readClaim(m *message, initRaw, nonce []byte) (claim, error) {
 			certs = append(certs, c)
 		}
 	}
-	octets := ident.SignedOctets(initRaw, nonce, sa.suite.PRF, sa.skP(!sa.initiator), idp.Body())
 	return claim{ident.Claim{
-		ID: id, Method: auth.Method, Data: auth.Data, Octets: octets, Signatures: sa.init.peer.Signatures,
+		ID: id, Method: auth.Method, Data: auth.Data, Octets: sa.signedOctets(!sa.initiator, idp.Body()), Signatures: sa.init.peer.Signatures,
 	}, certs}, nil
 }
 
@@ -88,7 +97,7 @@ func (a *authTask) answered(m *message) {
 		sa.fail(&Error{Exchange: m.Exchange, Notify: kind, Remote: true})
 		return
 	}
-	c, err := sa.readClaim(m, sa.init.response, sa.init.ni)
+	c, err := sa.readClaim(m)
 	if err != nil {
 		a.reject(sa.authError(err, c))
 		return
@@ -192,7 +201,7 @@ func (sa *ikeSA) identify(m *message) {
 		}
 	}
 	m.raw = nil
-	sa.init.auth = m
+	sa.init.auth, sa.init.authID = m, m.MessageID
 	sa.state = stateIdentified
 }
 
@@ -205,14 +214,14 @@ type authResult struct {
 // authenticate verifies the initiator and signs our answer, in one job.
 func (sa *ikeSA) authenticate() {
 	m, i, t := sa.init.auth, sa.init, sa.t
-	c, err := sa.readClaim(m, i.request, i.nr)
+	c, err := sa.readClaim(m)
 	if err != nil {
 		sa.rejectInitiator(sa.authError(err, c))
 		return
 	}
 	i.peer.Read(m.payloads)
 	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peer
-	ours := ident.SignedOctets(i.response, i.ni, sa.suite.PRF, sa.skP(false), local.ID.Payload(false).Body())
+	ours := sa.signedOctets(false, local.ID.Payload(false).Body())
 	runJob(sa, ClassHandshake, func() (authResult, error) {
 		peer, err := c.verify(remote, now)
 		if err != nil {

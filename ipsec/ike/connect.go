@@ -74,7 +74,7 @@ func (t *Tunnel) planConnection() bool {
 		return false
 	}
 	for _, sa := range t.sas {
-		if sa.alive() || sa.initiator && sa.state.in(stateInit|stateAuth) {
+		if sa.alive() || sa.initiator && sa.state.in(stateInit|stateIntermediate|stateAuth) {
 			t.connectAt = time.Time{}
 			return false
 		}

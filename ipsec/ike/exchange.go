@@ -52,6 +52,13 @@ func init() {
 		{wire.ExchangeIKESAInit, true, stateInit, []form{
 			{"accept", types{sa, ke, nonce}, extras(certreq)}, formError,
 		}, (*ikeSA).handleInitResponse},
+		// RFC 9370, Section 2.2.2.
+		{wire.ExchangeIKEIntermediate, false, stateIntermediate, []form{
+			{"key exchange", types{ke}, extras()},
+		}, (*ikeSA).answerIntermediate},
+		{wire.ExchangeIKEIntermediate, true, stateIntermediate, []form{
+			{"key exchange", types{ke}, extras()}, formError,
+		}, (*ikeSA).handleAnswer},
 		{wire.ExchangeIKEAuth, false, stateHalfOpen, []form{
 			{"auth", types{idi, auth, sa, tsi, tsr}, extras(idr, cert, certreq, cp)},
 		}, (*ikeSA).identify},

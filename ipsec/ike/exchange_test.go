@@ -11,21 +11,23 @@ import (
 // others must be rejected.
 func TestExchangeTable(t *testing.T) {
 	allowed := map[string]bool{
-		"IKE_SA_INIT response init":            true,
-		"IKE_AUTH request half-open":           true,
-		"IKE_AUTH response auth":               true,
-		"CREATE_CHILD_SA request established":  true,
-		"CREATE_CHILD_SA request rekeyed":      true,
-		"CREATE_CHILD_SA request deleting":     true,
-		"CREATE_CHILD_SA response established": true,
-		"CREATE_CHILD_SA response rekeyed":     true,
-		"CREATE_CHILD_SA response deleting":    true,
-		"INFORMATIONAL request established":    true,
-		"INFORMATIONAL request rekeyed":        true,
-		"INFORMATIONAL request deleting":       true,
-		"INFORMATIONAL response established":   true,
-		"INFORMATIONAL response rekeyed":       true,
-		"INFORMATIONAL response deleting":      true,
+		"IKE_SA_INIT response init":              true,
+		"IKE_INTERMEDIATE request intermediate":  true,
+		"IKE_INTERMEDIATE response intermediate": true,
+		"IKE_AUTH request half-open":             true,
+		"IKE_AUTH response auth":                 true,
+		"CREATE_CHILD_SA request established":    true,
+		"CREATE_CHILD_SA request rekeyed":        true,
+		"CREATE_CHILD_SA request deleting":       true,
+		"CREATE_CHILD_SA response established":   true,
+		"CREATE_CHILD_SA response rekeyed":       true,
+		"CREATE_CHILD_SA response deleting":      true,
+		"INFORMATIONAL request established":      true,
+		"INFORMATIONAL request rekeyed":          true,
+		"INFORMATIONAL request deleting":         true,
+		"INFORMATIONAL response established":     true,
+		"INFORMATIONAL response rekeyed":         true,
+		"INFORMATIONAL response deleting":        true,
 	}
 	for exchange := range 256 {
 		for _, flags := range []wire.Flags{0, wire.FlagResponse} {

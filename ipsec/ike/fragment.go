@@ -55,7 +55,8 @@ type reassembly struct {
 	total    uint16
 	size     int
 	first    wire.PayloadType
-	hash     [sha256.Size]byte // of the datagram with the first fragment
+	hash     [sha256.Size]byte      // of the datagram with the first fragment
+	head     [encryptedHeadLen]byte // its start
 	pieces   [][]byte
 }
 
@@ -78,6 +79,7 @@ func (sa *ikeSA) reassemble(h wire.Header, p *wire.EncryptedFragment, plain []by
 	r.pieces[p.Number-1] = append([]byte{}, plain...)
 	if p.Number == 1 {
 		r.first, r.hash = p.FirstInner, sha256.Sum256(raw)
+		copy(r.head[:], raw)
 	}
 	for _, piece := range r.pieces {
 		if piece == nil {

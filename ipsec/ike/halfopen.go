@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"slices"
 	"time"
@@ -91,8 +90,17 @@ func parseInitRequest(d Datagram) (*message, error) {
 // answerInit chooses the suite and starts the key exchange.
 func (h *HalfOpen) answerInit(m *message) {
 	offered, ke := find[*wire.SA](m), find[*wire.KE](m)
-	chosen, answer, err := suite.ChooseIKE(withoutSPI(offered.Proposals), h.proposals)
+	policy := h.proposals
+	if m.notify(wire.NotifyIntermediateExchangeSupported) == nil {
+		policy = suite.WithoutAdditional(policy)
+	}
+	chosen, answer, err := suite.ChooseIKE(withoutSPI(offered.Proposals), policy)
 	if err != nil {
+		var none *suite.NoProposalError
+		if errors.As(err, &none) && len(policy) < len(h.proposals) {
+			none.Accepted = texts(h.proposals)
+			err = fmt.Errorf("the peer does not announce the IKE_INTERMEDIATE exchange that additional key exchanges need: %w", err)
+		}
 		h.refuseInit(m, wire.NotifyNoProposalChosen, nil)
 		h.failed(&Error{Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: err})
 		return
@@ -158,7 +166,7 @@ func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 	group, theirs := sa.suite.KeyExchange, find[*wire.KE](m).Data
 	s, ni, nr, spii, spir, rand := sa.suite, sa.init.ni, sa.init.nr, sa.remoteSPI, sa.localSPI, h.runtime.Rand
 	runJob(sa, ClassHandshake, func() (respondResult, error) {
-		public, shared, err := agree(group, theirs, rand)
+		public, shared, err := suite.Respond(group, theirs, rand)
 		if err != nil {
 			return respondResult{}, err
 		}
@@ -178,19 +186,10 @@ func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 			sa.die()
 			return
 		}
+		sa.init.pending = s.KeyExchanges()[1:]
+		sa.awaitInitiator()
 		h.sendInitResponse(m, answer, r.public)
 	})
-}
-
-// agree does a responder's half of a key exchange at once.
-func agree(group wire.KeyExchangeID, theirs []byte, rand io.Reader) (public, shared []byte, err error) {
-	ke, err := suite.NewKeyExchange(group, rand)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer ke.Destroy()
-	shared, err = ke.Shared(theirs)
-	return ke.Public(), shared, err
 }
 
 func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []byte) {
@@ -206,6 +205,9 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	}
 	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
+	if m.notify(wire.NotifyIntermediateExchangeSupported) != nil {
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
+	}
 	header := wire.Header{Exchange: wire.ExchangeIKESAInit, Flags: wire.FlagResponse}
 	sa.fillHeader(&header)
 	raw, err := (&wire.Message{Header: header, Payloads: payloads}).Append(nil)
@@ -322,7 +324,7 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 	if !t.wanted || t.closing {
 		return fmt.Errorf("tunnel %s is not wanted", t.cfg.Name)
 	}
-	if !slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return allows(p, h.sa.suite) }) {
+	if !slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(h.sa.suite) }) {
 		return &mismatch{
 			kind: KindProposals, payload: wire.PayloadSA, ours: texts(t.cfg.Proposals), theirs: []string{h.sa.suite.String()},
 			text: fmt.Sprintf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite),
@@ -343,11 +345,4 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 	t.tick()
 	t.advance()
 	return nil
-}
-
-// allows reports whether s is one of the suites of p.
-func allows(p suite.IKEProposal, s suite.IKESuite) bool {
-	return slices.Contains(p.Encryption, suite.Encryption{ID: s.Encryption, KeyBits: s.KeyBits}) &&
-		slices.Contains(p.PRF, s.PRF) && slices.Contains(p.KeyExchange, s.KeyExchange) &&
-		(s.Integrity == 0 && len(p.Integrity) == 0 || slices.Contains(p.Integrity, s.Integrity))
 }

@@ -540,20 +540,20 @@ func mustTS(list ...string) []ts.Selector {
 	return out
 }
 
-func mustESP(s string) []suite.ESPProposal {
-	p, err := suite.ParseESP(s)
-	if err != nil {
-		panic(err)
-	}
-	return []suite.ESPProposal{p}
-}
+func mustESP(list ...string) []suite.ESPProposal { return mustParse(suite.ParseESP, list) }
 
-func mustIKE(s string) []suite.IKEProposal {
-	p, err := suite.ParseIKE(s)
-	if err != nil {
-		panic(err)
+func mustIKE(list ...string) []suite.IKEProposal { return mustParse(suite.ParseIKE, list) }
+
+func mustParse[P any](parse func(string) (P, error), list []string) []P {
+	var out []P
+	for _, s := range list {
+		p, err := parse(s)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, p)
 	}
-	return []suite.IKEProposal{p}
+	return out
 }
 
 // pair returns a world with two PSK nodes and one Child SA; change may alter

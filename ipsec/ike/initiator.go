@@ -63,6 +63,7 @@ func (sa *ikeSA) sendInit() {
 		&wire.Nonce{Data: i.ni})
 	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
+	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
 	h := wire.Header{Exchange: wire.ExchangeIKESAInit}
 	sa.fillHeader(&h)
 	raw, err := (&wire.Message{Header: h, Payloads: payloads}).Append(nil)
@@ -167,15 +168,6 @@ func offeredGroup(data []byte, proposals []suite.IKEProposal) (wire.KeyExchangeI
 	return 0, false
 }
 
-// initResult is what the job after IKE_SA_INIT computes.
-type initResult struct {
-	keys  *suite.IKEKeys
-	proof *ident.Proof
-}
-
-// Destroy zeroes the keys.
-func (r initResult) Destroy() { r.keys.Destroy() }
-
 // acceptInit checks a response that accepts, and derives the keys.
 func (sa *ikeSA) acceptInit(m *message) error {
 	i := sa.init
@@ -197,6 +189,9 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	if chosen.KeyExchange != ke.Group || ke.Group != i.ke.Group() {
 		return fmt.Errorf("key exchange %s does not fit the suite %s", ke.Group, chosen)
 	}
+	if len(chosen.KeyExchanges()) > 1 && m.notify(wire.NotifyIntermediateExchangeSupported) == nil {
+		return fmt.Errorf("suite %s without the IKE_INTERMEDIATE exchange that it needs", chosen)
+	}
 	sa.window.outstanding = nil
 	sa.suite, sa.remoteSPI = chosen, m.ResponderSPI
 	i.nr, i.response = nr.Data, m.raw
@@ -204,7 +199,7 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	sa.readCapabilities(m)
 	sa.detectNAT(m, sa.t.cfg.ForceEncap)
 	sa.floatPort()
-	sa.deriveAndSign(ke.Data)
+	sa.deriveInitial(ke.Data)
 	return nil
 }
 
@@ -214,33 +209,21 @@ func (sa *ikeSA) readCapabilities(m *message) {
 	sa.fragment = m.notify(wire.NotifyFragmentationSupported) != nil
 }
 
-// deriveAndSign computes the keys of the IKE SA and our AUTH in one job, then
-// sends IKE_AUTH.
-func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
+// deriveInitial computes the keys that IKE_SA_INIT gives.
+func (sa *ikeSA) deriveInitial(peerPublic []byte) {
 	i, s, spii, spir := sa.init, sa.suite, sa.localSPI, sa.remoteSPI
-	local, roots, rand := sa.t.cfg.Credentials, sa.t.cfg.Peer.Roots, sa.m.runtime.Rand
-	idBody := local.ID.Payload(true).Body()
-	ke, ni, nr, request, peer := i.ke, i.ni, i.nr, i.request, i.peer
+	ke, ni, nr := i.ke, i.ni, i.nr
 	i.ke = nil // the job's from here on
-	runJob(sa, ClassHandshake, func() (initResult, error) {
+	runJob(sa, ClassHandshake, func() (respondResult, error) {
 		defer ke.Destroy()
 		shared, err := ke.Shared(peerPublic)
 		if err != nil {
-			return initResult{}, err
+			return respondResult{}, err
 		}
 		defer clear(shared)
 		keys, err := suite.DeriveIKEKeys(s, ni, nr, shared, spii, spir)
-		if err != nil {
-			return initResult{}, err
-		}
-		octets := ident.SignedOctets(request, nr, s.PRF, keys.Pi, idBody)
-		proof, err := ident.Sign(local, octets, peer, roots, rand)
-		if err != nil {
-			keys.Destroy()
-			return initResult{}, err
-		}
-		return initResult{keys, proof}, nil
-	}, func(r initResult, err error) {
+		return respondResult{keys: keys}, err
+	}, func(r respondResult, err error) {
 		if err == nil {
 			err = sa.useKeys(r.keys)
 		}
@@ -248,7 +231,24 @@ func (sa *ikeSA) deriveAndSign(peerPublic []byte) {
 			sa.fail(&Error{Exchange: wire.ExchangeIKESAInit, Err: err})
 			return
 		}
-		sa.sendAuth(r.proof)
+		i.pending = s.KeyExchanges()[1:]
+		sa.proceed()
+	})
+}
+
+// sign computes our AUTH, then sends IKE_AUTH.
+func (sa *ikeSA) sign() {
+	i, local, roots, rand := sa.init, sa.t.cfg.Credentials, sa.t.cfg.Peer.Roots, sa.m.runtime.Rand
+	i.authID = sa.window.nextSend
+	octets, peer := sa.signedOctets(true, local.ID.Payload(true).Body()), i.peer
+	runJob(sa, ClassHandshake, func() (*ident.Proof, error) {
+		return ident.Sign(local, octets, peer, roots, rand)
+	}, func(proof *ident.Proof, err error) {
+		if err != nil {
+			sa.fail(&Error{Exchange: wire.ExchangeIKEAuth, Payload: wire.PayloadAuth, Err: err})
+			return
+		}
+		sa.sendAuth(proof)
 	})
 }
 

@@ -12,6 +12,7 @@ type message struct {
 	local, remote netip.AddrPort
 	raw           []byte
 	payloads      []wire.Payload
+	covered       []byte // what AUTH covers of an IKE_INTERMEDIATE message
 }
 
 // find returns the first payload of type P, or its zero value.

@@ -118,6 +118,13 @@ func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
 	if err == nil {
 		m.payloads, err = wire.ParsePayloads(first, plain)
 	}
+	if h.Exchange == wire.ExchangeIKEIntermediate {
+		head := [encryptedHeadLen]byte(d.Data)
+		if sa.reassembly.pieces != nil {
+			head = sa.reassembly.head
+		}
+		m.covered = receivedOctets(head, plain)
+	}
 	sa.authentic(h, d)
 	if err == nil {
 		err = r.check(m.payloads)
@@ -216,7 +223,7 @@ func (sa *ikeSA) follow(local, remote netip.AddrPort) {
 	if local == sa.local && remote == sa.remote {
 		return
 	}
-	if sa.state == stateHalfOpen {
+	if sa.unidentified() {
 		sa.move(local, remote)
 		return
 	}
@@ -241,7 +248,7 @@ func (sa *ikeSA) refuseMalformed(m *message, err error) {
 	if errors.As(err, &critical) {
 		if !m.IsResponse() {
 			sa.refuse(m, wire.NotifyUnsupportedCriticalPayload, []byte{byte(critical.Payload)})
-			if sa.state == stateHalfOpen {
+			if sa.unidentified() {
 				sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
 			}
 			return

@@ -132,12 +132,14 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	ikeSuite, skD, esp, rand := sa.suite, bytes.Clone(sa.keys.D), spec.suite, sa.m.runtime.Rand
 	runJob(sa, ClassEstablished, func() (r childResult, err error) {
 		defer clear(skD)
-		var shared []byte
+		var shared [][]byte
 		if esp.KeyExchange != 0 {
-			if r.public, shared, err = agree(esp.KeyExchange, theirs, rand); err != nil {
+			public, secret, err := suite.Respond(esp.KeyExchange, theirs, rand)
+			if err != nil {
 				return r, err
 			}
-			defer clear(shared)
+			defer clear(secret)
+			r.public, shared = public, [][]byte{secret}
 		}
 		r.keys, err = suite.DeriveChildKeys(ikeSuite, skD, shared, ni, nr, esp)
 		return r, err

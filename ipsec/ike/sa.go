@@ -15,21 +15,24 @@ import (
 type saState uint16
 
 const (
-	stateInit        saState = 1 << iota // initiator: IKE_SA_INIT under way
-	stateAuth                            // initiator: IKE_AUTH under way
-	stateHalfOpen                        // responder: IKE_SA_INIT answered
-	stateIdentified                      // responder: IKE_AUTH opened, peer not verified
-	stateEstablished                     // both ends authenticated
-	stateRekeyed                         // another IKE SA has taken over; to be deleted
-	stateDeleting                        // our Delete is under way
-	stateLingering                       // deleted by the peer; only repeats its last answer
-	stateDead                            // to be reaped
+	stateInit         saState = 1 << iota // initiator: IKE_SA_INIT under way
+	stateIntermediate                     // IKE_INTERMEDIATE under way, or awaited by the responder
+	stateAuth                             // initiator: IKE_AUTH under way
+	stateHalfOpen                         // responder: IKE_AUTH awaited
+	stateIdentified                       // responder: IKE_AUTH opened, peer not verified
+	stateEstablished                      // both ends authenticated
+	stateRekeyed                          // another IKE SA has taken over; to be deleted
+	stateDeleting                         // our Delete is under way
+	stateLingering                        // deleted by the peer; only repeats its last answer
+	stateDead                             // to be reaped
 )
 
 func (s saState) String() string {
 	switch s {
 	case stateInit:
 		return "init"
+	case stateIntermediate:
+		return "intermediate"
 	case stateAuth:
 		return "auth"
 	case stateHalfOpen:
@@ -51,7 +54,7 @@ func (s saState) String() string {
 
 const (
 	// larval IKE SAs have not authenticated the peer.
-	stateLarval = stateInit | stateAuth | stateHalfOpen | stateIdentified
+	stateLarval = stateInit | stateIntermediate | stateAuth | stateHalfOpen | stateIdentified
 	// usable ones can carry exchanges.
 	stateUsable = stateEstablished | stateRekeyed | stateDeleting
 )
@@ -136,12 +139,17 @@ type initState struct {
 	ni, nr            []byte
 	ke                *suite.KeyExchange
 	group             wire.KeyExchangeID
-	cookie            []byte
-	retries           int
-	hint              *Error          // an unauthenticated refusal, reported if nothing better comes
-	peer              ident.Announced // what the peer accepts as our proof
-	auth              *message        // responder: the IKE_AUTH request
-	replaces          *ikeSA          // make before break: deleted when this one is up
+	// pending are the methods of the key exchanges still to be made in
+	// IKE_INTERMEDIATE, in their order.
+	pending            []wire.KeyExchangeID
+	intAuthI, intAuthR []byte // of the IKE_INTERMEDIATE messages so far (RFC 9242)
+	authID             uint32 // message ID of IKE_AUTH
+	cookie             []byte
+	retries            int
+	hint               *Error          // an unauthenticated refusal, reported if nothing better comes
+	peer               ident.Announced // what the peer accepts as our proof
+	auth               *message        // responder: the IKE_AUTH request
+	replaces           *ikeSA          // make before break: deleted when this one is up
 }
 
 func (i *initState) destroy() {
@@ -308,8 +316,14 @@ func (sa *ikeSA) fail(err *Error) {
 	sa.die()
 }
 
+// unidentified reports whether sa is a responder that does not know yet who the
+// peer claims to be.
+func (sa *ikeSA) unidentified() bool {
+	return !sa.initiator && sa.state.in(stateIntermediate|stateHalfOpen)
+}
+
 // repeatsInit reports whether d repeats the IKE_SA_INIT request that made this
-// responder.
+// responder. It does not any more once another request was answered.
 func (sa *ikeSA) repeatsInit(d Datagram) bool {
-	return sa.state == stateHalfOpen && sa.init != nil && bytes.Equal(d.Data, sa.init.request)
+	return sa.unidentified() && sa.window.nextReceive == 1 && sa.init != nil && bytes.Equal(d.Data, sa.init.request)
 }

@@ -35,7 +35,7 @@ func TestLateResultsAreZeroed(t *testing.T) {
 	answer := w.flight[1]
 	job := w.a.steal(Datagram{Local: answer.dst, Remote: answer.src, Data: answer.data})
 	result := job.Run()
-	keys := result.value.(initResult).keys
+	keys := result.value.(respondResult).keys
 	secrets := [][]byte{keys.D, keys.Ei, keys.Er, keys.Pi, keys.Pr}
 	w.a.step(Disconnect{})
 	w.a.step(JobDone{job.Token, result})

@@ -203,9 +203,9 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 		case "role":
 			c.Role = map[string]Role{"either": RoleEither, "initiator": RoleInitiator, "responder": RoleResponder}[v]
 		case "ike":
-			c.Proposals = mustIKE(v)
+			c.Proposals = mustIKE(a.Vals...)
 		case "esp":
-			c.Children[0].Proposals = mustESP(v)
+			c.Children[0].Proposals = mustESP(a.Vals...)
 		case "local":
 			c.Children[0].LocalTS = mustTS(a.Vals...)
 		case "remote":

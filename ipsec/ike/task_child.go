@@ -240,16 +240,17 @@ func (x *childExchange) derive(m *message, spec childSpec, nr []byte) {
 	}
 	runJob(sa, ClassEstablished, func() (*suite.ChildKeys, error) {
 		defer clear(skD)
-		var shared []byte
+		var shared [][]byte
 		if ke != nil {
 			defer ke.Destroy()
 		}
 		if esp.KeyExchange != 0 {
-			var err error
-			if shared, err = ke.Shared(theirs); err != nil {
+			secret, err := ke.Shared(theirs)
+			if err != nil {
 				return nil, err
 			}
-			defer clear(shared)
+			defer clear(secret)
+			shared = [][]byte{secret}
 		}
 		return suite.DeriveChildKeys(ikeSuite, skD, shared, ni, nr, esp)
 	}, func(keys *suite.ChildKeys, err error) {

@@ -152,7 +152,7 @@ func (r *rekeyIKETask) derive(fresh *ikeSA, nr, theirs []byte) {
 			return nil, err
 		}
 		defer clear(shared)
-		return suite.RekeyIKEKeys(s, prf, skD, ni, nr, shared, spii, spir)
+		return suite.RekeyIKEKeys(s, prf, skD, ni, nr, [][]byte{shared}, spii, spir)
 	}, func(keys *suite.IKEKeys, err error) {
 		if err == nil {
 			err = fresh.useKeys(keys)
@@ -307,12 +307,12 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 	s, spii, spir := fresh.suite, fresh.remoteSPI, fresh.localSPI
 	runJob(sa, ClassEstablished, func() (respondResult, error) {
 		defer clear(skD)
-		public, shared, err := agree(s.KeyExchange, theirs, rand)
+		public, shared, err := suite.Respond(s.KeyExchange, theirs, rand)
 		if err != nil {
 			return respondResult{}, err
 		}
 		defer clear(shared)
-		keys, err := suite.RekeyIKEKeys(s, prf, skD, ni, nr, shared, spii, spir)
+		keys, err := suite.RekeyIKEKeys(s, prf, skD, ni, nr, [][]byte{shared}, spii, spir)
 		return respondResult{public, keys}, err
 	}, func(r respondResult, err error) {
 		if err == nil {

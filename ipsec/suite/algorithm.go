@@ -138,6 +138,7 @@ type IKESuite struct {
 	PRF         PRF
 	Integrity   wire.IntegrityID // 0 for a combined-mode cipher
 	KeyExchange wire.KeyExchangeID
+	Additional  AdditionalMethods // RFC 9370
 }
 
 // String returns the suite in the keyword form that ParseIKE reads.
@@ -148,6 +149,7 @@ func (s IKESuite) proposal() IKEProposal {
 		Encryption:  []Encryption{{s.Encryption, s.KeyBits}},
 		PRF:         []PRF{s.PRF},
 		KeyExchange: []wire.KeyExchangeID{s.KeyExchange},
+		Additional:  s.Additional.offers(),
 	}
 	if s.Integrity != 0 {
 		p.Integrity = []wire.IntegrityID{s.Integrity}
@@ -183,6 +185,7 @@ type ESPSuite struct {
 	KeyBits     uint16             // 0 if the cipher has a single key length
 	Integrity   wire.IntegrityID   // 0 for a combined-mode cipher
 	KeyExchange wire.KeyExchangeID // 0 when the exchange makes no key exchange of its own
+	Additional  AdditionalMethods  // RFC 9370
 	ESN         bool               // 64-bit sequence numbers (RFC 4303, Section 2.2.1)
 }
 
@@ -190,7 +193,7 @@ type ESPSuite struct {
 func (s ESPSuite) String() string { return s.proposal().String() }
 
 func (s ESPSuite) proposal() ESPProposal {
-	p := ESPProposal{Encryption: []Encryption{{s.Encryption, s.KeyBits}}}
+	p := ESPProposal{Encryption: []Encryption{{s.Encryption, s.KeyBits}}, Additional: s.Additional.offers()}
 	if s.Integrity != 0 {
 		p.Integrity = []wire.IntegrityID{s.Integrity}
 	}

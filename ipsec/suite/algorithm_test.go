@@ -91,8 +91,8 @@ func TestBothEndsAgree(t *testing.T) {
 	checkTalk(t, first, i, r)
 
 	sharedI, sharedR = exchangeForTest(t, second.KeyExchange)
-	i2, err1 := RekeyIKEKeys(second, first.PRF, i.D, testNr, testNi, sharedI, spir, spii)
-	r2, err2 := RekeyIKEKeys(second, first.PRF, r.D, testNr, testNi, sharedR, spir, spii)
+	i2, err1 := RekeyIKEKeys(second, first.PRF, i.D, testNr, testNi, [][]byte{sharedI}, spir, spii)
+	r2, err2 := RekeyIKEKeys(second, first.PRF, r.D, testNr, testNi, [][]byte{sharedR}, spir, spii)
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}
@@ -103,8 +103,8 @@ func TestBothEndsAgree(t *testing.T) {
 
 	esp := ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, KeyExchange: wire.KeyExchangeECP256}
 	sharedI, sharedR = exchangeForTest(t, esp.KeyExchange)
-	ci, err1 := DeriveChildKeys(second, i2.D, sharedI, testNi, testNr, esp)
-	cr, err2 := DeriveChildKeys(second, r2.D, sharedR, testNi, testNr, esp)
+	ci, err1 := DeriveChildKeys(second, i2.D, [][]byte{sharedI}, testNi, testNr, esp)
+	cr, err2 := DeriveChildKeys(second, r2.D, [][]byte{sharedR}, testNi, testNr, esp)
 	if err1 != nil || err2 != nil {
 		t.Fatal(err1, err2)
 	}

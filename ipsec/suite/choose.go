@@ -113,10 +113,7 @@ func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.P
 		return fmt.Errorf("%w: SPI of %d octets for %s", ErrInvalidAnswer, len(answer.SPI), protocol)
 	}
 	offer := offers[i]
-	for _, t := range []wire.TransformType{
-		wire.TransformEncryption, wire.TransformPRF, wire.TransformIntegrity,
-		wire.TransformKeyExchange, wire.TransformSequenceNumbers,
-	} {
+	for t := wire.TransformEncryption; t <= wire.TransformAdditionalKE7; t++ {
 		want := min(1, len(ofType(offer, t)))
 		if got := len(ofType(answer, t)); got != want {
 			return fmt.Errorf("%w: %d transforms of type %s, want %d", ErrInvalidAnswer, got, t, want)
@@ -177,8 +174,8 @@ func hasDuplicates(p wire.Proposal) bool {
 }
 
 // onlyTypesOf reports whether each transform type is one that the protocol has
-// (RFC 7296, Section 3.3.3). A type that is not understood makes the whole
-// proposal unacceptable (Section 3.3.6), and so do additional key exchanges.
+// (RFC 7296, Section 3.3.3; RFC 9370, Section 2.2.1). A type that is not
+// understood makes the whole proposal unacceptable (RFC 7296, Section 3.3.6).
 func onlyTypesOf(protocol wire.ProtocolID, p wire.Proposal) bool {
 	for _, t := range p.Transforms {
 		switch t.Type {
@@ -192,7 +189,9 @@ func onlyTypesOf(protocol wire.ProtocolID, p wire.Proposal) bool {
 				return false
 			}
 		default:
-			return false
+			if !t.Type.IsAdditionalKE() {
+				return false
+			}
 		}
 	}
 	return true
@@ -215,7 +214,7 @@ func (p IKEProposal) match(offer wire.Proposal) ([]wire.Transform, bool) {
 	var m matcher
 	m.ciphers(ours, offer)
 	m.exactlyOne(ours, offer, wire.TransformPRF)
-	m.exactlyOne(ours, offer, wire.TransformKeyExchange)
+	m.keyExchanges(ours, offer)
 	return m.chosen, !m.failed
 }
 
@@ -223,7 +222,7 @@ func (p ESPProposal) match(offer wire.Proposal) ([]wire.Transform, bool) {
 	ours := p.Wire(0, nil)
 	var m matcher
 	m.ciphers(ours, offer)
-	m.orNone(ours, offer, wire.TransformKeyExchange)
+	m.keyExchanges(ours, offer)
 	m.exactlyOne(ours, offer, wire.TransformSequenceNumbers)
 	return m.chosen, !m.failed
 }
@@ -299,6 +298,8 @@ func ikeSuite(ts []wire.Transform) IKESuite {
 			s.Integrity = wire.IntegrityID(t.ID)
 		case wire.TransformKeyExchange:
 			s.KeyExchange = wire.KeyExchangeID(t.ID)
+		default:
+			s.Additional.set(t)
 		}
 	}
 	return s
@@ -316,6 +317,8 @@ func espSuite(ts []wire.Transform) ESPSuite {
 			s.KeyExchange = wire.KeyExchangeID(t.ID)
 		case wire.TransformSequenceNumbers:
 			s.ESN = wire.SequenceNumbersID(t.ID) == wire.SequenceNumbersExtended
+		default:
+			s.Additional.set(t)
 		}
 	}
 	return s
@@ -368,6 +371,9 @@ func transformName(t wire.Transform) string {
 	case wire.TransformSequenceNumbers:
 		return sequenceNumbersKeyword(wire.SequenceNumbersID(t.ID))
 	default:
+		if t.Type.IsAdditionalKE() {
+			return additionalKeyword(int(t.Type-wire.TransformAdditionalKE1), wire.KeyExchangeID(t.ID))
+		}
 		return fmt.Sprintf("%s/%d", t.Type, t.ID)
 	}
 }

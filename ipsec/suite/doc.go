@@ -22,6 +22,7 @@
 //
 //   - RFC 7296, Sections 2.7, 2.10, 2.13, 2.14, 2.17, 2.18, 3.3 and 3.14:
 //     negotiation, nonces, key schedule, Encrypted payload
+//   - RFC 9370, Sections 2.2.1, 2.2.2 and 2.2.4: additional key exchanges
 //   - RFC 8247 and RFC 8221: which algorithms to implement for IKEv2 and ESP
 //   - RFC 5282, RFC 4106: AES-GCM with a 16-octet ICV (128 and 256 bits)
 //   - RFC 7634: ChaCha20-Poly1305
@@ -40,10 +41,11 @@
 //   - A combined-mode cipher goes with no integrity algorithm, or with NONE as
 //     the only one; in both cases the answer repeats what the offer had
 //     (Sections 2.7 and 3.3).
-//   - An unknown transform type, which additional key exchanges (RFC 9370) are
-//     here, makes a proposal unacceptable; an unknown attribute, only its
-//     transform (Section 3.3.6). Peers that offer RFC 9370 as an option send a
-//     second proposal without it.
+//   - An unknown transform type makes a proposal unacceptable; an unknown
+//     attribute, only its transform (Section 3.3.6).
+//   - Of the key exchange methods that both ends have, the best combination in
+//     which none is used twice is chosen (RFC 9370, Section 2.2.1), even if a
+//     later one has to be taken for the first exchange.
 //   - AES needs the Key Length attribute (RFC 5282, Section 7.3), and no other
 //     algorithm here may have one (RFC 7296, Section 3.3.5).
 //   - Nonces have at least half the key length of the PRF that was chosen

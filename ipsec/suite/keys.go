@@ -49,7 +49,10 @@ func (k *ChildKeys) Destroy() {
 // Section 2.14). shared is the result of the key exchange; ni and nr are the
 // Nonce Data of initiator and responder.
 func DeriveIKEKeys(s IKESuite, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
-	if err := checkKeyInputs(s, s.PRF, ni, nr, shared); err != nil {
+	if err := checkKeyInputs(s, s.PRF, ni, nr); err != nil {
+		return nil, err
+	}
+	if err := checkSecret(s.KeyExchange, shared); err != nil {
 		return nil, err
 	}
 	seed := skeyseed(s.PRF, ni, nr, shared)
@@ -57,12 +60,33 @@ func DeriveIKEKeys(s IKESuite, ni, nr, shared []byte, spii, spir wire.SPI) (*IKE
 	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
 }
 
+// UpdateIKEKeys replaces the keys of an IKE SA in the making after the
+// additional key exchange by method, whose result is shared (RFC 9370, Section
+// 2.2.2). oldD is SK_d from before it; all else is that of IKE_SA_INIT.
+func UpdateIKEKeys(s IKESuite, method wire.KeyExchangeID, oldD, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
+	if err := checkKeyInputs(s, s.PRF, ni, nr); err != nil {
+		return nil, err
+	}
+	if err := checkSecret(method, shared); err != nil {
+		return nil, err
+	}
+	if len(oldD) == 0 {
+		return nil, errors.New("update IKE SA keys: SK_d is missing")
+	}
+	seed := rekeyedSkeyseed(s.PRF, oldD, [][]byte{shared}, ni, nr)
+	defer clear(seed)
+	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
+}
+
 // RekeyIKEKeys makes the keys of the IKE SA that replaces another (RFC 7296,
 // Section 2.18). oldPRF and oldD (SK_d) belong to the IKE SA being replaced;
-// suite, nonces, shared secret and SPIs are those of the CREATE_CHILD_SA
-// exchange.
-func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spir wire.SPI) (*IKEKeys, error) {
-	if err := checkKeyInputs(s, oldPRF, ni, nr, shared); err != nil {
+// suite, nonces and SPIs are those of the CREATE_CHILD_SA exchange. shared are
+// the results of the key exchanges of s, in their order.
+func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr []byte, shared [][]byte, spii, spir wire.SPI) (*IKEKeys, error) {
+	if err := checkKeyInputs(s, oldPRF, ni, nr); err != nil {
+		return nil, err
+	}
+	if err := checkSecrets(s.KeyExchanges(), shared); err != nil {
 		return nil, err
 	}
 	if len(oldD) == 0 || oldPRF.Size() == 0 {
@@ -73,10 +97,11 @@ func RekeyIKEKeys(s IKESuite, oldPRF PRF, oldD, ni, nr, shared []byte, spii, spi
 	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
 }
 
-// DeriveChildKeys makes the keys of a Child SA (RFC 7296, Section 2.17). skD
-// is SK_d of the IKE SA; shared is nil if the exchange made no key exchange of
-// its own.
-func DeriveChildKeys(ike IKESuite, skD, shared, ni, nr []byte, esp ESPSuite) (*ChildKeys, error) {
+// DeriveChildKeys makes the keys of a Child SA (RFC 7296, Section 2.17; RFC
+// 9370, Section 2.2.4). skD is SK_d of the IKE SA; shared are the results of
+// the key exchanges of esp in their order, none if the exchange made no key
+// exchange of its own.
+func DeriveChildKeys(ike IKESuite, skD []byte, shared [][]byte, ni, nr []byte, esp ESPSuite) (*ChildKeys, error) {
 	if err := ike.validate(); err != nil {
 		return nil, err
 	}
@@ -86,30 +111,53 @@ func DeriveChildKeys(ike IKESuite, skD, shared, ni, nr []byte, esp ESPSuite) (*C
 	if len(skD) == 0 {
 		return nil, errors.New("derive Child SA keys: SK_d is missing")
 	}
-	if (esp.KeyExchange != 0) != (len(shared) != 0) {
-		return nil, fmt.Errorf("derive Child SA keys: suite %s and shared secret of %d octets do not go together", esp, len(shared))
+	if err := checkSecrets(esp.KeyExchanges(), shared); err != nil {
+		return nil, err
 	}
 	if err := checkNonces(ike.PRF, ni, nr); err != nil {
 		return nil, err
 	}
-	seed := slices.Concat(shared, ni, nr)
+	return expandChildKeys(ike.PRF, skD, shared, ni, nr, esp.KeyLen()), nil
+}
+
+// expandChildKeys cuts KEYMAT = prf+(SK_d, g^ir (new) | Ni | Nr), with several
+// key exchanges prf+(SK_d, SK(0) | Ni | Nr | SK(1) | ... | SK(n)), into two
+// keys of n octets.
+func expandChildKeys(p PRF, skD []byte, shared [][]byte, ni, nr []byte, n int) *ChildKeys {
+	seed := secretsAndNonces(shared, ni, nr)
 	defer clear(seed)
-	n := esp.KeyLen()
-	keymat := ike.PRF.Plus(skD, seed, 2*n)
+	keymat := p.Plus(skD, seed, 2*n)
 	return &ChildKeys{
 		InitiatorToResponder: keymat[:n:n],
 		ResponderToInitiator: keymat[n:],
-	}, nil
+	}
 }
 
-func checkKeyInputs(s IKESuite, prf PRF, ni, nr, shared []byte) error {
+func checkKeyInputs(s IKESuite, prf PRF, ni, nr []byte) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	if g, _ := groupOf(s.KeyExchange); len(shared) != g.sharedLen {
-		return fmt.Errorf("derive IKE SA keys: shared secret of %s has %d octets, want %d", g.keyword, len(shared), g.sharedLen)
-	}
 	return checkNonces(prf, ni, nr)
+}
+
+// checkSecret holds that shared can be the result of a key exchange by method.
+func checkSecret(method wire.KeyExchangeID, shared []byte) error {
+	if g, ok := groupOf(method); !ok || len(shared) != g.sharedLen {
+		return fmt.Errorf("derive keys: shared secret of %s has %d octets, want %d", groupKeyword(method), len(shared), g.sharedLen)
+	}
+	return nil
+}
+
+func checkSecrets(methods []wire.KeyExchangeID, shared [][]byte) error {
+	if len(methods) != len(shared) {
+		return fmt.Errorf("derive keys: %d shared secrets for %d key exchanges", len(shared), len(methods))
+	}
+	for i, method := range methods {
+		if err := checkSecret(method, shared[i]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkNonces holds RFC 7296, Section 2.10: nonces of at least 128 bits and at
@@ -129,9 +177,22 @@ func skeyseed(p PRF, ni, nr, shared []byte) []byte {
 	return p.Sum(slices.Concat(ni, nr), shared)
 }
 
-// rekeyedSkeyseed is SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr).
-func rekeyedSkeyseed(old PRF, oldD, shared, ni, nr []byte) []byte {
-	return old.Sum(oldD, shared, ni, nr)
+// rekeyedSkeyseed is SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr), with
+// several key exchanges prf(SK_d (old), SK(0) | Ni | Nr | SK(1) | ... SK(n))
+// (RFC 9370, Section 2.2.4).
+func rekeyedSkeyseed(old PRF, oldD []byte, shared [][]byte, ni, nr []byte) []byte {
+	seed := secretsAndNonces(shared, ni, nr)
+	defer clear(seed)
+	return old.Sum(oldD, seed)
+}
+
+// secretsAndNonces is SK(0) | Ni | Nr | SK(1) | ... | SK(n) of RFC 9370, Section
+// 2.2.4: the first shared secret goes before the nonces.
+func secretsAndNonces(shared [][]byte, ni, nr []byte) []byte {
+	if len(shared) == 0 {
+		return slices.Concat(ni, nr)
+	}
+	return slices.Concat(append([][]byte{shared[0], ni, nr}, shared[1:]...)...)
 }
 
 // expandIKEKeys cuts {SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} =

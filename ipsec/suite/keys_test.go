@@ -97,16 +97,12 @@ func checkKeyCut(t *testing.T, v kdfVector, prf PRF) {
 func checkChildVectors(t *testing.T, v kdfVector, prf PRF) {
 	t.Helper()
 	s := IKESuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, PRF: prf, KeyExchange: wire.KeyExchangeECP256}
-	esp := ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128}
 	skD := v.Keymat[:prf.Size()]
-	for _, c := range []struct{ shared, want octets }{{nil, v.ChildKeymat}, {v.NewShared, v.ChildSharedKeymat}} {
-		if c.shared != nil {
-			esp.KeyExchange = wire.KeyExchangeECP256
-		}
-		k, err := DeriveChildKeys(s, skD, c.shared, v.Ni, v.Nr, esp)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, c := range []struct {
+		shared [][]byte
+		want   octets
+	}{{nil, v.ChildKeymat}, {[][]byte{v.NewShared}, v.ChildSharedKeymat}} {
+		k := expandChildKeys(prf, skD, c.shared, v.Ni, v.Nr, 20)
 		if got := slices.Concat(k.InitiatorToResponder, k.ResponderToInitiator); !bytes.Equal(got, c.want[:40]) {
 			t.Errorf("Child SA keys are %x, want %x", got, c.want[:40])
 		}
@@ -114,7 +110,7 @@ func checkChildVectors(t *testing.T, v kdfVector, prf PRF) {
 	// The SKEYSEED of a rekeyed IKE SA shows in the keys it gives.
 	s.KeyExchange = wire.KeyExchangeECP256
 	want := expandIKEKeys(s, v.RekeySkeyseed, v.Ni, v.Nr, wire.SPI(v.SPIi), wire.SPI(v.SPIr))
-	seed := rekeyedSkeyseed(prf, skD, v.NewShared, v.Ni, v.Nr)
+	seed := rekeyedSkeyseed(prf, skD, [][]byte{v.NewShared}, v.Ni, v.Nr)
 	got := expandIKEKeys(s, seed, v.Ni, v.Nr, wire.SPI(v.SPIi), wire.SPI(v.SPIr))
 	if !bytes.Equal(got.D, want.D) || !bytes.Equal(got.Pr, want.Pr) {
 		t.Error("keys of the rekeyed IKE SA differ")
@@ -155,7 +151,7 @@ func TestKeyInputErrors(t *testing.T) {
 			return err
 		},
 		"rekey without SK_d": func() error {
-			_, err := RekeyIKEKeys(good, PRFHMACSHA256, nil, testNi, testNr, shared, spi, spi)
+			_, err := RekeyIKEKeys(good, PRFHMACSHA256, nil, testNi, testNr, [][]byte{shared}, spi, spi)
 			return err
 		},
 		"rekey without key exchange": func() error {
@@ -163,7 +159,7 @@ func TestKeyInputErrors(t *testing.T) {
 			return err
 		},
 		"child with a secret it did not negotiate": func() error {
-			_, err := DeriveChildKeys(good, shared, shared, testNi, testNr, ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128})
+			_, err := DeriveChildKeys(good, shared, [][]byte{shared}, testNi, testNr, ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128})
 			return err
 		},
 		"child without the secret it negotiated": func() error {

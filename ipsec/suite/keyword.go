@@ -17,6 +17,7 @@ const (
 	kindPRF
 	kindKeyExchange
 	kindSequenceNumbers
+	kindAdditionalKE // ADDKE1; the next six are ADDKE2 to ADDKE7
 )
 
 func (k kind) String() string {
@@ -29,8 +30,10 @@ func (k kind) String() string {
 		return "pseudorandom function"
 	case kindKeyExchange:
 		return "key exchange group"
-	default:
+	case kindSequenceNumbers:
 		return "sequence number size"
+	default:
+		return fmt.Sprintf("additional key exchange %d", k-kindAdditionalKE+1)
 	}
 }
 
@@ -39,6 +42,8 @@ const (
 	keywordNoKeyExchange = "modpnone" // the key exchange is optional
 	keywordESN           = "esn"
 	keywordNoESN         = "noesn"
+	// keywordNone after "ke1_" to "ke7_" makes that key exchange optional.
+	keywordNone = "none"
 )
 
 // aliases are other names in use for the same transform.
@@ -74,6 +79,8 @@ func keywords(k kind) string {
 		}
 	case kindSequenceNumbers:
 		ws = []string{keywordESN, keywordNoESN}
+	default:
+		ws = []string{"ke1_ to ke7_ and a key exchange group, or none"}
 	}
 	return strings.Join(ws, ", ")
 }
@@ -86,7 +93,9 @@ const maxProposalText = 1024
 // one kind in order of preference, such as
 // "aes256gcm16-aes128gcm16-prfsha256-x25519-ecp256". Where it names integrity
 // algorithms and no pseudorandom function, the functions on the same hashes
-// are meant. The error names the keyword and what would be right.
+// are meant. "ke1_mlkem768" adds a key exchange after the first one (RFC 9370),
+// "ke1_none" beside it makes that optional. The error names the keyword and what
+// would be right.
 func ParseIKE(s string) (IKEProposal, error) {
 	p, err := parseIKE(s)
 	if err != nil {
@@ -105,7 +114,7 @@ func parseIKE(s string) (IKEProposal, error) {
 		k, id, bits, ok := lookup(w)
 		switch {
 		case !ok:
-			return p, unknown(w, kindEncryption, kindIntegrity, kindPRF, kindKeyExchange)
+			return p, unknown(w, kindEncryption, kindIntegrity, kindPRF, kindKeyExchange, kindAdditionalKE)
 		case k == kindEncryption:
 			p.Encryption = append(p.Encryption, Encryption{wire.EncryptionID(id), bits})
 		case k == kindIntegrity:
@@ -114,6 +123,8 @@ func parseIKE(s string) (IKEProposal, error) {
 			p.PRF = append(p.PRF, PRF(id))
 		case k == kindKeyExchange && id != 0:
 			p.KeyExchange = append(p.KeyExchange, wire.KeyExchangeID(id))
+		case k >= kindAdditionalKE:
+			p.Additional.add(k, id)
 		default:
 			return p, fmt.Errorf("keyword %q belongs into an ESP proposal: remove it", w)
 		}
@@ -128,8 +139,9 @@ func parseIKE(s string) (IKEProposal, error) {
 
 // ParseESP reads a proposal for a Child SA, such as "aes128gcm16-x25519-esn".
 // Without "esn" sequence numbers have 32 bits; "esn-noesn" offers both.
-// "modpnone" beside a group makes the key exchange optional. The error names
-// the keyword and what would be right.
+// "modpnone" beside a group makes the key exchange optional. Additional key
+// exchanges are written as for ParseIKE. The error names the keyword and what
+// would be right.
 func ParseESP(s string) (ESPProposal, error) {
 	p, err := parseESP(s)
 	if err != nil {
@@ -147,7 +159,7 @@ func parseESP(s string) (ESPProposal, error) {
 	for _, w := range words {
 		k, id, bits, ok := lookup(w)
 		if !ok {
-			return p, unknown(w, kindEncryption, kindIntegrity, kindKeyExchange, kindSequenceNumbers)
+			return p, unknown(w, kindEncryption, kindIntegrity, kindKeyExchange, kindAdditionalKE, kindSequenceNumbers)
 		}
 		switch k {
 		case kindEncryption:
@@ -160,6 +172,8 @@ func parseESP(s string) (ESPProposal, error) {
 			p.SequenceNumbers = append(p.SequenceNumbers, wire.SequenceNumbersID(id))
 		case kindPRF:
 			return p, fmt.Errorf("keyword %q belongs into an IKE proposal: ESP has no pseudorandom function, remove it", w)
+		default:
+			p.Additional.add(k, id)
 		}
 	}
 	if len(p.SequenceNumbers) == 0 {
@@ -229,6 +243,9 @@ func lookup(w string) (k kind, id, bits uint16, ok bool) {
 		if g.keyword == w {
 			return kindKeyExchange, uint16(g.id), 0, true
 		}
+	}
+	if k, id, found := lookupAdditional(w); found {
+		return k, id, 0, true
 	}
 	switch w {
 	case keywordNoKeyExchange:

@@ -17,6 +17,7 @@ type IKEProposal struct {
 	Integrity   []wire.IntegrityID
 	PRF         []PRF
 	KeyExchange []wire.KeyExchangeID
+	Additional  AdditionalOffers // RFC 9370
 }
 
 // ESPProposal is one proposal for a pair of ESP SAs. An empty KeyExchange
@@ -25,6 +26,7 @@ type ESPProposal struct {
 	Encryption      []Encryption
 	Integrity       []wire.IntegrityID
 	KeyExchange     []wire.KeyExchangeID // NONE (0) among others makes it optional
+	Additional      AdditionalOffers     // RFC 9370
 	SequenceNumbers []wire.SequenceNumbersID
 }
 
@@ -68,7 +70,10 @@ func (p IKEProposal) Validate() error {
 	if len(p.KeyExchange) == 0 {
 		return missing(kindKeyExchange)
 	}
-	return checkEach(kindKeyExchange, p.KeyExchange, testKeyExchange)
+	if err := checkEach(kindKeyExchange, p.KeyExchange, testKeyExchange); err != nil {
+		return err
+	}
+	return p.Additional.validate(p.KeyExchange)
 }
 
 // Validate reports the first rule that p breaks. A proposal from ParseESP or
@@ -78,6 +83,9 @@ func (p ESPProposal) Validate() error {
 		return err
 	}
 	if err := checkEach(kindKeyExchange, p.KeyExchange, testOptionalKeyExchange); err != nil {
+		return err
+	}
+	if err := p.Additional.validate(p.KeyExchange); err != nil {
 		return err
 	}
 	if len(p.SequenceNumbers) == 0 {
@@ -137,6 +145,7 @@ func (p IKEProposal) Wire(number uint8, spi []byte) wire.Proposal {
 	}
 	ts = append(ts, integrityTransforms(p.Integrity)...)
 	ts = append(ts, keyExchangeTransforms(p.KeyExchange)...)
+	ts = append(ts, p.Additional.transforms()...)
 	return wire.Proposal{Number: number, Protocol: wire.ProtocolIKE, SPI: spi, Transforms: ts}
 }
 
@@ -146,6 +155,7 @@ func (p ESPProposal) Wire(number uint8, spi []byte) wire.Proposal {
 	ts := encryptionTransforms(p.Encryption)
 	ts = append(ts, integrityTransforms(p.Integrity)...)
 	ts = append(ts, keyExchangeTransforms(p.KeyExchange)...)
+	ts = append(ts, p.Additional.transforms()...)
 	for _, sn := range p.SequenceNumbers {
 		ts = append(ts, wire.Transform{Type: wire.TransformSequenceNumbers, ID: uint16(sn)})
 	}
@@ -179,7 +189,7 @@ func OfferESP(ps []ESPProposal, spi []byte) []wire.Proposal {
 func WithoutKeyExchange(ps []ESPProposal) []ESPProposal {
 	var out []ESPProposal
 	for _, p := range ps {
-		p.KeyExchange = nil
+		p.KeyExchange, p.Additional = nil, AdditionalOffers{}
 		if !slices.ContainsFunc(out, func(q ESPProposal) bool { return q.String() == p.String() }) {
 			out = append(out, p)
 		}
@@ -220,6 +230,7 @@ func (p IKEProposal) String() string {
 	for _, g := range p.KeyExchange {
 		ws = append(ws, groupKeyword(g))
 	}
+	ws = append(ws, p.Additional.keywords()...)
 	return strings.Join(ws, "-")
 }
 
@@ -230,6 +241,7 @@ func (p ESPProposal) String() string {
 	for _, g := range p.KeyExchange {
 		ws = append(ws, groupKeyword(g))
 	}
+	ws = append(ws, p.Additional.keywords()...)
 	if !slices.Equal(p.SequenceNumbers, defaultSequenceNumbers()) {
 		for _, sn := range p.SequenceNumbers {
 			ws = append(ws, sequenceNumbersKeyword(sn))

@@ -1,0 +1,247 @@
+package ike
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// Between IKE_SA_INIT and IKE_AUTH the additional key exchanges of the chosen
+// suite take place, each in an IKE_INTERMEDIATE exchange and each followed by
+// new keys (RFC 9370, Section 2.2.2). Both ends know from the suite which ones
+// they are, so their number is bounded and their order fixed; until the last one
+// is done the exchange table knows no IKE_AUTH, and after it no
+// IKE_INTERMEDIATE.
+
+// proceed begins what comes next for the initiator of an IKE SA in the making.
+func (sa *ikeSA) proceed() {
+	if len(sa.init.pending) > 0 {
+		sa.beginIntermediate()
+		return
+	}
+	sa.sign()
+}
+
+// beginIntermediate makes the private value for the next key exchange and sends
+// it.
+func (sa *ikeSA) beginIntermediate() {
+	sa.state = stateIntermediate
+	sa.makeKeyExchange(sa.init.pending[0], ClassHandshake, func(ke *suite.KeyExchange, err error) {
+		if err != nil {
+			sa.fail(&Error{Kind: KindInternal, Exchange: wire.ExchangeIKEIntermediate, Payload: wire.PayloadKE, Err: err})
+			return
+		}
+		sa.init.ke = ke
+		sa.askIntermediate([]wire.Payload{&wire.KE{Group: ke.Group(), Data: ke.Public()}})
+	})
+}
+
+func (sa *ikeSA) askIntermediate(payloads []wire.Payload) {
+	h := wire.Header{Exchange: wire.ExchangeIKEIntermediate, MessageID: sa.window.nextSend}
+	covered, err := sa.coveredOctets(h, payloads)
+	if err != nil {
+		sa.fail(&Error{Op: "encode IKE_INTERMEDIATE", Kind: KindInternal, Exchange: wire.ExchangeIKEIntermediate, Err: err})
+		return
+	}
+	sa.addIntAuth(true, covered)
+	sa.ask(wire.ExchangeIKEIntermediate, payloads, sa.intermediateAnswered)
+}
+
+// intermediateAnswered computes the shared secret and the new keys.
+func (sa *ikeSA) intermediateAnswered(m *message) {
+	i := sa.init
+	if n := m.errorNotify(); n != nil {
+		sa.fail(&Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true})
+		return
+	}
+	answer := find[*wire.KE](m)
+	if answer == nil || answer.Group != i.ke.Group() {
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: errWrongMethod(i.ke.Group(), answer)})
+		return
+	}
+	sa.addIntAuth(false, m.covered)
+	ke := i.ke
+	i.ke = nil // the job's from here on
+	update := sa.keyUpdate()
+	runJob(sa, ClassHandshake, func() (respondResult, error) {
+		defer ke.Destroy()
+		defer clear(update.skD)
+		shared, err := ke.Shared(answer.Data)
+		if err != nil {
+			return respondResult{}, err
+		}
+		defer clear(shared)
+		keys, err := update.derive(shared)
+		return respondResult{keys: keys}, err
+	}, func(r respondResult, err error) {
+		if err == nil {
+			err = sa.replaceKeys(r.keys)
+		}
+		if err != nil {
+			sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: err})
+			return
+		}
+		i.pending = i.pending[1:]
+		sa.proceed()
+	})
+}
+
+// errWrongMethod says that a KE payload is missing or for another method than
+// the one whose turn it is.
+func errWrongMethod(want wire.KeyExchangeID, got *wire.KE) error {
+	if got == nil {
+		return fmt.Errorf("key exchange data of %s is missing", want)
+	}
+	return fmt.Errorf("key exchange data of %s, it is the turn of %s", got.Group, want)
+}
+
+// answerIntermediate is the responder's part. Nobody is authenticated yet, so a
+// peer that breaks the rules is told once and forgotten (RFC 9242, Section 3.4).
+func (sa *ikeSA) answerIntermediate(m *message) {
+	ke := find[*wire.KE](m)
+	method := sa.init.pending[0]
+	if ke == nil || ke.Group != method {
+		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: errWrongMethod(method, ke)})
+		return
+	}
+	update, theirs, rand := sa.keyUpdate(), ke.Data, sa.m.runtime.Rand
+	runJob(sa, ClassHandshake, func() (respondResult, error) {
+		defer clear(update.skD)
+		public, shared, err := suite.Respond(method, theirs, rand)
+		if err != nil {
+			return respondResult{}, err
+		}
+		defer clear(shared)
+		keys, err := update.derive(shared)
+		return respondResult{public, keys}, err
+	}, func(r respondResult, err error) {
+		if err != nil {
+			sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+			sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: err})
+			return
+		}
+		sa.respondIntermediate(m, []wire.Payload{&wire.KE{Group: method, Data: r.public}}, r.keys)
+	})
+}
+
+// respondIntermediate answers under the keys of the request, then takes the new
+// ones (RFC 9242, Section 3.3.1).
+func (sa *ikeSA) respondIntermediate(m *message, payloads []wire.Payload, keys *suite.IKEKeys) {
+	h := wire.Header{Exchange: m.Exchange, MessageID: m.MessageID, Flags: wire.FlagResponse}
+	covered, err := sa.coveredOctets(h, payloads)
+	if err != nil {
+		keys.Destroy()
+		sa.fail(&Error{Op: "encode IKE_INTERMEDIATE response", Kind: KindInternal, Exchange: m.Exchange, Err: err})
+		return
+	}
+	sa.addIntAuth(true, m.covered)
+	sa.addIntAuth(false, covered)
+	sa.respond(m, payloads)
+	if sa.state == stateDead {
+		keys.Destroy()
+		return
+	}
+	if err := sa.replaceKeys(keys); err != nil {
+		sa.fail(&Error{Kind: KindInternal, Exchange: m.Exchange, Err: err})
+		return
+	}
+	sa.init.pending = sa.init.pending[1:]
+	sa.awaitInitiator()
+}
+
+// awaitInitiator has the responder expect what the initiator must send next.
+func (sa *ikeSA) awaitInitiator() {
+	sa.state = stateHalfOpen
+	if len(sa.init.pending) > 0 {
+		sa.state = stateIntermediate
+	}
+}
+
+// keyUpdate is what the keys after an additional key exchange are made of,
+// beside its result.
+type keyUpdate struct {
+	suite      suite.IKESuite
+	method     wire.KeyExchangeID
+	skD        []byte // a copy, to be cleared
+	ni, nr     []byte
+	spii, spir wire.SPI
+}
+
+func (sa *ikeSA) keyUpdate() keyUpdate {
+	i := sa.init
+	u := keyUpdate{sa.suite, i.pending[0], bytes.Clone(sa.keys.D), i.ni, i.nr, sa.localSPI, sa.remoteSPI}
+	if !sa.initiator {
+		u.spii, u.spir = u.spir, u.spii
+	}
+	return u
+}
+
+func (u keyUpdate) derive(shared []byte) (*suite.IKEKeys, error) {
+	return suite.UpdateIKEKeys(u.suite, u.method, u.skD, u.ni, u.nr, shared, u.spii, u.spir)
+}
+
+// replaceKeys makes the SA use other keys and destroys the ones before.
+func (sa *ikeSA) replaceKeys(keys *suite.IKEKeys) error {
+	old, sealer, opener := sa.keys, sa.sealer, sa.opener
+	if err := sa.useKeys(keys); err != nil {
+		return err
+	}
+	old.Destroy()
+	sealer.Destroy()
+	opener.Destroy()
+	return nil
+}
+
+// coveredOctets is what AUTH covers of an IKE_INTERMEDIATE message of ours: the
+// octets IntAuth_[i/r]A and IntAuth_[i/r]P of RFC 9242, Section 3.3.2. They are
+// the IKE header and the header of the Encrypted payload, with lengths as if
+// nothing but the payloads in the clear followed, and those payloads. Whether
+// the message is sent in fragments makes no difference.
+func (sa *ikeSA) coveredOctets(h wire.Header, payloads []wire.Payload) ([]byte, error) {
+	sa.fillHeader(&h)
+	first, plain, err := wire.AppendPayloads(nil, payloads)
+	if err != nil {
+		return nil, err
+	}
+	b, err := h.AppendEncrypted(make([]byte, 0, encryptedHeadLen+len(plain)), first, len(plain))
+	return append(b, plain...), err
+}
+
+// encryptedHeadLen is the length of the IKE header and of the generic header of
+// the Encrypted or Encrypted Fragment payload.
+const encryptedHeadLen = wire.HeaderLen + 4
+
+// receivedOctets is the same for a received message. head is the start of its
+// datagram, or of that of its first fragment: the reserved bits count as they
+// came, only lengths and the type of the Encrypted payload are adjusted.
+func receivedOctets(head [encryptedHeadLen]byte, plain []byte) []byte {
+	head[16] = byte(wire.PayloadSK)
+	binary.BigEndian.PutUint32(head[24:], uint32(encryptedHeadLen+len(plain)))
+	binary.BigEndian.PutUint16(head[30:], uint16(4+len(plain)))
+	return append(head[:], plain...)
+}
+
+// addIntAuth extends the chain of one end by an IKE_INTERMEDIATE message of
+// its: IntAuth_n = prf(SK_p, IntAuth_n-1 | A | P), with the keys from before
+// the exchange (RFC 9242, Section 3.3.2).
+func (sa *ikeSA) addIntAuth(initiator bool, covered []byte) {
+	chain := &sa.init.intAuthR
+	if initiator {
+		chain = &sa.init.intAuthI
+	}
+	*chain = sa.suite.PRF.Sum(sa.skP(initiator), *chain, covered)
+}
+
+// intAuth is IntAuth_iN | IntAuth_rN | IKE_AUTH_MID of RFC 9242, Section
+// 3.3.2: what both ends sign besides the rest. It is empty without
+// IKE_INTERMEDIATE.
+func (i *initState) intAuth() []byte {
+	if i.intAuthI == nil {
+		return nil
+	}
+	return binary.BigEndian.AppendUint32(bytes.Join([][]byte{i.intAuthI, i.intAuthR}, nil), i.authID)
+}
