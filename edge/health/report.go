@@ -12,6 +12,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -20,6 +21,8 @@ const (
 	codeLocal    = "LOCAL" // refused or failed at this end
 	codeSilent   = "PEER_SILENT"
 	codePanic    = "INTERNAL"
+	codePlane    = "DATA_PLANE"
+	codeExpired  = "EXPIRED"
 	codeDeferred = "HOST_NOT_READY"
 )
 
@@ -65,23 +68,59 @@ func state(s engine.TunnelStatus) swanherdv1.TunnelState {
 
 func lastError(s engine.TunnelStatus) *swanherdv1.TunnelError {
 	if s.Panicked != "" {
-		return &swanherdv1.TunnelError{Code: codePanic, Message: "a defect of this agent stopped the tunnel; its traffic is dropped until it is started anew. Please report the agent's log"}
+		return &swanherdv1.TunnelError{Code: codePanic, Kind: swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_INTERNAL, Message: "a defect of this agent stopped the tunnel; its traffic is dropped until it is started anew. Please report the agent's log"}
 	}
 	if sa := currentIKE(s.IKE); sa != nil && sa.Suspect {
-		return &swanherdv1.TunnelError{Code: codeSilent, Message: "the peer leaves requests unanswered; if that lasts it is taken for dead"}
+		return &swanherdv1.TunnelError{Code: codeSilent, Kind: swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_NO_ANSWER, Message: "the peer leaves requests unanswered; if that lasts it is taken for dead"}
 	}
-	e := s.LastError
-	if e == nil {
-		return nil
+	switch {
+	case s.LastError != nil:
+		return failure(s.LastError)
+	case s.Refused != nil:
+		out := failure(s.Refused)
+		out.Message = "refused somebody at the peer's address: " + out.GetMessage()
+		return out
 	}
-	out := &swanherdv1.TunnelError{Code: codeLocal, Message: e.Error(), Remote: e.Remote}
+	return nil
+}
+
+func failure(e *ike.Error) *swanherdv1.TunnelError {
+	out := &swanherdv1.TunnelError{
+		Code: codeLocal, Message: e.Cause(), Remote: e.Remote, Kind: kinds[e.Kind], Child: e.Child,
+		Ours: e.Ours, Theirs: e.Theirs, Remedy: e.Remedy,
+	}
+	if e.Exchange != 0 {
+		out.Exchange = e.Exchange.String()
+	}
+	if e.Payload != wire.PayloadNone {
+		out.Payload = e.Payload.String()
+	}
 	switch {
 	case e.Notify != 0:
-		out.Code = e.Notify.String()
+		out.Notify = e.Notify.String()
+		out.Code = out.GetNotify()
 	case errors.Is(e, ike.ErrNoAnswer):
 		out.Code = codeSilent
+	case e.Kind == ike.KindDataPlane:
+		out.Code = codePlane
+	case e.Kind == ike.KindExpired:
+		out.Code = codeExpired
 	}
 	return out
+}
+
+var kinds = map[ike.Kind]swanherdv1.TunnelErrorKind{
+	ike.KindProposals:      swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_PROPOSALS,
+	ike.KindSelectors:      swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_SELECTORS,
+	ike.KindAuthentication: swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_AUTHENTICATION,
+	ike.KindNoAnswer:       swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_NO_ANSWER,
+	ike.KindCookie:         swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_COOKIE,
+	ike.KindBusy:           swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_BUSY,
+	ike.KindProtocol:       swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_PROTOCOL,
+	ike.KindDataPlane:      swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_DATA_PLANE,
+	ike.KindExpired:        swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_EXPIRED,
+	ike.KindConfiguration:  swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_CONFIGURATION,
+	ike.KindInternal:       swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_INTERNAL,
 }
 
 // currentIKE is the IKE SA that a person wants to see: the newest established

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
@@ -163,6 +164,32 @@ func TestReportStates(t *testing.T) {
 		if r.GetState() != tc.state || r.GetLastError().GetCode() != tc.code || strings.Contains(r.String(), "secret") {
 			t.Errorf("%s: %v", name, r)
 		}
+	}
+}
+
+// A failure's report holds all that the engine knows of it.
+func TestReportFailure(t *testing.T) {
+	for k := ike.KindUnknown + 1; k.String() != "unknown"; k++ {
+		if kinds[k] == swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_UNSPECIFIED || KindWord(kinds[k]) != k.String() {
+			t.Errorf("kind %s is reported as %s", k, kinds[k])
+		}
+	}
+	s := down("a", &ike.Error{
+		Op: "create Child SA", Child: "lan", Kind: ike.KindSelectors, Exchange: wire.ExchangeIKEAuth, Payload: wire.PayloadTSi,
+		Notify: wire.NotifyTSUnacceptable, Remote: true, Ours: []string{"x to y"}, Theirs: []string{"z"}, Remedy: "mirror them",
+	})
+	want := &swanherdv1.TunnelError{
+		Code: "TS_UNACCEPTABLE", Notify: "TS_UNACCEPTABLE", Remote: true, Kind: swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_SELECTORS,
+		Message:  "create Child SA: peer answered TS_UNACCEPTABLE: none of our traffic selectors fits its policy",
+		Exchange: "IKE_AUTH", Payload: "TSi", Child: "lan", Ours: []string{"x to y"}, Theirs: []string{"z"}, Remedy: "mirror them",
+	}
+	if got := report(s).GetLastError(); !proto.Equal(got, want) {
+		t.Errorf("reported %v, want %v", got, want)
+	}
+	s.LastError, s.Refused = nil, s.LastError
+	want.Message = "refused somebody at the peer's address: " + want.GetMessage()
+	if got := report(s).GetLastError(); !proto.Equal(got, want) {
+		t.Errorf("of a refusal reported %v, want %v", got, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"path"
+	"strings"
 	"time"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -43,10 +44,21 @@ func (e endState) why() string {
 	if err.GetRemote() {
 		by = "peer reports "
 	}
-	if err.GetMessage() == "" {
+	var parts []string
+	for _, part := range []struct{ key, value string }{
+		{"", err.GetMessage()},
+		{"ours: ", strings.Join(err.GetOurs(), " or ")},
+		{"theirs: ", strings.Join(err.GetTheirs(), " or ")},
+		{"remedy: ", err.GetRemedy()},
+	} {
+		if part.value != "" {
+			parts = append(parts, part.key+part.value)
+		}
+	}
+	if parts == nil {
 		return fmt.Sprintf(": %s%s", by, err.GetCode())
 	}
-	return fmt.Sprintf(": %s%s (%s)", by, err.GetCode(), err.GetMessage())
+	return fmt.Sprintf(": %s%s (%s)", by, err.GetCode(), strings.Join(parts, "; "))
 }
 
 // statusOf computes a tunnel's status from both ends, and why it is not UP.

@@ -31,6 +31,23 @@ func clip(s string, n int) string {
 	return strings.ToValidUTF8(s[:n], "") + "..."
 }
 
+// maxOffers bounds the proposals or selectors of an end that an error names.
+const maxOffers = 16
+
+// clipError cuts what an edge says of a failure.
+func clipError(e *swanherdv1.TunnelError) {
+	for _, word := range []*string{&e.Code, &e.Exchange, &e.Payload, &e.Notify, &e.Child} {
+		*word = clip(*word, maxWord)
+	}
+	e.Message, e.Remedy = clip(e.GetMessage(), maxText), clip(e.GetRemedy(), maxText)
+	for _, list := range []*[]string{&e.Ours, &e.Theirs} {
+		*list = (*list)[:min(len(*list), maxOffers)]
+		for i, text := range *list {
+			(*list)[i] = clip(text, maxText)
+		}
+	}
+}
+
 // checkUplinks refuses more than an edge can have. The rules of the message
 // hold each of them to its form.
 func checkUplinks(uplinks []*swanherdv1.Uplink) error {

@@ -414,7 +414,7 @@ func (s *session) reported(r *swanherdv1.StatusReport) {
 	s.reportSeq = r.GetSequence()
 	for _, t := range r.GetTunnels() {
 		if e := t.GetLastError(); e != nil {
-			e.Code, e.Message = clip(e.GetCode(), maxWord), clip(e.GetMessage(), maxText)
+			clipError(e)
 		}
 	}
 	s.server.cfg.Fleet.Report(s.edge, r)

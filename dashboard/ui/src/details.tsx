@@ -81,13 +81,32 @@ function End({ end, time, side }: { end: TunnelEnd | undefined; time: number; si
         <Item label="Last report" value={lastReport(end, time)} />
         {r && <Item label="State" value={state(r.state, millis(r.stateTime), time)} />}
         {r?.nextAttemptTime && <Item label="Next try" value={ahead(r.nextAttemptTime, time)} />}
-        {r?.lastError && <Item label="Last error" value={errorText(r.lastError, time)} />}
       </dl>
+      {r?.lastError && <Failure error={r.lastError} time={time} />}
       {r?.ikeSa && <Ike sa={r.ikeSa} time={time} />}
       {r?.childSas.map((c) => (
         <Child key={c.spiIn} sa={c} time={time} />
       ))}
     </section>
+  );
+}
+
+// Failure says why a tunnel is not what it should be, and what to do.
+function Failure({ error: e, time }: { error: TunnelError; time: number }) {
+  return (
+    <dl>
+      <Item label="Last error" value={errorText(e, time)} />
+      {e.exchange !== "" && (
+        <Item
+          label="Exchange"
+          value={e.payload === "" ? e.exchange : `${e.exchange}, payload ${e.payload}`}
+        />
+      )}
+      {e.child !== "" && <Item label="Child SA" value={e.child} />}
+      {e.ours.length > 0 && <Item label="Offered here" value={e.ours.join(" or ")} />}
+      {e.theirs.length > 0 && <Item label="Offered by peer" value={e.theirs.join(" or ")} />}
+      {e.remedy !== "" && <Item label="Remedy" value={e.remedy} />}
+    </dl>
   );
 }
 

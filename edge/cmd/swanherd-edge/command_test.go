@@ -19,7 +19,8 @@ func TestPrintStatus(t *testing.T) {
 		Session: &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
 		Uplinks: []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`)},
 		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","state_time":"2026-11-23T11:59:00Z",
-			"last_error":{"code":"PEER_SILENT","message":"no answer"}}`)},
+			"last_error":{"code":"TS_UNACCEPTABLE","message":"create Child SA: no","remote":true,"time":"2026-11-23T11:59:30Z",
+			"kind":"TUNNEL_ERROR_KIND_SELECTORS","exchange":"IKE_AUTH","payload":"TSi","child":"lan","ours":["a","b"],"remedy":"mirror them"}}`)},
 	}
 	var out bytes.Buffer
 	if err := printStatus(&out, s, now); err != nil {
@@ -33,7 +34,16 @@ Intent:      none yet
 Uplink:      wan1  eth0  192.0.2.1
 
 TUNNEL  STATE   SINCE  REMOTE  IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
-a--b    failed  1m0s   -       -          -      -           -   -    PEER_SILENT: no answer
+a--b    failed  1m0s   -       -          -      -           -   -    TS_UNACCEPTABLE
+
+a--b failed 30s ago, as the peer found:
+  what:      create Child SA: no
+  kind:      selectors
+  exchange:  IKE_AUTH
+  payload:   TSi
+  Child SA:  lan
+  ours:      a or b
+  remedy:    mirror them
 `
 	if out.String() != want {
 		t.Errorf("status:\n%s\nwant:\n%s", out.String(), want)

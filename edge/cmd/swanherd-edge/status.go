@@ -70,7 +70,44 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	for _, t := range tunnels {
 		printTunnel(w, t, now)
 	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, t := range tunnels {
+		printFailure(w, t, now)
+	}
 	return w.Flush()
+}
+
+// printFailure prints all that is known of a tunnel's last failure.
+func printFailure(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
+	e := t.GetLastError()
+	if e == nil {
+		return
+	}
+	side := "this end"
+	if e.GetRemote() {
+		side = "the peer"
+	}
+	fmt.Fprintf(w, "\n%s failed %s ago, as %s found:\n", shortName(t), age(now, at(e.GetTime())), side)
+	for _, line := range []struct{ key, value string }{
+		{"what", e.GetMessage()},
+		{"kind", health.KindWord(e.GetKind())},
+		{"exchange", e.GetExchange()},
+		{"payload", e.GetPayload()},
+		{"Child SA", e.GetChild()},
+		{"ours", strings.Join(e.GetOurs(), " or ")},
+		{"theirs", strings.Join(e.GetTheirs(), " or ")},
+		{"remedy", e.GetRemedy()},
+	} {
+		if line.value != "" {
+			fmt.Fprintf(w, "  %s:\t%s\n", line.key, line.value)
+		}
+	}
+}
+
+func shortName(t *swanherdv1.TunnelReport) string {
+	return t.GetTunnel()[strings.LastIndexByte(t.GetTunnel(), '/')+1:]
 }
 
 func printAgent(w io.Writer, s *edge.Status, now time.Time) {
@@ -102,7 +139,7 @@ func printAgent(w io.Writer, s *edge.Status, now time.Time) {
 // printTunnel prints a tunnel: a line for its first Child SA, and one for each
 // further one.
 func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
-	name := t.GetTunnel()[strings.LastIndexByte(t.GetTunnel(), '/')+1:]
+	name := shortName(t)
 	children := t.GetChildSas()
 	if len(children) == 0 {
 		children = []*swanherdv1.ChildSa{nil}
@@ -123,7 +160,7 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 		}
 		failure := "-"
 		if e := t.GetLastError(); e != nil && i == 0 {
-			failure = e.GetCode() + ": " + e.GetMessage()
+			failure = e.GetCode()
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", lead, child, spis, in, out, failure)
 	}

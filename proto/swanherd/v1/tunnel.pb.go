@@ -150,6 +150,94 @@ func (TunnelState) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
 }
 
+// What kind of failure a TunnelError is, for programs.
+type TunnelErrorKind int32
+
+const (
+	TunnelErrorKind_TUNNEL_ERROR_KIND_UNSPECIFIED TunnelErrorKind = 0
+	// No algorithm or key exchange method in common.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_PROPOSALS TunnelErrorKind = 1
+	// No traffic selector in common.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_SELECTORS TunnelErrorKind = 2
+	// An end did not prove its identity.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_AUTHENTICATION TunnelErrorKind = 3
+	// The peer is silent.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_NO_ANSWER TunnelErrorKind = 4
+	// The peer only ever asks for a cookie.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_COOKIE TunnelErrorKind = 5
+	// An end cannot do it now, or has too many SAs.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_BUSY TunnelErrorKind = 6
+	// A message breaks the protocol, or is too much for an end.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_PROTOCOL TunnelErrorKind = 7
+	// The data plane could not hold an SA or a policy.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_DATA_PLANE TunnelErrorKind = 8
+	// An SA is past its lifetime and nothing replaced it.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_EXPIRED TunnelErrorKind = 9
+	// The configuration contradicts itself or the peer's.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_CONFIGURATION TunnelErrorKind = 10
+	// A defect of the agent.
+	TunnelErrorKind_TUNNEL_ERROR_KIND_INTERNAL TunnelErrorKind = 11
+)
+
+// Enum value maps for TunnelErrorKind.
+var (
+	TunnelErrorKind_name = map[int32]string{
+		0:  "TUNNEL_ERROR_KIND_UNSPECIFIED",
+		1:  "TUNNEL_ERROR_KIND_PROPOSALS",
+		2:  "TUNNEL_ERROR_KIND_SELECTORS",
+		3:  "TUNNEL_ERROR_KIND_AUTHENTICATION",
+		4:  "TUNNEL_ERROR_KIND_NO_ANSWER",
+		5:  "TUNNEL_ERROR_KIND_COOKIE",
+		6:  "TUNNEL_ERROR_KIND_BUSY",
+		7:  "TUNNEL_ERROR_KIND_PROTOCOL",
+		8:  "TUNNEL_ERROR_KIND_DATA_PLANE",
+		9:  "TUNNEL_ERROR_KIND_EXPIRED",
+		10: "TUNNEL_ERROR_KIND_CONFIGURATION",
+		11: "TUNNEL_ERROR_KIND_INTERNAL",
+	}
+	TunnelErrorKind_value = map[string]int32{
+		"TUNNEL_ERROR_KIND_UNSPECIFIED":    0,
+		"TUNNEL_ERROR_KIND_PROPOSALS":      1,
+		"TUNNEL_ERROR_KIND_SELECTORS":      2,
+		"TUNNEL_ERROR_KIND_AUTHENTICATION": 3,
+		"TUNNEL_ERROR_KIND_NO_ANSWER":      4,
+		"TUNNEL_ERROR_KIND_COOKIE":         5,
+		"TUNNEL_ERROR_KIND_BUSY":           6,
+		"TUNNEL_ERROR_KIND_PROTOCOL":       7,
+		"TUNNEL_ERROR_KIND_DATA_PLANE":     8,
+		"TUNNEL_ERROR_KIND_EXPIRED":        9,
+		"TUNNEL_ERROR_KIND_CONFIGURATION":  10,
+		"TUNNEL_ERROR_KIND_INTERNAL":       11,
+	}
+)
+
+func (x TunnelErrorKind) Enum() *TunnelErrorKind {
+	p := new(TunnelErrorKind)
+	*p = x
+	return p
+}
+
+func (x TunnelErrorKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TunnelErrorKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
+}
+
+func (TunnelErrorKind) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
+}
+
+func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TunnelErrorKind.Descriptor instead.
+func (TunnelErrorKind) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+}
+
 // A Tunnel is the logical link between two edges' uplinks: one intent on both
 // ends, several SAs over its life. It is planned from meshes and read-only.
 type Tunnel struct {
@@ -494,8 +582,25 @@ type TunnelError struct {
 	// For people; holds no secrets.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// True when the peer reported it.
-	Remote        bool                   `protobuf:"varint,3,opt,name=remote,proto3" json:"remote,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Remote bool                   `protobuf:"varint,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	Time   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	Kind   TunnelErrorKind        `protobuf:"varint,5,opt,name=kind,proto3,enum=swanherd.v1.TunnelErrorKind" json:"kind,omitempty"`
+	// The IKE exchange that it happened in, `IKE_AUTH`; empty if it needed no
+	// peer.
+	Exchange string `protobuf:"bytes,6,opt,name=exchange,proto3" json:"exchange,omitempty"`
+	// The payload that it was about, `SA` or `TSi`; empty if the whole message.
+	Payload string `protobuf:"bytes,7,opt,name=payload,proto3" json:"payload,omitempty"`
+	// The RFC 7296 error notification that one end sent; empty if none.
+	Notify string `protobuf:"bytes,8,opt,name=notify,proto3" json:"notify,omitempty"`
+	// The Child SA that it was about; empty if the IKE SA.
+	Child string `protobuf:"bytes,9,opt,name=child,proto3" json:"child,omitempty"`
+	// What this end offered or wanted, and what the peer did, as far as it is
+	// known: proposals, traffic selectors, or an identity and its proof. A peer
+	// that refuses does not say what it would have accepted.
+	Ours   []string `protobuf:"bytes,10,rep,name=ours,proto3" json:"ours,omitempty"`
+	Theirs []string `protobuf:"bytes,11,rep,name=theirs,proto3" json:"theirs,omitempty"`
+	// What to do about it.
+	Remedy        string `protobuf:"bytes,12,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -556,6 +661,62 @@ func (x *TunnelError) GetTime() *timestamppb.Timestamp {
 		return x.Time
 	}
 	return nil
+}
+
+func (x *TunnelError) GetKind() TunnelErrorKind {
+	if x != nil {
+		return x.Kind
+	}
+	return TunnelErrorKind_TUNNEL_ERROR_KIND_UNSPECIFIED
+}
+
+func (x *TunnelError) GetExchange() string {
+	if x != nil {
+		return x.Exchange
+	}
+	return ""
+}
+
+func (x *TunnelError) GetPayload() string {
+	if x != nil {
+		return x.Payload
+	}
+	return ""
+}
+
+func (x *TunnelError) GetNotify() string {
+	if x != nil {
+		return x.Notify
+	}
+	return ""
+}
+
+func (x *TunnelError) GetChild() string {
+	if x != nil {
+		return x.Child
+	}
+	return ""
+}
+
+func (x *TunnelError) GetOurs() []string {
+	if x != nil {
+		return x.Ours
+	}
+	return nil
+}
+
+func (x *TunnelError) GetTheirs() []string {
+	if x != nil {
+		return x.Theirs
+	}
+	return nil
+}
+
+func (x *TunnelError) GetRemedy() string {
+	if x != nil {
+		return x.Remedy
+	}
+	return ""
 }
 
 // IkeSa is an established IKE SA (RFC 7296).
@@ -937,12 +1098,21 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"last_error\x18\x06 \x01(\v2\x18.swanherd.v1.TunnelErrorR\tlastError\x12F\n" +
 	"\x11next_attempt_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12'\n" +
 	"\x0fremote_endpoint\x18\b \x01(\tR\x0eremoteEndpoint\x12%\n" +
-	"\x0elocal_endpoint\x18\t \x01(\tR\rlocalEndpoint\"\x83\x01\n" +
+	"\x0elocal_endpoint\x18\t \x01(\tR\rlocalEndpoint\"\xdd\x02\n" +
 	"\vTunnelError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
 	"\x06remote\x18\x03 \x01(\bR\x06remote\x12.\n" +
-	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\x9c\x03\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
+	"\x04kind\x18\x05 \x01(\x0e2\x1c.swanherd.v1.TunnelErrorKindR\x04kind\x12\x1a\n" +
+	"\bexchange\x18\x06 \x01(\tR\bexchange\x12\x18\n" +
+	"\apayload\x18\a \x01(\tR\apayload\x12\x16\n" +
+	"\x06notify\x18\b \x01(\tR\x06notify\x12\x14\n" +
+	"\x05child\x18\t \x01(\tR\x05child\x12\x12\n" +
+	"\x04ours\x18\n" +
+	" \x03(\tR\x04ours\x12\x16\n" +
+	"\x06theirs\x18\v \x03(\tR\x06theirs\x12\x16\n" +
+	"\x06remedy\x18\f \x01(\tR\x06remedy\"\x9c\x03\n" +
 	"\x05IkeSa\x12#\n" +
 	"\rinitiator_spi\x18\x01 \x01(\tR\finitiatorSpi\x12#\n" +
 	"\rresponder_spi\x18\x02 \x01(\tR\fresponderSpi\x12\x1c\n" +
@@ -997,7 +1167,21 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x17TUNNEL_STATE_CONNECTING\x10\x02\x12\x1c\n" +
 	"\x18TUNNEL_STATE_ESTABLISHED\x10\x03\x12\x18\n" +
 	"\x14TUNNEL_STATE_PARTIAL\x10\x04\x12\x17\n" +
-	"\x13TUNNEL_STATE_FAILED\x10\x05B\xa6\x01\n" +
+	"\x13TUNNEL_STATE_FAILED\x10\x05*\x9d\x03\n" +
+	"\x0fTunnelErrorKind\x12!\n" +
+	"\x1dTUNNEL_ERROR_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bTUNNEL_ERROR_KIND_PROPOSALS\x10\x01\x12\x1f\n" +
+	"\x1bTUNNEL_ERROR_KIND_SELECTORS\x10\x02\x12$\n" +
+	" TUNNEL_ERROR_KIND_AUTHENTICATION\x10\x03\x12\x1f\n" +
+	"\x1bTUNNEL_ERROR_KIND_NO_ANSWER\x10\x04\x12\x1c\n" +
+	"\x18TUNNEL_ERROR_KIND_COOKIE\x10\x05\x12\x1a\n" +
+	"\x16TUNNEL_ERROR_KIND_BUSY\x10\x06\x12\x1e\n" +
+	"\x1aTUNNEL_ERROR_KIND_PROTOCOL\x10\a\x12 \n" +
+	"\x1cTUNNEL_ERROR_KIND_DATA_PLANE\x10\b\x12\x1d\n" +
+	"\x19TUNNEL_ERROR_KIND_EXPIRED\x10\t\x12#\n" +
+	"\x1fTUNNEL_ERROR_KIND_CONFIGURATION\x10\n" +
+	"\x12\x1e\n" +
+	"\x1aTUNNEL_ERROR_KIND_INTERNAL\x10\vB\xa6\x01\n" +
 	"\x0fcom.swanherd.v1B\vTunnelProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -1012,44 +1196,46 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_tunnel_proto_rawDescData
 }
 
-var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),             // 0: swanherd.v1.TunnelStatus
 	(TunnelState)(0),              // 1: swanherd.v1.TunnelState
-	(*Tunnel)(nil),                // 2: swanherd.v1.Tunnel
-	(*TunnelEnd)(nil),             // 3: swanherd.v1.TunnelEnd
-	(*TunnelReport)(nil),          // 4: swanherd.v1.TunnelReport
-	(*TunnelError)(nil),           // 5: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                 // 6: swanherd.v1.IkeSa
-	(*ChildSa)(nil),               // 7: swanherd.v1.ChildSa
-	(*SaCounters)(nil),            // 8: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(TunnelErrorKind)(0),          // 2: swanherd.v1.TunnelErrorKind
+	(*Tunnel)(nil),                // 3: swanherd.v1.Tunnel
+	(*TunnelEnd)(nil),             // 4: swanherd.v1.TunnelEnd
+	(*TunnelReport)(nil),          // 5: swanherd.v1.TunnelReport
+	(*TunnelError)(nil),           // 6: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                 // 7: swanherd.v1.IkeSa
+	(*ChildSa)(nil),               // 8: swanherd.v1.ChildSa
+	(*SaCounters)(nil),            // 9: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
-	3,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
-	3,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
+	4,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
+	4,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	9,  // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
-	4,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	9,  // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	10, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	5,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
+	10, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
 	1,  // 6: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	9,  // 7: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	6,  // 8: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	7,  // 9: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	5,  // 10: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	9,  // 11: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	9,  // 12: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	9,  // 13: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	9,  // 14: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	9,  // 15: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	9,  // 16: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	8,  // 17: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	10, // 7: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	7,  // 8: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	8,  // 9: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	6,  // 10: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	10, // 11: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	10, // 12: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	2,  // 13: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	10, // 14: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	10, // 15: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	10, // 16: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	10, // 17: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	9,  // 18: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -1062,7 +1248,7 @@ func file_swanherd_v1_tunnel_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/tunnel.proto.
  */
 export const file_swanherd_v1_tunnel: GenFile = /*@__PURE__*/
-  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgi2gIKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJImYKC1R1bm5lbEVycm9yEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCRIOCgZyZW1vdGUYAyABKAgSKAoEdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAingIKBUlrZVNhEhUKDWluaXRpYXRvcl9zcGkYASABKAkSFQoNcmVzcG9uZGVyX3NwaRgCIAEoCRIRCglpbml0aWF0b3IYAyABKAgSDQoFc3VpdGUYBCABKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgFIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgGIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASEAoIbG9jYWxfaWQYByABKAkSEQoJcmVtb3RlX2lkGAggASgJEhMKC3JlbW90ZV9hdXRoGAkgASgJEhEKCW5hdF9sb2NhbBgKIAEoCBISCgpuYXRfcmVtb3RlGAsgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIqQBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQqrwEKDFR1bm5lbFN0YXR1cxIdChlUVU5ORUxfU1RBVFVTX1VOU1BFQ0lGSUVEEAASFAoQVFVOTkVMX1NUQVRVU19VUBABEhoKFlRVTk5FTF9TVEFUVVNfREVHUkFERUQQAhIWChJUVU5ORUxfU1RBVFVTX0RPV04QAxIdChlUVU5ORUxfU1RBVFVTX05FR09USUFUSU5HEAQSFwoTVFVOTkVMX1NUQVRVU19TVEFMRRAFKrABCgtUdW5uZWxTdGF0ZRIcChhUVU5ORUxfU1RBVEVfVU5TUEVDSUZJRUQQABIVChFUVU5ORUxfU1RBVEVfSURMRRABEhsKF1RVTk5FTF9TVEFURV9DT05ORUNUSU5HEAISHAoYVFVOTkVMX1NUQVRFX0VTVEFCTElTSEVEEAMSGAoUVFVOTkVMX1NUQVRFX1BBUlRJQUwQBBIXChNUVU5ORUxfU1RBVEVfRkFJTEVEEAVCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgi2gIKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIp4CCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCCKLAgoHQ2hpbGRTYRIMCgRuYW1lGAEgASgJEg4KBnNwaV9pbhgCIAEoCRIPCgdzcGlfb3V0GAMgASgJEg0KBXN1aXRlGAQgASgJEgwKBG1vZGUYBSABKAkSEAoIbG9jYWxfdHMYBiADKAkSEQoJcmVtb3RlX3RzGAcgAygJEjQKEGVzdGFibGlzaGVkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCGNvdW50ZXJzGAogASgLMhcuc3dhbmhlcmQudjEuU2FDb3VudGVycyKkAQoKU2FDb3VudGVycxISCgpwYWNrZXRzX2luGAEgASgEEhEKCW9jdGV0c19pbhgCIAEoBBITCgtwYWNrZXRzX291dBgDIAEoBBISCgpvY3RldHNfb3V0GAQgASgEEhQKDHJlcGxheV9kcm9wcxgFIAEoBBIaChJpbnRlZ3JpdHlfZmFpbHVyZXMYBiABKAQSFAoMcG9saWN5X2Ryb3BzGAcgASgEKq8BCgxUdW5uZWxTdGF0dXMSHQoZVFVOTkVMX1NUQVRVU19VTlNQRUNJRklFRBAAEhQKEFRVTk5FTF9TVEFUVVNfVVAQARIaChZUVU5ORUxfU1RBVFVTX0RFR1JBREVEEAISFgoSVFVOTkVMX1NUQVRVU19ET1dOEAMSHQoZVFVOTkVMX1NUQVRVU19ORUdPVElBVElORxAEEhcKE1RVTk5FTF9TVEFUVVNfU1RBTEUQBSqwAQoLVHVubmVsU3RhdGUSHAoYVFVOTkVMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFQoRVFVOTkVMX1NUQVRFX0lETEUQARIbChdUVU5ORUxfU1RBVEVfQ09OTkVDVElORxACEhwKGFRVTk5FTF9TVEFURV9FU1RBQkxJU0hFRBADEhgKFFRVTk5FTF9TVEFURV9QQVJUSUFMEAQSFwoTVFVOTkVMX1NUQVRFX0ZBSUxFRBAFKp0DCg9UdW5uZWxFcnJvcktpbmQSIQodVFVOTkVMX0VSUk9SX0tJTkRfVU5TUEVDSUZJRUQQABIfChtUVU5ORUxfRVJST1JfS0lORF9QUk9QT1NBTFMQARIfChtUVU5ORUxfRVJST1JfS0lORF9TRUxFQ1RPUlMQAhIkCiBUVU5ORUxfRVJST1JfS0lORF9BVVRIRU5USUNBVElPThADEh8KG1RVTk5FTF9FUlJPUl9LSU5EX05PX0FOU1dFUhAEEhwKGFRVTk5FTF9FUlJPUl9LSU5EX0NPT0tJRRAFEhoKFlRVTk5FTF9FUlJPUl9LSU5EX0JVU1kQBhIeChpUVU5ORUxfRVJST1JfS0lORF9QUk9UT0NPTBAHEiAKHFRVTk5FTF9FUlJPUl9LSU5EX0RBVEFfUExBTkUQCBIdChlUVU5ORUxfRVJST1JfS0lORF9FWFBJUkVEEAkSIwofVFVOTkVMX0VSUk9SX0tJTkRfQ09ORklHVVJBVElPThAKEh4KGlRVTk5FTF9FUlJPUl9LSU5EX0lOVEVSTkFMEAtCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -249,6 +249,61 @@ export type TunnelError = Message<"swanherd.v1.TunnelError"> & {
    * @generated from field: google.protobuf.Timestamp time = 4;
    */
   time?: Timestamp | undefined;
+
+  /**
+   * @generated from field: swanherd.v1.TunnelErrorKind kind = 5;
+   */
+  kind: TunnelErrorKind;
+
+  /**
+   * The IKE exchange that it happened in, `IKE_AUTH`; empty if it needed no
+   * peer.
+   *
+   * @generated from field: string exchange = 6;
+   */
+  exchange: string;
+
+  /**
+   * The payload that it was about, `SA` or `TSi`; empty if the whole message.
+   *
+   * @generated from field: string payload = 7;
+   */
+  payload: string;
+
+  /**
+   * The RFC 7296 error notification that one end sent; empty if none.
+   *
+   * @generated from field: string notify = 8;
+   */
+  notify: string;
+
+  /**
+   * The Child SA that it was about; empty if the IKE SA.
+   *
+   * @generated from field: string child = 9;
+   */
+  child: string;
+
+  /**
+   * What this end offered or wanted, and what the peer did, as far as it is
+   * known: proposals, traffic selectors, or an identity and its proof. A peer
+   * that refuses does not say what it would have accepted.
+   *
+   * @generated from field: repeated string ours = 10;
+   */
+  ours: string[];
+
+  /**
+   * @generated from field: repeated string theirs = 11;
+   */
+  theirs: string[];
+
+  /**
+   * What to do about it.
+   *
+   * @generated from field: string remedy = 12;
+   */
+  remedy: string;
 };
 
 /**
@@ -561,4 +616,99 @@ export enum TunnelState {
  */
 export const TunnelStateSchema: GenEnum<TunnelState> = /*@__PURE__*/
   enumDesc(file_swanherd_v1_tunnel, 1);
+
+/**
+ * What kind of failure a TunnelError is, for programs.
+ *
+ * @generated from enum swanherd.v1.TunnelErrorKind
+ */
+export enum TunnelErrorKind {
+  /**
+   * @generated from enum value: TUNNEL_ERROR_KIND_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * No algorithm or key exchange method in common.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_PROPOSALS = 1;
+   */
+  PROPOSALS = 1,
+
+  /**
+   * No traffic selector in common.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_SELECTORS = 2;
+   */
+  SELECTORS = 2,
+
+  /**
+   * An end did not prove its identity.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_AUTHENTICATION = 3;
+   */
+  AUTHENTICATION = 3,
+
+  /**
+   * The peer is silent.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_NO_ANSWER = 4;
+   */
+  NO_ANSWER = 4,
+
+  /**
+   * The peer only ever asks for a cookie.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_COOKIE = 5;
+   */
+  COOKIE = 5,
+
+  /**
+   * An end cannot do it now, or has too many SAs.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_BUSY = 6;
+   */
+  BUSY = 6,
+
+  /**
+   * A message breaks the protocol, or is too much for an end.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_PROTOCOL = 7;
+   */
+  PROTOCOL = 7,
+
+  /**
+   * The data plane could not hold an SA or a policy.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_DATA_PLANE = 8;
+   */
+  DATA_PLANE = 8,
+
+  /**
+   * An SA is past its lifetime and nothing replaced it.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_EXPIRED = 9;
+   */
+  EXPIRED = 9,
+
+  /**
+   * The configuration contradicts itself or the peer's.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_CONFIGURATION = 10;
+   */
+  CONFIGURATION = 10,
+
+  /**
+   * A defect of the agent.
+   *
+   * @generated from enum value: TUNNEL_ERROR_KIND_INTERNAL = 11;
+   */
+  INTERNAL = 11,
+}
+
+/**
+ * Describes the enum swanherd.v1.TunnelErrorKind.
+ */
+export const TunnelErrorKindSchema: GenEnum<TunnelErrorKind> = /*@__PURE__*/
+  enumDesc(file_swanherd_v1_tunnel, 2);
 
