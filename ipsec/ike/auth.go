@@ -134,6 +134,7 @@ func (a *authTask) reject(err *Error) {
 func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
+	sa.keepTokens(m)
 	t.establish(sa)
 	neg, err := a.readChild(m)
 	if err != nil {
@@ -257,6 +258,8 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		head = append(head, c)
 	}
 	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
+	head = append(head, sa.ownToken()...)
+	sa.keepTokens(m)
 	if m.notify(wire.NotifyInitialContact) != nil {
 		t.initialContact(sa)
 	}

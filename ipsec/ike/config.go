@@ -85,7 +85,8 @@ type Config struct {
 	Runtime Runtime
 }
 
-// Runtime is what the surroundings of the machine give it. All are required.
+// Runtime is what the surroundings of the machine give it. The first three are
+// required.
 type Runtime struct {
 	// Rand gives nonces, private values and jitter. It must be safe for
 	// concurrent use, because jobs read it too.
@@ -95,6 +96,10 @@ type Runtime struct {
 	// AllocateSPI returns the SPI of an inbound Child SA, from the data plane.
 	// It is given back by a dataplane.RemoveSA, also if it was never used.
 	AllocateSPI func() (uint32, error)
+
+	// Tokens makes the tokens of quick crash detection (RFC 6290). Nil: the
+	// peer gets none from this host.
+	Tokens *TokenSecret
 
 	// NonceForTest replaces Rand as the source of nonces, so that a test
 	// chooses who wins a collision.

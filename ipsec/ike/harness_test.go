@@ -96,7 +96,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
-	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce}
+	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce, Tokens: cfg.Runtime.Tokens}
 	n.cfg = cfg
 	n.restart()
 	return n
@@ -330,7 +330,26 @@ func (n *node) receive(d Datagram) {
 			return
 		}
 	}
+	if n.answerUnknown(h, d) {
+		return
+	}
 	n.step(d)
+}
+
+// answerUnknown answers a request for an IKE SA that is not known, if the node
+// does quick crash detection.
+func (n *node) answerUnknown(h wire.Header, d Datagram) bool {
+	ours := h.ResponderSPI
+	if !h.FromInitiator() {
+		ours = h.InitiatorSPI
+	}
+	if n.registered[ours] || n.cfg.Runtime.Tokens == nil {
+		return false
+	}
+	if answer := n.cfg.Runtime.Tokens.AnswerUnknown(d.Data); answer != nil {
+		n.send(d.Local, d.Remote, answer)
+	}
+	return true
 }
 
 func (n *node) receiveInit(h wire.Header, d Datagram) {

@@ -21,6 +21,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 		sa.linger()
 		return
 	}
+	sa.keepTokens(m)
 	var reply []wire.Payload
 	var ours [][]byte
 	for _, p := range m.payloads {

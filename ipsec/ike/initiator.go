@@ -282,6 +282,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}
 	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
+	payloads = append(payloads, sa.ownToken()...)
 	offer := suite.WithoutKeyExchange(cfg.Proposals)
 	payloads = append(payloads, childPayloads(offer, spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
 	sa.state = stateAuth

@@ -65,3 +65,14 @@ func (m *message) selectors(initiator bool) []wire.TrafficSelector {
 	}
 	return nil
 }
+
+// all returns the notifications of that kind.
+func (m *message) all(kind wire.NotifyType) []*wire.Notify {
+	var out []*wire.Notify
+	for _, p := range m.payloads {
+		if n, ok := p.(*wire.Notify); ok && n.Kind == kind {
+			out = append(out, n)
+		}
+	}
+	return out
+}

@@ -26,6 +26,10 @@ func (sa *ikeSA) receive(d Datagram) {
 		sa.m.stats.UnknownSPI++
 		return
 	}
+	if h.NextPayload == wire.PayloadNotify && h.Exchange != wire.ExchangeIKESAInit {
+		sa.receiveClear(d)
+		return
+	}
 	switch sa.window.judge(h, d.Data) {
 	case verdictRepeated:
 		sa.repeatResponse(d.Local, d.Remote)

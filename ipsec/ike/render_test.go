@@ -55,7 +55,6 @@ var announces = map[wire.NotifyType]bool{
 	wire.NotifyTicketRequest:                   true,
 	wire.NotifyTicketLTOpaque:                  true,
 	wire.NotifyChildlessIKEv2Supported:         true,
-	wire.NotifyQuickCrashDetection:             true,
 	wire.NotifyIKEv2MessageIDSyncSupported:     true,
 	wire.NotifyIntermediateExchangeSupported:   true,
 	wire.NotifySupportedAuthMethods:            true,

@@ -111,6 +111,8 @@ type ikeSA struct {
 	active   task           // what our outstanding request is for
 	init     *initState     // until established
 	rekey    *rekeyIKETask
+	// tokens are by what the peer can prove that it has lost this IKE SA.
+	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
 	orphans []uint32
 
@@ -129,6 +131,7 @@ type ikeSA struct {
 	wantRekey           bool
 	wantProbe           bool
 	wantDelete          bool
+	wantToken           bool   // the peer is to get our token
 	reason              Reason // why it ends
 	farewell            wire.NotifyType
 }
@@ -259,6 +262,10 @@ func (sa *ikeSA) destroyKeys() {
 		sa.opener.Destroy()
 	}
 	sa.keys, sa.sealer, sa.opener = nil, nil, nil
+	for _, token := range sa.tokens {
+		clear(token)
+	}
+	sa.tokens = nil
 	sa.init.destroy()
 	sa.init = nil
 	sa.reassembly = reassembly{}

@@ -99,6 +99,9 @@ func (s *simulator) configure() {
 		s.nat[s.a] = netip.MustParseAddrPort("203.0.113.7:20000")
 	}
 	if r.IntN(2) == 0 {
+		ca.Runtime.Tokens, cb.Runtime.Tokens = testTokens("a"), testTokens("b")
+	}
+	if r.IntN(2) == 0 {
 		second := ChildConfig{Name: "second", LocalTS: mustTS("10.3.0.0/16"), RemoteTS: mustTS("10.4.0.0/16")}
 		ca.Children = append(ca.Children, second)
 		second.LocalTS, second.RemoteTS = second.RemoteTS, second.LocalTS

@@ -237,6 +237,8 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			if v == "transport" {
 				c.Children[0].Mode = dataplane.Transport
 			}
+		case "qcd":
+			c.Runtime.Tokens = testTokens(name)
 		case "encap":
 			c.ForceEncap = true
 		case "peer":

@@ -50,6 +50,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if doomed := t.doomedChildren(sa); len(doomed) > 0 || len(sa.orphans) > 0 {
 		return &deleteChildTask{sa: sa, children: doomed}
 	}
+	if sa.wantToken {
+		return &tokenTask{sa}
+	}
 	if sa == t.primary() {
 		if next := t.primaryTask(sa); next != nil {
 			return next

@@ -124,6 +124,8 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 	}
 	fresh := r.old.heir(r.spi, spi, chosen, true)
 	fresh.lowestNonce = lower(r.ni, nr.Data)
+	fresh.keepTokens(m)
+	fresh.wantToken = fresh.m.runtime.Tokens != nil
 	return fresh, nr.Data, nil
 }
 
@@ -324,11 +326,11 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 		}
 		answer.SPI = fresh.localSPI[:]
 		sa.t.join(fresh)
-		sa.respond(m, []wire.Payload{
+		sa.respond(m, append([]wire.Payload{
 			&wire.SA{Proposals: []wire.Proposal{answer}},
 			&wire.Nonce{Data: nr},
 			&wire.KE{Group: s.KeyExchange, Data: r.public},
-		})
+		}, fresh.ownToken()...))
 		sa.t.peerRekeyedIKE(sa, fresh)
 	})
 }
