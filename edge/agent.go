@@ -81,7 +81,7 @@ func (a *agent) open() error {
 		return err
 	}
 	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())
-	ec := engine.Config{Plane: a.plane, Logger: a.cfg.Logger}
+	ec := engine.Config{Plane: a.plane, Store: a.dir.EngineMemory(), Logger: a.cfg.Logger}
 	if a.cfg.IKEPort != 0 {
 		ec.IKEAddr = netip.AddrPortFrom(netip.IPv6Unspecified(), a.cfg.IKEPort)
 	}

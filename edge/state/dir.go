@@ -60,6 +60,7 @@ func (d *Dir) clearLeftovers() {
 	for _, path := range append(written, d.candidatePath()+".tmp") {
 		_ = os.RemoveAll(path)
 	}
+	d.EngineMemory().clear()
 }
 
 // lockFile takes the lock at path and notes the owner's process id in it, for

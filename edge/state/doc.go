@@ -1,5 +1,5 @@
-// Package state keeps what an edge must not forget: its two identities and the
-// intent that it runs.
+// Package state keeps what an edge must not forget: its two identities, the
+// intent that it runs, and what its IKE engine remembers.
 //
 // It owns the layout of the state directory, the permissions of what is in it,
 // and the promise that every write is whole or not there: data goes to a
@@ -10,6 +10,7 @@
 //	                  network-roots.crt, edge.json: one identity, replaced whole
 //	identity.next/    the candidate: keys made before the controller is asked
 //	intent.binpb      the intent last applied, with a checksum
+//	engine.json       secrets of the IKE engine that have to survive a restart
 //	status.sock       where the running agent answers `swanherd-edge status`
 //	lock              held by the running agent
 //

@@ -51,7 +51,10 @@ func syncDir(dir string) error {
 
 // ReadSecret reads a file that holds a key. It refuses a file that others on
 // the machine may read or write.
-func ReadSecret(path string) ([]byte, error) {
+func ReadSecret(path string) ([]byte, error) { return readPrivate(path, maxSecretSize) }
+
+// readPrivate reads a file of at most limit octets that nobody else may read.
+func readPrivate(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -67,8 +70,8 @@ func ReadSecret(path string) ([]byte, error) {
 	if perm := info.Mode().Perm(); perm&0o077 != 0 {
 		return nil, fmt.Errorf("%s has mode %04o and shows a secret to others on this machine; run: chmod 600 %s", path, perm, path)
 	}
-	if info.Size() > maxSecretSize {
-		return nil, fmt.Errorf("%s is %d octets, more than the %d that a key file may have", path, info.Size(), maxSecretSize)
+	if info.Size() > limit {
+		return nil, fmt.Errorf("%s is %d octets, more than the %d that it may have", path, info.Size(), limit)
 	}
 	b := make([]byte, info.Size())
 	n, err := f.ReadAt(b, 0)

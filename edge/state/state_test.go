@@ -147,6 +147,32 @@ func identityFor(t *testing.T, k *Keys) *Identity {
 	}
 }
 
+func TestEngineMemory(t *testing.T) {
+	d := open(t)
+	m := d.EngineMemory()
+	if b, err := m.Load(); b != nil || err != nil {
+		t.Errorf("Load of nothing = %q, %v", b, err)
+	}
+	for _, want := range []string{"first", "second, and longer"} {
+		if err := m.Save([]byte(want)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := m.Load(); string(b) != want || err != nil {
+			t.Errorf("Load = %q, %v, want %q", b, err, want)
+		}
+	}
+	info, err := os.Stat(filepath.Join(d.Path(), "engine.json"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v: it holds secrets", info.Mode(), err)
+	}
+	if err := os.Chmod(filepath.Join(d.Path(), "engine.json"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Load(); err == nil {
+		t.Error("a memory that others may read is used")
+	}
+}
+
 func TestIdentityLife(t *testing.T) {
 	d := open(t)
 	if _, err := d.LoadIdentity(); !errors.Is(err, ErrNotEnrolled) {

@@ -28,11 +28,16 @@ const (
 	// plane goes on sending to the old one until UpdateEndpoints says
 	// otherwise. At most one a second for each SA.
 	MappingChanged
+	// UnknownSPI: an ESP packet came for an SPI that no inbound SA has (RFC
+	// 7296, Section 1.5). It names no tunnel, only SPI, Local and Remote; none
+	// of it is authenticated. At most one a second for the plane.
+	UnknownSPI
 )
 
 var eventNames = [...]string{
 	Acquire: "acquire", SoftExpire: "soft-expire", HardExpire: "hard-expire",
 	FirstInbound: "first-inbound", MappingChanged: "mapping-changed",
+	UnknownSPI: "unknown-spi",
 }
 
 func (k EventKind) String() string {
@@ -42,15 +47,16 @@ func (k EventKind) String() string {
 	return "unknown"
 }
 
-// Event is something that the data plane saw. All events name Tunnel and
-// Child; all but Acquire name the SA by SPI and Direction.
+// Event is something that the data plane saw. All events but UnknownSPI name
+// Tunnel and Child; all but Acquire name the SA by SPI and Direction.
 type Event struct {
 	Kind      EventKind
 	Tunnel    string
 	Child     string
 	SPI       uint32
 	Direction Direction
-	Remote    netip.AddrPort // MappingChanged only
+	Remote    netip.AddrPort // MappingChanged and UnknownSPI only
+	Local     netip.AddrPort // UnknownSPI only: where the packet arrived
 }
 
 // Counters are the figures of one SA since it was installed.

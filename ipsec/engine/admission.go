@@ -138,7 +138,7 @@ func (a *admission) demand(now time.Time, source netip.Addr, spi wire.SPI, nonce
 // admit takes an IKE_SA_INIT request from a receiving goroutine to the front
 // loop, or answers it without keeping anything.
 func (e *Engine) admit(now time.Time, local, remote netip.AddrPort, b []byte) {
-	_, known := e.index.Load().matcher.known[remote.Addr().Unmap()]
+	_, known := e.index.Load().matcher.peersAt[remote.Addr().Unmap()]
 	admitted, reply := e.front.admission.decide(now, remote.Addr(), known, b)
 	if reply != nil {
 		e.send(ike.Send{Local: local, Remote: remote, Datagrams: [][]byte{reply}, NATPort: !e.isOwn(local)})

@@ -38,7 +38,12 @@ type Config struct {
 	Logger *slog.Logger
 	// Rand is the source of all randomness, crypto/rand if nil. It is used
 	// by many goroutines at once.
-	Rand   io.Reader
+	Rand io.Reader
+	// Store keeps what is to survive a restart: the secret by which peers
+	// notice at once that this host has lost its IKE SAs (RFC 6290). Engines
+	// that run at the same time must not share it. Nil: nothing survives, and
+	// peers notice by their liveness checks.
+	Store  Store
 	Limits Limits
 }
 

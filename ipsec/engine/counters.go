@@ -56,6 +56,7 @@ type counters struct {
 	drops      [dropReasons]atomic.Uint64
 
 	handshakes       atomic.Uint64
+	unknownAnswered  atomic.Uint64
 	jobsRefused      atomic.Uint64
 	planeErrors      atomic.Uint64
 	planeEventsLost  atomic.Uint64
@@ -80,6 +81,9 @@ type Counters struct {
 	// JobsRefused counts handshakes given up because the workers had too
 	// many.
 	JobsRefused uint64
+	// UnknownAnswered counts the messages that told a peer of an SA which this
+	// host does not have.
+	UnknownAnswered uint64
 	// PlaneErrors counts failed data plane operations, PlaneEventsLost data
 	// plane events for a tunnel that no longer is.
 	PlaneErrors, PlaneEventsLost uint64
@@ -99,6 +103,7 @@ func (e *Engine) Counters() Counters {
 		SendErrors:       c.sendErrors.Load(),
 		HalfOpen:         int(c.halfOpen.Load()),
 		Handshakes:       c.handshakes.Load(),
+		UnknownAnswered:  c.unknownAnswered.Load(),
 		JobsRefused:      c.jobsRefused.Load(),
 		PlaneErrors:      c.planeErrors.Load(),
 		PlaneEventsLost:  c.planeEventsLost.Load(),

@@ -25,8 +25,12 @@ type Engine struct {
 	writer   *planeWriter
 	shards   []*shard
 	front    *front
-	// rejections limits what is logged about strangers.
+	// rejections limits what is logged about strangers, unknown what is said
+	// to them.
 	rejections *rateLimiter
+	unknown    unknown
+	keeper     *keeper          // nil without Config.Store
+	tokens     *ike.TokenSecret // likewise
 
 	began   atomic.Bool
 	started chan struct{} // closed when Run has begun
@@ -72,10 +76,14 @@ func New(config Config) (*Engine, error) {
 		load:    make([]int, config.Shards),
 
 		rejections: newRateLimiter(1, 4, 512),
+		unknown:    newUnknown(),
 	}
 	e.hub.counters = &e.counters
 	for i := range config.Shards {
 		e.shards = append(e.shards, newShard(e, i))
+	}
+	if err := e.remember(); err != nil {
+		return nil, err
 	}
 	front, err := newFront(e)
 	if err != nil {
@@ -100,7 +108,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		return err
 	}
 	stop := make(chan struct{})
-	var loops, writer, receivers sync.WaitGroup
+	var loops, writer, receivers, keeper sync.WaitGroup
+	if e.keeper != nil {
+		keeper.Go(func() { e.keeper.run(stop) })
+	}
 	e.pool.start(e.config.Limits.CryptoWorkers)
 	writer.Go(e.writer.run)
 	for _, s := range e.shards {
@@ -117,6 +128,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.drain()
 	close(stop)
 	loops.Wait()
+	keeper.Wait()
 	e.writer.close()
 	writer.Wait()
 	e.pool.close()
@@ -192,6 +204,10 @@ func (e *Engine) runPlaneEvents(stop <-chan struct{}) {
 			if !ok {
 				return
 			}
+			if ev.Kind == dataplane.UnknownSPI {
+				e.receivedUnknownSPI(time.Now(), ev)
+				continue
+			}
 			t := e.index.Load().byName[ev.Tunnel]
 			if t == nil || !t.shard.post(func() { t.step(time.Now(), ike.PlaneEvent{Event: ev}) }) {
 				e.counters.planeEventsLost.Add(1)
@@ -219,6 +235,8 @@ func (e *Engine) receive(local, remote netip.AddrPort, b []byte) {
 		e.admit(time.Now(), local, remote, b)
 	case routeSPI:
 		e.offer(ours, local, remote, b)
+	case routeComplaint:
+		e.complain(time.Now(), remote, b)
 	}
 }
 
@@ -231,7 +249,7 @@ func (e *Engine) offer(ours wire.SPI, local, remote netip.AddrPort, b []byte) {
 	}
 	switch {
 	case owner == nil:
-		e.counters.drop(DropUnknownSPI)
+		e.receiveUnknown(time.Now(), local, remote, b)
 	case !owner.offer(datagram{local: local, remote: remote, ours: ours, data: slices.Clone(b)}):
 		e.counters.drop(DropMailboxFull)
 	}

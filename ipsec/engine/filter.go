@@ -10,9 +10,10 @@ import (
 type route uint8
 
 const (
-	routeDrop route = iota
-	routeInit       // IKE_SA_INIT request: no SPI of ours yet
-	routeSPI        // to the owner of our SPI
+	routeDrop      route = iota
+	routeInit            // IKE_SA_INIT request: no SPI of ours yet
+	routeSPI             // to the owner of our SPI
+	routeComplaint       // a complaint outside of any IKE SA
 )
 
 // classify decides by the header alone where a datagram goes. It keeps no
@@ -30,6 +31,9 @@ func classify(b []byte) (r route, ours wire.SPI, reason DropReason) {
 	case h.Major != 2:
 		return routeDrop, ours, DropVersion
 	case h.InitiatorSPI.IsZero(): // RFC 7296, Section 3.1
+		if isComplaint(h) {
+			return routeComplaint, ours, 0
+		}
 		return routeDrop, ours, DropSPI
 	case h.Exchange == wire.ExchangeIKESAInit:
 		return classifyInit(h)
@@ -39,6 +43,12 @@ func classify(b []byte) (r route, ours wire.SPI, reason DropReason) {
 		return routeSPI, h.ResponderSPI, 0
 	}
 	return routeSPI, h.InitiatorSPI, 0
+}
+
+// isComplaint reports whether a header is that of a message about an unknown ESP
+// SPI, which may have zero IKE SPIs (RFC 7296, Section 1.5).
+func isComplaint(h wire.Header) bool {
+	return h.Exchange == wire.ExchangeInformational && !h.IsResponse() && h.NextPayload == wire.PayloadNotify
 }
 
 // classifyInit checks what the first exchange must look like (RFC 7296,

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -29,6 +30,17 @@ func initRequest(tb testing.TB, payloads ...wire.Payload) []byte {
 }
 
 var testNonce = bytes.Repeat([]byte{0xaa}, 32)
+
+// complaint is a message about an ESP SPI with zero IKE SPIs, as RFC 7296, Section
+// 1.5, allows it.
+func complaint(t *testing.T) []byte {
+	b, err := ike.InvalidSPI(4711, rand.NewChaCha8([32]byte{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(b[:16])
+	return b
+}
 
 func TestClassify(t *testing.T) {
 	theirs, ours := wire.SPI{1}, wire.SPI{2}
@@ -69,6 +81,8 @@ func TestClassify(t *testing.T) {
 		{"IKE_SA_INIT response", header(wire.Header{InitiatorSPI: ours, ResponderSPI: theirs, Major: 2, Exchange: wire.ExchangeIKESAInit, Flags: R}), routeSPI, ours, 0},
 		{"from the original initiator", header(wire.Header{InitiatorSPI: theirs, ResponderSPI: ours, Major: 2, Exchange: wire.ExchangeIKEAuth, Flags: I, MessageID: 1}), routeSPI, ours, 0},
 		{"from the original responder", header(wire.Header{InitiatorSPI: ours, ResponderSPI: theirs, Major: 2, Exchange: wire.ExchangeInformational}), routeSPI, ours, 0},
+		{"complaint without SPIs", append(make([]byte, 16), edit(18, byte(wire.ExchangeInformational))[16:]...), routeDrop, wire.SPI{}, DropSPI},
+		{"complaint without SPIs, about an SPI", complaint(t), routeComplaint, wire.SPI{}, 0},
 		{"without a responder SPI", header(wire.Header{InitiatorSPI: ours, Major: 2, Exchange: wire.ExchangeInformational}), routeDrop, wire.SPI{}, DropSPI},
 	} {
 		r, spi, reason := classify(c.b)

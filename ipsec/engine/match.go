@@ -16,8 +16,9 @@ type matcher struct {
 	// by the identity that the peer must have, and those that take any.
 	byPeer  map[string][]target
 	anyPeer []target
-	// known are the addresses of all configured peers.
-	known map[netip.Addr]struct{}
+	// peersAt are the tunnels with a peer at an address, for all addresses that
+	// are configured.
+	peersAt map[netip.Addr][]*tunnel
 	// byRemote is how to answer an IKE_SA_INIT request from the address of a
 	// configured peer, anywhere from all others.
 	byRemote map[netip.Addr]*welcome
@@ -44,14 +45,14 @@ type welcome struct {
 func newMatcher(targets []target) *matcher {
 	m := &matcher{
 		byPeer:   make(map[string][]target),
-		known:    make(map[netip.Addr]struct{}),
+		peersAt:  make(map[netip.Addr][]*tunnel),
 		byRemote: make(map[netip.Addr]*welcome),
 		anywhere: &welcome{},
 	}
 	for _, t := range targets {
 		remote := t.config.Remote.Addr().Unmap()
 		if specified(remote) {
-			m.known[remote] = struct{}{}
+			m.peersAt[remote] = append(m.peersAt[remote], t.tunnel)
 		}
 		if t.config.Role == ike.RoleInitiator {
 			continue

@@ -22,6 +22,9 @@ func (sa *ikeSA) handleInformational(m *message) {
 		return
 	}
 	sa.keepTokens(m)
+	if m.errorNotify() != nil {
+		sa.m.stats.Hints++ // such as INVALID_SPI: no SA is changed by it (RFC 7296, Section 2.21.4)
+	}
 	var reply []wire.Payload
 	var ours [][]byte
 	for _, p := range m.payloads {

@@ -8,7 +8,7 @@ import (
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
 // [PlaneEvent], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
-// [RekeyIKE], [Tick].
+// [RekeyIKE], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
 // Datagram is an IKE message from the network, without the non-ESP marker

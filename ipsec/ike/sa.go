@@ -123,6 +123,7 @@ type ikeSA struct {
 	rekeyAt     time.Time
 	expireAt    time.Time
 	probeAt     time.Time // earliest next liveness check caused by a hint
+	tellAt      time.Time // earliest next word about an SPI that we do not have
 	endAt       time.Time // half-open, redundant and lingering ones end then
 	renewAt     time.Time // a responder replaces it then, if the peer has not
 	// redundant SAs are not used for anything new: another one won, or it is not
@@ -132,6 +133,7 @@ type ikeSA struct {
 	wantProbe           bool
 	wantDelete          bool
 	wantToken           bool   // the peer is to get our token
+	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends
 	farewell            wire.NotifyType
 }

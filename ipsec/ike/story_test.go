@@ -39,6 +39,9 @@ import (
 //	wait DURATION            moves the time on and delivers nothing
 //	traffic NODE             one packet over each outbound SA of NODE
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane
+//	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
+//	complain NODE spi=HH     a message in the clear says that the peer of NODE does
+//	                         not have that SPI
 //	fail NODE n=N            the next N installations fail
 //	restart NODE             forgets everything
 //	nat NODE ADDR:PORT       NODE is behind that NAT from now on
@@ -115,6 +118,8 @@ func (s *story) run(d *datadriven.TestData) {
 		n.traffic()
 	case "event":
 		s.event(d, n)
+	case "stray", "complain":
+		s.outside(d, n)
 	case "fail":
 		n.failPlane, _ = strconv.Atoi(s.arg(d, "n"))
 	case "cut", "mend":
@@ -336,6 +341,23 @@ func (s *story) why(n *node) {
 		return
 	}
 	s.w.log("%s", e.Detail())
+}
+
+// outside gives a node what comes outside of any IKE SA.
+func (s *story) outside(d *datadriven.TestData, n *node) {
+	spi, err := strconv.ParseUint(s.arg(d, "spi"), 16, 32)
+	if err != nil {
+		s.t.Fatalf("%s: %v", d.Pos, err)
+	}
+	if d.Cmd == "stray" {
+		n.step(UnknownSPI{Remote: n.peer().cfg.Local, SPI: uint32(spi)})
+		return
+	}
+	b, err := InvalidSPI(uint32(spi), n.peer())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n.step(Complaint{Data: b})
 }
 
 func (s *story) plane(n *node) {

@@ -61,6 +61,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.wantProbe {
 		return &probeTask{sa}
 	}
+	if sa.strange != 0 {
+		return &tellTask{sa}
+	}
 	return nil
 }
 

@@ -112,6 +112,10 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		if sa := t.primary(); sa != nil {
 			sa.wantRekey = true
 		}
+	case Complaint:
+		t.complaint(in)
+	case UnknownSPI:
+		t.unknownSPI(in)
 	case Tick:
 	}
 	t.tick()

@@ -143,7 +143,14 @@ func (p *Plane) open(d Datagram) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := p.inbound[d.packet.spi]
-	if a == nil || p.closed {
+	if p.closed {
+		return
+	}
+	if a == nil {
+		if now := time.Now(); now.Sub(p.unknownTold) >= acquireInterval {
+			p.unknownTold = now
+			p.raise(dataplane.Event{Kind: dataplane.UnknownSPI, SPI: d.packet.spi, Direction: dataplane.Inbound, Local: p.addr, Remote: d.From})
+		}
 		return
 	}
 	if !bytes.Equal(a.Key, d.packet.key) {

@@ -41,6 +41,8 @@ type Plane struct {
 	outbound []*association // in the order of their installation
 	policies []*policy
 	log      []dataplane.Op
+
+	unknownTold time.Time
 }
 
 type association struct {

@@ -254,6 +254,26 @@ func testFirstInbound(t *testing.T, h *harness) {
 	}
 }
 
+func testUnknownSPI(t *testing.T, h *harness) {
+	s := h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	h.apply(h.B, remove(s.inB))
+	for range 3 {
+		if err := h.A.Send(h.toB()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ev := h.event(h.B, dataplane.UnknownSPI)
+	if ev.SPI != s.inB.SPI || ev.Remote != h.A.Outer || ev.Local != h.B.Outer || ev.Tunnel != "" {
+		t.Errorf("UnknownSPI is %+v, want SPI %08x from %s at %s", ev, s.inB.SPI, h.A.Outer, h.B.Outer)
+	}
+	select {
+	case ev := <-h.B.Plane.Events():
+		t.Errorf("unexpected %s event", ev.Kind)
+	default:
+	}
+}
+
 func testRebind(t *testing.T, h *harness) {
 	if h.Rebind == nil {
 		t.Skip("SKIPPED: this pair cannot move an endpoint; give planetest.Pair.Rebind to run it")

@@ -67,6 +67,7 @@ func Run(t *testing.T, newPair func(t *testing.T) *Pair) {
 		{"selectors of the SA bind", testSelectors},
 		{"soft and hard limits", testLimits},
 		{"the first inbound packet is told once", testFirstInbound},
+		{"a packet for an SA that is not there is told once", testUnknownSPI},
 		{"a moved peer is told and followed on order", testRebind},
 		{"IKE passes beside ESP", testIKE},
 		{"invalid SAs are refused", testInvalid},

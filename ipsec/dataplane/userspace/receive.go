@@ -49,13 +49,15 @@ type receiver struct {
 	oobs     [slabs][oobLen]byte
 	names    [slabs][unix.SizeofSockaddrInet6]byte
 
-	sa      *inboundSA // of the last packet; its counters are to be published
-	moved   bool       // the slab at hand came from another address than sa's
-	source  *[unix.SizeofSockaddrInet6]byte
-	class   uint8 // of the outer header
-	n       int
-	errno   unix.Errno
-	tryRecv func(uintptr) bool
+	sa     *inboundSA // of the last packet; its counters are to be published
+	moved  bool       // the slab at hand came from another address than sa's
+	source *[unix.SizeofSockaddrInet6]byte
+	class  uint8 // of the outer header
+
+	unknownRaised time.Time
+	n             int
+	errno         unix.Errno
+	tryRecv       func(uintptr) bool
 }
 
 func newReceiver(p *Plane) *receiver {
@@ -153,6 +155,7 @@ func (r *receiver) datagram(slab int, b []byte) {
 		sa := r.plane.inbound.get(spi)
 		if sa == nil {
 			r.plane.stats.unknownSPI.Add(1)
+			r.announceUnknown(slab, spi)
 			return
 		}
 		r.publish()
@@ -166,16 +169,32 @@ func (r *receiver) ike(slab int, b []byte) {
 	if deliver == nil {
 		return
 	}
+	(*deliver)(dataplane.IKEDatagram{Local: r.arrivedAt(slab), Remote: addrPort(r.source[:]), Data: b})
+}
+
+// arrivedAt is the address and port that a slab was sent to.
+func (r *receiver) arrivedAt(slab int) netip.AddrPort {
 	oob := r.oobs[slab][:r.messages[slab].header.Controllen]
 	local := parseControl(oob, true).local
 	if !local.IsValid() {
 		local = r.socket.local.Addr()
 	}
-	(*deliver)(dataplane.IKEDatagram{
-		Local:  netip.AddrPortFrom(local, r.socket.local.Port()),
-		Remote: addrPort(r.source[:]),
-		Data:   b,
-	})
+	return netip.AddrPortFrom(local, r.socket.local.Port())
+}
+
+// announceUnknown reports a packet for an SA that is not there: its sender may
+// not know that this host has begun anew.
+func (r *receiver) announceUnknown(slab int, spi uint32) {
+	if r.now.Sub(r.unknownRaised) < eventInterval {
+		return
+	}
+	e := dataplane.Event{
+		Kind: dataplane.UnknownSPI, SPI: spi, Direction: dataplane.Inbound,
+		Local: r.arrivedAt(slab), Remote: addrPort(r.source[:]),
+	}
+	if r.plane.raise(e) {
+		r.unknownRaised = r.now
+	}
 }
 
 // open takes one ESP packet of sa through RFC 4301, Section 5.2.
