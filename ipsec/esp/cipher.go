@@ -3,39 +3,43 @@ package esp
 import (
 	"crypto/aes"
 	"crypto/cipher"
-	"crypto/hmac"
-	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
 	"hash"
-
-	"golang.org/x/crypto/chacha20poly1305"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
-// newAEAD makes the combined-mode cipher of s and cuts its salt off key.
-func newAEAD(s suite.ESPSuite, key []byte) (cipher.AEAD, [saltLen]byte, error) {
-	var salt [saltLen]byte
-	cipherKey, saltPart, _, err := s.SplitKey(key)
+// newAEAD makes the combined-mode cipher of s and the nonce it is used with: the
+// salt, with room for the IV behind it.
+func newAEAD(s suite.ESPSuite, key []byte) (cipher.AEAD, nonce, error) {
+	var n nonce
+	cipherKey, salt, _, err := s.SplitKey(key)
 	if err != nil {
-		return nil, salt, err
+		return nil, n, err
 	}
-	copy(salt[:], saltPart)
-	switch s.Encryption {
-	case wire.EncryptionAESGCM16:
-		block, err := aes.NewCipher(cipherKey)
-		if err != nil {
-			return nil, salt, fmt.Errorf("make AES cipher: %w", err)
-		}
-		aead, err := cipher.NewGCM(block)
-		return aead, salt, err
-	case wire.EncryptionChaCha20Poly1305:
-		aead, err := chacha20poly1305.New(cipherKey)
-		return aead, salt, err
-	}
-	return nil, salt, fmt.Errorf("ESP does not know the combined-mode cipher of %s", s)
+	aead, err := suite.NewAEAD(suite.Encryption{ID: s.Encryption, KeyBits: s.KeyBits}, cipherKey)
+	n.skip = maxSaltLen - len(salt)
+	copy(n.octets[n.skip:], salt)
+	return aead, n, err
+}
+
+// nonce is salt and IV (RFC 4106, Section 4). CCM has a shorter salt than the
+// others (RFC 4309, Section 4): it begins later, so that the IV has its place.
+type nonce struct {
+	octets [maxSaltLen + aeadIVLen]byte
+	skip   int
+}
+
+func (n *nonce) iv() *[aeadIVLen]byte { return (*[aeadIVLen]byte)(n.octets[maxSaltLen:]) }
+
+func (n *nonce) bytes() []byte { return n.octets[n.skip:] }
+
+// mode is a cipher that has its integrity from elsewhere. dst and src may be the
+// same.
+type mode interface {
+	crypt(dst, src, iv []byte)
 }
 
 // cbcMode is cipher.BlockMode as the standard library's AES has it: the IV can
@@ -45,51 +49,67 @@ type cbcMode interface {
 	SetIV(iv []byte)
 }
 
-// cbcHMAC is AES-CBC with HMAC-SHA-2: encrypt, then authenticate (RFC 4303,
-// Section 3.3.2.1).
-type cbcHMAC struct {
-	mode   cbcMode
+type cbc struct{ cbcMode }
+
+func (c cbc) crypt(dst, src, iv []byte) {
+	c.SetIV(iv)
+	c.CryptBlocks(dst, src)
+}
+
+type ctr struct{ *suite.CTR }
+
+func (c ctr) crypt(dst, src, iv []byte) { c.Crypt(dst, src, iv) }
+
+// plainCipher is AES-CBC or AES-CTR with an integrity algorithm: encrypt, then
+// authenticate (RFC 4303, Section 3.3.2.1).
+type plainCipher struct {
+	mode   mode
+	random bool // the IV must be unpredictable, not only unique
+	ivLen  int
+	block  int
 	mac    hash.Hash
 	icvLen int
 	sum    [sha512.Size]byte
 	high   [4]byte // high half of the sequence number, for the MAC
 }
 
-func newCBC(s suite.ESPSuite, key []byte, newMode func(cipher.Block, []byte) cipher.BlockMode) (*cbcHMAC, error) {
-	cipherKey, _, integrityKey, err := s.SplitKey(key)
+// newPlain makes the ciphers of s that are not combined-mode. newCBC is for the
+// direction.
+func newPlain(s suite.ESPSuite, key []byte, newCBC func(cipher.Block, []byte) cipher.BlockMode) (*plainCipher, error) {
+	cipherKey, salt, integrityKey, err := s.SplitKey(key)
 	if err != nil {
 		return nil, err
 	}
-	if s.Encryption != wire.EncryptionAESCBC {
+	c := &plainCipher{ivLen: s.IVLen(), block: s.BlockLen(), icvLen: s.ICVLen()}
+	switch s.Encryption {
+	case wire.EncryptionAESCTR:
+		stream, err := suite.NewCTR(cipherKey, salt)
+		if err != nil {
+			return nil, err
+		}
+		c.mode = ctr{stream}
+	case wire.EncryptionAESCBC:
+		block, err := aes.NewCipher(cipherKey)
+		if err != nil {
+			return nil, fmt.Errorf("make AES cipher: %w", err)
+		}
+		blocks, ok := newCBC(block, zeroIV[:]).(cbcMode)
+		if !ok {
+			return nil, fmt.Errorf("AES-CBC of this Go release cannot change its IV: use AES-GCM")
+		}
+		c.mode, c.random = cbc{blocks}, true // RFC 3602, Section 3
+	default:
 		return nil, fmt.Errorf("ESP does not know the cipher of %s", s)
 	}
-	block, err := aes.NewCipher(cipherKey)
-	if err != nil {
-		return nil, fmt.Errorf("make AES cipher: %w", err)
-	}
-	mode, ok := newMode(block, zeroIV[:]).(cbcMode)
-	if !ok {
-		return nil, fmt.Errorf("AES-CBC of this Go release cannot change its IV: use AES-GCM")
-	}
-	c := &cbcHMAC{mode: mode, icvLen: s.ICVLen()}
-	switch s.Integrity {
-	case wire.IntegrityHMACSHA256:
-		c.mac = hmac.New(sha256.New, integrityKey)
-	case wire.IntegrityHMACSHA384:
-		c.mac = hmac.New(sha512.New384, integrityKey)
-	case wire.IntegrityHMACSHA512:
-		c.mac = hmac.New(sha512.New, integrityKey)
-	default:
-		return nil, fmt.Errorf("ESP does not know the integrity algorithm of %s", s)
-	}
-	return c, nil
+	c.mac, err = suite.NewMAC(s.Integrity, integrityKey)
+	return c, err
 }
 
 var zeroIV [aes.BlockSize]byte
 
 // icv authenticates b and, with extended sequence numbers, the half that is
 // not sent (RFC 4303, Section 2.2.1). The result is valid until the next call.
-func (c *cbcHMAC) icv(b []byte, seq uint64, esn bool) []byte {
+func (c *plainCipher) icv(b []byte, seq uint64, esn bool) []byte {
 	c.mac.Reset()
 	c.mac.Write(b)
 	if esn {

@@ -3,8 +3,8 @@
 //
 // It owns the packet format from the SPI to the integrity check value, the
 // sequence numbers of 32 and of 64 bits, the anti-replay window and the
-// algorithms: AES-GCM and ChaCha20-Poly1305, and AES-CBC with HMAC-SHA-2 for
-// peers that have nothing better. It never sees an outer header, does no input
+// algorithms: AES-GCM and ChaCha20-Poly1305; AES-CCM, and AES-CBC and AES-CTR
+// with an integrity algorithm, for peers that have nothing better. It never sees an outer header, does no input
 // or output, and decides nothing about lifetime or policy: traffic selectors,
 // UDP encapsulation and what becomes of a packet are the data plane's.
 //
@@ -23,6 +23,6 @@
 // # Standards
 //
 // RFC 4303 (ESP; Appendix A2: extended sequence numbers), RFC 4106 (AES-GCM),
-// RFC 7634 (ChaCha20-Poly1305), RFC 3602 (AES-CBC), RFC 4868 (HMAC-SHA-2),
-// RFC 6479 (the window as a ring).
+// RFC 7634 (ChaCha20-Poly1305), RFC 4309 (AES-CCM), RFC 3602 (AES-CBC), RFC 3686
+// (AES-CTR), RFC 4868 (HMAC-SHA-2), RFC 6479 (the window as a ring).
 package esp

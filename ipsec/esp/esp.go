@@ -20,9 +20,9 @@ const (
 const TrailerRoom = 24
 
 const (
-	headerLen = 8 // SPI and sequence number
-	aeadIVLen = 8 // RFC 4106, Section 3.1; RFC 7634, Section 2
-	saltLen   = 4
+	headerLen  = 8 // SPI and sequence number
+	aeadIVLen  = 8 // RFC 4106, Section 3.1; RFC 7634, Section 2; RFC 4309, Section 3.1
+	maxSaltLen = 4
 )
 
 // MinSPI is the lowest SPI that may be assigned (RFC 4303, Section 2.1).

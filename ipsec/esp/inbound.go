@@ -1,7 +1,6 @@
 package esp
 
 import (
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/subtle"
 	"encoding/binary"
@@ -29,10 +28,10 @@ type Inbound struct {
 	icvLen int
 
 	aead  cipher.AEAD
-	nonce [saltLen + aeadIVLen]byte
+	nonce nonce
 	aad   [12]byte
 
-	cbc *cbcHMAC // instead of aead
+	plain *plainCipher // instead of aead
 }
 
 // NewInbound makes the receiving side of an SA.
@@ -46,19 +45,18 @@ func NewInbound(c Config) (*Inbound, error) {
 	}
 	in := &Inbound{spi: c.SPI, esn: c.Suite.ESN, window: newWindow(size), icvLen: c.Suite.ICVLen()}
 	if !c.Suite.AEAD() {
-		cbc, err := newCBC(c.Suite, c.Key, cipher.NewCBCDecrypter)
+		plain, err := newPlain(c.Suite, c.Key, cipher.NewCBCDecrypter)
 		if err != nil {
 			return nil, fmt.Errorf("make inbound SA: %w", err)
 		}
-		in.cbc = cbc
+		in.plain = plain
 		return in, nil
 	}
-	aead, salt, err := newAEAD(c.Suite, c.Key)
+	aead, nonce, err := newAEAD(c.Suite, c.Key)
 	if err != nil {
 		return nil, fmt.Errorf("make inbound SA: %w", err)
 	}
-	in.aead = aead
-	copy(in.nonce[:], salt[:])
+	in.aead, in.nonce = aead, nonce
 	return in, nil
 }
 
@@ -102,33 +100,32 @@ func (in *Inbound) Open(b []byte) (Packet, error) {
 }
 
 func (in *Inbound) decrypt(b []byte, seq uint64) ([]byte, error) {
-	if in.cbc != nil {
-		return in.decryptCBC(b, seq)
+	if in.plain != nil {
+		return in.decryptPlain(b, seq)
 	}
 	if len(b) < headerLen+aeadIVLen+2+in.icvLen {
 		return nil, ErrMalformed
 	}
-	*(*[aeadIVLen]byte)(in.nonce[saltLen:]) = [aeadIVLen]byte(b[headerLen:])
+	*in.nonce.iv() = [aeadIVLen]byte(b[headerLen:])
 	aad := in.aad[:additional(&in.aad, in.spi, seq, in.esn)]
 	body := b[headerLen+aeadIVLen:]
-	plain, err := in.aead.Open(body[:0], in.nonce[:], body, aad)
+	plain, err := in.aead.Open(body[:0], in.nonce.bytes(), body, aad)
 	if err != nil {
 		return nil, ErrAuthentication
 	}
 	return plain, nil
 }
 
-func (in *Inbound) decryptCBC(b []byte, seq uint64) ([]byte, error) {
-	body := headerLen + aes.BlockSize
+func (in *Inbound) decryptPlain(b []byte, seq uint64) ([]byte, error) {
+	body := headerLen + in.plain.ivLen
 	end := len(b) - in.icvLen
-	if end < body+aes.BlockSize || (end-body)%aes.BlockSize != 0 {
+	if end < body+2 || (end-body)%in.plain.block != 0 {
 		return nil, ErrMalformed
 	}
-	if subtle.ConstantTimeCompare(in.cbc.icv(b[:end], seq, in.esn), b[end:]) != 1 {
+	if subtle.ConstantTimeCompare(in.plain.icv(b[:end], seq, in.esn), b[end:]) != 1 {
 		return nil, ErrAuthentication
 	}
-	in.cbc.mode.SetIV(b[headerLen:body])
-	in.cbc.mode.CryptBlocks(b[body:end], b[body:end])
+	in.plain.mode.crypt(b[body:end], b[body:end], b[headerLen:body])
 	return b[body:end], nil
 }
 

@@ -1,7 +1,6 @@
 package esp
 
 import (
-	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
 	"encoding/binary"
@@ -20,10 +19,10 @@ type Outbound struct {
 	fixed int    // octets beside payload and padding
 
 	aead  cipher.AEAD
-	nonce [saltLen + aeadIVLen]byte
+	nonce nonce
 	aad   [12]byte
 
-	cbc *cbcHMAC // instead of aead
+	plain *plainCipher // instead of aead
 }
 
 // NewOutbound makes the sending side of an SA. Its first packet has sequence
@@ -43,19 +42,18 @@ func NewOutbound(c Config) (*Outbound, error) {
 		o.last = math.MaxUint64
 	}
 	if !c.Suite.AEAD() {
-		cbc, err := newCBC(c.Suite, c.Key, cipher.NewCBCEncrypter)
+		plain, err := newPlain(c.Suite, c.Key, cipher.NewCBCEncrypter)
 		if err != nil {
 			return nil, fmt.Errorf("make outbound SA: %w", err)
 		}
-		o.cbc = cbc
+		o.plain = plain
 		return o, nil
 	}
-	aead, salt, err := newAEAD(c.Suite, c.Key)
+	aead, nonce, err := newAEAD(c.Suite, c.Key)
 	if err != nil {
 		return nil, fmt.Errorf("make outbound SA: %w", err)
 	}
-	o.aead = aead
-	copy(o.nonce[:], salt[:])
+	o.aead, o.nonce = aead, nonce
 	return o, nil
 }
 
@@ -100,8 +98,8 @@ func (o *Outbound) Seal(dst, payload []byte, nextHeader uint8) ([]byte, error) {
 	if room := o.SealedLen(n); cap(dst)-len(dst) < room {
 		dst = slices.Grow(dst, room)
 	}
-	if o.cbc != nil {
-		return o.sealCBC(dst, payload, nextHeader), nil
+	if o.plain != nil {
+		return o.sealPlain(dst, payload, nextHeader), nil
 	}
 	start := len(dst)
 	dst = dst[:start+headerLen+aeadIVLen]
@@ -111,7 +109,7 @@ func (o *Outbound) Seal(dst, payload []byte, nextHeader uint8) ([]byte, error) {
 	// The sequence number as IV: unique for the key, because it never wraps
 	// (RFC 4106, Section 3.1).
 	binary.BigEndian.PutUint64(h[8:], o.seq)
-	binary.BigEndian.PutUint64(o.nonce[saltLen:], o.seq)
+	binary.BigEndian.PutUint64(o.nonce.iv()[:], o.seq)
 	aad := o.aad[:additional(&o.aad, o.spi, o.seq, o.esn)]
 
 	// At most 3 octets of padding and 2 of trailer: one word, put back after.
@@ -119,7 +117,7 @@ func (o *Outbound) Seal(dst, payload []byte, nextHeader uint8) ([]byte, error) {
 	behind := payload[n : n+8 : n+8]
 	saved := binary.LittleEndian.Uint64(behind)
 	binary.LittleEndian.PutUint64(behind, paddings[pad]|uint64(nextHeader)<<(8*(pad+1)))
-	dst = o.aead.Seal(dst, o.nonce[:], payload[:n+pad+2], aad)
+	dst = o.aead.Seal(dst, o.nonce.bytes(), payload[:n+pad+2], aad)
 	binary.LittleEndian.PutUint64(behind, saved)
 	return dst, nil
 }
@@ -128,7 +126,7 @@ func (o *Outbound) Seal(dst, payload []byte, nextHeader uint8) ([]byte, error) {
 // length behind it (RFC 4303, Section 2.4), lowest octet first.
 var paddings = [4]uint64{0x00, 0x0101, 0x020201, 0x03030201}
 
-func (o *Outbound) sealCBC(dst, payload []byte, nextHeader uint8) []byte {
+func (o *Outbound) sealPlain(dst, payload []byte, nextHeader uint8) []byte {
 	n, pad, start := len(payload), o.padding(len(payload)), len(dst)
 	behind := payload[n : n+TrailerRoom]
 	saved := [TrailerRoom]byte(behind)
@@ -137,16 +135,19 @@ func (o *Outbound) sealCBC(dst, payload []byte, nextHeader uint8) []byte {
 	}
 	behind[pad], behind[pad+1] = byte(pad), nextHeader
 
-	body := start + headerLen + aes.BlockSize
+	body := start + headerLen + o.plain.ivLen
 	dst = dst[:body+n+pad+2]
 	binary.BigEndian.PutUint32(dst[start:], o.spi)
 	binary.BigEndian.PutUint32(dst[start+4:], uint32(o.seq))
 	iv := dst[start+headerLen : body]
-	rand.Read(iv) // unpredictable (RFC 3602, Section 3); cannot fail
-	o.cbc.mode.SetIV(iv)
-	o.cbc.mode.CryptBlocks(dst[body:], payload[:n+pad+2])
+	if o.plain.random {
+		rand.Read(iv) // cannot fail
+	} else {
+		binary.BigEndian.PutUint64(iv, o.seq) // unique, as in Seal
+	}
+	o.plain.mode.crypt(dst[body:], payload[:n+pad+2], iv)
 	copy(behind, saved[:])
-	return append(dst, o.cbc.icv(dst[start:], o.seq, o.esn)...)
+	return append(dst, o.plain.icv(dst[start:], o.seq, o.esn)...)
 }
 
 // SetSequenceForTest makes seq the number last used.

@@ -1,6 +1,8 @@
 package suite
 
 import (
+	"crypto/hmac"
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"fmt"
@@ -13,11 +15,14 @@ import (
 // Transform ID on the wire.
 type PRF wire.PRFID
 
-// PRFs that this package can compute (RFC 4868).
+// PRFs that this package can compute: RFC 4868, RFC 7296, Section 2.13, and RFC
+// 4434.
 const (
 	PRFHMACSHA256 = PRF(wire.PRFHMACSHA256)
 	PRFHMACSHA384 = PRF(wire.PRFHMACSHA384)
 	PRFHMACSHA512 = PRF(wire.PRFHMACSHA512)
+	PRFHMACSHA1   = PRF(wire.PRFHMACSHA1)
+	PRFAES128XCBC = PRF(wire.PRFAES128XCBC)
 )
 
 // Encryption names one encryption transform: the algorithm and the length of
@@ -45,12 +50,32 @@ func (c cipherSpec) aead() bool { return c.icvLen > 0 }
 var ciphers = []cipherSpec{
 	// RFC 4106, Section 8.1; RFC 5282, Section 7.1.
 	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1},
+	{"aes192gcm16", Encryption{wire.EncryptionAESGCM16, 192}, 24, 4, 8, 16, 1},
 	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1},
 	// RFC 7634, Section 2.
 	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1},
 	// RFC 3602.
 	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16},
+	{"aes192", Encryption{wire.EncryptionAESCBC, 192}, 24, 0, 16, 0, 16},
 	{"aes256", Encryption{wire.EncryptionAESCBC, 256}, 32, 0, 16, 0, 16},
+	// RFC 3686, Section 5; RFC 5930.
+	{"aes128ctr", Encryption{wire.EncryptionAESCTR, 128}, 16, 4, CTRIVLen, 0, 1},
+	{"aes192ctr", Encryption{wire.EncryptionAESCTR, 192}, 24, 4, CTRIVLen, 0, 1},
+	{"aes256ctr", Encryption{wire.EncryptionAESCTR, 256}, 32, 4, CTRIVLen, 0, 1},
+	// Short ICVs: RFC 4106, Section 6; RFC 5282, Section 3.2.
+	{"aes128gcm12", Encryption{wire.EncryptionAESGCM12, 128}, 16, 4, 8, 12, 1},
+	{"aes192gcm12", Encryption{wire.EncryptionAESGCM12, 192}, 24, 4, 8, 12, 1},
+	{"aes256gcm12", Encryption{wire.EncryptionAESGCM12, 256}, 32, 4, 8, 12, 1},
+	{"aes128gcm8", Encryption{wire.EncryptionAESGCM8, 128}, 16, 4, 8, 8, 1},
+	{"aes192gcm8", Encryption{wire.EncryptionAESGCM8, 192}, 24, 4, 8, 8, 1},
+	{"aes256gcm8", Encryption{wire.EncryptionAESGCM8, 256}, 32, 4, 8, 8, 1},
+	// RFC 4309, Section 7.1; RFC 5282, Section 7.1.
+	{"aes128ccm16", Encryption{wire.EncryptionAESCCM16, 128}, 16, 3, 8, 16, 1},
+	{"aes256ccm16", Encryption{wire.EncryptionAESCCM16, 256}, 32, 3, 8, 16, 1},
+	{"aes128ccm12", Encryption{wire.EncryptionAESCCM12, 128}, 16, 3, 8, 12, 1},
+	{"aes256ccm12", Encryption{wire.EncryptionAESCCM12, 256}, 32, 3, 8, 12, 1},
+	{"aes128ccm8", Encryption{wire.EncryptionAESCCM8, 128}, 16, 3, 8, 8, 1},
+	{"aes256ccm8", Encryption{wire.EncryptionAESCCM8, 256}, 32, 3, 8, 8, 1},
 }
 
 func cipherOf(e Encryption) (cipherSpec, bool) {
@@ -62,26 +87,51 @@ func cipherOf(e Encryption) (cipherSpec, bool) {
 	return cipherSpec{}, false
 }
 
-// hashSpec describes an HMAC, whether it serves as PRF or as integrity
+// macSpec describes a keyed hash, whether it serves as PRF or as integrity
 // algorithm.
-type hashSpec struct {
+type macSpec struct {
 	keyword string
 	id      uint16
-	new     func() hash.Hash
-	size    int // output and preferred key length of the HMAC, octets
+	new     func(key []byte) hash.Hash
+	size    int // output and preferred key length, octets
 	icvLen  int // octets sent of the output (RFC 4868, Section 2.6); PRFs are not truncated
 }
 
-var prfs = []hashSpec{
-	{"prfsha256", uint16(wire.PRFHMACSHA256), sha256.New, 32, 32},
-	{"prfsha384", uint16(wire.PRFHMACSHA384), sha512.New384, 48, 48},
-	{"prfsha512", uint16(wire.PRFHMACSHA512), sha512.New, 64, 64},
+// withHMAC returns HMAC with a hash (RFC 2104).
+func withHMAC(h func() hash.Hash) func(key []byte) hash.Hash {
+	return func(key []byte) hash.Hash { return hmac.New(h, key) }
 }
 
-var integrities = []hashSpec{
-	{"sha256", uint16(wire.IntegrityHMACSHA256), sha256.New, 32, 16},
-	{"sha384", uint16(wire.IntegrityHMACSHA384), sha512.New384, 48, 24},
-	{"sha512", uint16(wire.IntegrityHMACSHA512), sha512.New, 64, 32},
+// prfs and integrities have the same hashes in the same places. What RFC 8247
+// calls MUST- or for the Internet of Things comes last: no default has it.
+var prfs = []macSpec{
+	{"prfsha256", uint16(wire.PRFHMACSHA256), withHMAC(sha256.New), 32, 32},
+	{"prfsha384", uint16(wire.PRFHMACSHA384), withHMAC(sha512.New384), 48, 48},
+	{"prfsha512", uint16(wire.PRFHMACSHA512), withHMAC(sha512.New), 64, 64},
+	{"prfsha1", uint16(wire.PRFHMACSHA1), withHMAC(sha1.New), 20, 20},
+	{"prfaesxcbc", uint16(wire.PRFAES128XCBC), newPRFXCBC, 16, 16},
+}
+
+var integrities = []macSpec{
+	{"sha256", uint16(wire.IntegrityHMACSHA256), withHMAC(sha256.New), 32, 16},
+	{"sha384", uint16(wire.IntegrityHMACSHA384), withHMAC(sha512.New384), 48, 24},
+	{"sha512", uint16(wire.IntegrityHMACSHA512), withHMAC(sha512.New), 64, 32},
+	{"sha1", uint16(wire.IntegrityHMACSHA1), withHMAC(sha1.New), 20, 12},
+	{"aesxcbc", uint16(wire.IntegrityAESXCBC), func(key []byte) hash.Hash { return newXCBC(key) }, 16, 12},
+}
+
+// NewMAC returns the integrity algorithm id for a key of the length that
+// ESPSuite.IntegrityKeyLen names. Of its output the first ICVLen octets are
+// sent.
+func NewMAC(id wire.IntegrityID, key []byte) (hash.Hash, error) {
+	m, ok := findMAC(integrities, uint16(id))
+	if !ok {
+		return nil, fmt.Errorf("make %s: not an integrity algorithm known here", id)
+	}
+	if len(key) != m.size {
+		return nil, fmt.Errorf("make %s: key of %d octets, want %d", id, len(key), m.size)
+	}
+	return m.new(key), nil
 }
 
 // prfOfIntegrity is the PRF that a proposal implies when it names an integrity
@@ -95,13 +145,13 @@ func prfOfIntegrity(id wire.IntegrityID) wire.PRFID {
 	return 0
 }
 
-func findHash(table []hashSpec, id uint16) (hashSpec, bool) {
+func findMAC(table []macSpec, id uint16) (macSpec, bool) {
 	for _, h := range table {
 		if h.id == id {
 			return h, true
 		}
 	}
-	return hashSpec{}, false
+	return macSpec{}, false
 }
 
 type groupSpec struct {
@@ -246,7 +296,7 @@ func (s ESPSuite) ICVLen() int {
 	if c, ok := cipherOf(Encryption{s.Encryption, s.KeyBits}); ok && c.aead() {
 		return c.icvLen
 	}
-	h, _ := findHash(integrities, uint16(s.Integrity))
+	h, _ := findMAC(integrities, uint16(s.Integrity))
 	return h.icvLen
 }
 
@@ -280,7 +330,7 @@ func encryptionKeyLen(e Encryption) int {
 }
 
 func integrityKeyLen(id wire.IntegrityID) int {
-	h, _ := findHash(integrities, uint16(id))
+	h, _ := findMAC(integrities, uint16(id))
 	return h.size
 }
 

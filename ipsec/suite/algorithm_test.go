@@ -8,7 +8,8 @@ import (
 )
 
 // Sizes in octets: RFC 4106, Section 8.1; RFC 7634, Section 2; RFC 3602,
-// Section 3; RFC 4868, Section 2.6.
+// Section 3; RFC 4868, Section 2.6; RFC 3686, Section 5; RFC 4309, Sections 3.1
+// and 7.1; RFC 2404; RFC 3566, Section 4.
 func TestESPSizes(t *testing.T) {
 	type sizes struct{ encryption, salt, integrity, iv, icv, block int }
 	for text, want := range map[string]sizes{
@@ -18,6 +19,16 @@ func TestESPSizes(t *testing.T) {
 		"aes128-sha256":    {16, 0, 32, 16, 16, 16},
 		"aes256-sha384":    {32, 0, 48, 16, 24, 16},
 		"aes256-sha512":    {32, 0, 64, 16, 32, 16},
+		"aes192gcm16":      {28, 4, 0, 8, 16, 1},
+		"aes128gcm12":      {20, 4, 0, 8, 12, 1},
+		"aes256gcm8":       {36, 4, 0, 8, 8, 1},
+		"aes128ccm8":       {19, 3, 0, 8, 8, 1},
+		"aes128ccm12":      {19, 3, 0, 8, 12, 1},
+		"aes256ccm16":      {35, 3, 0, 8, 16, 1},
+		"aes192-sha1":      {24, 0, 20, 16, 12, 16},
+		"aes128ctr-sha256": {20, 4, 32, 8, 16, 1},
+		"aes256ctr-sha512": {36, 4, 64, 8, 32, 1},
+		"aes128-aesxcbc":   {16, 0, 16, 16, 12, 16},
 	} {
 		s := espSuite(parseESPTest(t, text)[0].Wire(1, nil).Transforms)
 		got := sizes{s.EncryptionKeyLen(), s.SaltLen(), s.IntegrityKeyLen(), s.IVLen(), s.ICVLen(), s.BlockLen()}
@@ -36,8 +47,10 @@ func TestSuiteValidate(t *testing.T) {
 		"NULL encryption":       {Encryption: wire.EncryptionNull, Integrity: wire.IntegrityHMACSHA256},
 		"CBC without integrity": {Encryption: wire.EncryptionAESCBC, KeyBits: 128},
 		"GCM with integrity":    {Encryption: wire.EncryptionAESGCM16, KeyBits: 128, Integrity: wire.IntegrityHMACSHA256},
-		"GCM of 192 bits":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 192},
-		"GCM with short ICV":    {Encryption: wire.EncryptionAESGCM8, KeyBits: 128},
+		"GCM of 129 bits":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 129},
+		"CCM of 192 bits":       {Encryption: wire.EncryptionAESCCM8, KeyBits: 192},
+		"implicit IV":           {Encryption: wire.EncryptionAESGCM16IIV, KeyBits: 128},
+		"CTR without integrity": {Encryption: wire.EncryptionAESCTR, KeyBits: 128},
 		"MD5":                   {Encryption: wire.EncryptionAESCBC, KeyBits: 128, Integrity: wire.IntegrityHMACMD5},
 		"weak MODP group":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 128, KeyExchange: wire.KeyExchangeMODP1024},
 	} {

@@ -5,8 +5,8 @@
 // It decides which algorithms exist here and in what combinations, and it
 // refuses the combinations that the standards forbid. It does no I/O, holds no
 // state of an exchange, and logs nothing; randomness comes from its caller.
-// ESP packets are not its business: it names their algorithms and makes their
-// keys.
+// ESP packets are not its business: it names their algorithms, makes their keys
+// and has the ciphers that IKE uses too.
 //
 // An algorithm is offered, accepted and used only after it gave a known answer
 // once in this process.
@@ -24,9 +24,13 @@
 //     negotiation, nonces, key schedule, Encrypted payload
 //   - RFC 9370, Sections 2.2.1, 2.2.2 and 2.2.4: additional key exchanges
 //   - RFC 8247 and RFC 8221: which algorithms to implement for IKEv2 and ESP
-//   - RFC 5282, RFC 4106: AES-GCM with a 16-octet ICV (128 and 256 bits)
+//   - RFC 5282, RFC 4106: AES-GCM with ICVs of 16, 12 and 8 octets; RFC 4309:
+//     AES-CCM with the same
 //   - RFC 7634: ChaCha20-Poly1305
-//   - RFC 3602, RFC 4868: AES-CBC with HMAC-SHA2; PRF-HMAC-SHA2
+//   - RFC 3602: AES-CBC; RFC 3686, RFC 5930: AES-CTR; both with an integrity
+//     algorithm only
+//   - RFC 4868: HMAC-SHA2 for integrity and as PRF; RFC 2404: HMAC-SHA1; RFC
+//     3566, RFC 4434: AES-XCBC
 //   - RFC 8031, RFC 7748: X25519; RFC 5903: ECP groups 256, 384 and 521; RFC
 //     3526: MODP groups of 2048, 3072 and 4096 bits; RFC 6989: checks of public
 //     values
@@ -50,13 +54,16 @@
 //     algorithm here may have one (RFC 7296, Section 3.3.5).
 //   - Nonces have at least half the key length of the PRF that was chosen
 //     (Section 2.10), so an offer with PRF-HMAC-SHA2-512 needs 32 octets.
-//   - The IV of AES-GCM and ChaCha20-Poly1305 is a counter kept by the
+//   - The IV of combined-mode ciphers and of AES-CTR is a counter kept by the
 //     Protector (RFC 5282, Section 3.1), that of CBC its encryption (Section
 //     3.14: unpredictable). Sent padding is the least; any padding is accepted.
 //   - A private value serves one exchange (Section 2.12).
 //
-// Left out on purpose: 3DES, MD5, SHA-1, MODP groups below 2048 bits or with
-// small subgroups (RFC 8247, Section 2.4), 192-bit AES keys and truncated ICVs
-// of GCM (RFC 5282, Sections 7.2 and 7.3, advise against them). MODP groups are
-// for peers that have nothing better: no default offers them.
+// Every row of RFC 8221 and RFC 8247 stands in a test (rfc8247_test.go) with
+// what is done about it. No default offers what they call MUST- (SHA-1), for the
+// Internet of Things (AES-CCM, AES-XCBC) or MAY (short ICVs, AES-CTR, keys of 192
+// bits), nor MODP groups: they are for peers that have nothing better.
+//
+// Left out on purpose: 3DES, MD5, MODP groups below 2048 bits or with small
+// subgroups (RFC 8247, Section 2.4), AES-CCM with 192 bits and implicit IVs.
 package suite

@@ -172,8 +172,12 @@ func checkNonces(prf PRF, ni, nr []byte) error {
 	return nil
 }
 
-// skeyseed is SKEYSEED = prf(Ni | Nr, g^ir).
+// skeyseed is SKEYSEED = prf(Ni | Nr, g^ir). Of the nonces AES-XCBC-PRF-128
+// takes 64 bits each, here alone (RFC 7296, Section 2.14).
 func skeyseed(p PRF, ni, nr, shared []byte) []byte {
+	if p == PRFAES128XCBC {
+		ni, nr = ni[:8], nr[:8]
+	}
 	return p.Sum(slices.Concat(ni, nr), shared)
 }
 

@@ -127,7 +127,7 @@ func TestKeyInputErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	unknown, weak := good, good
-	unknown.KeyBits = 192
+	unknown.KeyBits = 129
 	weak.Integrity = wire.IntegrityHMACSHA256
 	for name, run := range map[string]func() error{
 		"nonce shorter than half the PRF key": func() error {

@@ -49,12 +49,26 @@ const (
 // aliases are other names in use for the same transform.
 var aliases = map[string]string{
 	"aes128gcm128": "aes128gcm16",
+	"aes192gcm128": "aes192gcm16",
 	"aes256gcm128": "aes256gcm16",
+	"aes128gcm96":  "aes128gcm12",
+	"aes192gcm96":  "aes192gcm12",
+	"aes256gcm96":  "aes256gcm12",
+	"aes128gcm64":  "aes128gcm8",
+	"aes192gcm64":  "aes192gcm8",
+	"aes256gcm64":  "aes256gcm8",
+	"aes128ccm128": "aes128ccm16",
+	"aes256ccm128": "aes256ccm16",
+	"aes128ccm96":  "aes128ccm12",
+	"aes256ccm96":  "aes256ccm12",
+	"aes128ccm64":  "aes128ccm8",
+	"aes256ccm64":  "aes256ccm8",
 	"curve25519":   "x25519",
 	"sha2_256":     "sha256",
 	"sha2_384":     "sha384",
 	"sha2_512":     "sha512",
 	"aes128cbc":    "aes128",
+	"aes192cbc":    "aes192",
 	"aes256cbc":    "aes256",
 }
 
@@ -267,7 +281,7 @@ func (e Encryption) String() string {
 }
 
 func integrityKeyword(id wire.IntegrityID) string {
-	if h, ok := findHash(integrities, uint16(id)); ok {
+	if h, ok := findMAC(integrities, uint16(id)); ok {
 		return h.keyword
 	}
 	return id.String()

@@ -1,7 +1,6 @@
 package suite
 
 import (
-	"crypto/hmac"
 	"fmt"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -12,21 +11,21 @@ func (p PRF) ID() wire.PRFID { return wire.PRFID(p) }
 
 // String returns the keyword of p, such as "prfsha256".
 func (p PRF) String() string {
-	if h, ok := findHash(prfs, uint16(p)); ok {
+	if h, ok := findMAC(prfs, uint16(p)); ok {
 		return h.keyword
 	}
 	return wire.PRFID(p).String()
 }
 
-// Size returns the length of the output in octets, which for HMAC is also the
-// preferred key length (RFC 7296, Section 2.13). It is 0 for an unknown PRF.
+// Size returns the length of the output in octets, which is also the preferred
+// key length (RFC 7296, Section 2.13). It is 0 for an unknown PRF.
 func (p PRF) Size() int {
-	h, _ := findHash(prfs, uint16(p))
+	h, _ := findMAC(prfs, uint16(p))
 	return h.size
 }
 
-func (p PRF) spec() hashSpec {
-	h, ok := findHash(prfs, uint16(p))
+func (p PRF) spec() macSpec {
+	h, ok := findMAC(prfs, uint16(p))
 	if !ok {
 		panic(fmt.Sprintf("suite: PRF %d is not implemented; a suite from Choose, Accept or Parse never holds it", uint16(p)))
 	}
@@ -37,7 +36,7 @@ func (p PRF) spec() hashSpec {
 // It panics on a PRF that this package does not implement.
 func (p PRF) Sum(key []byte, parts ...[]byte) []byte {
 	h := p.spec()
-	mac := hmac.New(h.new, key)
+	mac := h.new(key)
 	for _, part := range parts {
 		mac.Write(part)
 	}
@@ -54,7 +53,7 @@ func (p PRF) Plus(key, seed []byte, n int) []byte {
 	}
 	blocks := (n + h.size - 1) / h.size
 	out := make([]byte, 0, blocks*h.size)
-	mac := hmac.New(h.new, key)
+	mac := h.new(key)
 	for i := 1; i <= blocks; i++ {
 		mac.Reset()
 		if i > 1 {

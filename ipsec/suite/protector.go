@@ -8,8 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-
-	"golang.org/x/crypto/chacha20poly1305"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -24,19 +23,19 @@ var ErrAuthentication = errors.New("integrity check failed")
 var ErrPadding = errors.New("invalid padding")
 
 // Protector seals or opens the Encrypted payloads (SK and SKF) of one
-// direction of an IKE SA: RFC 7296, Section 3.14, for CBC with HMAC and RFC
-// 5282 for combined-mode ciphers. It counts the messages it seals, so that no
+// direction of an IKE SA: RFC 7296, Section 3.14, for CBC and RFC 5930 for CTR,
+// both with an integrity algorithm, and RFC 5282 for combined-mode ciphers. It counts the messages it seals, so that no
 // IV repeats under a key. It is not safe for concurrent use.
 type Protector struct {
 	spec cipherSpec
 	icv  int
 
 	aead  cipher.AEAD // combined-mode ciphers
-	nonce [12]byte    // salt, then IV
-	salt  int
+	nonce []byte      // salt, then IV
 
 	block cipher.Block // CBC
-	mac   hash.Hash
+	ctr   *CTR
+	mac   hash.Hash // CBC and CTR
 
 	sealed uint64
 }
@@ -56,44 +55,29 @@ func newProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, e
 			s, len(encryptionKey), len(integrityKey), s.EncryptionKeyLen(), s.IntegrityKeyLen())
 	}
 	spec, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
-	p := &Protector{spec: spec, icv: spec.icvLen, salt: spec.saltLen}
+	p := &Protector{spec: spec, icv: spec.icvLen}
+	cipherKey, salt := encryptionKey[:spec.keyLen], encryptionKey[spec.keyLen:]
 	if spec.aead() {
-		aead, err := newAEAD(s.Encryption, encryptionKey[:spec.keyLen])
+		aead, err := NewAEAD(spec.Encryption, cipherKey)
 		if err != nil {
 			return nil, err
 		}
 		p.aead = aead
-		copy(p.nonce[:], encryptionKey[spec.keyLen:])
+		p.nonce = append(slices.Clone(salt), make([]byte, spec.ivLen)...)
 		return p, nil
 	}
-	block, err := aes.NewCipher(encryptionKey)
+	h, _ := findMAC(integrities, uint16(s.Integrity))
+	p.mac, p.icv = h.new(integrityKey), h.icvLen
+	var err error
+	if s.Encryption == wire.EncryptionAESCTR {
+		p.ctr, err = NewCTR(cipherKey, salt)
+	} else {
+		p.block, err = aes.NewCipher(cipherKey)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("protect messages with %s: %w", s, err)
 	}
-	h, _ := findHash(integrities, uint16(s.Integrity))
-	p.block, p.mac, p.icv = block, hmac.New(h.new, integrityKey), h.icvLen
 	return p, nil
-}
-
-// newAEAD returns a combined-mode cipher with 12-octet nonces and a 16-octet
-// ICV for a key without salt.
-func newAEAD(id wire.EncryptionID, key []byte) (cipher.AEAD, error) {
-	switch id {
-	case wire.EncryptionAESGCM16:
-		block, err := aes.NewCipher(key)
-		if err != nil {
-			return nil, fmt.Errorf("make %s: key of %d octets, want 16 or 32", id, len(key))
-		}
-		return cipher.NewGCM(block)
-	case wire.EncryptionChaCha20Poly1305:
-		aead, err := chacha20poly1305.New(key)
-		if err != nil {
-			return nil, fmt.Errorf("make %s: key of %d octets, want 32", id, len(key))
-		}
-		return aead, nil
-	default:
-		return nil, fmt.Errorf("make %s: not a combined-mode cipher known here", id)
-	}
 }
 
 // SealedLen returns the length of the body, from IV to ICV, that Seal makes
@@ -135,14 +119,18 @@ func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
 	binary.BigEndian.PutUint64(iv[len(iv)-8:], p.sealed)
 	p.sealed++
 	if p.aead != nil {
-		copy(p.nonce[p.salt:], iv)
-		p.aead.Seal(text[:0], p.nonce[:], text, header)
+		copy(p.nonce[p.spec.saltLen:], iv)
+		p.aead.Seal(text[:0], p.nonce, text, header)
 		return dst
 	}
-	// The cipher of a counter is unpredictable without the key, as CBC
-	// needs it (NIST SP 800-38A, Appendix C).
-	p.block.Encrypt(iv, iv)
-	cipher.NewCBCEncrypter(p.block, iv).CryptBlocks(text, text)
+	if p.ctr != nil {
+		p.ctr.Crypt(text, text, iv)
+	} else {
+		// The cipher of a counter is unpredictable without the key, as
+		// CBC needs it (NIST SP 800-38A, Appendix C).
+		p.block.Encrypt(iv, iv)
+		cipher.NewCBCEncrypter(p.block, iv).CryptBlocks(text, text)
+	}
 	copy(body[total-p.icv:], p.checksum(header, body[:total-p.icv]))
 	return dst
 }
@@ -161,8 +149,8 @@ func (p *Protector) Open(dst, header, body []byte) ([]byte, error) {
 	iv, text := body[:p.spec.ivLen], body[p.spec.ivLen:]
 	start := len(dst)
 	if p.aead != nil {
-		copy(p.nonce[p.salt:], iv)
-		out, err := p.aead.Open(dst, p.nonce[:], text, header)
+		copy(p.nonce[p.spec.saltLen:], iv)
+		out, err := p.aead.Open(dst, p.nonce, text, header)
 		if err != nil {
 			return nil, ErrAuthentication
 		}
@@ -172,7 +160,11 @@ func (p *Protector) Open(dst, header, body []byte) ([]byte, error) {
 		return nil, ErrAuthentication
 	}
 	dst = append(dst, text[:n]...)
-	cipher.NewCBCDecrypter(p.block, iv).CryptBlocks(dst[start:], dst[start:])
+	if p.ctr != nil {
+		p.ctr.Crypt(dst[start:], dst[start:], iv)
+	} else {
+		cipher.NewCBCDecrypter(p.block, iv).CryptBlocks(dst[start:], dst[start:])
+	}
 	return unpad(dst, start)
 }
 

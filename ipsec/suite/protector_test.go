@@ -133,8 +133,8 @@ func TestOpenRejectsChanges(t *testing.T) {
 func sealRaw(p *Protector, header, text []byte) []byte {
 	q := *p
 	iv := make([]byte, q.spec.ivLen)
-	copy(q.nonce[q.salt:], iv)
-	return append(iv, q.aead.Seal(nil, q.nonce[:], text, header)...)
+	copy(q.nonce[q.spec.saltLen:], iv)
+	return append(iv, q.aead.Seal(nil, q.nonce, text, header)...)
 }
 
 func TestPeerPadding(t *testing.T) {

@@ -93,42 +93,66 @@ func cipherAnswers(spec cipherSpec) bool {
 
 var sealedAnswers = map[string]string{
 	"aes128gcm16":      "000000000000000011e7015e240116dbc6a0abc17f67a077ac9f4c383c33783110",
+	"aes192gcm16":      "0000000000000000945415f1ac5e28a07fc4cb4f7f1277439670df2f62d4c6ec01",
 	"aes256gcm16":      "0000000000000000e87f5423d147f852ea39dbeb0f33b023b9068a73950764c209",
 	"chacha20poly1305": "0000000000000000794e6373d0cba95a1037d58af9a09798da5aca606bc078ede9",
 	"aes128":           "c6a13b37878f5b826f4f8162a1c8d879be3f7366cf854b090e8a1ea96bd28898b7d9937d34ef55f3024dfad0ccdff5d6",
+	"aes192":           "916251821c73a522c396d627380196079cf6cce91c8bc3cbcb8b861c7e35f029ae385b767f9f5d4ac9d7f68c99706df8",
 	"aes256":           "f29000b62a499fd0a9f39a6add2e77805a1605445edb8c4ab4451f39a2ca8b29e7eb6628222f3fa85b925a87e9df7ef3",
+	"aes128ctr":        "00000000000000001b4951d8978d3360ddb399475d14630586fe11fe66f724bbc9",
+	"aes192ctr":        "00000000000000009ff703a05ff602010dfd2df171cc88c103f3f0a34da57ea33e",
+	"aes256ctr":        "00000000000000007e5d9dd4ed183cffc02a130ab9df0148e1d80844f374adab30",
+	"aes128gcm12":      "000000000000000011e7015e240116dbc6a0abc17f67a077ac9f4c383c",
+	"aes192gcm12":      "0000000000000000945415f1ac5e28a07fc4cb4f7f1277439670df2f62",
+	"aes256gcm12":      "0000000000000000e87f5423d147f852ea39dbeb0f33b023b9068a7395",
+	"aes128gcm8":       "000000000000000011e7015e240116dbc6a0abc17f67a077ac",
+	"aes192gcm8":       "0000000000000000945415f1ac5e28a07fc4cb4f7f12774396",
+	"aes256gcm8":       "0000000000000000e87f5423d147f852ea39dbeb0f33b023b9",
+	"aes128ccm16":      "00000000000000003835c7fdafa6e1d40d3535df8885a203972ea30f4e3e569a4c",
+	"aes256ccm16":      "000000000000000088e4b9b6ffe70f024d49b49052ae4497625bbeddca34470e18",
+	"aes128ccm12":      "00000000000000003835c7fdafa6e1d40d91a487fab9c4419383ff3771",
+	"aes256ccm12":      "000000000000000088e4b9b6ffe70f024d29fce1eed03fefdef605a2ab",
+	"aes128ccm8":       "00000000000000003835c7fdafa6e1d40d8057639833a1fba7",
+	"aes256ccm8":       "000000000000000088e4b9b6ffe70f024d493327f9b1b70dad",
 }
 
-// RFC 4231, Section 4.3 (test case 2).
+// macAnswers are published, for each length of output: RFC 4231, Section 4.3,
+// and its like for SHA-1, RFC 2202, Section 3 (test cases 2); RFC 3566, Section
+// 4.2 (test case 4), which RFC 4434, Section 3, has too.
+var macAnswers = map[int]struct{ key, text, mac string }{
+	16: {"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
+		"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13",
+		"47f51b4564966215b8985c63055ed308"},
+	20: {hmacKey, hmacText, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"},
+	32: {hmacKey, hmacText, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"},
+	48: {hmacKey, hmacText, "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649"},
+	64: {hmacKey, hmacText, "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737"},
+}
+
 const (
 	hmacKey  = "Jefe"
 	hmacText = "what do ya want for nothing?"
 )
 
-var hmacAnswers = map[int]string{
-	32: "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
-	48: "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649",
-	64: "164b7a7bfcf819e2e395fbe73b56e0a387bd64222e831fd610270cd7ea2505549758bf75c05a994a6d034f65f8f0e6fdcaeab1a34d4a6b4b636e070a38bce737",
-}
-
-func testHash(k kind, table []hashSpec, id uint16) error {
-	h, ok := findHash(table, id)
+func testMAC(k kind, table []macSpec, id uint16) error {
+	h, ok := findMAC(table, id)
 	if !ok {
 		return fmt.Errorf("%s %d is not implemented, use one of %s", k, id, keywords(k))
 	}
 	return selfTest(testKey{kind: k, id: id}, func() error {
-		mac := hmac.New(h.new, []byte(hmacKey))
-		mac.Write([]byte(hmacText))
-		if !hmac.Equal(mac.Sum(nil), unhex(hmacAnswers[h.size])) {
+		answer := macAnswers[h.size]
+		mac := h.new([]byte(answer.key))
+		mac.Write([]byte(answer.text))
+		if !hmac.Equal(mac.Sum(nil), unhex(answer.mac)) {
 			return mismatch(h.keyword)
 		}
 		return nil
 	})
 }
 
-func testPRF(p PRF) error { return testHash(kindPRF, prfs, uint16(p)) }
+func testPRF(p PRF) error { return testMAC(kindPRF, prfs, uint16(p)) }
 func testIntegrity(id wire.IntegrityID) error {
-	return testHash(kindIntegrity, integrities, uint16(id))
+	return testMAC(kindIntegrity, integrities, uint16(id))
 }
 
 // exchangeAnswer is a known exchange: the private scalar of one side, the

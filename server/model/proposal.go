@@ -10,10 +10,14 @@ import (
 // They are kept here by hand: the controller does not link the IPsec library,
 // and decides for edges of several versions what may be stored.
 var (
-	combinedCiphers  = []string{"aes128gcm16", "aes256gcm16", "chacha20poly1305"}
-	plainCiphers     = []string{"aes128", "aes256"}
-	integrities      = []string{"sha256", "sha384", "sha512"}
-	pseudorandom     = []string{"prfsha256", "prfsha384", "prfsha512"}
+	combinedCiphers = []string{
+		"aes128gcm16", "aes192gcm16", "aes256gcm16", "chacha20poly1305",
+		"aes128gcm12", "aes192gcm12", "aes256gcm12", "aes128gcm8", "aes192gcm8", "aes256gcm8",
+		"aes128ccm16", "aes256ccm16", "aes128ccm12", "aes256ccm12", "aes128ccm8", "aes256ccm8",
+	}
+	plainCiphers     = []string{"aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr"}
+	integrities      = []string{"sha256", "sha384", "sha512", "sha1", "aesxcbc"}
+	pseudorandom     = []string{"prfsha256", "prfsha384", "prfsha512", "prfsha1", "prfaesxcbc"}
 	keyExchanges     = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096"}
 	optionalExchange = []string{"modpnone"}
 	sequenceNumbers  = []string{"esn", "noesn"}
@@ -22,12 +26,26 @@ var (
 // keywordAliases are other names in use for the same algorithm.
 var keywordAliases = map[string]string{
 	"aes128gcm128": "aes128gcm16",
+	"aes192gcm128": "aes192gcm16",
 	"aes256gcm128": "aes256gcm16",
+	"aes128gcm96":  "aes128gcm12",
+	"aes192gcm96":  "aes192gcm12",
+	"aes256gcm96":  "aes256gcm12",
+	"aes128gcm64":  "aes128gcm8",
+	"aes192gcm64":  "aes192gcm8",
+	"aes256gcm64":  "aes256gcm8",
+	"aes128ccm128": "aes128ccm16",
+	"aes256ccm128": "aes256ccm16",
+	"aes128ccm96":  "aes128ccm12",
+	"aes256ccm96":  "aes256ccm12",
+	"aes128ccm64":  "aes128ccm8",
+	"aes256ccm64":  "aes256ccm8",
 	"curve25519":   "x25519",
 	"sha2_256":     "sha256",
 	"sha2_384":     "sha384",
 	"sha2_512":     "sha512",
 	"aes128cbc":    "aes128",
+	"aes192cbc":    "aes192",
 	"aes256cbc":    "aes256",
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 func testTraffic(_ *testing.T, h *harness) {
@@ -101,6 +103,33 @@ func testRekey(t *testing.T, h *harness) {
 	h.apply(h.B, remove(old.outB), remove(old.inB))
 	h.passes(h.A, h.B, h.toB())
 	h.passes(h.B, h.A, h.toA())
+}
+
+// testSuites rekeys through one suite of each kind, by cipher, by length of ICV
+// and by integrity algorithm.
+func testSuites(t *testing.T, h *harness) {
+	last := h.up(1)
+	for n, text := range []string{
+		"aes128gcm16", "aes192gcm16-esn", "aes256gcm12", "aes256gcm8-esn", "chacha20poly1305-esn",
+		"aes128ccm8", "aes256ccm16-esn", "aes128-sha256", "aes192-sha384-esn", "aes256-sha512", "aes128-sha1", "aes128-aesxcbc",
+		"aes128ctr-sha256-esn", "aes256ctr-sha512",
+	} {
+		p, err := suite.ParseESP(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.suite, _, err = suite.ChooseESP([]wire.Proposal{p.Wire(1, []byte{0, 0, 1, 0})}, []suite.ESPProposal{p}); err != nil {
+			t.Fatal(err)
+		}
+		s := h.newSAs(byte(n + 2))
+		h.apply(h.A, dataplane.InstallSA{SA: s.inA})
+		h.apply(h.B, dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+		h.apply(h.A, dataplane.InstallSA{SA: s.outA}, remove(last.outA), remove(last.inA))
+		h.apply(h.B, remove(last.outB), remove(last.inB))
+		h.passes(h.A, h.B, h.toB())
+		h.passes(h.B, h.A, h.packet(hostB6, hostA6))
+		last = s
+	}
 }
 
 func testOverlap(t *testing.T, h *harness) {

@@ -58,6 +58,7 @@ func Run(t *testing.T, newPair func(t *testing.T) *Pair) {
 		{"allocated SPIs are unique and not reserved", testAllocate},
 		{"an inbound SA receives before the outbound one is there", testInboundFirst},
 		{"the newest outbound SA carries the traffic", testRekey},
+		{"every kind of suite carries traffic", testSuites},
 		{"both generations receive during a rekey", testOverlap},
 		{"a replayed packet is dropped", testReplay},
 		{"a packet under another key is dropped", testWrongKey},

@@ -324,6 +324,9 @@ func TestTrafficThroughSockets(t *testing.T) {
 		{"AES-GCM over IPv4", outerA, outerB, gcm128},
 		{"AES-GCM over IPv6", outerA6, outerB6, gcm128},
 		{"ChaCha20-Poly1305", outerA, outerB, suite.ESPSuite{Encryption: wire.EncryptionChaCha20Poly1305}},
+		{"AES-GCM with 8 octets of ICV", outerA, outerB, suite.ESPSuite{Encryption: wire.EncryptionAESGCM8, KeyBits: 256, ESN: true}},
+		{"AES-CCM", outerA, outerB, suite.ESPSuite{Encryption: wire.EncryptionAESCCM8, KeyBits: 128}},
+		{"AES-CTR", outerA, outerB, suite.ESPSuite{Encryption: wire.EncryptionAESCTR, KeyBits: 128, Integrity: wire.IntegrityHMACSHA256, ESN: true}},
 		{"AES-CBC", outerA, outerB, suite.ESPSuite{Encryption: wire.EncryptionAESCBC, KeyBits: 256, Integrity: wire.IntegrityHMACSHA256}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
