@@ -58,6 +58,10 @@ type Limits struct {
 	// the source is not heard. Addresses of configured tunnels have a budget
 	// of their own.
 	InitPerSecond, InitBurst int
+	// Reassembly is how many octets of messages in fragments may be kept for
+	// all half-open responders together (16 MiB): beyond it their fragments are
+	// dropped, whole messages are not (RFC 7383, Section 5).
+	Reassembly int
 	// Mailbox is how many datagrams wait for a loop (4096).
 	Mailbox int
 	// CryptoWorkers is the number of goroutines for cryptography (the number
@@ -90,6 +94,7 @@ func (c Config) withDefaults() Config {
 		{&l.CookieThreshold, 64},
 		{&l.InitPerSecond, 4},
 		{&l.InitBurst, 16},
+		{&l.Reassembly, 16 << 20},
 		{&l.Mailbox, 4096},
 		{&l.CryptoWorkers, runtime.GOMAXPROCS(0)},
 		{&l.Handshakes, 4096},
@@ -110,7 +115,7 @@ func (c Config) validate() error {
 		return errors.New("engine config: Plane is missing")
 	case c.Shards < 1 || c.Shards > maxShards:
 		return fmt.Errorf("engine config: Shards is %d, must be 1 to %d", c.Shards, maxShards)
-	case l.HalfOpen < 1 || l.InitPerSecond < 1 || l.InitBurst < 1 || l.Mailbox < 1 || l.CryptoWorkers < 1 || l.Handshakes < 1:
+	case l.HalfOpen < 1 || l.InitPerSecond < 1 || l.InitBurst < 1 || l.Reassembly < 1 || l.Mailbox < 1 || l.CryptoWorkers < 1 || l.Handshakes < 1:
 		return errors.New("engine config: a limit is negative")
 	case l.CloseTimeout < 0:
 		return errors.New("engine config: CloseTimeout is negative")

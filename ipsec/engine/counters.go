@@ -18,6 +18,7 @@ const (
 	DropCookieSent                      // a cookie was demanded, the request not kept (RFC 7296, Section 2.6)
 	DropHalfOpenFull                    // no room for another half-open IKE SA
 	DropUnknownSPI                      // no IKE SA has this SPI
+	DropReassembly                      // no room for more fragments of half-open IKE SAs
 	DropMailboxFull                     // the loop that owns the SPI has fallen behind
 	DropNoTunnel                        // the peer's identity and address fit no tunnel
 	DropHandshake                       // the half-open IKE SA came to nothing: malformed, no proposal, timed out
@@ -35,6 +36,7 @@ var dropNames = [dropReasons]string{
 	DropCookieSent:    "cookie_demanded",
 	DropHalfOpenFull:  "half_open_full",
 	DropUnknownSPI:    "unknown_spi",
+	DropReassembly:    "reassembly_full",
 	DropMailboxFull:   "mailbox_full",
 	DropNoTunnel:      "no_tunnel",
 	DropHandshake:     "handshake",

@@ -30,6 +30,7 @@ type front struct {
 	bySPI  map[wire.SPI]*half
 	byInit map[initKey]*half
 	timers timers[*half]
+	held   int // octets that all half-open responders keep of unfinished messages
 }
 
 // initKey recognises an IKE_SA_INIT request that is repeated (RFC 7296, Section
@@ -46,6 +47,7 @@ type half struct {
 	key     initKey
 	local   netip.AddrPort
 	spi     wire.SPI // ours; zero if it was refused
+	held    int      // octets that the machine keeps of unfinished messages
 }
 
 func newFront(e *Engine) (*front, error) {
@@ -89,6 +91,10 @@ func (f *front) receive(d datagram) {
 		return
 	}
 	if h := f.bySPI[d.ours]; h != nil {
+		if f.fullFor(d.data) {
+			f.engine.counters.drop(DropReassembly)
+			return
+		}
 		f.step(h, now, in)
 		return
 	}
@@ -153,8 +159,27 @@ func (f *front) step(h *half, now time.Time, in ike.Input) {
 	f.settle(h, now)
 }
 
+// fullFor reports whether b is a fragment and there is no room for more of them:
+// whoever completes IKE_SA_INIT can send fragments that never become a message
+// (RFC 7383, Section 5). Initiators whose message comes whole go on.
+func (f *front) fullFor(b []byte) bool {
+	h, err := wire.ParseHeader(b)
+	return err == nil && h.NextPayload == wire.PayloadSKF && f.held+len(b) > f.engine.config.Limits.Reassembly
+}
+
+// account notes how much a half-open responder keeps now.
+func (f *front) account(h *half) {
+	held := 0
+	if h.machine != nil {
+		held = h.machine.Held()
+	}
+	f.held += held - h.held
+	h.held = held
+}
+
 // settle carries out what the machine wants and sees how far it is.
 func (f *front) settle(h *half, now time.Time) {
+	defer f.account(h)
 	f.drain(h)
 	if h.machine != nil && h.machine.Identified() {
 		f.handOver(h, now)
@@ -260,6 +285,7 @@ func (f *front) release(h *half) {
 		return
 	}
 	h.machine = nil
+	f.account(h)
 	delete(f.bySPI, h.spi)
 	f.made.remove(h.spi, f.mailbox)
 	f.engine.counters.halfOpen.Add(-1)

@@ -201,7 +201,7 @@ func (sa *ikeSA) identify(m *message) {
 			sa.localID = wanted
 		}
 	}
-	m.raw = nil
+	m.raw, m.head = nil, nil // the caller's
 	sa.init.auth, sa.init.authID = m, m.MessageID
 	sa.state = stateIdentified
 }

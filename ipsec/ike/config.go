@@ -70,6 +70,10 @@ type Config struct {
 	// ForceEncap makes both ends use UDP encapsulation by sending NAT
 	// detection hashes that cannot match.
 	ForceEncap bool
+	// FragmentSize is the largest IP datagram in octets in which an IKE message
+	// is sent, DefaultDatagram if zero. Larger messages are cut into fragments
+	// (RFC 7383), into smaller ones of at most 576 octets when there is no answer.
+	FragmentSize int
 
 	Credentials ident.Local
 	Peer        ident.Remote
@@ -257,6 +261,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: an initiator needs the peer's address in Remote", c.Name)
 	case c.Remote.Addr().IsValid() && c.Remote.Port() == 0:
 		return fmt.Errorf("tunnel %s: Remote has no port (500 is usual)", c.Name)
+	case c.FragmentSize != 0 && (c.FragmentSize < leastDatagram || c.FragmentSize > 65535):
+		return fmt.Errorf("tunnel %s: FragmentSize is %d octets, must be %d to 65535, or 0 for %d", c.Name, c.FragmentSize, leastDatagram, DefaultDatagram)
 	case len(c.Children) == 0:
 		return fmt.Errorf("tunnel %s: no Children; at least one is needed", c.Name)
 	case c.Runtime.Rand == nil || c.Runtime.NewSPI == nil || c.Runtime.AllocateSPI == nil:

@@ -244,7 +244,7 @@ func (h *HalfOpen) receive(d Datagram) {
 	header, err := wire.ParseHeader(d.Data)
 	if err == nil && header.Exchange == wire.ExchangeIKESAInit {
 		if h.sa.repeatsInit(d) {
-			h.sa.repeatResponse(d.Local, d.Remote)
+			h.sa.repeatResponse(d, false)
 		}
 		return
 	}
@@ -274,6 +274,10 @@ func (h *HalfOpen) Remote() netip.AddrPort { return h.sa.remote }
 
 // Stats returns the counters of this half-open IKE SA.
 func (h *HalfOpen) Stats() Stats { return h.stats }
+
+// Held returns how many octets of messages from the peer are kept until they
+// are complete or can be worked on.
+func (h *HalfOpen) Held() int { return h.sa.held() }
 
 // Reject refuses a peer that no tunnel knows, or that the error of Adopt keeps
 // out. It hears no more than one that fails to prove its identity (RFC 7296,

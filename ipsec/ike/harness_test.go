@@ -40,6 +40,8 @@ type world struct {
 	announcements bool
 	rng           *rand.Rand
 	latency       func(*packet) // decides about a new packet; nil keeps it in flight
+	// mtu, if set, is the largest IP datagram that arrives.
+	mtu int
 	// nat, if set, rewrites what a node sends.
 	nat map[*node]netip.AddrPort
 	// cut holds the nodes from which nothing arrives.
@@ -288,6 +290,10 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	}
 	if w.log != nil {
 		w.log("%s %s\n", p, w.render(p.data))
+	}
+	if w.mtu > 0 && datagramSize(Datagram{Remote: remote, Data: data}) > w.mtu {
+		w.note("%s is too large for the path\n", p)
+		return
 	}
 	w.flight = append(w.flight, p)
 	if w.latency != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -184,15 +185,21 @@ func (u keyUpdate) derive(shared []byte) (*suite.IKEKeys, error) {
 	return suite.UpdateIKEKeys(u.suite, u.method, u.skD, u.ni, u.nr, shared, u.spii, u.spir)
 }
 
-// replaceKeys makes the SA use other keys and destroys the ones before.
+// replaceKeys makes the SA use other keys and destroys the ones before. A
+// responder keeps those that protect messages until the next request: its answer
+// under the old keys may be lost, and asked for in other fragments.
 func (sa *ikeSA) replaceKeys(keys *suite.IKEKeys) error {
 	old, sealer, opener := sa.keys, sa.sealer, sa.opener
 	if err := sa.useKeys(keys); err != nil {
 		return err
 	}
 	old.Destroy()
-	sealer.Destroy()
-	opener.Destroy()
+	before := protectors{sealer, opener}
+	if sa.initiator {
+		before.destroy()
+	} else {
+		sa.window.before = before
+	}
 	return nil
 }
 
@@ -216,13 +223,20 @@ func (sa *ikeSA) coveredOctets(h wire.Header, payloads []wire.Payload) ([]byte, 
 const encryptedHeadLen = wire.HeaderLen + 4
 
 // receivedOctets is the same for a received message. head is the start of its
-// datagram, or of that of its first fragment: the reserved bits count as they
-// came, only lengths and the type of the Encrypted payload are adjusted.
-func receivedOctets(head [encryptedHeadLen]byte, plain []byte) []byte {
-	head[16] = byte(wire.PayloadSK)
-	binary.BigEndian.PutUint32(head[24:], uint32(encryptedHeadLen+len(plain)))
-	binary.BigEndian.PutUint16(head[30:], uint16(4+len(plain)))
-	return append(head[:], plain...)
+// datagram, or of that of its first fragment, up to the generic header of the
+// encrypted payload: all that is in there counts as it came, reserved bits and
+// payloads in the clear included; only lengths and the type of the Encrypted
+// payload are adjusted.
+func receivedOctets(head, plain []byte) []byte {
+	out := slices.Concat(head, plain)
+	next, at := 16, wire.HeaderLen // where the type of the payload at at stands
+	for at+4 < len(head) {
+		next, at = at, at+int(binary.BigEndian.Uint16(head[at+2:]))
+	}
+	out[next] = byte(wire.PayloadSK)
+	binary.BigEndian.PutUint32(out[24:], uint32(len(out)))
+	binary.BigEndian.PutUint16(out[len(head)-2:], uint16(4+len(plain)))
+	return out
 }
 
 // addIntAuth extends the chain of one end by an IKE_INTERMEDIATE message of

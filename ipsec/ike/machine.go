@@ -15,6 +15,9 @@ type machine struct {
 	runtime Runtime
 	timing  Timing
 	natPort uint16
+	// datagram is the largest IP datagram for IKE messages, 0 for the default.
+	datagram int
+	found    pathSize
 
 	effects   []Effect
 	lastToken Token

@@ -13,6 +13,7 @@ type message struct {
 	raw           []byte
 	payloads      []wire.Payload
 	covered       []byte // what AUTH covers of an IKE_INTERMEDIATE message
+	opened               // of an encrypted message
 }
 
 // find returns the first payload of type P, or its zero value.

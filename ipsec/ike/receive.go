@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
@@ -32,9 +33,13 @@ func (sa *ikeSA) receive(d Datagram) {
 	}
 	switch sa.window.judge(h, d.Data) {
 	case verdictRepeated:
-		sa.repeatResponse(d.Local, d.Remote)
+		sa.repeatResponse(d, false)
 		return
 	case verdictDrop:
+		if sa.repeatsInPieces(h, d) {
+			sa.repeatResponse(d, true)
+			return
+		}
 		sa.m.stats.WrongMessageID++
 		return
 	}
@@ -79,7 +84,7 @@ func (sa *ikeSA) matchesPeerSPI(h wire.Header) bool {
 
 // postpone keeps a message until the one at work is done.
 func (sa *ikeSA) postpone(d Datagram) {
-	if len(sa.inbox) >= maxInbox {
+	if len(sa.inbox) >= maxInbox || sa.held()+len(d.Data) > sa.mayHold() {
 		sa.m.stats.QueueFull++
 		return
 	}
@@ -109,27 +114,24 @@ func (sa *ikeSA) receiveInit(r *rule, h wire.Header, d Datagram) {
 
 // receiveProtected opens an encrypted message and gives it to its handler.
 func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
-	first, plain, err := sa.open(h, d)
+	o, err := sa.open(h, d)
 	switch {
-	case errors.Is(err, errIncomplete):
+	case errors.Is(err, errTooLong):
+		sa.fail(&Error{Exchange: h.Exchange, Payload: wire.PayloadSKF, Notify: wire.NotifyInvalidSyntax, Err: err})
 		return
 	case errors.Is(err, suite.ErrPadding):
 		// Authentic, so it counts as a malformed payload below.
 	case err != nil:
 		return
 	}
-	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: d.Data}
+	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: d.Data, opened: o}
 	if err == nil {
-		m.payloads, err = wire.ParsePayloads(first, plain)
+		m.payloads, err = wire.ParsePayloads(o.first, o.plain)
 	}
 	if h.Exchange == wire.ExchangeIKEIntermediate {
-		head := [encryptedHeadLen]byte(d.Data)
-		if sa.reassembly.pieces != nil {
-			head = sa.reassembly.head
-		}
-		m.covered = receivedOctets(head, plain)
+		m.covered = receivedOctets(o.head, o.plain)
 	}
-	sa.authentic(h, d)
+	sa.authentic(m, d)
 	if err == nil {
 		err = r.check(m.payloads)
 	}
@@ -141,38 +143,68 @@ func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
 }
 
 // open returns the decrypted payload chain of a message, or an error after
-// counting it. Only payloads inside the Encrypted payload count.
-func (sa *ikeSA) open(h wire.Header, d Datagram) (wire.PayloadType, []byte, error) {
+// counting it.
+func (sa *ikeSA) open(h wire.Header, d Datagram) (opened, error) {
 	parsed, err := wire.Parse(d.Data)
 	if err != nil || len(parsed.Payloads) == 0 {
 		sa.notProtected(parsed)
-		return 0, nil, errNotProtected
+		return opened{}, errNotProtected
 	}
 	header, body, ok := parsed.Protected()
-	if !ok || len(parsed.Payloads) != 1 || sa.opener == nil {
+	if !ok || sa.opener == nil {
 		sa.notProtected(parsed)
-		return 0, nil, errNotProtected
+		return opened{}, errNotProtected
+	}
+	fragment, inPieces := parsed.Payloads[len(parsed.Payloads)-1].(*wire.EncryptedFragment)
+	if !outerAllowed(parsed, fragment) {
+		sa.notProtected(parsed)
+		return opened{}, errNotProtected
+	}
+	if inPieces && !sa.expects(h, fragment) {
+		sa.m.stats.WrongFragment++
+		return opened{}, errIncomplete
 	}
 	plain, err := sa.opener.Open(nil, header, body)
 	if errors.Is(err, suite.ErrAuthentication) {
 		sa.m.stats.Unauthentic++
-		return 0, nil, err
+		return opened{}, err
 	}
-	switch p := parsed.Payloads[0].(type) {
-	case *wire.Encrypted:
-		return p.FirstInner, plain, err
-	case *wire.EncryptedFragment:
+	if inPieces {
 		if err != nil {
-			return 0, nil, errIncomplete
+			return opened{}, errIncomplete
 		}
-		return sa.reassemble(h, p, plain, d.Data)
+		return sa.reassemble(h, fragment, header[:len(header)-fragmentNumbersLen], plain, d)
 	}
-	return 0, nil, errNotProtected
+	o := opened{plain: plain, head: header, hash: sha256.Sum256(d.Data)}
+	o.first = parsed.Payloads[len(parsed.Payloads)-1].(*wire.Encrypted).FirstInner
+	return o, err
 }
+
+// outerAllowed judges the payloads before the encrypted one. No exchange has any
+// yet; those of unknown types are skipped (RFC 7296, Section 2.5), where
+// fragments may have them in the first one only (RFC 7383, Section 2.5.3). What
+// is encrypted in all exchanges makes no sense outside.
+func outerAllowed(parsed *wire.Message, fragment *wire.EncryptedFragment) bool {
+	outer := parsed.Payloads[:len(parsed.Payloads)-1]
+	if len(outer) > 0 && fragment != nil && fragment.Number != 1 {
+		return false
+	}
+	for _, p := range outer {
+		if _, unknown := p.(*wire.Unknown); !unknown {
+			return false
+		}
+	}
+	return true
+}
+
+// fragmentNumbersLen is that of Fragment Number and Total Fragments, between the
+// generic header of an Encrypted Fragment payload and its content.
+const fragmentNumbersLen = 4
 
 var (
 	errNotProtected = errors.New("message is not protected")
 	errIncomplete   = errors.New("fragments are missing")
+	errTooLong      = fmt.Errorf("message of more than %d octets in fragments", maxReassembled)
 )
 
 // notProtected counts a message in the clear where only protected ones are
@@ -201,21 +233,23 @@ func (sa *ikeSA) hint() {
 	sa.wantProbe = true
 }
 
-// authentic notes that a fresh message passed the integrity check.
-func (sa *ikeSA) authentic(h wire.Header, d Datagram) {
+// authentic notes that a fresh message passed the integrity check. Pieces of
+// another form of the same message are of no use any more.
+func (sa *ikeSA) authentic(m *message, d Datagram) {
 	sa.heard = sa.m.now
 	sa.wantProbe = false
 	sa.setSuspect(false)
-	if h.IsResponse() {
-		sa.answerTo, sa.window.outstanding = sa.window.outstanding.handle, nil
-	} else {
-		sum := sha256.Sum256(d.Data)
-		if sa.reassembly.pieces != nil {
-			sum = sa.reassembly.hash
+	if m.IsResponse() {
+		o := sa.window.outstanding
+		if o.whole != nil && o.silent > o.tries {
+			// Smaller pieces were what helped.
+			sa.m.found = pathSize{sa.local.Addr(), sa.remote.Addr(), o.whole.size}
 		}
-		sa.window.accept(sum)
+		sa.answerTo, sa.window.outstanding = o.handle, nil
+	} else {
+		sa.window.accept(m.hash)
 	}
-	sa.reassembly = reassembly{}
+	*sa.reassemblyOf(m.Header) = reassembly{}
 	sa.follow(d.Local, d.Remote)
 }
 

@@ -16,7 +16,7 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	}
 	old := t.cfg
 	t.cfg = cfg
-	t.timing, t.natPort = cfg.Timing, cfg.NATPort
+	t.timing, t.natPort, t.datagram = cfg.Timing, cfg.NATPort, cfg.FragmentSize
 	t.slots = makeSlots(t.slots, cfg.Children)
 	t.reconfigureChildren(old.Children, cfg.Children)
 	t.reconfigureIKE(old, cfg)

@@ -70,8 +70,9 @@ const (
 	// maxReplaced bounds the IKE SAs of a tunnel that are replaced and wait for
 	// their deletion: who replaces them deletes them one by one.
 	maxReplaced = 4
-	// maxInbox bounds the messages that wait while one is worked on.
-	maxInbox = 8
+	// maxInbox bounds the datagrams that wait while one is worked on; the octets
+	// in them are bounded as those of fragments are.
+	maxInbox = 64
 )
 
 // ikeSA is one IKE SA.
@@ -101,8 +102,8 @@ type ikeSA struct {
 	// lowestNonce is the lower one of the two nonces that made the SA: it
 	// decides between two that were made at once (RFC 7296, Section 2.8.2).
 	lowestNonce []byte
-	fragment    bool // both ends can fragment (RFC 7383)
-	reassembly  reassembly
+	fragment    bool          // both ends can fragment (RFC 7383)
+	parts       [2]reassembly // of the peer's request, and of its response
 
 	window   window
 	answerTo func(*message) // takes the response at work
@@ -169,19 +170,8 @@ func (sa *ikeSA) alive() bool { return sa.state == stateEstablished && !sa.wantD
 // protect encodes and encrypts one message; h needs Exchange, MessageID and the
 // Response flag only.
 func (sa *ikeSA) protect(h wire.Header, payloads []wire.Payload) ([][]byte, error) {
-	sa.fillHeader(&h)
-	first, plain, err := wire.AppendPayloads(nil, payloads)
-	if err != nil {
-		return nil, err
-	}
-	if sa.fragment && sa.sealer.SealedLen(len(plain))+wire.HeaderLen+4 > fragmentSize(sa.remote) {
-		return sa.protectFragments(h, first, plain)
-	}
-	b, err := h.AppendEncrypted(nil, first, sa.sealer.SealedLen(len(plain)))
-	if err != nil {
-		return nil, err
-	}
-	return [][]byte{sa.sealer.Seal(b, b, plain)}, nil
+	_, datagrams, err := sa.seal(h, payloads, sa.datagram())
+	return datagrams, err
 }
 
 func (sa *ikeSA) fillHeader(h *wire.Header) {
@@ -270,7 +260,9 @@ func (sa *ikeSA) destroyKeys() {
 	sa.tokens = nil
 	sa.init.destroy()
 	sa.init = nil
-	sa.reassembly = reassembly{}
+	sa.parts = [2]reassembly{}
+	sa.window.whole = nil
+	sa.window.before.destroy()
 }
 
 // die ends the SA without a word to the peer.

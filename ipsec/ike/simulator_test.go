@@ -107,9 +107,23 @@ func (s *simulator) configure() {
 		second.LocalTS, second.RemoteTS = second.RemoteTS, second.LocalTS
 		cb.Children = append(cb.Children, second)
 	}
+	if r.IntN(3) == 0 {
+		s.lengthen(&ca, &cb)
+	}
 	s.a.cfg, s.b.cfg = ca, cb
 	s.a.restart()
 	s.b.restart()
+}
+
+// lengthen makes negotiations of Child SAs too long for one datagram, on a path
+// that may take smaller ones only.
+func (s *simulator) lengthen(ca, cb *Config) {
+	for i := range 50 {
+		net := mustTS(fmt.Sprintf("10.9.%d.0/24", 2*i))
+		ca.Children[0].LocalTS = append(ca.Children[0].LocalTS, net...)
+		cb.Children[0].RemoteTS = append(cb.Children[0].RemoteTS, net...)
+	}
+	s.mtu = []int{0, 600, 1000}[s.rng.IntN(3)]
 }
 
 // route gives a new packet its fate.

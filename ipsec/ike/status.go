@@ -95,6 +95,9 @@ type Stats struct {
 	Received, Sent, Retransmitted uint64
 	// Dropped counts datagrams that were not accepted, by reason.
 	Malformed, UnknownSPI, WrongState, WrongMessageID, Unauthentic, QueueFull uint64
+	// WrongFragment counts fragments that are repeated, contradict others or
+	// were not negotiated (RFC 7383, Section 2.6).
+	WrongFragment uint64
 	// Hints counts unauthenticated notifications that led to no change.
 	Hints uint64
 }

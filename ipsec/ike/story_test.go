@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -47,6 +48,7 @@ import (
 //	nat NODE ADDR:PORT       NODE is behind that NAT from now on
 //	cookies NODE [forgetful] NODE asks every initiator for a cookie, and knows
 //	                         none again if it is forgetful
+//	mtu N                    no larger IP datagrams arrive from now on, 0: all do
 //	state                    both ends
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
@@ -131,6 +133,8 @@ func (s *story) run(d *datadriven.TestData) {
 	case "cookies":
 		n.cookies, _ = NewCookieSecret(s.w.now, n)
 		n.forgetful = len(d.CmdArgs) > 1
+	case "mtu":
+		s.w.mtu, _ = strconv.Atoi(d.CmdArgs[0].Key)
 	case "state":
 		s.out.WriteString(s.w.a.state() + s.w.b.state())
 	case "plane":
@@ -205,6 +209,10 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 		v := a.Vals[0]
 		switch key {
 		case "up", "announcements": // for the pair as a whole
+		case "certificates":
+			authenticateByCertificates(c, name, v)
+		case "fragment":
+			c.FragmentSize, _ = strconv.Atoi(v)
 		case "role":
 			c.Role = map[string]Role{"either": RoleEither, "initiator": RoleInitiator, "responder": RoleResponder}[v]
 		case "ike":
@@ -255,6 +263,22 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 		}
 	}
 }
+
+// authenticateByCertificates gives both ends certificates, and this one as many in
+// its chain as asked for: the more, the longer IKE_AUTH.
+func authenticateByCertificates(c *Config, name, number string) {
+	ca := storyAuthority()
+	withCertificates(ca)(c, &Config{})
+	if name == "b" {
+		withCertificates(ca)(&Config{}, c)
+	}
+	n, _ := strconv.Atoi(number)
+	for range n - 1 {
+		c.Credentials.Chain = append(c.Credentials.Chain, ca.credentials("extra.example").Chain...)
+	}
+}
+
+var storyAuthority = sync.OnceValue(func() *authority { return newAuthority("Story CA", newEd25519) })
 
 func configureTiming(t *testing.T, timing *Timing, key, v string) {
 	d, err := time.ParseDuration(v)

@@ -59,7 +59,7 @@ func New(cfg Config) (*Tunnel, error) {
 		return nil, err
 	}
 	t := &Tunnel{cfg: cfg}
-	t.runtime, t.timing, t.natPort = cfg.Runtime, cfg.Timing, cfg.NATPort
+	t.runtime, t.timing, t.natPort, t.datagram = cfg.Runtime, cfg.Timing, cfg.NATPort, cfg.FragmentSize
 	t.slots = makeSlots(nil, cfg.Children)
 	return t, nil
 }
@@ -265,6 +265,7 @@ func (t *Tunnel) tick() {
 }
 
 func (t *Tunnel) tickIKE(sa *ikeSA) {
+	sa.forgetParts()
 	switch {
 	case sa.state == stateDead:
 		return
@@ -366,6 +367,7 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(o.at)
 	}
 	e.add(sa.endAt)
+	e.add(sa.parts[0].until)
 	if sa.state.in(stateUsable) {
 		e.add(sa.expireAt)
 		e.add(sa.rekeyAt)

@@ -3,9 +3,10 @@ package ike
 import (
 	"bytes"
 	"crypto/sha256"
-	"net/netip"
+	"slices"
 	"time"
 
+	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -23,6 +24,24 @@ type window struct {
 	// ID gets nothing (RFC 7296, Section 2.1).
 	lastRequest [sha256.Size]byte
 	response    [][]byte
+	// whole is the response before it was cut, nil if that is not needed, and
+	// repeats how often it was sent again as it is cut now.
+	whole   *whole
+	repeats int
+	// before is what the latest request and its response are protected with, if
+	// that exchange changed it (RFC 9242, Section 3.3.1).
+	before protectors
+}
+
+// protectors protect the messages of both directions.
+type protectors struct{ sealer, opener *suite.Protector }
+
+func (p *protectors) destroy() {
+	if p.sealer != nil {
+		p.sealer.Destroy()
+		p.opener.Destroy()
+	}
+	*p = protectors{}
 }
 
 // outstanding is our request that waits for its response.
@@ -30,9 +49,12 @@ type outstanding struct {
 	id        uint32
 	exchange  wire.ExchangeType
 	datagrams [][]byte
+	whole     *whole   // nil for IKE_SA_INIT, which cannot be cut
+	original  [][]byte // datagrams before they were cut smaller
 	handle    func(*message)
 
-	tries    int
+	tries    int // repetitions of these datagrams
+	silent   int // repetitions in all
 	interval time.Duration
 	at       time.Time // of the next repetition, or of giving up
 }
@@ -73,18 +95,20 @@ func (w *window) isLastRequest(raw []byte) bool {
 func (w *window) accept(sum [sha256.Size]byte) {
 	w.nextReceive++
 	w.lastRequest = sum
-	w.response = nil
+	w.response, w.whole, w.repeats = nil, nil, 0
+	w.before.destroy()
 }
 
 // request sends payloads as a new request of ours; handle gets the response.
 // There must be none outstanding.
 func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
 	id := sa.window.nextSend
-	datagrams, err := sa.protect(wire.Header{Exchange: exchange, MessageID: id}, payloads)
+	w, datagrams, err := sa.seal(wire.Header{Exchange: exchange, MessageID: id}, payloads, sa.datagram())
 	if err != nil {
 		return err
 	}
 	sa.sendRequest(exchange, datagrams, handle)
+	sa.window.outstanding.whole = w
 	return nil
 }
 
@@ -124,14 +148,45 @@ func (sa *ikeSA) retransmit() bool {
 		return false
 	}
 	o.tries++
+	o.silent++
 	o.interval = time.Duration(float64(o.interval) * sa.m.timing.RetransmitBackoff)
+	if o.tries > fragmentTries {
+		sa.cutRequest(o)
+	}
 	o.at = sa.m.now.Add(sa.vary(o.interval))
-	sa.m.stats.Retransmitted += uint64(len(o.datagrams))
-	sa.send(o.datagrams)
-	if o.tries >= suspectTries {
+	sa.repeat(o)
+	if o.silent >= suspectTries {
 		sa.setSuspect(true)
 	}
 	return true
+}
+
+// repeat sends a request once more. If it was cut smaller, the datagrams that were
+// sent first are repeated as well: maybe only the answer was lost, and some peers
+// know what they have answered by its octets alone.
+func (sa *ikeSA) repeat(o *outstanding) {
+	datagrams := o.datagrams
+	if o.tries > 0 {
+		datagrams = slices.Concat(datagrams, o.original)
+	}
+	sa.m.stats.Retransmitted += uint64(len(datagrams))
+	sa.send(datagrams)
+}
+
+// cutRequest makes smaller pieces of a request that gets no answer, if it is
+// large enough for that: then its repetitions begin anew (RFC 7383, Section
+// 2.5.2).
+func (sa *ikeSA) cutRequest(o *outstanding) {
+	if o.whole == nil {
+		return
+	}
+	if datagrams := sa.cutSmaller(o.whole, smaller(o.whole.size)); datagrams != nil {
+		if o.original == nil {
+			o.original = o.datagrams
+		}
+		o.datagrams = datagrams
+		o.tries, o.interval = 0, sa.m.timing.RetransmitBase
+	}
 }
 
 // suspectTries is how often a request is repeated before its silence is told:
@@ -150,15 +205,24 @@ func (sa *ikeSA) setSuspect(suspect bool) {
 // respond answers a request. The answer goes to where the request came from
 // (RFC 7296, Section 2.11), and is kept until the next request.
 func (sa *ikeSA) respond(req *message, payloads []wire.Payload) {
-	datagrams, err := sa.protect(wire.Header{
+	size := sa.datagram()
+	if req.datagram != 0 {
+		// What came through one way may have to go the other way as well (RFC
+		// 7383, Section 2.5.1).
+		size = max(min(size, req.datagram), leastDatagram)
+	}
+	w, datagrams, err := sa.seal(wire.Header{
 		Exchange: req.Exchange, MessageID: req.MessageID, Flags: wire.FlagResponse,
-	}, payloads)
+	}, payloads, size)
 	if err != nil {
 		// Only payloads of our own making can fail to be encoded.
 		sa.fail(&Error{Op: "encode " + req.Exchange.String() + " response", Kind: KindInternal, Exchange: req.Exchange, Err: err})
 		return
 	}
 	sa.window.response = datagrams
+	if sa.piecesFor(w, leastDatagram) > w.pieces {
+		sa.window.whole = w
+	}
 	sa.sendTo(req.local, req.remote, datagrams)
 }
 
@@ -168,11 +232,25 @@ func (sa *ikeSA) refuse(req *message, kind wire.NotifyType, data []byte) {
 }
 
 // repeatResponse sends the kept response again, to where the repeated request
-// came from. There is none while the request is still worked on.
-func (sa *ikeSA) repeatResponse(local, remote netip.AddrPort) {
-	if sa.window.response == nil {
+// came from. There is none while the request is still worked on. If that happens
+// over and over, or if the request comes in smaller pieces now, the response is
+// cut into smaller ones too: for a short request the peer cannot know that its
+// answer is too large for the path (RFC 7383, Sections 2.4 and 2.5.1).
+func (sa *ikeSA) repeatResponse(d Datagram, inPieces bool) {
+	w := &sa.window
+	if w.response == nil {
 		return
 	}
-	sa.m.stats.Retransmitted += uint64(len(sa.window.response))
-	sa.sendTo(local, remote, sa.window.response)
+	w.repeats++
+	if w.whole != nil && (inPieces || w.repeats > fragmentTries) {
+		size := smaller(w.whole.size)
+		if inPieces {
+			size = max(min(size, datagramSize(d)), leastDatagram)
+		}
+		if datagrams := sa.cutSmaller(w.whole, size); datagrams != nil {
+			w.response, w.repeats = datagrams, 0
+		}
+	}
+	sa.m.stats.Retransmitted += uint64(len(w.response))
+	sa.sendTo(d.Local, d.Remote, w.response)
 }
