@@ -145,6 +145,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 	return ike.NewHalfOpen(now, ike.HalfOpenConfig{
 		Proposals:  w.proposals,
 		Roots:      w.roots,
+		Methods:    w.methods,
 		NATPort:    w.natPort,
 		ForceEncap: w.forceEncap,
 		Runtime:    ike.Runtime{Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI},

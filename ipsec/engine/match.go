@@ -38,6 +38,7 @@ type welcome struct {
 	seen       []string
 	sets       []*ident.Roots // those of the tunnels, equal neighbours once
 	roots      *ident.Roots   // their union, nil if there are none
+	methods    ident.Methods
 	natPort    uint16
 	forceEncap bool
 }
@@ -75,6 +76,7 @@ func newMatcher(targets []target) *matcher {
 	for _, w := range m.byRemote {
 		w.addProposals(m.anywhere.proposals)
 		w.addRoots(m.anywhere.sets...)
+		w.methods |= m.anywhere.methods
 		w.uniteRoots()
 	}
 	m.anywhere.uniteRoots()
@@ -94,6 +96,7 @@ func (w *welcome) add(c TunnelConfig) {
 	}
 	w.forceEncap = w.forceEncap || c.ForceEncap
 	w.addRoots(c.Peer.Roots)
+	w.methods |= c.Peer.Methods()
 	if len(c.Proposals) == 0 {
 		w.addProposals(suite.DefaultIKE())
 		return

@@ -26,6 +26,10 @@ type HalfOpenConfig struct {
 	// certificate. The response asks for one from these (RFC 7296, Section
 	// 3.7).
 	Roots *ident.Roots
+	// Methods are the ways in which a peer may prove itself, the union of
+	// those of the tunnels that it may be; they are announced (RFC 9593). None:
+	// nothing is said about them.
+	Methods ident.Methods
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
@@ -42,6 +46,7 @@ type HalfOpen struct {
 	sa         *ikeSA
 	proposals  []suite.IKEProposal
 	roots      *ident.Roots
+	methods    ident.Methods
 	forceEncap bool
 	adopted    bool
 }
@@ -54,7 +59,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	if err != nil {
 		return nil, err
 	}
-	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, forceEncap: cfg.ForceEncap}
+	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, forceEncap: cfg.ForceEncap}
 	h.now, h.runtime, h.timing, h.natPort = now, cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
 	if h.natPort == 0 {
 		h.natPort = DefaultNATPort
@@ -211,6 +216,9 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	header := wire.Header{Exchange: wire.ExchangeIKESAInit, Flags: wire.FlagResponse}
 	sa.fillHeader(&header)
 	raw, err := (&wire.Message{Header: header, Payloads: payloads}).Append(nil)
+	if more := h.announceMethods(m, len(raw)); err == nil && more != nil {
+		raw, err = (&wire.Message{Header: header, Payloads: append(payloads, more...)}).Append(nil)
+	}
 	if err != nil {
 		h.failed(&Error{Op: "encode IKE_SA_INIT", Kind: KindInternal, Exchange: m.Exchange, Err: err})
 		sa.die()

@@ -70,10 +70,13 @@ func (a *authority) sign(template *x509.Certificate, key crypto.Signer) *x509.Ce
 
 func (a *authority) credentials(name string) ident.Local {
 	key := a.newKey()
-	cert := a.sign(&x509.Certificate{
+	return ident.Local{ID: mustID(name), Signer: key, Chain: a.issueFor(name, key)}
+}
+
+func (a *authority) issueFor(name string, key crypto.Signer) []*x509.Certificate {
+	return []*x509.Certificate{a.sign(&x509.Certificate{
 		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature,
-	}, key)
-	return ident.Local{ID: mustID(name), Signer: key, Chain: []*x509.Certificate{cert}}
+	}, key)}
 }
 
 func withCertificates(ca *authority) func(a, b *Config) {

@@ -373,7 +373,7 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 		return
 	}
 	half, err := NewHalfOpen(n.w.now, HalfOpenConfig{
-		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
+		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
 		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
 	}, d)
 	if err != nil {

@@ -278,6 +278,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 	if t.cfg.Peer.Roots != nil {
 		payloads = append(payloads, t.cfg.Peer.Roots.Request())
 	}
+	payloads = append(payloads, t.cfg.Peer.Methods().Notify())
 	if !t.cfg.Peer.ID.IsZero() {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}

@@ -63,6 +63,7 @@ func (sa *ikeSA) intermediateAnswered(m *message) {
 		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: errWrongMethod(i.ke.Group(), answer)})
 		return
 	}
+	i.peer.Read(m.payloads)
 	sa.addIntAuth(false, m.covered)
 	ke := i.ke
 	i.ke = nil // the job's from here on
@@ -125,7 +126,8 @@ func (sa *ikeSA) answerIntermediate(m *message) {
 			sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: err})
 			return
 		}
-		sa.respondIntermediate(m, []wire.Payload{&wire.KE{Group: method, Data: r.public}}, r.keys)
+		answer := append([]wire.Payload{&wire.KE{Group: method, Data: r.public}}, sa.init.lateMethods()...)
+		sa.respondIntermediate(m, answer, r.keys)
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -121,7 +122,7 @@ func renderPayload(p wire.Payload, m *wire.Message) string {
 	case *wire.KE:
 		return "KE" + side
 	case *wire.Notify:
-		return "N(" + p.Kind.String() + ")"
+		return "N(" + p.Kind.String() + renderMethods(p) + ")"
 	case *wire.Delete:
 		if p.Protocol == wire.ProtocolIKE {
 			return "D"
@@ -133,4 +134,15 @@ func renderPayload(p wire.Payload, m *wire.Message) string {
 		return "D(" + strings.Join(spis, " ") + ")"
 	}
 	return p.PayloadType().String()
+}
+
+// renderMethods prints the list of SUPPORTED_AUTH_METHODS.
+func renderMethods(p *wire.Notify) string {
+	var a ident.Announced
+	a.Read([]wire.Payload{p})
+	s := ""
+	for i, m := range a.Methods {
+		s += []string{": ", ", "}[min(i, 1)] + m.String()
+	}
+	return s
 }

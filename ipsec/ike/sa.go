@@ -154,6 +154,7 @@ type initState struct {
 	retries            int
 	hint               *Error          // an unauthenticated refusal, reported if nothing better comes
 	peer               ident.Announced // what the peer accepts as our proof
+	announce           ident.Methods   // responder: to be told in IKE_INTERMEDIATE
 	auth               *message        // responder: the IKE_AUTH request
 	replaces           *ikeSA          // make before break: deleted when this one is up
 }

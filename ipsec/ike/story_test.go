@@ -52,6 +52,7 @@ import (
 //	state                    both ends
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
+//	who                      how the ends have proved themselves to each other
 //	check                    holds the invariants of rest
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -141,6 +142,8 @@ func (s *story) run(d *datadriven.TestData) {
 		s.plane(n)
 	case "why":
 		s.why(n)
+	case "who":
+		s.w.who()
 	case "check":
 		s.w.check(s.t)
 	default:
@@ -230,6 +233,8 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			if v != "any" {
 				c.Peer.ID = mustID(v)
 			}
+		case "own", "accept", "legacy", "padding":
+			configureAuth(t, c, key, a.Vals)
 		case "psk":
 			c.Credentials.PSK, c.Peer.PSK = ident.PSK(v), ident.PSK(v)
 		case "children":
