@@ -157,7 +157,7 @@ func findMAC(table []macSpec, id uint16) (macSpec, bool) {
 type groupSpec struct {
 	keyword   string
 	id        wire.KeyExchangeID
-	publicLen int // of the Key Exchange Data, octets
+	publicLen int // of the initiator's Key Exchange Data, octets; see replyLen
 	sharedLen int
 }
 
@@ -169,6 +169,8 @@ var groups = []groupSpec{
 	{"modp2048", wire.KeyExchangeMODP2048, 256, 256},
 	{"modp3072", wire.KeyExchangeMODP3072, 384, 384},
 	{"modp4096", wire.KeyExchangeMODP4096, 512, 512},
+	{"mlkem768", wire.KeyExchangeMLKEM768, 1184, 32},
+	{"mlkem1024", wire.KeyExchangeMLKEM1024, 1568, 32},
 }
 
 func groupOf(id wire.KeyExchangeID) (groupSpec, bool) {

@@ -11,12 +11,13 @@ import (
 
 // ErrInvalidPublicValue means that the peer's Key Exchange Data is not a value
 // of the group: wrong length, not on the curve, the point at infinity, out of
-// the range of a MODP group, or a value that forces the shared secret to zero.
+// the range of a MODP group, a value that forces the shared secret to zero, or
+// no encapsulation key of ML-KEM.
 // The exchange must end (RFC 6989, Section 2; RFC 7748, Section 6.1).
 var ErrInvalidPublicValue = errors.New("invalid public value")
 
-// KeyExchange is one ephemeral private value. It is used for one exchange and
-// then destroyed (RFC 7296, Section 2.12). It is not safe for concurrent use.
+// KeyExchange is the ephemeral private value of an initiator; a responder calls
+// Respond. It is used for one exchange and then destroyed (RFC 7296, Section 2.12). It is not safe for concurrent use.
 type KeyExchange struct {
 	group   groupSpec
 	private privateValue // nil after Destroy
@@ -33,9 +34,9 @@ type privateValue interface {
 }
 
 // NewKeyExchange makes a private value of group out of rand: exactly 32 octets
-// for X25519, the private length for MODP groups, and for the NIST curves as
-// many scalars as it takes until one is in range. The same octets give the same
-// value.
+// for X25519, 64 for ML-KEM, the private length for MODP groups, and for the
+// NIST curves as many scalars as it takes until one is in range. The same octets
+// give the same value.
 func NewKeyExchange(group wire.KeyExchangeID, rand io.Reader) (*KeyExchange, error) {
 	spec, ok := groupOf(group)
 	if !ok {
@@ -58,6 +59,9 @@ func newKeyExchange(spec groupSpec, rand io.Reader) (*KeyExchange, error) {
 func newPrivateValue(spec groupSpec, rand io.Reader) (privateValue, error) {
 	if g, ok := modpGroups[spec.id]; ok {
 		return newMODPPrivate(g, rand)
+	}
+	if m, ok := mlkemMethods[spec.id]; ok {
+		return newMLKEMPrivate(m, rand)
 	}
 	return newCurvePrivate(curves[spec.id], spec.sharedLen, rand)
 }
@@ -135,16 +139,16 @@ func (k *KeyExchange) Public() []byte { return k.public }
 
 // Shared returns the shared secret with the peer's Key Exchange Data: the x
 // coordinate for the NIST curves (RFC 5903, Section 7), the u coordinate for
-// X25519 (RFC 8031, Section 2), and for MODP groups a number as long as the
-// prime (RFC 7296, Section 2.14). The caller clears it when the keys are
+// X25519 (RFC 8031, Section 2), for MODP groups a number as long as the prime
+// (RFC 7296, Section 2.14), and for ML-KEM the shared secret key. The caller clears it when the keys are
 // derived. Its error wraps ErrInvalidPublicValue if the peer is to blame.
 func (k *KeyExchange) Shared(peer []byte) ([]byte, error) {
 	if k.private == nil {
 		return nil, errors.New("key exchange: used after Destroy")
 	}
-	if len(peer) != k.group.publicLen {
+	if want := k.group.replyLen(); len(peer) != want {
 		return nil, fmt.Errorf("key exchange %s: %w: %d octets, want %d",
-			k.group.keyword, ErrInvalidPublicValue, len(peer), k.group.publicLen)
+			k.group.keyword, ErrInvalidPublicValue, len(peer), want)
 	}
 	shared, err := k.private.shared(peer)
 	if err != nil {

@@ -215,6 +215,12 @@ func testKeyExchange(id wire.KeyExchangeID) error {
 		return fmt.Errorf("%s %s is not implemented, use one of %s", kindKeyExchange, id, keywords(kindKeyExchange))
 	}
 	return selfTest(testKey{kind: kindKeyExchange, id: uint16(id)}, func() error {
+		if m, ok := mlkemMethods[id]; ok {
+			if !m.answersKnown(id) {
+				return mismatch(spec.keyword)
+			}
+			return nil
+		}
 		answer := exchangeAnswers[id]
 		k, err := newKeyExchange(spec, bytes.NewReader(unhex(answer.scalar)))
 		if err != nil {
