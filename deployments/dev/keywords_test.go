@@ -18,6 +18,10 @@ func TestControllerAndEdgeKnowTheSameProposals(t *testing.T) {
 		"x25519", "ecp256", "ecp384", "ecp521", "modp1024", "modp2048", "modp3072", "modp4096", "modpnone", "esn", "noesn", "aes", "",
 		"aes128gcm128", "aes192gcm96", "aes256gcm64", "aes128ccm64", "aes256ccm96", "aes192cbc", "curve25519", "sha2_256",
 	}
+	several := []string{
+		"x25519", "curve25519", "modpnone", "mlkem768", "mlkem1024", "ke1_mlkem768", "ke1_none", "ke1_x25519", "ke1_curve25519",
+		"ke2_mlkem768", "ke7_ecp256", "ke8_ecp256", "ke0_ecp256", "ke1_", "ke1_mlkem512", "ke1_modpnone", "ke_1_x25519", "ke1", "esn",
+	}
 	check := func(text string) {
 		_, err := suite.ParseIKE(text)
 		if _, ok := model.CheckProposal(model.ProposalIKE, text); ok != (err == nil) {
@@ -34,6 +38,14 @@ func TestControllerAndEdgeKnowTheSameProposals(t *testing.T) {
 			check(a + "-" + b)
 			for _, c := range words {
 				check(a + "-" + b + "-" + c)
+			}
+		}
+	}
+	for _, a := range several {
+		for _, b := range several {
+			for _, c := range several {
+				check("aes128gcm16-prfsha256-" + a + "-" + b + "-" + c)
+				check("aes128gcm16-" + a + "-" + b + "-" + c)
 			}
 		}
 	}

@@ -18,7 +18,7 @@ var (
 	plainCiphers     = []string{"aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr"}
 	integrities      = []string{"sha256", "sha384", "sha512", "sha1", "aesxcbc"}
 	pseudorandom     = []string{"prfsha256", "prfsha384", "prfsha512", "prfsha1", "prfaesxcbc"}
-	keyExchanges     = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096"}
+	keyExchanges     = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096", "mlkem768", "mlkem1024"}
 	optionalExchange = []string{"modpnone"}
 	sequenceNumbers  = []string{"esn", "noesn"}
 )
@@ -70,13 +70,12 @@ func CheckProposal(p Proposal, text string) (v Violation, ok bool) {
 	}
 	words := strings.Split(strings.ToLower(text), "-")
 	for i, w := range words {
-		if alias, ok := keywordAliases[w]; ok {
-			words[i] = alias
-		}
-		if !slices.ContainsFunc(known, func(group []string) bool { return slices.Contains(group, words[i]) }) {
+		words[i] = canonical(w)
+		if _, _, ok := additional(words[i]); !ok && !slices.ContainsFunc(known, func(group []string) bool { return slices.Contains(group, words[i]) }) {
 			return Violation{
 				Problem: fmt.Sprintf("unknown keyword %q in proposal %q", clip(w), clip(text)),
-				Remedy:  fmt.Sprintf("valid are %s, joined by hyphens as in %s", strings.Join(slices.Concat(known...), ", "), example),
+				Remedy: fmt.Sprintf("valid are %s, and ke1_ to ke7_ before a key exchange or none, joined by hyphens as in %s",
+					strings.Join(slices.Concat(known...), ", "), example),
 			}, false
 		}
 		if slices.Contains(words[:i], words[i]) {
@@ -113,7 +112,7 @@ func composition(p Proposal, words []string) (problem, remedy string) {
 	case p == ProposalIKE && !has(keyExchanges):
 		return "has no key exchange", "add one of " + strings.Join(keyExchanges, ", ")
 	}
-	return "", ""
+	return exchanges(words)
 }
 
 // clip keeps messages readable whatever was sent.
