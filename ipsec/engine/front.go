@@ -148,6 +148,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		Methods:    w.methods,
 		NATPort:    w.natPort,
 		ForceEncap: w.forceEncap,
+		Childless:  w.childless,
 		Runtime:    ike.Runtime{Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI},
 	}, in)
 }

@@ -41,6 +41,7 @@ type welcome struct {
 	methods    ident.Methods
 	natPort    uint16
 	forceEncap bool
+	childless  bool // one of the tunnels may begin without a Child SA
 }
 
 func newMatcher(targets []target) *matcher {
@@ -77,6 +78,7 @@ func newMatcher(targets []target) *matcher {
 		w.addProposals(m.anywhere.proposals)
 		w.addRoots(m.anywhere.sets...)
 		w.methods |= m.anywhere.methods
+		w.childless = w.childless || m.anywhere.childless
 		w.uniteRoots()
 	}
 	m.anywhere.uniteRoots()
@@ -95,6 +97,7 @@ func (w *welcome) add(c TunnelConfig) {
 		w.natPort = c.NATPort
 	}
 	w.forceEncap = w.forceEncap || c.ForceEncap
+	w.childless = w.childless || c.Childless != ike.ChildlessNever
 	w.addRoots(c.Peer.Roots)
 	w.methods |= c.Peer.Methods()
 	if len(c.Proposals) == 0 {

@@ -13,14 +13,32 @@ import (
 // Section 1.2).
 type authTask struct {
 	sa    *ikeSA
-	cfg   *ChildConfig
+	cfg   *ChildConfig // nil: without a Child SA
 	spi   uint32
 	offer []suite.ESPProposal
 }
 
 func (a *authTask) start() {}
 
-func (a *authTask) abandon() { a.sa.t.releaseSPI(a.spi) }
+func (a *authTask) abandon() {
+	if a.cfg != nil {
+		a.sa.t.releaseSPI(a.spi)
+	}
+}
+
+// chooseChild decides which Child SA is to be made with the IKE SA.
+func (a *authTask) chooseChild() *Error {
+	cfg, failure := a.sa.childForAuth()
+	if cfg == nil {
+		return failure
+	}
+	spi, err := a.sa.t.runtime.AllocateSPI()
+	if err != nil {
+		return &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: wire.ExchangeIKEAuth, Err: err}
+	}
+	a.cfg, a.spi, a.offer = cfg, spi, suite.WithoutKeyExchange(cfg.Proposals)
+	return nil
+}
 
 // claim is what a peer says about itself, to be verified by a job, which reads
 // the certificates.
@@ -97,6 +115,10 @@ func (a *authTask) answered(m *message) {
 		sa.fail(&Error{Exchange: m.Exchange, Notify: kind, Remote: true})
 		return
 	}
+	if a.cfg == nil && find[*wire.SA](m) != nil {
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadSA, Notify: wire.NotifyInvalidSyntax, Err: errors.New("a Child SA that was not asked for")})
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		a.reject(sa.authError(err, c))
@@ -136,6 +158,10 @@ func (a *authTask) established(m *message) {
 	i := sa.init
 	sa.keepTokens(m)
 	t.establish(sa)
+	if a.cfg == nil {
+		a.childlessAnswered(i)
+		return
+	}
 	neg, err := a.readChild(m)
 	if err != nil {
 		t.releaseSPI(a.spi)
@@ -189,6 +215,9 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 // identify is the responder's first look at IKE_AUTH: who the peer claims to
 // be. The tunnel that fits it goes on with authenticate.
 func (sa *ikeSA) identify(m *message) {
+	if sa.refuseChildless(m) {
+		return
+	}
 	id, err := ident.FromPayload(m.id(true))
 	if err != nil {
 		sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
@@ -215,6 +244,9 @@ type authResult struct {
 // authenticate verifies the initiator and signs our answer, in one job.
 func (sa *ikeSA) authenticate() {
 	m, i, t := sa.init.auth, sa.init, sa.t
+	if sa.refuseChildless(m) {
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		sa.rejectInitiator(sa.authError(err, c))
@@ -274,6 +306,10 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		}
 		t.resolveDuplicates(sa)
 	}
+	if find[*wire.SA](m) == nil {
+		done(nil, nil) // RFC 6023, Section 5
+		return
+	}
 	spec, tail, err := t.answerFirstChild(sa, m)
 	if err != nil {
 		t.childFailed("", err)
@@ -306,6 +342,9 @@ func (t *Tunnel) initialContact(fresh *ikeSA) {
 
 // answerFirstChild chooses the answer to the Child SA part of IKE_AUTH.
 func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payload, *Error) {
+	if err := t.refuseFirstChild(m); err != nil {
+		return childSpec{}, nil, err
+	}
 	offer, err := t.readChildOffer(m, nil)
 	if err != nil {
 		return childSpec{}, nil, err

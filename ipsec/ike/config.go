@@ -84,7 +84,9 @@ type Config struct {
 	// Children are the Child SAs of the tunnel, at least one. The first that
 	// starts is negotiated in IKE_AUTH.
 	Children []ChildConfig
-	Timing   Timing
+	// Childless says whether the IKE SA may begin without any of them.
+	Childless Childless
+	Timing    Timing
 
 	Runtime Runtime
 }

@@ -61,10 +61,11 @@ func init() {
 		}, (*ikeSA).handleAnswer},
 		{wire.ExchangeIKEAuth, false, stateHalfOpen, []form{
 			{"auth", types{idi, auth, sa, tsi, tsr}, extras(idr, cert, certreq, cp)},
+			{"auth without Child SA", types{idi, auth}, extras(idr, cert, certreq, cp)}, // RFC 6023, Section 5
 		}, (*ikeSA).identify},
 		{wire.ExchangeIKEAuth, true, stateAuth, []form{
 			{"auth", types{idr, auth, sa, tsi, tsr}, extras(cert, cp)},
-			{"auth without Child SA", types{idr, auth, wire.PayloadNotify}, extras(cert, cp)},
+			{"auth without Child SA", types{idr, auth}, extras(cert, cp)},
 			formError,
 		}, (*ikeSA).handleAnswer},
 		// RFC 7296, Section 1.3.

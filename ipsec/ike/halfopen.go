@@ -30,6 +30,9 @@ type HalfOpenConfig struct {
 	// those of the tunnels that it may be; they are announced (RFC 9593). None:
 	// nothing is said about them.
 	Methods ident.Methods
+	// Childless announces that the IKE SA may begin without a Child SA (RFC
+	// 6023): one of the tunnels at least allows it.
+	Childless bool
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
@@ -65,7 +68,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 		h.natPort = DefaultNATPort
 	}
 	h.stats.Received++
-	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: now}
+	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: now, childless: cfg.Childless}
 	h.sa.move(d.Local, d.Remote)
 	h.answerInit(m)
 	return h, nil
@@ -210,6 +213,9 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	}
 	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
+	if sa.childless {
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyChildlessIKEv2Supported})
+	}
 	if m.notify(wire.NotifyIntermediateExchangeSupported) != nil {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
 	}

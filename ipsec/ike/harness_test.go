@@ -374,7 +374,8 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 	}
 	half, err := NewHalfOpen(n.w.now, HalfOpenConfig{
 		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
-		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
+		Childless: n.t.cfg.Childless != ChildlessNever,
+		Timing:    n.t.cfg.Timing, Runtime: n.cfg.Runtime,
 	}, d)
 	if err != nil {
 		return

@@ -207,6 +207,9 @@ func (sa *ikeSA) acceptInit(m *message) error {
 func (sa *ikeSA) readCapabilities(m *message) {
 	sa.init.peer.Read(m.payloads)
 	sa.fragment = m.notify(wire.NotifyFragmentationSupported) != nil
+	if sa.initiator {
+		sa.childless = m.notify(wire.NotifyChildlessIKEv2Supported) != nil
+	}
 }
 
 // deriveInitial computes the keys that IKE_SA_INIT gives.
@@ -261,10 +264,9 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		sa.die()
 		return
 	}
-	cfg := t.firstChild()
-	spi, err := t.runtime.AllocateSPI()
-	if err != nil {
-		sa.fail(&Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: wire.ExchangeIKEAuth, Err: err})
+	a := &authTask{sa: sa}
+	if err := a.chooseChild(); err != nil {
+		sa.fail(err)
 		return
 	}
 	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}
@@ -284,10 +286,10 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 	}
 	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
 	payloads = append(payloads, sa.ownToken()...)
-	offer := suite.WithoutKeyExchange(cfg.Proposals)
-	payloads = append(payloads, childPayloads(offer, spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
+	if cfg := a.cfg; cfg != nil {
+		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
+	}
 	sa.state = stateAuth
-	a := &authTask{sa: sa, cfg: cfg, spi: spi, offer: offer}
 	sa.active = a
 	sa.ask(wire.ExchangeIKEAuth, payloads, a.answered)
 }

@@ -112,6 +112,9 @@ type ikeSA struct {
 	active   task           // what our outstanding request is for
 	init     *initState     // until established
 	rekey    *rekeyIKETask
+	// childless: the responder announced that there need be no Child SA in
+	// IKE_AUTH (RFC 6023).
+	childless bool
 	// tokens are by what the peer can prove that it has lost this IKE SA.
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.

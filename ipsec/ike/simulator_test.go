@@ -101,6 +101,7 @@ func (s *simulator) configure() {
 	if r.IntN(2) == 0 {
 		ca.Runtime.Tokens, cb.Runtime.Tokens = testTokens("a"), testTokens("b")
 	}
+	ca.Childless, cb.Childless = Childless(r.IntN(2)), Childless(r.IntN(4))
 	if r.IntN(2) == 0 {
 		second := ChildConfig{Name: "second", LocalTS: mustTS("10.3.0.0/16"), RemoteTS: mustTS("10.4.0.0/16")}
 		ca.Children = append(ca.Children, second)

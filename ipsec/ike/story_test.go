@@ -255,6 +255,8 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			if v == "transport" {
 				c.Children[0].Mode = dataplane.Transport
 			}
+		case "childless":
+			c.Childless = map[string]Childless{"prefer": ChildlessPrefer, "force": ChildlessForce, "never": ChildlessNever}[v]
 		case "qcd":
 			c.Runtime.Tokens = testTokens(name)
 		case "encap":

@@ -109,8 +109,10 @@ func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
 		}
 		at := s.notBefore
 		if !sa.initiator && at.IsZero() && !s.acquired {
-			at = t.now.Add(responderDelay)
-			s.notBefore = at
+			if s.yield.IsZero() {
+				s.yield = t.now.Add(responderDelay)
+			}
+			at = s.yield
 		}
 		if !t.now.Before(at) {
 			return cfg

@@ -28,6 +28,7 @@ type slot struct {
 	name      string
 	failures  int
 	notBefore time.Time // no attempt before that
+	yield     time.Time // nor before that while it is the peer's part
 	acquired  bool      // traffic asked for it
 }
 
@@ -354,8 +355,10 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 	}
 	if t.primary() != nil {
 		for i := range t.slots {
-			if at := t.slots[i].notBefore; at.After(t.now) {
-				e.add(at)
+			for _, at := range []time.Time{t.slots[i].notBefore, t.slots[i].yield} {
+				if at.After(t.now) {
+					e.add(at)
+				}
 			}
 		}
 	}
