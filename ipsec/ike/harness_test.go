@@ -26,7 +26,9 @@ type packet struct {
 	from, to *node
 	src, dst netip.AddrPort
 	data     []byte
-	at       time.Time // of delivery, in the simulator
+	sent     time.Time
+	esp      uint32 // the SPI of a packet that is no IKE message; 0 otherwise
+	promised bool   // it must arrive
 }
 
 // world is two nodes, the network between them and the time.
@@ -35,17 +37,26 @@ type world struct {
 	a, b   *node
 	flight []*packet
 	lastID int
-	log    func(string, ...any)
+	// lastWork numbers the results that wait.
+	lastWork int
+	log      func(string, ...any)
 	// announcements has render show them.
 	announcements bool
 	rng           *rand.Rand
-	latency       func(*packet) // decides about a new packet; nil keeps it in flight
 	// mtu, if set, is the largest IP datagram that arrives.
 	mtu int
 	// nat, if set, rewrites what a node sends.
 	nat map[*node]netip.AddrPort
 	// cut holds the nodes from which nothing arrives.
 	cut map[*node]bool
+
+	broken *violation // the first invariant that did not hold
+	gaps   []*gap     // when traffic was lost
+	flowed map[string]bool
+	// lossless makes a gap a violation, unless a message is lost or late.
+	lossless bool
+	mutate   func(*node)           // spoils a node after each step, to test the tests
+	trace    func(*world, *packet) // sees each packet that is sent
 }
 
 // node is one end: a tunnel, its half-open responders, and a data plane that
@@ -73,12 +84,27 @@ type node struct {
 	cookies    *CookieSecret
 	forgetful  bool            // never knows its own cookies
 	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
+
+	skew         time.Duration // how far its clock is ahead of the world's
+	later        bool          // results of jobs and operations wait for work
+	pending      []pendingWork
+	policyFailed map[string]bool
+}
+
+// pendingWork is a result that the machine waits for.
+type pendingWork struct {
+	m     stepper
+	half  *HalfOpen // nil if m is the tunnel
+	input func() Input
+	plane bool
+	id    int
+	since time.Time
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newWorld(seed uint64) *world {
-	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}}
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}, flowed: map[string]bool{}}
 }
 
 // note writes to the transcript, if there is one.
@@ -95,6 +121,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
+		policyFailed: map[string]bool{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
@@ -110,14 +137,18 @@ func (n *node) restart() {
 	if err != nil {
 		panic(err)
 	}
-	n.t, n.halves, n.closed = t, nil, false
+	n.t, n.halves, n.closed, n.pending = t, nil, false, nil
 	clear(n.registered)
 	clear(n.in)
 	clear(n.out)
 	clear(n.reserved)
 	clear(n.policies)
 	clear(n.anyInbound)
+	clear(n.policyFailed)
 }
+
+// now is the time that n sees.
+func (n *node) now() time.Time { return n.w.now.Add(n.skew) }
 
 func (n *node) newSPI() wire.SPI {
 	n.lastSPI++
@@ -155,8 +186,17 @@ func (n *node) peer() *node {
 
 // step gives the tunnel an input and carries out what it causes.
 func (n *node) step(in Input) {
-	n.t.Step(n.w.now, in)
+	n.t.Step(n.now(), in)
 	n.drain(n.t, nil)
+	n.stepped()
+}
+
+func (n *node) stepped() {
+	if n.w.mutate != nil {
+		n.w.mutate(n)
+		n.drain(n.t, nil)
+	}
+	n.w.observe()
 }
 
 type stepper interface {
@@ -179,10 +219,11 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			n.event("keepalive to %s", e.Remote)
 		case StartJob:
 			if !n.dropJobs {
-				m.Step(n.w.now, JobDone{e.Token, e.Run()})
+				n.do(m, h, false, func() Input { return JobDone{e.Token, e.Run()} })
 			}
 		case Plane:
-			m.Step(n.w.now, PlaneResult{e.Token, n.apply(e.Ops)})
+			errs := n.apply(e.Ops)
+			n.do(m, h, true, func() Input { return PlaneResult{e.Token, errs} })
 		case RegisterSPI:
 			n.registered[e.SPI] = true
 		case UnregisterSPI:
@@ -191,6 +232,35 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			n.describe(e)
 		}
 	}
+}
+
+// do gives m a result now, or has it wait for work.
+func (n *node) do(m stepper, h *HalfOpen, plane bool, input func() Input) {
+	if n.later {
+		n.w.lastWork++
+		n.pending = append(n.pending, pendingWork{m, h, input, plane, n.w.lastWork, n.w.now})
+		return
+	}
+	m.Step(n.now(), input())
+}
+
+// work gives the machine a result that it waits for. Those of the data plane
+// come in order.
+func (n *node) work(i int) {
+	if i >= len(n.pending) {
+		return
+	}
+	p := n.pending[i]
+	if p.plane {
+		i = slices.IndexFunc(n.pending, func(p pendingWork) bool { return p.plane })
+		p = n.pending[i]
+	}
+	n.pending = slices.Delete(n.pending, i, i+1)
+	if p.half != nil {
+		n.stepHalf(p.half, p.input())
+		return
+	}
+	n.step(p.input())
 }
 
 func (n *node) event(format string, args ...any) {
@@ -240,6 +310,7 @@ func (n *node) apply(ops []dataplane.Op) []error {
 			if _, install := op.(dataplane.InstallSA); install {
 				n.failPlane--
 				errs[i] = fmt.Errorf("no room in the data plane")
+				n.w.note("   %s cannot install %x\n", n.name, op.(dataplane.InstallSA).SA.SPI)
 				continue
 			}
 		}
@@ -284,20 +355,46 @@ func (n *node) apply(ops []dataplane.Op) []error {
 func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	w := n.w
 	w.lastID++
-	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data)}
+	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
 	if nat, ok := w.nat[n]; ok {
 		p.src = netip.AddrPortFrom(nat.Addr(), nat.Port()+local.Port()-500)
 	}
 	if w.log != nil {
 		w.log("%s %s\n", p, w.render(p.data))
 	}
+	if w.trace != nil {
+		w.trace(w, p)
+	}
 	if w.mtu > 0 && datagramSize(Datagram{Remote: remote, Data: data}) > w.mtu {
 		w.note("%s is too large for the path\n", p)
 		return
 	}
 	w.flight = append(w.flight, p)
-	if w.latency != nil {
-		w.latency(p)
+}
+
+// sendESP puts one packet of each outbound SA in flight.
+func (n *node) sendESP() {
+	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
+		n.w.lastID++
+		p := &packet{id: n.w.lastID, from: n, to: n.peer(), esp: spi, sent: n.w.now}
+		p.promised = n.w.lossless && n.w.flowed[n.name+" "+n.out[spi].Child]
+		n.w.note("%s ESP %x\n", p, spi)
+		n.w.flight = append(n.w.flight, p)
+	}
+}
+
+// receiveESP takes a packet if it has the SA.
+func (n *node) receiveESP(spi uint32, promised bool) {
+	sa, ok := n.in[spi]
+	switch {
+	case !ok:
+		n.w.note("   %s has no SA %x\n", n.name, spi)
+		if promised && n.w.broken == nil {
+			n.w.broken = &violation{"traffic", fmt.Sprintf("%s does not have %x\n%s%s", n.name, spi, n.w.a.state(), n.w.b.state())}
+		}
+	case !n.anyInbound[spi]:
+		n.anyInbound[spi] = true
+		n.step(PlaneEvent{dataplane.Event{Kind: dataplane.FirstInbound, Tunnel: "t", Child: sa.Child, SPI: spi, Direction: dataplane.Inbound}})
 	}
 }
 
@@ -307,6 +404,10 @@ func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, 
 func (w *world) deliver(p *packet) {
 	n := p.to
 	if w.cut[p.from] {
+		return
+	}
+	if p.esp != 0 {
+		n.receiveESP(p.esp, p.promised && w.lossless)
 		return
 	}
 	local := p.dst
@@ -372,7 +473,7 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 	if n.cookies != nil && !n.hasCookie(h, d) {
 		return
 	}
-	half, err := NewHalfOpen(n.w.now, HalfOpenConfig{
+	half, err := NewHalfOpen(n.now(), HalfOpenConfig{
 		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
 		Childless: n.t.cfg.Childless != ChildlessNever,
 		Timing:    n.t.cfg.Timing, Runtime: n.cfg.Runtime,
@@ -392,10 +493,10 @@ func (n *node) hasCookie(h wire.Header, d Datagram) bool {
 	}
 	msg := &message{payloads: m.Payloads}
 	nonce := find[*wire.Nonce](msg).Data
-	if c := msg.notify(wire.NotifyCookie); c != nil && !n.forgetful && n.cookies.Check(n.w.now, c.Data, d.Remote.Addr(), h.InitiatorSPI, nonce) {
+	if c := msg.notify(wire.NotifyCookie); c != nil && !n.forgetful && n.cookies.Check(n.now(), c.Data, d.Remote.Addr(), h.InitiatorSPI, nonce) {
 		return true
 	}
-	cookie, _ := n.cookies.Make(n.w.now, d.Remote.Addr(), h.InitiatorSPI, nonce)
+	cookie, _ := n.cookies.Make(n.now(), d.Remote.Addr(), h.InitiatorSPI, nonce)
 	raw, _ := (&wire.Message{
 		Header:   wire.Header{InitiatorSPI: h.InitiatorSPI, Major: 2, Exchange: h.Exchange, Flags: wire.FlagResponse},
 		Payloads: []wire.Payload{&wire.Notify{Kind: wire.NotifyCookie, Data: cookie}},
@@ -405,21 +506,22 @@ func (n *node) hasCookie(h wire.Header, d Datagram) bool {
 }
 
 func (n *node) stepHalf(half *HalfOpen, in Input) {
-	half.Step(n.w.now, in)
+	half.Step(n.now(), in)
 	n.drain(half, half)
 	if half.Identified() {
 		err := errors.New("no tunnel is for this peer")
 		if n.cfg.Matches(half.PeerID(), half.LocalID(), half.Remote().Addr()) {
-			err = n.t.Adopt(n.w.now, half)
+			err = n.t.Adopt(n.now(), half)
 		}
 		if err == nil {
 			n.drain(n.t, nil)
 		} else {
-			half.Reject(n.w.now, err)
+			half.Reject(n.now(), err)
 			n.drain(half, half)
 		}
 	}
 	n.sweep()
+	n.stepped()
 }
 
 func (n *node) sweep() {
@@ -428,7 +530,7 @@ func (n *node) sweep() {
 
 func (n *node) tick() {
 	for _, h := range slices.Clone(n.halves) {
-		h.Step(n.w.now, Tick{})
+		h.Step(n.now(), Tick{})
 		n.drain(h, h)
 	}
 	n.sweep()
@@ -445,7 +547,7 @@ func (n *node) deadline() (time.Time, bool) {
 			e.add(at)
 		}
 	}
-	return e.at, !e.at.IsZero()
+	return e.at.Add(-n.skew), !e.at.IsZero()
 }
 
 func (w *world) nextDeadline() (time.Time, bool) {
@@ -458,9 +560,14 @@ func (w *world) nextDeadline() (time.Time, bool) {
 	return e.at, !e.at.IsZero()
 }
 
-// settle delivers all packets in order until none is in flight.
+// settle delivers all packets in order and does all work, until nothing is in
+// flight.
 func (w *world) settle() {
 	for range 10000 {
+		if n := w.waiting(); n != nil {
+			n.work(0)
+			continue
+		}
 		if len(w.flight) == 0 {
 			return
 		}
@@ -469,6 +576,16 @@ func (w *world) settle() {
 		w.deliver(p)
 	}
 	panic("packets never end")
+}
+
+// waiting returns a node that waits for a result.
+func (w *world) waiting() *node {
+	for _, n := range w.nodes() {
+		if len(n.pending) > 0 {
+			return n
+		}
+	}
+	return nil
 }
 
 // advance moves the time on by d, stopping at deadlines; between is called after
@@ -493,6 +610,17 @@ func (w *world) advance(d time.Duration, between func()) {
 	panic("deadlines never end: " + w.spinning())
 }
 
+// calm moves the time on over a good network, with traffic every second.
+func (w *world) calm(d time.Duration) {
+	w.settle()
+	for end := w.now.Add(d); w.now.Before(end); {
+		w.advance(min(time.Second, end.Sub(w.now)), w.settle)
+		w.a.traffic()
+		w.b.traffic()
+		w.settle()
+	}
+}
+
 func (w *world) spinning() string {
 	at, _ := w.nextDeadline()
 	return fmt.Sprintf("now %s, deadline %s\n%s\n%s", w.now, at, w.a.state(), w.b.state())
@@ -500,13 +628,8 @@ func (w *world) spinning() string {
 
 // traffic sends one packet over each outbound SA.
 func (n *node) traffic() {
-	p := n.peer()
 	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
-		sa, ok := p.in[spi]
-		if ok && !p.anyInbound[spi] {
-			p.anyInbound[spi] = true
-			p.step(PlaneEvent{dataplane.Event{Kind: dataplane.FirstInbound, Tunnel: "t", Child: sa.Child, SPI: spi, Direction: dataplane.Inbound}})
-		}
+		n.peer().receiveESP(spi, false)
 	}
 }
 

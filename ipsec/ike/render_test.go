@@ -2,6 +2,7 @@ package ike
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -125,7 +126,7 @@ func renderPayload(p wire.Payload, m *wire.Message) string {
 		return "N(" + p.Kind.String() + renderMethods(p) + ")"
 	case *wire.Delete:
 		if p.Protocol == wire.ProtocolIKE {
-			return "D"
+			return "D(" + nameIKE(m) + ")"
 		}
 		var spis []string
 		for _, s := range p.SPIs {
@@ -145,4 +146,11 @@ func renderMethods(p *wire.Notify) string {
 		s += []string{": ", ", "}[min(i, 1)] + m.String()
 	}
 	return s
+}
+
+// nameIKE names the IKE SA of a message by its SPIs, that of a first.
+func nameIKE(m *wire.Message) string {
+	names := []string{shortSPI(m.InitiatorSPI), shortSPI(m.ResponderSPI)}
+	slices.Sort(names)
+	return names[0] + "/" + names[1]
 }

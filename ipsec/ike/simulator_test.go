@@ -1,390 +1,401 @@
 package ike
 
 import (
-	"cmp"
 	"flag"
 	"fmt"
-	"net/netip"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/datadriven"
 )
 
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "run the simulator with this seed only and print the transcript")
-	simCount = flag.Uint64("sim.count", 200, "number of seeds of the simulator")
+	simCount = flag.Uint64("sim.count", 300, "number of seeds of the simulator; a tenth with -short")
 )
 
 // simulator runs two ends over a bad network in virtual time. What happens is
-// decided by the seed alone.
+// decided by the seed alone, and carried out by commands of the stories, so that
+// a run can be told again, shortened, and kept as a story. See shrink_test.go.
 type simulator struct {
-	*world
-	t          testing.TB
-	loss       float64
-	duplicates float64
-	maxLatency time.Duration
-	lines      []string
-	faults     bool
+	*story
+	trial *trial
+	rng   *rand.Rand
+	end   time.Time
+	lines []string // the commands so far
+
+	loss, duplicates, slow float64
+	latency, workTime      time.Duration
+	outage                 time.Time // nothing arrives until then
+	mutates                bool
+	mtu                    int
+
+	arrivals map[int][]time.Time // by packet
+	results  map[int]time.Time   // by pending work
+	second   time.Time           // when the next thing may go wrong
+	mishap   func(*simulator)
 }
 
-// TestSimulator runs many seeds of bad network, restarts and NAT changes, then
-// lets the network become good and wants everything in order again.
-func TestSimulator(t *testing.T) {
+// TestSimulator runs many seeds of a bad network, restarts, NAT changes, clocks
+// that jump and a data plane that fails, then lets the network become good and
+// wants everything in order again.
+func TestSimulator(t *testing.T) { runSeeds(t, "TestSimulator", badNetwork) }
+
+// TestNoLoss reorders messages, but loses none, while both ends begin at once
+// and rekey at once. From the moment when both ends can send, there is no moment
+// when one of them cannot, and no packet that the other does not accept.
+func TestNoLoss(t *testing.T) { runSeeds(t, "TestNoLoss", goodNetwork) }
+
+func runSeeds(t *testing.T, test string, scenario func(*simulator)) {
 	if *simSeed != 0 {
-		simulate(t, *simSeed, true)
+		s := simulate(*simSeed, scenario, nil)
+		t.Logf("%s", s.transcript())
+		if s.failure() != "" {
+			t.Errorf("seed %d: %s\n%s", *simSeed, s.failure(), s.shrunk(t, *simSeed))
+		}
 		return
 	}
-	for seed := uint64(1); seed <= *simCount; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { simulate(t, seed, false) })
+	count := *simCount
+	if testing.Short() {
+		count /= 10
+	}
+	failed := 0
+	for seed := uint64(1); seed <= count && failed < 3; seed++ {
+		if s := simulate(seed, scenario, nil); s.failure() != "" {
+			failed++
+			t.Errorf("seed %d: %s\nThe whole transcript: go test ./ipsec/ike -run %s -sim.seed %d -v\n%s", seed, s.failure(), test, seed, s.shrunk(t, seed))
+		}
 	}
 }
 
-func simulate(t *testing.T, seed uint64, print bool) {
-	s := &simulator{t: t}
-	s.world = pair(seed, nil)
-	s.configure()
-	s.log = func(f string, args ...any) {
-		s.lines = append(s.lines, s.now.Sub(epoch).Round(time.Millisecond).String()+" "+fmt.Sprintf(f, args...))
-		if len(s.lines) > 400 && !print {
-			s.lines = s.lines[200:]
+// simulate runs one seed. mutate, if not nil, spoils a node after each step.
+func simulate(seed uint64, scenario func(*simulator), mutate func(*node)) *simulator {
+	s := &simulator{
+		story: &story{mute: true, mutate: mutate}, trial: &trial{}, rng: rand.New(rand.NewPCG(seed, 1)),
+		arrivals: map[int][]time.Time{}, results: map[int]time.Time{},
+	}
+	s.t = s.trial
+	s.trial.run(func() { scenario(s) })
+	return s
+}
+
+// failure names what went wrong, or is empty.
+func (s *simulator) failure() string { return failureOf(s.story, s.trial) }
+
+// do tells a command and writes it down.
+func (s *simulator) do(format string, args ...any) {
+	line := fmt.Sprintf(format, args...)
+	s.write(line)
+	d := &datadriven.TestData{}
+	var err error
+	if d.Cmd, d.CmdArgs, err = datadriven.ParseLine(line); err != nil {
+		s.t.Fatalf("%q: %v", line, err)
+	}
+	s.tellOne(d)
+}
+
+// write adds a command to the list; waits one after the other become one.
+func (s *simulator) write(line string) {
+	if rest, ok := strings.CutPrefix(line, "wait "); ok && len(s.lines) > 0 {
+		if before, ok := strings.CutPrefix(s.lines[len(s.lines)-1], "wait "); ok {
+			x, _ := time.ParseDuration(before)
+			y, _ := time.ParseDuration(rest)
+			s.lines[len(s.lines)-1] = "wait " + (x + y).String()
+			return
 		}
 	}
-	defer func() {
-		if r := recover(); r != nil {
-			t.Errorf("panic: %v", r)
-			defer panic(r)
-		}
-		if t.Failed() || print {
-			t.Logf("seed %d; run it alone with: go test ./ipsec/ike -run TestSimulator -sim.seed %d -v\n%s", seed, seed, strings.Join(s.lines, ""))
-		}
-	}()
-	s.latency = s.route
-	s.faults = true
-	s.b.step(Connect{})
-	s.a.step(Connect{})
+	s.lines = append(s.lines, line)
+}
+
+// badNetwork is five minutes of trouble and three of calm.
+func badNetwork(s *simulator) {
+	s.do("%s", strings.Join(s.badConfig(), " "))
+	s.mishap = (*simulator).fault
+	if s.mtu > 0 {
+		s.do("mtu %d", s.mtu)
+	}
+	if s.rng.IntN(3) == 0 {
+		s.do("nat a 203.0.113.7:20000")
+	}
+	s.do("connect a")
 	s.run(5 * time.Minute)
-	s.faults, s.loss, s.duplicates, s.maxLatency = false, 0, 0, 20*time.Millisecond
-	s.log("   network is good now\n")
-	s.run(3 * time.Minute)
-	s.calm()
-	s.check(t)
+	for _, n := range s.w.nodes() {
+		if !n.t.wanted {
+			s.do("connect %s", n.name)
+		}
+		s.do("fail %s n=0", n.name)
+	}
+	s.do("calm 3m")
+	s.do("check")
 }
 
-// configure chooses roles, intervals and the network's faults.
-func (s *simulator) configure() {
+// badConfig chooses roles, intervals and the network's faults.
+func (s *simulator) badConfig() []string {
 	r := s.rng
-	timing := Timing{
-		RekeyIKE:       time.Duration(40+r.IntN(100)) * time.Second,
-		RekeyChild:     time.Duration(15+r.IntN(60)) * time.Second,
-		OverTime:       30 * time.Second,
-		Jitter:         0.2 * float64(r.IntN(2)),
-		DPD:            5 * time.Second,
-		RetransmitBase: 500 * time.Millisecond, RetransmitBackoff: 1.6, RetransmitTries: 6,
-		ReconnectMax: 10 * time.Second, HalfOpen: 10 * time.Second,
-		TakeOver: time.Duration(r.IntN(3)-1) * 10 * time.Second,
+	s.loss, s.duplicates, s.slow = 0.25*r.Float64(), 0.1*r.Float64(), 0.02*float64(r.IntN(2))
+	s.latency = time.Duration(1+r.IntN(800)) * time.Millisecond
+	s.mutates = r.IntN(4) == 0
+	line := []string{
+		"pair", fmt.Sprintf("seed=%d", 1+r.IntN(1e6)),
+		fmt.Sprintf("rekey-ike=%ds", 40+r.IntN(100)), fmt.Sprintf("rekey-child=%ds", 15+r.IntN(60)), "overtime=30s",
+		fmt.Sprintf("jitter=%.1f", 0.2*float64(r.IntN(2))),
+		"dpd=5s", "retransmit=500ms", "backoff=1.6", "reconnect-max=10s", "half-open=10s",
 	}
-	s.loss = 0.25 * r.Float64()
-	s.duplicates = 0.1 * r.Float64()
-	s.maxLatency = time.Duration(1+r.IntN(800)) * time.Millisecond
-	ca, cb := s.a.cfg, s.b.cfg
-	ca.Timing, cb.Timing = timing, timing
 	switch r.IntN(4) {
 	case 0:
-		ca.Role, cb.Role = RoleEither, RoleEither
+		line = append(line, "role=either")
 	case 1:
-		ca.Role, cb.Role = RoleEither, RoleResponder
-	}
-	if ca.Role == RoleInitiator && r.IntN(2) == 0 {
-		s.nat[s.a] = netip.MustParseAddrPort("203.0.113.7:20000")
+		line = append(line, "a.role=either")
 	}
 	if r.IntN(2) == 0 {
-		ca.Runtime.Tokens, cb.Runtime.Tokens = testTokens("a"), testTokens("b")
+		line = append(line, "children=second")
 	}
 	ca.Childless, cb.Childless = Childless(r.IntN(2)), Childless(r.IntN(4))
 	if r.IntN(2) == 0 {
-		second := ChildConfig{Name: "second", LocalTS: mustTS("10.3.0.0/16"), RemoteTS: mustTS("10.4.0.0/16")}
-		ca.Children = append(ca.Children, second)
-		second.LocalTS, second.RemoteTS = second.RemoteTS, second.LocalTS
-		cb.Children = append(cb.Children, second)
+		line = append(line, "esp=aes128gcm16")
 	}
 	if r.IntN(3) == 0 {
-		s.lengthen(&ca, &cb)
+		line = append(line, "work=later")
+		s.workTime = time.Duration(1+r.IntN(1000)) * time.Millisecond
 	}
-	s.a.cfg, s.b.cfg = ca, cb
-	s.a.restart()
-	s.b.restart()
+	if r.IntN(2) == 0 {
+		line = append(line, "qcd=yes")
+	}
+	if takeover := r.IntN(3) - 1; takeover >= 0 {
+		line = append(line, fmt.Sprintf("takeover=%ds", 10*takeover))
+	}
+	if r.IntN(5) == 0 {
+		// So many that messages are fragmented, on a path that may take smaller
+		// fragments only.
+		line = append(line, fmt.Sprintf("selectors=%d", 40+r.IntN(20)))
+		s.mtu = []int{0, 600, 1000}[r.IntN(3)]
+	}
+	return line
 }
 
-// lengthen makes negotiations of Child SAs too long for one datagram, on a path
-// that may take smaller ones only.
-func (s *simulator) lengthen(ca, cb *Config) {
-	for i := range 50 {
-		net := mustTS(fmt.Sprintf("10.9.%d.0/24", 2*i))
-		ca.Children[0].LocalTS = append(ca.Children[0].LocalTS, net...)
-		cb.Children[0].RemoteTS = append(cb.Children[0].RemoteTS, net...)
+// goodNetwork reorders and does not lose.
+func goodNetwork(s *simulator) {
+	s.latency = 400 * time.Millisecond
+	line := []string{
+		"pair", fmt.Sprintf("seed=%d", 1+s.rng.IntN(1e6)), "role=either", "lossless=yes",
+		"rekey-ike=50s", "rekey-child=20s", "overtime=40s", "jitter=0.1", "retransmit=2s",
 	}
-	s.mtu = []int{0, 600, 1000}[s.rng.IntN(3)]
-}
-
-// route gives a new packet its fate.
-func (s *simulator) route(p *packet) {
-	copies := 1
-	switch x := s.rng.Float64(); {
-	case x < s.loss:
-		copies = 0
-	case x < s.loss+s.duplicates:
-		copies = 2
+	if s.rng.IntN(3) == 0 {
+		line = append(line, "work=later")
+		s.workTime = 100 * time.Millisecond
 	}
-	s.flight = slices.DeleteFunc(s.flight, func(o *packet) bool { return o == p })
-	for range copies {
-		c := *p
-		c.at = s.now.Add(time.Duration(s.rng.Int64N(int64(s.maxLatency))))
-		s.flight = append(s.flight, &c)
-	}
+	s.do("%s", strings.Join(line, " "))
+	s.run(time.Duration(s.rng.IntN(1200)) * time.Millisecond)
+	s.do("connect a")
+	s.mishap = (*simulator).rekeyAtOnce
+	s.run(2 * time.Minute)
+	s.do("calm 1m")
+	s.do("check")
 }
 
 // run moves the time on by d.
 func (s *simulator) run(d time.Duration) {
-	end := s.now.Add(d)
-	nextSecond := s.now.Add(time.Second)
+	s.end = s.w.now.Add(d)
 	for range 1000000 {
-		at := nextSecond
-		if e, ok := s.nextDeadline(); ok && e.Before(at) {
-			at = e
+		s.plan()
+		at, event := s.next()
+		if at.After(s.end) {
+			at, event = s.end, nil
 		}
-		i := s.nextPacket()
-		if i >= 0 && !s.flight[i].at.After(at) && !s.flight[i].at.After(end) {
-			p := s.flight[i]
-			s.flight = slices.Delete(s.flight, i, i+1)
-			s.moveTo(p.at)
-			s.log("%s arrives\n", p)
-			s.deliver(p)
-			continue
-		}
-		if at.After(end) {
-			s.now = end
-			return
-		}
-		s.moveTo(at)
-		s.a.tick()
-		s.b.tick()
-		if at.Equal(nextSecond) {
-			nextSecond = nextSecond.Add(time.Second)
-			s.everySecond()
-		}
-	}
-	s.t.Fatalf("the simulation does not move on: %s", s.spinning())
-}
-
-func (s *simulator) moveTo(at time.Time) {
-	if at.After(s.now) {
-		s.now = at
-	}
-}
-
-func (s *simulator) nextPacket() int {
-	if len(s.flight) == 0 {
-		return -1
-	}
-	first := slices.MinFunc(s.flight, func(x, y *packet) int {
-		return cmp.Or(x.at.Compare(y.at), x.id-y.id)
-	})
-	return slices.Index(s.flight, first)
-}
-
-func (s *simulator) everySecond() {
-	s.bounded()
-	for _, n := range []*node{s.a, s.b} {
-		if s.rng.IntN(3) > 0 {
-			n.traffic()
-		}
-		if s.faults {
-			s.fault(n)
-		}
-	}
-}
-
-// fault makes something unusual happen now and then.
-func (s *simulator) fault(n *node) {
-	switch x := s.rng.IntN(1000); {
-	case x < 4:
-		s.log("   %s restarts\n", n.name)
-		n.restart()
-		n.step(Connect{})
-	case x < 10:
-		n.step(RekeyChild{})
-		n.peer().step(RekeyChild{})
-	case x < 15:
-		n.step(RekeyIKE{})
-		n.peer().step(RekeyIKE{})
-	case x < 17:
-		n.step(RekeyChild{})
-		n.peer().step(RekeyIKE{})
-	case x < 20:
-		n.step(RekeyChild{})
-	case x < 25:
-		n.step(RekeyIKE{})
-	case x < 28:
-		n.failPlane = 1 + s.rng.IntN(2)
-	case x < 31:
-		s.log("   %s disconnects and connects\n", n.name)
-		n.step(Disconnect{})
-		n.step(Connect{})
-	case x < 45:
-		if nat, ok := s.nat[n]; ok {
-			s.nat[n] = netip.AddrPortFrom(nat.Addr(), 20000+uint16(s.rng.IntN(20000)))
-			s.log("   NAT moves %s to %s\n", n.name, s.nat[n])
-		}
-	}
-}
-
-// bounded holds what must always be true: memory is bounded, and no Child SA
-// outlives its hard lifetime.
-func (s *simulator) bounded() {
-	for _, n := range []*node{s.a, s.b} {
-		if len(n.t.sas) > 40 || len(n.t.children) > 60 || len(n.halves) > 60 || len(n.t.waits) > 20 {
-			s.t.Fatalf("%s grows: %d IKE SAs, %d Child SAs, %d half-open, %d waits\n%s",
-				n.name, len(n.t.sas), len(n.t.children), len(n.halves), len(n.t.waits), n.state())
-		}
-		life := n.t.timing.RekeyChild + n.t.timing.OverTime
-		for _, c := range n.t.children {
-			if c.installed.IsZero() || c.state == childLingering {
+		if deadline, ok := s.w.nextDeadline(); ok && deadline.Before(at) {
+			at, event = deadline, nil
+			if !at.After(s.w.now) {
+				s.do("wait 0s")
 				continue
 			}
-			_, in := n.in[c.inbound]
-			_, out := n.out[c.outbound]
-			if age := s.now.Sub(c.installed); age > life && (in || out) {
-				s.t.Fatalf("%s: Child SA %x is %s old, at most %s is allowed\n%s", n.name, c.inbound, age, life, n.state())
-			}
 		}
-		s.known(n)
-		s.onePrimary(n)
-	}
-}
-
-// onePrimary holds that duplicates are decided the moment they are there.
-func (s *simulator) onePrimary(n *node) {
-	primaries := 0
-	for _, sa := range n.t.sas {
-		if sa.alive() && !sa.redundant {
-			primaries++
+		if at.After(s.w.now) {
+			s.do("wait %s", at.Sub(s.w.now))
 		}
-	}
-	if primaries > 1 {
-		s.t.Fatalf("%s has %d IKE SAs in charge\n%s", n.name, primaries, n.state())
-	}
-}
-
-// known holds that the data plane has exactly the SAs that the tunnel knows of.
-func (s *simulator) known(n *node) {
-	in, out := 0, 0
-	for _, c := range n.t.children {
-		if _, ok := n.in[c.inbound]; ok {
-			in++
-		}
-		if _, ok := n.out[c.outbound]; ok && c.sending {
-			out++
-		}
-	}
-	if in != len(n.in) || out != len(n.out) {
-		s.t.Fatalf("%s: data plane has %d inbound and %d outbound SAs, the tunnel %d and %d\n%s",
-			n.name, len(n.in), len(n.out), in, out, n.state())
-	}
-}
-
-// calm waits until no exchange is under way.
-func (s *simulator) calm() {
-	for range 1000 {
-		quiet := len(s.flight) == 0
-		for _, n := range []*node{s.a, s.b} {
-			for _, sa := range n.t.sas {
-				if sa.window.outstanding != nil || sa.active != nil {
-					quiet = false
-				}
-			}
-		}
-		if quiet {
+		switch {
+		case event != nil:
+			event()
+		case !s.w.now.Before(s.end):
 			return
 		}
-		s.run(10 * time.Millisecond)
 	}
-	s.t.Errorf("exchanges go on for ever")
+	s.t.Fatalf("the simulation does not move on: %s", s.w.spinning())
 }
 
-// TestNoLoss reorders messages, but loses none, while both ends begin at once
-// and rekey at once. From the moment when both ends can send, there is no moment
-// when one of them cannot, or sends what the other does not accept.
-func TestNoLoss(t *testing.T) {
-	for seed := uint64(1); seed <= *simCount; seed++ {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { simulateNoLoss(t, seed) })
-	}
-}
-
-func simulateNoLoss(t *testing.T, seed uint64) {
-	s := &simulator{t: t, maxLatency: 400 * time.Millisecond}
-	s.world = pair(seed, func(a, b *Config) {
-		a.Role, b.Role = RoleEither, RoleEither
-		timing := Timing{RekeyIKE: 50 * time.Second, RekeyChild: 20 * time.Second, OverTime: 10 * time.Second, Jitter: 0.1, RetransmitBase: 2 * time.Second}
-		a.Timing, b.Timing = timing, timing
-	})
-	s.log = func(f string, args ...any) {
-		s.lines = append(s.lines, s.now.Sub(epoch).Round(time.Millisecond).String()+" "+fmt.Sprintf(f, args...))
-	}
-	defer func() {
-		if t.Failed() {
-			t.Logf("seed %d\n%s", seed, strings.Join(s.lines, ""))
+// plan gives new packets and new work their fate.
+func (s *simulator) plan() {
+	for i := 0; i < len(s.w.flight); i++ {
+		p := s.w.flight[i]
+		if s.arrivals[p.id] != nil {
+			continue
 		}
-	}()
-	s.latency = s.route
-	s.a.step(Connect{})
-	s.run(time.Duration(s.rng.IntN(1200)) * time.Millisecond)
-	s.b.step(Connect{})
-	wasUp := false
-	for range 600 {
-		s.run(time.Duration(1+s.rng.IntN(400)) * time.Millisecond)
-		s.bounded()
-		wasUp = wasUp || s.passes(s.a) == "" && s.passes(s.b) == ""
-		if wasUp {
-			for _, n := range []*node{s.a, s.b} {
-				if problem := s.passes(n); problem != "" {
-					t.Errorf("%s %s %s\n%s%s", s.now.Sub(epoch), n.name, problem, s.a.state(), s.b.state())
-				}
+		times := []time.Time{s.arrival(p)}
+		switch x := s.rng.Float64(); {
+		case x < s.loss || s.w.now.Before(s.outage):
+			s.do("drop %s", s.position(p))
+			i--
+			continue
+		case x < s.loss+s.duplicates:
+			times = append(times, s.arrival(p))
+			slices.SortFunc(times, time.Time.Compare)
+		}
+		s.arrivals[p.id] = times
+	}
+	for _, n := range s.w.nodes() {
+		for _, work := range n.pending {
+			if _, ok := s.results[work.id]; !ok {
+				s.results[work.id] = work.since.Add(s.upTo(s.workTime))
 			}
 		}
-		if t.Failed() {
-			return
-		}
-		switch s.rng.IntN(60) {
-		case 0:
-			s.a.step(RekeyChild{})
-			s.b.step(RekeyChild{})
-		case 1:
-			s.a.step(RekeyIKE{})
-			s.b.step(RekeyIKE{})
-		case 2:
-			s.a.step(RekeyChild{})
-			s.b.step(RekeyIKE{})
-		}
-		if s.rng.IntN(4) == 0 {
-			s.a.traffic()
-			s.b.traffic()
-		}
 	}
-	s.run(time.Minute)
-	s.calm()
-	s.check(t)
 }
 
-// passes returns why what n sends now would be lost, or nothing.
-func (s *simulator) passes(n *node) string {
-	if len(n.out) != 1 {
-		return fmt.Sprintf("has %d outbound SAs, want 1", len(n.out))
+func (s *simulator) arrival(p *packet) time.Time {
+	d := s.upTo(s.latency)
+	if s.rng.Float64() < s.slow {
+		d *= 10
 	}
-	for spi := range n.out {
-		if _, ok := n.peer().in[spi]; !ok {
-			return fmt.Sprintf("sends on %x, which the peer does not have", spi)
+	return p.sent.Add(d)
+}
+
+// upTo returns a random time below d, in whole milliseconds to be readable.
+func (s *simulator) upTo(d time.Duration) time.Duration {
+	return time.Duration(s.rng.Int64N(max(1, d.Milliseconds()))) * time.Millisecond
+}
+
+// position names a packet in flight by how many go before it.
+func (s *simulator) position(p *packet) string {
+	before := 0
+	for _, o := range s.w.flight {
+		if o == p {
+			break
+		}
+		if o.from == p.from {
+			before++
 		}
 	}
-	return ""
+	dir := p.from.name + ">" + p.to.name
+	if before == 0 {
+		return dir
+	}
+	return fmt.Sprintf("%s at=%d", dir, before)
+}
+
+// next returns what happens next and when: a packet or a result arrives, or a
+// second is over.
+func (s *simulator) next() (time.Time, func()) {
+	at, event := s.second, s.everySecond
+	if s.second.IsZero() {
+		at = s.w.now
+	}
+	for _, p := range s.w.flight {
+		if first := s.arrivals[p.id][0]; first.Before(at) {
+			at, event = first, func() { s.arrive(p) }
+		}
+	}
+	for _, n := range s.w.nodes() {
+		for i, work := range n.pending {
+			if then := s.results[work.id]; then.Before(at) {
+				at, event = then, func() { s.do("work %s at=%d", n.name, i) }
+			}
+		}
+	}
+	return at, event
+}
+
+func (s *simulator) arrive(p *packet) {
+	if s.mutates && p.esp == 0 && s.rng.IntN(20) == 0 {
+		s.do("mutate %s off=%d xor=%02x", s.position(p), s.rng.IntN(len(p.data)), 1+s.rng.IntN(255))
+	}
+	if times := s.arrivals[p.id]; len(times) > 1 {
+		s.arrivals[p.id] = times[1:]
+		s.do("dup %s", s.position(p))
+		return
+	}
+	s.do("deliver %s", s.position(p))
+}
+
+// everySecond lets traffic flow and something unusual happen now and then.
+func (s *simulator) everySecond() {
+	s.second = s.w.now.Add(time.Second)
+	for _, n := range s.w.nodes() {
+		if s.rng.IntN(3) > 0 {
+			s.do("send %s", n.name)
+		}
+	}
+	if s.mishap != nil {
+		s.mishap(s)
+	}
+}
+
+func (s *simulator) anyNode() *node { return s.w.nodes()[s.rng.IntN(2)] }
+
+// fault makes something unusual happen now and then.
+func (s *simulator) fault() {
+	n := s.anyNode()
+	name, peer := n.name, n.peer().name
+	if !n.t.wanted && s.rng.IntN(3) == 0 {
+		s.do("connect %s", name)
+		return
+	}
+	child := n.t.cfg.Children[s.rng.IntN(len(n.t.cfg.Children))].Name
+	switch x := s.rng.IntN(500); {
+	case x < 4:
+		s.do("restart %s", name)
+	case x < 10:
+		s.do("rekey %s", name)
+		s.do("rekey %s", peer)
+	case x < 15:
+		s.do("rekey-ike %s", name)
+		s.do("rekey-ike %s", peer)
+	case x < 17:
+		s.do("rekey %s", name)
+		s.do("rekey-ike %s", peer)
+	case x < 20:
+		s.do("rekey %s child=%s", name, child)
+	case x < 25:
+		s.do("rekey-ike %s", name)
+	case x < 28:
+		s.do("fail %s n=%d", name, 1+s.rng.IntN(3))
+	case x < 31:
+		s.do("disconnect %s", name)
+	case x < 35:
+		s.do("delete %s child=%s", name, child)
+		if x == 31 {
+			s.do("delete %s child=%s", peer, child)
+		}
+	case x < 39:
+		s.do("event %s soft-expire child=%s", name, child)
+	case x < 41:
+		s.do("event %s hard-expire child=%s", name, child)
+	case x < 44:
+		s.do("jump %s %ds", name, s.rng.IntN(300)-100)
+	case x < 47:
+		s.outage = s.w.now.Add(time.Duration(1+s.rng.IntN(40)) * time.Second)
+	case x < 61:
+		if _, ok := s.w.nat[n]; ok {
+			s.do("nat %s 203.0.113.7:%d", name, 20000+s.rng.IntN(20000))
+		}
+	}
+}
+
+// rekeyAtOnce has both ends rekey now and then.
+func (s *simulator) rekeyAtOnce() {
+	n := s.anyNode()
+	switch s.rng.IntN(12) {
+	case 0:
+		s.do("rekey %s", n.name)
+		s.do("rekey %s", n.peer().name)
+	case 1:
+		s.do("rekey-ike %s", n.name)
+		s.do("rekey-ike %s", n.peer().name)
+	case 2:
+		s.do("rekey %s", n.name)
+		s.do("rekey-ike %s", n.peer().name)
+	case 3:
+		s.do("event %s soft-expire child=net", n.name)
+	}
 }

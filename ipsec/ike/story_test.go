@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -18,32 +19,44 @@ import (
 
 // TestStories runs the files of testdata: one exchange or collision each,
 // message by message. Rewrite their outputs with -rewrite, and commit only what
-// you understand.
+// you understand. The invariants of invariant_test.go hold after every step.
 //
 // Commands; NODE is a or b, DIR is a>b or b>a:
 //
-//	pair [key=value...]      two nodes; keys are in configurePair; with
+//	pair [key=value...]      two nodes; keys are in configurePair and pair; with
 //	                         announcements=yes the capabilities that the ends
-//	                         announce are shown
+//	                         announce are shown; up=yes lets them connect,
+//	                         up=quiet without a word
+//	nonces NAME...           names for nonces, the lowest first; see orders
 //	cut NODE                 nothing comes from NODE any more; mend NODE undoes it
-//	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces
+//	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces,
+//	                             or names them
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
 //	delete NODE child=NAME   policy no longer wants the Child SA's present SA
 //	disconnect NODE
 //	reconfigure NODE key=value...
-//	deliver [DIR] [n=1]      the first packets in flight in that direction
-//	drop [DIR] [n=1]
-//	dup [DIR]                delivers the first packet and keeps it
+//	deliver [DIR] [n=1] [at=0]   the first packets in flight in that direction,
+//	                             or that with at=N others before it
+//	drop [DIR] [n=1] [at=0]
+//	dup [DIR] [at=0]         delivers the packet and keeps it
+//	mutate [DIR] [at=0] off=N xor=HH   delivers a copy with one octet changed
+//	alter [DIR] [delete=(HH...)] [notify=NAME]   replaces the payloads of the
+//	                         first packet: its sender does it wrong
 //	settle                   delivers all until nothing is in flight
 //	tick DURATION            moves the time on and settles after each deadline
 //	wait DURATION            moves the time on and delivers nothing
-//	traffic NODE             one packet over each outbound SA of NODE
+//	traffic NODE             one packet over each outbound SA of NODE, at once
+//	send NODE                the same, but put in flight like other packets
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
 //	                         not have that SPI
 //	fail NODE n=N            the next N installations fail
+//	work NODE [at=0]         gives NODE a result that it waits for (work=later)
+//	jump NODE DURATION       the clock of NODE jumps, back if negative
+//	calm DURATION            like tick, with traffic every second
+//	forget NODE child=NAME   NODE loses that Child SA and does not say so
 //	restart NODE             forgets everything
 //	nat NODE ADDR:PORT       NODE is behind that NAT from now on
 //	cookies NODE [forgetful] NODE asks every initiator for a cookie, and knows
@@ -54,13 +67,19 @@ import (
 //	why NODE                 its last failure, with all that is known of it
 //	who                      how the ends have proved themselves to each other
 //	check                    holds the invariants of rest
+//	gaps                     when traffic was lost since it first arrived
+//	uninterrupted            holds that it never was
+//	orders                   tells the story again, since pair, for every order of
+//	                         its nonces, and says which end made what stays and
+//	                         who deleted what
+//	run                      the commands in the lines below it, in one go
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		s := &story{t: t}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.out.Reset()
 			s.t = t
-			s.run(d)
+			s.tell(d)
 			if s.out.Len() == 0 {
 				return "ok\n"
 			}
@@ -70,9 +89,51 @@ func TestStories(t *testing.T) {
 }
 
 type story struct {
-	t   *testing.T
+	t   testing.TB
 	w   *world
 	out strings.Builder
+	// told are the commands since the last pair.
+	told []*datadriven.TestData
+	// named are the nonces that have names, from the lowest on.
+	named []string
+	// mute keeps out empty, for speed.
+	mute bool
+	// mutate and trace are for the world.
+	mutate func(*node)
+	trace  func(*world, *packet)
+}
+
+// tell runs a command, or the commands in the input of run.
+func (s *story) tell(d *datadriven.TestData) {
+	if d.Cmd != "run" {
+		s.tellOne(d)
+		return
+	}
+	for line := range strings.Lines(d.Input) {
+		one := &datadriven.TestData{Pos: d.Pos}
+		var err error
+		if one.Cmd, one.CmdArgs, err = datadriven.ParseLine(line); err != nil {
+			s.t.Fatalf("%s: %q: %v", d.Pos, line, err)
+		}
+		if one.Cmd != "" {
+			s.tellOne(one)
+		}
+	}
+}
+
+func (s *story) tellOne(d *datadriven.TestData) {
+	switch d.Cmd {
+	case "pair":
+		s.told, s.named = nil, nil
+	case "orders":
+		s.orders(d)
+		return
+	}
+	s.told = append(s.told, d)
+	s.run(d)
+	if s.w != nil && s.w.broken != nil {
+		s.t.Fatalf("%s: %s: %s", d.Pos, d.Cmd, s.w.broken)
+	}
 }
 
 func (s *story) run(d *datadriven.TestData) {
@@ -109,8 +170,25 @@ func (s *story) run(d *datadriven.TestData) {
 		cfg.Children = slices.Clone(cfg.Children)
 		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
 		n.step(Reconfigure{cfg})
-	case "deliver", "drop", "dup":
+	case "nonces":
+		for _, a := range d.CmdArgs {
+			s.named = append(s.named, a.Key)
+		}
+	case "deliver", "drop", "dup", "mutate":
 		s.packets(d)
+	case "alter":
+		s.alter(d)
+	case "work":
+		n.work(s.number(d, "at"))
+	case "jump":
+		n.skew += s.duration(d, 1)
+	case "calm":
+		s.w.calm(s.duration(d, 0))
+	case "forget":
+		if c := n.t.liveChild(s.arg(d, "child")); c != nil {
+			n.t.dropChild(c)
+			n.step(Tick{})
+		}
 	case "settle":
 		s.w.settle()
 	case "tick":
@@ -119,6 +197,8 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.advance(s.duration(d, 0), nil)
 	case "traffic":
 		n.traffic()
+	case "send":
+		n.sendESP()
 	case "event":
 		s.event(d, n)
 	case "stray", "complain":
@@ -132,7 +212,7 @@ func (s *story) run(d *datadriven.TestData) {
 	case "nat":
 		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
 	case "cookies":
-		n.cookies, _ = NewCookieSecret(s.w.now, n)
+		n.cookies, _ = NewCookieSecret(n.now(), n)
 		n.forgetful = len(d.CmdArgs) > 1
 	case "mtu":
 		s.w.mtu, _ = strconv.Atoi(d.CmdArgs[0].Key)
@@ -146,6 +226,17 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.who()
 	case "check":
 		s.w.check(s.t)
+	case "gaps":
+		for _, g := range s.w.gaps {
+			s.w.note("%s\n", g)
+		}
+		if len(s.w.gaps) == 0 {
+			s.w.note("none\n")
+		}
+	case "uninterrupted":
+		for _, g := range s.w.gaps {
+			s.t.Errorf("%s: %s", d.Pos, g)
+		}
 	default:
 		s.t.Fatalf("%s: unknown command %q", d.Pos, d.Cmd)
 	}
@@ -160,12 +251,29 @@ func (s *story) arg(d *datadriven.TestData, key string) string {
 	return ""
 }
 
+// number returns the value of a key, 0 if it is not there.
+func (s *story) number(d *datadriven.TestData, key string) int {
+	v := s.arg(d, key)
+	if v == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil {
+		s.t.Fatalf("%s: %s: %v", d.Pos, key, err)
+	}
+	return n
+}
+
 func (s *story) nonces(d *datadriven.TestData, n *node) {
 	for _, a := range d.CmdArgs {
 		if a.Key != "nonce" || n == nil {
 			continue
 		}
 		for _, v := range a.Vals {
+			if i := slices.Index(s.named, v); i >= 0 {
+				n.nonces = append(n.nonces, fixedNonce(byte(0x10*(i+1))))
+				continue
+			}
 			b, err := strconv.ParseUint(v, 16, 8)
 			if err != nil {
 				s.t.Fatalf("%s: nonce %q is not an octet", d.Pos, v)
@@ -184,23 +292,33 @@ func (s *story) duration(d *datadriven.TestData, i int) time.Duration {
 }
 
 func (s *story) pair(d *datadriven.TestData) {
-	s.w = pair(1, func(a, b *Config) {
+	seed := max(1, uint64(s.number(d, "seed")))
+	s.w = pair(seed, func(a, b *Config) {
 		configurePair(s.t, a, "a", d.CmdArgs)
 		configurePair(s.t, b, "b", d.CmdArgs)
 	})
-	s.w.log = func(f string, args ...any) { fmt.Fprintf(&s.out, f, args...) }
+	if !s.mute {
+		s.w.log = func(f string, args ...any) { fmt.Fprintf(&s.out, f, args...) }
+	}
 	s.w.announcements = s.arg(d, "announcements") != ""
+	s.w.lossless = s.arg(d, "lossless") != ""
+	s.w.a.later = s.arg(d, "work") == "later"
+	s.w.b.later = s.w.a.later
+	s.w.mutate, s.w.trace = s.mutate, s.trace
 	s.w.b.step(Connect{})
 	if s.arg(d, "up") != "" {
 		s.w.a.step(Connect{})
 		s.w.settle()
-		s.w.log("%s%s", s.w.a.state(), s.w.b.state())
+		if s.arg(d, "up") == "quiet" {
+			s.out.Reset()
+		}
+		s.w.note("%s%s", s.w.a.state(), s.w.b.state())
 	}
 }
 
 // configurePair applies the keys of a pair or reconfigure command. A key with a
 // prefix "a." or "b." is for that node only.
-func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdArg) {
+func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdArg) {
 	for _, a := range args {
 		key, mine := a.Key, true
 		if p, rest, ok := strings.Cut(key, "."); ok {
@@ -211,7 +329,7 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements": // for the pair as a whole
+		case "up", "announcements", "seed", "work", "lossless": // for the pair as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":
@@ -263,8 +381,17 @@ func configurePair(t *testing.T, c *Config, name string, args []datadriven.CmdAr
 			c.ForceEncap = true
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
-		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover":
+		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open":
 			configureTiming(t, &c.Timing, key, v)
+		case "jitter":
+			c.Timing.Jitter = mustFloat(v)
+		case "backoff":
+			c.Timing.RetransmitBackoff = mustFloat(v)
+		case "selectors":
+			for i := range int(mustFloat(v)) {
+				c.Children[0].LocalTS = append(c.Children[0].LocalTS, mustTS(fmt.Sprintf("192.168.%d.0/25", i))...)
+				c.Children[0].RemoteTS = append(c.Children[0].RemoteTS, mustTS(fmt.Sprintf("192.168.%d.0/25", i))...)
+			}
 		default:
 			t.Fatalf("unknown key %q", a.Key)
 		}
@@ -287,7 +414,7 @@ func authenticateByCertificates(c *Config, name, number string) {
 
 var storyAuthority = sync.OnceValue(func() *authority { return newAuthority("Story CA", newEd25519) })
 
-func configureTiming(t *testing.T, timing *Timing, key, v string) {
+func configureTiming(t testing.TB, timing *Timing, key, v string) {
 	d, err := time.ParseDuration(v)
 	if err != nil {
 		t.Fatal(err)
@@ -305,43 +432,74 @@ func configureTiming(t *testing.T, timing *Timing, key, v string) {
 		timing.RetransmitBase = d
 	case "takeover":
 		timing.TakeOver = d
+	case "reconnect-max":
+		timing.ReconnectMax = d
+	case "half-open":
+		timing.HalfOpen = d
 	}
 }
 
-// packets delivers, drops or duplicates the first packets in a direction.
-func (s *story) packets(d *datadriven.TestData) {
-	dir, count := "", 1
-	for _, a := range d.CmdArgs {
-		if a.Key == "n" {
-			count, _ = strconv.Atoi(a.Vals[0])
-		} else {
-			dir = a.Key
-		}
+func mustFloat(v string) float64 {
+	f, err := strconv.ParseFloat(v, 64)
+	if err != nil {
+		panic(err)
 	}
+	return f
+}
+
+// packets delivers, drops, duplicates or spoils packets in a direction.
+func (s *story) packets(d *datadriven.TestData) {
+	count := max(1, s.number(d, "n"))
 	for range count {
-		i := s.find(dir)
+		i := s.find(direction(d), s.number(d, "at"))
 		if i < 0 {
-			s.w.log("nothing in flight\n")
+			s.w.note("nothing in flight\n")
 			return
 		}
 		p := s.w.flight[i]
-		if d.Cmd != "dup" {
+		if d.Cmd != "dup" && d.Cmd != "mutate" {
 			s.w.flight = append(s.w.flight[:i:i], s.w.flight[i+1:]...)
 		}
-		if d.Cmd == "drop" {
-			s.w.log("%s lost\n", p)
+		switch d.Cmd {
+		case "drop":
+			s.w.note("%s lost\n", p)
+			s.w.lossless = false
+			continue
+		case "mutate":
+			spoilt := *p
+			spoilt.data = bytes.Clone(p.data)
+			xor, _ := strconv.ParseUint(s.arg(d, "xor"), 16, 8)
+			spoilt.data[s.number(d, "off")%len(spoilt.data)] ^= byte(xor)
+			s.w.note("%s arrives spoilt\n", p)
+			s.w.deliver(&spoilt)
 			continue
 		}
-		s.w.log("%s arrives\n", p)
+		s.w.note("%s arrives\n", p)
 		s.w.deliver(p)
 	}
 }
 
-func (s *story) find(dir string) int {
+// direction returns the argument without a value, a>b or b>a.
+func direction(d *datadriven.TestData) string {
+	for _, a := range d.CmdArgs {
+		if len(a.Vals) == 0 {
+			return a.Key
+		}
+	}
+	return ""
+}
+
+// find returns the index of the packet in flight in a direction that has skip
+// others before it, or -1.
+func (s *story) find(dir string, skip int) int {
 	for i, p := range s.w.flight {
-		if dir == "" || dir == p.from.name+">"+p.to.name {
+		if dir != "" && dir != p.from.name+">"+p.to.name {
+			continue
+		}
+		if skip == 0 {
 			return i
 		}
+		skip--
 	}
 	return -1
 }
@@ -355,6 +513,8 @@ func (s *story) event(d *datadriven.TestData, n *node) {
 	if v := s.arg(d, "spi"); v != "" {
 		spi, _ := strconv.ParseUint(v, 16, 32)
 		e.SPI = uint32(spi)
+	} else if c := n.t.liveChild(e.Child); c != nil {
+		e.SPI = c.inbound
 	}
 	if v := s.arg(d, "remote"); v != "" {
 		e.Remote = netip.MustParseAddrPort(v)
@@ -368,10 +528,10 @@ func (s *story) why(n *node) {
 		e = n.t.Status().LastError
 	}
 	if e == nil {
-		s.w.log("no failure\n")
+		s.w.note("no failure\n")
 		return
 	}
-	s.w.log("%s", e.Detail())
+	s.w.note("%s", e.Detail())
 }
 
 // outside gives a node what comes outside of any IKE SA.
@@ -403,13 +563,13 @@ func (s *story) plane(n *node) {
 				spi = c.outbound
 			}
 			if sa, ok := m[spi]; ok {
-				s.w.log("%s %x %s %s -> %s %s %v %v\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS)
+				s.w.note("%s %x %s %s -> %s %s %v %v\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS)
 			}
 		}
 	}
 	for _, ch := range n.t.cfg.Children {
 		if p, ok := n.policies[ch.Name]; ok {
-			s.w.log("policy %s %v %v\n", p.Child, p.LocalTS, p.RemoteTS)
+			s.w.note("policy %s %v %v\n", p.Child, p.LocalTS, p.RemoteTS)
 		}
 	}
 }

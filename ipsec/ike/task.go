@@ -179,14 +179,15 @@ func (d *deleteIKETask) abandon() {}
 type deleteChildTask struct {
 	sa       *ikeSA
 	children []*childSA
+	orphans  []uint32 // see ikeSA.orphans
 }
 
 func (d *deleteChildTask) start() {
+	d.orphans, d.sa.orphans = d.sa.orphans, nil
 	var spis [][]byte
-	for _, spi := range d.sa.orphans {
+	for _, spi := range d.orphans {
 		spis = append(spis, put32(spi))
 	}
-	d.sa.orphans = nil
 	for _, c := range d.children {
 		c.state, c.wantDelete = childDeleting, false
 		spis = append(spis, put32(c.inbound))
