@@ -333,7 +333,7 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 // resolveDuplicates: the peer sent the notification before it knew of them.
 func (t *Tunnel) initialContact(fresh *ikeSA) {
 	for _, old := range t.sas {
-		if old == fresh || !old.state.in(stateUsable) || old.initiator && !old.established.Before(fresh.begun) {
+		if old == fresh || !old.state.in(stateUsable) || old.origin.initiator && !old.origin.established.Before(fresh.begun) {
 			continue
 		}
 		t.ikeDown(old, ReasonPeerRestarted)

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"bytes"
 	"errors"
 	"time"
 
@@ -165,6 +166,7 @@ func (t *Tunnel) removePolicies(children []ChildConfig) {
 func (t *Tunnel) establish(sa *ikeSA) {
 	sa.state = stateEstablished
 	sa.established, sa.heard = t.now, t.now
+	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
 	sa.endAt = time.Time{}
 	t.setIKELifetime(sa)
 	t.connectAt = time.Time{}
@@ -281,7 +283,8 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 			continue
 		}
 		keep, drop := fresh, old
-		if crossed(old, fresh) && string(lower(old.lowestNonce, fresh.lowestNonce)) == string(fresh.lowestNonce) {
+		cross := crossed(old.origin, fresh.origin)
+		if cross && bytes.Compare(fresh.origin.lowestNonce, old.origin.lowestNonce) < 0 {
 			keep, drop = old, fresh
 		}
 		drop.redundant = true
@@ -290,14 +293,14 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 			c.redundant = true
 		}
 		for _, c := range t.childrenOf(keep) {
-			if keep.initiator && c.state == childInstalled {
+			if keep.origin.initiator && c.state == childInstalled {
 				t.promote(c)
 			}
 		}
 		switch {
-		case keep.initiator:
+		case keep.origin.initiator:
 			drop.end(ReasonRedundant)
-		case crossed(old, fresh):
+		case cross:
 			drop.endAt = t.now.Add(redundantTime)
 		default:
 			drop.endAt = t.now.Add(confirmTime)
@@ -310,7 +313,7 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 
 // crossed reports whether the two were negotiated at the same time from both
 // ends: each began before the other was done.
-func crossed(a, b *ikeSA) bool {
+func crossed(a, b origin) bool {
 	return a.initiator != b.initiator && !a.established.Before(b.begun) && !b.established.Before(a.begun)
 }
 

@@ -75,6 +75,7 @@ func (sa *ikeSA) answerChild(m *message) {
 		sa.refuseChild(m, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e})
 		return
 	}
+	sa.reserved = spec.inbound
 	sa.deriveChild(m, spec, answer)
 }
 
@@ -145,7 +146,7 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 		return r, err
 	}, func(r childResult, err error) {
 		if err != nil {
-			sa.t.releaseSPI(spec.inbound)
+			sa.releaseReserved()
 			sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
@@ -159,6 +160,7 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 // shown that it is ready as well, or at once if there is no other SA.
 func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Payload) {
 	t := sa.t
+	sa.reserved = 0 // the Child SA's from here on
 	if old := spec.replaces; old != nil && !old.known() {
 		spec.replaces = nil
 	}

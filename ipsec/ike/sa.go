@@ -119,6 +119,11 @@ type ikeSA struct {
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
 	orphans []uint32
+	// reserved is the inbound SPI of the Child SA that the request at work
+	// makes, until the data plane has it; 0 if there is none.
+	reserved uint32
+	// origin is the IKE SA that this one descends from by rekeying.
+	origin origin
 
 	begun       time.Time // when its first message came or went
 	established time.Time
@@ -166,6 +171,15 @@ func (i *initState) destroy() {
 	if i != nil && i.ke != nil {
 		i.ke.Destroy()
 	}
+}
+
+// origin is how an IKE SA came into being that was negotiated by IKE_AUTH. Those
+// that replace it by rekeying keep it: what is decided between two origins is
+// decided between their heirs, at both ends, however far each has got.
+type origin struct {
+	initiator          bool
+	begun, established time.Time
+	lowestNonce        []byte
 }
 
 // alive reports whether the SA is established and meant to stay.
@@ -275,6 +289,7 @@ func (sa *ikeSA) die() {
 		return
 	}
 	sa.abandonTask() // with the SPI and the private value that it holds
+	sa.releaseReserved()
 	sa.state = stateDead
 	sa.m.forget(sa)
 	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
@@ -286,6 +301,7 @@ func (sa *ikeSA) die() {
 // linger ends the SA but keeps its last response for a while.
 func (sa *ikeSA) linger() {
 	sa.abandonTask()
+	sa.releaseReserved()
 	sa.state = stateLingering
 	sa.m.forget(sa)
 	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
@@ -294,6 +310,14 @@ func (sa *ikeSA) linger() {
 	sa.endAt = sa.m.now.Add(lingerTime)
 	if sa.t != nil {
 		sa.t.boundLingering()
+	}
+}
+
+// releaseReserved gives back the SPI that the request at work reserved.
+func (sa *ikeSA) releaseReserved() {
+	if sa.reserved != 0 {
+		sa.t.releaseSPI(sa.reserved)
+		sa.reserved = 0
 	}
 }
 

@@ -37,7 +37,7 @@ var storyKeys = map[string]func() crypto.Signer{
 }
 
 // credential makes the credential that a story calls by the kind of its key.
-func storyCredential(t *testing.T, id ident.ID, kind string) ident.Credential {
+func storyCredential(t testing.TB, id ident.ID, kind string) ident.Credential {
 	t.Helper()
 	if kind == "psk" {
 		return ident.Credential{PSK: ident.PSK("correct horse battery staple")}
@@ -57,7 +57,7 @@ func storyCredential(t *testing.T, id ident.ID, kind string) ident.Credential {
 //	accept=(psk,cert)    what it accepts of its peer
 //	legacy=(METHOD,...)  older methods that it makes and accepts
 //	padding=pkcs1        what its RSA key prefers
-func configureAuth(t *testing.T, c *Config, key string, vals []string) {
+func configureAuth(t testing.TB, c *Config, key string, vals []string) {
 	t.Helper()
 	switch key {
 	case "own":

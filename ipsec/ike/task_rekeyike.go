@@ -137,7 +137,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, fragment: sa.fragment,
-		begun: sa.m.now,
+		begun: sa.m.now, origin: sa.origin,
 	}
 }
 
@@ -197,6 +197,9 @@ func (t *Tunnel) join(fresh *ikeSA) {
 	t.add(fresh)
 	fresh.established, fresh.heard = t.now, t.now
 	t.setIKELifetime(fresh)
+	if t.closing {
+		fresh.end(ReasonDeletedByUs)
+	}
 }
 
 // replaceIKE makes fresh inherit everything from old (RFC 7296, Section 2.8).
