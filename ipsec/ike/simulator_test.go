@@ -153,7 +153,12 @@ func (s *simulator) badConfig() []string {
 	if r.IntN(2) == 0 {
 		line = append(line, "children=second")
 	}
-	ca.Childless, cb.Childless = Childless(r.IntN(2)), Childless(r.IntN(4))
+	if r.IntN(2) == 0 {
+		line = append(line, "a.childless=prefer")
+	}
+	if word := []string{"", "prefer", "force", "never"}[r.IntN(4)]; word != "" {
+		line = append(line, "b.childless="+word)
+	}
 	if r.IntN(2) == 0 {
 		line = append(line, "esp=aes128gcm16")
 	}
