@@ -199,6 +199,9 @@ type Remote struct {
 	// does not support digital signatures (RFC 7427). They are no way round
 	// those: a peer that announces them has to use them.
 	Legacy []wire.AuthMethod
+	// Revocations are what the authorities say about revoked certificates, nil
+	// if nobody is asked.
+	Revocations *Revocations
 	// CheckRevoked is called for each certificate of the path but the
 	// root, the peer's first, and returns an error if it must not be used.
 	// It may be nil. It runs where Verify runs and must be safe for
@@ -233,8 +236,8 @@ func (r Remote) Validate() error {
 	return validateLegacy(r.Legacy)
 }
 
-// Equal reports whether both demand the same proof. Whether it is revoked is
-// another question, so CheckRevoked does not count.
+// Equal reports whether both demand the same proof. What is revoked is another
+// question: Revocations and CheckRevoked do not count.
 func (r Remote) Equal(o Remote) bool {
 	return r.ID.Equal(o.ID) && string(r.PSK) == string(o.PSK) && r.Roots.Equal(o.Roots) &&
 		r.Either == o.Either && slices.Equal(r.Legacy, o.Legacy)

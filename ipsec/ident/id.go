@@ -268,6 +268,13 @@ func lowerASCII(s string) string {
 // 4945, Sections 3.1 and 5.1.3.6). The common name never stands for a domain
 // name.
 func (id ID) bind(cert *x509.Certificate) error {
+	if id.Kind == wire.IDKeyID {
+		return &Error{
+			Reason: ReasonIdentity,
+			Detail: fmt.Sprintf("identity %s is of a kind that no certificate can prove", id),
+			Remedy: "use a name, an address, an e-mail address or the subject of the certificate; key IDs are for pre-shared keys (RFC 4945, Section 3.1.7)",
+		}
+	}
 	var have []string
 	bound := false
 	switch id.Kind {

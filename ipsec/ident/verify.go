@@ -246,6 +246,9 @@ func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) (time.T
 		if err := checkKey(c.PublicKey); err != nil {
 			return time.Time{}, err
 		}
+		if err := checkConstraints(c); err != nil {
+			return time.Time{}, err
+		}
 	}
 	intermediates := x509.NewCertPool()
 	for _, c := range chain[1:] {
@@ -260,7 +263,7 @@ func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) (time.T
 	if err != nil {
 		return time.Time{}, pathError(leaf, now, err)
 	}
-	path, err := unrevoked(remote, paths)
+	path, err := unrevoked(remote, paths, now)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -274,10 +277,10 @@ func verifyPath(remote Remote, chain []*x509.Certificate, now time.Time) (time.T
 }
 
 // unrevoked returns the first path of which no certificate is revoked.
-func unrevoked(remote Remote, paths [][]*x509.Certificate) ([]*x509.Certificate, error) {
+func unrevoked(remote Remote, paths [][]*x509.Certificate, now time.Time) ([]*x509.Certificate, error) {
 	var first error
 	for _, path := range paths {
-		err := pathRevoked(remote, path)
+		err := pathRevoked(remote, path, now)
 		if err == nil {
 			return path, nil
 		}
@@ -288,19 +291,58 @@ func unrevoked(remote Remote, paths [][]*x509.Certificate) ([]*x509.Certificate,
 	return nil, first
 }
 
-func pathRevoked(remote Remote, path []*x509.Certificate) error {
-	if remote.CheckRevoked == nil {
-		return nil
-	}
+// pathRevoked returns why a certificate of the path is not to be used. The root
+// is trusted because it is configured.
+func pathRevoked(remote Remote, path []*x509.Certificate, now time.Time) error {
 	for i, c := range path {
-		if i > 0 && i == len(path)-1 {
-			break // the root is trusted because it is configured
+		issued := i < len(path)-1
+		if remote.CheckRevoked != nil && (issued || i == 0) {
+			if err := remote.CheckRevoked(c); err != nil {
+				return &Error{Reason: ReasonRevoked, Detail: describe(c) + " is not to be used", Remedy: "issue a new certificate, or renew the revocation information", Err: err}
+			}
 		}
-		if err := remote.CheckRevoked(c); err != nil {
-			return &Error{Reason: ReasonRevoked, Detail: describe(c) + " is not to be used", Remedy: "issue a new certificate, or renew the revocation information", Err: err}
+		if remote.Revocations != nil && issued {
+			if err := remote.Revocations.Check(c, path[i+1], now); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
+}
+
+// oidNameConstraints is that of RFC 5280, Section 4.2.1.10.
+var oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30}
+
+// checkConstraints refuses an authority whose name constraints crypto/x509 cannot
+// process, such as those of directory names. It passes over them if they are
+// not critical, which they must be, and their authority could then name anybody.
+func checkConstraints(c *x509.Certificate) error {
+	for _, e := range c.Extensions {
+		if !e.Id.Equal(oidNameConstraints) || e.Critical {
+			continue
+		}
+		if len(c.PermittedDNSDomains)+len(c.ExcludedDNSDomains)+len(c.PermittedIPRanges)+len(c.ExcludedIPRanges)+
+			len(c.PermittedEmailAddresses)+len(c.ExcludedEmailAddresses)+len(c.PermittedURIDomains)+len(c.ExcludedURIDomains) != countSubtrees(e.Value) {
+			return &Error{
+				Reason: ReasonCertificate,
+				Detail: describe(c) + " has name constraints of a form that is not processed",
+				Remedy: "let its authority constrain DNS names, addresses, e-mail addresses or URIs only",
+			}
+		}
+	}
+	return nil
+}
+
+// countSubtrees counts the names in the extension, -1 if it is malformed.
+func countSubtrees(der []byte) int {
+	var constraints struct {
+		Permitted []asn1.RawValue `asn1:"optional,tag:0"`
+		Excluded  []asn1.RawValue `asn1:"optional,tag:1"`
+	}
+	if rest, err := asn1.Unmarshal(der, &constraints); err != nil || len(rest) != 0 {
+		return -1
+	}
+	return len(constraints.Permitted) + len(constraints.Excluded)
 }
 
 // oidIPsecIKE is id-kp-ipsecIKE (RFC 4945, Section 5.1.3.12).

@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,12 +56,16 @@ func rsaKey(t *testing.T, bits int) *rsa.PrivateKey {
 	return must(rsa.GenerateKey(rand.Reader, bits))
 }
 
+var serials atomic.Int64
+
+func nextSerial() *big.Int { return big.NewInt(serials.Add(1)) }
+
 func newAuthority(name string, parent *authority) *authority {
 	key := ecdsaKey(elliptic.P256())
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name},
+		SerialNumber: nextSerial(), Subject: pkix.Name{CommonName: name},
 		NotBefore: now.AddDate(-1, 0, 0), NotAfter: now.AddDate(5, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	parentCert, parentKey := tmpl, key
 	if parent != nil {
@@ -73,7 +78,7 @@ func newAuthority(name string, parent *authority) *authority {
 // issue makes a certificate for edge1 that change may alter.
 func (a *authority) issue(key crypto.Signer, change func(*x509.Certificate)) *x509.Certificate {
 	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "edge1", Organization: []string{"Example"}},
+		SerialNumber: nextSerial(), Subject: pkix.Name{CommonName: "edge1", Organization: []string{"Example"}},
 		NotBefore: now.AddDate(0, -1, 0), NotAfter: now.AddDate(0, 1, 0),
 		DNSNames: []string{"edge1.example"}, IPAddresses: []net.IP{net.ParseIP("192.0.2.1"), net.ParseIP("2001:db8::1")},
 		EmailAddresses: []string{"Edge1@Example.com"},
