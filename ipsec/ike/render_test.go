@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/notation"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -17,11 +18,7 @@ func (w *world) render(data []byte) string {
 	if err != nil {
 		return "garbage"
 	}
-	kind := "req"
-	if m.IsResponse() {
-		kind = "resp"
-	}
-	head := fmt.Sprintf("%s %s %d", m.Exchange, kind, m.MessageID)
+	head := notation.Head(m.Header)
 	payloads, note := m.Payloads, ""
 	if len(payloads) > 0 {
 		switch p := payloads[len(payloads)-1].(type) {
@@ -112,29 +109,17 @@ func (w *world) allSAs() []*ikeSA {
 	return out
 }
 
+// renderPayload prints what tells IKE SAs apart on top of the notation.
 func renderPayload(p wire.Payload, m *wire.Message) string {
-	side := "i"
-	if m.IsResponse() {
-		side = "r"
-	}
 	switch p := p.(type) {
-	case *wire.Nonce:
-		return "N" + side
-	case *wire.KE:
-		return "KE" + side
 	case *wire.Notify:
 		return "N(" + p.Kind.String() + renderMethods(p) + ")"
 	case *wire.Delete:
 		if p.Protocol == wire.ProtocolIKE {
 			return "D(" + nameIKE(m) + ")"
 		}
-		var spis []string
-		for _, s := range p.SPIs {
-			spis = append(spis, fmt.Sprintf("%x", be32(s)))
-		}
-		return "D(" + strings.Join(spis, " ") + ")"
 	}
-	return p.PayloadType().String()
+	return notation.Payload(m.Header, p)
 }
 
 // renderMethods prints the list of SUPPORTED_AUTH_METHODS.

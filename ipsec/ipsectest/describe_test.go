@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/swanherd/swanherd/ipsec/notation"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -60,31 +61,13 @@ func others() []wire.Payload {
 	}
 }
 
-func TestDescribe(t *testing.T) {
-	for _, c := range []struct {
-		h        wire.Header
-		payloads []wire.Payload
-		want     string
-	}{
-		{request, rekey(), "CREATE_CHILD_SA req{N(REKEY_SA) SA Ni KEi TSi TSr}"},
-		{response, others(), "INFORMATIONAL resp{D(IKE) D(ESP*2) IDi IDr CERT CERTREQ AUTH Nr KEr N(COOKIE) V CP(CFG_REPLY) EAP PayloadType(200)! GSPM}"},
-		{response, nil, "INFORMATIONAL resp{}"},
-		{request, []wire.Payload{&wire.Encrypted{Body: make([]byte, 92)}}, "CREATE_CHILD_SA req{SK(92)}"},
-		{request, []wire.Payload{&wire.EncryptedFragment{Number: 2, Total: 3, Body: make([]byte, 500)}}, "CREATE_CHILD_SA req{SKF(2/3 500)}"},
-	} {
-		if got := Describe(c.h, c.payloads); got != c.want {
-			t.Errorf("Describe\n got %s\nwant %s", got, c.want)
-		}
-	}
-}
-
 func TestDescribeMessage(t *testing.T) {
 	m := wire.Message{Header: request, Payloads: rekey()}
 	b, err := m.Append(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := DescribeMessage(b), Describe(request, rekey()); got != want {
+	if got, want := DescribeMessage(b), notation.Message(request, rekey()); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	if got, want := DescribeMessage(b[:30]), "malformed(30) parse IKE header"; !strings.HasPrefix(got, want) {
@@ -93,7 +76,7 @@ func TestDescribeMessage(t *testing.T) {
 }
 
 func TestDump(t *testing.T) {
-	const want = `CREATE_CHILD_SA req message 3, SPIs 0000000000000001 0000000000000002, flags I
+	const want = `CREATE_CHILD_SA req 3, SPIs 0000000000000001 0000000000000002, flags I
   N(REKEY_SA) ESP SPI c0000001
   SA
     1 ESP SPI c0000002 ENCR_AES_GCM_16/256 ESN(unsupported attributes)
@@ -105,9 +88,9 @@ func TestDump(t *testing.T) {
 	if got := Dump(request, rekey()); got != want {
 		t.Errorf("Dump\n%s\nwant\n%s", got, want)
 	}
-	const wantOthers = `INFORMATIONAL resp message 4, SPIs 0000000000000001 0000000000000002, flags R
-  D(IKE)
-  D(ESP*2) 01020304 05060708
+	const wantOthers = `INFORMATIONAL resp 4, SPIs 0000000000000001 0000000000000002, flags R
+  D
+  D(1020304 5060708)
   IDi ID_FQDN "edge1.example"
   IDr ID_IPV4_ADDR c0000201
   CERT X509, 600 octets
@@ -134,12 +117,12 @@ func TestTranscript(t *testing.T) {
 	}
 	tr.Message("a", "b", request, rekey())
 	tr.Note("b", "child %d %s", 1, "REKEYING")
-	const first = "a->b CREATE_CHILD_SA req{N(REKEY_SA) SA Ni KEi TSi TSr}\nb: child 1 REKEYING\n"
+	const first = "a->b CREATE_CHILD_SA req 3 {N(REKEY_SA) SA Ni KEi TSi TSr}\nb: child 1 REKEYING\n"
 	if got := tr.Take(); got != first {
 		t.Errorf("Take %q, want %q", got, first)
 	}
 	tr.Message("b", "a", response, nil)
-	const second = "b->a INFORMATIONAL resp{}\n"
+	const second = "b->a INFORMATIONAL resp 4 {}\n"
 	if got := tr.Take(); got != second {
 		t.Errorf("Take %q, want %q", got, second)
 	}

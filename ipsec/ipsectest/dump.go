@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/notation"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -14,10 +14,9 @@ import (
 // eyes of somebody who looks for a difference between two peers.
 func Dump(h wire.Header, payloads []wire.Payload) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s message %d, SPIs %s %s, flags %s\n",
-		h.Exchange, direction(h), h.MessageID, h.InitiatorSPI, h.ResponderSPI, h.Flags)
+	fmt.Fprintf(&b, "%s, SPIs %s %s, flags %s\n", notation.Head(h), h.InitiatorSPI, h.ResponderSPI, h.Flags)
 	for _, p := range payloads {
-		fmt.Fprintf(&b, "  %s", notation(h, p))
+		fmt.Fprintf(&b, "  %s", notation.Payload(h, p))
 		dumpPayload(&b, p)
 		b.WriteByte('\n')
 	}
@@ -49,15 +48,11 @@ func dumpPayload(b *strings.Builder, p wire.Payload) {
 		if len(p.Data) > 0 {
 			fmt.Fprintf(b, " %d octets", len(p.Data))
 		}
-	case *wire.Delete:
-		for _, spi := range p.SPIs {
-			fmt.Fprintf(b, " %s", hex.EncodeToString(spi))
-		}
 	case *wire.VendorID:
 		fmt.Fprintf(b, " %s", hex.EncodeToString(p.Data))
 	case *wire.TS:
 		for _, s := range p.Selectors {
-			fmt.Fprintf(b, " %s", selector(s))
+			fmt.Fprintf(b, " %s", notation.Selector(s))
 		}
 	case *wire.CP:
 		for _, a := range p.Attributes {
@@ -89,13 +84,4 @@ func identity(p *wire.ID) string {
 		return fmt.Sprintf("%q", p.Data)
 	}
 	return hex.EncodeToString(p.Data)
-}
-
-func selector(s wire.TrafficSelector) string {
-	if s.Kind != wire.TSIPv4Range && s.Kind != wire.TSIPv6Range {
-		return fmt.Sprintf("%s(%d)", s.Kind, len(s.Opaque))
-	}
-	return ts.Selector{
-		Protocol: s.IPProtocol, StartPort: s.StartPort, EndPort: s.EndPort, First: s.First, Last: s.Last,
-	}.String()
 }

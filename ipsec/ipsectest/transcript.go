@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/swanherd/swanherd/ipsec/notation"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -14,9 +15,9 @@ type Transcript struct {
 	taken int // lines that Take has returned
 }
 
-// Message records a message on its way, as "a->b IKE_AUTH req{IDi AUTH}".
+// Message records a message on its way, as "a->b IKE_AUTH req 1 {IDi AUTH}".
 func (t *Transcript) Message(from, to string, h wire.Header, payloads []wire.Payload) {
-	t.lines = append(t.lines, fmt.Sprintf("%s->%s %s", from, to, Describe(h, payloads)))
+	t.lines = append(t.lines, fmt.Sprintf("%s->%s %s", from, to, notation.Message(h, payloads)))
 }
 
 // Note records anything else that one side did, as "a: child up".

@@ -331,7 +331,7 @@ func noProposal[P fmt.Stringer](protocol wire.ProtocolID, offered []wire.Proposa
 			e.Offered = append(e.Offered, fmt.Sprintf("%d more", len(offered)-i))
 			break
 		}
-		e.Offered = append(e.Offered, describe(o))
+		e.Offered = append(e.Offered, Describe(o))
 	}
 	for _, p := range policy {
 		e.Accepted = append(e.Accepted, p.String())
@@ -339,8 +339,9 @@ func noProposal[P fmt.Stringer](protocol wire.ProtocolID, offered []wire.Proposa
 	return e
 }
 
-// describe prints a peer's proposal in keywords as far as they are known.
-func describe(p wire.Proposal) string {
+// Describe prints a proposal in keywords as far as they are known, and its
+// protocol if that is neither IKE nor ESP.
+func Describe(p wire.Proposal) string {
 	var ws []string
 	for i, t := range p.Transforms {
 		if i == maxNamedTransforms {
