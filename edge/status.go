@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -10,8 +11,11 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,13 +116,13 @@ func raw[M proto.Message](list []M) []json.RawMessage {
 
 // serveStatus answers on the socket in the state directory.
 func (a *agent) serveStatus(ctx context.Context, parts *sync.WaitGroup) error {
-	path := state.StatusSocket(a.dir.Path())
+	socket := state.StatusSocket(a.dir.Path())
 	// Left by an agent that was killed: the directory's lock says that there
 	// is no other.
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove old status socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return fmt.Errorf("listen for status: %w; the path of a socket may have 107 characters, choose a shorter --state-dir if this one is longer", err)
 	}
@@ -129,8 +133,32 @@ func (a *agent) serveStatus(ctx context.Context, parts *sync.WaitGroup) error {
 		enc.SetIndent("", "  ")
 		_ = enc.Encode(a.status()) // the reader has gone
 	})
+	mux.HandleFunc("GET /transcript", a.serveTranscript)
 	serve(ctx, parts, l, mux)
 	return nil
+}
+
+// serveTranscript answers with the transcript of the tunnel that the query
+// names, in full or by the last part of its name.
+func (a *agent) serveTranscript(w http.ResponseWriter, r *http.Request) {
+	wanted := r.URL.Query().Get("tunnel")
+	var names []string
+	for _, t := range a.engine.Status() {
+		names = append(names, path.Base(t.Name))
+		if wanted != t.Name && wanted != path.Base(t.Name) {
+			continue
+		}
+		entries, err := a.engine.Transcript(t.Name)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		for _, e := range entries {
+			fmt.Fprintln(w, e)
+		}
+		return
+	}
+	http.Error(w, fmt.Sprintf("no tunnel %q; there are: %s", wanted, strings.Join(names, ", ")), http.StatusNotFound)
 }
 
 // serveMetrics answers Prometheus, if configured.
@@ -163,18 +191,37 @@ func serve(ctx context.Context, parts *sync.WaitGroup, l net.Listener, h http.Ha
 
 // ReadStatus asks the agent that runs in the state directory dir.
 func ReadStatus(ctx context.Context, dir string) (*Status, error) {
+	b, err := ask(ctx, dir, "/status")
+	if err != nil {
+		return nil, err
+	}
+	s := &Status{}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, fmt.Errorf("parse the agent's answer: %w", err)
+	}
+	return s, nil
+}
+
+// ReadTranscript asks the agent that runs in the state directory dir for the last
+// messages and events of a tunnel, as text.
+func ReadTranscript(ctx context.Context, dir, tunnel string) ([]byte, error) {
+	return ask(ctx, dir, "/transcript?tunnel="+url.QueryEscape(tunnel))
+}
+
+// ask gets a resource of the agent that runs in the state directory dir.
+func ask(ctx context.Context, dir, resource string) ([]byte, error) {
 	abs, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find state directory: %w", err)
 	}
-	path := state.StatusSocket(abs)
+	socket := state.StatusSocket(abs)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 		},
 	}}
 	defer client.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://edge/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://edge"+resource, nil)
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
@@ -183,9 +230,9 @@ func ReadStatus(ctx context.Context, dir string) (*Status, error) {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("no agent runs with the state directory %s; start it with `swanherd-edge run`, or name another with --state-dir", abs)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("may not ask the agent at %s: run as the agent's user", path)
+		return nil, fmt.Errorf("may not ask the agent at %s: run as the agent's user", socket)
 	case err != nil:
-		return nil, fmt.Errorf("ask the agent at %s: %w; is it running?", path, err)
+		return nil, fmt.Errorf("ask the agent at %s: %w; is it running?", socket, err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
@@ -193,13 +240,9 @@ func ReadStatus(ctx context.Context, dir string) (*Status, error) {
 		return nil, fmt.Errorf("read the agent's answer: %w", err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("agent answered %s: %s", resp.Status, b)
+		return nil, fmt.Errorf("agent answered %s: %s", resp.Status, bytes.TrimSpace(b))
 	}
-	s := &Status{}
-	if err := json.Unmarshal(b, s); err != nil {
-		return nil, fmt.Errorf("parse the agent's answer: %w", err)
-	}
-	return s, nil
+	return b, nil
 }
 
 // TunnelReports are the status's tunnels as messages.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,6 +179,14 @@ func TestPanicTakesDownOneTunnel(t *testing.T) {
 		}
 		within(t, time.Minute, "the tunnel has panicked", func() bool { return a.status("to-b").Panicked != "" })
 		plane.panics = false
+		for tunnel, want := range map[string]string{"to-b": "! Child SA up: lan", "to-c": "> IKE_AUTH req 1 {IDi"} {
+			if entries, err := a.Transcript(tunnel); err != nil || !strings.Contains(fmt.Sprint(entries), want) {
+				t.Errorf("transcript of %s: %v, %v, want %q in it", tunnel, entries, err, want)
+			}
+		}
+		if _, err := a.Transcript("to-nobody"); err == nil {
+			t.Error("a transcript of a tunnel that is not there")
+		}
 		ping(t, a, c, lan(1, 0), lan(3, 0))
 		if n := a.Counters().Panics; n != 1 {
 			t.Errorf("%d panics counted, want 1", n)

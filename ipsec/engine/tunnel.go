@@ -24,6 +24,7 @@ type tunnel struct {
 	plane   inventory
 
 	refused   *ike.Error
+	lastWords []ike.Entry // of a machine that panicked
 	closing   bool
 	closeBy   time.Time
 	successor *ike.Config // starts when this one is closed
@@ -328,6 +329,7 @@ func (t *tunnel) panicked(value any, stack []byte) {
 	e.countPanic("tunnel", t.name, value, stack)
 	now := time.Now()
 	closing := t.closing
+	t.rescueTranscript()
 	t.release(t.plane.removeSAs())
 	status := &TunnelStatus{Status: ike.Status{Name: t.name}, Panicked: fmt.Sprint(value)}
 	t.status.Store(status)

@@ -101,6 +101,9 @@ func (sa *ikeSA) seal(h wire.Header, payloads []wire.Payload, size int) (*whole,
 	}
 	w := &whole{header: h, first: first, plain: plain, sealer: sa.sealer}
 	datagrams, err := sa.cut(w, size)
+	if err == nil {
+		sa.noteSent(h, payloads, datagrams)
+	}
 	return w, datagrams, err
 }
 
@@ -190,8 +193,8 @@ type opened struct {
 	hash [sha256.Size]byte
 	head []byte
 	// datagram is the largest IP datagram of a message that came in
-	// fragments, 0 for one that came as a whole.
-	datagram int
+	// fragments, 0 for one that came as a whole; pieces is how many there were.
+	datagram, pieces int
 }
 
 func (sa *ikeSA) reassemblyOf(h wire.Header) *reassembly {
@@ -238,7 +241,7 @@ func (sa *ikeSA) reassemble(h wire.Header, p *wire.EncryptedFragment, head, plai
 	if r.have < len(r.pieces) {
 		return opened{}, errIncomplete
 	}
-	o := opened{first: r.first, plain: slices.Concat(r.pieces...), head: r.head, hash: r.hash, datagram: r.largest}
+	o := opened{first: r.first, plain: slices.Concat(r.pieces...), head: r.head, hash: r.hash, datagram: r.largest, pieces: len(r.pieces)}
 	*r = reassembly{}
 	return o, nil
 }

@@ -70,6 +70,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	h.stats.Received++
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: now, childless: cfg.Childless}
 	h.sa.move(d.Local, d.Remote)
+	h.sa.noteReceived(m)
 	h.answerInit(m)
 	return h, nil
 }
@@ -151,11 +152,13 @@ func (m *machine) failed(err *Error) {
 // refuseInit answers without keeping anything; the responder's SPI stays zero
 // (RFC 7296, Section 2.6).
 func (h *HalfOpen) refuseInit(m *message, kind wire.NotifyType, data []byte) {
-	raw, err := (&wire.Message{
+	refusal := wire.Message{
 		Header:   wire.Header{InitiatorSPI: m.InitiatorSPI, Major: 2, Exchange: m.Exchange, Flags: wire.FlagResponse},
 		Payloads: []wire.Payload{&wire.Notify{Kind: kind, Data: data}},
-	}).Append(nil)
+	}
+	raw, err := refusal.Append(nil)
 	if err == nil {
+		h.sa.noteSent(refusal.Header, refusal.Payloads, [][]byte{raw})
 		h.sa.send([][]byte{raw})
 	}
 }
@@ -232,6 +235,7 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	}
 	sa.init.response = raw
 	sa.window.response = [][]byte{raw}
+	sa.noteSent(header, payloads, sa.window.response)
 	sa.sendTo(m.local, m.remote, sa.window.response)
 }
 
@@ -262,7 +266,9 @@ func (h *HalfOpen) receive(d Datagram) {
 		}
 		return
 	}
+	before := h.stats
 	h.sa.receive(d)
+	h.noteDrops(before, d.Remote)
 }
 
 // Deadline returns when it wants its next Tick; false means never.
@@ -358,6 +364,7 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 		return &mismatch{kind: KindBusy, text: fmt.Sprintf("tunnel %s has %d unverified peers already", t.cfg.Name, identified)}
 	}
 	h.adopted = true
+	t.transcript.join(&h.transcript, h.sa.localSPI)
 	t.add(h.sa)
 	h.sa.authenticate()
 	t.tick()

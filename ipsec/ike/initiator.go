@@ -72,6 +72,7 @@ func (sa *ikeSA) sendInit() {
 		return
 	}
 	i.request = raw
+	sa.noteSent(h, payloads, [][]byte{raw})
 	sa.window.nextSend = 0
 	sa.sendRequest(wire.ExchangeIKESAInit, [][]byte{raw}, nil)
 }

@@ -23,6 +23,8 @@ type machine struct {
 	lastToken Token
 	waits     []wait
 	stats     Stats
+
+	transcript transcript
 }
 
 // wait is an answer that is still to come.
@@ -32,7 +34,10 @@ type wait struct {
 	done  func(answer any)
 }
 
-func (m *machine) emit(e Effect) { m.effects = append(m.effects, e) }
+func (m *machine) emit(e Effect) {
+	m.noteEvent(e)
+	m.effects = append(m.effects, e)
+}
 
 // Next returns the next effect, or false if there is none.
 func (m *machine) Next() (Effect, bool) {

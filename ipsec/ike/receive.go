@@ -96,9 +96,10 @@ func (sa *ikeSA) postpone(d Datagram) {
 // busy again.
 func (sa *ikeSA) receivePostponed() {
 	for sa.busy == 0 && len(sa.inbox) > 0 && sa.state != stateDead {
-		d := sa.inbox[0]
+		d, before := sa.inbox[0], sa.m.stats
 		sa.inbox = sa.inbox[1:]
 		sa.receive(d)
+		sa.m.noteDrops(before, d.Remote)
 	}
 }
 
@@ -109,7 +110,19 @@ func (sa *ikeSA) receiveInit(r *rule, h wire.Header, d Datagram) {
 		sa.m.stats.Malformed++
 		return
 	}
-	r.handle(sa, &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads})
+	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads}
+	sa.noteReceived(m)
+	r.handle(sa, m)
+}
+
+// noteReceived writes a message of the peer down, whole if it came in fragments.
+func (sa *ikeSA) noteReceived(m *message) {
+	size := len(m.raw)
+	if m.pieces > 1 {
+		size = len(m.plain)
+	}
+	sa.m.transcript.follow(sa.m.now, sa.localSPI, m.local, m.remote)
+	sa.m.transcript.received(sa.m.now, sa.localSPI, m.Header, m.payloads, m.pieces, size)
 }
 
 // receiveProtected opens an encrypted message and gives it to its handler.
@@ -131,6 +144,7 @@ func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
 	if h.Exchange == wire.ExchangeIKEIntermediate {
 		m.covered = receivedOctets(o.head, o.plain)
 	}
+	sa.noteReceived(m)
 	sa.authentic(m, d)
 	if err == nil {
 		err = r.check(m.payloads)

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -59,6 +60,20 @@ var announces = map[wire.NotifyType]bool{
 	wire.NotifySupportedAuthMethods:            true,
 	wire.NotifyIPsecReplayCounterSyncSupported: true,
 }
+
+// quiet takes out of a line of a transcript what one more capability would change:
+// the announcements, and the lengths that they make.
+func (w *world) quiet(line string) string {
+	if w.announcements {
+		return line
+	}
+	for kind := range announces {
+		line = strings.ReplaceAll(line, " N("+kind.String()+")", "")
+	}
+	return lengths.ReplaceAllString(line, "")
+}
+
+var lengths = regexp.MustCompile(` \d+ octets`)
 
 // peek decrypts a message with the keys of either end.
 func (w *world) peek(m *wire.Message, first wire.PayloadType) ([]wire.Payload, string) {

@@ -192,6 +192,14 @@ func (sa *ikeSA) protect(h wire.Header, payloads []wire.Payload) ([][]byte, erro
 	return datagrams, err
 }
 
+// noteSent writes a message of ours down.
+func (sa *ikeSA) noteSent(h wire.Header, payloads []wire.Payload, datagrams [][]byte) {
+	if !h.IsResponse() {
+		sa.m.transcript.follow(sa.m.now, sa.localSPI, sa.local, sa.remote)
+	}
+	sa.m.transcript.sent(sa.m.now, sa.localSPI, h, payloads, datagrams)
+}
+
 func (sa *ikeSA) fillHeader(h *wire.Header) {
 	h.Major = 2
 	if sa.initiator {

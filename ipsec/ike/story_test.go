@@ -66,6 +66,7 @@ import (
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
 //	who                      how the ends have proved themselves to each other
+//	transcript NODE          what it remembers, with the seconds since the start
 //	check                    holds the invariants of rest
 //	gaps                     when traffic was lost since it first arrived
 //	uninterrupted            holds that it never was
@@ -220,6 +221,10 @@ func (s *story) run(d *datadriven.TestData) {
 		s.out.WriteString(s.w.a.state() + s.w.b.state())
 	case "plane":
 		s.plane(n)
+	case "transcript":
+		for _, e := range n.t.Transcript() {
+			s.w.log("%4.0f %s %s\n", e.Time.Sub(epoch).Seconds(), shortSPI(e.SPI), s.w.quiet(e.Text))
+		}
 	case "why":
 		s.why(n)
 	case "who":

@@ -102,10 +102,13 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 	case PlaneEvent:
 		t.planeEvent(in.Event)
 	case Connect:
+		t.transcript.note(now, wire.SPI{}, "wanted")
 		t.connect()
 	case Disconnect:
+		t.transcript.note(now, wire.SPI{}, "no longer wanted")
 		t.disconnect()
 	case Reconfigure:
+		t.transcript.note(now, wire.SPI{}, "configuration changed")
 		t.reconfigure(in.Config)
 	case RekeyChild:
 		t.requestChildRekey(in.Child)
@@ -124,6 +127,13 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 }
 
 func (t *Tunnel) receive(d Datagram) {
+	before := t.stats
+	t.dispatch(d)
+	t.noteDrops(before, d.Remote)
+}
+
+// dispatch gives a datagram to the IKE SA that it is for.
+func (t *Tunnel) dispatch(d Datagram) {
 	t.stats.Received++
 	h, ok := parseHeader(&t.machine, d)
 	if !ok {

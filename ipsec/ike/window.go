@@ -170,6 +170,7 @@ func (sa *ikeSA) repeat(o *outstanding) {
 		datagrams = slices.Concat(datagrams, o.original)
 	}
 	sa.m.stats.Retransmitted += uint64(len(datagrams))
+	sa.m.transcript.again(sa.m.now, sa.localSPI, datagrams)
 	sa.send(datagrams)
 }
 
@@ -252,5 +253,6 @@ func (sa *ikeSA) repeatResponse(d Datagram, inPieces bool) {
 		}
 	}
 	sa.m.stats.Retransmitted += uint64(len(w.response))
+	sa.m.transcript.again(sa.m.now, sa.localSPI, w.response)
 	sa.sendTo(d.Local, d.Remote, w.response)
 }

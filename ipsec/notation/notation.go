@@ -121,7 +121,7 @@ func detailed(h wire.Header, p wire.Payload) string {
 func proposal(p *wire.Proposal) string {
 	words := []string{p.Protocol.String()}
 	if len(p.SPI) > 0 {
-		words = append(words, hex.EncodeToString(p.SPI))
+		words = append(words, spis([][]byte{p.SPI})...)
 	}
 	return strings.Join(append(words, suite.Describe(*p)), " ")
 }

@@ -33,7 +33,7 @@ func newCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newTranscriptCommand(), newVersionCommand())
 	return root
 }
 

@@ -43,6 +43,34 @@ func newStatusCommand() *cobra.Command {
 	return cmd
 }
 
+func newTranscriptCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "transcript TUNNEL",
+		Short: "Show the last IKE messages and events of a tunnel",
+		Long: `Show the last IKE messages and events of a tunnel, as the running agent remembers
+them: what went (>), came (<), was dropped (x) and happened (!), with the SPI of
+the IKE SA at this end. There is no secret in it: it can be sent to whoever is to
+help.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usagef("%s takes the name of one tunnel; swanherd-edge status lists them", cmd.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			text, err := edge.ReadTranscript(cmd.Context(), dir, args[0])
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	stateDirFlag(cmd, &dir)
+	return cmd
+}
+
 // printStatus prints the status for people.
 func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	tunnels, err := s.TunnelReports()
