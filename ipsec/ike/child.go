@@ -346,14 +346,22 @@ func (c *childSA) forgetLinks() {
 		if o.replacedBy == c {
 			o.replacedBy = nil
 			if o.state == childReplaced && !o.wantDelete {
-				o.state = childInstalled // the replacement failed
-				o.endAt = time.Time{}
+				o.restore()
 			}
 		}
 		if o.replaces == c {
 			o.replaces = nil
 		}
 	}
+}
+
+// restore puts c back in charge, because what replaced it is gone. It is still to
+// be replaced, by the peer who tried that already, or else by this end.
+func (c *childSA) restore() {
+	c.state, c.reason = childInstalled, 0
+	c.endAt = time.Time{}
+	c.rekeyAt = c.t.now.Add(c.t.retryDelay() + 2*responderDelay)
+	c.t.childUp(c)
 }
 
 // releaseSPI gives back an SPI that was reserved and not used.

@@ -150,6 +150,7 @@ const (
 	ReasonIKEClosed                       // its IKE SA ended
 	ReasonReconfigured                    // replaced by a new configuration
 	ReasonReplaced                        // rekeyed
+	ReasonOutOfSync                       // the peer refused for minutes what it should do
 )
 
 var reasonNames = [...]string{
@@ -164,6 +165,7 @@ var reasonNames = [...]string{
 	ReasonIKEClosed:     "IKE SA closed",
 	ReasonReconfigured:  "reconfigured",
 	ReasonReplaced:      "rekeyed",
+	ReasonOutOfSync:     "out of step with peer",
 }
 
 func (r Reason) String() string {

@@ -55,8 +55,10 @@ type world struct {
 	flowed map[string]bool
 	// lossless makes a gap a violation, unless a message is lost or late.
 	lossless bool
-	mutate   func(*node)           // spoils a node after each step, to test the tests
-	trace    func(*world, *packet) // sees each packet that is sent
+	// forgotten are inbound SPIs that an end lost and does not delete.
+	forgotten []uint32
+	mutate    func(*node)           // spoils a node after each step, to test the tests
+	trace     func(*world, *packet) // sees each packet that is sent
 }
 
 // node is one end: a tunnel, its half-open responders, and a data plane that

@@ -99,7 +99,7 @@ func (t *Tunnel) peerDeletesChild(c *childSA) {
 	if p := c.passive; p != nil && p.child != nil {
 		// The peer rekeyed c and did not see that we were doing so too, or it
 		// won: its new SA takes over (RFC 7296, Section 2.8.1).
-		c.replacedBy, p.child.replaces = p.child, c
+		c.replaceWith(p.child)
 	}
 	why := c.reason
 	if why == 0 {

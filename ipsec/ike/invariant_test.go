@@ -94,7 +94,7 @@ func (n *node) unheard(spi uint32) string {
 		return ""
 	}
 	c := n.t.childBySPI(spi, dataplane.Outbound)
-	if peer.reserved[spi] || c == nil || c.wantDelete || c.state == childDeleting {
+	if peer.reserved[spi] || slices.Contains(n.w.forgotten, spi) || c == nil || c.wantDelete || c.state == childDeleting {
 		return ""
 	}
 	for _, sa := range peer.t.sas {

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"testing"
@@ -35,20 +36,13 @@ func (s *story) orders(d *datadriven.TestData) {
 // of it.
 func (s *story) retell(order []string) string {
 	trial := &trial{TB: s.t}
-	again := &story{t: trial}
+	again := &story{t: trial, order: order}
 	o := &outcome{seen: map[string]bool{}}
 	again.trace = o.sent
 	trial.run(func() {
 		for _, d := range s.told {
-			if d.Cmd == "nonces" {
-				again.named = order
-				continue
-			}
 			again.out.Reset()
-			again.run(d)
-			if again.w.broken != nil {
-				trial.Fatalf("%s", again.w.broken)
-			}
+			again.tellOne(d)
 		}
 	})
 	if len(trial.failures) > 0 {
@@ -171,7 +165,7 @@ func (t *trial) Fatalf(format string, args ...any) {
 func (t *trial) run(f func()) {
 	defer func() {
 		if r := recover(); r != nil && r != (endOfTrial{}) {
-			t.failures = append(t.failures, fmt.Sprintf("panic: %v", r))
+			t.failures = append(t.failures, fmt.Sprintf("panic: %v\n%s", r, debug.Stack()))
 		}
 	}()
 	f()

@@ -31,8 +31,10 @@ func TestTokenSecret(t *testing.T) {
 		name  string
 		token []byte
 	}{
-		{"initiator", x.token(true, one, two)}, {"responder", x.token(false, one, two)},
-		{"other way about", x.token(true, two, one)}, {"other secret", y.token(true, one, two)},
+		{"initiator", x.token(true, one, two)},
+		{"responder", x.token(false, one, two)},
+		{"other way about", x.token(true, two, one)},
+		{"other secret", y.token(true, one, two)},
 	} {
 		if len(c.token) < 16 || len(c.token) > 128 { // RFC 6290, Section 5
 			t.Errorf("%s: %d octets", c.name, len(c.token))

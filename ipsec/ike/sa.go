@@ -122,6 +122,8 @@ type ikeSA struct {
 	// reserved is the inbound SPI of the Child SA that the request at work
 	// makes, until the data plane has it; 0 if there is none.
 	reserved uint32
+	// refused are the latest requests that the peer could not fulfil yet.
+	refused refusals
 	// origin is the IKE SA that this one descends from by rekeying.
 	origin origin
 

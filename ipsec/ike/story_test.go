@@ -26,8 +26,8 @@ import (
 //	pair [key=value...]      two nodes; keys are in configurePair and pair; with
 //	                         announcements=yes the capabilities that the ends
 //	                         announce are shown; up=yes lets them connect,
-//	                         up=quiet without a word
-//	nonces NAME...           names for nonces, the lowest first; see orders
+//	                         up=quiet without a word; nonces=(NAME,...) names
+//	                         nonces, the lowest first, see orders
 //	cut NODE                 nothing comes from NODE any more; mend NODE undoes it
 //	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces,
 //	                             or names them
@@ -95,8 +95,9 @@ type story struct {
 	out strings.Builder
 	// told are the commands since the last pair.
 	told []*datadriven.TestData
-	// named are the nonces that have names, from the lowest on.
-	named []string
+	// named are the nonces that have names, from the lowest on. order, if set,
+	// is the one to tell the story with.
+	named, order []string
 	// mute keeps out empty, for speed.
 	mute bool
 	// mutate and trace are for the world.
@@ -125,12 +126,18 @@ func (s *story) tell(d *datadriven.TestData) {
 func (s *story) tellOne(d *datadriven.TestData) {
 	switch d.Cmd {
 	case "pair":
-		s.told, s.named = nil, nil
+		s.told, s.named = nil, s.order
+		for _, a := range d.CmdArgs {
+			if a.Key == "nonces" && s.order == nil {
+				s.named = a.Vals
+			}
+		}
 	case "orders":
 		s.orders(d)
 		return
 	}
-	s.told = append(s.told, d)
+	again := *d // the caller may use d anew
+	s.told = append(s.told, &again)
 	s.run(d)
 	if s.w != nil && s.w.broken != nil {
 		s.t.Fatalf("%s: %s: %s", d.Pos, d.Cmd, s.w.broken)
@@ -171,10 +178,6 @@ func (s *story) run(d *datadriven.TestData) {
 		cfg.Children = slices.Clone(cfg.Children)
 		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
 		n.step(Reconfigure{cfg})
-	case "nonces":
-		for _, a := range d.CmdArgs {
-			s.named = append(s.named, a.Key)
-		}
 	case "deliver", "drop", "dup", "mutate":
 		s.packets(d)
 	case "alter":
@@ -187,6 +190,7 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.calm(s.duration(d, 0))
 	case "forget":
 		if c := n.t.liveChild(s.arg(d, "child")); c != nil {
+			s.w.forgotten = append(s.w.forgotten, c.inbound)
 			n.t.dropChild(c)
 			n.step(Tick{})
 		}
@@ -334,7 +338,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "seed", "work", "lossless": // for the pair as a whole
+		case "up", "announcements", "seed", "work", "lossless", "nonces": // for the pair as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":

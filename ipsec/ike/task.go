@@ -254,6 +254,34 @@ func (t *Tunnel) unanswered(sa *ikeSA) {
 	}
 }
 
+// refusals are the answers TEMPORARY_FAILURE to requests of ours, one after the
+// other.
+type refusals struct{ first, last time.Time }
+
+const (
+	// outOfSyncTime is how long TEMPORARY_FAILURE is believed to be temporary
+	// (RFC 7296, Section 2.25: several minutes).
+	outOfSyncTime = 3 * time.Minute
+	// refusalGap between two refusals says that they have nothing to do with
+	// each other: one tries again sooner.
+	refusalGap = time.Minute
+)
+
+// refusedForNow notes TEMPORARY_FAILURE. If the peer has said nothing else for
+// minutes, the ends are out of step, and the IKE SA is closed (RFC 7296, Section
+// 2.25).
+func (sa *ikeSA) refusedForNow(err *Error) {
+	now, r := sa.m.now, &sa.refused
+	if now.Sub(r.last) > refusalGap {
+		r.first = now
+	}
+	r.last = now
+	if now.Sub(r.first) >= outOfSyncTime {
+		sa.t.report(err)
+		sa.end(ReasonOutOfSync)
+	}
+}
+
 // retryDelay is how long to wait after TEMPORARY_FAILURE (RFC 7296, Section 2.25):
 // 5 to 15 seconds.
 func (m *machine) retryDelay() time.Duration { return 5*time.Second + m.jitter(10*time.Second) }

@@ -62,10 +62,12 @@ func (c *createChildTask) failed(err *Error) {
 	t := c.sa.t
 	c.sa.finish()
 	if c.passive != nil && c.passive.live() {
-		return // the peer has made it
+		t.childUp(c.passive) // the peer has made it
+		return
 	}
 	if err.Remote && err.Notify == wire.NotifyTemporaryFailure {
 		t.slot(c.cfg.Name).delay(t.now.Add(t.retryDelay()))
+		c.sa.refusedForNow(err)
 		return
 	}
 	t.childFailed(c.cfg.Name, err)
@@ -80,6 +82,7 @@ func (s *slot) delay(until time.Time) {
 func (c *createChildTask) succeeded(child *childSA) {
 	t := c.sa.t
 	c.sa.finish()
+	c.sa.refused = refusals{}
 	for _, o := range t.children {
 		if o != child && o != c.passive && o.name == child.name && o.known() && o.ike == c.sa && !o.wantDelete {
 			o.replacedBy = child
@@ -87,25 +90,27 @@ func (c *createChildTask) succeeded(child *childSA) {
 		}
 	}
 	if c.passive != nil && c.passive.live() {
-		t.resolveChildren(child, c.passive)
-	} else {
-		t.promote(child)
+		t.childUp(t.resolveChildren(child, c.passive))
+		return
 	}
+	t.promote(child)
 	t.childUp(child)
 }
 
 // resolveChildren decides between two Child SAs that both ends made for the same
-// purpose at the same time. The lowest nonce loses; the survivor's maker deletes
-// the other, for it knows that the survivor is up at both ends.
-func (t *Tunnel) resolveChildren(ours, theirs *childSA) {
+// purpose at the same time, and returns the one that stays. The lowest nonce
+// loses; the survivor's maker deletes the other, for it knows that the survivor is
+// up at both ends.
+func (t *Tunnel) resolveChildren(ours, theirs *childSA) *childSA {
 	if bytes.Compare(ours.lowestNonce, theirs.lowestNonce) > 0 {
 		theirs.redundant, theirs.replacedBy = true, ours
 		t.promote(ours)
 		theirs.end(ReasonRedundant)
-		return
+		return ours
 	}
 	ours.redundant, ours.replacedBy = true, theirs
 	ours.endAt = t.now.Add(redundantTime)
+	return theirs
 }
 
 func preferredGroup(ps []suite.ESPProposal) wire.KeyExchangeID {

@@ -74,6 +74,7 @@ func (r *rekeyChildTask) failed(err *Error) {
 	case err.Remote && err.Notify == wire.NotifyTemporaryFailure:
 		// RFC 7296, Section 2.25: later. The peer may be deleting it.
 		old.rekeyAt = t.now.Add(t.retryDelay())
+		r.sa.refusedForNow(err)
 	case err.Remote && err.Notify == wire.NotifyChildSANotFound:
 		// RFC 7296, Section 2.25: delete it silently and begin anew.
 		t.removeChild(old, ReasonDeletedByPeer)
@@ -88,6 +89,7 @@ func (r *rekeyChildTask) failed(err *Error) {
 func (r *rekeyChildTask) succeeded(fresh *childSA) {
 	old, t := r.old, r.sa.t
 	r.finish()
+	r.sa.refused = refusals{}
 	passive := old.passive
 	old.passive = nil
 	if passive != nil && passive.child != nil && bytes.Compare(fresh.lowestNonce, passive.nonce) < 0 {

@@ -239,6 +239,7 @@ func (r *rekeyIKETask) fail(err *Error) {
 		t.replaceIKE(old, passive)
 	case err.Remote && err.Notify == wire.NotifyTemporaryFailure:
 		old.rekeyAt = t.now.Add(t.retryDelay())
+		old.refusedForNow(err)
 	default:
 		t.report(err)
 		old.rekeyAt = t.now.Add(t.retryDelay())
