@@ -156,7 +156,7 @@ func (a *authTask) reject(err *Error) {
 func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
-	sa.keepTokens(m)
+	sa.readAuthExtras(m)
 	t.establish(sa)
 	if a.cfg == nil {
 		a.childlessAnswered(i)
@@ -290,8 +290,8 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		head = append(head, c)
 	}
 	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
-	head = append(head, sa.ownToken()...)
-	sa.keepTokens(m)
+	head = append(head, sa.authExtras(m)...)
+	sa.readAuthExtras(m)
 	if m.notify(wire.NotifyInitialContact) != nil {
 		t.initialContact(sa)
 	}

@@ -115,6 +115,8 @@ type ikeSA struct {
 	// childless: the responder announced that there need be no Child SA in
 	// IKE_AUTH (RFC 6023).
 	childless bool
+	syncs     bool    // both ends can synchronise message IDs (RFC 6311)
+	sync      *idSync // the last time that happened, nil if never
 	// tokens are by what the peer can prove that it has lost this IKE SA.
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.

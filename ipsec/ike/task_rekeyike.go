@@ -137,7 +137,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, fragment: sa.fragment,
-		begun: sa.m.now, origin: sa.origin,
+		syncs: sa.syncs, begun: sa.m.now, origin: sa.origin,
 	}
 }
 
