@@ -99,6 +99,7 @@ type ikeSA struct {
 	remoteID ident.ID
 	// remoteAuth is how the peer proved its identity.
 	remoteAuth string
+	evidence   *evidence
 	// lowestNonce is the lower one of the two nonces that made the SA: it
 	// decides between two that were made at once (RFC 7296, Section 2.8.2).
 	lowestNonce []byte
@@ -145,6 +146,8 @@ type ikeSA struct {
 	wantRekey           bool
 	wantProbe           bool
 	wantDelete          bool
+	wantVerify          bool   // the peer's certificates, again
+	verifying           bool   // a job does so
 	wantToken           bool   // the peer is to get our token
 	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends
