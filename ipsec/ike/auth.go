@@ -124,7 +124,7 @@ func (a *authTask) answered(m *message) {
 		a.reject(sa.authError(err, c))
 		return
 	}
-	remote, now := sa.t.cfg.Peer, sa.m.now
+	remote, now := sa.t.cfg.Peer, sa.m.outside(sa.m.now)
 	runJob(sa, ClassHandshake, func() (*ident.VerifiedPeer, error) {
 		return c.verify(remote, now)
 	}, func(peer *ident.VerifiedPeer, err error) {
@@ -254,7 +254,7 @@ func (sa *ikeSA) authenticate() {
 		return
 	}
 	i.peer.Read(m.payloads)
-	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.now, sa.m.runtime.Rand, i.peer
+	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.outside(sa.m.now), sa.m.runtime.Rand, i.peer
 	ours := sa.signedOctets(false, local.ID.Payload(false).Body())
 	runJob(sa, ClassHandshake, func() (authResult, error) {
 		peer, err := c.verify(remote, now)

@@ -16,7 +16,7 @@ import (
 type collector struct{ *ikeSA }
 
 func newCollector() collector {
-	return collector{&ikeSA{m: &machine{now: epoch}, state: stateEstablished, fragment: true}}
+	return collector{&ikeSA{m: &machine{clock: clock{now: epoch}}, state: stateEstablished, fragment: true}}
 }
 
 // add gives a fragment of the request or response with that message ID, as if it

@@ -63,12 +63,13 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 		return nil, err
 	}
 	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, forceEncap: cfg.ForceEncap}
-	h.now, h.runtime, h.timing, h.natPort = now, cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
+	h.clock.set(now)
+	h.runtime, h.timing, h.natPort = cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
 	if h.natPort == 0 {
 		h.natPort = DefaultNATPort
 	}
 	h.stats.Received++
-	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: now, childless: cfg.Childless}
+	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.move(d.Local, d.Remote)
 	h.sa.noteReceived(m)
 	h.answerInit(m)
@@ -241,7 +242,7 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 
 // Step applies one input: a Datagram, JobDone or Tick.
 func (h *HalfOpen) Step(now time.Time, in Input) {
-	h.now = now
+	h.clock.set(now)
 	if h.adopted {
 		return
 	}
@@ -273,7 +274,7 @@ func (h *HalfOpen) receive(d Datagram) {
 
 // Deadline returns when it wants its next Tick; false means never.
 func (h *HalfOpen) Deadline() (time.Time, bool) {
-	return h.sa.endAt, h.sa.state != stateDead && !h.adopted
+	return h.outside(h.sa.endAt), h.sa.state != stateDead && !h.adopted
 }
 
 // Identified reports whether IKE_AUTH was received and the peer's claim to an
@@ -306,7 +307,7 @@ func (h *HalfOpen) Reject(now time.Time, why error) {
 	if !h.Identified() {
 		return
 	}
-	h.now = now
+	h.clock.set(now)
 	h.sa.refuse(h.sa.init.auth, wire.NotifyAuthenticationFailed, nil)
 	h.failed(&Error{
 		Exchange: wire.ExchangeIKEAuth, Payload: wire.PayloadIDi, Notify: wire.NotifyAuthenticationFailed,
@@ -341,7 +342,7 @@ func (c Config) Matches(peer, local ident.ID, remote netip.Addr) bool {
 // Adopt takes over a responder that is Identified, and verifies the peer. The
 // error says why the tunnel does not want it; then it is still to be rejected.
 func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
-	t.now = now
+	t.clock.set(now)
 	if !h.Identified() {
 		return errors.New("peer has not identified itself")
 	}
@@ -366,6 +367,8 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 	h.adopted = true
 	t.transcript.join(&h.transcript, h.sa.localSPI)
 	t.add(h.sa)
+	h.sa.begun = h.sa.begun.Add(t.ahead - h.ahead)
+	h.sa.endAt = h.sa.endAt.Add(t.ahead - h.ahead)
 	h.sa.authenticate()
 	t.tick()
 	t.advance()

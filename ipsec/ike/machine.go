@@ -11,7 +11,7 @@ import (
 // machine is what a tunnel and a half-open responder have in common: the
 // current time, the queue of effects, and the answers they wait for.
 type machine struct {
-	now     time.Time
+	clock
 	runtime Runtime
 	timing  Timing
 	natPort uint16

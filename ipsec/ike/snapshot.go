@@ -4,7 +4,7 @@ import "slices"
 
 // Status returns a copy of what the tunnel is now.
 func (t *Tunnel) Status() Status {
-	s := Status{Name: t.cfg.Name, State: t.state(), LastError: t.lastError, NextAttempt: t.connectAt, Stats: t.stats}
+	s := Status{Name: t.cfg.Name, State: t.state(), LastError: t.lastError, NextAttempt: t.outside(t.connectAt), Stats: t.stats}
 	for _, sa := range t.sas {
 		s.IKE = append(s.IKE, sa.status())
 	}
@@ -46,7 +46,7 @@ func (sa *ikeSA) status() IKEStatus {
 		LocalSPI: sa.localSPI, RemoteSPI: sa.remoteSPI, State: state, Initiator: sa.initiator,
 		Local: sa.local, Remote: sa.remote, LocalID: sa.localID, RemoteID: sa.remoteID, RemoteAuth: sa.remoteAuth, Suite: sa.suite,
 		LocalNAT: sa.localNAT, RemoteNAT: sa.remoteNAT, Encap: sa.encap, Suspect: sa.suspect,
-		Established: sa.established, Rekey: sa.rekeyAt, Expire: sa.expireAt,
+		Established: sa.m.outside(sa.established), Rekey: sa.m.outside(sa.rekeyAt), Expire: sa.m.outside(sa.expireAt),
 	}
 }
 
@@ -62,6 +62,6 @@ func (c *childSA) status() ChildStatus {
 		Name: c.name, State: state, InboundSPI: c.inbound, OutboundSPI: c.outbound, Outbound: c.sending,
 		IKE: c.ike.localSPI, Suite: c.suite,
 		LocalTS: slices.Clone(c.localTS), RemoteTS: slices.Clone(c.remoteTS),
-		Installed: c.installed, Rekey: c.rekeyAt, Expire: c.expireAt,
+		Installed: c.t.outside(c.installed), Rekey: c.t.outside(c.rekeyAt), Expire: c.t.outside(c.expireAt),
 	}
 }

@@ -188,6 +188,7 @@ func (s *story) run(d *datadriven.TestData) {
 		n.work(s.number(d, "at"))
 	case "jump":
 		n.skew += s.duration(d, 1)
+		n.tick()
 	case "calm":
 		s.w.calm(s.duration(d, 0))
 	case "forget":

@@ -92,7 +92,7 @@ func (t *Tunnel) slot(name string) *slot {
 // handed out by Next. Garbage from the network is counted and changes nothing;
 // see [Stats].
 func (t *Tunnel) Step(now time.Time, in Input) {
-	t.now = now
+	t.clock.set(now)
 	switch in := in.(type) {
 	case Datagram:
 		t.receive(in)
@@ -378,7 +378,7 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 			}
 		}
 	}
-	return e.at, !e.at.IsZero()
+	return t.outside(e.at), !e.at.IsZero()
 }
 
 func (sa *ikeSA) addDeadlines(e *earliest) {
