@@ -373,6 +373,25 @@ func TestRefusalIsExplained(t *testing.T) {
 	})
 }
 
+// TestInitiatorBeginsAgainWithAnotherGroup holds that the second IKE_SA_INIT
+// request, with the same SPI and the group that INVALID_KE_PAYLOAD named, is
+// none that is repeated (RFC 7296, Section 1.2).
+func TestInitiatorBeginsAgainWithAnotherGroup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := memory.NewSwitch()
+		a := startNode(t, sw, "a.example", addrA)
+		b := startNode(t, sw, "b.example", addrB)
+		answering := b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))
+		answering.Proposals = ikeProposals(t, "aes256gcm16-prfsha384-ecp256")
+		b.apply([]TunnelConfig{answering}, Added)
+		begin := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+		begin.Proposals = ikeProposals(t, "aes256gcm16-prfsha384-x25519-ecp256")
+		a.apply([]TunnelConfig{begin}, Added)
+		a.waitState("to-b", ike.StateUp, time.Second)
+		b.waitState("to-a", ike.StateUp, time.Second)
+	})
+}
+
 func ikeProposals(t *testing.T, s string) []suite.IKEProposal {
 	t.Helper()
 	p, err := suite.ParseIKE(s)

@@ -191,6 +191,12 @@ func (f *front) settle(h *half, now time.Time) {
 	case h.machine == nil:
 	case h.machine.Done():
 		f.engine.counters.drop(DropHandshake)
+		if h.spi.IsZero() {
+			// It was refused, maybe with INVALID_KE_PAYLOAD: the initiator may
+			// begin again under the same SPI (RFC 7296, Section 1.2).
+			f.forget(h)
+			return
+		}
 		f.bury(h, now)
 	case h.machine.Identified():
 		f.timers.set(h, now.Add(handOverAgain), true)

@@ -31,11 +31,7 @@ func (sa *ikeSA) receive(d Datagram) {
 		sa.receiveClear(d)
 		return
 	}
-	verdict := sa.window.judge(h, d.Data)
-	if verdict != verdictRepeated && sa.receiveSync(h, d) {
-		return
-	}
-	switch verdict {
+	switch sa.window.judge(h, d.Data) {
 	case verdictRepeated:
 		sa.repeatResponse(d, false)
 		return
