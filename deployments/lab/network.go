@@ -189,3 +189,19 @@ func (ns *Namespace) Route(dst netip.Prefix, via netip.Addr) error {
 	}
 	return nil
 }
+
+// RouteDevice sends what is for dst into a link.
+func (ns *Namespace) RouteDevice(dst netip.Prefix, link string) error {
+	l, err := ns.handle.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("find %s in %s: %w", link, ns.Name, err)
+	}
+	parsed, err := netlink.ParseIPNet(dst.Masked().String())
+	if err != nil {
+		return err
+	}
+	if err := ns.handle.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: parsed}); err != nil {
+		return fmt.Errorf("route %s to %s in %s: %w", dst, link, ns.Name, err)
+	}
+	return nil
+}

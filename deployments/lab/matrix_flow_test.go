@@ -1,0 +1,203 @@
+package lab_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+// flow is a stream of numbered datagrams in each direction between two hosts,
+// which counts what is lost.
+type flow struct {
+	ends    [2]*flowEnd
+	stop    chan struct{}
+	sending sync.WaitGroup
+}
+
+// flowInterval is the time between two datagrams of one direction.
+const flowInterval = 5 * time.Millisecond
+
+// flowEnd is one host: what it sent, and what it received of the other's.
+type flowEnd struct {
+	conn *net.UDPConn
+	to   netip.AddrPort
+
+	mu       sync.Mutex
+	sent     []time.Time // of each
+	refused  error       // of the host, to send
+	received map[uint64]bool
+	twice    int
+	arrived  chan struct{} // capacity 1
+}
+
+const flowPort = 7000
+
+// startFlow begins to send.
+func startFlow(a *lab.Namespace, aAddr netip.Addr, b *lab.Namespace, bAddr netip.Addr) (*flow, error) {
+	f := &flow{stop: make(chan struct{})}
+	for i, end := range []struct {
+		ns       *lab.Namespace
+		own, far netip.Addr
+	}{{a, aAddr, bAddr}, {b, bAddr, aAddr}} {
+		e := &flowEnd{to: netip.AddrPortFrom(end.far, flowPort), received: map[uint64]bool{}, arrived: make(chan struct{}, 1)}
+		err := end.ns.Do(func() (err error) {
+			e.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(end.own, flowPort)))
+			return err
+		})
+		if err != nil {
+			f.close()
+			return nil, fmt.Errorf("start flow in %s: %w", end.ns.Name, err)
+		}
+		f.ends[i] = e
+		go e.receive()
+	}
+	for _, e := range f.ends {
+		f.sending.Go(func() { e.send(f.stop) })
+	}
+	return f, nil
+}
+
+func (f *flow) close() {
+	for _, e := range f.ends {
+		if e != nil {
+			e.conn.Close()
+		}
+	}
+}
+
+// send sends datagrams of several sizes until stop.
+func (e *flowEnd) send(stop <-chan struct{}) {
+	tick := time.NewTicker(flowInterval)
+	defer tick.Stop()
+	packet := make([]byte, 1200)
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-tick.C:
+		}
+		binary.BigEndian.PutUint64(packet, uint64(i))
+		_, err := e.conn.WriteToUDPAddrPort(packet[:8+i*37%1192], e.to)
+		e.mu.Lock()
+		e.sent = append(e.sent, time.Now())
+		if err != nil {
+			e.refused = err
+		}
+		e.mu.Unlock()
+	}
+}
+
+func (e *flowEnd) receive() {
+	b := make([]byte, 2048)
+	for {
+		n, _, err := e.conn.ReadFromUDPAddrPort(b)
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil || n < 8 {
+			continue // an ICMP error is told by the count
+		}
+		number := binary.BigEndian.Uint64(b)
+		e.mu.Lock()
+		if e.received[number] {
+			e.twice++
+		}
+		e.received[number] = true
+		e.mu.Unlock()
+		select {
+		case e.arrived <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// flowCount is the result of one direction.
+type flowCount struct {
+	sent, lost, twice int
+	when              []time.Time // the lost ones were sent
+	refused           error
+}
+
+func (c flowCount) String() string {
+	s := fmt.Sprintf("%d of %d lost", c.lost, c.sent)
+	if len(c.when) > 0 {
+		first, last := c.when[0], c.when[len(c.when)-1]
+		s += fmt.Sprintf(" (sent from %s to %s)", first.UTC().Format("15:04:05.000"), last.UTC().Format("15:04:05.000"))
+	}
+	if c.twice > 0 {
+		s += fmt.Sprintf(", %d twice", c.twice)
+	}
+	if c.refused != nil {
+		s += fmt.Sprintf(", %v", c.refused)
+	}
+	return s
+}
+
+// flowLeast is how many datagrams pass in each direction at the least.
+const flowLeast = 20
+
+// end lets some more pass, stops sending, waits for what is under way, and returns the counts from
+// the first end to the second and back.
+func (f *flow) end() (there, back flowCount) {
+	for _, e := range f.ends {
+		e.awaitMore(flowLeast)
+	}
+	close(f.stop)
+	f.sending.Wait()
+	defer f.close()
+	return count(f.ends[0], f.ends[1]), count(f.ends[1], f.ends[0])
+}
+
+// awaitMore waits until n more datagrams arrived, or too long.
+func (e *flowEnd) awaitMore(n int) {
+	patience := time.After(3 * time.Second)
+	e.mu.Lock()
+	want := len(e.received) + n
+	e.mu.Unlock()
+	for {
+		e.mu.Lock()
+		there := len(e.received)
+		e.mu.Unlock()
+		if there >= want {
+			return
+		}
+		select {
+		case <-e.arrived:
+		case <-patience:
+			return
+		}
+	}
+}
+
+func count(from, to *flowEnd) flowCount {
+	from.mu.Lock()
+	sent, refused := slices.Clone(from.sent), from.refused
+	from.mu.Unlock()
+	patience := time.After(3 * time.Second)
+	for {
+		to.mu.Lock()
+		c := flowCount{sent: len(sent), twice: to.twice, refused: refused}
+		for i, at := range sent {
+			if !to.received[uint64(i)] {
+				c.when = append(c.when, at)
+			}
+		}
+		c.lost = len(c.when)
+		to.mu.Unlock()
+		if c.lost == 0 {
+			return c
+		}
+		select {
+		case <-to.arrived:
+		case <-patience:
+			return c
+		}
+	}
+}

@@ -1,0 +1,50 @@
+package lab_test
+
+import (
+	"flag"
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+// TestMain lets more cases of interoperation run at a time than there are
+// processors, unless -parallel says how many: they mostly wait.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
+	}
+	os.Exit(m.Run())
+}
+
+// longInterop says whether what is orthogonal is combined, which takes minutes
+// more.
+func longInterop() bool { return os.Getenv("SWANHERD_INTEROP") == "long" }
+
+// shortShare is the part of the cases that -short runs: one of so many.
+const shortShare = 8
+
+// TestInteropMatrix runs our engine against the host's strongSwan in each of
+// the cases.
+func TestInteropMatrix(t *testing.T) {
+	lab.Require(t, append(lab.CharonPrograms, "nft")...)
+	runCases(t, classicCases(longInterop()), newCharonPeer(lab.Tree{}))
+}
+
+// runCases runs cases, several at a time.
+func runCases(t *testing.T, cases []interopCase, newPeer func(*run) peer) {
+	for i, c := range cases {
+		if testing.Short() && i%shortShare != 0 {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			runCase(t, c, newPeer)
+		})
+	}
+}
