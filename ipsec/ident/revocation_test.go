@@ -302,10 +302,6 @@ func TestRevalidate(t *testing.T) {
 		_, err := Revalidate(r, name, chain, tt.at)
 		wantReason(t, err, tt.want)
 	}
-	secret := Remote{ID: name, PSK: PSK("secret")}
-	if _, err := Revalidate(secret, name, nil, now); err != nil {
-		t.Error(err)
-	}
 	_, err = Revalidate(remote, name, nil, now)
 	wantReason(t, err, ReasonMethod)
 }

@@ -57,19 +57,12 @@ func Verify(remote Remote, c Claim, now time.Time) (*VerifiedPeer, error) {
 
 // Revalidate checks again whether a peer that has proved itself as id with the
 // certificates of chain would still be believed: nothing expired or revoked, the
-// authority still trusted. A peer that proved a pre-shared key has no chain and
-// is only compared with what is configured. The error is an *Error.
+// authority still trusted. The error is an *Error.
 func Revalidate(remote Remote, id ID, chain []*x509.Certificate, now time.Time) (*VerifiedPeer, error) {
 	if err := remote.admits(id); err != nil {
 		return nil, err
 	}
-	if len(chain) == 0 {
-		if len(remote.PSK) == 0 {
-			return nil, methodError(remote, Claim{ID: id, Method: wire.AuthSharedKey})
-		}
-		return &VerifiedPeer{ID: id}, nil
-	}
-	if remote.Roots == nil {
+	if remote.Roots == nil || len(chain) == 0 {
 		return nil, methodError(remote, Claim{ID: id, Method: wire.AuthDigitalSignature, Signatures: true})
 	}
 	expires, err := verifyPath(remote, chain, now)
@@ -202,19 +195,30 @@ var unread = []wire.CertEncoding{wire.CertCRL, wire.CertARL, wire.CertOCSPConten
 // fetched, and HTTP_CERT_LOOKUP_SUPPORTED is never sent. The error is an
 // *Error.
 func ParseCertificates(payloads []*wire.Cert) ([]*x509.Certificate, error) {
-	var chain []*x509.Certificate
+	var ders [][]byte
 	for i, p := range payloads {
 		switch {
 		case slices.Contains(unread, p.Encoding):
 			continue
 		case p.Encoding != wire.CertX509Signature:
 			return nil, certificateError(i, fmt.Sprintf("has encoding %s, which is not supported", p.Encoding), nil)
-		case len(chain) == maxCertificates:
-			return nil, certificateError(i, fmt.Sprintf("is more than the %d that are accepted", maxCertificates), nil)
-		case len(p.Data) > maxCertificateLen:
-			return nil, certificateError(i, fmt.Sprintf("has %d octets, at most %d are accepted", len(p.Data), maxCertificateLen), nil)
 		}
-		c, err := x509.ParseCertificate(p.Data)
+		ders = append(ders, p.Data)
+	}
+	return ParseChain(ders)
+}
+
+// ParseChain reads certificates in DER as ParseCertificates does.
+func ParseChain(ders [][]byte) ([]*x509.Certificate, error) {
+	var chain []*x509.Certificate
+	for i, der := range ders {
+		switch {
+		case i == maxCertificates:
+			return nil, certificateError(i, fmt.Sprintf("is more than the %d that are accepted", maxCertificates), nil)
+		case len(der) > maxCertificateLen:
+			return nil, certificateError(i, fmt.Sprintf("has %d octets, at most %d are accepted", len(der), maxCertificateLen), nil)
+		}
+		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, certificateError(i, "is malformed", err)
 		}

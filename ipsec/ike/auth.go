@@ -132,7 +132,7 @@ func (a *authTask) answered(m *message) {
 			a.reject(sa.authError(err, c))
 			return
 		}
-		sa.remoteID, sa.remoteAuth = peer.ID, peer.Method
+		sa.believe(peer, c.certs)
 		a.established(m)
 	})
 }
@@ -145,6 +145,7 @@ func (a *authTask) reject(err *Error) {
 	sa.abandonTask()
 	t.failures++
 	t.report(err)
+	t.doubtPeer(err)
 	sa.init.destroy()
 	sa.init = nil
 	sa.state, sa.wantDelete, sa.replaced = stateEstablished, true, true
@@ -156,7 +157,7 @@ func (a *authTask) reject(err *Error) {
 func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
-	sa.keepTokens(m)
+	sa.readAuthExtras(m)
 	t.establish(sa)
 	if a.cfg == nil {
 		a.childlessAnswered(i)
@@ -267,7 +268,8 @@ func (sa *ikeSA) authenticate() {
 			sa.rejectInitiator(sa.authError(err, c))
 			return
 		}
-		sa.remoteID, sa.remoteAuth, sa.localID = r.peer.ID, r.peer.Method, local.ID
+		sa.believe(r.peer, c.certs)
+		sa.localID = local.ID
 		sa.acceptInitiator(m, r)
 	})
 }
@@ -278,6 +280,7 @@ func (sa *ikeSA) rejectInitiator(err *Error) {
 	m := sa.init.auth
 	sa.refuse(m, wire.NotifyAuthenticationFailed, nil)
 	sa.t.report(err)
+	sa.t.doubtPeer(err)
 	sa.linger()
 }
 
@@ -290,8 +293,8 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		head = append(head, c)
 	}
 	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
-	head = append(head, sa.ownToken()...)
-	sa.keepTokens(m)
+	head = append(head, sa.authExtras(m)...)
+	sa.readAuthExtras(m)
 	if m.notify(wire.NotifyInitialContact) != nil {
 		t.initialContact(sa)
 	}

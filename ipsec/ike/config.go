@@ -77,6 +77,9 @@ type Config struct {
 
 	Credentials ident.Local
 	Peer        ident.Remote
+	// EndWithCertificate ends an IKE SA when a certificate expires that the
+	// peer has proved itself by. Without it the next authentication notices.
+	EndWithCertificate bool
 
 	// Proposals of the IKE SA in order of preference, suite.DefaultIKE if
 	// empty.

@@ -151,6 +151,7 @@ const (
 	ReasonReconfigured                    // replaced by a new configuration
 	ReasonReplaced                        // rekeyed
 	ReasonOutOfSync                       // the peer refused for minutes what it should do
+	ReasonUntrusted                       // the peer's certificate does not hold any more
 )
 
 var reasonNames = [...]string{
@@ -166,6 +167,7 @@ var reasonNames = [...]string{
 	ReasonReconfigured:  "reconfigured",
 	ReasonReplaced:      "rekeyed",
 	ReasonOutOfSync:     "out of step with peer",
+	ReasonUntrusted:     "peer is no longer trusted",
 }
 
 func (r Reason) String() string {

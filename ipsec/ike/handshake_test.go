@@ -44,7 +44,7 @@ func newECDSA() crypto.Signer {
 func newAuthority(name string, newKey func() crypto.Signer) *authority {
 	a := &authority{newKey: newKey, key: newKey()}
 	a.cert = a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}, a.key)
 	return a
 }
@@ -52,7 +52,10 @@ func newAuthority(name string, newKey func() crypto.Signer) *authority {
 func (a *authority) sign(template *x509.Certificate, key crypto.Signer) *x509.Certificate {
 	a.serial++
 	template.SerialNumber = big.NewInt(a.serial)
-	template.NotBefore, template.NotAfter = epoch.Add(-time.Hour), epoch.Add(1000*time.Hour)
+	template.NotBefore = epoch.Add(-time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = epoch.Add(1000 * time.Hour)
+	}
 	parent := a.cert
 	if parent == nil {
 		parent = template
@@ -74,8 +77,12 @@ func (a *authority) credentials(name string) ident.Local {
 }
 
 func (a *authority) issueFor(name string, key crypto.Signer) []*x509.Certificate {
+	return a.issueUntil(name, key, time.Time{})
+}
+
+func (a *authority) issueUntil(name string, key crypto.Signer, end time.Time) []*x509.Certificate {
 	return []*x509.Certificate{a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature,
+		Subject: pkix.Name{CommonName: name}, DNSNames: []string{name}, KeyUsage: x509.KeyUsageDigitalSignature, NotAfter: end,
 	}, key)}
 }
 

@@ -286,7 +286,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}
 	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
-	payloads = append(payloads, sa.ownToken()...)
+	payloads = append(payloads, sa.authExtras(nil)...)
 	if cfg := a.cfg; cfg != nil {
 		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
 	}

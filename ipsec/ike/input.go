@@ -8,7 +8,7 @@ import (
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
 // [PlaneEvent], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
-// [RekeyIKE], [Complaint], [UnknownSPI], [Tick].
+// [RekeyIKE], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
 // Datagram is an IKE message from the network, without the non-ESP marker
@@ -58,6 +58,10 @@ type RekeyChild struct{ Child string }
 // RekeyIKE rekeys the IKE SA now.
 type RekeyIKE struct{}
 
+// Revalidate has the certificates of the peer verified again, because what is
+// revoked may have changed. An IKE SA whose peer would no longer be let in ends.
+type Revalidate struct{}
+
 // Tick says that the deadline has come. Early or spurious ones are harmless.
 type Tick struct{}
 
@@ -70,4 +74,5 @@ func (Disconnect) input()  {}
 func (Reconfigure) input() {}
 func (RekeyChild) input()  {}
 func (RekeyIKE) input()    {}
+func (Revalidate) input()  {}
 func (Tick) input()        {}

@@ -31,7 +31,11 @@ func (sa *ikeSA) receive(d Datagram) {
 		sa.receiveClear(d)
 		return
 	}
-	switch sa.window.judge(h, d.Data) {
+	verdict := sa.window.judge(h, d.Data)
+	if verdict != verdictRepeated && sa.receiveSync(h, d) {
+		return
+	}
+	switch verdict {
 	case verdictRepeated:
 		sa.repeatResponse(d, false)
 		return

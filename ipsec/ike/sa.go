@@ -99,6 +99,7 @@ type ikeSA struct {
 	remoteID ident.ID
 	// remoteAuth is how the peer proved its identity.
 	remoteAuth string
+	evidence   *evidence
 	// lowestNonce is the lower one of the two nonces that made the SA: it
 	// decides between two that were made at once (RFC 7296, Section 2.8.2).
 	lowestNonce []byte
@@ -115,6 +116,8 @@ type ikeSA struct {
 	// childless: the responder announced that there need be no Child SA in
 	// IKE_AUTH (RFC 6023).
 	childless bool
+	syncs     bool    // both ends can synchronise message IDs (RFC 6311)
+	sync      *idSync // the last time that happened, nil if never
 	// tokens are by what the peer can prove that it has lost this IKE SA.
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
@@ -143,6 +146,8 @@ type ikeSA struct {
 	wantRekey           bool
 	wantProbe           bool
 	wantDelete          bool
+	wantVerify          bool   // the peer's certificates, again
+	verifying           bool   // a job does so
 	wantToken           bool   // the peer is to get our token
 	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends

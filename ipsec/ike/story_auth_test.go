@@ -6,8 +6,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/x509"
+	"math/big"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -36,9 +40,10 @@ var storyKeys = map[string]func() crypto.Signer{
 	}),
 }
 
-// credential makes the credential that a story calls by the kind of its key.
+// storyCredential makes the credential that a story calls by the kind of its key.
 func storyCredential(t testing.TB, id ident.ID, kind string) ident.Credential {
 	t.Helper()
+	kind, life, _ := strings.Cut(kind, "/")
 	if kind == "psk" {
 		return ident.Credential{PSK: ident.PSK("correct horse battery staple")}
 	}
@@ -47,16 +52,26 @@ func storyCredential(t testing.TB, id ident.ID, kind string) ident.Credential {
 		t.Fatalf("unknown kind of key %q", kind)
 	}
 	key := newKey()
-	return ident.Credential{Signer: key, Chain: storyCA().issueFor(id.String(), key)}
+	var end time.Time
+	if life != "" {
+		d, err := time.ParseDuration(life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end = epoch.Add(d)
+	}
+	return ident.Credential{Signer: key, Chain: storyCA().issueUntil(id.String(), key, end)}
 }
 
 // configureAuth applies the keys about authentication:
 //
 //	own=KIND or own=(KIND,...)  what the node can prove itself by: psk,
-//	                     ed25519, p256, p384, rsa, in order of preference
+//	                     ed25519, p256, p384, rsa, in order of preference;
+//	                     KIND/10m is a certificate that expires then
 //	accept=(psk,cert)    what it accepts of its peer
 //	legacy=(METHOD,...)  older methods that it makes and accepts
 //	padding=pkcs1        what its RSA key prefers
+//	expiry=ends          an IKE SA ends with the peer's certificate
 func configureAuth(t testing.TB, c *Config, key string, vals []string) {
 	t.Helper()
 	switch key {
@@ -82,9 +97,38 @@ func configureAuth(t testing.TB, c *Config, key string, vals []string) {
 			c.Credentials.Legacy = append(c.Credentials.Legacy, methods[v])
 			c.Peer.Legacy = append(c.Peer.Legacy, methods[v])
 		}
+	case "expiry":
+		c.EndWithCertificate = true
 	case "padding":
 		c.Credentials.RSA = ident.RSAPaddingPKCS1v15
 	}
+}
+
+// revoke tells the node by a CRL that the certificate of its peer is revoked;
+// the tunnel hears of it at once, or only when it authenticates next.
+func (n *node) revoke(now bool) {
+	chain := n.peer().t.cfg.Credentials.Chain
+	list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
+		Number: big.NewInt(1), ThisUpdate: n.w.now, NextUpdate: n.w.now.Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: chain[0].SerialNumber, RevocationTime: n.w.now, ReasonCode: 1}},
+	}, storyCA().cert, storyCA().key)
+	if err != nil {
+		panic(err)
+	}
+	parsed, err := x509.ParseRevocationList(list)
+	if err != nil {
+		panic(err)
+	}
+	cfg := n.t.cfg
+	cfg.Peer.Revocations, err = ident.NewRevocations(ident.RevocationRelaxed, []*x509.RevocationList{parsed}, nil)
+	if err != nil {
+		panic(err)
+	}
+	if !now {
+		n.t.cfg = cfg
+		return
+	}
+	n.step(Reconfigure{cfg})
 }
 
 // who prints how the peer of either end has proved itself.

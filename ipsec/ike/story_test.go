@@ -65,6 +65,8 @@ import (
 //	state                    both ends
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
+//	revoke NODE              NODE learns that its peer's certificate is revoked
+//	revalidate NODE
 //	who                      how the ends have proved themselves to each other
 //	transcript NODE          what it remembers, with the seconds since the start
 //	check                    holds the invariants of rest
@@ -232,6 +234,10 @@ func (s *story) run(d *datadriven.TestData) {
 		}
 	case "why":
 		s.why(n)
+	case "revoke":
+		n.revoke(s.arg(d, "quietly") == "")
+	case "revalidate":
+		n.step(Revalidate{})
 	case "who":
 		s.w.who()
 	case "check":
@@ -302,6 +308,7 @@ func (s *story) duration(d *datadriven.TestData, i int) time.Duration {
 }
 
 func (s *story) pair(d *datadriven.TestData) {
+	storyCA().serial = 1 // whatever ran before
 	seed := max(1, uint64(s.number(d, "seed")))
 	s.w = pair(seed, func(a, b *Config) {
 		configurePair(s.t, a, "a", d.CmdArgs)
@@ -361,7 +368,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			if v != "any" {
 				c.Peer.ID = mustID(v)
 			}
-		case "own", "accept", "legacy", "padding":
+		case "own", "accept", "legacy", "padding", "expiry":
 			configureAuth(t, c, key, a.Vals)
 		case "psk":
 			c.Credentials.PSK, c.Peer.PSK = ident.PSK(v), ident.PSK(v)

@@ -42,6 +42,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	switch {
 	case !sa.state.in(stateEstablished | stateRekeyed):
 		return nil
+	}
+	sa.expel() // one that was still in the making when its peer was found out
+	switch {
 	case sa.wantDelete:
 		return &deleteIKETask{sa}
 	case sa.state == stateRekeyed:

@@ -136,8 +136,8 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
-		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, fragment: sa.fragment,
-		begun: sa.m.now, origin: sa.origin,
+		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, evidence: sa.evidence, fragment: sa.fragment,
+		syncs: sa.syncs, begun: sa.m.now, origin: sa.origin,
 	}
 }
 
@@ -206,6 +206,7 @@ func (t *Tunnel) join(fresh *ikeSA) {
 func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	before := old.status()
 	fresh.redundant, fresh.replaced = old.redundant, false
+	fresh.wantVerify = old.wantVerify || old.verifying
 	fresh.endAt = old.endAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil

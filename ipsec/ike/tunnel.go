@@ -20,6 +20,7 @@ type Tunnel struct {
 	closing   bool // Disconnect is under way
 	failures  int
 	connectAt time.Time // of the next attempt, zero if none is planned
+	doubtAt   time.Time // earliest next doubtPeer
 	lastError *Error
 }
 
@@ -116,6 +117,8 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		if sa := t.primary(); sa != nil {
 			sa.wantRekey = true
 		}
+	case Revalidate:
+		t.revalidate()
 	case Complaint:
 		t.complaint(in)
 	case UnknownSPI:
@@ -195,7 +198,7 @@ func (t *Tunnel) advance() {
 				sa.receivePostponed()
 				again = true
 			}
-			if t.startTask(sa) {
+			if t.verifyAgain(sa) || t.startTask(sa) {
 				again = true
 			}
 		}
@@ -314,6 +317,9 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	if t.due(sa.renewAt) {
 		t.renew(sa)
 	}
+	if t.due(sa.expiresAt()) {
+		sa.wantVerify = true
+	}
 	if t.due(sa.dpdAt()) {
 		sa.wantProbe = true
 	}
@@ -385,6 +391,7 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(sa.expireAt)
 		e.add(sa.rekeyAt)
 		e.add(sa.renewAt)
+		e.add(sa.expiresAt())
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
 	}

@@ -1,0 +1,17 @@
+package ike
+
+import "github.com/swanherd/swanherd/ipsec/wire"
+
+// authExtras are the notifications of an IKE_AUTH message that are about the IKE
+// SA and not about a Child SA. request is what is answered, nil for an
+// initiator.
+func (sa *ikeSA) authExtras(request *message) []wire.Payload {
+	return append(sa.ownToken(), sa.supportsSync(request)...)
+}
+
+// readAuthExtras reads those of the peer. Both ends have announced what counts
+// from then on: a responder announces only what the initiator did.
+func (sa *ikeSA) readAuthExtras(m *message) {
+	sa.keepTokens(m)
+	sa.syncs = m.notify(wire.NotifyIKEv2MessageIDSyncSupported) != nil
+}
