@@ -31,6 +31,9 @@ const (
 	reconnectBase = 250 * time.Millisecond
 )
 
+// quick is how requests are repeated, be the peer established or not.
+var quick = ike.Schedule{Base: retransmitBase, Backoff: retransmitBackoff, Tries: retransmitTries}
+
 // tunnelBuilder makes the configuration of one tunnel and collects what is wrong.
 type tunnelBuilder struct {
 	intent   *swanherdv1.TunnelIntent
@@ -65,6 +68,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 		RekeyIKE:       b.duration("ike_rekey_time", t.GetIkeRekeyTime(), 0),
 		DPD:            b.duration("dpd_delay", t.GetDpdDelay(), defaultDPD),
 		RetransmitBase: retransmitBase, RetransmitBackoff: retransmitBackoff, RetransmitTries: retransmitTries,
+		Handshake: quick, Probe: quick,
 		ReconnectBase: reconnectBase, TakeOver: b.env.Patience,
 	}
 	for i, child := range t.GetChildren() {

@@ -23,6 +23,7 @@ type Engine struct {
 	hub      hub
 	pool     *cryptoPool
 	writer   *planeWriter
+	activity *activity
 	shards   []*shard
 	front    *front
 	// rejections limits what is logged about strangers, unknown what is said
@@ -67,13 +68,14 @@ func New(config Config) (*Engine, error) {
 		return nil, err
 	}
 	e := &Engine{
-		config:  config,
-		started: make(chan struct{}),
-		closing: make(chan struct{}),
-		pool:    newCryptoPool(config.Limits.Handshakes),
-		writer:  newPlaneWriter(config.Plane),
-		tunnels: make(map[string]*entry),
-		load:    make([]int, config.Shards),
+		config:   config,
+		started:  make(chan struct{}),
+		closing:  make(chan struct{}),
+		pool:     newCryptoPool(config.Limits.Handshakes),
+		writer:   newPlaneWriter(config.Plane),
+		activity: newActivity(config.Plane),
+		tunnels:  make(map[string]*entry),
+		load:     make([]int, config.Shards),
 
 		rejections: newRateLimiter(1, 4, 512),
 		unknown:    newUnknown(),
@@ -108,12 +110,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		return err
 	}
 	stop := make(chan struct{})
-	var loops, writer, receivers, keeper sync.WaitGroup
+	var loops, writer, asked, receivers, keeper sync.WaitGroup
 	if e.keeper != nil {
 		keeper.Go(func() { e.keeper.run(stop) })
 	}
 	e.pool.start(e.config.Limits.CryptoWorkers)
 	writer.Go(e.writer.run)
+	asked.Go(e.activity.run)
 	for _, s := range e.shards {
 		loops.Go(func() { s.run(stop) })
 	}
@@ -131,6 +134,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	keeper.Wait()
 	e.writer.close()
 	writer.Wait()
+	e.activity.close()
+	asked.Wait()
 	e.pool.close()
 	if e.socket != nil {
 		e.socket.close()

@@ -181,6 +181,8 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 		t.startJob(eff)
 	case ike.Plane:
 		t.changePlane(eff)
+	case ike.AskActivity:
+		t.askActivity(eff)
 	case ike.RegisterSPI:
 		t.spis[eff.SPI] = struct{}{}
 		t.shard.register(eff.SPI, t)

@@ -155,20 +155,26 @@ type Timing struct {
 	// closed that could not be replaced.
 	OverTime time.Duration
 
-	// DPD (30 s) is how long the peer may be silent before it is asked
-	// whether it lives (RFC 7296, Section 2.4).
+	// DPD (30 s) is how long the peer may be silent, no packet of a Child SA
+	// coming either, before it is asked whether it lives; a third of that while
+	// packets are sent to it (RFC 7296, Section 2.4).
 	DPD time.Duration
 	// KeepAlive (20 s) is the interval of NAT keepalives while this end is
 	// behind a NAT and sends nothing else (RFC 3948, Section 4).
 	KeepAlive time.Duration
 
-	// A request is repeated after RetransmitBase (1 s), then after ever longer
-	// intervals, each RetransmitBackoff (1.8) times the last and varied by up
-	// to 10 %. After RetransmitTries (6) repetitions without an answer the IKE
-	// SA is given up.
+	// A request of an established IKE SA is repeated after RetransmitBase (1 s),
+	// then after intervals that are RetransmitBackoff (1.8) times the last. After
+	// RetransmitTries (6) repetitions without an answer the IKE SA is given up:
+	// after 75 s. See Schedule.
 	RetransmitBase    time.Duration
 	RetransmitBackoff float64
 	RetransmitTries   int
+	// Handshake (0.5 s, 2, 5: given up after 32 s) is the same for requests
+	// before the peer is authenticated, and Probe (1 s, 2, 5: after 63 s) for the
+	// question whether an established one lives. Base and Tries are never above
+	// those of other requests by default.
+	Handshake, Probe Schedule
 
 	// A lost or failed tunnel is tried again after a random time up to
 	// ReconnectBase (1 s), which doubles with each failure up to ReconnectMax
@@ -212,6 +218,9 @@ func (t Timing) withDefaults() Timing {
 	if t.RetransmitTries == 0 {
 		t.RetransmitTries = 6
 	}
+	base, tries := t.RetransmitBase, t.RetransmitTries
+	t.Handshake = t.Handshake.withDefaults(Schedule{min(base, 500*time.Millisecond), 2, min(tries, 5)})
+	t.Probe = t.Probe.withDefaults(Schedule{min(base, time.Second), 2, min(tries, 5)})
 	return t
 }
 
@@ -219,12 +228,12 @@ func (t Timing) validate() error {
 	switch {
 	case t.Jitter < 0 || t.Jitter > 0.9:
 		return fmt.Errorf("timing: jitter %v is not between 0 and 0.9", t.Jitter)
-	case t.RetransmitBackoff < 1:
-		return fmt.Errorf("timing: retransmit backoff %v is below 1 (RFC 7296, Section 2.1 wants growing intervals)", t.RetransmitBackoff)
-	case t.RetransmitBase < 0 || t.ReconnectBase < 0 || t.ReconnectMax < 0 || t.HalfOpen < 0 || t.OverTime < 0 || t.KeepAlive < 0:
+	case min(t.RetransmitBackoff, t.Handshake.Backoff, t.Probe.Backoff) < 1:
+		return fmt.Errorf("timing: retransmit backoff %v is below 1 (RFC 7296, Section 2.1 wants growing intervals)", min(t.RetransmitBackoff, t.Handshake.Backoff, t.Probe.Backoff))
+	case t.RetransmitBase < 0 || t.ReconnectBase < 0 || t.ReconnectMax < 0 || t.HalfOpen < 0 || t.OverTime < 0 || t.KeepAlive < 0 || t.Handshake.Base < 0 || t.Probe.Base < 0:
 		return errors.New("timing: an interval is negative")
-	case t.RetransmitTries < 0:
-		return fmt.Errorf("timing: %d retransmit tries", t.RetransmitTries)
+	case min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries) < 0:
+		return fmt.Errorf("timing: %d retransmit tries", min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries))
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (t *Tunnel) disconnect() {
 func (sa *ikeSA) abandonOutstanding() {
 	if sa.window.outstanding != nil && sa.window.outstanding.tries > 0 {
 		// The peer may be gone. Do not make the end wait for it.
-		sa.window.outstanding.tries = max(sa.window.outstanding.tries, sa.m.timing.RetransmitTries-1)
+		sa.window.outstanding.tries = max(sa.window.outstanding.tries, sa.window.outstanding.pace.Tries-1)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
-// [StartJob], [Plane], [RegisterSPI], [UnregisterSPI] or one of the events [IKEUp],
+// [StartJob], [Plane], [AskActivity], [RegisterSPI], [UnregisterSPI] or one of the events [IKEUp],
 // [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
 // [Closed]. The order in which Next gives them is the order in which they must
 // take place.
@@ -72,6 +72,11 @@ type Plane struct {
 	Ops   []dataplane.Op
 }
 
+// AskActivity asks the data plane when packets last passed, to be answered by
+// [Activity]: packets of the peer are a sign of its life. An answer may be a
+// second old.
+type AskActivity struct{ Token Token }
+
 // RegisterSPI says that messages whose SPI on our side is SPI belong to this
 // machine; UnregisterSPI, that they no longer do. When a tunnel adopts a
 // [HalfOpen] it registers the SPI again and so takes it over.
@@ -122,6 +127,7 @@ func (Send) effect()          {}
 func (KeepAlive) effect()     {}
 func (StartJob) effect()      {}
 func (Plane) effect()         {}
+func (AskActivity) effect()   {}
 func (RegisterSPI) effect()   {}
 func (UnregisterSPI) effect() {}
 func (IKEUp) effect()         {}

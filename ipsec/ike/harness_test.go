@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -28,21 +27,28 @@ type packet struct {
 	data     []byte
 	sent     time.Time
 	esp      uint32 // the SPI of a packet that is no IKE message; 0 otherwise
+	sequence int    // of such a packet
 	promised bool   // it must arrive
 }
 
 // world is two nodes, the network between them and the time.
 type world struct {
-	now    time.Time
-	a, b   *node
-	flight []*packet
-	lastID int
+	now                  time.Time
+	a, b                 *node
+	flight               []*packet
+	lastID, lastSequence int
 	// lastWork numbers the results that wait.
 	lastWork int
 	log      func(string, ...any)
 	// announcements has render show them.
 	announcements bool
 	rng           *rand.Rand
+	// blocked are paths on which nothing arrives, deaf the nodes to which no IKE
+	// datagram does.
+	blocked map[link]bool
+	deaf    map[*node]bool
+	// ways has the log show from where to where each datagram goes.
+	ways bool
 	// mtu, if set, is the largest IP datagram that arrives.
 	mtu int
 	// nat, if set, rewrites what a node sends.
@@ -91,6 +97,11 @@ type node struct {
 	later        bool          // results of jobs and operations wait for work
 	pending      []pendingWork
 	policyFailed map[string]bool
+
+	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
+	newest          map[uint32]int       // packet received, by SPI
+	moveTold        map[uint32]time.Time // MappingChanged raised, likewise
+	addrs           []netip.Addr         // its own; nil: that of its configuration
 }
 
 // pendingWork is a result that the machine waits for.
@@ -106,7 +117,7 @@ type pendingWork struct {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newWorld(seed uint64) *world {
-	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}, flowed: map[string]bool{}}
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}, flowed: map[string]bool{}, blocked: map[link]bool{}, deaf: map[*node]bool{}}
 }
 
 // note writes to the transcript, if there is one.
@@ -123,7 +134,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
-		policyFailed: map[string]bool{},
+		policyFailed: map[string]bool{}, newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
@@ -223,6 +234,8 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			if !n.dropJobs {
 				n.do(m, h, false, func() Input { return JobDone{e.Token, e.Run()} })
 			}
+		case AskActivity:
+			m.Step(n.now(), Activity{e.Token, n.lastIn, n.lastOut})
 		case Plane:
 			errs := n.apply(e.Ops)
 			n.do(m, h, true, func() Input { return PlaneResult{e.Token, errs} })
@@ -358,11 +371,14 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	w := n.w
 	w.lastID++
 	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
-	if nat, ok := w.nat[n]; ok {
-		p.src = netip.AddrPortFrom(nat.Addr(), nat.Port()+local.Port()-500)
-	}
+	var lost string
+	p.src, lost = w.leave(n, local, remote)
 	if w.log != nil {
-		w.log("%s %s\n", p, w.render(p.data))
+		w.log("%s %s%s\n", p, w.render(p.data), w.way(p))
+	}
+	if lost != "" {
+		w.note("%s %s\n", p, lost)
+		return
 	}
 	if w.trace != nil {
 		w.trace(w, p)
@@ -374,30 +390,12 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	w.flight = append(w.flight, p)
 }
 
-// sendESP puts one packet of each outbound SA in flight.
-func (n *node) sendESP() {
-	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
-		n.w.lastID++
-		p := &packet{id: n.w.lastID, from: n, to: n.peer(), esp: spi, sent: n.w.now}
-		p.promised = n.w.lossless && n.w.flowed[n.name+" "+n.out[spi].Child]
-		n.w.note("%s ESP %x\n", p, spi)
-		n.w.flight = append(n.w.flight, p)
+// way is from where to where a datagram goes, if that is to be shown.
+func (w *world) way(p *packet) string {
+	if !w.ways {
+		return ""
 	}
-}
-
-// receiveESP takes a packet if it has the SA.
-func (n *node) receiveESP(spi uint32, promised bool) {
-	sa, ok := n.in[spi]
-	switch {
-	case !ok:
-		n.w.note("   %s has no SA %x\n", n.name, spi)
-		if promised && n.w.broken == nil {
-			n.w.broken = &violation{"traffic", fmt.Sprintf("%s does not have %x\n%s%s", n.name, spi, n.w.a.state(), n.w.b.state())}
-		}
-	case !n.anyInbound[spi]:
-		n.anyInbound[spi] = true
-		n.step(PlaneEvent{dataplane.Event{Kind: dataplane.FirstInbound, Tunnel: "t", Child: sa.Child, SPI: spi, Direction: dataplane.Inbound}})
-	}
+	return fmt.Sprintf(" %s -> %s", p.src, p.dst)
 }
 
 func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, p.to.name, p.id) }
@@ -408,17 +406,18 @@ func (w *world) deliver(p *packet) {
 	if w.cut[p.from] {
 		return
 	}
-	if p.esp != 0 {
-		n.receiveESP(p.esp, p.promised && w.lossless)
+	local, lost := w.arrive(n, p.src, p.dst)
+	if lost != "" {
+		w.note("%s %s\n", p, lost)
 		return
 	}
-	local := p.dst
-	if nat, ok := w.nat[n]; ok {
-		if p.dst.Addr() != nat.Addr() || p.dst.Port() != nat.Port() && p.dst.Port() != nat.Port()+4000 {
-			w.note("%s stopped by the NAT\n", p)
-			return
-		}
-		local = netip.AddrPortFrom(n.cfg.Local.Addr(), p.dst.Port()-nat.Port()+500)
+	if p.esp != 0 {
+		n.receiveESP(p)
+		return
+	}
+	if w.deaf[n] {
+		w.note("%s is not heard\n", p)
+		return
 	}
 	n.receive(Datagram{Local: local, Remote: p.src, Data: p.data})
 }
@@ -626,13 +625,6 @@ func (w *world) calm(d time.Duration) {
 func (w *world) spinning() string {
 	at, _ := w.nextDeadline()
 	return fmt.Sprintf("now %s, deadline %s\n%s\n%s", w.now, at, w.a.state(), w.b.state())
-}
-
-// traffic sends one packet over each outbound SA.
-func (n *node) traffic() {
-	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
-		n.peer().receiveESP(spi, false)
-	}
 }
 
 // state prints the SAs of a node.

@@ -2,12 +2,13 @@ package ike
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
-// [PlaneEvent], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
+// [PlaneEvent], [Activity], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
 // [RekeyIKE], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
@@ -37,6 +38,13 @@ type PlaneResult struct {
 
 // PlaneEvent is an event of the data plane that names this tunnel.
 type PlaneEvent struct{ Event dataplane.Event }
+
+// Activity answers an [AskActivity]: when a packet last passed on any Child SA
+// of the tunnel, in each direction, and zero for never.
+type Activity struct {
+	Token             Token
+	Inbound, Outbound time.Time
+}
 
 // Connect says that the tunnel is wanted: its policies are set, an initiator
 // begins, a responder accepts. Again is harmless.
@@ -69,6 +77,7 @@ func (Datagram) input()    {}
 func (JobDone) input()     {}
 func (PlaneResult) input() {}
 func (PlaneEvent) input()  {}
+func (Activity) input()    {}
 func (Connect) input()     {}
 func (Disconnect) input()  {}
 func (Reconfigure) input() {}

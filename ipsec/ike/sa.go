@@ -133,6 +133,10 @@ type ikeSA struct {
 	begun       time.Time // when its first message came or went
 	established time.Time
 	heard       time.Time // when the peer last proved to be alive
+	asked       time.Time // when the data plane was last asked for that
+	asking      bool      // it has not answered yet
+	askUntil    time.Time // then it is not waited for any more
+	strayAt     time.Time // when a packet last came from where the peer should not be
 	sent        time.Time
 	rekeyAt     time.Time
 	expireAt    time.Time

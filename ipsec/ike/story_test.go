@@ -48,6 +48,10 @@ import (
 //	wait DURATION            moves the time on and delivers nothing
 //	traffic NODE             one packet over each outbound SA of NODE, at once
 //	send NODE                the same, but put in flight like other packets
+//	busy DURATION NODE...    the same each second
+//	deaf NODE [no]           IKE datagrams do not reach NODE, packets of SAs do
+//	address NODE ADDR...     the addresses that NODE's host has from now on
+//	block ADDR ADDR [no]     nothing passes between the two
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
@@ -207,6 +211,17 @@ func (s *story) run(d *datadriven.TestData) {
 		n.traffic()
 	case "send":
 		n.sendESP()
+	case "busy":
+		s.busy(d)
+	case "deaf":
+		s.w.deaf[n] = len(d.CmdArgs) == 1
+	case "address":
+		n.addrs = nil
+		for _, a := range d.CmdArgs[1:] {
+			n.addrs = append(n.addrs, netip.MustParseAddr(a.Key))
+		}
+	case "block":
+		s.w.blocked[linkOf(netip.MustParseAddr(d.CmdArgs[0].Key), netip.MustParseAddr(d.CmdArgs[1].Key))] = len(d.CmdArgs) == 2
 	case "event":
 		s.event(d, n)
 	case "stray", "complain":
@@ -322,6 +337,7 @@ func (s *story) pair(d *datadriven.TestData) {
 	s.w.a.later = s.arg(d, "work") == "later"
 	s.w.b.later = s.w.a.later
 	s.w.mutate, s.w.trace = s.mutate, s.trace
+	s.w.ways = s.arg(d, "ways") != ""
 	s.w.b.step(Connect{})
 	if s.arg(d, "up") != "" {
 		s.w.a.step(Connect{})
@@ -346,7 +362,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "seed", "work", "lossless", "nonces": // for the pair as a whole
+		case "up", "announcements", "ways", "seed", "work", "lossless", "nonces": // for the pair as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":
@@ -398,7 +414,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.ForceEncap = true
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
-		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open":
+		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -443,6 +459,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.RekeyIKE = d
 	case "dpd":
 		timing.DPD = d
+	case "keepalive":
+		timing.KeepAlive = d
 	case "overtime":
 		timing.OverTime = d
 	case "retransmit":
@@ -462,6 +480,16 @@ func mustFloat(v string) float64 {
 		panic(err)
 	}
 	return f
+}
+
+// busy has nodes send packets for a while.
+func (s *story) busy(d *datadriven.TestData) {
+	for end := s.w.now.Add(s.duration(d, 0)); s.w.now.Before(end); {
+		for _, a := range d.CmdArgs[1:] {
+			map[string]*node{"a": s.w.a, "b": s.w.b}[a.Key].traffic()
+		}
+		s.w.advance(time.Second, s.w.settle)
+	}
 }
 
 // packets delivers, drops, duplicates or spoils packets in a direction.

@@ -142,17 +142,6 @@ func (sa *ikeSA) ask(exchange wire.ExchangeType, payloads []wire.Payload, handle
 	}
 }
 
-// probeTask asks the peer whether it lives, with an empty request (RFC 7296,
-// Section 2.4).
-type probeTask struct{ sa *ikeSA }
-
-func (p *probeTask) start() {
-	p.sa.wantProbe = false
-	p.sa.ask(wire.ExchangeInformational, nil, func(*message) { p.sa.finish() })
-}
-
-func (p *probeTask) abandon() {}
-
 // deleteIKETask deletes an IKE SA and with it its Child SAs (RFC 7296, Section
 // 1.4.1).
 type deleteIKETask struct{ sa *ikeSA }

@@ -102,6 +102,8 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		t.answer(in.Token, in.Errs)
 	case PlaneEvent:
 		t.planeEvent(in.Event)
+	case Activity:
+		t.answer(in.Token, in)
 	case Connect:
 		t.transcript.note(now, wire.SPI{}, "wanted")
 		t.connect()
@@ -289,7 +291,7 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 		}
 		return
 	case !sa.retransmit():
-		t.unanswered(sa)
+		t.lastChance(sa)
 		return
 	}
 	if t.due(sa.expireAt) {
@@ -321,7 +323,7 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 		sa.wantVerify = true
 	}
 	if t.due(sa.dpdAt()) {
-		sa.wantProbe = true
+		t.checkLiveness(sa)
 	}
 	if at := sa.keepAliveAt(); t.due(at) {
 		sa.sent = t.now
@@ -337,24 +339,6 @@ func (sa *ikeSA) end(why Reason) {
 			sa.reason = why
 		}
 	}
-}
-
-// dpdAt is when the silence of the peer becomes suspicious. While a request is
-// out, its repetitions are the check.
-func (sa *ikeSA) dpdAt() time.Time {
-	if sa.m.timing.DPD <= 0 || sa.state != stateEstablished || sa.wantProbe || sa.window.outstanding != nil {
-		return time.Time{}
-	}
-	return sa.heard.Add(sa.m.timing.DPD)
-}
-
-// keepAliveAt is when the NAT in front of this end needs a packet to keep its
-// mapping (RFC 3948, Section 4).
-func (sa *ikeSA) keepAliveAt() time.Time {
-	if !sa.localNAT || sa.state != stateEstablished || sa.m.timing.KeepAlive <= 0 {
-		return time.Time{}
-	}
-	return sa.sent.Add(sa.m.timing.KeepAlive)
 }
 
 // Deadline returns when the tunnel wants its next Tick; false means never.

@@ -53,6 +53,7 @@ type outstanding struct {
 	original  [][]byte // datagrams before they were cut smaller
 	handle    func(*message)
 
+	pace     Schedule
 	tries    int // repetitions of these datagrams
 	silent   int // repetitions in all
 	interval time.Duration
@@ -114,11 +115,11 @@ func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, ha
 
 // sendRequest sends the datagrams of a request and begins to repeat them.
 func (sa *ikeSA) sendRequest(exchange wire.ExchangeType, datagrams [][]byte, handle func(*message)) {
-	t := sa.m.timing
+	pace := sa.schedule()
 	sa.window.outstanding = &outstanding{
 		id: sa.window.nextSend, exchange: exchange, datagrams: datagrams, handle: handle,
-		interval: t.RetransmitBase,
-		at:       sa.m.now.Add(sa.vary(t.RetransmitBase)),
+		pace: pace, interval: pace.Base,
+		at: sa.m.now.Add(sa.vary(pace.Base)),
 	}
 	sa.window.nextSend++
 	sa.send(datagrams)
@@ -138,7 +139,7 @@ func (sa *ikeSA) retransmit() bool {
 	if o == nil || !sa.m.due(o.at) {
 		return true
 	}
-	limit := sa.m.timing.RetransmitTries
+	limit := o.pace.Tries
 	if sa.init != nil && sa.init.hint != nil {
 		// Refused, as far as one can believe it: go on for a moment only (RFC
 		// 7296, Section 2.21.1).
@@ -149,7 +150,7 @@ func (sa *ikeSA) retransmit() bool {
 	}
 	o.tries++
 	o.silent++
-	o.interval = time.Duration(float64(o.interval) * sa.m.timing.RetransmitBackoff)
+	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
 	if o.tries > fragmentTries {
 		sa.cutRequest(o)
 	}
@@ -186,21 +187,8 @@ func (sa *ikeSA) cutRequest(o *outstanding) {
 			o.original = o.datagrams
 		}
 		o.datagrams = datagrams
-		o.tries, o.interval = 0, sa.m.timing.RetransmitBase
+		o.tries, o.interval = 0, o.pace.Base
 	}
-}
-
-// suspectTries is how often a request is repeated before its silence is told:
-// one lost datagram and one lost repetition are not worth a word.
-const suspectTries = 2
-
-// setSuspect tells when the doubt about an established peer begins and ends.
-func (sa *ikeSA) setSuspect(suspect bool) {
-	if suspect == sa.suspect || sa.state != stateEstablished {
-		return
-	}
-	sa.suspect = suspect
-	sa.m.emit(IKESuspect{sa.status()})
 }
 
 // respond answers a request. The answer goes to where the request came from
