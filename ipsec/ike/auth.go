@@ -143,6 +143,11 @@ func (a *authTask) reject(err *Error) {
 	sa := a.sa
 	t := sa.t
 	sa.abandonTask()
+	if t.rivals(sa) {
+		sa.die()
+		return
+	}
+	t.listenOn(sa)
 	t.failures++
 	t.report(err)
 	t.doubtPeer(err)
@@ -157,6 +162,7 @@ func (a *authTask) reject(err *Error) {
 func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
+	t.decided(sa)
 	sa.readAuthExtras(m)
 	t.establish(sa)
 	if a.cfg == nil {

@@ -249,6 +249,10 @@ func (t *Tunnel) ikeFailed(sa *ikeSA, why Reason, err *Error) {
 		return
 	}
 	larval := sa.state.in(stateLarval)
+	if larval && t.rivals(sa) {
+		sa.die() // not the peer's response, as far as one can tell
+		return
+	}
 	t.report(err)
 	if !larval {
 		t.ikeDown(sa, why)

@@ -49,7 +49,7 @@ func init() {
 	type types = []wire.PayloadType
 	exchanges = []rule{
 		// RFC 7296, Section 1.2.
-		{wire.ExchangeIKESAInit, true, stateInit, []form{
+		{wire.ExchangeIKESAInit, true, stateInit | stateListening, []form{
 			{"accept", types{sa, ke, nonce}, extras(certreq)}, formError,
 		}, (*ikeSA).handleInitResponse},
 		// RFC 9370, Section 2.2.2.

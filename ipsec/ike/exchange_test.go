@@ -11,6 +11,7 @@ import (
 // others must be rejected.
 func TestExchangeTable(t *testing.T) {
 	allowed := map[string]bool{
+		"IKE_SA_INIT response listening":         true,
 		"IKE_SA_INIT response init":              true,
 		"IKE_INTERMEDIATE request intermediate":  true,
 		"IKE_INTERMEDIATE response intermediate": true,

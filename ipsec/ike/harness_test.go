@@ -55,6 +55,9 @@ type world struct {
 	nat map[*node]netip.AddrPort
 	// cut holds the nodes from which nothing arrives.
 	cut map[*node]bool
+	// intruder answers in place of b what it gets to see of a's messages.
+	intruder *node
+	silent   bool // it does not answer after IKE_SA_INIT
 
 	broken *violation // the first invariant that did not hold
 	gaps   []*gap     // when traffic was lost
@@ -405,6 +408,12 @@ func (w *world) deliver(p *packet) {
 	n := p.to
 	if w.cut[p.from] {
 		return
+	}
+	if w.intruder != nil && w.intruder.hears(p) {
+		if w.silent {
+			return
+		}
+		n = w.intruder
 	}
 	local, lost := w.arrive(n, p.src, p.dst)
 	if lost != "" {

@@ -19,6 +19,11 @@ const maxInitRetries = 6
 // initiate begins a new IKE SA. If it replaces another one, that is deleted when
 // the new one is established.
 func (t *Tunnel) initiate(replaces *ikeSA) {
+	for _, o := range t.sas {
+		if o.state == stateListening {
+			o.die() // of an attempt that has failed
+		}
+	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
 		local: t.cfg.Local, remote: t.cfg.Remote, localID: t.cfg.Credentials.ID, begun: t.now,
@@ -118,7 +123,7 @@ func (sa *ikeSA) retryWithCookie(cookie []byte) {
 		return
 	}
 	sa.init.cookie = cookie
-	sa.window.outstanding = nil
+	sa.state, sa.window.outstanding = stateInit, nil
 	sa.sendInit()
 }
 
@@ -136,7 +141,7 @@ func (sa *ikeSA) retryWithGroup(data []byte) {
 		return
 	}
 	sa.init.group = group
-	sa.window.outstanding = nil
+	sa.state, sa.window.outstanding = stateInit, nil
 	sa.beginInit()
 }
 
@@ -193,14 +198,18 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	if len(chosen.KeyExchanges()) > 1 && m.notify(wire.NotifyIntermediateExchangeSupported) == nil {
 		return fmt.Errorf("suite %s without the IKE_INTERMEDIATE exchange that it needs", chosen)
 	}
-	sa.window.outstanding = nil
-	sa.suite, sa.remoteSPI = chosen, m.ResponderSPI
+	fresh := sa.fork(m.ResponderSPI)
+	if fresh == nil {
+		return nil
+	}
+	i = fresh.init
+	fresh.suite = chosen
 	i.nr, i.response = nr.Data, m.raw
-	sa.lowestNonce = lower(i.ni, i.nr)
-	sa.readCapabilities(m)
-	sa.detectNAT(m, sa.t.cfg.ForceEncap)
-	sa.floatPort()
-	sa.deriveInitial(ke.Data)
+	fresh.lowestNonce = lower(i.ni, i.nr)
+	fresh.readCapabilities(m)
+	fresh.detectNAT(m, sa.t.cfg.ForceEncap)
+	fresh.floatPort()
+	fresh.deriveInitial(ke.Data)
 	return nil
 }
 
@@ -216,10 +225,10 @@ func (sa *ikeSA) readCapabilities(m *message) {
 // deriveInitial computes the keys that IKE_SA_INIT gives.
 func (sa *ikeSA) deriveInitial(peerPublic []byte) {
 	i, s, spii, spir := sa.init, sa.suite, sa.localSPI, sa.remoteSPI
-	ke, ni, nr := i.ke, i.ni, i.nr
-	i.ke = nil // the job's from here on
+	ke, ni, nr := i.shared, i.ni, i.nr
+	i.shared = nil // the job's from here on
 	runJob(sa, ClassHandshake, func() (respondResult, error) {
-		defer ke.Destroy()
+		defer ke.release()
 		shared, err := ke.Shared(peerPublic)
 		if err != nil {
 			return respondResult{}, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -32,6 +33,9 @@ func (sa *ikeSA) receive(d Datagram) {
 		return
 	}
 	verdict := sa.window.judge(h, d.Data)
+	if sa.state == stateListening && slices.Contains(sa.init.responders, h.ResponderSPI) {
+		verdict = verdictDrop // it is heard already
+	}
 	if verdict != verdictRepeated && sa.receiveSync(h, d) {
 		return
 	}
@@ -77,7 +81,7 @@ func parseHeader(m *machine, d Datagram) (wire.Header, bool) {
 // from the response to IKE_SA_INIT; a responder that asks for a retry may leave
 // it zero (RFC 7296, Section 2.6).
 func (sa *ikeSA) matchesPeerSPI(h wire.Header) bool {
-	if sa.state == stateInit {
+	if sa.state.in(stateInit | stateListening) {
 		return h.Exchange == wire.ExchangeIKESAInit
 	}
 	if sa.initiator {

@@ -112,7 +112,7 @@ func (w *world) peek(m *wire.Message, first wire.PayloadType) ([]wire.Payload, s
 
 func (w *world) allSAs() []*ikeSA {
 	var out []*ikeSA
-	for _, n := range []*node{w.a, w.b} {
+	for _, n := range []*node{w.a, w.b, w.intruder} {
 		if n == nil {
 			continue
 		}

@@ -16,6 +16,7 @@ type saState uint16
 
 const (
 	stateInit         saState = 1 << iota // initiator: IKE_SA_INIT under way
+	stateListening                        // initiator: IKE_SA_INIT answered, another may answer too
 	stateIntermediate                     // IKE_INTERMEDIATE under way, or awaited by the responder
 	stateAuth                             // initiator: IKE_AUTH under way
 	stateHalfOpen                         // responder: IKE_AUTH awaited
@@ -31,6 +32,8 @@ func (s saState) String() string {
 	switch s {
 	case stateInit:
 		return "init"
+	case stateListening:
+		return "listening"
 	case stateIntermediate:
 		return "intermediate"
 	case stateAuth:
@@ -54,7 +57,7 @@ func (s saState) String() string {
 
 const (
 	// larval IKE SAs have not authenticated the peer.
-	stateLarval = stateInit | stateIntermediate | stateAuth | stateHalfOpen | stateIdentified
+	stateLarval = stateInit | stateListening | stateIntermediate | stateAuth | stateHalfOpen | stateIdentified
 	// usable ones can carry exchanges.
 	stateUsable = stateEstablished | stateRekeyed | stateDeleting
 )
@@ -163,6 +166,8 @@ type initState struct {
 	request, response []byte // IKE_SA_INIT as sent and received, for AUTH
 	ni, nr            []byte
 	ke                *suite.KeyExchange
+	shared            *sharedValue // ke of IKE_SA_INIT, once it is answered
+	responders        []wire.SPI   // that have answered
 	group             wire.KeyExchangeID
 	// pending are the methods of the key exchanges still to be made in
 	// IKE_INTERMEDIATE, in their order.
@@ -179,9 +184,15 @@ type initState struct {
 }
 
 func (i *initState) destroy() {
-	if i != nil && i.ke != nil {
+	switch {
+	case i == nil:
+		return
+	case i.shared != nil:
+		i.shared.release()
+	case i.ke != nil:
 		i.ke.Destroy()
 	}
+	i.ke, i.shared = nil, nil
 }
 
 // origin is how an IKE SA came into being that was negotiated by IKE_AUTH. Those
@@ -309,12 +320,18 @@ func (sa *ikeSA) die() {
 	}
 	sa.abandonTask() // with the SPI and the private value that it holds
 	sa.releaseReserved()
+	larval := sa.state.in(stateLarval)
 	sa.state = stateDead
 	sa.m.forget(sa)
 	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
 	sa.window.outstanding = nil
 	sa.destroyKeys()
-	sa.m.emit(UnregisterSPI{sa.localSPI})
+	if sa.t != nil && larval {
+		sa.t.listenOn(sa)
+	}
+	if sa.t == nil || len(sa.t.ofAttempt(sa, ^stateDead)) == 0 {
+		sa.m.emit(UnregisterSPI{sa.localSPI})
+	}
 }
 
 // linger ends the SA but keeps its last response for a while.

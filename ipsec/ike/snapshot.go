@@ -6,6 +6,9 @@ import "slices"
 func (t *Tunnel) Status() Status {
 	s := Status{Name: t.cfg.Name, State: t.state(), LastError: t.lastError, NextAttempt: t.outside(t.connectAt), Stats: t.stats}
 	for _, sa := range t.sas {
+		if sa.state == stateListening {
+			continue // another one stands for the attempt, or it has failed
+		}
 		s.IKE = append(s.IKE, sa.status())
 	}
 	for _, c := range t.children {
@@ -34,7 +37,7 @@ func (t *Tunnel) state() State {
 }
 
 func (t *Tunnel) hasLarval() bool {
-	return slices.ContainsFunc(t.sas, func(sa *ikeSA) bool { return sa.state.in(stateLarval) })
+	return slices.ContainsFunc(t.sas, func(sa *ikeSA) bool { return sa.state.in(stateLarval &^ stateListening) })
 }
 
 func (sa *ikeSA) status() IKEStatus {

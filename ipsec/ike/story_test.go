@@ -53,6 +53,8 @@ import (
 //	address NODE ADDR...     the addresses that NODE's host has from now on
 //	block ADDR ADDR [no]     nothing passes between the two
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane
+//	intruder [silent=yes]    there is one who sees what a sends and can answer as b
+//	intercept                the first packet of a in flight reaches the intruder too
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
 //	                         not have that SPI
@@ -224,6 +226,13 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.blocked[linkOf(netip.MustParseAddr(d.CmdArgs[0].Key), netip.MustParseAddr(d.CmdArgs[1].Key))] = len(d.CmdArgs) == 2
 	case "event":
 		s.event(d, n)
+	case "intruder":
+		s.w.addIntruder()
+		s.w.silent = s.arg(d, "silent") != ""
+	case "intercept":
+		p := *s.w.flight[s.find("a>b", 0)]
+		p.to = s.w.intruder
+		s.w.deliver(&p)
 	case "stray", "complain":
 		s.outside(d, n)
 	case "fail":

@@ -148,11 +148,9 @@ func (t *Tunnel) dispatch(d Datagram) {
 	if !h.FromInitiator() {
 		ours = h.InitiatorSPI
 	}
-	for _, sa := range t.sas {
-		if sa.localSPI == ours && sa.state != stateDead {
-			sa.receive(d)
-			return
-		}
+	if sa := t.find(h, ours); sa != nil {
+		sa.receive(d)
+		return
 	}
 	if h.Exchange == wire.ExchangeIKESAInit && h.ResponderSPI.IsZero() && t.repeatsInit(h, d) {
 		return
@@ -285,7 +283,7 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	switch {
 	case sa.state == stateDead:
 		return
-	case sa.state == stateLingering || sa.state == stateHalfOpen || sa.state == stateIdentified:
+	case sa.state.in(stateListening | stateHalfOpen | stateIdentified | stateLingering):
 		if t.due(sa.endAt) {
 			sa.die()
 		}
