@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,6 +32,7 @@ type agent struct {
 	reason  string // for the data plane
 
 	dir        *state.Dir
+	keyLog     []*os.File
 	host       *hostnet.Host
 	uplinks    *hostnet.Uplinks
 	plane      *userspace.Plane
@@ -82,6 +84,12 @@ func (a *agent) open() error {
 	}
 	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())
 	ec := engine.Config{Plane: a.plane, Store: a.dir.EngineMemory(), Logger: a.cfg.Logger}
+	if dir := a.cfg.UnsafeKeyLog; dir != "" {
+		if ec.KeyLog, a.keyLog, err = openKeyLog(dir); err != nil {
+			return err
+		}
+		a.cfg.Logger.Warn("THE KEYS OF ALL TUNNELS ARE WRITTEN TO A FILE: whoever gets it reads all traffic; run without --unsafe-key-log and remove it when the fault is found", "directory", dir)
+	}
 	if a.cfg.IKEPort != 0 {
 		ec.IKEAddr = netip.AddrPortFrom(netip.IPv6Unspecified(), a.cfg.IKEPort)
 	}
@@ -107,6 +115,7 @@ func (a *agent) close() {
 			a.cfg.Logger.Warn("cannot close the data plane", "error", err)
 		}
 	}
+	closeAll(a.keyLog)
 	if a.host != nil {
 		a.host.Close()
 	}

@@ -38,7 +38,10 @@ type Config struct {
 	IKEPort uint16
 	// MetricsListen is where Prometheus finds /metrics; invalid: nowhere.
 	MetricsListen netip.AddrPort
-	Logger        *slog.Logger
+	// UnsafeKeyLog is the directory that gets the keys of all tunnels in the
+	// form of Wireshark's tables; empty: none does.
+	UnsafeKeyLog string
+	Logger       *slog.Logger
 }
 
 func (c Config) validate() error {

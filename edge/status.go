@@ -39,6 +39,8 @@ type Status struct {
 	DataPlane       string    `json:"data_plane"`
 	DataPlaneReason string    `json:"data_plane_reason"`
 	Interface       string    `json:"interface"`
+	// KeyLog is where the keys of all tunnels are written; empty: nowhere.
+	KeyLog string `json:"key_log,omitempty"`
 
 	Session      *SessionStatus     `json:"session,omitempty"`
 	Intent       *IntentStatus      `json:"intent,omitempty"`
@@ -77,7 +79,7 @@ type CertificateStatus struct {
 func (a *agent) status() *Status {
 	s := &Status{
 		AgentVersion: Version(), StartTime: a.started,
-		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(),
+		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(), KeyLog: a.cfg.UnsafeKeyLog,
 		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()),
 	}
 	if i := a.runner.Running(); i != nil {

@@ -27,6 +27,7 @@ func needs() []need {
 		{"/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so", "libcharon-extra-plugins", "a peer with userspace ESP"},
 		{"/usr/lib/ipsec/plugins/libstrongswan-curve25519.so", "libstrongswan-extra-plugins", "a peer with X25519"},
 		{"/usr/lib/ipsec/plugins/libstrongswan-openssl.so", "libstrongswan-standard-plugins", "a peer with AES-GCM and ECDSA"},
+		{"tshark", "tshark", "the key log, read by Wireshark"},
 		{"chromium", "chromium", "dashboard tests"},
 	}
 }

@@ -142,7 +142,7 @@ func (e *Engine) complete(c TunnelConfig, t *tunnel) (ike.Config, error) {
 	if c.Runtime.Rand != nil || c.Runtime.NewSPI != nil || c.Runtime.AllocateSPI != nil {
 		return c, fmt.Errorf("tunnel %q: Runtime is the engine's to give", c.Name)
 	}
-	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI, Tokens: e.tokens}
+	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI, Tokens: e.tokens, LogKeys: e.keys.IKE != nil}
 	local, err := e.localEndpoint(c)
 	if err != nil {
 		return c, fmt.Errorf("tunnel %q: %w", c.Name, err)

@@ -45,6 +45,8 @@ type Config struct {
 	// peers notice by their liveness checks.
 	Store  Store
 	Limits Limits
+	// KeyLog gets all keys, to find faults; empty it gets none.
+	KeyLog KeyLog
 }
 
 // Limits bound what others can make the engine do. Zero fields get defaults.

@@ -22,6 +22,7 @@ type Engine struct {
 	counters counters
 	hub      hub
 	pool     *cryptoPool
+	keys     *keyLog
 	writer   *planeWriter
 	activity *activity
 	shards   []*shard
@@ -71,6 +72,7 @@ func New(config Config) (*Engine, error) {
 		config:   config,
 		started:  make(chan struct{}),
 		closing:  make(chan struct{}),
+		keys:     &keyLog{KeyLog: config.KeyLog, logger: config.Logger},
 		pool:     newCryptoPool(config.Limits.Handshakes),
 		writer:   newPlaneWriter(config.Plane),
 		activity: newActivity(config.Plane),

@@ -149,7 +149,10 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		NATPort:    w.natPort,
 		ForceEncap: w.forceEncap,
 		Childless:  w.childless,
-		Runtime:    ike.Runtime{Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI},
+		Runtime: ike.Runtime{
+			Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
+			LogKeys: f.engine.keys.IKE != nil,
+		},
 	}, in)
 }
 
@@ -224,6 +227,8 @@ func (f *front) drain(h *half) {
 			f.made.remove(eff.SPI, f.mailbox)
 		case ike.StartJob:
 			f.startJob(h, eff)
+		case ike.IKEKeys:
+			f.engine.keys.ike(eff)
 		case ike.Failed:
 			f.engine.refused(time.Now(), h.machine.Remote(), eff.Err)
 		}

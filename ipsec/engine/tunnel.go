@@ -177,6 +177,8 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 		e.send(eff)
 	case ike.KeepAlive:
 		e.keepAlive(eff)
+	case ike.IKEKeys:
+		e.keys.ike(eff)
 	case ike.StartJob:
 		t.startJob(eff)
 	case ike.Plane:
@@ -234,6 +236,7 @@ func runJob(run func() ike.JobResult) (result ike.JobResult, panicked any) {
 func (t *tunnel) changePlane(eff ike.Plane) {
 	m, s := t.machine, t.shard
 	t.plane.note(eff.Ops)
+	s.engine.keys.esp(eff.Ops)
 	s.engine.writer.submit(planeChange{ops: eff.Ops, done: func(results []error) {
 		s.engine.countPlaneErrors(t.name, eff.Ops, results)
 		errs := append([]error(nil), results...)

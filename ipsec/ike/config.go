@@ -110,6 +110,9 @@ type Runtime struct {
 	// peer gets none from this host.
 	Tokens *TokenSecret
 
+	// LogKeys has the machine hand out the keys of IKE SAs as [IKEKeys].
+	LogKeys bool
+
 	// NonceForTest replaces Rand as the source of nonces, so that a test
 	// chooses who wins a collision.
 	NonceForTest func() []byte

@@ -4,12 +4,13 @@ import (
 	"net/netip"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
-// [StartJob], [Plane], [AskActivity], [RegisterSPI], [UnregisterSPI] or one of the events [IKEUp],
-// [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
+// [StartJob], [Plane], [AskActivity], [IKEKeys], [RegisterSPI], [UnregisterSPI] or one
+// of the events [IKEUp], [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Failed],
 // [Closed]. The order in which Next gives them is the order in which they must
 // take place.
 type Effect interface{ effect() }
@@ -77,6 +78,15 @@ type Plane struct {
 // second old.
 type AskActivity struct{ Token Token }
 
+// IKEKeys are the keys with which the messages of an IKE SA are protected, for a
+// log that helps to find faults. There are none of them without
+// Runtime.LogKeys: who has them reads everything.
+type IKEKeys struct {
+	InitiatorSPI, ResponderSPI wire.SPI
+	Suite                      suite.IKESuite
+	Ei, Er, Ai, Ar             []byte
+}
+
 // RegisterSPI says that messages whose SPI on our side is SPI belong to this
 // machine; UnregisterSPI, that they no longer do. When a tunnel adopts a
 // [HalfOpen] it registers the SPI again and so takes it over.
@@ -128,6 +138,7 @@ func (KeepAlive) effect()     {}
 func (StartJob) effect()      {}
 func (Plane) effect()         {}
 func (AskActivity) effect()   {}
+func (IKEKeys) effect()       {}
 func (RegisterSPI) effect()   {}
 func (UnregisterSPI) effect() {}
 func (IKEUp) effect()         {}

@@ -242,6 +242,8 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 		case Plane:
 			errs := n.apply(e.Ops)
 			n.do(m, h, true, func() Input { return PlaneResult{e.Token, errs} })
+		case IKEKeys:
+			panic("keys are handed out and nobody asked for them")
 		case RegisterSPI:
 			n.registered[e.SPI] = true
 		case UnregisterSPI:

@@ -258,7 +258,21 @@ func (sa *ikeSA) useKeys(keys *suite.IKEKeys) error {
 		return err
 	}
 	sa.keys, sa.sealer, sa.opener = keys, sealer, opener
+	if sa.m.runtime.LogKeys {
+		sa.emitKeys()
+	}
 	return nil
+}
+
+// emitKeys hands out copies of the keys.
+func (sa *ikeSA) emitKeys() {
+	var h wire.Header
+	sa.fillHeader(&h)
+	k := sa.keys
+	sa.m.emit(IKEKeys{
+		InitiatorSPI: h.InitiatorSPI, ResponderSPI: h.ResponderSPI, Suite: sa.suite,
+		Ei: bytes.Clone(k.Ei), Er: bytes.Clone(k.Er), Ai: bytes.Clone(k.Ai), Ar: bytes.Clone(k.Ar),
+	})
 }
 
 // skP returns SK_pi or SK_pr (RFC 7296, Section 2.15).

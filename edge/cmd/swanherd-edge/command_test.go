@@ -15,7 +15,7 @@ func TestPrintStatus(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	s := &edge.Status{
 		Edge: "networks/n/edges/a", AgentVersion: "v1", StartTime: now.Add(-time.Minute),
-		DataPlane: "userspace", DataPlaneReason: "as configured", Interface: "swan0",
+		DataPlane: "userspace", DataPlaneReason: "as configured", Interface: "swan0", KeyLog: "/tmp/k",
 		Session: &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
 		Uplinks: []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`)},
 		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","state_time":"2026-11-23T11:59:00Z",
@@ -29,6 +29,7 @@ func TestPrintStatus(t *testing.T) {
 	const want = `Edge:        networks/n/edges/a
 Agent:       v1, up 1m0s
 Data plane:  userspace on swan0 (as configured)
+KEY LOG:     /tmp/k gets the keys of all tunnels: whoever reads it reads their traffic
 Controller:  c:7444, connected for 5s, round trip 1.2 ms
 Intent:      none yet
 Uplink:      wan1  eth0  192.0.2.1

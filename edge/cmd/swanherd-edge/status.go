@@ -142,6 +142,9 @@ func printAgent(w io.Writer, s *edge.Status, now time.Time) {
 	fmt.Fprintf(w, "Edge:\t%s\n", dash(s.Edge))
 	fmt.Fprintf(w, "Agent:\t%s, up %s\n", s.AgentVersion, age(now, s.StartTime))
 	fmt.Fprintf(w, "Data plane:\t%s on %s (%s)\n", s.DataPlane, s.Interface, s.DataPlaneReason)
+	if s.KeyLog != "" {
+		fmt.Fprintf(w, "KEY LOG:\t%s gets the keys of all tunnels: whoever reads it reads their traffic\n", s.KeyLog)
+	}
 	switch session := s.Session; {
 	case session == nil:
 		fmt.Fprintf(w, "Controller:\tnone\n")
