@@ -10,4 +10,45 @@
 // A Tracker may be used from any goroutine. Only the latest report of each
 // tunnel is kept, so a controller that reads slowly misses states in between
 // and never the last one, and memory is bounded by the number of tunnels.
+// # Metrics
+//
+// Their names and labels are stable.
+//
+//	swanherd_edge_tunnels{state}                          tunnels: idle, connecting, established, partial, failed
+//	swanherd_edge_tunnel_up{tunnel}                       1 with every Child SA
+//	swanherd_edge_tunnel_failure{tunnel,kind}             1 while the tunnel's last failure is of that kind (TunnelErrorKind)
+//	swanherd_edge_session_connected                       1 with a session with the controller
+//	swanherd_edge_child_packets_total{tunnel,child,direction}   packets through the Child SAs of a name
+//	swanherd_edge_child_bytes_total{tunnel,child,direction}     octets of them
+//	swanherd_edge_child_dropped_packets_total{tunnel,child,reason}  replay, integrity, selector
+//	swanherd_edge_child_missing_packets_total{tunnel,child}     sequence numbers that never arrived
+//	swanherd_edge_ike_received_datagrams_total            IKE datagrams received
+//	swanherd_edge_ike_sent_datagrams_total                and sent
+//	swanherd_edge_ike_send_errors_total                   that the host refused to send
+//	swanherd_edge_ike_dropped_datagrams_total{reason}     dropped before any IKE SA saw them, see below
+//	swanherd_edge_ike_unknown_answered_total              peers told that their SA is not here (RFC 6290)
+//	swanherd_edge_ike_handshakes_total                    handshakes begun by peers
+//	swanherd_edge_ike_handshakes_shed_total               given up because the workers had too many
+//	swanherd_edge_ike_half_open                           half-open IKE SAs
+//	swanherd_edge_plane_errors_total                      operations that the data plane refused
+//	swanherd_edge_plane_events_lost_total                 events of the data plane for a tunnel that is gone
+//	swanherd_edge_tunnel_panics_total                     tunnels stopped by a defect of the agent
+//
+// Anybody on the Internet can raise swanherd_edge_ike_dropped_datagrams_total.
+// Its reasons, in the order in which they are found:
+//
+//	too_short        shorter than an IKE header: noise
+//	length_mismatch  the header's length is not the datagram's: noise, or a path that cuts datagrams
+//	version          a major version other than 2: a peer configured for IKEv1
+//	spi              an SPI is zero that must not be, or the other way about: noise
+//	flags            flags or message ID that the exchange cannot have: noise
+//	init_malformed   IKE_SA_INIT without a nonce where it belongs, or that does not parse
+//	rate_limited     a source sends more IKE_SA_INIT than it may: an attack, or many peers behind one address
+//	cookie_demanded  a cookie was asked for, the request not kept: load, harmless in small numbers
+//	half_open_full   no room for another half-open IKE SA: an attack, or Limits.HalfOpen is too small
+//	unknown_spi      no IKE SA has this SPI: after a restart peers cause it until they notice
+//	reassembly_full  no room for more fragments of half-open IKE SAs: an attack
+//	mailbox_full     the loop that owns the SPI has fallen behind: this host is overloaded
+//	no_tunnel        the peer's identity and address fit no tunnel: compare the configurations
+//	handshake        a half-open IKE SA came to nothing; the log says why, for each source now and then
 package health

@@ -47,6 +47,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 var (
 	descTunnels    = describe("tunnels", "Tunnels by state.", "state")
 	descTunnelUp   = describe("tunnel_up", "1 if the tunnel is established with every Child SA.", "tunnel")
+	descFailure    = describe("tunnel_failure", "1 while the last failure of the tunnel is of that kind.", "tunnel", "kind")
 	descSession    = describe("session_connected", "1 if the edge has a session with the controller.")
 	descPackets    = describe("child_packets_total", "Packets through the Child SAs of this name.", "tunnel", "child", "direction")
 	descBytes      = describe("child_bytes_total", "Octets of inner packets through the Child SAs of this name.", "tunnel", "child", "direction")
@@ -54,17 +55,23 @@ var (
 	descMissing    = describe("child_missing_packets_total", "Sequence numbers that never arrived: loss on the path.", "tunnel", "child")
 	descReceived   = describe("ike_received_datagrams_total", "IKE datagrams received.")
 	descSent       = describe("ike_sent_datagrams_total", "IKE datagrams sent.")
+	descSendErrors = describe("ike_send_errors_total", "IKE datagrams that the host refused to send.")
 	descIKEDrops   = describe("ike_dropped_datagrams_total", "IKE datagrams dropped before any IKE SA saw them.", "reason")
+	descUnknown    = describe("ike_unknown_answered_total", "Peers told that their SA is not here.")
 	descHandshakes = describe("ike_handshakes_total", "Handshakes begun by peers.")
+	descShed       = describe("ike_handshakes_shed_total", "Handshakes given up because the workers had too many.")
 	descHalfOpen   = describe("ike_half_open", "Half-open IKE SAs.")
+	descPlane      = describe("plane_errors_total", "Operations that the data plane refused.")
+	descPlaneLost  = describe("plane_events_lost_total", "Events of the data plane for a tunnel that is gone.")
 	descPanics     = describe("tunnel_panics_total", "Tunnels stopped by a defect of the agent.")
 )
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTunnels, descTunnelUp, descSession, descPackets, descBytes, descDrops, descMissing,
-		descReceived, descSent, descIKEDrops, descHandshakes, descHalfOpen, descPanics,
+		descTunnels, descTunnelUp, descFailure, descSession, descPackets, descBytes, descDrops, descMissing,
+		descReceived, descSent, descSendErrors, descIKEDrops, descUnknown, descHandshakes, descShed, descHalfOpen,
+		descPlane, descPlaneLost, descPanics,
 	} {
 		c <- d
 	}
@@ -87,7 +94,12 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	for reason, n := range e.Drops {
 		count(descIKEDrops, n, engine.DropReason(reason).String())
 	}
+	count(descSendErrors, e.SendErrors)
+	count(descUnknown, e.UnknownAnswered)
 	count(descHandshakes, e.Handshakes)
+	count(descShed, e.JobsRefused)
+	count(descPlane, e.PlaneErrors)
+	count(descPlaneLost, e.PlaneEventsLost)
 	gauge(descHalfOpen, float64(e.HalfOpen))
 	count(descPanics, e.Panics)
 }
@@ -96,6 +108,9 @@ func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string
 	states := map[swanherdv1.TunnelState]int{}
 	for _, r := range m.tracker.Reports() {
 		states[r.GetState()]++
+		if kind := r.GetLastError().GetKind(); kind != swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_UNSPECIFIED {
+			gauge(descFailure, 1, r.GetTunnel(), KindWord(kind))
+		}
 		gauge(descTunnelUp, number(r.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED), r.GetTunnel())
 	}
 	for value := range swanherdv1.TunnelState_name {

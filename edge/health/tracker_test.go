@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -231,4 +233,42 @@ func TestMetrics(t *testing.T) {
 	p.tunnels, p.counters = nil, nil
 	tr.Look(time.Unix(2, 0))
 	want()
+}
+
+// Dashboards and alarms are made from the package's documentation.
+func TestEveryMetricIsDocumented(t *testing.T) {
+	b, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := string(b)
+	p := &plant{
+		tunnels:  []engine.TunnelStatus{up("a"), down("b", &ike.Error{Kind: ike.KindNoAnswer})},
+		counters: []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound}},
+	}
+	tr := p.tracker()
+	tr.Look(time.Unix(1, 0))
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(NewMetrics(tr, func() engine.Counters { return engine.Counters{} }, func() bool { return true }))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, f := range families {
+		names[f.GetName()] = true
+		if !strings.Contains(doc, "\t"+f.GetName()) {
+			t.Errorf("doc.go does not tell of %s", f.GetName())
+		}
+	}
+	for _, name := range regexp.MustCompile(`\tswanherd_edge_\w+`).FindAllString(doc, -1) {
+		if name = strings.TrimSpace(name); !names[name] {
+			t.Errorf("doc.go tells of %s, which is not there", name)
+		}
+	}
+	for reason := range (engine.Counters{}).Drops {
+		if word := engine.DropReason(reason).String(); !strings.Contains(doc, "//\t"+word+" ") {
+			t.Errorf("doc.go does not explain the drop reason %s", word)
+		}
+	}
 }
