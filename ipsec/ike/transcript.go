@@ -44,12 +44,12 @@ const usualTranscript = 704
 type transcript struct {
 	log    []byte
 	recent [4]int // where the latest records begin, -1 for none
-	path   path
+	route  route
 	drops  *[numDrops]dropped // nil before the first
 }
 
-// path is between which addresses messages go.
-type path struct{ local, remote netip.AddrPort }
+// route is between which addresses messages go.
+type route struct{ local, remote netip.AddrPort }
 
 // recordKind says what a record is of.
 type recordKind uint8
@@ -155,10 +155,10 @@ func (tr *transcript) note(now time.Time, spi wire.SPI, parts ...string) {
 
 // follow writes down that messages go another way from now on.
 func (tr *transcript) follow(now time.Time, spi wire.SPI, local, remote netip.AddrPort) {
-	if now := (path{local, remote}); now == tr.path {
+	if (route{local, remote}) == tr.route {
 		return
 	}
-	tr.path = path{local, remote}
+	tr.route = route{local, remote}
 	tr.note(now, spi, "between ", local.String(), " and ", remote.String())
 }
 
@@ -208,7 +208,7 @@ func (tr *transcript) join(other *transcript, spi wire.SPI) {
 		rest = rest[n:]
 	}
 	if other.log != nil {
-		tr.path = other.path
+		tr.route = other.route
 	}
 }
 
