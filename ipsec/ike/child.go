@@ -66,10 +66,12 @@ type childSA struct {
 
 // passiveRekey remembers the Child SA that the peer made by rekeying one that
 // we are rekeying as well. Its nonce is needed even if the peer has already
-// deleted it.
+// deleted it. While key exchanges are still to come (RFC 9370, Section 2.2.4),
+// there is a series and no child.
 type passiveRekey struct {
-	child *childSA
-	nonce []byte
+	child  *childSA
+	series *peerSeries
+	nonce  []byte
 }
 
 // live reports whether c carries traffic and is meant to stay.
@@ -110,6 +112,7 @@ type childSpec struct {
 	lowestNonce       []byte
 	keys              *suite.ChildKeys
 	replaces          *childSA
+	crossed           *childSA // see peerSeries
 }
 
 // install orders the inbound SA, and the outbound one if send is true. then is

@@ -78,6 +78,13 @@ func init() {
 			{"rekey IKE SA", types{sa, nonce, ke}, extras()},
 			formError,
 		}, (*ikeSA).handleAnswer},
+		// RFC 9370, Section 2.2.4.
+		{wire.ExchangeIKEFollowupKE, false, stateUsable, []form{
+			{"key exchange", types{ke, wire.PayloadNotify}, extras()},
+		}, (*ikeSA).handleFollowup},
+		{wire.ExchangeIKEFollowupKE, true, stateUsable, []form{
+			{"key exchange", types{ke}, extras()}, formError,
+		}, (*ikeSA).handleAnswer},
 		// RFC 7296, Section 1.4.
 		{wire.ExchangeInformational, false, stateUsable, []form{
 			{"informational", nil, extras(wire.PayloadDelete, cp)},

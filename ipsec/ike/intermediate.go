@@ -17,8 +17,13 @@ import (
 // is done the exchange table knows no IKE_AUTH, and after it no
 // IKE_INTERMEDIATE.
 
-// proceed begins what comes next for the initiator of an IKE SA in the making.
+// proceed begins what comes next for the initiator of an IKE SA in the making. If
+// the peer has established an IKE SA with us meanwhile, ours is dropped instead.
 func (sa *ikeSA) proceed() {
+	if sa.t.primary() != nil && sa.init.replaces == nil {
+		sa.die()
+		return
+	}
 	if len(sa.init.pending) > 0 {
 		sa.beginIntermediate()
 		return

@@ -94,7 +94,11 @@ func (sa *ikeSA) rekeyTarget(n *wire.Notify) (*childSA, *wire.Notify) {
 		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
 	case c == nil:
 		return nil, notFound
-	case c.state != childInstalled || c.wantDelete || c.redundant || c.passive != nil:
+	case c.state != childInstalled || c.wantDelete || c.redundant || c.passive != nil && c.passive.series == nil:
+		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
+	case c.rekey != nil && c.rekey.x.series != nil:
+		// Our own exchange is over and others of the series follow (RFC 9370,
+		// Section 2.2.4).
 		return nil, &wire.Notify{Kind: wire.NotifyTemporaryFailure}
 	}
 	return c, nil
@@ -126,6 +130,10 @@ func (r childResult) Destroy() { r.keys.Destroy() }
 func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
 	spec.lowestNonce = bytes.Clone(lower(ni, nr))
+	if len(spec.suite.KeyExchanges()) > 1 {
+		sa.beginChildSeries(m, spec, answer, ni, nr)
+		return
+	}
 	var theirs []byte
 	if ke := find[*wire.KE](m); ke != nil {
 		theirs = ke.Data
@@ -161,8 +169,8 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Payload) {
 	t := sa.t
 	sa.reserved = 0 // the Child SA's from here on
-	if old := spec.replaces; old != nil && !old.known() {
-		spec.replaces = nil
+	if old := spec.replaces; old != nil && (!old.known() || old.state == childDeleting) {
+		spec.replaces = nil // it is gone, or going, since the peer began
 	}
 	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
 		if err != nil {
@@ -173,9 +181,13 @@ func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Paylo
 			return
 		}
 		sa.respond(m, reply)
-		if old := c.replaces; old != nil {
+		switch old := c.replaces; {
+		case old != nil:
 			t.peerRekeyed(old, c)
-		} else {
+		case spec.crossed != nil && spec.crossed.live():
+			t.resolveChildren(spec.crossed, c)
+			t.childUp(c)
+		default:
 			t.peerCreated(sa, c)
 		}
 	})
@@ -185,7 +197,7 @@ func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Paylo
 // old too, which one stays is decided when our answer is there.
 func (t *Tunnel) peerRekeyed(old, fresh *childSA) {
 	if old.rekey != nil {
-		old.passive = &passiveRekey{fresh, fresh.lowestNonce}
+		old.passive = &passiveRekey{child: fresh, nonce: fresh.lowestNonce}
 		return
 	}
 	old.replaceWith(fresh)

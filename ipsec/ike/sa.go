@@ -121,6 +121,11 @@ type ikeSA struct {
 	childless bool
 	syncs     bool    // both ends can synchronise message IDs (RFC 6311)
 	sync      *idSync // the last time that happened, nil if never
+	// series are key exchanges that the peer has begun with CREATE_CHILD_SA;
+	// lastLink is the last link that was given to one.
+	series    []*peerSeries
+	lastLink  uint32
+	forgotten int // how often in a row the peer has lost a series of ours
 	// tokens are by what the peer can prove that it has lost this IKE SA.
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
@@ -335,6 +340,7 @@ func (sa *ikeSA) die() {
 	sa.abandonTask() // with the SPI and the private value that it holds
 	sa.releaseReserved()
 	larval := sa.state.in(stateLarval)
+	sa.dropSeries()
 	sa.state = stateDead
 	sa.m.forget(sa)
 	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
@@ -352,6 +358,7 @@ func (sa *ikeSA) die() {
 func (sa *ikeSA) linger() {
 	sa.abandonTask()
 	sa.releaseReserved()
+	sa.dropSeries()
 	sa.state = stateLingering
 	sa.m.forget(sa)
 	sa.busy, sa.inbox, sa.rekey = 0, nil, nil

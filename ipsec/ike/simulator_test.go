@@ -181,7 +181,36 @@ func (s *simulator) badConfig() []string {
 		line = append(line, fmt.Sprintf("selectors=%d", 40+r.IntN(20)))
 		s.mtu = []int{0, 600, 1000}[r.IntN(3)]
 	}
-	return line
+	return append(line, s.several()...)
+}
+
+// several has the ends make several key exchanges in some runs. In the last of
+// the cases the responder decides differently at each end, so that exchanges of
+// both kinds cross each other.
+func (s *simulator) several() []string {
+	all := func(key, base, end string, methods ...string) string {
+		for i, m := range methods {
+			methods[i] = base + m + end
+		}
+		return key + "=(" + strings.Join(methods, ",") + ")"
+	}
+	both := func(node string, methods ...string) []string {
+		return []string{
+			all(node+"ike", "aes128gcm16-prfsha256-x25519", "", slices.Clone(methods)...),
+			all(node+"esp", "aes128gcm16-x25519", "-esn", slices.Clone(methods)...),
+		}
+	}
+	switch s.rng.IntN(6) {
+	case 0:
+		return both("", "-ke1_ecp256", "")
+	case 1:
+		return both("", "-ke1_mlkem768", "")
+	case 2:
+		return both("", "-ke1_ecp256-ke2_mlkem768", "-ke1_ecp256")
+	case 3:
+		return append(both("a.", "-ke1_ecp256", ""), both("b.", "", "-ke1_ecp256")...)
+	}
+	return nil
 }
 
 // goodNetwork reorders and does not lose.
@@ -195,6 +224,7 @@ func goodNetwork(s *simulator) {
 		line = append(line, "work=later")
 		s.workTime = 100 * time.Millisecond
 	}
+	line = append(line, s.several()...)
 	s.do("%s", strings.Join(line, " "))
 	s.run(time.Duration(s.rng.IntN(1200)) * time.Millisecond)
 	s.do("connect a")

@@ -50,13 +50,14 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	case sa.state == stateRekeyed:
 		return nil
 	}
-	if doomed := t.doomedChildren(sa); len(doomed) > 0 || len(sa.orphans) > 0 {
+	held := sa.peerRekeysIKE()
+	if doomed := t.doomedChildren(sa); !held && (len(doomed) > 0 || len(sa.orphans) > 0) {
 		return &deleteChildTask{sa: sa, children: doomed}
 	}
 	if sa.wantToken {
 		return &tokenTask{sa}
 	}
-	if sa == t.primary() {
+	if !held && sa == t.primary() {
 		if next := t.primaryTask(sa); next != nil {
 			return next
 		}
@@ -76,7 +77,7 @@ func (t *Tunnel) primaryTask(sa *ikeSA) task {
 		return &createChildTask{sa: sa, cfg: cfg}
 	}
 	for _, c := range t.children {
-		if c.ike == sa && c.wantRekey && c.state == childInstalled && c.live() {
+		if c.ike == sa && c.wantRekey && c.state == childInstalled && c.live() && c.passive == nil {
 			c.wantRekey = false
 			if cfg := t.cfg.child(c.name); cfg != nil {
 				return newRekeyChildTask(sa, c, cfg)
@@ -107,7 +108,7 @@ func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
 	}
 	for i := range t.slots {
 		s, cfg := &t.slots[i], &t.cfg.Children[i]
-		if t.hasLive(s.name) || cfg.Start == StartOnTraffic && !s.acquired {
+		if t.hasLive(s.name) || cfg.Start == StartOnTraffic && !s.acquired || sa.peerMakesChild(s.name) {
 			continue
 		}
 		at := s.notBefore

@@ -32,7 +32,13 @@ type childExchange struct {
 	// early are SPIs that the peer deleted and we did not know: maybe that of
 	// the SA being made.
 	early []uint32
+	// series are the key exchanges from the answer to CREATE_CHILD_SA on.
+	series *keySeries[*suite.ChildKeys]
 
+	// lost is asked before IKE_FOLLOWUP_KE begins. It returns true if the
+	// peer's own exchange has won, and then the exchange has ended; nil says
+	// that this cannot be.
+	lost      func(nonce []byte) bool
 	failed    func(*Error)
 	succeeded func(*childSA)
 }
@@ -83,6 +89,11 @@ func (c *createChildTask) succeeded(child *childSA) {
 	t := c.sa.t
 	c.sa.finish()
 	c.sa.refused = refusals{}
+	for _, s := range c.sa.series {
+		if s.spec != nil && s.spec.replaces == nil && s.spec.cfg.Name == child.name {
+			s.crossed = child
+		}
+	}
 	for _, o := range t.children {
 		if o != child && o != c.passive && o.name == child.name && o.known() && o.ike == c.sa && !o.wantDelete {
 			o.replacedBy = child
@@ -183,11 +194,25 @@ func (x *childExchange) answered(m *message) {
 		x.sa.orphan(spi)
 		return
 	}
-	if slices.Contains(x.early, spec.outbound) {
-		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Payload: wire.PayloadDelete, Err: errors.New("peer deleted the new SA at once")})
+	if x.deletedAtOnce(spec) {
+		return
+	}
+	if len(spec.suite.KeyExchanges()) > 1 && x.lost != nil && x.lost(spec.lowestNonce) {
 		return
 	}
 	x.derive(m, spec, nr)
+}
+
+// deletedAtOnce ends the exchange if the peer has deleted its outcome already.
+func (x *childExchange) deletedAtOnce(spec childSpec) bool {
+	if !slices.Contains(x.early, spec.outbound) {
+		return false
+	}
+	x.fail(&Error{
+		Op: x.op(), Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadDelete,
+		Err: errors.New("peer deleted the new SA at once"),
+	})
+	return true
 }
 
 // retry begins again with the key exchange method that the peer wants (RFC 7296,
@@ -229,44 +254,40 @@ func (x *childExchange) read(m *message) (childSpec, []byte, error) {
 			text:   "answer narrows the selectors of the SA being rekeyed",
 		}
 	}
+	if err := checkLink(m, len(spec.suite.KeyExchanges())-1); err != nil {
+		return spec, nil, err
+	}
 	spec.inbound, spec.replaces = x.spi, x.old
 	spec.lowestNonce = lower(x.ni, nr.Data)
 	return spec, nr.Data, nil
 }
 
-// derive computes the keys and orders the inbound SA.
+// derive makes the key exchanges that are left, computes the keys and orders the
+// inbound SA.
 func (x *childExchange) derive(m *message, spec childSpec, nr []byte) {
-	sa, ke, ni := x.sa, x.ke, x.ni
-	x.ke = nil // the job's from here on
-	ikeSuite, skD, esp := sa.suite, bytes.Clone(sa.keys.D), spec.suite
-	var theirs []byte
-	if p := find[*wire.KE](m); p != nil {
-		theirs = p.Data
-	}
-	runJob(sa, ClassEstablished, func() (*suite.ChildKeys, error) {
-		defer clear(skD)
-		var shared [][]byte
-		if ke != nil {
-			defer ke.Destroy()
-		}
-		if esp.KeyExchange != 0 {
-			secret, err := ke.Shared(theirs)
-			if err != nil {
-				return nil, err
+	sa, ni, ikeSuite := x.sa, x.ni, x.sa.suite
+	x.series = &keySeries[*suite.ChildKeys]{
+		sa: sa, op: x.op(), ke: x.ke,
+		derive: func(skD []byte, secrets [][]byte) (*suite.ChildKeys, error) {
+			return suite.DeriveChildKeys(ikeSuite, skD, secrets, ni, nr, spec.suite)
+		},
+		done: func(keys *suite.ChildKeys, made bool, err *Error) {
+			switch {
+			case err != nil:
+				x.fail(err)
+				if made {
+					sa.orphan(spec.inbound)
+				}
+			case x.deletedAtOnce(spec):
+				keys.Destroy()
+			default:
+				spec.keys = keys
+				x.install(spec)
 			}
-			defer clear(secret)
-			shared = [][]byte{secret}
-		}
-		return suite.DeriveChildKeys(ikeSuite, skD, shared, ni, nr, esp)
-	}, func(keys *suite.ChildKeys, err error) {
-		if err != nil {
-			x.fail(&Error{Op: x.op(), Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
-			sa.orphan(spec.inbound)
-			return
-		}
-		spec.keys = keys
-		x.install(spec)
-	})
+		},
+	}
+	x.ke = nil // the series' from here on
+	x.series.begin(m, spec.suite.KeyExchanges())
 }
 
 func (x *childExchange) install(spec childSpec) {
@@ -299,6 +320,7 @@ func (x *childExchange) abandon() {
 		x.spi = 0
 	}
 	x.destroyKE()
+	x.series.abandon()
 }
 
 func (x *childExchange) destroyKE() {

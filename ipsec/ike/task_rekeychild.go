@@ -20,7 +20,7 @@ func newRekeyChildTask(sa *ikeSA, old *childSA, cfg *ChildConfig) *rekeyChildTas
 	r := &rekeyChildTask{sa: sa, old: old}
 	r.x = &childExchange{
 		sa: sa, cfg: cfg, old: old, localTS: old.localTS, remoteTS: old.remoteTS,
-		failed: r.failed, succeeded: r.succeeded,
+		lost: r.lost, failed: r.failed, succeeded: r.succeeded,
 	}
 	return r
 }
@@ -56,6 +56,9 @@ func (r *rekeyChildTask) finish() {
 func (r *rekeyChildTask) failed(err *Error) {
 	old, t := r.old, r.sa.t
 	r.finish()
+	if p := old.passive; p != nil && p.series != nil {
+		return // the peer is replacing it
+	}
 	if p := old.passive; p != nil {
 		// The peer has replaced it already, so our failure does not matter; it
 		// deletes the old one (RFC 7296, Section 2.8.1).
@@ -84,6 +87,32 @@ func (r *rekeyChildTask) failed(err *Error) {
 	}
 }
 
+// lost decides between our key exchanges and the peer's for the same SA, when
+// several are to come. Ours has the lowest of the four nonces: it just ends, as
+// there is nothing yet to be deleted. Otherwise the peer does not go on with its
+// own (RFC 9370, Section 2.2.4).
+func (r *rekeyChildTask) lost(nonce []byte) bool {
+	p := r.old.passive
+	if p == nil || p.child == nil && p.series == nil {
+		return false
+	}
+	if bytes.Compare(nonce, p.nonce) > 0 {
+		if p.series != nil {
+			p.series.drop()
+		}
+		return false
+	}
+	r.x.abandon()
+	r.finish()
+	if p.child != nil {
+		r.old.passive = nil
+		if r.old.known() {
+			r.old.replaceWith(p.child)
+		}
+	}
+	return true
+}
+
 // succeeded puts the new Child SA in charge, or deletes it again if the peer's
 // one won.
 func (r *rekeyChildTask) succeeded(fresh *childSA) {
@@ -91,6 +120,15 @@ func (r *rekeyChildTask) succeeded(fresh *childSA) {
 	r.finish()
 	r.sa.refused = refusals{}
 	passive := old.passive
+	if passive != nil && passive.series != nil {
+		if bytes.Compare(fresh.lowestNonce, passive.nonce) < 0 {
+			// The peer's has won and is still to be made.
+			fresh.redundant, fresh.replaces = true, nil
+			fresh.end(ReasonRedundant)
+			return
+		}
+		passive.series.drop()
+	}
 	old.passive = nil
 	if passive != nil && passive.child != nil && bytes.Compare(fresh.lowestNonce, passive.nonce) < 0 {
 		// Ours has the lowest of the four nonces: the end that made it deletes

@@ -25,6 +25,11 @@ type rekeyIKETask struct {
 	// if the peer has deleted it again.
 	passive      *ikeSA
 	passiveNonce []byte
+	// series is the peer's rekeying while key exchanges of it are still to come,
+	// answer our own from the answer to CREATE_CHILD_SA on (RFC 9370, Section
+	// 2.2.4).
+	series *peerSeries
+	answer *keySeries[*suite.IKEKeys]
 }
 
 func (r *rekeyIKETask) start() {
@@ -64,6 +69,7 @@ func (r *rekeyIKETask) begin(group wire.KeyExchangeID) {
 func (r *rekeyIKETask) abandon() {
 	r.old.rekey = nil
 	r.destroyKE()
+	r.answer.abandon()
 }
 
 func (r *rekeyIKETask) destroyKE() {
@@ -87,7 +93,31 @@ func (r *rekeyIKETask) answered(m *message) {
 		r.fail(&Error{Op: "rekey IKE SA", Exchange: m.Exchange, Err: err})
 		return
 	}
-	r.derive(fresh, nr, find[*wire.KE](m).Data)
+	if len(fresh.suite.KeyExchanges()) > 1 && r.lost(fresh.lowestNonce) {
+		return
+	}
+	r.derive(m, fresh, nr)
+}
+
+// lost is what rekeyChildTask.lost is, for IKE SAs.
+func (r *rekeyIKETask) lost(nonce []byte) bool {
+	old, passive := r.old, r.passive
+	if r.series == nil && (passive == nil || !passive.alive()) {
+		return false
+	}
+	if bytes.Compare(nonce, r.passiveNonce) > 0 {
+		if r.series != nil {
+			r.series.drop()
+		}
+		return false
+	}
+	pending := r.series != nil
+	r.abandon()
+	old.finish()
+	if !pending {
+		old.t.replaceIKE(old, passive)
+	}
+	return true
 }
 
 func (r *rekeyIKETask) retry(data []byte) {
@@ -122,6 +152,9 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 	case bytes.Equal(nr.Data, r.ni):
 		return nil, nil, errors.New("nonce is our own")
 	}
+	if err := checkLink(m, len(chosen.KeyExchanges())-1); err != nil {
+		return nil, nil, err
+	}
 	fresh := r.old.heir(r.spi, spi, chosen, true)
 	fresh.lowestNonce = lower(r.ni, nr.Data)
 	fresh.keepTokens(m)
@@ -141,39 +174,48 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 	}
 }
 
-func (r *rekeyIKETask) derive(fresh *ikeSA, nr, theirs []byte) {
-	old, ke, ni := r.old, r.ke, r.ni
-	r.ke = nil // the job's from here on
-	prf, skD := old.suite.PRF, bytes.Clone(old.keys.D)
-	s, spii, spir := fresh.suite, fresh.localSPI, fresh.remoteSPI
-	runJob(old, ClassEstablished, func() (*suite.IKEKeys, error) {
-		defer ke.Destroy()
-		defer clear(skD)
-		shared, err := ke.Shared(theirs)
-		if err != nil {
-			return nil, err
-		}
-		defer clear(shared)
-		return suite.RekeyIKEKeys(s, prf, skD, ni, nr, [][]byte{shared}, spii, spir)
-	}, func(keys *suite.IKEKeys, err error) {
-		if err == nil {
-			err = fresh.useKeys(keys)
-		}
-		if err != nil {
-			r.fail(&Error{Op: "rekey IKE SA", Exchange: wire.ExchangeCreateChildSA, Payload: wire.PayloadKE, Err: err})
-			return
-		}
-		r.succeed(fresh)
-	})
+// derive makes the key exchanges that are left and computes the keys.
+func (r *rekeyIKETask) derive(m *message, fresh *ikeSA, nr []byte) {
+	ni, prf := r.ni, r.old.suite.PRF
+	r.answer = &keySeries[*suite.IKEKeys]{
+		sa: r.old, op: "rekey IKE SA", ke: r.ke,
+		derive: func(skD []byte, secrets [][]byte) (*suite.IKEKeys, error) {
+			return suite.RekeyIKEKeys(fresh.suite, prf, skD, ni, nr, secrets, fresh.localSPI, fresh.remoteSPI)
+		},
+		done: func(keys *suite.IKEKeys, _ bool, err *Error) {
+			if err == nil {
+				if e := fresh.useKeys(keys); e != nil {
+					err = &Error{Op: "rekey IKE SA", Kind: KindInternal, Exchange: m.Exchange, Err: e}
+				}
+			}
+			if err != nil {
+				r.fail(err)
+				return
+			}
+			r.succeed(fresh)
+		},
+	}
+	r.ke = nil // the series' from here on
+	r.answer.begin(m, fresh.suite.KeyExchanges())
 }
 
 // succeed puts the new IKE SA in charge, or deletes it again if the peer's one
 // won.
 func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 	old, t := r.old, r.old.t
+	series := r.series
 	r.abandon()
 	old.finish()
 	t.join(fresh)
+	if series != nil {
+		if bytes.Compare(fresh.lowestNonce, r.passiveNonce) < 0 {
+			// The peer's has won and is still to be made.
+			fresh.redundant, fresh.replaced = true, true
+			fresh.end(ReasonRedundant)
+			return
+		}
+		series.drop()
+	}
 	passive := r.passive
 	if passive != nil && !passive.alive() {
 		passive = nil // the peer has deleted it: it lost
@@ -210,6 +252,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.endAt = old.endAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil
+	old.dropSeries()
 	old.state, old.reason = stateRekeyed, ReasonReplaced
 	old.rekeyAt, old.expireAt = time.Time{}, time.Time{}
 	old.endAt = t.now.Add(redundantTime)
@@ -230,10 +273,12 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 
 func (r *rekeyIKETask) fail(err *Error) {
 	old, t := r.old, r.old.t
-	passive := r.passive
+	passive, pending := r.passive, r.series != nil
 	r.abandon()
 	old.finish()
 	switch {
+	case pending:
+		// The peer is replacing it.
 	case passive != nil && passive.alive():
 		// The peer finished its own rekeying without seeing ours (RFC 7296,
 		// Section 2.8.2).
@@ -265,7 +310,9 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 		return
 	}
-	if sa.rekey != nil && sa.rekey.passive != nil || t.replacedSAs() >= maxReplaced {
+	if r := sa.rekey; r != nil && (r.passive != nil || r.answer != nil) || t.replacedSAs() >= maxReplaced {
+		// With an answer, further key exchanges of ours are under way (RFC 9370,
+		// Section 2.2.4).
 		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 		return
 	}
@@ -310,6 +357,10 @@ func (t *Tunnel) replacedSAs() int {
 func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, theirs []byte) {
 	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
 	fresh.lowestNonce = bytes.Clone(lower(ni, nr))
+	if len(fresh.suite.KeyExchanges()) > 1 {
+		sa.beginIKESeries(m, fresh, answer, ni, nr)
+		return
+	}
 	prf, skD, rand := sa.suite.PRF, bytes.Clone(sa.keys.D), sa.m.runtime.Rand
 	s, spii, spir := fresh.suite, fresh.remoteSPI, fresh.localSPI
 	runJob(sa, ClassEstablished, func() (respondResult, error) {
@@ -329,15 +380,20 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
 			return
 		}
-		answer.SPI = fresh.localSPI[:]
 		sa.t.join(fresh)
-		sa.respond(m, append([]wire.Payload{
-			&wire.SA{Proposals: []wire.Proposal{answer}},
-			&wire.Nonce{Data: nr},
-			&wire.KE{Group: s.KeyExchange, Data: r.public},
-		}, fresh.ownToken()...))
+		sa.respond(m, heirPayloads(fresh, answer, nr, r.public))
 		sa.t.peerRekeyedIKE(sa, fresh)
 	})
+}
+
+// heirPayloads is the answer to CREATE_CHILD_SA that grants a new IKE SA.
+func heirPayloads(fresh *ikeSA, answer wire.Proposal, nonce, public []byte) []wire.Payload {
+	answer.SPI = fresh.localSPI[:]
+	return append([]wire.Payload{
+		&wire.SA{Proposals: []wire.Proposal{answer}},
+		&wire.Nonce{Data: nonce},
+		&wire.KE{Group: fresh.suite.KeyExchange, Data: public},
+	}, fresh.ownToken()...)
 }
 
 // peerRekeyedIKE notes that the peer made fresh to replace old. If we are

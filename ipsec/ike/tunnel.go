@@ -292,6 +292,7 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 		t.lastChance(sa)
 		return
 	}
+	sa.tickSeries()
 	if t.due(sa.expireAt) {
 		sa.expireAt = time.Time{}
 		if sa.alive() && !sa.redundant {
@@ -368,6 +369,9 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(o.at)
 	}
 	e.add(sa.endAt)
+	for _, s := range sa.series {
+		e.add(s.until)
+	}
 	e.add(sa.parts[0].until)
 	if sa.state.in(stateUsable) {
 		e.add(sa.expireAt)

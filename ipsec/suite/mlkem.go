@@ -65,7 +65,9 @@ func (p *mlkemPrivate) public() []byte { return p.key.Encapsulator().Bytes() }
 // shared takes a ciphertext. One that was not made for this key gives a secret
 // that nobody else has (FIPS 203, Section 6.3), so the messages under the keys
 // from it fail their integrity check.
-func (p *mlkemPrivate) shared(ciphertext []byte) ([]byte, error) { return p.key.Decapsulate(ciphertext) }
+func (p *mlkemPrivate) shared(ciphertext []byte) ([]byte, error) {
+	return p.key.Decapsulate(ciphertext)
+}
 
 // destroy does nothing: the standard library keeps the key in memory that
 // cannot be overwritten from here.
