@@ -76,25 +76,18 @@ func (sa *ikeSA) dropSeries() {
 	}
 }
 
-// tickSeries drops the series that the peer does not continue. What they were to
-// replace is up to this end again.
+// tickSeries drops the series that the peer does not continue.
 func (sa *ikeSA) tickSeries() {
 	for _, s := range slices.Clone(sa.series) {
-		if !sa.m.due(s.until) {
-			continue
-		}
-		s.drop()
-		retry := sa.m.now.Add(sa.m.retryDelay())
-		switch {
-		case s.heir != nil && sa.rekeyAt.IsZero() && !sa.wantRekey && sa.rekey == nil:
-			sa.rekeyAt = retry
-		case s.spec != nil && s.spec.replaces != nil:
-			if old := s.spec.replaces; old.state == childInstalled && old.rekeyAt.IsZero() && !old.wantRekey && old.rekey == nil {
-				old.rekeyAt = retry
-			}
+		if sa.m.due(s.until) {
+			s.drop()
 		}
 	}
 }
+
+// afterSeries is when this end rekeys after all, if the peer does not go on with
+// the series that ours has given way to.
+func (m *machine) afterSeries() time.Time { return m.now.Add(followupTime + m.retryDelay()) }
 
 // peerRekeysIKE reports whether the peer is in the middle of rekeying sa. What
 // this end wants of it waits, so that nothing is under way when the new IKE SA
@@ -176,8 +169,14 @@ func (sa *ikeSA) beginIKESeries(m *message, fresh *ikeSA, answer wire.Proposal, 
 // handleFollowup takes the next key exchange of a series of the peer's.
 func (sa *ikeSA) handleFollowup(m *message) {
 	link, ke := m.notify(wire.NotifyAdditionalKeyExchange), find[*wire.KE](m)
-	if link == nil {
+	switch {
+	case link == nil:
 		sa.refuseMalformed(m, errors.New("IKE_FOLLOWUP_KE: ADDITIONAL_KEY_EXCHANGE is missing"))
+		return
+	case sa.state != stateEstablished || sa.wantDelete || sa.redundant:
+		// As in handleCreateChild: it is going.
+		sa.dropSeries()
+		sa.refuse(m, wire.NotifyTemporaryFailure, nil)
 		return
 	}
 	i := slices.IndexFunc(sa.series, func(s *peerSeries) bool { return bytes.Equal(s.link, link.Data) })

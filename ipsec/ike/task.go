@@ -150,6 +150,7 @@ type deleteIKETask struct{ sa *ikeSA }
 func (d *deleteIKETask) start() {
 	sa := d.sa
 	sa.wantDelete = false
+	sa.dropSeries()
 	sa.replaced = sa.replaced || sa.state == stateRekeyed
 	sa.t.beforeDelete(sa)
 	var payloads []wire.Payload

@@ -57,7 +57,8 @@ func (r *rekeyChildTask) failed(err *Error) {
 	old, t := r.old, r.sa.t
 	r.finish()
 	if p := old.passive; p != nil && p.series != nil {
-		return // the peer is replacing it
+		old.rekeyAt = t.afterSeries() // the peer is replacing it
+		return
 	}
 	if p := old.passive; p != nil {
 		// The peer has replaced it already, so our failure does not matter; it
@@ -104,11 +105,13 @@ func (r *rekeyChildTask) lost(nonce []byte) bool {
 	}
 	r.x.abandon()
 	r.finish()
-	if p.child != nil {
-		r.old.passive = nil
-		if r.old.known() {
-			r.old.replaceWith(p.child)
-		}
+	if p.child == nil {
+		r.old.rekeyAt = r.sa.m.afterSeries()
+		return true
+	}
+	r.old.passive = nil
+	if r.old.known() {
+		r.old.replaceWith(p.child)
 	}
 	return true
 }
@@ -125,6 +128,7 @@ func (r *rekeyChildTask) succeeded(fresh *childSA) {
 			// The peer's has won and is still to be made.
 			fresh.redundant, fresh.replaces = true, nil
 			fresh.end(ReasonRedundant)
+			old.rekeyAt = r.sa.m.afterSeries()
 			return
 		}
 		passive.series.drop()

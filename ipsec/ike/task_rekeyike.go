@@ -114,7 +114,9 @@ func (r *rekeyIKETask) lost(nonce []byte) bool {
 	pending := r.series != nil
 	r.abandon()
 	old.finish()
-	if !pending {
+	if pending {
+		old.rekeyAt = old.m.afterSeries()
+	} else {
 		old.t.replaceIKE(old, passive)
 	}
 	return true
@@ -212,6 +214,7 @@ func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 			// The peer's has won and is still to be made.
 			fresh.redundant, fresh.replaced = true, true
 			fresh.end(ReasonRedundant)
+			old.rekeyAt = t.afterSeries()
 			return
 		}
 		series.drop()
@@ -278,7 +281,7 @@ func (r *rekeyIKETask) fail(err *Error) {
 	old.finish()
 	switch {
 	case pending:
-		// The peer is replacing it.
+		old.rekeyAt = t.afterSeries() // the peer is replacing it
 	case passive != nil && passive.alive():
 		// The peer finished its own rekeying without seeing ours (RFC 7296,
 		// Section 2.8.2).
