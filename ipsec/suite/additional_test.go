@@ -52,7 +52,7 @@ func TestChooseAdditional(t *testing.T) {
 }
 
 // An initiator refuses an answer that uses a method twice (RFC 9370, Section
-// 2.2.1), leaves out a type, or adds one.
+// 2.2.1), leaves out a type that is not optional, or adds one.
 func TestAcceptAdditional(t *testing.T) {
 	offered := parseIKETest(t, "aes128gcm16-prfsha256-x25519-ke1_x25519-ke1_ecp256-ke2_ecp256-ke2_none")
 	ke := func(n int, id wire.KeyExchangeID) wire.Transform { return tr(keyExchangeType(n), uint16(id)) }
@@ -67,7 +67,8 @@ func TestAcceptAdditional(t *testing.T) {
 		{"good", []wire.Transform{ke(1, wire.KeyExchangeECP256), ke(2, 0)}, "aes128gcm16-prfsha256-x25519-ke1_ecp256"},
 		{"the first one again", []wire.Transform{ke(1, wire.KeyExchangeCurve25519), ke(2, 0)}, ""},
 		{"the additional one again", []wire.Transform{ke(1, wire.KeyExchangeECP256), ke(2, wire.KeyExchangeECP256)}, ""},
-		{"a type left out", []wire.Transform{ke(1, wire.KeyExchangeECP256)}, ""},
+		{"an optional type left out", []wire.Transform{ke(1, wire.KeyExchangeECP256)}, "aes128gcm16-prfsha256-x25519-ke1_ecp256"},
+		{"a type left out", []wire.Transform{ke(2, 0)}, ""},
 		{"all left out", nil, ""},
 		{"not offered", []wire.Transform{ke(1, wire.KeyExchangeECP384), ke(2, 0)}, ""},
 		{"a type too many", []wire.Transform{ke(1, wire.KeyExchangeECP256), ke(2, 0), ke(3, 0)}, ""},

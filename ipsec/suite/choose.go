@@ -115,7 +115,11 @@ func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.P
 	offer := offers[i]
 	for t := wire.TransformEncryption; t <= wire.TransformAdditionalKE7; t++ {
 		want := min(1, len(ofType(offer, t)))
-		if got := len(ofType(answer, t)); got != want {
+		got := len(ofType(answer, t))
+		if got == 0 && offersNone(offer, t) {
+			continue // the same as NONE, which strongSwan leaves out
+		}
+		if got != want {
 			return fmt.Errorf("%w: %d transforms of type %s, want %d", ErrInvalidAnswer, got, t, want)
 		}
 	}
@@ -125,6 +129,16 @@ func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.P
 		}
 	}
 	return nil
+}
+
+// offersNone reports whether a transform type is optional in the offer, by a
+// transform that stands for its absence (RFC 7296, Section 3.3.2; RFC 9370,
+// Section 2.2.1).
+func offersNone(offer wire.Proposal, t wire.TransformType) bool {
+	if t != wire.TransformIntegrity && t != wire.TransformKeyExchange && !t.IsAdditionalKE() {
+		return false
+	}
+	return slices.ContainsFunc(ofType(offer, t), func(tr wire.Transform) bool { return tr.ID == 0 })
 }
 
 // Bounds on the work that an offer causes before its sender is known. The

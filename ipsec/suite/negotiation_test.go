@@ -394,6 +394,27 @@ func TestAcceptRejects(t *testing.T) {
 	}
 }
 
+// TestAcceptWithoutNone takes an answer that leaves out what the offer makes
+// optional, as strongSwan's do.
+func TestAcceptWithoutNone(t *testing.T) {
+	offered := parseIKETest(t, "aes128gcm16-prfsha256-x25519-ke1_mlkem768-ke1_none-ke2_ecp384")
+	answer := offered[0].Wire(1, nil)
+	without := func(types ...wire.TransformType) wire.Proposal {
+		p := answer
+		p.Transforms = slices.DeleteFunc(slices.Clone(answer.Transforms), func(tr wire.Transform) bool { return slices.Contains(types, tr.Type) })
+		return p
+	}
+	s, err := AcceptIKE(without(wire.TransformAdditionalKE1), offered)
+	if err != nil || s.String() != "aes128gcm16-prfsha256-x25519-ke2_ecp384" {
+		t.Errorf("without ADDKE1, which is optional: %s, %v", s, err)
+	}
+	for _, needed := range []wire.TransformType{wire.TransformAdditionalKE2, wire.TransformKeyExchange, wire.TransformPRF} {
+		if s, err := AcceptIKE(without(wire.TransformAdditionalKE1, needed), offered); !errors.Is(err, ErrInvalidAnswer) {
+			t.Errorf("without %s: got %s, %v, want ErrInvalidAnswer", needed, s, err)
+		}
+	}
+}
+
 // genIKE makes valid proposals.
 func genIKE(t *rapid.T) IKEProposal {
 	p := IKEProposal{
