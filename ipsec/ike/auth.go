@@ -132,6 +132,12 @@ func (a *authTask) answered(m *message) {
 			a.reject(sa.authError(err, c))
 			return
 		}
+		if n := m.errorNotify(); n != nil && endsIKE(n.Kind) {
+			// It can prove itself, and for all that has no IKE SA.
+			sa.abandonTask()
+			sa.fail(&Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true})
+			return
+		}
 		sa.believe(peer, c.certs)
 		a.established(m)
 	})
