@@ -28,6 +28,10 @@ func needs() []need {
 		{"/usr/lib/ipsec/plugins/libstrongswan-curve25519.so", "libstrongswan-extra-plugins", "a peer with X25519"},
 		{"/usr/lib/ipsec/plugins/libstrongswan-openssl.so", "libstrongswan-standard-plugins", "a peer with AES-GCM and ECDSA"},
 		{"tshark", "tshark", "the key log, read by Wireshark"},
+		{"debootstrap", "debootstrap", "peers newer than the host's"},
+		{"mke2fs", "e2fsprogs", "their disks in virtual machines"},
+		{"depmod", "kmod", "a kernel with ESP in virtual machines"},
+		{"qemu-system-x86_64", "qemu-system-x86", "a kernel with ESP"},
 		{"chromium", "chromium", "dashboard tests"},
 	}
 }
@@ -43,6 +47,9 @@ func (n need) present() bool {
 
 func runSetup(ctx context.Context, _ []string) error {
 	if err := setupPackages(ctx); err != nil {
+		return err
+	}
+	if err := setupTrees(ctx); err != nil {
 		return err
 	}
 	return setupUI(ctx)
@@ -67,14 +74,10 @@ func setupPackages(ctx context.Context) error {
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("this system has no apt-get; install what corresponds to the Debian packages %s by hand", strings.Join(missing, " "))
 	}
-	var sudo []string
-	if os.Geteuid() != 0 {
-		sudo = []string{"sudo"}
-	}
 	// A package that starts its daemon would take the host's IKE ports.
-	mask := slices.Concat(sudo, []string{"sh", "-c", `[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }`})
-	update := slices.Concat(sudo, []string{"apt-get", "-qq", "update"})
-	install := slices.Concat(sudo, []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install"}, missing)
+	mask := slices.Concat(sudo(), []string{"sh", "-c", `[ -e /usr/sbin/policy-rc.d ] || { printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod +x /usr/sbin/policy-rc.d; }`})
+	update := slices.Concat(sudo(), []string{"apt-get", "-qq", "update"})
+	install := slices.Concat(sudo(), []string{"env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-y", "--no-install-recommends", "install"}, missing)
 	for _, argv := range [][]string{mask, update, install} {
 		if err := command(ctx, "", argv...); err != nil {
 			return fmt.Errorf("%w; install %s by hand and run this again", err, strings.Join(missing, " "))

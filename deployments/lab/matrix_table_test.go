@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 // eachRekey has both SAs rekeyed by both ends in turn: every key derivation
@@ -49,7 +51,21 @@ func suiteCases(long bool) []interopCase {
 		"aes128gcm16-x25519", "aes256gcm16-ecp384", "chacha20poly1305-ecp256",
 		"aes128-sha256-x25519", "aes256-sha384-ecp256", "aes256-sha512-ecp384", "aes256gcm16",
 	}
+	// What RFC 8247 and RFC 8221 leave to those who need it.
+	rare := [][2]string{
+		{"aes256gcm8-prfsha256-modp2048", "aes256gcm8-modp2048"},
+		{"aes128gcm12-prfsha384-modp3072", "aes128gcm12-modp3072"},
+		{"aes128ctr-sha256-modp4096", "aes256ctr-sha256-x25519"},
+		{"aes256gcm16-prfsha512-ecp521", "aes192gcm16-ecp521"},
+		{"aes128ccm16-prfsha256-ecp256", "aes256ccm16-x25519"},
+		{"aes256ccm8-prfsha256-x25519", "aes128ccm12-x25519"},
+		{"aes192-sha1-modp2048", "aes192-sha1-ecp256"},
+		{"aes128-aesxcbc-prfaesxcbc-x25519", "aes128-aesxcbc-x25519"},
+	}
 	var out []interopCase
+	for _, s := range rare {
+		out = append(out, each(interopCase{name: "suite/" + s[0] + "," + s[1], ike: s[0], esp: s[1], steps: eachRekey()})...)
+	}
 	for i, s := range ikeSuites {
 		for j, e := range espSuites {
 			if long || i == j {
@@ -72,6 +88,30 @@ func authCases(long bool) []interopCase {
 			}
 		}
 	}
+	for _, rsa := range []struct {
+		name, log, options string
+		padding            ident.RSAPadding
+	}{
+		{"PSS", "with RSA_EMSA_PSS", "  rsa_pss = yes", ident.RSAPaddingPSS},
+		{"PKCS1", "with RSA_EMSA_PKCS1_SHA2", "  rsa_pss = no", ident.RSAPaddingPKCS1v15},
+	} {
+		out = append(out, each(interopCase{
+			name: "auth/rsa2048+rsa3072," + rsa.name, auth: "rsa2048+rsa3072", options: rsa.options,
+			tunnel: func(c *engine.TunnelConfig) { c.Credentials.RSA = rsa.padding },
+			steps:  []step{theirLog("authentication of 'ours.example' "+rsa.log, "authentication of 'theirs.example' (myself) "+rsa.log)},
+		})...)
+	}
+	// What was before RFC 7427.
+	for _, kind := range []struct{ key, log string }{
+		{"rsa2048", "RSA signature"}, {"ecdsa256", "ECDSA-256 signature"}, {"ecdsa384", "ECDSA-384 signature"}, {"ecdsa521", "ECDSA-521 signature"},
+	} {
+		legacy := []wire.AuthMethod{wire.AuthRSA, wire.AuthECDSAP256, wire.AuthECDSAP384, wire.AuthECDSAP521}
+		out = append(out, each(interopCase{
+			name: "auth/before RFC 7427," + kind.key, auth: kind.key + "+" + kind.key, options: "  signature_authentication = no",
+			tunnel: func(c *engine.TunnelConfig) { c.Credentials.Legacy, c.Peer.Legacy = legacy, legacy },
+			steps:  []step{theirLog("authentication of 'ours.example' with "+kind.log, "authentication of 'theirs.example' (myself) with "+kind.log)},
+		})...)
+	}
 	for _, id := range [][2]string{
 		{"ours@swanherd.example", "theirs@swanherd.example"},
 		{ourPublic, theirPublic},
@@ -84,6 +124,11 @@ func authCases(long bool) []interopCase {
 	out = append(out, each(interopCase{
 		name: "fragments/theirs of 400 octets", auth: "ed25519+rsa3072", intermediate: true, options: "  fragment_size = 400",
 		steps: []step{theirLog("splitting IKE message")},
+	})...)
+	out = append(out, each(interopCase{
+		name: "fragments/ours of 576 octets", auth: "rsa3072+ed25519", intermediate: true,
+		tunnel: func(c *engine.TunnelConfig) { c.FragmentSize = 576 },
+		steps:  []step{theirLog("received fragment #3")},
 	})...)
 	out = append(out, each(interopCase{
 		name: "fragments/ours", auth: "rsa3072+ed25519", intermediate: true,
@@ -186,6 +231,12 @@ func negotiationCases() []interopCase {
 			name: "negotiation/theirs narrowed", initiates: theirs, child: "        local_ts = 10.0.0.0/8\n        remote_ts = 10.1.0.0/16",
 			steps: []step{selectors("10.1.0.0/24", "10.2.0.0/24"), rekeyChild(ours), rekeyChild(theirs), selectors("10.1.0.0/24", "10.2.0.0/24")},
 		}},
+		each(interopCase{name: "childless/preferred by ours", tunnel: func(c *engine.TunnelConfig) { c.Childless = ike.ChildlessPrefer }, steps: eachRekey()}),
+		[]interopCase{
+			{name: "childless/forced by theirs", initiates: theirs, conn: "    childless = force", steps: eachRekey()},
+			{name: "childless/forced by theirs, not done by ours", conn: "    childless = force", fails: "INVALID_SYNTAX"},
+		},
+		each(interopCase{name: "childless/forced by both", conn: "    childless = force", tunnel: func(c *engine.TunnelConfig) { c.Childless = ike.ChildlessForce }, steps: eachRekey()}),
 		each(interopCase{name: "negotiation/three children", children: []string{"net", "net2", "net3"}, steps: []step{rekeyIKE(ours), rekeyIKE(theirs), rekeyChild(ours), rekeyChild(theirs)}}),
 		[]interopCase{
 			{name: "cookie/demanded by theirs", options: "  cookie_threshold = 2\n  cookie_threshold_ip = 2", before: []step{halfOpen(4)}, steps: []step{theirLog("IKE_SA_INIT response 0 [ N(COOKIE) ]")}},

@@ -36,6 +36,33 @@ func TestInteropMatrix(t *testing.T) {
 	runCases(t, classicCases(longInterop()), newCharonPeer(lab.Tree{}))
 }
 
+// TestInteropPostQuantum runs our engine against a strongSwan that has ML-KEM
+// (FIPS 203) and several key exchanges (RFC 9370), and against the same that all
+// others do.
+func TestInteropPostQuantum(t *testing.T) {
+	lab.Require(t, "nft", "unshare", "chroot")
+	tree, err := lab.OpenTree(lab.TreeStrongSwan)
+	if err != nil {
+		t.Skipf("SKIPPED, so not run: %v", err)
+	}
+	newPeer := newCharonPeer(tree)
+	runCases(t, quantumCases(longInterop()), newPeer)
+	classic := classicCases(longInterop())
+	if !longInterop() {
+		classic = everyNth(classic, 4)
+	}
+	t.Run("classic", func(t *testing.T) { runCases(t, classic, newPeer) })
+}
+
+// everyNth takes some of many.
+func everyNth(cases []interopCase, n int) []interopCase {
+	var out []interopCase
+	for i := 0; i < len(cases); i += n {
+		out = append(out, cases[i])
+	}
+	return out
+}
+
 // runCases runs cases, several at a time.
 func runCases(t *testing.T, cases []interopCase, newPeer func(*run) peer) {
 	for i, c := range cases {

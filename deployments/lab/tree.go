@@ -15,6 +15,8 @@ type Tree struct{ Root string }
 const (
 	TreeStrongSwan = "strongswan" // with ML-KEM
 	TreeLibreswan  = "libreswan"
+	// KernelDir stands beside the trees: a kernel that has ESP.
+	KernelDir = "kernel"
 )
 
 // TreeDir is where the tree of that name is, or will be: in the cache of the
