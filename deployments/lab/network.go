@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // A Network is a set of namespaces that were made together and go together.
@@ -202,6 +203,27 @@ func (ns *Namespace) RouteDevice(dst netip.Prefix, link string) error {
 	}
 	if err := ns.handle.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: parsed}); err != nil {
 		return fmt.Errorf("route %s to %s in %s: %w", dst, link, ns.Name, err)
+	}
+	return nil
+}
+
+// RouteLocal makes every address of dst one of the host itself, as many hosts
+// on one link would have them.
+func (ns *Namespace) RouteLocal(dst netip.Prefix) error {
+	lo, err := ns.handle.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo in %s: %w", ns.Name, err)
+	}
+	parsed, err := netlink.ParseIPNet(dst.Masked().String())
+	if err != nil {
+		return err
+	}
+	route := &netlink.Route{
+		LinkIndex: lo.Attrs().Index, Dst: parsed,
+		Type: unix.RTN_LOCAL, Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST,
+	}
+	if err := ns.handle.RouteReplace(route); err != nil {
+		return fmt.Errorf("have %s in %s: %w", dst, ns.Name, err)
 	}
 	return nil
 }
