@@ -24,7 +24,8 @@ const (
 	FirstInbound
 	// MappingChanged: a packet that passed authentication and the replay
 	// check on an inbound SA came from another address or port than the
-	// SA's Remote (RFC 7296, Section 2.23). Remote is the one observed. The
+	// SA's Remote (RFC 7296, Section 2.23), or in another way: by TCP instead
+	// of UDP or the reverse. Remote and TCP are as observed. The
 	// plane goes on sending to the old one until UpdateEndpoints says
 	// otherwise. At most one a second for each SA.
 	MappingChanged
@@ -56,7 +57,8 @@ type Event struct {
 	SPI       uint32
 	Direction Direction
 	Remote    netip.AddrPort // MappingChanged and UnknownSPI only
-	Local     netip.AddrPort // UnknownSPI only: where the packet arrived
+	Local     netip.AddrPort // likewise: where the packet arrived
+	TCP       bool           // likewise: it came by TCP (RFC 9329)
 }
 
 // Counters are the figures of one SA since it was installed.

@@ -26,6 +26,7 @@ type RemovePolicy struct{ Tunnel, Child string }
 type UpdateEndpoints struct {
 	Tunnel        string
 	Local, Remote netip.AddrPort
+	TCP           bool // as in SA
 }
 
 // Owner implements Op.

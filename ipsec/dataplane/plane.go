@@ -49,6 +49,27 @@ type Plane interface {
 	Close() error
 }
 
+// StreamPlane is a Plane that can send ESP in TCP connections (RFC 9329), which
+// somebody else keeps.
+type StreamPlane interface {
+	Plane
+
+	// JoinStreams ties the plane to the connections and is called once. From
+	// then on it takes SAs with TCP, hands their packets to send, and takes
+	// those that arrive by the function that it returns, which may be called
+	// by several goroutines at once and after Close.
+	JoinStreams(send StreamSend) (StreamReceive, error)
+}
+
+// StreamSend takes an ESP packet for the connection between two endpoints. It
+// does not keep it and does not block: a packet that finds no connection, or no
+// room in it, is lost as it may be in the network, and an error says so.
+type StreamSend func(local, remote netip.AddrPort, packet []byte) error
+
+// StreamReceive takes ESP packets that arrived on the connection between two
+// endpoints, in their order. It may change them and does not keep them.
+type StreamReceive func(local, remote netip.AddrPort, packets [][]byte)
+
 // IKEDatagram is an IKE message that arrived on the NAT traversal port, its
 // non-ESP marker (RFC 3948, Section 2.2) taken off.
 type IKEDatagram struct {

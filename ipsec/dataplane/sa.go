@@ -24,6 +24,9 @@ type SA struct {
 	// encapsulated in UDP between them (RFC 3948); with port 0 it is sent
 	// as IP protocol 50. A plane that can only do one says so by an error.
 	Local, Remote netip.AddrPort
+	// TCP has ESP go in the TCP connection between Local and Remote (RFC 9329)
+	// instead. Only a StreamPlane can.
+	TCP bool
 
 	Suite suite.ESPSuite
 	// Key is the key material of this direction as suite.DeriveChildKeys

@@ -32,6 +32,9 @@ func (p *Plane) Send(packet []byte) error {
 	if err != nil {
 		return err
 	}
+	if d.tcp {
+		return p.sendStream(d)
+	}
 	p.sw.send(d)
 	return nil
 }
@@ -65,7 +68,11 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	a.next++
 	a.count(len(packet))
 	p.expire(a)
-	return Datagram{From: p.addr, To: a.Remote, packet: &sealed{
+	from := p.addr
+	if a.TCP {
+		from = a.Local
+	}
+	return Datagram{From: from, To: a.Remote, tcp: a.TCP, packet: &sealed{
 		spi: a.SPI, seq: a.next, key: a.Key, inner: bytes.Clone(packet),
 	}}, nil
 }
@@ -149,7 +156,7 @@ func (p *Plane) open(d Datagram) {
 	if a == nil {
 		if now := time.Now(); now.Sub(p.unknownTold) >= acquireInterval {
 			p.unknownTold = now
-			p.raise(dataplane.Event{Kind: dataplane.UnknownSPI, SPI: d.packet.spi, Direction: dataplane.Inbound, Local: p.addr, Remote: d.From})
+			p.raise(dataplane.Event{Kind: dataplane.UnknownSPI, SPI: d.packet.spi, Direction: dataplane.Inbound, Local: d.at(p), Remote: d.From, TCP: d.tcp})
 		}
 		return
 	}
@@ -170,7 +177,7 @@ func (p *Plane) open(d Datagram) {
 		p.expire(a)
 		return
 	}
-	p.observe(a, d.From)
+	p.observe(a, d)
 	a.count(len(d.packet.inner))
 	p.expire(a)
 	select {
@@ -180,16 +187,16 @@ func (p *Plane) open(d Datagram) {
 }
 
 // observe raises what an authentic packet proves.
-func (p *Plane) observe(a *association, from netip.AddrPort) {
+func (p *Plane) observe(a *association, d Datagram) {
 	ev := dataplane.Event{Tunnel: a.Tunnel, Child: a.Child, SPI: a.SPI, Direction: dataplane.Inbound}
 	if a.counters.Packets == 0 {
 		ev.Kind = dataplane.FirstInbound
 		p.raise(ev)
 	}
 	now := time.Now()
-	if from != a.Remote && now.Sub(a.mappingTold) >= acquireInterval {
+	if (d.From != a.Remote || d.tcp != a.TCP) && now.Sub(a.mappingTold) >= acquireInterval {
 		a.mappingTold = now
-		ev.Kind, ev.Remote = dataplane.MappingChanged, from
+		ev.Kind, ev.Local, ev.Remote, ev.TCP = dataplane.MappingChanged, d.at(p), d.From, d.tcp
 		p.raise(ev)
 	}
 }

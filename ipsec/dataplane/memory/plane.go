@@ -35,6 +35,7 @@ type Plane struct {
 	mu       sync.Mutex
 	closed   bool
 	deliver  func(dataplane.IKEDatagram)
+	streams  dataplane.StreamSend
 	fault    func(dataplane.Op) error
 	reserved map[uint32]bool
 	inbound  map[uint32]*association
@@ -188,7 +189,7 @@ func (p *Plane) apply(op dataplane.Op) error {
 	case dataplane.UpdateEndpoints:
 		for _, a := range p.sorted() {
 			if a.Tunnel == op.Tunnel {
-				a.Local, a.Remote = op.Local, op.Remote
+				a.Local, a.Remote, a.TCP = op.Local, op.Remote, op.TCP
 			}
 		}
 	default:
@@ -200,6 +201,9 @@ func (p *Plane) apply(op dataplane.Op) error {
 func (p *Plane) install(sa dataplane.SA) error {
 	if err := validate(sa); err != nil {
 		return err
+	}
+	if sa.TCP && p.streams == nil {
+		return errors.New("install SA: the plane has not joined any streams")
 	}
 	if old := p.find(sa.Direction, sa.Tunnel, sa.SPI); old != nil {
 		if old.Tunnel == sa.Tunnel && old.Child == sa.Child && old.Suite == sa.Suite && bytes.Equal(old.Key, sa.Key) {

@@ -12,6 +12,7 @@ type Datagram struct {
 	From, To netip.AddrPort
 	IKE      []byte // nil for a packet of an SA
 	packet   *sealed
+	tcp      bool // a packet that goes in a connection and not by the switch
 }
 
 // sealed stands for an ESP packet.

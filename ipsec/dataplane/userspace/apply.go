@@ -3,6 +3,7 @@ package userspace
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"reflect"
 	"slices"
 
@@ -70,7 +71,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		return errors.New("another SA has this SPI: remove it first")
 	}
 	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
-	e := p.socket.newEndpoint(c.Local, c.Remote)
+	e := p.socket.newEndpoint(c.Local, c.Remote, c.TCP)
 	if c.Direction == dataplane.Inbound {
 		in, err := esp.NewInbound(config)
 		if err != nil {
@@ -105,12 +106,23 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return errors.New("the direction is neither in nor out")
 	case c.Mode != dataplane.Tunnel:
 		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
-	case c.Local.Port() == 0 || c.Remote.Port() == 0:
-		return errors.New("userspace sends ESP in UDP only: force UDP encapsulation, so that both endpoints have a port")
-	case !p.socket.reaches(c.Remote.Addr()):
-		return fmt.Errorf("no way to remote %s: the NAT traversal port listens on %s", c.Remote, p.socket.local)
+	}
+	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP); err != nil {
+		return err
 	}
 	return checkSelectors(c.LocalTS, c.RemoteTS)
+}
+
+func (p *Plane) checkEndpoints(local, remote netip.AddrPort, tcp bool) error {
+	switch {
+	case local.Port() == 0 || remote.Port() == 0:
+		return errors.New("userspace sends ESP in UDP or TCP only: force UDP encapsulation, so that both endpoints have a port")
+	case tcp && p.streams.Load() == nil:
+		return errors.New("no TCP connections were joined to this data plane")
+	case !tcp && !p.socket.reaches(remote.Addr()):
+		return fmt.Errorf("no way to remote %s: the NAT traversal port listens on %s", remote, p.socket.local)
+	}
+	return nil
 }
 
 func checkSelectors(local, remote []ts.Selector) error {
@@ -213,13 +225,10 @@ func (p *Plane) removePolicy(key childKey) {
 
 // updateEndpoints moves all SAs of a tunnel.
 func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
-	if op.Local.Port() == 0 || op.Remote.Port() == 0 {
-		return errors.New("userspace sends ESP in UDP only: both endpoints need a port")
+	if err := p.checkEndpoints(op.Local, op.Remote, op.TCP); err != nil {
+		return err
 	}
-	if !p.socket.reaches(op.Remote.Addr()) {
-		return fmt.Errorf("no way to remote %s: the NAT traversal port listens on %s", op.Remote, p.socket.local)
-	}
-	e := p.socket.newEndpoint(op.Local, op.Remote)
+	e := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
 	for _, sa := range p.sas {
 		if sa.config.Tunnel == op.Tunnel {
 			sa.endpoint.Store(e)

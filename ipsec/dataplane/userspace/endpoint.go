@@ -27,15 +27,16 @@ const (
 // MTU, which the transmitter alone reads and writes.
 type endpoint struct {
 	local, remote netip.AddrPort
+	tcp           bool     // in the connection between them
 	name          sockaddr // remote
 	address       address  // remote
 	path          pathMTU
 }
 
-func (s *socket) newEndpoint(local, remote netip.AddrPort) *endpoint {
+func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
-	return &endpoint{local: local, remote: remote, name: s.sockaddrOf(remote), address: addressOf(remote.Addr())}
+	return &endpoint{local: local, remote: remote, tcp: tcp, name: s.sockaddrOf(remote), address: addressOf(remote.Addr())}
 }
 
 // sockaddrOf gives a in the form of the socket's own family: IPv4 on an IPv6
@@ -77,6 +78,9 @@ func addrPort(raw []byte) netip.AddrPort {
 // remote of e: family, port and address.
 func (e *endpoint) samePeer(raw *[unix.SizeofSockaddrInet6]byte) bool {
 	n := &e.name
+	if e.tcp {
+		return false
+	}
 	if *(*[4]byte)(n.raw[:]) != *(*[4]byte)(raw[:]) {
 		return false
 	}

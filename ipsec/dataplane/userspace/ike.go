@@ -73,7 +73,7 @@ func (p *Plane) sendDatagram(local, remote netip.AddrPort, b []byte) error {
 	if !p.socket.reaches(remote.Addr()) {
 		return fmt.Errorf("the NAT traversal port listens on %s only", p.socket.local)
 	}
-	e := p.socket.newEndpoint(local, remote)
+	e := p.socket.newEndpoint(local, remote, false)
 	var c control
 	c.addSource(p.socket.family, e.local.Addr())
 	_, errno := p.socket.send(e, b, &c)

@@ -268,7 +268,7 @@ func (b *pathBench) transmit(packet []byte) {
 func (b *pathBench) receive(sealed []byte, size int) {
 	n := copy(b.buf, sealed)
 	for rest := b.buf[:n]; len(rest) > 0; rest = rest[min(size, len(rest)):] {
-		b.rx.datagram(0, rest[:min(size, len(rest))])
+		b.rx.datagram(rest[:min(size, len(rest))])
 	}
 	b.rx.publish()
 	b.rx.merger.flushAll()

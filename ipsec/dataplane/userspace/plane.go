@@ -79,8 +79,11 @@ type Plane struct {
 	inbound *spiTable
 	spd     atomic.Pointer[spdNode]
 	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
+	streams atomic.Pointer[dataplane.StreamSend]
 	stop    atomic.Bool
 	running sync.WaitGroup
+	// receiver has a lock of its own, as streams bring it packets too.
+	receiver *receiver
 
 	mu       sync.Mutex
 	closed   bool
@@ -98,7 +101,7 @@ type saKey struct {
 	spi       uint32
 }
 
-var _ dataplane.Plane = (*Plane)(nil)
+var _ dataplane.StreamPlane = (*Plane)(nil)
 
 // New makes the interface and the socket and starts to move packets, which all
 // are dropped until policies and SAs are applied.
@@ -128,9 +131,9 @@ func New(c Config) (*Plane, error) {
 		sas:      map[saKey]*association{},
 		children: map[childKey]*child{},
 	}
-	t, r := newTransmitter(p), newReceiver(p)
-	p.running.Go(t.run)
-	p.running.Go(r.run)
+	p.receiver = newReceiver(p)
+	p.running.Go(newTransmitter(p).run)
+	p.running.Go(p.receiver.run)
 	return p, nil
 }
 
@@ -239,6 +242,7 @@ func (p *Plane) Close() error {
 	past := time.Unix(1, 0)
 	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past))
 	p.running.Wait()
+	p.receiver.close()
 	err = errors.Join(err, p.device.file.Close(), p.socket.close())
 	close(p.events)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -37,6 +38,11 @@ type message struct {
 // receiver moves packets from the network to the interface: receive, find the
 // SA, open in place, check, merge, write, all in one goroutine.
 type receiver struct {
+	// mu is held while packets are handled: a batch of the socket, or of a
+	// stream. So streams cost the socket's own batches next to nothing.
+	mu     sync.Mutex
+	closed bool
+
 	plane  *Plane
 	socket *socket
 	merger *merger
@@ -52,7 +58,9 @@ type receiver struct {
 	sa     *inboundSA // of the last packet; its counters are to be published
 	moved  bool       // the slab at hand came from another address than sa's
 	source *[unix.SizeofSockaddrInet6]byte
-	class  uint8 // of the outer header
+	at     int        // which slab
+	stream streamPath // where packets come from that are not of the socket
+	class  uint8      // of the outer header
 
 	unknownRaised time.Time
 	n             int
@@ -100,7 +108,9 @@ func (r *receiver) run() {
 		}
 		switch r.errno {
 		case 0:
+			r.mu.Lock()
 			r.batch()
+			r.mu.Unlock()
 		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
 			// Nothing, or an earlier send's ICMP error.
 		default:
@@ -130,16 +140,16 @@ func (r *receiver) slab(i int) {
 		size = int(m.n)
 	}
 	r.publish()
-	r.source, r.class = &r.names[i], info.class
+	r.source, r.at, r.class = &r.names[i], i, info.class
 	for b := r.slabs[i][:m.n]; len(b) > 0; {
 		n := min(size, len(b))
-		r.datagram(i, b[:n:n])
+		r.datagram(b[:n:n])
 		b = b[n:]
 	}
 }
 
 // datagram tells keepalives, IKE and ESP apart (RFC 3948, Section 2).
-func (r *receiver) datagram(slab int, b []byte) {
+func (r *receiver) datagram(b []byte) {
 	if len(b) < minESP {
 		if len(b) != 1 || b[0] != keepAlive[0] {
 			r.plane.stats.malformed.Add(1)
@@ -148,33 +158,46 @@ func (r *receiver) datagram(slab int, b []byte) {
 	}
 	spi := binary.BigEndian.Uint32(b)
 	if spi == 0 {
-		r.ike(slab, b[len(nonESPMarker):])
+		r.ike(b[len(nonESPMarker):])
 		return
 	}
+	r.protected(spi, b)
+}
+
+// protected takes an ESP packet to its SA.
+func (r *receiver) protected(spi uint32, b []byte) {
 	if r.sa == nil || r.sa.spi != spi {
 		sa := r.plane.inbound.get(spi)
 		if sa == nil {
 			r.plane.stats.unknownSPI.Add(1)
-			r.announceUnknown(slab, spi)
+			r.announceUnknown(spi)
 			return
 		}
 		r.publish()
-		r.sa, r.moved = sa, !sa.endpoint.Load().samePeer(r.source)
+		r.sa, r.moved = sa, !r.from(sa.endpoint.Load())
 	}
 	r.open(r.sa, b)
 }
 
-func (r *receiver) ike(slab int, b []byte) {
+// from reports whether the packets at hand come from the remote of e.
+func (r *receiver) from(e *endpoint) bool {
+	if r.stream.set {
+		return e.tcp && e.local == r.stream.local && e.remote == r.stream.remote
+	}
+	return e.samePeer(r.source)
+}
+
+func (r *receiver) ike(b []byte) {
 	deliver := r.plane.deliver.Load()
 	if deliver == nil {
 		return
 	}
-	(*deliver)(dataplane.IKEDatagram{Local: r.arrivedAt(slab), Remote: addrPort(r.source[:]), Data: b})
+	(*deliver)(dataplane.IKEDatagram{Local: r.arrivedAt(), Remote: addrPort(r.source[:]), Data: b})
 }
 
-// arrivedAt is the address and port that a slab was sent to.
-func (r *receiver) arrivedAt(slab int) netip.AddrPort {
-	oob := r.oobs[slab][:r.messages[slab].header.Controllen]
+// arrivedAt is the address and port that the slab at hand was sent to.
+func (r *receiver) arrivedAt() netip.AddrPort {
+	oob := r.oobs[r.at][:r.messages[r.at].header.Controllen]
 	local := parseControl(oob, true).local
 	if !local.IsValid() {
 		local = r.socket.local.Addr()
@@ -184,14 +207,12 @@ func (r *receiver) arrivedAt(slab int) netip.AddrPort {
 
 // announceUnknown reports a packet for an SA that is not there: its sender may
 // not know that this host has begun anew.
-func (r *receiver) announceUnknown(slab int, spi uint32) {
+func (r *receiver) announceUnknown(spi uint32) {
 	if r.now.Sub(r.unknownRaised) < eventInterval {
 		return
 	}
-	e := dataplane.Event{
-		Kind: dataplane.UnknownSPI, SPI: spi, Direction: dataplane.Inbound,
-		Local: r.arrivedAt(slab), Remote: addrPort(r.source[:]),
-	}
+	e := dataplane.Event{Kind: dataplane.UnknownSPI, SPI: spi, Direction: dataplane.Inbound}
+	r.tellPath(&e)
 	if r.plane.raise(e) {
 		r.unknownRaised = r.now
 	}
@@ -229,6 +250,15 @@ func (r *receiver) refuse(sa *inboundSA, err error) {
 	}
 }
 
+// tellPath writes down how the packet at hand came.
+func (r *receiver) tellPath(e *dataplane.Event) {
+	if r.stream.set {
+		e.Local, e.Remote, e.TCP = r.stream.local, r.stream.remote, true
+		return
+	}
+	e.Local, e.Remote = r.arrivedAt(), addrPort(r.source[:])
+}
+
 // announceMove reports that the peer sends from another address. Only the
 // newest packet of an SA speaks for it, lest one that was delayed on the old
 // path turn it back (RFC 7296, Section 2.23).
@@ -237,7 +267,7 @@ func (r *receiver) announceMove(sa *inboundSA) {
 		return
 	}
 	e := sa.event(dataplane.MappingChanged)
-	e.Remote = addrPort(r.source[:])
+	r.tellPath(&e)
 	if r.plane.raise(e) {
 		sa.mappingRaised = r.now
 	}

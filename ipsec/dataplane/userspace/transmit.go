@@ -176,9 +176,13 @@ func (t *transmitter) find(f *flow) *outboundSA {
 }
 
 // looped reports whether the packet at hand is one that the plane itself sent to
-// e: a route leads the peer's outer address into the tunnel.
+// e, or of the connection to there: a route leads the peer's outer address into
+// the tunnel.
 func (t *transmitter) looped(e *endpoint) bool {
 	f := &t.inner.flow
+	if e.tcp {
+		return f.protocol == protoTCP && f.hasPorts && f.dst == e.address && f.dstPort == e.remote.Port() && f.srcPort == e.local.Port()
+	}
 	return f.srcPort == t.socket.local.Port() && f.protocol == protoUDP && f.hasPorts &&
 		f.dst == e.address && f.dstPort == e.remote.Port()
 }
@@ -264,7 +268,9 @@ func (t *transmitter) flush(g *group) {
 	t.now = time.Now()
 	e := g.sa.endpoint.Load()
 	g.sa.publish(t.now)
-	if errno := t.send(e, g); errno != 0 {
+	if e.tcp {
+		t.sendStream(e, g)
+	} else if errno := t.send(e, g); errno != 0 {
 		t.plane.stats.sendErrors.Add(uint64(g.count))
 	}
 	g.sa, g.count, g.closed, g.buf = nil, 0, false, g.buf[:0]

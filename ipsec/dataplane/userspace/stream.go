@@ -1,0 +1,78 @@
+package userspace
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+// ESP in TCP (RFC 9329) is for networks that block UDP: the connections are
+// somebody else's, there is no segmentation offload, and each packet is copied. DSCP
+// and ECN stay with the inner packets (Sections 9.3 and 9.5).
+
+// streamPath is the connection that the packets at hand come from.
+type streamPath struct {
+	local, remote netip.AddrPort
+	set           bool
+}
+
+// JoinStreams implements dataplane.StreamPlane.
+func (p *Plane) JoinStreams(send dataplane.StreamSend) (dataplane.StreamReceive, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, dataplane.ErrClosed
+	}
+	if !p.streams.CompareAndSwap(nil, &send) {
+		return nil, errors.New("join streams: the data plane has joined some")
+	}
+	return p.receiver.fromStream, nil
+}
+
+// sendStream sends the packets of a group one by one.
+func (t *transmitter) sendStream(e *endpoint, g *group) {
+	send := *t.plane.streams.Load()
+	for rest := g.buf; len(rest) > 0; {
+		n := min(g.size, len(rest))
+		if send(e.local, e.remote, rest[:n]) != nil {
+			t.plane.stats.sendErrors.Add(1)
+		}
+		rest = rest[n:]
+	}
+}
+
+// fromStream takes packets of a connection.
+func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	r.now, r.class = time.Now(), 0
+	r.stream = streamPath{
+		local:  netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
+		remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()),
+		set:    true,
+	}
+	for _, b := range packets {
+		if len(b) < minESP {
+			r.plane.stats.malformed.Add(1)
+			continue
+		}
+		r.protected(binary.BigEndian.Uint32(b), b[:len(b):len(b)])
+	}
+	r.publish()
+	r.stream.set = false
+	r.merger.flushAll() // the packets are about to be overwritten
+}
+
+// close waits for packets of streams that are being handled; later ones are
+// dropped.
+func (r *receiver) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = true
+}
