@@ -179,7 +179,7 @@ func TestPanicTakesDownOneTunnel(t *testing.T) {
 		}
 		within(t, time.Minute, "the tunnel has panicked", func() bool { return a.status("to-b").Panicked != "" })
 		plane.panics = false
-		for tunnel, want := range map[string]string{"to-b": "! Child SA up: lan", "to-c": "> IKE_AUTH req 1 {IDi"} {
+		for tunnel, want := range map[string]string{"to-b": "! Child SA up: lan", "to-c": "> IKE_AUTH req 2 {IDi"} {
 			if entries, err := a.Transcript(tunnel); err != nil || !strings.Contains(fmt.Sprint(entries), want) {
 				t.Errorf("transcript of %s: %v, %v, want %q in it", tunnel, entries, err, want)
 			}

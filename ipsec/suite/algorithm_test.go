@@ -73,12 +73,21 @@ func TestDefaults(t *testing.T) {
 	}
 	// Whoever has our defaults agrees with itself, on the strongest.
 	ike, _, err := ChooseIKE(OfferIKE(DefaultIKE(), nil), DefaultIKE())
-	if err != nil || ike.String() != "aes256gcm16-prfsha256-x25519" {
+	if err != nil || ike.String() != "aes256gcm16-prfsha256-x25519-ke1_mlkem768" {
 		t.Errorf("IKE: %s, %v", ike, err)
 	}
 	esp, answer, err := ChooseESP(OfferESP(DefaultESP(), []byte{0, 0, 1, 2}), DefaultESP())
-	if err != nil || esp.String() != "aes256gcm16-x25519-esn" {
+	if err != nil || esp.String() != "aes256gcm16-x25519-ke1_mlkem768-esn" {
 		t.Errorf("ESP: %s, %v", esp, err)
+	}
+	// A peer without ML-KEM finds a proposal too, and one without IKE_INTERMEDIATE.
+	old, _, err := ChooseIKE(OfferIKE(DefaultIKE(), nil), parseIKETest(t, "aes128gcm16-prfsha256-ecp256"))
+	if err != nil || old.String() != "aes128gcm16-prfsha256-ecp256" {
+		t.Errorf("IKE with an older peer: %s, %v", old, err)
+	}
+	old, _, err = ChooseIKE(OfferIKE(DefaultIKE(), nil), WithoutAdditional(DefaultIKE()))
+	if err != nil || old.String() != "aes256gcm16-prfsha256-x25519" {
+		t.Errorf("IKE without IKE_INTERMEDIATE: %s, %v", old, err)
 	}
 	if spi := ProposalSPI(OfferESP(DefaultESP(), []byte{0, 0, 1, 2}), answer.Number); !bytes.Equal(spi, []byte{0, 0, 1, 2}) {
 		t.Errorf("SPI of the chosen proposal is %x", spi)

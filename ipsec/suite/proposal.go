@@ -31,28 +31,40 @@ type ESPProposal struct {
 }
 
 // DefaultIKE returns what is offered and accepted for an IKE SA where nothing
-// is configured (RFC 8247, without what it calls legacy).
+// is configured (RFC 8247, without what it calls legacy): first a key exchange
+// that also withstands a quantum computer, then one for peers that have none.
+// AUTH covers the offer, so nobody in between can take the first one away.
 func DefaultIKE() []IKEProposal {
-	return []IKEProposal{{
+	p := IKEProposal{
 		Encryption: []Encryption{
 			{wire.EncryptionAESGCM16, 256}, {wire.EncryptionAESGCM16, 128}, {wire.EncryptionChaCha20Poly1305, 0},
 		},
 		PRF:         []PRF{PRFHMACSHA256, PRFHMACSHA384, PRFHMACSHA512},
-		KeyExchange: []wire.KeyExchangeID{wire.KeyExchangeCurve25519, wire.KeyExchangeECP256, wire.KeyExchangeECP384},
-	}}
+		KeyExchange: defaultKeyExchange(),
+	}
+	hybrid := p
+	hybrid.Additional[0] = []wire.KeyExchangeID{wire.KeyExchangeMLKEM768}
+	return []IKEProposal{hybrid, p}
+}
+
+func defaultKeyExchange() []wire.KeyExchangeID {
+	return []wire.KeyExchangeID{wire.KeyExchangeCurve25519, wire.KeyExchangeECP256, wire.KeyExchangeECP384}
 }
 
 // DefaultESP returns what is offered and accepted for a Child SA where nothing
-// is configured: what every data plane has (RFC 8221), with a key exchange at
-// each rekey.
+// is configured: what every data plane has (RFC 8221), with key exchanges at each
+// rekey as for the IKE SA.
 func DefaultESP() []ESPProposal {
-	return []ESPProposal{{
+	p := ESPProposal{
 		Encryption:  []Encryption{{wire.EncryptionAESGCM16, 256}, {wire.EncryptionAESGCM16, 128}},
-		KeyExchange: []wire.KeyExchangeID{wire.KeyExchangeCurve25519, wire.KeyExchangeECP256, wire.KeyExchangeECP384},
+		KeyExchange: defaultKeyExchange(),
 		SequenceNumbers: []wire.SequenceNumbersID{
 			wire.SequenceNumbersExtended, wire.SequenceNumbers32,
 		},
-	}}
+	}
+	hybrid := p
+	hybrid.Additional[0] = []wire.KeyExchangeID{wire.KeyExchangeMLKEM768}
+	return []ESPProposal{hybrid, p}
 }
 
 // Validate reports the first rule that p breaks. A proposal from ParseIKE or
