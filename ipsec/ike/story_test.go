@@ -26,7 +26,8 @@ import (
 //	pair [key=value...]      two nodes; keys are in configurePair and pair; with
 //	                         announcements=yes the capabilities that the ends
 //	                         announce are shown; up=yes lets them connect,
-//	                         up=quiet without a word; nonces=(NAME,...) names
+//	                         up=quiet without a word; with b.connect=no b
+//	                         does not wait for a; nonces=(NAME,...) names
 //	                         nonces, the lowest first, see orders
 //	cut NODE                 nothing comes from NODE any more; mend NODE undoes it
 //	connect NODE [nonce=HH...]   nonce fixes the first octet of its next nonces,
@@ -52,7 +53,8 @@ import (
 //	deaf NODE [no]           IKE datagrams do not reach NODE, packets of SAs do
 //	address NODE ADDR...     the addresses that NODE's host has from now on
 //	block ADDR ADDR [no]     nothing passes between the two
-//	event NODE KIND [spi=HH | child=NAME]   from the data plane
+//	event NODE KIND [spi=HH | child=NAME]   from the data plane; or probe, which
+//	                         has NODE ask for a sign of life
 //	intruder [silent=yes]    there is one who sees what a sends and can answer as b
 //	intercept                the first packet of a in flight reaches the intruder too
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
@@ -347,7 +349,9 @@ func (s *story) pair(d *datadriven.TestData) {
 	s.w.b.later = s.w.a.later
 	s.w.mutate, s.w.trace = s.mutate, s.trace
 	s.w.ways = s.arg(d, "ways") != ""
-	s.w.b.step(Connect{})
+	if s.arg(d, "b.connect") != "no" {
+		s.w.b.step(Connect{})
+	}
 	if s.arg(d, "up") != "" {
 		s.w.a.step(Connect{})
 		s.w.settle()
@@ -371,7 +375,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "ways", "seed", "work", "lossless", "nonces": // for the pair as a whole
+		case "up", "announcements", "ways", "seed", "work", "lossless", "nonces", "nonce", "connect": // for the pair, or its nodes, as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":
@@ -559,6 +563,11 @@ func (s *story) find(dir string, skip int) int {
 }
 
 func (s *story) event(d *datadriven.TestData, n *node) {
+	if d.CmdArgs[1].Key == "probe" {
+		n.t.primary().wantProbe = true
+		n.step(Tick{})
+		return
+	}
 	kinds := map[string]dataplane.EventKind{
 		"acquire": dataplane.Acquire, "soft-expire": dataplane.SoftExpire, "hard-expire": dataplane.HardExpire,
 		"mapping-changed": dataplane.MappingChanged,
