@@ -2,6 +2,7 @@ package ike
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -219,14 +220,19 @@ func (sa *ikeSA) orphan(inbound uint32) {
 	}
 }
 
-// lingerOrRemove ends a Child SA: one that was replaced accepts late packets for
-// a while, others stop at once.
+// lingerOrRemove ends a Child SA: one that is replaced accepts late packets for a
+// while, others stop at once (RFC 7296, Section 1.4.1).
 func (t *Tunnel) lingerOrRemove(c *childSA, why Reason) {
-	if c.replacedBy != nil || t.hasLive(c.name) {
+	if c.replacedBy != nil || c.rekey != nil || t.hasOther(c) {
 		t.lingerChild(c, why)
 		return
 	}
 	t.removeChild(c, why)
+}
+
+// hasOther reports whether another Child SA of the name of c lives.
+func (t *Tunnel) hasOther(c *childSA) bool {
+	return slices.ContainsFunc(t.children, func(o *childSA) bool { return o != c && o.name == c.name && o.live() })
 }
 
 // unanswered gives up an IKE SA whose request got no response.
