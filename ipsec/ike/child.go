@@ -348,7 +348,7 @@ func (c *childSA) forgetLinks() {
 		}
 		if o.replacedBy == c {
 			o.replacedBy = nil
-			if o.state == childReplaced && !o.wantDelete {
+			if (o.state == childReplaced || o.state == childInstalled && o.redundant) && !o.wantDelete {
 				o.restore()
 			}
 		}
@@ -358,12 +358,15 @@ func (c *childSA) forgetLinks() {
 	}
 }
 
-// restore puts c back in charge, because what replaced it is gone. It is still to
-// be replaced, by the peer who tried that already, or else by this end.
+// restore puts c back in charge, because what replaced it, or won against it, is
+// gone. One that was replaced is still to be, by the peer who tried that already, or
+// else by this end.
 func (c *childSA) restore() {
-	c.state, c.reason = childInstalled, 0
+	if c.state == childReplaced {
+		c.rekeyAt = c.t.now.Add(c.t.retryDelay() + 2*responderDelay)
+	}
+	c.state, c.redundant, c.reason = childInstalled, false, 0
 	c.endAt = time.Time{}
-	c.rekeyAt = c.t.now.Add(c.t.retryDelay() + 2*responderDelay)
 	c.t.childUp(c)
 }
 

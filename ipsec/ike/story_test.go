@@ -34,7 +34,7 @@ import (
 //	                             or names them
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
-//	delete NODE child=NAME   policy no longer wants the Child SA's present SA
+//	delete NODE child=(NAME,...)   policy no longer wants their present SAs
 //	disconnect NODE
 //	reconfigure NODE key=value...
 //	deliver [DIR] [n=1] [at=0]   the first packets in flight in that direction,
@@ -177,8 +177,9 @@ func (s *story) run(d *datadriven.TestData) {
 	case "rekey-ike":
 		n.step(RekeyIKE{})
 	case "delete":
+		names, _ := d.Arg("child")
 		for _, c := range n.t.children {
-			if c.name == s.arg(d, "child") && c.live() {
+			if slices.Contains(names.Vals, c.name) && c.live() {
 				c.end(ReasonDeletedByUs)
 			}
 		}
