@@ -160,10 +160,10 @@ func (s *simulator) badConfig() []string {
 		line = append(line, "b.childless="+word)
 	}
 	if r.IntN(2) == 0 {
-		line = append(line, "esp="+[]string{"aes128gcm16", "aes128gcm16", "aes256gcm8-esn", "aes128-sha1-modp2048", "aes128ctr-aesxcbc"}[r.IntN(5)])
+		line = append(line, "esp="+[]string{"aes128gcm16", "aes128gcm16", "aes256gcm8-esn", "aes128-sha1-ecp256", "aes128ctr-aesxcbc"}[r.IntN(5)])
 	}
 	if r.IntN(8) == 0 {
-		line = append(line, "ike="+[]string{"aes128-sha1-modp2048", "aes128ccm8-prfaesxcbc-ecp256", "aes256ctr-sha512-ecp521"}[r.IntN(3)])
+		line = append(line, "ike="+[]string{"aes128-sha1-ecp256", "aes128ccm8-prfaesxcbc-ecp256", "aes256ctr-sha512-ecp384"}[r.IntN(3)])
 	}
 	if r.IntN(3) == 0 {
 		line = append(line, "work=later")
