@@ -373,6 +373,8 @@ func logEvent(l *slog.Logger, tunnel string, what any) {
 		l.Info("Child SA down", "tunnel", tunnel, "child", ev.SA.Name, "reason", ev.Reason, "spi", spiText(ev.SA.InboundSPI))
 	case ike.ChildRekeyed:
 		l.Info("Child SA rekeyed", "tunnel", tunnel, "child", ev.New.Name, "old", spiText(ev.Old.InboundSPI), "new", spiText(ev.New.InboundSPI))
+	case ike.Configured:
+		l.Info("internal configuration", "tunnel", tunnel, "spi", ev.SA.LocalSPI, "internal", ev.SA.Internal)
 	case ike.Failed:
 		l.Warn("negotiation failed", append([]any{"tunnel", tunnel, "child", ev.Child}, failureAttrs(ev.Err)...)...)
 	case ike.Closed:

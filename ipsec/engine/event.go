@@ -11,7 +11,7 @@ type Event struct {
 	Time   time.Time
 	Tunnel string
 	// What is one of ike.IKEUp, ike.IKEDown, ike.IKESuspect, ike.IKERekeyed, ike.ChildUp,
-	// ike.ChildDown, ike.ChildRekeyed, ike.Failed and ike.Closed, or Panicked.
+	// ike.ChildDown, ike.ChildRekeyed, ike.Configured, ike.Failed and ike.Closed, or Panicked.
 	What any
 	// Replaced counts the earlier events of this tunnel that this reader was
 	// too slow for.

@@ -171,6 +171,7 @@ func (a *authTask) established(m *message) {
 	t.decided(sa)
 	sa.readAuthExtras(m)
 	t.establish(sa)
+	sa.takeInternal(m)
 	if a.cfg == nil {
 		a.childlessAnswered(i)
 		return
@@ -181,6 +182,9 @@ func (a *authTask) established(m *message) {
 		sa.finish()
 		a.settle(i)
 		t.childFailed(a.cfg.Name, err)
+		if find[*wire.SA](m) != nil {
+			sa.orphan(a.spi) // the peer has it
+		}
 		return
 	}
 	t.install(sa, neg, !t.hasSender(a.cfg.Name), func(c *childSA, err error) {
@@ -212,6 +216,9 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	sa := a.sa
 	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
 		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: n.Kind, Remote: true}
+	}
+	if err := sa.checkInternal(); err != nil {
+		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Err: err}
 	}
 	spec, err := readChildAnswer(m, a.cfg, a.offer, a.cfg.LocalTS, a.cfg.RemoteTS)
 	if err == nil {
@@ -322,7 +329,7 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		t.resolveDuplicates(sa)
 	}
 	if find[*wire.SA](m) == nil {
-		done(nil, nil) // RFC 6023, Section 5
+		done(nil, sa.childlessInternal(m)) // RFC 6023, Section 5
 		return
 	}
 	spec, tail, err := t.answerFirstChild(sa, m)
@@ -360,10 +367,15 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 	if err := t.refuseFirstChild(m); err != nil {
 		return childSpec{}, nil, err
 	}
-	offer, err := t.readChildOffer(m, nil)
+	internal, err := sa.answerInternal(m)
 	if err != nil {
 		return childSpec{}, nil, err
 	}
+	offer, err := sa.readChildOffer(m, nil)
+	if err != nil {
+		return childSpec{}, nil, err
+	}
+	offer.internal = internal
 	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, suite.WithoutKeyExchange(offer.cfg.Proposals))
 	if e != nil {
 		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}

@@ -7,6 +7,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 // childState is where a Child SA is in its life.
@@ -112,7 +113,8 @@ type childSpec struct {
 	lowestNonce       []byte
 	keys              *suite.ChildKeys
 	replaces          *childSA
-	crossed           *childSA // see peerSeries
+	crossed           *childSA       // see peerSeries
+	internal          []wire.Payload // what the answer has before its SA payload
 }
 
 // install orders the inbound SA, and the outbound one if send is true. then is
@@ -443,6 +445,6 @@ func (t *Tunnel) childFailed(name string, err *Error) {
 	t.emit(Failed{Child: name, Err: err})
 	if s := t.slot(name); s != nil {
 		s.failures++
-		s.notBefore = t.now.Add(t.backoff(s.failures))
+		s.notBefore = t.now.Add(max(t.backoff(s.failures), t.addressDelay(err)))
 	}
 }

@@ -27,7 +27,7 @@ func childPayloads(offer []suite.ESPProposal, spi uint32, nonce []byte, ke *suit
 // answerPayloads is the part of a response that grants one.
 func answerPayloads(spec childSpec, answer wire.Proposal, nonce, public []byte) []wire.Payload {
 	answer.SPI = put32(spec.inbound)
-	payloads := []wire.Payload{&wire.SA{Proposals: []wire.Proposal{answer}}}
+	payloads := append(spec.internal, &wire.SA{Proposals: []wire.Proposal{answer}})
 	if nonce != nil {
 		payloads = append(payloads, &wire.Nonce{Data: nonce})
 	}
@@ -101,7 +101,8 @@ func within(answer, offer []ts.Selector) bool {
 // readChildOffer chooses the configured Child SA that a request is for and
 // narrows its selectors (RFC 7296, Section 2.9). old is the SA being rekeyed, nil for a
 // new one. Suite and SPIs are the caller's to fill in.
-func (t *Tunnel) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
+func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
+	t := sa.t
 	unacceptable := func(err error) *Error {
 		return &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyTSUnacceptable, Err: err}
 	}
@@ -119,7 +120,7 @@ func (t *Tunnel) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		if old != nil && old.name != cfg.Name {
 			continue
 		}
-		l, r := ts.Narrow(local, cfg.LocalTS), ts.Narrow(remote, cfg.RemoteTS)
+		l, r := ts.Narrow(local, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(remote, sa.narrowed(cfg.RemoteTS, true))
 		if len(l) == 0 || len(r) == 0 {
 			continue
 		}

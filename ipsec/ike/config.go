@@ -89,7 +89,11 @@ type Config struct {
 	Children []ChildConfig
 	// Childless says whether the IKE SA may begin without any of them.
 	Childless Childless
-	Timing    Timing
+	// InternalRequest asks the peer for internal addresses, InternalOffer gives
+	// them to it (RFC 7296, Section 2.19); nil: nothing of the kind.
+	InternalRequest *InternalRequest
+	InternalOffer   *InternalOffer
+	Timing          Timing
 
 	Runtime Runtime
 }
@@ -284,6 +288,12 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: no Children; at least one is needed", c.Name)
 	case c.Runtime.Rand == nil || c.Runtime.NewSPI == nil || c.Runtime.AllocateSPI == nil:
 		return fmt.Errorf("tunnel %s: Runtime is incomplete", c.Name)
+	}
+	if c.InternalRequest != nil && c.Role != RoleInitiator {
+		return fmt.Errorf("tunnel %s: internal request: only an initiator is given addresses", c.Name)
+	}
+	if err := errors.Join(c.InternalRequest.validate(), c.InternalOffer.validate(c.Role)); err != nil {
+		return fmt.Errorf("tunnel %s: %w", c.Name, err)
 	}
 	if err := c.validateParties(); err != nil {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)

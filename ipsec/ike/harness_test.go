@@ -149,6 +149,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 
 // restart makes the node forget everything but its configuration.
 func (n *node) restart() {
+	n.renewPool()
 	t, err := New(n.cfg)
 	if err != nil {
 		panic(err)
@@ -308,6 +309,8 @@ func (n *node) describe(e Effect) {
 	case Failed:
 		n.failed = e.Err
 		n.event("failed %s", strings.TrimSpace(e.Child+" "+e.Err.Error()))
+	case Configured:
+		n.event("%s %s", short(e.SA), e.SA.Internal)
 	case Closed:
 		n.closed = true
 		n.event("closed")

@@ -35,6 +35,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 	if len(ours) > 0 {
 		reply = append(reply, &wire.Delete{Protocol: wire.ProtocolESP, SPIs: ours})
 	}
+	reply = append(reply, sa.configure(m)...)
 	sa.respond(m, reply)
 }
 

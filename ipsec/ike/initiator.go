@@ -296,6 +296,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 	}
 	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
 	payloads = append(payloads, sa.authExtras(nil)...)
+	payloads = append(payloads, sa.requestInternal()...)
 	if cfg := a.cfg; cfg != nil {
 		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
 	}

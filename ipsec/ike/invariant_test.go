@@ -28,6 +28,7 @@ var always = []invariant{
 	{"I5 bounded", (*world).findGrowth},
 	{"I6 no plaintext", (*world).findUnprotected},
 	{"data plane agrees", (*world).findUnknownSAs},
+	{"leases agree", (*world).findStrayLease},
 }
 
 // violation is an invariant that did not hold.

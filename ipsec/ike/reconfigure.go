@@ -20,6 +20,7 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	t.slots = makeSlots(t.slots, cfg.Children)
 	t.reconfigureChildren(old.Children, cfg.Children)
 	t.reconfigureIKE(old, cfg)
+	t.reconfigureInternal(old, cfg)
 	if !old.Peer.Revocations.Equal(cfg.Peer.Revocations) {
 		t.revalidate()
 	}

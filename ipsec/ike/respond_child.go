@@ -50,12 +50,23 @@ func (sa *ikeSA) answerChild(m *message) {
 		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoAdditionalSAs, Remedy: remedyPeerDefect})
 		return
 	}
-	spec, err := t.readChildOffer(m, old)
+	var internal []wire.Payload
+	var err *Error
+	if old == nil {
+		if internal, err = sa.answerInternal(m); err == nil {
+			err = sa.refuseWithoutInternal(m)
+		}
+		if err != nil {
+			sa.refuseChild(m, err)
+			return
+		}
+	}
+	spec, err := sa.readChildOffer(m, old)
 	if err != nil {
 		sa.refuseChild(m, err)
 		return
 	}
-	spec.replaces = old
+	spec.replaces, spec.internal = old, internal
 	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, spec.cfg.Proposals)
 	if e != nil {
 		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e})

@@ -133,6 +133,9 @@ type ikeSA struct {
 	// reserved is the inbound SPI of the Child SA that the request at work
 	// makes, until the data plane has it; 0 if there is none.
 	reserved uint32
+	// internal is the internal configuration that either end gave the other.
+	internal *Internal
+	wantSet  bool // the peer is to hear that it has changed
 	// refused are the latest requests that the peer could not fulfil yet.
 	refused refusals
 	// origin is the IKE SA that this one descends from by rekeying.

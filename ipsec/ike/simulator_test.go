@@ -153,6 +153,12 @@ func (s *simulator) badConfig() []string {
 	if r.IntN(2) == 0 {
 		line = append(line, "children=second")
 	}
+	if r.IntN(4) == 0 && !slices.ContainsFunc(line, func(word string) bool { return strings.Contains(word, "role=") }) {
+		line = append(line, "a.request=(0.0.0.0,10.9.0.3)", "a.local=(10.1.0.0/16,10.9.0.0/24)", "b.remote=(10.1.0.0/16,10.9.0.0/24)", "b.pool=10.9.0.0/29")
+		if r.IntN(2) == 0 {
+			line = append(line, "a.ask=required", "b.require=yes")
+		}
+	}
 	if r.IntN(2) == 0 {
 		line = append(line, "a.childless=prefer")
 	}

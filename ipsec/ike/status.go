@@ -63,6 +63,9 @@ type IKEStatus struct {
 	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP
 	// goes in UDP.
 	LocalNAT, RemoteNAT, Encap bool
+	// Internal is the internal configuration that one end gave the other, nil
+	// for none. It is not to be changed.
+	Internal *Internal
 	// Suspect is true while the peer leaves requests unanswered that were
 	// repeated more than once.
 	Suspect     bool

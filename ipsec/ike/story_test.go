@@ -35,6 +35,8 @@ import (
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
 //	delete NODE child=(NAME,...)   policy no longer wants their present SAs
+//	internal                 the internal addresses that the ends have and lend
+//	occupy NODE ADDR...      somebody else holds these of its pool; vacate undoes it
 //	disconnect NODE
 //	reconfigure NODE key=value...
 //	deliver [DIR] [n=1] [at=0]   the first packets in flight in that direction,
@@ -267,6 +269,10 @@ func (s *story) run(d *datadriven.TestData) {
 		n.step(Revalidate{})
 	case "who":
 		s.w.who()
+	case "internal":
+		s.out.WriteString(s.w.internal())
+	case "occupy", "vacate":
+		s.occupy(d, n)
 	case "check":
 		s.w.check(s.t)
 	case "gaps":
@@ -426,6 +432,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Runtime.Tokens = testTokens(name)
 		case "encap":
 			c.ForceEncap = true
+		case "request", "ask", "pool", "dns", "subnets", "require":
+			configureInternal(t, c, key, a.Vals)
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":

@@ -12,7 +12,8 @@ import "time"
 // mayTakeOver reports whether this end, which is to wait for the peer, begins
 // itself after a while.
 func (t *Tunnel) mayTakeOver() bool {
-	return t.cfg.Role == RoleResponder && t.cfg.Remote.Addr().IsValid() && t.timing.TakeOver > 0
+	// Who is to be given an address has to ask for it.
+	return t.cfg.Role == RoleResponder && t.cfg.Remote.Addr().IsValid() && t.timing.TakeOver > 0 && t.cfg.InternalOffer == nil
 }
 
 // takeOverDelay is the wait for the peer, varied by a quarter: responders that

@@ -58,6 +58,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.wantToken {
 		return &tokenTask{sa}
 	}
+	if sa.wantSet {
+		return &setTask{sa}
+	}
 	if !held && sa == t.primary() {
 		if next := t.primaryTask(sa); next != nil {
 			return next
@@ -104,7 +107,7 @@ func (t *Tunnel) doomedChildren(sa *ikeSA) []*childSA {
 
 // missingChild returns a configured Child SA that should exist and does not.
 func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
-	if !t.wanted || t.closing {
+	if !t.wanted || t.closing || sa.awaitsRequest() {
 		return nil
 	}
 	for i := range t.slots {

@@ -54,7 +54,7 @@ type createChildTask struct {
 
 func (c *createChildTask) start() {
 	c.x = &childExchange{
-		sa: c.sa, cfg: c.cfg, localTS: c.cfg.LocalTS, remoteTS: c.cfg.RemoteTS,
+		sa: c.sa, cfg: c.cfg, localTS: c.sa.narrowed(c.cfg.LocalTS, false), remoteTS: c.sa.narrowed(c.cfg.RemoteTS, true),
 		failed: c.failed, succeeded: c.succeeded,
 	}
 	c.x.begin(preferredGroup(c.cfg.Proposals))
@@ -172,6 +172,8 @@ func (x *childExchange) send() {
 	if x.old != nil {
 		// RFC 7296, Section 1.3.3: the SPI that we expect in inbound packets.
 		payloads = append(payloads, &wire.Notify{Protocol: wire.ProtocolESP, SPI: put32(x.old.inbound), Kind: wire.NotifyRekeySA})
+	} else {
+		payloads = append(payloads, x.sa.requestInternal()...)
 	}
 	payloads = append(payloads, childPayloads(x.cfg.Proposals, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg.Mode)...)
 	x.sa.ask(wire.ExchangeCreateChildSA, payloads, x.answered)
@@ -185,6 +187,9 @@ func (x *childExchange) answered(m *message) {
 	if n := m.errorNotify(); n != nil && find[*wire.SA](m) == nil {
 		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Notify: n.Kind, Remote: true})
 		return
+	}
+	if x.old == nil {
+		x.sa.takeInternal(m)
 	}
 	spec, nr, err := x.read(m)
 	if err != nil {
@@ -236,6 +241,9 @@ func (x *childExchange) retry(data []byte) {
 
 // read checks an answer that grants the Child SA.
 func (x *childExchange) read(m *message) (childSpec, []byte, error) {
+	if err := x.sa.checkInternal(); err != nil && x.old == nil {
+		return childSpec{}, nil, err
+	}
 	spec, err := readChildAnswer(m, x.cfg, x.cfg.Proposals, x.localTS, x.remoteTS)
 	if err != nil {
 		return spec, nil, err

@@ -172,7 +172,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, evidence: sa.evidence, fragment: sa.fragment,
-		syncs: sa.syncs, begun: sa.m.now, origin: sa.origin,
+		syncs: sa.syncs, internal: sa.internal, begun: sa.m.now, origin: sa.origin,
 	}
 }
 
@@ -252,6 +252,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	before := old.status()
 	fresh.redundant, fresh.replaced = old.redundant, false
 	fresh.wantVerify = old.wantVerify || old.verifying
+	fresh.internal, fresh.wantSet = old.internal, old.wantSet
 	fresh.endAt = old.endAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil

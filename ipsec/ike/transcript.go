@@ -355,6 +355,8 @@ func (m *machine) noteEvent(e Effect) {
 		} else {
 			note(wire.SPI{}, "failed: ", e.Err.Error())
 		}
+	case Configured:
+		note(e.SA.LocalSPI, "internal configuration: ", e.SA.Internal.String())
 	case Closed:
 		note(wire.SPI{}, "closed")
 	}

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -22,6 +23,9 @@ type Tunnel struct {
 	connectAt time.Time // of the next attempt, zero if none is planned
 	doubtAt   time.Time // earliest next doubtPeer
 	lastError *Error
+
+	leases      []leaseNote  // internal addresses that the peer was given
+	hadInternal []netip.Addr // those that it gave us last
 }
 
 // slot is what is remembered of one configured Child SA while it has no SA.
@@ -221,6 +225,7 @@ func (t *Tunnel) reap() {
 	}
 	clear(t.sas[len(kept):])
 	t.sas = kept
+	t.releaseLeases()
 	children := t.children[:0]
 	for _, c := range t.children {
 		if c.state != childDead {
