@@ -56,6 +56,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
 	c.Role = b.role()
+	c.Resume = true
 	c.Credentials, c.Peer = b.authentication()
 	for i, text := range t.GetIkeProposals() {
 		p, err := suite.ParseIKE(text)

@@ -83,7 +83,7 @@ func (a *admission) decide(now time.Time, source netip.Addr, known bool, b []byt
 		if cookie == nil || !a.check(now, cookie, source, spi, nonce) {
 			// RFC 7296, Section 2.6: a wrong cookie is as none.
 			a.counters.drop(DropCookieSent)
-			return false, a.demand(now, source, spi, nonce)
+			return false, a.demand(now, source, wire.ExchangeType(b[18]), spi, nonce)
 		}
 	}
 	if a.counters.halfOpen.Add(1) > int64(a.limits.HalfOpen) {
@@ -115,7 +115,7 @@ func (a *admission) check(now time.Time, cookie []byte, source netip.Addr, spi w
 
 // demand returns the response that asks for a cookie (RFC 7296, Section 2.6).
 // It is shorter than the request.
-func (a *admission) demand(now time.Time, source netip.Addr, spi wire.SPI, nonce []byte) []byte {
+func (a *admission) demand(now time.Time, source netip.Addr, exchange wire.ExchangeType, spi wire.SPI, nonce []byte) []byte {
 	a.mu.Lock()
 	cookie, err := a.cookies.Make(now, source, spi, nonce)
 	a.mu.Unlock()
@@ -124,7 +124,7 @@ func (a *admission) demand(now time.Time, source netip.Addr, spi wire.SPI, nonce
 	}
 	response := wire.Message{
 		Header: wire.Header{
-			InitiatorSPI: spi, Major: 2, Exchange: wire.ExchangeIKESAInit, Flags: wire.FlagResponse,
+			InitiatorSPI: spi, Major: 2, Exchange: exchange, Flags: wire.FlagResponse,
 		},
 		Payloads: []wire.Payload{&wire.Notify{Kind: wire.NotifyCookie, Data: cookie}},
 	}

@@ -88,6 +88,9 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 		}
 	}
 	e.publishIndex()
+	if e.keeper != nil {
+		e.keeper.retain(func(name string) bool { en := e.tunnels[name]; return en != nil && en.wanted })
+	}
 	done.Wait()
 	return results
 }
@@ -142,7 +145,13 @@ func (e *Engine) complete(c TunnelConfig, t *tunnel) (ike.Config, error) {
 	if c.Runtime.Rand != nil || c.Runtime.NewSPI != nil || c.Runtime.AllocateSPI != nil {
 		return c, fmt.Errorf("tunnel %q: Runtime is the engine's to give", c.Name)
 	}
-	c.Runtime = ike.Runtime{Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI, Tokens: e.tokens, LogKeys: e.keys.IKE != nil}
+	c.Runtime = ike.Runtime{
+		Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI,
+		Tokens: e.tokens, Tickets: e.tickets, LogKeys: e.keys.IKE != nil,
+	}
+	if e.keeper != nil {
+		c.Runtime.Ticket = e.keeper.ticket(c.Name)
+	}
 	local, err := e.localEndpoint(c)
 	if err != nil {
 		return c, fmt.Errorf("tunnel %q: %w", c.Name, err)

@@ -40,9 +40,10 @@ type Config struct {
 	// by many goroutines at once.
 	Rand io.Reader
 	// Store keeps what is to survive a restart: the secret by which peers
-	// notice at once that this host has lost its IKE SAs (RFC 6290). Engines
-	// that run at the same time must not share it. Nil: nothing survives, and
-	// peers notice by their liveness checks.
+	// notice at once that this host has lost its IKE SAs (RFC 6290), the keys of
+	// their tickets and our tickets of theirs (RFC 5723). Engines that run at the
+	// same time must not share it. Nil: nothing survives, peers notice by their
+	// liveness checks, and IKE SAs are made anew.
 	Store  Store
 	Limits Limits
 	// KeyLog gets all keys, to find faults; empty it gets none.

@@ -33,6 +33,7 @@ type Engine struct {
 	unknown    unknown
 	keeper     *keeper          // nil without Config.Store
 	tokens     *ike.TokenSecret // likewise
+	tickets    *ike.TicketKeys  // likewise
 
 	began   atomic.Bool
 	started chan struct{} // closed when Run has begun

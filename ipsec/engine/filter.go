@@ -35,7 +35,7 @@ func classify(b []byte) (r route, ours wire.SPI, reason DropReason) {
 			return routeComplaint, ours, 0
 		}
 		return routeDrop, ours, DropSPI
-	case h.Exchange == wire.ExchangeIKESAInit:
+	case h.Exchange == wire.ExchangeIKESAInit || h.Exchange == wire.ExchangeIKESessionResume:
 		return classifyInit(h)
 	case h.ResponderSPI.IsZero(): // Section 2.6: only IKE_SA_INIT may
 		return routeDrop, ours, DropSPI

@@ -151,6 +151,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		Childless:  w.childless,
 		Runtime: ike.Runtime{
 			Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
+			Tickets: f.engine.tickets,
 			LogKeys: f.engine.keys.IKE != nil,
 		},
 	}, in)
@@ -265,7 +266,11 @@ func (f *front) startJob(h *half, job ike.StartJob) {
 // loop has no room the responder stays Identified, and it is tried again.
 func (f *front) handOver(h *half, now time.Time) {
 	m, e := h.machine, f.engine
-	t := e.index.Load().matcher.pick(h.local.Addr(), m.Remote().Addr(), m.PeerID(), m.LocalID())
+	matcher := e.index.Load().matcher
+	t := matcher.resumed(m, h.local.Addr())
+	if t == nil {
+		t = matcher.pick(h.local.Addr(), m.Remote().Addr(), m.PeerID(), m.LocalID())
+	}
 	if t == nil {
 		e.counters.drop(DropNoTunnel)
 		m.Reject(now, errors.New("no tunnel is for this peer, these identities and these addresses"))

@@ -1,10 +1,12 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -37,6 +39,10 @@ type remembered struct {
 	Version int
 	// Secret is made once.
 	Secret []byte
+	// TicketKeys seal the tickets of peers (RFC 5723); Tickets are what the
+	// tunnels, by name, got of theirs.
+	TicketKeys []byte            `json:",omitempty"`
+	Tickets    map[string][]byte `json:",omitempty"`
 }
 
 // keeper holds the memory and saves it when it changes.
@@ -44,6 +50,7 @@ type keeper struct {
 	store  Store
 	logger *slog.Logger
 	change chan struct{} // capacity 1: something is to be saved
+	keys   *ike.TicketKeys
 
 	mu     sync.Mutex
 	memory remembered // guarded by mu
@@ -79,6 +86,40 @@ func (k *keeper) tokens() (*ike.TokenSecret, error) {
 	return ike.NewTokenSecret(k.memory.Secret)
 }
 
+// ticket returns what a tunnel of that name left for a restart.
+func (k *keeper) ticket(tunnel string) []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return bytes.Clone(k.memory.Tickets[tunnel])
+}
+
+// keepTicket keeps it; nil forgets it.
+func (k *keeper) keepTicket(tunnel string, state []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	clear(k.memory.Tickets[tunnel])
+	if state == nil {
+		delete(k.memory.Tickets, tunnel)
+	} else {
+		if k.memory.Tickets == nil {
+			k.memory.Tickets = make(map[string][]byte)
+		}
+		k.memory.Tickets[tunnel] = state
+	}
+	k.changed()
+}
+
+// retain forgets the tickets of tunnels that are not wanted any more.
+func (k *keeper) retain(wanted func(tunnel string) bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before := len(k.memory.Tickets)
+	maps.DeleteFunc(k.memory.Tickets, func(tunnel string, _ []byte) bool { return !wanted(tunnel) })
+	if len(k.memory.Tickets) != before {
+		k.changed()
+	}
+}
+
 func (k *keeper) changed() {
 	select {
 	case k.change <- struct{}{}:
@@ -109,6 +150,9 @@ func (k *keeper) run(stop <-chan struct{}) {
 
 func (k *keeper) save() {
 	k.mu.Lock()
+	if k.keys != nil {
+		k.memory.TicketKeys = k.keys.Save()
+	}
 	b, err := json.Marshal(k.memory)
 	k.mu.Unlock()
 	if err == nil {
@@ -128,6 +172,14 @@ func (e *Engine) remember() (err error) {
 	if e.keeper, err = newKeeper(e.config.Store, e.config.Rand, e.config.Logger); err != nil {
 		return err
 	}
-	e.tokens, err = e.keeper.tokens()
+	if e.tokens, err = e.keeper.tokens(); err != nil {
+		return err
+	}
+	e.tickets, err = ike.NewTicketKeys(e.config.Rand, e.keeper.memory.TicketKeys, e.keeper.changed)
+	if err != nil {
+		e.config.Logger.Warn("the keys of tickets are begun anew", "error", err)
+		e.tickets, err = ike.NewTicketKeys(e.config.Rand, nil, e.keeper.changed)
+	}
+	e.keeper.keys = e.tickets
 	return err
 }

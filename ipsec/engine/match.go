@@ -19,6 +19,8 @@ type matcher struct {
 	// peersAt are the tunnels with a peer at an address, for all addresses that
 	// are configured.
 	peersAt map[netip.Addr][]*tunnel
+	// byTag are the tunnels that a peer may resume.
+	byTag map[ike.TunnelTag]target
 	// byRemote is how to answer an IKE_SA_INIT request from the address of a
 	// configured peer, anywhere from all others.
 	byRemote map[netip.Addr]*welcome
@@ -48,6 +50,7 @@ func newMatcher(targets []target) *matcher {
 	m := &matcher{
 		byPeer:   make(map[string][]target),
 		peersAt:  make(map[netip.Addr][]*tunnel),
+		byTag:    make(map[ike.TunnelTag]target),
 		byRemote: make(map[netip.Addr]*welcome),
 		anywhere: &welcome{},
 	}
@@ -59,6 +62,7 @@ func newMatcher(targets []target) *matcher {
 		if t.config.Role == ike.RoleInitiator {
 			continue
 		}
+		m.byTag[ike.TagOf(t.config.Name)] = t
 		if id := t.config.Peer.ID; id.IsZero() {
 			m.anyPeer = append(m.anyPeer, t)
 		} else {
@@ -173,6 +177,18 @@ func (m *matcher) pick(local, remote netip.Addr, idi, idr ident.ID) *tunnel {
 		}
 	}
 	return best
+}
+
+// resumed returns the tunnel whose session a peer resumes, if it still fits.
+func (m *matcher) resumed(h *ike.HalfOpen, local netip.Addr) *tunnel {
+	tag, ok := h.Resumes()
+	if !ok {
+		return nil
+	}
+	if t, ok := m.byTag[tag]; ok && t.score(local, h.Remote().Addr(), h.PeerID(), h.LocalID()) > 0 {
+		return t.tunnel
+	}
+	return nil
 }
 
 // score returns 0 if the tunnel is not meant.

@@ -3,6 +3,7 @@ package engine
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -181,4 +182,83 @@ func TestKeeper(t *testing.T) {
 	if !strings.Contains(log.String(), "no room") {
 		t.Errorf("log %q does not say why saving failed", log.String())
 	}
+}
+
+// TestResumption: engines that die without a word and come back resume all their
+// tunnels by tickets (RFC 5723), whichever end it was.
+func TestResumption(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const tunnels = 3
+		sw := memory.NewSwitch()
+		stores := map[string]*testStore{"a.example": {}, "b.example": {}}
+		var a, b *node
+		begin := func(id string, addr netip.AddrPort) *node {
+			n := startNode(t, sw, id, addr, withStore(stores[id]))
+			var configs []TunnelConfig
+			var want []Change
+			for i := range tunnels {
+				peer, role, from, to := &node{t: t, id: "b.example", addr: addrB}, ike.RoleInitiator, 1, 2
+				if id == "b.example" {
+					peer, role, from, to = &node{t: t, id: "a.example", addr: addrA}, ike.RoleResponder, 2, 1
+				}
+				c := n.tunnelConfig(fmt.Sprintf("tunnel-%d", i), role, peer, lan(from, i), lan(to, i))
+				c.Resume = true
+				c.Credentials.ID = mustID(t, fmt.Sprintf("%d.%s", i, n.id))
+				c.Peer.ID = mustID(t, fmt.Sprintf("%d.%s", i, peer.id))
+				configs, want = append(configs, c), append(want, Added)
+			}
+			n.apply(configs, want...)
+			return n
+		}
+		up := func(resumed bool) {
+			t.Helper()
+			for i := range tunnels {
+				name := fmt.Sprintf("tunnel-%d", i)
+				for _, n := range []*node{a, b} {
+					within(t, time.Minute, name+" of "+n.id+" is up, once", func() bool {
+						s := n.status(name)
+						return s.State == ike.StateUp && len(s.IKE) == 1 && s.IKE[0].Resumed == resumed
+					})
+				}
+			}
+			for i := range tunnels {
+				ping(t, a, b, lan(1, i), lan(2, i))
+				ping(t, b, a, lan(2, i), lan(1, i))
+			}
+			time.Sleep(2 * savePause)
+		}
+		dies := func(n *node) {
+			sw.SetFilter(memory.Lose)
+			store := stores[n.id]
+			content := bytes.Clone(store.content) // it does not know that it ends
+			n.stop()
+			store.content = content
+			sw.SetFilter(memory.Perfect)
+		}
+		b = begin("b.example", addrB)
+		a = begin("a.example", addrA)
+		up(false)
+
+		dies(a)
+		a = begin("a.example", addrA)
+		up(true)
+
+		dies(b)
+		b = begin("b.example", addrB)
+		for i := range tunnels {
+			if err := a.plane.Send(packetFor(lan(1, i), lan(2, i))); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Second) // the plane tells of one a second
+		}
+		up(true)
+
+		// An orderly end takes the tickets along.
+		a.stop()
+		if s := string(stores["a.example"].content); strings.Contains(s, "tunnel-") {
+			t.Error("tickets of deleted IKE SAs are kept")
+		}
+		a = begin("a.example", addrA)
+		up(false)
+	})
 }

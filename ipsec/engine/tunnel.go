@@ -191,6 +191,10 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 	case ike.UnregisterSPI:
 		delete(t.spis, eff.SPI)
 		t.shard.unregister(eff.SPI)
+	case ike.Ticket:
+		if k := e.keeper; k != nil {
+			k.keepTicket(t.name, eff.State)
+		}
 	case ike.Closed:
 		t.announce(now, eff)
 		t.finish(now)

@@ -33,3 +33,7 @@ func (o Octets) sharedKeyAuth(psk PSK) []byte {
 	defer clear(padded)
 	return o.prf.Sum(padded, o.b)
 }
+
+// ResumedAuth is the AUTH of a resumed IKE SA, prf(SK_p, octets), with SK_pi or
+// SK_pr of the end that makes it (RFC 5723, Section 4.3.3).
+func (o Octets) ResumedAuth(skP []byte) []byte { return o.prf.Sum(skP, o.b) }

@@ -119,6 +119,10 @@ func (a *authTask) answered(m *message) {
 		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadSA, Notify: wire.NotifyInvalidSyntax, Err: errors.New("a Child SA that was not asked for")})
 		return
 	}
+	if sa.init.resume != nil {
+		a.resumed(m)
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		a.reject(sa.authError(err, c))
@@ -267,6 +271,10 @@ func (sa *ikeSA) authenticate() {
 	if sa.refuseChildless(m) {
 		return
 	}
+	if i.session != nil {
+		sa.authenticateResumed()
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		sa.rejectInitiator(sa.authError(err, c))
@@ -312,8 +320,8 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		head = append(head, c)
 	}
 	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
-	head = append(head, sa.authExtras(m)...)
 	sa.readAuthExtras(m)
+	head = append(head, sa.authExtras(m)...)
 	if m.notify(wire.NotifyInitialContact) != nil {
 		t.initialContact(sa)
 	}

@@ -6,12 +6,20 @@ import "github.com/swanherd/swanherd/ipsec/wire"
 // SA and not about a Child SA. request is what is answered, nil for an
 // initiator.
 func (sa *ikeSA) authExtras(request *message) []wire.Payload {
-	return append(sa.ownToken(), sa.supportsSync(request)...)
+	extras := append(sa.ownToken(), sa.supportsSync(request)...)
+	if request == nil {
+		return append(extras, sa.askForTicket()...)
+	}
+	return append(extras, sa.ticketAnswer(request)...)
 }
 
 // readAuthExtras reads those of the peer. Both ends have announced what counts
 // from then on: a responder announces only what the initiator did.
 func (sa *ikeSA) readAuthExtras(m *message) {
 	sa.keepTokens(m)
+	if sa.proved.IsZero() {
+		sa.proved = sa.m.outside(sa.m.now)
+	}
+	sa.takeTicket(m)
 	sa.syncs = m.notify(wire.NotifyIKEv2MessageIDSyncSupported) != nil
 }

@@ -40,6 +40,9 @@ func (v *sharedValue) release() {
 
 // share makes the private value of IKE_SA_INIT one that several can use.
 func (i *initState) share() *sharedValue {
+	if i.ke == nil {
+		return nil // a resumption has none
+	}
 	if i.shared == nil {
 		i.shared = (&sharedValue{KeyExchange: i.ke}).use()
 	}
@@ -61,7 +64,7 @@ func (sa *ikeSA) fork(responder wire.SPI) *ikeSA {
 	fresh := &ikeSA{
 		state: stateAuth, initiator: true, localSPI: sa.localSPI, remoteSPI: responder,
 		local: sa.local, remote: sa.remote, localID: sa.localID, begun: sa.begun,
-		init:   &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces},
+		init:   &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume},
 		window: window{nextSend: 1},
 	}
 	sa.t.add(fresh)
@@ -112,7 +115,7 @@ func (t *Tunnel) find(h wire.Header, ours wire.SPI) *ikeSA {
 		if sa.localSPI != ours || sa.state == stateDead {
 			continue
 		}
-		if found == nil || sa.initiator && h.Exchange != wire.ExchangeIKESAInit && sa.remoteSPI == h.ResponderSPI {
+		if found == nil || sa.initiator && !isFirst(h.Exchange) && sa.remoteSPI == h.ResponderSPI {
 			found = sa
 		}
 	}

@@ -87,6 +87,10 @@ type Config struct {
 	// Children are the Child SAs of the tunnel, at least one. The first that
 	// starts is negotiated in IKE_AUTH.
 	Children []ChildConfig
+	// Resume makes an IKE SA that was lost anew by a ticket, without key exchange
+	// and signatures (RFC 5723), and has peers do so. The new one is rekeyed
+	// within ten minutes.
+	Resume bool
 	// Childless says whether the IKE SA may begin without any of them.
 	Childless Childless
 	// InternalRequest asks the peer for internal addresses, InternalOffer gives
@@ -116,6 +120,12 @@ type Runtime struct {
 
 	// LogKeys has the machine hand out the keys of IKE SAs as [IKEKeys].
 	LogKeys bool
+
+	// Tickets seals the tickets by which peers resume their IKE SAs (RFC 5723).
+	// Nil: they get none from this host.
+	Tickets *TicketKeys
+	// Ticket is the State of the last [Ticket] of a tunnel of this name.
+	Ticket []byte
 
 	// NonceForTest replaces Rand as the source of nonces, so that a test
 	// chooses who wins a collision.

@@ -109,6 +109,7 @@ func (t *Tunnel) backoff(failures int) time.Duration {
 // disconnect deletes everything with the peer's knowledge.
 func (t *Tunnel) disconnect() {
 	t.wanted, t.closing = false, true
+	t.dropTicket(true)
 	t.connectAt = time.Time{}
 	for _, sa := range t.sas {
 		switch {
@@ -169,6 +170,7 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
 	sa.endAt = time.Time{}
 	t.setIKELifetime(sa)
+	sa.refreshSoon()
 	t.connectAt = time.Time{}
 	t.lastError = nil
 	t.emit(IKEUp{sa.status()})
@@ -212,6 +214,7 @@ func (t *Tunnel) endIKE(sa *ikeSA, why Reason) {
 	}
 	was := sa.status()
 	replaced := sa.state == stateRekeyed || sa.replaced
+	sa.endTickets(why)
 	sa.abandonTask()
 	for _, c := range t.childrenOf(sa) {
 		if t.hasLiveElsewhere(c) {
@@ -251,6 +254,10 @@ func (t *Tunnel) ikeFailed(sa *ikeSA, why Reason, err *Error) {
 	larval := sa.state.in(stateLarval)
 	if larval && t.rivals(sa) {
 		sa.die() // not the peer's response, as far as one can tell
+		return
+	}
+	if larval && sa.initiator && sa.init != nil && sa.init.resume != nil {
+		t.resumeFailed(sa, why)
 		return
 	}
 	t.report(err)

@@ -9,7 +9,7 @@ import (
 )
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
-// [StartJob], [Plane], [AskActivity], [IKEKeys], [RegisterSPI], [UnregisterSPI] or one
+// [StartJob], [Plane], [AskActivity], [IKEKeys], [Ticket], [RegisterSPI], [UnregisterSPI] or one
 // of the events [IKEUp], [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
 // [Failed], [Closed]. The order in which Next gives them is the order in which they must
 // take place.

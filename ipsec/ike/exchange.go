@@ -52,6 +52,10 @@ func init() {
 		{wire.ExchangeIKESAInit, true, stateInit | stateListening, []form{
 			{"accept", types{sa, ke, nonce}, extras(certreq)}, formError,
 		}, (*ikeSA).handleInitResponse},
+		// RFC 5723, Section 4.3.2.
+		{wire.ExchangeIKESessionResume, true, stateInit | stateListening, []form{
+			{"accept", types{nonce}, extras()}, formError,
+		}, (*ikeSA).handleResumeResponse},
 		// RFC 9370, Section 2.2.2.
 		{wire.ExchangeIKEIntermediate, false, stateIntermediate, []form{
 			{"key exchange", types{ke}, extras()},

@@ -11,6 +11,8 @@ import (
 // others must be rejected.
 func TestExchangeTable(t *testing.T) {
 	allowed := map[string]bool{
+		"IKE_SESSION_RESUME response init":       true,
+		"IKE_SESSION_RESUME response listening":  true,
 		"IKE_SA_INIT response listening":         true,
 		"IKE_SA_INIT response init":              true,
 		"IKE_INTERMEDIATE request intermediate":  true,

@@ -54,7 +54,8 @@ type HalfOpen struct {
 	adopted    bool
 }
 
-// NewHalfOpen takes the first IKE_SA_INIT request of an initiator. The error
+// NewHalfOpen takes the first IKE_SA_INIT or IKE_SESSION_RESUME request of an
+// initiator. The error
 // means that there is nothing to be answered. A request that is refused gives a
 // HalfOpen that is Done once its effects are carried out.
 func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, error) {
@@ -72,11 +73,20 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.move(d.Local, d.Remote)
 	h.sa.noteReceived(m)
+	if m.Exchange == wire.ExchangeIKESessionResume {
+		h.answerResume(m)
+		return h, nil
+	}
 	h.answerInit(m)
 	return h, nil
 }
 
-// parseInitRequest checks the form of an IKE_SA_INIT request.
+// isFirst reports whether an exchange begins an IKE SA.
+func isFirst(x wire.ExchangeType) bool {
+	return x == wire.ExchangeIKESAInit || x == wire.ExchangeIKESessionResume
+}
+
+// parseInitRequest checks the form of an IKE_SA_INIT or IKE_SESSION_RESUME request.
 func parseInitRequest(d Datagram) (*message, error) {
 	parsed, err := wire.Parse(bytes.Clone(d.Data))
 	if err != nil {
@@ -84,15 +94,18 @@ func parseInitRequest(d Datagram) (*message, error) {
 	}
 	h := parsed.Header
 	switch {
-	case h.Exchange != wire.ExchangeIKESAInit || h.IsResponse() || !h.FromInitiator():
-		return nil, errors.New("not an IKE_SA_INIT request")
+	case !isFirst(h.Exchange) || h.IsResponse() || !h.FromInitiator():
+		return nil, errors.New("not a request to begin an IKE SA")
 	case h.Major != 2 || h.MessageID != 0 || !h.ResponderSPI.IsZero() || h.InitiatorSPI.IsZero():
-		return nil, errors.New("IKE_SA_INIT request with impossible header")
+		return nil, errors.New("request to begin an IKE SA with impossible header")
 	}
 	// RFC 7296, Section 1.2.
 	f := form{"request", []wire.PayloadType{wire.PayloadSA, wire.PayloadKE, wire.PayloadNonce}, extras(wire.PayloadCertReq)}
+	if h.Exchange == wire.ExchangeIKESessionResume {
+		f = form{"request", []wire.PayloadType{wire.PayloadNonce, wire.PayloadNotify}, extras()} // RFC 5723, Section 4.3.2
+	}
 	if err := f.check(parsed.Payloads); err != nil {
-		return nil, fmt.Errorf("IKE_SA_INIT: %w", err)
+		return nil, fmt.Errorf("%s: %w", h.Exchange, err)
 	}
 	return &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads}, nil
 }
@@ -119,6 +132,12 @@ func (h *HalfOpen) answerInit(m *message) {
 		h.refuseInit(m, wire.NotifyInvalidKEPayload, binary.BigEndian.AppendUint16(nil, uint16(chosen.KeyExchange)))
 		return
 	}
+	h.begin(m, chosen)
+	h.exchangeKeys(m, answer)
+}
+
+// begin makes h half open, for a first message that is accepted.
+func (h *HalfOpen) begin(m *message, chosen suite.IKESuite) {
 	sa := h.sa
 	sa.state, sa.suite = stateHalfOpen, chosen
 	sa.localSPI = h.runtime.NewSPI()
@@ -129,7 +148,6 @@ func (h *HalfOpen) answerInit(m *message) {
 	sa.readCapabilities(m)
 	sa.detectNAT(m, h.forceEncap)
 	h.emit(RegisterSPI{sa.localSPI})
-	h.exchangeKeys(m, answer)
 }
 
 // withoutSPI leaves out proposals with an SPI: in IKE_SA_INIT the header has it,
@@ -229,8 +247,14 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	if more := h.announceMethods(m, len(raw)); err == nil && more != nil {
 		raw, err = (&wire.Message{Header: header, Payloads: append(payloads, more...)}).Append(nil)
 	}
+	h.respondFirst(m, header, payloads, raw, err)
+}
+
+// respondFirst sends the response to a first message, encoded as raw.
+func (h *HalfOpen) respondFirst(m *message, header wire.Header, payloads []wire.Payload, raw []byte, err error) {
+	sa := h.sa
 	if err != nil {
-		h.failed(&Error{Op: "encode IKE_SA_INIT", Kind: KindInternal, Exchange: m.Exchange, Err: err})
+		h.failed(&Error{Op: "encode " + m.Exchange.String(), Kind: KindInternal, Exchange: m.Exchange, Err: err})
 		sa.die()
 		return
 	}
@@ -261,7 +285,7 @@ func (h *HalfOpen) Step(now time.Time, in Input) {
 func (h *HalfOpen) receive(d Datagram) {
 	h.stats.Received++
 	header, err := wire.ParseHeader(d.Data)
-	if err == nil && header.Exchange == wire.ExchangeIKESAInit {
+	if err == nil && isFirst(header.Exchange) {
 		if h.sa.repeatsInit(d) {
 			h.sa.repeatResponse(d, false)
 		}

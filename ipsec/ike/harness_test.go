@@ -141,15 +141,25 @@ func (w *world) newNode(name string, cfg Config) *node {
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
-	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce, Tokens: cfg.Runtime.Tokens}
+	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce, Tokens: cfg.Runtime.Tokens, Tickets: n.ticketKeys(nil)}
 	n.cfg = cfg
 	n.restart()
 	return n
 }
 
-// restart makes the node forget everything but its configuration.
+func (n *node) ticketKeys(saved []byte) *TicketKeys {
+	k, err := NewTicketKeys(n, saved, nil)
+	if err != nil {
+		panic(err)
+	}
+	return k
+}
+
+// restart makes the node forget everything but its configuration and what it has
+// for a restart.
 func (n *node) restart() {
 	n.renewPool()
+	n.cfg.Runtime.Tickets = n.ticketKeys(n.cfg.Runtime.Tickets.Save())
 	t, err := New(n.cfg)
 	if err != nil {
 		panic(err)
@@ -249,6 +259,8 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			n.registered[e.SPI] = true
 		case UnregisterSPI:
 			delete(n.registered, e.SPI)
+		case Ticket:
+			n.cfg.Runtime.Ticket = e.State
 		default:
 			n.describe(e)
 		}
@@ -442,7 +454,7 @@ func (n *node) receive(d Datagram) {
 		n.step(d)
 		return
 	}
-	if h.Exchange == wire.ExchangeIKESAInit && !h.IsResponse() && h.ResponderSPI.IsZero() {
+	if isFirst(h.Exchange) && !h.IsResponse() && h.ResponderSPI.IsZero() {
 		n.receiveInit(h, d)
 		return
 	}

@@ -32,6 +32,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 			ours = append(ours, sa.peerDeletesChildren(d.SPIs)...)
 		}
 	}
+	reply = append(reply, sa.ticketAnswer(m)...)
 	if len(ours) > 0 {
 		reply = append(reply, &wire.Delete{Protocol: wire.ProtocolESP, SPIs: ours})
 	}

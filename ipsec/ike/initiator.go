@@ -16,9 +16,20 @@ import (
 // authenticated (RFC 7296, Section 2.6).
 const maxInitRetries = 6
 
-// initiate begins a new IKE SA. If it replaces another one, that is deleted when
-// the new one is established.
+// initiate begins a new IKE SA, by a ticket if there is one. If it replaces another
+// one, that is deleted when the new one is established.
 func (t *Tunnel) initiate(replaces *ikeSA) {
+	if replaces == nil {
+		t.begin(nil, t.usableTicket())
+		return
+	}
+	t.initiateWhole(replaces)
+}
+
+// initiateWhole begins a new IKE SA with a key exchange and signatures.
+func (t *Tunnel) initiateWhole(replaces *ikeSA) { t.begin(replaces, nil) }
+
+func (t *Tunnel) begin(replaces *ikeSA, ticket *heldTicket) {
 	for _, o := range t.sas {
 		if o.state == stateListening {
 			o.die() // of an attempt that has failed
@@ -30,9 +41,12 @@ func (t *Tunnel) initiate(replaces *ikeSA) {
 	}
 	t.add(sa)
 	sa.move(t.cfg.Local, t.cfg.Remote)
-	sa.init = &initState{
-		ni: t.nonce(), group: t.cfg.Proposals[0].KeyExchange[0], replaces: replaces,
+	sa.init = &initState{ni: t.nonce(), replaces: replaces, resume: ticket}
+	if ticket != nil {
+		sa.sendResume()
+		return
 	}
+	sa.init.group = t.cfg.Proposals[0].KeyExchange[0]
 	sa.beginInit()
 }
 
@@ -69,17 +83,23 @@ func (sa *ikeSA) sendInit() {
 	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
-	h := wire.Header{Exchange: wire.ExchangeIKESAInit}
+	sa.sendFirst(wire.ExchangeIKESAInit, payloads)
+}
+
+// sendFirst sends the first request of an IKE SA.
+func (sa *ikeSA) sendFirst(exchange wire.ExchangeType, payloads []wire.Payload) {
+	i := sa.init
+	h := wire.Header{Exchange: exchange}
 	sa.fillHeader(&h)
 	raw, err := (&wire.Message{Header: h, Payloads: payloads}).Append(nil)
 	if err != nil {
-		sa.fail(&Error{Op: "encode IKE_SA_INIT", Kind: KindInternal, Exchange: wire.ExchangeIKESAInit, Err: err})
+		sa.fail(&Error{Op: "encode " + exchange.String(), Kind: KindInternal, Exchange: exchange, Err: err})
 		return
 	}
 	i.request = raw
 	sa.noteSent(h, payloads, [][]byte{raw})
 	sa.window.nextSend = 0
-	sa.sendRequest(wire.ExchangeIKESAInit, [][]byte{raw}, nil)
+	sa.sendRequest(exchange, [][]byte{raw}, nil)
 }
 
 // initCapabilities are the notifications that both ends put into IKE_SA_INIT.
@@ -124,6 +144,10 @@ func (sa *ikeSA) retryWithCookie(cookie []byte) {
 	}
 	sa.init.cookie = cookie
 	sa.state, sa.window.outstanding = stateInit, nil
+	if sa.init.resume != nil {
+		sa.sendResume()
+		return
+	}
 	sa.sendInit()
 }
 
@@ -287,7 +311,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		// RFC 7296, Section 2.4: this is our only IKE SA with the peer.
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyInitialContact})
 	}
-	if t.cfg.Peer.Roots != nil {
+	if t.cfg.Peer.Roots != nil && sa.init.resume == nil {
 		payloads = append(payloads, t.cfg.Peer.Roots.Request())
 	}
 	payloads = append(payloads, t.cfg.Peer.Methods().Notify())
@@ -295,6 +319,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}
 	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
+	sa.client = t.cfg.Resume
 	payloads = append(payloads, sa.authExtras(nil)...)
 	payloads = append(payloads, sa.requestInternal()...)
 	if cfg := a.cfg; cfg != nil {

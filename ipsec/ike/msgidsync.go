@@ -108,5 +108,7 @@ func (sa *ikeSA) interrupt() {
 		sa.rekeyAt = later
 	case *tokenTask:
 		sa.wantToken = true
+	case *ticketTask:
+		sa.wantTicket = true
 	}
 }

@@ -28,7 +28,7 @@ func (sa *ikeSA) receive(d Datagram) {
 		sa.m.stats.UnknownSPI++
 		return
 	}
-	if h.NextPayload == wire.PayloadNotify && h.Exchange != wire.ExchangeIKESAInit {
+	if h.NextPayload == wire.PayloadNotify && !isFirst(h.Exchange) {
 		sa.receiveClear(d)
 		return
 	}
@@ -60,7 +60,7 @@ func (sa *ikeSA) receive(d Datagram) {
 		sa.postpone(d)
 		return
 	}
-	if h.Exchange == wire.ExchangeIKESAInit {
+	if isFirst(h.Exchange) {
 		sa.receiveInit(r, h, d)
 		return
 	}
@@ -82,7 +82,7 @@ func parseHeader(m *machine, d Datagram) (wire.Header, bool) {
 // it zero (RFC 7296, Section 2.6).
 func (sa *ikeSA) matchesPeerSPI(h wire.Header) bool {
 	if sa.state.in(stateInit | stateListening) {
-		return h.Exchange == wire.ExchangeIKESAInit
+		return isFirst(h.Exchange)
 	}
 	if sa.initiator {
 		return h.ResponderSPI == sa.remoteSPI

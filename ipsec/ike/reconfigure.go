@@ -92,6 +92,9 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 			o.die()
 		}
 	}
+	if !sameParties(old, fresh) || !fresh.Resume {
+		t.dropTicket(true)
+	}
 	if !sameParties(old, fresh) || !sameEnds(old, fresh) || old.Role != fresh.Role {
 		t.failures = 0
 		t.attempt()

@@ -52,8 +52,6 @@ var announces = map[wire.NotifyType]bool{
 	wire.NotifyAdditionalIP6Address:            true,
 	wire.NotifyNoAdditionalAddresses:           true,
 	wire.NotifyRedirectSupported:               true,
-	wire.NotifyTicketRequest:                   true,
-	wire.NotifyTicketLTOpaque:                  true,
 	wire.NotifyChildlessIKEv2Supported:         true,
 	wire.NotifyIKEv2MessageIDSyncSupported:     true,
 	wire.NotifyIntermediateExchangeSupported:   true,

@@ -126,6 +126,11 @@ type ikeSA struct {
 	series    []*peerSeries
 	lastLink  uint32
 	forgotten int // how often in a row the peer has lost a series of ours
+	// client asks for tickets (RFC 5723); resumed came out of one; issued are those
+	// that the peer got. proved is when the peer last proved its identity.
+	client, resumed bool
+	issued          []ticketID
+	proved          time.Time
 	// tokens are by what the peer can prove that it has lost this IKE SA.
 	tokens [][]byte
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
@@ -154,6 +159,7 @@ type ikeSA struct {
 	probeAt     time.Time // earliest next liveness check caused by a hint
 	tellAt      time.Time // earliest next word about an SPI that we do not have
 	endAt       time.Time // half-open, redundant and lingering ones end then
+	ticketAt    time.Time // a new ticket is asked for then
 	renewAt     time.Time // a responder replaces it then, if the peer has not
 	// redundant SAs are not used for anything new: another one won, or it is not
 	// decided yet. replaced ones end without an event.
@@ -161,9 +167,10 @@ type ikeSA struct {
 	wantRekey           bool
 	wantProbe           bool
 	wantDelete          bool
-	wantVerify          bool   // the peer's certificates, again
-	verifying           bool   // a job does so
-	wantToken           bool   // the peer is to get our token
+	wantVerify          bool // the peer's certificates, again
+	verifying           bool // a job does so
+	wantToken           bool // the peer is to get our token
+	wantTicket          bool
 	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends
 	farewell            wire.NotifyType
@@ -176,6 +183,9 @@ type initState struct {
 	ke                *suite.KeyExchange
 	shared            *sharedValue // ke of IKE_SA_INIT, once it is answered
 	responders        []wire.SPI   // that have answered
+	resume            *heldTicket  // initiator: what is resumed (RFC 5723), nil for none
+	session           *session     // responder: likewise, out of the ticket with that ID
+	ticket            ticketID
 	group             wire.KeyExchangeID
 	// pending are the methods of the key exchanges still to be made in
 	// IKE_INTERMEDIATE, in their order.
@@ -192,15 +202,17 @@ type initState struct {
 }
 
 func (i *initState) destroy() {
-	switch {
-	case i == nil:
+	if i == nil {
 		return
+	}
+	switch {
 	case i.shared != nil:
 		i.shared.release()
 	case i.ke != nil:
 		i.ke.Destroy()
 	}
 	i.ke, i.shared = nil, nil
+	i.session.destroy()
 }
 
 // origin is how an IKE SA came into being that was negotiated by IKE_AUTH. Those

@@ -178,6 +178,9 @@ func (s *simulator) badConfig() []string {
 	if r.IntN(2) == 0 {
 		line = append(line, "qcd=yes")
 	}
+	if r.IntN(2) == 0 {
+		line = append(line, "resume=yes")
+	}
 	if takeover := r.IntN(3) - 1; takeover >= 0 {
 		line = append(line, fmt.Sprintf("takeover=%ds", 10*takeover))
 	}

@@ -69,6 +69,7 @@ type IKEStatus struct {
 	// Suspect is true while the peer leaves requests unanswered that were
 	// repeated more than once.
 	Suspect     bool
+	Resumed     bool // made by a ticket (RFC 5723), and not rekeyed yet
 	Established time.Time
 	// Rekey and Expire are when the SA will be replaced and must end, zero for
 	// never.

@@ -57,6 +57,7 @@ import (
 //	block ADDR ADDR [no]     nothing passes between the two
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane; or probe, which
 //	                         has NODE ask for a sign of life
+//	forget-tickets NODE      NODE loses the keys of its tickets
 //	intruder [silent=yes]    there is one who sees what a sends and can answer as b
 //	intercept                the first packet of a in flight reaches the intruder too
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
@@ -231,6 +232,9 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.blocked[linkOf(netip.MustParseAddr(d.CmdArgs[0].Key), netip.MustParseAddr(d.CmdArgs[1].Key))] = len(d.CmdArgs) == 2
 	case "event":
 		s.event(d, n)
+	case "forget-tickets":
+		n.cfg.Runtime.Tickets = n.ticketKeys(nil)
+		n.t.runtime.Tickets = n.cfg.Runtime.Tickets
 	case "intruder":
 		s.w.addIntruder()
 		s.w.silent = s.arg(d, "silent") != ""
@@ -428,6 +432,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			}
 		case "childless":
 			c.Childless = map[string]Childless{"prefer": ChildlessPrefer, "force": ChildlessForce, "never": ChildlessNever}[v]
+		case "resume":
+			c.Resume = v == "yes"
 		case "qcd":
 			c.Runtime.Tokens = testTokens(name)
 		case "encap":

@@ -61,6 +61,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.wantSet {
 		return &setTask{sa}
 	}
+	if sa.wantTicket && sa == t.primary() {
+		return &ticketTask{sa}
+	}
 	if !held && sa == t.primary() {
 		if next := t.primaryTask(sa); next != nil {
 			return next

@@ -172,7 +172,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, evidence: sa.evidence, fragment: sa.fragment,
-		syncs: sa.syncs, internal: sa.internal, begun: sa.m.now, origin: sa.origin,
+		syncs: sa.syncs, internal: sa.internal, client: sa.client, proved: sa.proved, begun: sa.m.now, origin: sa.origin,
 	}
 }
 
@@ -263,6 +263,8 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	for _, c := range t.childrenOf(old) {
 		c.ike = fresh
 	}
+	old.endTickets(ReasonReplaced)
+	old.inheritTickets(fresh)
 	for _, sa := range t.sas {
 		if sa.init != nil && sa.init.replaces == old {
 			sa.init.replaces = fresh

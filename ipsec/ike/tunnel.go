@@ -16,6 +16,7 @@ type Tunnel struct {
 	sas      []*ikeSA   // in the order in which they were made
 	children []*childSA // likewise
 	slots    []slot     // one for each of cfg.Children, in that order
+	ticket   *heldTicket
 
 	wanted    bool // between Connect and Disconnect
 	closing   bool // Disconnect is under way
@@ -67,6 +68,7 @@ func New(cfg Config) (*Tunnel, error) {
 	t := &Tunnel{cfg: cfg}
 	t.runtime, t.timing, t.natPort, t.datagram = cfg.Runtime, cfg.Timing, cfg.NATPort, cfg.FragmentSize
 	t.slots = makeSlots(nil, cfg.Children)
+	t.ticket = restoreTicket(cfg.Runtime.Ticket)
 	return t, nil
 }
 
@@ -156,7 +158,7 @@ func (t *Tunnel) dispatch(d Datagram) {
 		sa.receive(d)
 		return
 	}
-	if h.Exchange == wire.ExchangeIKESAInit && h.ResponderSPI.IsZero() && t.repeatsInit(h, d) {
+	if isFirst(h.Exchange) && h.ResponderSPI.IsZero() && t.repeatsInit(h, d) {
 		return
 	}
 	t.stats.UnknownSPI++
@@ -320,6 +322,9 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 		sa.rekeyAt = time.Time{}
 		sa.wantRekey = true
 	}
+	if t.due(sa.ticketAt) {
+		sa.ticketAt, sa.wantTicket = time.Time{}, sa.client
+	}
 	if t.due(sa.renewAt) {
 		t.renew(sa)
 	}
@@ -381,6 +386,7 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 	if sa.state.in(stateUsable) {
 		e.add(sa.expireAt)
 		e.add(sa.rekeyAt)
+		e.add(sa.ticketAt)
 		e.add(sa.renewAt)
 		e.add(sa.expiresAt())
 		e.add(sa.dpdAt())

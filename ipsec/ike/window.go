@@ -140,6 +140,9 @@ func (sa *ikeSA) retransmit() bool {
 		return true
 	}
 	limit := o.pace.Tries
+	if sa.init != nil && sa.init.resume != nil {
+		limit = min(limit, resumeTries) // the whole exchange may do
+	}
 	if sa.init != nil && sa.init.hint != nil {
 		// Refused, as far as one can believe it: go on for a moment only (RFC
 		// 7296, Section 2.21.1).

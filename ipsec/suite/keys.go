@@ -211,3 +211,18 @@ func expandIKEKeys(s IKESuite, seed, ni, nr []byte, spii, spir wire.SPI) *IKEKey
 	}
 	return &IKEKeys{D: next(p), Ai: next(a), Ar: next(a), Ei: next(e), Er: next(e), Pi: next(p), Pr: next(p)}
 }
+
+// ResumeIKEKeys makes the keys of an IKE SA that is resumed (RFC 5723, Section
+// 5.1): SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr). The suite is that of
+// the old one.
+func ResumeIKEKeys(s IKESuite, oldD, ni, nr []byte, spii, spir wire.SPI) (*IKEKeys, error) {
+	if err := checkKeyInputs(s, s.PRF, ni, nr); err != nil {
+		return nil, err
+	}
+	if len(oldD) != s.PRF.Size() {
+		return nil, fmt.Errorf("resume IKE SA: SK_d of %d octets, want %d", len(oldD), s.PRF.Size())
+	}
+	seed := s.PRF.Sum(oldD, []byte("Resumption"), ni, nr)
+	defer clear(seed)
+	return expandIKEKeys(s, seed, ni, nr, spii, spir), nil
+}
