@@ -63,7 +63,9 @@ func newAdmission(c Config, counters *counters) (*admission, error) {
 
 // decide returns whether an IKE_SA_INIT request goes on to the front loop; it
 // then counts as half open. If not, reply is what to answer, nil for nothing.
-func (a *admission) decide(now time.Time, source netip.Addr, known bool, b []byte) (admitted bool, reply []byte) {
+// A source that is proved is not asked for a cookie: with TCP its address is (RFC
+// 9329, Section 6.3).
+func (a *admission) decide(now time.Time, source netip.Addr, known, proved bool, b []byte) (admitted bool, reply []byte) {
 	nonce, cookie, ok := scanInit(b)
 	if !ok {
 		a.counters.drop(DropInitMalformed)
@@ -78,7 +80,7 @@ func (a *admission) decide(now time.Time, source netip.Addr, known bool, b []byt
 		return false, nil
 	}
 	overRate := !r.soft.allow(source, now)
-	if a.loaded(now) || overRate {
+	if !proved && (a.loaded(now) || overRate) {
 		spi := wire.SPI(b[:8])
 		if cookie == nil || !a.check(now, cookie, source, spi, nonce) {
 			// RFC 7296, Section 2.6: a wrong cookie is as none.
@@ -137,16 +139,21 @@ func (a *admission) demand(now time.Time, source netip.Addr, exchange wire.Excha
 
 // admit takes an IKE_SA_INIT request from a receiving goroutine to the front
 // loop, or answers it without keeping anything.
-func (e *Engine) admit(now time.Time, local, remote netip.AddrPort, b []byte) {
-	_, known := e.index.Load().matcher.peersAt[remote.Addr().Unmap()]
-	admitted, reply := e.front.admission.decide(now, remote.Addr(), known, b)
+func (e *Engine) admit(now time.Time, w way, b []byte) {
+	_, known := e.index.Load().matcher.peersAt[w.remote.Addr().Unmap()]
+	admitted, reply := e.front.admission.decide(now, w.remote.Addr(), known, w.tcp, b)
 	if reply != nil {
-		e.send(ike.Send{Local: local, Remote: remote, Datagrams: [][]byte{reply}, NATPort: !e.isOwn(local)})
+		e.sendOver(w, reply)
 	}
-	if admitted && !e.front.offer(datagram{local: local, remote: remote, data: append([]byte(nil), b...)}) {
+	if admitted && !e.front.offer(datagram{way: w, data: append([]byte(nil), b...)}) {
 		e.counters.halfOpen.Add(-1)
 		e.counters.drop(DropMailboxFull)
 	}
+}
+
+// sendOver sends one message back the way that another came.
+func (e *Engine) sendOver(w way, b []byte) {
+	e.send(ike.Send{Local: w.local, Remote: w.remote, TCP: w.tcp, Datagrams: [][]byte{b}, NATPort: !e.isOwn(w.local)})
 }
 
 // isOwn reports whether local is the engine's own socket and not the data

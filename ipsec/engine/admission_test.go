@@ -46,22 +46,22 @@ func TestAdmissionDemandsCookies(t *testing.T) {
 	nonce := &wire.Nonce{Data: testNonce}
 	plain := initRequest(t, nonce)
 
-	admitted, reply := a.decide(now, source, false, plain)
+	admitted, reply := a.decide(now, source, false, false, plain)
 	if admitted || len(reply) == 0 || len(reply) > len(plain)+32 {
 		t.Fatalf("without a cookie: admitted %v, reply of %d octets", admitted, len(reply))
 	}
 	cookie := cookieIn(t, reply)
 	with := initRequest(t, cookie, nonce)
-	if admitted, _ := a.decide(now, other, false, with); admitted {
+	if admitted, _ := a.decide(now, other, false, false, with); admitted {
 		t.Error("admitted with the cookie of another address")
 	}
-	if admitted, _ := a.decide(now, source, false, initRequest(t, cookie, &wire.Nonce{Data: bytes.Repeat([]byte{1}, 32)})); admitted {
+	if admitted, _ := a.decide(now, source, false, false, initRequest(t, cookie, &wire.Nonce{Data: bytes.Repeat([]byte{1}, 32)})); admitted {
 		t.Error("admitted with the cookie of another nonce")
 	}
-	if admitted, _ := a.decide(now.Add(20*time.Second), source, false, with); !admitted {
+	if admitted, _ := a.decide(now.Add(20*time.Second), source, false, false, with); !admitted {
 		t.Error("refused with the cookie")
 	}
-	if admitted, _ := a.decide(now.Add(5*time.Minute), source, false, with); admitted {
+	if admitted, _ := a.decide(now.Add(5*time.Minute), source, false, false, with); admitted {
 		t.Error("admitted with an old cookie")
 	}
 	if got := counts.drops[DropCookieSent].Load(); got != 4 {
@@ -76,7 +76,7 @@ func TestAdmissionByLoad(t *testing.T) {
 	n := byte(0)
 	decide := func(at time.Duration) (bool, []byte) {
 		n++
-		return a.decide(now.Add(at), netip.AddrFrom4([4]byte{192, 0, 2, n}), false, request)
+		return a.decide(now.Add(at), netip.AddrFrom4([4]byte{192, 0, 2, n}), false, false, request)
 	}
 	for i := range 2 {
 		if admitted, _ := decide(0); !admitted {
@@ -95,8 +95,8 @@ func TestAdmissionByLoad(t *testing.T) {
 	}
 	counts.halfOpen.Store(4)
 	source := netip.MustParseAddr("198.51.100.1")
-	_, reply := a.decide(now, source, false, request)
-	if admitted, reply := a.decide(now, source, false, initRequest(t, cookieIn(t, reply), &wire.Nonce{Data: testNonce})); admitted || reply != nil {
+	_, reply := a.decide(now, source, false, false, request)
+	if admitted, reply := a.decide(now, source, false, false, initRequest(t, cookieIn(t, reply), &wire.Nonce{Data: testNonce})); admitted || reply != nil {
 		t.Error("admitted beyond the limit of half-open responders")
 	}
 	if counts.drops[DropHalfOpenFull].Load() != 1 || counts.halfOpen.Load() != 4 {
@@ -111,7 +111,7 @@ func TestAdmissionByRate(t *testing.T) {
 	request := initRequest(t, &wire.Nonce{Data: testNonce})
 	admitted, challenged, refused := 0, 0, 0
 	for range 40 {
-		switch ok, reply := a.decide(now, source, false, request); {
+		switch ok, reply := a.decide(now, source, false, false, request); {
 		case ok:
 			admitted++
 		case reply != nil:
@@ -126,7 +126,7 @@ func TestAdmissionByRate(t *testing.T) {
 	if counts.drops[DropRate].Load() != 24 {
 		t.Errorf("%d counted as over the rate", counts.drops[DropRate].Load())
 	}
-	if ok, _ := a.decide(now, source, true, request); !ok {
+	if ok, _ := a.decide(now, source, true, false, request); !ok {
 		t.Error("a configured peer shares the budget of strangers")
 	}
 }

@@ -31,6 +31,11 @@ type Config struct {
 	// unspecified address. Zero: only on the data plane's socket, which is
 	// enough between peers that begin on port 4500 (RFC 7296, Section 2.23).
 	IKEAddr netip.AddrPort
+	// TCPAddr is where connections of peers are accepted that cannot send UDP
+	// (RFC 9329), usually port 4500 of the unspecified address. Zero: nowhere.
+	// Tunnels may connect by TCP all the same. The data plane has to be a
+	// dataplane.StreamPlane.
+	TCPAddr netip.AddrPort
 	// Shards is the number of loops, 1 to 64; the number of processors, at
 	// most 8, if 0. One is enough for hundreds of tunnels.
 	Shards int
@@ -65,6 +70,9 @@ type Limits struct {
 	// all half-open responders together (16 MiB): beyond it their fragments are
 	// dropped, whole messages are not (RFC 7383, Section 5).
 	Reassembly int
+	// Streams is how many TCP connections may be there that no established IKE
+	// SA uses (256).
+	Streams int
 	// Mailbox is how many datagrams wait for a loop (4096).
 	Mailbox int
 	// CryptoWorkers is the number of goroutines for cryptography (the number
@@ -98,6 +106,7 @@ func (c Config) withDefaults() Config {
 		{&l.InitPerSecond, 4},
 		{&l.InitBurst, 16},
 		{&l.Reassembly, 16 << 20},
+		{&l.Streams, 256},
 		{&l.Mailbox, 4096},
 		{&l.CryptoWorkers, runtime.GOMAXPROCS(0)},
 		{&l.Handshakes, 4096},
@@ -118,7 +127,7 @@ func (c Config) validate() error {
 		return errors.New("engine config: Plane is missing")
 	case c.Shards < 1 || c.Shards > maxShards:
 		return fmt.Errorf("engine config: Shards is %d, must be 1 to %d", c.Shards, maxShards)
-	case l.HalfOpen < 1 || l.InitPerSecond < 1 || l.InitBurst < 1 || l.Reassembly < 1 || l.Mailbox < 1 || l.CryptoWorkers < 1 || l.Handshakes < 1:
+	case l.HalfOpen < 1 || l.InitPerSecond < 1 || l.InitBurst < 1 || l.Reassembly < 1 || l.Streams < 1 || l.Mailbox < 1 || l.CryptoWorkers < 1 || l.Handshakes < 1:
 		return errors.New("engine config: a limit is negative")
 	case l.CloseTimeout < 0:
 		return errors.New("engine config: CloseTimeout is negative")

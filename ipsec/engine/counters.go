@@ -65,6 +65,8 @@ type counters struct {
 	panics           atomic.Uint64
 	halfOpen         atomic.Int64
 	subscriptionLost atomic.Uint64
+	streamsRefused   atomic.Uint64
+	streamDrops      atomic.Uint64
 }
 
 func (c *counters) drop(r DropReason) { c.drops[r].Add(1) }
@@ -94,6 +96,12 @@ type Counters struct {
 	// SubscriptionLost counts events replaced by a later one of their tunnel
 	// before a slow subscriber read them.
 	SubscriptionLost uint64
+	// Streams is how many TCP connections there are now (RFC 9329),
+	// StreamsRefused how many peers opened in vain, because there were too many
+	// without an IKE SA. StreamDrops counts ESP packets that found no
+	// connection, or no room in it.
+	Streams                     int
+	StreamsRefused, StreamDrops uint64
 }
 
 // Counters returns the figures of now. It never waits.
@@ -111,6 +119,9 @@ func (e *Engine) Counters() Counters {
 		PlaneEventsLost:  c.planeEventsLost.Load(),
 		Panics:           c.panics.Load(),
 		SubscriptionLost: c.subscriptionLost.Load(),
+		Streams:          e.streams.count(),
+		StreamsRefused:   c.streamsRefused.Load(),
+		StreamDrops:      c.streamDrops.Load(),
 	}
 	for i := range c.drops {
 		s.Drops[i] = c.drops[i].Load()

@@ -22,6 +22,7 @@ type Engine struct {
 	counters counters
 	hub      hub
 	pool     *cryptoPool
+	streams  *streams
 	keys     *keyLog
 	writer   *planeWriter
 	activity *activity
@@ -84,6 +85,7 @@ func New(config Config) (*Engine, error) {
 		unknown:    newUnknown(),
 	}
 	e.hub.counters = &e.counters
+	e.streams = newStreams(e)
 	for i := range config.Shards {
 		e.shards = append(e.shards, newShard(e, i))
 	}
@@ -108,6 +110,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		return errors.New("run engine: it ran before")
 	}
 	if err := e.listen(); err != nil {
+		e.streams.close()
 		close(e.closing)
 		e.hub.close()
 		return err
@@ -126,7 +129,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	loops.Go(func() { e.front.run(stop) })
 	loops.Go(func() { e.runPlaneEvents(stop) })
 	if e.socket != nil {
-		receivers.Go(func() { e.socket.run(e.receive) })
+		receivers.Go(func() {
+			e.socket.run(func(local, remote netip.AddrPort, b []byte) { e.receive(way{local, remote, false}, b) })
+		})
 	}
 	close(e.started)
 
@@ -134,6 +139,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.drain()
 	close(stop)
 	loops.Wait()
+	e.streams.close()
 	keeper.Wait()
 	e.writer.close()
 	writer.Wait()
@@ -156,15 +162,18 @@ func (e *Engine) listen() error {
 		}
 		e.socket = socket
 	}
-	sender, err := e.config.Plane.Listen(func(d dataplane.IKEDatagram) { e.receive(d.Local, d.Remote, d.Data) })
-	if err != nil {
-		if e.socket != nil {
-			e.socket.close()
-		}
-		return err
+	sender, err := e.config.Plane.Listen(func(d dataplane.IKEDatagram) { e.receive(way{d.Local, d.Remote, false}, d.Data) })
+	if err == nil {
+		e.sender = sender
+		err = e.streams.join(e.config.Plane)
 	}
-	e.sender = sender
-	return nil
+	if err == nil && e.config.TCPAddr.IsValid() {
+		err = e.streams.listen(e.config.TCPAddr)
+	}
+	if err != nil && e.socket != nil {
+		e.socket.close()
+	}
+	return err
 }
 
 // drain closes all tunnels and waits for them.
@@ -226,13 +235,14 @@ func (e *Engine) runPlaneEvents(stop <-chan struct{}) {
 	}
 }
 
-// receive takes a datagram from a socket. It runs on the receiving goroutines
-// and never waits. The data is valid only during the call.
-func (e *Engine) receive(local, remote netip.AddrPort, b []byte) {
+// receive takes a message from a socket or a connection, and reports whether it
+// may be for somebody. It runs on the receiving goroutines and never waits. The
+// data is valid only during the call.
+func (e *Engine) receive(w way, b []byte) (known bool) {
 	select {
 	case <-e.started:
 	default:
-		return
+		return true
 	}
 	e.counters.received.Add(1)
 	where, ours, reason := classify(b)
@@ -240,27 +250,29 @@ func (e *Engine) receive(local, remote netip.AddrPort, b []byte) {
 	case routeDrop:
 		e.counters.drop(reason)
 	case routeInit:
-		e.admit(time.Now(), local, remote, b)
+		e.admit(time.Now(), w, b)
 	case routeSPI:
-		e.offer(ours, local, remote, b)
+		return e.offer(ours, w, b)
 	case routeComplaint:
-		e.complain(time.Now(), remote, b)
+		e.complain(time.Now(), w.remote, b)
 	}
+	return where != routeDrop
 }
 
 // offer puts a copy of a datagram into the mailbox of the loop that owns the
-// SPI.
-func (e *Engine) offer(ours wire.SPI, local, remote netip.AddrPort, b []byte) {
+// SPI, and reports whether there is one.
+func (e *Engine) offer(ours wire.SPI, w way, b []byte) (known bool) {
 	var owner *mailbox
 	if table := e.tableOf(ours); table != nil {
 		owner = table.owner(ours)
 	}
 	switch {
 	case owner == nil:
-		e.receiveUnknown(time.Now(), local, remote, b)
-	case !owner.offer(datagram{local: local, remote: remote, ours: ours, data: slices.Clone(b)}):
+		e.receiveUnknown(time.Now(), w, b)
+	case !owner.offer(datagram{way: w, ours: ours, data: slices.Clone(b)}):
 		e.counters.drop(DropMailboxFull)
 	}
+	return owner != nil
 }
 
 // send sends what a machine wants. A datagram that the host refuses is as good
@@ -268,7 +280,9 @@ func (e *Engine) offer(ours wire.SPI, local, remote netip.AddrPort, b []byte) {
 func (e *Engine) send(eff ike.Send) {
 	for _, b := range eff.Datagrams {
 		var err error
-		if eff.NATPort || e.socket == nil {
+		if eff.TCP {
+			err = e.streams.sendIKE(way{eff.Local, eff.Remote, true}, b)
+		} else if eff.NATPort || e.socket == nil {
 			err = e.sender.SendIKE(eff.Local, eff.Remote, b)
 		} else {
 			err = e.socket.send(eff.Local, eff.Remote, b)

@@ -83,7 +83,7 @@ func TestGarbageDoesNotAllocate(t *testing.T) {
 		from := netip.MustParseAddrPort("203.0.113.9:4500")
 		if n := testing.AllocsPerRun(100, func() {
 			for _, d := range datagrams {
-				b.receive(addrB, from, d)
+				b.receive(way{addrB, from, false}, d)
 			}
 		}); n != 0 {
 			t.Errorf("%v allocations for %d datagrams", n, len(datagrams))

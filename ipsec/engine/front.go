@@ -37,6 +37,7 @@ type front struct {
 // 2.1).
 type initKey struct {
 	remote netip.AddrPort
+	tcp    bool
 	spi    wire.SPI
 }
 
@@ -83,7 +84,7 @@ func (f *front) wake(now time.Time) (time.Time, bool) {
 
 func (f *front) receive(d datagram) {
 	now := time.Now()
-	in := ike.Datagram{Local: d.local, Remote: d.remote, Data: d.data}
+	in := ike.Datagram{Local: d.local, Remote: d.remote, TCP: d.tcp, Data: d.data}
 	if d.ours.IsZero() {
 		if !f.receiveInit(now, in) {
 			f.engine.counters.halfOpen.Add(-1)
@@ -103,12 +104,12 @@ func (f *front) receive(d datagram) {
 		f.engine.counters.drop(DropUnknownSPI)
 		return
 	}
-	f.engine.offer(d.ours, d.local, d.remote, d.data)
+	f.engine.offer(d.ours, d.way, d.data)
 }
 
 // receiveInit reports whether the request made a half-open responder.
 func (f *front) receiveInit(now time.Time, in ike.Datagram) bool {
-	key := initKey{in.Remote, wire.SPI(in.Data[:8])}
+	key := initKey{in.Remote, in.TCP, wire.SPI(in.Data[:8])}
 	if h := f.byInit[key]; h != nil {
 		if h.machine != nil {
 			f.step(h, now, in)

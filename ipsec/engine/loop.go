@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +13,9 @@ const controlQueue = 256
 
 // datagram is a copy of what came from the network.
 type datagram struct {
-	local, remote netip.AddrPort
-	ours          wire.SPI
-	data          []byte
+	way
+	ours wire.SPI
+	data []byte
 }
 
 // mailbox is the way into a loop.

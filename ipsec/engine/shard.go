@@ -54,7 +54,7 @@ func (s *shard) receive(d datagram) {
 		s.engine.counters.drop(DropUnknownSPI)
 		return
 	}
-	t.step(time.Now(), ike.Datagram{Local: d.local, Remote: d.remote, Data: d.data})
+	t.step(time.Now(), ike.Datagram{Local: d.local, Remote: d.remote, TCP: d.tcp, Data: d.data})
 }
 
 func (s *shard) register(spi wire.SPI, t *tunnel) {

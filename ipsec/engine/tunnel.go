@@ -179,6 +179,12 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 		e.keepAlive(eff)
 	case ike.IKEKeys:
 		e.keys.ike(eff)
+	case ike.Dial:
+		e.streams.dial(t, eff)
+	case ike.KeepStream:
+		e.streams.keep(t, way{eff.Local, eff.Remote, true})
+	case ike.DropStream:
+		e.streams.drop(t, way{eff.Local, eff.Remote, true})
 	case ike.StartJob:
 		t.startJob(eff)
 	case ike.Plane:
@@ -317,6 +323,7 @@ func (t *tunnel) release(ops []dataplane.Op) {
 		t.shard.unregister(spi)
 	}
 	clear(t.spis)
+	t.shard.engine.streams.abandon(t)
 	t.shard.timers.set(t, time.Time{}, false)
 	if len(ops) > 0 {
 		t.shard.engine.writer.submit(planeChange{ops: ops, done: func(results []error) {

@@ -36,19 +36,19 @@ func (u unknown) allow(source netip.Addr, now time.Time) bool {
 // receiveUnknown takes a datagram for an IKE SPI that no IKE SA has. A request
 // is answered without keeping anything; a complaint about a Child SA goes to the
 // tunnels with its sender.
-func (e *Engine) receiveUnknown(now time.Time, local, remote netip.AddrPort, b []byte) {
+func (e *Engine) receiveUnknown(now time.Time, w way, b []byte) {
 	e.counters.drop(DropUnknownSPI)
 	switch wire.PayloadType(b[16]) {
 	case wire.PayloadSK, wire.PayloadSKF:
-		if !e.unknown.allow(remote.Addr(), now) {
+		if !e.unknown.allow(w.remote.Addr(), now) {
 			return
 		}
 		if answer := e.tokens.AnswerUnknown(b); answer != nil {
 			e.counters.unknownAnswered.Add(1)
-			e.send(ike.Send{Local: local, Remote: remote, Datagrams: [][]byte{answer}, NATPort: !e.isOwn(local)})
+			e.sendOver(w, answer)
 		}
 	case wire.PayloadNotify:
-		e.complain(now, remote, b)
+		e.complain(now, w.remote, b)
 	}
 }
 
@@ -83,5 +83,5 @@ func (e *Engine) receivedUnknownSPI(now time.Time, ev dataplane.Event) {
 		return
 	}
 	e.counters.unknownAnswered.Add(1)
-	e.send(ike.Send{Local: ev.Local, Remote: ev.Remote, Datagrams: [][]byte{message}, NATPort: !e.isOwn(ev.Local)})
+	e.sendOver(way{ev.Local, ev.Remote, ev.TCP}, message)
 }

@@ -17,11 +17,13 @@ type Effect interface{ effect() }
 
 // Send sends the datagrams of one IKE message: one, or its fragments (RFC 7383).
 // With NATPort they go through the data plane's NAT traversal socket, with the
-// non-ESP marker before each. Datagrams are not to be changed and may be kept.
+// non-ESP marker before each; with TCP in the connection between Local and
+// Remote, if it is still there (RFC 9329). Datagrams are not to be changed and may be kept.
 type Send struct {
 	Local, Remote netip.AddrPort
 	Datagrams     [][]byte
 	NATPort       bool
+	TCP           bool
 }
 
 // KeepAlive sends a NAT keepalive from the NAT traversal socket (RFC 3948,

@@ -16,6 +16,7 @@ type Input interface{ input() }
 // (RFC 3948, Section 2.2). The machine does not keep Data.
 type Datagram struct {
 	Local, Remote netip.AddrPort
+	TCP           bool // in the connection between them (RFC 9329)
 	Data          []byte
 }
 

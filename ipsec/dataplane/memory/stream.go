@@ -34,12 +34,24 @@ func (p *Plane) sendStream(d Datagram) error {
 	return nil
 }
 
-func (p *Plane) receiveStream(local, remote netip.AddrPort, packets [][]byte) {
+func (p *Plane) receiveStream(local, remote netip.AddrPort, packets [][]byte) (known int) {
 	for _, b := range packets {
-		if s := decode(bytes.Clone(b)); s != nil {
-			p.receive(Datagram{From: remote, To: local, packet: s, tcp: true})
+		s := decode(bytes.Clone(b))
+		if s == nil {
+			continue
 		}
+		if p.has(s.spi) {
+			known++
+		}
+		p.receive(Datagram{From: remote, To: local, packet: s, tcp: true})
 	}
+	return known
+}
+
+func (p *Plane) has(spi uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inbound[spi] != nil
 }
 
 // at is where a datagram arrived.

@@ -112,7 +112,9 @@ func testStreams(t *testing.T, h *harness) {
 	last := st.last
 	st.mu.Unlock()
 	a, b := h.streamEnds()
-	st.receive[0](a, b, [][]byte{bytes.Clone(last), {}, {1, 2, 3}, bytes.Repeat([]byte{0xee}, 100)})
+	if n := st.receive[0](a, b, [][]byte{bytes.Clone(last), {}, {1, 2, 3}, bytes.Repeat([]byte{0xee}, 100)}); n != 1 {
+		t.Errorf("%d packets are for an SA that is there, want 1", n)
+	}
 	h.eventually(h.A, s.inA, "replayed packet", func(c dataplane.Counters) bool { return c.ReplayDrops == 1 })
 
 	// A connection that is gone loses packets and harms nothing.

@@ -164,19 +164,20 @@ func (r *receiver) datagram(b []byte) {
 	r.protected(spi, b)
 }
 
-// protected takes an ESP packet to its SA.
-func (r *receiver) protected(spi uint32, b []byte) {
+// protected takes an ESP packet to its SA, and reports whether there is one.
+func (r *receiver) protected(spi uint32, b []byte) bool {
 	if r.sa == nil || r.sa.spi != spi {
 		sa := r.plane.inbound.get(spi)
 		if sa == nil {
 			r.plane.stats.unknownSPI.Add(1)
 			r.announceUnknown(spi)
-			return
+			return false
 		}
 		r.publish()
 		r.sa, r.moved = sa, !r.from(sa.endpoint.Load())
 	}
 	r.open(r.sa, b)
+	return true
 }
 
 // from reports whether the packets at hand come from the remote of e.

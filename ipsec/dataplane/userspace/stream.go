@@ -45,11 +45,11 @@ func (t *transmitter) sendStream(e *endpoint, g *group) {
 }
 
 // fromStream takes packets of a connection.
-func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) {
+func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (known int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return
+		return len(packets)
 	}
 	r.now, r.class = time.Now(), 0
 	r.stream = streamPath{
@@ -62,11 +62,14 @@ func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) {
 			r.plane.stats.malformed.Add(1)
 			continue
 		}
-		r.protected(binary.BigEndian.Uint32(b), b[:len(b):len(b)])
+		if r.protected(binary.BigEndian.Uint32(b), b[:len(b):len(b)]) {
+			known++
+		}
 	}
 	r.publish()
 	r.stream.set = false
 	r.merger.flushAll() // the packets are about to be overwritten
+	return known
 }
 
 // close waits for packets of streams that are being handled; later ones are
