@@ -147,6 +147,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		Proposals:  w.proposals,
 		Roots:      w.roots,
 		Methods:    w.methods,
+		PPKs:       w.ppks,
 		NATPort:    w.natPort,
 		ForceEncap: w.forceEncap,
 		Childless:  w.childless,

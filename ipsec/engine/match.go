@@ -43,7 +43,8 @@ type welcome struct {
 	methods    ident.Methods
 	natPort    uint16
 	forceEncap bool
-	childless  bool // one of the tunnels may begin without a Child SA
+	childless  bool          // one of the tunnels may begin without a Child SA
+	ppks       *ident.PPKSet // of all tunnels: which one is meant shows later
 }
 
 func newMatcher(targets []target) *matcher {
@@ -54,6 +55,7 @@ func newMatcher(targets []target) *matcher {
 		byRemote: make(map[netip.Addr]*welcome),
 		anywhere: &welcome{},
 	}
+	var lists [][]ident.PPK
 	for _, t := range targets {
 		remote := t.config.Remote.Addr().Unmap()
 		if specified(remote) {
@@ -63,6 +65,7 @@ func newMatcher(targets []target) *matcher {
 			continue
 		}
 		m.byTag[ike.TagOf(t.config.Name)] = t
+		lists = append(lists, t.config.PPKs)
 		if id := t.config.Peer.ID; id.IsZero() {
 			m.anyPeer = append(m.anyPeer, t)
 		} else {
@@ -78,7 +81,10 @@ func newMatcher(targets []target) *matcher {
 			m.byRemote[remote].add(t.config)
 		}
 	}
+	ppks := ident.NewPPKSet(lists...)
+	m.anywhere.ppks = ppks
 	for _, w := range m.byRemote {
+		w.ppks = ppks
 		w.addProposals(m.anywhere.proposals)
 		w.addRoots(m.anywhere.sets...)
 		w.methods |= m.anywhere.methods

@@ -123,6 +123,10 @@ func (a *authTask) answered(m *message) {
 		a.resumed(m)
 		return
 	}
+	if err := sa.settlePPK(m); err != nil {
+		a.reject(&Error{Exchange: m.Exchange, Payload: wire.PayloadNotify, Notify: wire.NotifyAuthenticationFailed, Err: err})
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		a.reject(sa.authError(err, c))
@@ -275,10 +279,18 @@ func (sa *ikeSA) authenticate() {
 		sa.authenticateResumed()
 		return
 	}
+	without, err := sa.agreePPKInAuth(m)
+	if err != nil {
+		sa.rejectInitiator(&Error{Exchange: m.Exchange, Payload: wire.PayloadNotify, Notify: wire.NotifyAuthenticationFailed, Err: err})
+		return
+	}
 	c, err := sa.readClaim(m)
 	if err != nil {
 		sa.rejectInitiator(sa.authError(err, c))
 		return
+	}
+	if without != nil {
+		c.Data = without
 	}
 	i.peer.Read(m.payloads)
 	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.outside(sa.m.now), sa.m.runtime.Rand, i.peer
@@ -320,6 +332,7 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		head = append(head, c)
 	}
 	head = append(head, &wire.Auth{Method: r.proof.Method, Data: r.proof.Data})
+	head = append(head, sa.init.ppkAnswer()...)
 	sa.readAuthExtras(m)
 	head = append(head, sa.authExtras(m)...)
 	if m.notify(wire.NotifyInitialContact) != nil {

@@ -75,6 +75,13 @@ type Config struct {
 	// (RFC 7383), into smaller ones of at most 576 octets when there is no answer.
 	FragmentSize int
 
+	// PPKs are the post-quantum preshared keys that the ends may have in common
+	// (RFC 8784 and RFC 9867), at most 8. An initiator prefers the first one. With
+	// PPKRequired a peer that has none of them is refused; otherwise the tunnel
+	// does without.
+	PPKs        []ident.PPK
+	PPKRequired bool
+
 	Credentials ident.Local
 	Peer        ident.Remote
 	// EndWithCertificate ends an IKE SA when a certificate expires that the
@@ -336,6 +343,9 @@ func (c Config) validateParties() error {
 	}
 	if err := c.Peer.Validate(); err != nil {
 		return fmt.Errorf("peer's credentials: %w", err)
+	}
+	if err := c.validatePPKs(); err != nil {
+		return err
 	}
 	for i, p := range c.Proposals {
 		if err := p.Validate(); err != nil {

@@ -166,6 +166,7 @@ func (t *Tunnel) removePolicies(children []ChildConfig) {
 // established makes sa carry the tunnel.
 func (t *Tunnel) establish(sa *ikeSA) {
 	sa.state = stateEstablished
+	sa.notePPK()
 	sa.established, sa.heard = t.now, t.now
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
 	sa.endAt = time.Time{}

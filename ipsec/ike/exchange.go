@@ -56,12 +56,13 @@ func init() {
 		{wire.ExchangeIKESessionResume, true, stateInit | stateListening, []form{
 			{"accept", types{nonce}, extras()}, formError,
 		}, (*ikeSA).handleResumeResponse},
-		// RFC 9370, Section 2.2.2.
+		// RFC 9370, Section 2.2.2, and RFC 9867. Which payloads there must be, the
+		// suite says.
 		{wire.ExchangeIKEIntermediate, false, stateIntermediate, []form{
-			{"key exchange", types{ke}, extras()},
+			{"intermediate", nil, extras(ke)},
 		}, (*ikeSA).answerIntermediate},
 		{wire.ExchangeIKEIntermediate, true, stateIntermediate, []form{
-			{"key exchange", types{ke}, extras()}, formError,
+			{"intermediate", nil, extras(ke)},
 		}, (*ikeSA).handleAnswer},
 		{wire.ExchangeIKEAuth, false, stateHalfOpen, []form{
 			{"auth", types{idi, auth, sa, tsi, tsr}, extras(idr, cert, certreq, cp)},

@@ -33,6 +33,9 @@ type HalfOpenConfig struct {
 	// Childless announces that the IKE SA may begin without a Child SA (RFC
 	// 6023): one of the tunnels at least allows it.
 	Childless bool
+	// PPKs are the post-quantum preshared keys of all tunnels that the peer may
+	// be, nil if there are none.
+	PPKs *ident.PPKSet
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
@@ -50,6 +53,7 @@ type HalfOpen struct {
 	proposals  []suite.IKEProposal
 	roots      *ident.Roots
 	methods    ident.Methods
+	ppks       *ident.PPKSet
 	forceEncap bool
 	adopted    bool
 }
@@ -63,7 +67,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	if err != nil {
 		return nil, err
 	}
-	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, forceEncap: cfg.ForceEncap}
+	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, ppks: cfg.PPKs, forceEncap: cfg.ForceEncap}
 	h.clock.set(now)
 	h.runtime, h.timing, h.natPort = cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
 	if h.natPort == 0 {
@@ -189,7 +193,11 @@ type respondResult struct {
 }
 
 // Destroy zeroes the keys.
-func (r respondResult) Destroy() { r.keys.Destroy() }
+func (r respondResult) Destroy() {
+	if r.keys != nil {
+		r.keys.Destroy()
+	}
+}
 
 func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 	sa := h.sa
@@ -216,13 +224,14 @@ func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 			sa.die()
 			return
 		}
-		sa.init.pending = s.KeyExchanges()[1:]
+		ppk := h.agreePPK(m)
+		sa.init.pending = sa.init.rounds(s)
 		sa.awaitInitiator()
-		h.sendInitResponse(m, answer, r.public)
+		h.sendInitResponse(m, answer, r.public, ppk)
 	})
 }
 
-func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []byte) {
+func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []byte, ppk []wire.Payload) {
 	sa := h.sa
 	payloads := []wire.Payload{
 		&wire.SA{Proposals: []wire.Proposal{answer}},
@@ -241,6 +250,7 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 	if m.notify(wire.NotifyIntermediateExchangeSupported) != nil {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
 	}
+	payloads = append(payloads, ppk...)
 	header := wire.Header{Exchange: wire.ExchangeIKESAInit, Flags: wire.FlagResponse}
 	sa.fillHeader(&header)
 	raw, err := (&wire.Message{Header: header, Payloads: payloads}).Append(nil)
@@ -378,6 +388,9 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 			kind: KindProposals, payload: wire.PayloadSA, ours: texts(t.cfg.Proposals), theirs: []string{h.sa.suite.String()},
 			text: fmt.Sprintf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite),
 		}
+	}
+	if err := t.refusesPPK(h.sa.init); err != nil {
+		return err
 	}
 	identified := 0
 	for _, sa := range t.sas {

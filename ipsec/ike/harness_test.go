@@ -105,6 +105,8 @@ type node struct {
 	newest          map[uint32]int       // packet received, by SPI
 	moveTold        map[uint32]time.Time // MappingChanged raised, likewise
 	addrs           []netip.Addr         // its own; nil: that of its configuration
+
+	without wire.NotifyType // an extension of IKE_SA_INIT that this end does not know
 }
 
 // pendingWork is a result that the machine waits for.
@@ -390,6 +392,7 @@ func (n *node) apply(ops []dataplane.Op) []error {
 func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	w := n.w
 	w.lastID++
+	data = n.unlearn(data)
 	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
 	var lost string
 	p.src, lost = w.leave(n, local, remote)
@@ -501,7 +504,7 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 		return
 	}
 	half, err := NewHalfOpen(n.now(), HalfOpenConfig{
-		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
+		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), PPKs: ident.NewPPKSet(n.t.cfg.PPKs), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
 		Childless: n.t.cfg.Childless != ChildlessNever,
 		Timing:    n.t.cfg.Timing, Runtime: n.cfg.Runtime,
 	}, d)

@@ -83,6 +83,7 @@ func (sa *ikeSA) sendInit() {
 	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
 	payloads = append(payloads, initCapabilities()...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
+	payloads = append(payloads, offerPPK(sa.t.cfg.PPKs)...)
 	sa.sendFirst(wire.ExchangeIKESAInit, payloads)
 }
 
@@ -222,13 +223,17 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	if len(chosen.KeyExchanges()) > 1 && m.notify(wire.NotifyIntermediateExchangeSupported) == nil {
 		return fmt.Errorf("suite %s without the IKE_INTERMEDIATE exchange that it needs", chosen)
 	}
+	use, err := sa.t.cfg.agreedPPK(m)
+	if err != nil {
+		return err
+	}
 	fresh := sa.fork(m.ResponderSPI)
 	if fresh == nil {
 		return nil
 	}
 	i = fresh.init
 	fresh.suite = chosen
-	i.nr, i.response = nr.Data, m.raw
+	i.nr, i.response, i.ppkUse = nr.Data, m.raw, use
 	fresh.lowestNonce = lower(i.ni, i.nr)
 	fresh.readCapabilities(m)
 	fresh.detectNAT(m, sa.t.cfg.ForceEncap)
@@ -268,30 +273,56 @@ func (sa *ikeSA) deriveInitial(peerPublic []byte) {
 			sa.fail(&Error{Exchange: wire.ExchangeIKESAInit, Err: err})
 			return
 		}
-		i.pending = s.KeyExchanges()[1:]
+		i.pending = i.rounds(s)
 		sa.proceed()
 	})
 }
 
+// proofs is our AUTH, and under RFC 8784 one more for a responder that does not
+// have the post-quantum preshared key.
+type proofs struct{ auth, withoutPPK *ident.Proof }
+
 // sign computes our AUTH, then sends IKE_AUTH.
 func (sa *ikeSA) sign() {
-	i, local, roots, rand := sa.init, sa.t.cfg.Credentials, sa.t.cfg.Peer.Roots, sa.m.runtime.Rand
+	i, cfg, rand := sa.init, &sa.t.cfg, sa.m.runtime.Rand
 	i.authID = sa.window.nextSend
-	octets, peer := sa.signedOctets(true, local.ID.Payload(true).Body()), i.peer
-	runJob(sa, ClassHandshake, func() (*ident.Proof, error) {
-		return ident.Sign(local, octets, peer, roots, rand)
-	}, func(proof *ident.Proof, err error) {
+	local, roots, peer, id := cfg.Credentials, cfg.Peer.Roots, i.peer, cfg.Credentials.ID.Payload(true).Body()
+	octets, plain := sa.signedOctets(true, id), ident.Octets{}
+	mixed := i.ppkUse == ppkAuth
+	if mixed {
+		sa.mixPPK(&cfg.PPKs[0])
+		octets, plain = sa.signedOctets(true, id), octets
+	}
+	twice := mixed && !cfg.PPKRequired
+	runJob(sa, ClassHandshake, func() (p proofs, err error) {
+		if p.auth, err = ident.Sign(local, octets, peer, roots, rand); err == nil && twice {
+			p.withoutPPK, err = ident.Sign(local, plain, peer, roots, rand)
+		}
+		return p, err
+	}, func(p proofs, err error) {
 		if err != nil {
 			sa.fail(&Error{Exchange: wire.ExchangeIKEAuth, Payload: wire.PayloadAuth, Err: err})
 			return
 		}
-		sa.sendAuth(proof)
+		sa.sendAuth(p)
 	})
+}
+
+// payloads are the AUTH payload and what goes with it (RFC 8784, Section 3).
+func (p proofs) payloads(i *initState) []wire.Payload {
+	out := []wire.Payload{&wire.Auth{Method: p.auth.Method, Data: p.auth.Data}}
+	if i.unmixed != nil {
+		out = append(out, &wire.Notify{Kind: wire.NotifyPPKIdentity, Data: i.ppk.WireID()})
+	}
+	if p.withoutPPK != nil {
+		out = append(out, &wire.Notify{Kind: wire.NotifyNoPPKAuth, Data: p.withoutPPK.Data})
+	}
+	return out
 }
 
 // sendAuth sends the IKE_AUTH request. If the peer has established an IKE SA with
 // us meanwhile, ours is dropped instead, before anything depends on it.
-func (sa *ikeSA) sendAuth(proof *ident.Proof) {
+func (sa *ikeSA) sendAuth(proof proofs) {
 	t := sa.t
 	other := t.primary()
 	if other != nil && sa.init.replaces == nil {
@@ -304,7 +335,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 		return
 	}
 	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}
-	for _, c := range proof.Certificates {
+	for _, c := range proof.auth.Certificates {
 		payloads = append(payloads, c)
 	}
 	if other == nil {
@@ -318,7 +349,7 @@ func (sa *ikeSA) sendAuth(proof *ident.Proof) {
 	if !t.cfg.Peer.ID.IsZero() {
 		payloads = append(payloads, t.cfg.Peer.ID.Payload(false))
 	}
-	payloads = append(payloads, &wire.Auth{Method: proof.Method, Data: proof.Data})
+	payloads = append(payloads, proof.payloads(sa.init)...)
 	sa.client = t.cfg.Resume
 	payloads = append(payloads, sa.authExtras(nil)...)
 	payloads = append(payloads, sa.requestInternal()...)

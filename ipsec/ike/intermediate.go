@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -35,13 +36,17 @@ func (sa *ikeSA) proceed() {
 // it.
 func (sa *ikeSA) beginIntermediate() {
 	sa.state = stateIntermediate
+	if sa.init.pending[0] == wire.KeyExchangeNone {
+		sa.askIntermediate(sa.ppkProofs())
+		return
+	}
 	sa.makeKeyExchange(sa.init.pending[0], ClassHandshake, func(ke *suite.KeyExchange, err error) {
 		if err != nil {
 			sa.fail(&Error{Kind: KindInternal, Exchange: wire.ExchangeIKEIntermediate, Payload: wire.PayloadKE, Err: err})
 			return
 		}
 		sa.init.ke = ke
-		sa.askIntermediate([]wire.Payload{&wire.KE{Group: ke.Group(), Data: ke.Public()}})
+		sa.askIntermediate(append([]wire.Payload{&wire.KE{Group: ke.Group(), Data: ke.Public()}}, sa.ppkProofs()...))
 	})
 }
 
@@ -63,25 +68,33 @@ func (sa *ikeSA) intermediateAnswered(m *message) {
 		sa.fail(&Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true})
 		return
 	}
-	answer := find[*wire.KE](m)
-	if answer == nil || answer.Group != i.ke.Group() {
-		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: errWrongMethod(i.ke.Group(), answer)})
+	update := sa.keyUpdate()
+	theirs, err := exchangeData(m, update.method)
+	if err != nil {
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Err: err})
+		return
+	}
+	if i.ppk, err = sa.chosenPPK(m); err != nil {
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadNotify, Err: err})
 		return
 	}
 	i.peer.Read(m.payloads)
 	sa.addIntAuth(false, m.covered)
-	ke := i.ke
+	ke, ppk := i.ke, i.ppk
 	i.ke = nil // the job's from here on
-	update := sa.keyUpdate()
 	runJob(sa, ClassHandshake, func() (respondResult, error) {
-		defer ke.Destroy()
 		defer clear(update.skD)
-		shared, err := ke.Shared(answer.Data)
+		if ke == nil {
+			keys, err := update.derive(nil, ppk)
+			return respondResult{keys: keys}, err
+		}
+		defer ke.Destroy()
+		shared, err := ke.Shared(theirs)
 		if err != nil {
 			return respondResult{}, err
 		}
 		defer clear(shared)
-		keys, err := update.derive(shared)
+		keys, err := update.derive(shared, ppk)
 		return respondResult{keys: keys}, err
 	}, func(r respondResult, err error) {
 		if err == nil {
@@ -96,6 +109,19 @@ func (sa *ikeSA) intermediateAnswered(m *message) {
 	})
 }
 
+// exchangeData returns the Key Exchange Data of a message in which it is the turn
+// of method; NONE has none.
+func exchangeData(m *message, method wire.KeyExchangeID) ([]byte, error) {
+	ke := find[*wire.KE](m)
+	switch {
+	case method == wire.KeyExchangeNone && ke == nil:
+		return nil, nil
+	case ke == nil || ke.Group != method:
+		return nil, errWrongMethod(method, ke)
+	}
+	return ke.Data, nil
+}
+
 // errWrongMethod says that a KE payload is missing or for another method than
 // the one whose turn it is.
 func errWrongMethod(want wire.KeyExchangeID, got *wire.KE) error {
@@ -108,41 +134,64 @@ func errWrongMethod(want wire.KeyExchangeID, got *wire.KE) error {
 // answerIntermediate is the responder's part. Nobody is authenticated yet, so a
 // peer that breaks the rules is told once and forgotten (RFC 9242, Section 3.4).
 func (sa *ikeSA) answerIntermediate(m *message) {
-	ke := find[*wire.KE](m)
-	method := sa.init.pending[0]
-	if ke == nil || ke.Group != method {
+	update := sa.keyUpdate()
+	theirs, err := exchangeData(m, update.method)
+	if err != nil {
 		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
-		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: errWrongMethod(method, ke)})
+		sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: err})
 		return
 	}
-	update, theirs, rand := sa.keyUpdate(), ke.Data, sa.m.runtime.Rand
-	runJob(sa, ClassHandshake, func() (respondResult, error) {
+	var ppks *ident.PPKSet
+	if sa.init.takesPPK() {
+		ppks = sa.init.ppks
+	}
+	rand := sa.m.runtime.Rand
+	runJob(sa, ClassHandshake, func() (r intermediateResult, err error) {
 		defer clear(update.skD)
-		public, shared, err := suite.Respond(method, theirs, rand)
-		if err != nil {
-			return respondResult{}, err
+		r.ppk = provenPPK(m, update, ppks)
+		var shared []byte
+		if update.method != wire.KeyExchangeNone {
+			if r.public, shared, err = suite.Respond(update.method, theirs, rand); err != nil {
+				return r, err
+			}
+			defer clear(shared)
 		}
-		defer clear(shared)
-		keys, err := update.derive(shared)
-		return respondResult{public, keys}, err
-	}, func(r respondResult, err error) {
+		r.keys, err = update.derive(shared, r.ppk)
+		return r, err
+	}, func(r intermediateResult, err error) {
 		if err != nil {
 			sa.refuse(m, wire.NotifyInvalidSyntax, nil)
 			sa.fail(&Error{Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyInvalidSyntax, Err: err})
 			return
 		}
-		answer := append([]wire.Payload{&wire.KE{Group: method, Data: r.public}}, sa.init.lateMethods()...)
-		sa.respondIntermediate(m, answer, r.keys)
+		sa.respondIntermediate(m, r.payloads(update.method, sa.init.lateMethods()), r)
 	})
+}
+
+// intermediateResult is what the responder's job for IKE_INTERMEDIATE computes.
+type intermediateResult struct {
+	respondResult
+	ppk *ident.PPK
+}
+
+func (r intermediateResult) payloads(method wire.KeyExchangeID, more []wire.Payload) []wire.Payload {
+	var out []wire.Payload
+	if method != wire.KeyExchangeNone {
+		out = append(out, &wire.KE{Group: method, Data: r.public})
+	}
+	if r.ppk != nil {
+		out = append(out, &wire.Notify{Kind: wire.NotifyPPKIdentity, Data: r.ppk.WireID()})
+	}
+	return append(out, more...)
 }
 
 // respondIntermediate answers under the keys of the request, then takes the new
 // ones (RFC 9242, Section 3.3.1).
-func (sa *ikeSA) respondIntermediate(m *message, payloads []wire.Payload, keys *suite.IKEKeys) {
+func (sa *ikeSA) respondIntermediate(m *message, payloads []wire.Payload, r intermediateResult) {
 	h := wire.Header{Exchange: m.Exchange, MessageID: m.MessageID, Flags: wire.FlagResponse}
 	covered, err := sa.coveredOctets(h, payloads)
 	if err != nil {
-		keys.Destroy()
+		r.Destroy()
 		sa.fail(&Error{Op: "encode IKE_INTERMEDIATE response", Kind: KindInternal, Exchange: m.Exchange, Err: err})
 		return
 	}
@@ -150,13 +199,14 @@ func (sa *ikeSA) respondIntermediate(m *message, payloads []wire.Payload, keys *
 	sa.addIntAuth(false, covered)
 	sa.respond(m, payloads)
 	if sa.state == stateDead {
-		keys.Destroy()
+		r.Destroy()
 		return
 	}
-	if err := sa.replaceKeys(keys); err != nil {
+	if err := sa.replaceKeys(r.keys); err != nil {
 		sa.fail(&Error{Kind: KindInternal, Exchange: m.Exchange, Err: err})
 		return
 	}
+	sa.init.ppk = r.ppk
 	sa.init.pending = sa.init.pending[1:]
 	sa.awaitInitiator()
 }
@@ -188,14 +238,34 @@ func (sa *ikeSA) keyUpdate() keyUpdate {
 	return u
 }
 
-func (u keyUpdate) derive(shared []byte) (*suite.IKEKeys, error) {
-	return suite.UpdateIKEKeys(u.suite, u.method, u.skD, u.ni, u.nr, shared, u.spii, u.spir)
+// derive returns the keys after a key exchange with that result, if there was
+// one, and then with that key mixed in, if there is one; nil if they stay.
+func (u keyUpdate) derive(shared []byte, ppk *ident.PPK) (keys *suite.IKEKeys, err error) {
+	skD := u.skD
+	if u.method != wire.KeyExchangeNone {
+		if keys, err = suite.UpdateIKEKeys(u.suite, u.method, skD, u.ni, u.nr, shared, u.spii, u.spir); err != nil {
+			return nil, err
+		}
+		skD = keys.D
+	}
+	if ppk == nil {
+		return keys, nil
+	}
+	mixed, err := suite.PPKIKEKeys(u.suite, ppk.Key, skD, u.ni, u.nr, u.spii, u.spir)
+	if keys != nil {
+		keys.Destroy()
+	}
+	return mixed, err
 }
 
-// replaceKeys makes the SA use other keys and destroys the ones before. A
+// replaceKeys makes the SA use other keys, unless there are none, and destroys
+// the ones before. A
 // responder keeps those that protect messages until the next request: its answer
 // under the old keys may be lost, and asked for in other fragments.
 func (sa *ikeSA) replaceKeys(keys *suite.IKEKeys) error {
+	if keys == nil {
+		return nil
+	}
 	old, sealer, opener := sa.keys, sa.sealer, sa.opener
 	if err := sa.useKeys(keys); err != nil {
 		return err

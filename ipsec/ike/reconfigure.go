@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"reflect"
 	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/ident"
 )
 
 // reconfigure changes what differs between the old and the new configuration.
@@ -136,5 +138,6 @@ func (sa *ikeSA) between(old, fresh Config) bool {
 }
 
 func sameCredentials(a, b Config) bool {
-	return a.Credentials.Equal(b.Credentials) && a.Peer.Equal(b.Peer)
+	return a.Credentials.Equal(b.Credentials) && a.Peer.Equal(b.Peer) &&
+		slices.EqualFunc(a.PPKs, b.PPKs, ident.PPK.Equal) && a.PPKRequired == b.PPKRequired
 }

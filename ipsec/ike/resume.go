@@ -247,7 +247,7 @@ func (sa *ikeSA) handleResumeResponse(m *message) {
 		proof := &ident.Proof{Method: wire.AuthSharedKey}
 		i.authID = fresh.window.nextSend
 		proof.Data = fresh.signedOctets(true, fresh.t.cfg.Credentials.ID.Payload(true).Body()).ResumedAuth(fresh.skP(true))
-		fresh.sendAuth(proof)
+		fresh.sendAuth(proofs{auth: proof})
 	})
 }
 

@@ -100,6 +100,7 @@ type ikeSA struct {
 	opener   *suite.Protector
 	localID  ident.ID
 	remoteID ident.ID
+	ppk      string // identifier of the post-quantum preshared key that is mixed in
 	// remoteAuth is how the peer proved its identity.
 	remoteAuth string
 	evidence   *evidence
@@ -190,8 +191,12 @@ type initState struct {
 	// pending are the methods of the key exchanges still to be made in
 	// IKE_INTERMEDIATE, in their order.
 	pending            []wire.KeyExchangeID
-	intAuthI, intAuthR []byte // of the IKE_INTERMEDIATE messages so far (RFC 9242)
-	authID             uint32 // message ID of IKE_AUTH
+	ppkUse             ppkUse
+	ppks               *ident.PPKSet  // responder: those that anybody may have
+	ppk                *ident.PPK     // that is mixed in
+	unmixed            *suite.IKEKeys // what RFC 8784 has replaced, until the peer confirms it
+	intAuthI, intAuthR []byte         // of the IKE_INTERMEDIATE messages so far (RFC 9242)
+	authID             uint32         // message ID of IKE_AUTH
 	cookie             []byte
 	retries            int
 	hint               *Error          // an unauthenticated refusal, reported if nothing better comes
@@ -213,6 +218,10 @@ func (i *initState) destroy() {
 	}
 	i.ke, i.shared = nil, nil
 	i.session.destroy()
+	if i.unmixed != nil {
+		i.unmixed.Destroy()
+		i.unmixed = nil
+	}
 }
 
 // origin is how an IKE SA came into being that was negotiated by IKE_AUTH. Those

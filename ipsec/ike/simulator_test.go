@@ -190,6 +190,9 @@ func (s *simulator) badConfig() []string {
 		line = append(line, fmt.Sprintf("selectors=%d", 40+r.IntN(20)))
 		s.mtu = []int{0, 600, 1000}[r.IntN(3)]
 	}
+	if r.IntN(4) == 0 {
+		line = append(line, "ppk=(one,two)", "b.ppk=(two,three)")
+	}
 	return append(line, s.several()...)
 }
 

@@ -58,6 +58,9 @@ type IKEStatus struct {
 	LocalID, RemoteID ident.ID
 	// RemoteAuth is how the peer proved its identity, see ident.VerifiedPeer.
 	RemoteAuth string
+	// PPK is the identifier of the post-quantum preshared key that the keys
+	// depend on, empty if there is none.
+	PPK string
 	// Suite is what was negotiated, empty before that.
 	Suite suite.IKESuite
 	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP

@@ -78,6 +78,7 @@ import (
 //	why NODE                 its last failure, with all that is known of it
 //	revoke NODE              NODE learns that its peer's certificate is revoked
 //	revalidate NODE
+//	ppk                      the post-quantum preshared keys that are mixed in
 //	who                      how the ends have proved themselves to each other
 //	transcript NODE          what it remembers, with the seconds since the start
 //	check                    holds the invariants of rest
@@ -271,6 +272,8 @@ func (s *story) run(d *datadriven.TestData) {
 		n.revoke(s.arg(d, "quietly") == "")
 	case "revalidate":
 		n.step(Revalidate{})
+	case "ppk":
+		s.w.ppk()
 	case "who":
 		s.w.who()
 	case "internal":
@@ -360,6 +363,7 @@ func (s *story) pair(d *datadriven.TestData) {
 	s.w.b.later = s.w.a.later
 	s.w.mutate, s.w.trace = s.mutate, s.trace
 	s.w.ways = s.arg(d, "ways") != ""
+	s.w.a.without = notifyNamed(s.arg(d, "a.without"))
 	if s.arg(d, "b.connect") != "no" {
 		s.w.b.step(Connect{})
 	}
@@ -386,7 +390,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "ways", "seed", "work", "lossless", "nonces", "nonce", "connect": // for the pair, or its nodes, as a whole
+		case "up", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect": // for the pair, or its nodes, as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":
@@ -395,6 +399,10 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Role = map[string]Role{"either": RoleEither, "initiator": RoleInitiator, "responder": RoleResponder}[v]
 		case "ike":
 			c.Proposals = mustIKE(a.Vals...)
+		case "ppk":
+			c.PPKs = storyPPKs(a.Vals)
+		case "ppk-required":
+			c.PPKRequired = v == "yes"
 		case "esp":
 			c.Children[0].Proposals = mustESP(a.Vals...)
 		case "local":

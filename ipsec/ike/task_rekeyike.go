@@ -171,7 +171,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
-		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, evidence: sa.evidence, fragment: sa.fragment,
+		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
 		syncs: sa.syncs, internal: sa.internal, client: sa.client, proved: sa.proved, begun: sa.m.now, origin: sa.origin,
 	}
 }

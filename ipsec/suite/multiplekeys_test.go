@@ -132,3 +132,55 @@ func TestRekeyWithSeveralExchanges(t *testing.T) {
 		}
 	}
 }
+
+// RFC 8784, Section 3: SK_d = prf+(PPK, SK_d') and so on, of which one block is
+// prf(PPK, SK_d' | 0x01).
+func TestMixPPK(t *testing.T) {
+	ppk := bytes.Repeat([]byte{0x77}, 40)
+	keys, err := DeriveIKEKeys(multipleSuite, testNi, testNr, secret0, spiI, spiR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, pi, pr := slices.Clone(keys.D), slices.Clone(keys.Pi), slices.Clone(keys.Pr)
+	others := slices.Concat(keys.Ei, keys.Er)
+	before := keys.MixPPK(PRFHMACSHA384, ppk)
+	for i, k := range [][2][]byte{{keys.D, d}, {keys.Pi, pi}, {keys.Pr, pr}} {
+		if want := hmac384(ppk, k[1], []byte{1}); !bytes.Equal(k[0], want) {
+			t.Errorf("key %d is %x, want %x", i, k[0], want)
+		}
+	}
+	if !bytes.Equal(slices.Concat(keys.Ei, keys.Er), others) {
+		t.Error("the keys of messages have changed")
+	}
+	mixed := [][]byte{keys.D, keys.Pi, keys.Pr}
+	keys.Restore(before)
+	if !bytes.Equal(keys.D, d) || !bytes.Equal(keys.Pi, pi) || !bytes.Equal(keys.Pr, pr) || before.D != nil {
+		t.Error("Restore does not bring back the keys before")
+	}
+	for _, k := range mixed {
+		if !isZero(k) {
+			t.Errorf("%x is not zeroed", k)
+		}
+	}
+}
+
+// RFC 9867: SKEYSEED' = prf+(PPK, SK_d), and PPK Confirmation.
+func TestPPKIKEKeys(t *testing.T) {
+	ppk, skD := bytes.Repeat([]byte{0x77}, 40), bytes.Repeat([]byte{0xdd}, 48)
+	seed := prfPlus384(ppk, skD, 48)
+	stream := prfPlus384(seed, slices.Concat(testNi, testNr, spiI[:], spiR[:]), multipleLen)
+	keys, err := PPKIKEKeys(multipleSuite, ppk, skD, testNi, testNr, spiI, spiR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantKeys(t, "PPK", keys, stream)
+	got := PPKConfirmation(PRFHMACSHA384, ppk, testNi, testNr, spiI, spiR)
+	if want := hmac384(ppk, testNi, testNr, spiI[:], spiR[:])[:8]; !bytes.Equal(got, want) {
+		t.Errorf("PPK Confirmation is %x, want %x", got, want)
+	}
+	for _, in := range [][2][]byte{{nil, skD}, {ppk, nil}} {
+		if _, err := PPKIKEKeys(multipleSuite, in[0], in[1], testNi, testNr, spiI, spiR); err == nil {
+			t.Error("a missing secret is accepted")
+		}
+	}
+}
