@@ -2,6 +2,7 @@ package ike
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -145,6 +146,9 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 		}
 		if c.state == childInstalling {
 			c.state, c.installed = childInstalled, t.now
+			if !t.hasSender(c.name) && c.live() {
+				t.promote(c) // the one that was to send until now ended meanwhile
+			}
 		}
 		then(c, nil)
 	})
@@ -251,9 +255,21 @@ func (t *Tunnel) promoteBest(name string) {
 // 7296, Section 2.8).
 func (t *Tunnel) peerUses(c *childSA) {
 	c.ike.heard = t.now
-	if c.state == childInstalled && c.live() && !c.sending {
+	if c.state == childInstalled && c.live() && !c.sending && !t.sendsOnYounger(c) {
 		t.promote(c)
 	}
+}
+
+// sendsOnYounger reports whether outgoing traffic takes a Child SA that was made
+// after c for the same purpose. It is not moved back: an outbound SA that was
+// removed cannot be installed again, as its sequence numbers would repeat.
+func (t *Tunnel) sendsOnYounger(c *childSA) bool {
+	for i := slices.Index(t.children, c) + 1; i < len(t.children); i++ {
+		if o := t.children[i]; o.name == c.name && o.sending && o.live() {
+			return true
+		}
+	}
+	return false
 }
 
 // removeChild takes c out of the data plane now.
@@ -361,9 +377,13 @@ func (c *childSA) forgetLinks() {
 }
 
 // restore puts c back in charge, because what replaced it, or won against it, is
-// gone. One that was replaced is still to be, by the peer who tried that already, or
+// gone, or ends it, if it can no longer be sent on. One that was replaced is still to be, by the peer who tried that already, or
 // else by this end.
 func (c *childSA) restore() {
+	if !c.sending && c.outboundKey == nil {
+		c.end(c.reason) // it was sent on before, and cannot be again
+		return
+	}
 	if c.state == childReplaced {
 		c.rekeyAt = c.t.now.Add(c.t.retryDelay() + 2*responderDelay)
 	}

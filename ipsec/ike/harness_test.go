@@ -298,6 +298,17 @@ func (n *node) work(i int) {
 	n.step(p.input())
 }
 
+// workAll gives the machine all results of one kind.
+func (n *node) workAll(plane bool) {
+	for {
+		i := slices.IndexFunc(n.pending, func(p pendingWork) bool { return p.plane == plane })
+		if i < 0 {
+			return
+		}
+		n.work(i)
+	}
+}
+
 func (n *node) event(format string, args ...any) {
 	s := fmt.Sprintf(format, args...)
 	n.events = append(n.events, s)

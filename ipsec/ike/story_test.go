@@ -64,7 +64,9 @@ import (
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
 //	                         not have that SPI
 //	fail NODE n=N            the next N installations fail
-//	work NODE [at=0]         gives NODE a result that it waits for (work=later)
+//	work NODE [at=0]         gives NODE a result that it waits for (work=later), or
+//	                         with all=jobs or all=plane those until it waits for
+//	                         no other
 //	jump NODE DURATION       the clock of NODE jumps, back if negative
 //	calm DURATION            like tick, with traffic every second
 //	forget NODE child=NAME   NODE loses that Child SA and does not say so
@@ -198,7 +200,14 @@ func (s *story) run(d *datadriven.TestData) {
 	case "alter":
 		s.alter(d)
 	case "work":
-		n.work(s.number(d, "at"))
+		switch s.arg(d, "all") {
+		case "":
+			n.work(s.number(d, "at"))
+		case "jobs":
+			n.workAll(false)
+		case "plane":
+			n.workAll(true)
+		}
 	case "jump":
 		n.skew += s.duration(d, 1)
 		n.tick()
