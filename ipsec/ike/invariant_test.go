@@ -246,7 +246,9 @@ func (w *world) observe() {
 			return
 		}
 	}
-	w.noteGaps()
+	if w.lossless || w.log != nil {
+		w.noteGaps()
+	}
 }
 
 // gap is a time when what a node sent for a Child SA was lost, after it had once
