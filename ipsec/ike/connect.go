@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"time"
-
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // minStable is how long an IKE SA must have lived for its loss not to count as
@@ -20,21 +18,6 @@ func (t *Tunnel) connect() {
 	t.failures = 0
 	t.setPolicies(t.cfg.Children)
 	t.attempt()
-}
-
-func (t *Tunnel) setPolicies(children []ChildConfig) {
-	var ops []dataplane.Op
-	for _, ch := range children {
-		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
-			Tunnel: t.cfg.Name, Child: ch.Name,
-			LocalTS: ch.LocalTS, RemoteTS: ch.RemoteTS, Priority: ch.Priority,
-		}})
-	}
-	t.apply(nil, ops, func(errs []error) {
-		if err := firstError(errs); err != nil {
-			t.report(&Error{Op: "set policy", Kind: KindDataPlane, Err: err})
-		}
-	})
 }
 
 func (t *Tunnel) report(err *Error) {
@@ -153,14 +136,6 @@ func (t *Tunnel) finishClosing() {
 	t.reap()
 	t.removePolicies(t.cfg.Children)
 	t.emit(Closed{})
-}
-
-func (t *Tunnel) removePolicies(children []ChildConfig) {
-	var ops []dataplane.Op
-	for _, ch := range children {
-		ops = append(ops, dataplane.RemovePolicy{Tunnel: t.cfg.Name, Child: ch.Name})
-	}
-	t.apply(nil, ops, nil)
 }
 
 // established makes sa carry the tunnel.

@@ -99,7 +99,8 @@ type node struct {
 	skew         time.Duration // how far its clock is ahead of the world's
 	later        bool          // results of jobs and operations wait for work
 	pending      []pendingWork
-	policyFailed map[string]bool
+	failPolicies int                  // so many policies fail to be set
+	policyFailed map[string]time.Time // when it was so
 
 	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
 	newest          map[uint32]int       // packet received, by SPI
@@ -139,7 +140,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
-		policyFailed: map[string]bool{}, newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
+		policyFailed: map[string]time.Time{}, newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
@@ -384,6 +385,12 @@ func (n *node) apply(ops []dataplane.Op) []error {
 				delete(n.out, op.SPI)
 			}
 		case dataplane.SetPolicy:
+			if n.failPolicies > 0 {
+				n.failPolicies--
+				errs[i] = fmt.Errorf("no room in the data plane")
+				n.policyFailed[op.Policy.Child] = n.w.now
+				continue
+			}
 			n.policies[op.Policy.Child] = op.Policy
 		case dataplane.RemovePolicy:
 			delete(n.policies, op.Child)

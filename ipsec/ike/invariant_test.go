@@ -207,7 +207,8 @@ func (w *world) findUnprotected() string {
 			return ""
 		}
 		for _, ch := range n.t.cfg.Children {
-			if _, ok := n.policies[ch.Name]; !ok && !n.policyFailed[ch.Name] {
+			at, failed := n.policyFailed[ch.Name]
+			if _, ok := n.policies[ch.Name]; !ok && (!failed || n.w.now.Sub(at) > policyRetry) {
 				return "has no policy for " + ch.Name
 			}
 		}

@@ -408,7 +408,7 @@ func (s *simulator) fault() {
 	case x < 25:
 		s.do("rekey-ike %s", name)
 	case x < 28:
-		s.do("fail %s n=%d", name, 1+s.rng.IntN(3))
+		s.do("fail %s n=%d policies=%d", name, 1+s.rng.IntN(3), s.rng.IntN(2))
 	case x < 31:
 		s.do("disconnect %s", name)
 	case x < 35:

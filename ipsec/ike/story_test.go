@@ -63,7 +63,7 @@ import (
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
 //	                         not have that SPI
-//	fail NODE n=N            the next N installations fail
+//	fail NODE n=N [policies=N]   the next N installations fail, or policies
 //	work NODE [at=0]         gives NODE a result that it waits for (work=later), or
 //	                         with all=jobs or all=plane those until it waits for
 //	                         no other
@@ -255,7 +255,7 @@ func (s *story) run(d *datadriven.TestData) {
 	case "stray", "complain":
 		s.outside(d, n)
 	case "fail":
-		n.failPlane, _ = strconv.Atoi(s.arg(d, "n"))
+		n.failPlane, n.failPolicies = s.number(d, "n"), s.number(d, "policies")
 	case "cut", "mend":
 		s.w.cut[n] = d.Cmd == "cut"
 	case "restart":

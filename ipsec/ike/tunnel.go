@@ -18,8 +18,10 @@ type Tunnel struct {
 	slots    []slot     // one for each of cfg.Children, in that order
 	ticket   *heldTicket
 
-	wanted    bool // between Connect and Disconnect
-	closing   bool // Disconnect is under way
+	unset     []string  // children whose policies the data plane did not take
+	policyAt  time.Time // when they are set again
+	wanted    bool      // between Connect and Disconnect
+	closing   bool      // Disconnect is under way
 	failures  int
 	connectAt time.Time // of the next attempt, zero if none is planned
 	doubtAt   time.Time // earliest next doubtPeer
@@ -277,6 +279,7 @@ func (t *Tunnel) acquire(child string) {
 // tick turns the deadlines that have come into wishes, and carries out those
 // that need nobody else.
 func (t *Tunnel) tick() {
+	t.retryPolicies()
 	for _, sa := range t.sas {
 		t.tickIKE(sa)
 	}
@@ -362,6 +365,7 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 	if t.connectAt.After(t.now) {
 		e.add(t.connectAt)
 	}
+	e.add(t.policyAt)
 	if t.primary() != nil {
 		for i := range t.slots {
 			for _, at := range []time.Time{t.slots[i].notBefore, t.slots[i].yield} {
