@@ -342,7 +342,7 @@ func TestEvilPeer(t *testing.T) {
 		{"rekey of nothing", wire.ExchangeCreateChildSA, []wire.Payload{notify(wire.NotifyRekeySA, []byte{0, 0, 0, 9}), esp, nonce, ke, tsi, tsr}, "{N(CHILD_SA_NOT_FOUND)}", false},
 		{"rekey without SPI", wire.ExchangeCreateChildSA, []wire.Payload{&wire.Notify{Kind: wire.NotifyRekeySA}, esp, nonce, ke, tsi, tsr}, "{N(CHILD_SA_NOT_FOUND)}", false},
 		{"foreign selectors", wire.ExchangeCreateChildSA, []wire.Payload{esp, nonce, ke, tsi, tsr}, "{N(TS_UNACCEPTABLE)}", false},
-		{"IKE rekey with bad public value", wire.ExchangeCreateChildSA, []wire.Payload{ike, nonce, ke}, "{N(NO_PROPOSAL_CHOSEN)}", false},
+		{"IKE rekey with bad public value", wire.ExchangeCreateChildSA, []wire.Payload{ike, nonce, ke}, "{N(INVALID_SYNTAX)}", true},
 		{"IKE rekey with zero SPI", wire.ExchangeCreateChildSA, []wire.Payload{ikeZero, nonce, ke}, "{N(NO_PROPOSAL_CHOSEN)}", false},
 		{"no nonce", wire.ExchangeCreateChildSA, []wire.Payload{esp, ke, tsi, tsr}, "{N(INVALID_SYNTAX)}", true},
 		{"ESP without selectors", wire.ExchangeCreateChildSA, []wire.Payload{esp, nonce, ke}, "{N(INVALID_SYNTAX)}", true},

@@ -127,7 +127,7 @@ func (sa *ikeSA) beginChildSeries(m *message, spec childSpec, answer wire.Propos
 	sa.respondExchange(methods[0], find[*wire.KE](m).Data, func(r exchangeResult, err error) {
 		if err != nil {
 			sa.releaseReserved()
-			sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseKeyExchange(m, "create Child SA", err)
 			return
 		}
 		sa.reserved = 0 // the series' from here on
@@ -150,7 +150,7 @@ func (sa *ikeSA) beginIKESeries(m *message, fresh *ikeSA, answer wire.Proposal, 
 	methods := fresh.suite.KeyExchanges()
 	sa.respondExchange(methods[0], find[*wire.KE](m).Data, func(r exchangeResult, err error) {
 		if err != nil {
-			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseKeyExchange(m, "rekey IKE SA", err)
 			return
 		}
 		for _, o := range slices.Clone(sa.series) {
@@ -211,7 +211,7 @@ func (s *peerSeries) op() string {
 // refuse ends a series whose key exchange the peer has spoilt.
 func (s *peerSeries) refuse(m *message, err error) {
 	s.drop()
-	s.sa.refuseChild(m, &Error{Op: s.op(), Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
+	s.sa.refuseKeyExchange(m, s.op(), err)
 }
 
 // next answers a key exchange that others follow.

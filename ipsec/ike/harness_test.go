@@ -94,6 +94,7 @@ type node struct {
 	dropJobs   bool // never answers jobs
 	cookies    *CookieSecret
 	forgetful  bool            // never knows its own cookies
+	disclose   func(IKEKeys)   // gets the keys that its configuration asks for
 	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
 
 	skew         time.Duration // how far its clock is ahead of the world's
@@ -257,7 +258,10 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			errs := n.apply(e.Ops)
 			n.do(m, h, true, func() Input { return PlaneResult{e.Token, errs} })
 		case IKEKeys:
-			panic("keys are handed out and nobody asked for them")
+			if n.disclose == nil {
+				panic("keys are handed out and nobody asked for them")
+			}
+			n.disclose(e)
 		case RegisterSPI:
 			n.registered[e.SPI] = true
 		case UnregisterSPI:

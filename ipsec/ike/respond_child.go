@@ -128,6 +128,28 @@ func (sa *ikeSA) refuseChild(m *message, err *Error) {
 	sa.refuse(m, err.Notify, nil)
 }
 
+// refuseKeyExchange refuses a request whose keys could not be made. A public
+// value that is none is the peer's defect, or worse: the IKE SA ends with it (RFC
+// 6989, Section 5).
+func (sa *ikeSA) refuseKeyExchange(m *message, op string, err error) {
+	e := &Error{Op: op, Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err}
+	if !errors.Is(err, suite.ErrInvalidPublicValue) {
+		sa.refuseChild(m, e)
+		return
+	}
+	e.Notify = wire.NotifyInvalidSyntax
+	sa.refuse(m, e.Notify, nil)
+	sa.fail(e)
+}
+
+// distrust ends the IKE SA if the peer has answered with a public value that is
+// none (RFC 6989, Section 5).
+func (sa *ikeSA) distrust(err *Error) {
+	if errors.Is(err, suite.ErrInvalidPublicValue) {
+		sa.end(ReasonProtocol)
+	}
+}
+
 type childResult struct {
 	public []byte
 	keys   *suite.ChildKeys
@@ -166,7 +188,7 @@ func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	}, func(r childResult, err error) {
 		if err != nil {
 			sa.releaseReserved()
-			sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseKeyExchange(m, "create Child SA", err)
 			return
 		}
 		spec.keys = r.keys

@@ -316,6 +316,7 @@ func (x *childExchange) install(spec childSpec) {
 
 func (x *childExchange) fail(err *Error) {
 	x.abandon()
+	x.sa.distrust(err)
 	x.failed(err)
 }
 

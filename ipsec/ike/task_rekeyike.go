@@ -282,6 +282,7 @@ func (r *rekeyIKETask) fail(err *Error) {
 	passive, pending := r.passive, r.series != nil
 	r.abandon()
 	old.finish()
+	old.distrust(err)
 	switch {
 	case pending:
 		old.rekeyAt = t.afterSeries() // the peer is replacing it
@@ -383,7 +384,7 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 			err = fresh.useKeys(r.keys)
 		}
 		if err != nil {
-			sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Payload: wire.PayloadKE, Notify: wire.NotifyNoProposalChosen, Err: err})
+			sa.refuseKeyExchange(m, "rekey IKE SA", err)
 			return
 		}
 		sa.t.join(fresh)
