@@ -368,7 +368,7 @@ func TestEvilFollowup(t *testing.T) {
 		"no link":            {[]wire.Payload{ecp, &wire.Notify{Kind: wire.NotifyInitialContact}}, "{N(INVALID_SYNTAX)}", true},
 		"no key exchange":    {[]wire.Payload{first}, "{N(INVALID_SYNTAX)}", true},
 		"another method":     {[]wire.Payload{&wire.KE{Group: wire.KeyExchangeECP384, Data: make([]byte, 96)}, first}, "{N(NO_PROPOSAL_CHOSEN)}", false},
-		"bad public value":   {[]wire.Payload{ecp, first}, "{N(NO_PROPOSAL_CHOSEN)}", false},
+		"bad public value":   {[]wire.Payload{ecp, first}, "{N(INVALID_SYNTAX)}", true},
 		"nothing but a name": {nil, "{N(INVALID_SYNTAX)}", true},
 	} {
 		t.Run(name, func(t *testing.T) {

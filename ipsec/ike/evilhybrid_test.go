@@ -48,9 +48,9 @@ func freshKE(e *evilPeer, ps []rawPayload) []rawPayload {
 	return body(wire.PayloadKE, func(b []byte) []byte { return append(b[:4:4], ke.Public()...) })(e, ps)
 }
 
-// TestEvilIntermediate attacks the key exchanges beside the first one: a
+// TestEvilHybrid attacks the key exchanges beside the first one: a
 // downgrade by somebody on the way, and an end that lies about what it sent.
-func TestEvilIntermediate(t *testing.T) {
+func TestEvilHybrid(t *testing.T) {
 	for _, c := range []misdeedCase{
 		{name: "offer stripped on the way", initiator: true, misdeed: inInit.with(withoutAdditional).byAnother(), want: "accepted; down"},
 		{name: "answer stripped on the way", misdeed: inInitReply.with(withoutAdditional).byAnother(), want: "nothing; down"},
