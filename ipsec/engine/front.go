@@ -151,6 +151,7 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		NATPort:    w.natPort,
 		ForceEncap: w.forceEncap,
 		Childless:  w.childless,
+		RedirectTo: w.redirectTo(),
 		Runtime: ike.Runtime{
 			Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
 			Tickets: f.engine.tickets,

@@ -45,6 +45,9 @@ type welcome struct {
 	forceEncap bool
 	childless  bool          // one of the tunnels may begin without a Child SA
 	ppks       *ident.PPKSet // of all tunnels: which one is meant shows later
+	// redirects are where the tunnels send their peers; if all of them send them
+	// to the same gateway, that needs no IKE SA.
+	redirects []ike.Gateway
 }
 
 func newMatcher(targets []target) *matcher {
@@ -89,6 +92,7 @@ func newMatcher(targets []target) *matcher {
 		w.addRoots(m.anywhere.sets...)
 		w.methods |= m.anywhere.methods
 		w.childless = w.childless || m.anywhere.childless
+		w.addRedirects(m.anywhere.redirects...)
 		w.uniteRoots()
 	}
 	m.anywhere.uniteRoots()
@@ -108,6 +112,7 @@ func (w *welcome) add(c TunnelConfig) {
 	}
 	w.forceEncap = w.forceEncap || c.ForceEncap
 	w.childless = w.childless || c.Childless != ike.ChildlessNever
+	w.addRedirects(c.RedirectTo)
 	w.addRoots(c.Peer.Roots)
 	w.methods |= c.Peer.Methods()
 	if len(c.Proposals) == 0 {
@@ -115,6 +120,22 @@ func (w *welcome) add(c TunnelConfig) {
 		return
 	}
 	w.addProposals(c.Proposals)
+}
+
+func (w *welcome) addRedirects(to ...ike.Gateway) {
+	for _, g := range to {
+		if !slices.Contains(w.redirects, g) {
+			w.redirects = append(w.redirects, g)
+		}
+	}
+}
+
+// redirectTo is where to send initiators before it is known who they are.
+func (w *welcome) redirectTo() ike.Gateway {
+	if len(w.redirects) != 1 {
+		return ike.Gateway{}
+	}
+	return w.redirects[0]
 }
 
 func (w *welcome) addProposals(ps []suite.IKEProposal) {

@@ -177,6 +177,9 @@ func (a *authTask) established(m *message) {
 	sa, t := a.sa, a.sa.t
 	i := sa.init
 	t.decided(sa)
+	if a.redirectedAuth(m) {
+		return
+	}
 	sa.readAuthExtras(m)
 	t.establish(sa)
 	sa.takeInternal(m)
@@ -348,6 +351,12 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 			t.childUp(c)
 		}
 		t.resolveDuplicates(sa)
+	}
+	if sa.redirects() {
+		sa.redundant = true // nothing is begun on it
+		done(nil, []wire.Payload{redirectNotice(t.cfg.RedirectTo, nil)})
+		sa.sentAway()
+		return
 	}
 	if find[*wire.SA](m) == nil {
 		done(nil, sa.childlessInternal(m)) // RFC 6023, Section 5

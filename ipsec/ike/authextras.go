@@ -23,3 +23,10 @@ func (sa *ikeSA) readAuthExtras(m *message) {
 	sa.takeTicket(m)
 	sa.syncs = m.notify(wire.NotifyIKEv2MessageIDSyncSupported) != nil
 }
+
+// inherit takes over from the IKE SA that is replaced what the ends agreed on about
+// it.
+func (sa *ikeSA) inherit(old *ikeSA) {
+	sa.syncs, sa.client, sa.proved = old.syncs, old.client, old.proved
+	sa.gateway, sa.redirectable = old.gateway, old.redirectable
+}

@@ -65,6 +65,12 @@ type Config struct {
 	// Remote is the peer's. An invalid address means any, and then this end
 	// can only respond.
 	Remote netip.AddrPort
+	// Gateways are other places where the same peer can be, by which Peer tells
+	// it. It may redirect there, or back to Remote, and nowhere else (RFC 5685).
+	Gateways []Gateway
+	// RedirectTo is where this end, as a responder, sends its peer, such as when it
+	// is about to be shut down; zero: nowhere.
+	RedirectTo Gateway
 	// NATPort is the UDP port of NAT traversal, DefaultNATPort if zero.
 	NATPort uint16
 	// ForceEncap makes both ends use UDP encapsulation by sending NAT

@@ -171,6 +171,7 @@ const (
 	ReasonReplaced                        // rekeyed
 	ReasonOutOfSync                       // the peer refused for minutes what it should do
 	ReasonUntrusted                       // the peer's certificate does not hold any more
+	ReasonRedirected                      // the peer went to another gateway
 )
 
 var reasonNames = [...]string{
@@ -187,6 +188,7 @@ var reasonNames = [...]string{
 	ReasonReplaced:      "rekeyed",
 	ReasonOutOfSync:     "out of step with peer",
 	ReasonUntrusted:     "peer is no longer trusted",
+	ReasonRedirected:    "redirected",
 }
 
 func (r Reason) String() string {

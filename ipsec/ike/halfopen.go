@@ -36,6 +36,9 @@ type HalfOpenConfig struct {
 	// PPKs are the post-quantum preshared keys of all tunnels that the peer may
 	// be, nil if there are none.
 	PPKs *ident.PPKSet
+	// RedirectTo is where initiators are sent whichever tunnel they mean, see
+	// Config; zero: that is decided when it is known.
+	RedirectTo Gateway
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
@@ -55,6 +58,7 @@ type HalfOpen struct {
 	methods    ident.Methods
 	ppks       *ident.PPKSet
 	forceEncap bool
+	redirectTo Gateway
 	adopted    bool
 }
 
@@ -77,6 +81,9 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.move(d.Local, d.Remote)
 	h.sa.noteReceived(m)
+	if h.redirectTo = cfg.RedirectTo; h.redirectInit(m) {
+		return h, nil
+	}
 	if m.Exchange == wire.ExchangeIKESessionResume {
 		h.answerResume(m)
 		return h, nil

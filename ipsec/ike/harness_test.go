@@ -55,6 +55,8 @@ type world struct {
 	nat map[*node]netip.AddrPort
 	// cut holds the nodes from which nothing arrives.
 	cut map[*node]bool
+	// gateway is another place where a's peer can be.
+	gateway *node
 	// intruder answers in place of b what it gets to see of a's messages.
 	intruder *node
 	silent   bool // it does not answer after IKE_SA_INIT
@@ -93,9 +95,11 @@ type node struct {
 	closed     bool
 	dropJobs   bool // never answers jobs
 	cookies    *CookieSecret
-	forgetful  bool            // never knows its own cookies
-	disclose   func(IKEKeys)   // gets the keys that its configuration asks for
-	anyInbound map[uint32]bool // SPIs that FirstInbound was raised for
+	// redirectsAll: it redirects in IKE_SA_INIT, not in IKE_AUTH.
+	redirectsAll bool
+	forgetful    bool            // never knows its own cookies
+	disclose     func(IKEKeys)   // gets the keys that its configuration asks for
+	anyInbound   map[uint32]bool // SPIs that FirstInbound was raised for
 
 	skew         time.Duration // how far its clock is ahead of the world's
 	later        bool          // results of jobs and operations wait for work
@@ -415,7 +419,11 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	w := n.w
 	w.lastID++
 	data = n.unlearn(data)
-	p := &packet{id: w.lastID, from: n, to: n.peer(), src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
+	to := n.peer()
+	if w.gateway != nil && remote.Addr() == w.gateway.cfg.Local.Addr() {
+		to = w.gateway
+	}
+	p := &packet{id: w.lastID, from: n, to: to, src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
 	var lost string
 	p.src, lost = w.leave(n, local, remote)
 	if w.log != nil {
@@ -511,6 +519,14 @@ func (n *node) answerUnknown(h wire.Header, d Datagram) bool {
 	return true
 }
 
+// anywhere is where n sends whoever comes, before it knows who it is.
+func (n *node) anywhere() Gateway {
+	if n.redirectsAll {
+		return n.t.cfg.RedirectTo
+	}
+	return Gateway{}
+}
+
 func (n *node) receiveInit(h wire.Header, d Datagram) {
 	for _, half := range n.halves {
 		if half.sa.remoteSPI == h.InitiatorSPI && !half.adopted {
@@ -527,8 +543,8 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 	}
 	half, err := NewHalfOpen(n.now(), HalfOpenConfig{
 		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), PPKs: ident.NewPPKSet(n.t.cfg.PPKs), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
-		Childless: n.t.cfg.Childless != ChildlessNever,
-		Timing:    n.t.cfg.Timing, Runtime: n.cfg.Runtime,
+		Childless: n.t.cfg.Childless != ChildlessNever, RedirectTo: n.anywhere(),
+		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
 	}, d)
 	if err != nil {
 		return

@@ -38,6 +38,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 	}
 	reply = append(reply, sa.configure(m)...)
 	sa.respond(m, reply)
+	sa.redirectedActive(m)
 }
 
 // endsIKE reports whether a notification ends the IKE SA without a Delete payload

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -19,17 +20,23 @@ const maxInitRetries = 6
 // initiate begins a new IKE SA, by a ticket if there is one. If it replaces another
 // one, that is deleted when the new one is established.
 func (t *Tunnel) initiate(replaces *ikeSA) {
-	if replaces == nil {
-		t.begin(nil, t.usableTicket())
-		return
+	b := beginning{remote: t.cfg.Remote, replaces: replaces}
+	if k := t.usableTicket(); k != nil && replaces == nil {
+		b.remote, b.ticket = k.gateway, k
 	}
-	t.initiateWhole(replaces)
+	t.begin(b)
 }
 
-// initiateWhole begins a new IKE SA with a key exchange and signatures.
-func (t *Tunnel) initiateWhole(replaces *ikeSA) { t.begin(replaces, nil) }
+// beginning is how an IKE SA is begun.
+type beginning struct {
+	remote   netip.AddrPort
+	replaces *ikeSA      // deleted when the new one is up
+	ticket   *heldTicket // nil: with a key exchange and signatures
+	// redirectedFrom is which gateway told us to (RFC 5685).
+	redirectedFrom netip.Addr
+}
 
-func (t *Tunnel) begin(replaces *ikeSA, ticket *heldTicket) {
+func (t *Tunnel) begin(b beginning) {
 	for _, o := range t.sas {
 		if o.state == stateListening {
 			o.die() // of an attempt that has failed
@@ -37,12 +44,12 @@ func (t *Tunnel) begin(replaces *ikeSA, ticket *heldTicket) {
 	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
-		local: t.cfg.Local, remote: t.cfg.Remote, localID: t.cfg.Credentials.ID, begun: t.now,
+		local: t.cfg.Local, remote: b.remote, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
 	}
 	t.add(sa)
-	sa.move(t.cfg.Local, t.cfg.Remote)
-	sa.init = &initState{ni: t.nonce(), replaces: replaces, resume: ticket}
-	if ticket != nil {
+	sa.move(t.cfg.Local, b.remote)
+	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}
+	if b.ticket != nil {
 		sa.sendResume()
 		return
 	}
@@ -84,6 +91,7 @@ func (sa *ikeSA) sendInit() {
 	payloads = append(payloads, initCapabilities()...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
 	payloads = append(payloads, offerPPK(sa.t.cfg.PPKs)...)
+	payloads = append(payloads, sa.acceptsRedirect()...)
 	sa.sendFirst(wire.ExchangeIKESAInit, payloads)
 }
 
@@ -121,6 +129,10 @@ func (sa *ikeSA) handleInitResponse(m *message) {
 	}
 	if n := m.notify(wire.NotifyInvalidKEPayload); n != nil {
 		sa.retryWithGroup(n.Data)
+		return
+	}
+	if n := m.notify(wire.NotifyRedirect); n != nil {
+		sa.redirectedInit(n)
 		return
 	}
 	if n := m.errorNotify(); n != nil {
@@ -246,6 +258,7 @@ func (sa *ikeSA) acceptInit(m *message) error {
 func (sa *ikeSA) readCapabilities(m *message) {
 	sa.init.peer.Read(m.payloads)
 	sa.fragment = m.notify(wire.NotifyFragmentationSupported) != nil
+	sa.redirectable = !sa.initiator && canRedirect(m)
 	if sa.initiator {
 		sa.childless = m.notify(wire.NotifyChildlessIKEv2Supported) != nil
 	}

@@ -100,15 +100,15 @@ func (sa *ikeSA) interrupt() {
 	active := sa.active
 	sa.window.outstanding, sa.answerTo = nil, nil
 	sa.abandonTask()
-	later := sa.m.now.Add(sa.m.retryDelay())
-	switch a := active.(type) {
-	case *rekeyChildTask:
-		a.old.rekeyAt = later
-	case *rekeyIKETask:
-		sa.rekeyAt = later
-	case *tokenTask:
-		sa.wantToken = true
-	case *ticketTask:
-		sa.wantTicket = true
+	if a, ok := active.(interface{ again() }); ok {
+		a.again()
 	}
 }
+
+// again notes that what a task was for is still to be done.
+func (r *rekeyChildTask) again() { r.old.rekeyAt = r.sa.m.now.Add(r.sa.m.retryDelay()) }
+func (r *rekeyIKETask) again()   { r.old.rekeyAt = r.old.m.now.Add(r.old.m.retryDelay()) }
+func (k *tokenTask) again()      { k.sa.wantToken = true }
+func (k *ticketTask) again()     { k.sa.wantTicket = true }
+func (r *redirectTask) again()   { r.sa.wantRedirect = true }
+func (s *setTask) again()        { s.sa.wantSet = true }

@@ -101,6 +101,7 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 		t.failures = 0
 		t.attempt()
 	}
+	t.redirectAll(old)
 	sa := t.primary()
 	switch {
 	case sa == nil || !t.wanted:

@@ -110,7 +110,7 @@ func (w *world) peek(m *wire.Message, first wire.PayloadType) ([]wire.Payload, s
 
 func (w *world) allSAs() []*ikeSA {
 	var out []*ikeSA
-	for _, n := range []*node{w.a, w.b, w.intruder} {
+	for _, n := range []*node{w.a, w.b, w.intruder, w.gateway} {
 		if n == nil {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"encoding/binary"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -41,28 +42,32 @@ func (Ticket) effect() {}
 // heldTicket is a ticket of the peer and the session that it is for.
 type heldTicket struct {
 	*session
-	ticket []byte
+	ticket  []byte
+	gateway netip.AddrPort // where the session was begun: it is resumed there
 }
 
 func (k *heldTicket) append() []byte {
-	b := binary.BigEndian.AppendUint16(nil, uint16(len(k.ticket)))
-	return k.session.append(append(b, k.ticket...))
+	var b []byte
+	for _, field := range [][]byte{k.ticket, []byte(k.gateway.String())} {
+		b = binary.BigEndian.AppendUint16(b, uint16(len(field)))
+		b = append(b, field...)
+	}
+	return k.session.append(b)
 }
 
 // restoreTicket reads what append wrote; what cannot be read is no loss but of time.
 func restoreTicket(state []byte) *heldTicket {
-	if len(state) < 2 {
+	r := sessionReader{b: state}
+	k := &heldTicket{ticket: r.field()}
+	gateway, err := netip.ParseAddrPort(string(r.field()))
+	if err != nil || len(k.ticket) == 0 {
 		return nil
 	}
-	n := int(binary.BigEndian.Uint16(state))
-	if n == 0 || len(state) < 2+n {
+	k.gateway = gateway
+	if k.session, err = parseSession(r.b); err != nil {
 		return nil
 	}
-	s, err := parseSession(state[2+n:])
-	if err != nil {
-		return nil
-	}
-	return &heldTicket{s, bytes.Clone(state[2 : 2+n])}
+	return k
 }
 
 // askForTicket is the request for a ticket, by the initiator of IKE_AUTH.
@@ -121,7 +126,7 @@ func (sa *ikeSA) takeTicket(m *message) {
 	life := min(time.Duration(binary.BigEndian.Uint32(n.Data))*time.Second, sessionLife)
 	now := sa.m.outside(sa.m.now)
 	t.dropTicket(false)
-	t.ticket = &heldTicket{sa.newSession(now.Add(life)), bytes.Clone(n.Data[4:])}
+	t.ticket = &heldTicket{sa.newSession(now.Add(life)), bytes.Clone(n.Data[4:]), sa.gateway}
 	sa.ticketAt = sa.m.now.Add(life/2 + sa.m.jitter(life/4))
 	t.emit(Ticket{t.ticket.append()})
 }
@@ -189,7 +194,8 @@ func (t *Tunnel) usableTicket() *heldTicket {
 	if k == nil || !t.cfg.Resume {
 		return nil
 	}
-	fits := k.idi.Equal(t.cfg.Credentials.ID) && (t.cfg.Peer.ID.IsZero() || k.idr.Equal(t.cfg.Peer.ID)) &&
+	_, known := t.cfg.allowedGateway(Gateway{Addr: k.gateway})
+	fits := known && k.idi.Equal(t.cfg.Credentials.ID) && (t.cfg.Peer.ID.IsZero() || k.idr.Equal(t.cfg.Peer.ID)) &&
 		slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(k.suite) })
 	if !fits || !t.outside(t.now).Before(k.expires) {
 		t.dropTicket(true)
@@ -211,6 +217,7 @@ func (sa *ikeSA) sendResume() {
 	}
 	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyFragmentationSupported})
+	payloads = append(payloads, sa.acceptsRedirect()...)
 	sa.sendFirst(wire.ExchangeIKESessionResume, payloads)
 }
 
@@ -348,9 +355,9 @@ func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
 		t.dropTicket(true)
 	}
 	t.decided(sa)
-	replaces := sa.init.replaces
+	b := beginning{remote: sa.gateway, replaces: sa.init.replaces}
 	sa.die()
-	t.initiateWhole(replaces)
+	t.begin(b)
 }
 
 // answerResume is the responder's part of IKE_SESSION_RESUME. Until the ticket is

@@ -63,14 +63,14 @@ func TestSessionEncoding(t *testing.T) {
 			}
 		}
 	}
-	if restoreTicket(nil) != nil || restoreTicket([]byte{0, 9, 1}) != nil || restoreTicket([]byte{0, 1, 1, 1, 2}) != nil {
+	if restoreTicket(nil) != nil || restoreTicket([]byte{0, 9, 1}) != nil || restoreTicket([]byte{0, 1, 1, 0, 0, 2}) != nil {
 		t.Error("garbage is a ticket")
 	}
 }
 
 func FuzzSession(f *testing.F) {
 	f.Add(testSession(epoch).append(nil))
-	f.Add((&heldTicket{testSession(epoch), []byte("ticket")}).append())
+	f.Add((&heldTicket{testSession(epoch), []byte("ticket"), strangerAddr}).append())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if s, err := parseSession(b); err == nil {
 			if _, err := parseSession(s.append(nil)); err != nil {

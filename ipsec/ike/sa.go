@@ -120,8 +120,12 @@ type ikeSA struct {
 	// childless: the responder announced that there need be no Child SA in
 	// IKE_AUTH (RFC 6023).
 	childless bool
-	syncs     bool    // both ends can synchronise message IDs (RFC 6311)
-	sync      *idSync // the last time that happened, nil if never
+	// gateway is where the initiator began it. redirectable: the initiator can be
+	// sent to another one (RFC 5685).
+	gateway      netip.AddrPort
+	redirectable bool
+	syncs        bool    // both ends can synchronise message IDs (RFC 6311)
+	sync         *idSync // the last time that happened, nil if never
 	// series are key exchanges that the peer has begun with CREATE_CHILD_SA;
 	// lastLink is the last link that was given to one.
 	series    []*peerSeries
@@ -172,6 +176,7 @@ type ikeSA struct {
 	verifying           bool // a job does so
 	wantToken           bool // the peer is to get our token
 	wantTicket          bool
+	wantRedirect        bool   // the peer is to be sent to another gateway
 	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends
 	farewell            wire.NotifyType
@@ -203,6 +208,7 @@ type initState struct {
 	peer               ident.Announced // what the peer accepts as our proof
 	announce           ident.Methods   // responder: to be told in IKE_INTERMEDIATE
 	auth               *message        // responder: the IKE_AUTH request
+	redirectedFrom     netip.Addr      // initiator: the gateway that sent us here (RFC 5685)
 	replaces           *ikeSA          // make before break: deleted when this one is up
 }
 

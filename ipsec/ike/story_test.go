@@ -57,6 +57,7 @@ import (
 //	block ADDR ADDR [no]     nothing passes between the two
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane; or probe, which
 //	                         has NODE ask for a sign of life
+//	gateway ADDR             b's twin g is there too; a's packets to ADDR reach it
 //	forget-tickets NODE      NODE loses the keys of its tickets
 //	intruder [silent=yes]    there is one who sees what a sends and can answer as b
 //	intercept                the first packet of a in flight reaches the intruder too
@@ -242,6 +243,15 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.blocked[linkOf(netip.MustParseAddr(d.CmdArgs[0].Key), netip.MustParseAddr(d.CmdArgs[1].Key))] = len(d.CmdArgs) == 2
 	case "event":
 		s.event(d, n)
+	case "gateway":
+		cfg := s.w.b.cfg
+		cfg.Local = netip.AddrPortFrom(netip.MustParseAddr(d.CmdArgs[0].Key), 500)
+		cfg.RedirectTo = Gateway{}
+		s.w.gateway = s.w.newNode("g", cfg)
+		s.w.gateway.step(Connect{})
+	case "redirect":
+		s.w.gateway.t.cfg.RedirectTo = parseTestGateway(d.CmdArgs[1].Key)
+		s.w.gateway.redirectsAll = true
 	case "forget-tickets":
 		n.cfg.Runtime.Tickets = n.ticketKeys(nil)
 		n.t.runtime.Tickets = n.cfg.Runtime.Tickets
@@ -371,6 +381,7 @@ func (s *story) pair(d *datadriven.TestData) {
 	s.w.a.later = s.arg(d, "work") == "later"
 	s.w.b.later = s.w.a.later
 	s.w.mutate, s.w.trace = s.mutate, s.trace
+	s.w.b.redirectsAll = s.arg(d, "redirects") == "all"
 	s.w.ways = s.arg(d, "ways") != ""
 	s.w.a.without = notifyNamed(s.arg(d, "a.without"))
 	if s.arg(d, "b.connect") != "no" {
@@ -399,7 +410,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect": // for the pair, or its nodes, as a whole
+		case "up", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect", "redirects": // for the pair, or its nodes, as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "fragment":
@@ -449,6 +460,13 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			}
 		case "childless":
 			c.Childless = map[string]Childless{"prefer": ChildlessPrefer, "force": ChildlessForce, "never": ChildlessNever}[v]
+		case "gateways":
+			c.Gateways = nil
+			for _, v := range a.Vals {
+				c.Gateways = append(c.Gateways, parseTestGateway(v))
+			}
+		case "redirect":
+			c.RedirectTo = parseTestGateway(v)
 		case "resume":
 			c.Resume = v == "yes"
 		case "qcd":

@@ -61,6 +61,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.wantSet {
 		return &setTask{sa}
 	}
+	if sa.wantRedirect {
+		return &redirectTask{sa}
+	}
 	if sa.wantTicket && sa == t.primary() {
 		return &ticketTask{sa}
 	}

@@ -167,13 +167,15 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 // heir returns the IKE SA that replaces sa, still without keys. Who begins the
 // rekeying is the original initiator of the new one (RFC 7296, Section 1.3.2).
 func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) *ikeSA {
-	return &ikeSA{
+	fresh := &ikeSA{
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
 		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
-		syncs: sa.syncs, internal: sa.internal, client: sa.client, proved: sa.proved, begun: sa.m.now, origin: sa.origin,
+		internal: sa.internal, begun: sa.m.now, origin: sa.origin,
 	}
+	fresh.inherit(sa)
+	return fresh
 }
 
 // derive makes the key exchanges that are left and computes the keys.

@@ -17,6 +17,8 @@ type Tunnel struct {
 	children []*childSA // likewise
 	slots    []slot     // one for each of cfg.Children, in that order
 	ticket   *heldTicket
+	// redirects are when the latest gateways sent us to others.
+	redirects []time.Time
 
 	unset     []string  // children whose policies the data plane did not take
 	policyAt  time.Time // when they are set again
