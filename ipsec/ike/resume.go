@@ -195,8 +195,7 @@ func (t *Tunnel) usableTicket() *heldTicket {
 		return nil
 	}
 	_, known := t.cfg.allowedGateway(Gateway{Addr: k.gateway})
-	fits := known && k.idi.Equal(t.cfg.Credentials.ID) && (t.cfg.Peer.ID.IsZero() || k.idr.Equal(t.cfg.Peer.ID)) &&
-		slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(k.suite) })
+	fits := known && t.cfg.allows(k.session) && k.idi.Equal(t.cfg.Credentials.ID) && (t.cfg.Peer.ID.IsZero() || k.idr.Equal(t.cfg.Peer.ID))
 	if !fits || !t.outside(t.now).Before(k.expires) {
 		t.dropTicket(true)
 		return nil
@@ -330,7 +329,7 @@ func (sa *ikeSA) verifyResumed(m *message, want ident.ID) error {
 // continueSession notes what the IKE SA has from the session before.
 func (sa *ikeSA) continueSession(s *session, peer ident.ID) {
 	sa.remoteID, sa.remoteAuth = peer, s.method
-	sa.resumed, sa.proved = true, s.proved
+	sa.resumed, sa.proved, sa.ppk = true, s.proved, s.ppk
 }
 
 // refreshSoon sets when a resumed IKE SA gets keys of a key exchange.
@@ -428,6 +427,8 @@ func (sa *ikeSA) authenticateResumed() {
 	case err != nil:
 	case !t.cfg.Resume:
 		err = errors.New("this tunnel resumes no sessions")
+	case !t.cfg.allows(s):
+		err = errors.New("the session's algorithms or post-quantum preshared key are no longer allowed")
 	case !s.idr.Equal(t.cfg.Credentials.ID):
 		err = errors.New("our identity is another one than that of the session")
 	case !sa.m.runtime.Tickets.spend(i.ticket):

@@ -17,7 +17,7 @@ import (
 func testSession(expires time.Time) *session {
 	s := &session{
 		skD: bytes.Repeat([]byte{7}, 32), idi: mustID("a.example"), idr: mustID("b.example"),
-		spii: wire.SPI{1}, spir: wire.SPI{2}, tunnel: TagOf("t"), method: "psk", psk: bytes.Repeat([]byte{9}, 32),
+		spii: wire.SPI{1}, spir: wire.SPI{2}, tunnel: TagOf("t"), method: "psk", ppk: "key", psk: bytes.Repeat([]byte{9}, 32),
 		proved: epoch.Add(-time.Minute), expires: expires,
 	}
 	s.suite = suite.IKESuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 256, PRF: suite.PRF(wire.PRFHMACSHA256), KeyExchange: wire.KeyExchangeCurve25519}
@@ -232,6 +232,7 @@ func TestResumeRefused(t *testing.T) {
 		"other identity":             func(b *Config) { b.Credentials.ID = mustID("c.example") },
 		"other peer":                 func(b *Config) { b.Peer.ID = mustID("c.example") },
 		"other key":                  func(b *Config) { b.Credentials.PSK, b.Peer.PSK = []byte("other"), []byte("other") },
+		"key required":               func(b *Config) { b.PPKs, b.PPKRequired = storyPPKs([]string{"one"}), true },
 		"other suite":                func(b *Config) { b.Proposals = mustIKE("aes256gcm16-prfsha256-x25519") },
 	} {
 		t.Run(name, func(t *testing.T) {

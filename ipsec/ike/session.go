@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -28,6 +29,8 @@ type session struct {
 	method string
 	chain  [][]byte
 	psk    []byte
+	// ppk names the post-quantum preshared key that the keys depend on.
+	ppk string
 	// proved is when that was: resumption does not put it off for ever.
 	proved  time.Time
 	expires time.Time
@@ -70,7 +73,7 @@ func (s *session) append(b []byte) []byte {
 	b = append(append(append(b, s.spii[:]...), s.spir[:]...), s.tunnel[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(s.proved.Unix()))
 	b = binary.BigEndian.AppendUint64(b, uint64(s.expires.Unix()))
-	fields := [][]byte{s.skD, s.idi.Payload(true).Body(), s.idr.Payload(false).Body(), []byte(s.method), s.psk}
+	fields := [][]byte{s.skD, s.idi.Payload(true).Body(), s.idr.Payload(false).Body(), []byte(s.method), s.psk, []byte(s.ppk)}
 	for _, f := range append(fields, s.chain...) {
 		b = binary.BigEndian.AppendUint16(b, uint16(len(f)))
 		b = append(b, f...)
@@ -100,7 +103,7 @@ func parseSession(b []byte) (*session, error) {
 	s.proved, s.expires = time.Unix(int64(r.number(8)), 0), time.Unix(int64(r.number(8)), 0)
 	s.skD = r.field()
 	s.idi, s.idr = r.id(true), r.id(false)
-	s.method, s.psk = string(r.field()), r.field()
+	s.method, s.psk, s.ppk = string(r.field()), r.field(), string(r.field())
 	for len(r.b) > 0 && !r.failed && len(s.chain) < maxChain {
 		s.chain = append(s.chain, r.field())
 	}
@@ -162,7 +165,7 @@ func (sa *ikeSA) newSession(expires time.Time) *session {
 	s := &session{
 		suite: sa.suite, skD: bytes.Clone(sa.keys.D), idi: sa.localID, idr: sa.remoteID, spii: sa.localSPI, spir: sa.remoteSPI,
 		method: sa.remoteAuth, proved: sa.proved, expires: expires, psk: pskHash(sa.t.cfg.Peer),
-		tunnel: TagOf(sa.t.cfg.Name),
+		tunnel: TagOf(sa.t.cfg.Name), ppk: sa.ppk,
 	}
 	if !sa.initiator {
 		s.idi, s.idr, s.spii, s.spir = s.idr, s.idi, s.spir, s.spii
@@ -182,6 +185,15 @@ func pskHash(remote ident.Remote) []byte {
 	h.Write([]byte("swanherd session of a pre-shared key"))
 	h.Write(remote.PSK)
 	return h.Sum(nil)
+}
+
+// allows reports whether the configuration would have the session's suite and
+// post-quantum preshared key today.
+func (c *Config) allows(s *session) bool {
+	if s.ppk == "" && c.PPKRequired || s.ppk != "" && !slices.ContainsFunc(c.PPKs, func(p ident.PPK) bool { return string(p.ID) == s.ppk }) {
+		return false
+	}
+	return slices.ContainsFunc(c.Proposals, func(p suite.IKEProposal) bool { return p.Allows(s.suite) })
 }
 
 // stillBelieved checks, in a job, that what the peer proved when the session began
