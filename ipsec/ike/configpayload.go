@@ -122,6 +122,16 @@ func (o *InternalOffer) validate(role Role) error {
 	case len(o.DNS) > maxInternal || len(o.Subnets) > maxSubnets:
 		return errors.New("internal offer: too many name servers (8) or networks (64)")
 	}
+	for _, a := range o.DNS {
+		if !assignable(a) {
+			return errors.New("internal offer: name server " + a.String() + " is no address of a host")
+		}
+	}
+	for _, n := range o.Subnets {
+		if !n.IsValid() || n.Addr().Is4In6() || n != n.Masked() {
+			return errors.New("internal offer: " + n.String() + " is no network")
+		}
+	}
 	return nil
 }
 

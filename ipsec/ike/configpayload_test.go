@@ -278,6 +278,15 @@ func TestInternalConfigErrors(t *testing.T) {
 		"request of nine":          func(c *Config) { c.InternalRequest = &InternalRequest{Addresses: slices.Repeat(addrs("0.0.0.0"), 9)} },
 		"offer of an initiator":    func(c *Config) { c.InternalOffer = &InternalOffer{Pool: mustPool(t, "10.9.0.0/24")} },
 		"offer without a pool":     func(c *Config) { c.Role, c.InternalOffer = RoleResponder, &InternalOffer{} },
+		"offer of a group": func(c *Config) {
+			c.Role, c.InternalOffer = RoleResponder, &InternalOffer{Pool: mustPool(t, "10.9.0.0/24"), DNS: addrs("224.0.0.1")}
+		},
+		"offer of a host in a network": func(c *Config) {
+			c.Role, c.InternalOffer = RoleResponder, &InternalOffer{Pool: mustPool(t, "10.9.0.0/24"), Subnets: []netip.Prefix{netip.MustParsePrefix("10.2.0.1/16")}}
+		},
+		"offer of the zero Prefix": func(c *Config) {
+			c.Role, c.InternalOffer = RoleResponder, &InternalOffer{Pool: mustPool(t, "10.9.0.0/24"), Subnets: []netip.Prefix{{}}}
+		},
 		"offer of nine name servers": func(c *Config) {
 			c.Role, c.InternalOffer = RoleResponder, &InternalOffer{Pool: mustPool(t, "10.9.0.0/24"), DNS: slices.Repeat(addrs("10.0.0.1"), 9)}
 		},

@@ -120,9 +120,11 @@ var sealedAnswers = map[string]string{
 // and its like for SHA-1, RFC 2202, Section 3 (test cases 2); RFC 3566, Section
 // 4.2 (test case 4), which RFC 4434, Section 3, has too.
 var macAnswers = map[int]struct{ key, text, mac string }{
-	16: {"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
+	16: {
+		"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f",
 		"\x00\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x11\x12\x13",
-		"47f51b4564966215b8985c63055ed308"},
+		"47f51b4564966215b8985c63055ed308",
+	},
 	20: {hmacKey, hmacText, "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"},
 	32: {hmacKey, hmacText, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"},
 	48: {hmacKey, hmacText, "af45d2e376484031617f78d2b58a6b1b9c7ef464f5a01b47e42ec3736322445e8e2240ca5e69e2c78b3239ecfab21649"},
