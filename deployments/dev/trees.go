@@ -35,7 +35,7 @@ func trees() []tree {
 			lab.TreeLibreswan,
 			[]string{"trixie"},
 			// libreswan depends on "host", which debootstrap does not resolve.
-			[]string{"libreswan", "bind9-host", "libnss3-tools", "iproute2", "nftables"},
+			[]string{"libreswan", "bind9-host", "libnss3-tools", "openssl", "iproute2", "nftables"},
 			"libreswan",
 		},
 	}
@@ -57,7 +57,7 @@ func setupTrees(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if noted, err := os.ReadFile(dir + ".ready"); err == nil {
+		if noted, err := os.ReadFile(dir + ".ready"); err == nil && strings.HasSuffix(string(noted), t.contents()) {
 			fmt.Printf("%s: %s", t.name, noted)
 			continue
 		}
@@ -68,9 +68,13 @@ func setupTrees(ctx context.Context) error {
 	return setupKernel(ctx)
 }
 
+// contents is noted so that a tree with other packages is made anew.
+func (t tree) contents() string { return "with " + strings.Join(t.packages, " ") + "\n" }
+
 // make fetches the first release that can be had, and notes what it was when
 // everything is there.
 func (t tree) make(ctx context.Context, dir string) error {
+	os.Remove(dir + ".ready")
 	var failed error
 	for _, release := range t.releases {
 		if err := run0(ctx, "rm", "-rf", dir); err != nil {
@@ -92,7 +96,7 @@ func (t tree) make(ctx context.Context, dir string) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(dir+".ready", []byte(fmt.Sprintf("%s, %s", release, version)), 0o644)
+		return os.WriteFile(dir+".ready", []byte(fmt.Sprintf("%s, %s%s", release, version, t.contents())), 0o644)
 	}
 	return failed
 }

@@ -20,6 +20,8 @@ type cable struct {
 	hold [2]bool // what comes from this side
 	held [2][][]byte
 	ends [2]*os.File
+	// leaked counts packets between the LANs that were not protected.
+	leaked int
 }
 
 // newCable puts the cable into a namespace between the two, with the interfaces of
@@ -91,6 +93,9 @@ func (c *cable) forward(from int) {
 			continue
 		}
 		c.mu.Lock()
+		if isClear(b[:n]) {
+			c.leaked++
+		}
 		if c.hold[from] && isIKE(b[:n]) {
 			c.held[from] = append(c.held[from], append([]byte(nil), b[:n]...))
 			c.mu.Unlock()
@@ -117,6 +122,19 @@ func isIKE(frame []byte) bool {
 		return binary.BigEndian.Uint32(frame[udp+8:]) == 0
 	}
 	return false
+}
+
+// isClear tells packets of the LANs, which have addresses in 10.0.0.0/8.
+func isClear(frame []byte) bool {
+	const ip = vnetHeader + 14
+	return len(frame) > ip+20 && frame[ip]>>4 == 4 && frame[ip+12] == 10
+}
+
+// clear is how many packets passed that should have been protected.
+func (c *cable) clear() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.leaked
 }
 
 // holdUp keeps the IKE messages of the named sides.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/strongswan/govici/vici"
 )
 
 // CharonPrograms are the files that a Charon of the host needs, for Require.
@@ -102,7 +104,7 @@ func (c CharonConfig) Start(ctx context.Context, host *Namespace, dir string) (*
 	}
 	d := &Charon{host: host, dir: dir, config: c}
 	var err error
-	d.Program, err = host.Start(nil, d.env(), c.Tree.argv(dir, "/usr/sbin/charon-systemd")...)
+	d.Program, err = host.Start(nil, d.env(), c.Tree.Command(dir, "/usr/sbin/charon-systemd")...)
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +150,15 @@ func (c *Charon) await(ctx context.Context) error {
 	}
 }
 
+// Session opens a connection to the daemon's control socket.
+func (c *Charon) Session() (*vici.Session, error) {
+	s, err := vici.NewSession(vici.WithAddr("unix", filepath.Join(c.dir, "vici")))
+	if err != nil {
+		return nil, fmt.Errorf("connect with charon: %w", err)
+	}
+	return s, nil
+}
+
 // Output is what the daemon logged, and those before it in the same directory.
 func (c *Charon) Output() string {
 	b, err := os.ReadFile(filepath.Join(c.dir, "charon.log"))
@@ -162,5 +173,5 @@ func (c *Charon) Swanctl(ctx context.Context, args ...string) (string, error) {
 	argv := append([]string{"env"}, c.env()...)
 	argv = append(append(argv, "swanctl"), args...)
 	argv = append(argv, "--uri", "unix://"+filepath.Join(c.config.Tree.inside(c.dir), "vici"))
-	return c.host.Run(ctx, c.config.Tree.argv(c.dir, argv...)...)
+	return c.host.Run(ctx, c.config.Tree.Command(c.dir, argv...)...)
 }

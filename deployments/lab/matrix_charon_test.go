@@ -2,11 +2,14 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/strongswan/govici/vici"
 
 	"github.com/swanherd/swanherd/deployments/lab"
 )
@@ -32,7 +35,6 @@ type peer interface {
 // peerSAs is what a peer has.
 type peerSAs struct {
 	ike      int
-	rekeying bool // one of them
 	busy     bool // with an exchange
 	children []peerChild
 }
@@ -68,14 +70,27 @@ func (p *charonPeer) start() {
 	p.x.t.Cleanup(func() { daemon.Stop(5 * time.Second) })
 }
 
-func (p *charonPeer) swanctl(ctx context.Context, args ...string) error {
-	_, err := p.daemon.Swanctl(ctx, args...)
-	return err
+// call gives the daemon a command and waits for its end. Each has a session of
+// its own, so that one that waits holds up no other.
+func (p *charonPeer) call(ctx context.Context, command string, arguments map[string]string) error {
+	session, err := p.daemon.Session()
+	if err != nil {
+		return err
+	}
+	defer session.Close()
+	m, err := vici.MarshalMessage(arguments)
+	if err != nil {
+		return err
+	}
+	if _, err := session.Call(ctx, command, m); err != nil {
+		return fmt.Errorf("their %s of %v: %w", command, arguments, err)
+	}
+	return nil
 }
 
 func (p *charonPeer) initiate(ctx context.Context) error {
 	for _, child := range p.x.children {
-		if err := p.swanctl(ctx, "--initiate", "--child", child); err != nil {
+		if err := p.call(ctx, "initiate", map[string]string{"child": child, "loglevel": "-1"}); err != nil {
 			return err
 		}
 	}
@@ -83,27 +98,49 @@ func (p *charonPeer) initiate(ctx context.Context) error {
 }
 
 func (p *charonPeer) rekeyIKE(ctx context.Context) error {
-	return p.swanctl(ctx, "--rekey", "--ike", "ours")
+	return p.call(ctx, "rekey", map[string]string{"ike": "ours"})
 }
 
 func (p *charonPeer) rekeyChild(ctx context.Context, child string) error {
-	return p.swanctl(ctx, "--rekey", "--child", child)
+	return p.call(ctx, "rekey", map[string]string{"child": child})
 }
 
 func (p *charonPeer) closeIKE(ctx context.Context) error {
-	return p.swanctl(ctx, "--terminate", "--ike", "ours")
+	return p.call(ctx, "terminate", map[string]string{"ike": "ours", "loglevel": "-1"})
 }
 
 func (p *charonPeer) closeChild(ctx context.Context, child string) error {
-	return p.swanctl(ctx, "--terminate", "--child", child)
+	return p.call(ctx, "terminate", map[string]string{"child": child, "loglevel": "-1"})
+}
+
+// list returns the IKE SAs with all that is known of them, in the order in which
+// they were made.
+func (p *charonPeer) list(ctx context.Context) ([]*vici.Message, error) {
+	session, err := p.daemon.Session()
+	if err != nil {
+		return nil, err
+	}
+	defer session.Close()
+	var out []*vici.Message
+	for m, err := range session.CallStreaming(ctx, "list-sas", "list-sa", nil) {
+		if err != nil {
+			return nil, fmt.Errorf("list their SAs: %w", err)
+		}
+		for _, name := range m.Keys() {
+			if sa, ok := m.Get(name).(*vici.Message); ok {
+				out = append(out, sa)
+			}
+		}
+	}
+	return out, nil
 }
 
 func (p *charonPeer) show() string {
-	out, err := p.daemon.Swanctl(context.Background(), "--list-sas")
+	list, err := p.list(context.Background())
 	if err != nil {
 		return err.Error()
 	}
-	return out
+	return fmt.Sprint(list)
 }
 
 // log is what the daemons of the case wrote, without our own commands.
@@ -121,49 +158,32 @@ func (p *charonPeer) kill()                 { p.daemon.Kill() }
 func (p *charonPeer) done() <-chan struct{} { return p.daemon.Done() }
 
 func (p *charonPeer) sas(ctx context.Context) (peerSAs, error) {
-	out, err := p.daemon.Swanctl(ctx, "--list-sas", "--raw", "--pretty")
+	list, err := p.list(ctx)
 	if err != nil {
 		return peerSAs{}, err
 	}
-	return parseSAs(out)
-}
-
-// parseSAs reads the sections of `swanctl --list-sas --raw --pretty`.
-func parseSAs(text string) (peerSAs, error) {
 	var s peerSAs
-	var path []map[string]string
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		switch {
-		case strings.HasSuffix(line, "{"):
-			path = append(path, map[string]string{})
-		case line == "}" && len(path) > 0:
-			v := path[len(path)-1]
-			path = path[:len(path)-1]
-			switch {
-			case len(path) == 1 && v["state"] == "ESTABLISHED":
-				s.ike++
-			case len(path) == 3 && v["state"] == "INSTALLED":
-				in, err := strconv.ParseUint(v["spi-in"], 16, 32)
-				if err != nil {
-					return s, fmt.Errorf("their list of SAs: %w", err)
-				}
-				out, err := strconv.ParseUint(v["spi-out"], 16, 32)
-				if err != nil {
-					return s, fmt.Errorf("their list of SAs: %w", err)
-				}
-				s.children = append(s.children, peerChild{v["name"], uint32(in), uint32(out)})
+	for _, sa := range list {
+		if sa.Get("state") == "ESTABLISHED" {
+			s.ike++
+		}
+		s.busy = s.busy || sa.Get("tasks-active") != nil || sa.Get("tasks-queued") != nil
+		children, ok := sa.Get("child-sas").(*vici.Message)
+		if !ok {
+			continue
+		}
+		for _, key := range children.Keys() {
+			c, ok := children.Get(key).(*vici.Message)
+			if !ok || c.Get("state") != "INSTALLED" {
+				continue
 			}
-			if len(path) == 1 && (v["tasks-active"] != "" || v["tasks-queued"] != "") {
-				s.busy = true
+			name, _ := c.Get("name").(string)
+			in, err1 := strconv.ParseUint(fmt.Sprint(c.Get("spi-in")), 16, 32)
+			out, err2 := strconv.ParseUint(fmt.Sprint(c.Get("spi-out")), 16, 32)
+			if err := errors.Join(err1, err2); err != nil {
+				return s, fmt.Errorf("list their SAs: %w", err)
 			}
-			if strings.HasPrefix(v["state"], "REKEYING") {
-				s.rekeying = true
-			}
-		case len(path) > 0:
-			if name, value, ok := strings.Cut(line, "="); ok {
-				path[len(path)-1][strings.TrimSpace(name)] = strings.TrimSpace(value)
-			}
+			s.children = append(s.children, peerChild{name, uint32(in), uint32(out)})
 		}
 	}
 	return s, nil

@@ -141,10 +141,19 @@ func closeIKE(by side) step {
 	}}
 }
 
-// again begins the tunnel anew where that is theirs to do, and waits for it.
+// again begins the tunnel anew where that is theirs to do, and waits for it. A
+// peer that is about to drop its old IKE SA may still put the Child SA on that
+// one, and begin by itself when it has noticed.
 func (x *run) again() {
 	if x.initiates == theirs {
-		x.must(x.peer.initiate(x.ctx))
+		x.await("the peer to begin again", func() (bool, string) {
+			err := x.peer.initiate(x.ctx)
+			if err == nil {
+				return true, ""
+			}
+			far, _ := x.peer.sas(x.ctx)
+			return len(far.children) == x.childCount, err.Error()
+		})
 	}
 	x.settle("the tunnel to come up again")
 }

@@ -42,8 +42,8 @@ func OpenTree(name string) (Tree, error) {
 	return Tree{Root: dir}, nil
 }
 
-// treeDir is where the directory of a program in a tree appears to it.
-const treeDir = "/run/lab"
+// TreeMount is where the directory of a program in a tree appears to it.
+const TreeMount = "/run/lab"
 
 // enterTree prepares a tree in a mount namespace of its own, so that nothing of
 // it is seen outside and nothing is left, and runs a program in it.
@@ -61,13 +61,31 @@ func (t Tree) inside(dir string) string {
 	if t.Root == "" {
 		return dir
 	}
-	return treeDir
+	return TreeMount
 }
 
-// argv runs a program in the tree that sees dir.
-func (t Tree) argv(dir string, argv ...string) []string {
+// Command is what runs a program in the tree, with dir at TreeMount; on the
+// host it is the program.
+func (t Tree) Command(dir string, argv ...string) []string {
 	if t.Root == "" {
 		return argv
 	}
 	return append([]string{"unshare", "--mount", "sh", "-c", enterTree, t.Root, dir}, argv...)
+}
+
+// Client is what runs a program of the tree on the host, with the libraries of
+// the tree: for clients of a daemon that need none of its files.
+func (t Tree) Client(program string, args ...string) ([]string, error) {
+	find := func(pattern string) string {
+		matches, err := filepath.Glob(filepath.Join(t.Root, pattern))
+		if err != nil || len(matches) == 0 {
+			return ""
+		}
+		return matches[0]
+	}
+	linker, libraries := find("usr/lib64/ld-linux-*.so.*"), find("usr/lib/*-linux-gnu")
+	if linker == "" || libraries == "" {
+		return nil, fmt.Errorf("run %s of %s: no dynamic linker, or no libraries", program, t.Root)
+	}
+	return append([]string{linker, "--library-path", libraries, filepath.Join(t.Root, program)}, args...), nil
 }

@@ -1,0 +1,152 @@
+package lab_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+// guestEnv is set in a virtual machine.
+const guestEnv = "SWANHERD_GUEST"
+
+func inGuest() bool { return os.Getenv(guestEnv) != "" }
+
+// kernelModules are what the gateways in a virtual machine need.
+var kernelModules = []string{
+	"virtio_blk", "tun", "veth", "af_packet",
+	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "af_key",
+	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha_generic", "poly1305_generic",
+	"cbc", "ctr", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "drbg", "jitterentropy_rng", "aes_generic",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet",
+}
+
+// TestInteropKernel runs our engine against strongSwan with the kernel's ESP,
+// which has what charon's own lacks. The host's kernel may have none, so it runs
+// in a virtual machine.
+func TestInteropKernel(t *testing.T) {
+	if inGuest() {
+		runCases(t, kernelCases(), newKernelCharonPeer)
+		return
+	}
+	runInGuest(t, lab.TreeStrongSwan)
+}
+
+// newKernelCharonPeer is the strongSwan of the root.
+func newKernelCharonPeer(x *run) peer {
+	p := newCharonPeer(lab.Tree{})(x).(*charonPeer)
+	p.config.KernelESP = true
+	return p
+}
+
+// runInGuest runs the test that calls it, and no other, in a virtual machine
+// with the trees as disks, and reports its subtests here.
+func runInGuest(t *testing.T, trees ...string) {
+	if testing.Short() {
+		return // with the race detector it would take very long
+	}
+	lab.Require(t, "qemu-system-x86_64")
+	vm := lab.VM{
+		Modules: kernelModules, MemoryMB: 1024, CPUs: 2,
+		Args: []string{"-test.v", "-test.run=^" + t.Name() + "$", "-test.timeout=15m", "-test.parallel=3"},
+		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
+	}
+	kernel, err := lab.OpenTree(lab.KernelDir)
+	if err != nil {
+		t.Skipf("SKIPPED, so not run: %v", err)
+	}
+	vm.Kernel = kernel.Root
+	for _, name := range trees {
+		tree, err := lab.OpenTree(name)
+		if err != nil {
+			t.Skipf("SKIPPED, so not run: %v", err)
+		}
+		vm.Disks = append(vm.Disks, tree.Root+".img")
+	}
+	if vm.Program, err = os.Executable(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 16*time.Minute)
+	defer cancel()
+	r, w := io.Pipe()
+	done := make(chan int)
+	go func() { done <- reportGuest(t, r) }()
+	status, err := vm.Run(ctx, w)
+	w.Close()
+	ran := <-done
+	switch {
+	case err != nil:
+		t.Fatal(err)
+	case ran == 0:
+		t.Fatal("nothing ran in the virtual machine")
+	case status != 0 && !t.Failed():
+		t.Fatalf("the test in the virtual machine ended with status %d", status)
+	}
+}
+
+// verdict is a line of a test of the guest that has ended.
+var verdict = regexp.MustCompile(`^\s*--- (PASS|FAIL|SKIP): (\S+) \((.*)\)$`)
+
+// reportGuest makes a subtest here of each one there, with what it printed, and
+// returns how many ended.
+func reportGuest(t *testing.T, console io.Reader) int {
+	lines := bufio.NewScanner(console)
+	lines.Buffer(nil, 1<<20)
+	ran := 0
+	current := ""
+	output := map[string][]string{}
+	var verdicts [][]string
+	for lines.Scan() {
+		line := lines.Text()
+		if testing.Verbose() {
+			fmt.Fprintln(t.Output(), line)
+		}
+		if m := regexp.MustCompile(`^=== (?:NAME|RUN|CONT|PAUSE)\s+(\S+)`).FindStringSubmatch(line); m != nil {
+			current = m[1]
+			continue
+		}
+		if m := verdict.FindStringSubmatch(line); m != nil {
+			verdicts = append(verdicts, m)
+			continue
+		}
+		output[current] = append(output[current], line)
+	}
+	parents := map[string]bool{}
+	for _, v := range verdicts {
+		if i := strings.LastIndex(v[2], "/"); i >= 0 {
+			parents[v[2][:i]] = true
+		}
+	}
+	for _, v := range verdicts {
+		name, ok := strings.CutPrefix(v[2], t.Name()+"/")
+		if !ok || parents[v[2]] {
+			continue
+		}
+		ran++
+		t.Run(name, func(t *testing.T) {
+			text := strings.Join(output[v[2]], "\n")
+			switch v[1] {
+			case "FAIL":
+				t.Errorf("in the virtual machine, after %s:\n%s", v[3], text)
+			case "SKIP":
+				t.Skipf("in the virtual machine:\n%s", text)
+			}
+		})
+	}
+	if ran == 0 {
+		t.Logf("the virtual machine said:\n%s", strings.Join(output[""], "\n"))
+	}
+	return ran
+}
+
+// kernelCases need the kernel's ESP at the peer.
+func kernelCases() []interopCase {
+	return each(interopCase{name: "esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()})
+}
