@@ -51,4 +51,5 @@
 //	mailbox_full     the loop that owns the SPI has fallen behind: this host is overloaded
 //	no_tunnel        the peer's identity and address fit no tunnel: compare the configurations
 //	handshake        a half-open IKE SA came to nothing; the log says why, for each source now and then
+//	busy             a handshake that the processors could not take up soon: too many peers come at once
 package health

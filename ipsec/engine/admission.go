@@ -18,6 +18,16 @@ const (
 	// refuseFactor is how many times its rate a source may be over before it
 	// gets no answer at all.
 	refuseFactor = 8
+	// What has been admitted and waits for the workers may take them backlogCookies
+	// before cookies are demanded, and strangersBacklog before strangers are turned
+	// away: they ask again, and by then the wait is shorter. Configured peers have
+	// some more time.
+	backlogCookies   = 250 * time.Millisecond
+	strangersBacklog = time.Second
+	peersBacklog     = 4 * time.Second
+	// reserved is the part of the half-open responders that strangers cannot
+	// take.
+	reserved = 4
 	// Sizes of the tables of sources.
 	knownBuckets, strangerBuckets = 8192, 8192
 )
@@ -29,6 +39,9 @@ type admission struct {
 	limits    Limits
 	known     rates // sources that are configured peers have a budget of their own
 	strangers rates
+	// backlog is how long the handshakes that were admitted keep the workers busy,
+	// as far as measured.
+	backlog func() time.Duration
 
 	cookiesUntil atomic.Int64 // nanoseconds since 1970
 
@@ -47,7 +60,7 @@ func newRates(l Limits, buckets int) rates {
 	}
 }
 
-func newAdmission(c Config, counters *counters) (*admission, error) {
+func newAdmission(c Config, counters *counters, backlog func() time.Duration) (*admission, error) {
 	cookies, err := ike.NewCookieSecret(time.Now(), c.Rand)
 	if err != nil {
 		return nil, err
@@ -58,28 +71,30 @@ func newAdmission(c Config, counters *counters) (*admission, error) {
 		known:     newRates(c.Limits, knownBuckets),
 		strangers: newRates(c.Limits, strangerBuckets),
 		cookies:   cookies,
+		backlog:   backlog,
 	}, nil
 }
 
 // decide returns whether an IKE_SA_INIT request goes on to the front loop; it
 // then counts as half open. If not, reply is what to answer, nil for nothing.
 // A source that is proved is not asked for a cookie: with TCP its address is (RFC
-// 9329, Section 6.3).
-func (a *admission) decide(now time.Time, source netip.Addr, known, proved bool, b []byte) (admitted bool, reply []byte) {
+// 9329, Section 6.3). peers is how many configured peers have that address: many
+// sites behind one carrier's NAT have as much as many addresses.
+func (a *admission) decide(now time.Time, source netip.Addr, peers int, proved bool, b []byte) (admitted bool, reply []byte) {
 	nonce, cookie, ok := scanInit(b)
 	if !ok {
 		a.counters.drop(DropInitMalformed)
 		return false, nil
 	}
-	r := a.strangers
-	if known {
-		r = a.known
+	r, room, patience := a.strangers, a.limits.HalfOpen-a.limits.HalfOpen/reserved, strangersBacklog
+	if peers > 0 {
+		r, room, patience = a.known, a.limits.HalfOpen, peersBacklog
 	}
-	if !r.hard.allow(source, now) {
+	if !r.hard.allowOf(source, now, peers) {
 		a.counters.drop(DropRate)
 		return false, nil
 	}
-	overRate := !r.soft.allow(source, now)
+	overRate := !r.soft.allowOf(source, now, peers)
 	if !proved && (a.loaded(now) || overRate) {
 		spi := wire.SPI(b[:8])
 		if cookie == nil || !a.check(now, cookie, source, spi, nonce) {
@@ -88,7 +103,11 @@ func (a *admission) decide(now time.Time, source netip.Addr, known, proved bool,
 			return false, a.demand(now, source, wire.ExchangeType(b[18]), spi, nonce)
 		}
 	}
-	if a.counters.halfOpen.Add(1) > int64(a.limits.HalfOpen) {
+	if a.backlog() > patience {
+		a.counters.drop(DropBusy)
+		return false, nil
+	}
+	if a.counters.halfOpen.Add(1) > int64(room) {
 		a.counters.halfOpen.Add(-1)
 		a.counters.drop(DropHalfOpenFull)
 		return false, nil
@@ -102,7 +121,7 @@ func (a *admission) loaded(now time.Time) bool {
 		return true
 	}
 	t := now.UnixNano()
-	if a.counters.halfOpen.Load() >= int64(a.limits.CookieThreshold) {
+	if a.counters.halfOpen.Load() >= int64(a.limits.CookieThreshold) || a.backlog() > backlogCookies {
 		a.cookiesUntil.Store(t + int64(cookiesStay))
 		return true
 	}
@@ -140,8 +159,8 @@ func (a *admission) demand(now time.Time, source netip.Addr, exchange wire.Excha
 // admit takes an IKE_SA_INIT request from a receiving goroutine to the front
 // loop, or answers it without keeping anything.
 func (e *Engine) admit(now time.Time, w way, b []byte) {
-	_, known := e.index.Load().matcher.peersAt[w.remote.Addr().Unmap()]
-	admitted, reply := e.front.admission.decide(now, w.remote.Addr(), known, w.tcp, b)
+	peers := len(e.index.Load().matcher.peersAt[w.remote.Addr().Unmap()])
+	admitted, reply := e.front.admission.decide(now, w.remote.Addr(), peers, w.tcp, b)
 	if reply != nil {
 		e.sendOver(w, reply)
 	}

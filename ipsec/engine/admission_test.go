@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -15,7 +16,7 @@ func newTestAdmission(t *testing.T, l Limits) (*admission, *counters) {
 	t.Helper()
 	c := Config{Limits: l}.withDefaults()
 	var counts counters
-	a, err := newAdmission(c, &counts)
+	a, err := newAdmission(c, &counts, func() time.Duration { return 0 })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,22 +47,22 @@ func TestAdmissionDemandsCookies(t *testing.T) {
 	nonce := &wire.Nonce{Data: testNonce}
 	plain := initRequest(t, nonce)
 
-	admitted, reply := a.decide(now, source, false, false, plain)
+	admitted, reply := a.decide(now, source, 0, false, plain)
 	if admitted || len(reply) == 0 || len(reply) > len(plain)+32 {
 		t.Fatalf("without a cookie: admitted %v, reply of %d octets", admitted, len(reply))
 	}
 	cookie := cookieIn(t, reply)
 	with := initRequest(t, cookie, nonce)
-	if admitted, _ := a.decide(now, other, false, false, with); admitted {
+	if admitted, _ := a.decide(now, other, 0, false, with); admitted {
 		t.Error("admitted with the cookie of another address")
 	}
-	if admitted, _ := a.decide(now, source, false, false, initRequest(t, cookie, &wire.Nonce{Data: bytes.Repeat([]byte{1}, 32)})); admitted {
+	if admitted, _ := a.decide(now, source, 0, false, initRequest(t, cookie, &wire.Nonce{Data: bytes.Repeat([]byte{1}, 32)})); admitted {
 		t.Error("admitted with the cookie of another nonce")
 	}
-	if admitted, _ := a.decide(now.Add(20*time.Second), source, false, false, with); !admitted {
+	if admitted, _ := a.decide(now.Add(20*time.Second), source, 0, false, with); !admitted {
 		t.Error("refused with the cookie")
 	}
-	if admitted, _ := a.decide(now.Add(5*time.Minute), source, false, false, with); admitted {
+	if admitted, _ := a.decide(now.Add(5*time.Minute), source, 0, false, with); admitted {
 		t.Error("admitted with an old cookie")
 	}
 	if got := counts.drops[DropCookieSent].Load(); got != 4 {
@@ -76,7 +77,7 @@ func TestAdmissionByLoad(t *testing.T) {
 	n := byte(0)
 	decide := func(at time.Duration) (bool, []byte) {
 		n++
-		return a.decide(now.Add(at), netip.AddrFrom4([4]byte{192, 0, 2, n}), false, false, request)
+		return a.decide(now.Add(at), netip.AddrFrom4([4]byte{192, 0, 2, n}), 0, false, request)
 	}
 	for i := range 2 {
 		if admitted, _ := decide(0); !admitted {
@@ -95,8 +96,8 @@ func TestAdmissionByLoad(t *testing.T) {
 	}
 	counts.halfOpen.Store(4)
 	source := netip.MustParseAddr("198.51.100.1")
-	_, reply := a.decide(now, source, false, false, request)
-	if admitted, reply := a.decide(now, source, false, false, initRequest(t, cookieIn(t, reply), &wire.Nonce{Data: testNonce})); admitted || reply != nil {
+	_, reply := a.decide(now, source, 0, false, request)
+	if admitted, reply := a.decide(now, source, 0, false, initRequest(t, cookieIn(t, reply), &wire.Nonce{Data: testNonce})); admitted || reply != nil {
 		t.Error("admitted beyond the limit of half-open responders")
 	}
 	if counts.drops[DropHalfOpenFull].Load() != 1 || counts.halfOpen.Load() != 4 {
@@ -111,7 +112,7 @@ func TestAdmissionByRate(t *testing.T) {
 	request := initRequest(t, &wire.Nonce{Data: testNonce})
 	admitted, challenged, refused := 0, 0, 0
 	for range 40 {
-		switch ok, reply := a.decide(now, source, false, false, request); {
+		switch ok, reply := a.decide(now, source, 0, false, request); {
 		case ok:
 			admitted++
 		case reply != nil:
@@ -126,7 +127,7 @@ func TestAdmissionByRate(t *testing.T) {
 	if counts.drops[DropRate].Load() != 24 {
 		t.Errorf("%d counted as over the rate", counts.drops[DropRate].Load())
 	}
-	if ok, _ := a.decide(now, source, true, false, request); !ok {
+	if ok, _ := a.decide(now, source, 1, false, request); !ok {
 		t.Error("a configured peer shares the budget of strangers")
 	}
 }
@@ -188,4 +189,104 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 	if newMatcher(targets[1:2]).welcome(addr("203.0.113.1")) != nil {
 		t.Error("a stranger is welcome where only an address is configured")
 	}
+}
+
+// TestAdmissionSharedAddress: sites behind one carrier's NAT have one address, and as
+// much of a budget as if each had its own. Strangers get no more for pretending.
+func TestAdmissionSharedAddress(t *testing.T) {
+	now, request := time.Now(), initRequest(t, &wire.Nonce{Data: testNonce})
+	for peers, want := range map[int]int{0: 16, 1: 16, 10: 160} {
+		a, counts := newTestAdmission(t, Limits{CookieThreshold: 10000})
+		admitted := 0
+		for range 1000 {
+			if ok, _ := a.decide(now, netip.MustParseAddr("192.0.2.1"), peers, false, request); ok {
+				admitted++
+			}
+		}
+		if admitted != want {
+			t.Errorf("%d peers: %d admitted at once, want %d", peers, admitted, want)
+		}
+		if heard := 1000 - int(counts.drops[DropRate].Load()); heard != min(refuseFactor*want, 1000) {
+			t.Errorf("%d peers: %d heard, want %d", peers, heard, min(refuseFactor*want, 1000))
+		}
+	}
+}
+
+// TestAdmissionReserve: however many strangers complete IKE_SA_INIT, configured peers
+// find room.
+func TestAdmissionReserve(t *testing.T) {
+	a, counts := newTestAdmission(t, Limits{HalfOpen: 100, CookieThreshold: 10000})
+	now, request := time.Now(), initRequest(t, &wire.Nonce{Data: testNonce})
+	from := func(net byte, peers int) (admitted int) {
+		for i := range byte(200) {
+			if ok, _ := a.decide(now, netip.AddrFrom4([4]byte{net, 0, 2, i}), peers, false, request); ok {
+				admitted++
+			}
+		}
+		return admitted
+	}
+	if n := from(203, 0); n != 75 {
+		t.Errorf("%d strangers have room, want 75", n)
+	}
+	if n := from(192, 1); n != 25 {
+		t.Errorf("%d configured peers have room beside them, want 25", n)
+	}
+	if n := counts.halfOpen.Load(); n != 100 {
+		t.Errorf("%d half open, want 100", n)
+	}
+}
+
+// TestAdmissionByBacklog: what is admitted is what the workers can do, as measured.
+func TestAdmissionByBacklog(t *testing.T) {
+	for _, test := range []struct {
+		backlog        time.Duration
+		stranger, peer bool // admitted with a cookie
+		cookie         bool
+	}{
+		{0, true, true, false},
+		{300 * time.Millisecond, true, true, true},
+		{2 * time.Second, false, true, true},
+		{5 * time.Second, false, false, true},
+	} {
+		a, counts := newTestAdmission(t, Limits{})
+		a.backlog = func() time.Duration { return test.backlog }
+		now, source, nonce := time.Now(), netip.MustParseAddr("192.0.2.1"), &wire.Nonce{Data: testNonce}
+		request := initRequest(t, nonce)
+		_, reply := a.decide(now, source, 1, false, request)
+		if got := reply != nil; got != test.cookie {
+			t.Errorf("%s: cookie demanded %v, want %v", test.backlog, got, test.cookie)
+		}
+		if reply != nil {
+			request = initRequest(t, cookieIn(t, reply), nonce)
+		}
+		stranger, _ := a.decide(now, source, 0, false, request)
+		peer, _ := a.decide(now, source, 1, false, request)
+		if stranger != test.stranger || peer != test.peer {
+			t.Errorf("%s: stranger admitted %v, want %v; peer %v, want %v", test.backlog, stranger, test.stranger, peer, test.peer)
+		}
+		if busy := counts.drops[DropBusy].Load(); (busy > 0) != (!test.peer || !test.stranger) {
+			t.Errorf("%s: %d dropped as busy", test.backlog, busy)
+		}
+	}
+}
+
+// TestPoolBacklog: the pool knows how long its queue takes.
+func TestPoolBacklog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newCryptoPool(1000)
+		p.start(2)
+		defer p.close()
+		work := func() { time.Sleep(10 * time.Millisecond) }
+		for range 200 {
+			p.submitStranger(work)
+		}
+		time.Sleep(500*time.Millisecond + time.Microsecond) // half of them, two at a time
+		if got := p.backlog(); got < 400*time.Millisecond || got > 600*time.Millisecond {
+			t.Errorf("100 jobs of 10 ms for two workers take %s, want about 500ms", got)
+		}
+		time.Sleep(time.Second)
+		if got := p.backlog(); got != 0 {
+			t.Errorf("an empty queue takes %s", got)
+		}
+	})
 }

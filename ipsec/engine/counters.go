@@ -22,6 +22,7 @@ const (
 	DropMailboxFull                     // the loop that owns the SPI has fallen behind
 	DropNoTunnel                        // the peer's identity and address fit no tunnel
 	DropHandshake                       // the half-open IKE SA came to nothing: malformed, no proposal, timed out
+	DropBusy                            // the workers have more handshakes than they can do soon
 	dropReasons
 )
 
@@ -40,6 +41,7 @@ var dropNames = [dropReasons]string{
 	DropMailboxFull:   "mailbox_full",
 	DropNoTunnel:      "no_tunnel",
 	DropHandshake:     "handshake",
+	DropBusy:          "busy",
 }
 
 // String returns the reason as a label for metrics.

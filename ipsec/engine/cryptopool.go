@@ -1,6 +1,9 @@
 package engine
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // jobClass decides which work goes first when there is more than the workers
 // can do.
@@ -26,8 +29,12 @@ type cryptoPool struct {
 	established   fifo[func()]
 	handshakes    fifo[func()]
 	maxHandshakes int
-	closed        bool
-	workers       sync.WaitGroup
+	// size is the number of workers, cost how long a handshake's job takes them on
+	// average, in nanoseconds.
+	size    int
+	cost    int64
+	closed  bool
+	workers sync.WaitGroup
 }
 
 func newCryptoPool(maxHandshakes int) *cryptoPool {
@@ -38,6 +45,9 @@ func newCryptoPool(maxHandshakes int) *cryptoPool {
 
 // start runs n workers until close.
 func (p *cryptoPool) start(n int) {
+	p.mu.Lock()
+	p.size = n
+	p.mu.Unlock()
 	for range n {
 		p.workers.Go(p.runWorker)
 	}
@@ -81,26 +91,44 @@ func (p *cryptoPool) close() {
 
 func (p *cryptoPool) runWorker() {
 	for {
-		run, ok := p.next()
+		run, class, ok := p.next()
 		if !ok {
 			return
 		}
+		begun := time.Now()
 		run()
+		if class == jobHandshake {
+			p.measure(time.Since(begun))
+		}
 	}
 }
 
-func (p *cryptoPool) next() (func(), bool) {
+// measure counts how long a handshake's job took, the latest ones for the most.
+func (p *cryptoPool) measure(took time.Duration) {
+	p.mu.Lock()
+	p.cost += (int64(took) - p.cost) / 16
+	p.mu.Unlock()
+}
+
+// backlog is how long the workers need for the handshakes that wait.
+func (p *cryptoPool) backlog() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return time.Duration(p.cost * int64(p.handshakes.len()) / int64(max(p.size, 1)))
+}
+
+func (p *cryptoPool) next() (func(), jobClass, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for {
 		if p.closed {
-			return nil, false
+			return nil, jobEstablished, false
 		}
 		if run, ok := p.established.pop(); ok {
-			return run, true
+			return run, jobEstablished, true
 		}
 		if run, ok := p.handshakes.pop(); ok {
-			return run, true
+			return run, jobHandshake, true
 		}
 		p.wake.Wait()
 	}

@@ -52,7 +52,7 @@ type half struct {
 }
 
 func newFront(e *Engine) (*front, error) {
-	a, err := newAdmission(e.config, &e.counters)
+	a, err := newAdmission(e.config, &e.counters, e.pool.backlog)
 	if err != nil {
 		return nil, fmt.Errorf("make cookie secret: %w", err)
 	}

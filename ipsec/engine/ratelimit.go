@@ -34,7 +34,12 @@ func newRateLimiter(perSecond, burst, buckets int) *rateLimiter {
 
 // allow reports whether one more event from source is within its rate, and
 // counts it if so. It may be called from any goroutine.
-func (l *rateLimiter) allow(source netip.Addr, now time.Time) bool {
+func (l *rateLimiter) allow(source netip.Addr, now time.Time) bool { return l.allowOf(source, now, 1) }
+
+// allowOf is allow for a source that share as many have, each with a rate of its
+// own.
+func (l *rateLimiter) allowOf(source netip.Addr, now time.Time, share int) bool {
+	interval := l.interval / int64(max(share, 1))
 	key := source.As16()
 	size := 16
 	if source.Is6() && !source.Is4In6() {
@@ -44,7 +49,7 @@ func (l *rateLimiter) allow(source netip.Addr, now time.Time) bool {
 	t := now.UnixNano()
 	for {
 		old := bucket.Load()
-		next := max(old, t) + l.interval
+		next := max(old, t) + interval
 		if next-t > l.burst {
 			return false
 		}
