@@ -164,6 +164,7 @@ func (a *authTask) reject(err *Error) {
 	t.listenOn(sa)
 	t.failures++
 	t.report(err)
+	t.retryReauth(sa)
 	t.doubtPeer(err)
 	sa.init.destroy()
 	sa.init = nil
@@ -181,8 +182,12 @@ func (a *authTask) established(m *message) {
 		return
 	}
 	sa.readAuthExtras(m)
+	if m.notify(wire.NotifyInitialContact) != nil {
+		t.initialContact(sa)
+	}
 	t.establish(sa)
 	sa.takeInternal(m)
+	sa.obeyLifetime(m)
 	if a.cfg == nil {
 		a.childlessAnswered(i)
 		return
@@ -380,12 +385,25 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 	})
 }
 
+// isFirst reports whether sa, which is in the making, is the only IKE SA with the
+// peer as far as this end knows, so that INITIAL_CONTACT may say so (RFC 7296,
+// Section 2.4). Not where other tunnels are between the same two identities: by
+// those the notification means them too.
+func (t *Tunnel) isFirst(sa *ikeSA) bool {
+	for _, o := range t.sas {
+		if o != sa && o.state.in(stateUsable) {
+			return false
+		}
+	}
+	return !t.cfg.SharedIdentities
+}
+
 // initialContact drops what the peer no longer has (RFC 7296, Section 2.4). IKE
-// SAs that were being negotiated at the same time are left for
+// SAs that the other end was beginning at the same time are left for
 // resolveDuplicates: the peer sent the notification before it knew of them.
 func (t *Tunnel) initialContact(fresh *ikeSA) {
 	for _, old := range t.sas {
-		if old == fresh || !old.state.in(stateUsable) || old.origin.initiator && !old.origin.established.Before(fresh.begun) {
+		if old == fresh || !old.state.in(stateUsable) || old.origin.initiator != fresh.initiator && !old.origin.established.Before(fresh.begun) {
 			continue
 		}
 		t.ikeDown(old, ReasonPeerRestarted)

@@ -10,6 +10,7 @@ func (sa *ikeSA) authExtras(request *message) []wire.Payload {
 	if request == nil {
 		return append(extras, sa.askForTicket()...)
 	}
+	extras = append(extras, sa.lifetimeNotify()...)
 	return append(extras, sa.ticketAnswer(request)...)
 }
 

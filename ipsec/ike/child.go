@@ -44,6 +44,11 @@ type childSA struct {
 	localTS, remoteTS []ts.Selector
 	outboundKey       []byte // until promoted
 	sending           bool   // its outbound SA is installed
+	// ready is true once the peer is known to receive on it: it has answered
+	// our request for it, or has shown that it got our answer to its own, which
+	// was on madeOn.
+	ready  bool
+	madeOn *ikeSA
 	// initiator is true if this end began the exchange that made it.
 	initiator bool
 	// lowestNonce is the lower nonce of that exchange (RFC 7296, Section
@@ -129,6 +134,7 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 		t: t, ike: sa, name: spec.cfg.Name, inbound: spec.inbound, outbound: spec.outbound,
 		suite: spec.suite, mode: spec.mode, localTS: spec.localTS, remoteTS: spec.remoteTS,
 		outboundKey: out, initiator: spec.initiator, lowestNonce: spec.lowestNonce, replaces: spec.replaces,
+		madeOn: sa, ready: spec.initiator,
 	}
 	t.setLifetime(c, spec.cfg)
 	t.children = append(t.children, c)
@@ -231,6 +237,20 @@ func (t *Tunnel) promote(c *childSA) {
 	})
 }
 
+// takeTraffic moves outgoing traffic to a Child SA that we have just made, unless
+// another IKE SA has taken over from its one meanwhile and has the traffic.
+func (t *Tunnel) takeTraffic(c *childSA) {
+	if c.ike.redundant {
+		c.redundant = true
+		for _, o := range t.children {
+			if o.name == c.name && o.sending && o.ike != c.ike {
+				return
+			}
+		}
+	}
+	t.promote(c)
+}
+
 // promoteBest gives outgoing traffic of a name that has no SA to the best Child
 // SA left.
 func (t *Tunnel) promoteBest(name string) {
@@ -242,7 +262,7 @@ func (t *Tunnel) promoteBest(name string) {
 		if c.name != name || c.outboundKey == nil || !c.known() || c.state == childInstalling {
 			continue
 		}
-		if best == nil || c.live() || !best.live() {
+		if best == nil || c.fitness() >= best.fitness() {
 			best = c
 		}
 	}
@@ -251,10 +271,48 @@ func (t *Tunnel) promoteBest(name string) {
 	}
 }
 
+// fitness orders what outgoing traffic may take: what the peer can receive goes
+// before what is to stay, and what is being deleted comes last of its kind.
+func (c *childSA) fitness() int {
+	n := 0
+	if c.ready {
+		n += 4
+	}
+	if c.state != childDeleting && !c.wantDelete {
+		n += 2
+	}
+	if c.live() {
+		n++
+	}
+	return n
+}
+
+// confirmChildren notes that the peer has sent a new request on sa: it has our
+// answers to those before, for it waits for them (RFC 7296, Section 2.3), and so
+// can receive on the Child SAs that they made.
+func (t *Tunnel) confirmChildren(sa *ikeSA) {
+	for _, c := range t.children {
+		c.ready = c.ready || c.madeOn == sa
+	}
+}
+
+// confirm notes that the peer has deleted an IKE SA that sa is to take the place of:
+// it has our answer to the IKE_AUTH that made sa, and the Child SA in it.
+func (sa *ikeSA) confirm() {
+	sa.confirmed = true
+	for _, c := range sa.t.children {
+		if c.madeOn == sa {
+			c.ready = true
+			return
+		}
+	}
+}
+
 // peerUses notes that the peer sent on c: it is ready to receive on it (RFC
 // 7296, Section 2.8).
 func (t *Tunnel) peerUses(c *childSA) {
 	c.ike.heard = t.now
+	c.ready = true
 	if c.state == childInstalled && c.live() && !c.sending && !t.sendsOnYounger(c) {
 		t.promote(c)
 	}

@@ -90,6 +90,9 @@ type Config struct {
 
 	Credentials ident.Local
 	Peer        ident.Remote
+	// SharedIdentities says that other tunnels of this host are between the same
+	// two identities, so that INITIAL_CONTACT must not be sent for this one.
+	SharedIdentities bool
 	// EndWithCertificate ends an IKE SA when a certificate expires that the
 	// peer has proved itself by. Without it the next authentication notices.
 	EndWithCertificate bool
@@ -185,6 +188,12 @@ type Timing struct {
 	// closed that could not be replaced.
 	OverTime time.Duration
 
+	// Reauth (off) is how long the ends believe each other before they have to
+	// prove themselves anew (RFC 7296, Section 2.8.3), with Jitter and OverTime
+	// as for rekeying: it makes new keys, too. A responder tells the initiator
+	// (RFC 4478). At least 30 s.
+	Reauth time.Duration
+
 	// DPD (30 s) is how long the peer may be silent, no packet of a Child SA
 	// coming either, before it is asked whether it lives; a third of that while
 	// packets are sent to it (RFC 7296, Section 2.4).
@@ -264,6 +273,8 @@ func (t Timing) validate() error {
 		return errors.New("timing: an interval is negative")
 	case min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries) < 0:
 		return fmt.Errorf("timing: %d retransmit tries", min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries))
+	case t.Reauth < 0 || t.Reauth > 0 && t.Reauth < minReauth:
+		return fmt.Errorf("timing: reauthentication after %s, at least %s are needed, or 0 for never", t.Reauth, minReauth)
 	}
 	return nil
 }

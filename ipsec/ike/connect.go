@@ -147,6 +147,7 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	sa.endAt = time.Time{}
 	t.setIKELifetime(sa)
 	sa.refreshSoon()
+	t.setAuthLifetime(sa)
 	t.connectAt = time.Time{}
 	t.lastError = nil
 	t.emit(IKEUp{sa.status()})
@@ -244,6 +245,7 @@ func (t *Tunnel) ikeFailed(sa *ikeSA, why Reason, err *Error) {
 	if sa.initiator {
 		t.failures++
 	}
+	t.retryReauth(sa)
 	t.emitChildlessEnd(sa)
 	sa.die()
 }
@@ -262,8 +264,9 @@ func (t *Tunnel) emitChildlessEnd(sa *ikeSA) {
 // other: the old one is left over from a restart or is being replaced on
 // purpose. Only negotiations that crossed each other are decided by nonce, the
 // lowest losing, because each end made one of them in good faith. The survivor's
-// initiator deletes the other, for it knows that the survivor is up at both
-// ends; the other end does so only if that does not happen in time.
+// initiator deletes the other when the survivor has the same Child SAs, for it
+// knows that they are up at both ends; the other end does so only if that does
+// not happen in time.
 func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 	for _, old := range t.sas {
 		if old == fresh || !old.alive() || old.redundant || t.isRekeying(old, fresh) {
@@ -274,26 +277,39 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 		if cross && bytes.Compare(fresh.origin.lowestNonce, old.origin.lowestNonce) < 0 {
 			keep, drop = old, fresh
 		}
-		drop.redundant = true
+		drop.redundant, drop.lostTo = true, keep
 		drop.reason = ReasonRedundant
 		for _, c := range t.childrenOf(drop) {
 			c.redundant = true
 		}
 		for _, c := range t.childrenOf(keep) {
-			if keep.origin.initiator && c.state == childInstalled {
+			if keep.origin.initiator && c.state == childInstalled && c.ready {
 				t.promote(c)
 			}
 		}
-		switch {
-		case keep.origin.initiator:
-			drop.end(ReasonRedundant)
-		case cross:
-			drop.endAt = t.now.Add(redundantTime)
-		default:
-			drop.endAt = t.now.Add(confirmTime)
-		}
+		drop.endAt = t.now.Add(redundantTime)
 		if drop == fresh {
-			return
+			break
+		}
+	}
+	t.yieldAll()
+}
+
+// yieldAll has all superfluous IKE SAs end when the one that stays has their Child
+// SAs: at once if this end made that one, otherwise only if the other end does not
+// see to it.
+func (t *Tunnel) yieldAll() {
+	keep := t.primary()
+	if keep == nil {
+		return
+	}
+	for _, sa := range t.sas {
+		switch {
+		case !sa.alive() || !sa.redundant || sa.replaced:
+		case keep.origin.initiator:
+			sa.yields = true
+		default:
+			sa.yieldAt = t.now.Add(confirmTime)
 		}
 	}
 }

@@ -687,6 +687,23 @@ func (w *world) calm(d time.Duration) {
 		w.b.traffic()
 		w.settle()
 	}
+	for range 60 {
+		if !w.handsOver() {
+			return
+		}
+		w.advance(time.Second, w.settle)
+	}
+}
+
+// handsOver reports whether an IKE SA is in the course of taking over from
+// another one.
+func (w *world) handsOver() bool {
+	for _, n := range w.nodes() {
+		if slices.ContainsFunc(n.t.sas, func(sa *ikeSA) bool { return sa.redundant && sa.state.in(stateUsable) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) spinning() string {

@@ -22,6 +22,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 		return
 	}
 	sa.keepTokens(m)
+	sa.obeyLifetime(m)
 	if m.errorNotify() != nil {
 		sa.m.stats.Hints++ // such as INVALID_SPI: no SA is changed by it (RFC 7296, Section 2.21.4)
 	}
@@ -63,6 +64,9 @@ func (sa *ikeSA) deletesIKE(m *message) bool {
 func (sa *ikeSA) peerDeletes(m *message) {
 	t := sa.t
 	sa.respond(m, nil)
+	if sa.lostTo != nil {
+		sa.lostTo.confirm()
+	}
 	if r := sa.rekey; r != nil && r.passive != nil && r.passive.alive() {
 		t.replaceIKE(sa, r.passive)
 	}

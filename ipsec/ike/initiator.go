@@ -29,6 +29,7 @@ func (t *Tunnel) initiate(replaces *ikeSA) {
 
 // beginning is how an IKE SA is begun.
 type beginning struct {
+	local    netip.AddrPort // the configured one if zero
 	remote   netip.AddrPort
 	replaces *ikeSA      // deleted when the new one is up
 	ticket   *heldTicket // nil: with a key exchange and signatures
@@ -37,6 +38,9 @@ type beginning struct {
 }
 
 func (t *Tunnel) begin(b beginning) {
+	if !b.local.IsValid() {
+		b.local = t.cfg.Local
+	}
 	for _, o := range t.sas {
 		if o.state == stateListening {
 			o.die() // of an attempt that has failed
@@ -44,10 +48,10 @@ func (t *Tunnel) begin(b beginning) {
 	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
-		local: t.cfg.Local, remote: b.remote, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
+		local: b.local, remote: b.remote, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
 	}
 	t.add(sa)
-	sa.move(t.cfg.Local, b.remote)
+	sa.move(b.local, b.remote)
 	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}
 	if b.ticket != nil {
 		sa.sendResume()
@@ -333,12 +337,12 @@ func (p proofs) payloads(i *initState) []wire.Payload {
 	return out
 }
 
-// sendAuth sends the IKE_AUTH request. If the peer has established an IKE SA with
-// us meanwhile, ours is dropped instead, before anything depends on it.
+// sendAuth sends the IKE_AUTH request. If the peer has established another IKE SA
+// with us meanwhile, ours is dropped instead, before anything depends on it: also
+// one that is to replace an older one, for that is done.
 func (sa *ikeSA) sendAuth(proof proofs) {
 	t := sa.t
-	other := t.primary()
-	if other != nil && sa.init.replaces == nil {
+	if other := t.primary(); other != nil && other != sa.init.replaces {
 		sa.die()
 		return
 	}
@@ -351,8 +355,7 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 	for _, c := range proof.auth.Certificates {
 		payloads = append(payloads, c)
 	}
-	if other == nil {
-		// RFC 7296, Section 2.4: this is our only IKE SA with the peer.
+	if t.isFirst(sa) {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyInitialContact})
 	}
 	if t.cfg.Peer.Roots != nil && sa.init.resume == nil {

@@ -9,7 +9,7 @@ import (
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
 // [PlaneEvent], [Activity], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
-// [RekeyIKE], [Revalidate], [Complaint], [UnknownSPI], [Tick].
+// [RekeyIKE], [Reauthenticate], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
 // Datagram is an IKE message from the network, without the non-ESP marker
@@ -67,6 +67,11 @@ type RekeyChild struct{ Child string }
 // RekeyIKE rekeys the IKE SA now.
 type RekeyIKE struct{}
 
+// Reauthenticate has the two ends authenticate each other anew now: a new IKE SA
+// takes over from the one that is there (RFC 7296, Section 2.8.3). An end that is
+// not to begin asks the peer to (RFC 4478).
+type Reauthenticate struct{}
+
 // Revalidate has the certificates of the peer verified again, because what is
 // revoked may have changed. An IKE SA whose peer would no longer be let in ends.
 type Revalidate struct{}
@@ -74,15 +79,16 @@ type Revalidate struct{}
 // Tick says that the deadline has come. Early or spurious ones are harmless.
 type Tick struct{}
 
-func (Datagram) input()    {}
-func (JobDone) input()     {}
-func (PlaneResult) input() {}
-func (PlaneEvent) input()  {}
-func (Activity) input()    {}
-func (Connect) input()     {}
-func (Disconnect) input()  {}
-func (Reconfigure) input() {}
-func (RekeyChild) input()  {}
-func (RekeyIKE) input()    {}
-func (Revalidate) input()  {}
-func (Tick) input()        {}
+func (Datagram) input()       {}
+func (JobDone) input()        {}
+func (PlaneResult) input()    {}
+func (PlaneEvent) input()     {}
+func (Activity) input()       {}
+func (Connect) input()        {}
+func (Disconnect) input()     {}
+func (Reconfigure) input()    {}
+func (RekeyChild) input()     {}
+func (RekeyIKE) input()       {}
+func (Reauthenticate) input() {}
+func (Revalidate) input()     {}
+func (Tick) input()           {}

@@ -261,6 +261,7 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 	sa.heard = sa.m.now
 	sa.wantProbe = false
 	sa.setSuspect(false)
+	sa.confirmed = sa.state.in(stateUsable)
 	if m.IsResponse() {
 		o := sa.window.outstanding
 		if o.whole != nil && o.silent > o.tries {
@@ -270,6 +271,9 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 		sa.answerTo, sa.window.outstanding = o.handle, nil
 	} else {
 		sa.window.accept(m.hash)
+		if sa.t != nil {
+			sa.t.confirmChildren(sa)
+		}
 	}
 	*sa.reassemblyOf(m.Header) = reassembly{}
 	sa.follow(d.Local, d.Remote)

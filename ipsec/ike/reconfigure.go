@@ -23,6 +23,9 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	t.reconfigureChildren(old.Children, cfg.Children)
 	t.reconfigureIKE(old, cfg)
 	t.reconfigureInternal(old, cfg)
+	if old.Timing.Reauth != cfg.Timing.Reauth {
+		t.changeAuthLifetime()
+	}
 	if !old.Peer.Revocations.Equal(cfg.Peer.Revocations) {
 		t.revalidate()
 	}

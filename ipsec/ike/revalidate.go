@@ -24,6 +24,10 @@ type evidence struct {
 	expires time.Time
 	// refuted is true once it does not hold any more.
 	refuted bool
+	// reauthAt and askedAt are when this end begins to authenticate anew, by
+	// its own configuration and at the peer's demand, endAt is when the IKE SA
+	// ends if nobody has; see reauth.go.
+	reauthAt, askedAt, endAt time.Time
 }
 
 // believe notes who the peer is and what shows that.
@@ -64,7 +68,7 @@ func (t *Tunnel) verifyAgain(sa *ikeSA) bool {
 		return false
 	}
 	sa.verifying = true
-	e, remote, id, now := sa.evidence, t.cfg.Peer, sa.remoteID, t.now
+	e, remote, id, now := sa.evidence, t.cfg.Peer, sa.remoteID, t.outside(t.now)
 	chain := e.chain
 	runJob(sa, ClassEstablished, func() (*ident.VerifiedPeer, error) {
 		certs, err := ident.ParseChain(chain)
@@ -135,5 +139,5 @@ func (sa *ikeSA) expiresAt() time.Time {
 	if !sa.t.cfg.EndWithCertificate || sa.wantVerify || !sa.alive() || !sa.proven() || sa.evidence.expires.IsZero() {
 		return time.Time{}
 	}
-	return sa.evidence.expires.Add(time.Second)
+	return sa.evidence.expires.Add(time.Second + sa.m.ahead)
 }

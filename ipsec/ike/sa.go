@@ -163,12 +163,14 @@ type ikeSA struct {
 	expireAt    time.Time
 	probeAt     time.Time // earliest next liveness check caused by a hint
 	tellAt      time.Time // earliest next word about an SPI that we do not have
+	yieldAt     time.Time // the peer should have deleted it by then
 	endAt       time.Time // half-open, redundant and lingering ones end then
 	ticketAt    time.Time // a new ticket is asked for then
 	renewAt     time.Time // a responder replaces it then, if the peer has not
 	// redundant SAs are not used for anything new: another one won, or it is not
 	// decided yet. replaced ones end without an event.
 	redundant, replaced bool
+	lostTo              *ikeSA // why it is redundant; nil while undecided
 	wantRekey           bool
 	wantProbe           bool
 	wantDelete          bool
@@ -176,7 +178,12 @@ type ikeSA struct {
 	verifying           bool // a job does so
 	wantToken           bool // the peer is to get our token
 	wantTicket          bool
-	wantRedirect        bool   // the peer is to be sent to another gateway
+	wantRedirect        bool // the peer is to be sent to another gateway
+	wantReauth          bool
+	wantTell            bool   // AUTH_LIFETIME to the peer
+	askedAuth           bool   // the peer, to authenticate at once
+	yields              bool   // until another IKE SA has its Child SAs
+	confirmed           bool   // the peer has used it since it was established
 	strange             uint32 // an SPI that the peer uses and we do not have
 	reason              Reason // why it ends
 	farewell            wire.NotifyType

@@ -183,6 +183,12 @@ func (s *simulator) badConfig() []string {
 	if takeover := r.IntN(3) - 1; takeover >= 0 {
 		line = append(line, fmt.Sprintf("takeover=%ds", 10*takeover))
 	}
+	if who := []string{"", "", "a.", "b."}[r.IntN(4)]; r.IntN(2) == 0 {
+		line = append(line, fmt.Sprintf("%sreauth=%ds", who, 40+r.IntN(60)))
+	}
+	if r.IntN(4) == 0 {
+		line = append(line, "own=ed25519", "accept=cert")
+	}
 	if r.IntN(5) == 0 {
 		// So many that messages are fragmented, on a path that may take smaller
 		// fragments only.
@@ -428,13 +434,25 @@ func (s *simulator) fault() {
 		if _, ok := s.w.nat[n]; ok {
 			s.do("nat %s 203.0.113.7:%d", name, 20000+s.rng.IntN(20000))
 		}
+	case x < 66:
+		s.do("reauth %s", name)
+		if x == 61 {
+			s.do("reauth %s", peer)
+		}
+	case x < 68:
+		s.do("revalidate %s", name)
 	}
 }
 
 // rekeyAtOnce has both ends rekey now and then.
 func (s *simulator) rekeyAtOnce() {
 	n := s.anyNode()
-	switch s.rng.IntN(12) {
+	switch s.rng.IntN(14) {
+	case 12:
+		s.do("reauth %s", n.name)
+	case 13:
+		s.do("reauth %s", n.name)
+		s.do("reauth %s", n.peer().name)
 	case 0:
 		s.do("rekey %s", n.name)
 		s.do("rekey %s", n.peer().name)

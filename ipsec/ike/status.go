@@ -77,6 +77,9 @@ type IKEStatus struct {
 	// Rekey and Expire are when the SA will be replaced and must end, zero for
 	// never.
 	Rekey, Expire time.Time
+	// Reauth is when this end will have the identities proved anew, or ends the
+	// SA if they are not; zero for never.
+	Reauth time.Time
 }
 
 // ChildStatus describes one Child SA.

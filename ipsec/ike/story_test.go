@@ -79,6 +79,7 @@ import (
 //	state                    both ends
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
+//	reauth NODE              the ends are to authenticate each other anew
 //	revoke NODE              NODE learns that its peer's certificate is revoked
 //	revalidate NODE
 //	ppk                      the post-quantum preshared keys that are mixed in
@@ -287,6 +288,8 @@ func (s *story) run(d *datadriven.TestData) {
 		}
 	case "why":
 		s.why(n)
+	case "reauth":
+		n.step(Reauthenticate{})
 	case "revoke":
 		n.revoke(s.arg(d, "quietly") == "")
 	case "revalidate":
@@ -477,7 +480,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			configureInternal(t, c, key, a.Vals)
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
-		case "rekey-child", "rekey-ike", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":
+		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -520,6 +523,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.RekeyChild = d
 	case "rekey-ike":
 		timing.RekeyIKE = d
+	case "reauth":
+		timing.Reauth = d
 	case "dpd":
 		timing.DPD = d
 	case "keepalive":

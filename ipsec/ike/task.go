@@ -44,6 +44,10 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	case !sa.state.in(stateEstablished | stateRekeyed):
 		return nil
 	}
+	if sa.yields && t.mayYield(sa) {
+		sa.yields = false
+		sa.end(ReasonRedundant)
+	}
 	sa.expel() // one that was still in the making when its peer was found out
 	switch {
 	case sa.wantDelete:
@@ -93,6 +97,9 @@ func (t *Tunnel) primaryTask(sa *ikeSA) task {
 				return newRekeyChildTask(sa, c, cfg)
 			}
 		}
+	}
+	if sa.wantTell {
+		return &lifetimeTask{sa}
 	}
 	if sa.wantRekey {
 		sa.wantRekey = false

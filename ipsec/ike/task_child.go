@@ -104,7 +104,7 @@ func (c *createChildTask) succeeded(child *childSA) {
 		t.childUp(t.resolveChildren(child, c.passive))
 		return
 	}
-	t.promote(child)
+	t.takeTraffic(child)
 	t.childUp(child)
 }
 

@@ -149,7 +149,7 @@ func (r *rekeyChildTask) succeeded(fresh *childSA) {
 		loser.redundant, loser.replacedBy, loser.replaces = true, fresh, nil
 		loser.endAt = t.now.Add(redundantTime)
 	}
-	t.promote(fresh)
+	t.takeTraffic(fresh)
 	if !old.known() {
 		t.childUp(fresh)
 		return

@@ -255,6 +255,9 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.redundant, fresh.replaced = old.redundant, false
 	fresh.wantVerify = old.wantVerify || old.verifying
 	fresh.internal, fresh.wantSet = old.internal, old.wantSet
+	fresh.wantReauth, fresh.wantTell, fresh.askedAuth, fresh.yields = old.wantReauth, old.wantTell, old.askedAuth, old.yields
+	fresh.yieldAt, fresh.confirmed = old.yieldAt, fresh.confirmed || old.confirmed
+	old.yields, old.yieldAt = false, time.Time{}
 	fresh.endAt = old.endAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil

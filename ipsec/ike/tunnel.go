@@ -50,7 +50,8 @@ const (
 	// exchanges made superfluous, before this one does.
 	redundantTime = 20 * time.Second
 	// confirmTime is how long a responder lets the peer take the answer to
-	// IKE_AUTH before it deletes the IKE SA that the new one replaces.
+	// IKE_AUTH and delete the IKE SA that the new one replaces, before it asks
+	// whether the new one is there and sees to the old one itself.
 	confirmTime = 2 * time.Second
 	// oldInboundTime is how long a deleted Child SA still accepts packets that
 	// were under way.
@@ -129,6 +130,8 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		if sa := t.primary(); sa != nil {
 			sa.wantRekey = true
 		}
+	case Reauthenticate:
+		t.reauthenticate()
 	case Revalidate:
 		t.revalidate()
 	case Complaint:
@@ -213,7 +216,7 @@ func (t *Tunnel) advance() {
 			}
 		}
 		t.reap()
-		if t.planConnection() {
+		if t.planConnection() || t.planReauth() {
 			again = true
 		}
 	}
@@ -336,6 +339,10 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	if t.due(sa.expiresAt()) {
 		sa.wantVerify = true
 	}
+	if t.due(sa.yieldAt) {
+		t.yieldUnasked(sa)
+	}
+	t.tickAuth(sa)
 	if t.due(sa.dpdAt()) {
 		t.checkLiveness(sa)
 	}
@@ -395,6 +402,8 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(sa.ticketAt)
 		e.add(sa.renewAt)
 		e.add(sa.expiresAt())
+		e.add(sa.authAt())
+		e.add(sa.yieldAt)
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
 	}
