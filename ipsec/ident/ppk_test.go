@@ -53,6 +53,9 @@ func TestPPKSet(t *testing.T) {
 	if got := s.Find([]byte("a")); got != nil {
 		t.Errorf("found %v without the type octet", got)
 	}
+	if got := s.Find([]byte{1, 'a'}); got != nil {
+		t.Errorf("found %v for an opaque PPK_ID", got)
+	}
 	if NewPPKSet(nil) != nil || (*PPKSet)(nil).Find(a.WireID()) != nil {
 		t.Error("an empty set is not nil, or finds something")
 	}

@@ -4,7 +4,8 @@
 //
 // It decides which algorithms exist here and in what combinations, and it
 // refuses the combinations that the standards forbid. It does no I/O, holds no
-// state of an exchange, and logs nothing; randomness comes from its caller.
+// state of an exchange, and logs nothing; randomness comes from its caller, but
+// for the encapsulation of ML-KEM, for which the standard library takes its own.
 // ESP packets are not its business: it names their algorithms, makes their keys
 // and has the ciphers that IKE uses too.
 //
@@ -23,6 +24,8 @@
 //   - RFC 7296, Sections 2.7, 2.10, 2.13, 2.14, 2.17, 2.18, 3.3 and 3.14:
 //     negotiation, nonces, key schedule, Encrypted payload
 //   - RFC 9370, Sections 2.2.1, 2.2.2 and 2.2.4: additional key exchanges
+//   - RFC 8784, Section 3, and RFC 9867: post-quantum preshared keys
+//   - FIPS 203: ML-KEM-768 and ML-KEM-1024
 //   - RFC 8247 and RFC 8221: which algorithms to implement for IKEv2 and ESP
 //   - RFC 5282, RFC 4106: AES-GCM with ICVs of 16, 12 and 8 octets; RFC 4309:
 //     AES-CCM with the same
