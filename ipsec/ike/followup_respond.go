@@ -286,7 +286,7 @@ func (s *peerSeries) finishHeir(m *message, ke *wire.KE) {
 		if r := sa.rekey; r != nil && r.series == s {
 			r.series = nil
 		}
-		sa.t.join(fresh)
+		sa.t.join(sa, fresh)
 		sa.respond(m, []wire.Payload{&wire.KE{Group: ke.Group, Data: r.public}})
 		sa.t.peerRekeyedIKE(sa, fresh)
 	})

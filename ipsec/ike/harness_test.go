@@ -396,7 +396,7 @@ func (n *node) apply(ops []dataplane.Op) []error {
 			if n.failPolicies > 0 {
 				n.failPolicies--
 				errs[i] = fmt.Errorf("no room in the data plane")
-				n.policyFailed[op.Policy.Child] = n.w.now
+				n.policyFailed[op.Policy.Child] = n.t.now
 				continue
 			}
 			n.policies[op.Policy.Child] = op.Policy

@@ -165,7 +165,7 @@ func (n *node) age(then time.Time) time.Duration {
 const (
 	mostSAs      = maxLingering + maxReplaced + maxIdentified + 8
 	mostChildren = 60
-	mostWaits    = 20
+	mostWaits    = 60
 	mostOrphans  = 16
 )
 
@@ -208,7 +208,8 @@ func (w *world) findUnprotected() string {
 		}
 		for _, ch := range n.t.cfg.Children {
 			at, failed := n.policyFailed[ch.Name]
-			if _, ok := n.policies[ch.Name]; !ok && (!failed || n.w.now.Sub(at) > policyRetry) {
+			known := !slices.ContainsFunc(n.pending, func(p pendingWork) bool { return p.plane })
+			if _, ok := n.policies[ch.Name]; !ok && (!failed || known && n.t.now.Sub(at) > policyRetry) {
 				return "has no policy for " + ch.Name
 			}
 		}

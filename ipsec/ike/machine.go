@@ -3,6 +3,7 @@ package ike
 import (
 	"encoding/binary"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -93,6 +94,14 @@ func (m *machine) forget(owner *ikeSA) {
 // has copied them.
 func (m *machine) apply(owner *ikeSA, ops []dataplane.Op, done func(errs []error)) {
 	if len(ops) == 0 {
+		return
+	}
+	install := slices.ContainsFunc(ops, func(op dataplane.Op) bool {
+		_, ok := op.(dataplane.InstallSA)
+		return ok
+	})
+	if done == nil && !install {
+		m.emit(Plane{Token: m.await(nil, nil), Ops: ops}) // nobody waits for it
 		return
 	}
 	token := m.await(nil, func(a any) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,6 +95,9 @@ import (
 //	run                      the commands in the lines below it, in one go
 func TestStories(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		if strings.HasPrefix(path, filepath.Join("testdata", "fuzz")) {
+			return // the corpora of the fuzz targets
+		}
 		s := &story{t: t}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			s.out.Reset()
@@ -570,6 +574,9 @@ func (s *story) packets(d *datadriven.TestData) {
 			return
 		}
 		p := s.w.flight[i]
+		if d.Cmd == "mutate" && p.esp != 0 {
+			return // packets of Child SAs have no content
+		}
 		if d.Cmd != "dup" && d.Cmd != "mutate" {
 			s.w.flight = append(s.w.flight[:i:i], s.w.flight[i+1:]...)
 		}

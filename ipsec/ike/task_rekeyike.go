@@ -210,7 +210,7 @@ func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 	series := r.series
 	r.abandon()
 	old.finish()
-	t.join(fresh)
+	t.join(old, fresh)
 	if series != nil {
 		if bytes.Compare(fresh.lowestNonce, r.passiveNonce) < 0 {
 			// The peer's has won and is still to be made.
@@ -239,13 +239,13 @@ func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 	old.end(ReasonReplaced)
 }
 
-// join adds an IKE SA that was made by rekeying.
-func (t *Tunnel) join(fresh *ikeSA) {
+// join adds an IKE SA that was made by rekeying old.
+func (t *Tunnel) join(old, fresh *ikeSA) {
 	t.add(fresh)
 	fresh.established, fresh.heard = t.now, t.now
 	t.setIKELifetime(fresh)
-	if t.closing {
-		fresh.end(ReasonDeletedByUs)
+	if old.wantDelete && old.reason == ReasonDeletedByUs {
+		fresh.end(ReasonDeletedByUs) // Disconnect came meanwhile
 	}
 }
 
@@ -392,7 +392,7 @@ func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, thei
 			sa.refuseKeyExchange(m, "rekey IKE SA", err)
 			return
 		}
-		sa.t.join(fresh)
+		sa.t.join(sa, fresh)
 		sa.respond(m, heirPayloads(fresh, answer, nr, r.public))
 		sa.t.peerRekeyedIKE(sa, fresh)
 	})
