@@ -104,8 +104,7 @@ type node struct {
 	skew         time.Duration // how far its clock is ahead of the world's
 	later        bool          // results of jobs and operations wait for work
 	pending      []pendingWork
-	failPolicies int                  // so many policies fail to be set
-	policyFailed map[string]time.Time // when it was so
+	failPolicies int // so many policies fail to be set
 
 	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
 	newest          map[uint32]int       // packet received, by SPI
@@ -145,7 +144,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
-		policyFailed: map[string]time.Time{}, newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
+		newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
@@ -179,7 +178,6 @@ func (n *node) restart() {
 	clear(n.reserved)
 	clear(n.policies)
 	clear(n.anyInbound)
-	clear(n.policyFailed)
 }
 
 // now is the time that n sees.
@@ -396,7 +394,6 @@ func (n *node) apply(ops []dataplane.Op) []error {
 			if n.failPolicies > 0 {
 				n.failPolicies--
 				errs[i] = fmt.Errorf("no room in the data plane")
-				n.policyFailed[op.Policy.Child] = n.t.now
 				continue
 			}
 			n.policies[op.Policy.Child] = op.Policy

@@ -207,9 +207,13 @@ func (w *world) findUnprotected() string {
 			return ""
 		}
 		for _, ch := range n.t.cfg.Children {
-			at, failed := n.policyFailed[ch.Name]
-			known := !slices.ContainsFunc(n.pending, func(p pendingWork) bool { return p.plane })
-			if _, ok := n.policies[ch.Name]; !ok && (!failed || known && n.t.now.Sub(at) > policyRetry) {
+			// The data plane may refuse one; then it is set again soon.
+			refused := slices.ContainsFunc(n.pending, func(p pendingWork) bool { return p.plane })
+			if slices.Contains(n.t.unset, ch.Name) {
+				wait := n.t.policyAt.Sub(n.t.now)
+				refused = wait > 0 && wait <= policyRetry
+			}
+			if _, ok := n.policies[ch.Name]; !ok && !refused {
 				return "has no policy for " + ch.Name
 			}
 		}
