@@ -93,6 +93,9 @@ func (a *agent) open() error {
 	if a.cfg.IKEPort != 0 {
 		ec.IKEAddr = netip.AddrPortFrom(netip.IPv6Unspecified(), a.cfg.IKEPort)
 	}
+	if a.cfg.TCPPort != 0 {
+		ec.TCPAddr = netip.AddrPortFrom(netip.IPv6Unspecified(), a.cfg.TCPPort)
+	}
 	if a.engine, err = engine.New(ec); err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ const (
 	DefaultInterface = "swan0"
 	DefaultIKEPort   = 500  // RFC 7296, Section 2
 	DefaultNATPort   = 4500 // RFC 3948, Section 2
+	DefaultTCPPort   = 4500 // RFC 9329, Section 2
 )
 
 // Config is what an agent needs.
@@ -36,6 +37,9 @@ type Config struct {
 	Interface string
 	// IKEPort is where the agent answers IKE without encapsulation; 0: nowhere.
 	IKEPort uint16
+	// TCPPort is where the agent takes IKE and ESP in TCP from peers whose network
+	// blocks UDP; 0: nowhere. It connects to peers by TCP all the same.
+	TCPPort uint16
 	// MetricsListen is where Prometheus finds /metrics; invalid: nowhere.
 	MetricsListen netip.AddrPort
 	// UnsafeKeyLog is the directory that gets the keys of all tunnels in the

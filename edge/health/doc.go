@@ -30,6 +30,9 @@
 //	swanherd_edge_ike_handshakes_total                    handshakes begun by peers
 //	swanherd_edge_ike_handshakes_shed_total               given up because the workers had too many
 //	swanherd_edge_ike_half_open                           half-open IKE SAs
+//	swanherd_edge_tcp_connections                         TCP connections of IKE and ESP (RFC 9329)
+//	swanherd_edge_tcp_connections_refused_total           that peers opened in vain: too many without an IKE SA
+//	swanherd_edge_tcp_dropped_packets_total               ESP packets that found no connection or no room in it
 //	swanherd_edge_plane_errors_total                      operations that the data plane refused
 //	swanherd_edge_plane_events_lost_total                 events of the data plane for a tunnel that is gone
 //	swanherd_edge_tunnel_panics_total                     tunnels stopped by a defect of the agent

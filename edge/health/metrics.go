@@ -61,6 +61,9 @@ var (
 	descHandshakes = describe("ike_handshakes_total", "Handshakes begun by peers.")
 	descShed       = describe("ike_handshakes_shed_total", "Handshakes given up because the workers had too many.")
 	descHalfOpen   = describe("ike_half_open", "Half-open IKE SAs.")
+	descStreams    = describe("tcp_connections", "TCP connections of IKE and ESP.")
+	descRefused    = describe("tcp_connections_refused_total", "TCP connections that peers opened in vain.")
+	descTCPDrops   = describe("tcp_dropped_packets_total", "ESP packets that found no TCP connection or no room in it.")
 	descPlane      = describe("plane_errors_total", "Operations that the data plane refused.")
 	descPlaneLost  = describe("plane_events_lost_total", "Events of the data plane for a tunnel that is gone.")
 	descPanics     = describe("tunnel_panics_total", "Tunnels stopped by a defect of the agent.")
@@ -71,7 +74,7 @@ func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descTunnels, descTunnelUp, descFailure, descSession, descPackets, descBytes, descDrops, descMissing,
 		descReceived, descSent, descSendErrors, descIKEDrops, descUnknown, descHandshakes, descShed, descHalfOpen,
-		descPlane, descPlaneLost, descPanics,
+		descStreams, descRefused, descTCPDrops, descPlane, descPlaneLost, descPanics,
 	} {
 		c <- d
 	}
@@ -98,6 +101,9 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	count(descUnknown, e.UnknownAnswered)
 	count(descHandshakes, e.Handshakes)
 	count(descShed, e.JobsRefused)
+	gauge(descStreams, float64(e.Streams))
+	count(descRefused, e.StreamsRefused)
+	count(descTCPDrops, e.StreamDrops)
 	count(descPlane, e.PlaneErrors)
 	count(descPlaneLost, e.PlaneEventsLost)
 	gauge(descHalfOpen, float64(e.HalfOpen))

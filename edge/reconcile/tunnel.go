@@ -31,6 +31,14 @@ const (
 	reconnectBase = 250 * time.Millisecond
 )
 
+// tcpModes: fallback by default, as it costs nothing where UDP passes.
+var tcpModes = map[swanherdv1.TcpEncapsulation]ike.TCPMode{
+	swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED: ike.TCPFallback,
+	swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_NEVER:       ike.TCPNever,
+	swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_FALLBACK:    ike.TCPFallback,
+	swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_ONLY:        ike.TCPOnly,
+}
+
 // quick is how requests are repeated, be the peer established or not.
 var quick = ike.Schedule{Base: retransmitBase, Backoff: retransmitBackoff, Tries: retransmitTries}
 
@@ -53,6 +61,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 	t, c := b.intent, &b.config
 	c.Name = t.GetName()
 	c.ForceEncap = t.GetForceUdpEncapsulation()
+	c.TCP.Mode = tcpModes[t.GetTcpEncapsulation()]
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
 	c.Role = b.role()

@@ -76,6 +76,8 @@ type Config struct {
 	// ForceEncap makes both ends use UDP encapsulation by sending NAT
 	// detection hashes that cannot match.
 	ForceEncap bool
+	// TCP says when the tunnel goes by TCP.
+	TCP TCP
 	// FragmentSize is the largest IP datagram in octets in which an IKE message
 	// is sent, DefaultDatagram if zero. Larger messages are cut into fragments
 	// (RFC 7383), into smaller ones of at most 576 octets when there is no answer.
@@ -302,6 +304,7 @@ func (c Config) withDefaults() Config {
 		children[i] = ch
 	}
 	c.Children = children
+	c.TCP = c.TCP.withDefaults()
 	c.Timing = c.Timing.withDefaults()
 	return c
 }
@@ -327,6 +330,9 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: internal request: only an initiator is given addresses", c.Name)
 	}
 	if err := errors.Join(c.InternalRequest.validate(), c.InternalOffer.validate(c.Role)); err != nil {
+		return fmt.Errorf("tunnel %s: %w", c.Name, err)
+	}
+	if err := c.TCP.validate(); err != nil {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)
 	}
 	if err := c.validateParties(); err != nil {

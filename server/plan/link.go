@@ -118,10 +118,11 @@ func intent(name string, m *mesh, local, remote *end, children []*swanherdv1.Chi
 			RemoteId: remote.edge.identity,
 			Method:   byCertificate,
 		},
-		IkeProposals: m.profile.GetIkeProposals(),
-		IkeRekeyTime: m.ikeRekey,
-		DpdDelay:     m.dpdDelay,
-		Children:     children,
+		IkeProposals:     m.profile.GetIkeProposals(),
+		IkeRekeyTime:     m.ikeRekey,
+		DpdDelay:         m.dpdDelay,
+		Children:         children,
+		TcpEncapsulation: m.profile.GetTcpEncapsulation(),
 	}
 }
 

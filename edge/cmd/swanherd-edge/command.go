@@ -156,6 +156,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto or userspace")
 	f.StringVar(&cfg.Interface, "tun-name", edge.DefaultInterface, "name of the tunnel interface")
 	f.Uint16Var(&cfg.IKEPort, "ike-port", edge.DefaultIKEPort, "UDP port of IKE without encapsulation; 0: only the NAT traversal port 4500")
+	f.Uint16Var(&cfg.TCPPort, "tcp-port", edge.DefaultTCPPort, "TCP port of IKE and ESP from peers whose network blocks UDP; 0: none is taken")
 	f.StringVar(&cfg.UnsafeKeyLog, "unsafe-key-log", "", "DIRECTORY that gets the keys of all tunnels in the files ikev2_decryption_table and esp_sa, to find a fault with Wireshark: WIRESHARK_CONFIG_DIR=DIRECTORY wireshark; whoever reads them reads all traffic")
 	f.StringVar(&metrics, "metrics-listen", "", "address and port of /metrics for Prometheus, such as 127.0.0.1:7446; empty: none")
 	return cmd

@@ -307,8 +307,10 @@ type TunnelIntent struct {
 	Children     []*ChildIntent       `protobuf:"bytes,11,rep,name=children,proto3" json:"children,omitempty"`
 	// Encapsulate ESP in UDP even where no NAT was found.
 	ForceUdpEncapsulation bool `protobuf:"varint,12,opt,name=force_udp_encapsulation,json=forceUdpEncapsulation,proto3" json:"force_udp_encapsulation,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// As in Profile.tcp_encapsulation.
+	TcpEncapsulation TcpEncapsulation `protobuf:"varint,13,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *TunnelIntent) Reset() {
@@ -423,6 +425,13 @@ func (x *TunnelIntent) GetForceUdpEncapsulation() bool {
 		return x.ForceUdpEncapsulation
 	}
 	return false
+}
+
+func (x *TunnelIntent) GetTcpEncapsulation() TcpEncapsulation {
+	if x != nil {
+		return x.TcpEncapsulation
+	}
+	return TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED
 }
 
 // PeerEndpoint is an address at which a peer answers IKE.
@@ -768,7 +777,7 @@ var File_swanherd_v1_intent_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"x\n" +
+	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18swanherd/v1/tunnel.proto\"x\n" +
 	"\n" +
 	"EdgeIntent\x125\n" +
 	"\bsettings\x18\x01 \x01(\v2\x19.swanherd.v1.EdgeSettingsR\bsettings\x123\n" +
@@ -785,7 +794,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"tunnel_mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\ttunnelMtu\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xde\x04\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xaa\x05\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12\x1b\n" +
@@ -800,7 +809,8 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\tdpd_delay\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\bdpdDelay\x12>\n" +
 	"\bchildren\x18\v \x03(\v2\x18.swanherd.v1.ChildIntentB\b\xbaH\x05\x92\x01\x02\b\x01R\bchildren\x126\n" +
-	"\x17force_udp_encapsulation\x18\f \x01(\bR\x15forceUdpEncapsulation\"P\n" +
+	"\x17force_udp_encapsulation\x18\f \x01(\bR\x15forceUdpEncapsulation\x12J\n" +
+	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\"P\n" +
 	"\fPeerEndpoint\x12!\n" +
 	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02p\x01R\aaddress\x12\x1d\n" +
 	"\x04port\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xe1\x01\n" +
@@ -856,6 +866,7 @@ var file_swanherd_v1_intent_proto_goTypes = []any{
 	(*PskAuthentication)(nil),         // 8: swanherd.v1.PskAuthentication
 	(*ChildIntent)(nil),               // 9: swanherd.v1.ChildIntent
 	(*durationpb.Duration)(nil),       // 10: google.protobuf.Duration
+	(TcpEncapsulation)(0),             // 11: swanherd.v1.TcpEncapsulation
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	2,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
@@ -868,14 +879,15 @@ var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	10, // 7: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
 	10, // 8: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
 	9,  // 9: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	7,  // 10: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	8,  // 11: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	10, // 12: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 10: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	7,  // 11: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	8,  // 12: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	10, // 13: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -883,6 +895,7 @@ func file_swanherd_v1_intent_proto_init() {
 	if File_swanherd_v1_intent_proto != nil {
 		return
 	}
+	file_swanherd_v1_tunnel_proto_init()
 	file_swanherd_v1_intent_proto_msgTypes[5].OneofWrappers = []any{
 		(*Authentication_Certificate)(nil),
 		(*Authentication_Psk)(nil),

@@ -1192,13 +1192,16 @@ type Profile struct {
 	// Silence after which the peer's liveness is checked. Default 10 s.
 	DpdDelay *durationpb.Duration `protobuf:"bytes,8,opt,name=dpd_delay,json=dpdDelay,proto3" json:"dpd_delay,omitempty"`
 	// Anti-replay window in packets, 64 to 8192. Default 1024.
-	ReplayWindow  uint32                 `protobuf:"varint,9,opt,name=replay_window,json=replayWindow,proto3" json:"replay_window,omitempty"`
-	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
-	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ReplayWindow uint32 `protobuf:"varint,9,opt,name=replay_window,json=replayWindow,proto3" json:"replay_window,omitempty"`
+	// Whether IKE and ESP go in a TCP connection where the network blocks UDP.
+	// Default: fallback.
+	TcpEncapsulation TcpEncapsulation       `protobuf:"varint,10,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
+	Uid              string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag             string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime       *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime       *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Profile) Reset() {
@@ -1292,6 +1295,13 @@ func (x *Profile) GetReplayWindow() uint32 {
 		return x.ReplayWindow
 	}
 	return 0
+}
+
+func (x *Profile) GetTcpEncapsulation() TcpEncapsulation {
+	if x != nil {
+		return x.TcpEncapsulation
+	}
+	return TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED
 }
 
 func (x *Profile) GetUid() string {
@@ -1395,7 +1405,7 @@ var File_swanherd_v1_topology_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\n" +
-	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x03\n" +
+	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\x9f\x03\n" +
 	"\aNetwork\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xe0A\b\xbaH1\xc8\x01\x01r,2*^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12*\n" +
@@ -1498,7 +1508,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x05links\x18\x01 \x03(\v2\x11.swanherd.v1.LinkB\b\xbaH\x05\x92\x01\x02\b\x01R\x05links\"D\n" +
 	"\x04Link\x12\x1d\n" +
 	"\x06site_a\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteA\x12\x1d\n" +
-	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xdd\a\n" +
+	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xb3\b\n" +
 	"\aProfile\x12t\n" +
 	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/profiles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12-\n" +
@@ -1511,7 +1521,9 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x11child_rekey_bytes\x18\a \x01(\x04R\x0fchildRekeyBytes\x12G\n" +
 	"\tdpd_delay\x18\b \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\bdpdDelay\x12\xae\x01\n" +
 	"\rreplay_window\x18\t \x01(\rB\x88\x01\xbaH\x84\x01\xba\x01\x80\x01\n" +
-	"\x15profile.replay_window\x129replay_window is 0 for the default, or 64 to 8192 packets\x1a,this == 0u || (this >= 64u && this <= 8192u)R\freplayWindow\x12\x15\n" +
+	"\x15profile.replay_window\x129replay_window is 0 for the default, or 64 to 8192 packets\x1a,this == 0u || (this >= 64u && this <= 8192u)R\freplayWindow\x12T\n" +
+	"\x11tcp_encapsulation\x18\n" +
+	" \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationB\b\xbaH\x05\x82\x01\x02\x10\x01R\x10tcpEncapsulation\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
@@ -1572,6 +1584,7 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	nil,                           // 17: swanherd.v1.SiteSelector.MatchLabelsEntry
 	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(TcpEncapsulation)(0),         // 20: swanherd.v1.TcpEncapsulation
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
 	18, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
@@ -1601,17 +1614,18 @@ var file_swanherd_v1_topology_proto_depIdxs = []int32{
 	19, // 24: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
 	19, // 25: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
 	19, // 26: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	18, // 27: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	18, // 28: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 29: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	14, // 30: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 31: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 32: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	20, // 27: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	18, // 28: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	18, // 29: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 30: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	14, // 31: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	3,  // 32: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	8,  // 33: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -1619,6 +1633,7 @@ func file_swanherd_v1_topology_proto_init() {
 	if File_swanherd_v1_topology_proto != nil {
 		return
 	}
+	file_swanherd_v1_tunnel_proto_init()
 	file_swanherd_v1_topology_proto_msgTypes[6].OneofWrappers = []any{
 		(*Mesh_FullMesh)(nil),
 		(*Mesh_HubAndSpoke)(nil),

@@ -86,6 +86,63 @@ func (TunnelStatus) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{0}
 }
 
+// Whether IKE and ESP go in a TCP connection (RFC 9329). It costs speed, and
+// traffic over it waits for whatever was lost.
+type TcpEncapsulation int32
+
+const (
+	TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED TcpEncapsulation = 0
+	// Neither opened nor accepted.
+	TcpEncapsulation_TCP_ENCAPSULATION_NEVER TcpEncapsulation = 1
+	// By UDP first; by TCP if there is no answer. UDP is tried again now and then.
+	TcpEncapsulation_TCP_ENCAPSULATION_FALLBACK TcpEncapsulation = 2
+	// By TCP at once, where UDP is known to be blocked.
+	TcpEncapsulation_TCP_ENCAPSULATION_ONLY TcpEncapsulation = 3
+)
+
+// Enum value maps for TcpEncapsulation.
+var (
+	TcpEncapsulation_name = map[int32]string{
+		0: "TCP_ENCAPSULATION_UNSPECIFIED",
+		1: "TCP_ENCAPSULATION_NEVER",
+		2: "TCP_ENCAPSULATION_FALLBACK",
+		3: "TCP_ENCAPSULATION_ONLY",
+	}
+	TcpEncapsulation_value = map[string]int32{
+		"TCP_ENCAPSULATION_UNSPECIFIED": 0,
+		"TCP_ENCAPSULATION_NEVER":       1,
+		"TCP_ENCAPSULATION_FALLBACK":    2,
+		"TCP_ENCAPSULATION_ONLY":        3,
+	}
+)
+
+func (x TcpEncapsulation) Enum() *TcpEncapsulation {
+	p := new(TcpEncapsulation)
+	*p = x
+	return p
+}
+
+func (x TcpEncapsulation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TcpEncapsulation) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[1].Descriptor()
+}
+
+func (TcpEncapsulation) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[1]
+}
+
+func (x TcpEncapsulation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TcpEncapsulation.Descriptor instead.
+func (TcpEncapsulation) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+}
+
 // State of a tunnel at one end.
 type TunnelState int32
 
@@ -134,11 +191,11 @@ func (x TunnelState) String() string {
 }
 
 func (TunnelState) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
 }
 
 func (TunnelState) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[1]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
 }
 
 func (x TunnelState) Number() protoreflect.EnumNumber {
@@ -147,7 +204,7 @@ func (x TunnelState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelState.Descriptor instead.
 func (TunnelState) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
 }
 
 // What kind of failure a TunnelError is, for programs.
@@ -222,11 +279,11 @@ func (x TunnelErrorKind) String() string {
 }
 
 func (TunnelErrorKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[3].Descriptor()
 }
 
 func (TunnelErrorKind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[3]
 }
 
 func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
@@ -235,7 +292,7 @@ func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelErrorKind.Descriptor instead.
 func (TunnelErrorKind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
 }
 
 // A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -733,11 +790,13 @@ type IkeSa struct {
 	LocalId         string                 `protobuf:"bytes,7,opt,name=local_id,json=localId,proto3" json:"local_id,omitempty"`
 	RemoteId        string                 `protobuf:"bytes,8,opt,name=remote_id,json=remoteId,proto3" json:"remote_id,omitempty"`
 	// How the peer proved itself: `psk`, or the algorithm of its signature.
-	RemoteAuth    string `protobuf:"bytes,9,opt,name=remote_auth,json=remoteAuth,proto3" json:"remote_auth,omitempty"`
-	NatLocal      bool   `protobuf:"varint,10,opt,name=nat_local,json=natLocal,proto3" json:"nat_local,omitempty"`
-	NatRemote     bool   `protobuf:"varint,11,opt,name=nat_remote,json=natRemote,proto3" json:"nat_remote,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	RemoteAuth string `protobuf:"bytes,9,opt,name=remote_auth,json=remoteAuth,proto3" json:"remote_auth,omitempty"`
+	NatLocal   bool   `protobuf:"varint,10,opt,name=nat_local,json=natLocal,proto3" json:"nat_local,omitempty"`
+	NatRemote  bool   `protobuf:"varint,11,opt,name=nat_remote,json=natRemote,proto3" json:"nat_remote,omitempty"`
+	// True when IKE and ESP go in a TCP connection (RFC 9329).
+	TcpEncapsulated bool `protobuf:"varint,12,opt,name=tcp_encapsulated,json=tcpEncapsulated,proto3" json:"tcp_encapsulated,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IkeSa) Reset() {
@@ -843,6 +902,13 @@ func (x *IkeSa) GetNatLocal() bool {
 func (x *IkeSa) GetNatRemote() bool {
 	if x != nil {
 		return x.NatRemote
+	}
+	return false
+}
+
+func (x *IkeSa) GetTcpEncapsulated() bool {
+	if x != nil {
+		return x.TcpEncapsulated
 	}
 	return false
 }
@@ -1112,7 +1178,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x04ours\x18\n" +
 	" \x03(\tR\x04ours\x12\x16\n" +
 	"\x06theirs\x18\v \x03(\tR\x06theirs\x12\x16\n" +
-	"\x06remedy\x18\f \x01(\tR\x06remedy\"\x9c\x03\n" +
+	"\x06remedy\x18\f \x01(\tR\x06remedy\"\xc7\x03\n" +
 	"\x05IkeSa\x12#\n" +
 	"\rinitiator_spi\x18\x01 \x01(\tR\finitiatorSpi\x12#\n" +
 	"\rresponder_spi\x18\x02 \x01(\tR\fresponderSpi\x12\x1c\n" +
@@ -1128,7 +1194,8 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\tnat_local\x18\n" +
 	" \x01(\bR\bnatLocal\x12\x1d\n" +
 	"\n" +
-	"nat_remote\x18\v \x01(\bR\tnatRemote\"\xe6\x02\n" +
+	"nat_remote\x18\v \x01(\bR\tnatRemote\x12)\n" +
+	"\x10tcp_encapsulated\x18\f \x01(\bR\x0ftcpEncapsulated\"\xe6\x02\n" +
 	"\aChildSa\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x15\n" +
 	"\x06spi_in\x18\x02 \x01(\tR\x05spiIn\x12\x17\n" +
@@ -1160,7 +1227,12 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x16TUNNEL_STATUS_DEGRADED\x10\x02\x12\x16\n" +
 	"\x12TUNNEL_STATUS_DOWN\x10\x03\x12\x1d\n" +
 	"\x19TUNNEL_STATUS_NEGOTIATING\x10\x04\x12\x17\n" +
-	"\x13TUNNEL_STATUS_STALE\x10\x05*\xb0\x01\n" +
+	"\x13TUNNEL_STATUS_STALE\x10\x05*\x8e\x01\n" +
+	"\x10TcpEncapsulation\x12!\n" +
+	"\x1dTCP_ENCAPSULATION_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17TCP_ENCAPSULATION_NEVER\x10\x01\x12\x1e\n" +
+	"\x1aTCP_ENCAPSULATION_FALLBACK\x10\x02\x12\x1a\n" +
+	"\x16TCP_ENCAPSULATION_ONLY\x10\x03*\xb0\x01\n" +
 	"\vTunnelState\x12\x1c\n" +
 	"\x18TUNNEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11TUNNEL_STATE_IDLE\x10\x01\x12\x1b\n" +
@@ -1196,41 +1268,42 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_tunnel_proto_rawDescData
 }
 
-var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),             // 0: swanherd.v1.TunnelStatus
-	(TunnelState)(0),              // 1: swanherd.v1.TunnelState
-	(TunnelErrorKind)(0),          // 2: swanherd.v1.TunnelErrorKind
-	(*Tunnel)(nil),                // 3: swanherd.v1.Tunnel
-	(*TunnelEnd)(nil),             // 4: swanherd.v1.TunnelEnd
-	(*TunnelReport)(nil),          // 5: swanherd.v1.TunnelReport
-	(*TunnelError)(nil),           // 6: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                 // 7: swanherd.v1.IkeSa
-	(*ChildSa)(nil),               // 8: swanherd.v1.ChildSa
-	(*SaCounters)(nil),            // 9: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+	(TcpEncapsulation)(0),         // 1: swanherd.v1.TcpEncapsulation
+	(TunnelState)(0),              // 2: swanherd.v1.TunnelState
+	(TunnelErrorKind)(0),          // 3: swanherd.v1.TunnelErrorKind
+	(*Tunnel)(nil),                // 4: swanherd.v1.Tunnel
+	(*TunnelEnd)(nil),             // 5: swanherd.v1.TunnelEnd
+	(*TunnelReport)(nil),          // 6: swanherd.v1.TunnelReport
+	(*TunnelError)(nil),           // 7: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                 // 8: swanherd.v1.IkeSa
+	(*ChildSa)(nil),               // 9: swanherd.v1.ChildSa
+	(*SaCounters)(nil),            // 10: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
-	4,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
-	4,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
+	5,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
+	5,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	10, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
-	5,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	10, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
-	1,  // 6: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	10, // 7: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	7,  // 8: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	8,  // 9: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	6,  // 10: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	10, // 11: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	10, // 12: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	2,  // 13: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	10, // 14: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	10, // 15: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	10, // 16: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	10, // 17: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	9,  // 18: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	11, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	6,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
+	11, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	2,  // 6: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
+	11, // 7: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	9,  // 9: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	7,  // 10: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	11, // 11: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	11, // 12: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	3,  // 13: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	11, // 14: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	11, // 15: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	11, // 16: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	11, // 17: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	10, // 18: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
 	19, // [19:19] is the sub-list for method output_type
 	19, // [19:19] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
@@ -1248,7 +1321,7 @@ func file_swanherd_v1_tunnel_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
