@@ -102,7 +102,7 @@ func (c *childSA) end(why Reason) {
 // endpoints are the outer addresses of ESP. Ports are those of UDP
 // encapsulation, zero without (RFC 3948, Section 2.1).
 func (sa *ikeSA) endpoints() (local, remote netip.AddrPort) {
-	if sa.encap {
+	if sa.encap || sa.tcp {
 		return sa.local, sa.remote
 	}
 	return netip.AddrPortFrom(sa.local.Addr(), 0), netip.AddrPortFrom(sa.remote.Addr(), 0)
@@ -182,7 +182,7 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 	local, remote := c.ike.endpoints()
 	sa := dataplane.SA{
 		Tunnel: c.t.cfg.Name, Child: c.name, Direction: d, Mode: c.mode,
-		Local: local, Remote: remote, Suite: c.suite, Key: key,
+		Local: local, Remote: remote, TCP: c.ike.tcp, Suite: c.suite, Key: key,
 		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
 	}
 	if d == dataplane.Outbound {

@@ -145,6 +145,7 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	sa.established, sa.heard = t.now, t.now
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
 	sa.endAt = time.Time{}
+	sa.link.originator = sa.initiator
 	t.setIKELifetime(sa)
 	sa.refreshSoon()
 	t.setAuthLifetime(sa)

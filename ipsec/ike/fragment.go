@@ -107,9 +107,10 @@ func (sa *ikeSA) seal(h wire.Header, payloads []wire.Payload, size int) (*whole,
 	return w, datagrams, err
 }
 
-// piecesFor is how many datagrams of that size a message takes.
+// piecesFor is how many datagrams of that size a message takes. TCP needs none of
+// that (RFC 9329, Section 7.5).
 func (sa *ikeSA) piecesFor(w *whole, size int) int {
-	if !sa.fragment || w.sealer.SealedLen(len(w.plain))+wire.HeaderLen+4 <= room(size, sa.remote) {
+	if !sa.fragment || sa.tcp || w.sealer.SealedLen(len(w.plain))+wire.HeaderLen+4 <= room(size, sa.remote) {
 		return 1
 	}
 	each := sa.pieceLen(w, size)

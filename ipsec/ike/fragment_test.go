@@ -257,7 +257,7 @@ func TestAnswerInSmallerPieces(t *testing.T) {
 	d := Datagram{Local: b.local, Remote: a.local, Data: datagrams[0]}
 	w.b.receive(d)
 	b.respond(&message{
-		Header: wire.Header{Exchange: wire.ExchangeInformational, MessageID: b.window.nextReceive - 1}, local: d.Local, remote: d.Remote,
+		Header: wire.Header{Exchange: wire.ExchangeInformational, MessageID: b.window.nextReceive - 1}, route: d.route(),
 	}, long(3000))
 	w.b.drain(w.b.t, nil)
 	var got []int

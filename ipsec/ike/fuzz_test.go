@@ -25,7 +25,7 @@ func fixedPair(t testing.TB) *world {
 	for _, n := range w.nodes() {
 		n.step(Connect{})
 		sa := &ikeSA{
-			initiator: n == w.a, localSPI: spii, remoteSPI: spir, local: n.cfg.Local, remote: n.cfg.Remote, suite: ikeSuite,
+			initiator: n == w.a, localSPI: spii, remoteSPI: spir, route: route{local: n.cfg.Local, remote: n.cfg.Remote}, suite: ikeSuite,
 			fragment: true, localID: n.cfg.Credentials.ID, remoteID: n.cfg.Peer.ID, lowestNonce: ni, init: &initState{},
 		}
 		in, out := inA, inB

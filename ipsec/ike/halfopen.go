@@ -79,7 +79,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	}
 	h.stats.Received++
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
-	h.sa.move(d.Local, d.Remote)
+	h.sa.route = d.route()
 	h.sa.noteReceived(m)
 	if h.redirectTo = cfg.RedirectTo; h.redirectInit(m) {
 		return h, nil
@@ -118,7 +118,7 @@ func parseInitRequest(d Datagram) (*message, error) {
 	if err := f.check(parsed.Payloads); err != nil {
 		return nil, fmt.Errorf("%s: %w", h.Exchange, err)
 	}
-	return &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads}, nil
+	return &message{Header: h, route: d.route(), raw: parsed.Raw, payloads: parsed.Payloads}, nil
 }
 
 // answerInit chooses the suite and starts the key exchange.
@@ -278,7 +278,7 @@ func (h *HalfOpen) respondFirst(m *message, header wire.Header, payloads []wire.
 	sa.init.response = raw
 	sa.window.response = [][]byte{raw}
 	sa.noteSent(header, payloads, sa.window.response)
-	sa.sendTo(m.local, m.remote, sa.window.response)
+	sa.sendTo(m.route, sa.window.response)
 }
 
 // Step applies one input: a Datagram, JobDone or Tick.
@@ -398,6 +398,9 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 	}
 	if err := t.refusesPPK(h.sa.init); err != nil {
 		return err
+	}
+	if h.sa.tcp && t.cfg.TCP.Mode == TCPNever {
+		return &mismatch{kind: KindConfiguration, text: fmt.Sprintf("tunnel %s takes no TCP", t.cfg.Name), remedy: remedyTCP}
 	}
 	identified := 0
 	for _, sa := range t.sas {

@@ -29,12 +29,14 @@ type packet struct {
 	esp      uint32 // the SPI of a packet that is no IKE message; 0 otherwise
 	sequence int    // of such a packet
 	promised bool   // it must arrive
+	tcp      bool   // it goes in a connection
 }
 
 // world is two nodes, the network between them and the time.
 type world struct {
 	now                  time.Time
 	a, b                 *node
+	tcp                  tcpNet
 	flight               []*packet
 	lastID, lastSequence int
 	// lastWork numbers the results that wait.
@@ -246,8 +248,14 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 		switch e := e.(type) {
 		case Send:
 			for _, d := range e.Datagrams {
-				n.send(e.Local, e.Remote, d)
+				n.sendBy(route{e.Local, e.Remote, e.TCP}, d)
 			}
+		case Dial:
+			m.Step(n.now(), n.dial(e))
+		case KeepStream:
+			n.event("uses the connection %s - %s", e.Local, e.Remote)
+		case DropStream:
+			n.dropStream(route{e.Local, e.Remote, true})
 		case KeepAlive:
 			n.event("keepalive to %s", e.Remote)
 		case StartJob:
@@ -402,7 +410,7 @@ func (n *node) apply(ops []dataplane.Op) []error {
 		case dataplane.UpdateEndpoints:
 			for _, m := range []map[uint32]dataplane.SA{n.in, n.out} {
 				for spi, sa := range m {
-					sa.Local, sa.Remote = op.Local, op.Remote
+					sa.Local, sa.Remote, sa.TCP = op.Local, op.Remote, op.TCP
 					m[spi] = sa
 				}
 			}
@@ -413,16 +421,25 @@ func (n *node) apply(ops []dataplane.Op) []error {
 }
 
 func (n *node) send(local, remote netip.AddrPort, data []byte) {
+	n.sendBy(route{local: local, remote: remote}, data)
+}
+
+func (n *node) sendBy(r route, data []byte) {
 	w := n.w
 	w.lastID++
 	data = n.unlearn(data)
 	to := n.peer()
-	if w.gateway != nil && remote.Addr() == w.gateway.cfg.Local.Addr() {
+	if w.gateway != nil && r.remote.Addr() == w.gateway.cfg.Local.Addr() {
 		to = w.gateway
 	}
-	p := &packet{id: w.lastID, from: n, to: to, src: local, dst: remote, data: bytes.Clone(data), sent: w.now}
+	p := &packet{id: w.lastID, from: n, to: to, src: r.local, dst: r.remote, tcp: r.tcp, data: bytes.Clone(data), sent: w.now}
 	var lost string
-	p.src, lost = w.leave(n, local, remote)
+	switch {
+	case r.tcp:
+		_, lost = w.leaveByTCP(r)
+	default:
+		p.src, lost = w.leave(n, r.local, r.remote)
+	}
 	if w.log != nil {
 		w.log("%s %s%s\n", p, w.render(p.data), w.way(p))
 	}
@@ -433,7 +450,7 @@ func (n *node) send(local, remote netip.AddrPort, data []byte) {
 	if w.trace != nil {
 		w.trace(w, p)
 	}
-	if w.mtu > 0 && datagramSize(Datagram{Remote: remote, Data: data}) > w.mtu {
+	if w.mtu > 0 && !r.tcp && datagramSize(Datagram{Remote: r.remote, Data: data}) > w.mtu {
 		w.note("%s is too large for the path\n", p)
 		return
 	}
@@ -448,7 +465,13 @@ func (w *world) way(p *packet) string {
 	return fmt.Sprintf(" %s -> %s", p.src, p.dst)
 }
 
-func (p *packet) String() string { return fmt.Sprintf("%s>%s #%d", p.from.name, p.to.name, p.id) }
+func (p *packet) String() string {
+	by := ""
+	if p.tcp {
+		by = "tcp "
+	}
+	return fmt.Sprintf("%s>%s %s#%d", p.from.name, p.to.name, by, p.id)
+}
 
 // deliver hands a packet to its receiver, as the engine would.
 func (w *world) deliver(p *packet) {
@@ -462,7 +485,7 @@ func (w *world) deliver(p *packet) {
 		}
 		n = w.intruder
 	}
-	local, lost := w.arrive(n, p.src, p.dst)
+	local, lost := w.comes(n, p)
 	if lost != "" {
 		w.note("%s %s\n", p, lost)
 		return
@@ -475,7 +498,7 @@ func (w *world) deliver(p *packet) {
 		w.note("%s is not heard\n", p)
 		return
 	}
-	n.receive(Datagram{Local: local, Remote: p.src, Data: p.data})
+	n.receive(Datagram{Local: local, Remote: p.src, TCP: p.tcp, Data: p.data})
 }
 
 func (n *node) receive(d Datagram) {

@@ -33,6 +33,7 @@ type beginning struct {
 	remote   netip.AddrPort
 	replaces *ikeSA      // deleted when the new one is up
 	ticket   *heldTicket // nil: with a key exchange and signatures
+	tcp      bool        // as there was no answer by UDP
 	// redirectedFrom is which gateway told us to (RFC 5685).
 	redirectedFrom netip.Addr
 }
@@ -41,6 +42,10 @@ func (t *Tunnel) begin(b beginning) {
 	if !b.local.IsValid() {
 		b.local = t.cfg.Local
 	}
+	r := route{local: b.local, remote: b.remote}
+	if b.tcp || t.cfg.TCP.Mode == TCPOnly {
+		r = t.byTCP(b.local.Addr(), b.remote.Addr())
+	}
 	for _, o := range t.sas {
 		if o.state == stateListening {
 			o.die() // of an attempt that has failed
@@ -48,16 +53,24 @@ func (t *Tunnel) begin(b beginning) {
 	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
-		local: b.local, remote: b.remote, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
+		route: r, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
 	}
 	t.add(sa)
-	sa.move(b.local, b.remote)
 	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}
-	if b.ticket != nil {
+	if r.tcp {
+		sa.dialFirst()
+		return
+	}
+	sa.beginFirst()
+}
+
+// beginFirst begins the first exchange, when it is known over which route.
+func (sa *ikeSA) beginFirst() {
+	if sa.init.resume != nil {
 		sa.sendResume()
 		return
 	}
-	sa.init.group = t.cfg.Proposals[0].KeyExchange[0]
+	sa.init.group = sa.t.cfg.Proposals[0].KeyExchange[0]
 	sa.beginInit()
 }
 
@@ -142,11 +155,13 @@ func (sa *ikeSA) handleInitResponse(m *message) {
 	if n := m.errorNotify(); n != nil {
 		sa.m.stats.Hints++
 		sa.init.hint = &Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true}
-		return
-	}
-	if err := sa.acceptInit(m); err != nil {
+	} else if err := sa.acceptInit(m); err != nil {
 		sa.m.stats.Hints++
 		sa.init.hint = &Error{Exchange: m.Exchange, Err: err}
+	}
+	if sa.tcp && sa.init.hint != nil {
+		// Nothing better comes by the same connection (RFC 9329, Section 6.4).
+		sa.fail(sa.init.hint)
 	}
 }
 

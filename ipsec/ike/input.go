@@ -20,6 +20,8 @@ type Datagram struct {
 	Data          []byte
 }
 
+func (d Datagram) route() route { return route{d.Local, d.Remote, d.TCP} }
+
 // Token ties the answer to the effect that asked for it. An answer with a token
 // that is no longer waited for is ignored.
 type Token uint64

@@ -174,7 +174,7 @@ func (t *Tunnel) lastChance(sa *ikeSA) {
 // mapping: nothing else does that, and it says nothing about the peer (RFC 3948,
 // Section 4).
 func (sa *ikeSA) keepAliveAt() time.Time {
-	if !sa.localNAT || sa.state != stateEstablished || sa.m.timing.KeepAlive <= 0 {
+	if !sa.localNAT || sa.tcp || sa.state != stateEstablished || sa.m.timing.KeepAlive <= 0 {
 		return time.Time{}
 	}
 	return sa.sent.Add(sa.m.timing.KeepAlive)

@@ -1,19 +1,17 @@
 package ike
 
 import (
-	"net/netip"
-
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 // message is a received message with its payloads in the clear.
 type message struct {
 	wire.Header
-	local, remote netip.AddrPort
-	raw           []byte
-	payloads      []wire.Payload
-	covered       []byte // what AUTH covers of an IKE_INTERMEDIATE message
-	opened               // of an encrypted message
+	route
+	raw      []byte
+	payloads []wire.Payload
+	covered  []byte // what AUTH covers of an IKE_INTERMEDIATE message
+	opened          // of an encrypted message
 }
 
 // find returns the first payload of type P, or its zero value.

@@ -41,7 +41,7 @@ func (sa *ikeSA) receiveSync(h wire.Header, d Datagram) bool {
 	}
 	if sum := sha256.Sum256(d.Data); sa.sync != nil && sum == sa.sync.hash {
 		sa.m.stats.Retransmitted += uint64(len(sa.sync.response))
-		sa.sendTo(d.Local, d.Remote, sa.sync.response)
+		sa.sendTo(d.route(), sa.sync.response)
 		return true
 	}
 	o, err := sa.open(h, d)
@@ -49,7 +49,7 @@ func (sa *ikeSA) receiveSync(h wire.Header, d Datagram) bool {
 		return true
 	}
 	payloads, err := wire.ParsePayloads(o.first, o.plain)
-	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: d.Data, payloads: payloads}
+	m := &message{Header: h, route: d.route(), raw: d.Data, payloads: payloads}
 	switch {
 	case err == nil && sa.answerSync(m):
 	case sa.window.nextReceive == 0 && m.notify(wire.NotifyIKEv2MessageIDSync) == nil:
@@ -90,7 +90,7 @@ func (sa *ikeSA) answerSync(m *message) bool {
 		return true
 	}
 	sa.sync = &idSync{hash: sha256.Sum256(m.raw), response: datagrams, sender: theirs}
-	sa.sendTo(m.local, m.remote, datagrams)
+	sa.sendTo(m.route, datagrams)
 	return true
 }
 

@@ -59,16 +59,16 @@ func (sa *ikeSA) detectNAT(m *message, force bool) {
 	supported := sources > 0 && destinations > 0
 	sa.remoteNAT = supported && sourceMatches == 0
 	sa.localNAT = supported && destinationMatches == 0
-	sa.encap = supported && (sa.remoteNAT || sa.localNAT || force) || sa.local.Port() == sa.m.natPort
+	sa.encap = supported && (sa.remoteNAT || sa.localNAT || force) || sa.local.Port() == sa.m.natPort || sa.tcp
 }
 
 // floatPort moves an initiator that found a NAT to the NAT traversal ports (RFC
 // 7296, Section 2.23).
 func (sa *ikeSA) floatPort() {
-	if !sa.encap || sa.local.Port() == sa.m.natPort {
-		return
+	if !sa.encap || sa.tcp || sa.local.Port() == sa.m.natPort {
+		return // TCP passes NATs as it is (RFC 9329, Section 6.5)
 	}
-	sa.move(netip.AddrPortFrom(sa.local.Addr(), sa.m.natPort), netip.AddrPortFrom(sa.remote.Addr(), sa.m.natPort))
+	sa.move(route{local: netip.AddrPortFrom(sa.local.Addr(), sa.m.natPort), remote: netip.AddrPortFrom(sa.remote.Addr(), sa.m.natPort)})
 }
 
 // moveEndpoints moves the Child SAs to where their IKE SA went, all as one (RFC
@@ -78,7 +78,7 @@ func (t *Tunnel) moveEndpoints(sa *ikeSA) {
 		return
 	}
 	local, remote := sa.endpoints()
-	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: local, Remote: remote}}, func(errs []error) {
+	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: local, Remote: remote, TCP: sa.tcp}}, func(errs []error) {
 		if err := firstError(errs); err != nil {
 			t.report(&Error{Op: "move Child SAs to " + remote.String(), Kind: KindDataPlane, Err: err})
 		}
@@ -87,11 +87,15 @@ func (t *Tunnel) moveEndpoints(sa *ikeSA) {
 
 // mappingChanged follows the peer's NAT when an authentic packet of a Child SA
 // came from another address.
-func (t *Tunnel) mappingChanged(c *childSA, remote netip.AddrPort) {
-	sa := c.ike
+func (t *Tunnel) mappingChanged(c *childSA, e dataplane.Event) {
+	sa, remote := c.ike, e.Remote
+	if e.TCP || sa.tcp {
+		sa.followStream(route{e.Local, e.Remote, e.TCP})
+		return
+	}
 	if sa.localNAT || !sa.encap || !sa.alive() || !remote.IsValid() || remote == sa.remote {
 		return
 	}
-	sa.move(sa.local, remote)
+	sa.move(route{local: sa.local, remote: remote})
 	t.moveEndpoints(sa)
 }

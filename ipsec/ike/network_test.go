@@ -79,7 +79,11 @@ func (n *node) packets(each func(p *packet, lost string)) {
 		p := &packet{from: n, to: n.peer(), dst: out.Remote, esp: spi, sequence: n.w.lastSequence, sent: n.w.now}
 		p.promised = n.w.lossless && n.w.flowed[n.name+" "+out.Child]
 		var lost string
-		p.src, lost = n.w.leave(n, out.Local, out.Remote)
+		if p.tcp = out.TCP; p.tcp {
+			p.src, lost = n.w.leaveByTCP(route{out.Local, out.Remote, true})
+		} else {
+			p.src, lost = n.w.leave(n, out.Local, out.Remote)
+		}
 		each(p, lost)
 	}
 }
@@ -102,7 +106,7 @@ func (n *node) sendESP() {
 func (n *node) traffic() {
 	n.packets(func(p *packet, lost string) {
 		if lost == "" {
-			_, lost = n.w.arrive(p.to, p.src, p.dst)
+			_, lost = n.w.comes(p.to, p)
 		}
 		if lost == "" {
 			p.to.receiveESP(p)
@@ -132,9 +136,9 @@ func (n *node) receiveESP(p *packet) {
 		return // only the newest packet speaks for the address of the peer
 	}
 	n.newest[p.esp] = p.sequence
-	if p.src != n.in[p.esp].Remote && n.w.now.Sub(n.moveTold[p.esp]) >= time.Second {
+	if in := n.in[p.esp]; (p.src != in.Remote || p.tcp != in.TCP) && n.w.now.Sub(n.moveTold[p.esp]) >= time.Second {
 		n.moveTold[p.esp] = n.w.now
-		event.Kind, event.Remote = dataplane.MappingChanged, p.src
+		event.Kind, event.Local, event.Remote, event.TCP = dataplane.MappingChanged, p.dst, p.src, p.tcp
 		n.step(PlaneEvent{event})
 	}
 }

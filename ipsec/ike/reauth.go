@@ -141,6 +141,10 @@ func (t *Tunnel) planReauth() bool {
 	}
 	sa.wantReauth = false
 	switch {
+	case !sa.mayBeginAgain():
+		if !sa.askedAuth {
+			t.askForAuth(sa)
+		}
 	case t.mayInitiate() || sa.origin.initiator && t.cfg.Remote.Addr().IsValid():
 		t.begin(sa.again())
 	case sa.askedAuth && t.mayTakeOver():
@@ -154,7 +158,7 @@ func (t *Tunnel) planReauth() bool {
 // again is how an IKE SA is begun in place of sa: where that was begun, unless one of
 // the ends has moved since or it was the other one that began.
 func (sa *ikeSA) again() beginning {
-	b := beginning{local: sa.local, remote: sa.remote, replaces: sa}
+	b := beginning{local: sa.local, remote: sa.remote, replaces: sa, tcp: sa.tcp}
 	if at := sa.t.cfg.Local; at.Addr() == sa.local.Addr() && sa.gateway.Addr() == sa.remote.Addr() {
 		b.local, b.remote = at, sa.gateway
 	}

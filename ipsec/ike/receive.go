@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
@@ -118,7 +117,7 @@ func (sa *ikeSA) receiveInit(r *rule, h wire.Header, d Datagram) {
 		sa.m.stats.Malformed++
 		return
 	}
-	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: parsed.Raw, payloads: parsed.Payloads}
+	m := &message{Header: h, route: d.route(), raw: parsed.Raw, payloads: parsed.Payloads}
 	sa.noteReceived(m)
 	r.handle(sa, m)
 }
@@ -129,7 +128,7 @@ func (sa *ikeSA) noteReceived(m *message) {
 	if m.pieces > 1 {
 		size = len(m.plain)
 	}
-	sa.m.transcript.follow(sa.m.now, sa.localSPI, m.local, m.remote)
+	sa.m.transcript.follow(sa.m.now, sa.localSPI, m.route)
 	sa.m.transcript.received(sa.m.now, sa.localSPI, m.Header, m.payloads, m.pieces, size)
 }
 
@@ -145,7 +144,7 @@ func (sa *ikeSA) receiveProtected(r *rule, h wire.Header, d Datagram) {
 	case err != nil:
 		return
 	}
-	m := &message{Header: h, local: d.Local, remote: d.Remote, raw: d.Data, opened: o}
+	m := &message{Header: h, route: d.route(), raw: d.Data, opened: o}
 	if err == nil {
 		m.payloads, err = wire.ParsePayloads(o.first, o.plain)
 	}
@@ -276,33 +275,33 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 		}
 	}
 	*sa.reassemblyOf(m.Header) = reassembly{}
-	sa.follow(d.Local, d.Remote)
+	sa.follow(d.route())
 }
 
 // follow moves the SA to where an authentic, fresh message came from. The
 // responder does so at IKE_AUTH, when the initiator may move to the NAT traversal
 // port; later the side that is not behind a NAT follows the mapping of the
 // other one's (RFC 7296, Section 2.23).
-func (sa *ikeSA) follow(local, remote netip.AddrPort) {
-	if local == sa.local && remote == sa.remote {
+func (sa *ikeSA) follow(r route) {
+	switch {
+	case r == sa.route:
+		return
+	case sa.unidentified():
+		sa.move(r)
+		return
+	case r.tcp || sa.tcp:
+		sa.followStream(r)
+		return
+	case sa.localNAT:
 		return
 	}
-	if sa.unidentified() {
-		sa.move(local, remote)
-		return
-	}
-	if sa.localNAT {
-		return
-	}
-	sa.move(local, remote)
+	sa.move(r)
 	if sa.t != nil && sa.alive() && sa.t.primary() == sa {
 		sa.t.moveEndpoints(sa)
 	}
 }
 
-func (sa *ikeSA) move(local, remote netip.AddrPort) {
-	sa.local, sa.remote = local, remote
-}
+func (sa *ikeSA) move(r route) { sa.route = r }
 
 // refuseMalformed handles an authentic message that makes no sense. As a
 // request it is answered, and unless only a critical payload is unknown, the

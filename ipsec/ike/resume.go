@@ -354,7 +354,7 @@ func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
 		t.dropTicket(true)
 	}
 	t.decided(sa)
-	b := beginning{remote: sa.gateway, replaces: sa.init.replaces}
+	b := beginning{remote: sa.gateway, replaces: sa.init.replaces, tcp: sa.tcp}
 	sa.die()
 	t.begin(b)
 }

@@ -87,8 +87,8 @@ type ikeSA struct {
 	initiator bool // this end is the original initiator
 	localSPI  wire.SPI
 	remoteSPI wire.SPI
-	local     netip.AddrPort
-	remote    netip.AddrPort
+	route     // where its messages and, if it is in charge, its Child SAs go
+	link      tcpLink
 
 	localNAT, remoteNAT bool // which end is behind a NAT
 	encap               bool // ESP goes in UDP
@@ -259,7 +259,7 @@ func (sa *ikeSA) protect(h wire.Header, payloads []wire.Payload) ([][]byte, erro
 // noteSent writes a message of ours down.
 func (sa *ikeSA) noteSent(h wire.Header, payloads []wire.Payload, datagrams [][]byte) {
 	if !h.IsResponse() {
-		sa.m.transcript.follow(sa.m.now, sa.localSPI, sa.local, sa.remote)
+		sa.m.transcript.follow(sa.m.now, sa.localSPI, sa.route)
 	}
 	sa.m.transcript.sent(sa.m.now, sa.localSPI, h, payloads, datagrams)
 }
@@ -274,12 +274,12 @@ func (sa *ikeSA) fillHeader(h *wire.Header) {
 	}
 }
 
-func (sa *ikeSA) send(datagrams [][]byte) { sa.sendTo(sa.local, sa.remote, datagrams) }
+func (sa *ikeSA) send(datagrams [][]byte) { sa.sendTo(sa.route, datagrams) }
 
-func (sa *ikeSA) sendTo(local, remote netip.AddrPort, datagrams [][]byte) {
+func (sa *ikeSA) sendTo(r route, datagrams [][]byte) {
 	sa.sent = sa.m.now
 	sa.m.stats.Sent += uint64(len(datagrams))
-	sa.m.emit(Send{Local: local, Remote: remote, Datagrams: datagrams, NATPort: local.Port() == sa.m.natPort})
+	sa.m.emit(Send{Local: r.local, Remote: r.remote, TCP: r.tcp, Datagrams: datagrams, NATPort: r.local.Port() == sa.m.natPort})
 }
 
 // useKeys makes the SA able to protect messages. It owns the keys from then on.

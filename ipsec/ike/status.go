@@ -66,6 +66,9 @@ type IKEStatus struct {
 	// LocalNAT and RemoteNAT say which end is behind a NAT; Encap, that ESP
 	// goes in UDP.
 	LocalNAT, RemoteNAT, Encap bool
+	// TCP says that messages and ESP go in the TCP connection between Local and
+	// Remote.
+	TCP bool
 	// Internal is the internal configuration that one end gave the other, nil
 	// for none. It is not to be changed.
 	Internal *Internal

@@ -85,6 +85,9 @@ import (
 //	revalidate NODE
 //	ppk                      the post-quantum preshared keys that are mixed in
 //	who                      how the ends have proved themselves to each other
+//	udp blocked|open         a firewall on the path
+//	tcp refused|open         whether connections come about
+//	reset                    breaks the connections
 //	transcript NODE          what it remembers, with the seconds since the start
 //	check                    holds the invariants of rest
 //	gaps                     when traffic was lost since it first arrived
@@ -286,6 +289,12 @@ func (s *story) run(d *datadriven.TestData) {
 		s.out.WriteString(s.w.a.state() + s.w.b.state())
 	case "plane":
 		s.plane(n)
+	case "udp":
+		s.w.tcp.blockUDP = d.CmdArgs[0].Key == "blocked"
+	case "tcp":
+		s.w.tcp.refuse = d.CmdArgs[0].Key == "refused"
+	case "reset":
+		s.w.reset()
 	case "transcript":
 		for _, e := range n.t.Transcript() {
 			s.w.log("%4.0f %s %s\n", e.Time.Sub(epoch).Seconds(), shortSPI(e.SPI), s.w.quiet(e.Text))
@@ -436,6 +445,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Children[0].LocalTS = mustTS(a.Vals...)
 		case "remote":
 			c.Children[0].RemoteTS = mustTS(a.Vals...)
+		case "tcp":
+			c.TCP.Mode = map[string]TCPMode{"never": TCPNever, "fallback": TCPFallback, "only": TCPOnly}[v]
 		case "id":
 			c.Credentials.ID = mustID(v)
 		case "peer-id":

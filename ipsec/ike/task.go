@@ -103,6 +103,9 @@ func (t *Tunnel) primaryTask(sa *ikeSA) task {
 	}
 	if sa.wantRekey {
 		sa.wantRekey = false
+		if t.leaveTCP(sa) {
+			return nil
+		}
 		return &rekeyIKETask{old: sa}
 	}
 	return nil
@@ -255,6 +258,9 @@ func (t *Tunnel) hasOther(c *childSA) bool {
 func (t *Tunnel) unanswered(sa *ikeSA) {
 	o := sa.window.outstanding
 	err := &Error{Exchange: o.exchange, Err: fmt.Errorf("%w from %s after %d tries", ErrNoAnswer, sa.remote, o.tries+1)}
+	if sa.tcp {
+		err = &Error{Exchange: o.exchange, Err: fmt.Errorf("%w from %s by TCP", ErrNoAnswer, sa.remote), Remedy: remedyTCP}
+	}
 	if sa.init != nil && sa.init.hint != nil {
 		err = sa.init.hint
 	}

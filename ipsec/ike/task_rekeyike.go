@@ -169,7 +169,7 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) *ikeSA {
 	fresh := &ikeSA{
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
-		localSPI: local, remoteSPI: remote, local: sa.local, remote: sa.remote,
+		localSPI: local, remoteSPI: remote, route: sa.route, link: sa.link.heir(),
 		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
 		internal: sa.internal, begun: sa.m.now, origin: sa.origin,
@@ -275,7 +275,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 			sa.init.replaces = fresh
 		}
 	}
-	if fresh.local != old.local || fresh.remote != old.remote {
+	if fresh.route != old.route {
 		t.moveEndpoints(fresh)
 	}
 	t.recovered("")

@@ -1,6 +1,13 @@
 package ike
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
 
 // TCPMode says whether a tunnel goes by TCP (RFC 9329).
 type TCPMode uint8
@@ -43,4 +50,231 @@ func (c TCP) validate() error {
 		return fmt.Errorf("tcp: After is %d, it has to be positive", c.After)
 	}
 	return nil
+}
+
+const (
+	// maxRedial bounds the time between two attempts to connect again.
+	maxRedial = 30 * time.Second
+
+	remedyTCP = "check that the peer takes TCP encapsulation (RFC 9329) at that port and that TCP passes there, or let this tunnel go by UDP alone"
+)
+
+// route is between which ends messages go, and whether in the TCP connection
+// between them.
+type route struct {
+	local, remote netip.AddrPort
+	tcp           bool
+}
+
+// tcpLink is what an IKE SA knows of its connection. The end that made the first IKE
+// SA is the originator: it alone connects, and connects again, whoever rekeys (RFC
+// 9329, Section 1.2).
+type tcpLink struct {
+	originator bool
+	lost       bool // the connection is gone
+	dialing    bool
+	redials    int
+	redialAt   time.Time
+	triedUDP   bool // in vain, to leave TCP
+}
+
+// heir is the link of an IKE SA that replaces this one's.
+func (l tcpLink) heir() tcpLink {
+	return tcpLink{originator: l.originator, lost: l.lost, redialAt: l.redialAt}
+}
+
+// stream is a connection that a tunnel uses; kept ones have been proved by an
+// IKE SA.
+type stream struct {
+	route
+	kept bool
+}
+
+// byTCP is the route of a connection that is still to be made.
+func (t *Tunnel) byTCP(local, remote netip.Addr) route {
+	return route{netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, t.cfg.TCP.Port), true}
+}
+
+// dial asks for a connection to the peer; then gets its route or the error.
+func (sa *ikeSA) dial(then func(route, error)) {
+	sa.link.dialing = true
+	token := sa.m.await(sa, func(a any) {
+		sa.link.dialing = false
+		d, _ := a.(Dialed)
+		r := route{d.Local, d.Remote, true}
+		if d.Err == nil {
+			sa.t.streams = append(sa.t.streams, stream{route: r})
+		}
+		then(r, d.Err)
+	})
+	sa.m.emit(Dial{Token: token, Local: sa.local.Addr(), Remote: sa.remote})
+}
+
+// dialed gives an answer to who waits for it. A connection that nobody waits for
+// any more is dropped.
+func (t *Tunnel) dialed(d Dialed) {
+	if !slices.ContainsFunc(t.waits, func(w wait) bool { return w.token == d.Token }) && d.Err == nil {
+		t.emit(DropStream{d.Local, d.Remote})
+	}
+	t.answer(d.Token, d)
+}
+
+// dialFirst connects for the first exchange of an IKE SA.
+func (sa *ikeSA) dialFirst() {
+	sa.dial(func(r route, err error) {
+		if err != nil {
+			sa.fail(&Error{
+				Op: "connect by TCP", Exchange: wire.ExchangeIKESAInit, Remedy: remedyTCP,
+				Err: fmt.Errorf("%w from %s: %w", ErrNoAnswer, sa.remote, err),
+			})
+			return
+		}
+		sa.move(r)
+		sa.beginFirst()
+	})
+}
+
+// fallsBack reports whether it is time to try TCP: the peer has not answered by UDP
+// to an IKE SA in the making. A refusal is an answer, even an unauthenticated one.
+func (sa *ikeSA) fallsBack() bool {
+	o := sa.window.outstanding
+	return o != nil && sa.m.due(o.at) && sa.initiator && sa.state.in(stateInit|stateIntermediate|stateAuth) && !sa.tcp &&
+		sa.t.cfg.TCP.Mode == TCPFallback && o.silent >= sa.t.cfg.TCP.After && sa.init != nil && sa.init.hint == nil && !sa.t.rivals(sa)
+}
+
+// fallBack begins anew by TCP, with another SPI and NAT detection of its own (RFC
+// 9329, Section 5.1). If the IKE SA was to replace one that goes by TCP already,
+// that is rekeyed where it is.
+func (t *Tunnel) fallBack(sa *ikeSA) {
+	t.transcript.note(t.now, sa.localSPI, "no answer by UDP, trying TCP")
+	b := beginning{local: sa.local, remote: sa.gateway, replaces: sa.init.replaces, redirectedFrom: sa.init.redirectedFrom, tcp: true}
+	for _, o := range t.ofAttempt(sa, stateLarval) {
+		o.die()
+	}
+	sa.die()
+	if old := b.replaces; old != nil && old.tcp && old.link.triedUDP && !b.redirectedFrom.IsValid() {
+		old.wantRekey = old.alive()
+		return
+	}
+	t.begin(b)
+}
+
+// leaveTCP tries UDP when an IKE SA that goes by TCP is to be rekeyed, by making a
+// new one in its place: without MOBIKE one cannot move. It reports whether it does;
+// a second time it does not.
+func (t *Tunnel) leaveTCP(sa *ikeSA) bool {
+	if !sa.tcp || t.cfg.TCP.Mode != TCPFallback || !sa.mayBeginAgain() || sa.link.triedUDP || !t.mayInitiate() || t.isReplacing(sa) || t.now.Before(sa.mayReplaceAt()) {
+		return false
+	}
+	sa.link.triedUDP = true
+	b := sa.again()
+	b.tcp = false
+	t.begin(b)
+	return true
+}
+
+// mayBeginAgain reports whether a new IKE SA in place of sa can be begun here: the
+// originator's peer cannot connect.
+func (sa *ikeSA) mayBeginAgain() bool { return !sa.tcp || sa.link.originator }
+
+// followStream follows an authentic message, or the newest packet of a Child SA, to
+// the connection that it came by. Only the originator's peer does: it sends where it
+// last heard the other end (RFC 9329, Section 6.1). Who has the connection is there,
+// so the address need not be proved.
+func (sa *ikeSA) followStream(r route) {
+	if sa.link.originator || sa.t == nil || !sa.alive() || r == sa.route || !r.tcp || !sa.tcp {
+		return
+	}
+	sa.reconnected(r)
+}
+
+// reconnected goes on over another connection, with the IKE SAs that shared the one
+// before. A request that is out is sent again (RFC 9329, Section 6.2).
+func (sa *ikeSA) reconnected(r route) {
+	t, from := sa.t, sa.route
+	for _, o := range t.sas {
+		if o.route != from || !o.state.in(stateUsable) {
+			continue
+		}
+		o.move(r)
+		o.link.lost = false
+		if out := o.window.outstanding; out != nil {
+			o.repeat(out)
+		}
+	}
+	if p := t.primary(); p != nil && p.route == r {
+		t.moveEndpoints(p)
+	}
+}
+
+// streamClosed takes that a connection has ended. IKE SAs outlive it; the originator
+// connects again (RFC 9329, Section 6.1).
+func (t *Tunnel) streamClosed(r route) {
+	t.streams = slices.DeleteFunc(t.streams, func(s stream) bool { return s.route == r })
+	t.transcript.note(t.now, wire.SPI{}, "connection from ", r.local.String(), " to ", r.remote.String(), " closed")
+	for _, sa := range t.sas {
+		switch {
+		case sa.route != r || sa.link.lost || sa.state == stateDead:
+		case sa.state.in(stateLarval) && sa.initiator:
+			sa.fail(&Error{
+				Exchange: wire.ExchangeIKESAInit, Remedy: remedyTCP,
+				Err: fmt.Errorf("%w: %s closed the TCP connection", ErrNoAnswer, r.remote),
+			})
+		default:
+			sa.link.lost, sa.link.redials, sa.link.redialAt = true, 0, t.now
+		}
+	}
+}
+
+// redialAt is when the originator connects again.
+func (sa *ikeSA) redialAt() time.Time {
+	if !sa.link.lost || !sa.link.originator || sa.link.dialing || sa.t == nil || sa != sa.t.primary() {
+		return time.Time{}
+	}
+	return sa.link.redialAt
+}
+
+func (sa *ikeSA) tickLink() {
+	if !sa.m.due(sa.redialAt()) {
+		return
+	}
+	sa.dial(func(r route, err error) {
+		switch {
+		case err != nil:
+			delay := min(time.Second<<min(sa.link.redials, 8), maxRedial)
+			sa.link.redials++
+			sa.link.redialAt = sa.m.now.Add(sa.vary(delay))
+			sa.wantProbe = true // so that its end is found out if this goes on
+		case sa.link.lost:
+			sa.reconnected(r)
+			sa.wantProbe = sa.window.outstanding == nil // the peer learns the connection
+		}
+	})
+}
+
+// settleStreams tells which connections are in use, as follows from the IKE SAs.
+func (t *Tunnel) settleStreams() {
+	for _, sa := range t.sas {
+		if sa.tcp && !sa.link.lost && sa.state.in(stateUsable) {
+			t.keepStream(sa.route)
+		}
+	}
+	t.streams = slices.DeleteFunc(t.streams, func(s stream) bool {
+		if slices.ContainsFunc(t.sas, func(sa *ikeSA) bool { return sa.route == s.route && !sa.state.in(stateLingering|stateDead) }) {
+			return false
+		}
+		t.emit(DropStream{s.local, s.remote})
+		return true
+	})
+}
+
+func (t *Tunnel) keepStream(r route) {
+	i := slices.IndexFunc(t.streams, func(s stream) bool { return s.route == r })
+	if i < 0 {
+		i, t.streams = len(t.streams), append(t.streams, stream{route: r})
+	}
+	if !t.streams[i].kept {
+		t.streams[i].kept = true
+		t.emit(KeepStream{r.local, r.remote})
+	}
 }

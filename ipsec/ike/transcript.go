@@ -48,9 +48,6 @@ type transcript struct {
 	drops  *[numDrops]dropped // nil before the first
 }
 
-// route is between which addresses messages go.
-type route struct{ local, remote netip.AddrPort }
-
 // recordKind says what a record is of.
 type recordKind uint8
 
@@ -154,12 +151,16 @@ func (tr *transcript) note(now time.Time, spi wire.SPI, parts ...string) {
 }
 
 // follow writes down that messages go another way from now on.
-func (tr *transcript) follow(now time.Time, spi wire.SPI, local, remote netip.AddrPort) {
-	if (route{local, remote}) == tr.route {
+func (tr *transcript) follow(now time.Time, spi wire.SPI, r route) {
+	if r == tr.route {
 		return
 	}
-	tr.route = route{local, remote}
-	tr.note(now, spi, "between ", local.String(), " and ", remote.String())
+	tr.route = r
+	by := ""
+	if r.tcp {
+		by = " by TCP"
+	}
+	tr.note(now, spi, "between ", r.local.String(), " and ", r.remote.String(), by)
 }
 
 // begin appends the head of a record, after making room.

@@ -16,6 +16,7 @@ type Tunnel struct {
 	sas      []*ikeSA   // in the order in which they were made
 	children []*childSA // likewise
 	slots    []slot     // one for each of cfg.Children, in that order
+	streams  []stream   // the TCP connections that it uses
 	ticket   *heldTicket
 	// redirects are when the latest gateways sent us to others.
 	redirects []time.Time
@@ -115,6 +116,10 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		t.planeEvent(in.Event)
 	case Activity:
 		t.answer(in.Token, in)
+	case Dialed:
+		t.dialed(in)
+	case StreamClosed:
+		t.streamClosed(route{in.Local, in.Remote, true})
 	case Connect:
 		t.transcript.note(now, wire.SPI{}, "wanted")
 		t.connect()
@@ -223,6 +228,7 @@ func (t *Tunnel) advance() {
 	if t.closing && t.onlyLingering() {
 		t.finishClosing()
 	}
+	t.settleStreams()
 }
 
 func (t *Tunnel) reap() {
@@ -266,7 +272,7 @@ func (t *Tunnel) planeEvent(e dataplane.Event) {
 	case dataplane.FirstInbound:
 		t.peerUses(c)
 	case dataplane.MappingChanged:
-		t.mappingChanged(c, e.Remote)
+		t.mappingChanged(c, e)
 	}
 }
 
@@ -303,10 +309,14 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 			sa.die()
 		}
 		return
+	case sa.fallsBack():
+		t.fallBack(sa)
+		return
 	case !sa.retransmit():
 		t.lastChance(sa)
 		return
 	}
+	sa.tickLink()
 	sa.tickSeries()
 	if t.due(sa.expireAt) {
 		sa.expireAt = time.Time{}
@@ -406,5 +416,6 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(sa.yieldAt)
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
+		e.add(sa.redialAt())
 	}
 }

@@ -154,11 +154,15 @@ func (sa *ikeSA) retransmit() bool {
 	o.tries++
 	o.silent++
 	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
-	if o.tries > fragmentTries {
+	if o.tries > fragmentTries && !sa.tcp {
 		sa.cutRequest(o)
 	}
 	o.at = sa.m.now.Add(sa.vary(o.interval))
-	sa.repeat(o)
+	if !sa.tcp {
+		// What is sent by TCP arrives, or the connection ends (RFC 9329, Section
+		// 6.2).
+		sa.repeat(o)
+	}
 	if o.silent >= suspectTries {
 		sa.setSuspect(true)
 	}
@@ -215,7 +219,7 @@ func (sa *ikeSA) respond(req *message, payloads []wire.Payload) {
 	if sa.piecesFor(w, leastDatagram) > w.pieces {
 		sa.window.whole = w
 	}
-	sa.sendTo(req.local, req.remote, datagrams)
+	sa.sendTo(req.route, datagrams)
 }
 
 // refuse answers a request with an error notification alone.
@@ -245,5 +249,5 @@ func (sa *ikeSA) repeatResponse(d Datagram, inPieces bool) {
 	}
 	sa.m.stats.Retransmitted += uint64(len(w.response))
 	sa.m.transcript.again(sa.m.now, sa.localSPI, w.response)
-	sa.sendTo(d.Local, d.Remote, w.response)
+	sa.sendTo(d.route(), w.response)
 }

@@ -1,0 +1,81 @@
+package ike
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+)
+
+// tcpNet is the TCP connections of a world. What goes in one arrives in order or
+// not at all; a story delivers it like the rest.
+type tcpNet struct {
+	blockUDP bool
+	refuse   bool
+	conns    []route // as who opened it sees it
+	lastPort uint16
+}
+
+// dial opens a connection for n.
+func (n *node) dial(d Dial) Dialed {
+	w := n.w
+	if w.tcp.refuse {
+		w.note("   %s cannot connect to %s\n", n.name, d.Remote)
+		return Dialed{Token: d.Token, Err: errors.New("connection refused")}
+	}
+	w.tcp.lastPort++
+	local := netip.AddrPortFrom(d.Local, 40000+w.tcp.lastPort)
+	w.tcp.conns = append(w.tcp.conns, route{local, d.Remote, true})
+	w.note("   %s connects %s to %s\n", n.name, local, d.Remote)
+	return Dialed{Token: d.Token, Local: local, Remote: d.Remote}
+}
+
+// connected reports whether there is a connection between the ends of r.
+func (w *world) connected(r route) bool {
+	return slices.Contains(w.tcp.conns, r) || slices.Contains(w.tcp.conns, route{r.remote, r.local, true})
+}
+
+// leaveByTCP is leave for what goes in a connection.
+func (w *world) leaveByTCP(r route) (netip.AddrPort, string) {
+	if !w.connected(r) {
+		return r.local, "finds no connection"
+	}
+	return r.local, ""
+}
+
+// comes returns the destination of p as n sees it, or why it does not come.
+func (w *world) comes(n *node, p *packet) (netip.AddrPort, string) {
+	switch {
+	case p.tcp:
+		return p.dst, ""
+	case w.tcp.blockUDP:
+		return p.dst, "is stopped by the firewall"
+	}
+	return w.arrive(n, p.src, p.dst)
+}
+
+// dropStream is what the engine does: who opened a connection closes it.
+func (n *node) dropStream(r route) {
+	w := n.w
+	if !slices.Contains(w.tcp.conns, r) || !n.has(r.local.Addr()) {
+		return
+	}
+	w.note("   %s closes %s to %s\n", n.name, r.local, r.remote)
+	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c route) bool { return c == r })
+	n.peer().step(StreamClosed{r.remote, r.local})
+}
+
+// reset breaks all connections, and what is in them is lost.
+func (w *world) reset() {
+	conns := w.tcp.conns
+	w.tcp.conns = nil
+	w.flight = slices.DeleteFunc(w.flight, func(p *packet) bool { return p.tcp })
+	for _, c := range conns {
+		w.note("   connection %s to %s is reset\n", c.local, c.remote)
+		opener, other := w.a, w.b
+		if !opener.has(c.local.Addr()) {
+			opener, other = other, opener
+		}
+		opener.step(StreamClosed{c.local, c.remote})
+		other.step(StreamClosed{c.remote, c.local})
+	}
+}
