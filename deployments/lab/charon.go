@@ -54,6 +54,10 @@ const charonConfig = `charon-systemd {
       load = %[2]s
       allow_peer_ts = yes
     }
+    # It would write the host's resolv.conf.
+    resolve {
+      load = no
+    }
     vici {
       load = yes
       socket = unix://%[1]s/vici

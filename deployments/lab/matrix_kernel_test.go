@@ -5,13 +5,17 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/ipsec/ike"
 )
 
 // guestEnv is set in a virtual machine.
@@ -148,5 +152,25 @@ func reportGuest(t *testing.T, console io.Reader) int {
 
 // kernelCases need the kernel's ESP at the peer.
 func kernelCases() []interopCase {
-	return each(interopCase{name: "esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()})
+	return slices.Concat(
+		each(interopCase{name: "esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "esn, aes-cbc, crossing rekeys", esp: "aes256-sha256-x25519-esn", steps: []step{crossing(rekeysChild, rekeysChild), crossing(rekeysIKE, rekeysIKE)}}),
+		each(interopCase{name: "esn, both behind NAT", esp: "chacha20poly1305-x25519-esn", nat: [2]bool{true, true}, tunnel: func(c *engine.TunnelConfig) { c.ForceEncap = false }, steps: []step{rekeyChild(theirs), rekeyIKE(ours)}}),
+		each(interopCase{name: "hybrid, certificates", auth: "ed25519+ecdsa384", ike: "aes256gcm16-prfsha384-x25519-ke1_mlkem768", esp: "aes256gcm16-x25519-ke1_mlkem768-esn", steps: []step{rekeyIKE(theirs), rekeyChild(ours)}}),
+		[]interopCase{
+			{name: "rekeyed by packets", initiates: theirs, child: "        rekey_packets = 100\n        life_packets = 1000000\n        rand_packets = 0", steps: []step{childRekeyed(1)}},
+			{
+				name: "internal address/given by ours", initiates: theirs, conn: "    vips = 0.0.0.0", child: "        local_ts = dynamic",
+				tunnel: func(c *engine.TunnelConfig) {
+					pool, err := ike.NewPool(netip.MustParsePrefix("10.2.0.2/32"))
+					if err != nil {
+						panic(err)
+					}
+					c.InternalOffer = &ike.InternalOffer{Pool: pool, DNS: []netip.Addr{netip.MustParseAddr("10.1.0.53")}, Required: true}
+				},
+				before: []step{theirRoute()},
+				steps:  append(eachRekey(), internal("10.2.0.2", "10.1.0.53"), selectors("10.1.0.0/24", "10.2.0.2/32")),
+			},
+		},
+	)
 }

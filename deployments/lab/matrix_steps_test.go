@@ -345,3 +345,22 @@ func sendTraffic() step {
 		})
 	}}
 }
+
+// internal wants one end to have been given this address and name server.
+func internal(address, dns string) step {
+	return step{"internal configuration", func(x *run) {
+		for _, sa := range x.gateway.tunnel().IKE {
+			if sa.Internal == nil || fmt.Sprint(sa.Internal.Addresses, sa.Internal.DNS) != fmt.Sprintf("[%s] [%s]", address, dns) {
+				x.t.Errorf("the internal configuration is %+v, want address %s and name server %s", sa.Internal, address, dns)
+			}
+		}
+	}}
+}
+
+// theirRoute gives the peer's kernel a route to our LAN, as it asks its policies
+// only where there is one.
+func theirRoute() step {
+	return step{"a route of theirs", func(x *run) {
+		x.must(x.hosts["theirs"].RouteDevice(netip.MustParsePrefix(lans[x.children[0]].ours), "wan1"))
+	}}
+}

@@ -37,7 +37,7 @@ func each(c interopCase) []interopCase {
 // classicCases are what any IKEv2 peer does. With long, what is orthogonal is
 // combined.
 func classicCases(long bool) []interopCase {
-	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), closeCases(), lossCases(), negotiationCases(), refusalCases())
+	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), closeCases(), lossCases(), negotiationCases(), sharedKeyCases(), internalCases(), refusalCases())
 }
 
 // suiteCases go through the algorithms; each case is one pair, so that CI sees
@@ -245,6 +245,44 @@ func negotiationCases() []interopCase {
 			{name: "child begun by traffic", tunnel: func(c *engine.TunnelConfig) { c.Children[0].Start = ike.StartOnTraffic }, before: []step{sendTraffic()}},
 		},
 	)
+}
+
+// sharedKeyCases mix a post-quantum preshared key into the keys (RFC 8784).
+func sharedKeyCases() []interopCase {
+	key := ident.PPK{ID: []byte("ppk.example"), Key: ident.PSK("a post-quantum key of the test, 256 bits")}
+	has := func(c *engine.TunnelConfig) { c.PPKs = []ident.PPK{key} }
+	needs := func(c *engine.TunnelConfig) { has(c); c.PPKRequired = true }
+	const (
+		theirKey      = "secrets {\n  ppk-1 {\n    id = ppk.example\n    secret = \"a post-quantum key of the test, 256 bits\"\n  }\n}"
+		theirOtherKey = "secrets {\n  ppk-1 {\n    id = ppk.example\n    secret = \"another post-quantum key\"\n  }\n}"
+	)
+	return slices.Concat(
+		each(interopCase{name: "ppk/required by both", tunnel: needs, conn: "    ppk_id = ppk.example\n    ppk_required = yes", top: theirKey, steps: append(eachRekey(), theirLog("using PPK"))}),
+		each(interopCase{name: "ppk/with certificates", auth: "ed25519+ecdsa256", tunnel: has, conn: "    ppk_id = ppk.example", top: theirKey, steps: append(eachRekey(), theirLog("using PPK"))}),
+		each(interopCase{name: "ppk/only at ours", tunnel: has, steps: eachRekey()}),
+		each(interopCase{name: "ppk/only at theirs", conn: "    ppk_id = ppk.example", top: theirKey, steps: eachRekey()}),
+		[]interopCase{
+			{name: "refused/ppk that theirs lack", tunnel: needs, fails: "the peer uses no post-quantum preshared key"},
+			{name: "refused/ppk that ours lack", initiates: theirs, conn: "    ppk_id = ppk.example\n    ppk_required = yes", top: theirKey, fails: "PPK required but peer does not support PPK"},
+			{name: "refused/another ppk", tunnel: needs, conn: "    ppk_id = ppk.example\n    ppk_required = yes", top: theirOtherKey, fails: "AUTHENTICATION_FAILED"},
+		},
+	)
+}
+
+// internalCases have the peer give our end its address (RFC 7296, Section 2.19):
+// that of the host behind, which is all that may pass then. The other way about
+// needs the kernel's ESP.
+func internalCases() []interopCase {
+	return []interopCase{
+		{
+			name: "internal address/given by theirs", conn: "    pools = addresses", child: "        remote_ts = dynamic",
+			top: "pools {\n  addresses {\n    addrs = 10.1.0.2/32\n    dns = 10.2.0.53\n  }\n}",
+			tunnel: func(c *engine.TunnelConfig) {
+				c.InternalRequest = &ike.InternalRequest{Addresses: []netip.Addr{netip.IPv4Unspecified()}, DNS: true, Required: true}
+			},
+			steps: append(eachRekey(), internal("10.1.0.2", "10.2.0.53"), selectors("10.1.0.2/32", "10.2.0.0/24")),
+		},
+	}
 }
 
 // refusalCases must not come up.
