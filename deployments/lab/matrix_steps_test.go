@@ -241,6 +241,29 @@ func ikeRekeyed(times int) step {
 	}}
 }
 
+// ikeUp waits for new IKE SAs that replace none by rekeying, times times.
+func ikeUp(times int) step {
+	return step{"new IKE SAs", func(x *run) {
+		for range times {
+			mark := x.gateway.events.mark()
+			awaitEvent[ike.IKEUp](x, mark, "a new IKE SA", nil)
+		}
+		x.settle("one IKE SA and one Child SA")
+	}}
+}
+
+// reauthenticate has our end begin anew, and the old IKE SA go when the new one is
+// there.
+func reauthenticate() step {
+	return step{"reauthentication by ours", func(x *run) {
+		mark := x.gateway.events.mark()
+		x.must(x.gateway.engine.Reauthenticate("theirs"))
+		awaitEvent[ike.IKEUp](x, mark, "a new IKE SA", nil)
+		awaitEvent[ike.IKEDown](x, mark, "the old IKE SA to go", nil)
+		x.settle("one IKE SA and one Child SA")
+	}}
+}
+
 // childRekeyed waits for the Child SA to be rekeyed by itself, times times.
 func childRekeyed(times int) step {
 	return step{"rekeys of the Child SA by itself", func(x *run) {

@@ -37,7 +37,7 @@ func each(c interopCase) []interopCase {
 // classicCases are what any IKEv2 peer does. With long, what is orthogonal is
 // combined.
 func classicCases(long bool) []interopCase {
-	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), closeCases(), lossCases(), negotiationCases(), sharedKeyCases(), internalCases(), refusalCases())
+	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), reauthCases(), closeCases(), lossCases(), negotiationCases(), sharedKeyCases(), internalCases(), refusalCases())
 }
 
 // suiteCases go through the algorithms; each case is one pair, so that CI sees
@@ -186,6 +186,20 @@ func closeCases() []interopCase {
 		each(interopCase{name: "delete/child by ours", children: two, steps: []step{closeChild(ours), rekeyIKE(theirs), rekeyChild(ours)}}),
 		each(interopCase{name: "delete/child by theirs", children: two, steps: []step{closeChild(theirs), rekeyIKE(ours), rekeyChild(theirs)}}),
 	)
+}
+
+// reauthCases have the ends prove themselves again, in a new IKE SA (RFC 7296,
+// Section 2.8.3). charon sends on a Child SA of IKE_AUTH before its answer is
+// there, so a packet that overtakes the answer is lost also where the new one is
+// made first.
+func reauthCases() []interopCase {
+	again := "    rekey_time = 0\n    reauth_time = 2\n    over_time = 20\n    rand_time = 0"
+	return []interopCase{
+		{name: "reauthentication/theirs, break before make", initiates: theirs, auth: "ed25519+ecdsa256", conn: again, options: "  make_before_break = no", steps: []step{ikeUp(2)}, lossy: true},
+		{name: "reauthentication/theirs, make before break", initiates: theirs, auth: "ed25519+ecdsa256", conn: again, options: "  make_before_break = yes", steps: []step{ikeUp(2)}, lossy: true},
+		{name: "reauthentication/ours", auth: "ed25519+ecdsa256", steps: []step{reauthenticate(), rekeyChild(theirs), reauthenticate(), rekeyIKE(theirs)}, lossy: true},
+		{name: "reauthentication/ours, as responder", initiates: theirs, auth: "ecdsa256+ed25519", steps: []step{reauthenticate(), rekeyChild(ours)}, lossy: true},
+	}
 }
 
 // quickDPD lets our end notice a dead peer in about two seconds.

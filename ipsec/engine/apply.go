@@ -257,6 +257,11 @@ func (e *Engine) Subscribe(buffer int) *Subscription { return e.hub.subscribe(bu
 // such tunnel.
 func (e *Engine) RekeyIKE(name string) error { return e.command(name, ike.RekeyIKE{}) }
 
+// Reauthenticate has the two ends of a tunnel prove their identities anew, in an
+// IKE SA that replaces the one that is there (RFC 7296, Section 2.8.3). An error
+// says that there is no such tunnel.
+func (e *Engine) Reauthenticate(name string) error { return e.command(name, ike.Reauthenticate{}) }
+
 // RekeyChild rekeys a Child SA of a tunnel now, all of them if child is empty.
 // An error says that there is no such tunnel.
 func (e *Engine) RekeyChild(name, child string) error {
