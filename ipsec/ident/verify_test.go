@@ -51,6 +51,8 @@ func must2(_ ed25519.PublicKey, k ed25519.PrivateKey, err error) crypto.Signer {
 
 func ecdsaKey(c elliptic.Curve) crypto.Signer { return must(ecdsa.GenerateKey(c, rand.Reader)) }
 
+func newRSA() (*rsa.PrivateKey, error) { return rsa.GenerateKey(rand.Reader, 2048) }
+
 func rsaKey(t *testing.T, bits int) *rsa.PrivateKey {
 	t.Helper()
 	return must(rsa.GenerateKey(rand.Reader, bits))
