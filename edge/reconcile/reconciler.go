@@ -30,6 +30,8 @@ const (
 // Engine is what the reconciler needs of package engine.
 type Engine interface {
 	Apply(desired []engine.TunnelConfig) []engine.TunnelResult
+	// Revalidate has the certificates of connected peers verified again.
+	Revalidate()
 }
 
 // Host is what the reconciler needs of package hostnet.
@@ -162,13 +164,16 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 	if errs = append(errs, more...); len(errs) > 0 {
 		return errs
 	}
-	r.revoked.Set(plan.Revoked)
+	otherRevoked := r.revoked.Set(plan.Revoked)
 	ready, deferred := r.locate(plan.Tunnels)
 	var failed Errors
 	for _, result := range r.cfg.Engine.Apply(ready) {
 		if result.Err != nil {
 			failed.add(result.Name, "", result.Err.Error())
 		}
+	}
+	if otherRevoked {
+		r.cfg.Engine.Revalidate()
 	}
 	if err := r.reachHost(plan); err != nil {
 		failed.add("", "", err.Error())

@@ -38,6 +38,8 @@ func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
 	return nil
 }
 
+func (h *host) Revalidate() { h.steps = append(h.steps, "revalidate") }
+
 func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
 	h.steps = append(h.steps, "routes")
 	if h.rejectRoutes != nil {
@@ -81,6 +83,33 @@ func TestApplyOrder(t *testing.T) {
 	}
 	if len(h.tunnels) != 1 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" || len(h.routes) != 2 {
 		t.Errorf("tunnels = %+v, routes = %v", h.tunnels, h.routes)
+	}
+}
+
+// Peers that are connected are looked at again when another certificate is revoked,
+// and only then, after the tunnels are as they should be.
+func TestRevokedPeersAreLookedAtAgain(t *testing.T) {
+	h := &host{}
+	r := newTestReconciler(t, h)
+	for _, tt := range []struct {
+		revoked []string
+		want    []string
+	}{
+		{nil, []string{"tunnels", "routes"}},
+		{[]string{"0A:1b"}, []string{"tunnels", "revalidate", "routes"}},
+		{[]string{"a1B"}, []string{"tunnels", "routes"}},
+		{[]string{"a1b", "c"}, []string{"tunnels", "revalidate", "routes"}},
+		{nil, []string{"tunnels", "revalidate", "routes"}},
+	} {
+		h.steps = nil
+		intent := goodIntent()
+		intent.Settings.RevokedSerials = tt.revoked
+		if err := r.Apply(intent); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(h.steps, tt.want) {
+			t.Errorf("with %v revoked: %v, want %v", tt.revoked, h.steps, tt.want)
+		}
 	}
 }
 

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
 	"strings"
 	"sync/atomic"
 )
@@ -14,13 +15,16 @@ type Revocation struct {
 	serials atomic.Pointer[map[string]bool]
 }
 
-// Set replaces the list with serial numbers in hexadecimal.
-func (r *Revocation) Set(serials []string) {
+// Set replaces the list with serial numbers in hexadecimal, and reports whether it
+// is another one: then peers that are connected already have to be looked at
+// again.
+func (r *Revocation) Set(serials []string) bool {
 	set := make(map[string]bool, len(serials))
 	for _, s := range serials {
 		set[canonicalSerial(s)] = true
 	}
-	r.serials.Store(&set)
+	old := r.serials.Swap(&set)
+	return old == nil && len(set) > 0 || old != nil && !maps.Equal(*old, set)
 }
 
 // Check returns an error if c is on the list.

@@ -70,7 +70,9 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 	e.forgetGone()
 	var done sync.WaitGroup
 	named := make(map[string]bool)
+	between := identityPairs(desired)
 	for i, c := range desired {
+		c.SharedIdentities = between[identityPair(c)] > 1
 		results[i] = TunnelResult{Name: c.Name, Change: Rejected}
 		if named[c.Name] {
 			results[i].Err = fmt.Errorf("tunnel %q is named twice", c.Name)
@@ -93,6 +95,20 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 	}
 	done.Wait()
 	return results
+}
+
+// identityPairs counts the tunnels between the same two identities: none of them may
+// say that it is the only one (RFC 7296, Section 2.4, INITIAL_CONTACT).
+func identityPairs(configs []TunnelConfig) map[[2]string]int {
+	pairs := make(map[[2]string]int)
+	for _, c := range configs {
+		pairs[identityPair(c)]++
+	}
+	return pairs
+}
+
+func identityPair(c TunnelConfig) [2]string {
+	return [2]string{c.Credentials.ID.Key(), c.Peer.ID.Key()}
 }
 
 // applyOne brings one tunnel to its configuration.
@@ -266,6 +282,17 @@ func (e *Engine) Reauthenticate(name string) error { return e.command(name, ike.
 // An error says that there is no such tunnel.
 func (e *Engine) RekeyChild(name, child string) error {
 	return e.command(name, ike.RekeyChild{Child: child})
+}
+
+// Revalidate has the certificates of all peers verified again: it is to be called
+// when what Peer.CheckRevoked of the tunnels looks up has changed. Tunnels whose
+// peer would no longer be let in go down.
+func (e *Engine) Revalidate() {
+	for _, t := range e.index.Load().sorted {
+		if !t.gone.Load() {
+			t.shard.post(func() { t.step(time.Now(), ike.Revalidate{}) })
+		}
+	}
 }
 
 func (e *Engine) command(name string, in ike.Input) error {

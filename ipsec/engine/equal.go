@@ -15,7 +15,7 @@ import (
 // revoked when it is called.
 func sameConfig(a, b TunnelConfig) bool {
 	if !slices.EqualFunc(signers(a.Credentials), signers(b.Credentials), sameSigner) ||
-		!a.Credentials.Equal(b.Credentials) || !a.Peer.Equal(b.Peer) ||
+		!a.Credentials.Equal(b.Credentials) || !a.Peer.Equal(b.Peer) || !a.Peer.Revocations.Equal(b.Peer.Revocations) ||
 		(a.Peer.CheckRevoked == nil) != (b.Peer.CheckRevoked == nil) {
 		return false
 	}
