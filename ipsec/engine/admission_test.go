@@ -65,6 +65,9 @@ func TestAdmissionDemandsCookies(t *testing.T) {
 	if admitted, _ := a.decide(now.Add(5*time.Minute), source, 0, false, with); admitted {
 		t.Error("admitted with an old cookie")
 	}
+	if admitted, _ := a.decide(now, other, 0, true, plain); !admitted {
+		t.Error("refused without a cookie by TCP, which has proved the address (RFC 9329, Section 6.3)")
+	}
 	if got := counts.drops[DropCookieSent].Load(); got != 4 {
 		t.Errorf("%d cookies demanded, want 4", got)
 	}

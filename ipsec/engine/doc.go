@@ -33,5 +33,5 @@
 // # Standards
 //
 // RFC 7296, Sections 2.1 to 2.3 and 2.6 (SPIs, cookies), 2.23 (ports 500 and
-// 4500); RFC 3948 (the plane's socket).
+// 4500); RFC 3948 (the plane's socket); RFC 9329 (TCP connections).
 package engine

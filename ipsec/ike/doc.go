@@ -41,5 +41,6 @@
 //
 // RFC 7296 (IKEv2), RFC 3948 (UDP encapsulation), RFC 7427 and RFC 8420
 // (signatures), RFC 7383 (fragmentation), RFC 9242 and RFC 9370 (additional key
-// exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys).
+// exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys), RFC 9329 (TCP
+// encapsulation).
 package ike

@@ -153,6 +153,16 @@ func TestFragmentSizes(t *testing.T) {
 	}
 }
 
+// In a TCP connection nothing is cut (RFC 9329, Section 7.5).
+func TestNoFragmentsByTCP(t *testing.T) {
+	_, a, _ := established(t, nil)
+	a.tcp = true
+	_, datagrams, err := a.seal(wire.Header{Exchange: wire.ExchangeInformational}, long(20000), a.datagram())
+	if err != nil || len(datagrams) != 1 || len(datagrams[0]) < 20000 {
+		t.Errorf("%d datagrams, %v", len(datagrams), err)
+	}
+}
+
 // Payloads outside of the encryption come with the first fragment only, are
 // skipped if nobody knows them, and never taken for what is inside (RFC 7383,
 // Section 2.5.3; RFC 7296, Section 2.5).

@@ -34,6 +34,6 @@
 // # Standards
 //
 // RFC 4301, Sections 4.4 and 5 (processing), RFC 4303 (ESP), RFC 3948 (UDP
-// encapsulation), RFC 6040 (ECN), RFC 7296, Sections 2.8 and 2.23 (rekeying,
-// address changes).
+// encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 7296, Sections
+// 2.8 and 2.23 (rekeying, address changes).
 package userspace
