@@ -143,7 +143,7 @@ func ikeSA(sa *ike.IKEStatus) *swanherdv1.IkeSa {
 		EstablishedTime: timestamp(sa.Established),
 		RekeyTime:       timestamp(sa.Rekey),
 		LocalId:         identity(sa.LocalID), RemoteId: identity(sa.RemoteID), RemoteAuth: sa.RemoteAuth,
-		NatLocal: sa.LocalNAT, NatRemote: sa.RemoteNAT,
+		NatLocal: sa.LocalNAT, NatRemote: sa.RemoteNAT, TcpEncapsulated: sa.TCP,
 	}
 	if sa.Initiator {
 		out.InitiatorSpi, out.ResponderSpi = sa.LocalSPI.String(), sa.RemoteSPI.String()

@@ -121,6 +121,7 @@ function Ike({ sa, time }: { sa: IkeSa; time: number }) {
       />
       <Item label="Lifetime" value={lifetime(sa, time)} />
       <Item label="NAT" value={nat(sa)} />
+      {sa.tcpEncapsulated && <Item label="Carried by" value="TCP: UDP does not pass" />}
     </dl>
   );
 }

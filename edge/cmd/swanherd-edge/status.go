@@ -180,7 +180,7 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 		if i == 0 {
 			lead = strings.Join([]string{
 				name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
-				dash(t.GetRemoteEndpoint()), dash(t.GetIkeSa().GetSuite()),
+				remote(t), dash(t.GetIkeSa().GetSuite()),
 			}, "\t")
 		}
 		child, spis, in, out := "-", "-", "-", "-"
@@ -195,6 +195,14 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", lead, child, spis, in, out, failure)
 	}
+}
+
+// remote is where the peer is.
+func remote(t *swanherdv1.TunnelReport) string {
+	if t.GetIkeSa().GetTcpEncapsulated() {
+		return "tcp " + t.GetRemoteEndpoint()
+	}
+	return dash(t.GetRemoteEndpoint())
 }
 
 func at(t *timestamppb.Timestamp) time.Time {
