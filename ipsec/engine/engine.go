@@ -255,8 +255,10 @@ func (e *Engine) receive(w way, b []byte) (known bool) {
 		return e.offer(ours, w, b)
 	case routeComplaint:
 		e.complain(time.Now(), w.remote, b)
+	case routeVersion:
+		e.receiveVersion(time.Now(), w, b)
 	}
-	return where != routeDrop
+	return where != routeDrop && where != routeVersion
 }
 
 // offer puts a copy of a datagram into the mailbox of the loop that owns the

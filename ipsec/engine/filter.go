@@ -14,6 +14,7 @@ const (
 	routeInit            // IKE_SA_INIT request: no SPI of ours yet
 	routeSPI             // to the owner of our SPI
 	routeComplaint       // a complaint outside of any IKE SA
+	routeVersion         // to who answers other major versions
 )
 
 // classify decides by the header alone where a datagram goes. It keeps no
@@ -29,7 +30,7 @@ func classify(b []byte) (r route, ours wire.SPI, reason DropReason) {
 	case uint64(h.Length) != uint64(len(b)):
 		return routeDrop, ours, DropLength
 	case h.Major != 2:
-		return routeDrop, ours, DropVersion
+		return routeVersion, ours, DropVersion
 	case h.InitiatorSPI.IsZero(): // RFC 7296, Section 3.1
 		if isComplaint(h) {
 			return routeComplaint, ours, 0

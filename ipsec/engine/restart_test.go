@@ -136,6 +136,49 @@ func TestUnknownIsLimited(t *testing.T) {
 	})
 }
 
+// TestOtherVersionIsAnswered: who speaks a later version is told which one we do,
+// and nobody else; if it is a peer of ours, people are told as well.
+func TestOtherVersionIsAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sw := memory.NewSwitch()
+		a := startNode(t, sw, "a.example", addrA)
+		b := startNode(t, sw, "b.example", addrB)
+		b.apply([]TunnelConfig{b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))}, Added)
+		stranger := netip.MustParseAddrPort("203.0.113.9:500")
+		for _, c := range []struct {
+			name     string
+			from     netip.AddrPort
+			version  byte
+			flags    wire.Flags
+			answered uint64
+		}{
+			{"version 1", stranger, 0x10, wire.FlagInitiator, 0},
+			{"version 3", stranger, 0x30, wire.FlagInitiator, 1},
+			{"response of version 3", stranger, 0x30, wire.FlagInitiator | wire.FlagResponse, 0},
+			{"version 1 of the peer", addrA, 0x10, wire.FlagInitiator, 0},
+		} {
+			request := initRequest(t, &wire.Nonce{Data: testNonce})
+			request[17], request[19] = c.version, byte(c.flags)
+			before := b.Counters().UnknownAnswered
+			sw.Inject(c.from, addrB, request)
+			synctest.Wait()
+			if n := b.Counters().UnknownAnswered - before; n != c.answered {
+				t.Errorf("%s: %d answers, want %d", c.name, n, c.answered)
+			}
+			e := b.status("to-a").Refused
+			if fromPeer := c.from == addrA; fromPeer != (e != nil) {
+				t.Errorf("%s: refused for %v", c.name, e)
+			}
+		}
+		if e := b.status("to-a").Refused; e != nil && (e.Kind != ike.KindProtocol || e.Remedy == "") {
+			t.Errorf("refused for\n%s", e.Detail())
+		}
+		if n := b.Counters().Drops[DropVersion]; n != 4 {
+			t.Errorf("%d counted, want 4", n)
+		}
+	})
+}
+
 func TestKeeper(t *testing.T) {
 	var log bytes.Buffer
 	logger := slog.New(slog.NewTextHandler(&log, nil))

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -49,6 +50,26 @@ func (e *Engine) receiveUnknown(now time.Time, w way, b []byte) {
 		}
 	case wire.PayloadNotify:
 		e.complain(now, w.remote, b)
+	}
+}
+
+// receiveVersion takes a datagram of another major version. One that is later
+// than ours is told so (RFC 7296, Section 2.5). That a peer of this host sends
+// such is most likely a matter of its configuration, and told to people.
+func (e *Engine) receiveVersion(now time.Time, w way, b []byte) {
+	e.counters.drop(DropVersion)
+	if !e.unknown.allow(w.remote.Addr(), now) {
+		return
+	}
+	if answer := ike.AnswerVersion(b); answer != nil {
+		e.counters.unknownAnswered.Add(1)
+		e.sendOver(w, answer)
+	}
+	if e.index.Load().matcher.at(w.remote.Addr()) != nil {
+		e.refused(now, w.remote, &ike.Error{
+			Kind: ike.KindProtocol, Notify: wire.NotifyInvalidMajorVersion, Err: fmt.Errorf("message of IKE version %d", b[17]>>4),
+			Remedy: "configure the peer for IKEv2 (RFC 7296), the only version that is supported",
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -199,9 +200,15 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 // replaced.
 func (t *Tunnel) limits(cfg *ChildConfig) dataplane.Limits {
 	vary := func(n uint64) uint64 { return n - uint64(t.fraction()*t.timing.Jitter*float64(n)) }
+	over := func(n uint64) uint64 {
+		if n > math.MaxUint64-n/10 {
+			return math.MaxUint64
+		}
+		return n + n/10
+	}
 	return dataplane.Limits{
-		SoftBytes: vary(cfg.RekeyBytes), HardBytes: cfg.RekeyBytes + cfg.RekeyBytes/10,
-		SoftPackets: vary(cfg.RekeyPackets), HardPackets: cfg.RekeyPackets + cfg.RekeyPackets/10,
+		SoftBytes: vary(cfg.RekeyBytes), HardBytes: over(cfg.RekeyBytes),
+		SoftPackets: vary(cfg.RekeyPackets), HardPackets: over(cfg.RekeyPackets),
 	}
 }
 

@@ -48,6 +48,29 @@ func InvalidSPI(spi uint32, rand io.Reader) ([]byte, error) {
 	return m.Append(nil)
 }
 
+// AnswerVersion returns what to answer a request of a later major version than
+// ours: INVALID_MAJOR_VERSION in the clear, whose header has the one we speak
+// (RFC 7296, Sections 1.5 and 2.5). It returns nil if there must be no answer.
+// The caller limits the rate.
+func AnswerVersion(request []byte) []byte {
+	h, err := wire.ParseHeader(request)
+	if err != nil || h.Major <= 2 || h.IsResponse() || h.InitiatorSPI.IsZero() {
+		return nil
+	}
+	answer := wire.Message{
+		Header: wire.Header{
+			InitiatorSPI: h.InitiatorSPI, ResponderSPI: h.ResponderSPI, Major: 2,
+			Exchange: h.Exchange, MessageID: h.MessageID, Flags: wire.FlagResponse | (h.Flags&wire.FlagInitiator ^ wire.FlagInitiator),
+		},
+		Payloads: []wire.Payload{&wire.Notify{Kind: wire.NotifyInvalidMajorVersion}},
+	}
+	b, err := answer.Append(nil)
+	if err != nil || len(b) > len(request) {
+		return nil // no way to have us send more than we get
+	}
+	return b
+}
+
 // complaint looks for an SA of this tunnel that the sender says it does not
 // have. Anybody could have sent it, unless there is a token in it (RFC 6290,
 // Section 8.2).

@@ -66,7 +66,7 @@ func TestEvilInitiator(t *testing.T) {
 		{name: "Length one more", misdeed: inInit.withHeader(stretchMessage(1)), want: "nothing; down"},
 		{name: "Length one less", misdeed: inInit.withHeader(stretchMessage(-1)), want: "nothing; down"},
 		{name: "unknown payload", misdeed: inInit.with(more(1, unknownPayload)), want: "accepted; up"},
-		{name: "unknown critical payload", misdeed: inInit.with(more(1, criticalPayload)), want: "nothing; down"},
+		{name: "unknown critical payload", misdeed: inInit.with(more(1, criticalPayload)), want: "UNSUPPORTED_CRITICAL_PAYLOAD; down"},
 		{name: "critical bit everywhere", misdeed: inInit.with(flags(0x80)), want: "accepted; up"},
 		{name: "reserved bits everywhere", misdeed: inInit.with(flags(0x7f)), want: "accepted; up"},
 		{name: "any order", misdeed: inInit.with(reversed), want: "accepted; up"},

@@ -68,7 +68,8 @@ type HalfOpen struct {
 // HalfOpen that is Done once its effects are carried out.
 func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, error) {
 	m, err := parseInitRequest(d)
-	if err != nil {
+	var critical *wire.UnsupportedCriticalError
+	if err != nil && !errors.As(err, &critical) {
 		return nil, err
 	}
 	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, ppks: cfg.PPKs, forceEncap: cfg.ForceEncap}
@@ -81,6 +82,11 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.route = d.route()
 	h.sa.noteReceived(m)
+	if critical != nil {
+		h.refuseInit(m, wire.NotifyUnsupportedCriticalPayload, []byte{byte(critical.Payload)})
+		h.failed(&Error{Exchange: m.Exchange, Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
+		return h, nil
+	}
 	if h.redirectTo = cfg.RedirectTo; h.redirectInit(m) {
 		return h, nil
 	}
@@ -98,17 +104,23 @@ func isFirst(x wire.ExchangeType) bool {
 }
 
 // parseInitRequest checks the form of an IKE_SA_INIT or IKE_SESSION_RESUME request.
+// If it has an unknown payload that is critical, the message is without
+// payloads and the error says which (RFC 7296, Section 2.5).
 func parseInitRequest(d Datagram) (*message, error) {
-	parsed, err := wire.Parse(bytes.Clone(d.Data))
-	if err != nil {
-		return nil, err
-	}
-	h := parsed.Header
+	raw := bytes.Clone(d.Data)
+	h, err := wire.ParseHeader(raw)
 	switch {
+	case err != nil:
+		return nil, err
 	case !isFirst(h.Exchange) || h.IsResponse() || !h.FromInitiator():
 		return nil, errors.New("not a request to begin an IKE SA")
 	case h.Major != 2 || h.MessageID != 0 || !h.ResponderSPI.IsZero() || h.InitiatorSPI.IsZero():
 		return nil, errors.New("request to begin an IKE SA with impossible header")
+	}
+	m := &message{Header: h, route: d.route(), raw: raw}
+	parsed, err := wire.Parse(raw)
+	if err != nil {
+		return m, err
 	}
 	// RFC 7296, Section 1.2.
 	f := form{"request", []wire.PayloadType{wire.PayloadSA, wire.PayloadKE, wire.PayloadNonce}, extras(wire.PayloadCertReq)}
@@ -118,7 +130,8 @@ func parseInitRequest(d Datagram) (*message, error) {
 	if err := f.check(parsed.Payloads); err != nil {
 		return nil, fmt.Errorf("%s: %w", h.Exchange, err)
 	}
-	return &message{Header: h, route: d.route(), raw: parsed.Raw, payloads: parsed.Payloads}, nil
+	m.raw, m.payloads = parsed.Raw, parsed.Payloads
+	return m, nil
 }
 
 // answerInit chooses the suite and starts the key exchange.

@@ -76,6 +76,7 @@ func (sa *ikeSA) answerSync(m *message) bool {
 	sa.interrupt()
 	sa.window.before.destroy()
 	sa.window = window{nextSend: ours, nextReceive: theirs}
+	sa.wantRekey = sa.wantRekey || ours >= manyMessageIDs
 	sa.parts = [2]reassembly{}
 	sa.heard = sa.m.now
 	sa.setSuspect(false)

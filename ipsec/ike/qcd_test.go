@@ -105,6 +105,56 @@ func TestAnswerUnknown(t *testing.T) {
 	}
 }
 
+// TestAnswerVersion: the answer to a later major version has our own in its header
+// and everything else from the request (RFC 7296, Section 1.5).
+func TestAnswerVersion(t *testing.T) {
+	request := func(change func(b []byte)) []byte {
+		b := make([]byte, 60)
+		b[0], b[16], b[17], b[18], b[19] = 1, byte(wire.PayloadSA), 0x31, byte(wire.ExchangeIKESAInit), byte(wire.FlagInitiator)
+		binary.BigEndian.PutUint32(b[20:], 7)
+		change(b)
+		return b
+	}
+	for _, c := range []struct {
+		name   string
+		change func([]byte)
+		want   bool
+	}{
+		{"version 3", func([]byte) {}, true},
+		{"version 15", func(b []byte) { b[17] = 0xf0 }, true},
+		{"of the responder", func(b []byte) { b[8], b[19] = 2, 0 }, true},
+		{"version 2", func(b []byte) { b[17] = 0x2f }, false},
+		{"version 1", func(b []byte) { b[17] = 0x10 }, false},
+		{"version 0", func(b []byte) { b[17] = 0 }, false},
+		{"response", func(b []byte) { b[19] |= byte(wire.FlagResponse) }, false},
+		{"no SPI", func(b []byte) { b[0] = 0 }, false},
+	} {
+		b := request(c.change)
+		answer := AnswerVersion(b)
+		if (answer != nil) != c.want {
+			t.Errorf("%s: answered %v, want %v", c.name, answer != nil, c.want)
+		}
+		if answer == nil {
+			continue
+		}
+		m, err := wire.Parse(answer)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		n, _ := m.Payloads[0].(*wire.Notify)
+		if m.Major != 2 || m.Minor != 0 || !m.IsResponse() || m.MessageID != 7 || m.Exchange != wire.ExchangeIKESAInit ||
+			!bytes.Equal(answer[:16], b[:16]) || m.FromInitiator() == (b[19]&byte(wire.FlagInitiator) != 0) ||
+			len(m.Payloads) != 1 || n == nil || n.Kind != wire.NotifyInvalidMajorVersion {
+			t.Errorf("%s: answered with %+v", c.name, m)
+		}
+	}
+	for n := range wire.HeaderLen + 8 {
+		if AnswerVersion(request(func([]byte) {})[:n]) != nil {
+			t.Errorf("%d octets are answered with more", n)
+		}
+	}
+}
+
 // TestEvilToken: nobody gets the token of a living IKE SA, and without it nobody
 // ends one.
 func TestEvilToken(t *testing.T) {

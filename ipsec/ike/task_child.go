@@ -76,6 +76,10 @@ func (c *createChildTask) failed(err *Error) {
 		c.sa.refusedForNow(err)
 		return
 	}
+	if len(t.childrenOf(c.sa)) == 0 && t.outgrown(c.sa, err) {
+		t.slot(c.cfg.Name).delay(t.now.Add(t.retryDelay()))
+		return
+	}
 	t.childFailed(c.cfg.Name, err)
 }
 

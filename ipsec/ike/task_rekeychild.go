@@ -82,6 +82,8 @@ func (r *rekeyChildTask) failed(err *Error) {
 	case err.Remote && err.Notify == wire.NotifyChildSANotFound:
 		// RFC 7296, Section 2.25: delete it silently and begin anew.
 		t.removeChild(old, ReasonDeletedByPeer)
+	case t.outgrown(r.sa, err):
+		old.rekeyAt = t.now.Add(t.retryDelay())
 	default:
 		t.childFailed(old.name, err)
 		old.rekeyAt = t.now.Add(t.retryDelay())

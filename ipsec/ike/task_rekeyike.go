@@ -298,6 +298,8 @@ func (r *rekeyIKETask) fail(err *Error) {
 	case err.Remote && err.Notify == wire.NotifyTemporaryFailure:
 		old.rekeyAt = t.now.Add(t.retryDelay())
 		old.refusedForNow(err)
+	case t.outgrown(old, err):
+		old.rekeyAt = t.now.Add(t.retryDelay())
 	default:
 		t.report(err)
 		old.rekeyAt = t.now.Add(t.retryDelay())

@@ -3,6 +3,8 @@ package ike
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"math"
 	"slices"
 	"time"
 
@@ -69,6 +71,15 @@ const (
 	verdictRepeated
 )
 
+// Message IDs must not wrap (RFC 7296, Section 2.2). Half of them are plenty, so an
+// IKE SA is rekeyed then; if that has failed until the last one, it ends.
+const (
+	manyMessageIDs = 1 << 31
+	lastMessageID  = math.MaxUint32
+)
+
+var errMessageIDs = errors.New("the IKE SA has used up its message IDs")
+
 // judge tells fresh messages from repeated and impossible ones.
 func (w *window) judge(h wire.Header, raw []byte) verdict {
 	if h.IsResponse() {
@@ -78,6 +89,8 @@ func (w *window) judge(h wire.Header, raw []byte) verdict {
 		return verdictDrop
 	}
 	switch {
+	case h.MessageID == lastMessageID:
+		return verdictDrop // or the first ones would be fresh again
 	case h.MessageID == w.nextReceive:
 		return verdictFresh
 	case h.MessageID+1 == w.nextReceive && w.isLastRequest(raw):
@@ -104,6 +117,9 @@ func (w *window) accept(sum [sha256.Size]byte) {
 // There must be none outstanding.
 func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
 	id := sa.window.nextSend
+	if id == lastMessageID {
+		return errMessageIDs
+	}
 	w, datagrams, err := sa.seal(wire.Header{Exchange: exchange, MessageID: id}, payloads, sa.datagram())
 	if err != nil {
 		return err
@@ -122,6 +138,9 @@ func (sa *ikeSA) sendRequest(exchange wire.ExchangeType, datagrams [][]byte, han
 		at: sa.m.now.Add(sa.vary(pace.Base)),
 	}
 	sa.window.nextSend++
+	if sa.window.nextSend == manyMessageIDs {
+		sa.wantRekey = true
+	}
 	sa.send(datagrams)
 }
 
