@@ -82,7 +82,7 @@ func (s *session) open(ctx context.Context, client swanherdv1.EdgeControlService
 	if s.stream, err = client.Session(ctx); err != nil {
 		return err
 	}
-	return s.stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
+	err = s.stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
 		ProtocolVersion: uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
 		BootId:          s.c.bootID,
 		AgentVersion:    s.c.cfg.AgentVersion,
@@ -90,6 +90,10 @@ func (s *session) open(ctx context.Context, client swanherdv1.EdgeControlService
 		Uplinks:         s.c.cfg.Uplinks.Current(),
 		DataPlane:       s.c.cfg.DataPlane,
 	}}})
+	if errors.Is(err, io.EOF) {
+		_, err = s.stream.Recv() // has the reason for which the stream is over
+	}
+	return err
 }
 
 // receive passes what the controller says to the loop and puts the watch for
