@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"os/exec"
+	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,36 +20,56 @@ func runBench(ctx context.Context, args []string) error {
 	return command(ctx, "", append([]string{"go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "300ms"}, args...)...)
 }
 
-// runFuzz runs each fuzz target for a while; go test takes one at a time.
+// runFuzz runs each fuzz target for a while, one after the other: go test takes one
+// at a time.
 func runFuzz(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("fuzz", flag.ContinueOnError)
 	each := flags.Duration("time", 20*time.Second, "time for each target")
+	total := flags.Duration("total", 0, "time for all targets together, in equal parts; replaces -time")
+	only := flags.String("target", "", "only targets whose package and name contain this, such as ipsec/ike.FuzzSchedule")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	files, err := exec.CommandContext(ctx, "git", "grep", "-lE", `^func Fuzz[A-Za-z0-9_]+`, "--", "*_test.go").Output()
+	targets, err := fuzzTargets(ctx)
 	if err != nil {
-		return fmt.Errorf("git grep: %w", err)
+		return err
 	}
-	for _, file := range strings.Fields(string(files)) {
-		if err := fuzzFile(ctx, file, *each); err != nil {
-			return err
+	targets = slices.DeleteFunc(targets, func(t fuzzTarget) bool { return !strings.Contains(t.pkg+"."+t.name, *only) })
+	if len(targets) == 0 {
+		return fmt.Errorf("no fuzz target contains %q", *only)
+	}
+	if *total > 0 {
+		*each = fuzzShare(*total, len(targets))
+	}
+	for _, t := range targets {
+		// Without a bound, go test spends up to a minute on making one input
+		// smaller.
+		err := command(ctx, "", "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$",
+			"-fuzztime", each.String(), "-fuzzminimizetime", "20x", t.pkg)
+		if err != nil {
+			return fmt.Errorf("%s.%s: %w", t.pkg, t.name, err)
 		}
 	}
 	return nil
 }
 
-func fuzzFile(ctx context.Context, file string, each time.Duration) error {
-	out, err := exec.CommandContext(ctx, "git", "grep", "-ho", "-E", `^func Fuzz[A-Za-z0-9_]+`, "--", file).Output()
+// fuzzShare is what one of n targets gets of the time for all, at least a second.
+func fuzzShare(total time.Duration, n int) time.Duration {
+	return max(time.Second, (total / time.Duration(n)).Truncate(time.Millisecond))
+}
+
+// fuzzTarget is a function in a package, such as ./ipsec/ike and FuzzSchedule.
+type fuzzTarget struct{ pkg, name string }
+
+func fuzzTargets(ctx context.Context) ([]fuzzTarget, error) {
+	out, err := exec.CommandContext(ctx, "git", "grep", "-oE", `^func Fuzz[A-Za-z0-9_]+`, "--", "*_test.go").Output()
 	if err != nil {
-		return fmt.Errorf("git grep: %w", err)
+		return nil, fmt.Errorf("git grep: %w", err)
 	}
-	pkg := "./" + file[:strings.LastIndex(file, "/")]
+	var targets []fuzzTarget
 	for line := range strings.Lines(string(out)) {
-		target := strings.TrimSpace(strings.TrimPrefix(line, "func "))
-		if err := command(ctx, "", "go", "test", "-run", "^$", "-fuzz", "^"+target+"$", "-fuzztime", each.String(), pkg); err != nil {
-			return err
-		}
+		file, function, _ := strings.Cut(strings.TrimSpace(line), ":")
+		targets = append(targets, fuzzTarget{"./" + path.Dir(file), strings.TrimPrefix(function, "func ")})
 	}
-	return nil
+	return targets, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,8 @@ import (
 	"time"
 )
 
-// runTest runs everything: lint, the Go tests, again with the race detector,
-// the dashboard's, and the demo once.
+// runTest runs everything: lint, the Go tests, again with the race detector, the
+// fuzz targets for a moment, the dashboard's tests, and the demo once.
 func runTest(ctx context.Context, _ []string) error {
 	start := time.Now()
 	var total tally
@@ -23,6 +24,7 @@ func runTest(ctx context.Context, _ []string) error {
 		stage("lint", func() error { return runLint(ctx, nil) }),
 		stage("tests", func() error { return total.goTest(ctx, "./...") }),
 		stage("race", func() error { return total.goTest(ctx, "-race", "-short", "./...") }),
+		stage("fuzz", func() error { return runFuzz(ctx, []string{"-total", fuzzTime()}) }),
 		stage("dashboard", func() error { return testUI(ctx) }),
 		stage("demo", func() error { return command(ctx, "", "go", "run", "./deployments/demo", "--once") }),
 	)
@@ -30,6 +32,10 @@ func runTest(ctx context.Context, _ []string) error {
 	fmt.Printf("%d passed, %d failed, %d skipped\n", total.passed, total.failed, total.skipped)
 	return err
 }
+
+// fuzzTime is how long the fuzz targets run together: a minute, or what
+// SWANHERD_FUZZ_TIME says, such as 10m.
+func fuzzTime() string { return cmp.Or(os.Getenv("SWANHERD_FUZZ_TIME"), "1m") }
 
 func runLab(ctx context.Context, args []string) error {
 	var total tally

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"os"
+	"slices"
+	"testing"
+	"time"
+)
+
+// Every fuzz target is found where it is, and all of them together keep to their
+// time.
+func TestFuzzTargets(t *testing.T) {
+	t.Chdir("../..")
+	if _, err := os.Stat(".git"); err != nil {
+		t.Skip("the targets are found by git grep; this is no git checkout")
+	}
+	targets, err := fuzzTargets(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []fuzzTarget{{"./ipsec/ike", "FuzzSchedule"}, {"./ipsec/ike", "FuzzOpen"}, {"./ipsec/wire", "FuzzMessage"}} {
+		if !slices.Contains(targets, want) {
+			t.Errorf("%v is not among %v", want, targets)
+		}
+	}
+	if got := fuzzShare(time.Minute, 24); got != 2500*time.Millisecond {
+		t.Errorf("each of 24 targets gets %v of a minute, want 2.5s", got)
+	}
+	if got := fuzzShare(time.Second, 24); got != time.Second {
+		t.Errorf("each gets %v of too little time, want 1s", got)
+	}
+}
