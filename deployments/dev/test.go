@@ -24,7 +24,7 @@ func runTest(ctx context.Context, _ []string) error {
 		stage("lint", func() error { return runLint(ctx, nil) }),
 		stage("tests", func() error { return total.goTest(ctx, "./...") }),
 		stage("race", func() error { return total.goTest(ctx, "-race", "-short", "./...") }),
-		stage("fuzz", func() error { return runFuzz(ctx, []string{"-total", fuzzTime()}) }),
+		stage("fuzz", func() error { return runFuzz(ctx, []string{"-target", "ipsec/", "-total", fuzzTime()}) }),
 		stage("dashboard", func() error { return testUI(ctx) }),
 		stage("demo", func() error { return command(ctx, "", "go", "run", "./deployments/demo", "--once") }),
 	)
@@ -33,7 +33,7 @@ func runTest(ctx context.Context, _ []string) error {
 	return err
 }
 
-// fuzzTime is how long the fuzz targets run together: a minute, or what
+// fuzzTime is how long the fuzz targets of ipsec run together: a minute, or what
 // SWANHERD_FUZZ_TIME says, such as 10m.
 func fuzzTime() string { return cmp.Or(os.Getenv("SWANHERD_FUZZ_TIME"), "1m") }
 
