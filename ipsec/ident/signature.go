@@ -89,12 +89,13 @@ const (
 // hash, 2.16.840.1.101.3.4.2.hash, with MGF1 on the same hash and a salt of
 // its length (RFC 4055, Section 3.1). Peers differ in two points, which change
 // no meaning: the parameters of the hash are NULL or absent, and the trailer
-// field, whose value is the default, is written (RFC 7427, Appendix A.4.3) or
-// left out (DER).
+// field, whose value is the default, is left out, as DER demands (RFC 7427,
+// Section 3), or written (Appendix A.4.3). libreswan takes no other than the
+// first of these.
 func pssIdentifiers(hash, salt byte) []string {
 	var out []string
 	for _, null := range []string{"\x05\x00", ""} {
-		for _, trailer := range []string{"\xa3\x03\x02\x01\x01", ""} {
+		for _, trailer := range []string{"", "\xa3\x03\x02\x01\x01"} {
 			id := tlv(0x30, "\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02"+string([]byte{hash})+null)
 			mgf := tlv(0x30, "\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01\x08"+id)
 			params := tlv(0x30, tlv(0xa0, id)+tlv(0xa1, mgf)+tlv(0xa2, tlv(0x02, string([]byte{salt})))+trailer)
