@@ -232,6 +232,7 @@ func (n *node) stepped() {
 		n.drain(n.t, nil)
 	}
 	n.w.observe()
+	n.w.hangUp()
 }
 
 type stepper interface {

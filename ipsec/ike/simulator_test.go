@@ -35,6 +35,7 @@ type simulator struct {
 
 	arrivals map[int][]time.Time // by packet
 	results  map[int]time.Time   // by pending work
+	ordered  map[*node]time.Time // when the last packet in a connection arrives, by its sender
 	second   time.Time           // when the next thing may go wrong
 	mishap   func(*simulator)
 }
@@ -74,7 +75,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 func simulate(seed uint64, scenario func(*simulator), mutate func(*node)) *simulator {
 	s := &simulator{
 		story: &story{mute: true, mutate: mutate}, trial: &trial{}, rng: rand.New(rand.NewPCG(seed, 1)),
-		arrivals: map[int][]time.Time{}, results: map[int]time.Time{},
+		arrivals: map[int][]time.Time{}, results: map[int]time.Time{}, ordered: map[*node]time.Time{},
 	}
 	s.t = s.trial
 	s.trial.run(func() { scenario(s) })
@@ -287,6 +288,10 @@ func (s *simulator) plan() {
 		if s.arrivals[p.id] != nil {
 			continue
 		}
+		if p.tcp {
+			s.planStream(p)
+			continue
+		}
 		times := []time.Time{s.arrival(p)}
 		switch x := s.rng.Float64(); {
 		case x < s.loss || s.w.now.Before(s.outage):
@@ -362,7 +367,7 @@ func (s *simulator) next() (time.Time, func()) {
 }
 
 func (s *simulator) arrive(p *packet) {
-	if s.mutates && p.esp == 0 && s.rng.IntN(20) == 0 {
+	if s.mutates && !p.tcp && p.esp == 0 && s.rng.IntN(20) == 0 {
 		s.do("mutate %s off=%d xor=%02x", s.position(p), s.rng.IntN(len(p.data)), 1+s.rng.IntN(255))
 	}
 	if times := s.arrivals[p.id]; len(times) > 1 {

@@ -278,6 +278,7 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.cut[n] = d.Cmd == "cut"
 	case "restart":
 		n.restart()
+		s.w.reset()
 	case "nat":
 		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
 	case "cookies":

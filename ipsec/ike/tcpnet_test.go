@@ -4,6 +4,9 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
+	"testing"
+	"time"
 )
 
 // tcpNet is the TCP connections of a world. What goes in one arrives in order or
@@ -13,6 +16,7 @@ type tcpNet struct {
 	refuse   bool
 	conns    []route // as who opened it sees it
 	lastPort uint16
+	closed   []func() // to be told
 }
 
 // dial opens a connection for n.
@@ -61,7 +65,16 @@ func (n *node) dropStream(r route) {
 	}
 	w.note("   %s closes %s to %s\n", n.name, r.local, r.remote)
 	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c route) bool { return c == r })
-	n.peer().step(StreamClosed{r.remote, r.local})
+	w.tcp.closed = append(w.tcp.closed, func() { n.peer().step(StreamClosed{r.remote, r.local}) })
+}
+
+// hangUp tells of the connections that the other end has closed.
+func (w *world) hangUp() {
+	for len(w.tcp.closed) > 0 {
+		tell := w.tcp.closed[0]
+		w.tcp.closed = w.tcp.closed[1:]
+		tell()
+	}
 }
 
 // reset breaks all connections, and what is in them is lost.
@@ -77,5 +90,65 @@ func (w *world) reset() {
 		}
 		opener.step(StreamClosed{c.local, c.remote})
 		other.step(StreamClosed{c.remote, c.local})
+	}
+}
+
+// planStream has a packet in a connection arrive, after those before it.
+func (s *simulator) planStream(p *packet) {
+	at := s.arrival(p)
+	if last := s.ordered[p.from]; at.Before(last) {
+		at = last
+	}
+	s.ordered[p.from] = at
+	s.arrivals[p.id] = []time.Time{at}
+}
+
+// TestFirewall runs many seeds of a bad network that blocks UDP from time to time,
+// breaks connections, and refuses them.
+func TestFirewall(t *testing.T) { runSeeds(t, "TestFirewall", *simCount/3, firewall) }
+
+// firewall is badNetwork with TCP.
+func firewall(s *simulator) {
+	line := append(s.badConfig(), "tcp=fallback")
+	if s.rng.IntN(4) == 0 {
+		line = append(line, "a.tcp=only")
+	}
+	s.do("%s", strings.Join(line, " "))
+	s.mishap = func(s *simulator) {
+		s.filter()
+		s.fault()
+	}
+	if s.rng.IntN(2) == 0 {
+		s.do("udp blocked")
+	}
+	s.do("connect a")
+	s.run(4 * time.Minute)
+	s.do("tcp open")
+	if s.rng.IntN(2) == 0 {
+		s.do("udp open")
+	}
+	for _, n := range s.w.nodes() {
+		if !n.t.wanted {
+			s.do("connect %s", n.name)
+		}
+		s.do("fail %s n=0", n.name)
+	}
+	s.do("calm 3m")
+	s.do("check")
+}
+
+// filter changes what passes now and then.
+func (s *simulator) filter() {
+	switch x := s.rng.IntN(100); {
+	case x < 3:
+		s.do("udp blocked")
+	case x < 5:
+		s.do("udp open")
+	case x < 7:
+		s.do("reset")
+	case x < 8:
+		s.do("tcp refused")
+	case x < 11 && s.w.tcp.refuse:
+		s.do("tcp open")
 	}
 }
