@@ -68,6 +68,7 @@ func goldenTopologies() map[string]*builder {
 	put(odd, &odd.Profiles, "networks/demo/profiles/default", &swanherdv1.Profile{
 		Name: "networks/demo/profiles/default", IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
 		EspProposals: []string{"aes256gcm16-x25519-esn"}, ChildRekeyBytes: 1 << 30, ReplayWindow: 4096,
+		TcpEncapsulation: swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_ONLY,
 	})
 
 	wide := fullMeshOf(2)
