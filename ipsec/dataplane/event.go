@@ -11,7 +11,8 @@ type EventKind uint8
 // The events of a data plane.
 const (
 	// Acquire: a packet matched a policy that has no outbound SA and was
-	// dropped. At most one a second for each policy. Names Tunnel and Child.
+	// dropped. At most one a second for each policy. Names Tunnel and Child,
+	// and the addresses of the packet.
 	Acquire EventKind = iota + 1
 	// SoftExpire: an SA passed its soft limit; time to rekey.
 	SoftExpire
@@ -59,6 +60,8 @@ type Event struct {
 	Remote    netip.AddrPort // MappingChanged and UnknownSPI only
 	Local     netip.AddrPort // likewise: where the packet arrived
 	TCP       bool           // likewise: it came by TCP (RFC 9329)
+
+	Source, Destination netip.Addr // Acquire only, zero if not known
 }
 
 // Counters are the figures of one SA since it was installed.

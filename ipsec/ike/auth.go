@@ -6,6 +6,7 @@ import (
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -16,6 +17,8 @@ type authTask struct {
 	cfg   *ChildConfig // nil: without a Child SA
 	spi   uint32
 	offer []suite.ESPProposal
+
+	localTS, remoteTS []ts.Selector
 }
 
 func (a *authTask) start() {}
@@ -236,7 +239,7 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	if err := sa.checkInternal(); err != nil {
 		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Err: err}
 	}
-	spec, err := readChildAnswer(m, a.cfg, a.offer, a.cfg.LocalTS, a.cfg.RemoteTS)
+	spec, err := readChildAnswer(m, a.cfg, a.offer, a.localTS, a.remoteTS)
 	if err == nil {
 		spec.inbound = a.spi
 		spec.lowestNonce = sa.lowestNonce

@@ -525,6 +525,9 @@ func (c *childSA) addDeadlines(e *earliest) {
 
 // childFailed reports a failed attempt and delays the next.
 func (t *Tunnel) childFailed(name string, err *Error) {
+	if t.wantsPair(name, err) {
+		return
+	}
 	t.complete(err, name)
 	t.lastError = err
 	t.emit(Failed{Child: name, Err: err})

@@ -385,7 +385,8 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 	payloads = append(payloads, sa.authExtras(nil)...)
 	payloads = append(payloads, sa.requestInternal()...)
 	if cfg := a.cfg; cfg != nil {
-		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)...)
+		a.localTS, a.remoteTS = t.proposedTS(cfg.Name, cfg.LocalTS, cfg.RemoteTS)
+		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, a.localTS, a.remoteTS, cfg.Mode)...)
 	}
 	sa.state = stateAuth
 	sa.active = a

@@ -656,6 +656,10 @@ func (s *story) event(d *datadriven.TestData, n *node) {
 	if v := s.arg(d, "remote"); v != "" {
 		e.Remote = netip.MustParseAddrPort(v)
 	}
+	if v := s.arg(d, "packet"); v != "" {
+		source, destination, _ := strings.Cut(v, ">")
+		e.Source, e.Destination = netip.MustParseAddr(source), netip.MustParseAddr(destination)
+	}
 	n.step(PlaneEvent{e})
 }
 

@@ -53,8 +53,9 @@ type createChildTask struct {
 }
 
 func (c *createChildTask) start() {
+	local, remote := c.sa.t.proposedTS(c.cfg.Name, c.sa.narrowed(c.cfg.LocalTS, false), c.sa.narrowed(c.cfg.RemoteTS, true))
 	c.x = &childExchange{
-		sa: c.sa, cfg: c.cfg, localTS: c.sa.narrowed(c.cfg.LocalTS, false), remoteTS: c.sa.narrowed(c.cfg.RemoteTS, true),
+		sa: c.sa, cfg: c.cfg, localTS: local, remoteTS: remote,
 		failed: c.failed, succeeded: c.succeeded,
 	}
 	c.x.begin(preferredGroup(c.cfg.Proposals))

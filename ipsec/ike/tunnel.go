@@ -41,6 +41,10 @@ type slot struct {
 	notBefore time.Time // no attempt before that
 	yield     time.Time // nor before that while it is the peer's part
 	acquired  bool      // traffic asked for it
+	// The addresses of the packet that did, if they are known, and whether
+	// the peer wants a Child SA for them alone.
+	source, destination netip.Addr
+	single              bool
 }
 
 const (
@@ -254,7 +258,7 @@ func (t *Tunnel) reap() {
 // planeEvent takes an event of the data plane.
 func (t *Tunnel) planeEvent(e dataplane.Event) {
 	if e.Kind == dataplane.Acquire {
-		t.acquire(e.Child)
+		t.acquire(e)
 		return
 	}
 	c := t.childBySPI(e.SPI, e.Direction)
@@ -276,12 +280,13 @@ func (t *Tunnel) planeEvent(e dataplane.Event) {
 	}
 }
 
-func (t *Tunnel) acquire(child string) {
-	s := t.slot(child)
+func (t *Tunnel) acquire(e dataplane.Event) {
+	s := t.slot(e.Child)
 	if s == nil || !t.wanted {
 		return
 	}
 	s.acquired = true
+	s.source, s.destination = e.Source, e.Destination
 	if t.primary() == nil {
 		t.attemptForTraffic()
 	}

@@ -53,7 +53,9 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	if a == nil {
 		if now := time.Now(); now.Sub(pol.acquired) >= acquireInterval {
 			pol.acquired = now
-			p.raise(dataplane.Event{Kind: dataplane.Acquire, Tunnel: pol.Tunnel, Child: pol.Child})
+			p.raise(dataplane.Event{
+				Kind: dataplane.Acquire, Tunnel: pol.Tunnel, Child: pol.Child, Source: t.Source, Destination: t.Destination,
+			})
 		}
 		return Datagram{}, ErrNoSA
 	}

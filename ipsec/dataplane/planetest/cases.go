@@ -212,6 +212,8 @@ func testAcquire(t *testing.T, h *harness) {
 	_ = h.A.Send(h.toB()) // must not arrive, in whatever form
 	if ev := h.event(h.A, dataplane.Acquire); ev.Tunnel != tunnel || ev.Child != child {
 		t.Errorf("Acquire names %q/%q", ev.Tunnel, ev.Child)
+	} else if ev.Source != hostA || ev.Destination != hostB {
+		t.Errorf("Acquire is for a packet from %s to %s, want %s to %s", ev.Source, ev.Destination, hostA, hostB)
 	}
 	h.apply(h.A, dataplane.InstallSA{SA: s.outA})
 	h.passes(h.A, h.B, h.toB())

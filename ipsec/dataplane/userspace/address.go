@@ -20,6 +20,14 @@ func addressOf(a netip.Addr) address {
 	return address{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
 }
 
+// addr returns a as it is written; a mapped one is that of IPv4.
+func (a address) addr() netip.Addr {
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], a.hi)
+	binary.BigEndian.PutUint64(b[8:], a.lo)
+	return netip.AddrFrom16(b).Unmap()
+}
+
 func addressFrom4(b []byte) address {
 	return address{0, 0xffff<<32 | uint64(binary.BigEndian.Uint32(b))}
 }

@@ -168,7 +168,9 @@ func (t *transmitter) find(f *flow) *outboundSA {
 	t.plane.stats.noSA.Add(1)
 	if sa == nil {
 		if now := time.Now(); now.Sub(c.acquired) >= eventInterval &&
-			t.plane.raise(dataplane.Event{Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name}) {
+			t.plane.raise(dataplane.Event{
+				Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name, Source: f.src.addr(), Destination: f.dst.addr(),
+			}) {
 			c.acquired = now
 		}
 	}
