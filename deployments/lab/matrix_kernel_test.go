@@ -62,6 +62,11 @@ func runInGuest(t *testing.T, trees ...string) {
 		Args: []string{"-test.v", "-test.run=^" + t.Name() + "$", "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
 	}
+	keys, err := keysForGuest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm.Env = append(vm.Env, keys...)
 	kernel, err := lab.OpenTree(lab.KernelDir)
 	if err != nil {
 		t.Skipf("SKIPPED, so not run: %v", err)

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -45,8 +46,46 @@ func newKey(kind string) (crypto.Signer, error) {
 var keys sync.Map // of kind/owner to func() (crypto.Signer, error)
 
 func keyOf(kind, owner string) (crypto.Signer, error) {
-	f, _ := keys.LoadOrStore(kind+"/"+owner, sync.OnceValues(func() (crypto.Signer, error) { return newKey(kind) }))
+	f, _ := keys.LoadOrStore(kind+"/"+owner, sync.OnceValues(func() (crypto.Signer, error) {
+		if text := os.Getenv(keyEnv(kind, owner)); text != "" {
+			return parseKey(text)
+		}
+		return newKey(kind)
+	}))
 	return f.(func() (crypto.Signer, error))()
+}
+
+// keyEnv names the environment variable by which a virtual machine is given a
+// key: making an RSA key there would take minutes.
+func keyEnv(kind, owner string) string { return "SWANHERD_KEY_" + kind + "_" + owner }
+
+// keysForGuest are the keys as the environment of a virtual machine.
+func keysForGuest() ([]string, error) {
+	var env []string
+	for _, owner := range []string{"ours", "theirs"} {
+		key, err := keyOf("rsa2048", owner)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		env = append(env, keyEnv("rsa2048", owner)+"="+base64.StdEncoding.EncodeToString(der))
+	}
+	return env, nil
+}
+
+func parseKey(text string) (crypto.Signer, error) {
+	der, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
+	return key.(crypto.Signer), nil
 }
 
 // authority issues certificates, through an intermediate one if it has that.

@@ -1,0 +1,260 @@
+package lab_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/engine"
+)
+
+// TestInteropLibreswan runs our engine against libreswan, whose ESP is the
+// kernel's, in a virtual machine.
+func TestInteropLibreswan(t *testing.T) {
+	if inGuest() {
+		runCases(t, libreswanCases(), newLibreswanPeer)
+		return
+	}
+	runInGuest(t, lab.TreeStrongSwan, lab.TreeLibreswan)
+}
+
+// libreswanPeer is libreswan's daemon, pluto, in the tree on the second disk.
+type libreswanPeer struct {
+	x       *run
+	tree    lab.Tree
+	daemon  *lab.Program
+	printed buffer
+}
+
+func newLibreswanPeer(x *run) peer {
+	return &libreswanPeer{x: x, tree: lab.Tree{Root: "/disk2"}}
+}
+
+// in runs a command of the tree to its end.
+func (p *libreswanPeer) in(ctx context.Context, argv ...string) (string, error) {
+	return p.x.hosts["theirs"].Run(ctx, p.tree.Command(p.x.dir, argv...)...)
+}
+
+func (p *libreswanPeer) whack(ctx context.Context, args ...string) (string, error) {
+	argv, err := p.tree.Client("usr/libexec/ipsec/whack", append([]string{"--ctlsocket", filepath.Join(p.x.dir, "pluto.ctl")}, args...)...)
+	if err != nil {
+		return "", err
+	}
+	return p.x.hosts["theirs"].Run(ctx, argv...)
+}
+
+func (p *libreswanPeer) start() {
+	x := p.x
+	at := func(name string) string { return filepath.Join(lab.TreeMount, name) }
+	if p.daemon == nil {
+		p.prepare()
+		theirRoute().do(x)
+	}
+	for _, name := range []string{"pluto.pid", "pluto.ctl"} {
+		os.Remove(filepath.Join(x.dir, name))
+	}
+	var err error
+	p.daemon, err = x.hosts["theirs"].Start(&p.printed, nil, p.tree.Command(x.dir, "/usr/libexec/ipsec/pluto", "--nofork", "--stderrlog",
+		"--config", at("ipsec.conf"), "--nssdir", at("nss"), "--secretsfile", at("ipsec.secrets"), "--rundir", lab.TreeMount)...)
+	x.must(err)
+	daemon := p.daemon
+	x.t.Cleanup(func() { daemon.Kill() })
+	x.await("pluto to listen", func() (bool, string) {
+		if _, err := os.Stat(filepath.Join(x.dir, "pluto.ctl")); err != nil {
+			return false, err.Error()
+		}
+		out, err := p.whack(x.ctx, "--listen")
+		return err == nil, fmt.Sprint(out, err)
+	})
+	if out, err := p.in(x.ctx, "ipsec", "addconn", "--config", at("ipsec.conf"), "--ctlsocket", at("pluto.ctl"), "ours"); err != nil {
+		x.t.Fatalf("libreswan refuses the connection: %v\n%s\n%s", err, out, p.log())
+	}
+}
+
+// prepare writes the configuration and fills the store of certificates.
+func (p *libreswanPeer) prepare() {
+	x := p.x
+	write := func(name, text string) { x.must(os.WriteFile(filepath.Join(x.dir, name), []byte(text), 0o600)) }
+	x.must(os.Mkdir(filepath.Join(x.dir, "nss"), 0o700))
+	l := lans[x.children[0]]
+	auth := "  authby=secret\n"
+	script := "certutil -N -d sql:nss --empty-password\n"
+	if x.auth != "psk" {
+		auth = "  authby=" + x.theirAuth + "\n  leftcert=theirs\n  leftsendcert=always\n  sendca=all\n"
+		script += `openssl pkcs12 -export -name theirs -inkey private/theirs.key -in x509/theirs.pem -out theirs.p12 -passout pass:x
+pk12util -i theirs.p12 -d sql:nss -W x
+certutil -A -d sql:nss -n root -t CT,C,C -i x509ca/root.pem
+`
+	}
+	if x.intermediate {
+		script += "certutil -A -d sql:nss -n intermediate -t ,, -i x509ca/intermediate.pem\n"
+	}
+	write("ipsec.secrets", fmt.Sprintf("@%s @%s : PSK %q\n", x.theirID, x.ourID, psk))
+	write("ipsec.conf", fmt.Sprintf(`config setup
+conn ours
+  keyexchange=ikev2
+  left=%s
+  leftid=@%s
+  leftsubnet=%s
+  right=%s
+  rightid=@%s
+  rightsubnet=%s
+%s  ike=%s
+  esp=%s
+  encapsulation=yes
+  retransmit-timeout=6s
+  retransmit-interval=500ms
+%s
+`, x.addr[theirs], x.theirID, l.theirs, ourPublic, x.ourID, l.ours, auth, x.theirIKE, x.theirESP, x.conn))
+	if out, err := p.in(x.ctx, "sh", "-e", "-c", "cd "+lab.TreeMount+"\n"+script); err != nil {
+		x.t.Fatalf("fill libreswan's store of certificates: %v\n%s", err, out)
+	}
+}
+
+// command runs what prints why it failed.
+func (p *libreswanPeer) command(ctx context.Context, args ...string) error {
+	out, err := p.whack(ctx, args...)
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+func (p *libreswanPeer) initiate(ctx context.Context) error {
+	return p.command(ctx, "--name", "ours", "--initiate")
+}
+
+func (p *libreswanPeer) rekeyIKE(ctx context.Context) error {
+	return p.command(ctx, "--name", "ours", "--rekey-ike")
+}
+
+func (p *libreswanPeer) rekeyChild(ctx context.Context, _ string) error {
+	return p.command(ctx, "--name", "ours", "--rekey-child")
+}
+
+// closeIKE deletes the IKE SA and what it has, without the connection's end.
+func (p *libreswanPeer) closeIKE(ctx context.Context) error {
+	return p.command(ctx, "--name", "ours", "--down-ike")
+}
+
+func (p *libreswanPeer) closeChild(ctx context.Context, _ string) error {
+	return p.command(ctx, "--name", "ours", "--down-child")
+}
+
+func (p *libreswanPeer) show() string {
+	out, err := p.whack(context.Background(), "--showstates")
+	if err != nil {
+		return err.Error()
+	}
+	return out
+}
+
+func (p *libreswanPeer) log() string           { return p.printed.String() }
+func (p *libreswanPeer) kill()                 { p.daemon.Kill() }
+func (p *libreswanPeer) done() <-chan struct{} { return p.daemon.Done() }
+
+var (
+	stateLine = regexp.MustCompile(`^#(\d+): "ours".*\((established IKE SA|established Child SA)\)`)
+	spiLine   = regexp.MustCompile(`^#(\d+): "ours".* esp\.([0-9a-f]+)@\S+ esp\.([0-9a-f]+)@`)
+)
+
+// sas reads what whack says of the states: a line for each, and one with the
+// SPIs of a Child SA, the outbound one first.
+func (p *libreswanPeer) sas(ctx context.Context) (peerSAs, error) {
+	out, err := p.whack(ctx, "--showstates")
+	if err != nil {
+		return peerSAs{}, err
+	}
+	var s peerSAs
+	up := map[string]bool{}
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		if m := stateLine.FindStringSubmatch(line); m != nil {
+			up[m[1]] = true
+			s.busy = s.busy || !strings.Contains(line, "idle;")
+			if m[2] == "established IKE SA" {
+				s.ike++
+			}
+			continue
+		}
+		m := spiLine.FindStringSubmatch(line)
+		if m == nil || !up[m[1]] {
+			continue
+		}
+		out, err1 := strconv.ParseUint(m[2], 16, 32)
+		in, err2 := strconv.ParseUint(m[3], 16, 32)
+		if err := errors.Join(err1, err2); err != nil {
+			return s, fmt.Errorf("their list of states: %w", err)
+		}
+		s.children = append(s.children, peerChild{"net", uint32(in), uint32(out)})
+	}
+	return s, nil
+}
+
+// libreswanCases are the main cases, once more with an implementation that has
+// nothing in common with the others.
+func libreswanCases() []interopCase {
+	// In words of both. As responder libreswan sends on a new Child SA before it
+	// answers, which RFC 7296, Section 2.8, lets it do: what comes before its
+	// answer is lost, so these cases only tell how much that is.
+	base := interopCase{
+		lossy: true,
+		ike:   "aes256gcm16-prfsha384-x25519", theirIKE: "aes_gcm256-sha2_384-dh31",
+		esp: "aes128gcm16-x25519", theirESP: "aes_gcm128-null-dh31", theirAuth: "ecdsa",
+	}
+	with := func(name string, edit func(*interopCase)) []interopCase {
+		c := base
+		c.name = name
+		edit(&c)
+		return each(c)
+	}
+	return slices.Concat(
+		with("psk", func(c *interopCase) { c.steps = eachRekey() }),
+		with("certificates", func(c *interopCase) {
+			c.auth, c.intermediate = "ecdsa384+ecdsa256", true
+			c.steps = []step{rekeyIKE(ours), rekeyIKE(theirs)}
+		}),
+		with("RSA-PSS, fragments", func(c *interopCase) {
+			c.auth, c.theirAuth = "rsa2048+rsa2048", "rsa-sha2"
+			c.tunnel = func(t *engine.TunnelConfig) { t.FragmentSize = 576 }
+			c.steps = []step{rekeyChild(ours), rekeyChild(theirs)}
+		}),
+		// Not of the IKE SA: libreswan never deletes the one of its own that lost
+		// (RFC 7296, Section 2.8.2).
+		with("crossing rekeys", func(c *interopCase) {
+			c.steps = []step{crossing(rekeysChild, rekeysChild), rekeyIKE(theirs)}
+		}),
+		with("delete", func(c *interopCase) {
+			c.steps = []step{closeIKE(ours), closeIKE(theirs)}
+		}),
+		with("behind NAT", func(c *interopCase) {
+			c.nat = [2]bool{true, false}
+			c.tunnel = func(t *engine.TunnelConfig) { t.ForceEncap = false }
+			c.steps = []step{rekeyChild(theirs), rekeyIKE(ours)}
+		}),
+		with("link is cut", func(c *interopCase) {
+			// Killing the daemon would leave the kernel's SAs, and packets are a
+			// sign of life.
+			c.tunnel = func(t *engine.TunnelConfig) {
+				t.Timing.DPD, t.Timing.RetransmitBase = 2*time.Second, time.Second
+			}
+			c.conn = "  dpddelay=2"
+			c.steps = []step{cutLink()}
+		}),
+		with("aes-cbc, esn", func(c *interopCase) {
+			c.ike, c.theirIKE = "aes256-sha512-ecp384", "aes256-sha2_512-dh20"
+			c.esp, c.theirESP = "aes256-sha256-ecp384-esn", "aes256-sha2_256-dh20"
+			c.conn = "  esn=yes"
+			c.steps = []step{rekeyChild(ours), rekeyIKE(theirs)}
+		}),
+	)
+}
