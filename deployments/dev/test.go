@@ -22,8 +22,8 @@ func runTest(ctx context.Context, _ []string) error {
 	err := errors.Join(
 		stage("setup", func() error { return runSetup(ctx, nil) }),
 		stage("lint", func() error { return runLint(ctx, nil) }),
-		stage("tests", func() error { return total.goTest(ctx, "./...") }),
-		stage("race", func() error { return total.goTest(ctx, "-race", "-short", "./...") }),
+		stage("tests", func() error { return total.goTests(ctx) }),
+		stage("race", func() error { return total.goTests(ctx, "-race", "-short") }),
 		stage("fuzz", func() error { return runFuzz(ctx, []string{"-target", "ipsec/", "-total", fuzzTime()}) }),
 		stage("dashboard", func() error { return testUI(ctx) }),
 		stage("demo", func() error { return command(ctx, "", "go", "run", "./deployments/demo", "--once") }),
@@ -72,6 +72,30 @@ type testEvent struct {
 	Test    string
 	Output  string
 	Elapsed float64
+}
+
+// inRealTime are packages whose tests have real programs, kernels and peers keep
+// to their intervals. They run one after the other with nothing beside them.
+var inRealTime = []string{"/deployments/lab", "/deployments/demo", "/ipsec/engine", "/ipsec/dataplane/userspace"}
+
+// goTests runs all Go tests.
+func (t *tally) goTests(ctx context.Context, flags ...string) error {
+	out, err := output(ctx, "go", "list", "./...")
+	if err != nil {
+		return fmt.Errorf("list packages: %w", err)
+	}
+	var together, alone []string
+	for _, pkg := range strings.Fields(string(out)) {
+		if slices.ContainsFunc(inRealTime, func(suffix string) bool { return strings.HasSuffix(pkg, suffix) }) {
+			alone = append(alone, pkg)
+		} else {
+			together = append(together, pkg)
+		}
+	}
+	return errors.Join(
+		t.goTest(ctx, slices.Concat(flags, together)...),
+		t.goTest(ctx, slices.Concat(flags, []string{"-p", "1"}, alone)...),
+	)
 }
 
 // goTest runs go test, without recalling earlier results: namespaces, kernel and
