@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ var inRealTime = []string{"/deployments/lab", "/deployments/demo", "/ipsec/engin
 
 // goTests runs all Go tests.
 func (t *tally) goTests(ctx context.Context, flags ...string) error {
-	out, err := output(ctx, "go", "list", "./...")
+	out, err := exec.CommandContext(ctx, "go", "list", "./...").Output()
 	if err != nil {
 		return fmt.Errorf("list packages: %w", err)
 	}
