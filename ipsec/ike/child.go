@@ -64,6 +64,7 @@ type childSA struct {
 	replaces   *childSA
 	redundant  bool // lost against another one, which end will delete it is settled
 	retired    bool // taken out of the data plane before its deletion
+	refused    bool // the peer has refused to rekey it, for good as it seems
 
 	wantRekey, wantDelete bool
 	reason                Reason
@@ -510,6 +511,7 @@ func (t *Tunnel) tickChild(c *childSA) {
 func (t *Tunnel) expireChild(c *childSA) {
 	if c.live() {
 		t.noteExpiry("Child SA", c.name)
+		c.lastResort(true)
 	}
 	t.retire(c)
 	c.end(ReasonExpired)

@@ -49,6 +49,9 @@ func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
 // same offer. inbound, nonces and keys are the caller's to fill in.
 func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, local, remote []ts.Selector) (childSpec, error) {
 	spec := childSpec{cfg: cfg, initiator: true}
+	if err := m.contradiction(); err != nil {
+		return spec, err
+	}
 	answer := find[*wire.SA](m)
 	if answer == nil || len(answer.Proposals) != 1 {
 		return spec, errors.New("answer does not hold exactly one proposal")

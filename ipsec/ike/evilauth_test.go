@@ -200,6 +200,7 @@ func TestEvilAuthAnswer(t *testing.T) {
 		{name: "transport mode imposed", misdeed: inAuthReply.with(more(1, rawNotify(wire.NotifyUseTransportMode, 0, nil, nil))), want: "INFORMATIONAL request; up without Child SA"},
 		{name: "AUTHENTICATION_FAILED beside the proof", misdeed: inAuthReply.with(more(1, rawNotify(wire.NotifyAuthenticationFailed, 0, nil, nil))), want: "nothing; down"},
 		{name: "NO_ADDITIONAL_SAS beside the Child SA", misdeed: inAuthReply.with(more(1, rawNotify(wire.NotifyNoAdditionalSAs, 0, nil, nil))), want: "nothing; up"},
+		{name: "unknown error beside the Child SA", misdeed: inAuthReply.with(more(1, rawNotify(8000, 0, nil, nil))), want: "INFORMATIONAL request; up without Child SA"},
 		{name: "unknown critical payload", misdeed: inAuthReply.with(more(1, criticalPayload)), want: "nothing; down"},
 		{name: "unknown payload", misdeed: inAuthReply.with(more(1, unknownPayload)), want: "nothing; up"},
 		{name: "configuration that was not asked for", misdeed: inAuthReply.with(more(1, rawPayload{kind: wire.PayloadCP, body: []byte{2, 0, 0, 0, 0, 1, 0, 4, 10, 9, 9, 9}})), want: "nothing; up"},

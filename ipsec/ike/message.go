@@ -1,6 +1,8 @@
 package ike
 
 import (
+	"fmt"
+
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -40,6 +42,20 @@ func (m *message) errorNotify() *wire.Notify {
 	for _, p := range m.payloads {
 		if n, ok := p.(*wire.Notify); ok && n.Kind.IsError() {
 			return n
+		}
+	}
+	return nil
+}
+
+// contradiction returns an error if a response that grants an SA has an error
+// notification of an unknown type: the request has failed entirely then (RFC 7296,
+// Section 3.10.1). The known ones are about other things.
+func (m *message) contradiction() error {
+	for _, p := range m.payloads {
+		if n, ok := p.(*wire.Notify); ok && n.Kind.IsError() {
+			if _, known := notices[n.Kind]; !known {
+				return fmt.Errorf("the answer grants the SA and has the unknown error %s", n.Kind)
+			}
 		}
 	}
 	return nil

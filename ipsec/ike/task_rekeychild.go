@@ -87,6 +87,8 @@ func (r *rekeyChildTask) failed(err *Error) {
 	default:
 		t.childFailed(old.name, err)
 		old.rekeyAt = t.now.Add(t.retryDelay())
+		old.refused = err.Remote && err.Exchange == wire.ExchangeCreateChildSA
+		old.lastResort(false)
 	}
 }
 

@@ -139,6 +139,9 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 	if answer == nil || ke == nil || nr == nil || len(answer.Proposals) != 1 {
 		return nil, nil, errors.New("answer does not hold one proposal, key exchange and nonce")
 	}
+	if err := m.contradiction(); err != nil {
+		return nil, nil, err
+	}
 	p := answer.Proposals[0]
 	chosen, err := suite.AcceptIKE(p, r.old.t.cfg.Proposals)
 	if err != nil {

@@ -271,6 +271,7 @@ func (t *Tunnel) planeEvent(e dataplane.Event) {
 	case dataplane.HardExpire:
 		if c.live() {
 			t.noteExpiry("Child SA", c.name)
+			c.lastResort(true)
 		}
 		c.end(ReasonExpired)
 	case dataplane.FirstInbound:
