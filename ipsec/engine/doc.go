@@ -32,6 +32,8 @@
 //
 // # Standards
 //
-// RFC 7296, Sections 2.1 to 2.3 and 2.6 (SPIs, cookies), 2.23 (ports 500 and
-// 4500); RFC 3948 (the plane's socket); RFC 9329 (TCP connections).
+// RFC 7296, Sections 1.5 and 2.21.4 (messages outside of IKE SAs), 2.1 to 2.3 and
+// 2.6 (SPIs, cookies), 2.23 (ports 500 and 4500); RFC 3948 (the plane's socket);
+// RFC 5723 and RFC 6290 (what is kept for the next start); RFC 9329 (TCP
+// connections).
 package engine
