@@ -30,7 +30,7 @@ const (
 	TunnelRole_TUNNEL_ROLE_UNSPECIFIED TunnelRole = 0
 	// Initiates, and answers too.
 	TunnelRole_TUNNEL_ROLE_INITIATOR TunnelRole = 1
-	// Answers, and initiates only when traffic asks and the peer stays silent.
+	// Answers, and initiates only when the peer stays silent for a while.
 	TunnelRole_TUNNEL_ROLE_RESPONDER TunnelRole = 2
 )
 
