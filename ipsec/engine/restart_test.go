@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,14 +20,21 @@ import (
 
 // testStore is a Store in memory.
 type testStore struct {
+	mu      sync.Mutex
 	content []byte
 	saves   int
 	err     error
 }
 
-func (s *testStore) Load() ([]byte, error) { return bytes.Clone(s.content), s.err }
+func (s *testStore) Load() ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.content), s.err
+}
 
 func (s *testStore) Save(b []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.saves++
 	if s.err == nil {
 		s.content = bytes.Clone(b)
@@ -273,9 +281,9 @@ func TestResumption(t *testing.T) {
 		dies := func(n *node) {
 			sw.SetFilter(memory.Lose)
 			store := stores[n.id]
-			content := bytes.Clone(store.content) // it does not know that it ends
+			content, _ := store.Load() // it does not know that it ends
 			n.stop()
-			store.content = content
+			_ = store.Save(content)
 			sw.SetFilter(memory.Perfect)
 		}
 		b = begin("b.example", addrB)
@@ -298,7 +306,7 @@ func TestResumption(t *testing.T) {
 
 		// An orderly end takes the tickets along.
 		a.stop()
-		if s := string(stores["a.example"].content); strings.Contains(s, "tunnel-") {
+		if s, _ := stores["a.example"].Load(); bytes.Contains(s, []byte("tunnel-")) {
 			t.Error("tickets of deleted IKE SAs are kept")
 		}
 		a = begin("a.example", addrA)
