@@ -305,11 +305,11 @@ func (x *interop) intent() string {
       %s
     ikeProposals: [aes256gcm16-prfsha384-x25519]
     forceUdpEncapsulation: true
-    ikeRekeyTime: 4s
+    ikeRekeyTime: 8s
     children:
       - name: net
         espProposals: [aes128gcm16-x25519]
-        rekeyTime: 3s
+        rekeyTime: 7s
         localTs: [10.1.0.0/24]
         remoteTs: [10.2.0.0/24]
 `, role, method)
