@@ -1,6 +1,7 @@
 package ident
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -172,12 +173,30 @@ func (l Local) Validate() error {
 	if l.ID.IsZero() {
 		return configError("no local identity is configured", "set one, such as the name in the certificate")
 	}
+	sent := l.Payload(true).Data
 	for _, c := range l.credentials() {
 		if err := c.validate(l.ID); err != nil {
 			return err
 		}
+		if l.ID.Kind == wire.IDDERDN && len(c.Chain) > 0 && !bytes.Equal(c.Chain[0].RawSubject, sent) {
+			return configError("the certificates for "+l.ID.String()+" encode this name differently, and only one encoding can be sent (RFC 4945, Section 3.1.5)",
+				"issue both with the same string types in the subject, or use a subject alternative name as identity")
+		}
 	}
 	return validateLegacy(l.Legacy)
+}
+
+// Payload returns the ID payload of l. A distinguished name is sent as it is
+// encoded in the certificate: peers may compare octets (RFC 4945, Section 3.1.5).
+func (l Local) Payload(initiator bool) *wire.ID {
+	if l.ID.Kind == wire.IDDERDN {
+		for _, c := range l.credentials() {
+			if len(c.Chain) > 0 {
+				return FromSubject(c.Chain[0]).Payload(initiator)
+			}
+		}
+	}
+	return l.ID.Payload(initiator)
 }
 
 // Equal reports whether both prove the same identity in the same ways.

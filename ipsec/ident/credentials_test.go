@@ -226,3 +226,36 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// A distinguished name is sent octet by octet as the certificate has it, whatever
+// string types our own text form would get (RFC 4945, Section 3.1.5).
+func TestDistinguishedNameIsSentAsInCertificate(t *testing.T) {
+	ca, key := newAuthority("root", nil), ed25519Key()
+	issue := func(subject string) Credential {
+		return Credential{Signer: key, Chain: []*x509.Certificate{ca.issue(key, func(c *x509.Certificate) { c.RawSubject = []byte(subject) })}}
+	}
+	printable := id(t, "CN=edge1").Data
+	utf8 := strings.Replace(printable, "\x13\x05edge1", "\x0c\x05edge1", 1)
+	for _, subject := range []string{printable, utf8} {
+		c := issue(subject)
+		l := Local{ID: id(t, "cn=Edge1"), Signer: c.Signer, Chain: c.Chain}
+		if err := l.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		if p := l.Payload(true); string(p.Data) != subject || !p.Initiator || p.Kind != wire.IDDERDN {
+			t.Errorf("sends %x, want %x", p.Data, subject)
+		}
+		// So does one who prefers a pre-shared key.
+		l = Local{ID: l.ID, PSK: PSK("secret"), Alternatives: []Credential{c}}
+		if p := l.Payload(false); string(p.Data) != subject || p.Initiator {
+			t.Errorf("with a pre-shared key as well, sends %x, want %x", p.Data, subject)
+		}
+	}
+	both := Local{ID: id(t, "CN=edge1"), Signer: key, Chain: issue(printable).Chain, Alternatives: []Credential{issue(utf8)}}
+	wantReason(t, both.Validate(), ReasonConfiguration)
+	for _, l := range []Local{{ID: id(t, "CN=edge1"), PSK: PSK("secret")}, {ID: id(t, "edge1.example"), Signer: key, Chain: issue(utf8).Chain}} {
+		if p := l.Payload(true); string(p.Data) != l.ID.Data || p.Kind != l.ID.Kind {
+			t.Errorf("%s sends %x", l.ID, p.Data)
+		}
+	}
+}

@@ -305,7 +305,7 @@ func (sa *ikeSA) authenticate() {
 	}
 	i.peer.Read(m.payloads)
 	local, remote, now, rand, accepts := t.cfg.Credentials, t.cfg.Peer, sa.m.outside(sa.m.now), sa.m.runtime.Rand, i.peer
-	ours := sa.signedOctets(false, local.ID.Payload(false).Body())
+	ours := sa.signedOctets(false, local.Payload(false).Body())
 	runJob(sa, ClassHandshake, func() (authResult, error) {
 		peer, err := c.verify(remote, now)
 		if err != nil {
@@ -338,7 +338,7 @@ func (sa *ikeSA) rejectInitiator(err *Error) {
 // answers.
 func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 	t := sa.t
-	head := []wire.Payload{t.cfg.Credentials.ID.Payload(false)}
+	head := []wire.Payload{t.cfg.Credentials.Payload(false)}
 	for _, c := range r.proof.Certificates {
 		head = append(head, c)
 	}

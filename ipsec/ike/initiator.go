@@ -318,7 +318,7 @@ type proofs struct{ auth, withoutPPK *ident.Proof }
 func (sa *ikeSA) sign() {
 	i, cfg, rand := sa.init, &sa.t.cfg, sa.m.runtime.Rand
 	i.authID = sa.window.nextSend
-	local, roots, peer, id := cfg.Credentials, cfg.Peer.Roots, i.peer, cfg.Credentials.ID.Payload(true).Body()
+	local, roots, peer, id := cfg.Credentials, cfg.Peer.Roots, i.peer, cfg.Credentials.Payload(true).Body()
 	octets, plain := sa.signedOctets(true, id), ident.Octets{}
 	mixed := i.ppkUse == ppkAuth
 	if mixed {
@@ -366,7 +366,7 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 		sa.fail(err)
 		return
 	}
-	payloads := []wire.Payload{t.cfg.Credentials.ID.Payload(true)}
+	payloads := []wire.Payload{t.cfg.Credentials.Payload(true)}
 	for _, c := range proof.auth.Certificates {
 		payloads = append(payloads, c)
 	}

@@ -1,6 +1,8 @@
 package ike
 
 import (
+	"bytes"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"testing"
@@ -143,6 +145,33 @@ func TestCertificateForAuthority(t *testing.T) {
 	w.check(t)
 	if a, b := w.b.t.primary().remoteAuth, w.a.t.primary().remoteAuth; a != "Ed25519" || b != "ECDSA with SHA-256" {
 		t.Errorf("a proved itself by %s, b by %s", a, b)
+	}
+}
+
+// TestDistinguishedNames: both ends send the subject of their certificate as it is
+// encoded there (RFC 4945, Section 3.1.5), and AUTH covers just that.
+func TestDistinguishedNames(t *testing.T) {
+	ca := newAuthority("Test CA", newECDSA)
+	utf8Subject := func(id ident.ID) []byte {
+		return bytes.Replace([]byte(id.Data), []byte("\x13\x09"), []byte("\x0c\x09"), 1) // PrintableString to UTF8String
+	}
+	w := pair(1, func(a, b *Config) {
+		for _, c := range []*Config{a, b} {
+			key := ca.newKey()
+			c.Credentials = ident.Local{ID: mustID("CN=" + c.Credentials.ID.String()), Signer: key}
+			c.Credentials.Chain = []*x509.Certificate{ca.sign(&x509.Certificate{RawSubject: utf8Subject(c.Credentials.ID), KeyUsage: x509.KeyUsageDigitalSignature}, key)}
+			c.Peer = ident.Remote{ID: mustID("CN=" + c.Peer.ID.String()), Roots: ident.NewRoots(ca.cert)}
+		}
+	})
+	w.log = t.Logf
+	w.b.step(Connect{})
+	w.a.step(Connect{})
+	w.settle()
+	w.check(t)
+	for _, n := range []*node{w.a, w.b} {
+		if got, want := n.t.primary().remoteID.Data, utf8Subject(n.cfg.Peer.ID); got != string(want) {
+			t.Errorf("the peer of %s sends %x, its certificate has %x", n.name, got, want)
+		}
 	}
 }
 

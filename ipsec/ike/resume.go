@@ -252,7 +252,7 @@ func (sa *ikeSA) handleResumeResponse(m *message) {
 	fresh.deriveResumed(i.resume.session, sa.t.cfg.Peer, i.resume.idr, func() {
 		proof := &ident.Proof{Method: wire.AuthSharedKey}
 		i.authID = fresh.window.nextSend
-		proof.Data = fresh.signedOctets(true, fresh.t.cfg.Credentials.ID.Payload(true).Body()).ResumedAuth(fresh.skP(true))
+		proof.Data = fresh.signedOctets(true, fresh.t.cfg.Credentials.Payload(true).Body()).ResumedAuth(fresh.skP(true))
 		fresh.sendAuth(proofs{auth: proof})
 	})
 }
@@ -449,7 +449,7 @@ func (sa *ikeSA) authenticateResumed() {
 		sa.continueSession(s, s.idi)
 		sa.evidence, sa.localID = &evidence{chain: s.chain, expires: peer.Expires}, s.idr
 		t.dropResumed(sa, s)
-		ours := sa.signedOctets(false, t.cfg.Credentials.ID.Payload(false).Body())
+		ours := sa.signedOctets(false, t.cfg.Credentials.Payload(false).Body())
 		sa.acceptInitiator(m, authResult{proof: &ident.Proof{Method: wire.AuthSharedKey, Data: ours.ResumedAuth(sa.skP(false))}})
 	})
 }
