@@ -20,11 +20,18 @@
 //     certificates, certificate requests
 //   - RFC 7427: Digital Signature method and SIGNATURE_HASH_ALGORITHMS
 //   - RFC 8420: Ed25519; RFC 5480, RFC 4055: ECDSA and RSA identifiers
+//   - RFC 8247, Section 3: which of them, how long RSA keys are, PSS before
+//     PKCS #1 v1.5
+//   - RFC 9593: SUPPORTED_AUTH_METHODS
+//   - RFC 4754 and RFC 7296, Section 2.15: the older methods that fix the hash
+//     (ECDSA, RSA with SHA-1), only where a tunnel allows them and never with a
+//     peer that supports RFC 7427
 //   - RFC 4945, Sections 3.1 and 5.1.3: identities in certificates, key usage
-//   - RFC 5280: path validation (crypto/x509), comparison of names
+//   - RFC 5280: path validation (crypto/x509), CRLs, comparison of names
+//   - RFC 6960: OCSP responses
 //   - RFC 4514: text form of distinguished names
 //
-// Left out on purpose: the older methods that fix the hash (RSA with SHA-1,
-// ECDSA of RFC 4754), EAP, NULL authentication, and identities in certificates
-// by wildcard or common name.
+// Left out on purpose: EAP, NULL authentication, identities in certificates by
+// wildcard or common name, and revocation information that peers send (RFC
+// 4806): what is revoked is told by who runs this end, see [Revocations].
 package ident

@@ -42,8 +42,8 @@
 // RFC 7296 (IKEv2), RFC 3948 (UDP encapsulation), RFC 4478 (authentication
 // lifetime), RFC 5685 (redirection), RFC 5723 (session resumption), RFC 6023
 // (childless initiation), RFC 6290 (quick crash detection), RFC 6311 (message IDs
-// of clusters), RFC 7427 and RFC 8420 (signatures), RFC 7383 (fragmentation), RFC
-// 9242 and RFC 9370 (additional key exchanges), RFC 8784 and RFC 9867
-// (post-quantum preshared keys), RFC 9329 (TCP encapsulation). Section by section:
-// ../RFC.md.
+// of clusters), RFC 7427 and RFC 8420 (signatures), RFC 9593 (announcing
+// authentication methods), RFC 7383 (fragmentation), RFC 9242 and RFC 9370
+// (additional key exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys),
+// RFC 9329 (TCP encapsulation). Section by section: ../RFC.md.
 package ike
