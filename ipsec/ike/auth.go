@@ -376,7 +376,7 @@ func (sa *ikeSA) acceptInitiator(m *message, r authResult) {
 		done(nil, []wire.Payload{&wire.Notify{Kind: err.Notify}})
 		return
 	}
-	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
+	t.install(sa, spec, !t.sendsElsewhere(sa, spec.cfg.Name), func(c *childSA, err error) {
 		if err != nil {
 			t.childFailed(spec.cfg.Name, &Error{
 				Op: "install Child SA", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: err,

@@ -205,7 +205,7 @@ func (sa *ikeSA) installAndAnswer(m *message, spec childSpec, reply []wire.Paylo
 	if old := spec.replaces; old != nil && (!old.known() || old.state == childDeleting) {
 		spec.replaces = nil // it is gone, or going, since the peer began
 	}
-	t.install(sa, spec, !t.hasSender(spec.cfg.Name), func(c *childSA, err error) {
+	t.install(sa, spec, !t.sendsElsewhere(sa, spec.cfg.Name), func(c *childSA, err error) {
 		if err != nil {
 			sa.refuseChild(m, &Error{
 				Op: "create Child SA", Kind: KindDataPlane, Exchange: m.Exchange,
@@ -252,6 +252,21 @@ func (t *Tunnel) peerCreated(sa *ikeSA, fresh *childSA) {
 		}
 	}
 	t.childUp(fresh)
+}
+
+// sendsElsewhere reports whether outgoing traffic of that name has an SA, and can wait
+// there until the peer is known to receive on another one, made on sa. It cannot if
+// it goes where the peer may be no longer: to or from another address than sa, by
+// another transport, or on an IKE SA whose peer does not answer.
+func (t *Tunnel) sendsElsewhere(sa *ikeSA, name string) bool {
+	for _, c := range t.children {
+		if c.name == name && c.sending {
+			o := c.ike
+			there := o.remote.Addr() == sa.remote.Addr() && o.local.Addr() == sa.local.Addr() && o.tcp == sa.tcp && !o.suspect
+			return there || sa.redundant
+		}
+	}
+	return false
 }
 
 // hasSender reports whether outgoing traffic of that name has an SA.

@@ -496,6 +496,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			configureInternal(t, c, key, a.Vals)
 		case "peer":
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
+		case "at":
+			c.Local = netip.MustParseAddrPort(v)
 		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
