@@ -255,9 +255,10 @@ func (h *host) echo() netip.AddrPort {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// dial returns a way to an echo, from the host's inner address.
-func (h *host) dial(to netip.AddrPort) (conn net.Conn) {
+// ping sends datagrams to an echo and wants each back.
+func (h *host) ping(to netip.AddrPort) {
 	h.t.Helper()
+	var conn net.Conn
 	var err error
 	h.do(func() {
 		dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: h.inner.AsSlice()}}
@@ -266,34 +267,6 @@ func (h *host) dial(to netip.AddrPort) (conn net.Conn) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return conn
-}
-
-// reach sends datagrams to an echo until one comes back. When one IKE SA has
-// taken over from another, the first answer may leave on an SA of the one before:
-// by the packet that it answers that end learns that the peer is ready (RFC
-// 7296, Section 2.8).
-func (h *host) reach(to netip.AddrPort) {
-	h.t.Helper()
-	conn := h.dial(to)
-	defer conn.Close()
-	got := make([]byte, 64)
-	for range 50 {
-		if _, err := conn.Write([]byte("there?")); err != nil {
-			h.t.Fatalf("%s: send: %v", h.id, err)
-		}
-		conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
-		if _, err := conn.Read(got); err == nil {
-			return
-		}
-	}
-	h.t.Fatalf("%s: nothing came back", h.id)
-}
-
-// ping sends datagrams to an echo and wants each back.
-func (h *host) ping(to netip.AddrPort) {
-	h.t.Helper()
-	conn := h.dial(to)
 	defer conn.Close()
 	got := make([]byte, 2048)
 	for i := range 20 {
