@@ -270,16 +270,21 @@ func (t *Tunnel) emitChildlessEnd(sa *ikeSA) {
 // not happen in time.
 func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 	for _, old := range t.sas {
-		if old == fresh || !old.alive() || old.redundant || t.isRekeying(old, fresh) {
+		if old == fresh || old.state != stateEstablished || old.redundant || t.isRekeying(old, fresh) {
 			continue
 		}
 		keep, drop := fresh, old
-		cross := crossed(old.origin, fresh.origin)
+		// One that was given up already is only to know that it is not needed, nor
+		// what an answer to its rekeying may still make.
+		givenUp := old.wantDelete
+		cross := !givenUp && crossed(old.origin, fresh.origin)
 		if cross && bytes.Compare(fresh.origin.lowestNonce, old.origin.lowestNonce) < 0 {
 			keep, drop = old, fresh
 		}
 		drop.redundant, drop.lostTo = true, keep
-		drop.reason = ReasonRedundant
+		if !givenUp {
+			drop.reason, drop.endAt = ReasonRedundant, t.now.Add(redundantTime)
+		}
 		for _, c := range t.childrenOf(drop) {
 			c.redundant = true
 		}
@@ -288,7 +293,6 @@ func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
 				t.promote(c)
 			}
 		}
-		drop.endAt = t.now.Add(redundantTime)
 		if drop == fresh {
 			break
 		}

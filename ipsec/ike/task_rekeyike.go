@@ -247,8 +247,8 @@ func (t *Tunnel) join(old, fresh *ikeSA) {
 	t.add(fresh)
 	fresh.established, fresh.heard = t.now, t.now
 	t.setIKELifetime(fresh)
-	if old.wantDelete && old.reason == ReasonDeletedByUs {
-		fresh.end(ReasonDeletedByUs) // Disconnect came meanwhile
+	if old.wantDelete && (old.reason == ReasonDeletedByUs || old.redundant) {
+		fresh.end(old.reason) // Disconnect came meanwhile, or another one is in charge
 	}
 }
 
