@@ -112,6 +112,7 @@ func TestUnknownIsLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sw := memory.NewSwitch()
 		b := startNode(t, sw, "b.example", addrB, withStore(&testStore{}))
+		synctest.Wait() // what arrives before it has started is dropped
 		request := func(flags wire.Flags, sources byte) {
 			h := wire.Header{InitiatorSPI: wire.SPI{1}, ResponderSPI: wire.SPI{0, 2}, Major: 2, Exchange: wire.ExchangeInformational, Flags: flags}
 			m, err := h.AppendEncrypted(nil, wire.PayloadNone, 40)

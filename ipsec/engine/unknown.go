@@ -41,7 +41,7 @@ func (e *Engine) receiveUnknown(now time.Time, w way, b []byte) {
 	e.counters.drop(DropUnknownSPI)
 	switch wire.PayloadType(b[16]) {
 	case wire.PayloadSK, wire.PayloadSKF:
-		if !e.unknown.allow(w.remote.Addr(), now) {
+		if wire.Flags(b[19])&wire.FlagResponse != 0 || !e.unknown.allow(w.remote.Addr(), now) {
 			return
 		}
 		if answer := e.tokens.AnswerUnknown(b); answer != nil {

@@ -16,6 +16,9 @@ const vnetHeaderLen = 10
 // extension headers and a full TCP header.
 const maxHeaders = 256
 
+// tcpHeaderLen is the length of a TCP header without options, in octets.
+const tcpHeaderLen = 20
+
 // vnetHeader says what offload a packet read from TUN still needs.
 type vnetHeader struct {
 	needsChecksum  bool
@@ -61,15 +64,17 @@ func (s *segmenter) start(h vnetHeader, b []byte) bool {
 	if s.v6 {
 		minimum = ipv6HeaderLen
 	}
-	if s.transport < minimum || s.transport+20 > maxHeaders || s.transport+20 > len(b) && !s.udp {
+	if s.transport < minimum || s.transport+tcpHeaderLen > maxHeaders || s.transport+tcpHeaderLen > len(b) && !s.udp {
 		return false
 	}
-	if s.udp {
-		s.payload = s.transport + 8
-	} else {
-		s.payload = s.transport + int(b[s.transport+12]>>4)*4
+	transportLen := udpHeaderLen
+	if !s.udp {
+		if transportLen = int(b[s.transport+12]>>4) * 4; transportLen < tcpHeaderLen {
+			return false
+		}
 	}
-	if s.size == 0 || s.payload > maxHeaders || s.payload >= len(b) || s.checksum+2 > s.payload {
+	s.payload = s.transport + transportLen
+	if s.size == 0 || s.payload > maxHeaders || s.payload >= len(b) || h.checksumOffset+2 > transportLen {
 		return false
 	}
 	s.header = s.store[:s.payload]
