@@ -87,7 +87,7 @@ func FuzzSegmenter(f *testing.F) {
 	f.Add(superPacket(false, false, 100, 50))
 	f.Add(superPacket(true, true, 100, 50))
 	short := superPacket(false, false, 81, 50)
-	short[8] = 4 // where the checksum is
+	short[8] = 4                                   // where the checksum is
 	short[vnetHeaderLen+ipv4HeaderLen+12] = 3 << 4 // a TCP header of 12 octets, and 1 in the last segment
 	f.Add(short)
 	f.Fuzz(func(t *testing.T, b []byte) {
