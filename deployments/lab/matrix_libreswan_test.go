@@ -129,7 +129,11 @@ func (p *libreswanPeer) command(ctx context.Context, args ...string) error {
 	return nil
 }
 
+// initiate waits no longer than a connection takes: whack stays for ever if the
+// attempt that it waits for is joined to another one.
 func (p *libreswanPeer) initiate(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	return p.command(ctx, "--name", "ours", "--initiate")
 }
 
