@@ -320,7 +320,9 @@ func (sa *ikeSA) authenticate() {
 		}
 		sa.believe(r.peer, c.certs)
 		sa.localID = local.ID
-		sa.acceptInitiator(m, r)
+		if !sa.refuseTranslated(m) {
+			sa.acceptInitiator(m, r)
+		}
 	})
 }
 

@@ -1,12 +1,16 @@
 package ike
 
-import "github.com/swanherd/swanherd/ipsec/wire"
+import (
+	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
 
 // authExtras are the notifications of an IKE_AUTH message that are about the IKE
 // SA and not about a Child SA. request is what is answered, nil for an
 // initiator.
 func (sa *ikeSA) authExtras(request *message) []wire.Payload {
-	extras := append(sa.ownToken(), sa.supportsSync(request)...)
+	extras := slices.Concat(sa.ownToken(), sa.supportsSync(request), sa.mobikeNotifies(request))
 	if request == nil {
 		return append(extras, sa.askForTicket()...)
 	}
@@ -22,6 +26,7 @@ func (sa *ikeSA) readAuthExtras(m *message) {
 		sa.proved = sa.m.outside(sa.m.now)
 	}
 	sa.takeTicket(m)
+	sa.readMobike(m)
 	sa.syncs = m.notify(wire.NotifyIKEv2MessageIDSyncSupported) != nil
 }
 

@@ -2,7 +2,6 @@ package ike
 
 import (
 	"math"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -43,6 +42,7 @@ type childSA struct {
 	suite             suite.ESPSuite
 	mode              dataplane.Mode
 	localTS, remoteTS []ts.Selector
+	at                route  // where the data plane has it, zero if that is not known
 	outboundKey       []byte // until promoted
 	sending           bool   // its outbound SA is installed
 	// ready is true once the peer is known to receive on it: it has answered
@@ -101,15 +101,6 @@ func (c *childSA) end(why Reason) {
 	}
 }
 
-// endpoints are the outer addresses of ESP. Ports are those of UDP
-// encapsulation, zero without (RFC 3948, Section 2.1).
-func (sa *ikeSA) endpoints() (local, remote netip.AddrPort) {
-	if sa.encap || sa.tcp {
-		return sa.local, sa.remote
-	}
-	return netip.AddrPortFrom(sa.local.Addr(), 0), netip.AddrPortFrom(sa.remote.Addr(), 0)
-}
-
 // childSpec is what an exchange agreed on for a Child SA.
 type childSpec struct {
 	cfg               *ChildConfig
@@ -139,6 +130,7 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 		madeOn: sa, ready: spec.initiator,
 	}
 	t.setLifetime(c, spec.cfg)
+	c.at = sa.endpoints()
 	t.children = append(t.children, c)
 	ops := []dataplane.Op{dataplane.InstallSA{SA: c.plane(dataplane.Inbound, in)}}
 	if send {
@@ -181,10 +173,10 @@ func (c *childSA) takeOutbound() []dataplane.Op {
 
 // plane describes one direction of c.
 func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
-	local, remote := c.ike.endpoints()
+	at := c.ike.endpoints()
 	sa := dataplane.SA{
 		Tunnel: c.t.cfg.Name, Child: c.name, Direction: d, Mode: c.mode,
-		Local: local, Remote: remote, TCP: c.ike.tcp, Suite: c.suite, Key: key,
+		Local: at.local, Remote: at.remote, TCP: at.tcp, Suite: c.suite, Key: key,
 		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
 	}
 	if d == dataplane.Outbound {

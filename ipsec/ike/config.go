@@ -78,6 +78,9 @@ type Config struct {
 	ForceEncap bool
 	// TCP says when the tunnel goes by TCP.
 	TCP TCP
+	// Mobility says which other addresses there are, and what becomes of the
+	// tunnel when they change.
+	Mobility Mobility
 	// FragmentSize is the largest IP datagram in octets in which an IKE message
 	// is sent, DefaultDatagram if zero. Larger messages are cut into fragments
 	// (RFC 7383), into smaller ones of at most 576 octets when there is no answer.
@@ -217,6 +220,12 @@ type Timing struct {
 	// those of other requests by default.
 	Handshake, Probe Schedule
 
+	// Patience (5 min) is how long an end that neither decides about addresses nor
+	// may make a new IKE SA itself goes on asking a silent peer that does MOBIKE,
+	// so that the peer has time to find a path that works (RFC 4555, Section
+	// 3.11). Negative: as without MOBIKE.
+	Patience time.Duration
+
 	// A lost or failed tunnel is tried again after a random time up to
 	// ReconnectBase (1 s), which doubles with each failure up to ReconnectMax
 	// (60 s).
@@ -240,6 +249,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.DPD, 30 * time.Second},
 		{&t.KeepAlive, 20 * time.Second},
 		{&t.RetransmitBase, time.Second},
+		{&t.Patience, 5 * time.Minute},
 		{&t.ReconnectBase, time.Second},
 		{&t.ReconnectMax, time.Minute},
 		{&t.HalfOpen, 30 * time.Second},
@@ -329,7 +339,7 @@ func (c Config) validate() error {
 	if c.InternalRequest != nil && c.Role != RoleInitiator {
 		return fmt.Errorf("tunnel %s: internal request: only an initiator is given addresses", c.Name)
 	}
-	if err := errors.Join(c.InternalRequest.validate(), c.InternalOffer.validate(c.Role)); err != nil {
+	if err := errors.Join(c.Mobility.validate(), c.InternalRequest.validate(), c.InternalOffer.validate(c.Role)); err != nil {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)
 	}
 	if err := c.TCP.validate(); err != nil {

@@ -64,7 +64,7 @@ func (t *Tunnel) planConnection() bool {
 		}
 	}
 	if t.connectAt.IsZero() {
-		delay := t.backoff(t.failures)
+		delay := t.backoff(t.failures / len(t.pairs()))
 		if !t.mayInitiate() {
 			delay = t.takeOverDelay()
 		}
@@ -144,8 +144,13 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	sa.notePPK()
 	sa.established, sa.heard = t.now, t.now
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
+	sa.settle()
+	t.pair = 0
 	sa.endAt = time.Time{}
 	sa.link.originator = sa.initiator
+	if sa.tcp {
+		sa.testAt = t.now.Add(homeInterval)
+	}
 	t.setIKELifetime(sa)
 	sa.refreshSoon()
 	t.setAuthLifetime(sa)

@@ -10,7 +10,7 @@ import (
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
 // [StartJob], [Plane], [AskActivity], [IKEKeys], [Ticket], [RegisterSPI], [UnregisterSPI] or one
-// of the events [IKEUp], [IKEDown], [IKESuspect], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
+// of the events [IKEUp], [IKEDown], [IKESuspect], [IKEMoved], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
 // [Failed], [Closed]. The order in which Next gives them is the order in which they must
 // take place.
 type Effect interface{ effect() }
@@ -110,6 +110,13 @@ type IKEDown struct {
 // or that it is heard again (false). Nothing is torn down: traffic may pass.
 type IKESuspect struct{ SA IKEStatus }
 
+// IKEMoved says that an IKE SA and its Child SAs go over another pair of addresses
+// from now on; SA has the new ones. Only addresses changed, no SPI and no key.
+type IKEMoved struct {
+	SA                    IKEStatus
+	FromLocal, FromRemote netip.AddrPort
+}
+
 // IKERekeyed says that New has replaced Old and taken its Child SAs.
 type IKERekeyed struct{ Old, New IKEStatus }
 
@@ -145,6 +152,7 @@ func (RegisterSPI) effect()   {}
 func (UnregisterSPI) effect() {}
 func (IKEUp) effect()         {}
 func (IKEDown) effect()       {}
+func (IKEMoved) effect()      {}
 func (IKERekeyed) effect()    {}
 func (IKESuspect) effect()    {}
 func (ChildUp) effect()       {}

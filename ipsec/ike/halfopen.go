@@ -42,8 +42,10 @@ type HalfOpenConfig struct {
 	// NATPort and ForceEncap are as in Config.
 	NATPort    uint16
 	ForceEncap bool
-	Timing     Timing
-	Runtime    Runtime
+	// ProhibitNAT is as in Mobility: all of the tunnels do without NAT traversal.
+	ProhibitNAT bool
+	Timing      Timing
+	Runtime     Runtime
 }
 
 // HalfOpen is a responder between IKE_SA_INIT and IKE_AUTH. It is driven like a
@@ -59,7 +61,9 @@ type HalfOpen struct {
 	ppks       *ident.PPKSet
 	forceEncap bool
 	redirectTo Gateway
-	adopted    bool
+	// prohibitNAT is as in HalfOpenConfig.
+	prohibitNAT bool
+	adopted     bool
 }
 
 // NewHalfOpen takes the first IKE_SA_INIT or IKE_SESSION_RESUME request of an
@@ -72,7 +76,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	if err != nil && !errors.As(err, &critical) {
 		return nil, err
 	}
-	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, ppks: cfg.PPKs, forceEncap: cfg.ForceEncap}
+	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, ppks: cfg.PPKs, forceEncap: cfg.ForceEncap, prohibitNAT: cfg.ProhibitNAT}
 	h.clock.set(now)
 	h.runtime, h.timing, h.natPort = cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
 	if h.natPort == 0 {
@@ -81,6 +85,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 	h.stats.Received++
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.route = d.route()
+	h.sa.beganEncap = d.Local.Port() == h.natPort && !d.TCP
 	h.sa.noteReceived(m)
 	if critical != nil {
 		h.refuseInit(m, wire.NotifyUnsupportedCriticalPayload, []byte{byte(critical.Payload)})
@@ -170,7 +175,9 @@ func (h *HalfOpen) begin(m *message, chosen suite.IKESuite) {
 	sa.window.accept(sha256.Sum256(m.raw))
 	sa.lowestNonce = lower(sa.init.ni, sa.init.nr)
 	sa.readCapabilities(m)
-	sa.detectNAT(m, h.forceEncap)
+	if !h.prohibitNAT {
+		sa.detectNAT(m, h.forceEncap)
+	}
 	h.emit(RegisterSPI{sa.localSPI})
 }
 
@@ -262,7 +269,7 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 		// Many peers send a certificate only if asked (RFC 7296, Section 3.7).
 		payloads = append(payloads, h.roots.Request())
 	}
-	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
+	payloads = append(payloads, h.natAnswer(m)...)
 	payloads = append(payloads, initCapabilities()...)
 	if sa.childless {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyChildlessIKEv2Supported})

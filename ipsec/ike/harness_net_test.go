@@ -146,7 +146,7 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 		return
 	}
 	half, err := NewHalfOpen(n.now(), HalfOpenConfig{
-		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), PPKs: ident.NewPPKSet(n.t.cfg.PPKs), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap,
+		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), PPKs: ident.NewPPKSet(n.t.cfg.PPKs), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap, ProhibitNAT: n.cfg.Mobility.ProhibitNAT,
 		Childless: n.t.cfg.Childless != ChildlessNever, RedirectTo: n.anywhere(),
 		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
 	}, d)

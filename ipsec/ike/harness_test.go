@@ -46,6 +46,11 @@ type world struct {
 	// datagram does.
 	blocked map[link]bool
 	deaf    map[*node]bool
+	// uprooted: a host has lost the address of an IKE SA that could not move.
+	uprooted bool
+	// lateNAT: a NAT came in between when there was an IKE SA. Nobody finds it
+	// without MOBIKE, and ESP that is not in UDP does not pass.
+	lateNAT bool
 	// ways has the log show from where to where each datagram goes.
 	ways bool
 	// mtu, if set, is the largest IP datagram that arrives.
@@ -166,7 +171,12 @@ func (n *node) ticketKeys(saved []byte) *TicketKeys {
 func (n *node) restart() {
 	n.renewPool()
 	n.cfg.Runtime.Tickets = n.ticketKeys(n.cfg.Runtime.Tickets.Save())
-	t, err := New(n.cfg)
+	cfg := n.cfg
+	if len(n.addrs) > 0 {
+		cfg.Local = netip.AddrPortFrom(n.addrs[0], cfg.Local.Port())
+		cfg.Mobility.Local = n.addrs[1:]
+	}
+	t, err := New(cfg)
 	if err != nil {
 		panic(err)
 	}
@@ -336,6 +346,8 @@ func (n *node) describe(e Effect) {
 		n.event("IKE SA down %s: %s", short(e.SA), e.Reason)
 	case IKESuspect:
 		n.event("IKE SA %s suspect %v", short(e.SA), e.SA.Suspect)
+	case IKEMoved:
+		n.event("IKE SA %s moved to %s -> %s", short(e.SA), e.SA.Local, e.SA.Remote)
 	case IKERekeyed:
 		n.event("IKE SA rekeyed %s -> %s", short(e.Old), short(e.New))
 	case ChildUp:
@@ -571,7 +583,7 @@ func (n *node) state() string {
 			role = "i"
 		}
 		fmt.Fprintf(&b, "  IKE %s %s %s", short(sa), role, sa.State)
-		if sa.LocalNAT || sa.RemoteNAT || sa.Encap {
+		if sa.LocalNAT || sa.RemoteNAT || sa.Encap || sa.TCP {
 			fmt.Fprintf(&b, " %s<->%s", sa.Local, sa.Remote)
 		}
 		if sa.LocalNAT {

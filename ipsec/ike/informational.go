@@ -38,6 +38,7 @@ func (sa *ikeSA) handleInformational(m *message) {
 		reply = append(reply, &wire.Delete{Protocol: wire.ProtocolESP, SPIs: ours})
 	}
 	reply = append(reply, sa.configure(m)...)
+	reply = append(reply, sa.mobility(m)...)
 	sa.respond(m, reply)
 	sa.redirectedActive(m)
 }

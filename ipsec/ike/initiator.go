@@ -20,20 +20,22 @@ const maxInitRetries = 6
 // initiate begins a new IKE SA, by a ticket if there is one. If it replaces another
 // one, that is deleted when the new one is established.
 func (t *Tunnel) initiate(replaces *ikeSA) {
-	b := beginning{remote: t.cfg.Remote, replaces: replaces}
 	if k := t.usableTicket(); k != nil && replaces == nil {
-		b.remote, b.ticket = k.gateway, k
+		b := beginning{route: route{remote: k.gateway}, ticket: k}
+		if t.failures > 0 && len(t.pairs()) > 1 {
+			b.route = t.nextPair() // it may be elsewhere
+		}
+		t.begin(b)
+		return
 	}
-	t.begin(b)
+	t.begin(beginning{route: t.nextPair(), replaces: replaces})
 }
 
 // beginning is how an IKE SA is begun.
 type beginning struct {
-	local    netip.AddrPort // the configured one if zero
-	remote   netip.AddrPort
+	route                // local is the configured one if zero
 	replaces *ikeSA      // deleted when the new one is up
 	ticket   *heldTicket // nil: with a key exchange and signatures
-	tcp      bool        // as there was no answer by UDP
 	// redirectedFrom is which gateway told us to (RFC 5685).
 	redirectedFrom netip.Addr
 }
@@ -42,9 +44,14 @@ func (t *Tunnel) begin(b beginning) {
 	if !b.local.IsValid() {
 		b.local = t.cfg.Local
 	}
-	r := route{local: b.local, remote: b.remote}
-	if b.tcp || t.cfg.TCP.Mode == TCPOnly {
+	r := b.route
+	switch {
+	case r.tcp || t.cfg.TCP.Mode == TCPOnly:
 		r = t.byTCP(b.local.Addr(), b.remote.Addr())
+	case r.remote.Port() == t.natPort:
+		// What goes to that port has a non-ESP marker, and so comes from it (RFC
+		// 7296, Section 2.23).
+		r.local = netip.AddrPortFrom(r.local.Addr(), t.natPort)
 	}
 	for _, o := range t.sas {
 		if o.state == stateListening {
@@ -53,7 +60,8 @@ func (t *Tunnel) begin(b beginning) {
 	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
-		route: r, gateway: b.remote, localID: t.cfg.Credentials.ID, begun: t.now,
+		route: r, gateway: b.remote, beganEncap: r.local.Port() == t.natPort && !r.tcp,
+		localID: t.cfg.Credentials.ID, begun: t.now,
 	}
 	t.add(sa)
 	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}
@@ -72,6 +80,39 @@ func (sa *ikeSA) beginFirst() {
 	}
 	sa.init.group = sa.t.cfg.Proposals[0].KeyExchange[0]
 	sa.beginInit()
+}
+
+// nextPair is where the next attempt goes: each goes between another pair of
+// addresses until all were tried (RFC 4555, Section 3.1).
+func (t *Tunnel) nextPair() route {
+	pairs := t.pairs()
+	p := pairs[t.pair%len(pairs)]
+	t.pair++
+	return p
+}
+
+// pairTries is how often IKE_SA_INIT is repeated between one pair of addresses if
+// there are others: seldom at first, once more in each round.
+func (t *Tunnel) pairTries() int {
+	n := len(t.pairs())
+	if n == 1 {
+		return t.timing.Handshake.Tries
+	}
+	return 2 + max(0, t.pair-1)/n
+}
+
+// pairs are the pairs of addresses to begin between, the configured one first.
+func (t *Tunnel) pairs() []route {
+	pairs := []route{{local: t.cfg.Local, remote: t.cfg.Remote}}
+	for _, remote := range distinct(append([]netip.Addr{t.cfg.Remote.Addr()}, t.cfg.Mobility.Remote...)) {
+		for _, local := range t.localAddresses() {
+			p := route{local: netip.AddrPortFrom(local, t.cfg.Local.Port()), remote: netip.AddrPortFrom(remote, t.cfg.Remote.Port())}
+			if local.Is4() == remote.Is4() && !slices.Contains(pairs, p) && len(pairs) < maxWays {
+				pairs = append(pairs, p)
+			}
+		}
+	}
+	return pairs
 }
 
 // beginInit makes the private value for init.group and sends IKE_SA_INIT.
@@ -104,7 +145,7 @@ func (sa *ikeSA) sendInit() {
 		&wire.SA{Proposals: suite.OfferIKE(sa.t.cfg.Proposals, nil)},
 		&wire.KE{Group: i.ke.Group(), Data: i.ke.Public()},
 		&wire.Nonce{Data: i.ni})
-	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
+	payloads = append(payloads, sa.natOffer()...)
 	payloads = append(payloads, initCapabilities()...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyIntermediateExchangeSupported})
 	payloads = append(payloads, offerPPK(sa.t.cfg.PPKs)...)
@@ -267,8 +308,7 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	i.nr, i.response, i.ppkUse = nr.Data, m.raw, use
 	fresh.lowestNonce = lower(i.ni, i.nr)
 	fresh.readCapabilities(m)
-	fresh.detectNAT(m, sa.t.cfg.ForceEncap)
-	fresh.floatPort()
+	fresh.natFound(m)
 	fresh.deriveInitial(ke.Data)
 	return nil
 }

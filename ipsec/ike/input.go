@@ -8,7 +8,7 @@ import (
 )
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
-// [PlaneEvent], [Activity], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
+// [PlaneEvent], [Activity], [AddressChange], [Unreachable], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
 // [RekeyIKE], [Reauthenticate], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
@@ -49,6 +49,20 @@ type Activity struct {
 	Inbound, Outbound time.Time
 }
 
+// AddressChange says which addresses the host has now: Local is the one to leave
+// from, Additional are others. The IKE SA and its Child SAs move by MOBIKE (RFC
+// 4555) if the peer does that, otherwise a new IKE SA is made from there before the
+// old one is deleted.
+type AddressChange struct {
+	Local      netip.Addr
+	Additional []netip.Addr
+}
+
+// Unreachable says that datagrams to Remote do not arrive, as far as the host or
+// the network knows. Anybody can forge that, so it only makes the machine ask the
+// peer (RFC 7296, Section 2.4), and with MOBIKE try other paths.
+type Unreachable struct{ Remote netip.AddrPort }
+
 // Connect says that the tunnel is wanted: its policies are set, an initiator
 // begins, a responder accepts. Again is harmless.
 type Connect struct{}
@@ -86,6 +100,8 @@ func (JobDone) input()        {}
 func (PlaneResult) input()    {}
 func (PlaneEvent) input()     {}
 func (Activity) input()       {}
+func (AddressChange) input()  {}
+func (Unreachable) input()    {}
 func (Connect) input()        {}
 func (Disconnect) input()     {}
 func (Reconfigure) input()    {}

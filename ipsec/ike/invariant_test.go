@@ -77,6 +77,9 @@ func (w *world) findTwoSenders() string {
 // or it is about to be deleted; or the IKE SA has ended at the other end, which
 // a Delete or the liveness check tells.
 func (w *world) findUnheard() string {
+	if w.uprooted {
+		return "" // the IKE SA that would tell is cut off
+	}
 	return w.each(func(n *node) string {
 		for _, spi := range slices.Sorted(maps.Keys(n.out)) {
 			if how := n.unheard(spi); how != "" {
@@ -200,6 +203,16 @@ func (w *world) findGrowth() string {
 	})
 }
 
+// plansPolicy reports whether the tunnel is going to set a policy again that it
+// could not, or has not learned yet that it could not.
+func (n *node) plansPolicy(child string) bool {
+	if slices.ContainsFunc(n.pending, func(p pendingWork) bool { return p.plane }) {
+		return true
+	}
+	left := n.t.policyAt.Sub(n.t.now)
+	return slices.Contains(n.t.unset, child) && left > 0 && left <= policyRetry
+}
+
 // findUnprotected: while a tunnel is wanted, its policies are set, so that what
 // has no SA is not sent at all.
 func (w *world) findUnprotected() string {
@@ -208,13 +221,7 @@ func (w *world) findUnprotected() string {
 			return ""
 		}
 		for _, ch := range n.t.cfg.Children {
-			// The data plane may refuse one; then it is set again soon.
-			refused := slices.ContainsFunc(n.pending, func(p pendingWork) bool { return p.plane })
-			if slices.Contains(n.t.unset, ch.Name) {
-				wait := n.t.policyAt.Sub(n.t.now)
-				refused = wait > 0 && wait <= policyRetry
-			}
-			if _, ok := n.policies[ch.Name]; !ok && !refused {
+			if _, ok := n.policies[ch.Name]; !ok && !n.plansPolicy(ch.Name) {
 				return "has no policy for " + ch.Name
 			}
 		}
@@ -344,6 +351,9 @@ func (w *world) findUnrest() string {
 			in, ok := n.peer().in[spi]
 			if out := n.out[spi]; !ok || !bytes.Equal(in.Key, out.Key) || in.Suite != out.Suite {
 				problems = append(problems, fmt.Sprintf("%s sends on %x, which %s does not have with that key", n.name, spi, n.peer().name))
+			}
+			if how := n.astray(spi); how != "" {
+				problems = append(problems, how)
 			}
 		}
 	}

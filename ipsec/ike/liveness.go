@@ -69,9 +69,14 @@ func (s Schedule) withDefaults(d Schedule) Schedule {
 func (sa *ikeSA) schedule() Schedule {
 	t := &sa.m.timing
 	if sa.state.in(stateLarval) {
-		return t.Handshake
+		s := t.Handshake
+		if sa.state == stateInit {
+			s.Tries = min(s.Tries, sa.t.pairTries())
+		}
+		return s
 	}
-	if _, asks := sa.active.(*probeTask); asks {
+	switch sa.active.(type) {
+	case *probeTask, *updateTask, *checkTask, *announceTask, *homeTask:
 		return t.Probe
 	}
 	return Schedule{t.RetransmitBase, t.RetransmitBackoff, t.RetransmitTries}
@@ -194,12 +199,23 @@ func (sa *ikeSA) setSuspect(suspect bool) {
 }
 
 // probeTask asks the peer whether it lives, with an empty request (RFC 7296,
-// Section 2.4).
+// Section 2.4). From behind a NAT it also asks where the peer sees this end (RFC
+// 4555, Section 3.8).
 type probeTask struct{ sa *ikeSA }
 
 func (p *probeTask) start() {
-	p.sa.wantProbe = false
-	p.sa.ask(wire.ExchangeInformational, nil, func(*message) { p.sa.finish() })
+	sa := p.sa
+	sa.wantProbe = false
+	var payloads []wire.Payload
+	if sa.mobike && sa.decides() && sa.localNAT {
+		payloads = sa.natNow()
+	}
+	sa.ask(wire.ExchangeInformational, payloads, func(m *message) {
+		sa.finish()
+		if payloads != nil {
+			sa.remapped(m)
+		}
+	})
 }
 
 func (p *probeTask) abandon() {}

@@ -34,8 +34,34 @@ func (m *machine) natNotifies(spii, spir wire.SPI, local, remote netip.AddrPort,
 	}
 }
 
+// natOffer is natNotifies of an initiator's first request, or nothing where NATs are
+// prohibited.
+func (sa *ikeSA) natOffer() []wire.Payload {
+	if sa.t.cfg.Mobility.ProhibitNAT {
+		return nil
+	}
+	return sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)
+}
+
+// natFound reads the responder's, and moves to the ports that follow from it.
+func (sa *ikeSA) natFound(m *message) {
+	if !sa.t.cfg.Mobility.ProhibitNAT {
+		sa.detectNAT(m, sa.t.cfg.ForceEncap)
+	}
+	sa.floatPort()
+}
+
+// natAnswer is natNotifies of a responder's first response, if both ends do NAT
+// traversal.
+func (h *HalfOpen) natAnswer(m *message) []wire.Payload {
+	if !h.sa.natT {
+		return nil
+	}
+	return h.natNotifies(h.sa.remoteSPI, h.sa.localSPI, m.local, m.remote, h.forceEncap)
+}
+
 // detectNAT compares the hashes of the peer with the addresses that its message
-// came with.
+// came with. Without hashes the peer does not do NAT traversal.
 func (sa *ikeSA) detectNAT(m *message, force bool) {
 	var sources, destinations, sourceMatches, destinationMatches int
 	from := natHash(m.InitiatorSPI, m.ResponderSPI, m.remote)
@@ -51,51 +77,95 @@ func (sa *ikeSA) detectNAT(m *message, force bool) {
 			}
 		case n.Kind == wire.NotifyNATDetectionDestinationIP:
 			destinations++
+			sa.mapped = bytes.Clone(n.Data)
 			if bytes.Equal(n.Data, to) {
 				destinationMatches++
 			}
 		}
 	}
-	supported := sources > 0 && destinations > 0
-	sa.remoteNAT = supported && sourceMatches == 0
-	sa.localNAT = supported && destinationMatches == 0
-	sa.encap = supported && (sa.remoteNAT || sa.localNAT || force) || sa.local.Port() == sa.m.natPort || sa.tcp
+	sa.natT = sources > 0 && destinations > 0
+	sa.remoteNAT = sa.natT && sourceMatches == 0
+	sa.localNAT = sa.natT && destinationMatches == 0
+	sa.encap = sa.natT && (sa.remoteNAT || sa.localNAT || force) || sa.beganEncap
 }
 
-// floatPort moves an initiator that found a NAT to the NAT traversal ports (RFC
-// 7296, Section 2.23).
+// floatPort moves an initiator to the NAT traversal ports if it found a NAT (RFC
+// 7296, Section 2.23), or if both ends do NAT traversal and this one MOBIKE: so
+// that there is no need for it later (RFC 4555, Section 3.3).
 func (sa *ikeSA) floatPort() {
-	if !sa.encap || sa.tcp || sa.local.Port() == sa.m.natPort {
+	mobile := sa.natT && !sa.t.cfg.Mobility.Disable
+	if !sa.encap && !mobile || sa.tcp || sa.local.Port() == sa.m.natPort {
 		return // TCP passes NATs as it is (RFC 9329, Section 6.5)
 	}
 	sa.move(route{local: netip.AddrPortFrom(sa.local.Addr(), sa.m.natPort), remote: netip.AddrPortFrom(sa.remote.Addr(), sa.m.natPort)})
 }
 
-// moveEndpoints moves the Child SAs to where their IKE SA went, all as one (RFC
-// 7296, Section 2.23).
-func (t *Tunnel) moveEndpoints(sa *ikeSA) {
-	if len(t.childrenOf(sa)) == 0 {
-		return
-	}
-	local, remote := sa.endpoints()
-	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: local, Remote: remote, TCP: sa.tcp}}, func(errs []error) {
-		if err := firstError(errs); err != nil {
-			t.report(&Error{Op: "move Child SAs to " + remote.String(), Kind: KindDataPlane, Err: err})
+// follow takes that an authentic, fresh message came over p. The responder
+// follows as long as it does not know the initiator, who may move to the NAT
+// traversal port at IKE_AUTH.
+func (sa *ikeSA) follow(p route) {
+	switch {
+	case p == sa.route:
+		if !sa.mobike && sa.unproved != p {
+			sa.unproved = route{} // it is where it was
 		}
-	})
+	case sa.unidentified():
+		sa.move(p)
+	case p.tcp || sa.tcp:
+		sa.followStream(p)
+	case sa.state.in(stateLarval):
+		if !sa.localNAT {
+			sa.move(p)
+		}
+	case sa.mobike:
+		// RFC 4555, Section 3.8: an exchange that does not update addresses
+		// changes nothing, so that it can test a path.
+	default:
+		sa.sighted(p)
+	}
 }
 
-// mappingChanged follows the peer's NAT when an authentic packet of a Child SA
-// came from another address.
+// mappingChanged takes that the newest authentic packet of a Child SA came from
+// another address than the peer's. With MOBIKE the end that decides about
+// addresses takes it for a hint that something is wrong, the other one follows as
+// without (RFC 4555, Section 3.8).
 func (t *Tunnel) mappingChanged(c *childSA, e dataplane.Event) {
 	sa, remote := c.ike, e.Remote
 	if e.TCP || sa.tcp {
 		sa.followStream(route{e.Local, e.Remote, e.TCP})
 		return
 	}
-	if sa.localNAT || !sa.encap || !sa.alive() || !remote.IsValid() || remote == sa.remote {
+	if !remote.IsValid() || remote.Port() == 0 || !sa.alive() || sa != t.primary() || remote == sa.placed.remote {
 		return
 	}
-	sa.move(route{local: sa.local, remote: remote})
-	t.moveEndpoints(sa)
+	sa.strayAt = t.now
+	switch {
+	case !sa.placed.encap:
+		// No NAT is on the way, so no mapping has changed.
+	case sa.mobike && sa.decides():
+		sa.suspectPath()
+	default:
+		sa.sighted(route{local: sa.local, remote: remote})
+	}
+}
+
+// sighted follows a peer that was seen at another address by the newest authentic
+// packet: the mapping of its NAT has changed (RFC 7296, Section 2.23). Anybody on
+// the path could have sent that packet on from elsewhere, so the peer is asked
+// there first.
+//
+// An end behind a NAT itself does not follow, as a single forged packet would cut
+// it off; if the peer is behind one as well it does, once it has asked.
+func (sa *ikeSA) sighted(p route) {
+	now := sa.m.now
+	switch {
+	case sa != sa.t.primary():
+		sa.move(p)
+	case sa.localNAT && !sa.remoteNAT || now.Before(sa.checkAt):
+	case sa.t.cfg.Mobility.TrustPeer && !sa.localNAT:
+		sa.checkAt = now.Add(checkInterval)
+		sa.proveOrSettle(p)
+	default:
+		sa.prove(p)
+	}
 }

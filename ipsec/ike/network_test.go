@@ -70,6 +70,27 @@ func (w *world) arrive(n *node, src, dst netip.AddrPort) (netip.AddrPort, string
 	return netip.AddrPortFrom(local, dst.Port()-nat.Port()+500), ""
 }
 
+// astray returns how a packet of an outbound SA does not get to the peer, or comes
+// from where the peer does not expect it: the data planes point at each other.
+func (n *node) astray(spi uint32) string {
+	out, in := n.out[spi], n.peer().in[spi]
+	src, lost := n.w.leave(n, out.Local, out.Remote)
+	if lost == "" {
+		_, lost = n.w.arrive(n.peer(), src, out.Remote)
+	}
+	if out.TCP {
+		src, lost = n.w.leaveByTCP(route{out.Local, out.Remote, true})
+	}
+	switch {
+	case n.w.lateNAT && out.Local.Port() == 0:
+	case lost != "":
+		return fmt.Sprintf("%s sends %x from %s to %s: %s", n.name, spi, out.Local, out.Remote, lost)
+	case src != in.Remote:
+		return fmt.Sprintf("%s sends %x from %s, and %s expects it from %s", n.name, spi, src, n.peer().name, in.Remote)
+	}
+	return ""
+}
+
 // packets makes one packet of each outbound SA; lost says why one does not leave.
 func (n *node) packets(each func(p *packet, lost string)) {
 	for _, spi := range slices.Sorted(maps.Keys(n.out)) {

@@ -159,7 +159,7 @@ func (t *Tunnel) planReauth() bool {
 // the ends has moved since, it was the other one that began, or the peer is behind a
 // NAT, which lets only the mapping through that is in use (RFC 7296, Section 2.23).
 func (sa *ikeSA) again() beginning {
-	b := beginning{local: sa.local, remote: sa.remote, replaces: sa, tcp: sa.tcp}
+	b := beginning{route: sa.route, replaces: sa}
 	if at := sa.t.cfg.Local; at.Addr() == sa.local.Addr() && sa.gateway.Addr() == sa.remote.Addr() && !sa.remoteNAT {
 		b.local, b.remote = at, sa.gateway
 	}

@@ -267,7 +267,8 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 			// Smaller pieces were what helped.
 			sa.m.found = pathSize{sa.local.Addr(), sa.remote.Addr(), o.whole.size}
 		}
-		sa.answerTo, sa.window.outstanding = o.handle, nil
+		sa.answerTo, sa.answered, sa.window.outstanding = o.handle, o, nil
+		sa.answeredOver(o, d.route())
 	} else {
 		sa.window.accept(m.hash)
 		if sa.t != nil {
@@ -277,31 +278,6 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 	*sa.reassemblyOf(m.Header) = reassembly{}
 	sa.follow(d.route())
 }
-
-// follow moves the SA to where an authentic, fresh message came from. The
-// responder does so at IKE_AUTH, when the initiator may move to the NAT traversal
-// port; later the side that is not behind a NAT follows the mapping of the
-// other one's (RFC 7296, Section 2.23).
-func (sa *ikeSA) follow(r route) {
-	switch {
-	case r == sa.route:
-		return
-	case sa.unidentified():
-		sa.move(r)
-		return
-	case r.tcp || sa.tcp:
-		sa.followStream(r)
-		return
-	case sa.localNAT:
-		return
-	}
-	sa.move(r)
-	if sa.t != nil && sa.alive() && sa.t.primary() == sa {
-		sa.t.moveEndpoints(sa)
-	}
-}
-
-func (sa *ikeSA) move(r route) { sa.route = r }
 
 // refuseMalformed handles an authentic message that makes no sense. As a
 // request it is answered, and unless only a critical payload is unknown, the

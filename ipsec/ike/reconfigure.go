@@ -108,7 +108,10 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 	sa := t.primary()
 	switch {
 	case sa == nil || !t.wanted:
-	case sameParties(old, fresh) && sa.between(old, fresh):
+	case sameParties(old, fresh) && sa.mayStay(old, fresh):
+		if sa.mobike {
+			t.readdress(sa, old, fresh)
+		}
 		if !reflect.DeepEqual(old.Proposals, fresh.Proposals) {
 			sa.wantRekey = true
 		}
@@ -132,13 +135,28 @@ func sameEnds(a, b Config) bool {
 	return a.Local == b.Local && a.Remote == b.Remote && a.NATPort == b.NATPort
 }
 
-// between reports whether the IKE SA runs between the addresses of the fresh
-// configuration, as far as those were changed and are set.
-func (sa *ikeSA) between(old, fresh Config) bool {
+// changeAddresses takes other addresses of this host.
+func (t *Tunnel) changeAddresses(in AddressChange) {
+	if !usable(in.Local.Unmap()) {
+		return // it has none for the moment: to go nowhere would help nobody
+	}
+	old := t.cfg
+	t.cfg.Local = netip.AddrPortFrom(in.Local.Unmap(), old.Local.Port())
+	t.cfg.Mobility.Local = distinct(in.Additional)
+	t.reconfigureIKE(old, t.cfg)
+}
+
+// mayStay reports whether the IKE SA runs between the addresses of the fresh
+// configuration, as far as those were changed and are set, or can be moved there
+// by MOBIKE: to any address of this host, but of the peer only to one that the
+// peer says it has. Another one may be that of another host.
+func (sa *ikeSA) mayStay(old, fresh Config) bool {
 	there := func(before, after, at netip.AddrPort) bool {
 		return before.Addr() == after.Addr() || !after.Addr().IsValid() || after.Addr().IsUnspecified() || after.Addr() == at.Addr()
 	}
-	return there(old.Local, fresh.Local, sa.local) && there(old.Remote, fresh.Remote, sa.remote)
+	announced := sa.mobike && sa.decides() && slices.Contains(sa.t.peerAddresses, fresh.Remote.Addr())
+	return (sa.mobike || there(old.Local, fresh.Local, sa.local)) &&
+		(announced || there(old.Remote, fresh.Remote, sa.remote))
 }
 
 func sameCredentials(a, b Config) bool {

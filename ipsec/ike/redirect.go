@@ -135,7 +135,7 @@ func (t *Tunnel) redirectTo(named Gateway, from netip.Addr, replaces *ikeSA) err
 		return fmt.Errorf("peer redirects to %s, after %d redirects in %s: the gateways may redirect in a circle", named.String(), maxRedirects, redirectPeriod)
 	}
 	t.redirects = append(t.redirects, t.now)
-	t.begin(beginning{remote: to, replaces: replaces, redirectedFrom: from})
+	t.begin(beginning{route: route{remote: to}, replaces: replaces, redirectedFrom: from})
 	return nil
 }
 

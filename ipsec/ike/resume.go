@@ -214,7 +214,7 @@ func (sa *ikeSA) sendResume() {
 	if i.cookie != nil {
 		payloads = slices.Insert(payloads, 0, wire.Payload(&wire.Notify{Kind: wire.NotifyCookie, Data: i.cookie}))
 	}
-	payloads = append(payloads, sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)...)
+	payloads = append(payloads, sa.natOffer()...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyFragmentationSupported})
 	payloads = append(payloads, sa.acceptsRedirect()...)
 	sa.sendFirst(wire.ExchangeIKESessionResume, payloads)
@@ -247,8 +247,7 @@ func (sa *ikeSA) handleResumeResponse(m *message) {
 	i.nr, i.response = nr.Data, m.raw
 	fresh.lowestNonce = lower(i.ni, i.nr)
 	fresh.readCapabilities(m)
-	fresh.detectNAT(m, sa.t.cfg.ForceEncap)
-	fresh.floatPort()
+	fresh.natFound(m)
 	fresh.deriveResumed(i.resume.session, sa.t.cfg.Peer, i.resume.idr, func() {
 		proof := &ident.Proof{Method: wire.AuthSharedKey}
 		i.authID = fresh.window.nextSend
@@ -354,7 +353,10 @@ func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
 		t.dropTicket(true)
 	}
 	t.decided(sa)
-	b := beginning{remote: sa.gateway, replaces: sa.init.replaces, tcp: sa.tcp}
+	b := beginning{route: route{remote: sa.gateway, tcp: sa.tcp}, replaces: sa.init.replaces}
+	if why == ReasonPeerDead && len(t.pairs()) > 1 {
+		b.route = t.nextPair() // it may be elsewhere
+	}
 	sa.die()
 	t.begin(b)
 }
@@ -406,7 +408,7 @@ func (h *HalfOpen) answerResume(m *message) {
 func (h *HalfOpen) sendResumeResponse(m *message) {
 	sa := h.sa
 	payloads := []wire.Payload{&wire.Nonce{Data: sa.init.nr}}
-	payloads = append(payloads, h.natNotifies(sa.remoteSPI, sa.localSPI, m.local, m.remote, h.forceEncap)...)
+	payloads = append(payloads, h.natAnswer(m)...)
 	payloads = append(payloads, &wire.Notify{Kind: wire.NotifyFragmentationSupported})
 	if sa.childless {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyChildlessIKEv2Supported})

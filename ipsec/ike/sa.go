@@ -87,12 +87,33 @@ type ikeSA struct {
 	initiator bool // this end is the original initiator
 	localSPI  wire.SPI
 	remoteSPI wire.SPI
-	route     // where its messages and, if it is in charge, its Child SAs go
-	link      tcpLink
 
+	route     // where its messages go
+	link      tcpLink
+	placed    placement // where the packets of its Child SAs go
+	movedFrom route     // where they went before, until that is told
+	left      route     // that it had to leave and the peer may still use
+	unproved  route     // where the peer may be and was not asked yet, zero if nowhere
+	movedAt   time.Time // when path last changed
+	checkAt   time.Time // earliest next look into an address that packets came from
+	suspectAt time.Time // earliest next test of the path because of a hint
+
+	natT                bool // both ends do NAT traversal
 	localNAT, remoteNAT bool // which end is behind a NAT
-	encap               bool // ESP goes in UDP
-	suspect             bool // the peer leaves repeated requests unanswered
+	encap               bool // ESP is to go in UDP
+	beganEncap          bool // it always is: the SA began on the NAT traversal port
+	// mapped is the hash of where the peer saw the last message that told it.
+	mapped []byte
+
+	mobike       bool // both ends support it (RFC 4555)
+	wantUpdate   bool // the peer is to learn the path of this SA
+	wantAnnounce bool // the peer is to learn this end's other addresses
+	wantHome     bool // the preferred path is to be tried again
+	updateTries  int  // that a NAT has spoilt
+	refusedPaths []route
+	testAt       time.Time // when the preferred path is tried again
+
+	suspect bool // the peer leaves repeated requests unanswered
 
 	suite    suite.IKESuite
 	keys     *suite.IKEKeys
@@ -112,6 +133,7 @@ type ikeSA struct {
 
 	window   window
 	answerTo func(*message) // takes the response at work
+	answered *outstanding   // what it answers
 	busy     int            // jobs and operations under way for one message
 	inbox    []Datagram     // messages that wait for that
 	active   task           // what our outstanding request is for
@@ -275,6 +297,11 @@ func (sa *ikeSA) fillHeader(h *wire.Header) {
 }
 
 func (sa *ikeSA) send(datagrams [][]byte) { sa.sendTo(sa.route, datagrams) }
+
+func (sa *ikeSA) sendAgain(p route, datagrams [][]byte) {
+	sa.m.stats.Retransmitted += uint64(len(datagrams))
+	sa.sendTo(p, datagrams)
+}
 
 func (sa *ikeSA) sendTo(r route, datagrams [][]byte) {
 	sa.sent = sa.m.now

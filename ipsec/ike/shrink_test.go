@@ -127,7 +127,7 @@ func settleInstead(lines []string, fails func([]string) bool) []string {
 // removable reports whether a command may be left out: those that ask for peace
 // and order, without which there is none, may not.
 func removable(line string) bool {
-	for _, needed := range []string{"connect ", "fail a n=0", "fail b n=0", "calm ", "check"} {
+	for _, needed := range []string{"connect ", "fail a n=0", "fail b n=0", "nat a 203.0.113.7:20000", "unblock", "tell ", "udp open", "tcp open", "calm ", "check"} {
 		if strings.HasPrefix(line, needed) {
 			return false
 		}
@@ -169,6 +169,12 @@ func joinWaits(lines []string, fails func([]string) bool) []string {
 	return lines
 }
 
+// needsBoth reports whether a setting keeps the ends apart if only one of them has
+// it.
+func needsBoth(setting string) bool {
+	return strings.Contains(setting, "tcp=") || strings.Contains(setting, "remotes=")
+}
+
 // simplify makes the arguments of one command fewer and rounder.
 func simplify(lines []string, at int, fails func([]string) bool) []string {
 	try := func(line string) bool {
@@ -185,7 +191,7 @@ func simplify(lines []string, at int, fails func([]string) bool) []string {
 	}
 	words := strings.Fields(lines[at])
 	for i := len(words) - 1; i > 0; i-- {
-		if words[0] == "pair" || strings.HasPrefix(words[i], "at=") || strings.HasPrefix(words[i], "n=") {
+		if words[0] == "pair" && !needsBoth(words[i]) || strings.HasPrefix(words[i], "at=") || strings.HasPrefix(words[i], "n=") {
 			if fewer := slices.Delete(slices.Clone(words), i, i+1); try(strings.Join(fewer, " ")) {
 				words = fewer
 			}

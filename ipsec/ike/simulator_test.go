@@ -31,6 +31,7 @@ type simulator struct {
 	latency, workTime      time.Duration
 	outage                 time.Time // nothing arrives until then
 	mutates                bool
+	roams                  bool // addresses come and go
 	mtu                    int
 
 	arrivals map[int][]time.Time // by packet
@@ -128,6 +129,9 @@ func badNetwork(s *simulator) {
 		}
 		s.do("fail %s n=0", n.name)
 	}
+	s.do("unblock")
+	s.do("tell a")
+	s.do("tell b")
 	s.do("calm 2m")
 	s.do("check")
 }
@@ -189,6 +193,14 @@ func (s *simulator) badConfig() []string {
 	}
 	if r.IntN(4) == 0 {
 		line = append(line, "own=ed25519", "accept=cert")
+	}
+	if s.roams = r.IntN(2) == 0; s.roams {
+		line = append(line, "a.remotes=198.51.100.2", "b.remotes=(192.0.2.2,192.0.2.3)", "patience=30s")
+		for _, end := range []string{"a.mobike=yes", "b.mobike=yes", "trust=yes"} {
+			if r.IntN(4) > 0 == (end != "trust=yes") {
+				line = append(line, end)
+			}
+		}
 	}
 	if r.IntN(5) == 0 {
 		// So many that messages are fragmented, on a path that may take smaller
@@ -435,6 +447,8 @@ func (s *simulator) fault() {
 		s.do("jump %s %ds", name, s.rng.IntN(300)-100)
 	case x < 47:
 		s.outage = s.w.now.Add(time.Duration(1+s.rng.IntN(40)) * time.Second)
+	case s.roams && x < 75:
+		s.roam(n)
 	case x < 61:
 		if _, ok := s.w.nat[n]; ok {
 			s.do("nat %s 203.0.113.7:%d", name, 20000+s.rng.IntN(20000))
@@ -446,6 +460,32 @@ func (s *simulator) fault() {
 		}
 	case x < 68:
 		s.do("revalidate %s", name)
+	}
+}
+
+// roam changes the addresses of a host, or what passes between two of them.
+func (s *simulator) roam(n *node) {
+	ours := []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"}
+	theirs := []string{"198.51.100.1", "198.51.100.2"}
+	switch s.rng.IntN(4) {
+	case 0:
+		if nat, ok := s.w.nat[s.w.a]; ok {
+			s.do("nat a %s:%d", nat.Addr(), 20000+s.rng.IntN(20000))
+			return
+		}
+		fallthrough
+	case 1:
+		all := ours
+		if n == s.w.b {
+			all = theirs
+		}
+		s.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		quiet := []string{"", " quiet"}[s.rng.IntN(8)/7]
+		s.do("address %s %s%s", n.name, strings.Join(all[:1+s.rng.IntN(len(all))], " "), quiet)
+	case 2:
+		s.do("block %s %s", ours[s.rng.IntN(3)], theirs[s.rng.IntN(2)])
+	case 3:
+		s.do("unblock")
 	}
 }
 

@@ -69,6 +69,8 @@ type IKEStatus struct {
 	// TCP says that messages and ESP go in the TCP connection between Local and
 	// Remote.
 	TCP bool
+	// MOBIKE is true if addresses can change while the SA lives (RFC 4555).
+	MOBIKE bool
 	// Internal is the internal configuration that one end gave the other, nil
 	// for none. It is not to be changed.
 	Internal *Internal

@@ -62,6 +62,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		case "up", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect", "redirects": // for the pair, or its nodes, as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
+		case "mobike", "trust", "no-nat", "within", "locals", "remotes":
+			configureMobility(&c.Mobility, key, a.Vals)
 		case "fragment":
 			c.FragmentSize, _ = strconv.Atoi(v)
 		case "role":
@@ -130,7 +132,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "at":
 			c.Local = netip.MustParseAddrPort(v)
-		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive":
+		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -177,6 +179,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.Reauth = d
 	case "dpd":
 		timing.DPD = d
+	case "patience":
+		timing.Patience = d
 	case "keepalive":
 		timing.KeepAlive = d
 	case "overtime":

@@ -51,8 +51,12 @@ import (
 //	send NODE                the same, but put in flight like other packets
 //	busy DURATION NODE...    the same each second
 //	deaf NODE [no]           IKE datagrams do not reach NODE, packets of SAs do
-//	address NODE ADDR...     the addresses that NODE's host has from now on
+//	address NODE ADDR...     the addresses that NODE's host has from now on, and
+//	                         what the tunnel is told; "quiet" does not tell it
+//	tell NODE                tells it then
+//	unreachable NODE ADDR:PORT   the host of NODE says so
 //	block ADDR ADDR [no]     nothing passes between the two
+//	unblock                  everything passes again
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane; or probe, which
 //	                         has NODE ask for a sign of life
 //	gateway ADDR             b's twin g is there too; a's packets to ADDR reach it
@@ -240,12 +244,17 @@ func (s *story) run(d *datadriven.TestData) {
 	case "deaf":
 		s.w.deaf[n] = len(d.CmdArgs) == 1
 	case "address":
-		n.addrs = nil
-		for _, a := range d.CmdArgs[1:] {
-			n.addrs = append(n.addrs, netip.MustParseAddr(a.Key))
-		}
+		s.address(d, n)
+		s.w.resetBroken()
+	case "tell":
+		n.tellAddresses()
+	case "unreachable":
+		n.step(Unreachable{netip.MustParseAddrPort(d.CmdArgs[1].Key)})
+	case "unblock":
+		clear(s.w.blocked)
 	case "block":
 		s.w.blocked[linkOf(netip.MustParseAddr(d.CmdArgs[0].Key), netip.MustParseAddr(d.CmdArgs[1].Key))] = len(d.CmdArgs) == 2
+		s.w.resetBroken()
 	case "event":
 		s.event(d, n)
 	case "gateway":
@@ -277,6 +286,7 @@ func (s *story) run(d *datadriven.TestData) {
 		n.restart()
 		s.w.reset()
 	case "nat":
+		s.w.lateNAT = s.w.lateNAT || len(n.t.sas) > 0
 		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
 	case "cookies":
 		n.cookies, _ = NewCookieSecret(n.now(), n)

@@ -55,6 +55,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	case sa.state == stateRekeyed:
 		return nil
 	}
+	if next := t.pathTask(sa); next != nil {
+		return next
+	}
 	held := sa.peerRekeysIKE()
 	if doomed := t.doomedChildren(sa); !held && (len(doomed) > 0 || len(sa.orphans) > 0) {
 		return &deleteChildTask{sa: sa, children: doomed}
@@ -158,7 +161,12 @@ func (sa *ikeSA) abandonTask() {
 
 // ask sends a request of the active task.
 func (sa *ikeSA) ask(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) {
-	if err := sa.request(exchange, payloads, handle); err != nil {
+	sa.askOver(route{}, exchange, payloads, handle)
+}
+
+// askOver is ask for a request that tests a path, or sa.path if test is zero.
+func (sa *ikeSA) askOver(test route, exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) {
+	if err := sa.requestOver(test, exchange, payloads, handle); err != nil {
 		sa.fail(&Error{Op: "encode " + exchange.String(), Kind: KindInternal, Exchange: exchange, Err: err})
 	}
 }

@@ -172,8 +172,9 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) *ikeSA {
 	fresh := &ikeSA{
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
-		localSPI: local, remoteSPI: remote, route: sa.route, link: sa.link.heir(),
-		localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap,
+		localSPI: local, remoteSPI: remote, route: sa.route, link: sa.link.heir(), placed: sa.placed, movedAt: sa.movedAt,
+		natT: sa.natT, localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap, beganEncap: sa.beganEncap,
+		mobike: sa.mobike, left: sa.left, testAt: sa.testAt,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
 		internal: sa.internal, begun: sa.m.now, origin: sa.origin,
 	}
@@ -278,9 +279,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 			sa.init.replaces = fresh
 		}
 	}
-	if fresh.route != old.route {
-		t.moveEndpoints(fresh)
-	}
+	fresh.inheritPath(old)
 	t.recovered("")
 	t.emit(IKERekeyed{Old: before, New: fresh.status()})
 }

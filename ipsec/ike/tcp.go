@@ -66,6 +66,8 @@ type route struct {
 	tcp           bool
 }
 
+func (r route) isZero() bool { return r == route{} }
+
 // tcpLink is what an IKE SA knows of its connection. The end that made the first IKE
 // SA is the originator: it alone connects, and connects again, whoever rekeys (RFC
 // 9329, Section 1.2).
@@ -95,8 +97,8 @@ func (t *Tunnel) byTCP(local, remote netip.Addr) route {
 	return route{netip.AddrPortFrom(local, 0), netip.AddrPortFrom(remote, t.cfg.TCP.Port), true}
 }
 
-// dial asks for a connection to the peer; then gets its route or the error.
-func (sa *ikeSA) dial(then func(route, error)) {
+// dial asks for a connection; then gets its route or the error.
+func (sa *ikeSA) dial(from netip.Addr, to netip.AddrPort, then func(route, error)) {
 	sa.link.dialing = true
 	token := sa.m.await(sa, func(a any) {
 		sa.link.dialing = false
@@ -107,7 +109,7 @@ func (sa *ikeSA) dial(then func(route, error)) {
 		}
 		then(r, d.Err)
 	})
-	sa.m.emit(Dial{Token: token, Local: sa.local.Addr(), Remote: sa.remote})
+	sa.m.emit(Dial{Token: token, Local: from, Remote: to})
 }
 
 // dialed gives an answer to who waits for it. A connection that nobody waits for
@@ -121,7 +123,7 @@ func (t *Tunnel) dialed(d Dialed) {
 
 // dialFirst connects for the first exchange of an IKE SA.
 func (sa *ikeSA) dialFirst() {
-	sa.dial(func(r route, err error) {
+	sa.dial(sa.local.Addr(), sa.remote, func(r route, err error) {
 		if err != nil {
 			sa.fail(&Error{
 				Op: "connect by TCP", Exchange: wire.ExchangeIKESAInit, Remedy: remedyTCP,
@@ -147,7 +149,7 @@ func (sa *ikeSA) fallsBack() bool {
 // that is rekeyed where it is.
 func (t *Tunnel) fallBack(sa *ikeSA) {
 	t.transcript.note(t.now, sa.localSPI, "no answer by UDP, trying TCP")
-	b := beginning{local: sa.local, remote: sa.gateway, replaces: sa.init.replaces, redirectedFrom: sa.init.redirectedFrom, tcp: true}
+	b := beginning{route: route{sa.local, sa.gateway, true}, replaces: sa.init.replaces, redirectedFrom: sa.init.redirectedFrom}
 	for _, o := range t.ofAttempt(sa, stateLarval) {
 		o.die()
 	}
@@ -160,10 +162,10 @@ func (t *Tunnel) fallBack(sa *ikeSA) {
 }
 
 // leaveTCP tries UDP when an IKE SA that goes by TCP is to be rekeyed, by making a
-// new one in its place: without MOBIKE one cannot move. It reports whether it does;
-// a second time it does not.
+// new one in its place: without MOBIKE one cannot move, and with it homeTask tries.
+// It reports whether it does; a second time it does not.
 func (t *Tunnel) leaveTCP(sa *ikeSA) bool {
-	if !sa.tcp || t.cfg.TCP.Mode != TCPFallback || !sa.mayBeginAgain() || sa.link.triedUDP || !t.mayInitiate() || t.isReplacing(sa) || t.now.Before(sa.mayReplaceAt()) {
+	if !sa.tcp || sa.mobike || t.cfg.TCP.Mode != TCPFallback || !sa.mayBeginAgain() || sa.link.triedUDP || !t.mayInitiate() || t.isReplacing(sa) || t.now.Before(sa.mayReplaceAt()) {
 		return false
 	}
 	sa.link.triedUDP = true
@@ -196,14 +198,13 @@ func (sa *ikeSA) reconnected(r route) {
 		if o.route != from || !o.state.in(stateUsable) {
 			continue
 		}
-		o.move(r)
-		o.link.lost = false
-		if out := o.window.outstanding; out != nil {
-			o.repeat(out)
+		if o.link.lost = false; r == from {
+			o.redirect(r)
 		}
+		o.move(r)
 	}
 	if p := t.primary(); p != nil && p.route == r {
-		t.moveEndpoints(p)
+		p.settle()
 	}
 }
 
@@ -238,7 +239,8 @@ func (sa *ikeSA) tickLink() {
 	if !sa.m.due(sa.redialAt()) {
 		return
 	}
-	sa.dial(func(r route, err error) {
+	from, to := sa.dialTo()
+	sa.dial(from, to, func(r route, err error) {
 		switch {
 		case err != nil:
 			delay := min(time.Second<<min(sa.link.redials, 8), maxRedial)
@@ -247,9 +249,52 @@ func (sa *ikeSA) tickLink() {
 			sa.wantProbe = true // so that its end is found out if this goes on
 		case sa.link.lost:
 			sa.reconnected(r)
+			if sa.mobike && sa.decides() {
+				sa.wantUpdate = true
+				return
+			}
 			sa.wantProbe = sa.window.outstanding == nil // the peer learns the connection
 		}
 	})
+}
+
+// reconnect leaves a connection for one between the addresses that there are now.
+func (sa *ikeSA) reconnect() {
+	sa.link.lost, sa.link.redials, sa.link.redialAt = true, 0, sa.m.now
+}
+
+// dialTo is between which ends to connect: those in use, or the preferred ones if
+// this host no longer has its address.
+func (sa *ikeSA) dialTo() (netip.Addr, netip.AddrPort) {
+	local, remote := sa.local.Addr(), sa.remote.Addr()
+	if p, ok := sa.preferred(false); ok && !sa.t.isLocal(local) {
+		local, remote = p.local.Addr(), p.remote.Addr()
+	}
+	if sa.tcp && remote == sa.remote.Addr() {
+		return local, sa.remote
+	}
+	return local, netip.AddrPortFrom(remote, sa.t.cfg.TCP.Port)
+}
+
+// tryTCP has a request that gets no answer by UDP go by TCP as well. If the answer
+// comes that way, the IKE SA goes there too (RFC 9329, Section 7.1).
+func (sa *ikeSA) tryTCP(o *outstanding) {
+	if !sa.mobike || !sa.decides() || sa.state != stateEstablished || sa.tcp || sa.link.dialing ||
+		sa.t.cfg.TCP.Mode != TCPFallback || o.silent < sa.t.cfg.TCP.After || sa.t.hasStream(o) {
+		return
+	}
+	from, to := sa.dialTo()
+	sa.dial(from, to, func(r route, err error) {
+		if err == nil && sa.window.outstanding == o {
+			o.went(r)
+			sa.sendAgain(r, o.datagrams)
+		}
+	})
+}
+
+// hasStream reports whether a request goes by a connection.
+func (t *Tunnel) hasStream(o *outstanding) bool {
+	return slices.ContainsFunc(t.streams, func(s stream) bool { return slices.Contains(o.ways, s.route) })
 }
 
 // settleStreams tells which connections are in use, as follows from the IKE SAs.
@@ -260,12 +305,21 @@ func (t *Tunnel) settleStreams() {
 		}
 	}
 	t.streams = slices.DeleteFunc(t.streams, func(s stream) bool {
-		if slices.ContainsFunc(t.sas, func(sa *ikeSA) bool { return sa.route == s.route && !sa.state.in(stateLingering|stateDead) }) {
+		if slices.ContainsFunc(t.sas, func(sa *ikeSA) bool { return sa.uses(s.route) }) {
 			return false
 		}
 		t.emit(DropStream{s.local, s.remote})
 		return true
 	})
+}
+
+// uses reports whether messages of the SA go over r.
+func (sa *ikeSA) uses(r route) bool {
+	if sa.state.in(stateLingering | stateDead) {
+		return false
+	}
+	o := sa.window.outstanding
+	return sa.route == r || o != nil && slices.Contains(o.ways, r)
 }
 
 func (t *Tunnel) keepStream(r route) {

@@ -14,9 +14,15 @@ import (
 type tcpNet struct {
 	blockUDP bool
 	refuse   bool
-	conns    []route // as who opened it sees it
+	conns    []conn
 	lastPort uint16
 	closed   []func() // to be told
+}
+
+// conn is a connection as its opener sees it.
+type conn struct {
+	route
+	opener *node
 }
 
 // dial opens a connection for n.
@@ -26,16 +32,28 @@ func (n *node) dial(d Dial) Dialed {
 		w.note("   %s cannot connect to %s\n", n.name, d.Remote)
 		return Dialed{Token: d.Token, Err: errors.New("connection refused")}
 	}
+	c := conn{route{netip.AddrPortFrom(d.Local, 40000+w.tcp.lastPort+1), d.Remote, true}, n}
+	if !w.joins(c) {
+		w.note("   %s cannot reach %s from %s\n", n.name, d.Remote, d.Local)
+		return Dialed{Token: d.Token, Err: errors.New("no route to host")}
+	}
 	w.tcp.lastPort++
-	local := netip.AddrPortFrom(d.Local, 40000+w.tcp.lastPort)
-	w.tcp.conns = append(w.tcp.conns, route{local, d.Remote, true})
+	local := c.local
+	w.tcp.conns = append(w.tcp.conns, c)
 	w.note("   %s connects %s to %s\n", n.name, local, d.Remote)
 	return Dialed{Token: d.Token, Local: local, Remote: d.Remote}
 }
 
 // connected reports whether there is a connection between the ends of r.
 func (w *world) connected(r route) bool {
-	return slices.Contains(w.tcp.conns, r) || slices.Contains(w.tcp.conns, route{r.remote, r.local, true})
+	return slices.ContainsFunc(w.tcp.conns, func(c conn) bool {
+		return c.route == r || c.route == route{r.remote, r.local, true}
+	})
+}
+
+// joins reports whether a connection has two ends and a path between them.
+func (w *world) joins(c conn) bool {
+	return c.opener.has(c.local.Addr()) && c.opener.peer().has(c.remote.Addr()) && !w.blocked[linkOf(c.local.Addr(), c.remote.Addr())]
 }
 
 // leaveByTCP is leave for what goes in a connection.
@@ -60,11 +78,11 @@ func (w *world) comes(n *node, p *packet) (netip.AddrPort, string) {
 // dropStream is what the engine does: who opened a connection closes it.
 func (n *node) dropStream(r route) {
 	w := n.w
-	if !slices.Contains(w.tcp.conns, r) || !n.has(r.local.Addr()) {
+	if !slices.Contains(w.tcp.conns, conn{r, n}) {
 		return
 	}
 	w.note("   %s closes %s to %s\n", n.name, r.local, r.remote)
-	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c route) bool { return c == r })
+	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c conn) bool { return c.route == r })
 	w.tcp.closed = append(w.tcp.closed, func() { n.peer().step(StreamClosed{r.remote, r.local}) })
 }
 
@@ -78,18 +96,26 @@ func (w *world) hangUp() {
 }
 
 // reset breaks all connections, and what is in them is lost.
-func (w *world) reset() {
-	conns := w.tcp.conns
-	w.tcp.conns = nil
-	w.flight = slices.DeleteFunc(w.flight, func(p *packet) bool { return p.tcp })
-	for _, c := range conns {
-		w.note("   connection %s to %s is reset\n", c.local, c.remote)
-		opener, other := w.a, w.b
-		if !opener.has(c.local.Addr()) {
-			opener, other = other, opener
+func (w *world) reset() { w.resetIf(func(conn) bool { return true }) }
+
+// resetBroken breaks the connections between whose ends nothing passes any more.
+func (w *world) resetBroken() { w.resetIf(func(c conn) bool { return !w.joins(c) }) }
+
+func (w *world) resetIf(ends func(conn) bool) {
+	var over, rest []conn
+	for _, c := range w.tcp.conns {
+		if ends(c) {
+			over = append(over, c)
+		} else {
+			rest = append(rest, c)
 		}
-		opener.step(StreamClosed{c.local, c.remote})
-		other.step(StreamClosed{c.remote, c.local})
+	}
+	w.tcp.conns = rest
+	w.flight = slices.DeleteFunc(w.flight, func(p *packet) bool { return p.tcp && !w.connected(route{p.src, p.dst, true}) })
+	for _, c := range over {
+		w.note("   connection %s to %s is reset\n", c.local, c.remote)
+		c.opener.step(StreamClosed{c.local, c.remote})
+		c.opener.peer().step(StreamClosed{c.remote, c.local})
 	}
 }
 
@@ -133,6 +159,9 @@ func firewall(s *simulator) {
 		}
 		s.do("fail %s n=0", n.name)
 	}
+	s.do("unblock")
+	s.do("tell a")
+	s.do("tell b")
 	s.do("calm 3m")
 	s.do("check")
 }

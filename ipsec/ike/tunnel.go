@@ -21,6 +21,13 @@ type Tunnel struct {
 	// redirects are when the latest gateways sent us to others.
 	redirects []time.Time
 
+	// peerAddresses are the addresses that the peer has beside the one in use, as
+	// far as it says (RFC 4555, Section 3.4).
+	peerAddresses []netip.Addr
+	placing       bool      // the data plane is moving Child SAs
+	placeAt       time.Time // earliest next time after it failed to
+	pair          int       // of addresses that the next attempt is made between
+
 	unset     []string  // children whose policies the data plane did not take
 	policyAt  time.Time // when they are set again
 	wanted    bool      // between Connect and Disconnect
@@ -124,6 +131,10 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		t.dialed(in)
 	case StreamClosed:
 		t.streamClosed(route{in.Local, in.Remote, true})
+	case AddressChange:
+		t.changeAddresses(in)
+	case Unreachable:
+		t.unreachable(in.Remote)
 	case Connect:
 		t.transcript.note(now, wire.SPI{}, "wanted")
 		t.connect()
@@ -225,6 +236,7 @@ func (t *Tunnel) advance() {
 			}
 		}
 		t.reap()
+		t.placeChildren()
 		if t.planConnection() || t.planReauth() {
 			again = true
 		}
@@ -362,6 +374,9 @@ func (t *Tunnel) tickIKE(sa *ikeSA) {
 	if t.due(sa.dpdAt()) {
 		t.checkLiveness(sa)
 	}
+	if t.due(sa.homeAt()) {
+		sa.goHome()
+	}
 	if at := sa.keepAliveAt(); t.due(at) {
 		sa.sent = t.now
 		t.emit(KeepAlive{Local: sa.local, Remote: sa.remote})
@@ -391,6 +406,9 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 		e.add(t.connectAt)
 	}
 	e.add(t.policyAt)
+	if t.placeAt.After(t.now) {
+		e.add(t.placeAt)
+	}
 	if t.primary() != nil {
 		for i := range t.slots {
 			for _, at := range []time.Time{t.slots[i].notBefore, t.slots[i].yield} {
@@ -423,5 +441,6 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
 		e.add(sa.redialAt())
+		e.add(sa.homeAt())
 	}
 }

@@ -55,6 +55,12 @@ type outstanding struct {
 	original  [][]byte // datagrams before they were cut smaller
 	handle    func(*message)
 
+	// ways are the paths that it went over, test the one that it tests, zero if
+	// that is not its purpose.
+	ways []route
+	test route
+
+	begun    time.Time
 	pace     Schedule
 	tries    int // repetitions of these datagrams
 	silent   int // repetitions in all
@@ -116,6 +122,11 @@ func (w *window) accept(sum [sha256.Size]byte) {
 // request sends payloads as a new request of ours; handle gets the response.
 // There must be none outstanding.
 func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
+	return sa.requestOver(route{}, exchange, payloads, handle)
+}
+
+// requestOver is request for one that tests a path, or sa.path if test is zero.
+func (sa *ikeSA) requestOver(test route, exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
 	id := sa.window.nextSend
 	if id == lastMessageID {
 		return errMessageIDs
@@ -124,24 +135,38 @@ func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, ha
 	if err != nil {
 		return err
 	}
-	sa.sendRequest(exchange, datagrams, handle)
-	sa.window.outstanding.whole = w
+	o := sa.newRequest(exchange, datagrams, handle)
+	o.whole, o.test = w, test
+	sa.sendNew(o)
 	return nil
 }
 
 // sendRequest sends the datagrams of a request and begins to repeat them.
 func (sa *ikeSA) sendRequest(exchange wire.ExchangeType, datagrams [][]byte, handle func(*message)) {
+	sa.sendNew(sa.newRequest(exchange, datagrams, handle))
+}
+
+func (sa *ikeSA) newRequest(exchange wire.ExchangeType, datagrams [][]byte, handle func(*message)) *outstanding {
 	pace := sa.schedule()
 	sa.window.outstanding = &outstanding{
 		id: sa.window.nextSend, exchange: exchange, datagrams: datagrams, handle: handle,
-		pace: pace, interval: pace.Base,
+		pace: pace, interval: pace.Base, begun: sa.m.now,
 		at: sa.m.now.Add(sa.vary(pace.Base)),
 	}
 	sa.window.nextSend++
 	if sa.window.nextSend == manyMessageIDs {
 		sa.wantRekey = true
 	}
-	sa.send(datagrams)
+	return sa.window.outstanding
+}
+
+func (sa *ikeSA) sendNew(o *outstanding) {
+	p := sa.route
+	if !o.test.isZero() {
+		p = o.test
+	}
+	o.went(p)
+	sa.sendTo(p, o.datagrams)
 }
 
 // vary adds up to a tenth to d, so that peers do not repeat in step.
@@ -167,7 +192,7 @@ func (sa *ikeSA) retransmit() bool {
 		// 7296, Section 2.21.1).
 		limit = min(limit, maxHintedTries)
 	}
-	if o.tries >= limit {
+	if o.tries >= limit && !sa.patient(o) {
 		return false
 	}
 	o.tries++
@@ -177,11 +202,8 @@ func (sa *ikeSA) retransmit() bool {
 		sa.cutRequest(o)
 	}
 	o.at = sa.m.now.Add(sa.vary(o.interval))
-	if !sa.tcp {
-		// What is sent by TCP arrives, or the connection ends (RFC 9329, Section
-		// 6.2).
-		sa.repeat(o)
-	}
+	sa.repeat(o)
+	sa.tryTCP(o)
 	if o.silent >= suspectTries {
 		sa.setSuspect(true)
 	}
@@ -196,9 +218,15 @@ func (sa *ikeSA) repeat(o *outstanding) {
 	if o.tries > 0 {
 		datagrams = slices.Concat(datagrams, o.original)
 	}
-	sa.m.stats.Retransmitted += uint64(len(datagrams))
+	ways := sa.waysAgain(o)
+	if len(ways) == 0 {
+		return
+	}
+	for _, p := range ways {
+		o.went(p)
+		sa.sendAgain(p, datagrams)
+	}
 	sa.m.transcript.again(sa.m.now, sa.localSPI, datagrams)
-	sa.send(datagrams)
 }
 
 // cutRequest makes smaller pieces of a request that gets no answer, if it is

@@ -1,0 +1,268 @@
+package ike
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// An IKE SA has two pairs of addresses. Its own messages go over path; the
+// packets of its Child SAs are where placed says. The two differ only while it is
+// not proved that the peer is at a new address (RFC 4555, Section 3.7), or while
+// the data plane has not carried out a change.
+//
+// The data plane is brought to what placed says after every step, by one
+// operation for all SAs of the tunnel, and again if that fails: so the endpoint of
+// IKE, the Child SAs and the keepalives do not stay apart, whatever it was that
+// moved the IKE SA.
+
+// placement is where ESP goes, and whether in UDP.
+type placement struct {
+	route
+	encap bool
+}
+
+const (
+	// placeRetry is how long the data plane is left alone after it could not move
+	// SAs.
+	placeRetry = 2 * time.Second
+	// checkInterval is the least time between two checks of an address that
+	// packets came from, and between two moves without a check: addresses that
+	// flap cost no more than that.
+	checkInterval = 5 * time.Second
+	// pathTries is how often a request that tests a path is repeated on it alone,
+	// before it goes over the path in use as well.
+	pathTries = 2
+	// maxWays bounds the paths that one request is sent over.
+	maxWays = 9
+)
+
+// move has the messages of the SA go over p from now on. A request that is out is
+// repeated there at once (RFC 4555, Section 3.5).
+func (sa *ikeSA) move(p route) {
+	if p == sa.route {
+		return
+	}
+	sa.route, sa.movedAt, sa.link.lost = p, sa.m.now, false
+	sa.redirect(p)
+}
+
+// redirect sends a request that is out over p as well.
+func (sa *ikeSA) redirect(p route) {
+	if o := sa.window.outstanding; o != nil && sa.state.in(stateUsable) {
+		sa.sendAgain(p, o.datagrams)
+		o.went(p)
+	}
+}
+
+// settle has the Child SAs go where the messages go.
+func (sa *ikeSA) settle() {
+	to, from := placement{sa.route, sa.encap}, sa.placed.route
+	if to == sa.placed {
+		return
+	}
+	sa.placed, sa.unproved = to, route{}
+	if sa.movedFrom.isZero() && from != to.route {
+		sa.movedFrom = from
+	}
+}
+
+// announceMove tells that the SA and its Child SAs have moved, once the data plane
+// has carried it out.
+func (sa *ikeSA) announceMove() {
+	from := sa.movedFrom
+	sa.movedFrom = route{}
+	if !from.isZero() && from != sa.placed.route {
+		sa.m.emit(IKEMoved{SA: sa.status(), FromLocal: from.local, FromRemote: from.remote})
+	}
+}
+
+// endpoints are the outer addresses of ESP. Ports are those of the encapsulation,
+// zero without (RFC 3948, Section 2.1).
+func (sa *ikeSA) endpoints() route {
+	p := sa.placed
+	if p.encap || p.tcp {
+		return p.route
+	}
+	return route{local: netip.AddrPortFrom(p.local.Addr(), 0), remote: netip.AddrPortFrom(p.remote.Addr(), 0)}
+}
+
+// placeChildren moves the SAs of the tunnel in the data plane if one of them is
+// not where the IKE SA in charge has it (RFC 7296, Section 2.23).
+func (t *Tunnel) placeChildren() {
+	sa := t.primary()
+	if sa == nil {
+		return
+	}
+	if sa.route != sa.placed.route && sa.unproved.isZero() && !(sa.mobike && sa.decides()) {
+		sa.proveOrSettle(sa.route) // it moved before it was in charge
+	}
+	if t.placing || t.now.Before(t.placeAt) {
+		return
+	}
+	to := sa.endpoints()
+	if !slices.ContainsFunc(t.children, func(c *childSA) bool { return c.ike == sa && c.known() && c.at != to }) {
+		sa.announceMove()
+		return
+	}
+	t.placing = true
+	for _, c := range t.children {
+		c.at = to
+	}
+	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: to.local, Remote: to.remote, TCP: to.tcp}}, func(errs []error) {
+		t.placing = false
+		err := firstError(errs)
+		if err == nil {
+			return
+		}
+		t.report(&Error{Op: "move Child SAs to " + to.remote.String(), Kind: KindDataPlane, Err: err})
+		t.placeAt = t.now.Add(placeRetry)
+		for _, c := range t.children {
+			c.at = route{}
+		}
+	})
+}
+
+// inheritPath takes over from the SA that sa replaces where the peer is: the two
+// may have moved apart since sa was made. What was under way about it is done
+// again on sa.
+func (sa *ikeSA) inheritPath(old *ikeSA) {
+	if old.movedAt.After(sa.movedAt) {
+		sa.route, sa.movedAt = old.route, old.movedAt
+		sa.localNAT, sa.remoteNAT, sa.encap = old.localNAT, old.remoteNAT, old.encap
+		sa.link = old.link.heir()
+	}
+	sa.placed, sa.movedFrom = old.placed, old.movedFrom
+	switch {
+	case sa.route == sa.placed.route:
+		sa.settle()
+	case sa.mobike && sa.decides():
+		sa.wantUpdate = true
+	default:
+		sa.proveOrSettle(sa.route)
+	}
+	switch old.active.(type) {
+	case *updateTask:
+		sa.wantUpdate = true
+	case *announceTask:
+		sa.wantAnnounce = true
+	}
+	sa.wantUpdate = sa.wantUpdate || old.wantUpdate
+	sa.wantAnnounce = sa.wantAnnounce || old.wantAnnounce
+}
+
+// proveOrSettle has the Child SAs go to the peer's new address p: at once if it is
+// trusted in that, otherwise when it was proved to be there (RFC 4555, Section
+// 3.7). Who has made a TCP connection is there (RFC 9329, Section 7.1).
+func (sa *ikeSA) proveOrSettle(p route) {
+	if sa.t.cfg.Mobility.TrustPeer || p.tcp || p.remote == sa.placed.remote {
+		sa.move(p)
+		sa.settle()
+		return
+	}
+	sa.prove(p)
+}
+
+// prove has the peer asked whether it is at p. A request that is out goes there at
+// once, for it may not reach the peer where it went.
+func (sa *ikeSA) prove(p route) {
+	if sa.unproved == p {
+		return
+	}
+	sa.unproved = p
+	if p != sa.route {
+		sa.redirect(p)
+	}
+}
+
+// checkTask asks the peer at a new address whether it is there before its Child
+// SAs go there: by an empty request, or with MOBIKE by one with a cookie that only
+// who receives it can return (RFC 4555, Section 3.7). If no answer comes, the
+// request is repeated on the path in use, because it has to be answered.
+type checkTask struct {
+	sa     *ikeSA
+	to     route
+	cookie []byte
+}
+
+func (c *checkTask) start() {
+	sa := c.sa
+	c.to = sa.unproved
+	sa.checkAt = sa.m.now.Add(checkInterval)
+	var payloads []wire.Payload
+	if sa.mobike {
+		c.cookie = sa.m.random(cookie2Len)
+		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyCookie2, Data: c.cookie})
+	}
+	sa.askOver(c.to, wire.ExchangeInformational, payloads, c.answered)
+}
+
+func (c *checkTask) abandon() {}
+
+func (c *checkTask) answered(m *message) {
+	sa := c.sa
+	sa.finish()
+	if !sa.returned(m, c.cookie) || sa.unproved != c.to {
+		return
+	}
+	switch {
+	case sa.answered.only(c.to):
+		sa.move(c.to)
+		sa.settle()
+	case c.to != sa.route:
+		// It answered elsewhere. The next packet from there asks again.
+		sa.unproved = route{}
+	}
+}
+
+// pathTask chooses among what is to be done about addresses, which goes before
+// everything but the end of the IKE SA (RFC 4555, Section 3.5).
+func (t *Tunnel) pathTask(sa *ikeSA) task {
+	switch {
+	case sa != t.primary():
+		return nil
+	case sa.wantUpdate:
+		return &updateTask{sa: sa}
+	case !sa.unproved.isZero():
+		return &checkTask{sa: sa}
+	case sa.wantAnnounce && sa.mobike:
+		return &announceTask{sa}
+	case sa.wantHome:
+		return &homeTask{sa}
+	}
+	return nil
+}
+
+// went notes that the request was sent over p.
+func (o *outstanding) went(p route) {
+	if (len(o.ways) < maxWays || p.tcp) && !slices.Contains(o.ways, p) {
+		o.ways = append(o.ways, p)
+	}
+}
+
+// only reports whether the request was sent over p and nowhere else: only then
+// does its answer say that the peer is there (RFC 4555, Section 3.7).
+func (o *outstanding) only(p route) bool { return o != nil && len(o.ways) == 1 && o.ways[0] == p }
+
+// waysAgain are the paths over which a request is repeated.
+func (sa *ikeSA) waysAgain(o *outstanding) []route {
+	if !o.test.isZero() && o.silent <= pathTries {
+		return []route{o.test}
+	}
+	var ways []route
+	if !sa.tcp || !slices.Contains(o.ways, sa.route) {
+		// What is sent by TCP arrives, or the connection ends (RFC 9329, Section
+		// 6.2).
+		ways = append(ways, sa.route)
+	}
+	if !sa.unproved.isZero() && sa.unproved != sa.route {
+		ways = append(ways, sa.unproved)
+	}
+	if o.silent >= suspectTries {
+		ways = append(ways, sa.alternatives()...)
+	}
+	return ways
+}
