@@ -138,8 +138,15 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	if en == nil {
 		e.load[t.shard.index]++
 	}
+	onlyMoved := change == Changed && sameConfig(en.config, c)
 	e.tunnels[c.Name] = &entry{tunnel: t, config: c, local: full.Local, wanted: true}
-	inLoop(t, done, func() { t.configure(time.Now(), m, &full) })
+	inLoop(t, done, func() {
+		if onlyMoved && t.machine != nil && !t.closing {
+			t.step(time.Now(), ike.AddressChange{Local: full.Local.Addr(), Additional: full.Mobility.Local})
+			return
+		}
+		t.configure(time.Now(), m, &full)
+	})
 	return change, nil
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -279,7 +281,9 @@ func (e *Engine) offer(ours wire.SPI, w way, b []byte) (known bool) {
 
 // send sends what a machine wants. A datagram that the host refuses is as good
 // as lost in the network: the machine sends it again.
-func (e *Engine) send(eff ike.Send) {
+// The error is the last one, nil if all are on their way.
+func (e *Engine) send(eff ike.Send) error {
+	var failed error
 	for _, b := range eff.Datagrams {
 		var err error
 		if eff.TCP {
@@ -290,7 +294,23 @@ func (e *Engine) send(eff ike.Send) {
 			err = e.socket.send(eff.Local, eff.Remote, b)
 		}
 		e.countSend(err, eff.Remote)
+		if err != nil {
+			failed = err
+		}
 	}
+	return failed
+}
+
+// isUnreachable reports whether a datagram could not be sent because the host has
+// no way to its destination now, or not from that address: not because a buffer is
+// full.
+func isUnreachable(err error) bool {
+	for _, e := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EADDRNOTAVAIL, unix.EINVAL} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 func (e *Engine) keepAlive(eff ike.KeepAlive) {
@@ -376,6 +396,9 @@ func logEvent(l *slog.Logger, tunnel string, what any) {
 		l.Info("IKE SA up", "tunnel", tunnel, "peer", ev.SA.RemoteID, "remote", ev.SA.Remote, "suite", ev.SA.Suite, "spi", ev.SA.LocalSPI)
 	case ike.IKEDown:
 		l.Info("IKE SA down", "tunnel", tunnel, "reason", ev.Reason, "spi", ev.SA.LocalSPI)
+	case ike.IKEMoved:
+		l.Info("IKE SA moved", "tunnel", tunnel, "local", ev.SA.Local, "remote", ev.SA.Remote,
+			"from_local", ev.FromLocal, "from_remote", ev.FromRemote, "spi", ev.SA.LocalSPI)
 	case ike.IKESuspect:
 		if ev.SA.Suspect {
 			l.Warn("peer does not answer", "tunnel", tunnel, "remote", ev.SA.Remote, "spi", ev.SA.LocalSPI)

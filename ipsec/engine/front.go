@@ -144,14 +144,15 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 		}
 	}()
 	return ike.NewHalfOpen(now, ike.HalfOpenConfig{
-		Proposals:  w.proposals,
-		Roots:      w.roots,
-		Methods:    w.methods,
-		PPKs:       w.ppks,
-		NATPort:    w.natPort,
-		ForceEncap: w.forceEncap,
-		Childless:  w.childless,
-		RedirectTo: w.redirectTo(),
+		Proposals:   w.proposals,
+		Roots:       w.roots,
+		Methods:     w.methods,
+		PPKs:        w.ppks,
+		NATPort:     w.natPort,
+		ForceEncap:  w.forceEncap,
+		ProhibitNAT: !w.allowNAT,
+		Childless:   w.childless,
+		RedirectTo:  w.redirectTo(),
 		Runtime: ike.Runtime{
 			Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
 			Tickets: f.engine.tickets,

@@ -43,6 +43,7 @@ type welcome struct {
 	methods    ident.Methods
 	natPort    uint16
 	forceEncap bool
+	allowNAT   bool          // one of the tunnels does NAT traversal
 	childless  bool          // one of the tunnels may begin without a Child SA
 	ppks       *ident.PPKSet // of all tunnels: which one is meant shows later
 	// redirects are where the tunnels send their peers; if all of them send them
@@ -111,6 +112,7 @@ func (w *welcome) add(c TunnelConfig) {
 		w.natPort = c.NATPort
 	}
 	w.forceEncap = w.forceEncap || c.ForceEncap
+	w.allowNAT = w.allowNAT || !c.Mobility.ProhibitNAT
 	w.childless = w.childless || c.Childless != ike.ChildlessNever
 	w.addRedirects(c.RedirectTo)
 	w.addRoots(c.Peer.Roots)

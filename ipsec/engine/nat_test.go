@@ -13,17 +13,25 @@ import (
 // A peer behind a NAT comes from an address that nobody configured; when the
 // NAT forgets its mapping the responder follows, IKE and data plane as one, on
 // the evidence of the first packet that passes authentication (RFC 7296,
-// Section 2.23).
+// Section 2.23). With MOBIKE that is a packet of a Child SA, or the initiator
+// learns of it when it asks for a sign of life (RFC 4555, Section 3.8).
 func TestPeerBehindNAT(t *testing.T) {
 	first := netip.MustParseAddrPort("198.51.100.7:32001")
 	second := netip.MustParseAddrPort("198.51.100.8:40000")
-	for name, provoke := range map[string]func(t *testing.T, a, b *node){
-		"found by traffic": func(t *testing.T, a, b *node) { ping(t, a, b, lan(1, 0), lan(2, 0)) },
-		"found by IKE": func(t *testing.T, a, _ *node) {
+	traffic := func(t *testing.T, a, b *node) { ping(t, a, b, lan(1, 0), lan(2, 0)) }
+	for name, test := range map[string]struct {
+		mobike  bool
+		limit   time.Duration
+		provoke func(t *testing.T, a, b *node)
+	}{
+		"found by traffic":             {false, time.Second, traffic},
+		"found by traffic with MOBIKE": {true, time.Second, traffic},
+		"found by IKE": {false, time.Second, func(t *testing.T, a, _ *node) {
 			if err := a.RekeyChild("to-b", ""); err != nil {
 				t.Fatal(err)
 			}
-		},
+		}},
+		"found by a liveness check": {true, 40 * time.Second, func(*testing.T, *node, *node) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -34,7 +42,9 @@ func TestPeerBehindNAT(t *testing.T) {
 				cb := b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))
 				cb.Remote = netip.AddrPort{}
 				b.apply([]TunnelConfig{cb}, Added)
-				a.apply([]TunnelConfig{a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))}, Added)
+				ca := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+				ca.Mobility.Disable = !test.mobike
+				a.apply([]TunnelConfig{ca}, Added)
 				a.waitState("to-b", ike.StateUp, time.Minute)
 				b.waitState("to-a", ike.StateUp, time.Minute)
 				if s := b.status("to-a").IKE[0]; s.Remote != first || !s.RemoteNAT || s.LocalNAT {
@@ -48,8 +58,11 @@ func TestPeerBehindNAT(t *testing.T) {
 				spi := b.status("to-a").IKE[0].LocalSPI
 
 				sw.SetFilter(memory.NAT(addrA, second))
-				provoke(t, a, b)
-				within(t, 5*time.Second, "the responder follows", func() bool { return b.status("to-a").IKE[0].Remote == second })
+				test.provoke(t, a, b)
+				within(t, test.limit, "the responder follows", func() bool { return b.plane.SAs()[0].Remote == second })
+				if got := b.status("to-a").IKE[0].Remote; got != second {
+					t.Errorf("the data plane moved, and IKE is at %s", got)
+				}
 				for _, sa := range b.plane.SAs() {
 					if sa.Remote != second {
 						t.Errorf("the data plane still sends to %s", sa.Remote)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"fmt"
+	"net/netip"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -21,7 +22,10 @@ type tunnel struct {
 
 	machine *ike.Tunnel // nil after a panic and once closed
 	spis    map[wire.SPI]struct{}
-	plane   inventory
+	// unreachable is where a datagram could not be sent to, until the machine is
+	// told.
+	unreachable netip.AddrPort
+	plane       inventory
 
 	refused   *ike.Error
 	lastWords []ike.Entry // of a machine that panicked
@@ -158,6 +162,13 @@ func (t *tunnel) drain(now time.Time) {
 	changed := false
 	for t.machine != nil {
 		eff, ok := t.machine.Next()
+		if !ok && t.unreachable.IsValid() {
+			// The machine limits how often it does something about it.
+			remote := t.unreachable
+			t.unreachable = netip.AddrPort{}
+			t.machine.Step(now, ike.Unreachable{Remote: remote})
+			continue
+		}
 		if !ok {
 			break
 		}
@@ -174,7 +185,9 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 	e := t.shard.engine
 	switch eff := eff.(type) {
 	case ike.Send:
-		e.send(eff)
+		if isUnreachable(e.send(eff)) {
+			t.unreachable = eff.Remote
+		}
 	case ike.KeepAlive:
 		e.keepAlive(eff)
 	case ike.IKEKeys:

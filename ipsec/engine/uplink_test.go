@@ -31,8 +31,14 @@ func (h *host) waitFor(events *engine.Subscription, what string, is func(any) bo
 
 // A tunnel comes back by itself when the uplink was down for longer than the
 // peers have patience, and on another address as soon as the engine is told of
-// that. While the host refuses every datagram no loop ends.
+// that: by MOBIKE without another IKE SA, otherwise by a new one. While the host
+// refuses every datagram no loop ends.
 func TestUplinkGoesAndComes(t *testing.T) {
+	t.Run("with MOBIKE", func(t *testing.T) { uplinkGoesAndComes(t, true) })
+	t.Run("without", func(t *testing.T) { uplinkGoesAndComes(t, false) })
+}
+
+func uplinkGoesAndComes(t *testing.T, mobike bool) {
 	a, b := twoHosts(t)
 	for _, h := range []*host{a, b} {
 		h.run(netip.AddrPort{})
@@ -45,8 +51,10 @@ func TestUplinkGoesAndComes(t *testing.T) {
 	quick := ike.Timing{
 		DPD: 300 * time.Millisecond, RetransmitBase: 50 * time.Millisecond, RetransmitTries: 3,
 		ReconnectBase: 50 * time.Millisecond, ReconnectMax: 200 * time.Millisecond,
+		Patience: -1,
 	}
 	at.Timing, bt.Timing = quick, quick
+	at.Mobility.Disable = !mobike
 	eventsA, eventsB := a.engine.Subscribe(64), b.engine.Subscribe(64)
 	up := func() {
 		t.Helper()
@@ -78,8 +86,21 @@ func TestUplinkGoesAndComes(t *testing.T) {
 	a.ip(fmt.Sprintf("addr del %s/24 dev wire", a.outer))
 	a.ip(fmt.Sprintf("addr replace %s/24 dev wire", moved)) // goes with its primary where that is configured
 	at.Local = netip.AddrPortFrom(moved, 4500)
-	a.apply(at)
-	up()
+	if !mobike {
+		a.apply(at)
+		up()
+	} else {
+		spi := a.engine.Status()[0].Children[0].InboundSPI
+		a.apply(at)
+		for h, events := range map[*host]*engine.Subscription{a: eventsA, b: eventsB} {
+			h.waitFor(events, "IKEMoved", func(e any) bool { _, is := e.(ike.IKEMoved); return is })
+		}
+		a.ping(b.echo())
+		b.ping(a.echo())
+		if c := a.engine.Status()[0].Children; len(c) != 1 || c[0].InboundSPI != spi {
+			t.Errorf("the move cost the Child SA: %+v, before SPI %08x", c, spi)
+		}
+	}
 	if s := b.engine.Status(); len(s) != 1 || !slices.ContainsFunc(s[0].IKE, func(sa ike.IKEStatus) bool { return sa.Remote.Addr() == moved }) {
 		t.Errorf("status after the move: %+v", s)
 	}
