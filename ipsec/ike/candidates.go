@@ -63,7 +63,7 @@ func (sa *ikeSA) fork(responder wire.SPI) *ikeSA {
 	sa.window.outstanding.at = time.Time{} // not repeated any more
 	fresh := &ikeSA{
 		state: stateAuth, initiator: true, localSPI: sa.localSPI, remoteSPI: responder,
-		route: sa.route, beganEncap: sa.beganEncap, gateway: sa.gateway, localID: sa.localID, begun: sa.begun,
+		route: sa.route, beganEncap: sa.beganEncap, forced: sa.forced, gateway: sa.gateway, localID: sa.localID, begun: sa.begun,
 		init:   &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume},
 		window: window{nextSend: 1},
 	}

@@ -61,7 +61,7 @@ func (t *Tunnel) begin(b beginning) {
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
 		route: r, gateway: b.remote, beganEncap: r.local.Port() == t.natPort && !r.tcp,
-		localID: t.cfg.Credentials.ID, begun: t.now,
+		forced: r.tcp && b.remote.Port() == t.natPort, localID: t.cfg.Credentials.ID, begun: t.now,
 	}
 	t.add(sa)
 	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}

@@ -252,7 +252,7 @@ func (sa *ikeSA) mobility(m *message) []wire.Payload {
 func (sa *ikeSA) echo(m *message) []wire.Payload {
 	var reply []wire.Payload
 	if m.notify(wire.NotifyNATDetectionDestinationIP) != nil && sa.natT {
-		reply = sa.m.natNotifies(m.InitiatorSPI, m.ResponderSPI, m.local, m.remote, sa.t.cfg.ForceEncap)
+		reply = sa.m.natNotifies(m.InitiatorSPI, m.ResponderSPI, m.local, m.remote, sa.forcesEncap())
 	}
 	if n := m.notify(wire.NotifyCookie2); n != nil && len(n.Data) >= minCookie2Len && len(n.Data) <= maxCookie2Len {
 		reply = append(reply, &wire.Notify{Kind: wire.NotifyCookie2, Data: bytes.Clone(n.Data)})
@@ -297,7 +297,7 @@ func (t *Tunnel) acceptable(a netip.Addr) bool {
 // once the peer was found there (RFC 4555, Section 3.5).
 func (sa *ikeSA) peerMoves(m *message) {
 	if m.notify(wire.NotifyNATDetectionSourceIP) != nil {
-		sa.detectNAT(m, sa.t.cfg.ForceEncap)
+		sa.detectNAT(m, sa.forcesEncap())
 	}
 	sa.left = route{}
 	sa.t.moveAll(sa, m.route)

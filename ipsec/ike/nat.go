@@ -40,13 +40,13 @@ func (sa *ikeSA) natOffer() []wire.Payload {
 	if sa.t.cfg.Mobility.ProhibitNAT {
 		return nil
 	}
-	return sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.t.cfg.ForceEncap)
+	return sa.m.natNotifies(sa.localSPI, wire.SPI{}, sa.local, sa.remote, sa.forcesEncap())
 }
 
 // natFound reads the responder's, and moves to the ports that follow from it.
 func (sa *ikeSA) natFound(m *message) {
 	if !sa.t.cfg.Mobility.ProhibitNAT {
-		sa.detectNAT(m, sa.t.cfg.ForceEncap)
+		sa.detectNAT(m, sa.forcesEncap())
 	}
 	sa.floatPort()
 }
@@ -88,6 +88,9 @@ func (sa *ikeSA) detectNAT(m *message, force bool) {
 	sa.localNAT = sa.natT && destinationMatches == 0
 	sa.encap = sa.natT && (sa.remoteNAT || sa.localNAT || force) || sa.beganEncap
 }
+
+// forcesEncap reports whether ESP is to go in UDP without a NAT.
+func (sa *ikeSA) forcesEncap() bool { return sa.t.cfg.ForceEncap || sa.forced }
 
 // floatPort moves an initiator to the NAT traversal ports if it found a NAT (RFC
 // 7296, Section 2.23), or if both ends do NAT traversal and this one MOBIKE: so

@@ -102,6 +102,7 @@ type ikeSA struct {
 	localNAT, remoteNAT bool // which end is behind a NAT
 	encap               bool // ESP is to go in UDP
 	beganEncap          bool // it always is: the SA began on the NAT traversal port
+	forced              bool // or would have, had it not begun by TCP
 	// mapped is the hash of where the peer saw the last message that told it.
 	mapped []byte
 

@@ -48,7 +48,7 @@ func (sa *ikeSA) status() IKEStatus {
 	return IKEStatus{
 		LocalSPI: sa.localSPI, RemoteSPI: sa.remoteSPI, State: state, Initiator: sa.initiator,
 		Local: sa.local, Remote: sa.remote, LocalID: sa.localID, RemoteID: sa.remoteID, RemoteAuth: sa.remoteAuth, PPK: sa.ppk, Suite: sa.suite,
-		LocalNAT: sa.localNAT, RemoteNAT: sa.remoteNAT, Encap: sa.encap, TCP: sa.tcp, MOBIKE: sa.mobike, Internal: sa.internal, Suspect: sa.suspect, Resumed: sa.resumed,
+		LocalNAT: sa.localNAT, RemoteNAT: sa.remoteNAT, Encap: sa.encap && !sa.tcp, TCP: sa.tcp, MOBIKE: sa.mobike, Internal: sa.internal, Suspect: sa.suspect, Resumed: sa.resumed,
 		Established: sa.m.outside(sa.established), Rekey: sa.m.outside(sa.rekeyAt), Expire: sa.m.outside(sa.expireAt), Reauth: sa.m.outside(sa.authAt()),
 	}
 }

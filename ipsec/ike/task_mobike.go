@@ -82,7 +82,7 @@ func (u *updateTask) answered(m *message) {
 	default:
 		sa.updateTries, sa.refusedPaths = 0, nil
 		if m.notify(wire.NotifyNATDetectionDestinationIP) != nil {
-			sa.detectNAT(m, sa.t.cfg.ForceEncap)
+			sa.detectNAT(m, sa.forcesEncap())
 		}
 		sa.settle()
 	}
@@ -93,7 +93,7 @@ func (u *updateTask) answered(m *message) {
 func (sa *ikeSA) natNow() []wire.Payload {
 	h := wire.Header{}
 	sa.fillHeader(&h)
-	return sa.m.natNotifies(h.InitiatorSPI, h.ResponderSPI, sa.local, sa.remote, sa.t.cfg.ForceEncap)
+	return sa.m.natNotifies(h.InitiatorSPI, h.ResponderSPI, sa.local, sa.remote, sa.forcesEncap())
 }
 
 // retryUpdate sends an update anew whose addresses were changed on the way: maybe

@@ -173,7 +173,7 @@ func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) 
 	fresh := &ikeSA{
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
 		localSPI: local, remoteSPI: remote, route: sa.route, link: sa.link.heir(), placed: sa.placed, movedAt: sa.movedAt,
-		natT: sa.natT, localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap, beganEncap: sa.beganEncap,
+		natT: sa.natT, localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap, beganEncap: sa.beganEncap, forced: sa.forced,
 		mobike: sa.mobike, left: sa.left, testAt: sa.testAt,
 		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
 		internal: sa.internal, begun: sa.m.now, origin: sa.origin,
