@@ -353,8 +353,9 @@ func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
 		t.dropTicket(true)
 	}
 	t.decided(sa)
-	b := beginning{route: route{remote: sa.gateway, tcp: sa.tcp}, replaces: sa.init.replaces}
-	if why == ReasonPeerDead && len(t.pairs()) > 1 {
+	local := netip.AddrPortFrom(sa.local.Addr(), t.cfg.Local.Port())
+	b := beginning{route: route{local, sa.gateway, sa.tcp}, replaces: sa.init.replaces}
+	if why == ReasonPeerDead && sa.state == stateInit && len(t.pairs()) > 1 {
 		b.route = t.nextPair() // it may be elsewhere
 	}
 	sa.die()

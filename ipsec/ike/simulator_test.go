@@ -56,7 +56,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 		s := simulate(*simSeed, scenario, nil)
 		t.Logf("%s", s.transcript())
 		if s.failure() != "" {
-			t.Errorf("seed %d: %s\n%s", *simSeed, s.failure(), s.shrunk(t, *simSeed))
+			t.Errorf("seed %d: %s\n%s", *simSeed, s.details(), s.shrunk(t, *simSeed))
 		}
 		return
 	}
@@ -67,7 +67,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 	for seed := uint64(1); seed <= count && failed < 3; seed++ {
 		if s := simulate(seed, scenario, nil); s.failure() != "" {
 			failed++
-			t.Errorf("seed %d: %s\nThe whole transcript: go test ./ipsec/ike -run %s -sim.seed %d -v\n%s", seed, s.failure(), test, seed, s.shrunk(t, seed))
+			t.Errorf("seed %d: %s\nThe whole transcript: go test ./ipsec/ike -run %s -sim.seed %d -v\n%s", seed, s.details(), test, seed, s.shrunk(t, seed))
 		}
 	}
 }
@@ -85,6 +85,14 @@ func simulate(seed uint64, scenario func(*simulator), mutate func(*node)) *simul
 
 // failure names what went wrong, or is empty.
 func (s *simulator) failure() string { return failureOf(s.story, s.trial) }
+
+// details are what went wrong with its circumstances.
+func (s *simulator) details() string {
+	if s.w != nil && s.w.broken != nil {
+		return fmt.Sprint(s.w.broken)
+	}
+	return strings.Join(s.trial.failures, "\n")
+}
 
 // do tells a command and writes it down.
 func (s *simulator) do(format string, args ...any) {

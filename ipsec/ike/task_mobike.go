@@ -182,8 +182,9 @@ func (sa *ikeSA) answeredOver(o *outstanding, p route) {
 	case sa.decides() && (p != o.test || o.only(p)):
 		sa.testAt = sa.m.now.Add(homeInterval)
 		sa.choose(p)
-	case !sa.decides() && announced && p.remote == sa.remote && sa.t.isLocal(p.local.Addr()):
-		// The address that it left for does not work, this one does.
+	case !sa.decides() && announced && !sa.left.isZero() && p.remote == sa.remote && sa.t.isLocal(p.local.Addr()):
+		// It had to leave its address; the one that it left for does not work,
+		// this one does.
 		sa.t.moveAll(sa, p)
 		sa.settle()
 	}

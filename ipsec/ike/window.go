@@ -186,6 +186,9 @@ func (sa *ikeSA) retransmit() bool {
 	limit := o.pace.Tries
 	if sa.init != nil && sa.init.resume != nil {
 		limit = min(limit, resumeTries) // the whole exchange may do
+		if o.whole != nil && o.original == nil && sa.state == stateAuth {
+			limit = fragmentTries + 1 // or smaller fragments, for the peer is there
+		}
 	}
 	if sa.init != nil && sa.init.hint != nil {
 		// Refused, as far as one can believe it: go on for a moment only (RFC
