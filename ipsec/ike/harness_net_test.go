@@ -3,6 +3,7 @@ package ike
 import (
 	"bytes"
 	"fmt"
+	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -57,9 +58,17 @@ func (p *packet) String() string {
 	return fmt.Sprintf("%s>%s %s#%d", p.from.name, p.to.name, by, p.id)
 }
 
+// datagramLife is how long a network keeps a datagram at most (RFC 9293, Section
+// 3.4.1).
+const datagramLife = 2 * time.Minute
+
 // deliver hands a packet to its receiver, as the engine would.
 func (w *world) deliver(p *packet) {
 	n := p.to
+	if !p.tcp && w.now.Sub(p.sent) > datagramLife {
+		w.note("%s is too old\n", p)
+		return
+	}
 	if w.cut[p.from] {
 		return
 	}
