@@ -29,6 +29,9 @@ var ErrPadding = errors.New("invalid padding")
 type Protector struct {
 	spec cipherSpec
 	icv  int
+	// keys are those of the cipher and of integrity until the first message: a
+	// handshake that goes no further is not worth their expansion.
+	keys []byte
 
 	aead  cipher.AEAD // combined-mode ciphers
 	nonce []byte      // salt, then IV
@@ -37,7 +40,8 @@ type Protector struct {
 	ctr   *CTR
 	mac   hash.Hash // CBC and CTR
 
-	sealed uint64
+	integrity wire.IntegrityID
+	sealed    uint64
 }
 
 // NewProtector makes a Protector from SK_ei and SK_ai, or from SK_er and
@@ -55,29 +59,40 @@ func newProtector(s IKESuite, encryptionKey, integrityKey []byte) (*Protector, e
 			s, len(encryptionKey), len(integrityKey), s.EncryptionKeyLen(), s.IntegrityKeyLen())
 	}
 	spec, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
-	p := &Protector{spec: spec, icv: spec.icvLen}
-	cipherKey, salt := encryptionKey[:spec.keyLen], encryptionKey[spec.keyLen:]
-	if spec.aead() {
-		aead, err := NewAEAD(spec.Encryption, cipherKey)
-		if err != nil {
-			return nil, err
-		}
-		p.aead = aead
-		p.nonce = append(slices.Clone(salt), make([]byte, spec.ivLen)...)
-		return p, nil
+	p := &Protector{spec: spec, icv: spec.icvLen, keys: slices.Concat(encryptionKey, integrityKey)}
+	if !spec.aead() {
+		h, _ := findMAC(integrities, uint16(s.Integrity))
+		p.integrity, p.icv = s.Integrity, h.icvLen
 	}
-	h, _ := findMAC(integrities, uint16(s.Integrity))
-	p.mac, p.icv = h.new(integrityKey), h.icvLen
+	return p, nil
+}
+
+// expand makes the ciphers, once.
+func (p *Protector) expand() {
+	if p.keys == nil {
+		return
+	}
+	encryptionKey, integrityKey := p.keys[:p.spec.keyLen+p.spec.saltLen], p.keys[p.spec.keyLen+p.spec.saltLen:]
+	cipherKey, salt := encryptionKey[:p.spec.keyLen], encryptionKey[p.spec.keyLen:]
 	var err error
-	if s.Encryption == wire.EncryptionAESCTR {
+	switch {
+	case p.spec.aead():
+		p.aead, err = NewAEAD(p.spec.Encryption, cipherKey)
+		p.nonce = append(slices.Clone(salt), make([]byte, p.spec.ivLen)...)
+	case p.spec.Encryption.ID == wire.EncryptionAESCTR:
 		p.ctr, err = NewCTR(cipherKey, salt)
-	} else {
+	default:
 		p.block, err = aes.NewCipher(cipherKey)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("protect messages with %s: %w", s, err)
+		panic("suite: " + err.Error()) // the lengths of the keys were checked
 	}
-	return p, nil
+	if !p.spec.aead() {
+		h, _ := findMAC(integrities, uint16(p.integrity))
+		p.mac = h.new(integrityKey)
+	}
+	clear(p.keys)
+	p.keys = nil
 }
 
 // SealedLen returns the length of the body, from IV to ICV, that Seal makes
@@ -106,6 +121,7 @@ func (p *Protector) Seal(dst, header, plaintext []byte) []byte {
 	if p.spec.block == 0 {
 		panic("suite: Seal after Destroy")
 	}
+	p.expand()
 	start := len(dst)
 	total := p.SealedLen(len(plaintext))
 	dst = append(dst, make([]byte, total)...)
@@ -142,6 +158,7 @@ func (p *Protector) Open(dst, header, body []byte) ([]byte, error) {
 	if p.spec.block == 0 {
 		return nil, ErrAuthentication // after Destroy
 	}
+	p.expand()
 	n := len(body) - p.spec.ivLen - p.icv
 	if n < 1 || n%p.spec.block != 0 {
 		return nil, ErrAuthentication
@@ -189,4 +206,7 @@ func unpad(b []byte, start int) ([]byte, error) {
 // Destroy forgets the keys: from then on Open opens nothing and Seal panics.
 // The expanded keys live inside the standard library, where they cannot be
 // overwritten from here.
-func (p *Protector) Destroy() { *p = Protector{} }
+func (p *Protector) Destroy() {
+	clear(p.keys)
+	*p = Protector{}
+}

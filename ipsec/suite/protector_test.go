@@ -131,6 +131,7 @@ func TestOpenRejectsChanges(t *testing.T) {
 // sealRaw seals plaintext that already has its padding, as a peer might, with
 // a combined-mode cipher.
 func sealRaw(p *Protector, header, text []byte) []byte {
+	p.expand()
 	q := *p
 	iv := make([]byte, q.spec.ivLen)
 	copy(q.nonce[q.spec.saltLen:], iv)
