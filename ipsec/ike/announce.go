@@ -12,15 +12,15 @@ const maxGrowth = 4 // a quarter
 // if that is too much, that the list comes in IKE_INTERMEDIATE, where there is
 // one (RFC 9593, Section 3.1).
 func (h *HalfOpen) announceMethods(request *message, size int) []wire.Payload {
-	if h.methods == 0 {
+	if h.cfg.Methods == 0 {
 		return nil
 	}
-	n := h.methods.Notify()
+	n := h.cfg.Methods.Notify()
 	switch most := len(request.raw) + len(request.raw)/maxGrowth; {
 	case size+notifyLen+len(n.Data) <= most:
 		return []wire.Payload{n}
 	case len(h.sa.init.pending) > 0 && size+notifyLen <= most:
-		h.sa.init.announce = h.methods
+		h.sa.init.announce = h.cfg.Methods
 		return []wire.Payload{&wire.Notify{Kind: n.Kind}}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -101,6 +102,12 @@ type Config struct {
 	// EndWithCertificate ends an IKE SA when a certificate expires that the
 	// peer has proved itself by. Without it the next authentication notices.
 	EndWithCertificate bool
+	// Resume makes an IKE SA that was lost anew by a ticket, without key exchange
+	// and signatures (RFC 5723), and has peers do so. The new one is rekeyed
+	// within ten minutes.
+	Resume bool
+	// Childless says whether the IKE SA may begin without any of its Children.
+	Childless Childless
 
 	// Proposals of the IKE SA in order of preference, suite.DefaultIKE if
 	// empty.
@@ -108,12 +115,6 @@ type Config struct {
 	// Children are the Child SAs of the tunnel, at least one. The first that
 	// starts is negotiated in IKE_AUTH.
 	Children []ChildConfig
-	// Resume makes an IKE SA that was lost anew by a ticket, without key exchange
-	// and signatures (RFC 5723), and has peers do so. The new one is rekeyed
-	// within ten minutes.
-	Resume bool
-	// Childless says whether the IKE SA may begin without any of them.
-	Childless Childless
 	// InternalRequest asks the peer for internal addresses, InternalOffer gives
 	// them to it (RFC 7296, Section 2.19); nil: nothing of the kind.
 	InternalRequest *InternalRequest
@@ -299,21 +300,26 @@ func (t Timing) overTime(rekey time.Duration) time.Duration {
 	return rekey / 10
 }
 
+// What most tunnels have, once for all of them. It is not changed.
+var (
+	usualIKE    = suite.DefaultIKE()
+	usualESP    = suite.DefaultESP()
+	usualTiming = Timing{}.withDefaults()
+)
+
 func (c Config) withDefaults() Config {
 	if c.NATPort == 0 {
 		c.NATPort = DefaultNATPort
 	}
 	if len(c.Proposals) == 0 {
-		c.Proposals = suite.DefaultIKE()
+		c.Proposals = usualIKE
 	}
-	children := make([]ChildConfig, len(c.Children))
-	for i, ch := range c.Children {
-		if len(ch.Proposals) == 0 {
-			ch.Proposals = suite.DefaultESP()
+	c.Children = slices.Clone(c.Children)
+	for i := range c.Children {
+		if len(c.Children[i].Proposals) == 0 {
+			c.Children[i].Proposals = usualESP
 		}
-		children[i] = ch
 	}
-	c.Children = children
 	c.TCP = c.TCP.withDefaults()
 	c.Timing = c.Timing.withDefaults()
 	return c

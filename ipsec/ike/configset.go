@@ -72,7 +72,7 @@ func (s *setTask) abandon() {}
 
 // reconfigureInternal tells the peer what has changed in what it was given. A new
 // pool or request counts from the next time on.
-func (t *Tunnel) reconfigureInternal(old, fresh Config) {
+func (t *Tunnel) reconfigureInternal(old, fresh *Config) {
 	offer := fresh.InternalOffer
 	if offer == nil || old.InternalOffer == nil ||
 		slices.Equal(offer.DNS, old.InternalOffer.DNS) && slices.Equal(offer.Subnets, old.InternalOffer.Subnets) {

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -16,7 +17,7 @@ import (
 )
 
 // HalfOpenConfig is what a responder needs before it knows which tunnel the
-// peer is.
+// peer is. All that have the same may share it, and it is not to be changed.
 type HalfOpenConfig struct {
 	// Proposals that are accepted, the union of those of the tunnels that the
 	// peer may be.
@@ -44,8 +45,9 @@ type HalfOpenConfig struct {
 	ForceEncap bool
 	// ProhibitNAT is as in Mobility: all of the tunnels do without NAT traversal.
 	ProhibitNAT bool
-	Timing      Timing
-	Runtime     Runtime
+	// HalfOpen is as in Timing.
+	HalfOpen time.Duration
+	Runtime  Runtime
 }
 
 // HalfOpen is a responder between IKE_SA_INIT and IKE_AUTH. It is driven like a
@@ -54,34 +56,24 @@ type HalfOpenConfig struct {
 // nothing more to say and can be dropped.
 type HalfOpen struct {
 	machine
-	sa         *ikeSA
-	proposals  []suite.IKEProposal
-	roots      *ident.Roots
-	methods    ident.Methods
-	ppks       *ident.PPKSet
-	forceEncap bool
-	redirectTo Gateway
-	// prohibitNAT is as in HalfOpenConfig.
-	prohibitNAT bool
-	adopted     bool
+	cfg     *HalfOpenConfig
+	sa      *ikeSA
+	adopted bool
 }
 
 // NewHalfOpen takes the first IKE_SA_INIT or IKE_SESSION_RESUME request of an
 // initiator. The error
 // means that there is nothing to be answered. A request that is refused gives a
 // HalfOpen that is Done once its effects are carried out.
-func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, error) {
+func NewHalfOpen(now time.Time, cfg *HalfOpenConfig, d Datagram) (*HalfOpen, error) {
 	m, err := parseInitRequest(d)
 	var critical *wire.UnsupportedCriticalError
 	if err != nil && !errors.As(err, &critical) {
 		return nil, err
 	}
-	h := &HalfOpen{proposals: cfg.Proposals, roots: cfg.Roots, methods: cfg.Methods, ppks: cfg.PPKs, forceEncap: cfg.ForceEncap, prohibitNAT: cfg.ProhibitNAT}
+	h := &HalfOpen{cfg: cfg}
 	h.clock.set(now)
-	h.runtime, h.timing, h.natPort = cfg.Runtime, cfg.Timing.withDefaults(), cfg.NATPort
-	if h.natPort == 0 {
-		h.natPort = DefaultNATPort
-	}
+	h.runtime, h.timing, h.natPort = &cfg.Runtime, &usualTiming, cmp.Or(cfg.NATPort, DefaultNATPort)
 	h.stats.Received++
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
 	h.sa.route = d.route()
@@ -92,7 +84,7 @@ func NewHalfOpen(now time.Time, cfg HalfOpenConfig, d Datagram) (*HalfOpen, erro
 		h.failed(&Error{Exchange: m.Exchange, Notify: wire.NotifyUnsupportedCriticalPayload, Err: err})
 		return h, nil
 	}
-	if h.redirectTo = cfg.RedirectTo; h.redirectInit(m) {
+	if h.redirectInit(m) {
 		return h, nil
 	}
 	if m.Exchange == wire.ExchangeIKESessionResume {
@@ -142,15 +134,15 @@ func parseInitRequest(d Datagram) (*message, error) {
 // answerInit chooses the suite and starts the key exchange.
 func (h *HalfOpen) answerInit(m *message) {
 	offered, ke := find[*wire.SA](m), find[*wire.KE](m)
-	policy := h.proposals
+	policy := h.cfg.Proposals
 	if m.notify(wire.NotifyIntermediateExchangeSupported) == nil {
 		policy = suite.WithoutAdditional(policy)
 	}
 	chosen, answer, err := suite.ChooseIKE(withoutSPI(offered.Proposals), policy)
 	if err != nil {
 		var none *suite.NoProposalError
-		if errors.As(err, &none) && len(policy) < len(h.proposals) {
-			none.Accepted = texts(h.proposals)
+		if errors.As(err, &none) && len(policy) < len(h.cfg.Proposals) {
+			none.Accepted = texts(h.cfg.Proposals)
 			err = fmt.Errorf("the peer does not announce the IKE_INTERMEDIATE exchange that additional key exchanges need: %w", err)
 		}
 		h.refuseInit(m, wire.NotifyNoProposalChosen, nil)
@@ -170,13 +162,13 @@ func (h *HalfOpen) begin(m *message, chosen suite.IKESuite) {
 	sa := h.sa
 	sa.state, sa.suite = stateHalfOpen, chosen
 	sa.localSPI = h.runtime.NewSPI()
-	sa.endAt = h.now.Add(h.timing.HalfOpen)
+	sa.endAt = h.now.Add(cmp.Or(h.cfg.HalfOpen, h.timing.HalfOpen))
 	sa.init = &initState{request: m.raw, ni: find[*wire.Nonce](m).Data, nr: h.nonce()}
 	sa.window.accept(sha256.Sum256(m.raw))
 	sa.lowestNonce = lower(sa.init.ni, sa.init.nr)
 	sa.readCapabilities(m)
-	if !h.prohibitNAT {
-		sa.detectNAT(m, h.forceEncap)
+	if !h.cfg.ProhibitNAT {
+		sa.detectNAT(m, h.cfg.ForceEncap)
 	}
 	h.emit(RegisterSPI{sa.localSPI})
 }
@@ -265,9 +257,9 @@ func (h *HalfOpen) sendInitResponse(m *message, answer wire.Proposal, public []b
 		&wire.KE{Group: sa.suite.KeyExchange, Data: public},
 		&wire.Nonce{Data: sa.init.nr},
 	}
-	if h.roots != nil {
+	if h.cfg.Roots != nil {
 		// Many peers send a certificate only if asked (RFC 7296, Section 3.7).
-		payloads = append(payloads, h.roots.Request())
+		payloads = append(payloads, h.cfg.Roots.Request())
 	}
 	payloads = append(payloads, h.natAnswer(m)...)
 	payloads = append(payloads, initCapabilities()...)

@@ -154,10 +154,10 @@ func (n *node) receiveInit(h wire.Header, d Datagram) {
 	if n.cookies != nil && !n.hasCookie(h, d) {
 		return
 	}
-	half, err := NewHalfOpen(n.now(), HalfOpenConfig{
+	half, err := NewHalfOpen(n.now(), &HalfOpenConfig{
 		Proposals: n.t.cfg.Proposals, Roots: n.t.cfg.Peer.Roots, Methods: n.t.cfg.Peer.Methods(), PPKs: ident.NewPPKSet(n.t.cfg.PPKs), NATPort: n.cfg.NATPort, ForceEncap: n.cfg.ForceEncap, ProhibitNAT: n.cfg.Mobility.ProhibitNAT,
 		Childless: n.t.cfg.Childless != ChildlessNever, RedirectTo: n.anywhere(),
-		Timing: n.t.cfg.Timing, Runtime: n.cfg.Runtime,
+		HalfOpen: n.t.cfg.Timing.HalfOpen, Runtime: n.cfg.Runtime,
 	}, d)
 	if err != nil {
 		return

@@ -356,7 +356,7 @@ type proofs struct{ auth, withoutPPK *ident.Proof }
 
 // sign computes our AUTH, then sends IKE_AUTH.
 func (sa *ikeSA) sign() {
-	i, cfg, rand := sa.init, &sa.t.cfg, sa.m.runtime.Rand
+	i, cfg, rand := sa.init, sa.t.cfg, sa.m.runtime.Rand
 	i.authID = sa.window.nextSend
 	local, roots, peer, id := cfg.Credentials, cfg.Peer.Roots, i.peer, cfg.Credentials.Payload(true).Body()
 	octets, plain := sa.signedOctets(true, id), ident.Octets{}

@@ -67,7 +67,7 @@ func (s Schedule) withDefaults(d Schedule) Schedule {
 
 // schedule is that of the request which is about to be sent, or is out.
 func (sa *ikeSA) schedule() Schedule {
-	t := &sa.m.timing
+	t := sa.m.timing
 	if sa.state.in(stateLarval) {
 		s := t.Handshake
 		if sa.state == stateInit {

@@ -13,8 +13,8 @@ import (
 // current time, the queue of effects, and the answers they wait for.
 type machine struct {
 	clock
-	runtime Runtime
-	timing  Timing
+	runtime *Runtime
+	timing  *Timing
 	natPort uint16
 	// datagram is the largest IP datagram for IKE messages, 0 for the default.
 	datagram int
@@ -67,7 +67,7 @@ func (m *machine) await(owner *ikeSA, done func(any)) Token {
 func (m *machine) answer(token Token, result any) {
 	for i, w := range m.waits {
 		if w.token == token {
-			m.waits = append(m.waits[:i], m.waits[i+1:]...)
+			m.waits = slices.Delete(m.waits, i, i+1) // also out of the memory
 			w.done(result)
 			return
 		}

@@ -57,7 +57,7 @@ func (h *HalfOpen) natAnswer(m *message) []wire.Payload {
 	if !h.sa.natT {
 		return nil
 	}
-	return h.natNotifies(h.sa.remoteSPI, h.sa.localSPI, m.local, m.remote, h.forceEncap)
+	return h.natNotifies(h.sa.remoteSPI, h.sa.localSPI, m.local, m.remote, h.cfg.ForceEncap)
 }
 
 // detectNAT compares the hashes of the peer with the addresses that its message

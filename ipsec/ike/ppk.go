@@ -62,10 +62,10 @@ func offerPPK(ppks []ident.PPK) []wire.Payload {
 func (h *HalfOpen) agreePPK(m *message) []wire.Payload {
 	i := h.sa.init
 	switch {
-	case h.ppks == nil:
+	case h.cfg.PPKs == nil:
 		return nil
 	case m.notify(wire.NotifyUsePPKInt) != nil && m.notify(wire.NotifyIntermediateExchangeSupported) != nil:
-		i.ppkUse, i.ppks = ppkIntermediate, h.ppks
+		i.ppkUse, i.ppks = ppkIntermediate, h.cfg.PPKs
 		return []wire.Payload{&wire.Notify{Kind: wire.NotifyUsePPKInt}}
 	case m.notify(wire.NotifyUsePPK) != nil:
 		i.ppkUse = ppkAuth
@@ -153,7 +153,7 @@ func (sa *ikeSA) chosenPPK(m *message) (*ident.PPK, error) {
 	if !sa.init.takesPPK() {
 		return nil, nil
 	}
-	cfg := &sa.t.cfg
+	cfg := sa.t.cfg
 	n := m.notify(wire.NotifyPPKIdentity)
 	switch {
 	case n == nil && cfg.PPKRequired:
@@ -209,7 +209,7 @@ func (sa *ikeSA) unmixPPK() {
 // in. If it may be done without, it returns the initiator's AUTH data that goes
 // without it (RFC 8784, Section 3, Table 1).
 func (sa *ikeSA) agreePPKInAuth(m *message) (without []byte, err error) {
-	cfg := &sa.t.cfg
+	cfg := sa.t.cfg
 	if sa.init.ppkUse != ppkAuth {
 		return nil, nil
 	}

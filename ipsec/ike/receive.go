@@ -104,7 +104,7 @@ func (sa *ikeSA) postpone(d Datagram) {
 func (sa *ikeSA) receivePostponed() {
 	for sa.busy == 0 && len(sa.inbox) > 0 && sa.state != stateDead {
 		d, before := sa.inbox[0], sa.m.stats
-		sa.inbox = sa.inbox[1:]
+		sa.inbox = slices.Delete(sa.inbox, 0, 1)
 		sa.receive(d)
 		sa.m.noteDrops(before, d.Remote)
 	}
@@ -313,4 +313,5 @@ func (sa *ikeSA) handleAnswer(m *message) {
 	if handle != nil {
 		handle(m)
 	}
+	sa.answered = nil
 }

@@ -17,12 +17,10 @@ func (t *Tunnel) reconfigure(cfg Config) {
 		return
 	}
 	old := t.cfg
-	t.cfg = cfg
-	t.timing, t.natPort, t.datagram = cfg.Timing, cfg.NATPort, cfg.FragmentSize
-	t.slots = makeSlots(t.slots, cfg.Children)
+	t.configure(&cfg)
 	t.reconfigureChildren(old.Children, cfg.Children)
-	t.reconfigureIKE(old, cfg)
-	t.reconfigureInternal(old, cfg)
+	t.reconfigureIKE(old, &cfg)
+	t.reconfigureInternal(old, &cfg)
 	if old.Timing.Reauth != cfg.Timing.Reauth {
 		t.changeAuthLifetime()
 	}
@@ -91,7 +89,7 @@ func (t *Tunnel) outdateChildren(name string) {
 // Who is to begin, and where the peer is thought to be, say nothing against an
 // IKE SA that is there: a responder often learns the peer's address from the
 // intent only after the peer has connected.
-func (t *Tunnel) reconfigureIKE(old, fresh Config) {
+func (t *Tunnel) reconfigureIKE(old, fresh *Config) {
 	for _, o := range t.sas {
 		if o.state.in(stateLarval) && (!sameParties(old, fresh) || o.initiator && !sameEnds(old, fresh)) {
 			o.die()
@@ -125,13 +123,13 @@ func (t *Tunnel) reconfigureIKE(old, fresh Config) {
 
 // sameParties reports whether both configurations prove the same identities to
 // each other in the same way.
-func sameParties(a, b Config) bool {
+func sameParties(a, b *Config) bool {
 	return sameCredentials(a, b) && (a.ForceEncap || !b.ForceEncap)
 }
 
 // sameEnds reports whether an attempt under one configuration goes where one
 // under the other would.
-func sameEnds(a, b Config) bool {
+func sameEnds(a, b *Config) bool {
 	return a.Local == b.Local && a.Remote == b.Remote && a.NATPort == b.NATPort
 }
 
@@ -140,17 +138,18 @@ func (t *Tunnel) changeAddresses(in AddressChange) {
 	if !usable(in.Local.Unmap()) {
 		return // it has none for the moment: to go nowhere would help nobody
 	}
-	old := t.cfg
-	t.cfg.Local = netip.AddrPortFrom(in.Local.Unmap(), old.Local.Port())
-	t.cfg.Mobility.Local = distinct(in.Additional)
-	t.reconfigureIKE(old, t.cfg)
+	old, cfg := t.cfg, *t.cfg
+	cfg.Local = netip.AddrPortFrom(in.Local.Unmap(), old.Local.Port())
+	cfg.Mobility.Local = distinct(in.Additional)
+	t.configure(&cfg)
+	t.reconfigureIKE(old, &cfg)
 }
 
 // mayStay reports whether the IKE SA runs between the addresses of the fresh
 // configuration, as far as those were changed and are set, or can be moved there
 // by MOBIKE: to any address of this host, but of the peer only to one that the
 // peer says it has. Another one may be that of another host.
-func (sa *ikeSA) mayStay(old, fresh Config) bool {
+func (sa *ikeSA) mayStay(old, fresh *Config) bool {
 	there := func(before, after, at netip.AddrPort) bool {
 		return before.Addr() == after.Addr() || !after.Addr().IsValid() || after.Addr().IsUnspecified() || after.Addr() == at.Addr()
 	}
@@ -159,7 +158,7 @@ func (sa *ikeSA) mayStay(old, fresh Config) bool {
 		(announced || there(old.Remote, fresh.Remote, sa.remote))
 }
 
-func sameCredentials(a, b Config) bool {
+func sameCredentials(a, b *Config) bool {
 	return a.Credentials.Equal(b.Credentials) && a.Peer.Equal(b.Peer) &&
 		slices.EqualFunc(a.PPKs, b.PPKs, ident.PPK.Equal) && a.PPKRequired == b.PPKRequired
 }

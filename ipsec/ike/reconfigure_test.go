@@ -24,7 +24,7 @@ func TestAuthoritiesReadAnewAreTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range []*node{w.a, w.b} {
-		cfg := n.t.cfg
+		cfg := *n.t.cfg
 		cfg.Peer.Roots = ident.NewRoots(again)
 		cfg.Role = RoleResponder
 		n.step(Reconfigure{cfg})
@@ -50,7 +50,7 @@ func TestAttemptSurvivesChangeOfRole(t *testing.T) {
 			w.flight = w.flight[1:]
 			w.deliver(p)
 		}
-		cfg := w.a.t.cfg
+		cfg := *w.a.t.cfg
 		cfg.Role = RoleResponder
 		w.a.step(Reconfigure{cfg})
 		w.settle()

@@ -224,7 +224,7 @@ func (sa *ikeSA) sentAway() {
 }
 
 // redirectAll sends away the peers that are here when that is configured.
-func (t *Tunnel) redirectAll(old Config) {
+func (t *Tunnel) redirectAll(old *Config) {
 	if t.cfg.RedirectTo == old.RedirectTo {
 		return
 	}
@@ -238,10 +238,10 @@ func (t *Tunnel) redirectAll(old Config) {
 // redirectInit answers a first request with another gateway, if the initiator can
 // be redirected, and reports whether it did. Nothing is kept (RFC 5685, Section 3).
 func (h *HalfOpen) redirectInit(m *message) bool {
-	if h.redirectTo.isZero() || !canRedirect(m) || m.Exchange != wire.ExchangeIKESAInit {
+	if h.cfg.RedirectTo.isZero() || !canRedirect(m) || m.Exchange != wire.ExchangeIKESAInit {
 		return false
 	}
-	n := redirectNotice(h.redirectTo, find[*wire.Nonce](m).Data)
+	n := redirectNotice(h.cfg.RedirectTo, find[*wire.Nonce](m).Data)
 	h.refuseInit(m, n.Kind, n.Data)
 	return true
 }

@@ -162,7 +162,7 @@ func (r childResult) Destroy() { r.keys.Destroy() }
 // chosen.
 func (sa *ikeSA) deriveChild(m *message, spec childSpec, answer wire.Proposal) {
 	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
-	spec.lowestNonce = bytes.Clone(lower(ni, nr))
+	spec.lowestNonce = lower(ni, nr)
 	if len(spec.suite.KeyExchanges()) > 1 {
 		sa.beginChildSeries(m, spec, answer, ni, nr)
 		return

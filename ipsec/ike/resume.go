@@ -375,7 +375,7 @@ func (h *HalfOpen) answerResume(m *message) {
 		return
 	}
 	s, err := h.runtime.Tickets.open(h.outside(h.now), ticket.Data)
-	if err == nil && !slices.ContainsFunc(h.proposals, func(p suite.IKEProposal) bool { return p.Allows(s.suite) }) {
+	if err == nil && !slices.ContainsFunc(h.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(s.suite) }) {
 		s.destroy()
 		err = errors.New("the session's suite is no longer allowed")
 	}

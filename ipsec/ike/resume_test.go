@@ -238,7 +238,7 @@ func TestResumeRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := resumable(t, nil)
 			old := w.b.t.primary()
-			change(&w.b.t.cfg)
+			change(w.b.t.cfg)
 			change(&w.b.cfg)
 			w.a.step(Connect{})
 			if got := w.render(w.flight[0].data); !strings.HasPrefix(got, "IKE_SESSION_RESUME") {

@@ -369,13 +369,14 @@ func runJob[T any](sa *ikeSA, class Class, run func() (T, error), then func(T, e
 	}})
 }
 
-// lower returns the lower of two nonces: octet by octet, and a shorter one is
-// lower than a longer one that begins with it (RFC 7296, Section 2.8.1).
+// lower returns a copy of the lower of two nonces: octet by octet, and a shorter one
+// is lower than a longer one that begins with it (RFC 7296, Section 2.8.1). It
+// outlives the message that one of them came in.
 func lower(a, b []byte) []byte {
 	if bytes.Compare(a, b) < 0 {
-		return a
+		return bytes.Clone(a)
 	}
-	return b
+	return bytes.Clone(b)
 }
 
 // destroyKeys zeroes the keys; the SA can protect nothing from then on.

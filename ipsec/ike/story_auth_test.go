@@ -119,13 +119,13 @@ func (n *node) revoke(now bool) {
 	if err != nil {
 		panic(err)
 	}
-	cfg := n.t.cfg
+	cfg := *n.t.cfg
 	cfg.Peer.Revocations, err = ident.NewRevocations(ident.RevocationRelaxed, []*x509.RevocationList{parsed}, nil)
 	if err != nil {
 		panic(err)
 	}
 	if !now {
-		n.t.cfg = cfg
+		n.t.configure(&cfg)
 		return
 	}
 	n.step(Reconfigure{cfg})

@@ -201,7 +201,7 @@ func (s *story) run(d *datadriven.TestData) {
 		}
 		n.step(Tick{})
 	case "reconfigure":
-		cfg := n.t.cfg
+		cfg := *n.t.cfg
 		cfg.Children = slices.Clone(cfg.Children)
 		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
 		n.step(Reconfigure{cfg})

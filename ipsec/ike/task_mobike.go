@@ -251,7 +251,7 @@ func (sa *ikeSA) reconsider(p route) {
 
 // readdress follows a change of this host's addresses, or of where the peer is
 // configured to be.
-func (t *Tunnel) readdress(sa *ikeSA, old, fresh Config) {
+func (t *Tunnel) readdress(sa *ikeSA, old, fresh *Config) {
 	gone := !t.isLocal(sa.local.Addr())
 	listed := !slices.Equal(old.Mobility.Local, fresh.Mobility.Local)
 	if !sa.decides() {

@@ -372,7 +372,7 @@ func (t *Tunnel) replacedSAs() int {
 // deriveHeir computes the keys of the new IKE SA and answers.
 func (sa *ikeSA) deriveHeir(m *message, fresh *ikeSA, answer wire.Proposal, theirs []byte) {
 	ni, nr := find[*wire.Nonce](m).Data, sa.m.nonce()
-	fresh.lowestNonce = bytes.Clone(lower(ni, nr))
+	fresh.lowestNonce = lower(ni, nr)
 	if len(fresh.suite.KeyExchanges()) > 1 {
 		sa.beginIKESeries(m, fresh, answer, ni, nr)
 		return

@@ -11,7 +11,9 @@ import (
 // Tunnel is the state machine of one tunnel. It is not safe for concurrent use.
 type Tunnel struct {
 	machine
-	cfg Config
+	// cfg is what all have in common that know the tunnel, so it is not changed:
+	// another one takes its place.
+	cfg *Config
 
 	sas      []*ikeSA   // in the order in which they were made
 	children []*childSA // likewise
@@ -82,11 +84,17 @@ func New(cfg Config) (*Tunnel, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	t := &Tunnel{cfg: cfg}
-	t.runtime, t.timing, t.natPort, t.datagram = cfg.Runtime, cfg.Timing, cfg.NATPort, cfg.FragmentSize
-	t.slots = makeSlots(nil, cfg.Children)
+	t := &Tunnel{}
+	t.configure(&cfg)
 	t.ticket = restoreTicket(cfg.Runtime.Ticket)
 	return t, nil
+}
+
+// configure has t work by cfg, which is complete and valid.
+func (t *Tunnel) configure(cfg *Config) {
+	t.cfg = cfg
+	t.runtime, t.timing, t.natPort, t.datagram = &cfg.Runtime, &cfg.Timing, cfg.NATPort, cfg.FragmentSize
+	t.slots = makeSlots(t.slots, cfg.Children)
 }
 
 func makeSlots(old []slot, children []ChildConfig) []slot {
