@@ -142,7 +142,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 		c := TunnelConfig{Name: name, Role: ike.RoleResponder}
 		c.Credentials.ID = ours
 		edit(&c)
-		return target{newTunnel(name, nil), c}
+		return target{newTunnel(name, nil), &c}
 	}
 	port := func(s string) netip.AddrPort { return netip.AddrPortFrom(addr(s), 4500) }
 	targets := []target{
@@ -155,7 +155,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 			c.Role, c.Peer.ID, c.Remote = ike.RoleInitiator, theirs, port("198.51.100.3")
 		}),
 	}
-	m := newMatcher(targets)
+	m := newMatcher(targets, ike.Runtime{})
 	local := addr("192.0.2.1")
 	for _, c := range []struct {
 		remote   string
@@ -184,12 +184,12 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 	}
 	up := &TunnelStatus{}
 	up.State = ike.StateUp
-	m2 := newMatcher(targets[3:5])
+	m2 := newMatcher(targets[3:5], ike.Runtime{})
 	targets[3].tunnel.status.Store(up)
 	if got := m2.pick(local, addr("203.0.113.1"), theirs, ours); got.name != "by-id-uplink-2" {
 		t.Errorf("picked %s, which is up, when another fits as well", got.name)
 	}
-	if newMatcher(targets[1:2]).welcome(addr("203.0.113.1")) != nil {
+	if newMatcher(targets[1:2], ike.Runtime{}).welcome(addr("203.0.113.1")) != nil {
 		t.Error("a stranger is welcome where only an address is configured")
 	}
 }

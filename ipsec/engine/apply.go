@@ -138,8 +138,9 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	if en == nil {
 		e.load[t.shard.index]++
 	}
-	onlyMoved := change == Changed && sameConfig(en.config, c)
-	e.tunnels[c.Name] = &entry{tunnel: t, config: c, local: full.Local, wanted: true}
+	onlyMoved := change == Changed && sameConfig(en.config, &c)
+	kept := c
+	e.tunnels[c.Name] = &entry{tunnel: t, config: &kept, local: full.Local, wanted: true}
 	inLoop(t, done, func() {
 		if onlyMoved && t.machine != nil && !t.closing {
 			t.step(time.Now(), ike.AddressChange{Local: full.Local.Addr(), Additional: full.Mobility.Local})
@@ -153,7 +154,7 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 // isAs reports whether a tunnel is what c describes, its local address included
 // where routing chooses that. Without a route at this moment it stays as it is.
 func (e *Engine) isAs(en *entry, c TunnelConfig) bool {
-	if !sameConfig(en.config, c) || en.tunnel.status.Load().Panicked != "" {
+	if !sameConfig(en.config, &c) || en.tunnel.status.Load().Panicked != "" {
 		return false
 	}
 	if specified(c.Local.Addr()) {
@@ -258,7 +259,7 @@ func (e *Engine) publishIndex() {
 			targets = append(targets, target{en.tunnel, en.config})
 		}
 	}
-	ix.matcher = newMatcher(targets)
+	ix.matcher = newMatcher(targets, e.front.runtime())
 	e.index.Store(ix)
 }
 

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -18,7 +19,7 @@ import (
 )
 
 // benchTunnel describes tunnel n of one of two engines.
-func benchTunnel(b *testing.B, side, n int) TunnelConfig {
+func benchTunnel(b testing.TB, side, n int) TunnelConfig {
 	b.Helper()
 	addrs := [2]netip.AddrPort{addrA, addrB}
 	role := [2]ike.Role{ike.RoleInitiator, ike.RoleResponder}[side]
@@ -92,7 +93,7 @@ type benchPair struct {
 	close   func()
 }
 
-func newBenchPair(b *testing.B) *benchPair {
+func newBenchPair(b testing.TB) *benchPair {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
@@ -116,20 +117,24 @@ func newBenchPair(b *testing.B) *benchPair {
 	return p
 }
 
-// up brings up tunnels from first on, beside none of those before, and waits
-// until the responder has all their Child SAs.
-func (p *benchPair) up(b *testing.B, first, count int) {
+// benchTunnels describes count tunnels from first on, of both engines.
+func benchTunnels(b testing.TB, first, count int) (desired [2][]TunnelConfig) {
 	b.Helper()
-	var desired [2][]TunnelConfig
 	for n := first; n < first+count; n++ {
 		for side := range desired {
 			desired[side] = append(desired[side], benchTunnel(b, side, n))
 		}
 	}
-	b.StartTimer()
+	return desired
+}
+
+// up brings up tunnels, beside none that were there before, and waits until the
+// responder has all their Child SAs.
+func (p *benchPair) up(b testing.TB, desired [2][]TunnelConfig) {
+	b.Helper()
 	p.engines[1].Apply(desired[1])
 	p.engines[0].Apply(desired[0])
-	for up := 0; up < count; {
+	for up := 0; up < len(desired[1]); {
 		ev, err := p.events.Next(p.ctx)
 		if err != nil {
 			b.Fatal(err)
@@ -150,7 +155,10 @@ func BenchmarkTunnelUp(b *testing.B) {
 	tunnels := 0
 	b.ReportAllocs()
 	for b.Loop() {
-		p.up(b, tunnels, atOnce)
+		b.StopTimer()
+		desired := benchTunnels(b, tunnels, atOnce)
+		b.StartTimer()
+		p.up(b, desired)
 		tunnels += atOnce
 	}
 	b.ReportMetric(float64(tunnels)/b.Elapsed().Seconds(), "tunnels/s")
@@ -164,8 +172,9 @@ func BenchmarkFleetUp(b *testing.B) {
 			rounds := 0
 			for b.Loop() {
 				b.StopTimer()
-				p := newBenchPair(b)
-				p.up(b, 0, count)
+				p, desired := newBenchPair(b), benchTunnels(b, 0, count)
+				b.StartTimer()
+				p.up(b, desired)
 				b.StopTimer()
 				p.close()
 				b.StartTimer()
@@ -176,26 +185,58 @@ func BenchmarkFleetUp(b *testing.B) {
 	}
 }
 
-// BenchmarkEstablished holds many tunnels without traffic: the memory of an
-// engine for each (IKE alone, of both ends together half), and the share of one
-// processor that their timers and liveness checks take.
+// BenchmarkEstablished holds many tunnels without traffic: the memory for each of an
+// engine with its configuration (BenchmarkEstablished of package ike has that of
+// the IKE layer alone), and the share of one processor that their timers and
+// liveness checks take.
 func BenchmarkEstablished(b *testing.B) {
 	const count, idle = 10000, 40 * time.Second
 	for b.Loop() {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
+		before := heapInUse()
 		p := newBenchPair(b)
-		p.up(b, 0, count)
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/(2*count), "B/tunnel")
+		p.up(b, benchTunnels(b, 0, count))
+		b.ReportMetric(float64(heapInUse()-before)/(2*count), "B/tunnel")
 		start := processorTime(b)
 		time.Sleep(idle)
 		// Both ends run here.
 		b.ReportMetric(100*(processorTime(b)-start).Seconds()/2/idle.Seconds(), "%cpu")
 		p.close()
 	}
+}
+
+// maxEstablished is what an established tunnel may take of an engine, in octets, with
+// its configuration.
+const maxEstablished = 13 << 10
+
+// TestEstablishedMemory measures what an established tunnel takes of an engine, the
+// mean of both ends.
+func TestEstablishedMemory(t *testing.T) { synctest.Test(t, testEstablishedMemory) }
+
+func testEstablishedMemory(t *testing.T) {
+	const few, many = 50, 450
+	var taken [2]uint64
+	for i, count := range []int{few, many} {
+		before := heapInUse()
+		p := newBenchPair(t)
+		p.up(t, benchTunnels(t, 0, count))
+		time.Sleep(2 * tombstoneTime) // all is done that the handshakes left to do
+		synctest.Wait()
+		taken[i] = heapInUse() - before
+		p.close()
+	}
+	each := (taken[1] - taken[0]) / (2 * (many - few))
+	t.Logf("%d octets", each)
+	if each > maxEstablished {
+		t.Errorf("an established tunnel takes %d octets, at most %d are allowed", each, maxEstablished)
+	}
+}
+
+// heapInUse is how many octets are in use.
+func heapInUse() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // processorTime is what this process has used.

@@ -54,7 +54,7 @@ type Engine struct {
 // entry is what Apply knows of a tunnel.
 type entry struct {
 	tunnel *tunnel
-	config TunnelConfig
+	config *TunnelConfig  // shared, not to be changed
 	local  netip.AddrPort // completed
 	wanted bool           // false: closing, or closed
 }

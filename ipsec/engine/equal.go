@@ -13,7 +13,8 @@ import (
 // compared by their public half. Of Peer.CheckRevoked only matters whether there
 // is one: functions cannot be compared, and this one is to look up what is
 // revoked when it is called.
-func sameConfig(a, b TunnelConfig) bool {
+func sameConfig(x, y *TunnelConfig) bool {
+	a, b := *x, *y
 	if !slices.EqualFunc(signers(a.Credentials), signers(b.Credentials), sameSigner) ||
 		!a.Credentials.Equal(b.Credentials) || !a.Peer.Equal(b.Peer) || !a.Peer.Revocations.Equal(b.Peer.Revocations) ||
 		(a.Peer.CheckRevoked == nil) != (b.Peer.CheckRevoked == nil) {

@@ -143,22 +143,15 @@ func (f *front) newHalfOpen(now time.Time, w *welcome, in ike.Datagram) (m *ike.
 			err = fmt.Errorf("panic: %v", r)
 		}
 	}()
-	return ike.NewHalfOpen(now, ike.HalfOpenConfig{
-		Proposals:   w.proposals,
-		Roots:       w.roots,
-		Methods:     w.methods,
-		PPKs:        w.ppks,
-		NATPort:     w.natPort,
-		ForceEncap:  w.forceEncap,
-		ProhibitNAT: !w.allowNAT,
-		Childless:   w.childless,
-		RedirectTo:  w.redirectTo(),
-		Runtime: ike.Runtime{
-			Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
-			Tickets: f.engine.tickets,
-			LogKeys: f.engine.keys.IKE != nil,
-		},
-	}, in)
+	return ike.NewHalfOpen(now, w.config, in)
+}
+
+// runtime is what the machines of half-open responders get.
+func (f *front) runtime() ike.Runtime {
+	return ike.Runtime{
+		Rand: f.engine.config.Rand, NewSPI: f.newSPI, AllocateSPI: f.engine.config.Plane.AllocateSPI,
+		Tickets: f.engine.tickets, LogKeys: f.engine.keys.IKE != nil,
+	}
 }
 
 func (f *front) newSPI() wire.SPI { return newSPI(f.engine.config.Rand, frontShard, f.made) }

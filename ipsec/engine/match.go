@@ -2,11 +2,9 @@ package engine
 
 import (
 	"net/netip"
-	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
-	"github.com/swanherd/swanherd/ipsec/suite"
 )
 
 // matcher finds the tunnel that a peer means. It is immutable; Apply makes a
@@ -22,7 +20,7 @@ type matcher struct {
 	// byTag are the tunnels that a peer may resume.
 	byTag map[ike.TunnelTag]target
 	// byRemote is how to answer an IKE_SA_INIT request from the address of a
-	// configured peer, anywhere from all others.
+	// configured peer, anywhere from all others, nil if no tunnel can be meant.
 	byRemote map[netip.Addr]*welcome
 	anywhere *welcome
 }
@@ -30,35 +28,19 @@ type matcher struct {
 // target is a tunnel with the configuration that Apply gave it.
 type target struct {
 	tunnel *tunnel
-	config TunnelConfig
+	config *TunnelConfig
 }
 
-// welcome is what a responder needs to know before it knows the tunnel.
-type welcome struct {
-	first      *tunnel // of those with the address, nil for anywhere
-	proposals  []suite.IKEProposal
-	seen       []string
-	sets       []*ident.Roots // those of the tunnels, equal neighbours once
-	roots      *ident.Roots   // their union, nil if there are none
-	methods    ident.Methods
-	natPort    uint16
-	forceEncap bool
-	allowNAT   bool          // one of the tunnels does NAT traversal
-	childless  bool          // one of the tunnels may begin without a Child SA
-	ppks       *ident.PPKSet // of all tunnels: which one is meant shows later
-	// redirects are where the tunnels send their peers; if all of them send them
-	// to the same gateway, that needs no IKE SA.
-	redirects []ike.Gateway
-}
-
-func newMatcher(targets []target) *matcher {
+// newMatcher makes a matcher for the tunnels in targets. Half-open responders get
+// runtime.
+func newMatcher(targets []target, runtime ike.Runtime) *matcher {
 	m := &matcher{
 		byPeer:   make(map[string][]target),
 		peersAt:  make(map[netip.Addr][]*tunnel),
 		byTag:    make(map[ike.TunnelTag]target),
 		byRemote: make(map[netip.Addr]*welcome),
-		anywhere: &welcome{},
 	}
+	anywhere, at := &greeting{}, make(map[netip.Addr]*greeting)
 	var lists [][]ident.PPK
 	for _, t := range targets {
 		remote := t.config.Remote.Addr().Unmap()
@@ -76,27 +58,23 @@ func newMatcher(targets []target) *matcher {
 			m.byPeer[id.Key()] = append(m.byPeer[id.Key()], t)
 		}
 		if t.movable() {
-			m.anywhere.add(t.config)
+			anywhere.add(t.config)
 		}
 		if specified(remote) {
-			if m.byRemote[remote] == nil {
-				m.byRemote[remote] = &welcome{first: t.tunnel}
+			if at[remote] == nil {
+				at[remote] = &greeting{first: t.tunnel}
 			}
-			m.byRemote[remote].add(t.config)
+			at[remote].add(t.config)
 		}
 	}
-	ppks := ident.NewPPKSet(lists...)
-	m.anywhere.ppks = ppks
-	for _, w := range m.byRemote {
-		w.ppks = ppks
-		w.addProposals(m.anywhere.proposals)
-		w.addRoots(m.anywhere.sets...)
-		w.methods |= m.anywhere.methods
-		w.childless = w.childless || m.anywhere.childless
-		w.addRedirects(m.anywhere.redirects...)
-		w.uniteRoots()
+	configs := newConfigs(ident.NewPPKSet(lists...), runtime)
+	for remote, g := range at {
+		g.addAll(anywhere)
+		m.byRemote[remote] = &welcome{first: g.first, config: configs.of(g)}
 	}
-	m.anywhere.uniteRoots()
+	if len(anywhere.proposals) > 0 {
+		m.anywhere = &welcome{config: configs.of(anywhere)}
+	}
 	return m
 }
 
@@ -107,75 +85,11 @@ func (t target) movable() bool {
 	return !t.config.Peer.ID.IsZero() || !specified(t.config.Remote.Addr())
 }
 
-func (w *welcome) add(c TunnelConfig) {
-	if w.natPort == 0 {
-		w.natPort = c.NATPort
-	}
-	w.forceEncap = w.forceEncap || c.ForceEncap
-	w.allowNAT = w.allowNAT || !c.Mobility.ProhibitNAT
-	w.childless = w.childless || c.Childless != ike.ChildlessNever
-	w.addRedirects(c.RedirectTo)
-	w.addRoots(c.Peer.Roots)
-	w.methods |= c.Peer.Methods()
-	if len(c.Proposals) == 0 {
-		w.addProposals(suite.DefaultIKE())
-		return
-	}
-	w.addProposals(c.Proposals)
-}
-
-func (w *welcome) addRedirects(to ...ike.Gateway) {
-	for _, g := range to {
-		if !slices.Contains(w.redirects, g) {
-			w.redirects = append(w.redirects, g)
-		}
-	}
-}
-
-// redirectTo is where to send initiators before it is known who they are.
-func (w *welcome) redirectTo() ike.Gateway {
-	if len(w.redirects) != 1 {
-		return ike.Gateway{}
-	}
-	return w.redirects[0]
-}
-
-func (w *welcome) addProposals(ps []suite.IKEProposal) {
-	for _, p := range ps {
-		if s := p.String(); !slices.Contains(w.seen, s) {
-			w.seen, w.proposals = append(w.seen, s), append(w.proposals, p)
-		}
-	}
-}
-
-// addRoots remembers the authorities of a tunnel. Tunnels mostly trust the same
-// ones, so comparing with the last set keeps the list short.
-func (w *welcome) addRoots(sets ...*ident.Roots) {
-	for _, r := range sets {
-		if r != nil && (len(w.sets) == 0 || !w.sets[len(w.sets)-1].Equal(r)) {
-			w.sets = append(w.sets, r)
-		}
-	}
-}
-
-func (w *welcome) uniteRoots() {
-	switch len(w.sets) {
-	case 0:
-	case 1:
-		w.roots = w.sets[0]
-	default:
-		w.roots = ident.UnionRoots(w.sets...)
-	}
-}
-
 // welcome returns how to answer a peer at remote, nil if no tunnel can be
 // meant. The proposals of tunnels with this address go first.
 func (m *matcher) welcome(remote netip.Addr) *welcome {
 	if w := m.byRemote[remote.Unmap()]; w != nil {
 		return w
-	}
-	if len(m.anywhere.proposals) == 0 {
-		return nil
 	}
 	return m.anywhere
 }

@@ -22,23 +22,23 @@ func TestWelcomeUnitesRoots(t *testing.T) {
 		if id != "" {
 			c.Peer.ID = mustID(t, id)
 		}
-		return target{config: c}
+		return target{config: &c}
 	}
 	m := newMatcher([]target{
 		tunnel(ike.RoleResponder, known, "", one),
 		tunnel(ike.RoleResponder, netip.AddrPort{}, "b.example", two),
 		tunnel(ike.RoleResponder, netip.AddrPort{}, "c.example", two),
 		tunnel(ike.RoleInitiator, other, "d.example", three),
-	})
+	}, ike.Runtime{})
 	for at, want := range map[netip.Addr]*ident.Roots{
 		known.Addr(): ident.UnionRoots(one, two),
 		other.Addr(): two,
 	} {
-		if got := m.welcome(at).roots; !got.Equal(want) {
+		if got := m.welcome(at).config.Roots; !got.Equal(want) {
 			t.Errorf("welcome of %s asks for %v, want %v", at, got.Request(), want.Request())
 		}
 	}
-	if w := newMatcher([]target{tunnel(ike.RoleResponder, known, "", nil)}).welcome(known.Addr()); w.roots != nil {
-		t.Errorf("a tunnel with a pre-shared key asks for certificates of %v", w.roots.Request())
+	if w := newMatcher([]target{tunnel(ike.RoleResponder, known, "", nil)}, ike.Runtime{}).welcome(known.Addr()).config; w.Roots != nil {
+		t.Errorf("a tunnel with a pre-shared key asks for certificates of %v", w.Roots.Request())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/debug"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +22,7 @@ type tunnel struct {
 	status atomic.Pointer[TunnelStatus]
 
 	machine *ike.Tunnel // nil after a panic and once closed
-	spis    map[wire.SPI]struct{}
+	spis    []wire.SPI  // that lead to it
 	// unreachable is where a datagram could not be sent to, until the machine is
 	// told.
 	unreachable netip.AddrPort
@@ -37,52 +38,62 @@ type tunnel struct {
 }
 
 // inventory is what a tunnel asked the data plane to hold or to reserve, so that
-// it can be taken away when the machine no longer can say so.
+// it can be taken away when the machine no longer can say so. These are few.
 type inventory struct {
-	sas      map[dataplane.RemoveSA]struct{}
-	policies map[dataplane.RemovePolicy]struct{}
+	sas      []dataplane.RemoveSA
+	policies []dataplane.RemovePolicy
 }
 
-func newInventory() inventory {
-	return inventory{make(map[dataplane.RemoveSA]struct{}), make(map[dataplane.RemovePolicy]struct{})}
-}
-
-func (inv inventory) note(ops []dataplane.Op) {
+func (inv *inventory) note(ops []dataplane.Op) {
 	for _, op := range ops {
 		switch op := op.(type) {
 		case dataplane.InstallSA:
-			inv.sas[dataplane.RemoveSA{Tunnel: op.SA.Tunnel, SPI: op.SA.SPI, Direction: op.SA.Direction}] = struct{}{}
+			add(&inv.sas, dataplane.RemoveSA{Tunnel: op.SA.Tunnel, SPI: op.SA.SPI, Direction: op.SA.Direction})
 		case dataplane.RemoveSA:
-			delete(inv.sas, op)
+			remove(&inv.sas, op)
 		case dataplane.SetPolicy:
-			inv.policies[dataplane.RemovePolicy{Tunnel: op.Policy.Tunnel, Child: op.Policy.Child}] = struct{}{}
+			add(&inv.policies, dataplane.RemovePolicy{Tunnel: op.Policy.Tunnel, Child: op.Policy.Child})
 		case dataplane.RemovePolicy:
-			delete(inv.policies, op)
+			remove(&inv.policies, op)
 		}
 	}
 }
 
 // removeSAs takes the SAs out of the inventory as operations.
-func (inv inventory) removeSAs() []dataplane.Op {
+func (inv *inventory) removeSAs() []dataplane.Op {
 	var ops []dataplane.Op
-	for op := range inv.sas {
+	for _, op := range inv.sas {
 		ops = append(ops, op)
 	}
-	clear(inv.sas)
+	inv.sas = nil
 	return ops
 }
 
-func (inv inventory) removeAll() []dataplane.Op {
+func (inv *inventory) removeAll() []dataplane.Op {
 	ops := inv.removeSAs()
-	for op := range inv.policies {
+	for _, op := range inv.policies {
 		ops = append(ops, op)
 	}
-	clear(inv.policies)
+	inv.policies = nil
 	return ops
+}
+
+// add puts v into a short list that has each value once.
+func add[T comparable](list *[]T, v T) {
+	if !slices.Contains(*list, v) {
+		*list = append(*list, v)
+	}
+}
+
+// remove takes v out of it.
+func remove[T comparable](list *[]T, v T) {
+	if i := slices.Index(*list, v); i >= 0 {
+		*list = slices.Delete(*list, i, i+1)
+	}
 }
 
 func newTunnel(name string, s *shard) *tunnel {
-	t := &tunnel{name: name, shard: s, spis: make(map[wire.SPI]struct{}), plane: newInventory()}
+	t := &tunnel{name: name, shard: s}
 	t.status.Store(&TunnelStatus{Status: ike.Status{Name: name}})
 	return t
 }
@@ -92,7 +103,7 @@ func newTunnel(name string, s *shard) *tunnel {
 func (t *tunnel) allocateSPI() (uint32, error) {
 	spi, err := t.shard.engine.config.Plane.AllocateSPI()
 	if err == nil {
-		t.plane.sas[dataplane.RemoveSA{Tunnel: t.name, SPI: spi, Direction: dataplane.Inbound}] = struct{}{}
+		add(&t.plane.sas, dataplane.RemoveSA{Tunnel: t.name, SPI: spi, Direction: dataplane.Inbound})
 	}
 	return spi, err
 }
@@ -205,10 +216,10 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 	case ike.AskActivity:
 		t.askActivity(eff)
 	case ike.RegisterSPI:
-		t.spis[eff.SPI] = struct{}{}
+		add(&t.spis, eff.SPI)
 		t.shard.register(eff.SPI, t)
 	case ike.UnregisterSPI:
-		delete(t.spis, eff.SPI)
+		remove(&t.spis, eff.SPI)
 		t.shard.unregister(eff.SPI)
 	case ike.Ticket:
 		if k := e.keeper; k != nil {
@@ -332,10 +343,10 @@ func (t *tunnel) finish(now time.Time) {
 // release forgets the machine and undoes what it had outside.
 func (t *tunnel) release(ops []dataplane.Op) {
 	t.machine = nil
-	for spi := range t.spis {
+	for _, spi := range t.spis {
 		t.shard.unregister(spi)
 	}
-	clear(t.spis)
+	t.spis = nil
 	t.shard.engine.streams.abandon(t)
 	t.shard.timers.set(t, time.Time{}, false)
 	if len(ops) > 0 {
