@@ -63,9 +63,10 @@ func (sa *ikeSA) fork(responder wire.SPI) *ikeSA {
 	sa.window.outstanding.at = time.Time{} // not repeated any more
 	fresh := &ikeSA{
 		state: stateAuth, initiator: true, localSPI: sa.localSPI, remoteSPI: responder,
-		route: sa.route, beganEncap: sa.beganEncap, forced: sa.forced, gateway: sa.gateway, localID: sa.localID, begun: sa.begun,
-		init:   &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume},
-		window: window{nextSend: 1},
+		path: path{route: sa.route}, natState: sa.natState, redirection: redirection{gateway: sa.gateway},
+		parties: parties{localID: sa.localID}, lifetime: lifetime{begun: sa.begun},
+		init:      &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume},
+		messaging: messaging{window: window{nextSend: 1}},
 	}
 	sa.t.add(fresh)
 	return fresh

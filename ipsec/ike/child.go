@@ -213,18 +213,6 @@ func (t *Tunnel) setLifetime(c *childSA, cfg *ChildConfig) {
 	c.rekeyAt, c.expireAt = t.lifetime(life, c.initiator)
 }
 
-// lifetime chooses when an SA is replaced and when it must end. Its maker goes
-// first, at a random time; the other end only steps in if that fails (RFC 7296,
-// Section 2.8.1).
-func (t *Tunnel) lifetime(life time.Duration, maker bool) (rekey, expire time.Time) {
-	over := t.timing.overTime(life)
-	soft := life - t.jitter(time.Duration(t.timing.Jitter*float64(life)))
-	if !maker {
-		soft = life + over/2
-	}
-	return t.now.Add(soft), t.now.Add(life + over)
-}
-
 // promote moves outgoing traffic to c.
 func (t *Tunnel) promote(c *childSA) {
 	ops := c.takeOutbound()

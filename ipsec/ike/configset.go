@@ -12,6 +12,13 @@ import (
 // internal configuration which name servers and networks there are now. It gives
 // and takes no address.
 
+// internalState is the internal configuration that either end of an IKE SA gave the
+// other.
+type internalState struct {
+	internal *Internal
+	wantSet  bool // the peer is to hear that it has changed
+}
+
 // configure answers the Configuration payload of an INFORMATIONAL request.
 func (sa *ikeSA) configure(m *message) []wire.Payload {
 	cp := find[*wire.CP](m)

@@ -1,7 +1,6 @@
 package ike
 
 import (
-	"bytes"
 	"errors"
 	"time"
 )
@@ -9,6 +8,17 @@ import (
 // minStable is how long an IKE SA must have lived for its loss not to count as
 // a failure that delays the next attempt.
 const minStable = time.Minute
+
+// attempts are what a tunnel does to have an IKE SA.
+type attempts struct {
+	wanted    bool // between Connect and Disconnect
+	closing   bool // Disconnect is under way
+	failures  int
+	pair      int       // of addresses that the next attempt is made between
+	connectAt time.Time // of the next attempt, zero if none is planned
+	doubtAt   time.Time // earliest next doubtPeer
+	lastError *Error
+}
 
 func (t *Tunnel) connect() {
 	if t.wanted && !t.closing {
@@ -159,12 +169,6 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	t.emit(IKEUp{sa.status()})
 }
 
-func (t *Tunnel) setIKELifetime(sa *ikeSA) {
-	if t.timing.RekeyIKE > 0 {
-		sa.rekeyAt, sa.expireAt = t.lifetime(t.timing.RekeyIKE, sa.initiator)
-	}
-}
-
 // beforeDelete takes the Child SAs of an IKE SA that is about to be deleted out
 // of use. If another IKE SA carries on, they still accept what is under way.
 func (t *Tunnel) beforeDelete(sa *ikeSA) {
@@ -261,75 +265,4 @@ func (t *Tunnel) emitChildlessEnd(sa *ikeSA) {
 	for _, c := range t.childrenOf(sa) {
 		t.dropChild(c)
 	}
-}
-
-// resolveDuplicates decides which IKE SA stays when fresh is established beside
-// others.
-//
-// The younger one stays, as its maker would not have made it if it had the
-// other: the old one is left over from a restart or is being replaced on
-// purpose. Only negotiations that crossed each other are decided by nonce, the
-// lowest losing, because each end made one of them in good faith. The survivor's
-// initiator deletes the other when the survivor has the same Child SAs, for it
-// knows that they are up at both ends; the other end does so only if that does
-// not happen in time.
-func (t *Tunnel) resolveDuplicates(fresh *ikeSA) {
-	for _, old := range t.sas {
-		if old == fresh || old.state != stateEstablished || old.redundant || t.isRekeying(old, fresh) {
-			continue
-		}
-		keep, drop := fresh, old
-		// One that was given up already is only to know that it is not needed, nor
-		// what an answer to its rekeying may still make.
-		givenUp := old.wantDelete
-		cross := !givenUp && crossed(old.origin, fresh.origin)
-		if cross && bytes.Compare(fresh.origin.lowestNonce, old.origin.lowestNonce) < 0 {
-			keep, drop = old, fresh
-		}
-		drop.redundant, drop.lostTo = true, keep
-		if !givenUp {
-			drop.reason, drop.endAt = ReasonRedundant, t.now.Add(redundantTime)
-		}
-		for _, c := range t.childrenOf(drop) {
-			c.redundant = true
-		}
-		for _, c := range t.childrenOf(keep) {
-			if keep.origin.initiator && c.state == childInstalled && c.ready {
-				t.promote(c)
-			}
-		}
-		if drop == fresh {
-			break
-		}
-	}
-	t.yieldAll()
-}
-
-// yieldAll has all superfluous IKE SAs end when the one that stays has their Child
-// SAs: at once if this end made that one, otherwise only if the other end does not
-// see to it.
-func (t *Tunnel) yieldAll() {
-	keep := t.primary()
-	if keep == nil {
-		return
-	}
-	for _, sa := range t.sas {
-		switch {
-		case !sa.alive() || !sa.redundant || sa.replaced:
-		case keep.origin.initiator:
-			sa.yields = true
-		default:
-			sa.yieldAt = t.now.Add(confirmTime)
-		}
-	}
-}
-
-// crossed reports whether the two were negotiated at the same time from both
-// ends: each began before the other was done.
-func crossed(a, b origin) bool {
-	return a.initiator != b.initiator && !a.established.Before(b.begun) && !b.established.Before(a.begun)
-}
-
-func (t *Tunnel) isRekeying(old, fresh *ikeSA) bool {
-	return old.rekey != nil && old.rekey.passive == fresh || fresh.rekey != nil && fresh.rekey.passive == old
 }

@@ -276,7 +276,7 @@ func TestEvilBeforeAuth(t *testing.T) {
 				w.a.step(Connect{})
 				w.deliver(w.flight[0])
 				half := w.b.halves[0].sa
-				twin := &ikeSA{m: half.m, initiator: true, localSPI: half.remoteSPI, remoteSPI: half.localSPI, suite: half.suite}
+				twin := &ikeSA{m: half.m, initiator: true, localSPI: half.remoteSPI, remoteSPI: half.localSPI, protection: protection{suite: half.suite}}
 				if err := twin.useKeys(cloneKeys(half.keys)); err != nil {
 					t.Fatal(err)
 				}
@@ -451,7 +451,7 @@ func TestEvilAuthenticGarbage(t *testing.T) {
 		p.data = spoil(t, w, p, r)
 		w.deliver(p)
 		w.settle()
-		if request != (Input)(Disconnect{}) {
+		if request != Input(Disconnect{}) {
 			w.b.step(RekeyChild{}) // still alive, if only to notice that it is not
 			w.advance(5*time.Minute, w.settle)
 			w.broken = nil // a spoilt nonce makes keys that differ, for a while

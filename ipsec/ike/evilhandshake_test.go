@@ -45,8 +45,10 @@ var (
 	oddType  = wire.Transform{Type: 200, ID: 1}
 )
 
-var unknownPayload = rawPayload{kind: 200, body: []byte("what is this")}
-var criticalPayload = rawPayload{kind: 200, flags: 0x80, body: []byte("what is this")}
+var (
+	unknownPayload  = rawPayload{kind: 200, body: []byte("what is this")}
+	criticalPayload = rawPayload{kind: 200, flags: 0x80, body: []byte("what is this")}
+)
 
 // TestEvilInitiator misbehaves in the first request, before anybody is known.
 func TestEvilInitiator(t *testing.T) {

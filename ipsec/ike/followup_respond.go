@@ -19,6 +19,14 @@ const (
 	maxPeerSeries = 4
 )
 
+// followups are the key exchanges that the peer of an IKE SA has begun with
+// CREATE_CHILD_SA and not ended yet.
+type followups struct {
+	series    []*peerSeries
+	lastLink  uint32 // that was given to one
+	forgotten int    // how often in a row the peer has lost a series of ours
+}
+
 // peerSeries is what the responder keeps of a CREATE_CHILD_SA exchange whose
 // other key exchanges are still to come. Exactly one of spec and heir is set.
 type peerSeries struct {

@@ -198,11 +198,12 @@ type opened struct {
 	datagram, pieces int
 }
 
-func (sa *ikeSA) reassemblyOf(h wire.Header) *reassembly {
+// partsOf are the fragments of a message like h that are there, nil if there are none.
+func (x *messaging) partsOf(h wire.Header) **reassembly {
 	if h.IsResponse() {
-		return &sa.parts[1]
+		return &x.parts[1]
 	}
-	return &sa.parts[0]
+	return &x.parts[0]
 }
 
 // expects reports whether a fragment is one that is missing, before it is
@@ -213,8 +214,8 @@ func (sa *ikeSA) expects(h wire.Header, p *wire.EncryptedFragment) bool {
 	if !sa.fragment || p.Total > maxFragments {
 		return false
 	}
-	r := sa.reassemblyOf(h)
-	if r.pieces == nil || r.id != h.MessageID || int(p.Total) > len(r.pieces) {
+	r := *sa.partsOf(h)
+	if r == nil || r.id != h.MessageID || int(p.Total) > len(r.pieces) {
 		return true
 	}
 	return int(p.Total) == len(r.pieces) && r.pieces[p.Number-1] == nil
@@ -225,12 +226,13 @@ func (sa *ikeSA) expects(h wire.Header, p *wire.EncryptedFragment) bool {
 // before that, and errTooLong when the bound is passed: no peer in its senses
 // does that (RFC 7383, Section 5).
 func (sa *ikeSA) reassemble(h wire.Header, p *wire.EncryptedFragment, head, plain []byte, d Datagram) (opened, error) {
-	r := sa.reassemblyOf(h)
-	if r.pieces == nil || r.id != h.MessageID || int(p.Total) > len(r.pieces) {
-		*r = reassembly{id: h.MessageID, pieces: make([][]byte, p.Total), until: sa.m.now.Add(reassemblyTime)}
+	parts := sa.partsOf(h)
+	if r := *parts; r == nil || r.id != h.MessageID || int(p.Total) > len(r.pieces) {
+		*parts = &reassembly{id: h.MessageID, pieces: make([][]byte, p.Total), until: sa.m.now.Add(reassemblyTime)}
 	}
+	r := *parts
 	if r.octets += len(plain) + len(head); r.octets > sa.mayHold() {
-		*r = reassembly{}
+		*parts = nil
 		return opened{}, errTooLong
 	}
 	r.have++
@@ -242,9 +244,8 @@ func (sa *ikeSA) reassemble(h wire.Header, p *wire.EncryptedFragment, head, plai
 	if r.have < len(r.pieces) {
 		return opened{}, errIncomplete
 	}
-	o := opened{first: r.first, plain: slices.Concat(r.pieces...), head: r.head, hash: r.hash, datagram: r.largest, pieces: len(r.pieces)}
-	*r = reassembly{}
-	return o, nil
+	*parts = nil
+	return opened{first: r.first, plain: slices.Concat(r.pieces...), head: r.head, hash: r.hash, datagram: r.largest, pieces: len(r.pieces)}, nil
 }
 
 // datagramSize is how large the IP datagram was that carried d, without options.
@@ -254,8 +255,8 @@ func datagramSize(d Datagram) int {
 
 // forgetParts drops fragments that are older than they may be.
 func (sa *ikeSA) forgetParts() {
-	if r := &sa.parts[0]; sa.m.due(r.until) {
-		*r = reassembly{}
+	if r := sa.parts[0]; r != nil && sa.m.due(r.until) {
+		sa.parts[0] = nil
 	}
 }
 
@@ -267,9 +268,20 @@ func (sa *ikeSA) mayHold() int {
 	return maxReassembled
 }
 
+// partsHeld is how many octets of fragments are kept.
+func (x *messaging) partsHeld() int {
+	n := 0
+	for _, r := range x.parts {
+		if r != nil {
+			n += r.octets
+		}
+	}
+	return n
+}
+
 // held is how many octets of messages the SA keeps that are not worked on yet.
 func (sa *ikeSA) held() int {
-	n := sa.parts[0].octets + sa.parts[1].octets
+	n := sa.partsHeld()
 	for _, d := range sa.inbox {
 		n += len(d.Data)
 	}

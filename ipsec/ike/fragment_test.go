@@ -16,7 +16,7 @@ import (
 type collector struct{ *ikeSA }
 
 func newCollector() collector {
-	return collector{&ikeSA{m: &machine{clock: clock{now: epoch}}, state: stateEstablished, fragment: true}}
+	return collector{&ikeSA{m: &machine{clock: clock{now: epoch}}, state: stateEstablished, protection: protection{fragment: true}}}
 }
 
 // add gives a fragment of the request or response with that message ID, as if it
@@ -62,7 +62,7 @@ func TestReassemblyIsBounded(t *testing.T) {
 			t.Errorf("%s: beyond the bound: %v, %d octets kept", state, err, sa.held())
 		}
 
-		sa.parts = [2]reassembly{}
+		sa.parts = [2]*reassembly{}
 		sa.add(1, false, 1, 2, 10)
 		refused("the same again", 1, 2, 10)
 		sa.add(1, false, 2, 3, 5) // smaller pieces: anew
@@ -148,7 +148,7 @@ func TestFragmentSizes(t *testing.T) {
 			if err != nil || !bytes.Equal(got.plain, w.plain) || got.first != w.first {
 				t.Errorf("size %d, message of %d: %d of %d octets, %v", size, n, len(got.plain), len(w.plain), err)
 			}
-			b.parts = [2]reassembly{}
+			b.parts = [2]*reassembly{}
 		}
 	}
 }

@@ -25,8 +25,9 @@ func fixedPair(t testing.TB) *world {
 	for _, n := range w.nodes() {
 		n.step(Connect{})
 		sa := &ikeSA{
-			initiator: n == w.a, localSPI: spii, remoteSPI: spir, route: route{local: n.cfg.Local, remote: n.cfg.Remote}, suite: ikeSuite,
-			fragment: true, localID: n.cfg.Credentials.ID, remoteID: n.cfg.Peer.ID, lowestNonce: ni, init: &initState{},
+			initiator: n == w.a, localSPI: spii, remoteSPI: spir, path: path{route: route{local: n.cfg.Local, remote: n.cfg.Remote}},
+			protection: protection{suite: ikeSuite, fragment: true}, parties: parties{localID: n.cfg.Credentials.ID, remoteID: n.cfg.Peer.ID},
+			rivalry: rivalry{lowestNonce: ni}, init: &initState{},
 		}
 		in, out := inA, inB
 		if n == w.b {

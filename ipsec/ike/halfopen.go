@@ -75,8 +75,8 @@ func NewHalfOpen(now time.Time, cfg *HalfOpenConfig, d Datagram) (*HalfOpen, err
 	h.clock.set(now)
 	h.runtime, h.timing, h.natPort = &cfg.Runtime, &usualTiming, cmp.Or(cfg.NATPort, DefaultNATPort)
 	h.stats.Received++
-	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, begun: h.now, childless: cfg.Childless}
-	h.sa.route = d.route()
+	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, childless: cfg.Childless}
+	h.sa.route, h.sa.begun = d.route(), h.now
 	h.sa.beganEncap = d.Local.Port() == h.natPort && !d.TCP
 	h.sa.noteReceived(m)
 	if critical != nil {

@@ -60,8 +60,9 @@ func (t *Tunnel) begin(b beginning) {
 	}
 	sa := &ikeSA{
 		state: stateInit, initiator: true, localSPI: t.runtime.NewSPI(),
-		route: r, gateway: b.remote, beganEncap: r.local.Port() == t.natPort && !r.tcp,
-		forced: r.tcp && b.remote.Port() == t.natPort, localID: t.cfg.Credentials.ID, begun: t.now,
+		path: path{route: r}, redirection: redirection{gateway: b.remote},
+		natState: natState{beganEncap: r.local.Port() == t.natPort && !r.tcp, forced: r.tcp && b.remote.Port() == t.natPort},
+		parties:  parties{localID: t.cfg.Credentials.ID}, lifetime: lifetime{begun: t.now},
 	}
 	t.add(sa)
 	sa.init = &initState{ni: t.nonce(), replaces: b.replaces, resume: b.ticket, redirectedFrom: b.redirectedFrom}

@@ -158,7 +158,7 @@ func TestReceivedOctets(t *testing.T) {
 // has the keys that come from it.
 func impostor(w *world, keys *suite.IKEKeys) *ikeSA {
 	half := w.b.halves[0].sa
-	twin := &ikeSA{m: half.m, initiator: true, localSPI: half.remoteSPI, remoteSPI: half.localSPI, suite: half.suite, fragment: true}
+	twin := &ikeSA{m: half.m, initiator: true, localSPI: half.remoteSPI, remoteSPI: half.localSPI, protection: protection{suite: half.suite, fragment: true}}
 	twin.remote = half.remote
 	if err := twin.useKeys(cloneKeys(keys)); err != nil {
 		panic(err)

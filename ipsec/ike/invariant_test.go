@@ -193,7 +193,7 @@ func (w *world) findGrowth() string {
 			}
 		}
 		for _, sa := range t.sas {
-			fragments := sa.parts[0].octets + sa.parts[1].octets
+			fragments := sa.partsHeld()
 			if len(sa.inbox) > maxInbox || len(sa.orphans) > mostOrphans || fragments > 2*maxReassembled {
 				return fmt.Sprintf("keeps %d messages, %d orphans, %d octets of fragments for %s",
 					len(sa.inbox), len(sa.orphans), fragments, short(sa.status()))

@@ -47,9 +47,12 @@ func TestLimitsOfVolume(t *testing.T) {
 	tunnel := pair(1, nil).a.t
 	for _, c := range []struct{ limit, hard uint64 }{
 		{0, 0}, // none
-		{1, 1}, {10, 11}, {1 << 40, 1<<40 + 1<<40/10},
+		{1, 1},
+		{10, 11},
+		{1 << 40, 1<<40 + 1<<40/10},
 		{math.MaxUint64 / 11 * 10, math.MaxUint64/11*10 + math.MaxUint64/11},
-		{math.MaxUint64 - 5, math.MaxUint64}, {math.MaxUint64, math.MaxUint64},
+		{math.MaxUint64 - 5, math.MaxUint64},
+		{math.MaxUint64, math.MaxUint64},
 	} {
 		l := tunnel.limits(&ChildConfig{RekeyBytes: c.limit, RekeyPackets: c.limit})
 		if l.HardBytes != c.hard || l.HardPackets != c.hard {

@@ -16,6 +16,19 @@ import (
 // repetitions: that is told, and nothing else happens. It is dead when the
 // schedule of the request is used up, and no sooner.
 
+// liveness is what is known of the life of the peer of an IKE SA.
+type liveness struct {
+	heard     time.Time // when the peer last proved to be alive
+	sent      time.Time // when the last packet went to it
+	asked     time.Time // when the data plane was last asked for that
+	asking    bool      // it has not answered yet
+	suspect   bool      // the peer leaves repeated requests unanswered
+	wantProbe bool
+	askUntil  time.Time // then the data plane is not waited for any more
+	strayAt   time.Time // when a packet last came from where the peer should not be
+	probeAt   time.Time // earliest next check caused by a hint
+}
+
 const (
 	// oneWay is how much younger than the last packet received the last one sent
 	// must be to count as sent in vain: the data plane knows the times to about a

@@ -31,6 +31,19 @@ const (
 	maxPatientInterval = 20 * time.Second
 )
 
+// mobileState is what an IKE SA has still to say or to find out about addresses.
+type mobileState struct {
+	mobike       bool // both ends support it (RFC 4555)
+	wantUpdate   bool // the peer is to learn the path of this SA
+	wantAnnounce bool // the peer is to learn this end's other addresses
+	wantHome     bool // the preferred path is to be tried again
+	updateTries  int  // that a NAT has spoilt
+	refusedPaths []route
+	testAt       time.Time // when the preferred path is tried again
+	// mapped is the hash of where the peer saw the last message that told it.
+	mapped []byte
+}
+
 // Mobility is about the addresses of the two ends.
 type Mobility struct {
 	// Disable keeps the IKE SA where it began: MOBIKE (RFC 4555) is neither

@@ -14,6 +14,12 @@ import (
 // counters are not skipped and their synchronisation is not announced; such a peer
 // rekeys its Child SAs.
 
+// synchrony is whether, and how, the message IDs of an IKE SA can be brought in step.
+type synchrony struct {
+	syncs bool    // both ends can do it
+	sync  *idSync // the last time that it happened, nil if never
+}
+
 // idSync is what is remembered of the last synchronisation.
 type idSync struct {
 	hash     [sha256.Size]byte // of the request
@@ -77,7 +83,7 @@ func (sa *ikeSA) answerSync(m *message) bool {
 	sa.window.before.destroy()
 	sa.window = window{nextSend: ours, nextReceive: theirs}
 	sa.wantRekey = sa.wantRekey || ours >= manyMessageIDs
-	sa.parts = [2]reassembly{}
+	sa.parts = [2]*reassembly{}
 	sa.heard = sa.m.now
 	sa.setSuspect(false)
 	data := bytes.Clone(nonce)

@@ -10,6 +10,16 @@ import (
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
+// natState is what is known of NATs between the ends of an IKE SA. One that replaces
+// it begins with the same.
+type natState struct {
+	natT                bool // both ends do NAT traversal
+	localNAT, remoteNAT bool // which end is behind a NAT
+	encap               bool // ESP is to go in UDP
+	beganEncap          bool // it always is: the SA began on the NAT traversal port
+	forced              bool // or would have, had it not begun by TCP
+}
+
 // natHash is the content of a NAT detection notification. SHA-1 is what RFC 7296,
 // Section 2.23, fixes; nothing secret depends on it.
 func natHash(spii, spir wire.SPI, addr netip.AddrPort) []byte {

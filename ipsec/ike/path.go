@@ -19,6 +19,25 @@ import (
 // IKE, the Child SAs and the keepalives do not stay apart, whatever it was that
 // moved the IKE SA.
 
+// path is between which addresses an IKE SA and its Child SAs are.
+type path struct {
+	route     // where its messages go
+	link      tcpLink
+	placed    placement // where the packets of its Child SAs go
+	movedFrom route     // where they went before, until that is told
+	left      route     // that it had to leave and the peer may still use
+	unproved  route     // where the peer may be and was not asked yet, zero if nowhere
+	movedAt   time.Time // when its messages last went another way
+	checkAt   time.Time // earliest next look into an address that packets came from
+	suspectAt time.Time // earliest next test of the path because of a hint
+}
+
+// placing is the work of the data plane on where Child SAs are.
+type placing struct {
+	moving  bool
+	placeAt time.Time // earliest next time after it failed
+}
+
 // placement is where ESP goes, and whether in UDP.
 type placement struct {
 	route
@@ -100,7 +119,7 @@ func (t *Tunnel) placeChildren() {
 	if sa.route != sa.placed.route && sa.unproved.isZero() && !(sa.mobike && sa.decides()) {
 		sa.proveOrSettle(sa.route) // it moved before it was in charge
 	}
-	if t.placing || t.now.Before(t.placeAt) {
+	if t.moving || t.now.Before(t.placeAt) {
 		return
 	}
 	to := sa.endpoints()
@@ -108,12 +127,12 @@ func (t *Tunnel) placeChildren() {
 		sa.announceMove()
 		return
 	}
-	t.placing = true
+	t.moving = true
 	for _, c := range t.children {
 		c.at = to
 	}
 	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: to.local, Remote: to.remote, TCP: to.tcp}}, func(errs []error) {
-		t.placing = false
+		t.moving = false
 		err := firstError(errs)
 		if err == nil {
 			return

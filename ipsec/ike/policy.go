@@ -11,6 +11,12 @@ import (
 // without it, what should be protected might be sent in clear.
 const policyRetry = 5 * time.Second
 
+// unsetPolicies are those that the data plane did not take.
+type unsetPolicies struct {
+	unset    []string  // their children
+	policyAt time.Time // when they are set again
+}
+
 // setPolicies sets the policies of Child SAs. They belong to the tunnel and not to
 // any SA: what matches one and has no SA is dropped (RFC 4301, Section 4.4.1).
 func (t *Tunnel) setPolicies(children []ChildConfig) {

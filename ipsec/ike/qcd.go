@@ -29,6 +29,20 @@ const (
 	minTokenSecret = 32
 )
 
+// crashTokens are by what the peer of an IKE SA can prove that it has lost it.
+type crashTokens struct {
+	tokens    [][]byte
+	wantToken bool // the peer is to get ours
+}
+
+// forgetTokens zeroes them: who has one can end the IKE SA.
+func (c *crashTokens) forgetTokens() {
+	for _, token := range c.tokens {
+		clear(token)
+	}
+	c.tokens = nil
+}
+
 // TokenSecret makes the tokens of a host, without state (RFC 6290, Section
 // 5.1). Hosts that may hold IKE SAs at the same time must not share one: who has
 // the token of an IKE SA can end it (Section 9.2). It is safe for concurrent use.

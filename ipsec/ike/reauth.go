@@ -21,6 +21,22 @@ import (
 // can demand. RFC 4478, Section 3, finds less than 300 s unreasonable.
 const minReauth = 30 * time.Second
 
+// proofState is what is still to be done about the identities of an IKE SA. The one
+// that replaces it goes on with that.
+type proofState struct {
+	wantVerify bool // the peer's certificates, again
+	verifying  bool // a job does so
+	wantReauth bool
+	wantTell   bool // AUTH_LIFETIME to the peer
+	askedAuth  bool // the peer, to authenticate at once
+}
+
+// inherit takes over what was to be done on another IKE SA.
+func (p *proofState) inherit(old *proofState) {
+	p.wantVerify = old.wantVerify || old.verifying
+	p.wantReauth, p.wantTell, p.askedAuth = old.wantReauth, old.wantTell, old.askedAuth
+}
+
 // setAuthLifetime begins the time that the proof of the peer is good for.
 func (t *Tunnel) setAuthLifetime(sa *ikeSA) {
 	e := sa.evidence

@@ -126,7 +126,7 @@ func TestInitialContactOfResponder(t *testing.T) {
 	w := reauthPair(t, nil)
 	w.advance(time.Minute, w.settle)
 	old := w.a.t.primary()
-	fresh := &ikeSA{t: w.a.t, m: &w.a.t.machine, initiator: true, begun: w.now}
+	fresh := &ikeSA{t: w.a.t, m: &w.a.t.machine, initiator: true, lifetime: lifetime{begun: w.now}}
 	w.a.t.initialContact(fresh)
 	if old.state != stateDead {
 		t.Errorf("the IKE SA of before is %s", old.state)

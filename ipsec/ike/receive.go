@@ -275,7 +275,7 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 			sa.t.confirmChildren(sa)
 		}
 	}
-	*sa.reassemblyOf(m.Header) = reassembly{}
+	*sa.partsOf(m.Header) = nil
 	sa.follow(d.route())
 }
 

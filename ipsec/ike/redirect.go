@@ -25,6 +25,13 @@ const (
 	redirectWait = time.Minute
 )
 
+// redirection is what an IKE SA knows of gateways.
+type redirection struct {
+	gateway      netip.AddrPort // where the initiator began it
+	redirectable bool           // the initiator can be sent to another one
+	wantRedirect bool           // and is to be
+}
+
 // Gateway is a place where a peer answers: at an address, and by that name.
 type Gateway struct {
 	Addr netip.AddrPort

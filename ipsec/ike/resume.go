@@ -33,6 +33,15 @@ const (
 	maxIssued = 4
 )
 
+// resumption is what an IKE SA has to do with tickets.
+type resumption struct {
+	client, resumed bool // it asks for tickets; it came out of one
+	wantTicket      bool
+	ticketAt        time.Time  // a new ticket is asked for then
+	issued          []ticketID // those that the peer got
+	proved          time.Time  // when the peer last proved its identity
+}
+
 // Ticket is what is to be given back in Runtime.Ticket when the tunnel begins
 // anew; nil State is for nothing. It holds keys and is to be kept as such.
 type Ticket struct{ State []byte }

@@ -78,7 +78,7 @@ const (
 	maxInbox = 64
 )
 
-// ikeSA is one IKE SA.
+// ikeSA is one IKE SA. Its parts are where they are explained.
 type ikeSA struct {
 	m *machine
 	t *Tunnel // nil while half-open
@@ -87,129 +87,85 @@ type ikeSA struct {
 	initiator bool // this end is the original initiator
 	localSPI  wire.SPI
 	remoteSPI wire.SPI
+	init      *initState // until established
 
-	route     // where its messages go
-	link      tcpLink
-	placed    placement // where the packets of its Child SAs go
-	movedFrom route     // where they went before, until that is told
-	left      route     // that it had to leave and the peer may still use
-	unproved  route     // where the peer may be and was not asked yet, zero if nowhere
-	movedAt   time.Time // when path last changed
-	checkAt   time.Time // earliest next look into an address that packets came from
-	suspectAt time.Time // earliest next test of the path because of a hint
+	parties
+	protection
+	messaging
+	path
+	natState
+	mobileState
+	liveness
+	lifetime
+	rivalry
+	proofState
+	resumption
+	crashTokens
+	redirection
+	internalState
+	followups
+	synchrony
+	ending
+	childDebts
 
-	natT                bool // both ends do NAT traversal
-	localNAT, remoteNAT bool // which end is behind a NAT
-	encap               bool // ESP is to go in UDP
-	beganEncap          bool // it always is: the SA began on the NAT traversal port
-	forced              bool // or would have, had it not begun by TCP
-	// mapped is the hash of where the peer saw the last message that told it.
-	mapped []byte
+	// childless: the responder announced that there need be no Child SA in
+	// IKE_AUTH (RFC 6023).
+	childless bool
+	rekey     *rekeyIKETask
+}
 
-	mobike       bool // both ends support it (RFC 4555)
-	wantUpdate   bool // the peer is to learn the path of this SA
-	wantAnnounce bool // the peer is to learn this end's other addresses
-	wantHome     bool // the preferred path is to be tried again
-	updateTries  int  // that a NAT has spoilt
-	refusedPaths []route
-	testAt       time.Time // when the preferred path is tried again
-
-	suspect bool // the peer leaves repeated requests unanswered
-
-	suite    suite.IKESuite
-	keys     *suite.IKEKeys
-	sealer   *suite.Protector
-	opener   *suite.Protector
+// parties are the two ends, and how the peer proved its identity.
+type parties struct {
 	localID  ident.ID
 	remoteID ident.ID
 	ppk      string // identifier of the post-quantum preshared key that is mixed in
 	// remoteAuth is how the peer proved its identity.
 	remoteAuth string
 	evidence   *evidence
-	// lowestNonce is the lower one of the two nonces that made the SA: it
-	// decides between two that were made at once (RFC 7296, Section 2.8.2).
-	lowestNonce []byte
-	fragment    bool          // both ends can fragment (RFC 7383)
-	parts       [2]reassembly // of the peer's request, and of its response
+}
 
-	window   window
-	answerTo func(*message) // takes the response at work
-	answered *outstanding   // what it answers
-	busy     int            // jobs and operations under way for one message
-	inbox    []Datagram     // messages that wait for that
-	active   task           // what our outstanding request is for
-	init     *initState     // until established
-	rekey    *rekeyIKETask
-	// childless: the responder announced that there need be no Child SA in
-	// IKE_AUTH (RFC 6023).
-	childless bool
-	// gateway is where the initiator began it. redirectable: the initiator can be
-	// sent to another one (RFC 5685).
-	gateway      netip.AddrPort
-	redirectable bool
-	syncs        bool    // both ends can synchronise message IDs (RFC 6311)
-	sync         *idSync // the last time that happened, nil if never
-	// series are key exchanges that the peer has begun with CREATE_CHILD_SA;
-	// lastLink is the last link that was given to one.
-	series    []*peerSeries
-	lastLink  uint32
-	forgotten int // how often in a row the peer has lost a series of ours
-	// client asks for tickets (RFC 5723); resumed came out of one; issued are those
-	// that the peer got. proved is when the peer last proved its identity.
-	client, resumed bool
-	issued          []ticketID
-	proved          time.Time
-	// tokens are by what the peer can prove that it has lost this IKE SA.
-	tokens [][]byte
+// protection is what the messages are protected with.
+type protection struct {
+	suite suite.IKESuite
+	keys  *suite.IKEKeys
+	protectors
+	fragment bool // both ends can fragment (RFC 7383)
+}
+
+// destroy zeroes the keys.
+func (p *protection) destroy() {
+	if p.keys != nil {
+		p.keys.Destroy()
+		p.protectors.destroy()
+	}
+	p.keys = nil
+}
+
+// childDebts are what is owed to Child SAs that are not there.
+type childDebts struct {
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
 	orphans []uint32
 	// reserved is the inbound SPI of the Child SA that the request at work
 	// makes, until the data plane has it; 0 if there is none.
 	reserved uint32
-	// internal is the internal configuration that either end gave the other.
-	internal *Internal
-	wantSet  bool // the peer is to hear that it has changed
+	strange  uint32    // an SPI that the peer uses and we do not have
+	tellAt   time.Time // earliest next word about such a one
 	// refused are the latest requests that the peer could not fulfil yet.
 	refused refusals
-	// origin is the IKE SA that this one descends from by rekeying.
-	origin origin
+}
 
-	begun       time.Time // when its first message came or went
-	established time.Time
-	heard       time.Time // when the peer last proved to be alive
-	asked       time.Time // when the data plane was last asked for that
-	asking      bool      // it has not answered yet
-	askUntil    time.Time // then it is not waited for any more
-	strayAt     time.Time // when a packet last came from where the peer should not be
-	sent        time.Time
-	rekeyAt     time.Time
-	expireAt    time.Time
-	probeAt     time.Time // earliest next liveness check caused by a hint
-	tellAt      time.Time // earliest next word about an SPI that we do not have
-	yieldAt     time.Time // the peer should have deleted it by then
-	endAt       time.Time // half-open, redundant and lingering ones end then
-	ticketAt    time.Time // a new ticket is asked for then
-	renewAt     time.Time // a responder replaces it then, if the peer has not
-	// redundant SAs are not used for anything new: another one won, or it is not
-	// decided yet. replaced ones end without an event.
-	redundant, replaced bool
-	lostTo              *ikeSA // why it is redundant; nil while undecided
-	wantRekey           bool
-	wantProbe           bool
-	wantDelete          bool
-	wantVerify          bool // the peer's certificates, again
-	verifying           bool // a job does so
-	wantToken           bool // the peer is to get our token
-	wantTicket          bool
-	wantRedirect        bool // the peer is to be sent to another gateway
-	wantReauth          bool
-	wantTell            bool   // AUTH_LIFETIME to the peer
-	askedAuth           bool   // the peer, to authenticate at once
-	yields              bool   // until another IKE SA has its Child SAs
-	confirmed           bool   // the peer has used it since it was established
-	strange             uint32 // an SPI that the peer uses and we do not have
-	reason              Reason // why it ends
-	farewell            wire.NotifyType
+// ending is how the SA comes to its end.
+type ending struct {
+	wantDelete bool
+	reason     Reason
+	farewell   wire.NotifyType // what the Delete payload goes with
+}
+
+// because notes why, unless that is known already.
+func (e *ending) because(why Reason) {
+	if e.reason == 0 {
+		e.reason = why
+	}
 }
 
 // initState is what the initial exchanges need and nobody after them.
@@ -258,15 +214,6 @@ func (i *initState) destroy() {
 		i.unmixed.Destroy()
 		i.unmixed = nil
 	}
-}
-
-// origin is how an IKE SA came into being that was negotiated by IKE_AUTH. Those
-// that replace it by rekeying keep it: what is decided between two origins is
-// decided between their heirs, at both ends, however far each has got.
-type origin struct {
-	initiator          bool
-	begun, established time.Time
-	lowestNonce        []byte
 }
 
 // alive reports whether the SA is established and meant to stay.
@@ -327,7 +274,7 @@ func (sa *ikeSA) useKeys(keys *suite.IKEKeys) error {
 		keys.Destroy()
 		return err
 	}
-	sa.keys, sa.sealer, sa.opener = keys, sealer, opener
+	sa.keys, sa.protectors = keys, protectors{sealer, opener}
 	if sa.m.runtime.LogKeys {
 		sa.emitKeys()
 	}
@@ -381,19 +328,11 @@ func lower(a, b []byte) []byte {
 
 // destroyKeys zeroes the keys; the SA can protect nothing from then on.
 func (sa *ikeSA) destroyKeys() {
-	if sa.keys != nil {
-		sa.keys.Destroy()
-		sa.sealer.Destroy()
-		sa.opener.Destroy()
-	}
-	sa.keys, sa.sealer, sa.opener = nil, nil, nil
-	for _, token := range sa.tokens {
-		clear(token)
-	}
-	sa.tokens = nil
+	sa.protection.destroy()
+	sa.forgetTokens()
 	sa.init.destroy()
 	sa.init = nil
-	sa.parts = [2]reassembly{}
+	sa.parts = [2]*reassembly{}
 	sa.window.whole = nil
 	sa.window.before.destroy()
 }
@@ -409,8 +348,8 @@ func (sa *ikeSA) die() {
 	sa.dropSeries()
 	sa.state = stateDead
 	sa.m.forget(sa)
-	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
-	sa.window.outstanding = nil
+	sa.messaging.clear()
+	sa.rekey = nil
 	sa.destroyKeys()
 	if sa.t != nil && larval {
 		sa.t.listenOn(sa)
@@ -427,8 +366,8 @@ func (sa *ikeSA) linger() {
 	sa.dropSeries()
 	sa.state = stateLingering
 	sa.m.forget(sa)
-	sa.busy, sa.inbox, sa.rekey = 0, nil, nil
-	sa.window.outstanding = nil
+	sa.messaging.clear()
+	sa.rekey = nil
 	sa.destroyKeys()
 	sa.endAt = sa.m.now.Add(lingerTime)
 	if sa.t != nil {

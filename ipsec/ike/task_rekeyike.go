@@ -172,11 +172,13 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 func (sa *ikeSA) heir(local, remote wire.SPI, s suite.IKESuite, initiator bool) *ikeSA {
 	fresh := &ikeSA{
 		m: sa.m, t: sa.t, state: stateEstablished, initiator: initiator,
-		localSPI: local, remoteSPI: remote, route: sa.route, link: sa.link.heir(), placed: sa.placed, movedAt: sa.movedAt,
-		natT: sa.natT, localNAT: sa.localNAT, remoteNAT: sa.remoteNAT, encap: sa.encap, beganEncap: sa.beganEncap, forced: sa.forced,
-		mobike: sa.mobike, left: sa.left, testAt: sa.testAt,
-		suite: s, localID: sa.localID, remoteID: sa.remoteID, remoteAuth: sa.remoteAuth, ppk: sa.ppk, evidence: sa.evidence, fragment: sa.fragment,
-		internal: sa.internal, begun: sa.m.now, origin: sa.origin,
+		localSPI: local, remoteSPI: remote, parties: sa.parties, natState: sa.natState,
+		path:          path{route: sa.route, link: sa.link.heir(), placed: sa.placed, movedAt: sa.movedAt, left: sa.left},
+		mobileState:   mobileState{mobike: sa.mobike, testAt: sa.testAt},
+		protection:    protection{suite: s, fragment: sa.fragment},
+		internalState: internalState{internal: sa.internal},
+		lifetime:      lifetime{begun: sa.m.now},
+		rivalry:       rivalry{origin: sa.origin},
 	}
 	fresh.inherit(sa)
 	return fresh
@@ -256,12 +258,9 @@ func (t *Tunnel) join(old, fresh *ikeSA) {
 // replaceIKE makes fresh inherit everything from old (RFC 7296, Section 2.8).
 func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	before := old.status()
-	fresh.redundant, fresh.replaced = old.redundant, false
-	fresh.wantVerify = old.wantVerify || old.verifying
-	fresh.internal, fresh.wantSet = old.internal, old.wantSet
-	fresh.wantReauth, fresh.wantTell, fresh.askedAuth, fresh.yields = old.wantReauth, old.wantTell, old.askedAuth, old.yields
-	fresh.yieldAt, fresh.confirmed = old.yieldAt, fresh.confirmed || old.confirmed
-	old.yields, old.yieldAt = false, time.Time{}
+	fresh.rivalry.inherit(&old.rivalry)
+	fresh.proofState.inherit(&old.proofState)
+	fresh.internalState = old.internalState
 	fresh.endAt = old.endAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil

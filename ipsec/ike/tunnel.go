@@ -23,24 +23,15 @@ type Tunnel struct {
 	// redirects are when the latest gateways sent us to others.
 	redirects []time.Time
 
+	attempts
+	placing
+	unsetPolicies
+
 	// peerAddresses are the addresses that the peer has beside the one in use, as
 	// far as it says (RFC 4555, Section 3.4).
 	peerAddresses []netip.Addr
-	placing       bool      // the data plane is moving Child SAs
-	placeAt       time.Time // earliest next time after it failed to
-	pair          int       // of addresses that the next attempt is made between
-
-	unset     []string  // children whose policies the data plane did not take
-	policyAt  time.Time // when they are set again
-	wanted    bool      // between Connect and Disconnect
-	closing   bool      // Disconnect is under way
-	failures  int
-	connectAt time.Time // of the next attempt, zero if none is planned
-	doubtAt   time.Time // earliest next doubtPeer
-	lastError *Error
-
-	leases      []leaseNote  // internal addresses that the peer was given
-	hadInternal []netip.Addr // those that it gave us last
+	leases        []leaseNote  // internal addresses that the peer was given
+	hadInternal   []netip.Addr // those that it gave us last
 }
 
 // slot is what is remembered of one configured Child SA while it has no SA.
@@ -325,82 +316,6 @@ func (t *Tunnel) tick() {
 	}
 }
 
-func (t *Tunnel) tickIKE(sa *ikeSA) {
-	sa.forgetParts()
-	switch {
-	case sa.state == stateDead:
-		return
-	case sa.state.in(stateListening | stateHalfOpen | stateIdentified | stateLingering):
-		if t.due(sa.endAt) {
-			sa.die()
-		}
-		return
-	case sa.fallsBack():
-		t.fallBack(sa)
-		return
-	case !sa.retransmit():
-		t.lastChance(sa)
-		return
-	}
-	sa.tickLink()
-	sa.tickSeries()
-	if t.due(sa.expireAt) {
-		sa.expireAt = time.Time{}
-		if sa.alive() && !sa.redundant {
-			t.noteExpiry("IKE SA", "")
-		}
-		sa.end(ReasonExpired)
-	}
-	if t.due(sa.endAt) {
-		sa.endAt = time.Time{}
-		if sa.redundant && sa.replaced {
-			// The loser of a collision. The peer, who made it, may have
-			// forgotten it without learning our answer (RFC 7296, Section
-			// 2.25.2).
-			sa.die()
-			return
-		}
-		sa.end(ReasonRedundant)
-	}
-	if t.due(sa.rekeyAt) {
-		sa.rekeyAt = time.Time{}
-		sa.wantRekey = true
-	}
-	if t.due(sa.ticketAt) {
-		sa.ticketAt, sa.wantTicket = time.Time{}, sa.client
-	}
-	if t.due(sa.renewAt) {
-		t.renew(sa)
-	}
-	if t.due(sa.expiresAt()) {
-		sa.wantVerify = true
-	}
-	if t.due(sa.yieldAt) {
-		t.yieldUnasked(sa)
-	}
-	t.tickAuth(sa)
-	if t.due(sa.dpdAt()) {
-		t.checkLiveness(sa)
-	}
-	if t.due(sa.homeAt()) {
-		sa.goHome()
-	}
-	if at := sa.keepAliveAt(); t.due(at) {
-		sa.sent = t.now
-		t.emit(KeepAlive{Local: sa.local, Remote: sa.remote})
-	}
-}
-
-// end makes an IKE SA be deleted.
-func (sa *ikeSA) end(why Reason) {
-	if sa.state == stateEstablished || sa.state == stateRekeyed {
-		sa.wantDelete = true
-		if sa.reason == 0 {
-			sa.reason = why
-		}
-	}
-}
-
 // Deadline returns when the tunnel wants its next Tick; false means never.
 func (t *Tunnel) Deadline() (time.Time, bool) {
 	var e earliest
@@ -427,28 +342,4 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 		}
 	}
 	return t.outside(e.at), !e.at.IsZero()
-}
-
-func (sa *ikeSA) addDeadlines(e *earliest) {
-	if o := sa.window.outstanding; o != nil {
-		e.add(o.at)
-	}
-	e.add(sa.endAt)
-	for _, s := range sa.series {
-		e.add(s.until)
-	}
-	e.add(sa.parts[0].until)
-	if sa.state.in(stateUsable) {
-		e.add(sa.expireAt)
-		e.add(sa.rekeyAt)
-		e.add(sa.ticketAt)
-		e.add(sa.renewAt)
-		e.add(sa.expiresAt())
-		e.add(sa.authAt())
-		e.add(sa.yieldAt)
-		e.add(sa.dpdAt())
-		e.add(sa.keepAliveAt())
-		e.add(sa.redialAt())
-		e.add(sa.homeAt())
-	}
 }

@@ -35,6 +35,23 @@ type window struct {
 	before protectors
 }
 
+// messaging is which messages of an IKE SA are under way.
+type messaging struct {
+	window   window
+	answerTo func(*message) // takes the response at work
+	answered *outstanding   // what it answers
+	busy     int            // jobs and operations under way for one message
+	inbox    []Datagram     // messages that wait for that
+	parts    [2]*reassembly // of the peer's request, and of its response; nil without
+	active   task           // what our outstanding request is for
+}
+
+// clear forgets them when the SA has ended.
+func (x *messaging) clear() {
+	x.busy, x.inbox = 0, nil
+	x.window.outstanding = nil
+}
+
 // protectors protect the messages of both directions.
 type protectors struct{ sealer, opener *suite.Protector }
 
@@ -60,7 +77,12 @@ type outstanding struct {
 	ways []route
 	test route
 
-	begun    time.Time
+	repetition
+}
+
+// repetition is when a request is sent again.
+type repetition struct {
+	begun    time.Time // when it was sent first
 	pace     Schedule
 	tries    int // repetitions of these datagrams
 	silent   int // repetitions in all
@@ -150,8 +172,9 @@ func (sa *ikeSA) newRequest(exchange wire.ExchangeType, datagrams [][]byte, hand
 	pace := sa.schedule()
 	sa.window.outstanding = &outstanding{
 		id: sa.window.nextSend, exchange: exchange, datagrams: datagrams, handle: handle,
-		pace: pace, interval: pace.Base, begun: sa.m.now,
-		at: sa.m.now.Add(sa.vary(pace.Base)),
+		repetition: repetition{
+			pace: pace, interval: pace.Base, begun: sa.m.now, at: sa.m.now.Add(sa.vary(pace.Base)),
+		},
 	}
 	sa.window.nextSend++
 	if sa.window.nextSend == manyMessageIDs {
