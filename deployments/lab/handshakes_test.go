@@ -26,7 +26,8 @@ import (
 // in the process of the benchmark with our agent as the hub; our engine with
 // strongSwan's charon as the hub; and two charons. All have ESP in userspace. A hub
 // shares the processors with the sites. At 10,000 charon is left out: its cost of
-// a tunnel grows with their number.
+// a tunnel grows with their number. Of sites with one address it does not get
+// 1,500 up within five minutes.
 func BenchmarkHandshakes(b *testing.B) {
 	lab.Require(b, lab.CharonPrograms...)
 	tree, err := lab.OpenTree(lab.TreeStrongSwan)
@@ -36,27 +37,30 @@ func BenchmarkHandshakes(b *testing.B) {
 	agent := buildAgent(b)
 	for _, from := range []struct {
 		name    string
+		charon  int // as many tunnels as it is asked for at most
 		address func(int) netip.Addr
 	}{
-		{"each from its address", func(n int) netip.Addr { return hostOf(fleetAddresses, n) }},
-		{"all from one address", func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") }},
+		{"each from its address", 1500, func(n int) netip.Addr { return hostOf(fleetAddresses, n) }},
+		{"all from one address", 400, func(int) netip.Addr { return netip.MustParseAddr("192.0.2.1") }},
 	} {
 		for _, count := range []int{400, 1500, 10000} {
 			b.Run(fmt.Sprintf("%s/%d", from.name, count), func(b *testing.B) {
-				measure(b, tree, agent, count, from.address)
+				measure(b, fleet{tree: tree, agent: agent, count: count, address: from.address}, count <= from.charon)
 			})
 		}
 	}
 }
 
-func measure(b *testing.B, tree lab.Tree, agent string, count int, address func(int) netip.Addr) {
+func measure(b *testing.B, f fleet, charon bool) {
 	var our, theirHub, their []fleetUp
 	for b.Loop() {
 		newFleet := func() *fleet {
-			return &fleet{pair: newPair(b, 5*time.Minute), tree: tree, agent: agent, count: count, address: address}
+			f := f
+			f.pair = newPair(b, 5*time.Minute)
+			return &f
 		}
 		our = append(our, newFleet().comeUp((*fleet).agentHub, (*fleet).ourSites))
-		if count <= 1500 {
+		if charon {
 			theirHub = append(theirHub, newFleet().comeUp((*fleet).charonHub, (*fleet).ourSites))
 			their = append(their, newFleet().comeUp((*fleet).charonHub, (*fleet).charonSites))
 		}
