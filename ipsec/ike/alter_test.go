@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -63,6 +64,12 @@ func (s *story) payloads(d *datadriven.TestData) []wire.Payload {
 			out = append(out, &wire.Delete{Protocol: wire.ProtocolIKE})
 		case "notify":
 			out = append(out, &wire.Notify{Kind: s.notifyType(d, a.Vals[0])})
+		case "data":
+			data, err := hex.DecodeString(a.Vals[0])
+			if err != nil {
+				s.t.Fatalf("%s: data %q: %v", d.Pos, a.Vals[0], err)
+			}
+			out[len(out)-1].(*wire.Notify).Data = data
 		}
 	}
 	return out

@@ -154,11 +154,11 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	sa.notePPK()
 	sa.established, sa.heard = t.now, t.now
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
-	sa.settle()
+	sa.firstPlace()
 	t.pair = 0
 	sa.endAt = time.Time{}
 	sa.link.originator = sa.initiator
-	if sa.tcp {
+	if p, ok := sa.preferred(true); ok && p != sa.route {
 		sa.testAt = t.now.Add(homeInterval)
 	}
 	t.setIKELifetime(sa)

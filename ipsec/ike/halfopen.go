@@ -77,6 +77,7 @@ func NewHalfOpen(now time.Time, cfg *HalfOpenConfig, d Datagram) (*HalfOpen, err
 	h.stats.Received++
 	h.sa = &ikeSA{m: &h.machine, state: stateDead, remoteSPI: m.InitiatorSPI, childless: cfg.Childless}
 	h.sa.route, h.sa.begun = d.route(), h.now
+	h.sa.placed.route = h.sa.route // see firstPlace
 	h.sa.beganEncap = d.Local.Port() == h.natPort && !d.TCP
 	h.sa.noteReceived(m)
 	if critical != nil {
@@ -316,6 +317,9 @@ func (h *HalfOpen) receive(d Datagram) {
 	header, err := wire.ParseHeader(d.Data)
 	if err == nil && isFirst(header.Exchange) {
 		if h.sa.repeatsInit(d) {
+			if d.Remote.Addr() != h.sa.placed.remote.Addr() {
+				h.sa.placed.route = route{} // it is not known who gets the answer
+			}
 			h.sa.repeatResponse(d, false)
 		}
 		return

@@ -109,6 +109,7 @@ type node struct {
 	later        bool          // results of jobs and operations wait for work
 	pending      []pendingWork
 	failPolicies int // so many policies fail to be set
+	failMoves    int // so many moves of its SAs fail
 
 	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
 	newest          map[uint32]int       // packet received, by SPI
@@ -418,6 +419,11 @@ func (n *node) apply(ops []dataplane.Op) []error {
 		case dataplane.RemovePolicy:
 			delete(n.policies, op.Child)
 		case dataplane.UpdateEndpoints:
+			if n.failMoves > 0 {
+				n.failMoves--
+				errs[i] = fmt.Errorf("the data plane moves nothing")
+				continue
+			}
 			for _, m := range []map[uint32]dataplane.SA{n.in, n.out} {
 				for spi, sa := range m {
 					sa.Local, sa.Remote, sa.TCP = op.Local, op.Remote, op.TCP

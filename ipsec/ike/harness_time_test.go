@@ -100,7 +100,9 @@ func (w *world) calm(d time.Duration) {
 // another one.
 func (w *world) handsOver() bool {
 	for _, n := range w.nodes() {
-		if slices.ContainsFunc(n.t.sas, func(sa *ikeSA) bool { return sa.redundant && sa.state.in(stateUsable) }) {
+		if slices.ContainsFunc(n.t.sas, func(sa *ikeSA) bool {
+			return sa.redundant && sa.state.in(stateUsable) || sa.init != nil && sa.init.replaces != nil
+		}) {
 			return true
 		}
 	}

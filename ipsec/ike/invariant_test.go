@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +31,25 @@ var always = []invariant{
 	{"I6 no plaintext", (*world).findUnprotected},
 	{"data plane agrees", (*world).findUnknownSAs},
 	{"leases agree", (*world).findStrayLease},
+	{"I7 nobody else", (*world).findAbroad},
+}
+
+// stranger is where packets come from that somebody on the path has changed.
+var stranger = netip.MustParseAddr("203.0.113.66")
+
+// findAbroad: no Child SA goes to an address at which neither end has ever been,
+// unless an end is told to believe all.
+func (w *world) findAbroad() string {
+	return w.each(func(n *node) string {
+		for _, m := range []map[uint32]dataplane.SA{n.in, n.out} {
+			for _, spi := range slices.Sorted(maps.Keys(m)) {
+				if m[spi].Remote.Addr() == stranger && !n.t.cfg.Mobility.TrustPeer {
+					return fmt.Sprintf("has Child SA %x with a stranger", spi)
+				}
+			}
+		}
+		return ""
+	})
 }
 
 // violation is an invariant that did not hold.

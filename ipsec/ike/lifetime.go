@@ -136,6 +136,7 @@ func (sa *ikeSA) addDeadlines(e *earliest) {
 		e.add(sa.dpdAt())
 		e.add(sa.keepAliveAt())
 		e.add(sa.redialAt())
+		e.add(sa.leftAt())
 		e.add(sa.homeAt())
 	}
 }

@@ -220,7 +220,7 @@ func (p *probeTask) start() {
 	sa := p.sa
 	sa.wantProbe = false
 	var payloads []wire.Payload
-	if sa.mobike && sa.decides() && sa.localNAT {
+	if sa.mobike && sa.decides() && (sa.localNAT || sa.remoteNAT) {
 		payloads = sa.natNow()
 	}
 	sa.ask(wire.ExchangeInformational, payloads, func(m *message) {

@@ -114,7 +114,7 @@ func (sa *ikeSA) readMobike(m *message) {
 func (sa *ikeSA) additionalAddresses() []wire.Payload {
 	var out []wire.Payload
 	for _, a := range sa.t.localAddresses() {
-		if a == sa.local.Addr() || len(out) == maxAdditional {
+		if a == sa.local.Addr() || !routed(a) || len(out) == maxAdditional {
 			continue
 		}
 		kind := wire.NotifyAdditionalIP6Address
@@ -149,12 +149,18 @@ func peerAddresses(m *message) (addresses []netip.Addr, listed bool) {
 		case wire.NotifyAdditionalIP4Address, wire.NotifyAdditionalIP6Address:
 			listed = true
 			a, ok := netip.AddrFromSlice(n.Data)
-			if ok && a.Is4() == (n.Kind == wire.NotifyAdditionalIP4Address) && usable(a) && len(addresses) < maxPeerAddresses {
+			if ok && a.Is4() == (n.Kind == wire.NotifyAdditionalIP4Address) && routed(a) && len(addresses) < maxPeerAddresses {
 				addresses = append(addresses, a)
 			}
 		}
 	}
 	return addresses, listed
+}
+
+// routed reports whether others can reach a host at the address, as far as the
+// address itself tells: what is announced, and believed of an announcement.
+func routed(a netip.Addr) bool {
+	return usable(a) && !a.IsLoopback() && !a.IsLinkLocalUnicast() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
 }
 
 // usable reports whether a host can have the address.
@@ -164,14 +170,27 @@ func usable(a netip.Addr) bool {
 
 // localAddresses are those of this host that IKE may leave from, the preferred one
 // first.
-func (t *Tunnel) localAddresses() []netip.Addr {
-	return distinct(append([]netip.Addr{t.cfg.Local.Addr()}, t.cfg.Mobility.Local...))
+func (t *Tunnel) localAddresses() []netip.Addr { return t.cfg.localAddresses() }
+
+func (c *Config) localAddresses() []netip.Addr {
+	return distinct(append([]netip.Addr{c.Local.Addr()}, c.Mobility.Local...))
 }
 
-// remoteAddresses are those at which the peer may be, the one in use first.
+// remoteAddresses are those at which the peer may be: where it is now, where it
+// was last proved to be, where it is known to be, and where it says it is.
 func (sa *ikeSA) remoteAddresses() []netip.Addr {
-	all := append([]netip.Addr{sa.remote.Addr(), sa.t.cfg.Remote.Addr()}, sa.t.cfg.Mobility.Remote...)
+	all := append([]netip.Addr{sa.remote.Addr(), sa.placed.remote.Addr()}, sa.knownAddresses()...)
 	return distinct(append(all, sa.t.peerAddresses...))
+}
+
+// knownAddresses are those of the peer by configuration, the preferred one first;
+// or that of the gateway which the peer has sent this end to (RFC 5685).
+func (sa *ikeSA) knownAddresses() []netip.Addr {
+	known := distinct(append([]netip.Addr{sa.t.cfg.Remote.Addr()}, sa.t.cfg.Mobility.Remote...))
+	if at := sa.gateway.Addr().Unmap(); usable(at) && !slices.Contains(known, at) {
+		return []netip.Addr{at}
+	}
+	return known
 }
 
 func distinct(addresses []netip.Addr) []netip.Addr {
@@ -274,20 +293,21 @@ func (sa *ikeSA) echo(m *message) []wire.Payload {
 }
 
 // returned reports whether an answer brings back the cookie of its request, if it
-// had one. If not, the IKE SA ends: the peer has not seen the request (RFC 4555,
-// Section 3.7).
+// had one. If not, the IKE SA is closed: the peer has not seen the request (RFC
+// 4555, Section 3.7). A refusal, which moves nothing, may do without (Section 3.5).
 func (sa *ikeSA) returned(m *message, cookie []byte) bool {
-	if cookie == nil {
+	if cookie == nil || m.notify(wire.NotifyCookie2) == nil && m.errorNotify() != nil {
 		return true
 	}
 	if n := m.notify(wire.NotifyCookie2); n != nil && bytes.Equal(n.Data, cookie) {
 		return true
 	}
-	sa.fail(&Error{
+	sa.t.report(&Error{
 		Op: "check the peer's address", Exchange: m.Exchange, Kind: KindProtocol, Payload: wire.PayloadNotify,
 		Remedy: "look into the peer's log: it answered a request that it had not received, or it does not return cookies (RFC 4555, Section 3.7)",
 		Err:    errCookie2,
 	})
+	sa.end(ReasonProtocol)
 	return false
 }
 
@@ -309,7 +329,7 @@ func (t *Tunnel) acceptable(a netip.Addr) bool {
 // peerMoves moves the SA to where UPDATE_SA_ADDRESSES came from, and its Child SAs
 // once the peer was found there (RFC 4555, Section 3.5).
 func (sa *ikeSA) peerMoves(m *message) {
-	if m.notify(wire.NotifyNATDetectionSourceIP) != nil {
+	if sa.natT && m.notify(wire.NotifyNATDetectionSourceIP) != nil {
 		sa.detectNAT(m, sa.forcesEncap())
 	}
 	sa.left = route{}
@@ -321,12 +341,14 @@ func (sa *ikeSA) peerMoves(m *message) {
 }
 
 // moveAll moves sa, and with it the other IKE SAs of the tunnel that went the same
-// way: those that are replaced and wait for their deletion.
+// way: those that are replaced and wait for their deletion, or are about to take
+// over. What is known of NATs on the way is known to all.
 func (t *Tunnel) moveAll(sa *ikeSA, to route) {
 	from := sa.route
 	for _, o := range t.sas {
 		if o == sa || o.route == from && o.state.in(stateUsable) {
 			o.move(to)
+			o.localNAT, o.remoteNAT, o.encap = sa.localNAT, sa.remoteNAT, sa.encap
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -70,6 +71,16 @@ func (h *HalfOpen) natAnswer(m *message) []wire.Payload {
 	return h.natNotifies(h.sa.remoteSPI, h.sa.localSPI, m.local, m.remote, h.cfg.ForceEncap)
 }
 
+// peerTranslated reports whether a NAT has changed the address of the peer on a
+// message with NAT detection payloads.
+func (sa *ikeSA) peerTranslated(m *message) bool {
+	from := natHash(m.InitiatorSPI, m.ResponderSPI, m.remote)
+	return !slices.ContainsFunc(m.payloads, func(p wire.Payload) bool {
+		n, ok := p.(*wire.Notify)
+		return ok && n.Kind == wire.NotifyNATDetectionSourceIP && bytes.Equal(n.Data, from)
+	})
+}
+
 // detectNAT compares the hashes of the peer with the addresses that its message
 // came with. Without hashes the peer does not do NAT traversal.
 func (sa *ikeSA) detectNAT(m *message, force bool) {
@@ -127,9 +138,7 @@ func (sa *ikeSA) follow(p route) {
 	case p.tcp || sa.tcp:
 		sa.followStream(p)
 	case sa.state.in(stateLarval):
-		if !sa.localNAT {
-			sa.move(p)
-		}
+		// A response comes from where its request went (RFC 7296, Section 2.11).
 	case sa.mobike:
 		// RFC 4555, Section 3.8: an exchange that does not update addresses
 		// changes nothing, so that it can test a path.

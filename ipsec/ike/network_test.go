@@ -146,6 +146,10 @@ func (n *node) receiveESP(p *packet) {
 		}
 		return
 	}
+	if !p.tcp && !sa.TCP && (p.src.Port() == 0) != (sa.Remote.Port() == 0) {
+		n.w.note("   %s expects %x in another encapsulation\n", n.name, p.esp)
+		return
+	}
 	n.lastIn = n.now()
 	event := dataplane.Event{Tunnel: "t", Child: sa.Child, SPI: p.esp, Direction: dataplane.Inbound}
 	if !n.anyInbound[p.esp] {

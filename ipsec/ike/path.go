@@ -34,8 +34,9 @@ type path struct {
 
 // placing is the work of the data plane on where Child SAs are.
 type placing struct {
-	moving  bool
-	placeAt time.Time // earliest next time after it failed
+	moving     bool
+	placeAt    time.Time // earliest next time after it failed
+	placeTries int       // that failed
 }
 
 // placement is where ESP goes, and whether in UDP.
@@ -55,6 +56,9 @@ const (
 	// pathTries is how often a request that tests a path is repeated on it alone,
 	// before it goes over the path in use as well.
 	pathTries = 2
+	// maxPlaceTries is how often the data plane is asked to move SAs before they are
+	// replaced by others where they should be.
+	maxPlaceTries = 3
 	// maxWays bounds the paths that one request is sent over.
 	maxWays = 9
 )
@@ -64,6 +68,9 @@ const (
 func (sa *ikeSA) move(p route) {
 	if p == sa.route {
 		return
+	}
+	if sa.tcp && sa.mobike && !sa.link.lost {
+		sa.link.before, sa.link.leaveAt = sa.route, sa.m.now.Add(leaveTime)
 	}
 	sa.route, sa.movedAt, sa.link.lost = p, sa.m.now, false
 	sa.redirect(p)
@@ -77,13 +84,48 @@ func (sa *ikeSA) redirect(p route) {
 	}
 }
 
-// settle has the Child SAs go where the messages go.
-func (sa *ikeSA) settle() {
-	to, from := placement{sa.route, sa.encap}, sa.placed.route
-	if to == sa.placed {
+// firstPlace has the first Child SAs go where IKE_AUTH went (RFC 4555, Section 3.3).
+// An initiator is there if the first request came from the same address, as it
+// could not have gone on without the answer. If that came from another one, nobody
+// knows about this one yet: Child SAs go to the first until it was asked.
+func (sa *ikeSA) firstPlace() {
+	at := sa.placed.route
+	if sa.initiator || at.isZero() || sa.tcp || at.remote.Addr() == sa.remote.Addr() || sa.t.cfg.Mobility.TrustPeer {
+		sa.placed = placement{}
+		sa.settle()
 		return
 	}
-	sa.placed, sa.unproved = to, route{}
+	sa.placed.encap = sa.encap
+	sa.prove(sa.route)
+}
+
+// settle has the Child SAs go where the messages go.
+func (sa *ikeSA) settle() {
+	sa.unproved = route{}
+	if to := (placement{sa.route, sa.encap}); to != sa.placed {
+		sa.place(to)
+	}
+}
+
+// goFrom goes over p, because this end has to leave from there or can: its Child SAs
+// do so as well, to where the peer was last proved to be.
+func (sa *ikeSA) goFrom(p route) {
+	sa.t.moveAll(sa, p)
+	at := sa.placed.remote
+	switch {
+	case p.remote == at || sa.t.cfg.Mobility.TrustPeer:
+		sa.settle()
+	case p.local.Addr().Is4() == at.Addr().Is4():
+		sa.unproved = p
+		sa.place(placement{route{local: p.local, remote: at}, sa.encap})
+	default:
+		sa.unproved = p
+	}
+}
+
+func (sa *ikeSA) place(to placement) {
+	from := sa.placed.route
+	sa.placed = to
 	if sa.movedFrom.isZero() && from != to.route {
 		sa.movedFrom = from
 	}
@@ -133,16 +175,29 @@ func (t *Tunnel) placeChildren() {
 	}
 	t.apply(nil, []dataplane.Op{dataplane.UpdateEndpoints{Tunnel: t.cfg.Name, Local: to.local, Remote: to.remote, TCP: to.tcp}}, func(errs []error) {
 		t.moving = false
-		err := firstError(errs)
-		if err == nil {
+		if err := firstError(errs); err != nil {
+			t.report(&Error{Op: "move Child SAs to " + to.remote.String(), Kind: KindDataPlane, Err: err})
+			t.notPlaced()
 			return
 		}
-		t.report(&Error{Op: "move Child SAs to " + to.remote.String(), Kind: KindDataPlane, Err: err})
-		t.placeAt = t.now.Add(placeRetry)
-		for _, c := range t.children {
-			c.at = route{}
-		}
+		t.placeTries = 0
 	})
+}
+
+// notPlaced has the data plane asked again in a moment to move SAs, or if it does
+// not do that at all has them rekeyed: new ones are made where they should be.
+func (t *Tunnel) notPlaced() {
+	t.placeAt = t.now.Add(placeRetry)
+	if t.placeTries++; t.placeTries >= maxPlaceTries {
+		t.placeTries = 0
+		for _, c := range t.children {
+			c.wantRekey = c.wantRekey || c.live()
+		}
+		return
+	}
+	for _, c := range t.children {
+		c.at = route{}
+	}
 }
 
 // inheritPath takes over from the SA that sa replaces where the peer is: the two
@@ -154,7 +209,7 @@ func (sa *ikeSA) inheritPath(old *ikeSA) {
 		sa.localNAT, sa.remoteNAT, sa.encap = old.localNAT, old.remoteNAT, old.encap
 		sa.link = old.link.heir()
 	}
-	sa.placed, sa.movedFrom = old.placed, old.movedFrom
+	sa.placed, sa.movedFrom, sa.left, sa.testAt = old.placed, old.movedFrom, old.left, old.testAt
 	switch {
 	case sa.route == sa.placed.route:
 		sa.settle()
@@ -197,6 +252,17 @@ func (sa *ikeSA) prove(p route) {
 	}
 }
 
+// repeatedFrom takes that the latest request of the peer came again, and where from.
+// If that request has moved the peer to a place where it does not answer, somebody
+// may have changed the address of its first copy on the way: the check goes to
+// where this one came from as well, and if the answer comes from there, that place
+// is checked.
+func (sa *ikeSA) repeatedFrom(p route) {
+	if _, checks := sa.active.(*checkTask); checks && sa.mobike && sa.unproved == sa.route && p != sa.route && !p.tcp {
+		sa.redirect(p)
+	}
+}
+
 // checkTask asks the peer at a new address whether it is there before its Child
 // SAs go there: by an empty request, or with MOBIKE by one with a cookie that only
 // who receives it can return (RFC 4555, Section 3.7). If no answer comes, the
@@ -231,6 +297,8 @@ func (c *checkTask) answered(m *message) {
 	case sa.answered.only(c.to):
 		sa.move(c.to)
 		sa.settle()
+	case c.to == sa.route && m.route != c.to:
+		sa.unproved = m.route // see repeatedFrom
 	case c.to != sa.route:
 		// It answered elsewhere. The next packet from there asks again.
 		sa.unproved = route{}
@@ -248,7 +316,7 @@ func (t *Tunnel) pathTask(sa *ikeSA) task {
 	case !sa.unproved.isZero():
 		return &checkTask{sa: sa}
 	case sa.wantAnnounce && sa.mobike:
-		return &announceTask{sa}
+		return &announceTask{sa: sa}
 	case sa.wantHome:
 		return &homeTask{sa}
 	}
@@ -266,6 +334,11 @@ func (o *outstanding) went(p route) {
 // does its answer say that the peer is there (RFC 4555, Section 3.7).
 func (o *outstanding) only(p route) bool { return o != nil && len(o.ways) == 1 && o.ways[0] == p }
 
+// hasOtherSource reports whether the request went from another address too.
+func (o *outstanding) hasOtherSource(a netip.Addr) bool {
+	return o != nil && slices.ContainsFunc(o.ways, func(p route) bool { return p.local.Addr() != a })
+}
+
 // waysAgain are the paths over which a request is repeated.
 func (sa *ikeSA) waysAgain(o *outstanding) []route {
 	if !o.test.isZero() && o.silent <= pathTries {
@@ -279,6 +352,9 @@ func (sa *ikeSA) waysAgain(o *outstanding) []route {
 	}
 	if !sa.unproved.isZero() && sa.unproved != sa.route {
 		ways = append(ways, sa.unproved)
+	}
+	if at := sa.placed.route; sa.unproved == sa.route && at != sa.route && !at.tcp {
+		ways = append(ways, at) // it may be where it was, whatever moved it
 	}
 	if o.silent >= suspectTries {
 		ways = append(ways, sa.alternatives()...)

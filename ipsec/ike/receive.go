@@ -41,6 +41,7 @@ func (sa *ikeSA) receive(d Datagram) {
 	switch verdict {
 	case verdictRepeated:
 		sa.repeatResponse(d, false)
+		sa.repeatedFrom(d.route())
 		return
 	case verdictDrop:
 		if sa.repeatsInPieces(h, d) {

@@ -31,6 +31,7 @@ type simulator struct {
 	latency, workTime      time.Duration
 	outage                 time.Time // nothing arrives until then
 	mutates                bool
+	rewrites               bool // somebody changes where packets come from
 	roams                  bool // addresses come and go
 	mtu                    int
 
@@ -149,7 +150,7 @@ func (s *simulator) badConfig() []string {
 	r := s.rng
 	s.loss, s.duplicates, s.slow = 0.25*r.Float64(), 0.1*r.Float64(), 0.02*float64(r.IntN(2))
 	s.latency = time.Duration(1+r.IntN(800)) * time.Millisecond
-	s.mutates = r.IntN(4) == 0
+	s.mutates, s.rewrites = r.IntN(4) == 0, r.IntN(4) == 0
 	line := []string{
 		"pair", fmt.Sprintf("seed=%d", 1+r.IntN(1e6)),
 		fmt.Sprintf("rekey-ike=%ds", 40+r.IntN(100)), fmt.Sprintf("rekey-child=%ds", 15+r.IntN(60)), "overtime=30s",
@@ -390,6 +391,10 @@ func (s *simulator) arrive(p *packet) {
 	if s.mutates && !p.tcp && p.esp == 0 && s.rng.IntN(20) == 0 {
 		s.do("mutate %s off=%d xor=%02x", s.position(p), s.rng.IntN(len(p.data)), 1+s.rng.IntN(255))
 	}
+	if s.rewrites && p.movable() && s.rng.IntN(20) == 0 {
+		s.do("readdress %s %s:%d", s.position(p), stranger, p.src.Port())
+		return
+	}
 	if times := s.arrivals[p.id]; len(times) > 1 {
 		s.arrivals[p.id] = times[1:]
 		s.do("dup %s", s.position(p))
@@ -439,7 +444,7 @@ func (s *simulator) fault() {
 	case x < 25:
 		s.do("rekey-ike %s", name)
 	case x < 28:
-		s.do("fail %s n=%d policies=%d", name, 1+s.rng.IntN(3), s.rng.IntN(2))
+		s.do("fail %s n=%d policies=%d moves=%d", name, 1+s.rng.IntN(3), s.rng.IntN(2), s.rng.IntN(6))
 	case x < 31:
 		s.do("disconnect %s", name)
 	case x < 35:

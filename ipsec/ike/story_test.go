@@ -42,8 +42,11 @@ import (
 //	drop [DIR] [n=1] [at=0]
 //	dup [DIR] [at=0]         delivers the packet and keeps it
 //	mutate [DIR] [at=0] off=N xor=HH   delivers a copy with one octet changed
-//	alter [DIR] [delete=(HH...)] [notify=NAME]   replaces the payloads of the
-//	                         first packet: its sender does it wrong
+//	readdress [DIR] ADDR:PORT [at=0]   somebody on the way has the packet come
+//	                         from there; dup before it lets it come as it was too
+//	alter [DIR] [delete=(HH...)] [notify=NAME] [data=HH...]   replaces the payloads
+//	                         of the first packet: its sender does it wrong. Data is
+//	                         that of the notification before it
 //	settle                   delivers all until nothing is in flight
 //	tick DURATION            moves the time on and settles after each deadline
 //	wait DURATION            moves the time on and delivers nothing
@@ -54,6 +57,8 @@ import (
 //	address NODE ADDR...     the addresses that NODE's host has from now on, and
 //	                         what the tunnel is told; "quiet" does not tell it
 //	tell NODE                tells it then
+//	where                    between which addresses the IKE SAs in charge and their
+//	                         Child SAs are, and where the peers are besides
 //	unreachable NODE ADDR:PORT   the host of NODE says so
 //	block ADDR ADDR [no]     nothing passes between the two
 //	unblock                  everything passes again
@@ -66,7 +71,8 @@ import (
 //	stray NODE spi=HH        an ESP packet of that SPI comes to NODE from its peer
 //	complain NODE spi=HH     a message in the clear says that the peer of NODE does
 //	                         not have that SPI
-//	fail NODE n=N [policies=N]   the next N installations fail, or policies
+//	fail NODE n=N [policies=N] [moves=N]   the next N installations fail, or
+//	                         policies, or moves of SAs to other addresses
 //	work NODE [at=0]         gives NODE a result that it waits for (work=later), or
 //	                         with all=jobs or all=plane those until it waits for
 //	                         no other
@@ -74,7 +80,7 @@ import (
 //	calm DURATION            like tick, with traffic every second
 //	forget NODE child=NAME   NODE loses that Child SA and does not say so
 //	restart NODE             forgets everything
-//	nat NODE ADDR:PORT       NODE is behind that NAT from now on
+//	nat NODE ADDR:PORT       NODE is behind that NAT from now on, or none: no
 //	cookies NODE [forgetful] NODE asks every initiator for a cookie, and knows
 //	                         none again if it is forgetful
 //	mtu N                    no larger IP datagrams arrive from now on, 0: all do
@@ -207,6 +213,12 @@ func (s *story) run(d *datadriven.TestData) {
 		n.step(Reconfigure{cfg})
 	case "deliver", "drop", "dup", "mutate":
 		s.packets(d)
+	case "readdress":
+		s.readdress(d)
+	case "where":
+		for _, n := range s.w.nodes() {
+			s.w.note("%s\n", n.where())
+		}
 	case "alter":
 		s.alter(d)
 	case "work":
@@ -279,7 +291,7 @@ func (s *story) run(d *datadriven.TestData) {
 	case "stray", "complain":
 		s.outside(d, n)
 	case "fail":
-		n.failPlane, n.failPolicies = s.number(d, "n"), s.number(d, "policies")
+		n.failPlane, n.failPolicies, n.failMoves = s.number(d, "n"), s.number(d, "policies"), s.number(d, "moves")
 	case "cut", "mend":
 		s.w.cut[n] = d.Cmd == "cut"
 	case "restart":
@@ -287,6 +299,10 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.reset()
 	case "nat":
 		s.w.lateNAT = s.w.lateNAT || len(n.t.sas) > 0
+		if d.CmdArgs[1].Key == "no" {
+			delete(s.w.nat, n)
+			break
+		}
 		s.w.nat[n] = netip.MustParseAddrPort(d.CmdArgs[1].Key)
 	case "cookies":
 		n.cookies, _ = NewCookieSecret(n.now(), n)

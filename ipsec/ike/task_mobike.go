@@ -72,16 +72,16 @@ func (u *updateTask) answered(m *message) {
 		// It has changed since: another update follows (RFC 4555, Section
 		// 3.5).
 	case m.notify(wire.NotifyUnexpectedNATDetected) != nil:
-		sa.retryUpdate(m.Exchange)
+		sa.retryUpdate(m)
 	case m.notify(wire.NotifyUnacceptableAddresses) != nil:
-		sa.refusedBy(m.Exchange)
+		sa.refusedBy(m)
 	case !sa.answered.only(u.to):
 		// It is not known which of its copies the peer has taken (RFC 4555,
 		// Sections 3.6 and 3.7).
 		sa.wantUpdate = true
 	default:
 		sa.updateTries, sa.refusedPaths = 0, nil
-		if m.notify(wire.NotifyNATDetectionDestinationIP) != nil {
+		if sa.natT && m.notify(wire.NotifyNATDetectionDestinationIP) != nil {
 			sa.detectNAT(m, sa.forcesEncap())
 		}
 		sa.settle()
@@ -98,26 +98,29 @@ func (sa *ikeSA) natNow() []wire.Payload {
 
 // retryUpdate sends an update anew whose addresses were changed on the way: maybe
 // of that message only (RFC 4555, Section 3.9).
-func (sa *ikeSA) retryUpdate(exchange wire.ExchangeType) {
+func (sa *ikeSA) retryUpdate(m *message) {
 	if sa.updateTries++; sa.updateTries <= maxUpdateTries {
 		sa.wantUpdate = true
 		return
 	}
 	sa.updateTries = 0
-	sa.refusedBy(exchange)
+	sa.refusedBy(m)
 }
 
 // refusedBy chooses another path after the peer refused this one, or makes a new
 // IKE SA if there is none.
-func (sa *ikeSA) refusedBy(exchange wire.ExchangeType) {
+func (sa *ikeSA) refusedBy(m *message) {
 	t := sa.t
 	if len(sa.refusedPaths) < maxWays {
 		sa.refusedPaths = append(sa.refusedPaths, sa.route)
 	}
 	refused := &Error{
-		Op: "move to " + sa.local.String(), Kind: KindConfiguration, Exchange: exchange,
-		Notify: wire.NotifyUnacceptableAddresses, Remote: true, Err: errRejected,
+		Op: "move to " + sa.local.String(), Kind: KindConfiguration, Exchange: m.Exchange,
+		Notify: m.errorNotify().Kind, Remote: true, Err: errRejected,
 		Remedy: "let the peer accept that address, or give this end one that it accepts",
+	}
+	if refused.Notify == wire.NotifyUnexpectedNATDetected {
+		refused.Remedy = "allow NAT traversal at both ends, or give this end an address that no NAT changes"
 	}
 	for _, p := range sa.alternatives() {
 		if !slices.Contains(sa.refusedPaths, p) {
@@ -185,8 +188,7 @@ func (sa *ikeSA) answeredOver(o *outstanding, p route) {
 	case !sa.decides() && announced && !sa.left.isZero() && p.remote == sa.remote && sa.t.isLocal(p.local.Addr()):
 		// It had to leave its address; the one that it left for does not work,
 		// this one does.
-		sa.t.moveAll(sa, p)
-		sa.settle()
+		sa.goFrom(p)
 	}
 }
 
@@ -218,11 +220,14 @@ func (t *Tunnel) unreachable(remote netip.AddrPort) {
 
 // announceTask tells the peer which addresses this end has (RFC 4555, Section
 // 3.6).
-type announceTask struct{ sa *ikeSA }
+type announceTask struct {
+	sa   *ikeSA
+	from netip.Addr // that the list leaves out
+}
 
 func (a *announceTask) start() {
 	sa := a.sa
-	sa.wantAnnounce = false
+	sa.wantAnnounce, a.from = false, sa.local.Addr()
 	sa.ask(wire.ExchangeInformational, append(sa.allAdditional(), sa.noNATs(sa.route)...), a.answered)
 }
 
@@ -231,12 +236,16 @@ func (a *announceTask) abandon() {}
 func (a *announceTask) answered(m *message) {
 	sa := a.sa
 	sa.finish()
-	if m.notify(wire.NotifyUnexpectedNATDetected) == nil {
-		sa.updateTries = 0
-		return
-	}
-	if sa.updateTries++; sa.updateTries <= maxUpdateTries {
+	switch {
+	case m.notify(wire.NotifyUnexpectedNATDetected) != nil:
+		sa.updateTries++
+		sa.wantAnnounce = sa.updateTries <= maxUpdateTries
+	case sa.answered.hasOtherSource(a.from):
+		// The peer has taken one of them for the address that is not in the list,
+		// and it may not be this one (RFC 4555, Section 3.6).
 		sa.wantAnnounce = true
+	default:
+		sa.updateTries = 0
 	}
 }
 
@@ -253,25 +262,30 @@ func (sa *ikeSA) reconsider(p route) {
 // configured to be.
 func (t *Tunnel) readdress(sa *ikeSA, old, fresh *Config) {
 	gone := !t.isLocal(sa.local.Addr())
-	listed := !slices.Equal(old.Mobility.Local, fresh.Mobility.Local)
+	listed := !slices.Equal(old.localAddresses(), fresh.localAddresses())
+	elsewhere := old.Remote != fresh.Remote
+	if elsewhere && fresh.Remote.IsValid() {
+		sa.gateway = fresh.Remote
+	}
 	if !sa.decides() {
 		switch back := sa.left; {
 		case gone:
 			sa.leave()
 		case !back.isZero() && t.isLocal(back.local.Addr()):
 			sa.left = route{}
-			t.moveAll(sa, back)
-			sa.settle()
+			sa.goFrom(back)
 		}
 		sa.wantAnnounce = sa.wantAnnounce || gone || listed
 		return
 	}
-	if gone || old.Local.Addr() != fresh.Local.Addr() || old.Remote != fresh.Remote {
-		p, ok := sa.preferred(old.Remote != fresh.Remote)
+	if gone || elsewhere || old.Local.Addr() != fresh.Local.Addr() {
+		p, ok := sa.preferred(elsewhere)
 		switch {
 		case ok && fresh.TCP.Mode == TCPOnly:
 			sa.reconnect()
 			return
+		case ok && p != sa.route && !gone && !elsewhere:
+			sa.testAt = sa.m.now // the path in use still works
 		case ok && p != sa.route:
 			sa.choose(p)
 			return
@@ -285,19 +299,19 @@ func (t *Tunnel) readdress(sa *ikeSA, old, fresh *Config) {
 	sa.wantAnnounce = sa.wantAnnounce || listed
 }
 
-// isLocal reports whether the host has that address, as far as is known.
+// isLocal reports whether the host has that address, as far as is known: it may
+// have any if its address is left to routing.
 func (t *Tunnel) isLocal(a netip.Addr) bool {
-	local := t.localAddresses()
-	return len(local) == 0 || slices.Contains(local, a)
+	return !usable(t.cfg.Local.Addr().Unmap()) || slices.Contains(t.localAddresses(), a.Unmap())
 }
 
 // preferred is the path between the first local address and the first of the peer
-// that are of one family: the peer's present one, unless it is configured to be
-// elsewhere now.
+// that are of one family: the peer's present one, or with elsewhere the one that it
+// is configured to have.
 func (sa *ikeSA) preferred(elsewhere bool) (route, bool) {
 	remotes := sa.remoteAddresses()
-	if configured := sa.t.cfg.Remote.Addr().Unmap(); elsewhere && usable(configured) {
-		remotes = distinct(append([]netip.Addr{configured}, remotes...))
+	if elsewhere {
+		remotes = distinct(append(sa.knownAddresses(), remotes...))
 	}
 	for _, local := range sa.t.localAddresses() {
 		for _, remote := range remotes {
@@ -321,8 +335,7 @@ func (sa *ikeSA) leave() {
 	}
 	for _, local := range sa.t.localAddresses() {
 		if local.Is4() == sa.remote.Addr().Is4() {
-			sa.t.moveAll(sa, sa.pathTo(local, sa.remote.Addr()))
-			sa.settle()
+			sa.goFrom(sa.pathTo(local, sa.remote.Addr()))
 			return
 		}
 	}
@@ -365,10 +378,11 @@ func (h *homeTask) abandon() {}
 
 // remapped takes the answer to a liveness check: if the peer sees this end at
 // another place than before, a NAT has changed its mapping (RFC 4555, Section
-// 3.8).
+// 3.8). If there is another answer than before to whether the peer is behind one,
+// that is found out anew as well.
 func (sa *ikeSA) remapped(m *message) {
 	n := m.notify(wire.NotifyNATDetectionDestinationIP)
-	if n != nil && !bytes.Equal(n.Data, sa.mapped) {
+	if n != nil && (!bytes.Equal(n.Data, sa.mapped) || sa.peerTranslated(m) != sa.remoteNAT) {
 		sa.wantUpdate = true
 	}
 }

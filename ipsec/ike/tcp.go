@@ -53,6 +53,8 @@ func (c TCP) validate() error {
 }
 
 const (
+	// leaveTime is how long a connection is kept that an IKE SA has left by MOBIKE.
+	leaveTime = 5 * time.Second
 	// maxRedial bounds the time between two attempts to connect again.
 	maxRedial = 30 * time.Second
 
@@ -78,6 +80,9 @@ type tcpLink struct {
 	redials    int
 	redialAt   time.Time
 	triedUDP   bool // in vain, to leave TCP
+	// before is the connection that the SA has left, closed at leaveAt.
+	before  route
+	leaveAt time.Time
 }
 
 // heir is the link of an IKE SA that replaces this one's.
@@ -247,12 +252,12 @@ func (sa *ikeSA) tickLink() {
 			sa.link.redials++
 			sa.link.redialAt = sa.m.now.Add(sa.vary(delay))
 			sa.wantProbe = true // so that its end is found out if this goes on
+		case sa.link.lost && sa.mobike && sa.decides():
+			// Somebody is there: who it is the answer to the update tells.
+			sa.choose(r)
+			sa.link.lost = false
 		case sa.link.lost:
 			sa.reconnected(r)
-			if sa.mobike && sa.decides() {
-				sa.wantUpdate = true
-				return
-			}
 			sa.wantProbe = sa.window.outstanding == nil // the peer learns the connection
 		}
 	})
@@ -264,16 +269,39 @@ func (sa *ikeSA) reconnect() {
 }
 
 // dialTo is between which ends to connect: those in use, or the preferred ones if
-// this host no longer has its address.
+// this host no longer has its address; and after each failure between others, if
+// MOBIKE lets the IKE SA move.
 func (sa *ikeSA) dialTo() (netip.Addr, netip.AddrPort) {
 	local, remote := sa.local.Addr(), sa.remote.Addr()
 	if p, ok := sa.preferred(false); ok && !sa.t.isLocal(local) {
 		local, remote = p.local.Addr(), p.remote.Addr()
 	}
+	if pairs := sa.dialPairs(local, remote); len(pairs) > 0 {
+		p := pairs[sa.link.redials%len(pairs)]
+		local, remote = p[0], p[1]
+	}
 	if sa.tcp && remote == sa.remote.Addr() {
 		return local, sa.remote
 	}
 	return local, netip.AddrPortFrom(remote, sa.t.cfg.TCP.Port)
+}
+
+// dialPairs are the pairs of addresses that a connection is tried between, that of
+// local and remote first.
+func (sa *ikeSA) dialPairs(local, remote netip.Addr) [][2]netip.Addr {
+	pairs := [][2]netip.Addr{{local, remote}}
+	if !sa.mobike || !sa.decides() {
+		return pairs
+	}
+	for _, r := range sa.remoteAddresses() {
+		for _, l := range sa.t.localAddresses() {
+			p := [2]netip.Addr{l, r}
+			if l.Is4() == r.Is4() && !slices.Contains(pairs, p) && len(pairs) < maxWays {
+				pairs = append(pairs, p)
+			}
+		}
+	}
+	return pairs
 }
 
 // tryTCP has a request that gets no answer by UDP go by TCP as well. If the answer
@@ -285,7 +313,10 @@ func (sa *ikeSA) tryTCP(o *outstanding) {
 	}
 	from, to := sa.dialTo()
 	sa.dial(from, to, func(r route, err error) {
-		if err == nil && sa.window.outstanding == o {
+		switch {
+		case err != nil:
+			sa.link.redials++ // next time between others
+		case sa.window.outstanding == o:
 			o.went(r)
 			sa.sendAgain(r, o.datagrams)
 		}
@@ -319,7 +350,19 @@ func (sa *ikeSA) uses(r route) bool {
 		return false
 	}
 	o := sa.window.outstanding
-	return sa.route == r || o != nil && slices.Contains(o.ways, r)
+	return sa.route == r || o != nil && slices.Contains(o.ways, r) || sa.leaves() && sa.link.before == r
+}
+
+// leaves reports whether the connection that the SA has left is still needed: the
+// peer sends on it until it has learned of the move (RFC 9329, Section 7.1).
+func (sa *ikeSA) leaves() bool { return sa.m.now.Before(sa.link.leaveAt) }
+
+// leftAt is when it no longer is.
+func (sa *ikeSA) leftAt() time.Time {
+	if !sa.leaves() {
+		return time.Time{}
+	}
+	return sa.link.leaveAt
 }
 
 func (t *Tunnel) keepStream(r route) {
