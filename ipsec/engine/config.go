@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"runtime"
 	"time"
@@ -36,6 +38,9 @@ type Config struct {
 	// Tunnels may connect by TCP all the same. The data plane has to be a
 	// dataplane.StreamPlane.
 	TCPAddr netip.AddrPort
+	// Dial opens the connections of tunnels that go by TCP, where the engine's
+	// network namespace is not that of the process. Nil: dialer does.
+	Dial func(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error)
 	// Shards is the number of loops, 1 to 64; the number of processors, at
 	// most 8, if 0. One is enough for hundreds of tunnels.
 	Shards int
@@ -95,6 +100,11 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader
+	}
+	if c.Dial == nil {
+		c.Dial = func(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", address)
+		}
 	}
 	l := &c.Limits
 	for _, d := range []struct {

@@ -215,7 +215,7 @@ func (ss *streams) connect(t *tunnel, d ike.Dial) (*stream, error) {
 	if specified(d.Local) {
 		dialer.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(d.Local, 0))
 	}
-	conn, err := dialer.DialContext(ss.ctx, "tcp", d.Remote.String())
+	conn, err := ss.engine.config.Dial(ss.ctx, &dialer, d.Remote.String())
 	if err != nil {
 		return nil, err
 	}
