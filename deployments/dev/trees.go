@@ -65,7 +65,7 @@ func setupTrees(ctx context.Context) error {
 			return fmt.Errorf("make Debian tree with %s: %w", t.name, err)
 		}
 	}
-	return setupKernel(ctx)
+	return setupKernels(ctx)
 }
 
 // contents is noted so that a tree with other packages is made anew.
@@ -99,50 +99,6 @@ func (t tree) make(ctx context.Context, dir string) error {
 		return os.WriteFile(dir+".ready", []byte(fmt.Sprintf("%s, %s%s", release, version, t.contents())), 0o644)
 	}
 	return failed
-}
-
-// setupKernel fetches a kernel that has ESP, for virtual machines: the one of
-// the tree with libreswan.
-func setupKernel(ctx context.Context) error {
-	dir, err := lab.TreeDir(lab.KernelDir)
-	if err != nil {
-		return err
-	}
-	if noted, err := os.ReadFile(dir + ".ready"); err == nil {
-		fmt.Printf("%s: %s", lab.KernelDir, noted)
-		return nil
-	}
-	root, err := lab.TreeDir(lab.TreeLibreswan)
-	if err != nil {
-		return err
-	}
-	// The kernel is unpacked, not installed: it takes no part in the tree.
-	const fetch = `set -e; cd /tmp; rm -f *.deb; apt-get -qq update
-apt-get -qq download "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')"`
-	if err := run0(ctx, "chroot", root, "sh", "-c", fetch); err != nil {
-		return fmt.Errorf("fetch a kernel with ESP: %w", err)
-	}
-	debs, err := filepath.Glob(filepath.Join(root, "tmp", "linux-image-*.deb"))
-	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("fetch a kernel with ESP: found %v, want one package", debs)
-	}
-	for _, argv := range [][]string{{"rm", "-rf", dir}, {"dpkg-deb", "-x", debs[0], dir}, {"rm", debs[0]}} {
-		if err := run0(ctx, argv...); err != nil {
-			return err
-		}
-	}
-	modules, err := filepath.Glob(filepath.Join(dir, "usr/lib/modules/*"))
-	if err != nil || len(modules) != 1 {
-		return fmt.Errorf("a kernel with ESP: found modules %v, want those of one kernel", modules)
-	}
-	// depmod looks for lib/modules.
-	if err := run0(ctx, "ln", "-sfn", "usr/lib", filepath.Join(dir, "lib")); err != nil {
-		return err
-	}
-	if err := run0(ctx, "depmod", "-b", dir, filepath.Base(modules[0])); err != nil {
-		return err
-	}
-	return os.WriteFile(dir+".ready", []byte(filepath.Base(modules[0])+"\n"), 0o644)
 }
 
 // run0 runs a command as root.

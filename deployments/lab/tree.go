@@ -15,8 +15,9 @@ type Tree struct{ Root string }
 const (
 	TreeStrongSwan = "strongswan" // with ML-KEM
 	TreeLibreswan  = "libreswan"
-	// KernelDir stands beside the trees: a kernel that has ESP.
-	KernelDir = "kernel"
+	// KernelDir stands beside the trees: a kernel that has ESP. The other one
+	// has ESP in TCP as well (RFC 9329).
+	KernelDir, KernelTCPDir = "kernel", "kernel-tcp"
 )
 
 // TreeDir is where the tree of that name is, or will be: in the cache of the

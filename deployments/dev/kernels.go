@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+// A kernel is for virtual machines. Fetch is a shell script, for the tree with
+// libreswan, that leaves its packages in /tmp.
+type kernel struct {
+	name, why, fetch string
+	// optional is a kernel whose tests are skipped where it cannot be had.
+	optional bool
+}
+
+func kernels() []kernel {
+	return []kernel{
+		{
+			name: lab.KernelDir, why: "with ESP",
+			fetch: `apt-get -qq update
+apt-get -qq download "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')"`,
+		},
+		{
+			// Debian's have no CONFIG_INET_ESPINTCP.
+			name: lab.KernelTCPDir, why: "with ESP in TCP", optional: true,
+			fetch: `apt-get -qq update
+apt-get -qq -y --no-install-recommends install ubuntu-keyring
+mkdir -p ubuntu/lists/partial
+echo "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] ` + ubuntuMirror() + ` noble-updates main" >ubuntu/sources.list
+options="-o Dir::Etc::SourceList=/tmp/ubuntu/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=/tmp/ubuntu/lists -o Dir::Cache=/tmp/ubuntu -o Acquire::Languages=none"
+apt-get -qq $options update
+release="$(apt-cache $options depends linux-image-virtual | sed -n 's/.*Depends: linux-image-//p')"
+apt-get -qq $options download "linux-image-$release" "linux-modules-$release"`,
+		},
+	}
+}
+
+// ubuntuMirror is where Ubuntu is fetched from.
+func ubuntuMirror() string {
+	if m := os.Getenv("SWANHERD_UBUNTU_MIRROR"); m != "" {
+		return m
+	}
+	return "http://archive.ubuntu.com/ubuntu"
+}
+
+// setupKernels fetches the kernels that are missing.
+func setupKernels(ctx context.Context) error {
+	for _, k := range kernels() {
+		dir, err := lab.TreeDir(k.name)
+		if err != nil {
+			return err
+		}
+		if noted, err := os.ReadFile(dir + ".ready"); err == nil {
+			fmt.Printf("%s: %s", k.name, noted)
+			continue
+		}
+		switch err := k.make(ctx, dir); {
+		case err != nil && k.optional:
+			fmt.Printf("no kernel %s, so what needs it is not tested: %v\n", k.why, err)
+		case err != nil:
+			return fmt.Errorf("make a kernel %s: %w", k.why, err)
+		}
+	}
+	return nil
+}
+
+// make unpacks the kernel; it is not installed, as it takes no part in the tree.
+func (k kernel) make(ctx context.Context, dir string) error {
+	root, err := lab.TreeDir(lab.TreeLibreswan)
+	if err != nil {
+		return err
+	}
+	if err := run0(ctx, "chroot", root, "sh", "-c", "set -e; cd /tmp; rm -rf *\n"+k.fetch); err != nil {
+		return fmt.Errorf("fetch it: %w", err)
+	}
+	debs, err := filepath.Glob(filepath.Join(root, "tmp", "linux-*.deb"))
+	if err != nil || len(debs) == 0 {
+		return fmt.Errorf("fetch it: found %v, want packages", debs)
+	}
+	if err := run0(ctx, "rm", "-rf", dir); err != nil {
+		return err
+	}
+	for _, deb := range debs {
+		if err := run0(ctx, "dpkg-deb", "-x", deb, dir); err != nil {
+			return err
+		}
+	}
+	if err := run0(ctx, "sh", "-c", "rm -rf "+filepath.Join(root, "tmp")+"/*"); err != nil {
+		return err
+	}
+	// depmod looks for lib/modules, which newer packages have in usr.
+	if _, err := os.Stat(filepath.Join(dir, "lib")); err != nil {
+		if err := run0(ctx, "ln", "-sfn", "usr/lib", filepath.Join(dir, "lib")); err != nil {
+			return err
+		}
+	}
+	modules, err := filepath.Glob(filepath.Join(dir, "lib/modules/*"))
+	if err != nil || len(modules) != 1 {
+		return fmt.Errorf("found modules %v, want those of one kernel", modules)
+	}
+	for _, argv := range [][]string{
+		{"depmod", "-b", dir, filepath.Base(modules[0])},
+		{"chmod", "a+r", filepath.Join(dir, "boot", "vmlinuz-"+filepath.Base(modules[0]))}, // Ubuntu's are root's alone
+	} {
+		if err := run0(ctx, argv...); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(dir+".ready", []byte(filepath.Base(modules[0])+"\n"), 0o644)
+}
