@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -39,6 +40,13 @@ func startGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *g
 		t.Fatal(err)
 	}
 	config := engine.Config{Plane: plane, IKEAddr: netip.AddrPortFrom(netip.IPv6Unspecified(), 500), Logger: logger, Shards: 1}
+	config.Dial = func(ctx context.Context, dialer *net.Dialer, address string) (c net.Conn, err error) {
+		err = ns.Do(func() error {
+			c, err = dialer.DialContext(ctx, "tcp", address)
+			return err
+		})
+		return c, err
+	}
 	if edit != nil {
 		edit(&config)
 	}

@@ -3,6 +3,7 @@ package lab_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net/netip"
@@ -40,7 +41,7 @@ func TestInteropKernel(t *testing.T) {
 		runCases(t, kernelCases(), newKernelCharonPeer)
 		return
 	}
-	runInGuest(t, lab.TreeStrongSwan)
+	runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
 }
 
 // newKernelCharonPeer is the strongSwan of the root.
@@ -50,16 +51,16 @@ func newKernelCharonPeer(x *run) peer {
 	return p
 }
 
-// runInGuest runs the test that calls it, and no other, in a virtual machine
-// with the trees as disks, and reports its subtests here.
-func runInGuest(t *testing.T, trees ...string) {
+// runInGuest runs the test that calls it, and no other, in a virtual machine with
+// that kernel and with the trees as disks, and reports its subtests here.
+func runInGuest(t *testing.T, kernelDir string, trees ...string) {
 	if testing.Short() {
 		return // with the race detector it would take very long
 	}
 	lab.Require(t, "qemu-system-x86_64")
 	vm := lab.VM{
 		Modules: kernelModules, MemoryMB: 1024, CPUs: 2,
-		Args: []string{"-test.v", "-test.run=^" + t.Name() + "$", "-test.timeout=15m", "-test.parallel=3"},
+		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
 	}
 	keys, err := keysForGuest()
@@ -67,7 +68,7 @@ func runInGuest(t *testing.T, trees ...string) {
 		t.Fatal(err)
 	}
 	vm.Env = append(vm.Env, keys...)
-	kernel, err := lab.OpenTree(lab.KernelDir)
+	kernel, err := lab.OpenTree(kernelDir)
 	if err != nil {
 		t.Skipf("SKIPPED, so not run: %v", err)
 	}
@@ -98,6 +99,17 @@ func runInGuest(t *testing.T, trees ...string) {
 	case status != 0 && !t.Failed():
 		t.Fatalf("the test in the virtual machine ended with status %d", status)
 	}
+}
+
+// wanted is -run for the guest: the cases of the test that -run names here, or
+// all of them.
+func wanted(test string) string {
+	if f := flag.Lookup("test.run"); f != nil {
+		if _, cases, ok := strings.Cut(f.Value.String(), "/"); ok {
+			return "^" + test + "$/" + cases
+		}
+	}
+	return "^" + test + "$"
 }
 
 // verdict is a line of a test of the guest that has ended.

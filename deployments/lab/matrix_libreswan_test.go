@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -24,32 +25,37 @@ func TestInteropLibreswan(t *testing.T) {
 		runCases(t, libreswanCases(), newLibreswanPeer)
 		return
 	}
-	runInGuest(t, lab.TreeStrongSwan, lab.TreeLibreswan)
+	runInGuest(t, lab.KernelDir, lab.TreeStrongSwan, lab.TreeLibreswan)
 }
 
 // libreswanPeer is libreswan's daemon, pluto, in the tree on the second disk.
 type libreswanPeer struct {
 	x       *run
+	host    string // where it runs
+	addr    netip.Addr
+	dir     string // its files
+	options string // lines of its setup
+	conn    string // and of its connection
 	tree    lab.Tree
 	daemon  *lab.Program
 	printed buffer
 }
 
 func newLibreswanPeer(x *run) peer {
-	return &libreswanPeer{x: x, tree: lab.Tree{Root: "/disk2"}}
+	return &libreswanPeer{x: x, host: "theirs", addr: x.addr[theirs], dir: x.dir, options: x.options, conn: x.conn, tree: lab.Tree{Root: "/disk2"}}
 }
 
 // in runs a command of the tree to its end.
 func (p *libreswanPeer) in(ctx context.Context, argv ...string) (string, error) {
-	return p.x.hosts["theirs"].Run(ctx, p.tree.Command(p.x.dir, argv...)...)
+	return p.x.hosts[p.host].Run(ctx, p.tree.Command(p.dir, argv...)...)
 }
 
 func (p *libreswanPeer) whack(ctx context.Context, args ...string) (string, error) {
-	argv, err := p.tree.Client("usr/libexec/ipsec/whack", append([]string{"--ctlsocket", filepath.Join(p.x.dir, "pluto.ctl")}, args...)...)
+	argv, err := p.tree.Client("usr/libexec/ipsec/whack", append([]string{"--ctlsocket", filepath.Join(p.dir, "pluto.ctl")}, args...)...)
 	if err != nil {
 		return "", err
 	}
-	return p.x.hosts["theirs"].Run(ctx, argv...)
+	return p.x.hosts[p.host].Run(ctx, argv...)
 }
 
 func (p *libreswanPeer) start() {
@@ -57,19 +63,20 @@ func (p *libreswanPeer) start() {
 	at := func(name string) string { return filepath.Join(lab.TreeMount, name) }
 	if p.daemon == nil {
 		p.prepare()
-		theirRoute().do(x)
+		// The kernel asks its policies only where there is a route.
+		x.must(x.hosts[p.host].RouteDevice(netip.MustParsePrefix(lans[x.children[0]].ours), "wan1"))
 	}
 	for _, name := range []string{"pluto.pid", "pluto.ctl"} {
-		os.Remove(filepath.Join(x.dir, name))
+		os.Remove(filepath.Join(p.dir, name))
 	}
 	var err error
-	p.daemon, err = x.hosts["theirs"].Start(&p.printed, nil, p.tree.Command(x.dir, "/usr/libexec/ipsec/pluto", "--nofork", "--stderrlog",
+	p.daemon, err = x.hosts[p.host].Start(&p.printed, nil, p.tree.Command(p.dir, "/usr/libexec/ipsec/pluto", "--nofork", "--stderrlog",
 		"--config", at("ipsec.conf"), "--nssdir", at("nss"), "--secretsfile", at("ipsec.secrets"), "--rundir", lab.TreeMount)...)
 	x.must(err)
 	daemon := p.daemon
 	x.t.Cleanup(func() { daemon.Kill() })
 	x.await("pluto to listen", func() (bool, string) {
-		if _, err := os.Stat(filepath.Join(x.dir, "pluto.ctl")); err != nil {
+		if _, err := os.Stat(filepath.Join(p.dir, "pluto.ctl")); err != nil {
 			return false, err.Error()
 		}
 		out, err := p.whack(x.ctx, "--listen")
@@ -83,8 +90,8 @@ func (p *libreswanPeer) start() {
 // prepare writes the configuration and fills the store of certificates.
 func (p *libreswanPeer) prepare() {
 	x := p.x
-	write := func(name, text string) { x.must(os.WriteFile(filepath.Join(x.dir, name), []byte(text), 0o600)) }
-	x.must(os.Mkdir(filepath.Join(x.dir, "nss"), 0o700))
+	write := func(name, text string) { x.must(os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o600)) }
+	x.must(os.Mkdir(filepath.Join(p.dir, "nss"), 0o700))
 	l := lans[x.children[0]]
 	auth := "  authby=secret\n"
 	script := "certutil -N -d sql:nss --empty-password\n"
@@ -98,8 +105,9 @@ certutil -A -d sql:nss -n root -t CT,C,C -i x509ca/root.pem
 	if x.intermediate {
 		script += "certutil -A -d sql:nss -n intermediate -t ,, -i x509ca/intermediate.pem\n"
 	}
-	write("ipsec.secrets", fmt.Sprintf("@%s @%s : PSK %q\n", x.theirID, x.ourID, psk))
+	write("ipsec.secrets", fmt.Sprintf("@%s @%s : PSK %q\n%s\n", x.theirID, x.ourID, psk, x.top))
 	write("ipsec.conf", fmt.Sprintf(`config setup
+%s
 conn ours
   keyexchange=ikev2
   left=%s
@@ -114,7 +122,7 @@ conn ours
   retransmit-timeout=6s
   retransmit-interval=500ms
 %s
-`, x.addr[theirs], x.theirID, l.theirs, ourPublic, x.ourID, l.ours, auth, x.theirIKE, x.theirESP, x.conn))
+`, p.options, p.addr, x.theirID, l.theirs, ourPublic, x.ourID, l.ours, auth, x.theirIKE, x.theirESP, p.conn))
 	if out, err := p.in(x.ctx, "sh", "-e", "-c", "cd "+lab.TreeMount+"\n"+script); err != nil {
 		x.t.Fatalf("fill libreswan's store of certificates: %v\n%s", err, out)
 	}
@@ -204,17 +212,22 @@ func (p *libreswanPeer) sas(ctx context.Context) (peerSAs, error) {
 	return s, nil
 }
 
-// libreswanCases are the main cases, once more with an implementation that has
-// nothing in common with the others.
-func libreswanCases() []interopCase {
-	// In words of both. As responder libreswan sends on a new Child SA before it
-	// answers, which RFC 7296, Section 2.8, lets it do: what comes before its
-	// answer is lost, so these cases only tell how much that is.
-	base := interopCase{
+// libreswanBase is what the cases have in common, in words of both. As responder
+// libreswan sends on a new Child SA before it answers, which RFC 7296, Section 2.8,
+// lets it do: what comes before its answer is lost, so these cases only tell how
+// much that is.
+func libreswanBase() interopCase {
+	return interopCase{
 		lossy: true,
 		ike:   "aes256gcm16-prfsha384-x25519", theirIKE: "aes_gcm256-sha2_384-dh31",
 		esp: "aes128gcm16-x25519", theirESP: "aes_gcm128-null-dh31", theirAuth: "ecdsa",
 	}
+}
+
+// libreswanCases are the main cases, once more with an implementation that has
+// nothing in common with the others.
+func libreswanCases() []interopCase {
+	base := libreswanBase()
 	with := func(name string, edit func(*interopCase)) []interopCase {
 		c := base
 		c.name = name
@@ -222,6 +235,7 @@ func libreswanCases() []interopCase {
 		return each(c)
 	}
 	return slices.Concat(
+		libreswanResumeCases(base), libreswanRedirectCases(base), libreswanPPKCases(base), libreswanLifeCases(base),
 		with("psk", func(c *interopCase) { c.steps = eachRekey() }),
 		with("certificates", func(c *interopCase) {
 			c.auth, c.intermediate = "ecdsa384+ecdsa256", true

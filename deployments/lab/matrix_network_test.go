@@ -16,6 +16,7 @@ import (
 // through a tunnel.
 func (x *run) network() {
 	n := lab.New()
+	x.net = n
 	x.t.Cleanup(func() { n.Close() })
 	for _, name := range []string{"ours", "theirs", "our-lan", "their-lan"} {
 		x.add(n, name)

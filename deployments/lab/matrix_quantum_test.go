@@ -26,7 +26,7 @@ func quantumCases(long bool) []interopCase {
 		}
 	}
 	hybrid, pfs := ikeSuites[0], espSuites[1]
-	return slices.Concat(out,
+	return slices.Concat(out, redirectCases(false),
 		each(interopCase{name: "hybrid/certificates of many fragments", ike: hybrid, auth: "rsa3072+rsa3072", intermediate: true, options: "  fragment_size = 576", steps: eachRekey()}),
 		each(interopCase{name: "hybrid/behind NAT", ike: hybrid, esp: pfs, nat: [2]bool{true, true}, steps: eachRekey()}),
 		each(interopCase{name: "hybrid/crossing rekeys", ike: hybrid, esp: pfs, steps: []step{crossing(rekeysChild, rekeysChild), crossing(rekeysIKE, rekeysIKE), crossing(rekeysChild, rekeysIKE), crossing(rekeysIKE, rekeysChild)}}),
