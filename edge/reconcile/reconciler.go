@@ -22,9 +22,12 @@ const (
 	resyncInterval = 30 * time.Second
 	// patience is how long a tunnel waits for its peer to initiate before it
 	// does so itself, restartPatience how long after a restart: peers may hold
-	// SAs of the run before and find out by their liveness check alone.
+	// SAs of the run before and find out by their liveness check alone. An edge
+	// with many tunnels answers some thousands of peers a second, and waits a
+	// second longer for each thousand, or both ends would begin.
 	patience        = 6 * time.Second
 	restartPatience = time.Second
+	patienceTunnels = 1000
 )
 
 // Engine is what the reconciler needs of package engine.
@@ -90,7 +93,7 @@ func (e *ApplyError) Error() string { return "apply intent: " + e.Errors.Error()
 func (r *Reconciler) Apply(intent *swanherdv1.EdgeIntent) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.patience = patience
+	r.patience = patience + time.Duration(len(intent.GetTunnels())/patienceTunnels)*time.Second
 	err := r.reach(intent)
 	if err == nil {
 		r.intent = intent

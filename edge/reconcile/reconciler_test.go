@@ -3,12 +3,15 @@ package reconcile
 import (
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/state"
@@ -208,4 +211,12 @@ func TestPatience(t *testing.T) {
 	check("after a restart", r.Adopt(i), restartPatience)
 	check("as long as nothing changes", r.Resync(), restartPatience)
 	check("with another intent", r.Apply(i), patience)
+	for n := range 2 * patienceTunnels {
+		other := proto.CloneOf(i.Tunnels[0])
+		other.Name = fmt.Sprintf("other-%d", n)
+		other.Authentication.RemoteId = fmt.Sprintf("other-%d.example", n)
+		other.Children[0].RemoteTs = []string{fmt.Sprintf("10.%d.%d.0/24", 64+n/256, n%256)}
+		i.Tunnels = append(i.Tunnels, other)
+	}
+	check("with many tunnels", r.Apply(i), patience+2*time.Second)
 }
