@@ -156,7 +156,9 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 		}),
 	}
 	m := newMatcher(targets, ike.Runtime{})
-	local := addr("192.0.2.1")
+	from := func(remote string, idi, idr ident.ID) claim {
+		return claim{idi, idr, port(remote), addr("192.0.2.1"), func([]ike.ChildConfig) int { return 0 }}
+	}
 	for _, c := range []struct {
 		remote   string
 		idi, idr string
@@ -175,7 +177,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 			idr = mustID(t, c.idr)
 		}
 		got := ""
-		if tun := m.pick(local, addr(c.remote), mustID(t, c.idi), idr); tun != nil {
+		if tun := m.pick(from(c.remote, mustID(t, c.idi), idr)); tun != nil {
 			got = tun.name
 		}
 		if got != c.want {
@@ -186,7 +188,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 	up.State = ike.StateUp
 	m2 := newMatcher(targets[3:5], ike.Runtime{})
 	targets[3].tunnel.status.Store(up)
-	if got := m2.pick(local, addr("203.0.113.1"), theirs, ours); got.name != "by-id-uplink-2" {
+	if got := m2.pick(from("203.0.113.1", theirs, ours)); got.name != "by-id-uplink-2" {
 		t.Errorf("picked %s, which is up, when another fits as well", got.name)
 	}
 	if newMatcher(targets[1:2], ike.Runtime{}).welcome(addr("203.0.113.1")) != nil {

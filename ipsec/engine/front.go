@@ -266,7 +266,7 @@ func (f *front) handOver(h *half, now time.Time) {
 	matcher := e.index.Load().matcher
 	t := matcher.resumed(m, h.local.Addr())
 	if t == nil {
-		t = matcher.pick(h.local.Addr(), m.Remote().Addr(), m.PeerID(), m.LocalID())
+		t = matcher.pick(claimOf(m, h.local.Addr()))
 	}
 	if t == nil {
 		e.counters.drop(DropNoTunnel)

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
@@ -103,19 +104,35 @@ func (m *matcher) at(remote netip.Addr) *tunnel {
 	return nil
 }
 
+// claim is what a peer says about itself and shows: who it is, whom it wants (zero if
+// it did not say; RFC 7296, Section 1.2), where its message came from and went to, and
+// how well a tunnel's children are what it asks for.
+type claim struct {
+	idi, idr ident.ID
+	remote   netip.AddrPort
+	local    netip.Addr
+	wants    func([]ike.ChildConfig) int
+}
+
+func claimOf(h *ike.HalfOpen, local netip.Addr) claim {
+	return claim{h.PeerID(), h.LocalID(), h.Remote(), local, h.Wants}
+}
+
 // pick returns the tunnel that fits best, nil if none does. An identity that is
-// named weighs more than an address, the peer's more than ours. Among equals a
-// tunnel that is down is meant rather than one that is up, so that several
-// tunnels to a peer of one identity all find their counterpart; then the first
-// name, so that the same peer gets the same tunnel. idr is zero if the peer did
-// not say whom it wants (RFC 7296, Section 1.2).
-func (m *matcher) pick(local, remote netip.Addr, idi, idr ident.ID) *tunnel {
+// named weighs more than an address, the peer's more than ours. Several tunnels
+// may be between the same identities and addresses: among these the likeliest one is
+// meant, then the first name, so that the same peer gets the same tunnel.
+func (m *matcher) pick(c claim) *tunnel {
 	var best *tunnel
-	bestScore := 0
-	for _, targets := range [][]target{m.byPeer[idi.Key()], m.anyPeer} {
+	bestScore, bestChance := 0, 0
+	for _, targets := range [][]target{m.byPeer[c.idi.Key()], m.anyPeer} {
 		for _, t := range targets {
-			if score := t.score(local, remote, idi, idr); score > bestScore {
-				best, bestScore = t.tunnel, score
+			score := t.score(c)
+			if score == 0 || score < bestScore {
+				continue
+			}
+			if chance := t.chance(c); score > bestScore || chance > bestChance {
+				best, bestScore, bestChance = t.tunnel, score, chance
 			}
 		}
 	}
@@ -128,47 +145,60 @@ func (m *matcher) resumed(h *ike.HalfOpen, local netip.Addr) *tunnel {
 	if !ok {
 		return nil
 	}
-	if t, ok := m.byTag[tag]; ok && t.score(local, h.Remote().Addr(), h.PeerID(), h.LocalID()) > 0 {
+	if t, ok := m.byTag[tag]; ok && t.score(claimOf(h, local)) > 0 {
 		return t.tunnel
 	}
 	return nil
 }
 
 // score returns 0 if the tunnel is not meant.
-func (t target) score(local, remote netip.Addr, idi, idr ident.ID) int {
+func (t target) score(c claim) int {
 	score := 1
 	if !t.config.Peer.ID.IsZero() {
-		if !t.config.Peer.ID.Equal(idi) {
+		if !t.config.Peer.ID.Equal(c.idi) {
 			return 0
 		}
-		score += 64
-	}
-	switch fitOf(t.config.Remote.Addr(), remote) {
-	case fitsExactly:
 		score += 32
-	case fitsAny:
+	}
+	switch fitOf(t.config.Remote.Addr(), c.remote.Addr()) {
+	case fitsExactly:
 		score += 16
+	case fitsAny:
+		score += 8
 	default:
 		if !t.movable() {
 			return 0
 		}
 	}
-	if !idr.IsZero() {
-		if !t.config.Credentials.ID.Equal(idr) {
+	if !c.idr.IsZero() {
+		if !t.config.Credentials.ID.Equal(c.idr) {
 			return 0
 		}
-		score += 8
-	}
-	switch fitOf(t.config.Local.Addr(), local) {
-	case fitsExactly:
 		score += 4
-	case fitsAny:
-		score += 2
 	}
-	if t.tunnel.status.Load().State != ike.StateUp {
+	switch fitOf(t.config.Local.Addr(), c.local) {
+	case fitsExactly:
+		score += 2
+	case fitsAny:
 		score++
 	}
 	return score
+}
+
+// chance tells tunnels apart that fit equally well: what the peer asks for weighs
+// most. Then a tunnel that is down is meant rather than one that is up, so that all
+// find their counterpart; a peer that authenticates anew does so from where its IKE
+// SA is (RFC 7296, Section 2.8.3).
+func (t target) chance(c claim) int {
+	chance := 4 * c.wants(t.config.Children)
+	status := t.tunnel.status.Load()
+	if status.State != ike.StateUp {
+		chance += 2
+	}
+	if slices.ContainsFunc(status.IKE, func(sa ike.IKEStatus) bool { return sa.Remote == c.remote }) {
+		chance++
+	}
+	return chance
 }
 
 // fit is how an address fits the configured one.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/suite"
+	"github.com/swanherd/swanherd/ipsec/ts"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -346,6 +347,32 @@ func (h *HalfOpen) PeerID() ident.ID { return h.sa.remoteID }
 
 // LocalID is whom the peer wants to talk to (IDr), zero if it did not say.
 func (h *HalfOpen) LocalID() ident.ID { return h.sa.localID }
+
+// Wants says how well one of children is what the peer of a responder that is
+// Identified asks for in IKE_AUTH: 3 exactly, 2 and more, 1 in part, 0 not at all, or
+// it asks for none. Nothing of that is verified yet.
+func (h *HalfOpen) Wants(children []ChildConfig) int {
+	if h.sa.init == nil || h.sa.init.auth == nil {
+		return 0
+	}
+	remote, err := selectors(h.sa.init.auth, true)
+	local, e := selectors(h.sa.init.auth, false)
+	if err != nil || e != nil {
+		return 0
+	}
+	best := 0
+	for _, ch := range children {
+		switch whole := ts.Covers(local, ch.LocalTS) && ts.Covers(remote, ch.RemoteTS); {
+		case whole && ts.Covers(ch.LocalTS, local) && ts.Covers(ch.RemoteTS, remote):
+			return 3
+		case whole:
+			best = max(best, 2)
+		case len(ts.Narrow(local, ch.LocalTS)) > 0 && len(ts.Narrow(remote, ch.RemoteTS)) > 0:
+			best = max(best, 1)
+		}
+	}
+	return best
+}
 
 // Remote is where the peer's latest message came from.
 func (h *HalfOpen) Remote() netip.AddrPort { return h.sa.remote }
