@@ -9,7 +9,7 @@ type lifetime struct {
 	rekeyAt     time.Time
 	expireAt    time.Time
 	endAt       time.Time // half-open, redundant and lingering ones end then
-	renewAt     time.Time // a responder replaces it then, if the peer has not
+	renewAt     time.Time // it is replaced then, if the peer has not done that
 	wantRekey   bool
 }
 
@@ -97,9 +97,7 @@ func (t *Tunnel) tickLifetime(sa *ikeSA) bool {
 	if t.due(sa.ticketAt) {
 		sa.ticketAt, sa.wantTicket = time.Time{}, sa.client
 	}
-	if t.due(sa.renewAt) {
-		t.renew(sa)
-	}
+	t.renew(sa)
 	if t.due(sa.expiresAt()) {
 		sa.wantVerify = true
 	}

@@ -114,7 +114,11 @@ func (t *Tunnel) reconfigureIKE(old, fresh *Config) {
 			sa.wantRekey = true
 		}
 	case t.mayInitiate():
-		t.initiate(sa)
+		sa.renewAt = t.now
+		if at := sa.mayReplaceAt(); !sa.origin.initiator && at.After(t.now) {
+			sa.renewAt = at // what the same end began cannot cross
+		}
+		t.renew(sa)
 	default:
 		sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
 		sa.renewAt = t.now.Add(redundantTime / 2)

@@ -43,11 +43,14 @@ func (t *Tunnel) attemptForTraffic() {
 	}
 }
 
-// renew replaces an IKE SA that a new configuration has outdated, in place of a
-// peer that was to do so and did not.
+// renew replaces an IKE SA that a new configuration has outdated when it is time for
+// that: this end's part, or that of a peer that was to do so and did not.
 func (t *Tunnel) renew(sa *ikeSA) {
+	if !t.due(sa.renewAt) {
+		return
+	}
 	sa.renewAt = time.Time{}
-	if sa == t.primary() && t.wanted && t.mayTakeOver() {
+	if sa == t.primary() && t.wanted && !t.isReplacing(sa) && (t.mayInitiate() || t.mayTakeOver()) {
 		t.initiate(sa)
 	}
 }

@@ -261,12 +261,12 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.rivalry.inherit(&old.rivalry)
 	fresh.proofState.inherit(&old.proofState)
 	fresh.internalState = old.internalState
-	fresh.endAt = old.endAt
+	fresh.endAt, fresh.renewAt = old.endAt, old.renewAt
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil
 	old.dropSeries()
 	old.state, old.reason = stateRekeyed, ReasonReplaced
-	old.rekeyAt, old.expireAt = time.Time{}, time.Time{}
+	old.rekeyAt, old.expireAt, old.renewAt = time.Time{}, time.Time{}, time.Time{}
 	old.endAt = t.now.Add(redundantTime)
 	for _, c := range t.childrenOf(old) {
 		c.ike = fresh
