@@ -180,8 +180,8 @@ type ChildConfig struct {
 }
 
 // Timing holds the intervals of a tunnel. A zero field takes the default in
-// parentheses; DPD, RekeyIKE, RekeyChild and TakeOver can be switched off with a
-// negative value.
+// parentheses; DPD (and Silence with it), Silence, RekeyIKE, RekeyChild and TakeOver
+// can be switched off with a negative value.
 type Timing struct {
 	// RekeyIKE (4 h) and RekeyChild (1 h) are how long an SA is used before it
 	// is replaced. Each SA takes off a random part, up to Jitter of it (0.2),
@@ -204,6 +204,10 @@ type Timing struct {
 	// coming either, before it is asked whether it lives; a third of that while
 	// packets are sent to it (RFC 7296, Section 2.4).
 	DPD time.Duration
+	// Silence (5 min) is how long the peer may say nothing by IKE while packets of
+	// Child SAs come from it, before it is asked: they do not show that its IKE
+	// lives. Negative: for ever.
+	Silence time.Duration
 	// KeepAlive (20 s) is the interval of NAT keepalives while this end is
 	// behind a NAT and sends nothing else (RFC 3948, Section 4).
 	KeepAlive time.Duration
@@ -248,6 +252,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.RekeyIKE, 4 * time.Hour},
 		{&t.RekeyChild, time.Hour},
 		{&t.DPD, 30 * time.Second},
+		{&t.Silence, 5 * time.Minute},
 		{&t.KeepAlive, 20 * time.Second},
 		{&t.RetransmitBase, time.Second},
 		{&t.Patience, 5 * time.Minute},

@@ -152,7 +152,8 @@ func (t *Tunnel) finishClosing() {
 func (t *Tunnel) establish(sa *ikeSA) {
 	sa.state = stateEstablished
 	sa.notePPK()
-	sa.established, sa.heard = t.now, t.now
+	sa.established = t.now
+	sa.hears(t.now)
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}
 	sa.firstPlace()
 	t.pair = 0

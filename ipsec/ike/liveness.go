@@ -10,7 +10,9 @@ import (
 // packets that passed authentication (RFC 7296, Section 2.4). Only silence makes
 // this end ask. The data plane sees the packets, so it is asked first; the peer
 // is asked by an empty request when it was silent for Timing.DPD, or for a third
-// of that while packets go out to it and none comes back.
+// of that while packets go out to it and none comes back. Packets may come from a
+// kernel whose IKE is dead, so it is also asked when it has said nothing by IKE for
+// Timing.Silence.
 //
 // A peer that leaves a request unanswered is suspect after suspectTries
 // repetitions: that is told, and nothing else happens. It is dead when the
@@ -19,6 +21,7 @@ import (
 // liveness is what is known of the life of the peer of an IKE SA.
 type liveness struct {
 	heard     time.Time // when the peer last proved to be alive
+	spoke     time.Time // when it last did so by IKE
 	sent      time.Time // when the last packet went to it
 	asked     time.Time // when the data plane was last asked for that
 	asking    bool      // it has not answered yet
@@ -109,12 +112,17 @@ func (sa *ikeSA) dpdAt() time.Time {
 	if sa.asked.After(last) {
 		last = sa.asked
 	}
-	at, limit := last.Add(dpd/3), sa.heard.Add(dpd)
-	if at.After(limit) {
-		return limit
+	var at earliest
+	at.add(last.Add(dpd / 3))
+	at.add(sa.heard.Add(dpd))
+	if silence := sa.m.timing.Silence; silence > 0 {
+		at.add(sa.spoke.Add(silence))
 	}
-	return at
+	return at.at
 }
+
+// hears notes that the peer has proved by IKE to be alive.
+func (l *liveness) hears(now time.Time) { l.heard, l.spoke = now, now }
 
 // checkLiveness asks the data plane what has passed since the peer was heard. An
 // IKE SA without Child SAs asks the peer itself, when it is time for that.
@@ -143,8 +151,8 @@ func (sa *ikeSA) passed(a Activity) {
 	now, dpd := sa.m.now, sa.m.timing.DPD
 	sa.asked, sa.asking = now, false
 	sa.noteActivity(a)
-	silent := now.Sub(sa.heard)
-	if silent >= dpd || silent >= dpd/3 && a.Outbound.Sub(sa.heard) > oneWay {
+	silent, silence := now.Sub(sa.heard), sa.m.timing.Silence
+	if silent >= dpd || silent >= dpd/3 && a.Outbound.Sub(sa.heard) > oneWay || silence > 0 && now.Sub(sa.spoke) >= silence {
 		sa.wantProbe = sa.state == stateEstablished && sa.window.outstanding == nil
 	}
 }

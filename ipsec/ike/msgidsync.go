@@ -84,7 +84,7 @@ func (sa *ikeSA) answerSync(m *message) bool {
 	sa.window = window{nextSend: ours, nextReceive: theirs}
 	sa.wantRekey = sa.wantRekey || ours >= manyMessageIDs
 	sa.parts = [2]*reassembly{}
-	sa.heard = sa.m.now
+	sa.hears(sa.m.now)
 	sa.setSuspect(false)
 	data := bytes.Clone(nonce)
 	data = binary.BigEndian.AppendUint32(data, ours)

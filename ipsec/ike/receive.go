@@ -258,7 +258,7 @@ func (sa *ikeSA) hint() {
 // authentic notes that a fresh message passed the integrity check. Pieces of
 // another form of the same message are of no use any more.
 func (sa *ikeSA) authentic(m *message, d Datagram) {
-	sa.heard = sa.m.now
+	sa.hears(sa.m.now)
 	sa.wantProbe = false
 	sa.setSuspect(false)
 	sa.confirmed = sa.state.in(stateUsable)

@@ -132,7 +132,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "at":
 			c.Local = netip.MustParseAddrPort(v)
-		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience":
+		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience", "silence":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -179,6 +179,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.Reauth = d
 	case "dpd":
 		timing.DPD = d
+	case "silence":
+		timing.Silence = d
 	case "patience":
 		timing.Patience = d
 	case "keepalive":

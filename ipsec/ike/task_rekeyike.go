@@ -248,7 +248,8 @@ func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 // join adds an IKE SA that was made by rekeying old.
 func (t *Tunnel) join(old, fresh *ikeSA) {
 	t.add(fresh)
-	fresh.established, fresh.heard = t.now, t.now
+	fresh.established = t.now
+	fresh.hears(t.now)
 	t.setIKELifetime(fresh)
 	if old.wantDelete && (old.reason == ReasonDeletedByUs || old.redundant) {
 		fresh.end(old.reason) // Disconnect came meanwhile, or another one is in charge
