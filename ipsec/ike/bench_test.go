@@ -3,16 +3,28 @@ package ike
 import (
 	"testing"
 	"time"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
 )
 
 // BenchmarkHandshake is a whole handshake, IKE_SA_INIT to installed Child SA,
 // both ends on one core; what each of them spends is told apart.
 func BenchmarkHandshake(b *testing.B) {
 	ed, ec := newAuthority("Ed25519 CA", newEd25519), newAuthority("ECDSA CA", newECDSA)
+	hybrid, err := suite.ParseIKE("aes256gcm16-prfsha384-x25519-ke1_mlkem768")
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, bench := range []struct {
 		name   string
 		change func(a, b *Config)
-	}{{"PSK", nil}, {"Ed25519", withCertificates(ed)}, {"ECDSA", withCertificates(ec)}} {
+	}{
+		{"PSK", nil}, {"Ed25519", withCertificates(ed)}, {"ECDSA", withCertificates(ec)},
+		{"Ed25519 and ML-KEM-768", func(a, b *Config) {
+			withCertificates(ed)(a, b)
+			a.Proposals, b.Proposals = []suite.IKEProposal{hybrid}, []suite.IKEProposal{hybrid}
+		}},
+	} {
 		b.Run(bench.name, func(b *testing.B) {
 			w := pair(1, bench.change)
 			spent := map[*node]time.Duration{}
