@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,13 +93,12 @@ func (p *libreswanPeer) start() {
 func (p *libreswanPeer) prepare() {
 	x := p.x
 	write := func(name, text string) { x.must(os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o600)) }
-	x.must(os.Mkdir(filepath.Join(p.dir, "nss"), 0o700))
 	l := lans[x.children[0]]
 	auth := "  authby=secret\n"
-	script := "certutil -N -d sql:nss --empty-password\n"
+	var script string
 	if x.auth != "psk" {
 		auth = "  authby=" + x.theirAuth + "\n  leftcert=theirs\n  leftsendcert=always\n  sendca=all\n"
-		script += `openssl pkcs12 -export -name theirs -inkey private/theirs.key -in x509/theirs.pem -out theirs.p12 -passout pass:x
+		script = `openssl pkcs12 -export -name theirs -inkey private/theirs.key -in x509/theirs.pem -out theirs.p12 -passout pass:x
 pk12util -i theirs.p12 -d sql:nss -W x
 certutil -A -d sql:nss -n root -t CT,C,C -i x509ca/root.pem
 `
@@ -119,14 +120,35 @@ conn ours
 %s  ike=%s
   esp=%s
   encapsulation=yes
+  leftupdown=%%disabled
   retransmit-timeout=6s
   retransmit-interval=500ms
 %s
 `, p.options, p.addr, x.theirID, l.theirs, ourPublic, x.ourID, l.ours, auth, x.theirIKE, x.theirESP, p.conn))
+	empty, err := emptyStore()
+	x.must(err)
+	x.must(os.CopyFS(filepath.Join(p.dir, "nss"), os.DirFS(empty)))
+	if script == "" {
+		return
+	}
 	if out, err := p.in(x.ctx, "sh", "-e", "-c", "cd "+lab.TreeMount+"\n"+script); err != nil {
 		x.t.Fatalf("fill libreswan's store of certificates: %v\n%s", err, out)
 	}
 }
+
+// emptyStore is a store of certificates with nothing in it, which takes seconds to
+// make.
+var emptyStore = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "nss")
+	if err != nil {
+		return "", err
+	}
+	argv := lab.Tree{Root: "/disk2"}.Command(dir, "certutil", "-N", "-d", "sql:"+lab.TreeMount, "--empty-password")
+	if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("make libreswan's store of certificates: %w: %s", err, out)
+	}
+	return dir, nil
+})
 
 // command runs what prints why it failed.
 func (p *libreswanPeer) command(ctx context.Context, args ...string) error {

@@ -43,6 +43,17 @@ func OpenTree(name string) (Tree, error) {
 	return Tree{Root: dir}, nil
 }
 
+// CannotBeHad reports whether the setup tried in vain to make a tree that tests can
+// do without, because another distribution than Debian has it.
+func CannotBeHad(name string) bool {
+	dir, err := TreeDir(name)
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(dir + ".missing")
+	return err == nil
+}
+
 // TreeMount is where the directory of a program in a tree appears to it.
 const TreeMount = "/run/lab"
 
