@@ -26,6 +26,13 @@
 // operation that belongs to a message is under way, later messages wait in a
 // short queue, so no handler ever sees half of another one's work.
 //
+// # Addresses
+//
+// An IKE SA knows two pairs of addresses: that of its messages, and that of its
+// Child SAs (path.go). The second follows the first when the peer was proved to be
+// there, as one operation of the data plane for all SAs of the tunnel. What moves
+// the first is MOBIKE (mobike.go, task_mobike.go), a NAT (nat.go) or TCP (tcp.go).
+//
 // # What never changes state
 //
 // A message that is not authenticated: it is counted and dropped, or at the
@@ -40,10 +47,10 @@
 // # Standards
 //
 // RFC 7296 (IKEv2), RFC 3948 (UDP encapsulation), RFC 4478 (authentication
-// lifetime), RFC 5685 (redirection), RFC 5723 (session resumption), RFC 6023
-// (childless initiation), RFC 6290 (quick crash detection), RFC 6311 (message IDs
-// of clusters), RFC 7427 and RFC 8420 (signatures), RFC 9593 (announcing
-// authentication methods), RFC 7383 (fragmentation), RFC 9242 and RFC 9370
+// lifetime), RFC 4555 (MOBIKE), RFC 5685 (redirection), RFC 5723 (session
+// resumption), RFC 6023 (childless initiation), RFC 6290 (quick crash detection),
+// RFC 6311 (message IDs of clusters), RFC 7427 and RFC 8420 (signatures), RFC 9593
+// (announcing authentication methods), RFC 7383 (fragmentation), RFC 9242 and RFC 9370
 // (additional key exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys),
 // RFC 9329 (TCP encapsulation). Section by section: ../RFC.md.
 package ike

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -47,7 +48,8 @@ type mobileState struct {
 // Mobility is about the addresses of the two ends.
 type Mobility struct {
 	// Disable keeps the IKE SA where it began: MOBIKE (RFC 4555) is neither
-	// announced nor accepted. NATs are followed all the same.
+	// announced nor accepted. NATs are followed all the same. So it is where a Child
+	// SA is in transport mode.
 	Disable bool
 	// Local are further addresses of this host that IKE may leave from, and
 	// Remote further ones of the peer, each in order of preference: an initiator
@@ -83,6 +85,12 @@ func (m Mobility) validate() error {
 	return nil
 }
 
+// mobile reports whether IKE SAs may move: the selectors of transport mode are the
+// addresses (RFC 4555, Section 1.2).
+func (c *Config) mobile() bool {
+	return !c.Mobility.Disable && !slices.ContainsFunc(c.Children, func(ch ChildConfig) bool { return ch.Mode == dataplane.Transport })
+}
+
 // decides reports whether this end decides about addresses: it is the initiator
 // in the sense of RFC 4555, Section 1.3.
 func (sa *ikeSA) decides() bool { return sa.origin.initiator }
@@ -90,7 +98,7 @@ func (sa *ikeSA) decides() bool { return sa.origin.initiator }
 // mobikeNotifies are the notifications of IKE_AUTH (RFC 4555, Sections 3.2, 3.4
 // and 3.9). request is what is answered, nil for an initiator.
 func (sa *ikeSA) mobikeNotifies(request *message) []wire.Payload {
-	if sa.t.cfg.Mobility.Disable || request != nil && request.notify(wire.NotifyMOBIKESupported) == nil {
+	if !sa.t.cfg.mobile() || request != nil && request.notify(wire.NotifyMOBIKESupported) == nil {
 		return nil
 	}
 	out := []wire.Payload{&wire.Notify{Kind: wire.NotifyMOBIKESupported}}
@@ -103,7 +111,7 @@ func (sa *ikeSA) mobikeNotifies(request *message) []wire.Payload {
 
 // readMobike reads those of the peer.
 func (sa *ikeSA) readMobike(m *message) {
-	sa.mobike = !sa.t.cfg.Mobility.Disable && m.notify(wire.NotifyMOBIKESupported) != nil
+	sa.mobike = sa.t.cfg.mobile() && m.notify(wire.NotifyMOBIKESupported) != nil
 	sa.t.peerAddresses = nil
 	if sa.mobike {
 		sa.t.peerAddresses, _ = peerAddresses(m)
@@ -238,7 +246,7 @@ func (sa *ikeSA) translated(m *message) bool {
 // refuseTranslated refuses the IKE_AUTH of an authentic peer whose addresses were
 // changed on the way and must not be (RFC 4555, Section 3.9).
 func (sa *ikeSA) refuseTranslated(m *message) bool {
-	if sa.t.cfg.Mobility.Disable || m.notify(wire.NotifyMOBIKESupported) == nil || !sa.translated(m) {
+	if !sa.t.cfg.mobile() || m.notify(wire.NotifyMOBIKESupported) == nil || !sa.translated(m) {
 		return false
 	}
 	sa.refuse(m, wire.NotifyUnexpectedNATDetected, nil)

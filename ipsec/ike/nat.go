@@ -117,7 +117,7 @@ func (sa *ikeSA) forcesEncap() bool { return sa.t.cfg.ForceEncap || sa.forced }
 // 7296, Section 2.23), or if both ends do NAT traversal and this one MOBIKE: so
 // that there is no need for it later (RFC 4555, Section 3.3).
 func (sa *ikeSA) floatPort() {
-	mobile := sa.natT && !sa.t.cfg.Mobility.Disable
+	mobile := sa.natT && sa.t.cfg.mobile()
 	if !sa.encap && !mobile || sa.tcp || sa.local.Port() == sa.m.natPort {
 		return // TCP passes NATs as it is (RFC 9329, Section 6.5)
 	}
