@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"fmt"
 	"math/big"
 	"net/netip"
 	"os"
@@ -191,6 +192,39 @@ func TestPlanEndpointFamily(t *testing.T) {
 	}
 	if got := p.Tunnels[0].Remote.String(); got != "198.51.100.7:500" {
 		t.Errorf("remote = %s", got)
+	}
+}
+
+// The other endpoints of the peer and the other addresses of the uplink are where
+// MOBIKE may move the tunnel.
+func TestPlanMobility(t *testing.T) {
+	i, env := goodIntent(), environment()
+	env.Uplinks = []*swanherdv1.Uplink{
+		{Name: "wan1", Addresses: []string{"192.0.2.1", "192.0.2.9", "fe80::1", "2001:db8:a::1"}},
+		{Name: "wan2", Addresses: []string{"203.0.113.1"}},
+	}
+	u := i.Tunnels[0]
+	u.RemoteEndpoints = []*swanherdv1.PeerEndpoint{
+		{Address: "198.51.100.2", Port: 4500}, {Address: "2001:db8:b::2"}, {Address: "198.51.100.3"}, {Address: "198.51.100.3", Port: 4500},
+	}
+	for _, c := range []struct{ uplink, local, wantLocal string }{
+		{"wan1", "", "[192.0.2.9 2001:db8:a::1]"},
+		{"wan2", "", "[]"},
+		{"", "", "[192.0.2.1 192.0.2.9 2001:db8:a::1 203.0.113.1]"}, // which one is first, routing says
+		{"wan1", "192.0.2.9", "[]"},
+	} {
+		u.Uplink, u.LocalAddress = c.uplink, c.local
+		p, errs := NewPlan(i, material(t), env)
+		if errs != nil {
+			t.Fatal(errs)
+		}
+		m := p.Tunnels[0].Mobility
+		if got := fmt.Sprint(m.Local); got != c.wantLocal || m.Disable || m.TrustPeer {
+			t.Errorf("uplink %q, address %q: further addresses %s, want %s; %+v", c.uplink, c.local, got, c.wantLocal, m)
+		}
+		if got := fmt.Sprint(m.Remote); got != "[2001:db8:b::2 198.51.100.3]" {
+			t.Errorf("further addresses of the peer: %s", got)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -64,6 +65,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 	c.TCP.Mode = tcpModes[t.GetTcpEncapsulation()]
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
+	c.Mobility = ike.Mobility{Local: b.furtherLocals(), Remote: b.furtherRemotes()}
 	c.Role = b.role()
 	c.Resume = true
 	c.Credentials, c.Peer = b.authentication()
@@ -90,7 +92,21 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 // remote is the first endpoint that the edge can have an address for, the first
 // of all if that cannot be told.
 func (b *tunnelBuilder) remote() netip.AddrPort {
-	var first netip.AddrPort
+	all := b.endpoints()
+	for _, endpoint := range all {
+		if b.hasFamily(endpoint.Addr()) {
+			return endpoint
+		}
+	}
+	if len(all) > 0 {
+		return all[0]
+	}
+	return netip.AddrPort{}
+}
+
+// endpoints are those of the peer.
+func (b *tunnelBuilder) endpoints() []netip.AddrPort {
+	var out []netip.AddrPort
 	for _, e := range b.intent.GetRemoteEndpoints() {
 		addr, err := netip.ParseAddr(e.GetAddress())
 		if err != nil {
@@ -100,16 +116,46 @@ func (b *tunnelBuilder) remote() netip.AddrPort {
 		if e.GetPort() != 0 {
 			port = uint16(e.GetPort())
 		}
-		endpoint := netip.AddrPortFrom(addr.Unmap(), port)
-		if !first.IsValid() {
-			first = endpoint
-		}
-		if b.hasFamily(endpoint.Addr()) {
-			return endpoint
+		out = append(out, netip.AddrPortFrom(addr.Unmap(), port))
+	}
+	return out
+}
+
+// furtherRemotes are the addresses of the peer beside the one to begin with: an
+// initiator tries them too, and MOBIKE goes there when a path fails.
+func (b *tunnelBuilder) furtherRemotes() []netip.Addr {
+	var out []netip.Addr
+	for _, e := range b.endpoints() {
+		if a := e.Addr(); a != b.config.Remote.Addr() && movable(a) && !slices.Contains(out, a) {
+			out = append(out, a)
 		}
 	}
-	return first
+	return out
 }
+
+// furtherLocals are the addresses of the host that the tunnel may leave from beside
+// the one to begin with: those of its uplink, or of all if the routing table
+// chooses. Where the intent names the address there are none.
+func (b *tunnelBuilder) furtherLocals() []netip.Addr {
+	var out []netip.Addr
+	if b.intent.GetLocalAddress() != "" {
+		return nil
+	}
+	for _, up := range b.env.Uplinks {
+		if name := b.intent.GetUplink(); name != "" && name != up.GetName() {
+			continue
+		}
+		for _, text := range up.GetAddresses() {
+			if a, err := netip.ParseAddr(text); err == nil && movable(a) && a != b.config.Local.Addr() && !slices.Contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
+// movable reports whether an IKE SA can move to the address.
+func movable(a netip.Addr) bool { return a.IsGlobalUnicast() && !a.Is4In6() }
 
 // hasFamily reports whether an uplink that the tunnel may use has an address of
 // the family of peer.
