@@ -48,6 +48,10 @@ type edgePair struct {
 	*interop
 	edges  [2]*lab.Namespace
 	agents [2]*lab.Program
+	// options are more of both agents, further the second address of each in the
+	// intent of the other.
+	options []string
+	further [2]string
 }
 
 var edgeNames = [2]string{"ours.example", "theirs.example"}
@@ -57,7 +61,8 @@ func (p *edgePair) start(i int) {
 	p.t.Helper()
 	file := p.write(fmt.Sprintf("edge%d.yaml", i), p.edgeIntent(i))
 	var err error
-	p.agents[i], err = p.edges[i].Start(nil, nil, p.agent, "run", "--intent", file, "--state-dir", p.stateDir(i))
+	argv := append([]string{p.agent, "run", "--intent", file, "--state-dir", p.stateDir(i)}, p.options...)
+	p.agents[i], err = p.edges[i].Start(nil, nil, argv...)
 	p.must(err)
 	running := p.agents[i]
 	p.t.Cleanup(func() {
@@ -83,10 +88,14 @@ func (p *edgePair) edgeIntent(i int) string {
 			"  trustAnchors:\n    - |\n      " + strings.ReplaceAll(strings.TrimSpace(p.read("charon/x509ca/ca.pem")), "\n", "\n      ") + "\n"
 		method = "certificate: {}"
 	}
+	further := ""
+	if a := p.further[other]; a != "" {
+		further = ", {address: " + a + ", port: 4500}"
+	}
 	return settings + fmt.Sprintf(`tunnels:
   - name: a--b
     role: %s
-    remoteEndpoints: [{address: 192.0.2.%d, port: 4500}]
+    remoteEndpoints: [{address: 192.0.2.%d, port: 4500}%s]
     authentication:
       localId: %s
       remoteId: %s
@@ -95,7 +104,7 @@ func (p *edgePair) edgeIntent(i int) string {
       - name: net
         localTs: [10.%d.0.0/24]
         remoteTs: [10.%d.0.0/24]
-`, role, other+1, edgeNames[i], edgeNames[other], method, i+1, other+1)
+`, role, other+1, further, edgeNames[i], edgeNames[other], method, i+1, other+1)
 }
 
 // check waits until both ends have the tunnel, passes traffic, and sees that it

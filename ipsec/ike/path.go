@@ -257,7 +257,13 @@ func (sa *ikeSA) prove(p route) {
 // may have changed the address of its first copy on the way: the check goes to
 // where this one came from as well, and if the answer comes from there, that place
 // is checked.
+//
+// To the end that decides, repetitions say that its answers do not arrive, while it
+// may well hear the packets of the peer: its own way there may have failed.
 func (sa *ikeSA) repeatedFrom(p route) {
+	if sa.mobike && sa.decides() && sa.window.repeats >= suspectTries {
+		sa.suspectPath()
+	}
 	if _, checks := sa.active.(*checkTask); checks && sa.mobike && sa.unproved == sa.route && p != sa.route && !p.tcp {
 		sa.redirect(p)
 	}
