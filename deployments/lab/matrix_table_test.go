@@ -37,7 +37,7 @@ func each(c interopCase) []interopCase {
 // classicCases are what any IKEv2 peer does. With long, what is orthogonal is
 // combined.
 func classicCases(long bool) []interopCase {
-	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), reauthCases(), closeCases(), lossCases(), negotiationCases(), sharedKeyCases(), internalCases(), refusalCases(), redirectCases(true))
+	return slices.Concat(suiteCases(long), authCases(long), natCases(long), lifeCases(), reauthCases(), closeCases(), lossCases(), negotiationCases(), sharedKeyCases(), internalCases(), refusalCases(), redirectCases(true), mobikeCases())
 }
 
 // suiteCases go through the algorithms; each case is one pair, so that CI sees
