@@ -30,7 +30,7 @@ var kernelModules = []string{
 	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "af_key",
 	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha_generic", "poly1305_generic",
 	"cbc", "ctr", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "drbg", "jitterentropy_rng", "aes_generic",
-	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet",
+	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet", "nf_conntrack_netlink",
 }
 
 // TestInteropKernel runs our engine against strongSwan with the kernel's ESP,
@@ -193,5 +193,6 @@ func kernelCases() []interopCase {
 				steps:  append(eachRekey(), internal("10.2.0.2", "10.1.0.53"), selectors("10.1.0.0/24", "10.2.0.2/32")),
 			},
 		},
+		mobikeCases(),
 	)
 }

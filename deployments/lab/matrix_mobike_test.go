@@ -4,17 +4,19 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swanherd/swanherd/deployments/lab"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ike"
 )
 
 const (
 	ourNext, theirNext = "192.0.2.11", "192.0.2.12"
-	mobikeDPD            = "    dpd_delay = 2s"
+	mobikeDPD          = "    dpd_delay = 2s"
 )
 
 // mobikeCases are about addresses that change (RFC 4555), and NATs that forget. What
@@ -45,12 +47,11 @@ func mobikeCases() []interopCase {
 // the IKE SA that they have.
 func moves(s side, to, from string) step {
 	return step{fmt.Sprintf("move of %v", s), func(x *run) {
-		before := x.gateway.tunnel().IKE[0].LocalSPI
+		before := x.gateway.tunnel()
 		host := x.hosts[s.String()]
-		_, err := host.Run(x.ctx, "sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=1", "net.ipv4.conf.wan1.promote_secondaries=1")
-		x.must(err)
+		x.must(keepSecondaries(host))
 		x.must(host.Address("wan1", netip.MustParsePrefix(to+"/24")))
-		_, err = host.Run(x.ctx, "ip", "addr", "del", from+"/24", "dev", "wan1")
+		_, err := host.Run(x.ctx, "ip", "addr", "del", from+"/24", "dev", "wan1")
 		x.must(err)
 		if s == ours {
 			x.config.Local = netip.AddrPortFrom(netip.MustParseAddr(to), x.config.Local.Port())
@@ -62,16 +63,29 @@ func moves(s side, to, from string) step {
 	}}
 }
 
+// keepSecondaries has the other addresses of an interface stay when its first one
+// is removed.
+func keepSecondaries(host *lab.Namespace) error {
+	return host.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/conf/all/promote_secondaries", []byte("1"), 0o644)
+	})
+}
+
 // moved waits until our IKE SA is where it should be and traffic passes, and holds
-// that it is the one of before.
-func (x *run) moved(before any, there func(ike.IKEStatus) bool) {
+// that the SAs are those of before. The ESP of charon's own cannot move: it rekeys
+// Child SAs.
+func (x *run) moved(before engine.TunnelStatus, there func(ike.IKEStatus) bool) {
 	x.await("the IKE SA to move", func() (bool, string) {
 		sas := x.gateway.tunnel().IKE
 		return len(sas) == 1 && there(sas[0]), fmt.Sprintf("%+v", sas)
 	})
 	x.settle("one IKE SA and one Child SA after the move")
-	if now := x.gateway.tunnel().IKE[0].LocalSPI; any(now) != before {
-		x.t.Errorf("the IKE SA is %v after the move, %v before it", now, before)
+	now := x.gateway.tunnel()
+	if a, b := now.IKE[0].LocalSPI, before.IKE[0].LocalSPI; a != b {
+		x.t.Errorf("the IKE SA is %v after the move, %v before it", a, b)
+	}
+	if a, b := now.Children[0].InboundSPI, before.Children[0].InboundSPI; inGuest() && a != b {
+		x.t.Errorf("the Child SA is %08x after the move, %08x before it", a, b)
 	}
 	for _, e := range x.flow.ends {
 		before := e.count()
@@ -91,10 +105,10 @@ func (e *flowEnd) count() int {
 // another one, with another port.
 func forgets(s side) step {
 	return step{fmt.Sprintf("loss of the mappings of the NAT of %v", s), func(x *run) {
-		sa := x.gateway.tunnel().IKE[0]
+		before := x.gateway.tunnel()
 		nat := map[side]string{ours: "our-nat", theirs: "their-nat"}[s]
 		x.must(x.hosts[nat].Do(flushConntrack))
-		x.moved(sa.LocalSPI, func(now ike.IKEStatus) bool { return s == ours || now.Remote != sa.Remote })
+		x.moved(before, func(now ike.IKEStatus) bool { return s == ours || now.Remote != before.IKE[0].Remote })
 	}}
 }
 
@@ -117,7 +131,7 @@ func flushConntrack() error {
 	answer := make([]byte, 4096)
 	n, _, err := unix.Recvfrom(fd, answer, 0)
 	if err != nil || n < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:]) != 0 {
-		return fmt.Errorf("flush conntrack: answer %x, %w", answer[:max(n, 0)], err)
+		return fmt.Errorf("flush conntrack: answer %x, %v", answer[:max(n, 0)], err)
 	}
 	return nil
 }

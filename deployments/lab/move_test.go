@@ -26,7 +26,7 @@ func TestEdgesMove(t *testing.T) {
 	p.writeCredentials()
 	m := &mover{p}
 	for i := range p.edges {
-		m.ip(i, "sysctl", "-qw", "net.ipv4.conf.all.promote_secondaries=1", "net.ipv4.conf.wan1.promote_secondaries=1")
+		m.must(keepSecondaries(p.edges[i]))
 	}
 	m.add(1, "192.0.2.3")
 	p.start(0)
