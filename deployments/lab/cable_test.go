@@ -16,10 +16,11 @@ import (
 // cross do so because they are on it at the same time, not by luck. ESP always
 // passes.
 type cable struct {
-	mu   sync.Mutex
-	hold [2]bool // what comes from this side
-	held [2][][]byte
-	ends [2]*os.File
+	mu    sync.Mutex
+	hold  [2]bool // what comes from this side
+	held  [2][][]byte
+	ends  [2]*os.File
+	drops [2]uint32
 	// leaked counts packets between the LANs that were not protected.
 	leaked int
 }
@@ -67,6 +68,10 @@ func openPacket(name string) (*os.File, error) {
 			return fail(err)
 		}
 	}
+	// Room for what comes while a busy machine runs others.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, labBuffer); err != nil {
+		return fail(err)
+	}
 	request, err := unix.NewIfreq(name)
 	if err != nil {
 		return fail(err)
@@ -104,6 +109,25 @@ func (c *cable) forward(from int) {
 		c.mu.Unlock()
 		c.ends[1-from].Write(b[:n])
 	}
+}
+
+// labBuffer is how much the sockets of the lab keep, in octets: seconds of what
+// flows. What is lost there would be taken for a loss of the gateways.
+const labBuffer = 8 << 20
+
+// dropped is how many frames came too fast for the cable, in all.
+func (c *cable) dropped() (n uint32) {
+	for i, f := range c.ends {
+		if raw, err := f.SyscallConn(); err == nil {
+			raw.Control(func(fd uintptr) {
+				if stats, err := unix.GetsockoptTpacketStats(int(fd), unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
+					c.drops[i] += stats.Drops // reading resets them
+				}
+			})
+		}
+		n += c.drops[i]
+	}
+	return n
 }
 
 const vnetHeader = 10 // struct virtio_net_hdr

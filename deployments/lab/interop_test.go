@@ -32,6 +32,7 @@ func TestInteropStrongSwan(t *testing.T) {
 	for _, auth := range []string{"psk", "certificate"} {
 		for _, initiator := range []string{"ours", "theirs"} {
 			t.Run(auth+"/"+initiator+" initiates", func(t *testing.T) {
+				t.Parallel()
 				newInterop(t, agent, auth, initiator).run()
 			})
 		}
@@ -158,7 +159,7 @@ type interop struct {
 
 func newInterop(t *testing.T, agent, auth, initiator string) *interop {
 	t.Helper()
-	return &interop{pair: newPair(t, 60*time.Second), agent: agent, auth: auth, initiator: initiator}
+	return &interop{pair: newPair(t, 120*time.Second), agent: agent, auth: auth, initiator: initiator}
 }
 
 func (x *interop) run() {
@@ -192,15 +193,14 @@ func (x *interop) run() {
 	x.awaitOneOfEach()
 }
 
-// awaitOurRekeys passes traffic until strongSwan has answered that often to our
-// rekeying of either SA.
+// awaitOurRekeys passes traffic until we have rekeyed either SA.
 func (x *interop) awaitOurRekeys() {
 	x.t.Helper()
 	before := x.program.Output()
 	for _, what := range []string{"Child SA rekeyed", "IKE SA rekeyed"} {
-		for strings.Count(x.program.Output(), what) < strings.Count(before, what)+2 {
+		for strings.Count(x.program.Output(), what) < strings.Count(before, what)+1 {
 			if x.ctx.Err() != nil {
-				x.t.Fatalf("waited in vain for our log to say twice: %s", what)
+				x.t.Fatalf("waited in vain for our log to say once more: %s", what)
 			}
 			x.ping("during our rekeys")
 		}
@@ -282,6 +282,8 @@ secrets {
 `, local, remote, psk)
 }
 
+// intent has lifetimes of which a tenth, after which an SA ends that could not be
+// replaced, is enough for charon to answer on a busy machine.
 func (x *interop) intent() string {
 	role := "TUNNEL_ROLE_RESPONDER"
 	if x.initiator == "ours" {
@@ -305,11 +307,11 @@ func (x *interop) intent() string {
       %s
     ikeProposals: [aes256gcm16-prfsha384-x25519]
     forceUdpEncapsulation: true
-    ikeRekeyTime: 8s
+    ikeRekeyTime: 25s
     children:
       - name: net
         espProposals: [aes128gcm16-x25519]
-        rekeyTime: 7s
+        rekeyTime: 20s
         localTs: [10.1.0.0/24]
         remoteTs: [10.2.0.0/24]
 `, role, method)

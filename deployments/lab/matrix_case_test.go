@@ -249,11 +249,16 @@ func (x *run) endFlow() {
 	if x.flow == nil {
 		return
 	}
-	there, back := x.flow.end()
+	// Late is not lost, where nothing may be lost.
+	patience := 10 * time.Second
+	if x.lossy {
+		patience = time.Second
+	}
+	there, back := x.flow.end(patience)
 	x.flow = nil
 	x.t.Logf("traffic: to them %v, to us %v", there, back)
 	if !x.lossy && (there.lost > 0 || back.lost > 0) {
-		x.t.Errorf("packets were lost: to them %v, to us %v", there, back)
+		x.t.Errorf("packets were lost: to them %v, to us %v; by the cable between the gateways: %d", there, back, x.cable.dropped())
 	}
 	if n := x.cable.clear(); n > 0 {
 		x.t.Errorf("%d packets went between the gateways in clear", n)

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swanherd/swanherd/deployments/lab"
 )
 
@@ -51,6 +53,9 @@ func startFlow(a *lab.Namespace, aAddr netip.Addr, b *lab.Namespace, bAddr netip
 			e.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(end.own, flowPort)))
 			return err
 		})
+		if err == nil {
+			err = roomy(e.conn)
+		}
 		if err != nil {
 			f.close()
 			return nil, fmt.Errorf("start flow in %s: %w", end.ns.Name, err)
@@ -62,6 +67,20 @@ func startFlow(a *lab.Namespace, aAddr netip.Addr, b *lab.Namespace, bAddr netip
 		f.sending.Go(func() { e.send(f.stop) })
 	}
 	return f, nil
+}
+
+// roomy lets a socket keep what comes while a busy machine runs others.
+func roomy(c *net.UDPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if e := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, labBuffer)
+	}); e != nil {
+		return e
+	}
+	return err
 }
 
 func (f *flow) close() {
@@ -143,16 +162,16 @@ func (c flowCount) String() string {
 // flowLeast is how many datagrams pass in each direction at the least.
 const flowLeast = 20
 
-// end lets some more pass, stops sending, waits for what is under way, and returns the counts from
-// the first end to the second and back.
-func (f *flow) end() (there, back flowCount) {
+// end lets some more pass, stops sending, waits with patience for what is under
+// way, and returns the counts from the first end to the second and back.
+func (f *flow) end(patience time.Duration) (there, back flowCount) {
 	for _, e := range f.ends {
 		e.awaitMore(flowLeast)
 	}
 	close(f.stop)
 	f.sending.Wait()
 	defer f.close()
-	return count(f.ends[0], f.ends[1]), count(f.ends[1], f.ends[0])
+	return count(f.ends[0], f.ends[1], patience), count(f.ends[1], f.ends[0], patience)
 }
 
 // awaitMore waits until n more datagrams arrived, or too long.
@@ -176,11 +195,11 @@ func (e *flowEnd) awaitMore(n int) {
 	}
 }
 
-func count(from, to *flowEnd) flowCount {
+func count(from, to *flowEnd, patience time.Duration) flowCount {
 	from.mu.Lock()
 	sent, refused := slices.Clone(from.sent), from.refused
 	from.mu.Unlock()
-	patience := time.After(3 * time.Second)
+	enough := time.After(patience)
 	for {
 		to.mu.Lock()
 		c := flowCount{sent: len(sent), twice: to.twice, refused: refused}
@@ -196,7 +215,7 @@ func count(from, to *flowEnd) flowCount {
 		}
 		select {
 		case <-to.arrived:
-		case <-patience:
+		case <-enough:
 			return c
 		}
 	}

@@ -42,7 +42,7 @@ func TestEdgesMove(t *testing.T) {
 
 	m.remove(1, "192.0.2.2")
 	m.await("the edge that began to follow", func() bool { return m.state(0).Remote == "192.0.2.3" })
-	there, back := flow.end()
+	there, back := flow.end(3 * time.Second)
 	t.Logf("there: %v; back: %v", there, back)
 	// Each time it takes a moment until the host's news has settled.
 	if limit := int(3 * time.Second / flowInterval); there.lost > limit || back.lost > limit {
