@@ -68,8 +68,9 @@ type StreamSend func(local, remote netip.AddrPort, packet []byte) error
 
 // StreamReceive takes ESP packets that arrived on the connection between two
 // endpoints, in their order, and returns for how many of them there is an inbound
-// SA. It may change them and does not keep them.
-type StreamReceive func(local, remote netip.AddrPort, packets [][]byte) (known int)
+// SA, and how many of these fail its integrity check. It may change them and does not
+// keep them.
+type StreamReceive func(local, remote netip.AddrPort, packets [][]byte) (known, forged int)
 
 // IKEDatagram is an IKE message that arrived on the NAT traversal port, its
 // non-ESP marker (RFC 3948, Section 2.2) taken off.

@@ -227,6 +227,8 @@ func (f *front) drain(h *half) {
 			f.startJob(h, eff)
 		case ike.IKEKeys:
 			f.engine.keys.ike(eff)
+		case ike.CloseStream:
+			f.engine.streams.cut(way{eff.Local, eff.Remote, true})
 		case ike.Failed:
 			f.engine.refused(time.Now(), h.machine.Remote(), eff.Err)
 		}

@@ -271,7 +271,7 @@ func (r *reader) flush() bool {
 	if len(r.packets) == 0 {
 		return true
 	}
-	known := r.table.receive(r.local, r.remote, r.packets)
+	known, forged := r.table.receive(r.local, r.remote, r.packets)
 	if known == 0 {
 		r.bad += len(r.packets)
 	} else {
@@ -279,7 +279,7 @@ func (r *reader) flush() bool {
 	}
 	clear(r.packets)
 	r.packets = r.packets[:0]
-	return r.bad <= maxBad
+	return r.bad <= maxBad && forged == 0
 }
 
 // judge counts messages for nobody.

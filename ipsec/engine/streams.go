@@ -274,6 +274,14 @@ func (ss *streams) drop(t *tunnel, w way) {
 	})
 }
 
+// cut closes a corrupt connection at once (RFC 9329, Section 6.1). Its reader tells
+// who used it.
+func (ss *streams) cut(w way) {
+	if s := ss.find(w); s != nil {
+		_ = s.conn.Close()
+	}
+}
+
 // abandon drops all connections of a tunnel that is gone.
 func (ss *streams) abandon(t *tunnel) {
 	ss.mu.Lock()

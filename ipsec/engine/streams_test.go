@@ -35,6 +35,7 @@ type streamHost struct {
 	mu      sync.Mutex
 	packets [][]byte
 	known   bool // the data plane has an SA for what arrives
+	forged  byte // packets that end so fail their integrity check
 	last    uint16
 }
 
@@ -42,16 +43,19 @@ func startStreamHost(t *testing.T, edit ...func(*Config)) *streamHost {
 	h := &streamHost{known: true, last: 30000}
 	h.node = startNode(t, memory.NewSwitch(), "b.example", addrB, edit...)
 	synctest.Wait()
-	h.streams.receive = func(_, _ netip.AddrPort, packets [][]byte) int {
+	h.streams.receive = func(_, _ netip.AddrPort, packets [][]byte) (known, forged int) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		for _, p := range packets {
 			h.packets = append(h.packets, bytes.Clone(p))
+			if h.forged != 0 && p[len(p)-1] == h.forged {
+				forged++
+			}
 		}
 		if h.known {
-			return len(packets)
+			known = len(packets)
 		}
-		return 0
+		return known, forged
 	}
 	return h
 }
@@ -185,6 +189,7 @@ func TestStreamMessages(t *testing.T) {
 // nobody (RFC 9329, Sections 3.1 and 6.1).
 func TestStreamNonsense(t *testing.T) {
 	unknown := func(n int) []byte { return bytes.Repeat(frame(espPacket(0x1234, 20)), n) }
+	const forged = 0xba
 	noise := func(n int) []byte { return bytes.Repeat(frame([]byte{0, 0, 0, 0, 1, 2, 3}), n) }
 	for name, tc := range map[string]struct {
 		sent  []byte
@@ -201,12 +206,13 @@ func TestStreamNonsense(t *testing.T) {
 		"much noise":         {noise(maxBad + 1), true, true},
 		"noise among ESP":    {bytes.Repeat(append(noise(maxBad/2), unknown(1)...), 10), true, false},
 		"short ones":         {bytes.Repeat([]byte{0, 4, 1, 2}, maxBad+1), true, true},
+		"one forged":         {slices.Concat(unknown(3), frame(append(espPacket(300, 9), forged)), unknown(3)), true, true},
 		"nothing but a part": {[]byte{0xff, 0xff, 1, 2, 3}, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := startStreamHost(t)
-				h.known = tc.known
+				h.known, h.forged = tc.known, forged
 				c, _, _ := h.connect(stranger)
 				go func() { _, _ = c.Write(append([]byte(streamPrefix), tc.sent...)) }()
 				if got := ended(c); got != tc.ends {
@@ -399,5 +405,28 @@ func FuzzStream(f *testing.F) {
 			}
 			c.Close()
 		})
+	})
+}
+
+// A connection in which a machine finds a message that is not intact is closed,
+// whoever uses it (RFC 9329, Section 6.1).
+func TestStreamCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := startStreamHost(t)
+		c, w, _ := h.connect(stranger)
+		other, _, _ := h.connect(stranger)
+		for _, c := range []net.Conn{c, other} {
+			if _, err := c.Write([]byte(streamPrefix)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h.streams.cut(w)
+		if !ended(c) || ended(other) {
+			t.Errorf("closed: %v, and another one: %v; want true and false", ended(c), ended(other))
+		}
+		if h.streams.find(w) != nil {
+			t.Error("it is still known")
+		}
+		h.streams.cut(w) // it is gone already
 	})
 }

@@ -207,6 +207,8 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 		e.streams.dial(t, eff)
 	case ike.KeepStream:
 		e.streams.keep(t, way{eff.Local, eff.Remote, true})
+	case ike.CloseStream:
+		e.streams.cut(way{eff.Local, eff.Remote, true})
 	case ike.DropStream:
 		e.streams.drop(t, way{eff.Local, eff.Remote, true})
 	case ike.StartJob:

@@ -265,6 +265,8 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 			n.event("uses the connection %s - %s", e.Local, e.Remote)
 		case DropStream:
 			n.dropStream(route{e.Local, e.Remote, true})
+		case CloseStream:
+			n.closeStream(route{e.Local, e.Remote, true})
 		case KeepAlive:
 			n.event("keepalive to %s", e.Remote)
 		case StartJob:

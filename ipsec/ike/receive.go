@@ -189,6 +189,11 @@ func (sa *ikeSA) open(h wire.Header, d Datagram) (opened, error) {
 	plain, err := sa.opener.Open(nil, header, body)
 	if errors.Is(err, suite.ErrAuthentication) {
 		sa.m.stats.Unauthentic++
+		if d.TCP {
+			// Nobody else can be in the connection, so it is corrupt, and all
+			// after this may be as well (RFC 9329, Section 6.1).
+			sa.m.emit(CloseStream{d.Local, d.Remote})
+		}
 		return opened{}, err
 	}
 	if inPieces {

@@ -24,9 +24,13 @@ type KeepStream struct{ Local, Remote netip.AddrPort }
 // DropStream ends a KeepStream, and a connection that was dialled.
 type DropStream struct{ Local, Remote netip.AddrPort }
 
-func (Dial) effect()       {}
-func (KeepStream) effect() {}
-func (DropStream) effect() {}
+// CloseStream closes a connection at once, whoever uses it: it is corrupt.
+type CloseStream struct{ Local, Remote netip.AddrPort }
+
+func (Dial) effect()        {}
+func (KeepStream) effect()  {}
+func (DropStream) effect()  {}
+func (CloseStream) effect() {}
 
 // Dialed answers a [Dial] with the ends of the connection, or with the reason why
 // there is none.

@@ -86,6 +86,20 @@ func (n *node) dropStream(r route) {
 	w.tcp.closed = append(w.tcp.closed, func() { n.peer().step(StreamClosed{r.remote, r.local}) })
 }
 
+// closeStream closes a connection that is corrupt. What is in it is lost.
+func (n *node) closeStream(r route) {
+	w := n.w
+	if !w.connected(r) {
+		return
+	}
+	w.note("   %s finds the connection to %s corrupt\n", n.name, r.remote)
+	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c conn) bool { return c.route == r || c.route == route{r.remote, r.local, true} })
+	w.flight = slices.DeleteFunc(w.flight, func(p *packet) bool { return p.tcp && !w.connected(route{p.src, p.dst, true}) })
+	w.tcp.closed = append(w.tcp.closed,
+		func() { n.step(StreamClosed{r.local, r.remote}) },
+		func() { n.peer().step(StreamClosed{r.remote, r.local}) })
+}
+
 // hangUp tells of the connections that the other end has closed.
 func (w *world) hangUp() {
 	for len(w.tcp.closed) > 0 {

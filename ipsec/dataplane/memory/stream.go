@@ -34,24 +34,21 @@ func (p *Plane) sendStream(d Datagram) error {
 	return nil
 }
 
-func (p *Plane) receiveStream(local, remote netip.AddrPort, packets [][]byte) (known int) {
+func (p *Plane) receiveStream(local, remote netip.AddrPort, packets [][]byte) (known, forged int) {
 	for _, b := range packets {
 		s := decode(bytes.Clone(b))
 		if s == nil {
 			continue
 		}
-		if p.has(s.spi) {
+		if a := p.inboundSA(s.spi); a != nil {
 			known++
+			if !bytes.Equal(a.Key, s.key) {
+				forged++
+			}
 		}
 		p.receive(Datagram{From: remote, To: local, packet: s, tcp: true})
 	}
-	return known
-}
-
-func (p *Plane) has(spi uint32) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.inbound[spi] != nil
+	return known, forged
 }
 
 // at is where a datagram arrived.
@@ -77,4 +74,10 @@ func decode(b []byte) *sealed {
 	}
 	key := head + int(b[head-1])
 	return &sealed{spi: binary.BigEndian.Uint32(b), seq: binary.BigEndian.Uint64(b[4:]), key: b[head:key], inner: b[key:]}
+}
+
+func (p *Plane) inboundSA(spi uint32) *association {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.inbound[spi]
 }

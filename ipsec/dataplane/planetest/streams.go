@@ -112,8 +112,11 @@ func testStreams(t *testing.T, h *harness) {
 	last := st.last
 	st.mu.Unlock()
 	a, b := h.streamEnds()
-	if n := st.receive[0](a, b, [][]byte{bytes.Clone(last), {}, {1, 2, 3}, bytes.Repeat([]byte{0xee}, 100)}); n != 1 {
-		t.Errorf("%d packets are for an SA that is there, want 1", n)
+	forged := bytes.Clone(last)
+	forged[7]++  // another sequence number,
+	forged[14]++ // and not what was sealed
+	if known, bad := st.receive[0](a, b, [][]byte{bytes.Clone(last), {}, {1, 2, 3}, forged, bytes.Repeat([]byte{0xee}, 100)}); known != 2 || bad != 1 {
+		t.Errorf("%d packets are for an SA that is there and %d are forged, want 2 and 1", known, bad)
 	}
 	h.eventually(h.A, s.inA, "replayed packet", func(c dataplane.Counters) bool { return c.ReplayDrops == 1 })
 

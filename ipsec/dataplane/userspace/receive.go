@@ -61,6 +61,7 @@ type receiver struct {
 	at     int        // which slab
 	stream streamPath // where packets come from that are not of the socket
 	class  uint8      // of the outer header
+	forged int        // packets of the stream whose integrity check failed
 
 	unknownRaised time.Time
 	n             int
@@ -246,6 +247,7 @@ func (r *receiver) refuse(sa *inboundSA, err error) {
 		sa.replayDrops.Add(1)
 	case errors.Is(err, esp.ErrAuthentication):
 		sa.authFailures.Add(1)
+		r.forged++
 	default:
 		r.plane.stats.malformed.Add(1)
 	}

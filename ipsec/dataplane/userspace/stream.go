@@ -45,13 +45,13 @@ func (t *transmitter) sendStream(e *endpoint, g *group) {
 }
 
 // fromStream takes packets of a connection.
-func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (known int) {
+func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (known, forged int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
-		return len(packets)
+		return len(packets), 0
 	}
-	r.now, r.class = time.Now(), 0
+	r.now, r.class, r.forged = time.Now(), 0, 0
 	r.stream = streamPath{
 		local:  netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
 		remote: netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port()),
@@ -69,7 +69,7 @@ func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (k
 	r.publish()
 	r.stream.set = false
 	r.merger.flushAll() // the packets are about to be overwritten
-	return known
+	return known, r.forged
 }
 
 // close waits for packets of streams that are being handled; later ones are
