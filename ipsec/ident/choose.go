@@ -20,6 +20,8 @@ type Proof struct {
 	Data   []byte
 	// Certificates go before it, the own one first.
 	Certificates []*wire.Cert
+	// By says for people how it was made, such as "Ed25519".
+	By string
 }
 
 // way is one way to make a proof.
@@ -77,7 +79,7 @@ func otherPadding(ways []way) *way {
 }
 
 func (w way) prove(octets Octets, rand io.Reader) (*Proof, error) {
-	p := &Proof{Method: w.method, Certificates: w.credential.certificates()}
+	p := &Proof{Method: w.method, Certificates: w.credential.certificates(), By: w.String()}
 	var err error
 	switch w.method {
 	case wire.AuthSharedKey:

@@ -97,7 +97,10 @@ func (sa *ikeSA) authError(err error, c claim) *Error {
 		e.Theirs = []string{c.String()}
 	}
 	var credentials *ident.Error
-	if !errors.As(err, &credentials) || credentials.Reason == ident.ReasonIdentity {
+	if errors.As(err, &credentials) && credentials.Reason == ident.ReasonSignature {
+		e.Remedy = credentials.Remedy + sa.init.alsoPPK()
+	}
+	if credentials == nil || credentials.Reason == ident.ReasonIdentity {
 		e.Payload = wire.PayloadIDi
 		if sa.initiator {
 			e.Payload = wire.PayloadIDr
@@ -115,7 +118,7 @@ func (a *authTask) answered(m *message) {
 			kind = n.Kind
 		}
 		sa.abandonTask()
-		sa.fail(&Error{Exchange: m.Exchange, Notify: kind, Remote: true})
+		sa.fail(sa.refusedAuth(kind))
 		return
 	}
 	if a.cfg == nil && find[*wire.SA](m) != nil {
@@ -146,7 +149,7 @@ func (a *authTask) answered(m *message) {
 		if n := m.errorNotify(); n != nil && endsIKE(n.Kind) {
 			// It can prove itself, and for all that has no IKE SA.
 			sa.abandonTask()
-			sa.fail(&Error{Exchange: m.Exchange, Notify: n.Kind, Remote: true})
+			sa.fail(sa.refusedAuth(n.Kind))
 			return
 		}
 		sa.believe(peer, c.certs)

@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -212,6 +213,40 @@ func credentialsPayload(reason ident.Reason) wire.PayloadType {
 		return wire.PayloadCert
 	}
 	return wire.PayloadAuth
+}
+
+// refusedAuth is the refusal of IKE_AUTH by the peer. It may not say why, so all is
+// named that went into the proof.
+func (sa *ikeSA) refusedAuth(kind wire.NotifyType) *Error {
+	e := &Error{Exchange: wire.ExchangeIKEAuth, Notify: kind, Remote: true}
+	if kind == wire.NotifyAuthenticationFailed {
+		e.Remedy = notices[kind].remedy + sa.init.alsoPPK() + sa.init.alsoRSA()
+	}
+	return e
+}
+
+// alsoPPK tells to look at a key of RFC 8784 too: with another one of the same
+// identifier, a proof looks wrong that is right (Section 3).
+func (i *initState) alsoPPK() string {
+	if i.ppk == nil || i.ppkUse != ppkAuth {
+		return ""
+	}
+	return fmt.Sprintf("; and give both ends the same value of the %s, which goes into the proof (RFC 8784)", i.ppk)
+}
+
+// alsoRSA tells to look at the padding of RSA too: a peer does not say which it
+// verifies (RFC 7427, Section 4).
+func (i *initState) alsoRSA() string {
+	other := ""
+	switch {
+	case strings.HasPrefix(i.provedBy, "RSASSA-PSS"):
+		other = "RSA PKCS #1 v1.5, as peers of before 2017 may want it"
+	case strings.HasPrefix(i.provedBy, "RSA PKCS"):
+		other = "RSASSA-PSS, which every peer has to verify (RFC 8247, Section 3.2)"
+	default:
+		return ""
+	}
+	return fmt.Sprintf("; this end signed by %s: if the peer cannot verify that, let it sign by %s", i.provedBy, other)
 }
 
 func (e *Error) remedy(known notice) string {

@@ -402,6 +402,7 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 		sa.die()
 		return
 	}
+	sa.init.provedBy = proof.auth.By
 	a := &authTask{sa: sa}
 	if err := a.chooseChild(); err != nil {
 		sa.fail(err)

@@ -164,7 +164,10 @@ func (sa *ikeSA) chosenPPK(m *message) (*ident.PPK, error) {
 	if p := ppkByID(cfg.PPKs, n.Data); p != nil {
 		return p, nil
 	}
-	return nil, errors.New("the peer has taken a post-quantum preshared key that was not offered")
+	return nil, &mismatch{
+		kind: KindProtocol, payload: wire.PayloadNotify, remedy: remedyPeerDefect,
+		text: "the peer has taken a post-quantum preshared key that was not offered",
+	}
 }
 
 func ppkByID(ppks []ident.PPK, id []byte) *ident.PPK {
@@ -184,7 +187,7 @@ func (t *Tunnel) refusesPPK(i *initState) error {
 	case i.session != nil:
 	case i.ppk != nil && !slices.ContainsFunc(t.cfg.PPKs, i.ppk.Equal):
 		return &mismatch{
-			kind: KindConfiguration, payload: wire.PayloadNotify,
+			kind: KindConfiguration, payload: wire.PayloadNotify, remedy: errPPKMissing.remedy,
 			text: fmt.Sprintf("tunnel %s does not have the %s", t.cfg.Name, i.ppk),
 		}
 	case i.ppk == nil && i.ppkUse != ppkAuth && t.cfg.PPKRequired:
@@ -215,7 +218,10 @@ func (sa *ikeSA) agreePPKInAuth(m *message) (without []byte, err error) {
 	}
 	n, fallback := m.notify(wire.NotifyPPKIdentity), m.notify(wire.NotifyNoPPKAuth)
 	if n == nil {
-		return nil, errors.New("PPK_IDENTITY is missing, and USE_PPK was agreed on")
+		return nil, &mismatch{
+			kind: KindProtocol, payload: wire.PayloadNotify, remedy: remedyPeerDefect,
+			text: "PPK_IDENTITY is missing, and USE_PPK was agreed on",
+		}
 	}
 	if p := ppkByID(cfg.PPKs, n.Data); p != nil {
 		sa.mixPPK(p)

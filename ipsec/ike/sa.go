@@ -194,6 +194,7 @@ type initState struct {
 	peer               ident.Announced // what the peer accepts as our proof
 	announce           ident.Methods   // responder: to be told in IKE_INTERMEDIATE
 	auth               *message        // responder: the IKE_AUTH request
+	provedBy           string          // initiator: how it has proved itself, for people
 	redirectedFrom     netip.Addr      // initiator: the gateway that sent us here (RFC 5685)
 	replaces           *ikeSA          // make before break: deleted when this one is up
 }
