@@ -130,7 +130,7 @@ func redirectedFromUs(base interopCase) []interopCase {
 
 // redirectCases are those with strongSwan, which follows; it sends away only by a
 // plug-in of somebody's own. Old ones crash when they are sent away in IKE_AUTH
-// (5.9.8, with a null pointer after "initiating IKE_SA").
+// (5.9.8, by a segmentation fault once it has begun again).
 func redirectCases(old bool) []interopCase {
 	cases := redirectedFromUs(interopCase{auth: "ed25519+ecdsa256"})
 	for i := range cases {
