@@ -43,6 +43,10 @@ func OpenTree(name string) (Tree, error) {
 	return Tree{Root: dir}, nil
 }
 
+// NotToBeHad is in what a test says that skips because of CannotBeHad, so that it is
+// told from one that skips although everything is there.
+const NotToBeHad = "SKIPPED, as the setup could not get what it needs"
+
 // CannotBeHad reports whether the setup tried in vain to make a tree that tests can
 // do without, because another distribution than Debian has it.
 func CannotBeHad(name string) bool {
