@@ -19,7 +19,9 @@ func BenchmarkHandshake(b *testing.B) {
 		name   string
 		change func(a, b *Config)
 	}{
-		{"PSK", nil}, {"Ed25519", withCertificates(ed)}, {"ECDSA", withCertificates(ec)},
+		{"PSK", nil},
+		{"Ed25519", withCertificates(ed)},
+		{"ECDSA", withCertificates(ec)},
 		{"Ed25519 and ML-KEM-768", func(a, b *Config) {
 			withCertificates(ed)(a, b)
 			a.Proposals, b.Proposals = []suite.IKEProposal{hybrid}, []suite.IKEProposal{hybrid}

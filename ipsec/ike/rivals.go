@@ -15,10 +15,10 @@ type rivalry struct {
 	// redundant SAs are not used for anything new: another one won, or it is not
 	// decided yet. replaced ones end without an event.
 	redundant, replaced bool
-	lostTo              *ikeSA    // why it is redundant; nil while undecided
 	yields              bool      // until another IKE SA has its Child SAs
-	yieldAt             time.Time // the peer should have deleted it by then
 	confirmed           bool      // the peer has used it since it was established
+	yieldAt             time.Time // the peer should have deleted it by then
+	lostTo              *ikeSA    // why it is redundant; nil while undecided
 }
 
 // inherit takes the place of another IKE SA, which yields to nobody any more.

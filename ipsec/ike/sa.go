@@ -87,18 +87,22 @@ type ikeSA struct {
 	initiator bool // this end is the original initiator
 	localSPI  wire.SPI
 	remoteSPI wire.SPI
-	init      *initState // until established
+	// childless: the responder announced that there need be no Child SA in
+	// IKE_AUTH (RFC 6023).
+	childless bool
+	natState
+	proofState
+	init  *initState // until established
+	rekey *rekeyIKETask
 
 	parties
 	protection
 	messaging
 	path
-	natState
 	mobileState
 	liveness
 	lifetime
 	rivalry
-	proofState
 	resumption
 	crashTokens
 	redirection
@@ -107,11 +111,6 @@ type ikeSA struct {
 	synchrony
 	ending
 	childDebts
-
-	// childless: the responder announced that there need be no Child SA in
-	// IKE_AUTH (RFC 6023).
-	childless bool
-	rekey     *rekeyIKETask
 }
 
 // parties are the two ends, and how the peer proved its identity.
