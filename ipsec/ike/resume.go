@@ -354,7 +354,8 @@ func (sa *ikeSA) refreshSoon() {
 	}
 }
 
-// resumeFailed goes on with the whole exchange (RFC 5723, Section 4.3.2). A ticket
+// resumeFailed goes on with the whole exchange (RFC 5723, Section 4.3.2), at the same
+// place: the request with the ticket may have been too large for the path. A ticket
 // that was refused is of no use any more; one that was not answered may be when the
 // peer is back.
 func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
@@ -364,9 +365,6 @@ func (t *Tunnel) resumeFailed(sa *ikeSA, why Reason) {
 	t.decided(sa)
 	local := netip.AddrPortFrom(sa.local.Addr(), t.cfg.Local.Port())
 	b := beginning{route: route{local, sa.gateway, sa.tcp}, replaces: sa.init.replaces}
-	if why == ReasonPeerDead && sa.state == stateInit && len(t.pairs()) > 1 {
-		b.route = t.nextPair() // it may be elsewhere
-	}
 	sa.die()
 	t.begin(b)
 }
