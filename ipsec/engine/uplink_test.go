@@ -49,7 +49,7 @@ func uplinkGoesAndComes(t *testing.T, mobike bool) {
 	at := a.tunnel(b, ike.RoleInitiator, 4500, ident.Local{ID: id(t, a.id), PSK: psk}, ident.Remote{ID: id(t, b.id), PSK: psk})
 	bt := b.tunnel(a, ike.RoleResponder, 4500, ident.Local{ID: id(t, b.id), PSK: psk}, ident.Remote{ID: id(t, a.id), PSK: psk})
 	quick := ike.Timing{
-		DPD: 300 * time.Millisecond, RetransmitBase: 50 * time.Millisecond, RetransmitTries: 3,
+		DPD: 300 * time.Millisecond, RetransmitBase: 100 * time.Millisecond, RetransmitTries: 4,
 		ReconnectBase: 50 * time.Millisecond, ReconnectMax: 200 * time.Millisecond,
 		Patience: -1,
 	}
@@ -81,6 +81,10 @@ func uplinkGoesAndComes(t *testing.T, mobike bool) {
 	a.ip("link set wire up")
 	up()
 
+	// Only what happens after the move counts from here on.
+	eventsA.Close()
+	eventsB.Close()
+	eventsA, eventsB = a.engine.Subscribe(64), b.engine.Subscribe(64)
 	moved := a.outer.Next().Next()
 	a.ip(fmt.Sprintf("addr add %s/24 dev wire", moved))
 	a.ip(fmt.Sprintf("addr del %s/24 dev wire", a.outer))
