@@ -30,3 +30,19 @@ func TestFuzzTargets(t *testing.T) {
 		t.Errorf("each gets %v of too little time, want 1s", got)
 	}
 }
+
+// A run is repeated only if nothing but the end of its time was wrong.
+func TestEndedBadly(t *testing.T) {
+	over := "--- FAIL: FuzzFilter (2.35s)\n    context deadline exceeded\nFAIL\n"
+	if !endedBadly(over) {
+		t.Error("the end of the time is taken for a finding")
+	}
+	for _, finding := range []string{
+		"--- FAIL: FuzzFilter (1.87s)\n    filter_test.go:40: dropped\nFAIL\n",
+		"--- FAIL: FuzzFilter (1.87s)\n    context deadline exceeded\n    Failing input written to testdata/fuzz/FuzzFilter/1\n",
+	} {
+		if endedBadly(finding) {
+			t.Errorf("a finding is taken for the end of the time:\n%s", finding)
+		}
+	}
+}
