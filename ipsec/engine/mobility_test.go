@@ -3,7 +3,6 @@ package engine_test
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -28,22 +27,13 @@ const (
 // returns how many got no answer.
 func (h *host) during(to netip.AddrPort, act func(), settled func() bool) (sent, lost int) {
 	h.t.Helper()
-	var conn net.Conn
-	var err error
-	h.do(func() {
-		dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: h.inner.AsSlice()}}
-		conn, err = dialer.Dial("udp", to.String())
-	})
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	conn := h.dial(to)
 	defer conn.Close()
 	answers := make(chan struct{}, 1<<16)
 	go func() {
 		b := make([]byte, 64)
 		for {
 			if _, err := conn.Read(b); err != nil {
-				close(answers)
 				return
 			}
 			answers <- struct{}{}
@@ -65,13 +55,16 @@ func (h *host) during(to netip.AddrPort, act func(), settled func() bool) (sent,
 			left--
 		}
 	}
-	time.Sleep(pingPatience) // answers under way
-	conn.Close()
-	got := 0
-	for range answers {
-		got++
+	lost = sent
+	for patience := time.After(pingPatience); lost > 0; {
+		select {
+		case <-answers:
+			lost--
+		case <-patience:
+			return sent, lost
+		}
 	}
-	return sent, sent - got
+	return sent, lost
 }
 
 // mobileTunnel brings a tunnel up from a to b.

@@ -255,10 +255,9 @@ func (h *host) echo() netip.AddrPort {
 	return conn.LocalAddr().(*net.UDPAddr).AddrPort()
 }
 
-// ping sends datagrams to an echo and wants each back.
-func (h *host) ping(to netip.AddrPort) {
+// dial opens a socket from this host's inner address.
+func (h *host) dial(to netip.AddrPort) (conn net.Conn) {
 	h.t.Helper()
-	var conn net.Conn
 	var err error
 	h.do(func() {
 		dialer := net.Dialer{LocalAddr: &net.UDPAddr{IP: h.inner.AsSlice()}}
@@ -267,6 +266,13 @@ func (h *host) ping(to netip.AddrPort) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	return conn
+}
+
+// ping sends datagrams to an echo and wants each back.
+func (h *host) ping(to netip.AddrPort) {
+	h.t.Helper()
+	conn := h.dial(to)
 	defer conn.Close()
 	got := make([]byte, 2048)
 	for i := range 20 {

@@ -132,6 +132,12 @@ func badNetwork(s *simulator) {
 	}
 	s.do("connect a")
 	s.run(3 * time.Minute)
+	s.mend("2m")
+}
+
+// mend has the network and the data planes work again, both ends wanted, and wants
+// everything in order after that time of calm.
+func (s *simulator) mend(calm string) {
 	for _, n := range s.w.nodes() {
 		if !n.t.wanted {
 			s.do("connect %s", n.name)
@@ -141,7 +147,7 @@ func badNetwork(s *simulator) {
 	s.do("unblock")
 	s.do("tell a")
 	s.do("tell b")
-	s.do("calm 2m")
+	s.do("calm %s", calm)
 	s.do("check")
 }
 

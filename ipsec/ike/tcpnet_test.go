@@ -167,17 +167,7 @@ func firewall(s *simulator) {
 	if s.rng.IntN(2) == 0 {
 		s.do("udp open")
 	}
-	for _, n := range s.w.nodes() {
-		if !n.t.wanted {
-			s.do("connect %s", n.name)
-		}
-		s.do("fail %s n=0", n.name)
-	}
-	s.do("unblock")
-	s.do("tell a")
-	s.do("tell b")
-	s.do("calm 3m")
-	s.do("check")
+	s.mend("3m")
 }
 
 // filter changes what passes now and then.
