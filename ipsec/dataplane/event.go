@@ -10,8 +10,8 @@ type EventKind uint8
 
 // The events of a data plane.
 const (
-	// Acquire: a packet matched a policy that has no outbound SA and was
-	// dropped. At most one a second for each policy. Names Tunnel and Child,
+	// Acquire: a packet matched a policy that has no outbound SA; it waits for
+	// one, or was dropped. At most one a second for each policy. Names Tunnel and Child,
 	// and the addresses of the packet.
 	Acquire EventKind = iota + 1
 	// SoftExpire: an SA passed its soft limit; time to rekey.

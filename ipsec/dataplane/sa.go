@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/ts"
@@ -45,22 +46,50 @@ type SA struct {
 	Limits Limits
 }
 
-// Limits bound the use of an SA; 0 is no limit. Time is not among them: the
-// IKE machine keeps the time.
+// Limits bound the use of an SA (RFC 4301, Section 4.4.2.1); 0 is no limit. At the
+// soft one an event asks for a rekey, at the hard one the SA carries no more
+// traffic.
 type Limits struct {
 	SoftBytes, HardBytes     uint64
 	SoftPackets, HardPackets uint64
+	// SoftTime and HardTime count from the installation. The IKE machine keeps
+	// the time itself: these are for SAs that it is no longer there to remove.
+	SoftTime, HardTime time.Duration
 }
 
-// Policy says which traffic a child of a tunnel protects. It belongs to the
-// tunnel and outlives every SA: while the child has no outbound SA, packets
-// that match are dropped.
+// Action is what a policy does with a packet (RFC 4301, Section 4.4.1).
+type Action uint8
+
+// The three actions. The zero value is Protect.
+const (
+	Protect Action = iota
+	Bypass         // pass it on in clear
+	Discard
+)
+
+func (a Action) String() string {
+	switch a {
+	case Protect:
+		return "protect"
+	case Bypass:
+		return "bypass"
+	case Discard:
+		return "discard"
+	}
+	return "unknown"
+}
+
+// Policy says which traffic a child of a tunnel protects, or what else is done
+// with it. It belongs to the tunnel and outlives every SA: while the child has no
+// outbound SA, a few of the packets that match wait for one and the others are
+// dropped.
 //
 // Of several outbound SAs of one child, as they are during a rekey, the one
 // installed last carries the traffic (RFC 7296, Section 2.8); when it is
 // removed, the one installed before it does again. All inbound ones receive.
 type Policy struct {
 	Tunnel, Child string
+	Action        Action
 	// LocalTS and RemoteTS are matched with the source and destination of
 	// outbound packets. Both must match.
 	LocalTS, RemoteTS []ts.Selector

@@ -60,7 +60,12 @@ type ctr struct{ *suite.CTR }
 
 func (c ctr) crypt(dst, src, iv []byte) { c.Crypt(dst, src, iv) }
 
-// plainCipher is AES-CBC or AES-CTR with an integrity algorithm: encrypt, then
+// null is no cipher at all (RFC 2410).
+type null struct{}
+
+func (null) crypt(dst, src, _ []byte) { copy(dst, src) }
+
+// plainCipher is AES-CBC, AES-CTR or none with an integrity algorithm: encrypt, then
 // authenticate (RFC 4303, Section 3.3.2.1).
 type plainCipher struct {
 	mode   mode
@@ -82,6 +87,8 @@ func newPlain(s suite.ESPSuite, key []byte, newCBC func(cipher.Block, []byte) ci
 	}
 	c := &plainCipher{ivLen: s.IVLen(), block: s.BlockLen(), icvLen: s.ICVLen()}
 	switch s.Encryption {
+	case wire.EncryptionNull:
+		c.mode = null{}
 	case wire.EncryptionAESCTR:
 		stream, err := suite.NewCTR(cipherKey, salt)
 		if err != nil {

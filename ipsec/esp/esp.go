@@ -65,6 +65,9 @@ func (c Config) validate() error {
 	if c.ReplayWindow != 0 && (c.ReplayWindow < MinReplayWindow || c.ReplayWindow > MaxReplayWindow) {
 		return fmt.Errorf("replay window of %d packets: choose %d to %d", c.ReplayWindow, MinReplayWindow, MaxReplayWindow)
 	}
+	if c.Suite.AH {
+		return fmt.Errorf("%s is a suite of AH, not of ESP", c.Suite)
+	}
 	return c.Suite.Validate()
 }
 

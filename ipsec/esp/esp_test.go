@@ -52,8 +52,8 @@ func TestAllSuites(t *testing.T) {
 			t.Errorf("%s is not among the suites tested", s)
 		}
 	}
-	// 16 combined-mode ciphers, 6 others with 5 integrity algorithms.
-	if want := 2 * (16 + 6*5); len(suites) != want {
+	// 19 combined-mode ciphers, 7 others with 5 integrity algorithms.
+	if want := 2 * (19 + 7*5); len(suites) != want {
 		t.Errorf("%d suites are tested, want %d: %v", len(suites), want, suites)
 	}
 }

@@ -140,9 +140,10 @@ func (o *Outbound) sealPlain(dst, payload []byte, nextHeader uint8) []byte {
 	binary.BigEndian.PutUint32(dst[start:], o.spi)
 	binary.BigEndian.PutUint32(dst[start+4:], uint32(o.seq))
 	iv := dst[start+headerLen : body]
-	if o.plain.random {
+	switch {
+	case o.plain.random:
 		rand.Read(iv) // cannot fail
-	} else {
+	case len(iv) > 0:
 		binary.BigEndian.PutUint64(iv, o.seq) // unique, as in Seal
 	}
 	o.plain.mode.crypt(dst[body:], payload[:n+pad+2], iv)

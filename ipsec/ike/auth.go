@@ -205,7 +205,7 @@ func (a *authTask) established(m *message) {
 		a.settle(i)
 		t.childFailed(a.cfg.Name, err)
 		if find[*wire.SA](m) != nil {
-			sa.orphan(a.spi) // the peer has it
+			sa.orphan(answeredProtocol(m), a.spi) // the peer has it
 		}
 		return
 	}
@@ -213,7 +213,7 @@ func (a *authTask) established(m *message) {
 		sa.finish()
 		if err != nil {
 			t.childFailed(a.cfg.Name, &Error{Op: "install Child SA", Kind: KindDataPlane, Exchange: m.Exchange, Err: err})
-			sa.orphan(neg.inbound)
+			sa.orphan(neg.suite.Protocol(), neg.inbound)
 		} else {
 			t.childUp(c)
 		}

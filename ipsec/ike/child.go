@@ -455,6 +455,40 @@ func (t *Tunnel) liveChild(name string) *childSA {
 	return nil
 }
 
+// childSPI names an SA of one direction as messages do: SPIs of ESP and of AH are
+// apart (RFC 4301, Section 4.1).
+type childSPI struct {
+	protocol wire.ProtocolID
+	spi      uint32
+}
+
+// deletes returns a Delete payload for each protocol (RFC 7296, Section 3.11).
+func deletes(spis []childSPI) []wire.Payload {
+	var payloads []wire.Payload
+	for _, protocol := range []wire.ProtocolID{wire.ProtocolESP, wire.ProtocolAH} {
+		var of [][]byte
+		for _, s := range spis {
+			if s.protocol == protocol {
+				of = append(of, put32(s.spi))
+			}
+		}
+		if len(of) > 0 {
+			payloads = append(payloads, &wire.Delete{Protocol: protocol, SPIs: of})
+		}
+	}
+	return payloads
+}
+
+// peersChild finds the Child SA whose inbound SA at the peer is named.
+func (t *Tunnel) peersChild(s childSPI) *childSA {
+	for _, c := range t.children {
+		if c.known() && c.outbound == s.spi && c.suite.Protocol() == s.protocol {
+			return c
+		}
+	}
+	return nil
+}
+
 func (t *Tunnel) childBySPI(spi uint32, d dataplane.Direction) *childSA {
 	for _, c := range t.children {
 		if c.known() && (d == dataplane.Inbound && c.inbound == spi || d == dataplane.Outbound && c.outbound == spi) {

@@ -91,6 +91,14 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 	return spec, nil
 }
 
+// answeredProtocol is what an answer that cannot be used made the Child SA for.
+func answeredProtocol(m *message) wire.ProtocolID {
+	if sa := find[*wire.SA](m); sa != nil && len(sa.Proposals) > 0 && sa.Proposals[0].Protocol == wire.ProtocolAH {
+		return wire.ProtocolAH
+	}
+	return wire.ProtocolESP
+}
+
 func selectors(m *message, initiator bool) ([]ts.Selector, error) {
 	for _, p := range m.payloads {
 		if t, ok := p.(*wire.TS); ok && t.Initiator == initiator {

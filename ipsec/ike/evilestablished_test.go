@@ -24,8 +24,8 @@ func otherHeader(f func(h *wire.Header)) func(*evilPeer, []byte) [][]byte {
 	}
 }
 
-// childSPI is the SPI that the evil end receives on.
-func childSPI(e *evilPeer) []byte {
+// evilChildSPI is the SPI that the evil end receives on.
+func evilChildSPI(e *evilPeer) []byte {
 	for _, c := range e.evil.t.children {
 		if c.live() {
 			return put32(c.inbound)
@@ -66,7 +66,7 @@ func TestEvilRequest(t *testing.T) {
 		{name: "deletes AH", begin: evilInforms, misdeed: inInform.with(more(1, rawDelete(wire.ProtocolAH, 4, spi(1, 2, 3, 4)))), want: "accepted; up"},
 		{name: "claims more SPIs than there are", begin: evilInforms, misdeed: inInform.with(more(1, rawPayload{kind: wire.PayloadDelete, body: []byte{3, 4, 0xff, 0xff}})), want: "INVALID_SYNTAX; down"},
 		{name: "deletes the Child SA twice", begin: evilInforms, misdeed: inInform.with(addDelete(func(e *evilPeer) rawPayload {
-			return rawDelete(wire.ProtocolESP, 4, childSPI(e), childSPI(e))
+			return rawDelete(wire.ProtocolESP, 4, evilChildSPI(e), evilChildSPI(e))
 		})), want: "accepted, CREATE_CHILD_SA request; up"},
 		{name: "deletes by our SPI", begin: evilInforms, misdeed: inInform.with(addDelete(func(e *evilPeer) rawPayload {
 			return rawDelete(wire.ProtocolESP, 4, put32(e.good.t.children[0].inbound))
@@ -74,7 +74,7 @@ func TestEvilRequest(t *testing.T) {
 		{name: "20 deletes", begin: evilInforms, misdeed: inInform.with(more(20, rawDelete(wire.ProtocolESP, 4, spi(1, 2, 3, 4)))), want: "accepted; up"},
 		{name: "21 deletes", begin: evilInforms, misdeed: inInform.with(more(21, rawDelete(wire.ProtocolESP, 4, spi(1, 2, 3, 4)))), want: "INVALID_SYNTAX; down"},
 		{name: "deletes IKE SA and Child SA", begin: evilInforms, misdeed: inInform.with(addDelete(func(e *evilPeer) rawPayload {
-			return rawDelete(wire.ProtocolESP, 4, childSPI(e))
+			return rawDelete(wire.ProtocolESP, 4, evilChildSPI(e))
 		})), want: "accepted, CREATE_CHILD_SA request; up"},
 		{name: "in the clear first", begin: evilInforms, misdeed: inInform.withDatagram(inTheClear(&wire.Delete{Protocol: wire.ProtocolIKE})), want: "nothing; up"},
 		{name: "message ID ahead", begin: evilInforms, misdeed: inInform.withDatagram(otherHeader(func(h *wire.Header) { h.MessageID += 2 })), want: "nothing; up"},

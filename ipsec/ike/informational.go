@@ -3,7 +3,6 @@ package ike
 import (
 	"encoding/binary"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -27,16 +26,14 @@ func (sa *ikeSA) handleInformational(m *message) {
 		sa.m.stats.Hints++ // such as INVALID_SPI: no SA is changed by it (RFC 7296, Section 2.21.4)
 	}
 	var reply []wire.Payload
-	var ours [][]byte
+	var ours []childSPI
 	for _, p := range m.payloads {
-		if d, ok := p.(*wire.Delete); ok && d.Protocol == wire.ProtocolESP {
-			ours = append(ours, sa.peerDeletesChildren(d.SPIs)...)
+		if d, ok := p.(*wire.Delete); ok && d.Protocol != wire.ProtocolIKE {
+			ours = append(ours, sa.peerDeletesChildren(d)...)
 		}
 	}
 	reply = append(reply, sa.ticketAnswer(m)...)
-	if len(ours) > 0 {
-		reply = append(reply, &wire.Delete{Protocol: wire.ProtocolESP, SPIs: ours})
-	}
+	reply = append(reply, deletes(ours)...)
 	reply = append(reply, sa.configure(m)...)
 	reply = append(reply, sa.mobility(m)...)
 	sa.respond(m, reply)
@@ -82,21 +79,21 @@ func (sa *ikeSA) peerDeletes(m *message) {
 // peerDeletesChildren ends Child SAs at the peer's request and returns the SPIs
 // of the other direction for the answer. An SA that we are deleting ourselves is
 // not among them (RFC 7296, Section 1.4.1).
-func (sa *ikeSA) peerDeletesChildren(spis [][]byte) [][]byte {
-	var ours [][]byte
+func (sa *ikeSA) peerDeletesChildren(d *wire.Delete) []childSPI {
+	var ours []childSPI
 	t := sa.t
-	for _, b := range spis {
+	for _, b := range d.SPIs {
 		if len(b) != 4 {
 			continue
 		}
 		spi := be32(b)
-		c := t.childBySPI(spi, dataplane.Outbound)
+		c := t.peersChild(childSPI{d.Protocol, spi})
 		if c == nil {
 			t.noteEarlyDelete(sa, spi)
 			continue
 		}
 		if c.state != childDeleting {
-			ours = append(ours, put32(c.inbound))
+			ours = append(ours, childSPI{d.Protocol, c.inbound})
 		}
 		t.peerDeletesChild(c)
 	}

@@ -137,7 +137,8 @@ func (n *node) unheard(spi uint32) string {
 func (n *node) deletes(spi uint32) bool {
 	for _, sa := range n.t.sas {
 		task, _ := sa.active.(*deleteChildTask)
-		if slices.Contains(sa.orphans, spi) || task != nil && slices.Contains(task.orphans, spi) {
+		orphan := func(s childSPI) bool { return s.spi == spi }
+		if slices.ContainsFunc(sa.orphans, orphan) || task != nil && slices.ContainsFunc(task.orphans, orphan) {
 			return true
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
@@ -94,10 +93,10 @@ func (sa *ikeSA) answerChild(m *message) {
 // that the peer expects in inbound packets, or the refusal (RFC 7296, Section 2.25).
 func (sa *ikeSA) rekeyTarget(n *wire.Notify) (*childSA, *wire.Notify) {
 	notFound := &wire.Notify{Protocol: n.Protocol, SPI: n.SPI, Kind: wire.NotifyChildSANotFound}
-	if n.Protocol != wire.ProtocolESP || len(n.SPI) != 4 {
+	if n.Protocol != wire.ProtocolESP && n.Protocol != wire.ProtocolAH || len(n.SPI) != 4 {
 		return nil, &wire.Notify{Kind: wire.NotifyChildSANotFound}
 	}
-	c := sa.t.childBySPI(be32(n.SPI), dataplane.Outbound)
+	c := sa.t.peersChild(childSPI{n.Protocol, be32(n.SPI)})
 	switch {
 	case c == nil && sa.makesChild():
 		// It may be the one that the peer has just made for us, its answer

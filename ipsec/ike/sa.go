@@ -143,7 +143,7 @@ func (p *protection) destroy() {
 // childDebts are what is owed to Child SAs that are not there.
 type childDebts struct {
 	// orphans are inbound SPIs of Child SAs that the peer has and we have not.
-	orphans []uint32
+	orphans []childSPI
 	// reserved is the inbound SPI of the Child SA that the request at work
 	// makes, until the data plane has it; 0 if there is none.
 	reserved uint32

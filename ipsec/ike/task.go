@@ -201,23 +201,20 @@ func (d *deleteIKETask) abandon() {}
 type deleteChildTask struct {
 	sa       *ikeSA
 	children []*childSA
-	orphans  []uint32 // see ikeSA.orphans
+	orphans  []childSPI // see ikeSA.orphans
 }
 
 func (d *deleteChildTask) start() {
 	d.orphans, d.sa.orphans = d.sa.orphans, nil
-	var spis [][]byte
-	for _, spi := range d.orphans {
-		spis = append(spis, put32(spi))
-	}
+	spis := slices.Clone(d.orphans)
 	for _, c := range d.children {
 		c.state, c.wantDelete = childDeleting, false
-		spis = append(spis, put32(c.inbound))
+		spis = append(spis, childSPI{c.suite.Protocol(), c.inbound})
 		if next := c.t.successor(c); next != nil {
 			c.t.promote(next)
 		}
 	}
-	d.sa.ask(wire.ExchangeInformational, []wire.Payload{&wire.Delete{Protocol: wire.ProtocolESP, SPIs: spis}}, d.answered)
+	d.sa.ask(wire.ExchangeInformational, deletes(spis), d.answered)
 }
 
 // answered ends the Child SAs, whatever the peer says: a Delete payload in the
@@ -241,9 +238,9 @@ func (d *deleteChildTask) abandon() {
 }
 
 // orphan makes the peer delete a Child SA that it has and we do not.
-func (sa *ikeSA) orphan(inbound uint32) {
+func (sa *ikeSA) orphan(protocol wire.ProtocolID, inbound uint32) {
 	if len(sa.orphans) < 16 {
-		sa.orphans = append(sa.orphans, inbound)
+		sa.orphans = append(sa.orphans, childSPI{protocol, inbound})
 	}
 }
 

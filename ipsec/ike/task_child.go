@@ -176,7 +176,7 @@ func (x *childExchange) send() {
 	var payloads []wire.Payload
 	if x.old != nil {
 		// RFC 7296, Section 1.3.3: the SPI that we expect in inbound packets.
-		payloads = append(payloads, &wire.Notify{Protocol: wire.ProtocolESP, SPI: put32(x.old.inbound), Kind: wire.NotifyRekeySA})
+		payloads = append(payloads, &wire.Notify{Protocol: x.old.suite.Protocol(), SPI: put32(x.old.inbound), Kind: wire.NotifyRekeySA})
 	} else {
 		payloads = append(payloads, x.sa.requestInternal()...)
 	}
@@ -201,7 +201,7 @@ func (x *childExchange) answered(m *message) {
 		// The peer has the SA now and we do not. Make it forget it.
 		spi := x.spi
 		x.fail(&Error{Op: x.op(), Exchange: m.Exchange, Err: err})
-		x.sa.orphan(spi)
+		x.sa.orphan(answeredProtocol(m), spi)
 		return
 	}
 	if x.deletedAtOnce(spec) {
@@ -289,7 +289,7 @@ func (x *childExchange) derive(m *message, spec childSpec, nr []byte) {
 			case err != nil:
 				x.fail(err)
 				if made {
-					sa.orphan(spec.inbound)
+					sa.orphan(spec.suite.Protocol(), spec.inbound)
 				}
 			case x.deletedAtOnce(spec):
 				keys.Destroy()
@@ -312,7 +312,7 @@ func (x *childExchange) install(spec childSpec) {
 				Op: x.op(), Kind: KindDataPlane, Exchange: wire.ExchangeCreateChildSA,
 				Err: fmt.Errorf("install inbound SA: %w", err),
 			})
-			sa.orphan(spec.inbound)
+			sa.orphan(spec.suite.Protocol(), spec.inbound)
 			return
 		}
 		x.succeeded(c)

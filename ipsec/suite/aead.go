@@ -15,7 +15,8 @@ import (
 // NewAEAD returns the combined-mode cipher e for a key without salt, for IKE
 // messages and ESP packets alike. Nonces are the salt and the IV, so their
 // length is that of both (11 octets for CCM, 12 for the others); an ICV of the
-// length that e has follows the ciphertext. Seal allocates nothing if dst has
+// length that e has follows the ciphertext, which is the plaintext where e does
+// not encrypt. Seal allocates nothing if dst has
 // room, Open nothing at all once the longest message was seen; both may work in
 // place. It is not safe for concurrent use.
 func NewAEAD(e Encryption, key []byte) (cipher.AEAD, error) {
@@ -36,12 +37,44 @@ func NewAEAD(e Encryption, key []byte) (cipher.AEAD, error) {
 	switch e.ID {
 	case wire.EncryptionAESGCM16, wire.EncryptionAESGCM12:
 		return cipher.NewGCMWithTagSize(block, spec.icvLen)
+	case wire.EncryptionNullAESGMAC:
+		full, err := cipher.NewGCM(block)
+		return &gmac{AEAD: full}, err
 	case wire.EncryptionAESGCM8:
 		full, err := cipher.NewGCM(block)
 		return &shortGCM{full: full, tagLen: spec.icvLen}, err
 	default:
 		return newCCM(block, spec.icvLen), nil
 	}
+}
+
+// gmac leaves what it protects as it is: GCM authenticates all of it as additional
+// data, the IV too (RFC 4543, Section 3.5). It is not safe for concurrent use.
+type gmac struct {
+	cipher.AEAD
+	scratch []byte // not longer than the longest message
+}
+
+// tag returns the ICV, valid until the next call.
+func (g *gmac) tag(nonce, text, additionalData []byte) []byte {
+	b := append(g.scratch[:0], additionalData...)
+	b = append(append(b, nonce[gmacSaltLen:]...), text...)
+	n := len(b)
+	g.scratch = g.AEAD.Seal(b, nonce, nil, b)
+	return g.scratch[n:]
+}
+
+func (g *gmac) Seal(dst, nonce, plaintext, additionalData []byte) []byte {
+	tag := g.tag(nonce, plaintext, additionalData)
+	return append(append(dst, plaintext...), tag...)
+}
+
+func (g *gmac) Open(dst, nonce, ciphertext, additionalData []byte) ([]byte, error) {
+	n := len(ciphertext) - g.Overhead()
+	if n < 0 || subtle.ConstantTimeCompare(g.tag(nonce, ciphertext[:n], additionalData), ciphertext[n:]) != 1 {
+		return nil, errOpen
+	}
+	return append(dst, ciphertext[:n]...), nil
 }
 
 var errOpen = errors.New("message authentication failed")

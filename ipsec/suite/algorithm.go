@@ -37,11 +37,12 @@ type Encryption struct {
 type cipherSpec struct {
 	keyword string
 	Encryption
-	keyLen  int // of the cipher key, without the salt
-	saltLen int // taken from the keying material after the cipher key
-	ivLen   int // carried in each packet
-	icvLen  int // of a combined-mode cipher; 0 means that an integrity algorithm is needed
-	block   int // plaintext and padding fill a multiple of this
+	keyLen  int  // of the cipher key, without the salt
+	saltLen int  // taken from the keying material after the cipher key
+	ivLen   int  // carried in each packet
+	icvLen  int  // of a combined-mode cipher; 0 means that an integrity algorithm is needed
+	block   int  // plaintext and padding fill a multiple of this
+	espOnly bool // it does not encrypt: of no use to IKE (RFC 7296, Section 3.3.2)
 }
 
 func (c cipherSpec) aead() bool { return c.icvLen > 0 }
@@ -49,33 +50,39 @@ func (c cipherSpec) aead() bool { return c.icvLen > 0 }
 // ciphers is ordered: known keywords are listed to people in this order.
 var ciphers = []cipherSpec{
 	// RFC 4106, Section 8.1; RFC 5282, Section 7.1.
-	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1},
-	{"aes192gcm16", Encryption{wire.EncryptionAESGCM16, 192}, 24, 4, 8, 16, 1},
-	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1},
+	{"aes128gcm16", Encryption{wire.EncryptionAESGCM16, 128}, 16, 4, 8, 16, 1, false},
+	{"aes192gcm16", Encryption{wire.EncryptionAESGCM16, 192}, 24, 4, 8, 16, 1, false},
+	{"aes256gcm16", Encryption{wire.EncryptionAESGCM16, 256}, 32, 4, 8, 16, 1, false},
 	// RFC 7634, Section 2.
-	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1},
+	{"chacha20poly1305", Encryption{wire.EncryptionChaCha20Poly1305, 0}, 32, 4, 8, 16, 1, false},
 	// RFC 3602.
-	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16},
-	{"aes192", Encryption{wire.EncryptionAESCBC, 192}, 24, 0, 16, 0, 16},
-	{"aes256", Encryption{wire.EncryptionAESCBC, 256}, 32, 0, 16, 0, 16},
+	{"aes128", Encryption{wire.EncryptionAESCBC, 128}, 16, 0, 16, 0, 16, false},
+	{"aes192", Encryption{wire.EncryptionAESCBC, 192}, 24, 0, 16, 0, 16, false},
+	{"aes256", Encryption{wire.EncryptionAESCBC, 256}, 32, 0, 16, 0, 16, false},
 	// RFC 3686, Section 5; RFC 5930.
-	{"aes128ctr", Encryption{wire.EncryptionAESCTR, 128}, 16, 4, CTRIVLen, 0, 1},
-	{"aes192ctr", Encryption{wire.EncryptionAESCTR, 192}, 24, 4, CTRIVLen, 0, 1},
-	{"aes256ctr", Encryption{wire.EncryptionAESCTR, 256}, 32, 4, CTRIVLen, 0, 1},
+	{"aes128ctr", Encryption{wire.EncryptionAESCTR, 128}, 16, 4, CTRIVLen, 0, 1, false},
+	{"aes192ctr", Encryption{wire.EncryptionAESCTR, 192}, 24, 4, CTRIVLen, 0, 1, false},
+	{"aes256ctr", Encryption{wire.EncryptionAESCTR, 256}, 32, 4, CTRIVLen, 0, 1, false},
 	// Short ICVs: RFC 4106, Section 6; RFC 5282, Section 3.2.
-	{"aes128gcm12", Encryption{wire.EncryptionAESGCM12, 128}, 16, 4, 8, 12, 1},
-	{"aes192gcm12", Encryption{wire.EncryptionAESGCM12, 192}, 24, 4, 8, 12, 1},
-	{"aes256gcm12", Encryption{wire.EncryptionAESGCM12, 256}, 32, 4, 8, 12, 1},
-	{"aes128gcm8", Encryption{wire.EncryptionAESGCM8, 128}, 16, 4, 8, 8, 1},
-	{"aes192gcm8", Encryption{wire.EncryptionAESGCM8, 192}, 24, 4, 8, 8, 1},
-	{"aes256gcm8", Encryption{wire.EncryptionAESGCM8, 256}, 32, 4, 8, 8, 1},
+	{"aes128gcm12", Encryption{wire.EncryptionAESGCM12, 128}, 16, 4, 8, 12, 1, false},
+	{"aes192gcm12", Encryption{wire.EncryptionAESGCM12, 192}, 24, 4, 8, 12, 1, false},
+	{"aes256gcm12", Encryption{wire.EncryptionAESGCM12, 256}, 32, 4, 8, 12, 1, false},
+	{"aes128gcm8", Encryption{wire.EncryptionAESGCM8, 128}, 16, 4, 8, 8, 1, false},
+	{"aes192gcm8", Encryption{wire.EncryptionAESGCM8, 192}, 24, 4, 8, 8, 1, false},
+	{"aes256gcm8", Encryption{wire.EncryptionAESGCM8, 256}, 32, 4, 8, 8, 1, false},
 	// RFC 4309, Section 7.1; RFC 5282, Section 7.1.
-	{"aes128ccm16", Encryption{wire.EncryptionAESCCM16, 128}, 16, 3, 8, 16, 1},
-	{"aes256ccm16", Encryption{wire.EncryptionAESCCM16, 256}, 32, 3, 8, 16, 1},
-	{"aes128ccm12", Encryption{wire.EncryptionAESCCM12, 128}, 16, 3, 8, 12, 1},
-	{"aes256ccm12", Encryption{wire.EncryptionAESCCM12, 256}, 32, 3, 8, 12, 1},
-	{"aes128ccm8", Encryption{wire.EncryptionAESCCM8, 128}, 16, 3, 8, 8, 1},
-	{"aes256ccm8", Encryption{wire.EncryptionAESCCM8, 256}, 32, 3, 8, 8, 1},
+	{"aes128ccm16", Encryption{wire.EncryptionAESCCM16, 128}, 16, 3, 8, 16, 1, false},
+	{"aes256ccm16", Encryption{wire.EncryptionAESCCM16, 256}, 32, 3, 8, 16, 1, false},
+	{"aes128ccm12", Encryption{wire.EncryptionAESCCM12, 128}, 16, 3, 8, 12, 1, false},
+	{"aes256ccm12", Encryption{wire.EncryptionAESCCM12, 256}, 32, 3, 8, 12, 1, false},
+	{"aes128ccm8", Encryption{wire.EncryptionAESCCM8, 128}, 16, 3, 8, 8, 1, false},
+	{"aes256ccm8", Encryption{wire.EncryptionAESCCM8, 256}, 32, 3, 8, 8, 1, false},
+	// RFC 4543, Section 3 and 5: integrity without confidentiality.
+	{keyword: "aes128gmac", Encryption: Encryption{wire.EncryptionNullAESGMAC, 128}, keyLen: 16, saltLen: 4, ivLen: 8, icvLen: 16, block: 1, espOnly: true},
+	{keyword: "aes192gmac", Encryption: Encryption{wire.EncryptionNullAESGMAC, 192}, keyLen: 24, saltLen: 4, ivLen: 8, icvLen: 16, block: 1, espOnly: true},
+	{keyword: "aes256gmac", Encryption: Encryption{wire.EncryptionNullAESGMAC, 256}, keyLen: 32, saltLen: 4, ivLen: 8, icvLen: 16, block: 1, espOnly: true},
+	// RFC 2410: for debugging.
+	{keyword: "null", Encryption: Encryption{ID: wire.EncryptionNull}, block: 1, espOnly: true},
 }
 
 func cipherOf(e Encryption) (cipherSpec, bool) {
@@ -93,7 +100,7 @@ type macSpec struct {
 	keyword string
 	id      uint16
 	new     func(key []byte) hash.Hash
-	size    int // output and preferred key length, octets
+	size    int // output and preferred key length, octets; of GMAC the latter
 	icvLen  int // octets sent of the output (RFC 4868, Section 2.6); PRFs are not truncated
 }
 
@@ -119,6 +126,19 @@ var integrities = []macSpec{
 	{"sha1", uint16(wire.IntegrityHMACSHA1), withHMAC(sha1.New), 20, 12},
 	{"aesxcbc", uint16(wire.IntegrityAESXCBC), func(key []byte) hash.Hash { return newXCBC(key) }, 16, 12},
 }
+
+// gmacs are for AH alone: they are no keyed hashes but take a nonce, and their
+// keys end with the salt of it (RFC 4543, Sections 4 and 5.1).
+var gmacs = []macSpec{
+	{"aes128gmac", uint16(wire.IntegrityAES128GMAC), nil, 16 + gmacSaltLen, 16},
+	{"aes192gmac", uint16(wire.IntegrityAES192GMAC), nil, 24 + gmacSaltLen, 16},
+	{"aes256gmac", uint16(wire.IntegrityAES256GMAC), nil, 32 + gmacSaltLen, 16},
+}
+
+const (
+	gmacSaltLen = 4
+	gmacIVLen   = 8
+)
 
 // NewMAC returns the integrity algorithm id for a key of the length that
 // ESPSuite.IntegrityKeyLen names. Of its output the first ICVLen octets are
@@ -230,9 +250,10 @@ func (s IKESuite) EncryptionKeyLen() int {
 // combined-mode cipher (RFC 5282, Section 7.1; RFC 4868, Section 2.1.1).
 func (s IKESuite) IntegrityKeyLen() int { return integrityKeyLen(s.Integrity) }
 
-// ESPSuite is the set of algorithms of one pair of ESP SAs (RFC 7296, Section
-// 3.3.3).
+// ESPSuite is the set of algorithms of one pair of ESP SAs, or of AH SAs (RFC
+// 7296, Section 3.3.3).
 type ESPSuite struct {
+	AH          bool // AH (RFC 4302): it has Integrity and no Encryption
 	Encryption  wire.EncryptionID
 	KeyBits     uint16             // 0 if the cipher has a single key length
 	Integrity   wire.IntegrityID   // 0 for a combined-mode cipher
@@ -245,7 +266,10 @@ type ESPSuite struct {
 func (s ESPSuite) String() string { return s.proposal().String() }
 
 func (s ESPSuite) proposal() ESPProposal {
-	p := ESPProposal{Encryption: []Encryption{{s.Encryption, s.KeyBits}}, Additional: s.Additional.offers()}
+	p := ESPProposal{AH: s.AH, Additional: s.Additional.offers()}
+	if e := (Encryption{s.Encryption, s.KeyBits}); !s.AH || e != (Encryption{}) {
+		p.Encryption = []Encryption{e}
+	}
 	if s.Integrity != 0 {
 		p.Integrity = []wire.IntegrityID{s.Integrity}
 	}
@@ -256,11 +280,21 @@ func (s ESPSuite) proposal() ESPProposal {
 	return p
 }
 
+// Protocol returns what the SAs are of: ESP or AH.
+func (s ESPSuite) Protocol() wire.ProtocolID { return childProtocol(s.AH) }
+
+func childProtocol(ah bool) wire.ProtocolID {
+	if ah {
+		return wire.ProtocolAH
+	}
+	return wire.ProtocolESP
+}
+
 // Validate reports why s cannot protect packets: an algorithm that is not
 // known here or that failed its self-test, or a cipher without integrity.
 func (s ESPSuite) Validate() error {
 	if err := s.proposal().Validate(); err != nil {
-		return fmt.Errorf("ESP suite: %w", err)
+		return fmt.Errorf("%s suite: %w", s.Protocol(), err)
 	}
 	return nil
 }
@@ -287,8 +321,12 @@ func (s ESPSuite) SaltLen() int {
 	return c.saltLen
 }
 
-// IVLen returns the octets of initialization vector in each packet.
+// IVLen returns the octets of initialization vector in each packet; AH has one
+// with GMAC alone, within its ICV field (RFC 4543, Section 4).
 func (s ESPSuite) IVLen() int {
+	if _, gmac := findMAC(gmacs, uint16(s.Integrity)); gmac {
+		return gmacIVLen
+	}
 	c, _ := cipherOf(Encryption{s.Encryption, s.KeyBits})
 	return c.ivLen
 }
@@ -298,7 +336,7 @@ func (s ESPSuite) ICVLen() int {
 	if c, ok := cipherOf(Encryption{s.Encryption, s.KeyBits}); ok && c.aead() {
 		return c.icvLen
 	}
-	h, _ := findMAC(integrities, uint16(s.Integrity))
+	h, _ := integrityOf(s.Integrity)
 	return h.icvLen
 }
 
@@ -326,13 +364,26 @@ func isAEAD(e Encryption) bool {
 	return ok && c.aead()
 }
 
+func espOnly(e Encryption) bool {
+	c, _ := cipherOf(e)
+	return c.espOnly
+}
+
+// integrityOf finds an integrity algorithm of IKE, ESP or AH.
+func integrityOf(id wire.IntegrityID) (macSpec, bool) {
+	if h, ok := findMAC(integrities, uint16(id)); ok {
+		return h, true
+	}
+	return findMAC(gmacs, uint16(id))
+}
+
 func encryptionKeyLen(e Encryption) int {
 	c, _ := cipherOf(e)
 	return c.keyLen + c.saltLen
 }
 
 func integrityKeyLen(id wire.IntegrityID) int {
-	h, _ := findMAC(integrities, uint16(id))
+	h, _ := integrityOf(id)
 	return h.size
 }
 

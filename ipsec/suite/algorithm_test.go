@@ -30,7 +30,7 @@ func TestESPSizes(t *testing.T) {
 		"aes256ctr-sha512": {36, 4, 64, 8, 32, 1},
 		"aes128-aesxcbc":   {16, 0, 16, 16, 12, 16},
 	} {
-		s := espSuite(parseESPTest(t, text)[0].Wire(1, nil).Transforms)
+		s := espSuite(parseESPTest(t, text)[0].Wire(1, nil))
 		got := sizes{s.EncryptionKeyLen(), s.SaltLen(), s.IntegrityKeyLen(), s.IVLen(), s.ICVLen(), s.BlockLen()}
 		if got != want || s.KeyLen() != want.encryption+want.integrity || s.AEAD() != (want.integrity == 0) {
 			t.Errorf("%s: %+v, want %+v", text, got, want)
@@ -44,7 +44,11 @@ func TestESPSizes(t *testing.T) {
 func TestSuiteValidate(t *testing.T) {
 	for name, s := range map[string]ESPSuite{
 		"zero":                  {},
-		"NULL encryption":       {Encryption: wire.EncryptionNull, Integrity: wire.IntegrityHMACSHA256},
+		"NULL alone":            {Encryption: wire.EncryptionNull},
+		"GMAC beside a cipher":  {Encryption: wire.EncryptionAESCBC, KeyBits: 128, Integrity: wire.IntegrityAES128GMAC},
+		"AH alone":              {AH: true},
+		"AH with a cipher":      {AH: true, Encryption: wire.EncryptionAESCBC, KeyBits: 128, Integrity: wire.IntegrityHMACSHA256},
+		"AH with MD5":           {AH: true, Integrity: wire.IntegrityHMACMD5},
 		"CBC without integrity": {Encryption: wire.EncryptionAESCBC, KeyBits: 128},
 		"GCM with integrity":    {Encryption: wire.EncryptionAESGCM16, KeyBits: 128, Integrity: wire.IntegrityHMACSHA256},
 		"GCM of 129 bits":       {Encryption: wire.EncryptionAESGCM16, KeyBits: 129},

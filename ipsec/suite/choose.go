@@ -55,14 +55,15 @@ func ChooseIKE(offered []wire.Proposal, policy []IKEProposal) (IKESuite, wire.Pr
 // ChooseESP picks a suite for the responder of a Child SA, by the rules of
 // ChooseIKE. In IKE_AUTH policy must come from WithoutKeyExchange.
 func ChooseESP(offered []wire.Proposal, policy []ESPProposal) (ESPSuite, wire.Proposal, error) {
-	candidates := usable(offered, wire.ProtocolESP)
+	candidates := append(usable(offered, wire.ProtocolESP), usable(offered, wire.ProtocolAH)...)
 	for _, p := range policy {
 		if p.Validate() != nil {
 			continue
 		}
 		for _, o := range candidates {
 			if chosen, ok := p.match(o); ok {
-				return espSuite(chosen), answerTo(o, chosen), nil
+				answer := answerTo(o, chosen)
+				return espSuite(answer), answer, nil
 			}
 		}
 	}
@@ -73,7 +74,7 @@ func ChooseESP(offered []wire.Proposal, policy []ESPProposal) (ESPSuite, wire.Pr
 // made of offered: the number of one of the proposals, exactly one transform
 // of each type in it, nothing else. Its error wraps ErrInvalidAnswer.
 func AcceptIKE(answer wire.Proposal, offered []IKEProposal) (IKESuite, error) {
-	if err := checkAnswer(answer, wire.ProtocolIKE, OfferIKE(offered, nil)); err != nil {
+	if err := checkAnswer(answer, OfferIKE(offered, nil)); err != nil {
 		return IKESuite{}, err
 	}
 	s := ikeSuite(answer.Transforms)
@@ -83,10 +84,10 @@ func AcceptIKE(answer wire.Proposal, offered []IKEProposal) (IKESuite, error) {
 // AcceptESP checks the answer of a responder against the offer that OfferESP
 // made of offered. Its error wraps ErrInvalidAnswer.
 func AcceptESP(answer wire.Proposal, offered []ESPProposal) (ESPSuite, error) {
-	if err := checkAnswer(answer, wire.ProtocolESP, OfferESP(offered, nil)); err != nil {
+	if err := checkAnswer(answer, OfferESP(offered, nil)); err != nil {
 		return ESPSuite{}, err
 	}
-	s := espSuite(answer.Transforms)
+	s := espSuite(answer)
 	return s, s.Validate()
 }
 
@@ -101,18 +102,18 @@ func ProposalSPI(offered []wire.Proposal, number uint8) []byte {
 	return nil
 }
 
-func checkAnswer(answer wire.Proposal, protocol wire.ProtocolID, offers []wire.Proposal) error {
+func checkAnswer(answer wire.Proposal, offers []wire.Proposal) error {
 	i := slices.IndexFunc(offers, func(o wire.Proposal) bool { return o.Number == answer.Number })
 	if i < 0 {
 		return fmt.Errorf("%w: proposal number %d, %d were offered", ErrInvalidAnswer, answer.Number, len(offers))
 	}
-	if answer.Protocol != protocol {
-		return fmt.Errorf("%w: protocol %s, offered %s", ErrInvalidAnswer, answer.Protocol, protocol)
+	offer := offers[i]
+	if answer.Protocol != offer.Protocol {
+		return fmt.Errorf("%w: protocol %s, offered %s", ErrInvalidAnswer, answer.Protocol, offer.Protocol)
 	}
 	if !spiFits(answer) {
-		return fmt.Errorf("%w: SPI of %d octets for %s", ErrInvalidAnswer, len(answer.SPI), protocol)
+		return fmt.Errorf("%w: SPI of %d octets for %s", ErrInvalidAnswer, len(answer.SPI), answer.Protocol)
 	}
-	offer := offers[i]
 	for t := wire.TransformEncryption; t <= wire.TransformAdditionalKE7; t++ {
 		want := min(1, len(ofType(offer, t)))
 		got := len(ofType(answer, t))
@@ -193,13 +194,17 @@ func hasDuplicates(p wire.Proposal) bool {
 func onlyTypesOf(protocol wire.ProtocolID, p wire.Proposal) bool {
 	for _, t := range p.Transforms {
 		switch t.Type {
-		case wire.TransformEncryption, wire.TransformIntegrity, wire.TransformKeyExchange:
+		case wire.TransformIntegrity, wire.TransformKeyExchange:
+		case wire.TransformEncryption:
+			if protocol == wire.ProtocolAH {
+				return false
+			}
 		case wire.TransformPRF:
 			if protocol != wire.ProtocolIKE {
 				return false
 			}
 		case wire.TransformSequenceNumbers:
-			if protocol != wire.ProtocolESP {
+			if protocol == wire.ProtocolIKE {
 				return false
 			}
 		default:
@@ -235,7 +240,14 @@ func (p IKEProposal) match(offer wire.Proposal) ([]wire.Transform, bool) {
 func (p ESPProposal) match(offer wire.Proposal) ([]wire.Transform, bool) {
 	ours := p.Wire(0, nil)
 	var m matcher
-	m.ciphers(ours, offer)
+	switch {
+	case ours.Protocol != offer.Protocol:
+		m.failed = true
+	case p.AH:
+		m.exactlyOne(ours, offer, wire.TransformIntegrity)
+	default:
+		m.ciphers(ours, offer)
+	}
 	m.keyExchanges(ours, offer)
 	m.exactlyOne(ours, offer, wire.TransformSequenceNumbers)
 	return m.chosen, !m.failed
@@ -319,9 +331,9 @@ func ikeSuite(ts []wire.Transform) IKESuite {
 	return s
 }
 
-func espSuite(ts []wire.Transform) ESPSuite {
-	var s ESPSuite
-	for _, t := range ts {
+func espSuite(p wire.Proposal) ESPSuite {
+	s := ESPSuite{AH: p.Protocol == wire.ProtocolAH}
+	for _, t := range p.Transforms {
 		switch t.Type {
 		case wire.TransformEncryption:
 			s.Encryption, s.KeyBits = wire.EncryptionID(t.ID), t.KeyLength

@@ -214,7 +214,7 @@ func TestAEADs(t *testing.T) {
 			}
 			forged := bytes.Clone(sealed)
 			forged[len(forged)-1] ^= 1
-			if opened, err := c.Open(forged[:0], nonce, forged, more); err == nil || opened != nil || (n > 0 && bytes.Equal(forged[:n], text)) {
+			if opened, err := c.Open(forged[:0], nonce, forged, more); err == nil || opened != nil || (n > 0 && !spec.espOnly && bytes.Equal(forged[:n], text)) {
 				t.Errorf("%s: %d octets: a forgery gives %x, %v and leaves %x", spec.keyword, n, opened, err, forged)
 			}
 			if opened, err := c.Open(sealed[:0], nonce, sealed, more); err != nil || !bytes.Equal(opened, text) {

@@ -42,6 +42,8 @@ const (
 	keywordNoKeyExchange = "modpnone" // the key exchange is optional
 	keywordESN           = "esn"
 	keywordNoESN         = "noesn"
+	// keywordAH goes first and makes it a proposal for AH.
+	keywordAH = "ah"
 	// keywordNone after "ke1_" to "ke7_" makes that key exchange optional.
 	keywordNone = "none"
 )
@@ -154,7 +156,8 @@ func parseIKE(s string) (IKEProposal, error) {
 // ParseESP reads a proposal for a Child SA, such as "aes128gcm16-x25519-esn".
 // Without "esn" sequence numbers have 32 bits; "esn-noesn" offers both.
 // "modpnone" beside a group makes the key exchange optional. Additional key
-// exchanges are written as for ParseIKE. The error names the keyword and what
+// exchanges are written as for ParseIKE. "ah" before all others makes it a
+// proposal for AH, such as "ah-sha256". The error names the keyword and what
 // would be right.
 func ParseESP(s string) (ESPProposal, error) {
 	p, err := parseESP(s)
@@ -170,8 +173,14 @@ func parseESP(s string) (ESPProposal, error) {
 	if err != nil {
 		return p, err
 	}
+	if words[0] == keywordAH {
+		p.AH, words = true, words[1:]
+	}
 	for _, w := range words {
 		k, id, bits, ok := lookup(w)
+		if h, gmac := macOf(gmacs, w); p.AH && gmac {
+			k, id, ok = kindIntegrity, h.id, true // not the cipher of that name
+		}
 		if !ok {
 			return p, unknown(w, kindEncryption, kindIntegrity, kindKeyExchange, kindAdditionalKE, kindSequenceNumbers)
 		}
@@ -243,15 +252,11 @@ func lookup(w string) (k kind, id, bits uint16, ok bool) {
 			return kindEncryption, uint16(c.ID), c.KeyBits, true
 		}
 	}
-	for _, h := range integrities {
-		if h.keyword == w {
-			return kindIntegrity, h.id, 0, true
-		}
+	if h, found := macOf(integrities, w); found {
+		return kindIntegrity, h.id, 0, true
 	}
-	for _, h := range prfs {
-		if h.keyword == w {
-			return kindPRF, h.id, 0, true
-		}
+	if h, found := macOf(prfs, w); found {
+		return kindPRF, h.id, 0, true
 	}
 	for _, g := range groups {
 		if g.keyword == w {
@@ -272,6 +277,14 @@ func lookup(w string) (k kind, id, bits uint16, ok bool) {
 	return 0, 0, 0, false
 }
 
+func macOf(table []macSpec, keyword string) (macSpec, bool) {
+	i := slices.IndexFunc(table, func(h macSpec) bool { return h.keyword == keyword })
+	if i < 0 {
+		return macSpec{}, false
+	}
+	return table[i], true
+}
+
 // String returns the keyword of e, such as "aes128gcm16".
 func (e Encryption) String() string {
 	if c, ok := cipherOf(e); ok {
@@ -281,7 +294,7 @@ func (e Encryption) String() string {
 }
 
 func integrityKeyword(id wire.IntegrityID) string {
-	if h, ok := findMAC(integrities, uint16(id)); ok {
+	if h, ok := integrityOf(id); ok {
 		return h.keyword
 	}
 	return id.String()

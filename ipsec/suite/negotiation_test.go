@@ -421,7 +421,7 @@ func genIKE(t *rapid.T) IKEProposal {
 		PRF:         rapid.SliceOfNDistinct(rapid.SampledFrom([]PRF{PRFHMACSHA256, PRFHMACSHA384, PRFHMACSHA512}), 1, 3, rapid.ID).Draw(t, "PRF"),
 		KeyExchange: rapid.SliceOfNDistinct(rapid.SampledFrom([]wire.KeyExchangeID{wire.KeyExchangeCurve25519, wire.KeyExchangeECP256, wire.KeyExchangeECP384}), 1, 3, rapid.ID).Draw(t, "KE"),
 	}
-	p.Encryption, p.Integrity = genCiphers(t)
+	p.Encryption, p.Integrity = genCiphers(t, false)
 	return p
 }
 
@@ -430,15 +430,19 @@ func genESP(t *rapid.T) ESPProposal {
 		KeyExchange:     rapid.SliceOfNDistinct(rapid.SampledFrom([]wire.KeyExchangeID{0, wire.KeyExchangeCurve25519, wire.KeyExchangeECP256}), 0, 3, rapid.ID).Draw(t, "KE"),
 		SequenceNumbers: rapid.SliceOfNDistinct(rapid.SampledFrom([]wire.SequenceNumbersID{0, 1}), 1, 2, rapid.ID).Draw(t, "SN"),
 	}
-	p.Encryption, p.Integrity = genCiphers(t)
+	if p.AH = rapid.IntRange(0, 3).Draw(t, "AH") == 0; p.AH {
+		p.Integrity = genIntegrity(t, append(slices.Clone(integrities), gmacs...))
+		return p
+	}
+	p.Encryption, p.Integrity = genCiphers(t, true)
 	return p
 }
 
-func genCiphers(t *rapid.T) (es []Encryption, is []wire.IntegrityID) {
+func genCiphers(t *rapid.T, esp bool) (es []Encryption, is []wire.IntegrityID) {
 	combined := rapid.Bool().Draw(t, "combined")
 	var known []Encryption
 	for _, c := range ciphers {
-		if c.aead() == combined {
+		if c.aead() == combined && (esp || !c.espOnly) {
 			known = append(known, c.Encryption)
 		}
 	}
@@ -446,11 +450,15 @@ func genCiphers(t *rapid.T) (es []Encryption, is []wire.IntegrityID) {
 	if combined {
 		return es, nil
 	}
+	return es, genIntegrity(t, integrities)
+}
+
+func genIntegrity(t *rapid.T, from []macSpec) []wire.IntegrityID {
 	var macs []wire.IntegrityID
-	for _, m := range integrities {
+	for _, m := range from {
 		macs = append(macs, wire.IntegrityID(m.id))
 	}
-	return es, rapid.SliceOfNDistinct(rapid.SampledFrom(macs), 1, 3, rapid.ID).Draw(t, "INTEG")
+	return rapid.SliceOfNDistinct(rapid.SampledFrom(macs), 1, 3, rapid.ID).Draw(t, "INTEG")
 }
 
 // Whatever the responder chooses, the initiator accepts as the same suite, it

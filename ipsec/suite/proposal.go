@@ -20,9 +20,10 @@ type IKEProposal struct {
 	Additional  AdditionalOffers // RFC 9370
 }
 
-// ESPProposal is one proposal for a pair of ESP SAs. An empty KeyExchange
-// means no key exchange besides that of the IKE SA.
+// ESPProposal is one proposal for a pair of ESP SAs, or of AH SAs. An empty
+// KeyExchange means no key exchange besides that of the IKE SA.
 type ESPProposal struct {
+	AH              bool // AH (RFC 4302): Integrity and no Encryption
 	Encryption      []Encryption
 	Integrity       []wire.IntegrityID
 	KeyExchange     []wire.KeyExchangeID // NONE (0) among others makes it optional
@@ -73,6 +74,9 @@ func (p IKEProposal) Validate() error {
 	if err := checkCiphers(p.Encryption, p.Integrity); err != nil {
 		return err
 	}
+	if i := slices.IndexFunc(p.Encryption, espOnly); i >= 0 {
+		return fmt.Errorf("%s does not encrypt, which IKE needs: choose another cipher (RFC 7296, Section 3.3.2)", p.Encryption[i])
+	}
 	if len(p.PRF) == 0 {
 		return missing(kindPRF)
 	}
@@ -91,7 +95,11 @@ func (p IKEProposal) Validate() error {
 // Validate reports the first rule that p breaks. A proposal from ParseESP or
 // DefaultESP is valid unless an algorithm fails its self-test.
 func (p ESPProposal) Validate() error {
-	if err := checkCiphers(p.Encryption, p.Integrity); err != nil {
+	check := checkCiphers
+	if p.AH {
+		check = checkAH
+	}
+	if err := check(p.Encryption, p.Integrity); err != nil {
 		return err
 	}
 	if err := checkEach(kindKeyExchange, p.KeyExchange, testOptionalKeyExchange); err != nil {
@@ -130,6 +138,17 @@ func checkCiphers(es []Encryption, is []wire.IntegrityID) error {
 		return missing(kindIntegrity)
 	}
 	return checkEach(kindIntegrity, is, testIntegrity)
+}
+
+// checkAH holds RFC 7296, Section 3.3.3, for AH.
+func checkAH(es []Encryption, is []wire.IntegrityID) error {
+	if len(es) != 0 {
+		return fmt.Errorf("AH does not encrypt: remove %s, or write a proposal without %q", es[0], keywordAH)
+	}
+	if len(is) == 0 {
+		return missing(kindIntegrity)
+	}
+	return checkEach(kindIntegrity, is, testAHIntegrity)
 }
 
 func checkEach[T comparable](k kind, values []T, test func(T) error) error {
@@ -171,7 +190,7 @@ func (p ESPProposal) Wire(number uint8, spi []byte) wire.Proposal {
 	for _, sn := range p.SequenceNumbers {
 		ts = append(ts, wire.Transform{Type: wire.TransformSequenceNumbers, ID: uint16(sn)})
 	}
-	return wire.Proposal{Number: number, Protocol: wire.ProtocolESP, SPI: spi, Transforms: ts}
+	return wire.Proposal{Number: number, Protocol: childProtocol(p.AH), SPI: spi, Transforms: ts}
 }
 
 // OfferIKE numbers proposals from 1 in order of preference, as AcceptIKE
@@ -249,7 +268,11 @@ func (p IKEProposal) String() string {
 // String returns the keyword form that ParseESP reads. 32-bit sequence numbers
 // alone are the default of that form and not written.
 func (p ESPProposal) String() string {
-	ws := cipherKeywords(p.Encryption, p.Integrity)
+	var ws []string
+	if p.AH {
+		ws = append(ws, keywordAH)
+	}
+	ws = append(ws, cipherKeywords(p.Encryption, p.Integrity)...)
 	for _, g := range p.KeyExchange {
 		ws = append(ws, groupKeyword(g))
 	}

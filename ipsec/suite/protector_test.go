@@ -15,6 +15,9 @@ import (
 func suitesForProtection() []IKESuite {
 	var out []IKESuite
 	for _, c := range ciphers {
+		if c.espOnly {
+			continue
+		}
 		s := IKESuite{Encryption: c.ID, KeyBits: c.KeyBits, PRF: PRFHMACSHA256, KeyExchange: wire.KeyExchangeCurve25519}
 		if c.aead() {
 			out = append(out, s)

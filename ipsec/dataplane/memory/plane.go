@@ -276,6 +276,9 @@ func (p *Plane) setPolicy(pol dataplane.Policy) error {
 	if len(pol.LocalTS) == 0 || len(pol.RemoteTS) == 0 {
 		return fmt.Errorf("set policy of %s/%s: no traffic selectors", pol.Tunnel, pol.Child)
 	}
+	if pol.Action != dataplane.Protect {
+		return fmt.Errorf("set policy of %s/%s: memory has no policies that %s", pol.Tunnel, pol.Child, pol.Action)
+	}
 	pol.LocalTS, pol.RemoteTS = slices.Clone(pol.LocalTS), slices.Clone(pol.RemoteTS)
 	for _, q := range p.policies {
 		if q.Tunnel == pol.Tunnel && q.Child == pol.Child {

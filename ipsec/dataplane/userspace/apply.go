@@ -106,6 +106,8 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return errors.New("the direction is neither in nor out")
 	case c.Mode != dataplane.Tunnel:
 		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
+	case c.Limits.SoftTime != 0 || c.Limits.HardTime != 0:
+		return errors.New("userspace keeps no limits in time: leave them to IKE")
 	}
 	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP); err != nil {
 		return err
@@ -177,6 +179,9 @@ func (p *Plane) removeSA(op dataplane.RemoveSA) {
 func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if spec.Tunnel == "" {
 		return errors.New("the policy has no tunnel as its owner")
+	}
+	if spec.Action != dataplane.Protect {
+		return fmt.Errorf("userspace has no policies that %s: use the kernel data plane", spec.Action)
 	}
 	if err := checkSelectors(spec.LocalTS, spec.RemoteTS); err != nil {
 		return err
