@@ -44,6 +44,11 @@ func libreswanLifeCases(base interopCase) []interopCase {
 			c.tunnel = func(c *engine.TunnelConfig) { c.Childless = ike.ChildlessForce }
 			c.steps = eachRekey()
 		}),
+		// Both ends announce IKE_INTERMEDIATE and have nothing to agree on in it.
+		with("intermediate", theirs, func(c *interopCase) {
+			c.conn = "  intermediate=yes"
+			c.steps = append([]step{theirLog("IKE_INTERMEDIATE")}, eachRekey()...)
+		}),
 		with("reauthentication by ours", ours, func(c *interopCase) {
 			c.auth = "ecdsa256+ecdsa256"
 			c.steps = []step{reauthenticate(), rekeyChild(theirs), reauthenticate(), rekeyIKE(theirs)}

@@ -61,6 +61,9 @@ func init() {
 		{wire.ExchangeIKEIntermediate, false, stateIntermediate, []form{
 			{"intermediate", nil, extras(ke)},
 		}, (*ikeSA).answerIntermediate},
+		{wire.ExchangeIKEIntermediate, false, stateHalfOpen, []form{
+			{"intermediate with nothing to agree on", nil, extras()},
+		}, (*ikeSA).answerSpare},
 		{wire.ExchangeIKEIntermediate, true, stateIntermediate, []form{
 			{"intermediate", nil, extras(ke)},
 		}, (*ikeSA).handleAnswer},

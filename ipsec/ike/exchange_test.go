@@ -17,6 +17,7 @@ func TestExchangeTable(t *testing.T) {
 		"IKE_SA_INIT response init":              true,
 		"IKE_INTERMEDIATE request intermediate":  true,
 		"IKE_INTERMEDIATE response intermediate": true,
+		"IKE_INTERMEDIATE request half-open":     true,
 		"IKE_AUTH request half-open":             true,
 		"IKE_AUTH response auth":                 true,
 		"CREATE_CHILD_SA request established":    true,

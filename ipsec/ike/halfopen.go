@@ -247,6 +247,9 @@ func (h *HalfOpen) exchangeKeys(m *message, answer wire.Proposal) {
 		}
 		ppk := h.agreePPK(m)
 		sa.init.pending = sa.init.rounds(s)
+		if m.notify(wire.NotifyIntermediateExchangeSupported) != nil {
+			sa.init.spare = mostSpare
+		}
 		sa.awaitInitiator()
 		h.sendInitResponse(m, answer, r.public, ppk)
 	})

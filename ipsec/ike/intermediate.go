@@ -3,6 +3,7 @@ package ike
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,8 +16,8 @@ import (
 // suite take place, each in an IKE_INTERMEDIATE exchange and each followed by
 // new keys (RFC 9370, Section 2.2.2). Both ends know from the suite which ones
 // they are, so their number is bounded and their order fixed; until the last one
-// is done the exchange table knows no IKE_AUTH, and after it no
-// IKE_INTERMEDIATE.
+// is done the exchange table knows no IKE_AUTH, and after it IKE_INTERMEDIATE only
+// with nothing to agree on, a few times.
 
 // proceed begins what comes next for the initiator of an IKE SA in the making. If
 // the peer has established an IKE SA with us meanwhile, ours is dropped instead.
@@ -168,6 +169,24 @@ func (sa *ikeSA) answerIntermediate(m *message) {
 	})
 }
 
+// mostSpare bounds what answerSpare does for a peer that is not authenticated.
+const mostSpare = 4
+
+// answerSpare answers an exchange in which there is nothing left to agree on. RFC
+// 9242 leaves to others what the exchange is for, and some initiators make one
+// whenever both ends announce it (libreswan does). AUTH covers it as any other.
+func (sa *ikeSA) answerSpare(m *message) {
+	if sa.init.spare == 0 {
+		sa.refuse(m, wire.NotifyInvalidSyntax, nil)
+		sa.fail(&Error{Exchange: m.Exchange, Notify: wire.NotifyInvalidSyntax, Err: errSpare})
+		return
+	}
+	sa.init.spare--
+	sa.respondIntermediate(m, sa.init.lateMethods(), intermediateResult{ppk: sa.init.ppk})
+}
+
+var errSpare = errors.New("peer goes on with IKE_INTERMEDIATE exchanges when there is nothing left to agree on")
+
 // intermediateResult is what the responder's job for IKE_INTERMEDIATE computes.
 type intermediateResult struct {
 	respondResult
@@ -207,7 +226,9 @@ func (sa *ikeSA) respondIntermediate(m *message, payloads []wire.Payload, r inte
 		return
 	}
 	sa.init.ppk = r.ppk
-	sa.init.pending = sa.init.pending[1:]
+	if len(sa.init.pending) > 0 {
+		sa.init.pending = sa.init.pending[1:]
+	}
 	sa.awaitInitiator()
 }
 

@@ -180,7 +180,10 @@ type initState struct {
 	group             wire.KeyExchangeID
 	// pending are the methods of the key exchanges still to be made in
 	// IKE_INTERMEDIATE, in their order.
-	pending            []wire.KeyExchangeID
+	pending []wire.KeyExchangeID
+	// spare is how many IKE_INTERMEDIATE exchanges with nothing to agree on are
+	// still answered.
+	spare              int
 	ppkUse             ppkUse
 	ppks               *ident.PPKSet  // responder: those that anybody may have
 	ppk                *ident.PPK     // that is mixed in
