@@ -244,6 +244,9 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	}
 	spec, err := readChildAnswer(m, a.cfg, a.offer, a.localTS, a.remoteTS)
 	if err == nil {
+		err = sa.checkPasses(spec.suite)
+	}
+	if err == nil {
 		spec.inbound = a.spi
 		spec.lowestNonce = sa.lowestNonce
 		spec.keys, err = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, spec.suite)
@@ -432,7 +435,7 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 		return childSpec{}, nil, err
 	}
 	offer.internal = internal
-	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, suite.WithoutKeyExchange(offer.cfg.Proposals))
+	chosen, answer, e := sa.chooseESP(m, suite.WithoutKeyExchange(offer.cfg.Proposals))
 	if e != nil {
 		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}
 	}

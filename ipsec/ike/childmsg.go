@@ -3,6 +3,7 @@ package ike
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/suite"
@@ -111,6 +112,36 @@ func selectors(m *message, initiator bool) ([]ts.Selector, error) {
 func within(answer, offer []ts.Selector) bool {
 	return len(answer) > 0 && ts.Covers(offer, answer)
 }
+
+// chooseESP chooses the suite of a Child SA that a request is for: AH only on a
+// path that it passes.
+func (sa *ikeSA) chooseESP(m *message, policy []suite.ESPProposal) (suite.ESPSuite, wire.Proposal, error) {
+	passing := policy
+	if sa.encapsulates() {
+		passing = slices.DeleteFunc(slices.Clone(policy), func(p suite.ESPProposal) bool { return p.AH })
+	}
+	chosen, answer, err := suite.ChooseESP(find[*wire.SA](m).Proposals, passing)
+	var none *suite.NoProposalError
+	if errors.As(err, &none) && len(passing) < len(policy) {
+		none.Accepted = texts(policy)
+		err = fmt.Errorf("%w: %w", errAHPath, err)
+	}
+	return chosen, answer, err
+}
+
+// checkPasses is the same for an answer.
+func (sa *ikeSA) checkPasses(s suite.ESPSuite) error {
+	if s.AH && sa.encapsulates() {
+		return errAHPath
+	}
+	return nil
+}
+
+// encapsulates reports whether ESP goes in UDP or TCP, as through a NAT. There is
+// no such thing for AH, which protects the addresses too (RFC 3715, Section 2.1).
+func (sa *ikeSA) encapsulates() bool { return sa.endpoints().local.Port() != 0 }
+
+var errAHPath = errors.New("AH passes no NAT and is never encapsulated, which this path needs: propose ESP")
 
 // readChildOffer chooses the configured Child SA that a request is for and
 // narrows its selectors (RFC 7296, Section 2.9). old is the SA being rekeyed, nil for a

@@ -66,7 +66,7 @@ func (sa *ikeSA) answerChild(m *message) {
 		return
 	}
 	spec.replaces, spec.internal = old, internal
-	chosen, answer, e := suite.ChooseESP(find[*wire.SA](m).Proposals, spec.cfg.Proposals)
+	chosen, answer, e := sa.chooseESP(m, spec.cfg.Proposals)
 	if e != nil {
 		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e})
 		return

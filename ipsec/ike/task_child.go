@@ -250,6 +250,9 @@ func (x *childExchange) read(m *message) (childSpec, []byte, error) {
 		return childSpec{}, nil, err
 	}
 	spec, err := readChildAnswer(m, x.cfg, x.cfg.Proposals, x.localTS, x.remoteTS)
+	if err == nil {
+		err = x.sa.checkPasses(spec.suite)
+	}
 	if err != nil {
 		return spec, nil, err
 	}
