@@ -44,6 +44,10 @@ type SA struct {
 	LocalTS, RemoteTS []ts.Selector
 
 	Limits Limits
+
+	// Outer says how the outer header is made. It is of outbound SAs in tunnel
+	// mode alone.
+	Outer Outer
 }
 
 // Limits bound the use of an SA (RFC 4301, Section 4.4.2.1); 0 is no limit. At the

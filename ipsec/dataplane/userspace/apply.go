@@ -89,7 +89,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	if err != nil {
 		return err
 	}
-	sa := &outboundSA{esp: out}
+	sa := &outboundSA{esp: out, outer: compileOuter(c.Outer)}
 	sa.init(c, e)
 	p.sas[key] = &sa.association
 	ch := p.child(childKey{c.Tunnel, c.Child})
@@ -108,6 +108,9 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
 	case c.Limits.SoftTime != 0 || c.Limits.HardTime != 0:
 		return errors.New("userspace keeps no limits in time: leave them to IKE")
+	}
+	if err := c.Outer.Validate(); err != nil {
+		return err
 	}
 	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP); err != nil {
 		return err

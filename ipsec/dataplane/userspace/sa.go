@@ -67,7 +67,7 @@ func (a *association) init(c dataplane.SA, e *endpoint) {
 // same reports whether c describes this SA. Addresses may differ, they move.
 func (a *association) same(c *dataplane.SA) bool {
 	s := selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
-	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite &&
+	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Outer == c.Outer &&
 		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.selectors.equal(&s)
 }
 
@@ -97,7 +97,8 @@ type inboundSA struct {
 // outboundSA sends. Its esp half belongs to the transmitter.
 type outboundSA struct {
 	association
-	esp *esp.Outbound
+	esp   *esp.Outbound
+	outer outerRule
 	// narrow says that the SA does not carry all that its policy matches.
 	narrow atomic.Bool
 }

@@ -25,6 +25,9 @@ type socket struct {
 	conn   syscall.RawConn
 	family int
 	local  netip.AddrPort // port never 0
+	// fragments says that datagrams of IPv4 go without DF. It is the
+	// transmitter's.
+	fragments bool
 	// probes ask the routing table for a source, one of IPv4 and one of IPv6
 	// (-1: the host has no IPv6). They send nothing.
 	probes [2]int
@@ -87,6 +90,10 @@ func (s *socket) close() error {
 
 func (s *socket) bind(addr netip.Addr, port uint16) error {
 	s.buffers()
+	// Whatever net.ipv4.ip_no_pmtu_disc says.
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err != nil {
+		return fmt.Errorf("set IP_MTU_DISCOVER: %w", err)
+	}
 	unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it one datagram at a time comes
 	if s.family == unix.AF_INET {
 		if err := s.receiveIPv4Info(unix.IP_PKTINFO); err != nil {

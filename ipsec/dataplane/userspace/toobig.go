@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
 )
 
@@ -61,7 +62,7 @@ func (t *transmitter) learnPath(e *endpoint) {
 
 // tooBig reports whether a packet would not pass to e whole, and tells its
 // sender so (RFC 4301, Section 8.2.1). An IPv4 packet that may be fragmented
-// passes: the kernel fragments what carries it.
+// passes, and one whose outer header may: the kernel fragments what carries it.
 func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet []byte) bool {
 	if t.now.After(e.path.until) {
 		e.path.limit = 0
@@ -75,7 +76,7 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 		}
 	}
 	fits := sa.esp.MaxPayload(e.path.limit)
-	if length <= fits || !t.inner.v6 && packet[6]&0x40 == 0 {
+	if length <= fits || mayFragment(packet, t.inner.v6) || sa.outer.df == dataplane.DFClear {
 		return false
 	}
 	if t.inner.v6 && fits < minMTU {

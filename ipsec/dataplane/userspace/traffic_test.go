@@ -42,6 +42,7 @@ type tunnel struct {
 	t          testing.TB
 	a, b       *gateway
 	suite      suite.ESPSuite
+	outer      dataplane.Outer
 	generation byte
 	sas        []dataplane.SA // the present ones: in and out of a, then of b
 	old        []dataplane.SA // those before, still installed
@@ -122,7 +123,7 @@ func (x *tunnel) rekey() {
 	sa := func(d dataplane.Direction, spi uint32, key []byte, here, there *gateway) dataplane.SA {
 		return dataplane.SA{
 			SPI: spi, Direction: d, Tunnel: "t", Child: "c", Local: here.outer, Remote: there.outer,
-			Suite: x.suite, Key: key, LocalTS: here.local, RemoteTS: there.local,
+			Suite: x.suite, Key: key, LocalTS: here.local, RemoteTS: there.local, Outer: x.outer,
 		}
 	}
 	x.sas = []dataplane.SA{

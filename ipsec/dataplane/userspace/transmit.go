@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// maxGroups is for how many SAs and traffic classes packets are gathered
+	// maxGroups is for how many SAs and outer headers packets are gathered
 	// at a time.
 	maxGroups = 8
 	// maxSegments is what one UDP_SEGMENT send may carry (UDP_MAX_SEGMENTS
@@ -30,10 +30,10 @@ const (
 )
 
 // group is a run of ESP packets that leaves in one send: of one SA and one
-// traffic class, equal in length but for a shorter last one.
+// outer header, equal in length but for a shorter last one.
 type group struct {
 	sa     *outboundSA // nil: empty
-	class  uint8
+	outer  outerHeader
 	closed bool // holds a shorter packet: nothing may follow
 	size   int  // of each packet
 	count  int
@@ -131,7 +131,7 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.tooBig.Add(1)
 		return
 	}
-	class, next := trafficClass(packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
+	outer, next := sa.outer.header(e, packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
 	if t.inner.v6 {
 		next = esp.NextHeaderIPv6
 	}
@@ -140,7 +140,7 @@ func (t *transmitter) process(b []byte) {
 			t.plane.stats.outMalformed.Add(1)
 			return
 		}
-		t.seal(sa, class, next, packet)
+		t.seal(sa, outer, next, packet)
 		return
 	}
 	if !t.segmenter.start(h, packet) {
@@ -148,7 +148,7 @@ func (t *transmitter) process(b []byte) {
 		return
 	}
 	for segment := t.segmenter.next(); segment != nil; segment = t.segmenter.next() {
-		t.seal(sa, class, next, segment)
+		t.seal(sa, outer, next, segment)
 	}
 }
 
@@ -191,13 +191,13 @@ func (t *transmitter) looped(e *endpoint) bool {
 
 // seal adds the ESP packet for one inner packet to a group. Behind packet there
 // are at least esp.TrailerRoom octets of the read buffer.
-func (t *transmitter) seal(sa *outboundSA, class, next uint8, packet []byte) {
+func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
 	if sa.expired {
 		t.plane.stats.expired.Add(1)
 		sa.expire(t.plane, t.now)
 		return
 	}
-	g := t.group(sa, class, sa.esp.SealedLen(len(packet)))
+	g := t.group(sa, outer, sa.esp.SealedLen(len(packet)))
 	buf, err := sa.esp.Seal(g.buf, packet, next)
 	if err != nil {
 		if errors.Is(err, esp.ErrSequenceExhausted) {
@@ -219,27 +219,27 @@ func (t *transmitter) seal(sa *outboundSA, class, next uint8, packet []byte) {
 
 // group returns the group that takes a packet of n sealed octets next, made
 // empty first where it does not fit.
-func (t *transmitter) group(sa *outboundSA, class uint8, n int) *group {
+func (t *transmitter) group(sa *outboundSA, outer outerHeader, n int) *group {
 	g := &t.groups[t.last]
-	if g.sa != sa || g.class != class {
-		g = t.otherGroup(sa, class)
+	if g.sa != sa || g.outer != outer {
+		g = t.otherGroup(sa, outer)
 	}
 	if g.count > 0 && (g.closed || n > g.size || g.count == maxSegments || len(g.buf)+n > maxGroupLen) {
 		t.flush(g)
 	}
 	if g.count == 0 {
-		g.sa, g.class, g.size = sa, class, n
+		g.sa, g.outer, g.size = sa, outer, n
 	} else if n < g.size {
 		g.closed = true
 	}
 	return g
 }
 
-func (t *transmitter) otherGroup(sa *outboundSA, class uint8) *group {
+func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
 	free := -1
 	for i := range t.groups {
 		g := &t.groups[i]
-		if g.sa == sa && g.class == class {
+		if g.sa == sa && g.outer == outer {
 			t.last = i
 			return g
 		}
@@ -283,8 +283,9 @@ func (t *transmitter) flush(g *group) {
 // that cannot checksum: then each packet is sent by itself, and the kernel may
 // fragment it.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
+	t.socket.allowFragments(g.outer.fragment)
 	if g.count > 1 && e.path.segments(g.size, t.now) {
-		t.prepare(e, g.class)
+		t.prepare(e, g.outer)
 		t.control.addSegment(g.size)
 		switch errno := t.socket.sendWait(e, g.buf, &t.control); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
@@ -295,7 +296,7 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 			return errno
 		}
 	}
-	t.prepare(e, g.class)
+	t.prepare(e, g.outer)
 	var first unix.Errno
 	for rest := g.buf; len(rest) > 0; {
 		n := min(g.size, len(rest))
@@ -307,13 +308,14 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	return first
 }
 
-// prepare writes the ancillary data that all sends to e with this class share.
-func (t *transmitter) prepare(e *endpoint, class uint8) {
+// prepare writes the ancillary data that all sends to e with this outer header
+// share.
+func (t *transmitter) prepare(e *endpoint, outer outerHeader) {
 	t.control.reset()
 	if t.socket.local.Addr().IsUnspecified() {
 		t.control.addSource(t.socket.family, e.local.Addr())
 	}
-	if class != 0 {
-		t.control.addClass(class, e.remote.Addr().Is4())
+	if outer.class != 0 {
+		t.control.addClass(outer.class, e.remote.Addr().Is4())
 	}
 }

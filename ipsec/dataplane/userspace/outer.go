@@ -1,0 +1,61 @@
+package userspace
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+// outerHeader is what differs between the outer headers of packets to one
+// endpoint. All packets of a group have the same.
+type outerHeader struct {
+	class    uint8 // DSCP and ECN
+	fragment bool  // routers may: DF is clear
+}
+
+// outerRule is dataplane.Outer made ready: class = inner & keep | set.
+type outerRule struct {
+	keep, set uint8
+	df        dataplane.DF
+}
+
+func compileOuter(o dataplane.Outer) outerRule {
+	r := outerRule{keep: 0xff, df: o.DF}
+	if o.FixDSCP {
+		r.keep, r.set = r.keep&3, o.DSCP<<2
+	}
+	if o.NoECN {
+		r.keep &^= 3
+	}
+	return r
+}
+
+// header makes the outer header for the inner packet b to e (RFC 4301, Section
+// 5.1.2). All segments of a super-packet have the one of the first.
+func (r *outerRule) header(e *endpoint, b []byte, v6 bool) outerHeader {
+	h := outerHeader{class: trafficClass(b, v6)&r.keep | r.set}
+	if e.remote.Addr().Is4() {
+		h.fragment = r.df == dataplane.DFClear || r.df == dataplane.DFCopy && mayFragment(b, v6)
+	}
+	return h
+}
+
+// mayFragment reports whether routers may fragment an inner packet.
+func mayFragment(b []byte, v6 bool) bool { return !v6 && b[6]&0x40 == 0 }
+
+// allowFragments says whether the datagrams that follow go without DF. With it
+// the kernel still fragments what it knows not to pass, and this host learns of
+// narrow paths. The option is of the whole socket, and the transmitter sets it:
+// an IKE message sent in between may go either way.
+func (s *socket) allowFragments(yes bool) {
+	if yes == s.fragments {
+		return
+	}
+	mode := unix.IP_PMTUDISC_WANT
+	if yes {
+		mode = unix.IP_PMTUDISC_DONT
+	}
+	if unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, mode) == nil {
+		s.fragments = yes
+	}
+}
