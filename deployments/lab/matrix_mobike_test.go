@@ -16,6 +16,7 @@ import (
 
 const (
 	ourNext, theirNext = "192.0.2.11", "192.0.2.12"
+	ourNext6, theirs6  = "2001:db8:2::11", "2001:db8:2::2"
 	mobikeDPD          = "    dpd_delay = 2s"
 )
 
@@ -28,6 +29,12 @@ func mobikeCases() []interopCase {
 			interopCase{name: fmt.Sprintf("mobike/our address changes, %v began", by), initiates: by, steps: []step{moves(ours, ourNext, ourPublic), rekeyIKE(by), rekeyChild(ours)}},
 			interopCase{name: fmt.Sprintf("mobike/their address changes, %v began", by), initiates: by, steps: []step{moves(theirs, theirNext, theirPublic), rekeyIKE(by), rekeyChild(theirs)}},
 		)
+	}
+	for _, by := range []side{ours, theirs} {
+		cases = append(cases, interopCase{
+			name: fmt.Sprintf("mobike/from IPv4 to IPv6, %v began", by), initiates: by,
+			before: []step{gains(theirs, theirs6)}, steps: []step{moves(ours, ourNext6, ourPublic), rekeyIKE(by), rekeyChild(ours)},
+		})
 	}
 	cases = append(cases,
 		interopCase{name: "mobike/our NAT forgets", nat: [2]bool{true, false}, steps: []step{forgets(ours), rekeyChild(ours)}},
@@ -50,7 +57,7 @@ func moves(s side, to, from string) step {
 		before := x.gateway.tunnel()
 		host := x.hosts[s.String()]
 		x.must(keepSecondaries(host))
-		x.must(host.Address("wan1", netip.MustParsePrefix(to+"/24")))
+		x.must(host.Address("wan1", netip.PrefixFrom(netip.MustParseAddr(to), 24)))
 		_, err := host.Run(x.ctx, "ip", "addr", "del", from+"/24", "dev", "wan1")
 		x.must(err)
 		if s == ours {
@@ -60,6 +67,13 @@ func moves(s side, to, from string) step {
 		x.moved(before, func(sa ike.IKEStatus) bool {
 			return map[side]netip.AddrPort{ours: sa.Local, theirs: sa.Remote}[s].Addr() == netip.MustParseAddr(to)
 		})
+	}}
+}
+
+// gains gives one end one more address, which its peer hears of when they meet.
+func gains(s side, address string) step {
+	return step{fmt.Sprintf("%v gains %s", s, address), func(x *run) {
+		x.must(x.hosts[s.String()].Address("wan1", netip.PrefixFrom(netip.MustParseAddr(address), 24)))
 	}}
 }
 

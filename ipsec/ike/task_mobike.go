@@ -185,11 +185,18 @@ func (sa *ikeSA) answeredOver(o *outstanding, p route) {
 	case sa.decides() && (p != o.test || o.only(p)):
 		sa.testAt = sa.m.now.Add(homeInterval)
 		sa.choose(p)
-	case !sa.decides() && announced && !sa.left.isZero() && p.remote == sa.remote && sa.t.isLocal(p.local.Addr()):
+	case !sa.decides() && announced && !sa.left.isZero() && (p.remote == sa.remote || sa.stranded()) && sa.t.isLocal(p.local.Addr()):
 		// It had to leave its address; the one that it left for does not work,
 		// this one does.
 		sa.goFrom(p)
 	}
+}
+
+// stranded reports whether this host has no address left from which the peer's
+// address in use can be reached, as IPv4 or IPv6 has gone: only then does the end
+// that does not decide go to another address of the peer.
+func (sa *ikeSA) stranded() bool {
+	return !slices.ContainsFunc(sa.t.localAddresses(), func(a netip.Addr) bool { return a.Is4() == sa.remote.Addr().Is4() })
 }
 
 // suspectPath takes that something that may be forged says the path fails: a
