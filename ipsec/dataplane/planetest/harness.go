@@ -33,6 +33,7 @@ const (
 type harness struct {
 	*testing.T
 	*Pair
+	lacks   Lack
 	suite   suite.ESPSuite
 	packets uint32
 }

@@ -1,0 +1,258 @@
+package lab_test
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/dataplane/planetest"
+	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
+)
+
+// TestKernelPlane runs the conformance suite on the data plane of the kernel, on two
+// of them and on one beside that in user space, in a virtual machine whose kernel has
+// ESP.
+func TestKernelPlane(t *testing.T) {
+	if !inGuest() {
+		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
+		return
+	}
+	kernel := func(ns *lab.Namespace) (p dataplane.Plane, err error) {
+		return p, ns.Do(func() error {
+			p, err = xfrm.New(xfrm.Config{})
+			return err
+		})
+	}
+	user := func(ns *lab.Namespace) (p dataplane.Plane, err error) {
+		return p, ns.Do(func() error {
+			p, err = userspace.New(userspace.Config{})
+			return err
+		})
+	}
+	for name, open := range map[string][2]func(*lab.Namespace) (dataplane.Plane, error){
+		"kernel to kernel":    {kernel, kernel},
+		"kernel to userspace": {kernel, user},
+		"userspace to kernel": {user, kernel},
+	} {
+		t.Run(name, func(t *testing.T) {
+			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops, func(t *testing.T) *planetest.Pair {
+				return planePair(t, open)
+			})
+		})
+	}
+}
+
+// What package planetest has behind the two planes.
+var (
+	planeHosts  = [2][]string{{"10.91.1.1/32", "fd91:1::1/128"}, {"10.91.2.1/32", "fd91:2::1/128"}}
+	planeRoutes = []string{"10.0.0.0/8", "fd91::/16"}
+	planePorts  = []int{1234, 4321}
+	planeMoved  = netip.MustParseAddr("192.0.2.7")
+)
+
+// planePair makes two hosts with a wire between them and a plane on each.
+func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error)) *planetest.Pair {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := lab.New()
+	t.Cleanup(func() { n.Close() })
+	var hosts [2]*lab.Namespace
+	var ends [2]lab.End
+	outer := [2]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.2/24")}
+	for i, name := range []string{"a", "b"} {
+		ns, err := n.Add(name)
+		must(err)
+		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{outer[i]}}
+	}
+	must(n.Link(ends[0], ends[1]))
+	must(hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24)))
+	pair := &planetest.Pair{}
+	for i, side := range []*planetest.Side{&pair.A, &pair.B} {
+		plane, err := open[i](hosts[i])
+		must(err)
+		t.Cleanup(func() { plane.Close() })
+		for _, a := range planeHosts[i] {
+			must(hosts[i].Address("lo", netip.MustParsePrefix(a)))
+		}
+		for _, r := range planeRoutes {
+			must(hosts[i].RouteDevice(netip.MustParsePrefix(r), userspace.DefaultInterface))
+		}
+		side.Plane, side.Outer = plane, netip.AddrPortFrom(outer[i].Addr(), xfrm.DefaultPort)
+		side.Send, side.Received = hostTraffic(t, hosts[i])
+		if plane.Name() == "userspace" {
+			side.Send = untilRead(hosts[i], side.Send)
+		}
+	}
+	pair.Replay = wireReplay(t, hosts)
+	pair.Rebind = func() (netip.AddrPort, error) {
+		moved := netip.AddrPortFrom(planeMoved, xfrm.DefaultPort)
+		return moved, pair.A.Plane.Apply([]dataplane.Op{
+			dataplane.UpdateEndpoints{Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: moved, Remote: pair.B.Outer},
+		})[0]
+	}
+	return pair
+}
+
+// hostTraffic sends whole IP packets as programs of a host would, and receives the
+// UDP that is for it.
+func hostTraffic(t *testing.T, host *lab.Namespace) (func([]byte) error, <-chan []byte) {
+	t.Helper()
+	var send, receive [2]int
+	err := host.Do(func() (err error) {
+		for _, port := range planePorts { // that nobody complains of a port without a program
+			c, e := net.ListenUDP("udp", &net.UDPAddr{Port: port})
+			if e != nil {
+				return e
+			}
+			t.Cleanup(func() { c.Close() })
+		}
+		for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
+			var e1, e2 error
+			send[i], e1 = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+			receive[i], e2 = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
+			err = errors.Join(err, e1, e2)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	received := make(chan []byte, 1024)
+	for i := range receive {
+		f := os.NewFile(uintptr(receive[i]), "raw")
+		t.Cleanup(func() {
+			f.Close()
+			unix.Close(send[i])
+		})
+		go func() {
+			b := make([]byte, 65536)
+			for {
+				n, err := f.Read(b)
+				if err != nil {
+					return
+				}
+				if !forPrograms(b[:n]) {
+					continue // such as ESP in UDP, which the kernel decrypts where we see it
+				}
+				select {
+				case received <- append([]byte(nil), b[:n]...):
+				default:
+				}
+			}
+		}()
+	}
+	return func(p []byte) error {
+		if p[0]>>4 == 4 {
+			return unix.Sendto(send[0], p, 0, &unix.SockaddrInet4{Addr: [4]byte(p[16:20])})
+		}
+		return unix.Sendto(send[1], p, 0, &unix.SockaddrInet6{Addr: [16]byte(p[24:40])})
+	}, received
+}
+
+// untilRead has send return when the plane has read the packet from its interface, so
+// that what is changed next does not apply to it.
+func untilRead(host *lab.Namespace, send func([]byte) error) func([]byte) error {
+	read := func() (n uint64, err error) {
+		return n, host.Do(func() error {
+			link, err := netlink.LinkByName(userspace.DefaultInterface)
+			if err == nil {
+				n = link.Attrs().Statistics.TxPackets
+			}
+			return err
+		})
+	}
+	return func(p []byte) error {
+		before, err := read()
+		if err == nil {
+			err = send(p)
+		}
+		poll := time.NewTicker(time.Millisecond)
+		defer poll.Stop()
+		for n := before; err == nil && n == before; {
+			<-poll.C
+			n, err = read()
+		}
+		return err
+	}
+}
+
+// forPrograms reports whether what a raw socket received, of IPv4 with its header and
+// of IPv6 without, is for one of planePorts.
+func forPrograms(b []byte) bool {
+	if len(b) > 20 && b[0] == 0x45 {
+		b = b[20:]
+	}
+	return len(b) >= 8 && slices.Contains(planePorts, int(binary.BigEndian.Uint16(b[2:])))
+}
+
+// wireReplay records ESP in UDP that arrives at the second host, and returns what
+// has the first send the last of it once more, from another port.
+func wireReplay(t *testing.T, hosts [2]*lab.Namespace) func() error {
+	t.Helper()
+	var fd int
+	var again *net.UDPConn
+	must := func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(hosts[1].Do(func() (err error) {
+		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
+		if err != nil {
+			return err
+		}
+		nic, err := net.InterfaceByName("wire")
+		if err != nil {
+			return err
+		}
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: nic.Index})
+	}))
+	t.Cleanup(func() { unix.Close(fd) })
+	must(hosts[0].Do(func() (err error) {
+		again, err = net.DialUDP("udp", nil, &net.UDPAddr{IP: net.ParseIP("192.0.2.2"), Port: xfrm.DefaultPort})
+		return err
+	}))
+	t.Cleanup(func() { again.Close() })
+	return func() error {
+		var last []byte
+		b := make([]byte, 65536)
+		for {
+			n, from, err := unix.Recvfrom(fd, b, 0)
+			if err != nil {
+				break
+			}
+			if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING && isESPInUDP(b[:n]) {
+				last = append([]byte(nil), b[frameESP:n]...)
+			}
+		}
+		if last == nil {
+			return errors.New("no ESP packet was recorded")
+		}
+		_, err := again.Write(last)
+		return err
+	}
+}
+
+// frameESP is where ESP in UDP begins in an Ethernet frame of IPv4.
+const frameESP = 14 + 20 + 8
+
+// isESPInUDP tells ESP on port 4500 from IKE by its SPI (RFC 3948, Section 2.2).
+func isESPInUDP(frame []byte) bool {
+	return len(frame) > frameESP+8 && binary.BigEndian.Uint16(frame[12:]) == unix.ETH_P_IP && frame[23] == unix.IPPROTO_UDP &&
+		binary.BigEndian.Uint16(frame[frameESP-6:]) == xfrm.DefaultPort && binary.BigEndian.Uint32(frame[frameESP:]) != 0
+}

@@ -1,0 +1,421 @@
+package xfrm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"reflect"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+const (
+	minSPI = 256 // RFC 4303, Section 2.1
+	// defaultWindow is the replay window where none is asked for, maxWindow the
+	// largest that the kernel takes, outboundWindow what it wants of an outbound SA.
+	defaultWindow, maxWindow, outboundWindow = 1024, 4096, 32
+	// sequenceGap is by how many numbers an SA that is moved goes on further: more
+	// than packets can be under way in the kernel after its policies changed. A
+	// number that was used twice under one key would give the key away (RFC 4106,
+	// Section 3.1).
+	sequenceGap = 256
+)
+
+// association is one SA.
+type association struct {
+	dataplane.SA
+	request  uint32
+	counters dataplane.Counters // of the states before this one
+	used     bool               // FirstInbound was raised
+	toldAt   time.Time          // when MappingChanged last was
+}
+
+// child is what belongs to one child of a tunnel.
+type child struct {
+	childKey
+	request   uint32 // of inbound SAs
+	spec      dataplane.Policy
+	selectors []selector // nil without a policy
+	slots     []slot     // what it wants of the kernel's SPD
+	outbound  []*association
+	inbound   []*association
+	// protocol and mode are those of the SAs, newest first.
+	protocol uint8
+	mode     dataplane.Mode
+}
+
+func keyOf(direction dataplane.Direction, tunnel string, spi uint32) saKey {
+	if direction == dataplane.Inbound {
+		tunnel = ""
+	}
+	return saKey{direction, tunnel, spi}
+}
+
+// Apply implements dataplane.Plane.
+func (p *Plane) Apply(ops []dataplane.Op) []error {
+	results := make([]error, len(ops))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, op := range ops {
+		results[i] = p.apply(op)
+	}
+	return results
+}
+
+func (p *Plane) apply(op dataplane.Op) error {
+	if p.closed {
+		return dataplane.ErrClosed
+	}
+	var err error
+	switch op := op.(type) {
+	case dataplane.InstallSA:
+		if err = p.install(op.SA); err != nil {
+			err = fmt.Errorf("install %s SA %08x of %s/%s: %w", op.SA.Direction, op.SA.SPI, op.SA.Tunnel, op.SA.Child, err)
+		}
+	case dataplane.RemoveSA:
+		if err = p.remove(op); err != nil {
+			err = fmt.Errorf("remove %s SA %08x of %s: %w", op.Direction, op.SPI, op.Tunnel, err)
+		}
+	case dataplane.SetPolicy:
+		if err = p.setPolicy(op.Policy); err != nil {
+			err = fmt.Errorf("set policy of %s/%s: %w", op.Policy.Tunnel, op.Policy.Child, err)
+		}
+	case dataplane.RemovePolicy:
+		if c := p.children[childKey{op.Tunnel, op.Child}]; c != nil {
+			c.spec, c.selectors = dataplane.Policy{}, nil
+			err = p.program(c)
+			p.forget(c)
+		}
+	case dataplane.UpdateEndpoints:
+		if err = p.move(op); err != nil {
+			err = fmt.Errorf("move SAs of %s: %w", op.Tunnel, err)
+		}
+	default:
+		err = fmt.Errorf("operation %T is not known", op)
+	}
+	return err
+}
+
+func check(sa *dataplane.SA) error {
+	switch {
+	case sa.Tunnel == "" || sa.Child == "":
+		return errors.New("the SA has no tunnel and child as its owner")
+	case sa.Direction != dataplane.Inbound && sa.Direction != dataplane.Outbound:
+		return errors.New("the direction is neither in nor out")
+	case sa.SPI < minSPI:
+		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", sa.SPI, minSPI)
+	case len(sa.Key) != sa.Suite.KeyLen():
+		return fmt.Errorf("key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
+	case sa.TCP:
+		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
+	case sa.ReplayWindow > maxWindow:
+		return fmt.Errorf("replay window of %d packets: the kernel takes up to %d", sa.ReplayWindow, maxWindow)
+	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
+		return errors.New("there are no traffic selectors")
+	}
+	if err := sa.Suite.Validate(); err != nil {
+		return err
+	}
+	return checkEndpoints(sa.Local, sa.Remote)
+}
+
+func checkEndpoints(local, remote netip.AddrPort) error {
+	l, r := local.Addr().Unmap(), remote.Addr().Unmap()
+	switch {
+	case !l.IsValid() || !r.IsValid() || l.IsUnspecified() || r.IsUnspecified():
+		return fmt.Errorf("outer addresses %s and %s: both must be known", local, remote)
+	case l.Is4() != r.Is4():
+		return fmt.Errorf("outer addresses %s and %s are of two families", local, remote)
+	case (local.Port() == 0) != (remote.Port() == 0):
+		return fmt.Errorf("ports of %s and %s: set both for UDP encapsulation, or none", local, remote)
+	}
+	return nil
+}
+
+func (p *Plane) install(sa dataplane.SA) error {
+	if err := check(&sa); err != nil {
+		return err
+	}
+	key := keyOf(sa.Direction, sa.Tunnel, sa.SPI)
+	if old := p.sas[key]; old != nil {
+		if old.Tunnel == sa.Tunnel && old.Child == sa.Child && old.Suite == sa.Suite && bytes.Equal(old.Key, sa.Key) {
+			return nil
+		}
+		return fmt.Errorf("it is installed with another key or owner (tunnel %q)", old.Tunnel)
+	}
+	sa.Key = bytes.Clone(sa.Key)
+	sa.LocalTS, sa.RemoteTS = slices.Clone(sa.LocalTS), slices.Clone(sa.RemoteTS)
+	c := p.child(childKey{sa.Tunnel, sa.Child})
+	a := &association{SA: sa, request: c.request, counters: dataplane.Counters{
+		Tunnel: sa.Tunnel, Child: sa.Child, SPI: sa.SPI, Direction: sa.Direction,
+	}}
+	if sa.Direction == dataplane.Outbound {
+		a.request = p.newRequest()
+	}
+	if err := p.put(a, replay{}); err != nil {
+		p.forget(c)
+		return err
+	}
+	p.sas[key] = a
+	c.protocol, c.mode = a.protocol(), sa.Mode
+	if sa.Direction == dataplane.Inbound {
+		delete(p.reserved, sa.SPI)
+		c.inbound = append(c.inbound, a)
+	} else {
+		c.outbound = append(c.outbound, a)
+	}
+	if err := p.program(c); err != nil {
+		return errors.Join(err, p.drop(a))
+	}
+	return nil
+}
+
+// put makes the state of an SA and compares what the kernel has made of it.
+func (p *Plane) put(a *association, from replay) error {
+	s, err := a.state(from)
+	if err != nil {
+		return err
+	}
+	if err := p.kernel.addState(s); err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOSYS) {
+			return fmt.Errorf("this kernel lacks an algorithm of %s, or its module: %w", a.Suite, err)
+		}
+		return err
+	}
+	f, err := p.kernel.getState(s.stateID)
+	if err == nil {
+		err = s.differs(f)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("read the state back: %w", err), p.kernel.deleteState(s.stateID))
+	}
+	return nil
+}
+
+// differs reports what an old kernel has left out without saying so.
+func (s *state) differs(f *facts) error {
+	switch {
+	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID:
+		return errors.New("the kernel has other addresses, another mode or another owner")
+	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
+		return fmt.Errorf("the kernel has the algorithms %q and %q", f.cipherName, f.authorName)
+	case f.replay.window != s.replay.window:
+		return fmt.Errorf("the kernel has a replay window of %d packets, want %d", f.replay.window, s.replay.window)
+	case (f.encap == nil) != (s.encap == nil) || f.encap != nil && *f.encap != *s.encap:
+		return errors.New("the kernel has another UDP encapsulation")
+	}
+	return nil
+}
+
+func (a *association) protocol() uint8 {
+	if a.Suite.AH {
+		return unix.IPPROTO_AH
+	}
+	return unix.IPPROTO_ESP
+}
+
+func (a *association) stateID() stateID {
+	id := stateID{a.Remote.Addr().Unmap(), a.SPI, a.protocol()}
+	if a.Direction == dataplane.Inbound {
+		id.destination = a.Local.Addr().Unmap()
+	}
+	return id
+}
+
+// state describes a to the kernel, with sequence numbers that go on after from.
+func (a *association) state(from replay) (*state, error) {
+	cipher, integrity, err := algorithmNames(a.Suite)
+	if err != nil {
+		return nil, err
+	}
+	n := a.Suite.EncryptionKeyLen()
+	s := &state{
+		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, limits: a.Limits,
+		esn: a.Suite.ESN, aead: !a.Suite.AH && a.Suite.AEAD(), replay: from, mode: modeTransport,
+		cipher:    algorithm{cipher, a.Key[:n], a.Suite.ICVLen()},
+		integrity: algorithm{integrity, a.Key[n:], a.Suite.ICVLen()},
+	}
+	if a.Mode == dataplane.Tunnel {
+		s.mode, s.ifID = modeTunnel, interfaceID
+	}
+	sender, receiver := a.Local, a.Remote
+	s.replay.window = outboundWindow
+	if a.Direction == dataplane.Inbound {
+		s.source = a.Remote.Addr().Unmap()
+		sender, receiver = a.Remote, a.Local
+		s.replay.window = a.ReplayWindow
+		if a.ReplayWindow == 0 {
+			s.replay.window = defaultWindow
+		}
+	}
+	if a.Local.Port() != 0 {
+		s.encap = &encap{sender.Port(), receiver.Port()}
+	}
+	return s, nil
+}
+
+func (p *Plane) newRequest() uint32 {
+	p.requests = (p.requests + 1) & 0xffff
+	return requestTag | p.requests
+}
+
+func (p *Plane) child(key childKey) *child {
+	c := p.children[key]
+	if c == nil {
+		c = &child{childKey: key, request: p.newRequest(), protocol: unix.IPPROTO_ESP}
+		p.children[key] = c
+	}
+	return c
+}
+
+// forget drops a child that has nothing any more.
+func (p *Plane) forget(c *child) {
+	if c.selectors == nil && len(c.outbound) == 0 && len(c.inbound) == 0 {
+		delete(p.children, c.childKey)
+	}
+}
+
+func (p *Plane) remove(op dataplane.RemoveSA) error {
+	a := p.sas[keyOf(op.Direction, op.Tunnel, op.SPI)]
+	if a == nil || a.Tunnel != op.Tunnel {
+		if a == nil && op.Direction == dataplane.Inbound {
+			delete(p.reserved, op.SPI)
+		}
+		return nil // for this tunnel it is absent
+	}
+	return p.drop(a)
+}
+
+// drop removes an SA: an outbound one after its traffic has gone to the one before
+// it.
+func (p *Plane) drop(a *association) error {
+	c := p.children[childKey{a.Tunnel, a.Child}]
+	delete(p.sas, keyOf(a.Direction, a.Tunnel, a.SPI))
+	is := func(o *association) bool { return o == a }
+	c.inbound, c.outbound = slices.DeleteFunc(c.inbound, is), slices.DeleteFunc(c.outbound, is)
+	err := p.program(c)
+	clear(a.Key)
+	err = errors.Join(err, p.kernel.deleteState(a.stateID()))
+	p.forget(c)
+	return err
+}
+
+// with are the counters of a, with what the kernel has now.
+func (a *association) with(f *facts) dataplane.Counters {
+	c := a.counters
+	c.Packets += f.packets
+	c.Bytes += f.bytes
+	c.ReplayDrops += f.replayed
+	c.AuthFailures += f.unauthentic
+	if last := max(f.lastUsed, f.firstUsed); last != 0 {
+		c.LastUsed = time.Unix(int64(last), 0)
+	}
+	if a.Direction == dataplane.Inbound {
+		c.Missing = f.replay.missing(c.Packets)
+	}
+	return c
+}
+
+// missing is how many numbers the window has moved past unseen, if so many packets
+// were accepted.
+func (r *replay) missing(accepted uint64) uint64 {
+	within := uint64(0)
+	for _, w := range r.seen {
+		within += uint64(bits.OnesCount32(w))
+	}
+	open := min(uint64(r.window), r.in) - min(within, uint64(r.window), r.in)
+	return r.in - min(r.in, accepted+open)
+}
+
+func (a *association) event(kind dataplane.EventKind) dataplane.Event {
+	return dataplane.Event{Kind: kind, Tunnel: a.Tunnel, Child: a.Child, SPI: a.SPI, Direction: a.Direction}
+}
+
+// move gives the SAs of a tunnel other endpoints. The kernel identifies a state by
+// its addresses, so each is made anew and goes on with the sequence numbers of the
+// one before it.
+func (p *Plane) move(op dataplane.UpdateEndpoints) error {
+	if op.TCP {
+		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
+	}
+	var moved []*association
+	for _, a := range p.sas {
+		if a.Tunnel == op.Tunnel && (a.Local != op.Local || a.Remote != op.Remote) {
+			moved = append(moved, a)
+		}
+	}
+	if len(moved) == 0 {
+		return nil
+	}
+	if err := checkEndpoints(op.Local, op.Remote); err != nil {
+		return err
+	}
+	// At first nothing is sent on them any more.
+	sending := map[*child][]*association{}
+	var err error
+	for _, a := range moved {
+		if c := p.children[childKey{a.Tunnel, a.Child}]; len(c.outbound) > 0 {
+			sending[c], c.outbound = c.outbound, nil
+			err = errors.Join(err, p.program(c))
+		}
+	}
+	for _, a := range moved {
+		err = errors.Join(err, p.moveOne(a, op))
+	}
+	for c, outbound := range sending {
+		c.outbound = outbound
+		err = errors.Join(err, p.program(c))
+	}
+	return err
+}
+
+func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
+	if a.Suite.AH && op.Local.Port() != 0 {
+		return fmt.Errorf("AH of %s/%s passes no NAT: use ESP", a.Tunnel, a.Child)
+	}
+	id := a.stateID()
+	f, err := p.kernel.getState(id)
+	if err != nil {
+		return err
+	}
+	if err := p.kernel.deleteState(id); err != nil {
+		return err
+	}
+	a.counters = a.with(f)
+	a.Local, a.Remote = op.Local, op.Remote
+	if a.Direction == dataplane.Outbound {
+		f.replay.out += sequenceGap
+		if !a.Suite.ESN && f.replay.out >= 1<<32 {
+			return fmt.Errorf("the sequence numbers of SA %08x are used up: rekey it", a.SPI)
+		}
+	}
+	return p.put(a, f.replay)
+}
+
+func (p *Plane) setPolicy(spec dataplane.Policy) error {
+	switch {
+	case spec.Tunnel == "" || spec.Child == "":
+		return errors.New("the policy has no tunnel and child as its owner")
+	case spec.Action == dataplane.Bypass:
+		return errors.New("what comes to the interface cannot leave it in clear: route those destinations elsewhere")
+	case spec.Priority > maxPriority:
+		return fmt.Errorf("priority %d: the kernel data plane takes up to %d", spec.Priority, maxPriority)
+	}
+	selectors, err := outboundSelectors(spec.LocalTS, spec.RemoteTS)
+	if err != nil {
+		return err
+	}
+	spec.LocalTS, spec.RemoteTS = slices.Clone(spec.LocalTS), slices.Clone(spec.RemoteTS)
+	c := p.child(childKey{spec.Tunnel, spec.Child})
+	if c.selectors != nil && reflect.DeepEqual(c.spec, spec) {
+		return nil
+	}
+	c.spec, c.selectors = spec, selectors
+	return p.program(c)
+}

@@ -1,0 +1,30 @@
+// Package xfrm is the data plane of the Linux kernel: its IPsec stack, XFRM, set
+// up over netlink.
+//
+// It owns the states (SAs), the policies and the XFRM interface of one plane in
+// one network namespace, and the UDP sockets of the NAT traversal port, which the
+// kernel takes ESP from and leaves IKE to us. Packets never pass through this
+// process. Routes into the interface are the caller's, as with package userspace.
+//
+// What is ours in the kernel is known by its interface ID, and in transport mode,
+// which needs no interface, by its request IDs. New removes what an earlier
+// process left of these and nothing else: until it does, what was installed goes
+// on to protect.
+//
+// # What the kernel does differently
+//
+// It tells neither of packets with an unknown SPI nor, for each SA, of those that
+// its selectors refuse. That an inbound SA is used is found by looking. Limits take
+// effect with the first packet after them. There is no ESP in TCP here.
+//
+// # Netlink
+//
+// Messages are built on package nl of github.com/vishvananda/netlink, in netlink.go:
+// its own states lack what a gateway needs (IPv6 within IPv4 on one SA, large replay
+// windows without ESN, sequence numbers that go on, events other than expiry).
+//
+// # Standards
+//
+// RFC 4301 (architecture), RFC 4302 (AH), RFC 4303 (ESP), RFC 3948 (UDP
+// encapsulation).
+package xfrm

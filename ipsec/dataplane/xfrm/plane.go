@@ -1,0 +1,292 @@
+package xfrm
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+const (
+	// DefaultInterface is the name of the XFRM interface if none is given.
+	DefaultInterface = "swan0"
+	// DefaultMTU fits AES-GCM in UDP over a path of 1,500 octets, over IPv6 too.
+	DefaultMTU = 1418
+	// DefaultPort is the NAT traversal port (RFC 3948, Section 2).
+	DefaultPort = 4500
+
+	// interfaceID marks what is ours in tunnel mode.
+	interfaceID = 0x5357414e
+	// requestTag is the upper half of all our request IDs: what is ours in
+	// transport mode.
+	requestTag = 0x5357 << 16
+
+	eventBuffer = 1024
+)
+
+// Config describes the one data plane of a network namespace.
+type Config struct {
+	// Interface names the XFRM interface to make, at most 15 octets. Empty:
+	// DefaultInterface.
+	Interface string
+	// MTU of the interface in octets, 0 for DefaultMTU.
+	MTU int
+	// Listen is where ESP in UDP and IKE arrive. The zero value and an
+	// unspecified address take both families; port 0 is DefaultPort.
+	Listen netip.AddrPort
+	// Logger gets what an operator should know, never once for a packet. Nil
+	// discards.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.Interface = cmp.Or(c.Interface, DefaultInterface)
+	c.MTU = cmp.Or(c.MTU, DefaultMTU)
+	c.Listen = netip.AddrPortFrom(c.Listen.Addr(), cmp.Or(c.Listen.Port(), DefaultPort))
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Plane is the data plane of the kernel. It implements dataplane.Plane.
+type Plane struct {
+	logger  *slog.Logger
+	link    *link
+	sockets *sockets
+	monitor *monitor
+	events  chan dataplane.Event
+	running sync.WaitGroup
+	done    chan struct{}
+
+	mu       sync.Mutex
+	closed   bool
+	kernel   *conn
+	reserved map[uint32]bool // inbound SPIs without an SA
+	sas      map[saKey]*association
+	children map[childKey]*child
+	spd      map[slot]*entry
+	requests uint32 // how many request IDs were given
+}
+
+type childKey struct{ tunnel, name string }
+
+// saKey identifies an SA: inbound ones by SPI alone.
+type saKey struct {
+	direction dataplane.Direction
+	tunnel    string // outbound only
+	spi       uint32
+}
+
+var _ dataplane.Plane = (*Plane)(nil)
+
+// New makes the interface and the sockets, and removes what an earlier process left
+// in the kernel. Nothing passes the interface until policies and SAs are applied.
+func New(c Config) (_ *Plane, err error) {
+	c = c.withDefaults()
+	p := &Plane{
+		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}),
+		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start kernel data plane: %w", err), p.release())
+		}
+	}()
+	if p.kernel, err = openConn(); err != nil {
+		return nil, err
+	}
+	if err = p.kernel.flush(); err != nil {
+		return nil, fmt.Errorf("remove what an earlier process left: %w", err)
+	}
+	if p.link, err = openLink(c.Interface, c.MTU); err != nil {
+		return nil, err
+	}
+	if p.sockets, err = openSockets(c.Listen); err != nil {
+		return nil, err
+	}
+	if p.monitor, err = openMonitor(); err != nil {
+		return nil, err
+	}
+	p.running.Go(func() { p.monitor.run(p.notice) })
+	p.running.Go(p.lookForUse)
+	return p, nil
+}
+
+// Name implements dataplane.Plane.
+func (p *Plane) Name() string { return "kernel" }
+
+// Interface is the name of the XFRM interface.
+func (p *Plane) Interface() string { return p.link.name }
+
+// Events implements dataplane.Plane.
+func (p *Plane) Events() <-chan dataplane.Event { return p.events }
+
+// raise queues an event; p.mu is held.
+func (p *Plane) raise(ev dataplane.Event) {
+	if p.closed {
+		return
+	}
+	select {
+	case p.events <- ev:
+	default:
+	}
+}
+
+// AllocateSPI implements dataplane.Plane.
+func (p *Plane) AllocateSPI() (uint32, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, dataplane.ErrClosed
+	}
+	for {
+		var b [4]byte
+		rand.Read(b[:]) // cannot fail
+		spi := binary.BigEndian.Uint32(b[:])
+		if spi < minSPI || p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil {
+			continue
+		}
+		p.reserved[spi] = true
+		return spi, nil
+	}
+}
+
+// Counters implements dataplane.Plane.
+func (p *Plane) Counters() []dataplane.Counters {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil
+	}
+	states, err := p.kernel.states()
+	if err != nil {
+		p.logger.Warn("cannot read counters from the kernel", "error", err)
+		return nil
+	}
+	byID := make(map[stateID]*facts, len(states))
+	for _, f := range states {
+		byID[f.stateID] = f
+	}
+	var out []dataplane.Counters
+	for _, a := range p.sas {
+		c := a.counters
+		if f := byID[a.stateID()]; f != nil {
+			c = a.with(f)
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, func(a, b dataplane.Counters) int {
+		return cmp.Or(cmp.Compare(a.Tunnel, b.Tunnel), cmp.Compare(a.Child, b.Child),
+			cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.SPI, b.SPI))
+	})
+	return out
+}
+
+// Close implements dataplane.Plane.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	for _, a := range p.sas {
+		clear(a.Key)
+	}
+	err := p.kernel.flush()
+	p.mu.Unlock()
+	close(p.done)
+	p.monitor.stop()
+	p.sockets.stop()
+	p.running.Wait()
+	close(p.events)
+	return errors.Join(err, p.release())
+}
+
+// release closes what is open.
+func (p *Plane) release() error {
+	var err error
+	if p.link != nil {
+		err = p.link.remove()
+	}
+	if p.sockets != nil {
+		p.sockets.stop()
+	}
+	if p.monitor != nil {
+		p.monitor.stop()
+	}
+	if p.kernel != nil {
+		p.kernel.close()
+	}
+	return err
+}
+
+// flush removes all states and policies that are ours: the states first, so that
+// nothing leaves in clear meanwhile.
+func (c *conn) flush() error {
+	states, err := c.states()
+	if err != nil {
+		return err
+	}
+	for _, f := range states {
+		if ours(f.ifID, f.request) {
+			err = errors.Join(err, c.deleteState(f.stateID))
+		}
+	}
+	policies, e := c.policies()
+	err = errors.Join(err, e)
+	for _, q := range policies {
+		bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority && q.selector.protocol == unix.IPPROTO_UDP
+		if q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request) {
+			err = errors.Join(err, c.deletePolicy(q))
+		}
+	}
+	return err
+}
+
+func ours(ifID, request uint32) bool {
+	return ifID == interfaceID || request&0xffff0000 == requestTag
+}
+
+// lookForUse raises FirstInbound, which the kernel does not tell of.
+func (p *Plane) lookForUse() {
+	const interval = 100 * time.Millisecond
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+			p.lookOnce()
+		}
+	}
+}
+
+func (p *Plane) lookOnce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	for _, a := range p.sas {
+		if a.Direction != dataplane.Inbound || a.used {
+			continue
+		}
+		if f, err := p.kernel.getState(a.stateID()); err == nil && f.packets > 0 {
+			a.used = true
+			p.raise(a.event(dataplane.FirstInbound))
+		}
+	}
+}

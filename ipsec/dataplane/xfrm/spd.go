@@ -1,0 +1,192 @@
+package xfrm
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+const (
+	// maxPriority is the largest priority of a policy. The kernel's own number has
+	// below it whether an SA is there, and the length of the prefix.
+	maxPriority = 1<<23 - 1
+	// bypassPriority is below that of every other policy, and marks those of
+	// bypassIKE as ours.
+	bypassPriority = 0x10
+)
+
+// nowhere are the outer addresses of a policy whose child has no outbound SA: the
+// kernel asks for one and drops the packet.
+var nowhere = map[bool]netip.Addr{true: netip.MustParseAddr("127.0.0.1"), false: netip.IPv6Loopback()}
+
+// slot is a place in the kernel's SPD, which has one policy in it.
+type slot struct {
+	direction uint8
+	ifID      uint32
+	selector  selector
+}
+
+// entry is what is in a slot: the policies of all children that want it, and the one
+// that the kernel has, which is that of the lowest priority.
+type entry struct {
+	wanted    map[*child]policy
+	installed *policy
+}
+
+func (e *entry) winner() *child {
+	var first *child
+	for c, q := range e.wanted {
+		if first == nil || cmp.Or(cmp.Compare(q.priority, e.wanted[first].priority), cmp.Compare(c.request, first.request)) < 0 {
+			first = c
+		}
+	}
+	return first
+}
+
+// program brings the kernel's policies of a child to what they should be. What is
+// new is there before what is old goes.
+func (p *Plane) program(c *child) error {
+	wanted, err := c.policies()
+	if err != nil {
+		return err
+	}
+	before := c.slots
+	c.slots = slices.Collect(maps.Keys(wanted))
+	for s, q := range wanted {
+		e := p.spd[s]
+		if e == nil {
+			e = &entry{wanted: map[*child]policy{}}
+			p.spd[s] = e
+		}
+		e.wanted[c] = q
+		err = errors.Join(err, p.settle(s))
+	}
+	for _, s := range before {
+		if _, still := wanted[s]; !still {
+			delete(p.spd[s].wanted, c)
+			err = errors.Join(err, p.settle(s))
+		}
+	}
+	return err
+}
+
+// settle has the kernel have the right policy in a slot. Where several children
+// want it, packets that were received on the SAs of any are accepted.
+func (p *Plane) settle(s slot) error {
+	e := p.spd[s]
+	c := e.winner()
+	if c == nil {
+		delete(p.spd, s)
+		return p.kernel.deletePolicy(&policy{selector: s.selector, direction: s.direction, ifID: s.ifID})
+	}
+	q := e.wanted[c]
+	if len(e.wanted) > 1 && s.direction != directionOut {
+		q.template.request = 0
+	}
+	if e.installed != nil && *e.installed == q {
+		return nil
+	}
+	if err := p.kernel.setPolicy(&q); err != nil {
+		return err
+	}
+	e.installed = &q
+	return nil
+}
+
+// policies returns what a child needs in the kernel: for all that its policy
+// matches, that it is protected; for what the newest outbound SA is for, that SA; and
+// for what each inbound SA is for, that it is accepted, for this host or to be
+// forwarded (RFC 4301, Sections 5.1 and 5.2).
+func (c *child) policies() (map[slot]policy, error) {
+	all := map[slot]policy{}
+	if c.spec.Action == dataplane.Discard {
+		for _, s := range c.selectors {
+			c.put(all, policy{direction: directionOut, selector: s, action: actionBlock}, 1)
+			c.put(all, policy{direction: directionIn, selector: s.reversed(), action: actionBlock}, 1)
+			c.put(all, policy{direction: directionForward, selector: s.reversed(), action: actionBlock}, 1)
+		}
+		return all, nil
+	}
+	for _, s := range c.selectors {
+		at := nowhere[s.destination.Addr().Is4()]
+		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.request)}, 1)
+	}
+	if n := len(c.outbound); n > 0 && c.selectors != nil {
+		a := c.outbound[n-1]
+		selectors, err := outboundSelectors(a.LocalTS, a.RemoteTS)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range selectors {
+			c.put(all, policy{direction: directionOut, selector: s, template: c.template(a.Local.Addr().Unmap(), a.Remote.Addr().Unmap(), a.request)}, 0)
+		}
+	}
+	for _, a := range c.inbound {
+		selectors, err := outboundSelectors(a.LocalTS, a.RemoteTS)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range selectors {
+			for _, direction := range []uint8{directionIn, directionForward} {
+				c.put(all, policy{direction: direction, selector: s.reversed(), template: c.template(netip.Addr{}, netip.Addr{}, c.request)}, 0)
+			}
+		}
+	}
+	if c.mode == dataplane.Transport {
+		bypassIKE(all)
+	}
+	return all, nil
+}
+
+// put fills in q what all policies of a child have, and adds it.
+func (c *child) put(all map[slot]policy, q policy, rank uint32) {
+	remote := q.selector.destination
+	if q.direction != directionOut {
+		remote = q.selector.source
+	}
+	q.priority = c.spec.Priority<<9 | rank<<8 | uint32(0xff-prefixLen(remote))
+	if c.mode == dataplane.Tunnel {
+		q.ifID = interfaceID
+	}
+	all[slot{q.direction, q.ifID, q.selector}] = q
+}
+
+func (c *child) template(source, destination netip.Addr, request uint32) template {
+	t := template{source: source, destination: destination, family: unix.AF_INET, protocol: c.protocol, mode: modeTunnel, request: request}
+	if destination.IsValid() {
+		t.family = familyOf(destination)
+	}
+	if c.mode == dataplane.Transport {
+		t.mode = modeTransport
+	}
+	return t
+}
+
+// bypassIKE adds the policies that let IKE pass between the addresses of transport
+// mode: it has no interface that would keep the two apart.
+func bypassIKE(all map[slot]policy) {
+	var more []policy
+	for s := range all {
+		for _, port := range []uint16{500, DefaultPort} {
+			q := policy{direction: s.direction, selector: s.selector, priority: bypassPriority}
+			q.selector.protocol = unix.IPPROTO_UDP
+			q.selector.sourcePort, q.selector.destinationPort = maskedPort{port, 0xffff}, maskedPort{}
+			if s.direction != directionOut {
+				q.selector.sourcePort, q.selector.destinationPort = maskedPort{}, maskedPort{port, 0xffff}
+			}
+			more = append(more, q)
+		}
+	}
+	for _, q := range more {
+		all[slot{q.direction, q.ifID, q.selector}] = q
+	}
+}
+
+// prefixLen is the length of a prefix, as if it were one of IPv6.
+func prefixLen(p netip.Prefix) int { return p.Bits() + 128 - p.Addr().BitLen() }
