@@ -79,6 +79,17 @@ func Overhead(s suite.ESPSuite, n int) int {
 	return headerLen + s.IVLen() + pad + 2 + s.ICVLen()
 }
 
+// MaxPayload returns the longest payload whose ESP packet under suite s has at most
+// limit octets, 0 if there is none.
+func MaxPayload(s suite.ESPSuite, limit int) int {
+	return maxPayload(limit, headerLen+s.IVLen()+2+s.ICVLen(), alignment(s))
+}
+
+// maxPayload: fixed are the octets beside payload and padding.
+func maxPayload(limit, fixed, align int) int {
+	return max(0, (limit-fixed+2)&^(align-1)-2)
+}
+
 // alignment is what the plaintext must be a multiple of (RFC 4303, Section 2.4).
 func alignment(s suite.ESPSuite) int { return max(4, s.BlockLen()) }
 

@@ -71,7 +71,7 @@ func (o *Outbound) SealedLen(n int) int {
 // MaxPayload returns the longest payload whose ESP packet has at most limit
 // octets, 0 if there is none.
 func (o *Outbound) MaxPayload(limit int) int {
-	return max(0, (limit-o.fixed+2)&^(o.align-1)-2)
+	return maxPayload(limit, o.fixed, o.align)
 }
 
 // padding is the least that ends the plaintext on the alignment, which is a
