@@ -236,10 +236,15 @@ func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
 	if err := p.checkEndpoints(op.Local, op.Remote, op.TCP); err != nil {
 		return err
 	}
-	e := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
+	inbound := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
+	outbound := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
 	for _, sa := range p.sas {
-		if sa.config.Tunnel == op.Tunnel {
-			sa.endpoint.Store(e)
+		switch {
+		case sa.config.Tunnel != op.Tunnel:
+		case sa.config.Direction == dataplane.Inbound:
+			sa.endpoint.Store(inbound)
+		default:
+			sa.endpoint.Store(outbound)
 		}
 	}
 	return nil

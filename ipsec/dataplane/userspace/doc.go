@@ -23,6 +23,18 @@
 // Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends
 // zero: kernels segment and merge only those that have one.
 //
+// # Path MTU
+//
+// The kernel learns the MTU of outer paths from its interfaces and from ICMP; the
+// plane asks it every few seconds for the paths in use. TCP connections are made to
+// fit it when they open (MSS clamping), in both directions. Inner senders whose
+// packets are too long are told by ICMP; what may be fragmented is, by the kernel
+// behind the encryption. Outer fragments are put together by the kernel.
+//
+// Inner fragments are not put together: after the first they have no ports, and an
+// SA whose selectors name ports discards them (RFC 4301, Section 7). Such SAs need
+// senders that keep to the path MTU; selectors of any port take fragments.
+//
 // # Concurrency
 //
 // The cryptographic state, the replay window and the running counters of an
@@ -33,7 +45,7 @@
 //
 // # Standards
 //
-// RFC 4301, Sections 4.4 and 5 (processing), RFC 4303 (ESP), RFC 3948 (UDP
+// RFC 4301, Sections 4.4 and 5 (processing) and 8 (path MTU), RFC 4303 (ESP), RFC 3948 (UDP
 // encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 7296, Sections
 // 2.8 and 2.23 (rekeying, address changes).
 package userspace

@@ -47,10 +47,6 @@ func mergeECN(outer uint8, b []byte, v6 bool) bool {
 	}
 	old := binary.BigEndian.Uint16(b)
 	b[1] = b[1]&^3 | want
-	// RFC 1624, Section 3, equation 3.
-	sum := uint32(^binary.BigEndian.Uint16(b[10:])) + uint32(^old) + uint32(binary.BigEndian.Uint16(b))
-	sum = sum>>16 + sum&0xffff
-	sum = sum>>16 + sum&0xffff
-	binary.BigEndian.PutUint16(b[10:], ^uint16(sum))
+	binary.BigEndian.PutUint16(b[10:], updateChecksum(binary.BigEndian.Uint16(b[10:]), old, binary.BigEndian.Uint16(b)))
 	return true
 }

@@ -23,8 +23,9 @@ const (
 	sockaddrScope = 24
 )
 
-// endpoint is where the packets of an SA go. It never changes but for the path
-// MTU, which the transmitter alone reads and writes.
+// endpoint is where the packets of an SA go. It never changes but for path, which
+// belongs to the goroutine that moves the SA's packets: the two directions of a
+// tunnel have an endpoint each.
 type endpoint struct {
 	local, remote netip.AddrPort
 	tcp           bool     // in the connection between them

@@ -56,7 +56,7 @@ func (s ikeSender) LocalFor(remote netip.Addr) (netip.AddrPort, error) {
 	if a := p.socket.local.Addr(); !a.IsUnspecified() {
 		return netip.AddrPortFrom(a, p.socket.local.Port()), nil
 	}
-	source, err := p.socket.routeSource(remote)
+	source, err := p.socket.probes.source(remote)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("find source for %s: %w", remote, err)
 	}

@@ -161,6 +161,43 @@ func joined(t testing.TB) (a, b *namespace) {
 	return a, b
 }
 
+// outer addresses on both sides of a router
+var (
+	nearA, nearRouter = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.254")
+	farB, farRouter   = netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.254")
+)
+
+// joinedByRouter makes two namespaces with a router between them, whose wire to
+// the second one has the given MTU: only ICMP tells the first of it.
+func joinedByRouter(t testing.TB, mtu int) (a, router, b *namespace) {
+	t.Helper()
+	needNamespaces(t)
+	a, router, b = newNamespace(t), newNamespace(t), newNamespace(t)
+	a.ip("link add wire type veth peer name near netns /proc/self/fd/3", router.fd)
+	b.ip("link add wire type veth peer name far netns /proc/self/fd/3", router.fd)
+	for _, x := range []struct {
+		ns      *namespace
+		nic     string
+		address netip.Addr
+	}{{a, "wire", nearA}, {router, "near", nearRouter}, {router, "far", farRouter}, {b, "wire", farB}} {
+		x.ns.ip(fmt.Sprintf("addr add %s/24 dev %s", x.address, x.nic))
+		x.ns.ip(fmt.Sprintf("link set %s up", x.nic))
+	}
+	router.ip(fmt.Sprintf("link set far mtu %d", mtu))
+	b.ip(fmt.Sprintf("link set wire mtu %d", mtu))
+	a.ip(fmt.Sprintf("route add default via %s", nearRouter))
+	b.ip(fmt.Sprintf("route add default via %s", farRouter))
+	router.do(func() {
+		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
+			t.Skipf("SKIPPED: cannot make a router (%v)", err)
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return a, router, b
+}
+
 // plane makes a data plane in the namespace.
 func (ns *namespace) plane(t testing.TB, c Config) *Plane {
 	t.Helper()

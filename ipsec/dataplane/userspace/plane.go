@@ -45,6 +45,9 @@ type Config struct {
 	// Listen is where ESP in UDP and IKE arrive. The zero value and an
 	// unspecified IPv6 address take both families; port 0 is DefaultPort.
 	Listen netip.AddrPort
+	// KeepMSS leaves the maximum segment sizes of TCP connections alone. Without
+	// it those that do not fit the path are lowered in both directions.
+	KeepMSS bool
 	// Logger gets what an operator should know, never once for a packet.
 	// Nil discards.
 	Logger *slog.Logger
@@ -76,6 +79,7 @@ type Plane struct {
 	failed chan error // holds one for each of the two goroutines
 	stats  stats
 
+	keepMSS bool
 	inbound *spiTable
 	spd     atomic.Pointer[spdNode]
 	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
@@ -124,6 +128,7 @@ func New(c Config) (*Plane, error) {
 	}
 	p := &Plane{
 		logger: c.Logger, device: d, socket: s,
+		keepMSS:  c.KeepMSS,
 		events:   make(chan dataplane.Event, eventBuffer),
 		failed:   make(chan error, 2),
 		inbound:  newSPITable(),

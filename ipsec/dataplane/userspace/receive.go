@@ -48,6 +48,7 @@ type receiver struct {
 	merger *merger
 	inner  inner
 	now    time.Time
+	mtu    interfaceMTU
 
 	messages [slabs]message
 	vecs     [slabs]unix.Iovec
@@ -301,10 +302,23 @@ func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
 		r.plane.stats.congestion.Add(1)
 		return
 	}
+	if in.tcpSYN(inside) && !r.plane.keepMSS {
+		r.clamp(sa, inside)
+	}
 	if sa.count(in.length) {
 		sa.expire(r.plane, r.now)
 	}
 	r.merger.add(inside, in)
+}
+
+// clamp makes a connection that the peer's side opens keep to the MTU of the way
+// back, which is the peer's address.
+func (r *receiver) clamp(sa *inboundSA, b []byte) {
+	mtu := r.mtu.get(r.plane.device, &r.socket.receiveProbes, r.now)
+	if limit := sa.endpoint.Load().limit(&r.socket.receiveProbes, r.now); limit != 0 {
+		mtu = min(mtu, esp.MaxPayload(sa.config.Suite, limit))
+	}
+	clampMSS(b, &r.inner, mtu)
 }
 
 // publish makes the counters of the SA last used visible.

@@ -28,12 +28,14 @@ type socket struct {
 	// fragments says that datagrams of IPv4 go without DF. It is the
 	// transmitter's.
 	fragments bool
-	// probes ask the routing table for a source, one of IPv4 and one of IPv6
-	// (-1: the host has no IPv6). They send nothing.
-	probes [2]int
-	// pathProbes are the transmitter's own, for the MTU of a path.
-	pathProbes [2]int
+	// probes are for who holds the plane's lock, and one pair each for the
+	// transmitter and the receiver.
+	probes, transmitProbes, receiveProbes probes
 }
+
+// probes ask the routing table, one of IPv4 and one of IPv6 (-1: the host has no
+// IPv6). They send nothing, and are not for several goroutines at a time.
+type probes [2]int
 
 // openSocket binds listen; an invalid or unspecified address is all of both
 // families.
@@ -57,9 +59,7 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
-	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
-		s.probes[i], s.pathProbes[i] = openProbe(family), openProbe(family)
-	}
+	s.probes, s.transmitProbes, s.receiveProbes = openProbes(), openProbes(), openProbes()
 	s.file = os.NewFile(uintptr(fd), "udp")
 	if s.conn, err = s.file.SyscallConn(); err != nil {
 		s.close()
@@ -68,23 +68,29 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 	return s, nil
 }
 
-// openProbe returns -1 where the host lacks the family.
-func openProbe(family int) int {
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1
+func openProbes() (p probes) {
+	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			fd = -1
+		}
+		p[i] = fd
 	}
-	return fd
+	return p
+}
+
+func (p probes) close() {
+	for _, fd := range p {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+	}
 }
 
 func (s *socket) close() error {
-	for i := range s.probes {
-		for _, fd := range []int{s.probes[i], s.pathProbes[i]} {
-			if fd >= 0 {
-				unix.Close(fd)
-			}
-		}
-	}
+	s.probes.close()
+	s.transmitProbes.close()
+	s.receiveProbes.close()
 	return s.file.Close()
 }
 
@@ -173,10 +179,9 @@ func socketName(fd int) (netip.AddrPort, error) {
 	return addrPort(raw[:]), nil
 }
 
-// routeSource asks the routing table which address packets to remote leave
-// from. It is not for several goroutines at a time.
-func (s *socket) routeSource(remote netip.Addr) (source netip.Addr, err error) {
-	err = withRoute(s.probes, remote, func(fd int) error {
+// source asks which address packets to remote leave from.
+func (p probes) source(remote netip.Addr) (source netip.Addr, err error) {
+	err = p.ask(remote, func(fd int) error {
 		bound, err := socketName(fd)
 		source = bound.Addr()
 		return err
@@ -184,26 +189,25 @@ func (s *socket) routeSource(remote netip.Addr) (source netip.Addr, err error) {
 	return source, err
 }
 
-// routeMTU asks the routing table for the MTU of the path to remote, as far as
-// the kernel has learnt it. It is for the transmitter alone.
-func (s *socket) routeMTU(remote netip.Addr) (mtu int, err error) {
+// mtu asks for the MTU of the path to remote, as far as the kernel has learnt it
+// from its own interface and from ICMP.
+func (p probes) mtu(remote netip.Addr) (mtu int, err error) {
 	level, option := unix.SOL_IP, unix.IP_MTU
 	if remote.Is6() {
 		level, option = unix.SOL_IPV6, unix.IPV6_MTU
 	}
-	err = withRoute(s.pathProbes, remote, func(fd int) error {
+	err = p.ask(remote, func(fd int) error {
 		mtu, err = unix.GetsockoptInt(fd, level, option)
 		return err
 	})
 	return mtu, err
 }
 
-// withRoute calls f with a probe that is connected to remote, which sends
-// nothing, and makes the probe forget it.
-func withRoute(probes [2]int, remote netip.Addr, f func(fd int) error) error {
-	probe, fd := socket{family: unix.AF_INET6}, probes[1]
+// ask calls f with a probe that is connected to remote, and makes it forget that.
+func (p probes) ask(remote netip.Addr, f func(fd int) error) error {
+	probe, fd := socket{family: unix.AF_INET6}, p[1]
 	if remote.Is4() {
-		probe.family, fd = unix.AF_INET, probes[0]
+		probe.family, fd = unix.AF_INET, p[0]
 	}
 	if fd < 0 {
 		return unix.EAFNOSUPPORT

@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"testing"
@@ -203,4 +204,44 @@ func BenchmarkPolicyLookup(b *testing.B) {
 			}
 		}
 	})
+}
+
+// TestInnerFragments: fragments after the first have no ports. They pass where
+// the selectors take any, or name just them (OPAQUE); else they are discarded, and
+// with them the packet (RFC 4301, Section 7, and 4.4.1.2).
+func TestInnerFragments(t *testing.T) {
+	packet := func(fragment uint16) *flow {
+		b := append(ipv4Packet(0), 0x03, 0xe8, 0x03, 0xe8, 0, 8, 0, 0) // both ports 1,000
+		b[3] += udpHeaderLen
+		binary.BigEndian.PutUint16(b[6:], fragment)
+		var in inner
+		if !in.parse(b) {
+			t.Fatal("does not parse")
+		}
+		return &in.flow
+	}
+	whole, first, later := packet(0), packet(0x2000), packet(1)
+	for _, tt := range []struct {
+		name                string
+		start, end          uint16
+		whole, first, later bool
+	}{
+		{"any port", 0, 65535, true, true, true},
+		{"a port", 1000, 1000, true, true, false},
+		{"another port", 1001, 1001, false, false, false},
+		{"opaque", 65535, 0, false, false, true},
+	} {
+		s := ts.FromPrefix(netip.MustParsePrefix("0.0.0.0/0"))
+		s.Protocol, s.StartPort, s.EndPort = protoUDP, tt.start, tt.end
+		set := selectors{local: compileSelectors([]ts.Selector{s}), remote: compileSelectors([]ts.Selector{s})}
+		for _, x := range []struct {
+			name string
+			f    *flow
+			want bool
+		}{{"whole", whole, tt.whole}, {"first", first, tt.first}, {"later", later, tt.later}} {
+			if in, out := set.inbound(x.f), set.outbound(x.f); in != x.want || out != x.want {
+				t.Errorf("%s, %s: inbound %v, outbound %v, want %v", tt.name, x.name, in, out, x.want)
+			}
+		}
+	}
 }

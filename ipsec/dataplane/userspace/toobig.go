@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	// pathLifetime is how long a learnt path MTU is believed (RFC 4301,
-	// Section 8.2.2; RFC 8201, Section 5.3).
-	pathLifetime = 10 * time.Minute
 	// tooBigInterval is the least time between two messages to inner senders
 	// over one path (RFC 4301, Section 5.1.1; RFC 1812, Section 4.3.2.8).
 	tooBigInterval = 5 * time.Millisecond
@@ -25,49 +22,12 @@ const (
 	// Section 3.2).
 	maxQuote4 = 576 - ipv4HeaderLen - icmpHeaderLen
 	maxQuote6 = minMTU - ipv6HeaderLen - icmpHeaderLen
-
-	// minLimit is the least path MTU that is believed.
-	minLimit = 576 - ipv4HeaderLen - udpHeaderLen
 )
-
-// pathMTU is what was learnt about a path that is narrower than the interface's
-// MTU expects.
-type pathMTU struct {
-	limit  int       // octets of ESP packet that pass unfragmented, 0: not known
-	until  time.Time // when limit ends
-	told   time.Time // when an inner sender was told last
-	single time.Time // until then the device segments nothing
-}
-
-// segments reports whether the kernel may be asked to cut a group into packets
-// of size octets.
-func (p *pathMTU) segments(size int, now time.Time) bool {
-	return (p.limit == 0 || size <= p.limit) && !now.Before(p.single)
-}
-
-// learnPath asks the kernel for the MTU to e, after it refused a segment size.
-func (t *transmitter) learnPath(e *endpoint) {
-	mtu, err := t.socket.routeMTU(e.remote.Addr())
-	if err != nil {
-		return
-	}
-	headers := ipv4HeaderLen + udpHeaderLen
-	if e.remote.Addr().Is6() {
-		headers = ipv6HeaderLen + udpHeaderLen
-	}
-	if limit := mtu - headers; limit >= minLimit {
-		e.path.limit, e.path.until = limit, t.now.Add(pathLifetime)
-	}
-}
 
 // tooBig reports whether a packet would not pass to e whole, and tells its
 // sender so (RFC 4301, Section 8.2.1). An IPv4 packet that may be fragmented
 // passes, and one whose outer header may: the kernel fragments what carries it.
 func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet []byte) bool {
-	if t.now.After(e.path.until) {
-		e.path.limit = 0
-		return false
-	}
 	length := t.inner.length
 	if h.gsoType != unix.VIRTIO_NET_HDR_GSO_NONE {
 		length = h.checksumStart + h.segmentSize + udpHeaderLen

@@ -48,9 +48,9 @@ type tunnel struct {
 	old        []dataplane.SA // those before, still installed
 }
 
-func newGateway(t testing.TB, ns *namespace, outer netip.Addr, mtu int, sites, others []netip.Prefix) *gateway {
+func newGateway(t testing.TB, ns *namespace, outer netip.Addr, c Config, sites, others []netip.Prefix) *gateway {
 	t.Helper()
-	g := &gateway{Plane: ns.plane(t, Config{MTU: mtu}), ns: ns, outer: netip.AddrPortFrom(outer, DefaultPort)}
+	g := &gateway{Plane: ns.plane(t, c), ns: ns, outer: netip.AddrPortFrom(outer, DefaultPort)}
 	for i, p := range sites {
 		args := ""
 		if p.Addr().Is6() {
@@ -89,11 +89,16 @@ func answersItself(a netip.Addr) bool {
 func newTunnel(t testing.TB, outerA, outerB netip.Addr, s suite.ESPSuite) *tunnel {
 	t.Helper()
 	nsA, nsB := joined(t)
+	return newTunnelIn(t, nsA, nsB, outerA, outerB, s, Config{}, Config{})
+}
+
+func newTunnelIn(t testing.TB, nsA, nsB *namespace, outerA, outerB netip.Addr, s suite.ESPSuite, configA, configB Config) *tunnel {
+	t.Helper()
 	sitesA, sitesB := []netip.Prefix{siteA, siteA6}, []netip.Prefix{siteB, siteB6}
 	x := &tunnel{
 		t: t, suite: s,
-		a: newGateway(t, nsA, outerA, 0, sitesA, sitesB),
-		b: newGateway(t, nsB, outerB, 0, sitesB, sitesA),
+		a: newGateway(t, nsA, outerA, configA, sitesA, sitesB),
+		b: newGateway(t, nsB, outerB, configB, sitesB, sitesA),
 	}
 	x.apply(x.a, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: x.a.local, RemoteTS: x.b.local}})
 	x.apply(x.b, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: x.b.local, RemoteTS: x.a.local}})
@@ -456,7 +461,8 @@ func TestHostileDatagrams(t *testing.T) {
 // TestNarrowPath: the wire's MTU is smaller than the interface's expects. TCP
 // senders are told and adapt; what may be fragmented passes all the same.
 func TestNarrowPath(t *testing.T) {
-	x := newTunnel(t, outerA, outerB, gcm128)
+	nsA, nsB := joined(t)
+	x := newTunnelIn(t, nsA, nsB, outerA, outerB, gcm128, Config{KeepMSS: true}, Config{KeepMSS: true})
 	for _, g := range []*gateway{x.a, x.b} {
 		g.ns.ip("link set wire mtu 1420")
 	}
@@ -488,8 +494,8 @@ func TestNarrowPath(t *testing.T) {
 func TestRoutingLoop(t *testing.T) {
 	nsA, nsB := joined(t)
 	everything := []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
-	g := newGateway(t, nsA, outerA, 0, nil, nil)
-	peer := newGateway(t, nsB, outerB, 0, nil, nil)
+	g := newGateway(t, nsA, outerA, Config{}, nil, nil)
+	peer := newGateway(t, nsB, outerB, Config{}, nil, nil)
 	g.local, peer.local = []ts.Selector{ts.FromPrefix(everything[0])}, []ts.Selector{ts.FromPrefix(everything[0])}
 	x := &tunnel{t: t, suite: gcm128, a: g, b: peer}
 	x.apply(g, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: g.local, RemoteTS: peer.local}})

@@ -55,6 +55,7 @@ type transmitter struct {
 	reads     int // since the last flush
 	now       time.Time
 	control   control
+	mtu       interfaceMTU
 
 	buf     []byte
 	n       int // of the last read
@@ -127,7 +128,8 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.loops.Add(1)
 		return
 	}
-	if e.path.limit != 0 && t.tooBig(sa, e, h, packet) {
+	limit := e.limit(&t.socket.transmitProbes, t.now)
+	if limit != 0 && t.tooBig(sa, e, h, packet) {
 		t.plane.stats.tooBig.Add(1)
 		return
 	}
@@ -139,6 +141,13 @@ func (t *transmitter) process(b []byte) {
 		if h.needsChecksum && !completeChecksum(h, packet) {
 			t.plane.stats.outMalformed.Add(1)
 			return
+		}
+		if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
+			mtu := t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
+			if limit != 0 {
+				mtu = min(mtu, sa.esp.MaxPayload(limit))
+			}
+			clampMSS(packet, &t.inner, mtu)
 		}
 		t.seal(sa, outer, next, packet)
 		return
@@ -289,9 +298,9 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 		t.control.addSegment(g.size)
 		switch errno := t.socket.sendWait(e, g.buf, &t.control); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
-			t.learnPath(e)
+			e.learnPath(&t.socket.transmitProbes, t.now)
 		case unix.EIO:
-			e.path.single = t.now.Add(pathLifetime)
+			e.path.single = t.now.Add(singleLifetime)
 		default:
 			return errno
 		}
