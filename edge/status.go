@@ -176,6 +176,10 @@ func (a *agent) serveMetrics(ctx context.Context, parts *sync.WaitGroup) error {
 	connected := func() bool { c := a.client.Load(); return c != nil && c.Status().Connected }
 	registry.MustRegister(
 		health.NewMetrics(a.tracker, a.engine.Counters, connected),
+		health.NewPlaneMetrics(health.PlaneSource{
+			Drops:   func() map[string]uint64 { return a.plane.Drops().ByReason() },
+			Latency: a.plane.Latency,
+		}),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	mux := http.NewServeMux()

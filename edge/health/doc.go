@@ -10,6 +10,7 @@
 // A Tracker may be used from any goroutine. Only the latest report of each
 // tunnel is kept, so a controller that reads slowly misses states in between
 // and never the last one, and memory is bounded by the number of tunnels.
+//
 // # Metrics
 //
 // Their names and labels are stable.
@@ -35,6 +36,8 @@
 //	swanherd_edge_tcp_dropped_packets_total               ESP packets that found no connection or no room in it
 //	swanherd_edge_plane_errors_total                      operations that the data plane refused
 //	swanherd_edge_plane_events_lost_total                 events of the data plane for a tunnel that is gone
+//	swanherd_edge_plane_dropped_packets_total{reason}     dropped by the data plane outside of SAs, see below
+//	swanherd_edge_plane_latency_seconds{direction}        histogram: a batch of packets, from the first read to the last write
 //	swanherd_edge_tunnel_panics_total                     tunnels stopped by a defect of the agent
 //
 // Anybody on the Internet can raise swanherd_edge_ike_dropped_datagrams_total.
@@ -55,4 +58,23 @@
 //	no_tunnel        the peer's identity and address fit no tunnel: compare the configurations
 //	handshake        a half-open IKE SA came to nothing; the log says why, for each source now and then
 //	busy             a handshake that the processors could not take up soon: too many peers come at once
+//
+// The reasons of swanherd_edge_plane_dropped_packets_total. The kernel's data plane
+// has neither these nor the latency. Outbound:
+//
+//	no_policy        no tunnel protects this destination: a route is too wide, or the intent lacks a prefix
+//	no_sa            the tunnel has no SA that may carry the packet (yet)
+//	loop             a route leads the peer's outer address into the tunnel
+//	too_big          longer than the path takes; the sender was told by ICMP
+//	expired          the SA is at the end of its lifetime and was not replaced, in either direction
+//	out_malformed    no whole IP packet
+//	send_error       the host refused to send: look at its routes and its firewall
+//
+// And inbound:
+//
+//	unknown_spi      no such SA; after a restart peers cause it until they notice
+//	malformed        no ESP packet, or no IP packet in it: noise
+//	dummy            dummy packets of a peer that hides its traffic (RFC 4303, Section 2.6): nothing is lost
+//	congestion       marked by a router, and its sender would not have seen it (RFC 6040, Section 4.2)
+//	deliver_error    the interface refused it: it is down, or its host has no memory
 package health

@@ -163,7 +163,10 @@ func (m *Metrics) accumulate() {
 		t.replay += c.ReplayDrops - before.ReplayDrops
 		t.auth += c.AuthFailures - before.AuthFailures
 		t.selector += c.SelectorDrops - before.SelectorDrops
-		t.missing += c.Missing - min(c.Missing, before.Missing) // late packets take some back
+		// Late packets take some back: only a new high is more loss.
+		c.Missing = max(c.Missing, before.Missing)
+		t.missing += c.Missing - before.Missing
+		now[key] = c
 	}
 	m.last = now
 	for key := range m.totals {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
@@ -260,18 +261,18 @@ func newPathBench(t testing.TB) *pathBench {
 
 func (b *pathBench) transmit(packet []byte) {
 	n := copy(b.buf, packet)
-	b.tx.process(b.buf[:n])
+	b.tx.take(b.buf[:n])
 	b.tx.flushAll()
 }
 
 // receive takes sealed packets as if they had come in one slab.
 func (b *pathBench) receive(sealed []byte, size int) {
+	b.rx.now = time.Now()
 	n := copy(b.buf, sealed)
 	for rest := b.buf[:n]; len(rest) > 0; rest = rest[min(size, len(rest)):] {
 		b.rx.datagram(rest[:min(size, len(rest))])
 	}
-	b.rx.publish()
-	b.rx.merger.flushAll()
+	b.rx.finish()
 }
 
 // sealAll returns the ESP packets for the segments of a super-packet.
@@ -320,6 +321,11 @@ func TestPathDoesNotAllocate(t *testing.T) {
 		}
 		if d := b.plane.Drops(); d.Malformed+d.NoSA+d.NoPolicy+d.DeliverErrors > 0 {
 			t.Errorf("packets were dropped: %+v", d)
+		}
+		for _, d := range []dataplane.Direction{dataplane.Inbound, dataplane.Outbound} {
+			if s := b.plane.Latency(d); s.Count != 101 || s.Quantile(1) <= 0 {
+				t.Errorf("latency of %d batches %s, want 101", s.Count, d)
+			}
 		}
 		if c := b.plane.Counters(); c[0].Packets < 101*30 || c[1].Packets < 101*30 {
 			t.Errorf("too few packets: %+v", c)

@@ -98,7 +98,7 @@ func TestManyPeers(t *testing.T) {
 			ip = b[vnetHeaderLen:]
 			binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 			binary.BigEndian.PutUint32(ip[28:], uint32(round))
-			tx.process(b)
+			tx.take(b)
 		}
 	}
 	tx.flushAll()

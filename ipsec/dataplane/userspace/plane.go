@@ -78,6 +78,8 @@ type Plane struct {
 	events chan dataplane.Event
 	failed chan error // holds one for each of the two goroutines
 	stats  stats
+	// Each is written by the one goroutine of its direction.
+	transmitLatency, receiveLatency dataplane.Latency
 
 	keepMSS bool
 	inbound *spiTable
@@ -105,7 +107,10 @@ type saKey struct {
 	spi       uint32
 }
 
-var _ dataplane.StreamPlane = (*Plane)(nil)
+var (
+	_ dataplane.StreamPlane = (*Plane)(nil)
+	_ dataplane.Measured    = (*Plane)(nil)
+)
 
 // New makes the interface and the socket and starts to move packets, which all
 // are dropped until policies and SAs are applied.
@@ -213,6 +218,14 @@ func (p *Plane) Counters() []dataplane.Counters {
 			cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.SPI, b.SPI))
 	})
 	return out
+}
+
+// Latency implements dataplane.Measured.
+func (p *Plane) Latency(d dataplane.Direction) dataplane.LatencySnapshot {
+	if d == dataplane.Outbound {
+		return p.transmitLatency.Snapshot()
+	}
+	return p.receiveLatency.Snapshot()
 }
 
 // Listen implements dataplane.Plane.

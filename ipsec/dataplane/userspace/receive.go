@@ -128,8 +128,14 @@ func (r *receiver) batch() {
 	for i := range r.n {
 		r.slab(i)
 	}
+	r.finish()
+}
+
+// finish ends a batch, whose memory is about to be used again.
+func (r *receiver) finish() {
 	r.publish()
-	r.merger.flushAll() // the slabs are about to be used again
+	r.merger.flushAll()
+	r.plane.receiveLatency.Observe(time.Since(r.now))
 }
 
 // slab handles the datagrams of one message: all from one source with one

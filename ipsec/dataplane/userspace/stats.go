@@ -40,3 +40,12 @@ func (p *Plane) Drops() Drops {
 		LostEvents: s.lostEvents.Load(), ReceiveErrors: s.receiveErrors.Load(),
 	}
 }
+
+// ByReason returns the figures by the words that metrics use.
+func (d Drops) ByReason() map[string]uint64 {
+	return map[string]uint64{
+		"no_policy": d.NoPolicy, "no_sa": d.NoSA, "loop": d.Loops, "too_big": d.TooBig, "expired": d.Expired,
+		"out_malformed": d.OutMalformed, "send_error": d.SendErrors, "unknown_spi": d.UnknownSPI, "malformed": d.Malformed,
+		"dummy": d.Dummy, "congestion": d.Congestion, "deliver_error": d.DeliverErrors,
+	}
+}

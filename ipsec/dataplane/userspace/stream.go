@@ -66,9 +66,8 @@ func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (k
 			known++
 		}
 	}
-	r.publish()
+	r.finish()
 	r.stream.set = false
-	r.merger.flushAll() // the packets are about to be overwritten
 	return known, r.forged
 }
 

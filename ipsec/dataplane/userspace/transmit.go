@@ -50,10 +50,10 @@ type transmitter struct {
 	inner     inner
 	segmenter segmenter
 	groups    [maxGroups]group
-	last      int // group used last
-	victim    int // group to give up next
-	reads     int // since the last flush
-	now       time.Time
+	last      int       // group used last
+	victim    int       // group to give up next
+	reads     int       // since the last flush
+	now       time.Time // when the batch at hand began
 	control   control
 	mtu       interfaceMTU
 
@@ -95,16 +95,25 @@ func (t *transmitter) run() {
 		}
 		switch t.errno {
 		case 0:
-			t.process(t.buf[:t.n])
-			if t.reads++; t.reads >= readsBeforeFlush {
-				t.flushAll()
-			}
+			t.take(t.buf[:t.n])
 		case unix.EINTR, unix.EAGAIN:
 		default:
 			t.flushAll()
 			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.device.name, t.errno))
 			return
 		}
+	}
+}
+
+// take handles what one read brought. The first of a batch says what time it is
+// for all.
+func (t *transmitter) take(b []byte) {
+	if t.reads == 0 {
+		t.now = time.Now()
+	}
+	t.process(b)
+	if t.reads++; t.reads >= readsBeforeFlush {
+		t.flushAll()
 	}
 }
 
@@ -265,18 +274,22 @@ func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
 	return &t.groups[free]
 }
 
+// flushAll ends a batch.
 func (t *transmitter) flushAll() {
+	if t.reads == 0 {
+		return
+	}
 	t.reads = 0
 	for i := range t.groups {
 		if t.groups[i].count > 0 {
 			t.flush(&t.groups[i])
 		}
 	}
+	t.plane.transmitLatency.Observe(time.Since(t.now))
 }
 
 // flush sends a group and empties it.
 func (t *transmitter) flush(g *group) {
-	t.now = time.Now()
 	e := g.sa.endpoint.Load()
 	g.sa.publish(t.now)
 	if e.tcp {
