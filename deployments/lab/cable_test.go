@@ -148,10 +148,14 @@ func isIKE(frame []byte) bool {
 	return false
 }
 
-// isClear tells packets of the LANs, which have addresses in 10.0.0.0/8.
+// isClear tells packets of the LANs, which have addresses in 10.0.0.0/8, and of the
+// traffic of the test.
 func isClear(frame []byte) bool {
 	const ip = vnetHeader + 14
-	return len(frame) > ip+20 && frame[ip]>>4 == 4 && frame[ip+12] == 10
+	if len(frame) < ip+24 || frame[ip]>>4 != 4 {
+		return false
+	}
+	return frame[ip+12] == 10 || frame[ip+9] == unix.IPPROTO_UDP && binary.BigEndian.Uint16(frame[ip+22:]) == flowPort
 }
 
 // clear is how many packets passed that should have been protected.

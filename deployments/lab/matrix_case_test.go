@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
@@ -49,6 +50,9 @@ type interopCase struct {
 	ourAuth, theirAuth string // swanctl's auth of the remote and the local end
 	// Which ends are behind a NAT that changes ports.
 	nat [2]bool
+	// kernel has our ESP be that of the kernel; transport has the gateways
+	// protect what they themselves say to each other.
+	kernel, transport bool
 	// Children, "net" if none are named; see lans.
 	children []string
 	// What else is set: of our tunnel and engine; lines of strongswan.conf,
@@ -83,6 +87,7 @@ var lans = map[string]lan{
 	"net":  {"10.1.0.0/24", "10.2.0.0/24"},
 	"net2": {"10.1.1.0/24", "10.2.1.0/24"},
 	"net3": {"10.1.2.0/24", "10.2.2.0/24"},
+	"host": {ourPublic + "/32", theirPublic + "/32"}, // transport mode
 }
 
 const (
@@ -112,6 +117,9 @@ func (c interopCase) withDefaults() interopCase {
 	set(&c.auth, "psk")
 	set(&c.ourID, "ours.example")
 	set(&c.theirID, "theirs.example")
+	if c.transport {
+		c.children = []string{"host"}
+	}
 	if len(c.children) == 0 {
 		c.children = []string{"net"}
 	}
@@ -212,7 +220,14 @@ func (x *run) expectFailure() {
 
 // startOurs runs our engine without a tunnel, and routes into it.
 func (x *run) startOurs() {
-	x.gateway = startGateway(x.t, x.hosts["ours"], x.engine)
+	start := startGateway
+	if x.kernel {
+		start = startKernelGateway
+	}
+	x.gateway = start(x.t, x.hosts["ours"], x.engine)
+	if x.transport {
+		return
+	}
 	for _, name := range x.children {
 		x.must(x.hosts["ours"].RouteDevice(netip.MustParsePrefix(lans[name].theirs), "swan0"))
 	}
@@ -231,6 +246,10 @@ func (x *run) do(steps []step) {
 func (x *run) startFlow() {
 	a, b := x.hosts["our-lan"], x.hosts["their-lan"]
 	from, to := lanHost(lans[x.children[0]].ours), lanHost(lans[x.children[0]].theirs)
+	if x.transport {
+		a, b = x.hosts["ours"], x.hosts["theirs"]
+		from, to = netip.MustParseAddr(ourPublic), netip.MustParseAddr(theirPublic)
+	}
 	for _, way := range []struct {
 		ns       *lab.Namespace
 		from, to netip.Addr
@@ -370,7 +389,7 @@ func (x *run) configure() {
 	}
 	credentials, peer := x.credentials()
 	x.config = engine.TunnelConfig{
-		Name: "theirs", Role: role, ForceEncap: true,
+		Name: "theirs", Role: role, ForceEncap: !x.kernel,
 		Local: netip.AddrPortFrom(x.addr[ours], 0), Remote: netip.AddrPortFrom(netip.MustParseAddr(theirPublic), 500),
 		Credentials: credentials, Peer: peer, Proposals: []suite.IKEProposal{x.parseIKE(x.ike)},
 		Timing: ike.Timing{
@@ -381,7 +400,7 @@ func (x *run) configure() {
 	for _, name := range x.children {
 		l := lans[name]
 		x.config.Children = append(x.config.Children, ike.ChildConfig{
-			Name: name, Proposals: []suite.ESPProposal{x.parseESP(x.esp)},
+			Name: name, Proposals: []suite.ESPProposal{x.parseESP(x.esp)}, Mode: x.mode(),
 			LocalTS:  []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.ours))},
 			RemoteTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.theirs))},
 		})
@@ -389,6 +408,13 @@ func (x *run) configure() {
 	if x.tunnel != nil {
 		x.tunnel(&x.config)
 	}
+}
+
+func (x *run) mode() dataplane.Mode {
+	if x.transport {
+		return dataplane.Transport
+	}
+	return dataplane.Tunnel
 }
 
 func (x *run) parseIKE(s string) suite.IKEProposal {

@@ -203,8 +203,16 @@ func (x *run) swanctlConf() string {
 	}
 	var children strings.Builder
 	for _, name := range x.children {
-		fmt.Fprintf(&children, "      %s {\n        local_ts = %s\n        remote_ts = %s\n        esp_proposals = %s\n%s\n      }\n",
-			name, lans[name].theirs, lans[name].ours, x.theirESP, x.child)
+		proposals := "esp_proposals = " + x.theirESP
+		if ah, ok := strings.CutPrefix(x.theirESP, "ah-"); ok {
+			proposals = "ah_proposals = " + ah
+		}
+		fmt.Fprintf(&children, "      %s {\n        local_ts = %s\n        remote_ts = %s\n        mode = %s\n        %s\n%s\n      }\n",
+			name, lans[name].theirs, lans[name].ours, x.mode(), proposals, x.child)
+	}
+	encap := "yes" // as our ESP in user space needs
+	if x.kernel {
+		encap = "no"
 	}
 	return fmt.Sprintf(`connections {
   ours {
@@ -212,7 +220,7 @@ func (x *run) swanctlConf() string {
     local_addrs = %s
     remote_addrs = %s
     proposals = %s
-    encap = yes
+    encap = %s
     local {
       %s
       id = %s
@@ -235,7 +243,7 @@ secrets {
   }
 }
 %s
-`, x.addr[theirs], ourPublic, x.theirIKE, local, quoteID(x.theirID), remote, quoteID(x.ourID), x.conn, children.String(), x.ourID, x.theirID, psk, x.top)
+`, x.addr[theirs], ourPublic, x.theirIKE, encap, local, quoteID(x.theirID), remote, quoteID(x.ourID), x.conn, children.String(), x.ourID, x.theirID, psk, x.top)
 }
 
 // quoteID keeps the commas of a distinguished name together. Its parts stand in

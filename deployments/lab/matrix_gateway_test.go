@@ -11,7 +11,9 @@ import (
 	"testing"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 	"github.com/swanherd/swanherd/ipsec/engine"
 )
 
@@ -29,11 +31,31 @@ type gateway struct {
 // test.
 func startGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *gateway {
 	t.Helper()
+	return startGatewayOn(t, ns, func(logger *slog.Logger) (gatewayPlane, error) {
+		return userspace.New(userspace.Config{Logger: logger})
+	}, edit)
+}
+
+// startKernelGateway does so with the ESP of the kernel.
+func startKernelGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *gateway {
+	t.Helper()
+	return startGatewayOn(t, ns, func(logger *slog.Logger) (gatewayPlane, error) {
+		return xfrm.New(xfrm.Config{Logger: logger})
+	}, edit)
+}
+
+type gatewayPlane interface {
+	dataplane.Plane
+	Interface() string
+}
+
+func startGatewayOn(t testing.TB, ns *lab.Namespace, open func(*slog.Logger) (gatewayPlane, error), edit func(*engine.Config)) *gateway {
+	t.Helper()
 	g := &gateway{ns: ns, log: &buffer{}}
 	logger := slog.New(slog.NewTextHandler(g.log, nil))
-	var plane *userspace.Plane
+	var plane gatewayPlane
 	err := ns.Do(func() (err error) {
-		plane, err = userspace.New(userspace.Config{Logger: logger})
+		plane, err = open(logger)
 		return err
 	})
 	if err != nil {

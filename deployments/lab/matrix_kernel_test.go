@@ -27,7 +27,7 @@ func inGuest() bool { return os.Getenv(guestEnv) != "" }
 // kernelModules are what the gateways in a virtual machine need.
 var kernelModules = []string{
 	"virtio_blk", "tun", "veth", "af_packet",
-	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "af_key",
+	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "ah6", "af_key",
 	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha_generic", "poly1305_generic",
 	"cbc", "ctr", "xcbc", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "drbg", "jitterentropy_rng", "aes_generic",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet", "nf_conntrack_netlink",
@@ -193,5 +193,23 @@ func kernelCases() []interopCase {
 			},
 		},
 		mobikeCases(),
+		bothKernelCases(),
 	)
+}
+
+// bothKernelCases have the kernel's ESP and AH at both ends.
+func bothKernelCases() []interopCase {
+	cases := slices.Concat(
+		each(interopCase{name: "kernel/esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "kernel/aes-cbc", esp: "aes128-sha256-x25519", steps: []step{crossing(rekeysChild, rekeysChild), crossing(rekeysIKE, rekeysIKE)}}),
+		each(interopCase{name: "kernel/both behind NAT", nat: [2]bool{true, true}, steps: []step{rekeyChild(theirs), rekeyIKE(ours)}}),
+		each(interopCase{name: "kernel/transport", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "kernel/gmac", esp: "aes256gmac-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "kernel/ah", esp: "ah-sha256-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "kernel/ah transport", transport: true, esp: "ah-sha512-x25519", steps: eachRekey()}),
+	)
+	for i := range cases {
+		cases[i].kernel = true
+	}
+	return cases
 }

@@ -25,6 +25,9 @@ func (x *run) network() {
 	for i, s := range []struct{ gateway, lan string }{{"ours", "our-lan"}, {"theirs", "their-lan"}} {
 		var inside, host []netip.Prefix
 		for _, name := range x.children {
+			if x.transport {
+				name = "net" // there is no traffic of it
+			}
 			l := [...]string{lans[name].ours, lans[name].theirs}[i]
 			inside = append(inside, netip.PrefixFrom(lanHost(l).Prev(), 24))
 			host = append(host, netip.PrefixFrom(lanHost(l), 24))

@@ -94,6 +94,9 @@ func (a Action) String() string {
 type Policy struct {
 	Tunnel, Child string
 	Action        Action
+	// Mode is that of the SAs. In transport mode the selectors are between this
+	// host and its peer themselves.
+	Mode Mode
 	// LocalTS and RemoteTS are matched with the source and destination of
 	// outbound packets. Both must match.
 	LocalTS, RemoteTS []ts.Selector

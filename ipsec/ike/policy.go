@@ -26,7 +26,7 @@ func (t *Tunnel) setPolicies(children []ChildConfig) {
 		names = append(names, ch.Name)
 		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
 			Tunnel: t.cfg.Name, Child: ch.Name,
-			LocalTS: ch.LocalTS, RemoteTS: ch.RemoteTS, Priority: ch.Priority,
+			Mode: ch.Mode, LocalTS: ch.LocalTS, RemoteTS: ch.RemoteTS, Priority: ch.Priority,
 		}})
 	}
 	t.apply(nil, ops, func(errs []error) {

@@ -182,6 +182,9 @@ func (p *Plane) put(a *association, from replay) error {
 	if err != nil {
 		return err
 	}
+	if err := p.deleteRetired(func(r retired) bool { return r.stateID == s.stateID }); err != nil {
+		return err
+	}
 	if err := p.kernel.addState(s); err != nil {
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOSYS) {
 			return fmt.Errorf("this kernel lacks an algorithm of %s, or its module: %w", a.Suite, err)
@@ -301,7 +304,11 @@ func (p *Plane) drop(a *association) error {
 	c.inbound, c.outbound = slices.DeleteFunc(c.inbound, is), slices.DeleteFunc(c.outbound, is)
 	err := p.program(c)
 	clear(a.Key)
-	err = errors.Join(err, p.kernel.deleteState(a.stateID()))
+	if a.Direction == dataplane.Outbound {
+		p.retired = append(p.retired, retired{a.stateID(), time.Now()})
+	} else {
+		err = errors.Join(err, p.kernel.deleteState(a.stateID()))
+	}
 	p.forget(c)
 	return err
 }
@@ -416,6 +423,6 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if c.selectors != nil && reflect.DeepEqual(c.spec, spec) {
 		return nil
 	}
-	c.spec, c.selectors = spec, selectors
+	c.spec, c.selectors, c.mode = spec, selectors, spec.Mode
 	return p.program(c)
 }

@@ -141,6 +141,11 @@ func (c *conn) addState(s *state) error {
 	if s.esn {
 		info.Flags |= nl.XFRM_STATE_ESN
 	}
+	if s.protocol == unix.IPPROTO_AH && s.destination.Is4() {
+		// The kernel's own alignment of 8 octets is that of IPv6 (RFC 4302,
+		// Section 3.3.3.2.1).
+		info.Flags |= nl.XFRM_STATE_ALIGN4
+	}
 	parts := append([]nl.NetlinkRequestData{info}, s.algorithms()...)
 	parts = append(parts, nl.NewRtAttr(nl.XFRMA_REPLAY_ESN_VAL, s.replay.encode()))
 	if s.encap != nil {

@@ -76,6 +76,7 @@ type Plane struct {
 	sas      map[saKey]*association
 	children map[childKey]*child
 	spd      map[slot]*entry
+	retired  []retired
 	requests uint32 // how many request IDs were given
 }
 
@@ -119,7 +120,7 @@ func New(c Config) (_ *Plane, err error) {
 		return nil, err
 	}
 	p.running.Go(func() { p.monitor.run(p.notice) })
-	p.running.Go(p.lookForUse)
+	p.running.Go(p.lookAfter)
 	return p, nil
 }
 
@@ -259,8 +260,33 @@ func ours(ifID, request uint32) bool {
 	return ifID == interfaceID || request&0xffff0000 == requestTag
 }
 
-// lookForUse raises FirstInbound, which the kernel does not tell of.
-func (p *Plane) lookForUse() {
+// retired is an outbound state that nothing is sent on any more. Packets that chose
+// it just before its policies changed may still be under way in the kernel, which
+// refuses them once it is deleted.
+type retired struct {
+	stateID
+	since time.Time
+}
+
+// retireTime is how long such a state stays at least.
+const retireTime = 200 * time.Millisecond
+
+// deleteRetired removes the retired states that which is true for.
+func (p *Plane) deleteRetired(which func(retired) bool) error {
+	var err error
+	p.retired = slices.DeleteFunc(p.retired, func(r retired) bool {
+		if !which(r) {
+			return false
+		}
+		err = errors.Join(err, p.kernel.deleteState(r.stateID))
+		return true
+	})
+	return err
+}
+
+// lookAfter raises FirstInbound, which the kernel does not tell of, and removes
+// retired states.
+func (p *Plane) lookAfter() {
 	const interval = 100 * time.Millisecond
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -279,6 +305,9 @@ func (p *Plane) lookOnce() {
 	defer p.mu.Unlock()
 	if p.closed {
 		return
+	}
+	if err := p.deleteRetired(func(r retired) bool { return time.Since(r.since) > retireTime }); err != nil {
+		p.logger.Warn("cannot remove an SA from the kernel", "error", err)
 	}
 	for _, a := range p.sas {
 		if a.Direction != dataplane.Inbound || a.used {
