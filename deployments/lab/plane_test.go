@@ -28,12 +28,6 @@ func TestKernelPlane(t *testing.T) {
 		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
 		return
 	}
-	kernel := func(ns *lab.Namespace) (p dataplane.Plane, err error) {
-		return p, ns.Do(func() error {
-			p, err = xfrm.New(xfrm.Config{})
-			return err
-		})
-	}
 	user := func(ns *lab.Namespace) (p dataplane.Plane, err error) {
 		return p, ns.Do(func() error {
 			p, err = userspace.New(userspace.Config{})
@@ -41,16 +35,25 @@ func TestKernelPlane(t *testing.T) {
 		})
 	}
 	for name, open := range map[string][2]func(*lab.Namespace) (dataplane.Plane, error){
-		"kernel to kernel":    {kernel, kernel},
-		"kernel to userspace": {kernel, user},
-		"userspace to kernel": {user, kernel},
+		"kernel to kernel":    {kernelPlane, kernelPlane},
+		"kernel to userspace": {kernelPlane, user},
+		"userspace to kernel": {user, kernelPlane},
 	} {
 		t.Run(name, func(t *testing.T) {
 			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops, func(t *testing.T) *planetest.Pair {
-				return planePair(t, open)
+				pair, _ := planePair(t, open)
+				return pair
 			})
 		})
 	}
+}
+
+// kernelPlane opens the data plane of the kernel on a host.
+func kernelPlane(ns *lab.Namespace) (p dataplane.Plane, err error) {
+	return p, ns.Do(func() error {
+		p, err = xfrm.New(xfrm.Config{})
+		return err
+	})
 }
 
 // What package planetest has behind the two planes.
@@ -62,7 +65,7 @@ var (
 )
 
 // planePair makes two hosts with a wire between them and a plane on each.
-func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error)) *planetest.Pair {
+func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error)) (*planetest.Pair, [2]*lab.Namespace) {
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
@@ -105,7 +108,7 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 			dataplane.UpdateEndpoints{Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: moved, Remote: pair.B.Outer},
 		})[0]
 	}
-	return pair
+	return pair, hosts
 }
 
 // hostTraffic sends whole IP packets as programs of a host would, and receives the

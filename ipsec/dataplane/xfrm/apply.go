@@ -2,14 +2,17 @@ package xfrm
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"net/netip"
 	"reflect"
 	"slices"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -20,18 +23,13 @@ const (
 	// defaultWindow is the replay window where none is asked for, maxWindow the
 	// largest that the kernel takes, outboundWindow what it wants of an outbound SA.
 	defaultWindow, maxWindow, outboundWindow = 1024, 4096, 32
-	// sequenceGap is by how many numbers an SA that is moved goes on further: more
-	// than packets can be under way in the kernel after its policies changed. A
-	// number that was used twice under one key would give the key away (RFC 4106,
-	// Section 3.1).
-	sequenceGap = 256
 )
 
 // association is one SA.
 type association struct {
 	dataplane.SA
 	request  uint32
-	counters dataplane.Counters // of the states before this one
+	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
 	used     bool               // FirstInbound was raised
 	toldAt   time.Time          // when MappingChanged last was
 }
@@ -45,6 +43,7 @@ type child struct {
 	slots     []slot     // what it wants of the kernel's SPD
 	outbound  []*association
 	inbound   []*association
+	moving    bool // its SAs are on the way to other addresses: nothing is sent
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -158,7 +157,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 	if sa.Direction == dataplane.Outbound {
 		a.request = p.newRequest()
 	}
-	if err := p.put(a, replay{}); err != nil {
+	if err := p.put(a, nil); err != nil {
 		p.forget(c)
 		return err
 	}
@@ -176,8 +175,9 @@ func (p *Plane) install(sa dataplane.SA) error {
 	return nil
 }
 
-// put makes the state of an SA and compares what the kernel has made of it.
-func (p *Plane) put(a *association, from replay) error {
+// put makes the state of an SA, which goes on from what from says unless that is
+// nil, and compares what the kernel has made of it.
+func (p *Plane) put(a *association, from *facts) error {
 	s, err := a.state(from)
 	if err != nil {
 		return err
@@ -185,13 +185,15 @@ func (p *Plane) put(a *association, from replay) error {
 	if err := p.deleteRetired(func(r retired) bool { return r.stateID == s.stateID }); err != nil {
 		return err
 	}
-	if err := p.kernel.addState(s); err != nil {
-		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOSYS) {
-			return fmt.Errorf("this kernel lacks an algorithm of %s, or its module: %w", a.Suite, err)
-		}
-		return err
+	answers := p.kernel.send(s.newState(), s.ask(nl.XFRM_MSG_GETSA))
+	defer clear(answers[1].body) // it has the keys
+	if err := answers[0].err; err != nil {
+		return explain(err, a)
 	}
-	f, err := p.kernel.getState(s.stateID)
+	f, err := decodeState(answers[1].body)
+	if answers[1].err != nil {
+		err = answers[1].err
+	}
 	if err == nil {
 		err = s.differs(f)
 	}
@@ -201,9 +203,22 @@ func (p *Plane) put(a *association, from replay) error {
 	return nil
 }
 
+// explain adds what to do about an error of the kernel.
+func explain(err error, a *association) error {
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOSYS):
+		return fmt.Errorf("this kernel lacks an algorithm of %s, or its module: use another proposal or the userspace data plane: %w", a.Suite, err)
+	case errors.Is(err, unix.EEXIST):
+		return fmt.Errorf("the kernel has an SA of this SPI to %s: of two peers behind one address only one can have it: %w", a.stateID().destination, err)
+	}
+	return err
+}
+
 // differs reports what an old kernel has left out without saying so.
 func (s *state) differs(f *facts) error {
 	switch {
+	case f.flags != s.flags() || f.limits != s.limits:
+		return fmt.Errorf("the kernel has flags %#x, want %#x, or other limits", f.flags, s.flags())
 	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID:
 		return errors.New("the kernel has other addresses, another mode or another owner")
 	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
@@ -231,21 +246,26 @@ func (a *association) stateID() stateID {
 	return id
 }
 
-// state describes a to the kernel, with sequence numbers that go on after from.
-func (a *association) state(from replay) (*state, error) {
+// state describes a to the kernel, with sequence numbers, window and use that go on
+// after from.
+func (a *association) state(from *facts) (*state, error) {
 	cipher, integrity, err := algorithmNames(a.Suite)
 	if err != nil {
 		return nil, err
 	}
 	n := a.Suite.EncryptionKeyLen()
 	s := &state{
-		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, limits: a.Limits,
-		esn: a.Suite.ESN, aead: !a.Suite.AH && a.Suite.AEAD(), replay: from, mode: modeTransport,
+		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, limits: a.limits(),
+		inbound: a.Direction == dataplane.Inbound,
+		esn:     a.Suite.ESN, aead: !a.Suite.AH && a.Suite.AEAD(), mode: modeTransport,
 		cipher:    algorithm{cipher, a.Key[:n], a.Suite.ICVLen()},
 		integrity: algorithm{integrity, a.Key[n:], a.Suite.ICVLen()},
 	}
 	if a.Mode == dataplane.Tunnel {
 		s.mode, s.ifID = modeTunnel, interfaceID
+	}
+	if from != nil {
+		s.replay, s.used = from.replay, &from.used
 	}
 	sender, receiver := a.Local, a.Remote
 	s.replay.window = outboundWindow
@@ -262,6 +282,24 @@ func (a *association) state(from replay) (*state, error) {
 	}
 	return s, nil
 }
+
+// limits are those of the kernel. Without ESN the last sequence number is a limit
+// too, so that its use is told (RFC 4303, Section 3.3.3).
+func (a *association) limits() nl.XfrmLifetimeCfg {
+	l := a.Limits
+	packets := cmp.Or(l.HardPackets, nl.XFRM_INF)
+	if a.Direction == dataplane.Outbound && !a.Suite.ESN {
+		packets = min(packets, math.MaxUint32)
+	}
+	return nl.XfrmLifetimeCfg{
+		SoftByteLimit: cmp.Or(l.SoftBytes, nl.XFRM_INF), HardByteLimit: cmp.Or(l.HardBytes, nl.XFRM_INF),
+		SoftPacketLimit: cmp.Or(l.SoftPackets, nl.XFRM_INF), HardPacketLimit: packets,
+		SoftAddExpiresSeconds: seconds(l.SoftTime), HardAddExpiresSeconds: seconds(l.HardTime),
+	}
+}
+
+// seconds rounds up, as 0 is no limit.
+func seconds(d time.Duration) uint64 { return uint64((d + time.Second - 1) / time.Second) }
 
 func (p *Plane) newRequest() uint32 {
 	p.requests = (p.requests + 1) & 0xffff
@@ -316,11 +354,10 @@ func (p *Plane) drop(a *association) error {
 // with are the counters of a, with what the kernel has now.
 func (a *association) with(f *facts) dataplane.Counters {
 	c := a.counters
-	c.Packets += f.packets
-	c.Bytes += f.bytes
+	c.Packets, c.Bytes = f.used.Packets, f.used.Bytes
 	c.ReplayDrops += f.replayed
 	c.AuthFailures += f.unauthentic
-	if last := max(f.lastUsed, f.firstUsed); last != 0 {
+	if last := max(f.lastUsed, f.used.UseTime); last != 0 && int64(last) > c.LastUsed.Unix() {
 		c.LastUsed = time.Unix(int64(last), 0)
 	}
 	if a.Direction == dataplane.Inbound {
@@ -342,67 +379,6 @@ func (r *replay) missing(accepted uint64) uint64 {
 
 func (a *association) event(kind dataplane.EventKind) dataplane.Event {
 	return dataplane.Event{Kind: kind, Tunnel: a.Tunnel, Child: a.Child, SPI: a.SPI, Direction: a.Direction}
-}
-
-// move gives the SAs of a tunnel other endpoints. The kernel identifies a state by
-// its addresses, so each is made anew and goes on with the sequence numbers of the
-// one before it.
-func (p *Plane) move(op dataplane.UpdateEndpoints) error {
-	if op.TCP {
-		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
-	}
-	var moved []*association
-	for _, a := range p.sas {
-		if a.Tunnel == op.Tunnel && (a.Local != op.Local || a.Remote != op.Remote) {
-			moved = append(moved, a)
-		}
-	}
-	if len(moved) == 0 {
-		return nil
-	}
-	if err := checkEndpoints(op.Local, op.Remote); err != nil {
-		return err
-	}
-	// At first nothing is sent on them any more.
-	sending := map[*child][]*association{}
-	var err error
-	for _, a := range moved {
-		if c := p.children[childKey{a.Tunnel, a.Child}]; len(c.outbound) > 0 {
-			sending[c], c.outbound = c.outbound, nil
-			err = errors.Join(err, p.program(c))
-		}
-	}
-	for _, a := range moved {
-		err = errors.Join(err, p.moveOne(a, op))
-	}
-	for c, outbound := range sending {
-		c.outbound = outbound
-		err = errors.Join(err, p.program(c))
-	}
-	return err
-}
-
-func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
-	if a.Suite.AH && op.Local.Port() != 0 {
-		return fmt.Errorf("AH of %s/%s passes no NAT: use ESP", a.Tunnel, a.Child)
-	}
-	id := a.stateID()
-	f, err := p.kernel.getState(id)
-	if err != nil {
-		return err
-	}
-	if err := p.kernel.deleteState(id); err != nil {
-		return err
-	}
-	a.counters = a.with(f)
-	a.Local, a.Remote = op.Local, op.Remote
-	if a.Direction == dataplane.Outbound {
-		f.replay.out += sequenceGap
-		if !a.Suite.ESN && f.replay.out >= 1<<32 {
-			return fmt.Errorf("the sequence numbers of SA %08x are used up: rekey it", a.SPI)
-		}
-	}
-	return p.put(a, f.replay)
 }
 
 func (p *Plane) setPolicy(spec dataplane.Policy) error {

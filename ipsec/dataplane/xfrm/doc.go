@@ -19,9 +19,10 @@
 //
 // # Netlink
 //
-// Messages are built on package nl of github.com/vishvananda/netlink, in netlink.go:
-// its own states lack what a gateway needs (IPv6 within IPv4 on one SA, large replay
-// windows without ESN, sequence numbers that go on, events other than expiry).
+// Messages are built on package nl of github.com/vishvananda/netlink, in conn.go and
+// netlink.go: its own states lack what a gateway needs (IPv6 within IPv4 on one SA,
+// large replay windows without ESN, sequence numbers that go on, several requests in
+// one call, events other than expiry).
 //
 // # Standards
 //

@@ -1,15 +1,13 @@
 package xfrm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
-
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // The kernel's numbers, of include/uapi/linux/xfrm.h.
@@ -21,31 +19,12 @@ const (
 	actionAllow, actionBlock = 0, 1
 
 	encapESPInUDP = 2 // UDP_ENCAP_ESPINUDP
+
+	algorithmNameLen = 64
+	// mappingInterval is how often the kernel tells of a peer that has moved, in
+	// seconds. Before Linux 5.17 it does so with every packet.
+	mappingInterval = 1
 )
-
-// conn is a netlink socket in the namespace in which it was opened.
-type conn struct{ handle *nl.SocketHandle }
-
-func openConn() (*conn, error) {
-	s, err := nl.Subscribe(unix.NETLINK_XFRM)
-	if err != nil {
-		return nil, fmt.Errorf("open netlink socket: %w", err)
-	}
-	s.SetExtAck(true) // what the kernel adds to an error; an old one has nothing
-	return &conn{&nl.SocketHandle{Socket: s}}, nil
-}
-
-func (c *conn) close() { c.handle.Close() }
-
-// do sends a request and returns the messages of its answer.
-func (c *conn) do(command, flags int, parts ...nl.NetlinkRequestData) ([][]byte, error) {
-	req := nl.NewNetlinkRequest(command, flags)
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_XFRM: c.handle}
-	for _, p := range parts {
-		req.AddData(p)
-	}
-	return req.Execute(unix.NETLINK_XFRM, 0)
-}
 
 // stateID names a state as the kernel does.
 type stateID struct {
@@ -61,13 +40,15 @@ type state struct {
 	mode      uint8
 	request   uint32 // reqid: what binds policies to it
 	ifID      uint32
-	limits    dataplane.Limits
+	limits    nl.XfrmLifetimeCfg
+	inbound   bool
 	encap     *encap
 	replay    replay
 	esn       bool
 	cipher    algorithm
 	integrity algorithm
 	aead      bool
+	used      *nl.XfrmLifetimeCur // how far its limits are used up; nil for not at all
 }
 
 // encap are the ports of UDP encapsulation.
@@ -115,68 +96,73 @@ func swap32(n uint32) uint32 {
 	return binary.NativeEndian.Uint32(binary.BigEndian.AppendUint32(nil, n))
 }
 
-func orInfinite(n uint64) uint64 {
-	if n == 0 {
-		return nl.XFRM_INF
-	}
-	return n
-}
-
-// addState makes a state. It fails if there is one of that identity.
-func (c *conn) addState(s *state) error {
-	info := &nl.XfrmUsersaInfo{
-		Family: familyOf(s.destination), Mode: s.mode, Reqid: s.request,
-		Lft: nl.XfrmLifetimeCfg{
-			SoftByteLimit: orInfinite(s.limits.SoftBytes), HardByteLimit: orInfinite(s.limits.HardBytes),
-			SoftPacketLimit: orInfinite(s.limits.SoftPackets), HardPacketLimit: orInfinite(s.limits.HardPackets),
-			SoftAddExpiresSeconds: uint64(s.limits.SoftTime.Seconds()), HardAddExpiresSeconds: uint64(s.limits.HardTime.Seconds()),
-		},
+// newState is the request that makes a state. It fails if there is one of that
+// identity.
+func (s *state) newState() request {
+	info := nl.XfrmUsersaInfo{
+		Family: familyOf(s.destination), Mode: s.mode, Reqid: s.request, Lft: s.limits, Flags: s.flags(),
 	}
 	setAddress(&info.Id.Daddr, s.destination)
 	setAddress(&info.Saddr, s.source)
 	info.Id.Spi, info.Id.Proto = swap32(s.spi), s.protocol
+	body := append(make([]byte, 0, 1024), info.Serialize()...)
+	body = s.appendAlgorithms(body)
+	body = appendAttribute(body, nl.XFRMA_REPLAY_ESN_VAL, s.replay.encode())
+	if s.used != nil {
+		body = appendAttribute(body, nl.XFRMA_LTIME_VAL, s.used.Serialize())
+	}
+	if s.encap != nil {
+		e := nl.XfrmEncapTmpl{EncapType: encapESPInUDP, EncapSport: swap16(s.encap.source), EncapDport: swap16(s.encap.destination)}
+		body = appendAttribute(body, nl.XFRMA_ENCAP, e.Serialize())
+		if s.inbound {
+			body = appendAttribute(body, nl.XFRMA_MTIMER_THRESH, nl.Uint32Attr(mappingInterval))
+		}
+	}
+	if s.ifID != 0 {
+		body = appendAttribute(body, nl.XFRMA_IF_ID, nl.Uint32Attr(s.ifID))
+	}
+	return request{nl.XFRM_MSG_NEWSA, unix.NLM_F_CREATE | unix.NLM_F_EXCL, body}
+}
+
+func (s *state) flags() (flags uint8) {
 	if s.mode == modeTunnel {
-		info.Flags |= nl.XFRM_STATE_AF_UNSPEC // IPv4 and IPv6 within
+		flags |= nl.XFRM_STATE_AF_UNSPEC // IPv4 and IPv6 within
 	}
 	if s.esn {
-		info.Flags |= nl.XFRM_STATE_ESN
+		flags |= nl.XFRM_STATE_ESN
 	}
 	if s.protocol == unix.IPPROTO_AH && s.destination.Is4() {
 		// The kernel's own alignment of 8 octets is that of IPv6 (RFC 4302,
 		// Section 3.3.3.2.1).
-		info.Flags |= nl.XFRM_STATE_ALIGN4
+		flags |= nl.XFRM_STATE_ALIGN4
 	}
-	parts := append([]nl.NetlinkRequestData{info}, s.algorithms()...)
-	parts = append(parts, nl.NewRtAttr(nl.XFRMA_REPLAY_ESN_VAL, s.replay.encode()))
-	if s.encap != nil {
-		e := nl.XfrmEncapTmpl{EncapType: encapESPInUDP, EncapSport: swap16(s.encap.source), EncapDport: swap16(s.encap.destination)}
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_ENCAP, e.Serialize()))
-	}
-	if s.ifID != 0 {
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_IF_ID, nl.Uint32Attr(s.ifID)))
-	}
-	_, err := c.do(nl.XFRM_MSG_NEWSA, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK, parts...)
-	return err
+	return flags
 }
 
-func (s *state) algorithms() []nl.NetlinkRequestData {
-	var parts []nl.NetlinkRequestData
+// appendAlgorithms appends the attributes with the keys, and leaves no copy of them
+// but in body.
+func (s *state) appendAlgorithms(body []byte) []byte {
+	put := func(kind uint16, a algorithm, icv bool) {
+		value := append(make([]byte, 0, 256), a.name...)
+		value = append(value, make([]byte, algorithmNameLen-len(a.name))...)
+		value = binary.NativeEndian.AppendUint32(value, uint32(8*len(a.key)))
+		if icv {
+			value = binary.NativeEndian.AppendUint32(value, uint32(8*a.icv))
+		}
+		value = append(value, a.key...)
+		body = appendAttribute(body, kind, value)
+		clear(value)
+	}
 	switch {
 	case s.aead:
-		a := nl.XfrmAlgoAEAD{AlgKeyLen: uint32(len(s.cipher.key) * 8), AlgICVLen: uint32(s.cipher.icv * 8), AlgKey: s.cipher.key}
-		copy(a.AlgName[:], s.cipher.name)
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_ALG_AEAD, a.Serialize()))
+		put(nl.XFRMA_ALG_AEAD, s.cipher, true)
 	case s.cipher.name != "":
-		a := nl.XfrmAlgo{AlgKeyLen: uint32(len(s.cipher.key) * 8), AlgKey: s.cipher.key}
-		copy(a.AlgName[:], s.cipher.name)
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_ALG_CRYPT, a.Serialize()))
+		put(nl.XFRMA_ALG_CRYPT, s.cipher, false)
 	}
 	if s.integrity.name != "" {
-		a := nl.XfrmAlgoAuth{AlgKeyLen: uint32(len(s.integrity.key) * 8), AlgTruncLen: uint32(s.integrity.icv * 8), AlgKey: s.integrity.key}
-		copy(a.AlgName[:], s.integrity.name)
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_ALG_AUTH_TRUNC, a.Serialize()))
+		put(nl.XFRMA_ALG_AUTH_TRUNC, s.integrity, true)
 	}
-	return parts
+	return body
 }
 
 // encode makes struct xfrm_replay_state_esn, which serves SAs without extended
@@ -212,15 +198,16 @@ func decodeReplay(b []byte) (r replay) {
 	return r
 }
 
-func (s stateID) request() *nl.XfrmUsersaId {
-	id := &nl.XfrmUsersaId{Spi: swap32(s.spi), Family: familyOf(s.destination), Proto: s.protocol}
+// ask is the request of a kind that names the state and no more.
+func (s stateID) ask(kind nl.XfrmMsgType) request {
+	id := nl.XfrmUsersaId{Spi: swap32(s.spi), Family: familyOf(s.destination), Proto: s.protocol}
 	setAddress(&id.Daddr, s.destination)
-	return id
+	return request{kind: kind, body: bytes.Clone(id.Serialize())}
 }
 
 // deleteState removes a state; one that is not there is no error.
 func (c *conn) deleteState(id stateID) error {
-	_, err := c.do(nl.XFRM_MSG_DELSA, unix.NLM_F_ACK, id.request())
+	_, err := c.do(id.ask(nl.XFRM_MSG_DELSA))
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
@@ -231,10 +218,11 @@ func (c *conn) deleteState(id stateID) error {
 type facts struct {
 	stateID
 	source                 netip.Addr
-	mode                   uint8
+	mode, flags            uint8
 	request, ifID          uint32
-	bytes, packets         uint64
-	firstUsed, lastUsed    uint64 // seconds since 1970, 0 for never
+	limits                 nl.XfrmLifetimeCfg
+	used                   nl.XfrmLifetimeCur
+	lastUsed               uint64 // seconds since 1970, 0 for never
 	replayed, unauthentic  uint64
 	replay                 replay
 	encap                  *encap
@@ -242,30 +230,26 @@ type facts struct {
 }
 
 func (c *conn) getState(id stateID) (*facts, error) {
-	out, err := c.do(nl.XFRM_MSG_GETSA, 0, id.request())
+	body, err := c.do(id.ask(nl.XFRM_MSG_GETSA))
 	if err != nil {
 		return nil, err
 	}
-	if len(out) != 1 {
-		return nil, fmt.Errorf("the kernel answers with %d states", len(out))
-	}
-	return decodeState(out[0])
+	defer clear(body) // it has the keys
+	return decodeState(body)
 }
 
 func (c *conn) states() ([]*facts, error) {
-	out, err := c.do(nl.XFRM_MSG_GETSA, unix.NLM_F_DUMP)
-	if err != nil {
-		return nil, err
-	}
 	var all []*facts
-	for _, b := range out {
-		f, err := decodeState(b)
+	var failed error
+	err := c.dump(nl.XFRM_MSG_GETSA, nil, func(body []byte) {
+		f, err := decodeState(body)
 		if err != nil {
-			return nil, err
+			failed = err
+			return
 		}
 		all = append(all, f)
-	}
-	return all, nil
+	})
+	return all, errors.Join(err, failed)
 }
 
 var errShort = errors.New("a message of the kernel is too short")
@@ -274,35 +258,32 @@ func decodeState(b []byte) (*facts, error) {
 	if len(b) < nl.SizeofXfrmUsersaInfo {
 		return nil, errShort
 	}
-	info := nl.DeserializeXfrmUsersaInfo(b)
+	return decodeFacts(nl.DeserializeXfrmUsersaInfo(b), parseAttributes(b[nl.SizeofXfrmUsersaInfo:])), nil
+}
+
+func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 	f := &facts{
 		stateID: stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto},
-		source:  address(&info.Saddr, info.Family), mode: info.Mode, request: info.Reqid,
-		bytes: info.Curlft.Bytes, packets: info.Curlft.Packets, firstUsed: info.Curlft.UseTime,
-		replayed: uint64(info.Stats.Replay), unauthentic: uint64(info.Stats.IntegrityFailed),
+		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
+		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
+		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
 	}
-	attrs, err := nl.ParseRouteAttr(b[nl.SizeofXfrmUsersaInfo:])
-	if err != nil {
-		return nil, err
+	if v := attrs[nl.XFRMA_LASTUSED]; len(v) >= 8 {
+		f.lastUsed = binary.NativeEndian.Uint64(v)
 	}
-	for _, a := range attrs {
-		switch v := a.Value; a.Attr.Type {
-		case nl.XFRMA_IF_ID:
-			f.ifID = binary.NativeEndian.Uint32(v)
-		case nl.XFRMA_LASTUSED:
-			f.lastUsed = binary.NativeEndian.Uint64(v)
-		case nl.XFRMA_REPLAY_ESN_VAL:
-			f.replay = decodeReplay(v)
-		case nl.XFRMA_ENCAP:
-			e := nl.DeserializeXfrmEncapTmpl(v)
-			f.encap = &encap{swap16(e.EncapSport), swap16(e.EncapDport)}
-		case nl.XFRMA_ALG_AEAD, nl.XFRMA_ALG_CRYPT:
-			f.cipherName = unix.ByteSliceToString(v[:64])
-		case nl.XFRMA_ALG_AUTH_TRUNC:
-			f.authorName = unix.ByteSliceToString(v[:64])
+	if v := attrs[nl.XFRMA_ENCAP]; len(v) >= nl.SizeofXfrmEncapTmpl {
+		e := nl.DeserializeXfrmEncapTmpl(v)
+		f.encap = &encap{swap16(e.EncapSport), swap16(e.EncapDport)}
+	}
+	for _, kind := range []uint16{nl.XFRMA_ALG_AEAD, nl.XFRMA_ALG_CRYPT} {
+		if v := attrs[kind]; len(v) >= algorithmNameLen {
+			f.cipherName = unix.ByteSliceToString(v[:algorithmNameLen])
 		}
 	}
-	return f, nil
+	if v := attrs[nl.XFRMA_ALG_AUTH_TRUNC]; len(v) >= algorithmNameLen {
+		f.authorName = unix.ByteSliceToString(v[:algorithmNameLen])
+	}
+	return f
 }
 
 // policy is one entry of the kernel's SPD.
@@ -324,20 +305,13 @@ type template struct {
 	request             uint32
 }
 
-func (p *policy) attributes() []nl.NetlinkRequestData {
-	if p.ifID == 0 {
-		return nil
-	}
-	return []nl.NetlinkRequestData{nl.NewRtAttr(nl.XFRMA_IF_ID, nl.Uint32Attr(p.ifID))}
-}
-
-// setPolicy makes a policy or replaces the one of that selector.
-func (c *conn) setPolicy(p *policy) error {
-	info := &nl.XfrmUserpolicyInfo{
+// set is the request that makes a policy or replaces the one of that selector.
+func (p *policy) set() request {
+	info := nl.XfrmUserpolicyInfo{
 		Sel: p.selector.encode(), Priority: p.priority, Dir: p.direction, Action: p.action,
 		Lft: nl.XfrmLifetimeCfg{SoftByteLimit: nl.XFRM_INF, HardByteLimit: nl.XFRM_INF, SoftPacketLimit: nl.XFRM_INF, HardPacketLimit: nl.XFRM_INF},
 	}
-	parts := append([]nl.NetlinkRequestData{info}, p.attributes()...)
+	body := bytes.Clone(info.Serialize())
 	if t := p.template; t.protocol != 0 {
 		u := nl.XfrmUserTmpl{Family: t.family, Reqid: t.request, Mode: t.mode, Aalgos: ^uint32(0), Ealgos: ^uint32(0), Calgos: ^uint32(0)}
 		u.XfrmId.Proto = t.protocol
@@ -345,50 +319,64 @@ func (c *conn) setPolicy(p *policy) error {
 			setAddress(&u.XfrmId.Daddr, t.destination)
 			setAddress(&u.Saddr, t.source)
 		}
-		parts = append(parts, nl.NewRtAttr(nl.XFRMA_TMPL, u.Serialize()))
+		body = appendAttribute(body, nl.XFRMA_TMPL, u.Serialize())
 	}
-	_, err := c.do(nl.XFRM_MSG_UPDPOLICY, unix.NLM_F_ACK, parts...)
-	return err
+	return request{kind: nl.XFRM_MSG_UPDPOLICY, body: p.appendInterface(body)}
+}
+
+// ask is the request of a kind that names the policy and no more.
+func (p *policy) ask(kind nl.XfrmMsgType) request {
+	id := nl.XfrmUserpolicyId{Sel: p.selector.encode(), Dir: p.direction}
+	return request{kind: kind, body: p.appendInterface(bytes.Clone(id.Serialize()))}
+}
+
+func (p *policy) appendInterface(body []byte) []byte {
+	if p.ifID == 0 {
+		return body
+	}
+	return appendAttribute(body, nl.XFRMA_IF_ID, nl.Uint32Attr(p.ifID))
 }
 
 // deletePolicy removes a policy; one that is not there is no error.
 func (c *conn) deletePolicy(p *policy) error {
-	id := &nl.XfrmUserpolicyId{Sel: p.selector.encode(), Dir: p.direction}
-	_, err := c.do(nl.XFRM_MSG_DELPOLICY, unix.NLM_F_ACK, append([]nl.NetlinkRequestData{id}, p.attributes()...)...)
+	_, err := c.do(p.ask(nl.XFRM_MSG_DELPOLICY))
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return err
 }
 
-// policies returns those in the kernel, without their templates' insides other
-// than the request ID.
+// policies returns those in the kernel.
 func (c *conn) policies() ([]*policy, error) {
-	out, err := c.do(nl.XFRM_MSG_GETPOLICY, unix.NLM_F_DUMP)
-	if err != nil {
-		return nil, err
-	}
 	var all []*policy
-	for _, b := range out {
-		if len(b) < nl.SizeofXfrmUserpolicyInfo {
-			return nil, errShort
-		}
-		info := nl.DeserializeXfrmUserpolicyInfo(b)
-		p := &policy{selector: decodeSelector(&info.Sel), direction: info.Dir, priority: info.Priority, action: info.Action}
-		attrs, err := nl.ParseRouteAttr(b[nl.SizeofXfrmUserpolicyInfo:])
+	var failed error
+	err := c.dump(nl.XFRM_MSG_GETPOLICY, nil, func(body []byte) {
+		p, err := decodePolicy(body)
 		if err != nil {
-			return nil, err
-		}
-		for _, a := range attrs {
-			switch {
-			case a.Attr.Type == nl.XFRMA_IF_ID:
-				p.ifID = binary.NativeEndian.Uint32(a.Value)
-			case a.Attr.Type == nl.XFRMA_TMPL && len(a.Value) >= nl.SizeofXfrmUserTmpl:
-				t := nl.DeserializeXfrmUserTmpl(a.Value)
-				p.template = template{request: t.Reqid, protocol: t.XfrmId.Proto}
-			}
+			failed = err
+			return
 		}
 		all = append(all, p)
+	})
+	return all, errors.Join(err, failed)
+}
+
+func decodePolicy(b []byte) (*policy, error) {
+	if len(b) < nl.SizeofXfrmUserpolicyInfo {
+		return nil, errShort
 	}
-	return all, nil
+	info := nl.DeserializeXfrmUserpolicyInfo(b)
+	attrs := parseAttributes(b[nl.SizeofXfrmUserpolicyInfo:])
+	p := &policy{
+		selector: decodeSelector(&info.Sel), direction: info.Dir, priority: info.Priority, action: info.Action,
+		ifID: attrs.word(nl.XFRMA_IF_ID),
+	}
+	if v := attrs[nl.XFRMA_TMPL]; len(v) >= nl.SizeofXfrmUserTmpl {
+		t := nl.DeserializeXfrmUserTmpl(v)
+		p.template = template{family: t.Family, protocol: t.XfrmId.Proto, mode: t.Mode, request: t.Reqid}
+		if d := address(&t.XfrmId.Daddr, t.Family); !d.IsUnspecified() {
+			p.template.source, p.template.destination = address(&t.Saddr, t.Family), d
+		}
+	}
+	return p, nil
 }

@@ -72,6 +72,7 @@ type Plane struct {
 	mu       sync.Mutex
 	closed   bool
 	kernel   *conn
+	removals *removals
 	reserved map[uint32]bool // inbound SPIs without an SA
 	sas      map[saKey]*association
 	children map[childKey]*child
@@ -105,6 +106,9 @@ func New(c Config) (_ *Plane, err error) {
 		}
 	}()
 	if p.kernel, err = openConn(); err != nil {
+		return nil, err
+	}
+	if p.removals, err = openRemovals(); err != nil {
 		return nil, err
 	}
 	if err = p.kernel.flush(); err != nil {
@@ -230,6 +234,9 @@ func (p *Plane) release() error {
 	if p.kernel != nil {
 		p.kernel.close()
 	}
+	if p.removals != nil {
+		p.removals.close()
+	}
 	return err
 }
 
@@ -313,7 +320,7 @@ func (p *Plane) lookOnce() {
 		if a.Direction != dataplane.Inbound || a.used {
 			continue
 		}
-		if f, err := p.kernel.getState(a.stateID()); err == nil && f.packets > 0 {
+		if f, err := p.kernel.getState(a.stateID()); err == nil && f.used.Packets > 0 {
 			a.used = true
 			p.raise(a.event(dataplane.FirstInbound))
 		}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -123,6 +124,8 @@ func (s *sockets) source(remote netip.Addr) (netip.Addr, error) {
 	if fd < 0 {
 		return netip.Addr{}, net.ErrClosed
 	}
+	// A probe that is connected would keep its source over the next time.
+	defer disconnect(fd)
 	if err := unix.Connect(fd, to); err != nil {
 		return netip.Addr{}, err
 	}
@@ -134,6 +137,12 @@ func (s *sockets) source(remote netip.Addr) (netip.Addr, error) {
 		return netip.AddrFrom16(at.Addr), err
 	}
 	return netip.Addr{}, err
+}
+
+// disconnect makes a UDP socket forget peer and source (connect(2), AF_UNSPEC).
+func disconnect(fd int) {
+	var none unix.RawSockaddr // AF_UNSPEC
+	unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
 // send sends one datagram without waiting.

@@ -3,10 +3,12 @@ package xfrm
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -49,8 +51,8 @@ func (e *entry) winner() *child {
 	return first
 }
 
-// program brings the kernel's policies of a child to what they should be. What is
-// new is there before what is old goes.
+// program brings the kernel's policies of a child to what they should be, in one
+// call. What is new is there before what is old goes.
 func (p *Plane) program(c *child) error {
 	wanted, err := c.policies()
 	if err != nil {
@@ -65,37 +67,92 @@ func (p *Plane) program(c *child) error {
 			p.spd[s] = e
 		}
 		e.wanted[c] = q
-		err = errors.Join(err, p.settle(s))
 	}
 	for _, s := range before {
 		if _, still := wanted[s]; !still {
 			delete(p.spd[s].wanted, c)
-			err = errors.Join(err, p.settle(s))
 		}
 	}
-	return err
+	return p.settle(slices.Concat(c.slots, before))
 }
 
-// settle has the kernel have the right policy in a slot. Where several children
-// want it, packets that were received on the SAs of any are accepted.
-func (p *Plane) settle(s slot) error {
-	e := p.spd[s]
+// settle has the kernel have the right policies in slots, and compares what it has
+// made of them.
+func (p *Plane) settle(slots []slot) error {
+	var set, old []slot
+	var requests []request
+	done := make(map[slot]bool, len(slots))
+	for _, s := range slots {
+		e := p.spd[s]
+		if e == nil || done[s] {
+			continue
+		}
+		done[s] = true
+		q := e.choice(s)
+		switch {
+		case q == nil:
+			old = append(old, s)
+		case e.installed == nil || *e.installed != *q:
+			set = append(set, s)
+			requests = append(requests, q.set(), q.ask(nl.XFRM_MSG_GETPOLICY))
+		}
+	}
+	var failed error
+	answers := p.kernel.send(requests...)
+	for i, s := range set {
+		failed = errors.Join(failed, p.spd[s].confirm(s, answers[2*i], answers[2*i+1]))
+	}
+	return errors.Join(failed, p.clear(old))
+}
+
+// clear empties slots that no child wants.
+func (p *Plane) clear(slots []slot) error {
+	requests := make([]request, 0, len(slots))
+	for _, s := range slots {
+		q := policy{selector: s.selector, direction: s.direction, ifID: s.ifID}
+		requests = append(requests, q.ask(nl.XFRM_MSG_DELPOLICY))
+	}
+	var failed error
+	for i, a := range p.kernel.send(requests...) {
+		if a.err != nil && !errors.Is(a.err, unix.ENOENT) {
+			failed = errors.Join(failed, fmt.Errorf("remove policy from %s to %s: %w", slots[i].selector.source, slots[i].selector.destination, a.err))
+			continue
+		}
+		delete(p.spd, slots[i])
+	}
+	return failed
+}
+
+// choice is the policy for a slot, nil for none. Where several children want it,
+// packets that were received on the SAs of any are accepted.
+func (e *entry) choice(s slot) *policy {
 	c := e.winner()
 	if c == nil {
-		delete(p.spd, s)
-		return p.kernel.deletePolicy(&policy{selector: s.selector, direction: s.direction, ifID: s.ifID})
+		return nil
 	}
 	q := e.wanted[c]
 	if len(e.wanted) > 1 && s.direction != directionOut {
 		q.template.request = 0
 	}
-	if e.installed != nil && *e.installed == q {
-		return nil
+	return &q
+}
+
+// confirm notes what the kernel answered to a policy and to the question for it.
+func (e *entry) confirm(s slot, set, have answer) error {
+	err := errors.Join(set.err, have.err)
+	if set.err == nil {
+		e.installed = e.choice(s)
 	}
-	if err := p.kernel.setPolicy(&q); err != nil {
-		return err
+	var q *policy
+	if err == nil {
+		q, err = decodePolicy(have.body)
 	}
-	e.installed = &q
+	if err == nil && *q != *e.installed {
+		err = errors.New("the kernel has made something else of it")
+	}
+	if err != nil {
+		return fmt.Errorf("policy from %s to %s: %w", s.selector.source, s.selector.destination, err)
+	}
 	return nil
 }
 
@@ -114,6 +171,10 @@ func (c *child) policies() (map[slot]policy, error) {
 		return all, nil
 	}
 	for _, s := range c.selectors {
+		if c.moving {
+			c.put(all, policy{direction: directionOut, selector: s, action: actionBlock}, 1)
+			continue
+		}
 		at := nowhere[s.destination.Addr().Is4()]
 		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.request)}, 1)
 	}

@@ -1,0 +1,160 @@
+package xfrm
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+)
+
+// move gives the SAs of a tunnel other endpoints. The kernel identifies a state by
+// its addresses, so each is removed and made anew, to go on with what the kernel
+// said of it when it had ended. Its own way, XFRM_MSG_MIGRATE, takes one of the
+// states that a policy could use, and there are several during a rekey. Meanwhile the
+// policies of the tunnel block: nothing goes out in clear, and no packet asks for an
+// SA.
+func (p *Plane) move(op dataplane.UpdateEndpoints) error {
+	if op.TCP {
+		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
+	}
+	if err := checkEndpoints(op.Local, op.Remote); err != nil {
+		return err
+	}
+	moved, err := p.toMove(op)
+	if err != nil || len(moved) == 0 {
+		return err
+	}
+	if err := p.removals.begin(); err != nil {
+		return err
+	}
+	defer p.removals.end()
+	sending := map[*child][]*association{}
+	for _, a := range moved {
+		if c := p.children[childKey{a.Tunnel, a.Child}]; !c.moving {
+			sending[c], c.outbound, c.moving = c.outbound, nil, true
+			err = errors.Join(err, p.program(c))
+		}
+	}
+	for _, a := range moved {
+		if failed := p.moveOne(a, op); failed != nil {
+			err = errors.Join(err, fmt.Errorf("%s SA %08x: %w", a.Direction, a.SPI, failed))
+		}
+	}
+	for c, outbound := range sending {
+		c.outbound, c.moving = outbound, false
+		err = errors.Join(err, p.program(c))
+	}
+	return err
+}
+
+// toMove are the SAs of the tunnel that are not there yet.
+func (p *Plane) toMove(op dataplane.UpdateEndpoints) ([]*association, error) {
+	var moved []*association
+	for _, a := range p.sas {
+		if a.Tunnel != op.Tunnel || a.Local == op.Local && a.Remote == op.Remote {
+			continue
+		}
+		if a.Suite.AH && op.Local.Port() != 0 {
+			return nil, fmt.Errorf("AH of %s/%s passes no NAT: use ESP", a.Tunnel, a.Child)
+		}
+		moved = append(moved, a)
+	}
+	return moved, nil
+}
+
+// moveOne takes a state out and makes it anew. A sequence number that was used twice
+// under one key would give the key away (RFC 4106, Section 3.1), and packets may be
+// under way in the kernel until the state is gone. So the number to go on from is the
+// one that the kernel tells with the removal, after which it gives out no more of
+// them. An SA whose last number is not known, or that cannot be put back, is over.
+func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
+	id := a.stateID()
+	err := p.removeForGood(id)
+	if errors.Is(err, unix.ESRCH) {
+		a.Local, a.Remote = op.Local, op.Remote
+		return nil // at its hard limit, of which an event tells
+	}
+	if err != nil {
+		return err
+	}
+	f, err := p.removals.of(id)
+	if err == nil {
+		a.counters = a.with(f)
+		a.Local, a.Remote = op.Local, op.Remote
+		err = p.put(a, f)
+	}
+	if err != nil {
+		p.raise(a.event(dataplane.HardExpire))
+	}
+	return err
+}
+
+func (p *Plane) removeForGood(id stateID) error {
+	_, err := p.kernel.do(id.ask(nl.XFRM_MSG_DELSA))
+	return err
+}
+
+// removals hears which states the kernel removes, from begin to end. It is a socket
+// of its own, as the kernel tells about all states, those of others too.
+type removals struct{ *conn }
+
+func openRemovals() (*removals, error) {
+	c, err := openConn()
+	return &removals{c}, err
+}
+
+// begin forgets what an earlier time left unread, so that no number of then is taken
+// for one of now.
+func (r *removals) begin() error {
+	for {
+		_, _, err := unix.Recvfrom(r.fd, r.buf, unix.MSG_DONTWAIT)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) && !errors.Is(err, unix.ENOBUFS) {
+			return fmt.Errorf("hear of removed states: %w", err)
+		}
+	}
+	clear(r.buf)
+	if err := unix.SetsockoptInt(r.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, nl.XFRMNLGRP_SA); err != nil {
+		return fmt.Errorf("hear of removed states: %w", err)
+	}
+	return nil
+}
+
+func (r *removals) end() {
+	unix.SetsockoptInt(r.fd, unix.SOL_NETLINK, unix.NETLINK_DROP_MEMBERSHIP, nl.XFRMNLGRP_SA)
+}
+
+// of waits for the removal of a state and returns how it ended. The kernel has told
+// it before it acknowledged.
+func (r *removals) of(id stateID) (*facts, error) {
+	var found *facts
+	for found == nil {
+		var bad error
+		err := r.receive(func(h header, body []byte) {
+			if h.kind != nl.XFRM_MSG_DELSA || len(body) < nl.SizeofXfrmUsersaId {
+				return
+			}
+			named := nl.DeserializeXfrmUsersaId(body)
+			if (stateID{address(&named.Daddr, named.Family), swap32(named.Spi), named.Proto}) != id {
+				return
+			}
+			attrs := parseAttributes(body[nl.SizeofXfrmUsersaId:])
+			info := attrs[nl.XFRMA_SA]
+			if len(info) < nl.SizeofXfrmUsersaInfo || len(attrs[nl.XFRMA_REPLAY_ESN_VAL]) < nl.SizeofXfrmReplayStateEsn {
+				bad = errors.New("the kernel does not tell it")
+				return
+			}
+			found = decodeFacts(nl.DeserializeXfrmUsersaInfo(slices.Clone(info)), attrs)
+		})
+		if err = errors.Join(err, bad); err != nil {
+			return nil, fmt.Errorf("its last sequence number is not known, so that it cannot go on: %w", err)
+		}
+	}
+	return found, nil
+}
