@@ -1,7 +1,7 @@
 // Package userspace is the data plane in user space: ESP in UDP (RFC 3948)
-// between a TUN interface and one UDP socket.
+// between a TUN interface and one UDP port.
 //
-// It owns the interface, the socket of the NAT traversal port, the security
+// It owns the interface, the sockets of the NAT traversal port, the security
 // policy database and the state of every SA. It never negotiates, sets no
 // address and no route, and sends nothing in clear: what reaches the interface
 // leaves under an SA or not at all (RFC 4301, Section 5.1).
@@ -22,6 +22,9 @@
 //
 // Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends
 // zero: kernels segment and merge only those that have one.
+//
+// One socket receives. To send, there is one for each source address: what waits
+// for a slow uplink fills its own and holds up no other SA.
 //
 // # Path MTU
 //

@@ -23,8 +23,8 @@ const (
 	sockaddrScope = 24
 )
 
-// endpoint is where the packets of an SA go. It never changes but for path, which
-// belongs to the goroutine that moves the SA's packets: the two directions of a
+// endpoint is where the packets of an SA go. It never changes but for path and lane,
+// which belong to the goroutine that moves the SA's packets: the two directions of a
 // tunnel have an endpoint each.
 type endpoint struct {
 	local, remote netip.AddrPort
@@ -32,6 +32,7 @@ type endpoint struct {
 	name          sockaddr // remote
 	address       address  // remote
 	path          pathMTU
+	lane          *lane // nil until the transmitter needs it
 }
 
 func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {

@@ -43,7 +43,7 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	p := &Plane{
-		logger: slog.New(slog.DiscardHandler), device: &device{}, socket: &socket{fd: fd},
+		logger: slog.New(slog.DiscardHandler), device: &device{}, socket: &socket{lane: lane{fd: fd}},
 		inbound: newSPITable(), failed: make(chan error, 2),
 	}
 	r := newReceiver(p)

@@ -1,10 +1,6 @@
 package userspace
 
-import (
-	"golang.org/x/sys/unix"
-
-	"github.com/swanherd/swanherd/ipsec/dataplane"
-)
+import "github.com/swanherd/swanherd/ipsec/dataplane"
 
 // outerHeader is what differs between the outer headers of packets to one
 // endpoint. All packets of a group have the same.
@@ -42,20 +38,3 @@ func (r *outerRule) header(e *endpoint, b []byte, v6 bool) outerHeader {
 
 // mayFragment reports whether routers may fragment an inner packet.
 func mayFragment(b []byte, v6 bool) bool { return !v6 && b[6]&0x40 == 0 }
-
-// allowFragments says whether the datagrams that follow go without DF. With it
-// the kernel still fragments what it knows not to pass, and this host learns of
-// narrow paths. The option is of the whole socket, and the transmitter sets it:
-// an IKE message sent in between may go either way.
-func (s *socket) allowFragments(yes bool) {
-	if yes == s.fragments {
-		return
-	}
-	mode := unix.IP_PMTUDISC_WANT
-	if yes {
-		mode = unix.IP_PMTUDISC_DONT
-	}
-	if unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, mode) == nil {
-		s.fragments = yes
-	}
-}

@@ -258,7 +258,7 @@ func (p *Plane) Close() error {
 	// ended: they use the bare numbers.
 	p.stop.Store(true)
 	past := time.Unix(1, 0)
-	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past))
+	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past), p.socket.wakeLanes(past))
 	p.running.Wait()
 	p.receiver.close()
 	err = errors.Join(err, p.device.file.Close(), p.socket.close())

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,15 +17,13 @@ const socketBuffer = 7 << 20
 // socket is the UDP socket of the NAT traversal port (RFC 3948). With an
 // unspecified listening address it is one of IPv6 that takes IPv4 too, so that
 // one goroutine receives for every SA.
+//
+// It receives, and sends IKE. What the transmitter sends goes by lanes.
 type socket struct {
-	fd     int
-	file   *os.File // owns fd; used to park in the poller and to close
-	conn   syscall.RawConn
+	lane
 	family int
 	local  netip.AddrPort // port never 0
-	// fragments says that datagrams of IPv4 go without DF. It is the
-	// transmitter's.
-	fragments bool
+	lanes  lanes
 	// probes are for who holds the plane's lock, and one pair each for the
 	// transmitter and the receiver.
 	probes, transmitProbes, receiveProbes probes
@@ -60,10 +56,9 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
 	s.probes, s.transmitProbes, s.receiveProbes = openProbes(), openProbes(), openProbes()
-	s.file = os.NewFile(uintptr(fd), "udp")
-	if s.conn, err = s.file.SyscallConn(); err != nil {
+	if err := errors.Join(s.poll(), s.openLanes()); err != nil {
 		s.close()
-		return nil, fmt.Errorf("poll UDP socket: %w", err)
+		return nil, err
 	}
 	return s, nil
 }
@@ -91,15 +86,14 @@ func (s *socket) close() error {
 	s.probes.close()
 	s.transmitProbes.close()
 	s.receiveProbes.close()
-	return s.file.Close()
+	return errors.Join(s.closeLanes(), s.file.Close())
 }
 
 func (s *socket) bind(addr netip.Addr, port uint16) error {
-	s.buffers()
-	// Whatever net.ipv4.ip_no_pmtu_disc says.
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err != nil {
-		return fmt.Errorf("set IP_MTU_DISCOVER: %w", err)
+	if err := s.prepare(); err != nil {
+		return err
 	}
+	s.lanes.possible = s.reserveLanes() == nil
 	unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it one datagram at a time comes
 	if s.family == unix.AF_INET {
 		if err := s.receiveIPv4Info(unix.IP_PKTINFO); err != nil {
@@ -115,7 +109,7 @@ func (s *socket) bind(addr netip.Addr, port uint16) error {
 		addr = netip.IPv4Unspecified()
 	}
 	name := s.sockaddrOf(netip.AddrPortFrom(addr, port))
-	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(s.fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
+	errno := s.bindTo(&name)
 	if errno == unix.EADDRINUSE {
 		return fmt.Errorf("%w (another IPsec daemon runs on this host?)", errno)
 	}
@@ -125,15 +119,6 @@ func (s *socket) bind(addr netip.Addr, port uint16) error {
 	bound, err := socketName(s.fd)
 	s.local = bound
 	return err
-}
-
-// buffers enlarges the socket's buffers, past the system's limit where allowed.
-func (s *socket) buffers() {
-	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
-		if unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
-			unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, plain, socketBuffer)
-		}
-	}
 }
 
 // receiveIPv4Info has the TOS of received datagrams reported, and by info the
@@ -152,12 +137,8 @@ func (s *socket) receiveIPv4Info(info int) error {
 }
 
 func (s *socket) receiveIPv6Info(addr netip.Addr) error {
-	only := 0
-	if addr.Is6() && !addr.IsUnspecified() {
-		only = 1
-	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, only); err != nil {
-		return fmt.Errorf("set IPV6_V6ONLY: %w", err)
+	if err := s.onlyIPv6(addr); err != nil {
+		return err
 	}
 	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1); err != nil {
 		return fmt.Errorf("enable IPV6_RECVTCLASS: %w", err)

@@ -304,12 +304,19 @@ func (t *transmitter) flush(g *group) {
 // comes from a path whose MTU has no room for the segment size, EIO from a device
 // that cannot checksum: then each packet is sent by itself, and the kernel may
 // fragment it.
+//
+// Where there is one uplink, a full one holds everything back until the interface's
+// queue drops. Of several, a full one drops by itself and holds up no other.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
-	t.socket.allowFragments(g.outer.fragment)
+	if e.lane == nil {
+		e.lane = t.socket.laneFor(e)
+	}
+	e.lane.allowFragments(g.outer.fragment)
+	wait := !t.socket.lanes.several
 	if g.count > 1 && e.path.segments(g.size, t.now) {
 		t.prepare(e, g.outer)
 		t.control.addSegment(g.size)
-		switch errno := t.socket.sendWait(e, g.buf, &t.control); errno {
+		switch errno := e.lane.sendWait(e, g.buf, &t.control, wait); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
 			e.learnPath(&t.socket.transmitProbes, t.now)
 		case unix.EIO:
@@ -322,7 +329,7 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	var first unix.Errno
 	for rest := g.buf; len(rest) > 0; {
 		n := min(g.size, len(rest))
-		if errno := t.socket.sendWait(e, rest[:n], &t.control); errno != 0 && first == 0 {
+		if errno := e.lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
 			first = errno
 		}
 		rest = rest[n:]

@@ -1,0 +1,203 @@
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxLanes is how many source addresses have a lane of their own.
+	maxLanes = 8
+	// maxSources bounds what is remembered of them.
+	maxSources = 256
+)
+
+// lane is one UDP socket that sends from the NAT traversal port. What waits in the
+// queue of a network device is charged to the socket that sent it, so with one
+// socket for all a slow uplink would stall every other one, and IKE with it.
+// There is a lane for each source address, which stands for an uplink; SAs that
+// share an uplink share its rate anyway.
+type lane struct {
+	fd   int
+	file *os.File // owns fd; used to park in the poller and to close
+	conn syscall.RawConn
+	// fragments says that datagrams of IPv4 go without DF. It is the
+	// transmitter's.
+	fragments bool
+}
+
+// poll registers the socket with the poller.
+func (l *lane) poll() (err error) {
+	l.file = os.NewFile(uintptr(l.fd), "udp")
+	if l.conn, err = l.file.SyscallConn(); err != nil {
+		return fmt.Errorf("poll UDP socket: %w", err)
+	}
+	return nil
+}
+
+// prepare enlarges the socket's buffers, past the system's limit where allowed,
+// and has it discover path MTUs, whatever net.ipv4.ip_no_pmtu_disc says.
+func (l *lane) prepare() error {
+	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
+		if unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
+			unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, plain, socketBuffer)
+		}
+	}
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err != nil {
+		return fmt.Errorf("set IP_MTU_DISCOVER: %w", err)
+	}
+	return nil
+}
+
+// onlyIPv6 has an IPv6 socket leave IPv4 alone unless it listens on all addresses.
+func (l *lane) onlyIPv6(addr netip.Addr) error {
+	only := 0
+	if addr.Is6() && !addr.IsUnspecified() {
+		only = 1
+	}
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_IPV6, unix.IPV6_V6ONLY, only); err != nil {
+		return fmt.Errorf("set IPV6_V6ONLY: %w", err)
+	}
+	return nil
+}
+
+func (l *lane) bindTo(name *sockaddr) unix.Errno {
+	_, _, errno := unix.Syscall(unix.SYS_BIND, uintptr(l.fd), uintptr(unsafe.Pointer(&name.raw[0])), uintptr(name.length))
+	return errno
+}
+
+// allowFragments says whether the datagrams that follow go without DF. With it
+// the kernel still fragments what it knows not to pass, and this host learns of
+// narrow paths.
+func (l *lane) allowFragments(yes bool) {
+	if yes == l.fragments {
+		return
+	}
+	mode := unix.IP_PMTUDISC_WANT
+	if yes {
+		mode = unix.IP_PMTUDISC_DONT
+	}
+	if unix.SetsockoptInt(l.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, mode) == nil {
+		l.fragments = yes
+	}
+}
+
+// lanes are opened with the socket, in its network namespace, and given to source
+// addresses by the transmitter.
+type lanes struct {
+	possible bool // the kernel lets several sockets have the port
+	all      []*lane
+	// Of the transmitter:
+	bySource map[netip.Addr]*lane
+	several  bool // there were several source addresses
+}
+
+// reserveLanes makes the socket, before it is bound, the one of several of its port
+// that gets all datagrams: a filter of the group chooses its first member. The
+// port is then bound as by one socket alone, so that another daemon that has it, or
+// wants it later, is told.
+func (s *socket) reserveLanes() error {
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+		return err
+	}
+	first := [1]unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &first[0]})
+	return errors.Join(err, unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0))
+}
+
+// openLanes makes the lanes; where there can be none the socket is the only one.
+func (s *socket) openLanes() error {
+	s.lanes.bySource = map[netip.Addr]*lane{}
+	for s.lanes.possible && len(s.lanes.all) < maxLanes {
+		l, err := s.newLane()
+		if err != nil {
+			return fmt.Errorf("open socket to send: %w", err)
+		}
+		s.lanes.all = append(s.lanes.all, l)
+	}
+	return nil
+}
+
+// laneFor returns the lane for packets to e. It is for the transmitter.
+func (s *socket) laneFor(e *endpoint) *lane {
+	if len(s.lanes.all) == 0 {
+		return &s.lane
+	}
+	source := e.local.Addr()
+	if !source.IsValid() || source.IsUnspecified() {
+		source, _ = s.transmitProbes.source(e.remote.Addr()) // else they share one
+	}
+	l := s.lanes.bySource[source]
+	if l == nil {
+		if len(s.lanes.bySource) >= maxSources {
+			clear(s.lanes.bySource) // of addresses that this host had; lanes in use stay
+		}
+		l = s.lanes.all[len(s.lanes.bySource)%maxLanes]
+		s.lanes.bySource[source] = l
+		s.lanes.several = s.lanes.several || len(s.lanes.bySource) > 1
+	}
+	return l
+}
+
+func (s *socket) newLane() (*lane, error) {
+	fd, err := unix.Socket(s.family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	l := &lane{fd: fd}
+	if err := s.bindLane(l); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	if err := l.poll(); err != nil {
+		l.file.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// bindLane binds l to the socket's port, for which both must agree to share it. From
+// then on a process of the same user may join as well, and gets nothing.
+func (s *socket) bindLane(l *lane) error {
+	if err := l.prepare(); err != nil {
+		return err
+	}
+	if s.family == unix.AF_INET6 {
+		if err := l.onlyIPv6(s.local.Addr()); err != nil {
+			return err
+		}
+	}
+	for _, fd := range []int{s.fd, l.fd} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			return err
+		}
+	}
+	name := s.sockaddrOf(s.local)
+	if errno := l.bindTo(&name); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// wakeLanes ends the waiting for room.
+func (s *socket) wakeLanes(past time.Time) (err error) {
+	for _, l := range s.lanes.all {
+		err = errors.Join(err, l.file.SetDeadline(past))
+	}
+	return err
+}
+
+// closeLanes ends the lanes, which nobody uses any more.
+func (s *socket) closeLanes() (err error) {
+	for _, l := range s.lanes.all {
+		err = errors.Join(err, l.file.Close())
+	}
+	return err
+}

@@ -1,0 +1,184 @@
+package userspace
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// counting counts log records.
+type counting struct{ records int }
+
+func (c *counting) Enabled(context.Context, slog.Level) bool { return true }
+func (c *counting) Handle(context.Context, slog.Record) error {
+	c.records++
+	return nil
+}
+func (c *counting) WithAttrs([]slog.Attr) slog.Handler { return c }
+func (c *counting) WithGroup(string) slog.Handler      { return c }
+
+// TestFloodsCostNothing: what anybody can send at line rate allocates nothing, says
+// nothing in the log, and raises at most an event a second. Nobody reads the events.
+func TestFloodsCostNothing(t *testing.T) {
+	var sealed []byte
+	var size int
+	for name, flood := range map[string]struct {
+		packets func() [][]byte
+		count   func(*Plane) uint64
+	}{
+		"unknown SPI": {
+			func() (out [][]byte) {
+				for spi := range 1000 {
+					out = append(out, binary.BigEndian.AppendUint32(nil, uint32(0x80000000+spi*7919)))
+					out[spi] = append(out[spi], make([]byte, 100)...)
+				}
+				return out
+			},
+			func(p *Plane) uint64 { return p.Drops().UnknownSPI },
+		},
+		"replay": {
+			func() (out [][]byte) {
+				for rest := sealed; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+					out = append(out, rest[:min(size, len(rest))])
+				}
+				return out
+			},
+			func(p *Plane) uint64 { return p.Counters()[0].ReplayDrops },
+		},
+		"forged": {
+			func() (out [][]byte) {
+				for i := range 1000 {
+					b := binary.BigEndian.AppendUint32(nil, 0x1000)
+					out = append(out, append(binary.BigEndian.AppendUint32(b, uint32(100000+i)), make([]byte, 200)...))
+				}
+				return out
+			},
+			func(p *Plane) uint64 { return p.Counters()[0].AuthFailures },
+		},
+		"too short for ESP": {
+			func() [][]byte { return [][]byte{{1}, {1, 2, 3, 4, 5, 6, 7}, {0, 0, 16, 0, 0, 0, 0}} },
+			func(p *Plane) uint64 { return p.Drops().Malformed },
+		},
+		"too short for the suite": {
+			func() [][]byte { return [][]byte{{0, 0, 16, 0, 0xff, 0, 0, 0, 1, 2, 3}} },
+			func(p *Plane) uint64 { return p.Drops().Malformed },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newPathBench(t)
+			log := &counting{}
+			b.plane.logger = slog.New(log)
+			b.rx.source = &b.rx.names[0]
+			sealed, size = b.sealAll(t, superPacket(false, false, 40000, 1360))
+			b.receive(sealed, size)
+			packets := flood.packets()
+			before, events := flood.count(b.plane), len(b.plane.events)
+			buf := make([]byte, 2048)
+			allocs := testing.AllocsPerRun(100, func() {
+				b.rx.now = time.Now()
+				for _, packet := range packets {
+					b.rx.datagram(buf[:copy(buf, packet)])
+				}
+				b.rx.finish()
+			})
+			if allocs != 0 {
+				t.Errorf("%d packets allocate %v times", len(packets), allocs)
+			}
+			if got, want := flood.count(b.plane)-before, uint64(101*len(packets)); got != want {
+				t.Errorf("%d are counted, want %d", got, want)
+			}
+			if log.records != 0 {
+				t.Errorf("%d log records", log.records)
+			}
+			if n := len(b.plane.events) - events; n > 2 {
+				t.Errorf("%d events in less than two seconds", n)
+			}
+			// What is good passes as before.
+			was := b.plane.Counters()[0].Packets
+			sealed, size = b.sealAll(t, superPacket(false, false, 40000, 1360))
+			if b.receive(sealed, size); b.plane.Counters()[0].Packets != was+30 {
+				t.Errorf("%d packets of 30 pass after the flood", b.plane.Counters()[0].Packets-was)
+			}
+		})
+	}
+}
+
+// slowWire gives x a second tunnel of a, to 10.3.0.0/24, over a wire of its own
+// that carries almost nothing and keeps a long queue.
+func (x *tunnel) slowWire(t testing.TB, to *namespace) {
+	t.Helper()
+	if _, err := exec.LookPath("tc"); err != nil {
+		t.Skip("SKIPPED: the tc command is missing; install iproute2")
+	}
+	from := x.a.ns
+	from.ip("link add slow type veth peer name slow netns /proc/self/fd/3", to.fd)
+	from.ip("addr add 203.0.113.1/24 dev slow")
+	to.ip("addr add 203.0.113.2/24 dev slow")
+	from.ip("link set slow up")
+	to.ip("link set slow up")
+	from.do(func() {
+		c := exec.Command("tc", "qdisc", "add", "dev", "slow", "root", "tbf", "rate", "1mbit", "burst", "100k", "limit", "100mb")
+		if out, err := c.CombinedOutput(); err != nil {
+			t.Skipf("SKIPPED: no tbf (%v: %s)", err, out)
+		}
+	})
+	from.ip(fmt.Sprintf("route add 10.3.0.0/24 dev %s", x.a.Interface()))
+	local, remote := []ts.Selector{ts.FromPrefix(siteA.Masked())}, []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.3.0.0/24"))}
+	x.apply(x.a, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "slow", Child: "c", LocalTS: local, RemoteTS: remote}},
+		dataplane.InstallSA{SA: dataplane.SA{
+			SPI: 0x5107, Direction: dataplane.Outbound, Tunnel: "slow", Child: "c", Suite: x.suite, Key: make([]byte, x.suite.KeyLen()),
+			Local: netip.MustParseAddrPort("203.0.113.1:4500"), Remote: netip.MustParseAddrPort("203.0.113.2:4500"),
+			LocalTS: local, RemoteTS: remote,
+		}})
+}
+
+// TestFullUplinkStallsNoOther: what waits for a slow uplink, more than a socket may
+// hold, holds up neither the SAs of another one nor IKE.
+func TestFullUplinkStallsNoOther(t *testing.T) {
+	x := newTunnel(t, outerA, outerB, gcm128)
+	if !x.a.socket.lanes.possible {
+		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
+	}
+	x.slowWire(t, x.b.ns)
+	if err := x.ping(siteA.Addr(), siteB.Addr(), 1); err != nil {
+		t.Fatal(err)
+	}
+	var c net.Conn
+	var err error
+	x.a.ns.do(func() { c, err = net.Dial("udp4", "10.3.0.1:9") })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	payload := make([]byte, 1350)
+	err = eventually(func() bool {
+		for range 100 {
+			if _, err := c.Write(payload); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return x.a.Drops().SendErrors > 0
+	})
+	if err != nil {
+		t.Fatalf("the slow uplink does not fill: %v: %+v", err, x.a.Drops())
+	}
+	if err := x.ping(siteA.Addr(), siteB.Addr(), 20); err != nil {
+		t.Errorf("the other uplink stands still: %v", err)
+	}
+	sender, err := x.a.Listen(func(dataplane.IKEDatagram) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sender.SendIKE(x.a.outer, x.b.outer, make([]byte, 100)); err != nil {
+		t.Errorf("IKE stands still: %v", err)
+	}
+}
