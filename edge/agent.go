@@ -18,7 +18,7 @@ import (
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/edge/session"
 	"github.com/swanherd/swanherd/edge/state"
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 	"github.com/swanherd/swanherd/ipsec/engine"
 )
 
@@ -35,7 +35,7 @@ type agent struct {
 	keyLog     []*os.File
 	host       *hostnet.Host
 	uplinks    *hostnet.Uplinks
-	plane      *userspace.Plane
+	plane      hostPlane
 	engine     *engine.Engine
 	reconciler *reconcile.Reconciler
 	tracker    *health.Tracker
@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 // open takes hold of what the agent needs of the host. Close gives back what
 // was taken, however far it came.
 func (a *agent) open() error {
-	name, reason, err := chooseDataPlane(a.cfg.DataPlane)
+	name, reason, err := chooseDataPlane(a.cfg, xfrm.Probe)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (a *agent) open() error {
 	if a.uplinks, err = a.host.NewUplinks(a.cfg.Uplinks, a.cfg.Interface, DefaultNATPort); err != nil {
 		return err
 	}
-	if a.plane, err = openDataPlane(a.cfg, a.cfg.Logger); err != nil {
+	if a.plane, err = openDataPlane(name, a.cfg, a.cfg.Logger); err != nil {
 		return err
 	}
 	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())

@@ -6,7 +6,9 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 )
 
 // DataPlane is how packets are to be moved.
@@ -20,24 +22,46 @@ const (
 )
 
 // chooseDataPlane returns the name of the data plane to use, and in one line
-// why it is that one.
-func chooseDataPlane(wanted DataPlane) (name DataPlane, reason string, err error) {
-	switch DataPlane(strings.ToLower(string(wanted))) {
+// why it is that one. The kernel's is taken if it can do all that is asked for;
+// probe says why it cannot run.
+func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason string, err error) {
+	switch DataPlane(strings.ToLower(string(c.DataPlane))) {
 	case DataPlaneAuto, "":
-		return DataPlaneUserspace, "this build of the agent has no kernel data plane", nil
+		if c.TCPPort != 0 {
+			return DataPlaneUserspace, "the kernel has no ESP in TCP; with --tcp-port 0 it may be used", nil
+		}
+		if err := probe(); err != nil {
+			return DataPlaneUserspace, "not the kernel: " + err.Error(), nil
+		}
+		return DataPlaneKernel, "the kernel has what is needed", nil
 	case DataPlaneUserspace:
 		return DataPlaneUserspace, "as configured", nil
 	case DataPlaneKernel:
-		return "", "", fmt.Errorf("data plane %q: this build of the agent has no kernel data plane; use --data-plane userspace or auto", wanted)
+		if err := probe(); err != nil {
+			return "", "", fmt.Errorf("data plane %q: %w; use --data-plane userspace or auto", c.DataPlane, err)
+		}
+		if c.TCPPort != 0 {
+			return "", "", fmt.Errorf("data plane %q: the kernel has no ESP in TCP; use it with --tcp-port 0, or --data-plane userspace", c.DataPlane)
+		}
+		return DataPlaneKernel, "as configured", nil
 	}
-	return "", "", fmt.Errorf("data plane %q is unknown; use auto or userspace", wanted)
+	return "", "", fmt.Errorf("data plane %q is unknown; use auto, kernel or userspace", c.DataPlane)
 }
 
-// openDataPlane starts the userspace data plane on all addresses.
-func openDataPlane(c Config, logger *slog.Logger) (*userspace.Plane, error) {
-	return userspace.New(userspace.Config{
-		Interface: c.Interface,
-		Listen:    netip.AddrPortFrom(netip.Addr{}, DefaultNATPort),
-		Logger:    logger,
-	})
+// hostPlane is a data plane of this host: packets for it are routed into its
+// interface.
+type hostPlane interface {
+	dataplane.Plane
+	Interface() string
+	// Failed gets an error when it can move packets no more.
+	Failed() <-chan error
+}
+
+// openDataPlane starts a data plane on all addresses.
+func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, error) {
+	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
+	if name == DataPlaneKernel {
+		return xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+	}
+	return userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Logger: logger})
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -103,10 +104,29 @@ func TestParseUplink(t *testing.T) {
 }
 
 func TestChooseDataPlane(t *testing.T) {
-	for wanted, want := range map[DataPlane]DataPlane{DataPlaneAuto: DataPlaneUserspace, DataPlaneUserspace: DataPlaneUserspace, DataPlaneKernel: "", "magic": ""} {
-		got, reason, err := chooseDataPlane(wanted)
-		if got != want || (err == nil) != (want != "") || (reason == "") != (want == "") {
-			t.Errorf("chooseDataPlane(%s) = %s, %q, %v", wanted, got, reason, err)
+	works, lacks := func() error { return nil }, func() error { return errors.New("this kernel has no IPsec") }
+	for _, tt := range []struct {
+		wanted DataPlane
+		tcp    uint16
+		probe  func() error
+		want   DataPlane
+		says   string
+	}{
+		{DataPlaneAuto, 0, works, DataPlaneKernel, "has what is needed"},
+		{DataPlaneAuto, 0, lacks, DataPlaneUserspace, "this kernel has no IPsec"},
+		{DataPlaneAuto, 4500, works, DataPlaneUserspace, "--tcp-port 0"},
+		{DataPlaneUserspace, 0, works, DataPlaneUserspace, "as configured"},
+		{DataPlaneKernel, 0, works, DataPlaneKernel, "as configured"},
+		{DataPlaneKernel, 0, lacks, "", "this kernel has no IPsec"},
+		{DataPlaneKernel, 4500, works, "", "--tcp-port 0"},
+		{"magic", 0, works, "", "unknown"},
+	} {
+		got, reason, err := chooseDataPlane(Config{DataPlane: tt.wanted, TCPPort: tt.tcp}, tt.probe)
+		if err != nil {
+			reason = err.Error()
+		}
+		if got != tt.want || (err == nil) != (tt.want != "") || !strings.Contains(reason, tt.says) {
+			t.Errorf("chooseDataPlane(%s) with TCP port %d = %s, %q, %v", tt.wanted, tt.tcp, got, reason, err)
 		}
 	}
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/swanherd/swanherd/edge/health"
 	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -176,12 +177,14 @@ func (a *agent) serveMetrics(ctx context.Context, parts *sync.WaitGroup) error {
 	connected := func() bool { c := a.client.Load(); return c != nil && c.Status().Connected }
 	registry.MustRegister(
 		health.NewMetrics(a.tracker, a.engine.Counters, connected),
-		health.NewPlaneMetrics(health.PlaneSource{
-			Drops:   func() map[string]uint64 { return a.plane.Drops().ByReason() },
-			Latency: a.plane.Latency,
-		}),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	if p, ok := a.plane.(*userspace.Plane); ok { // the kernel counts its own elsewhere
+		registry.MustRegister(health.NewPlaneMetrics(health.PlaneSource{
+			Drops:   func() map[string]uint64 { return p.Drops().ByReason() },
+			Latency: p.Latency,
+		}))
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
 	serve(ctx, parts, l, mux)

@@ -3,6 +3,7 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -46,6 +47,28 @@ func openLink(name string, mtu int) (*link, error) {
 		return nil, errors.Join(fmt.Errorf("start interface %s: %w", name, err), l.remove())
 	}
 	return l, nil
+}
+
+// Failed gets an error when the plane can move packets no more, because somebody
+// removed its interface. There is no way on but to close it and to make another one.
+func (p *Plane) Failed() <-chan error { return p.failed }
+
+// watchLink looks whether the interface is still there.
+func (p *Plane) watchLink() {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.done:
+			return
+		case <-tick.C:
+		}
+		if _, err := p.link.handle.LinkByIndex(p.link.dev.Attrs().Index); errors.As(err, &netlink.LinkNotFoundError{}) {
+			p.logger.Error("data plane has failed", "interface", p.link.name, "error", err)
+			p.failed <- fmt.Errorf("interface %s: %w", p.link.name, err)
+			return
+		}
+	}
 }
 
 func (l *link) remove() error {

@@ -68,6 +68,7 @@ type Plane struct {
 	events  chan dataplane.Event
 	running sync.WaitGroup
 	done    chan struct{}
+	failed  chan error // holds one
 
 	mu       sync.Mutex
 	closed   bool
@@ -97,7 +98,7 @@ var _ dataplane.Plane = (*Plane)(nil)
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
-		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}),
+		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
 	}
 	defer func() {
@@ -125,6 +126,7 @@ func New(c Config) (_ *Plane, err error) {
 	}
 	p.running.Go(func() { p.monitor.run(p.notice) })
 	p.running.Go(p.lookAfter)
+	p.running.Go(p.watchLink)
 	return p, nil
 }
 
