@@ -18,6 +18,7 @@ import (
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/edge/session"
 	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 	"github.com/swanherd/swanherd/ipsec/engine"
 )
@@ -99,8 +100,9 @@ func (a *agent) open() error {
 	if a.engine, err = engine.New(ec); err != nil {
 		return err
 	}
+	_, streams := a.plane.(dataplane.StreamPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
-		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
+		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), NoTCP: !streams,
 		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})

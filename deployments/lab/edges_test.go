@@ -42,6 +42,43 @@ func TestEdgesFromIntentFiles(t *testing.T) {
 	}
 }
 
+// TestEdgesOnKernel runs two agents with the data plane of the kernel, in a virtual
+// machine whose kernel has ESP.
+func TestEdgesOnKernel(t *testing.T) {
+	if !inGuest() {
+		runInGuestWith(t, func() []string { return []string{buildAgent(t)} }, lab.KernelDir, lab.TreeStrongSwan)
+		return
+	}
+	t.Run("psk", testEdgesOnKernel)
+}
+
+func testEdgesOnKernel(t *testing.T) {
+	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--data-plane", "auto", "--tcp-port", "0"}}
+	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
+	p.writeCredentials()
+	p.start(0)
+	p.start(1)
+	p.check("at first")
+	if table := p.status(0, "json"); !strings.Contains(table, `"data_plane": "kernel"`) {
+		t.Errorf("status of edge 0, want the kernel's data plane:\n%s", table)
+	}
+
+	p.agents[1].Kill()
+	<-p.agents[1].Done()
+	p.start(1)
+	p.check("after one end was killed")
+
+	if err := p.agents[0].Stop(10 * time.Second); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	p.checkGone()
+	for what, command := range map[string][]string{"states": {"ip", "xfrm", "state"}, "policies": {"ip", "xfrm", "policy"}} {
+		if out, err := p.edges[0].Run(p.ctx, command...); err != nil || strings.TrimSpace(out) != "" {
+			t.Errorf("%s after the stop: %q, %v", what, out, err)
+		}
+	}
+}
+
 // edgePair is two edges of ours, with the files and certificates of a case of
 // interoperation.
 type edgePair struct {

@@ -54,6 +54,11 @@ func newKernelCharonPeer(x *run) peer {
 // runInGuest runs the test that calls it, and no other, in a virtual machine with
 // that kernel and with the trees as disks, and reports its subtests here.
 func runInGuest(t *testing.T, kernelDir string, trees ...string) {
+	runInGuestWith(t, nil, kernelDir, trees...)
+}
+
+// runInGuestWith does so with further programs in /run.
+func runInGuestWith(t *testing.T, files func() []string, kernelDir string, trees ...string) {
 	if testing.Short() {
 		return // with the race detector it would take very long
 	}
@@ -62,6 +67,9 @@ func runInGuest(t *testing.T, kernelDir string, trees ...string) {
 		Modules: kernelModules, MemoryMB: 1024, CPUs: 2,
 		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
+	}
+	if files != nil {
+		vm.Files = files()
 	}
 	keys, err := keysForGuest()
 	if err != nil {

@@ -33,8 +33,10 @@ type VM struct {
 	// Program runs in the root, with Args and the environment Env.
 	Program   string
 	Args, Env []string
-	MemoryMB  int
-	CPUs      int
+	// Files are further programs, in /run.
+	Files    []string
+	MemoryMB int
+	CPUs     int
 }
 
 // Run boots the machine and waits until it is off. What it prints goes to
@@ -123,6 +125,9 @@ func (v VM) writeInitrd(ctx context.Context, dir, file, release string) error {
 	a := archive{w: bufio.NewWriter(out)}
 	a.addFile("init", init, 0o755)
 	a.addFile("program", v.Program, 0o755)
+	for _, f := range v.Files {
+		a.addFile(guestFile+filepath.Base(f), f, 0o755)
+	}
 	a.add("arguments", 0o644, []byte(strings.Join(slices.Concat(v.Env, v.Args), "\n")+"\n"))
 	var list strings.Builder
 	for i, m := range modules {
@@ -177,6 +182,9 @@ func moduleName(file string) string {
 	name, _, _ := strings.Cut(filepath.Base(file), ".ko")
 	return strings.ReplaceAll(name, "-", "_")
 }
+
+// guestFile begins the name of what goes to /run.
+const guestFile = "run-"
 
 // archive writes what the kernel unpacks: cpio in the format "newc".
 type archive struct {

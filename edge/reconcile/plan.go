@@ -34,6 +34,8 @@ type Environment struct {
 	// Source4 and Source6 are addresses of the host inside the site's
 	// prefixes; zero: none.
 	Source4, Source6 netip.Addr
+	// NoTCP: the data plane sends no ESP in TCP.
+	NoTCP bool
 	// Patience is how long a tunnel that is to wait for its peer waits before
 	// it initiates itself.
 	Patience time.Duration

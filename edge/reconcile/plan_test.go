@@ -77,6 +77,30 @@ func environment() Environment {
 	}
 }
 
+// TestPlanWithoutTCP holds that a data plane without ESP in TCP does without it where
+// it would only be the second choice.
+func TestPlanWithoutTCP(t *testing.T) {
+	for mode, want := range map[swanherdv1.TcpEncapsulation]string{
+		swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED: "",
+		swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_FALLBACK:    "",
+		swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_NEVER:       "",
+		swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_ONLY:        "--data-plane userspace",
+	} {
+		intent, env := goodIntent(), environment()
+		env.NoTCP = true
+		intent.Tunnels[0].TcpEncapsulation = mode
+		p, errs := NewPlan(intent, material(t), env)
+		switch {
+		case want == "" && errs != nil:
+			t.Errorf("%s: %v", mode, errs)
+		case want == "" && p.Tunnels[0].TCP.Mode != ike.TCPNever:
+			t.Errorf("%s: TCP mode %v", mode, p.Tunnels[0].TCP.Mode)
+		case want != "" && (errs == nil || !strings.Contains(errs.Error(), want)):
+			t.Errorf("%s: %v, want %q", mode, errs, want)
+		}
+	}
+}
+
 func TestPlan(t *testing.T) {
 	p, errs := NewPlan(goodIntent(), material(t), environment())
 	if errs != nil {

@@ -62,7 +62,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 	t, c := b.intent, &b.config
 	c.Name = t.GetName()
 	c.ForceEncap = t.GetForceUdpEncapsulation()
-	c.TCP.Mode = tcpModes[t.GetTcpEncapsulation()]
+	c.TCP.Mode = b.tcpMode()
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
 	c.Mobility = ike.Mobility{Local: b.furtherLocals(), Remote: b.furtherRemotes()}
@@ -91,6 +91,19 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 
 // remote is the first endpoint that the edge can have an address for, the first
 // of all if that cannot be told.
+// tcpMode is what the intent says about TCP encapsulation. A data plane that has none
+// does without where it would only be the second choice.
+func (b *tunnelBuilder) tcpMode() ike.TCPMode {
+	mode := tcpModes[b.intent.GetTcpEncapsulation()]
+	switch {
+	case !b.env.NoTCP || mode == ike.TCPNever:
+		return mode
+	case mode == ike.TCPOnly:
+		b.fail("tcp_encapsulation", "the data plane of this edge sends no ESP in TCP: run it with --data-plane userspace, or let the tunnel go by UDP")
+	}
+	return ike.TCPNever
+}
+
 func (b *tunnelBuilder) remote() netip.AddrPort {
 	all := b.endpoints()
 	for _, endpoint := range all {

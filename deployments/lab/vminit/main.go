@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -47,8 +48,12 @@ func prepare() error {
 	if err := mountAll("/disk", []mount{{"proc", "proc"}, {"sysfs", "sys"}, {"devtmpfs", "dev"}, {"tmpfs", "run"}, {"tmpfs", "tmp"}}); err != nil {
 		return err
 	}
-	for _, name := range []string{"program", "arguments"} {
-		if err := copyFile("/"+name, "/disk/run/"+name); err != nil {
+	more, err := filepath.Glob("/run-*")
+	if err != nil {
+		return err
+	}
+	for _, file := range append([]string{"/program", "/arguments"}, more...) {
+		if err := copyFile(file, "/disk/run/"+strings.TrimPrefix(file[1:], "run-")); err != nil {
 			return err
 		}
 	}
