@@ -60,8 +60,17 @@ type hostPlane interface {
 // openDataPlane starts a data plane on all addresses.
 func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, error) {
 	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
+	// A nil pointer must not become an interface that is not nil.
 	if name == DataPlaneKernel {
-		return xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+		p, err := xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
 	}
-	return userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }

@@ -18,7 +18,7 @@ type link struct {
 }
 
 // openLink makes the interface anew, so that nothing of an earlier one stays.
-func openLink(name string, mtu int) (*link, error) {
+func openLink(name string, ifID uint32, mtu int) (*link, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
@@ -34,7 +34,7 @@ func openLink(name string, mtu int) (*link, error) {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
-	if err := h.LinkAdd(&netlink.Xfrmi{LinkAttrs: attrs, Ifid: interfaceID}); err != nil {
+	if err := h.LinkAdd(&netlink.Xfrmi{LinkAttrs: attrs, Ifid: ifID}); err != nil {
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			err = fmt.Errorf("%w: this kernel has no XFRM interfaces, or not the module xfrm_interface", err)
 		}

@@ -115,7 +115,7 @@ func New(c Config) (_ *Plane, err error) {
 	if err = p.kernel.flush(); err != nil {
 		return nil, fmt.Errorf("remove what an earlier process left: %w", err)
 	}
-	if p.link, err = openLink(c.Interface, c.MTU); err != nil {
+	if p.link, err = openLink(c.Interface, interfaceID, c.MTU); err != nil {
 		return nil, err
 	}
 	if p.sockets, err = openSockets(c.Listen); err != nil {

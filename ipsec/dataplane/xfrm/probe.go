@@ -12,6 +12,7 @@ import (
 
 const (
 	probeInterface = "swan-probe"
+	probeID        = interfaceID + 1 // that of an agent may be there
 	probeMTU       = 1400
 )
 
@@ -19,7 +20,7 @@ const (
 // interface, a socket and an SA of the default suite with extended sequence numbers,
 // and removes them again. Nothing is sent.
 func Probe() error {
-	l, err := openLink(probeInterface, probeMTU)
+	l, err := openLink(probeInterface, probeID, probeMTU)
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func probeState() error {
 		Suite: s, Key: key,
 	}}
 	p := &Plane{kernel: c}
-	if err := p.put(a, replay{}); err != nil {
+	if err := p.put(a, nil); err != nil {
 		return fmt.Errorf("an SA with AES-GCM: %w", err)
 	}
 	return c.deleteState(a.stateID())
