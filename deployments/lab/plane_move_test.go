@@ -196,9 +196,23 @@ func espSuite(t *testing.T, text string) suite.ESPSuite {
 	return s
 }
 
-func childSAs(t *testing.T, pair *planetest.Pair, text string) testChild {
+// childSAs describes one between the planes of a pair.
+func childSAs(t *testing.T, pair *planetest.Pair, proposal string) testChild {
 	t.Helper()
-	s := espSuite(t, text)
+	spi := func(p planetest.Side) uint32 {
+		n, err := p.Plane.AllocateSPI()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	return describeSAs(t, proposal, spi(pair.A), spi(pair.B))
+}
+
+// describeSAs describes one by the SPIs of its inbound SAs; its keys depend on them.
+func describeSAs(t *testing.T, proposal string, a, b uint32) testChild {
+	t.Helper()
+	s := espSuite(t, proposal)
 	only := func(prefix string) []ts.Selector { return []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(prefix))} }
 	netA, netB := only("10.91.1.0/24"), only("10.91.2.0/24")
 	sa := func(d dataplane.Direction, spi, peer uint32, key byte, local, remote netip.AddrPort, localTS, remoteTS []ts.Selector) dataplane.SA {
@@ -207,22 +221,16 @@ func childSAs(t *testing.T, pair *planetest.Pair, text string) testChild {
 			Local: local, Remote: remote, LocalTS: localTS, RemoteTS: remoteTS,
 		}
 	}
-	spi := func(p planetest.Side) uint32 {
-		n, err := p.Plane.AllocateSPI()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return n
-	}
-	a, b := spi(pair.A), spi(pair.B)
+	outerA, outerB := planeOuter(0), planeOuter(1)
+	toA, toB := byte(a), byte(b)
 	policy := func(local, remote []ts.Selector) dataplane.SetPolicy {
 		return dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "lab", Child: "net", LocalTS: local, RemoteTS: remote}}
 	}
 	return testChild{
-		inA:  sa(dataplane.Inbound, a, b, 1, pair.A.Outer, pair.B.Outer, netA, netB),
-		outA: sa(dataplane.Outbound, b, a, 2, pair.A.Outer, pair.B.Outer, netA, netB),
-		inB:  sa(dataplane.Inbound, b, a, 2, pair.B.Outer, pair.A.Outer, netB, netA),
-		outB: sa(dataplane.Outbound, a, b, 1, pair.B.Outer, pair.A.Outer, netB, netA),
+		inA:  sa(dataplane.Inbound, a, b, toA, outerA, outerB, netA, netB),
+		outA: sa(dataplane.Outbound, b, a, toB, outerA, outerB, netA, netB),
+		inB:  sa(dataplane.Inbound, b, a, toB, outerB, outerA, netB, netA),
+		outB: sa(dataplane.Outbound, a, b, toA, outerB, outerA, netB, netA),
 
 		policyA: policy(netA, netB), policyB: policy(netB, netA),
 	}

@@ -66,37 +66,17 @@ var (
 
 // planePair makes two hosts with a wire between them and a plane on each.
 func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error)) (*planetest.Pair, [2]*lab.Namespace) {
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	n := lab.New()
-	t.Cleanup(func() { n.Close() })
-	var hosts [2]*lab.Namespace
-	var ends [2]lab.End
-	outer := [2]netip.Prefix{netip.MustParsePrefix("192.0.2.1/24"), netip.MustParsePrefix("192.0.2.2/24")}
-	for i, name := range []string{"a", "b"} {
-		ns, err := n.Add(name)
-		must(err)
-		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{outer[i]}}
-	}
-	must(n.Link(ends[0], ends[1]))
-	must(hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24)))
+	t.Helper()
+	hosts := planeWire(t)
 	pair := &planetest.Pair{}
 	for i, side := range []*planetest.Side{&pair.A, &pair.B} {
 		plane, err := open[i](hosts[i])
-		must(err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		t.Cleanup(func() { plane.Close() })
-		for _, a := range planeHosts[i] {
-			must(hosts[i].Address("lo", netip.MustParsePrefix(a)))
-		}
-		for _, r := range planeRoutes {
-			must(hosts[i].RouteDevice(netip.MustParsePrefix(r), userspace.DefaultInterface))
-		}
-		side.Plane, side.Outer = plane, netip.AddrPortFrom(outer[i].Addr(), xfrm.DefaultPort)
-		side.Send, side.Received = hostTraffic(t, hosts[i])
+		side.Plane, side.Outer = plane, planeOuter(i)
+		side.Send, side.Received = behindPlane(t, hosts[i], i)
 		if plane.Name() == "userspace" {
 			side.Send = untilRead(hosts[i], side.Send)
 		}
@@ -109,6 +89,47 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 		})[0]
 	}
 	return pair, hosts
+}
+
+// planeOuter is the outer address of a host and its NAT traversal port.
+func planeOuter(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), xfrm.DefaultPort)
+}
+
+// planeWire makes two hosts with a wire between them.
+func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
+	t.Helper()
+	n := lab.New()
+	t.Cleanup(func() { n.Close() })
+	var ends [2]lab.End
+	for i, name := range []string{"a", "b"} {
+		ns, err := n.Add(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{netip.PrefixFrom(planeOuter(i).Addr(), 24)}}
+	}
+	if err := errors.Join(n.Link(ends[0], ends[1]), hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24))); err != nil {
+		t.Fatal(err)
+	}
+	return hosts
+}
+
+// behindPlane gives a host, on which a plane is open, its inner addresses and its
+// routes into the plane.
+func behindPlane(t *testing.T, host *lab.Namespace, i int) (func([]byte) error, <-chan []byte) {
+	t.Helper()
+	var err error
+	for _, a := range planeHosts[i] {
+		err = errors.Join(err, host.Address("lo", netip.MustParsePrefix(a)))
+	}
+	for _, r := range planeRoutes {
+		err = errors.Join(err, host.RouteDevice(netip.MustParsePrefix(r), userspace.DefaultInterface))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return hostTraffic(t, host)
 }
 
 // hostTraffic sends whole IP packets as programs of a host would, and receives the

@@ -43,7 +43,8 @@ type child struct {
 	slots     []slot     // what it wants of the kernel's SPD
 	outbound  []*association
 	inbound   []*association
-	moving    bool // its SAs are on the way to other addresses: nothing is sent
+	heir      *template // of an earlier process: carries the traffic until there is an outbound SA
+	moving    bool      // its SAs are on the way to other addresses: nothing is sent
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -87,7 +88,7 @@ func (p *Plane) apply(op dataplane.Op) error {
 		}
 	case dataplane.RemovePolicy:
 		if c := p.children[childKey{op.Tunnel, op.Child}]; c != nil {
-			c.spec, c.selectors = dataplane.Policy{}, nil
+			c.spec, c.selectors, c.heir = dataplane.Policy{}, nil, nil
 			err = p.program(c)
 			p.forget(c)
 		}
@@ -158,6 +159,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 		a.request = p.newRequest()
 	}
 	if err := p.put(a, nil); err != nil {
+		p.free(a)
 		p.forget(c)
 		return err
 	}
@@ -172,7 +174,17 @@ func (p *Plane) install(sa dataplane.SA) error {
 	if err := p.program(c); err != nil {
 		return errors.Join(err, p.drop(a))
 	}
+	if sa.Direction == dataplane.Outbound {
+		p.disinherit(c)
+	}
 	return nil
+}
+
+// free gives back what an outbound SA had for itself alone.
+func (p *Plane) free(a *association) {
+	if a.Direction == dataplane.Outbound {
+		delete(p.given, a.request)
+	}
 }
 
 // put makes the state of an SA, which goes on from what from says unless that is
@@ -301,9 +313,15 @@ func (a *association) limits() nl.XfrmLifetimeCfg {
 // seconds rounds up, as 0 is no limit.
 func seconds(d time.Duration) uint64 { return uint64((d + time.Second - 1) / time.Second) }
 
+// newRequest goes round, so that an ID does not come back soon.
 func (p *Plane) newRequest() uint32 {
-	p.requests = (p.requests + 1) & 0xffff
-	return requestTag | p.requests
+	for {
+		p.requests = (p.requests + 1) & requestMask
+		if id := requestTag | p.requests; p.requests != 0 && !p.given[id] {
+			p.given[id] = true
+			return id
+		}
+	}
 }
 
 func (p *Plane) child(key childKey) *child {
@@ -319,6 +337,7 @@ func (p *Plane) child(key childKey) *child {
 func (p *Plane) forget(c *child) {
 	if c.selectors == nil && len(c.outbound) == 0 && len(c.inbound) == 0 {
 		delete(p.children, c.childKey)
+		delete(p.given, c.request)
 	}
 }
 
@@ -342,6 +361,7 @@ func (p *Plane) drop(a *association) error {
 	c.inbound, c.outbound = slices.DeleteFunc(c.inbound, is), slices.DeleteFunc(c.outbound, is)
 	err := p.program(c)
 	clear(a.Key)
+	p.free(a)
 	if a.Direction == dataplane.Outbound {
 		p.retired = append(p.retired, retired{a.stateID(), time.Now()})
 	} else {
@@ -400,5 +420,6 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 		return nil
 	}
 	c.spec, c.selectors, c.mode = spec, selectors, spec.Mode
+	p.inherit(c)
 	return p.program(c)
 }

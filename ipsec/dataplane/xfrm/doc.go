@@ -7,9 +7,16 @@
 // process. Routes into the interface are the caller's, as with package userspace.
 //
 // What is ours in the kernel is known by its interface ID, and in transport mode,
-// which needs no interface, by its request IDs. New removes what an earlier
-// process left of these and nothing else: until it does, what was installed goes
-// on to protect.
+// which needs no interface, by its request IDs.
+//
+// # What an earlier process left
+//
+// A process that ends without Close, such as one that was killed, leaves interface,
+// policies and states, and they go on: what is protected stays so. Only what arrives
+// in UDP has to wait for the next process, as its socket is what the kernel takes ESP
+// from. That process takes all of it over. A child with the same selectors goes on
+// with the outbound SA that is there until it has its own; what nothing took the place
+// of is removed after Config.Adoption.
 //
 // # What the kernel does differently
 //

@@ -17,34 +17,42 @@ type link struct {
 	dev    netlink.Link
 }
 
-// openLink makes the interface anew, so that nothing of an earlier one stays.
-func openLink(name string, ifID uint32, mtu int) (*link, error) {
+// openLink makes the interface, or takes over that of an earlier process with the
+// routes into it, so that what they are for is not sent elsewhere in clear.
+func openLink(name string, ifID uint32, mtu int) (_ *link, err error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			h.Close()
+		}
+	}()
 	l := &link{name: name, handle: h}
-	if old, err := h.LinkByName(name); err == nil {
-		if old.Type() != "xfrm" {
-			return nil, errors.Join(fmt.Errorf("there is an interface %s that is not ours (%s): give another name", name, old.Type()), l.remove())
-		}
-		if err := h.LinkDel(old); err != nil {
-			return nil, errors.Join(fmt.Errorf("remove the interface %s of an earlier process: %w", name, err), l.remove())
-		}
-	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = name, mtu
-	if err := h.LinkAdd(&netlink.Xfrmi{LinkAttrs: attrs, Ifid: ifID}); err != nil {
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			err = fmt.Errorf("%w: this kernel has no XFRM interfaces, or not the module xfrm_interface", err)
-		}
-		return nil, errors.Join(fmt.Errorf("make interface %s: %w", name, err), l.remove())
+	err = h.LinkAdd(&netlink.Xfrmi{LinkAttrs: attrs, Ifid: ifID})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = fmt.Errorf("%w: this kernel has no XFRM interfaces, or not the module xfrm_interface", err)
 	}
-	if l.dev, err = h.LinkByName(name); err == nil {
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return nil, fmt.Errorf("make interface %s: %w", name, err)
+	}
+	if l.dev, err = h.LinkByName(name); err != nil {
+		return nil, fmt.Errorf("find interface %s: %w", name, err)
+	}
+	if x, ok := l.dev.(*netlink.Xfrmi); !ok || x.Ifid != ifID {
+		return nil, fmt.Errorf("there is an interface %s that is not ours (%s): give another name", name, l.dev.Type())
+	}
+	if l.dev.Attrs().MTU != mtu {
+		err = h.LinkSetMTU(l.dev, mtu)
+	}
+	if err == nil {
 		err = h.LinkSetUp(l.dev)
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start interface %s: %w", name, err), l.remove())
+		return nil, fmt.Errorf("start interface %s: %w", name, err)
 	}
 	return l, nil
 }
@@ -73,9 +81,6 @@ func (p *Plane) watchLink() {
 
 func (l *link) remove() error {
 	defer l.handle.Close()
-	if l.dev == nil {
-		return nil
-	}
 	if err := l.handle.LinkDel(l.dev); err != nil {
 		return fmt.Errorf("remove interface %s: %w", l.name, err)
 	}

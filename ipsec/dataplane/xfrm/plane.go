@@ -27,9 +27,11 @@ const (
 
 	// interfaceID marks what is ours in tunnel mode.
 	interfaceID = 0x5357414e
-	// requestTag is the upper half of all our request IDs: what is ours in
-	// transport mode.
-	requestTag = 0x5357 << 16
+	// requestTag is the upper octet of all our request IDs: what is ours in
+	// transport mode. requestMask is the rest.
+	requestTag, requestMask = 0x53 << 24, 1<<24 - 1
+	// DefaultAdoption is how long what an earlier process left goes on.
+	DefaultAdoption = 3 * time.Minute
 
 	eventBuffer = 1024
 )
@@ -44,6 +46,9 @@ type Config struct {
 	// Listen is where ESP in UDP and IKE arrive. The zero value and an
 	// unspecified address take both families; port 0 is DefaultPort.
 	Listen netip.AddrPort
+	// Adoption is how long the SAs of an earlier process that ended without Close
+	// go on if nothing takes their place; 0 for DefaultAdoption.
+	Adoption time.Duration
 	// Logger gets what an operator should know, never once for a packet. Nil
 	// discards.
 	Logger *slog.Logger
@@ -53,6 +58,7 @@ func (c Config) withDefaults() Config {
 	c.Interface = cmp.Or(c.Interface, DefaultInterface)
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.Listen = netip.AddrPortFrom(c.Listen.Addr(), cmp.Or(c.Listen.Port(), DefaultPort))
+	c.Adoption = cmp.Or(c.Adoption, DefaultAdoption)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -79,7 +85,9 @@ type Plane struct {
 	children map[childKey]*child
 	spd      map[slot]*entry
 	retired  []retired
-	requests uint32 // how many request IDs were given
+	requests uint32          // the last request ID that was given
+	given    map[uint32]bool // those in use
+	left     leftovers
 }
 
 type childKey struct{ tunnel, name string }
@@ -93,13 +101,15 @@ type saKey struct {
 
 var _ dataplane.Plane = (*Plane)(nil)
 
-// New makes the interface and the sockets, and removes what an earlier process left
-// in the kernel. Nothing passes the interface until policies and SAs are applied.
+// New makes the interface and the sockets. Nothing passes the interface until
+// policies and SAs are applied, but for what an earlier process left in the kernel,
+// which goes on: see Config.Adoption.
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
 		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
+		given: map[uint32]bool{},
 	}
 	defer func() {
 		if err != nil {
@@ -112,8 +122,8 @@ func New(c Config) (_ *Plane, err error) {
 	if p.removals, err = openRemovals(); err != nil {
 		return nil, err
 	}
-	if err = p.kernel.flush(); err != nil {
-		return nil, fmt.Errorf("remove what an earlier process left: %w", err)
+	if err = p.adopt(c.Adoption); err != nil {
+		return nil, fmt.Errorf("take over what an earlier process left: %w", err)
 	}
 	if p.link, err = openLink(c.Interface, interfaceID, c.MTU); err != nil {
 		return nil, err
@@ -161,7 +171,7 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 		var b [4]byte
 		rand.Read(b[:]) // cannot fail
 		spi := binary.BigEndian.Uint32(b[:])
-		if spi < minSPI || p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil {
+		if spi < minSPI || p.reserved[spi] || p.left.spis[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil {
 			continue
 		}
 		p.reserved[spi] = true
@@ -257,8 +267,7 @@ func (c *conn) flush() error {
 	policies, e := c.policies()
 	err = errors.Join(err, e)
 	for _, q := range policies {
-		bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority && q.selector.protocol == unix.IPPROTO_UDP
-		if q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request) {
+		if q.ours() {
 			err = errors.Join(err, c.deletePolicy(q))
 		}
 	}
@@ -266,7 +275,12 @@ func (c *conn) flush() error {
 }
 
 func ours(ifID, request uint32) bool {
-	return ifID == interfaceID || request&0xffff0000 == requestTag
+	return ifID == interfaceID || request&^requestMask == requestTag
+}
+
+func (q *policy) ours() bool {
+	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority && q.selector.protocol == unix.IPPROTO_UDP
+	return q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request)
 }
 
 // retired is an outbound state that nothing is sent on any more. Packets that chose
@@ -317,6 +331,9 @@ func (p *Plane) lookOnce() {
 	}
 	if err := p.deleteRetired(func(r retired) bool { return time.Since(r.since) > retireTime }); err != nil {
 		p.logger.Warn("cannot remove an SA from the kernel", "error", err)
+	}
+	if !p.left.until.IsZero() && time.Now().After(p.left.until) {
+		p.endAdoption()
 	}
 	for _, a := range p.sas {
 		if a.Direction != dataplane.Inbound || a.used {

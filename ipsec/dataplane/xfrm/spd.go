@@ -175,6 +175,10 @@ func (c *child) policies() (map[slot]policy, error) {
 			c.put(all, policy{direction: directionOut, selector: s, action: actionBlock}, 1)
 			continue
 		}
+		if c.heir != nil && len(c.outbound) == 0 {
+			c.put(all, policy{direction: directionOut, selector: s, template: *c.heir}, 0)
+			continue
+		}
 		at := nowhere[s.destination.Addr().Is4()]
 		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.request)}, 1)
 	}
@@ -212,10 +216,16 @@ func (c *child) put(all map[slot]policy, q policy, rank uint32) {
 		remote = q.selector.source
 	}
 	q.priority = c.spec.Priority<<9 | rank<<8 | uint32(0xff-prefixLen(remote))
-	if c.mode == dataplane.Tunnel {
-		q.ifID = interfaceID
-	}
+	q.ifID = c.interfaceID()
 	all[slot{q.direction, q.ifID, q.selector}] = q
+}
+
+// interfaceID is that of its policies: transport mode has no interface.
+func (c *child) interfaceID() uint32 {
+	if c.mode == dataplane.Transport {
+		return 0
+	}
+	return interfaceID
 }
 
 func (c *child) template(source, destination netip.Addr, request uint32) template {
