@@ -74,8 +74,12 @@ func (a *agent) open() error {
 	if a.host, err = hostnet.Open(a.cfg.Logger); err != nil {
 		return err
 	}
-	if err := a.host.Flush(a.cfg.Interface); err != nil {
-		return fmt.Errorf("remove routes of an earlier run: %w", err)
+	// The interface in the kernel outlives an agent that was killed, and what is
+	// routed into it stays protected: those routes go when others take their place.
+	if name != DataPlaneKernel {
+		if err := a.host.Flush(a.cfg.Interface); err != nil {
+			return fmt.Errorf("remove routes of an earlier run: %w", err)
+		}
 	}
 	if a.uplinks, err = a.host.NewUplinks(a.cfg.Uplinks, a.cfg.Interface, DefaultNATPort); err != nil {
 		return err

@@ -65,7 +65,9 @@ func testEdgesOnKernel(t *testing.T) {
 
 	p.agents[1].Kill()
 	<-p.agents[1].Done()
+	p.routedIntoTunnel(1, "while it is dead")
 	p.start(1)
+	p.routedIntoTunnel(1, "when it begins again")
 	p.check("after one end was killed")
 
 	if err := p.agents[0].Stop(10 * time.Second); err != nil {
@@ -76,6 +78,16 @@ func testEdgesOnKernel(t *testing.T) {
 		if out, err := p.edges[0].Run(p.ctx, command...); err != nil || strings.TrimSpace(out) != "" {
 			t.Errorf("%s after the stop: %q, %v", what, out, err)
 		}
+	}
+}
+
+// routedIntoTunnel wants that an edge sends what is for the LAN of the other into the
+// tunnel's interface, and not out in clear.
+func (p *edgePair) routedIntoTunnel(i int, when string) {
+	p.t.Helper()
+	lan := [2]string{"10.1.0.1", "10.2.0.1"}[1-i]
+	if out, err := p.edges[i].Run(p.ctx, "ip", "route", "get", lan); err != nil || !strings.Contains(out, "dev swan0") {
+		p.t.Errorf("%s, edge %d has the route %q (%v) to %s", when, i, out, err, lan)
 	}
 }
 
