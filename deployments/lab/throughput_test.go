@@ -1,37 +1,12 @@
 package lab_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
-	"testing"
 	"time"
 
 	"github.com/swanherd/swanherd/deployments/lab"
 )
-
-// BenchmarkTunnel measures TCP through a tunnel between two gateways, each with
-// a host behind it: our userspace ESP, and strongSwan's in the same run. Rounds
-// alternate, since machines drift; the ratio of the medians is what counts.
-func BenchmarkTunnel(b *testing.B) {
-	lab.Require(b, append(slices.Clone(lab.CharonPrograms), "iperf3")...)
-	agent := buildAgent(b)
-	ours, theirs := newPair(b, 3*time.Minute), newPair(b, 3*time.Minute)
-	ours.runAgents(agent)
-	theirs.runCharons()
-	ours.awaitPing("our tunnel")
-	theirs.awaitPing("strongSwan's tunnel")
-	var our, their []float64
-	for b.Loop() {
-		our = append(our, ours.iperf())
-		their = append(their, theirs.iperf())
-	}
-	b.ReportMetric(median(our), "Gbit/s")
-	b.ReportMetric(median(their), "strongswan-Gbit/s")
-	b.ReportMetric(median(our)/median(their), "times-strongswan")
-	b.ReportMetric(0, "ns/op") // the time is that of the measurement itself
-}
 
 func median(v []float64) float64 {
 	slices.Sort(v)
@@ -39,7 +14,7 @@ func median(v []float64) float64 {
 }
 
 // runAgents runs our agent on both gateways, from intent files.
-func (x *pair) runAgents(agent string) {
+func (x *pair) runAgents(agent string) (running []*lab.Program) {
 	x.t.Helper()
 	x.write("psk", psk)
 	for _, side := range []struct {
@@ -62,11 +37,13 @@ tunnels:
 		p, err := side.host.Start(nil, nil, agent, "run", "--intent", intent, "--state-dir", x.sub("state-"+side.own))
 		x.must(err)
 		x.t.Cleanup(func() { p.Stop(5 * time.Second) })
+		running = append(running, p)
 	}
+	return running
 }
 
 // runCharons runs strongSwan on both gateways with the same algorithms.
-func (x *pair) runCharons() {
+func (x *pair) runCharons() (running []*lab.Program) {
 	x.t.Helper()
 	for _, side := range []struct {
 		host                *lab.Namespace
@@ -105,37 +82,12 @@ secrets {
 `, side.own, side.peer, side.from, side.to, psk))
 		x.must(err)
 		x.t.Cleanup(func() { charon.Stop(5 * time.Second) })
+		running = append(running, charon.Program)
 		if side.own == "192.0.2.1" {
 			if out, err := charon.Swanctl(x.ctx, "--initiate", "--child", "net", "--timeout", "10"); err != nil {
 				x.t.Fatalf("initiate: %v\n%s", err, out)
 			}
 		}
 	}
-}
-
-// iperf runs one TCP stream from host to host for three seconds and returns
-// what arrived, in Gbit/s.
-func (x *pair) iperf() float64 {
-	x.t.Helper()
-	server, err := x.theirsLAN.Start(nil, nil, "iperf3", "--server", "--one-off", "--bind", x.theirsHost.String(), "--forceflush")
-	x.must(err)
-	defer server.Kill()
-	for !strings.Contains(server.Output(), "listening") {
-		select {
-		case <-x.ctx.Done():
-			x.t.Fatal("iperf3 does not listen: " + server.Output())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-	out, err := x.oursLAN.Run(x.ctx, "iperf3", "--client", x.theirsHost.String(), "--time", "3", "--omit", "1", "--json")
-	x.must(err)
-	var result struct {
-		End struct {
-			SumReceived struct {
-				BitsPerSecond float64 `json:"bits_per_second"`
-			} `json:"sum_received"`
-		} `json:"end"`
-	}
-	x.must(json.Unmarshal([]byte(out), &result))
-	return result.End.SumReceived.BitsPerSecond / 1e9
+	return running
 }
