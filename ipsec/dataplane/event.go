@@ -74,6 +74,9 @@ type Counters struct {
 	// Packets and Bytes count what was protected and sent, or received and
 	// accepted; bytes are those of the inner packets.
 	Packets, Bytes uint64
+	// Dummies counts dummy packets sent or received (RFC 4303, Section 2.6).
+	// They are not in Packets, but use up limits like others.
+	Dummies uint64
 	// ReplayDrops counts inbound packets that the replay window refused
 	// (RFC 4303, Section 3.4.3), AuthFailures those whose integrity check
 	// failed, SelectorDrops those whose inner packet does not fit the SA's

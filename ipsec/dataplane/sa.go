@@ -48,6 +48,9 @@ type SA struct {
 	// Outer says how the outer header is made. It is of outbound SAs in tunnel
 	// mode alone.
 	Outer Outer
+
+	// TFC hides lengths and silence. It is of outbound SAs in tunnel mode alone.
+	TFC TFC
 }
 
 // Limits bound the use of an SA (RFC 4301, Section 4.4.2.1); 0 is no limit. At the

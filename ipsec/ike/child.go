@@ -41,6 +41,7 @@ type childSA struct {
 	inbound, outbound uint32 // SPIs
 	suite             suite.ESPSuite
 	mode              dataplane.Mode
+	noTFC             bool // as in childSpec
 	localTS, remoteTS []ts.Selector
 	at                route  // where the data plane has it, zero if that is not known
 	outboundKey       []byte // until promoted
@@ -107,6 +108,7 @@ type childSpec struct {
 	inbound, outbound uint32
 	suite             suite.ESPSuite
 	mode              dataplane.Mode
+	noTFC             bool // the peer takes no padding against traffic analysis
 	localTS, remoteTS []ts.Selector
 	initiator         bool // of the exchange
 	lowestNonce       []byte
@@ -125,7 +127,7 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 	}
 	c := &childSA{
 		t: t, ike: sa, name: spec.cfg.Name, inbound: spec.inbound, outbound: spec.outbound,
-		suite: spec.suite, mode: spec.mode, localTS: spec.localTS, remoteTS: spec.remoteTS,
+		suite: spec.suite, mode: spec.mode, noTFC: spec.noTFC, localTS: spec.localTS, remoteTS: spec.remoteTS,
 		outboundKey: out, initiator: spec.initiator, lowestNonce: spec.lowestNonce, replaces: spec.replaces,
 		madeOn: sa, ready: spec.initiator,
 	}
@@ -185,8 +187,25 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 	if cfg := c.t.cfg.child(c.name); cfg != nil {
 		sa.ReplayWindow = cfg.ReplayWindow
 		sa.Limits = c.t.limits(cfg)
+		if d == dataplane.Outbound && c.mode == dataplane.Tunnel {
+			c.appearance(&sa, cfg)
+		}
 	}
 	return sa
+}
+
+// appearance has the packets of sa look as configured. Nothing is hidden from who
+// looks at AH, nor with padding that the peer does not take (RFC 7296, Section 1.3.1);
+// dummy packets every receiver must (RFC 4303, Section 2.6).
+func (c *childSA) appearance(sa *dataplane.SA, cfg *ChildConfig) {
+	sa.Outer = cfg.Outer
+	if c.suite.AH {
+		return
+	}
+	sa.TFC = cfg.TFC
+	if c.noTFC {
+		sa.TFC.PadTo = 0
+	}
 }
 
 // limits are those of volume; a tenth more is allowed while the SA is being

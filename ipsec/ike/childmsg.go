@@ -88,7 +88,7 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 		}
 		return spec, modeMismatch(cfg.Mode, theirs, fmt.Sprintf("peer answers with another mode than %s", cfg.Mode))
 	}
-	spec.mode = cfg.Mode
+	spec.mode, spec.noTFC = cfg.Mode, refusesTFC(m)
 	return spec, nil
 }
 
@@ -192,8 +192,13 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		return best, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: errTransportRefused}
 	}
 	best.mode = best.cfg.Mode // a request for transport mode may be declined
+	best.noTFC = refusesTFC(m)
 	return best, nil
 }
+
+// refusesTFC reports whether the peer takes no TFC padding on the Child SA that m
+// makes. This host does (RFC 7296, Section 1.3.1).
+func refusesTFC(m *message) bool { return m.notify(wire.NotifyESPTFCPaddingNotSupported) != nil }
 
 var errTransportRefused = modeMismatch(dataplane.Transport, dataplane.Tunnel, "peer does not ask for transport mode, which is configured")
 

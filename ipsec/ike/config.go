@@ -170,7 +170,11 @@ type ChildConfig struct {
 	Priority uint32
 	// ReplayWindow is in packets, 0 for the data plane's default.
 	ReplayWindow int
-	Start        StartAction
+	// Outer and TFC say how packets look from outside, in tunnel mode. TFC is not
+	// used towards a peer that cannot take it.
+	Outer dataplane.Outer
+	TFC   dataplane.TFC
+	Start StartAction
 
 	// RekeyTime replaces Timing.RekeyChild if not zero. RekeyBytes and
 	// RekeyPackets rekey by volume; 0 means no limit.
@@ -367,6 +371,9 @@ func (c Config) validate() error {
 		case len(ch.LocalTS) == 0 || len(ch.RemoteTS) == 0:
 			return fmt.Errorf("tunnel %s: child %s needs local and remote traffic selectors", c.Name, ch.Name)
 		}
+		if err := ch.validateAppearance(); err != nil {
+			return fmt.Errorf("tunnel %s: child %s: %w", c.Name, ch.Name, err)
+		}
 		names[ch.Name] = true
 		for i, p := range ch.Proposals {
 			if err := p.Validate(); err != nil {
@@ -378,6 +385,13 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+func (c *ChildConfig) validateAppearance() error {
+	if c.Mode == dataplane.Transport && (c.Outer != dataplane.Outer{} || c.TFC != dataplane.TFC{}) {
+		return errors.New("transport mode has no outer header and hides no traffic: leave Outer and TFC out, or use tunnel mode")
+	}
+	return errors.Join(c.Outer.Validate(), c.TFC.Validate())
 }
 
 // validateParties checks who the ends are and what they may agree on.

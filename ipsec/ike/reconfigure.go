@@ -58,7 +58,8 @@ func (t *Tunnel) reconfigureChildren(old, fresh []ChildConfig) {
 // samePolicy reports whether SAs of one configuration serve the other as well.
 func samePolicy(a, b ChildConfig) bool {
 	return slices.Equal(a.LocalTS, b.LocalTS) && slices.Equal(a.RemoteTS, b.RemoteTS) &&
-		a.Mode == b.Mode && a.ReplayWindow == b.ReplayWindow && a.Priority == b.Priority
+		a.Mode == b.Mode && a.ReplayWindow == b.ReplayWindow && a.Priority == b.Priority &&
+		a.Outer == b.Outer && a.TFC == b.TFC
 }
 
 // endChildren deletes the Child SAs of a name that is no longer configured.

@@ -89,12 +89,29 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	if err != nil {
 		return err
 	}
-	sa := &outboundSA{esp: out, outer: compileOuter(c.Outer)}
+	sa := &outboundSA{esp: out, outer: compileOuter(c.Outer), hidden: hidden{TFC: c.TFC}}
 	sa.init(c, e)
 	p.sas[key] = &sa.association
 	ch := p.child(childKey{c.Tunnel, c.Child})
 	ch.outbound = append(ch.outbound, sa)
 	ch.choose()
+	if c.TFC.Fill != 0 {
+		p.setFilled(append(slices.Clone(p.filledSAs()), sa))
+	}
+	return nil
+}
+
+// setFilled publishes which SAs send dummy packets, and wakes the transmitter, which
+// may wait for a packet.
+func (p *Plane) setFilled(list []*outboundSA) {
+	p.filled.Store(&list)
+	p.device.wake()
+}
+
+func (p *Plane) filledSAs() []*outboundSA {
+	if list := p.filled.Load(); list != nil {
+		return *list
+	}
 	return nil
 }
 
@@ -109,7 +126,7 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 	case c.Limits.SoftTime != 0 || c.Limits.HardTime != 0:
 		return errors.New("userspace keeps no limits in time: leave them to IKE")
 	}
-	if err := c.Outer.Validate(); err != nil {
+	if err := errors.Join(c.Outer.Validate(), c.TFC.ValidateFor(c)); err != nil {
 		return err
 	}
 	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP); err != nil {
@@ -172,6 +189,9 @@ func (p *Plane) removeSA(op dataplane.RemoveSA) {
 	if op.Direction == dataplane.Inbound {
 		p.inbound.remove(op.SPI)
 		return
+	}
+	if sa.config.TFC.Fill != 0 {
+		p.setFilled(slices.DeleteFunc(slices.Clone(p.filledSAs()), func(o *outboundSA) bool { return &o.association == sa }))
 	}
 	c := p.child(childKey{sa.config.Tunnel, sa.config.Child})
 	c.outbound = slices.DeleteFunc(c.outbound, func(o *outboundSA) bool { return &o.association == sa })

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,10 @@ func openDevice(name string, mtu, queueLength int) (*device, error) {
 	}
 	return d, nil
 }
+
+// wake makes who waits for a packet look about. It is not to be called once the
+// device closes.
+func (d *device) wake() { _ = d.file.SetReadDeadline(time.Unix(1, 0)) } // fails only on what cannot wait
 
 func (d *device) configure(mtu, queueLength int) error {
 	request, err := unix.NewIfreq(d.name)

@@ -22,6 +22,11 @@ type remotePeer struct {
 // addPeer gives p a tunnel to a new peer that has 10.1.n.0/24.
 func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 	t.Helper()
+	return p.addPeerWith(t, n, dataplane.TFC{}, dataplane.Limits{})
+}
+
+func (p *Plane) addPeerWith(t *testing.T, n int, tfc dataplane.TFC, limits dataplane.Limits) *remotePeer {
+	t.Helper()
 	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"))
 	if err != nil {
 		t.Fatal(err)
@@ -33,6 +38,7 @@ func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 	sa := dataplane.SA{
 		SPI: uint32(1000 + n), Direction: dataplane.Outbound, Tunnel: name, Child: "c", Suite: gcm128,
 		Key: make([]byte, gcm128.KeyLen()), Local: p.socket.local, Remote: s.local, LocalTS: local, RemoteTS: remote,
+		TFC: tfc, Limits: limits,
 	}
 	sa.Key[0] = byte(n)
 	for _, err := range p.Apply([]dataplane.Op{

@@ -84,6 +84,7 @@ type Plane struct {
 	keepMSS bool
 	inbound *spiTable
 	spd     atomic.Pointer[spdNode]
+	filled  atomic.Pointer[[]*outboundSA] // that send dummy packets
 	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
 	streams atomic.Pointer[dataplane.StreamSend]
 	stop    atomic.Bool
@@ -252,6 +253,7 @@ func (p *Plane) Close() error {
 	clear(p.sas)
 	clear(p.children)
 	clear(p.reserved)
+	p.filled.Store(nil)
 	p.mu.Unlock()
 
 	// Wake both goroutines, and take the descriptors away only after they

@@ -289,6 +289,7 @@ func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
 	case esp.NextHeaderIPv4, esp.NextHeaderIPv6:
 	case esp.NextHeaderNone:
 		r.plane.stats.dummy.Add(1)
+		sa.dummies.Add(1)
 		return
 	default:
 		r.plane.stats.malformed.Add(1)

@@ -23,12 +23,13 @@ type association struct {
 	selectors   selectors
 	endpoint    atomic.Pointer[endpoint]
 
-	packets, bytes, missing                  atomic.Uint64
+	packets, bytes, missing, dummies         atomic.Uint64
 	replayDrops, authFailures, selectorDrops atomic.Uint64
 	lastUsed                                 atomic.Int64 // nanoseconds of Unix time
 
-	// Of the moving goroutine alone.
-	spent         usage
+	// Of the moving goroutine alone. Spent is all that was encrypted, unseen
+	// what of it was no inner packet: padding and dummy packets.
+	spent, unseen usage
 	soft, hard    usage // the limits; none is the greatest number
 	expired       bool
 	softRaised    time.Time
@@ -67,7 +68,7 @@ func (a *association) init(c dataplane.SA, e *endpoint) {
 // same reports whether c describes this SA. Addresses may differ, they move.
 func (a *association) same(c *dataplane.SA) bool {
 	s := selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
-	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Outer == c.Outer &&
+	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Outer == c.Outer && a.config.TFC == c.TFC &&
 		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.selectors.equal(&s)
 }
 
@@ -80,7 +81,7 @@ func (a *association) counters() dataplane.Counters {
 		Tunnel: a.config.Tunnel, Child: a.config.Child, SPI: a.spi, Direction: a.config.Direction,
 		Packets: a.packets.Load(), Bytes: a.bytes.Load(),
 		ReplayDrops: a.replayDrops.Load(), AuthFailures: a.authFailures.Load(), SelectorDrops: a.selectorDrops.Load(),
-		Missing: a.missing.Load(),
+		Missing: a.missing.Load(), Dummies: a.dummies.Load(),
 	}
 	if at := a.lastUsed.Load(); at != 0 {
 		c.LastUsed = time.Unix(0, at)
@@ -97,8 +98,9 @@ type inboundSA struct {
 // outboundSA sends. Its esp half belongs to the transmitter.
 type outboundSA struct {
 	association
-	esp   *esp.Outbound
-	outer outerRule
+	esp    *esp.Outbound
+	outer  outerRule
+	hidden hidden
 	// narrow says that the SA does not carry all that its policy matches.
 	narrow atomic.Bool
 }
@@ -136,11 +138,12 @@ func (a *association) count(n int) bool {
 
 // publish makes what was counted visible.
 func (a *association) publish(now time.Time) {
-	if a.packets.Load() == a.spent.packets {
+	packets := a.spent.packets - a.unseen.packets
+	if a.packets.Load() == packets {
 		return
 	}
-	a.packets.Store(a.spent.packets)
-	a.bytes.Store(a.spent.bytes)
+	a.packets.Store(packets)
+	a.bytes.Store(a.spent.bytes - a.unseen.bytes)
 	a.lastUsed.Store(now.UnixNano())
 }
 

@@ -43,6 +43,7 @@ type tunnel struct {
 	a, b       *gateway
 	suite      suite.ESPSuite
 	outer      dataplane.Outer
+	tfc        dataplane.TFC
 	generation byte
 	sas        []dataplane.SA // the present ones: in and out of a, then of b
 	old        []dataplane.SA // those before, still installed
@@ -126,10 +127,14 @@ func (x *tunnel) rekey() {
 	}
 	keyA, keyB := bytes.Repeat([]byte{x.generation}, x.suite.KeyLen()), bytes.Repeat([]byte{^x.generation}, x.suite.KeyLen())
 	sa := func(d dataplane.Direction, spi uint32, key []byte, here, there *gateway) dataplane.SA {
-		return dataplane.SA{
+		made := dataplane.SA{
 			SPI: spi, Direction: d, Tunnel: "t", Child: "c", Local: here.outer, Remote: there.outer,
 			Suite: x.suite, Key: key, LocalTS: here.local, RemoteTS: there.local, Outer: x.outer,
 		}
+		if d == dataplane.Outbound {
+			made.TFC = x.tfc
+		}
+		return made
 	}
 	x.sas = []dataplane.SA{
 		sa(dataplane.Inbound, spiA, keyA, x.a, x.b), sa(dataplane.Outbound, spiB, keyB, x.a, x.b),

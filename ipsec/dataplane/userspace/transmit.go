@@ -3,6 +3,7 @@ package userspace
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 	"unsafe"
 
@@ -56,6 +57,9 @@ type transmitter struct {
 	now       time.Time // when the batch at hand began
 	control   control
 	mtu       interfaceMTU
+	padding   int    // to how many octets the packets at hand are padded, 0 for not
+	padded    []byte // of one packet, nil until it is needed
+	timed     bool   // a deadline may be set
 
 	buf     []byte
 	n       int // of the last read
@@ -88,7 +92,7 @@ func (t *transmitter) run() {
 		t.read()
 		if t.errno == unix.EAGAIN {
 			t.flushAll()
-			if err := t.device.conn.Read(t.tryRead); err != nil {
+			if err := t.park(); err != nil {
 				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.device.name, err))
 				return
 			}
@@ -105,6 +109,33 @@ func (t *transmitter) run() {
 	}
 }
 
+// park waits for a packet, or until dummy packets are to be sent. On return there may
+// be none.
+func (t *transmitter) park() error {
+	list := t.plane.filled.Load()
+	if list != nil || t.timed {
+		var next time.Time
+		if list != nil {
+			t.now = time.Now()
+			next = t.dummies(*list, t.now)
+			t.flushGroups()
+		}
+		if err := t.device.file.SetReadDeadline(next); err != nil {
+			return err
+		}
+		// Close and Apply set a deadline too, after what is looked at here.
+		if t.timed = !next.IsZero(); t.plane.stop.Load() || t.plane.filled.Load() != list {
+			return nil
+		}
+	}
+	err := t.device.conn.Read(t.tryRead)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.timed = true // to set another, or none
+		return nil
+	}
+	return err
+}
+
 // take handles what one read brought. The first of a batch says what time it is
 // for all.
 func (t *transmitter) take(b []byte) {
@@ -114,6 +145,9 @@ func (t *transmitter) take(b []byte) {
 	t.process(b)
 	if t.reads++; t.reads >= readsBeforeFlush {
 		t.flushAll()
+		if list := t.plane.filled.Load(); list != nil { // the interface may never be empty
+			t.dummies(*list, t.now)
+		}
 	}
 }
 
@@ -142,6 +176,7 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.tooBig.Add(1)
 		return
 	}
+	t.padding = t.padTo(sa, limit)
 	outer, next := sa.outer.header(e, packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
 	if t.inner.v6 {
 		next = esp.NextHeaderIPv6
@@ -207,13 +242,23 @@ func (t *transmitter) looped(e *endpoint) bool {
 		f.dst == e.address && f.dstPort == e.remote.Port()
 }
 
-// seal adds the ESP packet for one inner packet to a group. Behind packet there
-// are at least esp.TrailerRoom octets of the read buffer.
+// seal adds the ESP packet for one inner packet to a group, padded if it is to be.
+// Behind packet there are at least esp.TrailerRoom octets of the read buffer.
 func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
+	n := t.padding - len(packet)
+	if n <= 0 {
+		t.sealPadded(sa, outer, next, packet)
+	} else if t.sealPadded(sa, outer, next, t.pad(packet, t.padding)) {
+		sa.unseen.bytes += uint64(n)
+	}
+}
+
+// sealPadded reports whether the packet was sealed.
+func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, packet []byte) bool {
 	if sa.expired {
 		t.plane.stats.expired.Add(1)
 		sa.expire(t.plane, t.now)
-		return
+		return false
 	}
 	g := t.group(sa, outer, sa.esp.SealedLen(len(packet)))
 	buf, err := sa.esp.Seal(g.buf, packet, next)
@@ -226,13 +271,14 @@ func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet
 		if g.count == 0 {
 			g.sa = nil
 		}
-		return
+		return false
 	}
 	g.buf = buf
 	g.count++
 	if sa.count(len(packet)) {
 		sa.expire(t.plane, t.now)
 	}
+	return true
 }
 
 // group returns the group that takes a packet of n sealed octets next, made
@@ -280,18 +326,23 @@ func (t *transmitter) flushAll() {
 		return
 	}
 	t.reads = 0
+	t.flushGroups()
+	t.plane.transmitLatency.Observe(time.Since(t.now))
+}
+
+func (t *transmitter) flushGroups() {
 	for i := range t.groups {
 		if t.groups[i].count > 0 {
 			t.flush(&t.groups[i])
 		}
 	}
-	t.plane.transmitLatency.Observe(time.Since(t.now))
 }
 
 // flush sends a group and empties it.
 func (t *transmitter) flush(g *group) {
 	e := g.sa.endpoint.Load()
 	g.sa.publish(t.now)
+	g.sa.hidden.sent = t.now
 	if e.tcp {
 		t.sendStream(e, g)
 	} else if errno := t.send(e, g); errno != 0 {

@@ -1,0 +1,101 @@
+package userspace
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+// leastDummy and mostDummy bound dummy packets of random length, in octets.
+const (
+	leastDummy = 40
+	mostDummy  = 1400
+)
+
+// dummyPause is the least time between two looks at which SAs are silent.
+const dummyPause = time.Millisecond
+
+// hidden is the state of an SA whose traffic is hidden (RFC 4303, Sections 2.6 and
+// 2.7). It belongs to the transmitter, but for the configuration.
+type hidden struct {
+	dataplane.TFC
+	sent time.Time // when the last packet was
+}
+
+// padTo returns to how many octets the packets of sa are padded, 0 for not at all.
+// limit is that of the endpoint.
+func (t *transmitter) padTo(sa *outboundSA, limit int) int {
+	n := sa.hidden.PadTo
+	if n == 0 {
+		return 0
+	}
+	fits := t.fits(sa, limit)
+	if n == dataplane.PadToPath {
+		return fits
+	}
+	return min(n, fits)
+}
+
+// fits returns how long an inner packet may be, in octets.
+func (t *transmitter) fits(sa *outboundSA, limit int) int {
+	if limit != 0 {
+		return sa.esp.MaxPayload(limit)
+	}
+	return t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
+}
+
+// pad returns packet with zeros behind it up to n octets, in a buffer that is valid
+// until the next call: behind the packet itself is the next segment.
+func (t *transmitter) pad(packet []byte, n int) []byte {
+	if t.padded == nil {
+		t.padded = make([]byte, maxPacket+esp.TrailerRoom)
+	}
+	b := t.padded[:n]
+	clear(b[copy(b, packet):])
+	return b
+}
+
+// dummies sends what SAs have to send that were silent, and returns when it is to be
+// called again, the zero time for never.
+func (t *transmitter) dummies(list []*outboundSA, now time.Time) (next time.Time) {
+	for _, sa := range list {
+		due := sa.hidden.sent.Add(sa.hidden.Fill)
+		if !now.Before(due) {
+			t.dummy(sa, now)
+			due = now.Add(sa.hidden.Fill)
+		}
+		if next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	if soon := now.Add(dummyPause); !next.IsZero() && next.Before(soon) {
+		return soon
+	}
+	return next
+}
+
+// dummy sends one dummy packet.
+func (t *transmitter) dummy(sa *outboundSA, now time.Time) {
+	sa.hidden.sent = now
+	if sa.expired {
+		return
+	}
+	e := sa.endpoint.Load()
+	limit := e.limit(&t.socket.transmitProbes, now)
+	n := t.padTo(sa, limit)
+	if n == 0 {
+		most := min(t.fits(sa, limit), mostDummy)
+		n = leastDummy + rand.IntN(max(1, most-leastDummy+1))
+	}
+	if t.sealPadded(sa, sa.outer.dummy(), esp.NextHeaderNone, t.pad(nil, n)) {
+		sa.unseen.packets++
+		sa.unseen.bytes += uint64(n)
+		sa.dummies.Add(1)
+	}
+}
+
+// dummy is the outer header of a dummy packet: that of a packet without a class
+// whose length does not matter.
+func (r *outerRule) dummy() outerHeader { return outerHeader{class: r.set} }
