@@ -19,6 +19,9 @@ var ErrNoSA = errors.New("policy without an outbound SA: packet dropped")
 // ErrNoPolicy is returned by Send for a packet that no policy matches.
 var ErrNoPolicy = errors.New("no policy matches: packet dropped")
 
+// ErrDiscarded is returned by Send for a packet that a policy discards.
+var ErrDiscarded = errors.New("a policy discards the packet")
+
 // Packets returns the inner packets that inbound SAs accepted.
 func (p *Plane) Packets() <-chan []byte { return p.packets }
 
@@ -48,6 +51,9 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	pol := p.match(t)
 	if pol == nil {
 		return Datagram{}, ErrNoPolicy
+	}
+	if pol.Action == dataplane.Discard {
+		return Datagram{}, ErrDiscarded
 	}
 	a := p.newest(pol.Tunnel, pol.Child)
 	if a == nil {
@@ -112,7 +118,7 @@ func (a *association) count(octets int) {
 
 // spent reports whether the SA is at a hard limit.
 func (a *association) spent() bool {
-	return a.Limits.HardPackets > 0 && a.counters.Packets >= a.Limits.HardPackets ||
+	return a.over || a.Limits.HardPackets > 0 && a.counters.Packets >= a.Limits.HardPackets ||
 		a.Limits.HardBytes > 0 && a.counters.Bytes >= a.Limits.HardBytes
 }
 

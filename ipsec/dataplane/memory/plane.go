@@ -54,6 +54,7 @@ type association struct {
 	highest     uint64
 	soft        bool // SoftExpire was raised
 	hard        bool
+	over        bool // its time is over
 	mappingTold time.Time
 }
 
@@ -216,6 +217,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 	a := &association{SA: sa, window: make(map[uint64]bool), counters: dataplane.Counters{
 		Tunnel: sa.Tunnel, Child: sa.Child, SPI: sa.SPI, Direction: sa.Direction,
 	}}
+	p.keepTime(a)
 	if sa.Direction == dataplane.Inbound {
 		delete(p.reserved, sa.SPI)
 		p.inbound[sa.SPI] = a
@@ -223,6 +225,30 @@ func (p *Plane) install(sa dataplane.SA) error {
 	}
 	p.outbound = append(p.outbound, a)
 	return nil
+}
+
+// keepTime raises the events of an SA's limits in time, if it is still there then.
+func (p *Plane) keepTime(a *association) {
+	after := func(d time.Duration, then func()) {
+		if d <= 0 {
+			return
+		}
+		time.AfterFunc(d, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if p.find(a.Direction, a.Tunnel, a.SPI) == a {
+				then()
+			}
+		})
+	}
+	event := func(kind dataplane.EventKind) {
+		p.raise(dataplane.Event{Kind: kind, Tunnel: a.Tunnel, Child: a.Child, SPI: a.SPI, Direction: a.Direction})
+	}
+	after(a.Limits.SoftTime, func() { event(dataplane.SoftExpire) })
+	after(a.Limits.HardTime, func() {
+		a.over, a.hard = true, true
+		event(dataplane.HardExpire)
+	})
 }
 
 func validate(sa dataplane.SA) error {
@@ -276,8 +302,8 @@ func (p *Plane) setPolicy(pol dataplane.Policy) error {
 	if len(pol.LocalTS) == 0 || len(pol.RemoteTS) == 0 {
 		return fmt.Errorf("set policy of %s/%s: no traffic selectors", pol.Tunnel, pol.Child)
 	}
-	if pol.Action != dataplane.Protect {
-		return fmt.Errorf("set policy of %s/%s: memory has no policies that %s", pol.Tunnel, pol.Child, pol.Action)
+	if pol.Action == dataplane.Bypass {
+		return fmt.Errorf("set policy of %s/%s: nothing passes a plane in memory in clear", pol.Tunnel, pol.Child)
 	}
 	pol.LocalTS, pol.RemoteTS = slices.Clone(pol.LocalTS), slices.Clone(pol.RemoteTS)
 	for _, q := range p.policies {

@@ -272,6 +272,42 @@ func testLimits(t *testing.T, h *harness) {
 	h.passes(h.A, h.B, h.toB())
 }
 
+func testTimeLimits(t *testing.T, h *harness) {
+	s := h.newSAs(1)
+	s.outA.Limits = dataplane.Limits{SoftTime: time.Second, HardTime: 2 * time.Second}
+	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB})
+	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.outA})
+	h.passes(h.A, h.B, h.toB())
+	for _, kind := range []dataplane.EventKind{dataplane.SoftExpire, dataplane.HardExpire} {
+		ev := h.event(h.A, kind)
+		if ev.SPI != s.outA.SPI || ev.Direction != dataplane.Outbound || ev.Tunnel != tunnel || ev.Child != child {
+			t.Errorf("%s names %+v", kind, ev)
+		}
+	}
+	_ = h.A.Send(h.toB()) // must not arrive
+	next := h.newSAs(2)
+	h.apply(h.B, dataplane.InstallSA{SA: next.inB})
+	h.apply(h.A, remove(s.outA), dataplane.InstallSA{SA: next.outA})
+	h.passes(h.A, h.B, h.toB())
+}
+
+func testDiscard(t *testing.T, h *harness) {
+	h.up(1)
+	h.passes(h.A, h.B, h.toB())
+	discard := policyA()
+	discard.Policy.Action = dataplane.Discard
+	h.apply(h.A, discard)
+	_ = h.A.Send(h.toB()) // must not arrive, in whatever form
+	h.apply(h.A, policyA())
+	h.passes(h.A, h.B, h.toB())
+	bypass := policyA()
+	bypass.Policy.Action = dataplane.Bypass
+	if err := h.A.Plane.Apply([]dataplane.Op{bypass})[0]; err == nil {
+		t.Error("a policy that lets packets pass in clear was taken")
+	}
+	h.passes(h.A, h.B, h.toB())
+}
+
 func testFirstInbound(t *testing.T, h *harness) {
 	s := h.up(1)
 	h.passes(h.A, h.B, h.toB())

@@ -84,6 +84,8 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 		{"without a policy nothing passes", testNoPolicy, 0},
 		{"selectors of the SA bind", testSelectors, 0},
 		{"soft and hard limits", testLimits, 0},
+		{"soft and hard limits in time", testTimeLimits, 0},
+		{"a policy may discard", testDiscard, 0},
 		{"the first inbound packet is told once", testFirstInbound, 0},
 		{"a packet for an SA that is not there is told once", testUnknownSPI, UnknownSPIs},
 		{"a moved peer is told and followed on order", testRebind, 0},

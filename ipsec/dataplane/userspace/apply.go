@@ -80,6 +80,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		sa := &inboundSA{esp: in}
 		sa.init(c, e)
 		p.sas[key] = &sa.association
+		p.keepTime(key, &sa.association)
 		delete(p.reserved, c.SPI)
 		p.inbound.put(sa)
 		return nil
@@ -92,6 +93,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	sa := &outboundSA{esp: out, outer: compileOuter(c.Outer), hidden: hidden{TFC: c.TFC}}
 	sa.init(c, e)
 	p.sas[key] = &sa.association
+	p.keepTime(key, &sa.association)
 	ch := p.child(childKey{c.Tunnel, c.Child})
 	ch.outbound = append(ch.outbound, sa)
 	ch.choose()
@@ -123,8 +125,6 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return errors.New("the direction is neither in nor out")
 	case c.Mode != dataplane.Tunnel:
 		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
-	case c.Limits.SoftTime != 0 || c.Limits.HardTime != 0:
-		return errors.New("userspace keeps no limits in time: leave them to IKE")
 	}
 	if err := errors.Join(c.Outer.Validate(), c.TFC.ValidateFor(c)); err != nil {
 		return err
@@ -203,8 +203,8 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if spec.Tunnel == "" {
 		return errors.New("the policy has no tunnel as its owner")
 	}
-	if spec.Action != dataplane.Protect {
-		return fmt.Errorf("userspace has no policies that %s: use the kernel data plane", spec.Action)
+	if spec.Action == dataplane.Bypass {
+		return errors.New("what comes to the interface cannot leave it in clear: route those destinations elsewhere")
 	}
 	if err := checkSelectors(spec.LocalTS, spec.RemoteTS); err != nil {
 		return err

@@ -229,6 +229,9 @@ func (r *receiver) announceUnknown(spi uint32) {
 
 // open takes one ESP packet of sa through RFC 4301, Section 5.2.
 func (r *receiver) open(sa *inboundSA, b []byte) {
+	if sa.over.Load() {
+		sa.expired = true
+	}
 	if sa.expired {
 		r.plane.stats.expired.Add(1)
 		sa.expire(r.plane, r.now)

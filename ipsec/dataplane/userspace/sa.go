@@ -26,6 +26,7 @@ type association struct {
 	packets, bytes, missing, dummies         atomic.Uint64
 	replayDrops, authFailures, selectorDrops atomic.Uint64
 	lastUsed                                 atomic.Int64 // nanoseconds of Unix time
+	over                                     atomic.Bool  // its time is over
 
 	// Of the moving goroutine alone. Spent is all that was encrypted, unseen
 	// what of it was no inner packet: padding and dummy packets.
@@ -111,6 +112,7 @@ type outboundSA struct {
 type child struct {
 	tunnel, name string
 	policy       *policy // nil if there is none
+	discards     atomic.Bool
 	spec         dataplane.Policy
 	outbound     []*outboundSA
 	current      atomic.Pointer[outboundSA]
@@ -120,12 +122,35 @@ type child struct {
 
 // choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8).
 func (c *child) choose() {
+	c.discards.Store(c.spec.Action == dataplane.Discard)
 	var sa *outboundSA
-	if n := len(c.outbound); n > 0 {
+	if n := len(c.outbound); n > 0 && c.spec.Action == dataplane.Protect {
 		sa = c.outbound[n-1]
 		sa.narrow.Store(c.policy == nil || !sa.selectors.equal(&c.policy.selectors))
 	}
 	c.current.Store(sa)
+}
+
+// keepTime raises the events of an SA's limits in time. The callbacks find it gone
+// when it was removed before.
+func (p *Plane) keepTime(key saKey, a *association) {
+	after := func(d time.Duration, then func()) {
+		if d <= 0 {
+			return
+		}
+		time.AfterFunc(d, func() {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			if !p.closed && p.sas[key] == a {
+				then()
+			}
+		})
+	}
+	after(a.config.Limits.SoftTime, func() { p.raise(a.event(dataplane.SoftExpire)) })
+	after(a.config.Limits.HardTime, func() {
+		a.over.Store(true)
+		p.raise(a.event(dataplane.HardExpire))
+	})
 }
 
 // count notes one packet of n octets as carried and reports whether a limit

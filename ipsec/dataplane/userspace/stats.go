@@ -7,6 +7,7 @@ import "sync/atomic"
 type Drops struct {
 	NoPolicy      uint64 // outbound: no policy matches
 	NoSA          uint64 // outbound: a policy, but no SA that may carry the packet
+	Discarded     uint64 // outbound: a policy wants it
 	Loops         uint64 // outbound: our own datagrams, led into the tunnel by a route
 	TooBig        uint64 // outbound: larger than the path takes; the sender was told
 	Expired       uint64 // the SA reached its hard limit
@@ -25,14 +26,14 @@ type Drops struct {
 type stats struct {
 	noPolicy, noSA, expired, outMalformed, sendErrors       atomic.Uint64
 	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
-	loops, tooBig, lostEvents, receiveErrors                atomic.Uint64
+	loops, tooBig, lostEvents, receiveErrors, discarded     atomic.Uint64
 }
 
 // Drops returns the packets dropped outside of SAs so far.
 func (p *Plane) Drops() Drops {
 	s := &p.stats
 	return Drops{
-		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(),
+		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(), Discarded: s.discarded.Load(),
 		Loops: s.loops.Load(), TooBig: s.tooBig.Load(), Expired: s.expired.Load(),
 		OutMalformed: s.outMalformed.Load(), SendErrors: s.sendErrors.Load(),
 		UnknownSPI: s.unknownSPI.Load(), Malformed: s.malformed.Load(), Dummy: s.dummy.Load(),
@@ -44,7 +45,7 @@ func (p *Plane) Drops() Drops {
 // ByReason returns the figures by the words that metrics use.
 func (d Drops) ByReason() map[string]uint64 {
 	return map[string]uint64{
-		"no_policy": d.NoPolicy, "no_sa": d.NoSA, "loop": d.Loops, "too_big": d.TooBig, "expired": d.Expired,
+		"no_policy": d.NoPolicy, "no_sa": d.NoSA, "discarded": d.Discarded, "loop": d.Loops, "too_big": d.TooBig, "expired": d.Expired,
 		"out_malformed": d.OutMalformed, "send_error": d.SendErrors, "unknown_spi": d.UnknownSPI, "malformed": d.Malformed,
 		"dummy": d.Dummy, "congestion": d.Congestion, "deliver_error": d.DeliverErrors,
 	}

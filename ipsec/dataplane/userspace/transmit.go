@@ -218,6 +218,10 @@ func (t *transmitter) find(f *flow) *outboundSA {
 	if sa != nil && (!sa.narrow.Load() || sa.selectors.outbound(f)) {
 		return sa
 	}
+	if c.discards.Load() {
+		t.plane.stats.discarded.Add(1)
+		return nil
+	}
 	t.plane.stats.noSA.Add(1)
 	if sa == nil {
 		if now := time.Now(); now.Sub(c.acquired) >= eventInterval &&
@@ -255,6 +259,9 @@ func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet
 
 // sealPadded reports whether the packet was sealed.
 func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, packet []byte) bool {
+	if sa.over.Load() {
+		sa.expired = true
+	}
 	if sa.expired {
 		t.plane.stats.expired.Add(1)
 		sa.expire(t.plane, t.now)
