@@ -33,20 +33,29 @@ const MinSPI = 256
 var (
 	// ErrSequenceExhausted: the SA has used its last sequence number and
 	// will never send again; it must be rekeyed (RFC 4303, Section 3.3.3).
-	ErrSequenceExhausted = errors.New("ESP sequence numbers are used up: rekey the SA")
+	ErrSequenceExhausted = errors.New("sequence numbers of the SA are used up: rekey it")
 	// ErrReplayed: the sequence number was seen before or lies left of the
 	// window (RFC 4303, Section 3.4.3).
-	ErrReplayed = errors.New("ESP packet is replayed or older than the window")
+	ErrReplayed = errors.New("packet is replayed or older than the window")
 	// ErrAuthentication: the integrity check value is wrong.
-	ErrAuthentication = errors.New("ESP packet fails its integrity check")
-	// ErrMalformed: the packet is too short or its padding is wrong.
-	ErrMalformed = errors.New("ESP packet is malformed")
+	ErrAuthentication = errors.New("packet fails its integrity check")
+	// ErrMalformed: the packet is too short, its padding is wrong, or a header
+	// says what cannot be.
+	ErrMalformed = errors.New("packet is malformed")
 	// ErrNoTrailerRoom: Seal was given a payload without TrailerRoom
 	// octets of capacity behind it.
 	ErrNoTrailerRoom = errors.New("payload has no room for the ESP trailer behind it")
+	// ErrFragment: AH is of whole packets alone (RFC 4302, Sections 3.3.4
+	// and 3.4.1).
+	ErrFragment = errors.New("AH cannot be in a fragment: reassemble the packet first")
+	// ErrRoute: how the routing header will look at the end of the way is not
+	// known, or the packet has not come to its end yet (RFC 4302, Appendix A).
+	ErrRoute = errors.New("AH cannot cover the route that is left in the packet")
+	// ErrTooLong: the length does not fit into the IP header.
+	ErrTooLong = errors.New("IP packet with its AH is longer than 65,535 octets")
 )
 
-// Config describes one direction of an ESP SA.
+// Config describes one direction of an SA of ESP or AH.
 type Config struct {
 	SPI   uint32
 	Suite suite.ESPSuite
@@ -58,15 +67,20 @@ type Config struct {
 	ReplayWindow int
 }
 
+// validate is for ESP, validateCommon for AH as well.
 func (c Config) validate() error {
+	if c.Suite.AH {
+		return fmt.Errorf("%s is a suite of AH, not of ESP", c.Suite)
+	}
+	return c.validateCommon()
+}
+
+func (c Config) validateCommon() error {
 	if c.SPI < MinSPI {
 		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", c.SPI, MinSPI)
 	}
 	if c.ReplayWindow != 0 && (c.ReplayWindow < MinReplayWindow || c.ReplayWindow > MaxReplayWindow) {
 		return fmt.Errorf("replay window of %d packets: choose %d to %d", c.ReplayWindow, MinReplayWindow, MaxReplayWindow)
-	}
-	if c.Suite.AH {
-		return fmt.Errorf("%s is a suite of AH, not of ESP", c.Suite)
 	}
 	return c.Suite.Validate()
 }
