@@ -103,6 +103,7 @@ type wireTap struct {
 	mu              sync.Mutex
 	seen            map[uint32]bool
 	highest         uint32
+	header          []byte // the outer one of the last packet
 	repeated, clear int
 }
 
@@ -162,6 +163,7 @@ func (w *wireTap) note(frame []byte) {
 	if !isESPInUDP(frame) {
 		return
 	}
+	w.header = bytes.Clone(frame[14:34])
 	n := binary.BigEndian.Uint32(frame[frameESP+4:])
 	if w.seen[n] {
 		w.repeated++

@@ -30,14 +30,15 @@ type association struct {
 	dataplane.SA
 	request  uint32
 	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
-	used     bool               // FirstInbound was raised
-	toldAt   time.Time          // when MappingChanged last was
+	toldAt   time.Time          // when MappingChanged was last raised
 }
 
 // child is what belongs to one child of a tunnel.
 type child struct {
 	childKey
 	request   uint32 // of inbound SAs
+	idle      uint32 // of none: what its policies ask for while it has no outbound SA
+	asked     bool   // an Acquire was raised for idle
 	spec      dataplane.Policy
 	selectors []selector // nil without a policy
 	slots     []slot     // what it wants of the kernel's SPD
@@ -121,10 +122,21 @@ func check(sa *dataplane.SA) error {
 	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
 		return errors.New("there are no traffic selectors")
 	}
-	if err := sa.Suite.Validate(); err != nil {
+	if err := errors.Join(sa.Suite.Validate(), checkOuter(sa.Outer)); err != nil {
 		return err
 	}
 	return checkEndpoints(sa.Local, sa.Remote)
+}
+
+// checkOuter says what of the outer header the kernel leaves no choice about.
+func checkOuter(o dataplane.Outer) error {
+	switch {
+	case o.FixDSCP && o.DSCP != 0:
+		return fmt.Errorf("DSCP %d for all packets: the kernel can copy the inner one or set 0, use the userspace data plane", o.DSCP)
+	case o.DF == dataplane.DFSet:
+		return errors.New("DF set for all packets: the kernel can copy the inner bit or clear it, use the userspace data plane")
+	}
+	return o.Validate()
 }
 
 func checkEndpoints(local, remote netip.AddrPort) error {
@@ -166,6 +178,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 		return err
 	}
 	p.sas[key] = a
+	p.watch(a)
 	c.protocol, c.mode = a.protocol(), sa.Mode
 	if sa.Direction == dataplane.Inbound {
 		delete(p.reserved, sa.SPI)
@@ -231,7 +244,7 @@ func explain(err error, a *association) error {
 // differs reports what an old kernel has left out without saying so.
 func (s *state) differs(f *facts) error {
 	switch {
-	case f.flags != s.flags() || f.limits != s.limits:
+	case f.flags != s.flags() || f.extraFlags != s.extraFlags() || f.limits != s.limits:
 		return fmt.Errorf("the kernel has flags %#x, want %#x, or other limits", f.flags, s.flags())
 	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID:
 		return errors.New("the kernel has other addresses, another mode or another owner")
@@ -277,6 +290,9 @@ func (a *association) state(from *facts) (*state, error) {
 	}
 	if a.Mode == dataplane.Tunnel {
 		s.mode, s.ifID = modeTunnel, interfaceID
+	}
+	if a.Direction == dataplane.Outbound && a.Mode == dataplane.Tunnel {
+		s.outer = a.Outer
 	}
 	if from != nil {
 		s.replay, s.used = from.replay, &from.used
@@ -329,7 +345,7 @@ func (p *Plane) newRequest() uint32 {
 func (p *Plane) child(key childKey) *child {
 	c := p.children[key]
 	if c == nil {
-		c = &child{childKey: key, request: p.newRequest(), protocol: unix.IPPROTO_ESP}
+		c = &child{childKey: key, request: p.newRequest(), idle: p.newRequest(), protocol: unix.IPPROTO_ESP}
 		p.children[key] = c
 	}
 	return c
@@ -340,6 +356,7 @@ func (p *Plane) forget(c *child) {
 	if c.selectors == nil && len(c.outbound) == 0 && len(c.inbound) == 0 {
 		delete(p.children, c.childKey)
 		delete(p.given, c.request)
+		delete(p.given, c.idle)
 	}
 }
 
@@ -361,6 +378,10 @@ func (p *Plane) drop(a *association) error {
 	delete(p.sas, keyOf(a.Direction, a.Tunnel, a.SPI))
 	is := func(o *association) bool { return o == a }
 	c.inbound, c.outbound = slices.DeleteFunc(c.inbound, is), slices.DeleteFunc(c.outbound, is)
+	p.unwatch(a)
+	if a.Direction == dataplane.Outbound && len(c.outbound) == 0 {
+		p.askAnew(c)
+	}
 	err := p.program(c)
 	clear(a.Key)
 	p.free(a)

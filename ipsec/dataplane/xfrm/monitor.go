@@ -66,25 +66,12 @@ func (p *Plane) notice(kind uint16, b []byte) {
 		e := nl.DeserializeXfrmUserExpire(b)
 		info := &e.XfrmUsersaInfo
 		id := stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto}
-		if a := p.associationOf(id); a != nil {
-			kind := dataplane.SoftExpire
-			if e.Hard != 0 {
-				kind = dataplane.HardExpire
-			}
-			p.raise(a.event(kind))
+		if a := p.states[id]; a != nil {
+			p.expired(a, e.Hard != 0, time.Now())
 		}
 	case kind == nl.XFRM_MSG_MAPPING && len(b) >= sizeofMapping:
 		p.mapping(b)
 	}
-}
-
-func (p *Plane) associationOf(id stateID) *association {
-	for _, a := range p.sas {
-		if a.SPI == id.spi && a.stateID() == id {
-			return a
-		}
-	}
-	return nil
 }
 
 // acquire tells of a packet for which there is no outbound SA.
@@ -99,6 +86,10 @@ func (p *Plane) acquire(b []byte) {
 		Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name,
 		Source: address(&packet.Saddr, packet.Family), Destination: address(&packet.Daddr, packet.Family),
 	})
+	if !c.asked {
+		c.asked = true
+		p.asking = append(p.asking, asking{c, time.Now().Add(askInterval)})
+	}
 }
 
 // policyOf is whose outbound policy of a selector the kernel has.
@@ -114,15 +105,16 @@ func (p *Plane) policyOf(s selector) *child {
 // mapping tells of an authentic packet that came from elsewhere.
 func (p *Plane) mapping(b []byte) {
 	id := nl.DeserializeXfrmUsersaId(b)
-	a := p.associationOf(stateID{address(&id.Daddr, id.Family), swap32(id.Spi), id.Proto})
-	if a == nil || time.Since(a.toldAt) < time.Second {
+	a := p.states[stateID{address(&id.Daddr, id.Family), swap32(id.Spi), id.Proto}]
+	if a == nil || time.Since(a.toldAt) < eventInterval {
 		return
 	}
-	a.toldAt = time.Now()
 	const fixed = nl.SizeofXfrmUsersaId + 4
 	from := address(nl.DeserializeXfrmAddress(b[fixed+16:]), id.Family)
 	ev := a.event(dataplane.MappingChanged)
 	ev.Remote = netip.AddrPortFrom(from, binary.BigEndian.Uint16(b[fixed+34:]))
 	ev.Local = a.Local
-	p.raise(ev)
+	if p.raise(ev) {
+		a.toldAt = time.Now()
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -73,7 +74,7 @@ func (p *Plane) toMove(op dataplane.UpdateEndpoints) ([]*association, error) {
 // them. An SA whose last number is not known, or that cannot be put back, is over.
 func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
 	id := a.stateID()
-	err := p.removeForGood(id)
+	_, err := p.kernel.do(id.ask(nl.XFRM_MSG_DELSA))
 	if errors.Is(err, unix.ESRCH) {
 		a.Local, a.Remote = op.Local, op.Remote
 		return nil // at its hard limit, of which an event tells
@@ -84,17 +85,14 @@ func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
 	f, err := p.removals.of(id)
 	if err == nil {
 		a.counters = a.with(f)
+		delete(p.states, id)
 		a.Local, a.Remote = op.Local, op.Remote
+		p.states[a.stateID()] = a
 		err = p.put(a, f)
 	}
 	if err != nil {
-		p.raise(a.event(dataplane.HardExpire))
+		p.expired(a, true, time.Now())
 	}
-	return err
-}
-
-func (p *Plane) removeForGood(id stateID) error {
-	_, err := p.kernel.do(id.ask(nl.XFRM_MSG_DELSA))
 	return err
 }
 

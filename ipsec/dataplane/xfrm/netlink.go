@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // The kernel's numbers, of include/uapi/linux/xfrm.h.
@@ -42,6 +44,7 @@ type state struct {
 	ifID      uint32
 	limits    nl.XfrmLifetimeCfg
 	inbound   bool
+	outer     dataplane.Outer
 	encap     *encap
 	replay    replay
 	esn       bool
@@ -121,6 +124,9 @@ func (s *state) newState() request {
 	if s.ifID != 0 {
 		body = appendAttribute(body, nl.XFRMA_IF_ID, nl.Uint32Attr(s.ifID))
 	}
+	if extra := s.extraFlags(); extra != 0 {
+		body = appendAttribute(body, nl.XFRMA_SA_EXTRA_FLAGS, nl.Uint32Attr(extra))
+	}
 	return request{nl.XFRM_MSG_NEWSA, unix.NLM_F_CREATE | unix.NLM_F_EXCL, body}
 }
 
@@ -136,7 +142,20 @@ func (s *state) flags() (flags uint8) {
 		// Section 3.3.3.2.1).
 		flags |= nl.XFRM_STATE_ALIGN4
 	}
+	if s.outer.NoECN {
+		flags |= nl.XFRM_STATE_NOECN
+	}
+	if s.outer.DF == dataplane.DFClear {
+		flags |= nl.XFRM_STATE_NOPMTUDISC
+	}
 	return flags
+}
+
+func (s *state) extraFlags() uint32 {
+	if s.outer.FixDSCP {
+		return nl.XFRM_SA_XFLAG_DONT_ENCAP_DSCP
+	}
+	return 0
 }
 
 // appendAlgorithms appends the attributes with the keys, and leaves no copy of them
@@ -219,6 +238,7 @@ type facts struct {
 	stateID
 	source                 netip.Addr
 	mode, flags            uint8
+	extraFlags             uint32
 	request, ifID          uint32
 	limits                 nl.XfrmLifetimeCfg
 	used                   nl.XfrmLifetimeCur
@@ -266,7 +286,7 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 		stateID: stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto},
 		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
 		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
-		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
+		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
 	}
 	if v := attrs[nl.XFRMA_LASTUSED]; len(v) >= 8 {
 		f.lastUsed = binary.NativeEndian.Uint64(v)

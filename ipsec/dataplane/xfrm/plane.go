@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -88,6 +89,7 @@ type Plane struct {
 	requests uint32          // the last request ID that was given
 	given    map[uint32]bool // those in use
 	left     leftovers
+	watched
 }
 
 type childKey struct{ tunnel, name string }
@@ -109,7 +111,7 @@ func New(c Config) (_ *Plane, err error) {
 	p := &Plane{
 		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
-		given: map[uint32]bool{},
+		given: map[uint32]bool{}, watched: newWatched(),
 	}
 	defer func() {
 		if err != nil {
@@ -149,14 +151,16 @@ func (p *Plane) Interface() string { return p.link.name }
 // Events implements dataplane.Plane.
 func (p *Plane) Events() <-chan dataplane.Event { return p.events }
 
-// raise queues an event; p.mu is held.
-func (p *Plane) raise(ev dataplane.Event) {
+// raise queues an event and reports whether there was room; p.mu is held.
+func (p *Plane) raise(ev dataplane.Event) bool {
 	if p.closed {
-		return
+		return false
 	}
 	select {
 	case p.events <- ev:
+		return true
 	default:
+		return false
 	}
 }
 
@@ -259,16 +263,21 @@ func (c *conn) flush() error {
 	if err != nil {
 		return err
 	}
+	var requests []request
 	for _, f := range states {
 		if ours(f.ifID, f.request) {
-			err = errors.Join(err, c.deleteState(f.stateID))
+			requests = append(requests, f.ask(nl.XFRM_MSG_DELSA))
 		}
 	}
-	policies, e := c.policies()
-	err = errors.Join(err, e)
+	policies, err := c.policies()
 	for _, q := range policies {
 		if q.ours() {
-			err = errors.Join(err, c.deletePolicy(q))
+			requests = append(requests, q.ask(nl.XFRM_MSG_DELPOLICY))
+		}
+	}
+	for _, a := range c.send(requests...) {
+		if a.err != nil && !errors.Is(a.err, unix.ESRCH) && !errors.Is(a.err, unix.ENOENT) {
+			err = errors.Join(err, a.err)
 		}
 	}
 	return err
@@ -305,43 +314,4 @@ func (p *Plane) deleteRetired(which func(retired) bool) error {
 		return true
 	})
 	return err
-}
-
-// lookAfter raises FirstInbound, which the kernel does not tell of, and removes
-// retired states.
-func (p *Plane) lookAfter() {
-	const interval = 100 * time.Millisecond
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-p.done:
-			return
-		case <-tick.C:
-			p.lookOnce()
-		}
-	}
-}
-
-func (p *Plane) lookOnce() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
-		return
-	}
-	if err := p.deleteRetired(func(r retired) bool { return time.Since(r.since) > retireTime }); err != nil {
-		p.logger.Warn("cannot remove an SA from the kernel", "error", err)
-	}
-	if !p.left.until.IsZero() && time.Now().After(p.left.until) {
-		p.endAdoption()
-	}
-	for _, a := range p.sas {
-		if a.Direction != dataplane.Inbound || a.used {
-			continue
-		}
-		if f, err := p.kernel.getState(a.stateID()); err == nil && f.used.Packets > 0 {
-			a.used = true
-			p.raise(a.event(dataplane.FirstInbound))
-		}
-	}
 }

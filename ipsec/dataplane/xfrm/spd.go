@@ -180,7 +180,7 @@ func (c *child) policies() (map[slot]policy, error) {
 			continue
 		}
 		at := nowhere[s.destination.Addr().Is4()]
-		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.request)}, 1)
+		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.idle)}, 1)
 	}
 	if n := len(c.outbound); n > 0 && c.selectors != nil {
 		a := c.outbound[n-1]
