@@ -38,6 +38,12 @@
 // SA whose selectors name ports discards them (RFC 4301, Section 7). Such SAs need
 // senders that keep to the path MTU; selectors of any port take fragments.
 //
+// # Traffic flow confidentiality
+//
+// An SA may pad its packets and fill its silence with dummy packets
+// ([dataplane.TFC]). A padded packet is copied. With such SAs the transmitter wakes
+// by time as well; it sends no dummy packet more often than once a millisecond.
+//
 // # Concurrency
 //
 // The cryptographic state, the replay window and the running counters of an

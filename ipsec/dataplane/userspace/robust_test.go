@@ -1,6 +1,7 @@
 package userspace
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -8,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,6 +142,84 @@ func (x *tunnel) slowWire(t testing.TB, to *namespace) {
 			Local: netip.MustParseAddrPort("203.0.113.1:4500"), Remote: netip.MustParseAddrPort("203.0.113.2:4500"),
 			LocalTS: local, RemoteTS: remote,
 		}})
+}
+
+// secondTunnel gives x another tunnel from a to b, for 10.3.0.0/24 behind b.
+func (x *tunnel) secondTunnel(t testing.TB) {
+	t.Helper()
+	x.a.ns.ip(fmt.Sprintf("route add 10.3.0.0/24 dev %s", x.a.Interface()))
+	x.b.ns.ip(fmt.Sprintf("addr add 10.3.0.1/32 dev %s", x.b.Interface()))
+	local, remote := []ts.Selector{ts.FromPrefix(siteA.Masked())}, []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.3.0.0/24"))}
+	out := dataplane.SA{
+		SPI: 0x5107, Direction: dataplane.Outbound, Tunnel: "second", Child: "c", Suite: x.suite, Key: make([]byte, x.suite.KeyLen()),
+		Local: x.a.outer, Remote: x.b.outer, LocalTS: local, RemoteTS: remote,
+	}
+	in := out
+	in.Direction, in.Local, in.Remote, in.LocalTS, in.RemoteTS = dataplane.Inbound, out.Remote, out.Local, remote, local
+	x.apply(x.b, dataplane.InstallSA{SA: in})
+	x.apply(x.a, dataplane.InstallSA{SA: out}, dataplane.SetPolicy{
+		Policy: dataplane.Policy{Tunnel: "second", Child: "c", LocalTS: local, RemoteTS: remote},
+	})
+}
+
+// flood sends datagrams from a as fast as it can until the test ends it.
+func (x *tunnel) flood(t testing.TB, to string, payload []byte) (end func()) {
+	t.Helper()
+	var c net.Conn
+	var err error
+	x.a.ns.do(func() { c, err = net.Dial("udp4", to) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stop atomic.Bool
+	var running sync.WaitGroup
+	running.Go(func() {
+		for !stop.Load() {
+			c.Write(payload) // what is refused is no matter
+		}
+	})
+	return func() {
+		stop.Store(true)
+		running.Wait()
+		c.Close()
+	}
+}
+
+// TestFloodLeavesRoom: while another SA is flooded beyond what passes, or the peer
+// with packets of no SA, most echo requests of this one are answered. (Seen with the
+// flood in a process of its own, on two busy cores: 1 to 2 % of the victim's packets
+// are lost where the flood loses 30 to 55 % at the interface; none by wrong SPIs.)
+func TestFloodLeavesRoom(t *testing.T) {
+	for name, flood := range map[string]struct {
+		to      string
+		payload []byte
+		came    func(x *tunnel) uint64
+	}{
+		"another SA": {"10.3.0.1:9", make([]byte, 1350), func(x *tunnel) uint64 { return x.b.Counters()[0].Packets }},
+		"wrong SPI":  {"192.0.2.2:4500", bytes.Repeat([]byte{9}, 200), func(x *tunnel) uint64 { return x.b.Drops().UnknownSPI }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			x := newTunnel(t, outerA, outerB, gcm128)
+			x.secondTunnel(t)
+			end := x.flood(t, flood.to, flood.payload)
+			defer end()
+			if err := eventually(func() bool { return flood.came(x) > 1000 }); err != nil {
+				t.Fatalf("there is no flood: %v: %+v %+v", err, x.b.Counters(), x.b.Drops())
+			}
+			const asked = 30
+			answered := 0
+			for range asked {
+				if x.ping(siteA.Addr(), siteB.Addr(), 1) == nil {
+					answered++
+				} else if answered == 0 {
+					break // each takes its time
+				}
+			}
+			if answered < asked/2 {
+				t.Errorf("%d of %d echo requests were answered: %+v %+v", answered, asked, x.a.Drops(), x.b.Drops())
+			}
+		})
+	}
 }
 
 // TestFullUplinkStallsNoOther: what waits for a slow uplink, more than a socket may
