@@ -115,8 +115,8 @@ func check(sa *dataplane.SA) error {
 		return fmt.Errorf("key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
 	case sa.TCP:
 		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
-	case sa.Outer != dataplane.Outer{} || sa.TFC != dataplane.TFC{}:
-		return errors.New("the kernel data plane copies DSCP, ECN and DF and hides no traffic: use userspace for other outer headers and TFC")
+	case sa.TFC != dataplane.TFC{}:
+		return errors.New("the kernel data plane hides no traffic: use userspace for TFC")
 	case sa.ReplayWindow > maxWindow:
 		return fmt.Errorf("replay window of %d packets: the kernel takes up to %d", sa.ReplayWindow, maxWindow)
 	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
