@@ -21,8 +21,8 @@ type cable struct {
 	held  [2][][]byte
 	ends  [2]*os.File
 	drops [2]uint32
-	// leaked counts packets between the LANs that were not protected.
-	leaked int
+	// leaked counts packets that were not protected, by the end that sent them.
+	leaked [2]int
 }
 
 // newCable puts the cable into a namespace between the two, with the interfaces of
@@ -99,7 +99,7 @@ func (c *cable) forward(from int) {
 		}
 		c.mu.Lock()
 		if isClear(b[:n]) {
-			c.leaked++
+			c.leaked[from]++
 		}
 		if c.hold[from] && isIKE(b[:n]) {
 			c.held[from] = append(c.held[from], append([]byte(nil), b[:n]...))
@@ -158,11 +158,11 @@ func isClear(frame []byte) bool {
 	return frame[ip+12] == 10 || frame[ip+9] == unix.IPPROTO_UDP && binary.BigEndian.Uint16(frame[ip+22:]) == flowPort
 }
 
-// clear is how many packets passed that should have been protected.
-func (c *cable) clear() int {
+// clear is how many packets of an end passed that should have been protected.
+func (c *cable) clear(s side) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.leaked
+	return c.leaked[s]
 }
 
 // holdUp keeps the IKE messages of the named sides.

@@ -279,8 +279,10 @@ func (x *run) endFlow() {
 	if !x.lossy && (there.lost > 0 || back.lost > 0) {
 		x.t.Errorf("packets were lost: to them %v, to us %v; by the cable between the gateways: %d", there, back, x.cable.dropped())
 	}
-	if n := x.cable.clear(); n > 0 {
-		x.t.Errorf("%d packets went between the gateways in clear", n)
+	for _, s := range []side{ours, theirs} {
+		if n := x.cable.clear(s); n > 0 {
+			x.t.Errorf("%d packets of %v went between the gateways in clear", n, s)
+		}
 	}
 	if there.twice > 0 || back.twice > 0 {
 		x.t.Errorf("packets came twice: to them %v, to us %v", there, back)
