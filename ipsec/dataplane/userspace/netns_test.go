@@ -165,6 +165,9 @@ func joined(t testing.TB) (a, b *namespace) {
 var (
 	nearA, nearRouter = netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.254")
 	farB, farRouter   = netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.254")
+
+	nearA6, nearRouter6 = netip.MustParseAddr("2001:db8:1::1"), netip.MustParseAddr("2001:db8:1::fe")
+	farB6, farRouter6   = netip.MustParseAddr("2001:db8:2::1"), netip.MustParseAddr("2001:db8:2::fe")
 )
 
 // joinedByRouter makes two namespaces with a router between them, whose wire to
@@ -176,22 +179,35 @@ func joinedByRouter(t testing.TB, mtu int) (a, router, b *namespace) {
 	a.ip("link add wire type veth peer name near netns /proc/self/fd/3", router.fd)
 	b.ip("link add wire type veth peer name far netns /proc/self/fd/3", router.fd)
 	for _, x := range []struct {
-		ns      *namespace
-		nic     string
-		address netip.Addr
-	}{{a, "wire", nearA}, {router, "near", nearRouter}, {router, "far", farRouter}, {b, "wire", farB}} {
-		x.ns.ip(fmt.Sprintf("addr add %s/24 dev %s", x.address, x.nic))
+		ns     *namespace
+		nic    string
+		v4, v6 netip.Addr
+	}{{a, "wire", nearA, nearA6}, {router, "near", nearRouter, nearRouter6}, {router, "far", farRouter, farRouter6}, {b, "wire", farB, farB6}} {
+		x.ns.ip(fmt.Sprintf("link set %s addrgenmode none", x.nic))
+		x.ns.ip(fmt.Sprintf("addr add %s/24 dev %s", x.v4, x.nic))
+		x.ns.ip(fmt.Sprintf("addr add %s/64 dev %s nodad", x.v6, x.nic))
 		x.ns.ip(fmt.Sprintf("link set %s up", x.nic))
 	}
+	// A router asks for neighbours from its link-local address.
+	router.ip("addr add fe80::1/64 dev near nodad")
+	router.ip("addr add fe80::2/64 dev far nodad")
 	router.ip(fmt.Sprintf("link set far mtu %d", mtu))
 	b.ip(fmt.Sprintf("link set wire mtu %d", mtu))
-	a.ip(fmt.Sprintf("route add default via %s", nearRouter))
-	b.ip(fmt.Sprintf("route add default via %s", farRouter))
+	for _, to := range []netip.Addr{nearRouter, nearRouter6} {
+		a.ip(fmt.Sprintf("route add default via %s", to))
+	}
+	for _, to := range []netip.Addr{farRouter, farRouter6} {
+		b.ip(fmt.Sprintf("route add default via %s", to))
+	}
+	var err error
 	router.do(func() {
-		if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644); err != nil {
-			t.Skipf("SKIPPED: cannot make a router (%v)", err)
+		for _, name := range []string{"ipv4/ip_forward", "ipv6/conf/all/forwarding"} {
+			err = errors.Join(err, os.WriteFile("/proc/sys/net/"+name, []byte("1"), 0o644))
 		}
 	})
+	if err != nil {
+		t.Skipf("SKIPPED: cannot make a router (%v)", err)
+	}
 	if t.Failed() {
 		t.FailNow()
 	}

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"testing"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -11,8 +12,13 @@ import (
 // reaches the kernel of the sender, from there the plane, and from that the inner
 // sender, who then sends what fits (RFC 4301, Section 8.2).
 func TestPathBehindRouter(t *testing.T) {
+	t.Run("IPv4", func(t *testing.T) { testPathBehindRouter(t, nearA, farB) })
+	t.Run("IPv6", func(t *testing.T) { testPathBehindRouter(t, nearA6, farB6) })
+}
+
+func testPathBehindRouter(t *testing.T, from, to netip.Addr) {
 	nsA, _, nsB := joinedByRouter(t, 1400)
-	x := newTunnelIn(t, nsA, nsB, nearA, farB, gcm128, Config{KeepMSS: true}, Config{KeepMSS: true})
+	x := newTunnelIn(t, nsA, nsB, from, to, gcm128, Config{KeepMSS: true}, Config{KeepMSS: true})
 	fits := x.sas[1].InnerMTU(1400)
 	site := nsA.tap(t, x.a.Interface())
 	long := datagram4(0, true, fits+1-ipv4HeaderLen-udpHeaderLen)
