@@ -13,7 +13,7 @@ func TestControllerAndEdgeKnowTheSameProposals(t *testing.T) {
 	words := []string{
 		"aes128gcm16", "aes192gcm16", "aes256gcm16", "chacha20poly1305", "aes128gcm12", "aes192gcm12", "aes256gcm12",
 		"aes128gcm8", "aes192gcm8", "aes256gcm8", "aes128ccm16", "aes192ccm16", "aes256ccm16", "aes128ccm12", "aes256ccm12",
-		"aes128ccm8", "aes256ccm8", "aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr", "3des", "null",
+		"aes128ccm8", "aes256ccm8", "aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr", "3des", "null", "aes128gmac", "aes256gmac",
 		"md5", "sha1", "sha256", "sha384", "sha512", "aesxcbc", "prfmd5", "prfsha1", "prfsha256", "prfsha384", "prfsha512", "prfaesxcbc",
 		"x25519", "ecp256", "ecp384", "ecp521", "modp1024", "modp2048", "modp3072", "modp4096", "modpnone", "esn", "noesn", "aes", "",
 		"aes128gcm128", "aes192gcm96", "aes256gcm64", "aes128ccm64", "aes256ccm96", "aes192cbc", "curve25519", "sha2_256",

@@ -15,12 +15,16 @@ var (
 		"aes128gcm12", "aes192gcm12", "aes256gcm12", "aes128gcm8", "aes192gcm8", "aes256gcm8",
 		"aes128ccm16", "aes256ccm16", "aes128ccm12", "aes256ccm12", "aes128ccm8", "aes256ccm8",
 	}
-	plainCiphers     = []string{"aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr"}
-	integrities      = []string{"sha256", "sha384", "sha512", "sha1", "aesxcbc"}
-	pseudorandom     = []string{"prfsha256", "prfsha384", "prfsha512", "prfsha1", "prfaesxcbc"}
-	keyExchanges     = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096", "mlkem768", "mlkem1024"}
-	optionalExchange = []string{"modpnone"}
-	sequenceNumbers  = []string{"esn", "noesn"}
+	plainCiphers = []string{"aes128", "aes192", "aes256", "aes128ctr", "aes192ctr", "aes256ctr"}
+	// Those that do not encrypt are of ESP alone. AH is not for meshes: it is never
+	// encapsulated in UDP, which their tunnels are.
+	combinedIntegrity = []string{"aes128gmac", "aes192gmac", "aes256gmac"}
+	noCipher          = []string{"null"}
+	integrities       = []string{"sha256", "sha384", "sha512", "sha1", "aesxcbc"}
+	pseudorandom      = []string{"prfsha256", "prfsha384", "prfsha512", "prfsha1", "prfaesxcbc"}
+	keyExchanges      = []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096", "mlkem768", "mlkem1024"}
+	optionalExchange  = []string{"modpnone"}
+	sequenceNumbers   = []string{"esn", "noesn"}
 )
 
 // keywordAliases are other names in use for the same algorithm.
@@ -65,7 +69,7 @@ func CheckProposal(p Proposal, text string) (v Violation, ok bool) {
 	known := [][]string{combinedCiphers, plainCiphers, integrities, pseudorandom, keyExchanges}
 	example := "aes256gcm16-prfsha384-x25519"
 	if p == ProposalESP {
-		known = [][]string{combinedCiphers, plainCiphers, integrities, keyExchanges, optionalExchange, sequenceNumbers}
+		known = [][]string{combinedCiphers, plainCiphers, combinedIntegrity, noCipher, integrities, keyExchanges, optionalExchange, sequenceNumbers}
 		example = "aes256gcm16-x25519-esn"
 	}
 	words := strings.Split(strings.ToLower(text), "-")
@@ -97,7 +101,8 @@ func composition(p Proposal, words []string) (problem, remedy string) {
 	has := func(group []string) bool {
 		return slices.ContainsFunc(words, func(w string) bool { return slices.Contains(group, w) })
 	}
-	combined, plain := has(combinedCiphers), has(plainCiphers)
+	combined := has(combinedCiphers) || has(combinedIntegrity)
+	plain := has(plainCiphers) || has(noCipher)
 	switch {
 	case !combined && !plain:
 		return "has no encryption algorithm", "add one of " + strings.Join(slices.Concat(combinedCiphers, plainCiphers), ", ")
