@@ -64,6 +64,7 @@
 //
 //	no_policy        no tunnel protects this destination: a route is too wide, or the intent lacks a prefix
 //	no_sa            the tunnel has no SA that may carry the packet (yet)
+//	discarded        a policy wants it
 //	loop             a route leads the peer's outer address into the tunnel
 //	too_big          longer than the path takes; the sender was told by ICMP
 //	expired          the SA is at the end of its lifetime and was not replaced, in either direction
