@@ -38,6 +38,12 @@ func trees() []tree {
 			[]string{"libreswan", "bind9-host", "libnss3-tools", "openssl", "iproute2", "nftables"},
 			"libreswan",
 		},
+		{
+			lab.TreeScapy,
+			[]string{"trixie"},
+			[]string{"python3-scapy", "python3-cryptography", "python3-cffi-backend"}, // the last by another name
+			"python3-scapy",
+		},
 	}
 }
 

@@ -15,6 +15,7 @@ type Tree struct{ Root string }
 const (
 	TreeStrongSwan = "strongswan" // with ML-KEM
 	TreeLibreswan  = "libreswan"
+	TreeScapy      = "scapy" // its own ESP and AH
 	// KernelDir stands beside the trees: a kernel that has ESP. The other one
 	// has ESP in TCP as well (RFC 9329).
 	KernelDir, KernelTCPDir = "kernel", "kernel-tcp"
