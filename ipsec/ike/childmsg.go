@@ -62,7 +62,7 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 		return spec, err
 	}
 	spec.suite, spec.outbound = chosen, be32(answer.Proposals[0].SPI)
-	if spec.outbound < leastSPI {
+	if spec.outbound < dataplane.MinSPI {
 		return spec, fmt.Errorf("SPI %d of the answer is reserved", spec.outbound)
 	}
 	if spec.localTS, err = selectors(m, true); err != nil {
@@ -213,14 +213,11 @@ func (t *Tunnel) fit(cfg *ChildConfig, local, remote []ts.Selector) int {
 	return score
 }
 
-// leastSPI is the least SPI that an SA can have (RFC 4303, Section 2.1).
-const leastSPI = 256
-
 // outboundSPI returns the SPI that the initiator of an exchange gave to the
 // proposal with that number.
 func outboundSPI(m *message, number uint8) (uint32, *Error) {
 	spi := suite.ProposalSPI(find[*wire.SA](m).Proposals, number)
-	if len(spi) != 4 || be32(spi) < leastSPI {
+	if len(spi) != 4 || be32(spi) < dataplane.MinSPI {
 		return 0, &Error{
 			Op: "create Child SA", Exchange: m.Exchange, Payload: wire.PayloadSA,
 			Notify: wire.NotifyNoProposalChosen, Err: errors.New("SPI is missing or reserved"),

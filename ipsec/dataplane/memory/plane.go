@@ -3,8 +3,6 @@ package memory
 import (
 	"bytes"
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -141,16 +139,9 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 	if p.closed {
 		return 0, dataplane.ErrClosed
 	}
-	for {
-		var b [4]byte
-		rand.Read(b[:]) // never fails
-		spi := binary.BigEndian.Uint32(b[:])
-		if spi < 256 || p.reserved[spi] || p.inbound[spi] != nil {
-			continue
-		}
-		p.reserved[spi] = true
-		return spi, nil
-	}
+	spi := dataplane.NewSPI(func(spi uint32) bool { return p.reserved[spi] || p.inbound[spi] != nil })
+	p.reserved[spi] = true
+	return spi, nil
 }
 
 // Apply implements dataplane.Plane.
@@ -257,8 +248,8 @@ func validate(sa dataplane.SA) error {
 		return errors.New("install SA: tunnel and child must be named")
 	case sa.Direction != dataplane.Inbound && sa.Direction != dataplane.Outbound:
 		return errors.New("install SA: no direction")
-	case sa.SPI < 256:
-		return fmt.Errorf("install SA: SPI %d is reserved; the least is 256", sa.SPI)
+	case sa.SPI < dataplane.MinSPI:
+		return fmt.Errorf("install SA: SPI %d is reserved; the least is %d", sa.SPI, dataplane.MinSPI)
 	case len(sa.Key) != sa.Suite.KeyLen():
 		return fmt.Errorf("install SA: key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
 	case !sa.Remote.IsValid() || !sa.Local.IsValid():

@@ -2,8 +2,6 @@ package userspace
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,7 +12,6 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
-	"github.com/swanherd/swanherd/ipsec/esp"
 )
 
 const (
@@ -192,18 +189,9 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 	if p.closed {
 		return 0, dataplane.ErrClosed
 	}
-	const tries = 64 // of 2^32: a table that full does not fit in memory
-	for range tries {
-		var b [4]byte
-		rand.Read(b[:])
-		spi := binary.BigEndian.Uint32(b[:])
-		if spi < esp.MinSPI || p.reserved[spi] || p.sas[saKey{direction: dataplane.Inbound, spi: spi}] != nil {
-			continue
-		}
-		p.reserved[spi] = true
-		return spi, nil
-	}
-	return 0, errors.New("allocate SPI: no free one found")
+	spi := dataplane.NewSPI(func(spi uint32) bool { return p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil })
+	p.reserved[spi] = true
+	return spi, nil
 }
 
 // Counters implements dataplane.Plane.

@@ -19,7 +19,6 @@ import (
 )
 
 const (
-	minSPI = 256 // RFC 4303, Section 2.1
 	// defaultWindow is the replay window where none is asked for, maxWindow the
 	// largest that the kernel takes, outboundWindow what it wants of an outbound SA.
 	defaultWindow, maxWindow, outboundWindow = 1024, 4096, 32
@@ -109,8 +108,8 @@ func check(sa *dataplane.SA) error {
 		return errors.New("the SA has no tunnel and child as its owner")
 	case sa.Direction != dataplane.Inbound && sa.Direction != dataplane.Outbound:
 		return errors.New("the direction is neither in nor out")
-	case sa.SPI < minSPI:
-		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", sa.SPI, minSPI)
+	case sa.SPI < dataplane.MinSPI:
+		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", sa.SPI, dataplane.MinSPI)
 	case len(sa.Key) != sa.Suite.KeyLen():
 		return fmt.Errorf("key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
 	case sa.TCP:

@@ -2,8 +2,6 @@ package xfrm
 
 import (
 	"cmp"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -171,16 +169,11 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 	if p.closed {
 		return 0, dataplane.ErrClosed
 	}
-	for {
-		var b [4]byte
-		rand.Read(b[:]) // cannot fail
-		spi := binary.BigEndian.Uint32(b[:])
-		if spi < minSPI || p.reserved[spi] || p.left.spis[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil {
-			continue
-		}
-		p.reserved[spi] = true
-		return spi, nil
-	}
+	spi := dataplane.NewSPI(func(spi uint32) bool {
+		return p.reserved[spi] || p.left.spis[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil
+	})
+	p.reserved[spi] = true
+	return spi, nil
 }
 
 // Counters implements dataplane.Plane.

@@ -44,7 +44,7 @@ func probeState() error {
 	rand.Read(key) // cannot fail
 	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	a := &association{request: requestTag, SA: dataplane.SA{
-		SPI: minSPI, Direction: dataplane.Inbound, Tunnel: "probe", Child: "probe", Local: loopback, Remote: loopback,
+		SPI: dataplane.MinSPI, Direction: dataplane.Inbound, Tunnel: "probe", Child: "probe", Local: loopback, Remote: loopback,
 		Suite: s, Key: key,
 	}}
 	p := &Plane{kernel: c}

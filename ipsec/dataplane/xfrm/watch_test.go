@@ -19,7 +19,7 @@ func TestLookingIsBounded(t *testing.T) {
 		return a
 	}
 	for i := range sas {
-		add(uint32(minSPI + i))
+		add(uint32(dataplane.MinSPI + i))
 	}
 	now := time.Unix(1e9, 0)
 	last := map[*association]time.Time{}
