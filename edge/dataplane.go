@@ -68,6 +68,9 @@ func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, er
 		}
 		return p, nil
 	}
+	if err := xfrm.Remove(c.Interface); err != nil {
+		return nil, err
+	}
 	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Logger: logger})
 	if err != nil {
 		return nil, err

@@ -70,6 +70,12 @@ func testEdgesOnKernel(t *testing.T) {
 	p.routedIntoTunnel(1, "when it begins again")
 	p.check("after one end was killed")
 
+	p.agents[1].Kill()
+	<-p.agents[1].Done()
+	p.options = []string{"--data-plane", "userspace"}
+	p.start(1)
+	p.check("after the killed end changed to user space")
+
 	if err := p.agents[0].Stop(10 * time.Second); err != nil {
 		t.Errorf("stop: %v", err)
 	}

@@ -2,8 +2,34 @@ package xfrm
 
 import (
 	"errors"
+	"fmt"
 	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
+
+// Remove takes away what a process that was killed has left in the kernel, for another
+// data plane that is to have its interface's name. Where there is nothing of ours it
+// changes nothing, as on a kernel without IPsec.
+func Remove(name string) error {
+	c, err := openConn()
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	link, err := netlink.LinkByName(name)
+	if x, ours := link.(*netlink.Xfrmi); err != nil || !ours || x.Ifid != interfaceID {
+		return nil // there is none, or one of somebody else
+	}
+	if err := errors.Join(c.flush(), netlink.LinkDel(link)); err != nil {
+		return fmt.Errorf("remove what an earlier process left in the kernel: %w", err)
+	}
+	return nil
+}
 
 // leftovers are the states and policies of an earlier process that ended without
 // Close. Until something takes their place they go on as they are: who has lost the
