@@ -58,7 +58,7 @@ type fleetTest struct {
 
 func newFleet(t *testing.T) *fleetTest {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	t.Cleanup(cancel)
 	dir := t.TempDir()
 	if err := build(ctx, dir); err != nil {
@@ -246,10 +246,14 @@ func (f *fleetTest) ping(from, to *site) {
 	}
 }
 
+// awaitPatience is more than an edge may pause before it looks for its controller
+// again: a minute, after an outage as long.
+const awaitPatience = 100 * time.Second
+
 // await is poll with the test's context and a failure in the test.
 func (f *fleetTest) await(what string, done func() bool) {
 	f.Helper()
-	err := f.poll(f.ctx, 45*time.Second, what, func() (bool, error) { return done(), nil })
+	err := f.poll(f.ctx, awaitPatience, what, func() (bool, error) { return done(), nil })
 	if err != nil {
 		f.Fatal(err)
 	}
