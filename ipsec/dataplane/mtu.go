@@ -9,7 +9,6 @@ const (
 	ipv4Header = 20 // never with options (RFC 4301, Section 5.1.2.1)
 	ipv6Header = 40
 	udpHeader  = 8
-	ahHeader   = 12 // RFC 4302, Section 2, before the ICV
 
 	// maxStreamPacket is the longest ESP packet in a TCP connection: its length
 	// field counts itself (RFC 9329, Section 3.1).
@@ -44,11 +43,7 @@ func (sa *SA) InnerMTU(path int) int {
 }
 
 func (sa *SA) innerMTUOfAH(path, ip int) int {
-	align := 4 // RFC 4302, Section 3.3.3.2.1
-	if ip == ipv6Header {
-		align = 8
-	}
-	length := (ahHeader + sa.Suite.ICVLen() + align - 1) &^ (align - 1)
+	length := esp.AHLen(sa.Suite, ip == ipv6Header)
 	if sa.Mode == Tunnel {
 		length += ip
 	}

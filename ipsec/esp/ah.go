@@ -6,10 +6,24 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/swanherd/swanherd/ipsec/suite"
 )
 
 // ahFixedLen is the AH without its ICV (RFC 4302, Section 2).
 const ahFixedLen = 12
+
+// AHLen returns how long the AH of suite s is in octets, padding included: a multiple
+// of 32 bits in IPv4 and of 64 in IPv6 (RFC 4302, Section 3.3.3.2.1).
+func AHLen(s suite.ESPSuite, v6 bool) int { return ahLen(s.IVLen()+s.ICVLen(), v6) }
+
+func ahLen(variable int, v6 bool) int {
+	n := ahFixedLen + variable
+	if v6 {
+		return (n + 7) &^ 7
+	}
+	return (n + 3) &^ 3
+}
 
 // AHOutbound is the sending side of an AH SA.
 type AHOutbound struct {

@@ -52,15 +52,8 @@ func newAHSum(c Config) (*ahSum, error) {
 	return s, err
 }
 
-// headerLen is how long the AH is, padding included: a multiple of 32 bits in IPv4
-// and of 64 in IPv6 (RFC 4302, Section 3.3.3.2.1).
-func (s *ahSum) headerLen(v6 bool) int {
-	n := ahFixedLen + s.ivLen + s.icvLen
-	if v6 {
-		return (n + 7) &^ 7
-	}
-	return (n + 3) &^ 3
-}
+// headerLen is as AHLen.
+func (s *ahSum) headerLen(v6 bool) int { return ahLen(s.ivLen+s.icvLen, v6) }
 
 // fits reports whether an AH of n octets may come. Linux pads to 64 bits in IPv4
 // too unless it is told not to; padding is authenticated, so it is taken.

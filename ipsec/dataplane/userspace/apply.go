@@ -71,13 +71,12 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		return errors.New("another SA has this SPI: remove it first")
 	}
 	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
-	e := p.socket.newEndpoint(c.Local, c.Remote, c.TCP)
+	e := p.newEndpoint(c.Local, c.Remote, c.TCP, c.Suite.AH)
 	if c.Direction == dataplane.Inbound {
-		in, err := esp.NewInbound(config)
+		sa, err := newInboundSA(config)
 		if err != nil {
 			return err
 		}
-		sa := &inboundSA{esp: in}
 		sa.init(c, e)
 		p.sas[key] = &sa.association
 		p.keepTime(key, &sa.association)
@@ -86,11 +85,11 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		return nil
 	}
 	config.ReplayWindow = 0
-	out, err := esp.NewOutbound(config)
+	sa, err := newOutboundSA(config)
 	if err != nil {
 		return err
 	}
-	sa := &outboundSA{esp: out, outer: compileOuter(c.Outer), hidden: hidden{TFC: c.TFC}}
+	sa.outer, sa.hidden = compileOuter(c.Outer), hidden{TFC: c.TFC}
 	sa.init(c, e)
 	p.sas[key] = &sa.association
 	p.keepTime(key, &sa.association)
@@ -123,22 +122,31 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return errors.New("the SA has no tunnel as its owner")
 	case c.Direction != dataplane.Inbound && c.Direction != dataplane.Outbound:
 		return errors.New("the direction is neither in nor out")
-	case c.Mode != dataplane.Tunnel:
-		return fmt.Errorf("userspace has no %s mode: use tunnel mode or the kernel data plane", c.Mode)
 	}
 	if err := errors.Join(c.Outer.Validate(), c.TFC.ValidateFor(c)); err != nil {
 		return err
 	}
-	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP); err != nil {
+	if err := p.checkEndpoints(c.Local, c.Remote, c.TCP, c.Suite.AH); err != nil {
 		return err
 	}
-	return checkSelectors(c.LocalTS, c.RemoteTS)
+	if err := checkSelectors(c.LocalTS, c.RemoteTS); err != nil || c.Mode != dataplane.Transport {
+		return err
+	}
+	return checkTransport(c)
 }
 
-func (p *Plane) checkEndpoints(local, remote netip.AddrPort, tcp bool) error {
+func (p *Plane) checkEndpoints(local, remote netip.AddrPort, tcp, ah bool) error {
+	native := !tcp && local.Port() == 0 && remote.Port() == 0
 	switch {
+	case ah && !native:
+		return errors.New("AH goes in neither UDP nor TCP (RFC 7296, Section 2.23): no NAT may be on its way")
+	case ah && (!local.Addr().IsValid() || local.Addr().IsUnspecified()):
+		return errors.New("AH covers the outer addresses: the local one must be known")
+	case native:
+		_, err := p.raw.to(remote.Addr().Unmap(), ah)
+		return err
 	case local.Port() == 0 || remote.Port() == 0:
-		return errors.New("userspace sends ESP in UDP or TCP only: force UDP encapsulation, so that both endpoints have a port")
+		return fmt.Errorf("ports of %s and %s: set both for UDP or TCP encapsulation, or none", local, remote)
 	case tcp && p.streams.Load() == nil:
 		return errors.New("no TCP connections were joined to this data plane")
 	case !tcp && !p.socket.reaches(remote.Addr()):
@@ -253,21 +261,42 @@ func (p *Plane) removePolicy(key childKey) {
 
 // updateEndpoints moves all SAs of a tunnel.
 func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
-	if err := p.checkEndpoints(op.Local, op.Remote, op.TCP); err != nil {
+	if err := p.checkMove(op); err != nil {
 		return err
 	}
-	inbound := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
-	outbound := p.socket.newEndpoint(op.Local, op.Remote, op.TCP)
+	type kind struct {
+		direction dataplane.Direction
+		ah        bool
+	}
+	moved := map[kind]*endpoint{}
 	for _, sa := range p.sas {
-		switch {
-		case sa.config.Tunnel != op.Tunnel:
-		case sa.config.Direction == dataplane.Inbound:
-			sa.endpoint.Store(inbound)
-		default:
-			sa.endpoint.Store(outbound)
+		if sa.config.Tunnel != op.Tunnel {
+			continue
 		}
+		k := kind{sa.config.Direction, sa.config.Suite.AH}
+		if moved[k] == nil {
+			moved[k] = p.newEndpoint(op.Local, op.Remote, op.TCP, k.ah)
+		}
+		sa.endpoint.Store(moved[k])
 	}
 	return nil
+}
+
+// checkMove reports why an SA of the tunnel cannot have these endpoints.
+func (p *Plane) checkMove(op dataplane.UpdateEndpoints) error {
+	err := p.checkEndpoints(op.Local, op.Remote, op.TCP, false)
+	for _, sa := range p.sas {
+		if sa.config.Tunnel != op.Tunnel || err != nil {
+			continue
+		}
+		if sa.config.Suite.AH {
+			err = p.checkEndpoints(op.Local, op.Remote, op.TCP, true)
+		}
+		if sa.transport && (op.Local.Addr().Unmap() != sa.config.Local.Addr().Unmap() || op.Remote.Addr().Unmap() != sa.config.Remote.Addr().Unmap()) {
+			err = errors.New("SAs in transport mode stay with their addresses (RFC 4555, Section 3.6)")
+		}
+	}
+	return err
 }
 
 // prefixBits is a prefix in the form of the policy database.

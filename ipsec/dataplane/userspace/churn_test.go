@@ -114,7 +114,7 @@ func TestChurn(t *testing.T) {
 		}
 	}
 	c := &churn{pathBench: newPathBench(t), t: t, local: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/24"))}}
-	c.rx.source = &c.rx.names[0]
+	c.rx.source = &c.rx.in.names[0]
 	c.apply(dataplane.RemovePolicy{Tunnel: "t", Child: "c"},
 		dataplane.RemoveSA{Tunnel: "t", SPI: 0x1000, Direction: dataplane.Inbound},
 		dataplane.RemoveSA{Tunnel: "t", SPI: 0x1000, Direction: dataplane.Outbound})

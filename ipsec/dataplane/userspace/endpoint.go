@@ -28,9 +28,10 @@ const (
 // tunnel have an endpoint each.
 type endpoint struct {
 	local, remote netip.AddrPort
-	tcp           bool     // in the connection between them
-	name          sockaddr // remote
-	address       address  // remote
+	tcp           bool       // in the connection between them
+	raw           *rawSocket // nil unless ESP or AH goes in IP itself
+	name          sockaddr   // remote
+	address       address    // remote
 	path          pathMTU
 	lane          *lane // nil until the transmitter needs it
 }
@@ -39,6 +40,27 @@ func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {
 	local = netip.AddrPortFrom(local.Addr().Unmap(), local.Port())
 	remote = netip.AddrPortFrom(remote.Addr().Unmap(), remote.Port())
 	return &endpoint{local: local, remote: remote, tcp: tcp, name: s.sockaddrOf(remote), address: addressOf(remote.Addr())}
+}
+
+// newEndpoint makes one that checkEndpoints has accepted; ah is for AH.
+func (p *Plane) newEndpoint(local, remote netip.AddrPort, tcp, ah bool) *endpoint {
+	e := p.socket.newEndpoint(local, remote, tcp)
+	if !tcp && remote.Port() == 0 {
+		e.raw, _ = p.raw.to(e.remote.Addr(), ah)
+		e.name, e.lane = e.raw.sockaddrOf(e.remote.Addr()), &e.raw.lane
+	}
+	return e
+}
+
+// native reports whether packets go as an IP protocol of their own.
+func (e *endpoint) native() bool { return e.raw != nil }
+
+// headerLen is that of the outer IP header.
+func (e *endpoint) headerLen() int {
+	if e.remote.Addr().Is6() {
+		return ipv6HeaderLen
+	}
+	return ipv4HeaderLen
 }
 
 // sockaddrOf gives a in the form of the socket's own family: IPv4 on an IPv6

@@ -47,7 +47,7 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 		inbound: newSPITable(), failed: make(chan error, 2),
 	}
 	r := newReceiver(p)
-	p.running.Go(r.run)
+	p.running.Go(func() { r.run(r.in) })
 	deadline := time.Now().Add(10 * time.Second)
 	for p.Drops().ReceiveErrors < 3 && time.Now().Before(deadline) {
 		<-time.After(time.Millisecond)

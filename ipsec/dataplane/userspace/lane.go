@@ -44,12 +44,31 @@ func (l *lane) poll() (err error) {
 
 // prepare enlarges the socket's buffers, past the system's limit where allowed,
 // and has it discover path MTUs, whatever net.ipv4.ip_no_pmtu_disc says.
-func (l *lane) prepare() error {
+func (l *lane) prepare(mark uint32) error {
+	l.enlarge()
+	return errors.Join(l.setMark(mark), l.discoverPaths())
+}
+
+// setMark puts a mark on all that is sent, 0 for none.
+func (l *lane) setMark(mark uint32) error {
+	if mark == 0 {
+		return nil
+	}
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)); err != nil {
+		return fmt.Errorf("set SO_MARK: %w", err)
+	}
+	return nil
+}
+
+func (l *lane) enlarge() {
 	for force, plain := range map[int]int{unix.SO_RCVBUFFORCE: unix.SO_RCVBUF, unix.SO_SNDBUFFORCE: unix.SO_SNDBUF} {
 		if unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, force, socketBuffer) != nil {
 			unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, plain, socketBuffer)
 		}
 	}
+}
+
+func (l *lane) discoverPaths() error {
 	if err := unix.SetsockoptInt(l.fd, unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_WANT); err != nil {
 		return fmt.Errorf("set IP_MTU_DISCOVER: %w", err)
 	}
@@ -166,7 +185,7 @@ func (s *socket) newLane() (*lane, error) {
 // bindLane binds l to the socket's port, for which both must agree to share it. From
 // then on a process of the same user may join as well, and gets nothing.
 func (s *socket) bindLane(l *lane) error {
-	if err := l.prepare(); err != nil {
+	if err := l.prepare(s.mark); err != nil {
 		return err
 	}
 	if s.family == unix.AF_INET6 {

@@ -14,7 +14,7 @@ import (
 func TestLanesReceiveNothing(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "[::]:0", "[::1]:0"} {
 		t.Run(listen, func(t *testing.T) {
-			s, err := openSocket(netip.MustParseAddrPort(listen))
+			s, err := openSocket(netip.MustParseAddrPort(listen), 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -52,7 +52,7 @@ func TestLanesReceiveNothing(t *testing.T) {
 					t.Errorf("lane %d received: %v", i, err)
 				}
 			}
-			if _, err := openSocket(s.local); !errors.Is(err, unix.EADDRINUSE) {
+			if _, err := openSocket(s.local, 0); !errors.Is(err, unix.EADDRINUSE) {
 				t.Fatalf("another daemon gets the port: %v", err)
 			}
 		})
@@ -62,7 +62,7 @@ func TestLanesReceiveNothing(t *testing.T) {
 // TestLanesBySource: each source address has a lane, and one that comes again has
 // the one it had.
 func TestLanesBySource(t *testing.T) {
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"))
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

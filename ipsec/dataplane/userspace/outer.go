@@ -2,9 +2,10 @@ package userspace
 
 import "github.com/swanherd/swanherd/ipsec/dataplane"
 
-// outerHeader is what differs between the outer headers of packets to one
-// endpoint. All packets of a group have the same.
+// outerHeader is where a packet goes and what its outer header says. All packets of
+// a group have the same.
 type outerHeader struct {
+	to       *endpoint
 	class    uint8 // DSCP and ECN
 	fragment bool  // routers may: DF is clear
 }
@@ -29,7 +30,7 @@ func compileOuter(o dataplane.Outer) outerRule {
 // header makes the outer header for the inner packet b to e (RFC 4301, Section
 // 5.1.2). All segments of a super-packet have the one of the first.
 func (r *outerRule) header(e *endpoint, b []byte, v6 bool) outerHeader {
-	h := outerHeader{class: trafficClass(b, v6)&r.keep | r.set}
+	h := outerHeader{to: e, class: trafficClass(b, v6)&r.keep | r.set}
 	if e.remote.Addr().Is4() {
 		h.fragment = r.df == dataplane.DFClear || r.df == dataplane.DFCopy && mayFragment(b, v6)
 	}

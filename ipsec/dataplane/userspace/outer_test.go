@@ -37,16 +37,16 @@ func TestOuterRule(t *testing.T) {
 		for df, fragment := range tt.fragment {
 			b := ipv4Packet(ef<<2 | ecnCE)
 			b[6] = byte(df) << 6
-			if got, want := r.header(v4, b, false), (outerHeader{tt.want, fragment}); got != want {
+			if got, want := r.header(v4, b, false), (outerHeader{v4, tt.want, fragment}); got != want {
 				t.Errorf("%+v, inner DF %d: %+v, want %+v", tt.outer, df, got, want)
 			}
-			if got, want := r.header(v6, b, false), (outerHeader{class: tt.want}); got != want {
+			if got, want := r.header(v6, b, false), (outerHeader{to: v6, class: tt.want}); got != want {
 				t.Errorf("%+v over IPv6, inner DF %d: %+v, want %+v", tt.outer, df, got, want)
 			}
 		}
 		b := make([]byte, ipv6HeaderLen)
 		b[0], b[1] = 0x60|(ef<<2|ecnCE)>>4, (ef<<2|ecnCE)<<4&0xff
-		if got, want := r.header(v4, b, true), (outerHeader{tt.want, tt.fragment[1]}); got != want {
+		if got, want := r.header(v4, b, true), (outerHeader{v4, tt.want, tt.fragment[1]}); got != want {
 			t.Errorf("%+v, inner IPv6: %+v, want %+v", tt.outer, got, want)
 		}
 	}

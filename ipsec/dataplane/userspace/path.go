@@ -17,7 +17,7 @@ const (
 
 // pathMTU is what is known of the path to an endpoint.
 type pathMTU struct {
-	limit  int       // octets of ESP packet that pass unfragmented, 0: not known
+	limit  int       // octets of packet behind the IP and UDP header that pass unfragmented, 0: not known
 	asked  time.Time // when the kernel was, last
 	told   time.Time // when an inner sender was told last
 	single time.Time // until then the device segments nothing
@@ -45,9 +45,9 @@ func (e *endpoint) learnPath(p *probes, now time.Time) {
 	if err != nil {
 		return
 	}
-	headers := ipv4HeaderLen + udpHeaderLen
-	if e.remote.Addr().Is6() {
-		headers = ipv6HeaderLen + udpHeaderLen
+	headers := e.headerLen()
+	if !e.native() {
+		headers += udpHeaderLen
 	}
 	if limit := mtu - headers; limit >= minLimit {
 		e.path.limit = limit

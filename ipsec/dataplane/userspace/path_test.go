@@ -22,7 +22,7 @@ import (
 // on the loopback interface and its device writes to out.
 func newPath(t testing.TB, out *os.File) *Plane {
 	t.Helper()
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"))
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ type pathBench struct {
 
 func newPathBench(t testing.TB) *pathBench {
 	p := newPath(t, openNull(t))
-	sink, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"))
+	sink, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func (b *pathBench) sealAll(t testing.TB, packet []byte) (sealed []byte, size in
 func TestPathDoesNotAllocate(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		b := newPathBench(t)
-		b.rx.source = &b.rx.names[0]
+		b.rx.source = &b.rx.in.names[0]
 		packet := superPacket(v6, false, 40000, 1360)
 		if n := testing.AllocsPerRun(100, func() { b.transmit(packet) }); n != 0 {
 			t.Errorf("IPv6 %v: transmitting a super-packet allocates %v times", v6, n)
@@ -349,7 +349,7 @@ func BenchmarkTransmit(b *testing.B) {
 // interface, without either of them.
 func BenchmarkReceive(b *testing.B) {
 	x := newPathBench(b)
-	x.rx.source = &x.rx.names[0]
+	x.rx.source = &x.rx.in.names[0]
 	packet := superPacket(false, false, 40000, 1360)
 	const made = 64
 	var slabs [made][]byte

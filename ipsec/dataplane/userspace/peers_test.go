@@ -27,7 +27,7 @@ func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 
 func (p *Plane) addPeerWith(t *testing.T, n int, tfc dataplane.TFC, limits dataplane.Limits) *remotePeer {
 	t.Helper()
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"))
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

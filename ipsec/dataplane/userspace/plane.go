@@ -42,6 +42,10 @@ type Config struct {
 	// Listen is where ESP in UDP and IKE arrive. The zero value and an
 	// unspecified IPv6 address take both families; port 0 is DefaultPort.
 	Listen netip.AddrPort
+	// Mark is put on all that the plane sends outside (SO_MARK), 0 for none: by a
+	// rule for other marks alone ("not fwmark"), routes may lead even a peer's own
+	// address into the interface, as transport mode needs it.
+	Mark uint32
 	// KeepMSS leaves the maximum segment sizes of TCP connections alone. Without
 	// it those that do not fit the path are lowered in both directions.
 	KeepMSS bool
@@ -72,8 +76,9 @@ type Plane struct {
 	logger *slog.Logger
 	device *device
 	socket *socket
+	raw    rawSockets
 	events chan dataplane.Event
-	failed chan error // holds one for each of the two goroutines
+	failed chan error // holds one for each goroutine
 	stats  stats
 	// Each is written by the one goroutine of its direction.
 	transmitLatency, receiveLatency dataplane.Latency
@@ -117,7 +122,7 @@ func New(c Config) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure userspace data plane: %w", err)
 	}
-	s, err := openSocket(c.Listen)
+	s, err := openSocket(c.Listen, c.Mark)
 	if err != nil {
 		return nil, fmt.Errorf("start userspace data plane: %w", err)
 	}
@@ -130,18 +135,23 @@ func New(c Config) (*Plane, error) {
 		c.Logger.Warn("this kernel refuses some super-packets; throughput suffers", "interface", d.name, "tcp", d.mergeTCP, "udp", d.mergeUDP)
 	}
 	p := &Plane{
-		logger: c.Logger, device: d, socket: s,
+		logger: c.Logger, device: d, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
 		keepMSS:  c.KeepMSS,
 		events:   make(chan dataplane.Event, eventBuffer),
-		failed:   make(chan error, 2),
+		failed:   make(chan error, 2+len(rawSockets{}.all)),
 		inbound:  newSPITable(),
 		reserved: map[uint32]bool{},
 		sas:      map[saKey]*association{},
 		children: map[childKey]*child{},
 	}
 	p.receiver = newReceiver(p)
+	udp := p.receiver.in
 	p.running.Go(newTransmitter(p).run)
-	p.running.Go(p.receiver.run)
+	p.running.Go(func() { p.receiver.run(udp) })
+	p.raw.each(func(s *rawSocket) {
+		in := newInbox(&s.lane, s)
+		p.running.Go(func() { p.receiver.run(in) })
+	})
 	return p, nil
 }
 
@@ -248,10 +258,10 @@ func (p *Plane) Close() error {
 	// ended: they use the bare numbers.
 	p.stop.Store(true)
 	past := time.Unix(1, 0)
-	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past), p.socket.wakeLanes(past))
+	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past), p.socket.wakeLanes(past), p.raw.wake(past))
 	p.running.Wait()
 	p.receiver.close()
-	err = errors.Join(err, p.device.file.Close(), p.socket.close())
+	err = errors.Join(err, p.device.file.Close(), p.socket.close(), p.raw.close())
 	close(p.events)
 	if err != nil {
 		return fmt.Errorf("close userspace data plane: %w", err)

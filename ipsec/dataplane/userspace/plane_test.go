@@ -101,7 +101,7 @@ func side(t *testing.T, ns *namespace, outer netip.Addr) planetest.Side {
 // handled counts the packets that the transmitter sent or dropped.
 func (p *Plane) handled() uint64 {
 	d := p.Drops()
-	n := d.NoPolicy + d.NoSA + d.Expired + d.OutMalformed
+	n := d.NoPolicy + d.NoSA + d.Expired + d.OutMalformed + d.Unfit
 	for _, c := range p.Counters() {
 		if c.Direction == dataplane.Outbound {
 			n += c.Packets

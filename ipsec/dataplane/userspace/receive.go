@@ -35,20 +35,11 @@ type message struct {
 	_      [4]byte
 }
 
-// receiver moves packets from the network to the interface: receive, find the
-// SA, open in place, check, merge, write, all in one goroutine.
-type receiver struct {
-	// mu is held while packets are handled: a batch of the socket, or of a
-	// stream. So streams cost the socket's own batches next to nothing.
-	mu     sync.Mutex
-	closed bool
-
-	plane  *Plane
-	socket *socket
-	merger *merger
-	inner  inner
-	now    time.Time
-	mtu    interfaceMTU
+// inbox is what one socket receives into. It belongs to the goroutine that reads
+// the socket.
+type inbox struct {
+	lane *lane
+	raw  *rawSocket // nil: the UDP socket
 
 	messages [slabs]message
 	vecs     [slabs]unix.Iovec
@@ -56,62 +47,91 @@ type receiver struct {
 	oobs     [slabs][oobLen]byte
 	names    [slabs][unix.SizeofSockaddrInet6]byte
 
+	n       int
+	errno   unix.Errno
+	tryRecv func(uintptr) bool
+}
+
+func newInbox(l *lane, raw *rawSocket) *inbox {
+	in := &inbox{lane: l, raw: raw}
+	room := raw.room()
+	for i := range in.messages {
+		in.slabs[i] = make([]byte, room+slabLen)
+		in.vecs[i].Base = &in.slabs[i][room]
+		in.vecs[i].SetLen(slabLen)
+		h := &in.messages[i].header
+		h.Iov = &in.vecs[i]
+		h.SetIovlen(1)
+		h.Control = &in.oobs[i][0]
+		h.Name = &in.names[i][0]
+	}
+	in.tryRecv = func(uintptr) bool {
+		in.receive()
+		return in.errno != unix.EAGAIN
+	}
+	return in
+}
+
+func (in *inbox) receive() {
+	for i := range in.messages {
+		h := &in.messages[i].header
+		h.SetControllen(oobLen)
+		h.Namelen = unix.SizeofSockaddrInet6
+	}
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(in.lane.fd), uintptr(unsafe.Pointer(&in.messages[0])), slabs, 0, 0, 0)
+	in.n, in.errno = int(n), errno
+}
+
+// control is the ancillary data of a message.
+func (in *inbox) control(i int) []byte { return in.oobs[i][:in.messages[i].header.Controllen] }
+
+// receiver moves packets from the network to the interface: receive, find the
+// SA, open in place, check, merge, write. One goroutine reads the UDP socket; the
+// raw sockets have one each, and streams bring packets too.
+type receiver struct {
+	// mu is held while packets are handled: a batch of a socket, or of a
+	// stream. So streams cost the socket's own batches next to nothing.
+	mu     sync.Mutex
+	closed bool
+
+	plane   *Plane
+	socket  *socket
+	merger  *merger
+	inner   inner
+	now     time.Time
+	mtu     interfaceMTU
+	rebuilt rebuilt
+
 	sa     *inboundSA // of the last packet; its counters are to be published
 	moved  bool       // the slab at hand came from another address than sa's
+	in     *inbox     // of the batch at hand
+	at     int        // which message of it
 	source *[unix.SizeofSockaddrInet6]byte
-	at     int        // which slab
-	stream streamPath // where packets come from that are not of the socket
+	stream streamPath // where packets come from that are not of a socket
 	class  uint8      // of the outer header
 	forged int        // packets of the stream whose integrity check failed
 
 	unknownRaised time.Time
-	n             int
-	errno         unix.Errno
-	tryRecv       func(uintptr) bool
 }
 
 func newReceiver(p *Plane) *receiver {
-	r := &receiver{plane: p, socket: p.socket, merger: newMerger(p)}
-	for i := range r.messages {
-		r.slabs[i] = make([]byte, slabLen)
-		r.vecs[i].Base = &r.slabs[i][0]
-		r.vecs[i].SetLen(slabLen)
-		h := &r.messages[i].header
-		h.Iov = &r.vecs[i]
-		h.SetIovlen(1)
-		h.Control = &r.oobs[i][0]
-		h.Name = &r.names[i][0]
-	}
-	r.tryRecv = func(uintptr) bool {
-		r.receive()
-		return r.errno != unix.EAGAIN
-	}
-	return r
+	return &receiver{plane: p, socket: p.socket, merger: newMerger(p), in: newInbox(&p.socket.lane, nil)}
 }
 
-func (r *receiver) receive() {
-	for i := range r.messages {
-		h := &r.messages[i].header
-		h.SetControllen(oobLen)
-		h.Namelen = unix.SizeofSockaddrInet6
-	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(r.socket.fd), uintptr(unsafe.Pointer(&r.messages[0])), slabs, 0, 0, 0)
-	r.n, r.errno = int(n), errno
-}
-
-func (r *receiver) run() {
+// run serves one socket.
+func (r *receiver) run(in *inbox) {
 	for !r.plane.stop.Load() {
-		r.receive()
-		if r.errno == unix.EAGAIN {
-			if err := r.socket.conn.Read(r.tryRecv); err != nil {
+		in.receive()
+		if in.errno == unix.EAGAIN {
+			if err := in.lane.conn.Read(in.tryRecv); err != nil {
 				r.plane.fail(fmt.Errorf("wait for the network: %w", err))
 				return
 			}
 		}
-		switch r.errno {
+		switch in.errno {
 		case 0:
 			r.mu.Lock()
-			r.batch()
+			r.batch(in)
 			r.mu.Unlock()
 		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
 			// Nothing, or an earlier send's ICMP error.
@@ -123,10 +143,16 @@ func (r *receiver) run() {
 }
 
 // batch handles what one receive call brought.
-func (r *receiver) batch() {
-	r.now = time.Now()
-	for i := range r.n {
-		r.slab(i)
+func (r *receiver) batch(in *inbox) {
+	r.now, r.in = time.Now(), in
+	for i := range in.n {
+		r.publish()
+		r.source, r.at = &in.names[i], i
+		if in.raw != nil {
+			r.rawMessage(i)
+		} else {
+			r.slab(i)
+		}
 	}
 	r.finish()
 }
@@ -135,21 +161,21 @@ func (r *receiver) batch() {
 func (r *receiver) finish() {
 	r.publish()
 	r.merger.flushAll()
+	r.rebuilt.reset()
 	r.plane.receiveLatency.Observe(time.Since(r.now))
 }
 
 // slab handles the datagrams of one message: all from one source with one
 // traffic class, equal in length but for the last.
 func (r *receiver) slab(i int) {
-	m := &r.messages[i]
-	info := parseControl(r.oobs[i][:m.header.Controllen], false)
+	n := r.in.messages[i].n
+	info := parseControl(r.in.control(i), false)
 	size := info.segment
 	if size <= 0 {
-		size = int(m.n)
+		size = int(n)
 	}
-	r.publish()
-	r.source, r.at, r.class = &r.names[i], i, info.class
-	for b := r.slabs[i][:m.n]; len(b) > 0; {
+	r.class = info.class
+	for b := r.in.slabs[i][:n]; len(b) > 0; {
 		n := min(size, len(b))
 		r.datagram(b[:n:n])
 		b = b[n:]
@@ -188,10 +214,14 @@ func (r *receiver) protected(spi uint32, b []byte) bool {
 	return true
 }
 
-// from reports whether the packets at hand come from the remote of e.
+// from reports whether the packets at hand come from the remote of e. Between ESP in
+// IP itself and in UDP no NAT has changed them, so that they tell of no move.
 func (r *receiver) from(e *endpoint) bool {
-	if r.stream.set {
+	switch {
+	case r.stream.set:
 		return e.tcp && e.local == r.stream.local && e.remote == r.stream.remote
+	case e.native() != (r.in.raw != nil):
+		return true // some send the one although the other was agreed
 	}
 	return e.samePeer(r.source)
 }
@@ -206,8 +236,10 @@ func (r *receiver) ike(b []byte) {
 
 // arrivedAt is the address and port that the slab at hand was sent to.
 func (r *receiver) arrivedAt() netip.AddrPort {
-	oob := r.oobs[r.at][:r.messages[r.at].header.Controllen]
-	local := parseControl(oob, true).local
+	local := parseControl(r.in.control(r.at), true).local
+	if r.in.raw != nil {
+		return netip.AddrPortFrom(local, 0)
+	}
 	if !local.IsValid() {
 		local = r.socket.local.Addr()
 	}
@@ -237,7 +269,7 @@ func (r *receiver) open(sa *inboundSA, b []byte) {
 		sa.expire(r.plane, r.now)
 		return
 	}
-	packet, err := sa.esp.Open(b)
+	packet, err := sa.open(b, r.takesAH())
 	if err != nil {
 		r.refuse(sa, err)
 		return
@@ -245,10 +277,14 @@ func (r *receiver) open(sa *inboundSA, b []byte) {
 	if !sa.proved {
 		sa.proved = r.plane.raise(sa.event(dataplane.FirstInbound))
 	}
-	if r.moved && packet.Sequence == sa.esp.Highest() {
+	if r.moved && packet.Sequence == sa.highest() {
 		r.announceMove(sa)
 	}
-	r.accept(sa, packet)
+	if sa.transport {
+		r.acceptTransport(sa, packet)
+	} else {
+		r.acceptTunnel(sa, packet)
+	}
 }
 
 func (r *receiver) refuse(sa *inboundSA, err error) {
@@ -286,8 +322,8 @@ func (r *receiver) announceMove(sa *inboundSA) {
 	}
 }
 
-// accept checks what was in the ESP packet and passes it on.
-func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
+// acceptTunnel checks what was in a packet of tunnel mode and passes it on.
+func (r *receiver) acceptTunnel(sa *inboundSA, packet esp.Packet) {
 	switch packet.NextHeader {
 	case esp.NextHeaderIPv4, esp.NextHeaderIPv6:
 	case esp.NextHeaderNone:
@@ -303,12 +339,17 @@ func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
 		r.plane.stats.malformed.Add(1)
 		return
 	}
+	r.accept(sa, packet.Payload[:in.length:in.length])
+}
+
+// accept passes on the packet that inner was parsed from, if it is one of the SA.
+func (r *receiver) accept(sa *inboundSA, inside []byte) {
+	in := &r.inner
 	if !sa.selectors.inbound(&in.flow) {
 		sa.selectorDrops.Add(1)
 		return
 	}
-	inside := packet.Payload[:in.length:in.length]
-	if r.class&3 != ecnNotECT && !mergeECN(r.class, inside, in.v6) {
+	if r.class&3 != ecnNotECT && !sa.transport && !mergeECN(r.class, inside, in.v6) {
 		r.plane.stats.congestion.Add(1)
 		return
 	}
@@ -325,8 +366,8 @@ func (r *receiver) accept(sa *inboundSA, packet esp.Packet) {
 // back, which is the peer's address.
 func (r *receiver) clamp(sa *inboundSA, b []byte) {
 	mtu := r.mtu.get(r.plane.device, &r.socket.receiveProbes, r.now)
-	if limit := sa.endpoint.Load().limit(&r.socket.receiveProbes, r.now); limit != 0 {
-		mtu = min(mtu, esp.MaxPayload(sa.config.Suite, limit))
+	if e := sa.endpoint.Load(); e.limit(&r.socket.receiveProbes, r.now) != 0 {
+		mtu = min(mtu, fits(&sa.config, e))
 	}
 	clampMSS(b, &r.inner, mtu)
 }
@@ -337,6 +378,6 @@ func (r *receiver) publish() {
 		return
 	}
 	r.sa.publish(r.now)
-	r.sa.missing.Store(r.sa.esp.Missing())
+	r.sa.missing.Store(r.sa.lost())
 	r.sa = nil
 }

@@ -80,7 +80,7 @@ func TestFloodsCostNothing(t *testing.T) {
 			b := newPathBench(t)
 			log := &counting{}
 			b.plane.logger = slog.New(log)
-			b.rx.source = &b.rx.names[0]
+			b.rx.source = &b.rx.in.names[0]
 			sealed, size = b.sealAll(t, superPacket(false, false, 40000, 1360))
 			b.receive(sealed, size)
 			packets := flood.packets()

@@ -22,6 +22,7 @@ type association struct {
 	fingerprint [sha256.Size]byte
 	selectors   selectors
 	endpoint    atomic.Pointer[endpoint]
+	transport   bool // mode
 
 	packets, bytes, missing, dummies         atomic.Uint64
 	replayDrops, authFailures, selectorDrops atomic.Uint64
@@ -59,7 +60,7 @@ func limit(packets, bytes uint64) usage {
 func (a *association) init(c dataplane.SA, e *endpoint) {
 	a.fingerprint = sha256.Sum256(c.Key)
 	c.Key = nil
-	a.spi, a.config = c.SPI, c
+	a.spi, a.config, a.transport = c.SPI, c, c.Mode == dataplane.Transport
 	a.selectors = selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
 	a.soft = limit(c.Limits.SoftPackets, c.Limits.SoftBytes)
 	a.hard = limit(c.Limits.HardPackets, c.Limits.HardBytes)
@@ -69,7 +70,7 @@ func (a *association) init(c dataplane.SA, e *endpoint) {
 // same reports whether c describes this SA. Addresses may differ, they move.
 func (a *association) same(c *dataplane.SA) bool {
 	s := selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
-	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Outer == c.Outer && a.config.TFC == c.TFC &&
+	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Mode == c.Mode && a.config.Outer == c.Outer && a.config.TFC == c.TFC &&
 		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.selectors.equal(&s)
 }
 
@@ -90,16 +91,18 @@ func (a *association) counters() dataplane.Counters {
 	return c
 }
 
-// inboundSA receives. Its esp half belongs to the receiver.
+// inboundSA receives. What is of esp belongs to the receiver.
 type inboundSA struct {
 	association
 	esp *esp.Inbound
+	ah  *esp.AHInbound // instead of esp
 }
 
-// outboundSA sends. Its esp half belongs to the transmitter.
+// outboundSA sends. What is of esp belongs to the transmitter.
 type outboundSA struct {
 	association
 	esp    *esp.Outbound
+	ah     *esp.AHOutbound // instead of esp
 	outer  outerRule
 	hidden hidden
 	// narrow says that the SA does not carry all that its policy matches.

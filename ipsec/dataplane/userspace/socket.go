@@ -23,6 +23,7 @@ type socket struct {
 	lane
 	family int
 	local  netip.AddrPort // port never 0
+	mark   uint32         // of all that is sent
 	lanes  lanes
 	// probes are for who holds the plane's lock, and one pair each for the
 	// transmitter and the receiver.
@@ -35,8 +36,8 @@ type probes [2]int
 
 // openSocket binds listen; an invalid or unspecified address is all of both
 // families.
-func openSocket(listen netip.AddrPort) (*socket, error) {
-	s := &socket{family: unix.AF_INET6}
+func openSocket(listen netip.AddrPort, mark uint32) (*socket, error) {
+	s := &socket{family: unix.AF_INET6, mark: mark}
 	addr := listen.Addr().Unmap()
 	if addr.Is4() && !addr.IsUnspecified() {
 		s.family = unix.AF_INET
@@ -55,7 +56,7 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
-	s.probes, s.transmitProbes, s.receiveProbes = openProbes(), openProbes(), openProbes()
+	s.probes, s.transmitProbes, s.receiveProbes = openProbes(mark), openProbes(mark), openProbes(mark)
 	if err := errors.Join(s.poll(), s.openLanes()); err != nil {
 		s.close()
 		return nil, err
@@ -63,13 +64,17 @@ func openSocket(listen netip.AddrPort) (*socket, error) {
 	return s, nil
 }
 
-func openProbes() (p probes) {
+// openProbes opens probes that are routed like what has the mark.
+func openProbes(mark uint32) (p probes) {
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			fd = -1
+			p[i] = -1
+			continue
 		}
-		p[i] = fd
+		if p[i] = fd; mark != 0 {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)) // the socket has told of errors
+		}
 	}
 	return p
 }
@@ -90,7 +95,7 @@ func (s *socket) close() error {
 }
 
 func (s *socket) bind(addr netip.Addr, port uint16) error {
-	if err := s.prepare(); err != nil {
+	if err := s.prepare(s.mark); err != nil {
 		return err
 	}
 	s.lanes.possible = s.reserveLanes() == nil

@@ -10,6 +10,7 @@ type Drops struct {
 	Discarded     uint64 // outbound: a policy wants it
 	Loops         uint64 // outbound: our own datagrams, led into the tunnel by a route
 	TooBig        uint64 // outbound: larger than the path takes; the sender was told
+	Unfit         uint64 // outbound: fragments, IP options and headers for the way, which transport mode has no place for
 	Expired       uint64 // the SA reached its hard limit
 	OutMalformed  uint64 // outbound: no whole IP packet
 	SendErrors    uint64 // outbound: datagrams that the network refused
@@ -27,6 +28,7 @@ type stats struct {
 	noPolicy, noSA, expired, outMalformed, sendErrors       atomic.Uint64
 	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
 	loops, tooBig, lostEvents, receiveErrors, discarded     atomic.Uint64
+	unfit                                                   atomic.Uint64
 }
 
 // Drops returns the packets dropped outside of SAs so far.
@@ -34,7 +36,7 @@ func (p *Plane) Drops() Drops {
 	s := &p.stats
 	return Drops{
 		NoPolicy: s.noPolicy.Load(), NoSA: s.noSA.Load(), Discarded: s.discarded.Load(),
-		Loops: s.loops.Load(), TooBig: s.tooBig.Load(), Expired: s.expired.Load(),
+		Loops: s.loops.Load(), TooBig: s.tooBig.Load(), Unfit: s.unfit.Load(), Expired: s.expired.Load(),
 		OutMalformed: s.outMalformed.Load(), SendErrors: s.sendErrors.Load(),
 		UnknownSPI: s.unknownSPI.Load(), Malformed: s.malformed.Load(), Dummy: s.dummy.Load(),
 		Congestion: s.congestion.Load(), DeliverErrors: s.deliverErrors.Load(),
@@ -45,7 +47,7 @@ func (p *Plane) Drops() Drops {
 // ByReason returns the figures by the words that metrics use.
 func (d Drops) ByReason() map[string]uint64 {
 	return map[string]uint64{
-		"no_policy": d.NoPolicy, "no_sa": d.NoSA, "discarded": d.Discarded, "loop": d.Loops, "too_big": d.TooBig, "expired": d.Expired,
+		"no_policy": d.NoPolicy, "no_sa": d.NoSA, "discarded": d.Discarded, "loop": d.Loops, "too_big": d.TooBig, "unfit": d.Unfit, "expired": d.Expired,
 		"out_malformed": d.OutMalformed, "send_error": d.SendErrors, "unknown_spi": d.UnknownSPI, "malformed": d.Malformed,
 		"dummy": d.Dummy, "congestion": d.Congestion, "deliver_error": d.DeliverErrors,
 	}

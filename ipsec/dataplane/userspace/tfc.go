@@ -25,13 +25,12 @@ type hidden struct {
 }
 
 // padTo returns to how many octets the packets of sa are padded, 0 for not at all.
-// limit is that of the endpoint.
-func (t *transmitter) padTo(sa *outboundSA, limit int) int {
+func (t *transmitter) padTo(sa *outboundSA, e *endpoint) int {
 	n := sa.hidden.PadTo
 	if n == 0 {
 		return 0
 	}
-	fits := t.fits(sa, limit)
+	fits := t.fits(sa, e)
 	if n == dataplane.PadToPath {
 		return fits
 	}
@@ -39,9 +38,9 @@ func (t *transmitter) padTo(sa *outboundSA, limit int) int {
 }
 
 // fits returns how long an inner packet may be, in octets.
-func (t *transmitter) fits(sa *outboundSA, limit int) int {
-	if limit != 0 {
-		return sa.esp.MaxPayload(limit)
+func (t *transmitter) fits(sa *outboundSA, e *endpoint) int {
+	if e.path.limit != 0 {
+		return sa.fits(e)
 	}
 	return t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
 }
@@ -49,12 +48,18 @@ func (t *transmitter) fits(sa *outboundSA, limit int) int {
 // pad returns packet with zeros behind it up to n octets, in a buffer that is valid
 // until the next call: behind the packet itself is the next segment.
 func (t *transmitter) pad(packet []byte, n int) []byte {
-	if t.padded == nil {
-		t.padded = make([]byte, maxPacket+esp.TrailerRoom)
-	}
-	b := t.padded[:n]
+	b := t.room(n)
 	clear(b[copy(b, packet):])
 	return b
+}
+
+// room is n octets, and what Seal needs behind them, that are valid until the next
+// call.
+func (t *transmitter) room(n int) []byte {
+	if t.scratch == nil {
+		t.scratch = make([]byte, maxPacket+esp.TrailerRoom)
+	}
+	return t.scratch[:n]
 }
 
 // dummies sends what SAs have to send that were silent, and returns when it is to be
@@ -83,13 +88,13 @@ func (t *transmitter) dummy(sa *outboundSA, now time.Time) {
 		return
 	}
 	e := sa.endpoint.Load()
-	limit := e.limit(&t.socket.transmitProbes, now)
-	n := t.padTo(sa, limit)
+	e.limit(&t.socket.transmitProbes, now)
+	n := t.padTo(sa, e)
 	if n == 0 {
-		most := min(t.fits(sa, limit), mostDummy)
+		most := min(t.fits(sa, e), mostDummy)
 		n = leastDummy + rand.IntN(max(1, most-leastDummy+1))
 	}
-	if t.sealPadded(sa, sa.outer.dummy(), esp.NextHeaderNone, t.pad(nil, n)) {
+	if t.sealPadded(sa, sa.outer.dummy(e), esp.NextHeaderNone, t.pad(nil, n)) {
 		sa.unseen.packets++
 		sa.unseen.bytes += uint64(n)
 		sa.dummies.Add(1)
@@ -98,4 +103,4 @@ func (t *transmitter) dummy(sa *outboundSA, now time.Time) {
 
 // dummy is the outer header of a dummy packet: that of a packet without a class
 // whose length does not matter.
-func (r *outerRule) dummy() outerHeader { return outerHeader{class: r.set} }
+func (r *outerRule) dummy(e *endpoint) outerHeader { return outerHeader{to: e, class: r.set} }

@@ -75,7 +75,7 @@ func TestPaddingKeepsToPath(t *testing.T) {
 		{dataplane.PadToPath, 1472, 1438}, {dataplane.PadToPath, 1372, 1338},
 	} {
 		sa := &outboundSA{esp: out, hidden: hidden{TFC: dataplane.TFC{PadTo: tt.padTo}}}
-		if got := tx.padTo(sa, tt.limit); got != tt.want {
+		if got := tx.padTo(sa, &endpoint{path: pathMTU{limit: tt.limit}}); got != tt.want {
 			t.Errorf("padding to %d on a path of %d: %d, want %d", tt.padTo, tt.limit, got, tt.want)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
 )
 
@@ -35,11 +34,11 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 			length += int(packet[h.checksumStart+12]>>4)*4 - udpHeaderLen
 		}
 	}
-	fits := sa.esp.MaxPayload(e.path.limit)
-	if length <= fits || mayFragment(packet, t.inner.v6) || sa.outer.df == dataplane.DFClear {
+	fits := sa.fits(e)
+	if length <= fits || sa.fragments(packet, t.inner.v6) {
 		return false
 	}
-	if t.inner.v6 && fits < minMTU {
+	if t.inner.v6 && fits < minMTU && sa.ah == nil {
 		return false // no sender goes below 1,280: let the kernel fragment
 	}
 	if now := time.Now(); now.Sub(e.path.told) >= tooBigInterval {

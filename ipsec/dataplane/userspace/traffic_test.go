@@ -42,6 +42,7 @@ type tunnel struct {
 	t          testing.TB
 	a, b       *gateway
 	suite      suite.ESPSuite
+	mode       dataplane.Mode
 	outer      dataplane.Outer
 	tfc        dataplane.TFC
 	generation byte
@@ -101,10 +102,16 @@ func newTunnelIn(t testing.TB, nsA, nsB *namespace, outerA, outerB netip.Addr, s
 		a: newGateway(t, nsA, outerA, configA, sitesA, sitesB),
 		b: newGateway(t, nsB, outerB, configB, sitesB, sitesA),
 	}
+	x.start()
+	return x
+}
+
+// start sets the policies and installs the first SAs.
+func (x *tunnel) start() {
+	x.t.Helper()
 	x.apply(x.a, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: x.a.local, RemoteTS: x.b.local}})
 	x.apply(x.b, dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: "t", Child: "c", LocalTS: x.b.local, RemoteTS: x.a.local}})
 	x.rekey()
-	return x
 }
 
 func (x *tunnel) apply(g *gateway, ops ...dataplane.Op) {
@@ -128,7 +135,7 @@ func (x *tunnel) rekey() {
 	keyA, keyB := bytes.Repeat([]byte{x.generation}, x.suite.KeyLen()), bytes.Repeat([]byte{^x.generation}, x.suite.KeyLen())
 	sa := func(d dataplane.Direction, spi uint32, key []byte, here, there *gateway) dataplane.SA {
 		made := dataplane.SA{
-			SPI: spi, Direction: d, Tunnel: "t", Child: "c", Local: here.outer, Remote: there.outer,
+			SPI: spi, Direction: d, Tunnel: "t", Child: "c", Mode: x.mode, Local: here.outer, Remote: there.outer,
 			Suite: x.suite, Key: key, LocalTS: here.local, RemoteTS: there.local, Outer: x.outer,
 		}
 		if d == dataplane.Outbound {
@@ -227,6 +234,15 @@ func (x *tunnel) exchange(network string, server netip.Addr, size int) error {
 // datagrams sends UDP datagrams of all sizes to an echo server, one at a time,
 // and wants each back.
 func (x *tunnel) datagrams(network string, server netip.Addr) error {
+	local := siteA.Addr()
+	if server.Is6() {
+		local = siteA6.Addr()
+	}
+	// Large ones go in fragments.
+	return x.datagramsOf(network, local, server, 1, 2, 3, 7, 64, 500, 1000, 1369, 1390, 1391, 4000, 20000, 60000)
+}
+
+func (x *tunnel) datagramsOf(network string, local, server netip.Addr, sizes ...int) error {
 	listen := func(ctx context.Context, addr netip.Addr) (conn net.PacketConn, err error) {
 		ns := x.a.ns
 		if addr == server {
@@ -237,10 +253,6 @@ func (x *tunnel) datagrams(network string, server netip.Addr) error {
 			conn, err = lc.ListenPacket(ctx, network, netip.AddrPortFrom(addr, 0).String())
 		})
 		return conn, err
-	}
-	local := siteA.Addr()
-	if server.Is6() {
-		local = siteA6.Addr()
 	}
 	s, err := listen(x.t.Context(), server)
 	if err != nil {
@@ -263,7 +275,7 @@ func (x *tunnel) datagrams(network string, server netip.Addr) error {
 	}
 	defer c.Close()
 	b := make([]byte, 65536)
-	for _, size := range []int{1, 2, 3, 7, 64, 500, 1000, 1369, 1390, 1391, 4000, 20000, 60000} { // large ones in fragments
+	for _, size := range sizes {
 		want := bytes.Repeat([]byte{byte(size)}, size)
 		c.SetDeadline(time.Now().Add(patience))
 		if _, err := c.WriteTo(want, s.LocalAddr()); err != nil {

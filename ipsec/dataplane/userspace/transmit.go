@@ -30,7 +30,7 @@ const (
 	maxPacket = 65536
 )
 
-// group is a run of ESP packets that leaves in one send: of one SA and one
+// group is a run of packets that leaves in one send: of one SA and one
 // outer header, equal in length but for a shorter last one.
 type group struct {
 	sa     *outboundSA // nil: empty
@@ -58,7 +58,9 @@ type transmitter struct {
 	control   control
 	mtu       interfaceMTU
 	padding   int    // to how many octets the packets at hand are padded, 0 for not
-	padded    []byte // of one packet, nil until it is needed
+	scratch   []byte // for one packet, nil until it is needed
+	fragment  []byte // for one fragment, likewise
+	identity  uint16 // of the last IPv4 header that was written
 	timed     bool   // a deadline may be set
 
 	buf     []byte
@@ -176,10 +178,12 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.tooBig.Add(1)
 		return
 	}
-	t.padding = t.padTo(sa, limit)
-	outer, next := sa.outer.header(e, packet, t.inner.v6), uint8(esp.NextHeaderIPv4)
-	if t.inner.v6 {
-		next = esp.NextHeaderIPv6
+	t.padding = t.padTo(sa, e)
+	outer := sa.outer.header(e, packet, t.inner.v6)
+	at, next, err := t.inner.payload(sa, packet)
+	if err != nil {
+		t.plane.stats.unfit.Add(1)
+		return
 	}
 	if h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE {
 		if h.needsChecksum && !completeChecksum(h, packet) {
@@ -189,11 +193,11 @@ func (t *transmitter) process(b []byte) {
 		if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
 			mtu := t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
 			if limit != 0 {
-				mtu = min(mtu, sa.esp.MaxPayload(limit))
+				mtu = min(mtu, sa.fits(e))
 			}
 			clampMSS(packet, &t.inner, mtu)
 		}
-		t.seal(sa, outer, next, packet)
+		t.seal(sa, outer, next, packet[at:])
 		return
 	}
 	if !t.segmenter.start(h, packet) {
@@ -201,7 +205,7 @@ func (t *transmitter) process(b []byte) {
 		return
 	}
 	for segment := t.segmenter.next(); segment != nil; segment = t.segmenter.next() {
-		t.seal(sa, outer, next, segment)
+		t.seal(sa, outer, next, segment[at:])
 	}
 }
 
@@ -239,6 +243,9 @@ func (t *transmitter) find(f *flow) *outboundSA {
 // the tunnel.
 func (t *transmitter) looped(e *endpoint) bool {
 	f := &t.inner.flow
+	if e.native() && (f.protocol == protoESP || f.protocol == protoAH) {
+		return f.dst == e.address
+	}
 	if e.tcp {
 		return f.protocol == protoTCP && f.hasPorts && f.dst == e.address && f.dstPort == e.remote.Port() && f.srcPort == e.local.Port()
 	}
@@ -250,7 +257,9 @@ func (t *transmitter) looped(e *endpoint) bool {
 // Behind packet there are at least esp.TrailerRoom octets of the read buffer.
 func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
 	n := t.padding - len(packet)
-	if n <= 0 {
+	if sa.ah != nil {
+		t.sealAH(sa, outer, next, packet)
+	} else if n <= 0 {
 		t.sealPadded(sa, outer, next, packet)
 	} else if t.sealPadded(sa, outer, next, t.pad(packet, t.padding)) {
 		sa.unseen.bytes += uint64(n)
@@ -267,8 +276,8 @@ func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, 
 		sa.expire(t.plane, t.now)
 		return false
 	}
-	g := t.group(sa, outer, sa.esp.SealedLen(len(packet)))
-	buf, err := sa.esp.Seal(g.buf, packet, next)
+	g := t.group(sa, outer, sa.sealedLen(outer.to, len(packet)))
+	buf, err := t.protect(sa, outer, g.buf, packet, next)
 	if err != nil {
 		if errors.Is(err, esp.ErrSequenceExhausted) {
 			sa.expired = true
@@ -347,7 +356,7 @@ func (t *transmitter) flushGroups() {
 
 // flush sends a group and empties it.
 func (t *transmitter) flush(g *group) {
-	e := g.sa.endpoint.Load()
+	e := g.outer.to
 	g.sa.publish(t.now)
 	g.sa.hidden.sent = t.now
 	if e.tcp {
@@ -371,7 +380,7 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	}
 	e.lane.allowFragments(g.outer.fragment)
 	wait := !t.socket.lanes.several
-	if g.count > 1 && e.path.segments(g.size, t.now) {
+	if g.count > 1 && !e.native() && e.path.segments(g.size, t.now) {
 		t.prepare(e, g.outer)
 		t.control.addSegment(g.size)
 		switch errno := e.lane.sendWait(e, g.buf, &t.control, wait); errno {
@@ -399,6 +408,10 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 // share.
 func (t *transmitter) prepare(e *endpoint, outer outerHeader) {
 	t.control.reset()
+	if e.native() {
+		e.raw.prepare(e, outer, &t.control)
+		return
+	}
 	if t.socket.local.Addr().IsUnspecified() {
 		t.control.addSource(t.socket.family, e.local.Addr())
 	}

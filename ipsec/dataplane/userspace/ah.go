@@ -1,0 +1,177 @@
+package userspace
+
+import (
+	"encoding/binary"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
+)
+
+// AH (RFC 4302) covers the outer IP header, which the transmitter therefore writes
+// itself, so that no kernel fragments the packet: what is too long is fragmented
+// before AH, as tunnel mode may (Section 3.3.4), or its sender is told.
+
+func newInboundSA(c esp.Config) (*inboundSA, error) {
+	if c.Suite.AH {
+		in, err := esp.NewAHInbound(c)
+		return &inboundSA{ah: in}, err
+	}
+	in, err := esp.NewInbound(c)
+	return &inboundSA{esp: in}, err
+}
+
+func newOutboundSA(c esp.Config) (*outboundSA, error) {
+	if c.Suite.AH {
+		out, err := esp.NewAHOutbound(c)
+		return &outboundSA{ah: out}, err
+	}
+	out, err := esp.NewOutbound(c)
+	return &outboundSA{esp: out}, err
+}
+
+// open checks and opens a packet: of AH with its IP header, of ESP without. In
+// transport mode the payload of AH is the whole packet, but for the AH.
+func (sa *inboundSA) open(b []byte, ah bool) (esp.Packet, error) {
+	if ah != (sa.ah != nil) {
+		return esp.Packet{}, esp.ErrMalformed
+	}
+	if !ah {
+		return sa.esp.Open(b)
+	}
+	p, err := sa.ah.Open(b)
+	if sa.transport {
+		p.Payload = p.Whole
+	}
+	return esp.Packet{Payload: p.Payload, NextHeader: p.NextHeader, Sequence: p.Sequence}, err
+}
+
+// highest and lost are of the replay window.
+func (sa *inboundSA) highest() uint64 {
+	if sa.ah != nil {
+		return sa.ah.Highest()
+	}
+	return sa.esp.Highest()
+}
+
+func (sa *inboundSA) lost() uint64 {
+	if sa.ah != nil {
+		return sa.ah.Missing()
+	}
+	return sa.esp.Missing()
+}
+
+// fits returns how long an inner packet, in transport mode with its IP header, may be
+// for the path of e, whose limit must be known.
+func fits(c *dataplane.SA, e *endpoint) int {
+	if c.Suite.AH {
+		return behindIP(c, e, e.path.limit-esp.AHLen(c.Suite, e.remote.Addr().Is6()))
+	}
+	return behindIP(c, e, esp.MaxPayload(c.Suite, e.path.limit))
+}
+
+// fits is the function, faster.
+func (sa *outboundSA) fits(e *endpoint) int {
+	if sa.ah != nil {
+		return fits(&sa.config, e)
+	}
+	return behindIP(&sa.config, e, sa.esp.MaxPayload(e.path.limit))
+}
+
+// behindIP adds the header that an inner packet of transport mode shares with the
+// outer one to the length n of its payload.
+func behindIP(c *dataplane.SA, e *endpoint, n int) int {
+	if n > 0 && c.Mode == dataplane.Transport {
+		n += e.headerLen()
+	}
+	return max(0, n)
+}
+
+// fragments reports whether a packet that is too long passes in fragments: of the
+// outer packet, or made before AH.
+func (sa *outboundSA) fragments(packet []byte, v6 bool) bool {
+	if sa.ah != nil {
+		return !sa.transport && mayFragment(packet, v6) && packet[0]&15 == ipv4HeaderLen/4
+	}
+	return mayFragment(packet, v6) || sa.outer.df == dataplane.DFClear
+}
+
+// sealedLen is how long the packet to e for a payload of n octets becomes; of AH with
+// its outer header.
+func (sa *outboundSA) sealedLen(e *endpoint, n int) int {
+	if sa.ah == nil {
+		return sa.esp.SealedLen(n)
+	}
+	n += esp.AHLen(sa.config.Suite, e.remote.Addr().Is6())
+	if !sa.transport {
+		n += e.headerLen()
+	}
+	return n
+}
+
+// sealAH is seal for AH: what is too long goes in fragments.
+func (t *transmitter) sealAH(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
+	most := len(packet)
+	if outer.to.path.limit != 0 {
+		most = sa.fits(outer.to)
+	}
+	if len(packet) <= most || !sa.fragments(packet, t.inner.v6) {
+		t.sealPadded(sa, outer, next, packet)
+		return
+	}
+	for at := ipv4HeaderLen; at < len(packet); {
+		var b []byte
+		b, at = t.nextFragment(packet, at, most)
+		if b == nil || !t.sealPadded(sa, outer, next, b) {
+			return
+		}
+	}
+}
+
+// nextFragment returns the fragment, of at most most octets, whose payload begins at
+// an offset in an IPv4 packet without options, and where the next one's begins (RFC
+// 791, Section 3.2). It is valid until the next call, and nil if most is too little.
+func (t *transmitter) nextFragment(packet []byte, at, most int) (b []byte, next int) {
+	n := len(packet) - at
+	last := n <= most-ipv4HeaderLen
+	if !last {
+		n = (most - ipv4HeaderLen) &^ 7
+	}
+	if n <= 0 {
+		return nil, len(packet)
+	}
+	if t.fragment == nil {
+		t.fragment = make([]byte, maxPacket)
+	}
+	b = t.fragment[:ipv4HeaderLen+n]
+	copy(b, packet[:ipv4HeaderLen])
+	copy(b[ipv4HeaderLen:], packet[at:])
+	field := binary.BigEndian.Uint16(packet[6:]) + uint16((at-ipv4HeaderLen)/8)
+	if !last {
+		field |= 0x2000 // more fragments
+	}
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	binary.BigEndian.PutUint16(b[6:], field)
+	setHeaderChecksum(b[:ipv4HeaderLen])
+	return b, at + n
+}
+
+// protect appends the protected packet to dst.
+func (t *transmitter) protect(sa *outboundSA, outer outerHeader, dst, packet []byte, next uint8) ([]byte, error) {
+	if sa.ah == nil {
+		return sa.esp.Seal(dst, packet, next)
+	}
+	if !sa.transport {
+		e := outer.to
+		b := t.room(e.headerLen() + len(packet))
+		copy(b[e.headerLen():], packet)
+		writeHeader(b, outer, next, e.local.Addr(), e.remote.Addr())
+		packet = b
+	}
+	// Where there is no identification the kernel would write one, which AH
+	// covers, behind our back.
+	if packet[0]>>4 == 4 && binary.BigEndian.Uint16(packet[4:]) == 0 {
+		t.identity = max(1, t.identity+1)
+		binary.BigEndian.PutUint16(packet[4:], t.identity)
+	}
+	return sa.ah.Seal(dst, packet)
+}
