@@ -50,9 +50,9 @@ type interopCase struct {
 	ourAuth, theirAuth string // swanctl's auth of the remote and the local end
 	// Which ends are behind a NAT that changes ports.
 	nat [2]bool
-	// kernel has our ESP be that of the kernel; transport has the gateways
-	// protect what they themselves say to each other.
-	kernel, transport bool
+	// kernel has our ESP be that of the kernel, native ours go without UDP;
+	// transport has the gateways protect what they themselves say to each other.
+	kernel, native, transport bool
 	// Children, "net" if none are named; see lans.
 	children []string
 	// What else is set: of our tunnel and engine; lines of strongswan.conf,
@@ -226,6 +226,9 @@ func (x *run) startOurs() {
 	}
 	x.gateway = start(x.t, x.hosts["ours"], x.engine)
 	if x.transport {
+		if !x.kernel {
+			x.must(x.hosts["ours"].Intercept(netip.MustParseAddr(theirPublic), "swan0", gatewayMark))
+		}
 		return
 	}
 	for _, name := range x.children {
@@ -391,7 +394,7 @@ func (x *run) configure() {
 	}
 	credentials, peer := x.credentials()
 	x.config = engine.TunnelConfig{
-		Name: "theirs", Role: role, ForceEncap: !x.kernel,
+		Name: "theirs", Role: role, ForceEncap: x.encapsulated(),
 		Local: netip.AddrPortFrom(x.addr[ours], 0), Remote: netip.AddrPortFrom(netip.MustParseAddr(theirPublic), 500),
 		Credentials: credentials, Peer: peer, Proposals: []suite.IKEProposal{x.parseIKE(x.ike)},
 		Timing: ike.Timing{
@@ -411,6 +414,9 @@ func (x *run) configure() {
 		x.tunnel(&x.config)
 	}
 }
+
+// encapsulated says that ESP goes in UDP without a NAT too.
+func (x *run) encapsulated() bool { return !x.kernel && !x.native }
 
 func (x *run) mode() dataplane.Mode {
 	if x.transport {

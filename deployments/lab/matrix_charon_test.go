@@ -211,7 +211,7 @@ func (x *run) swanctlConf() string {
 			name, lans[name].theirs, lans[name].ours, x.mode(), proposals, x.child)
 	}
 	encap := "yes" // as our ESP in user space needs
-	if x.kernel {
+	if !x.encapsulated() {
 		encap = "no"
 	}
 	return fmt.Sprintf(`connections {

@@ -27,12 +27,15 @@ type gateway struct {
 	stop   func()
 }
 
+// gatewayMark is on what our gateways themselves send.
+const gatewayMark = 4500
+
 // startGateway runs an engine with userspace ESP. It ends by stop, or with the
 // test.
 func startGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *gateway {
 	t.Helper()
 	return startGatewayOn(t, ns, func(logger *slog.Logger) (gatewayPlane, error) {
-		return userspace.New(userspace.Config{Logger: logger})
+		return userspace.New(userspace.Config{Logger: logger, Mark: gatewayMark})
 	}, edit)
 }
 
@@ -61,7 +64,7 @@ func startGatewayOn(t testing.TB, ns *lab.Namespace, open func(*slog.Logger) (ga
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := engine.Config{Plane: plane, IKEAddr: netip.AddrPortFrom(netip.IPv6Unspecified(), 500), Logger: logger, Shards: 1}
+	config := engine.Config{Plane: plane, IKEAddr: netip.AddrPortFrom(netip.IPv6Unspecified(), 500), Logger: logger, Shards: 1, Mark: gatewayMark}
 	config.Dial = func(ctx context.Context, dialer *net.Dialer, address string) (c net.Conn, err error) {
 		err = ns.Do(func() error {
 			c, err = dialer.DialContext(ctx, "tcp", address)

@@ -202,7 +202,24 @@ func kernelCases() []interopCase {
 		},
 		mobikeCases(),
 		bothKernelCases(),
+		nativeCases(),
 	)
+}
+
+// nativeCases have ours in user space without UDP, and theirs of the kernel.
+func nativeCases() []interopCase {
+	cases := slices.Concat(
+		each(interopCase{name: "native/esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "native/aes-cbc", esp: "aes128-sha256-x25519", steps: eachRekey()}),
+		each(interopCase{name: "native/transport", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "native/ah", esp: "ah-sha256-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "native/ah transport", transport: true, esp: "ah-sha512-x25519", steps: eachRekey()}),
+	)
+	for i := range cases {
+		cases[i].native = true
+	}
+	encapsulated := each(interopCase{name: "native/transport in UDP", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()})
+	return append(cases, encapsulated...)
 }
 
 // bothKernelCases have the kernel's ESP and AH at both ends.

@@ -108,7 +108,7 @@ certutil -A -d sql:nss -n root -t CT,C,C -i x509ca/root.pem
 	}
 	write("ipsec.secrets", fmt.Sprintf("@%s @%s : PSK %q\n%s\n", x.theirID, x.ourID, psk, x.top))
 	encapsulation, proposals := "yes", "esp="+x.theirESP
-	if x.kernel {
+	if !x.encapsulated() {
 		encapsulation = "no"
 	}
 	if ah, ok := strings.CutPrefix(x.theirESP, "ah-"); ok {

@@ -207,6 +207,29 @@ func (ns *Namespace) RouteDevice(dst netip.Prefix, link string) error {
 	return nil
 }
 
+// Intercept leads what the host says to one address into an interface, but for what
+// has a mark.
+func (ns *Namespace) Intercept(to netip.Addr, link string, mark uint32) error {
+	const table = 100
+	l, err := ns.handle.LinkByName(link)
+	if err != nil {
+		return fmt.Errorf("find %s in %s: %w", link, ns.Name, err)
+	}
+	host, err := netlink.ParseIPNet(netip.PrefixFrom(to, to.BitLen()).String())
+	if err != nil {
+		return err
+	}
+	rule := netlink.NewRule()
+	rule.Dst, rule.Mark, rule.Invert, rule.Table = host, mark, true, table
+	if err := ns.handle.RuleAdd(rule); err != nil {
+		return fmt.Errorf("rule for %s in %s: %w", to, ns.Name, err)
+	}
+	if err := ns.handle.RouteReplace(&netlink.Route{LinkIndex: l.Attrs().Index, Dst: host, Table: table}); err != nil {
+		return fmt.Errorf("route %s to %s in %s: %w", to, link, ns.Name, err)
+	}
+	return nil
+}
+
 // RouteLocal makes every address of dst one of the host itself, as many hosts
 // on one link would have them.
 func (ns *Namespace) RouteLocal(dst netip.Prefix) error {

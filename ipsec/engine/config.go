@@ -38,6 +38,10 @@ type Config struct {
 	// Tunnels may connect by TCP all the same. The data plane has to be a
 	// dataplane.StreamPlane.
 	TCPAddr netip.AddrPort
+	// Mark is put on what IKEAddr sends (SO_MARK), 0 for none; the plane has its own.
+	// It tells IKE from what else this host says to its peers, where transport mode
+	// has a rule lead that into the plane's interface.
+	Mark uint32
 	// Dial opens the connections of tunnels that go by TCP, where the engine's
 	// network namespace is not that of the process. Nil: dialer does.
 	Dial func(ctx context.Context, dialer *net.Dialer, address string) (net.Conn, error)

@@ -158,7 +158,7 @@ func (e *Engine) Run(ctx context.Context) error {
 
 func (e *Engine) listen() error {
 	if e.config.IKEAddr.IsValid() {
-		socket, err := listenIKE(e.config.IKEAddr)
+		socket, err := listenIKE(e.config.IKEAddr, e.config.Mark)
 		if err != nil {
 			return err
 		}

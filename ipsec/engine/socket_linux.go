@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -24,7 +25,7 @@ type ikeSocket struct {
 	v6   bool // also speaks IPv4, if bound to the unspecified address
 }
 
-func listenIKE(addr netip.AddrPort) (*ikeSocket, error) {
+func listenIKE(addr netip.AddrPort, mark uint32) (*ikeSocket, error) {
 	network := "udp4"
 	if addr.Addr().Is6() {
 		network = "udp"
@@ -32,7 +33,7 @@ func listenIKE(addr netip.AddrPort) (*ikeSocket, error) {
 	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(addr))
 	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
 		// A host without IPv6: everything that there is.
-		return listenIKE(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()))
+		return listenIKE(netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), mark)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listen for IKE on %s: %w", addr, err)
@@ -41,13 +42,23 @@ func listenIKE(addr netip.AddrPort) (*ikeSocket, error) {
 	s.port = conn.LocalAddr().(*net.UDPAddr).AddrPort().Port()
 	s.raw, err = conn.SyscallConn()
 	if err == nil {
-		err = s.askForLocalAddress()
+		err = errors.Join(s.askForLocalAddress(), s.mark(mark))
 	}
 	if err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("prepare IKE socket on %s: %w", addr, err)
 	}
 	return s, nil
+}
+
+func (s *ikeSocket) mark(mark uint32) (err error) {
+	if mark == 0 {
+		return nil
+	}
+	control := s.raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("SO_MARK", unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
+	})
+	return errors.Join(control, err)
 }
 
 func (s *ikeSocket) askForLocalAddress() error {

@@ -21,7 +21,7 @@ func TestSocketKeepsTheLocalAddress(t *testing.T) {
 			data          []byte
 		}
 		open := func() (*ikeSocket, chan message) {
-			s, err := listenIKE(netip.MustParseAddrPort(c.listen))
+			s, err := listenIKE(netip.MustParseAddrPort(c.listen), 0)
 			if err != nil {
 				t.Skipf("SKIPPED: cannot listen on %s (%v); it needs a loopback interface with IPv4 and IPv6", c.listen, err)
 			}
@@ -70,7 +70,7 @@ func TestSocketKeepsTheLocalAddress(t *testing.T) {
 }
 
 func TestSocketOfOneFamilyRefusesTheOther(t *testing.T) {
-	s, err := listenIKE(netip.MustParseAddrPort("127.0.0.1:0"))
+	s, err := listenIKE(netip.MustParseAddrPort("127.0.0.1:0"), 0)
 	if err != nil {
 		t.Skipf("SKIPPED: cannot listen on the loopback interface: %v", err)
 	}
@@ -78,7 +78,7 @@ func TestSocketOfOneFamilyRefusesTheOther(t *testing.T) {
 	if err := s.send(netip.AddrPort{}, netip.MustParseAddrPort("[::1]:500"), []byte("x")); err == nil {
 		t.Error("sent to an IPv6 address")
 	}
-	if _, err := listenIKE(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.port)); err == nil {
+	if _, err := listenIKE(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.port), 0); err == nil {
 		t.Error("listened twice on one port")
 	}
 }
