@@ -1,7 +1,7 @@
 // Package userspace is the data plane in user space: ESP in UDP (RFC 3948)
-// between a TUN interface and one UDP port.
+// between a TUN interface and one UDP port, and ESP and AH without UDP.
 //
-// It owns the interface, the sockets of the NAT traversal port, the security
+// It owns the interface, the sockets of the NAT traversal port, raw sockets, the security
 // policy database and the state of every SA. It never negotiates, sets no
 // address and no route, and sends nothing in clear: what reaches the interface
 // leaves under an SA or not at all (RFC 4301, Section 5.1).
@@ -25,6 +25,19 @@
 //
 // One socket receives. To send, there is one for each source address: what waits
 // for a slow uplink fills its own and holds up no other SA.
+//
+// ESP without UDP, and AH, have raw sockets, one for each family and protocol, and a
+// goroutine that reads each. The kernel neither segments nor merges there: a system
+// call a packet, so that UDP is the faster way without a NAT too.
+//
+// # Transport mode
+//
+// A rule of the host leads what it says to its peer into the interface, but for what
+// bears [Config.Mark]. The IP header is taken off and made anew at the other end from
+// the outer one: DSCP, ECN and addresses stay, the hop limit begins at 64, and DF is
+// set. Fragments, options of IPv4 and headers that are read on the way do not pass
+// (RFC 4303, Section 3.3.4). Addresses are those of the SA; behind a NAT it takes
+// the kernel's data plane. With AH the host's own header goes on the wire.
 //
 // # Path MTU
 //
@@ -54,7 +67,7 @@
 //
 // # Standards
 //
-// RFC 4301, Sections 4.4 and 5 (processing) and 8 (path MTU), RFC 4303 (ESP), RFC 3948 (UDP
-// encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 7296, Sections
+// RFC 4301, Sections 4.4 and 5 (processing) and 8 (path MTU), RFC 4303 (ESP), RFC 4302 (AH),
+// RFC 3948 (UDP encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 7296, Sections
 // 2.8 and 2.23 (rekeying, address changes).
 package userspace

@@ -259,8 +259,7 @@ func (m *merger) seal(r *run) {
 		binary.BigEndian.PutUint16(b[4:], uint16(length-ipv6HeaderLen))
 	} else {
 		binary.BigEndian.PutUint16(b[2:], uint16(length))
-		b[10], b[11] = 0, 0
-		binary.BigEndian.PutUint16(b[10:], ^checksum.Fold(checksum.Add(b[:t], 0)))
+		setHeaderChecksum(b[:t])
 	}
 	// The kernel completes a checksum that starts from the pseudo-header.
 	binary.BigEndian.PutUint16(b[t+v.checksumOffset:], checksum.Fold(pseudoSum(b, r.v6, length-t)))

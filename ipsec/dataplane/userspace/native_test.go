@@ -1,12 +1,15 @@
 package userspace
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/ts"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -209,5 +212,157 @@ func TestTransportRefuses(t *testing.T) {
 	move := dataplane.UpdateEndpoints{Tunnel: "t", Local: netip.AddrPortFrom(movedA, 0), Remote: good.Remote}
 	if err := p.Apply([]dataplane.Op{move})[0]; err == nil || !strings.Contains(err.Error(), "stay with their addresses") {
 		t.Errorf("moved: %v", err)
+	}
+}
+
+// TestAHNarrowPath: what AH makes too long for the wire is fragmented before, or its
+// sender told.
+func TestAHNarrowPath(t *testing.T) {
+	nsA, nsB := joined(t)
+	seen := watch(t, nsB)
+	sitesA, sitesB := []netip.Prefix{siteA, siteA6}, []netip.Prefix{siteB, siteB6}
+	x := &tunnel{
+		t: t, suite: ah512,
+		a: newGateway(t, nsA, outerA, Config{MTU: 1500, KeepMSS: true}, sitesA, sitesB),
+		b: newGateway(t, nsB, outerB, Config{MTU: 1500, KeepMSS: true}, sitesB, sitesA),
+	}
+	x.a.outer, x.b.outer = netip.AddrPortFrom(outerA, 0), netip.AddrPortFrom(outerB, 0)
+	x.start()
+	if err := x.exchange("tcp4", siteB.Addr(), 1<<20); err != nil {
+		t.Errorf("TCP IPv4: %v; %+v %+v", err, x.a.Drops(), x.b.Drops())
+	}
+	if err := x.exchange("tcp6", siteB6.Addr(), 1<<20); err != nil {
+		t.Errorf("TCP IPv6: %v; %+v %+v", err, x.a.Drops(), x.b.Drops())
+	}
+	if x.a.Drops().TooBig == 0 {
+		t.Error("nobody was told that packets are too big")
+	}
+	// Without DF, and past what fits, as of a host that looks at no ICMP.
+	host, far := nsA.tap(t, x.a.Interface()), nsB.tap(t, x.b.Interface())
+	for len(far.packets) > 0 {
+		<-far.packets
+	}
+	packet := datagram4(7, false, 1472) // 1,500 octets
+	if err := host.send(packet); err != nil {
+		t.Fatal(err)
+	}
+	var lengths []int
+	for range 2 {
+		select {
+		case b := <-far.packets:
+			lengths = append(lengths, len(b))
+			if naiveSum(b[:ipv4HeaderLen]) != 0xffff || string(b[12:20]) != string(packet[12:20]) {
+				t.Errorf("fragment with the header %x", b[:ipv4HeaderLen])
+			}
+		case <-t.Context().Done():
+			t.Fatal("the fragments did not come")
+		}
+	}
+	// 1,500 less outer header and an AH of 44 octets, down to 8 octets of payload.
+	if want := []int{20 + 1416, 20 + 64}; lengths[0] != want[0] || lengths[1] != want[1] {
+		t.Errorf("fragments of %d octets, want %d", lengths, want)
+	}
+	seen().wantOnly(t, protoAH)
+}
+
+// TestTransportUnfit: what transport mode has no place for is counted, not sent.
+func TestTransportUnfit(t *testing.T) {
+	sa, ah := &outboundSA{}, &outboundSA{ah: &esp.AHOutbound{}}
+	sa.transport, ah.transport = true, true
+	v4 := func(edit func([]byte)) []byte {
+		b := datagram4(0, false, 100)
+		edit(b)
+		return b
+	}
+	v6 := func(next uint8, extension ...byte) []byte {
+		b := make([]byte, ipv6HeaderLen, 100)
+		b[0], b[6] = 0x60, next
+		b = append(append(b, extension...), make([]byte, 32)...)
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
+		return b
+	}
+	options := []byte{protoUDP, 0, 1, 4, 0, 0, 0, 0}
+	for _, tt := range []struct {
+		name     string
+		packet   []byte
+		at       int // of what ESP protects; 0: unfit
+		protocol uint8
+		fitsAH   bool
+	}{
+		{"IPv4", v4(func([]byte) {}), ipv4HeaderLen, protoUDP, true},
+		{"IPv4, first fragment", v4(func(b []byte) { b[6] |= 0x20 }), 0, 0, false},
+		{"IPv4, last fragment", v4(func(b []byte) { b[7] = 1 }), 0, 0, false},
+		{"IPv4, options", v4(func(b []byte) { b[0] = 0x46 }), 0, 0, true},
+		{"IPv6", v6(protoUDP), ipv6HeaderLen, protoUDP, true},
+		{"IPv6, destination options", v6(protoDestOpts, options...), ipv6HeaderLen, protoDestOpts, true},
+		{"IPv6, hop by hop", v6(protoHopByHop, options...), 0, 0, true},
+		{"IPv6, routing", v6(protoRouting, options...), 0, 0, true},
+		{"IPv6, fragment", v6(protoFragment, protoUDP, 0, 0, 1, 0, 0, 0, 1), 0, 0, false},
+	} {
+		var in inner
+		if !in.parse(tt.packet) {
+			t.Errorf("%s: the packet is malformed", tt.name)
+			continue
+		}
+		at, protocol, err := in.payload(sa, tt.packet)
+		if (err == nil) != (tt.at != 0) || at != tt.at || protocol != tt.protocol {
+			t.Errorf("%s: payload at %d of protocol %d, %v, want %d and %d", tt.name, at, protocol, err, tt.at, tt.protocol)
+		}
+		if _, _, err := in.payload(ah, tt.packet); (err == nil) != tt.fitsAH {
+			t.Errorf("%s in AH: %v", tt.name, err)
+		}
+	}
+}
+
+// TestHostileNative sends what an attacker may, as ESP and AH.
+func TestHostileNative(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		suite    suite.ESPSuite
+		protocol string
+		spiAt    int
+	}{
+		{"ESP", gcm128, "50", 0},
+		{"AH", ah256, "51", 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			nsA, nsB := joined(t)
+			sitesA, sitesB := []netip.Prefix{siteA}, []netip.Prefix{siteB}
+			x := &tunnel{t: t, suite: tt.suite, a: newGateway(t, nsA, outerA, Config{}, sitesA, sitesB), b: newGateway(t, nsB, outerB, Config{}, sitesB, sitesA)}
+			x.a.outer, x.b.outer = netip.AddrPortFrom(outerA, 0), netip.AddrPortFrom(outerB, 0)
+			x.start()
+			var c net.PacketConn
+			var err error
+			nsA.do(func() { c, err = net.ListenPacket("ip4:"+tt.protocol, outerA.String()) })
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			with := func(spi uint32, n int) []byte {
+				b := make([]byte, n)
+				b[tt.spiAt+7] = 9 // sequence number
+				b[0], b[1] = 4, 5
+				binary.BigEndian.PutUint32(b[tt.spiAt:], spi)
+				return b
+			}
+			for _, b := range [][]byte{
+				{}, {1}, make([]byte, 11), make([]byte, 12), with(x.sas[2].SPI, 12), with(x.sas[2].SPI, 200),
+				with(12345678, 100), make([]byte, 1400),
+			} {
+				if _, err := c.WriteTo(b, &net.IPAddr{IP: outerB.AsSlice()}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err = eventually(func() bool {
+				d := x.b.Drops()
+				return x.b.Counters()[0].AuthFailures >= 1 && d.UnknownSPI >= 2 && d.Malformed >= 3
+			})
+			if err != nil {
+				t.Errorf("%v: %+v %+v", err, x.b.Counters(), x.b.Drops())
+			}
+			if err := x.ping(siteA.Addr(), siteB.Addr(), 3); err != nil {
+				t.Errorf("the tunnel does not work any more: %v", err)
+			}
+		})
 	}
 }
