@@ -40,7 +40,7 @@ func TestKernelPlane(t *testing.T) {
 		"userspace to kernel": {user, kernelPlane},
 	} {
 		t.Run(name, func(t *testing.T) {
-			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops, func(t *testing.T) *planetest.Pair {
+			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops|planetest.Waiting, func(t *testing.T) *planetest.Pair {
 				pair, _ := planePair(t, open)
 				return pair
 			})

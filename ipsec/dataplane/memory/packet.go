@@ -13,8 +13,8 @@ import (
 )
 
 // ErrNoSA is returned by Send for a packet that a policy protects and for
-// which there is no SA.
-var ErrNoSA = errors.New("policy without an outbound SA: packet dropped")
+// which there is no SA. The first few wait for one.
+var ErrNoSA = errors.New("policy without an outbound SA: packet waits or is dropped")
 
 // ErrNoPolicy is returned by Send for a packet that no policy matches.
 var ErrNoPolicy = errors.New("no policy matches: packet dropped")
@@ -57,6 +57,9 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	}
 	a := p.newest(pol.Tunnel, pol.Child)
 	if a == nil {
+		if len(pol.kept) < keptPackets {
+			pol.kept = append(pol.kept, bytes.Clone(packet))
+		}
 		if now := time.Now(); now.Sub(pol.acquired) >= acquireInterval {
 			pol.acquired = now
 			p.raise(dataplane.Event{

@@ -23,6 +23,9 @@ const (
 // and two MappingChanged events of an SA.
 const acquireInterval = time.Second
 
+// keptPackets is how many packets of a policy wait for an SA.
+const keptPackets = 16
+
 // Plane is a data plane that lives in memory.
 type Plane struct {
 	sw      *Switch
@@ -59,6 +62,7 @@ type association struct {
 type policy struct {
 	dataplane.Policy
 	acquired time.Time
+	kept     [][]byte // packets that wait for an SA
 }
 
 // New attaches a plane to a switch, with addr as its NAT traversal endpoint.
@@ -146,7 +150,16 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 
 // Apply implements dataplane.Plane.
 func (p *Plane) Apply(ops []dataplane.Op) []error {
-	results := make([]error, len(ops))
+	results, waited := p.applyAll(ops)
+	for _, packet := range waited {
+		_ = p.Send(packet) // where it cannot be, it is lost
+	}
+	return results
+}
+
+// applyAll also returns the packets that waited for SAs that have come.
+func (p *Plane) applyAll(ops []dataplane.Op) (results []error, waited [][]byte) {
+	results = make([]error, len(ops))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, op := range ops {
@@ -155,7 +168,13 @@ func (p *Plane) Apply(ops []dataplane.Op) []error {
 			p.log = append(p.log, op)
 		}
 	}
-	return results
+	for _, pol := range p.policies {
+		if len(pol.kept) > 0 && p.newest(pol.Tunnel, pol.Child) != nil {
+			waited = append(waited, pol.kept...)
+			pol.kept = nil
+		}
+	}
+	return results, waited
 }
 
 func (p *Plane) apply(op dataplane.Op) error {

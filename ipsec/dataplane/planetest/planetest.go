@@ -55,6 +55,8 @@ const (
 	UnknownSPIs
 	// SelectorDrops: it drops what an SA's selectors refuse, and does not count it.
 	SelectorDrops
+	// Waiting: it drops every packet for which there is no SA, also the first.
+	Waiting
 )
 
 // Run runs the suite. NewPair is called for every case and cleans up by
@@ -80,7 +82,8 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 		{"a replayed packet is dropped", testReplay, 0},
 		{"a packet under another key is dropped", testWrongKey, 0},
 		{"counters count", testCounters, 0},
-		{"a policy without an SA drops and asks", testAcquire, 0},
+		{"a policy without an SA asks for one", testAcquire, 0},
+		{"the first packets wait for an SA", testWaiting, Waiting},
 		{"without a policy nothing passes", testNoPolicy, 0},
 		{"selectors of the SA bind", testSelectors, 0},
 		{"soft and hard limits", testLimits, 0},

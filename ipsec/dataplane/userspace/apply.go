@@ -96,6 +96,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	ch := p.child(childKey{c.Tunnel, c.Child})
 	ch.outbound = append(ch.outbound, sa)
 	ch.choose()
+	p.saArrived()
 	if c.TFC.Fill != 0 {
 		p.setFilled(append(slices.Clone(p.filledSAs()), sa))
 	}

@@ -87,6 +87,7 @@ type Plane struct {
 	inbound *spiTable
 	spd     atomic.Pointer[spdNode]
 	filled  atomic.Pointer[[]*outboundSA] // that send dummy packets
+	arrived atomic.Bool                   // an outbound SA came: packets may wait for it
 	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
 	streams atomic.Pointer[dataplane.StreamSend]
 	stop    atomic.Bool

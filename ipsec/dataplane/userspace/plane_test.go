@@ -98,10 +98,10 @@ func side(t *testing.T, ns *namespace, outer netip.Addr) planetest.Side {
 	}
 }
 
-// handled counts the packets that the transmitter sent or dropped.
+// handled counts the packets that the transmitter sent, dropped or has wait.
 func (p *Plane) handled() uint64 {
 	d := p.Drops()
-	n := d.NoPolicy + d.NoSA + d.Expired + d.OutMalformed + d.Unfit
+	n := d.NoPolicy + d.NoSA + d.Expired + d.OutMalformed + d.Unfit + d.Discarded + p.stats.waited.Load()
 	for _, c := range p.Counters() {
 		if c.Direction == dataplane.Outbound {
 			n += c.Packets

@@ -120,7 +120,9 @@ type child struct {
 	outbound     []*outboundSA
 	current      atomic.Pointer[outboundSA]
 
-	acquired time.Time // of the transmitter: when Acquire was last raised
+	// Of the transmitter: when Acquire was last raised, and what waits.
+	acquired time.Time
+	waiting  waiting
 }
 
 // choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8).

@@ -29,6 +29,7 @@ type stats struct {
 	unknownSPI, malformed, dummy, congestion, deliverErrors atomic.Uint64
 	loops, tooBig, lostEvents, receiveErrors, discarded     atomic.Uint64
 	unfit                                                   atomic.Uint64
+	waited                                                  atomic.Uint64 // outbound: had to wait for an SA
 }
 
 // Drops returns the packets dropped outside of SAs so far.

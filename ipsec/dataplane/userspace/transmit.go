@@ -62,6 +62,7 @@ type transmitter struct {
 	fragment  []byte // for one fragment, likewise
 	identity  uint16 // of the last IPv4 header that was written
 	timed     bool   // a deadline may be set
+	kept      kept
 
 	buf     []byte
 	n       int // of the last read
@@ -99,6 +100,9 @@ func (t *transmitter) run() {
 				return
 			}
 		}
+		if t.plane.arrived.Load() { // before what was just read, to keep the order
+			t.sendKept()
+		}
 		switch t.errno {
 		case 0:
 			t.take(t.buf[:t.n])
@@ -126,7 +130,7 @@ func (t *transmitter) park() error {
 			return err
 		}
 		// Close and Apply set a deadline too, after what is looked at here.
-		if t.timed = !next.IsZero(); t.plane.stop.Load() || t.plane.filled.Load() != list {
+		if t.timed = !next.IsZero(); t.plane.stop.Load() || t.plane.arrived.Load() || t.plane.filled.Load() != list {
 			return nil
 		}
 	}
@@ -164,7 +168,7 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.outMalformed.Add(1)
 		return
 	}
-	sa := t.find(&t.inner.flow)
+	sa := t.find(&t.inner.flow, b)
 	if sa == nil {
 		return
 	}
@@ -209,9 +213,10 @@ func (t *transmitter) process(b []byte) {
 	}
 }
 
-// find returns the SA for an outbound packet. Where there is none it counts
-// the drop, and asks for one if a policy wants it (RFC 4301, Section 5.1).
-func (t *transmitter) find(f *flow) *outboundSA {
+// find returns the SA for an outbound packet, b as it was read. Where there is none it
+// counts the drop, or keeps the packet and asks for one if a policy wants it (RFC 4301,
+// Section 5.1).
+func (t *transmitter) find(f *flow, b []byte) *outboundSA {
 	p := t.cache.lookup(t.plane.spd.Load(), f)
 	if p == nil {
 		t.plane.stats.noPolicy.Add(1)
@@ -226,8 +231,10 @@ func (t *transmitter) find(f *flow) *outboundSA {
 		t.plane.stats.discarded.Add(1)
 		return nil
 	}
-	t.plane.stats.noSA.Add(1)
-	if sa == nil {
+	if sa != nil {
+		t.plane.stats.noSA.Add(1)
+	} else {
+		t.keep(c, b)
 		if now := time.Now(); now.Sub(c.acquired) >= eventInterval &&
 			t.plane.raise(dataplane.Event{
 				Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name, Source: f.src.addr(), Destination: f.dst.addr(),
