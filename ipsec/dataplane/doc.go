@@ -16,8 +16,10 @@
 // # Ownership
 //
 // A policy belongs to its tunnel and not to an SA, so that traffic which is to
-// be protected is never sent in clear while an SA is missing: it is dropped and
-// an [Acquire] event asks for an SA (RFC 4301, Section 4.4.1 and 5.1).
+// be protected is never sent in clear while an SA is missing: an [Acquire] event
+// asks for an SA (RFC 4301, Section 4.4.1 and 5.1). A few packets of each policy may wait
+// for it, for a bounded time; they then go through the policies as they are when it
+// comes. All others are dropped.
 //
 // # Concurrency
 //

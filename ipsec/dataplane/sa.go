@@ -88,8 +88,8 @@ func (a Action) String() string {
 
 // Policy says which traffic a child of a tunnel protects, or what else is done
 // with it. It belongs to the tunnel and outlives every SA: while the child has no
-// outbound SA, a few of the packets that match wait for one and the others are
-// dropped.
+// outbound SA, the first packets that match may wait for one, as a plane has room for
+// them, and the others are dropped.
 //
 // Of several outbound SAs of one child, as they are during a rekey, the one
 // installed last carries the traffic (RFC 7296, Section 2.8); when it is

@@ -23,6 +23,10 @@
 // Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends
 // zero: kernels segment and merge only those that have one.
 //
+// What a policy protects while there is no SA is asked for (RFC 4301, Section 5.1). The first
+// 16 packets of each child wait for the SA, at most ten seconds: they are those that
+// open connections. What waits is bounded for all children together, too.
+//
 // One socket receives. To send, there is one for each source address: what waits
 // for a slow uplink fills its own and holds up no other SA.
 //
