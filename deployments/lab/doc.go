@@ -1,6 +1,6 @@
 // Package lab makes small networks out of Linux network namespaces: hosts,
-// routers and links between them, programs that run in them, and pings across
-// them. The demonstration and the tests against real peers are built on it.
+// routers and links between them, programs that run in them, and pings and loads
+// of UDP across them. The demonstration and the tests against real peers are built on it.
 // Peers that the host does not have come from a [Tree] of Debian; kernels that it
 // does not have run in a [VM].
 //
