@@ -27,7 +27,7 @@ func tasks() []task {
 		{"lint", "formatting, vet, protocol lint, generated code current", runLint},
 		{"gen", "generate code from proto/", runGen},
 		{"ui", "build dashboard/ui into dashboard/dist", runUI},
-		{"bench", "run the benchmarks; arguments go to go test; dataplane: ours beside WireGuard and strongSwan", runBench},
+		{"bench", "run the benchmarks; arguments go to go test; dataplane: ours beside WireGuard and strongSwan (-help)", runBench},
 		{"fuzz", "run every fuzz target for a while (-time 20s, -total 1m, -target NAME)", runFuzz},
 		{"lab", "run only the tests that need network namespaces and real peers", runLab},
 	}

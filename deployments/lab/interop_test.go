@@ -39,14 +39,15 @@ func TestInteropStrongSwan(t *testing.T) {
 	}
 }
 
-// buildAgent compiles swanherd-edge once for all cases.
-func buildAgent(t testing.TB) string {
+// buildAgent compiles swanherd-edge once for all cases, with further arguments for go
+// build.
+func buildAgent(t testing.TB, args ...string) string {
 	t.Helper()
 	if inGuest() {
 		return "/run/swanherd-edge" // see runInGuestWith
 	}
 	file := filepath.Join(t.TempDir(), "swanherd-edge")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", file, "github.com/swanherd/swanherd/edge/cmd/swanherd-edge").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "go", append(append([]string{"build", "-o", file}, args...), "github.com/swanherd/swanherd/edge/cmd/swanherd-edge")...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("build the agent: %v\n%s", err, out)
 	}

@@ -11,20 +11,6 @@ import (
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
-// newAEAD makes the combined-mode cipher of s and the nonce it is used with: the
-// salt, with room for the IV behind it.
-func newAEAD(s suite.ESPSuite, key []byte) (cipher.AEAD, nonce, error) {
-	var n nonce
-	cipherKey, salt, _, err := s.SplitKey(key)
-	if err != nil {
-		return nil, n, err
-	}
-	aead, err := suite.NewAEAD(suite.Encryption{ID: s.Encryption, KeyBits: s.KeyBits}, cipherKey)
-	n.skip = maxSaltLen - len(salt)
-	copy(n.octets[n.skip:], salt)
-	return aead, n, err
-}
-
 // nonce is salt and IV (RFC 4106, Section 4). CCM has a shorter salt than the
 // others (RFC 4309, Section 4): it begins later, so that the IV has its place.
 type nonce struct {

@@ -1,0 +1,88 @@
+package lab_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"text/tabwriter"
+
+	"github.com/swanherd/swanherd/deployments/lab"
+)
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// reportDataPlane prints a line for each contender and writes the figures to a file if
+// one is named.
+func reportDataPlane(b *testing.B, all []*contender, done []measurement) {
+	b.Helper()
+	fmt.Printf("\n%s\n", dataPlaneTable(all, done)) // a benchmark's log is cut short
+	for _, w := range []lab.WireGuard{lab.WireGuardGo, lab.WireGuardTailscale} {
+		fmt.Printf("%s: %s %s\n", w.Name, w.Module, w.Version)
+	}
+	b.ReportMetric(0, "ns/op") // the time is that of the measurement itself
+	if *dataPlaneJSON == "" {
+		return
+	}
+	result := map[string]map[string][]float64{}
+	for _, c := range all {
+		result[c.name] = c.figures
+	}
+	text, err := json.MarshalIndent(result, "", "  ")
+	if err == nil {
+		err = os.WriteFile(*dataPlaneJSON, append(text, '\n'), 0o644)
+	}
+	if err != nil {
+		b.Errorf("write %s: %v", *dataPlaneJSON, err)
+	}
+}
+
+// dataPlaneTable has medians in Markdown. Behind each is, of several rounds, the range,
+// and then how many times the median of the baseline it is.
+func dataPlaneTable(all []*contender, done []measurement) string {
+	var figures []string
+	for _, m := range done {
+		figures = append(figures, m.figures...)
+	}
+	var baseline map[string][]float64
+	for _, c := range all {
+		if c.name == baselineName {
+			baseline = c.figures
+		}
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 1, ' ', 0)
+	fmt.Fprintf(w, "|\t| %s\t|\n|%s\n", strings.Join(figures, "\t| "), strings.Repeat("---\t|", len(figures)+1))
+	for _, c := range all {
+		fmt.Fprintf(w, "| %s", c.name)
+		for _, what := range figures {
+			beside := baseline[what]
+			if c.name == baselineName {
+				beside = nil
+			}
+			fmt.Fprintf(w, "\t| %s", dataPlaneCell(c.figures[what], beside))
+		}
+		fmt.Fprint(w, "\t|\n")
+	}
+	w.Flush()
+	return text.String()
+}
+
+func dataPlaneCell(v, baseline []float64) string {
+	if len(v) == 0 {
+		return "-"
+	}
+	cell := fmt.Sprintf("%.3g", median(v))
+	if len(v) > 1 {
+		cell += fmt.Sprintf(" (%.3g-%.3g)", slices.Min(v), slices.Max(v))
+	}
+	if len(baseline) > 0 {
+		cell += fmt.Sprintf(" %.2fx", median(v)/median(baseline))
+	}
+	return cell
+}
