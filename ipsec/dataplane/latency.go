@@ -15,7 +15,7 @@ const (
 )
 
 // Latency is a histogram of durations, cheap enough to be always on: it has a fixed
-// size and takes no lock. One goroutine observes, any may look. The zero value is
+// size and takes no lock. Any goroutine observes and looks. The zero value is
 // ready.
 type Latency struct {
 	counts [latencyBuckets]atomic.Uint64

@@ -64,9 +64,9 @@ func (sa *inboundSA) lost() uint64 {
 // for the path of e, whose limit must be known.
 func fits(c *dataplane.SA, e *endpoint) int {
 	if c.Suite.AH {
-		return behindIP(c, e, e.path.limit-esp.AHLen(c.Suite, e.remote.Addr().Is6()))
+		return behindIP(c, e, int(e.path.limit.Load())-esp.AHLen(c.Suite, e.remote.Addr().Is6()))
 	}
-	return behindIP(c, e, esp.MaxPayload(c.Suite, e.path.limit))
+	return behindIP(c, e, esp.MaxPayload(c.Suite, int(e.path.limit.Load())))
 }
 
 // fits is the function, faster.
@@ -74,7 +74,7 @@ func (sa *outboundSA) fits(e *endpoint) int {
 	if sa.ah != nil {
 		return fits(&sa.config, e)
 	}
-	return behindIP(&sa.config, e, sa.esp.MaxPayload(e.path.limit))
+	return behindIP(&sa.config, e, sa.esp.MaxPayload(int(e.path.limit.Load())))
 }
 
 // behindIP adds the header that an inner packet of transport mode shares with the
@@ -111,7 +111,7 @@ func (sa *outboundSA) sealedLen(e *endpoint, n int) int {
 // sealAH is seal for AH: what is too long goes in fragments.
 func (t *transmitter) sealAH(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
 	most := len(packet)
-	if outer.to.path.limit != 0 {
+	if outer.to.path.limit.Load() != 0 {
 		most = sa.fits(outer.to)
 	}
 	if len(packet) <= most || !sa.fragments(packet, t.inner.v6) {

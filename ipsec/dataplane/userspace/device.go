@@ -15,52 +15,104 @@ import (
 
 const tunPath = "/dev/net/tun"
 
-// device is a TUN interface with segmentation offload.
-type device struct {
+// queue is one of the queues of a TUN interface. The kernel has all packets of a flow
+// go to one of them.
+type queue struct {
 	fd   int
 	file *os.File // owns fd; used to park in the poller and to close
 	conn syscall.RawConn
-	name string
+}
+
+// device is a TUN interface with segmentation offload.
+type device struct {
+	queues []*queue
+	name   string
 	// mergeTCP and mergeUDP say that the kernel takes super-packets of that
 	// protocol from us.
 	mergeTCP, mergeUDP bool
 }
 
-// openDevice makes the interface, configures it and brings it up.
-func openDevice(name string, mtu, queueLength int) (*device, error) {
-	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w (load the tun module; run as root or with CAP_NET_ADMIN)", tunPath, err)
+// openDevice makes the interface with that many queues, configures it and brings it
+// up.
+func openDevice(name string, mtu, queueLength, queues int) (*device, error) {
+	d := &device{name: name}
+	for len(d.queues) < queues {
+		q, err := d.openQueue(queues > 1)
+		if err == nil && len(d.queues) == 0 {
+			err = d.offload(q.fd)
+		}
+		if err != nil {
+			return nil, errors.Join(err, d.close())
+		}
+		d.queues = append(d.queues, q)
 	}
-	d := &device{fd: fd, name: name}
 	if err := d.configure(mtu, queueLength); err != nil {
-		unix.Close(fd)
-		return nil, err
-	}
-	// Only now: the poller takes no TUN descriptor without an interface.
-	d.file = os.NewFile(uintptr(fd), tunPath)
-	if d.conn, err = d.file.SyscallConn(); err != nil {
-		d.file.Close()
-		return nil, fmt.Errorf("poll %s: %w", tunPath, err)
+		return nil, errors.Join(err, d.close())
 	}
 	return d, nil
 }
 
-// wake makes who waits for a packet look about. It is not to be called once the
-// device closes.
-func (d *device) wake() { _ = d.file.SetReadDeadline(time.Unix(1, 0)) } // fails only on what cannot wait
+// openQueue makes the interface, or a further queue of it.
+func (d *device) openQueue(several bool) (*queue, error) {
+	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w (load the tun module; run as root or with CAP_NET_ADMIN)", tunPath, err)
+	}
+	q := &queue{fd: fd}
+	if err := d.attach(fd, several); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	// Only now: the poller takes no TUN descriptor without an interface.
+	q.file = os.NewFile(uintptr(fd), tunPath)
+	if q.conn, err = q.file.SyscallConn(); err != nil {
+		q.file.Close()
+		return nil, fmt.Errorf("poll %s: %w", tunPath, err)
+	}
+	return q, nil
+}
 
-func (d *device) configure(mtu, queueLength int) error {
+func (d *device) attach(fd int, several bool) error {
 	request, err := unix.NewIfreq(d.name)
 	if err != nil {
 		return fmt.Errorf("interface name %q: %w (at most %d octets)", d.name, err, unix.IFNAMSIZ-1)
 	}
-	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_TUN_EXCL)
-	if err := unix.IoctlIfreq(d.fd, unix.TUNSETIFF, request); err != nil {
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if len(d.queues) == 0 {
+		flags |= unix.IFF_TUN_EXCL
+	}
+	if several {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	request.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
 		return fmt.Errorf("make interface %s: %w (is the name taken? CAP_NET_ADMIN?)", d.name, err)
 	}
 	d.name = request.Name()
-	if err := d.offload(); err != nil {
+	return nil
+}
+
+// wake makes who waits for a packet look about. It is not to be called once the
+// device closes.
+func (d *device) wake() { _ = d.setDeadline(time.Unix(1, 0)) } // fails only on what cannot wait
+
+func (d *device) setDeadline(t time.Time) (err error) {
+	for _, q := range d.queues {
+		err = errors.Join(err, q.file.SetReadDeadline(t))
+	}
+	return err
+}
+
+func (d *device) close() (err error) {
+	for _, q := range d.queues {
+		err = errors.Join(err, q.file.Close())
+	}
+	return err
+}
+
+func (d *device) configure(mtu, queueLength int) error {
+	request, err := unix.NewIfreq(d.name)
+	if err != nil {
 		return err
 	}
 	control, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
@@ -127,13 +179,13 @@ func setQueueLength(index uint32, length int) error {
 }
 
 // offload asks the kernel for super-packets and packets without checksums.
-func (d *device) offload() error {
+func (d *device) offload(fd int) error {
 	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
 	const udp = unix.TUN_F_USO4 | unix.TUN_F_USO6 // Linux 6.2
-	if unix.IoctlSetInt(d.fd, unix.TUNSETOFFLOAD, tcp|udp) == nil {
+	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|udp) == nil {
 		return nil
 	}
-	if err := unix.IoctlSetInt(d.fd, unix.TUNSETOFFLOAD, tcp); err != nil {
+	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp); err != nil {
 		return fmt.Errorf("enable segmentation offload of %s: %w", d.name, err)
 	}
 	return nil
@@ -166,7 +218,7 @@ func (d *device) takes(gsoType uint8) bool {
 		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
 	}
 	binary.BigEndian.PutUint16(t[field:], checksum.Fold(checksum.PseudoIPv4(ip, protocol, len(t))))
-	_, err := unix.Write(d.fd, b)
+	_, err := unix.Write(d.queues[0].fd, b)
 	return err == nil || errors.Is(err, unix.EIO)
 }
 

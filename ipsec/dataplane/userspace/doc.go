@@ -8,7 +8,8 @@
 //
 // # How a packet moves
 //
-// Two goroutines run to completion, without a lock or a channel on their path.
+// A worker is two goroutines that run to completion, with no channel on their path and
+// one lock for each batch.
 //
 // The transmitter reads a packet from the interface, or a TCP or UDP super-packet
 // of up to 64 KB, finds its policy and SA, and seals segment after segment
@@ -27,8 +28,16 @@
 // 16 packets of each child wait for the SA, at most ten seconds: they are those that
 // open connections. What waits is bounded for all children together, too.
 //
-// One socket receives. To send, there is one for each source address: what waits
-// for a slow uplink fills its own and holds up no other SA.
+// To send, there is a socket for each source address: what waits for a slow uplink
+// fills its own and holds up no other SA.
+//
+// # Several workers
+//
+// By default there is a worker for every two processors. Each has a queue of the
+// interface, from which the kernel gives it whole flows, and a socket, to which a
+// filter gives it the SPIs of one remainder. Whoever moves packets of an SA holds it
+// until they have left, so that they keep their order, on the wire and behind it: one
+// SA is the work of one processor at a time, different SAs are of as many as there are.
 //
 // ESP without UDP, and AH, have raw sockets, one for each family and protocol, and a
 // goroutine that reads each. The kernel neither segments nor merges there: a system
@@ -63,8 +72,9 @@
 //
 // # Concurrency
 //
-// The cryptographic state, the replay window and the running counters of an
-// outbound SA belong to the transmitter, those of an inbound SA to the receiver.
+// The cryptographic state, the replay window and the running counters of an SA belong
+// to the transmitter or receiver that holds it. A transmitter that has to wait for an
+// SA first sends all that it has, and a receiver holds one at a time.
 // Apply publishes changes to them by atomic pointers: a persistent trie of
 // policies, a table of SPIs, the current SA of each child, the endpoint of each
 // SA. Everything else is guarded by the plane's lock, which neither of them takes.

@@ -23,9 +23,8 @@ const (
 	sockaddrScope = 24
 )
 
-// endpoint is where the packets of an SA go. It never changes but for path and lane,
-// which belong to the goroutine that moves the SA's packets: the two directions of a
-// tunnel have an endpoint each.
+// endpoint is where the packets of an SA go. It never changes but for path, and for
+// lanes, of which each transmitter has one.
 type endpoint struct {
 	local, remote netip.AddrPort
 	tcp           bool       // in the connection between them
@@ -33,7 +32,7 @@ type endpoint struct {
 	name          sockaddr   // remote
 	address       address    // remote
 	path          pathMTU
-	lane          *lane // nil until the transmitter needs it
+	lanes         [maxWorkers]*lane // nil until the transmitter needs it
 }
 
 func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {
@@ -47,7 +46,7 @@ func (p *Plane) newEndpoint(local, remote netip.AddrPort, tcp, ah bool) *endpoin
 	e := p.socket.newEndpoint(local, remote, tcp)
 	if !tcp && remote.Port() == 0 {
 		e.raw, _ = p.raw.to(e.remote.Addr(), ah)
-		e.name, e.lane = e.raw.sockaddrOf(e.remote.Addr()), &e.raw.lane
+		e.name = e.raw.sockaddrOf(e.remote.Addr())
 	}
 	return e
 }

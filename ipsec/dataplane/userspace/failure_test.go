@@ -43,11 +43,11 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	p := &Plane{
-		logger: slog.New(slog.DiscardHandler), device: &device{}, socket: &socket{lane: lane{fd: fd}},
+		logger: slog.New(slog.DiscardHandler), device: &device{queues: []*queue{{}}}, socket: &socket{lane: lane{fd: fd}},
 		inbound: newSPITable(), failed: make(chan error, 2),
 	}
-	r := newReceiver(p)
-	p.running.Go(func() { r.run(r.in) })
+	r := newReceiver(p, newInbox(&p.socket.lane, nil), p.device.queues[0])
+	p.running.Go(r.run)
 	deadline := time.Now().Add(10 * time.Second)
 	for p.Drops().ReceiveErrors < 3 && time.Now().Before(deadline) {
 		<-time.After(time.Millisecond)

@@ -7,7 +7,8 @@ import (
 	"github.com/swanherd/swanherd/ipsec/esp"
 )
 
-// What may wait for SAs: for one child, of all of them together, and for how long.
+// What may wait for SAs in one transmitter: for one child, of all of them together, and
+// for how long.
 // Packets that come first are those that open connections; what waited longer than
 // its sender does is of no use.
 const (
@@ -18,16 +19,18 @@ const (
 	keptFor           = 10 * time.Second
 )
 
-// kept are the packets that wait for an outbound SA, as they were read from the
-// interface. They belong to the transmitter.
+// kept are the packets of one transmitter that wait for an outbound SA, as they were
+// read from the interface.
 type kept struct {
-	children []*child // that have any, in the order of their first
-	packets  int
-	octets   int
+	waiting []*waiting // in the order of their first
+	of      map[*child]*waiting
+	packets int
+	octets  int
 }
 
 // waiting are the packets of one child.
 type waiting struct {
+	child   *child
 	packets [][]byte
 	octets  int
 	since   time.Time // of the first
@@ -35,14 +38,15 @@ type waiting struct {
 
 // add keeps a copy of packet b for c, unless there are enough.
 func (k *kept) add(c *child, b []byte, now time.Time) bool {
-	w := &c.waiting
-	if len(w.packets) >= keptOfChild || w.octets+len(b) > keptOctetsOfChild ||
-		k.packets >= keptInAll || k.octets+len(b) > keptOctetsInAll {
+	w := k.of[c]
+	switch {
+	case k.packets >= keptInAll || k.octets+len(b) > keptOctetsInAll:
 		return false
-	}
-	if len(w.packets) == 0 {
-		w.since = now
-		k.children = append(k.children, c)
+	case w == nil:
+		w = &waiting{child: c, since: now}
+		k.waiting, k.of[c] = append(k.waiting, w), w
+	case len(w.packets) >= keptOfChild || w.octets+len(b) > keptOctetsOfChild:
+		return false
 	}
 	own := append(make([]byte, 0, len(b)+esp.TrailerRoom), b...)
 	w.packets, w.octets = append(w.packets, own), w.octets+len(b)
@@ -50,15 +54,15 @@ func (k *kept) add(c *child, b []byte, now time.Time) bool {
 	return true
 }
 
-// take gives up what waits for the children that wanted says.
-func (k *kept) take(wanted func(*child) bool) (out [][]byte) {
-	k.children = slices.DeleteFunc(k.children, func(c *child) bool {
-		if !wanted(c) {
+// take gives up what wanted says.
+func (k *kept) take(wanted func(*waiting) bool) (out [][]byte) {
+	k.waiting = slices.DeleteFunc(k.waiting, func(w *waiting) bool {
+		if !wanted(w) {
 			return false
 		}
-		out = append(out, c.waiting.packets...)
-		k.packets, k.octets = k.packets-len(c.waiting.packets), k.octets-c.waiting.octets
-		c.waiting = waiting{}
+		out = append(out, w.packets...)
+		k.packets, k.octets = k.packets-len(w.packets), k.octets-w.octets
+		delete(k.of, w.child)
 		return true
 	})
 	return out
@@ -77,8 +81,8 @@ func (t *transmitter) keep(c *child, b []byte) {
 
 // giveUp drops what waited too long.
 func (t *transmitter) giveUp(now time.Time) {
-	stale := func(c *child) bool { return now.Sub(c.waiting.since) >= keptFor }
-	if len(t.kept.children) == 0 || !stale(t.kept.children[0]) {
+	stale := func(w *waiting) bool { return now.Sub(w.since) >= keptFor }
+	if len(t.kept.waiting) == 0 || !stale(t.kept.waiting[0]) {
 		return // nor are those behind it
 	}
 	old := t.kept.take(stale)
@@ -88,15 +92,17 @@ func (t *transmitter) giveUp(now time.Time) {
 // sendKept sends what waited for SAs that have come. It goes through the policies
 // once more, as they may be others by now.
 func (t *transmitter) sendKept() {
-	t.plane.arrived.Store(false)
+	t.arrived.Store(false)
 	t.giveUp(time.Now())
-	for _, b := range t.kept.take(func(c *child) bool { return c.current.Load() != nil }) {
+	for _, b := range t.kept.take(func(w *waiting) bool { return w.child.current.Load() != nil }) {
 		t.take(b)
 	}
 }
 
-// saArrived has the transmitter send what waited for it.
+// saArrived has the transmitters send what waited for it.
 func (p *Plane) saArrived() {
-	p.arrived.Store(true)
+	for _, t := range p.transmitters {
+		t.arrived.Store(true)
+	}
 	p.device.wake()
 }

@@ -99,7 +99,7 @@ func TestKeptPacketsAreBounded(t *testing.T) {
 	for n := 2; n < 399; n++ {
 		b.sent(n)
 	}
-	if k := b.tx.kept; k.packets != 0 || k.octets != 0 || len(k.children) != 0 {
+	if k := b.tx.kept; k.packets != 0 || k.octets != 0 || len(k.waiting)+len(k.of) != 0 {
 		t.Errorf("%d packets of %d octets still wait", k.packets, k.octets)
 	}
 }
@@ -108,7 +108,7 @@ func TestKeptPacketsAreBounded(t *testing.T) {
 func TestKeptPacketsThatAreNotSent(t *testing.T) {
 	b := newKeptBench(t, 3)
 	b.send(0, 100)
-	b.plane.children[childKey{"0", "c"}].waiting.since = time.Now().Add(-keptFor)
+	b.tx.kept.waiting[0].since = time.Now().Add(-keptFor)
 	if n := b.sent(0); n != 0 || b.plane.Drops().NoSA != 1 {
 		t.Errorf("%d packets that waited too long were sent; %+v", n, b.plane.Drops())
 	}

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,14 +21,14 @@ const (
 // lane is one UDP socket that sends from the NAT traversal port. What waits in the
 // queue of a network device is charged to the socket that sent it, so with one
 // socket for all a slow uplink would stall every other one, and IKE with it.
-// There is a lane for each source address, which stands for an uplink; SAs that
-// share an uplink share its rate anyway.
+// Each transmitter has a lane for each source address, which stands for an uplink; SAs
+// that share an uplink share its rate anyway.
 type lane struct {
 	fd   int
 	file *os.File // owns fd; used to park in the poller and to close
 	conn syscall.RawConn
-	// fragments says that datagrams of IPv4 go without DF. It is the
-	// transmitter's.
+	// fragments says that datagrams of IPv4 go without DF. It is of the
+	// transmitter whose lane it is.
 	fragments bool
 }
 
@@ -108,59 +107,70 @@ func (l *lane) allowFragments(yes bool) {
 	}
 }
 
-// lanes are opened with the socket, in its network namespace, and given to source
-// addresses by the transmitter.
+// lanes are those of one transmitter, which gives them to source addresses. They are
+// opened with the socket, in its network namespace.
 type lanes struct {
-	possible bool // the kernel lets several sockets have the port
+	socket   *socket
 	all      []*lane
-	// Of the transmitter:
 	bySource map[netip.Addr]*lane
-	several  bool // there were several source addresses
 }
 
-// reserveLanes makes the socket, before it is bound, the one of several of its port
-// that gets all datagrams: a filter of the group chooses its first member. The
-// port is then bound as by one socket alone, so that another daemon that has it, or
-// wants it later, is told.
-func (s *socket) reserveLanes() error {
+// sharePort prepares the socket, before it is bound, to be the first of several of its
+// port. A filter of the group has ESP go to the first members, of which each has the
+// SPIs with one remainder; IKE, with zeros in the place of the SPI, and what is too
+// short go to the first. The port is then bound as by one socket alone, so that
+// another daemon that has it, or wants it later, is told.
+func (s *socket) sharePort(receivers int) error {
 	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
 		return err
 	}
-	first := [1]unix.SockFilter{{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: 1, Filter: &first[0]})
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // returns 0 if there is no such word
+		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(receivers)},
+		{Code: unix.BPF_RET | unix.BPF_A},
+	}
+	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 	return errors.Join(err, unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0))
 }
 
-// openLanes makes the lanes; where there can be none the socket is the only one.
-func (s *socket) openLanes() error {
-	s.lanes.bySource = map[netip.Addr]*lane{}
-	for s.lanes.possible && len(s.lanes.all) < maxLanes {
+// newLanes makes the lanes of one transmitter; where there can be none the socket is
+// the only one.
+func (s *socket) newLanes() (*lanes, error) {
+	x := &lanes{socket: s, bySource: map[netip.Addr]*lane{}}
+	for s.shared && len(x.all) < maxLanes {
 		l, err := s.newLane()
 		if err != nil {
-			return fmt.Errorf("open socket to send: %w", err)
+			return x, err
 		}
-		s.lanes.all = append(s.lanes.all, l)
+		x.all = append(x.all, l)
 	}
-	return nil
+	return x, nil
 }
 
-// laneFor returns the lane for packets to e. It is for the transmitter.
-func (s *socket) laneFor(e *endpoint) *lane {
-	if len(s.lanes.all) == 0 {
-		return &s.lane
+// saw notes that packets leave from source.
+func (s *socket) saw(source netip.Addr) {
+	if !s.first.CompareAndSwap(nil, &source) && *s.first.Load() != source {
+		s.several.Store(true)
+	}
+}
+
+// find returns the lane for packets to e.
+func (x *lanes) find(e *endpoint) *lane {
+	if len(x.all) == 0 {
+		return &x.socket.lane
 	}
 	source := e.local.Addr()
 	if !source.IsValid() || source.IsUnspecified() {
-		source, _ = s.transmitProbes.source(e.remote.Addr()) // else they share one
+		source, _ = x.socket.probes.source(e.remote.Addr()) // else they share one
 	}
-	l := s.lanes.bySource[source]
+	l := x.bySource[source]
 	if l == nil {
-		if len(s.lanes.bySource) >= maxSources {
-			clear(s.lanes.bySource) // of addresses that this host had; lanes in use stay
+		if len(x.bySource) >= maxSources {
+			clear(x.bySource) // of addresses that this host had; lanes in use stay
 		}
-		l = s.lanes.all[len(s.lanes.bySource)%maxLanes]
-		s.lanes.bySource[source] = l
-		s.lanes.several = s.lanes.several || len(s.lanes.bySource) > 1
+		l = x.all[len(x.bySource)%maxLanes]
+		x.bySource[source] = l
+		x.socket.saw(source)
 	}
 	return l
 }
@@ -203,20 +213,4 @@ func (s *socket) bindLane(l *lane) error {
 		return errno
 	}
 	return nil
-}
-
-// wakeLanes ends the waiting for room.
-func (s *socket) wakeLanes(past time.Time) (err error) {
-	for _, l := range s.lanes.all {
-		err = errors.Join(err, l.file.SetDeadline(past))
-	}
-	return err
-}
-
-// closeLanes ends the lanes, which nobody uses any more.
-func (s *socket) closeLanes() (err error) {
-	for _, l := range s.lanes.all {
-		err = errors.Join(err, l.file.Close())
-	}
-	return err
 }

@@ -14,16 +14,16 @@ import (
 func TestLanesReceiveNothing(t *testing.T) {
 	for _, listen := range []string{"127.0.0.1:0", "[::]:0", "[::1]:0"} {
 		t.Run(listen, func(t *testing.T) {
-			s, err := openSocket(netip.MustParseAddrPort(listen), 0)
+			s, err := openSocket(netip.MustParseAddrPort(listen), 0, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer s.close()
-			if !s.lanes.possible {
+			if !s.shared {
 				t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
 			}
-			if len(s.lanes.all) != maxLanes {
-				t.Fatalf("%d lanes, want %d", len(s.lanes.all), maxLanes)
+			if len(s.lanes[0].all) != maxLanes {
+				t.Fatalf("%d lanes, want %d", len(s.lanes[0].all), maxLanes)
 			}
 			to := s.local
 			if to.Addr().IsUnspecified() {
@@ -47,12 +47,12 @@ func TestLanesReceiveNothing(t *testing.T) {
 					t.Fatalf("datagram %d: %v", i, err)
 				}
 			}
-			for i, l := range s.lanes.all {
+			for i, l := range s.lanes[0].all {
 				if _, _, err := unix.Recvfrom(l.fd, b, 0); !errors.Is(err, unix.EAGAIN) {
 					t.Errorf("lane %d received: %v", i, err)
 				}
 			}
-			if _, err := openSocket(s.local, 0); !errors.Is(err, unix.EADDRINUSE) {
+			if _, err := openSocket(s.local, 0, 1); !errors.Is(err, unix.EADDRINUSE) {
 				t.Fatalf("another daemon gets the port: %v", err)
 			}
 		})
@@ -62,22 +62,22 @@ func TestLanesReceiveNothing(t *testing.T) {
 // TestLanesBySource: each source address has a lane, and one that comes again has
 // the one it had.
 func TestLanesBySource(t *testing.T) {
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.close()
-	if !s.lanes.possible {
+	if !s.shared {
 		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
 	}
 	from := func(n int) *lane {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
-		return s.laneFor(&endpoint{local: netip.AddrPortFrom(a, 4500)})
+		return s.lanes[0].find(&endpoint{local: netip.AddrPortFrom(a, 4500)})
 	}
 	seen := map[*lane]bool{}
 	for n := range maxLanes {
-		if s.lanes.several != (n > 1) {
-			t.Errorf("several is %v after %d", s.lanes.several, n)
+		if s.several.Load() != (n > 1) {
+			t.Errorf("several is %v after %d", s.several.Load(), n)
 		}
 		l := from(n)
 		if seen[l] || l == &s.lane {
@@ -90,7 +90,7 @@ func TestLanesBySource(t *testing.T) {
 	for n := range 10 * maxSources {
 		from(n)
 	}
-	if n := len(s.lanes.bySource); n > maxSources {
+	if n := len(s.lanes[0].bySource); n > maxSources {
 		t.Errorf("%d source addresses are remembered", n)
 	}
 }

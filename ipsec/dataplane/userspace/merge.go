@@ -53,8 +53,9 @@ type merger struct {
 	udp    bool
 }
 
-func newMerger(p *Plane) *merger {
-	return &merger{plane: p, fd: p.device.fd, tcp: p.device.mergeTCP, udp: p.device.mergeUDP}
+// newMerger makes one that writes to a queue of the interface.
+func newMerger(p *Plane, q *queue) *merger {
+	return &merger{plane: p, fd: q.fd, tcp: p.device.mergeTCP, udp: p.device.mergeUDP}
 }
 
 // candidate describes how a packet could be part of a run.

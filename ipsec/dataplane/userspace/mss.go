@@ -108,7 +108,7 @@ func (m *interfaceMTU) get(d *device, p *probes, now time.Time) int {
 	if err != nil {
 		return m.mtu
 	}
-	for _, fd := range p {
+	for _, fd := range p.fd {
 		if fd >= 0 && unix.IoctlIfreq(fd, unix.SIOCGIFMTU, request) == nil {
 			m.mtu = int(request.Uint32())
 			break

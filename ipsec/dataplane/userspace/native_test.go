@@ -88,8 +88,8 @@ func TestNative(t *testing.T) {
 			sitesA, sitesB := []netip.Prefix{siteA, siteA6}, []netip.Prefix{siteB, siteB6}
 			x := &tunnel{
 				t: t, suite: tt.suite,
-				a: newGateway(t, nsA, tt.outerA, Config{MTU: 1400}, sitesA, sitesB),
-				b: newGateway(t, nsB, tt.outerB, Config{MTU: 1400}, sitesB, sitesA),
+				a: newGateway(t, nsA, tt.outerA, Config{MTU: 1400, Workers: 2}, sitesA, sitesB),
+				b: newGateway(t, nsB, tt.outerB, Config{MTU: 1400, Workers: 2}, sitesB, sitesA),
 			}
 			x.a.outer, x.b.outer = netip.AddrPortFrom(tt.outerA, 0), netip.AddrPortFrom(tt.outerB, 0)
 			x.start()
@@ -132,8 +132,8 @@ func TestTransport(t *testing.T) {
 			seen := watch(t, nsB)
 			x := &tunnel{
 				t: t, suite: tt.suite, mode: dataplane.Transport,
-				a: newGateway(t, nsA, tt.outerA, Config{Mark: testMark}, nil, nil),
-				b: newGateway(t, nsB, tt.outerB, Config{Mark: testMark}, nil, nil),
+				a: newGateway(t, nsA, tt.outerA, Config{Mark: testMark, Workers: 2}, nil, nil),
+				b: newGateway(t, nsB, tt.outerB, Config{Mark: testMark, Workers: 2}, nil, nil),
 			}
 			for _, g := range []*gateway{x.a, x.b} {
 				g.local = []ts.Selector{ts.FromPrefix(netip.PrefixFrom(g.outer.Addr(), g.outer.Addr().BitLen()))}

@@ -1,6 +1,9 @@
 package userspace
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 const (
 	// pathInterval is how often the kernel is asked for the MTU of a path in use.
@@ -15,41 +18,60 @@ const (
 	minLimit = 576 - ipv4HeaderLen - udpHeaderLen
 )
 
-// pathMTU is what is known of the path to an endpoint.
+// pathMTU is what is known of the path to an endpoint, for all who use it.
 type pathMTU struct {
-	limit  int       // octets of packet behind the IP and UDP header that pass unfragmented, 0: not known
-	asked  time.Time // when the kernel was, last
-	told   time.Time // when an inner sender was told last
-	single time.Time // until then the device segments nothing
+	limit  atomic.Int64 // octets of packet behind the IP and UDP header that pass unfragmented, 0: not known
+	asked  moment       // when the kernel was, last
+	told   moment       // when an inner sender was told last
+	single moment       // when the device refused to segment
+}
+
+// moment is a time that several goroutines look at; the zero value is long ago.
+type moment struct{ nanoseconds atomic.Int64 }
+
+// since reports whether d has passed, by now.
+func (m *moment) since(now time.Time, d time.Duration) bool {
+	at := m.nanoseconds.Load()
+	return at == 0 || now.UnixNano()-at >= int64(d)
+}
+
+func (m *moment) at() time.Time { return time.Unix(0, m.nanoseconds.Load()) }
+
+func (m *moment) set(now time.Time) { m.nanoseconds.Store(now.UnixNano()) }
+
+// due reports, to one of those who ask, that d has passed, and begins it anew.
+func (m *moment) due(now time.Time, d time.Duration) bool {
+	at := m.nanoseconds.Load()
+	return (at == 0 || now.UnixNano()-at >= int64(d)) && m.nanoseconds.CompareAndSwap(at, now.UnixNano())
 }
 
 // segments reports whether the kernel may be asked to cut a group into packets
 // of size octets.
 func (p *pathMTU) segments(size int, now time.Time) bool {
-	return (p.limit == 0 || size <= p.limit) && !now.Before(p.single)
+	limit := int(p.limit.Load())
+	return (limit == 0 || size <= limit) && p.single.since(now, singleLifetime)
 }
 
 // limit returns how long an ESP packet to e may be, 0 if that is not known or
-// does not matter, as in a TCP connection. Probes belong to the caller.
+// does not matter, as in a TCP connection.
 func (e *endpoint) limit(p *probes, now time.Time) int {
-	if !e.tcp && now.Sub(e.path.asked) >= pathInterval {
-		e.learnPath(p, now)
+	if !e.tcp && e.path.asked.due(now, pathInterval) {
+		e.learnPath(p)
 	}
-	return e.path.limit
+	return int(e.path.limit.Load())
 }
 
 // learnPath asks the kernel for the MTU to e.
-func (e *endpoint) learnPath(p *probes, now time.Time) {
-	e.path.asked, e.path.limit = now, 0
-	mtu, err := p.mtu(e.remote.Addr())
-	if err != nil {
-		return
+func (e *endpoint) learnPath(p *probes) {
+	limit := 0
+	if mtu, err := p.mtu(e.remote.Addr()); err == nil {
+		limit = mtu - e.headerLen()
+		if !e.native() {
+			limit -= udpHeaderLen
+		}
 	}
-	headers := e.headerLen()
-	if !e.native() {
-		headers += udpHeaderLen
+	if limit < minLimit {
+		limit = 0
 	}
-	if limit := mtu - headers; limit >= minLimit {
-		e.path.limit = limit
-	}
+	e.path.limit.Store(int64(limit))
 }

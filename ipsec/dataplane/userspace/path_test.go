@@ -22,17 +22,19 @@ import (
 // on the loopback interface and its device writes to out.
 func newPath(t testing.TB, out *os.File) *Plane {
 	t.Helper()
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.close() })
-	return &Plane{
+	p := &Plane{
 		logger: slog.New(slog.DiscardHandler),
-		device: &device{fd: int(out.Fd()), file: out, mergeTCP: true, mergeUDP: true},
+		device: &device{queues: []*queue{{fd: int(out.Fd()), file: out}}, mergeTCP: true, mergeUDP: true},
 		socket: s, events: make(chan dataplane.Event, eventBuffer), inbound: newSPITable(),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{},
 	}
+	p.transmitters = []*transmitter{newTransmitter(p, 0)}
+	return p
 }
 
 func openNull(t testing.TB) *os.File {
@@ -146,7 +148,7 @@ func TestSegmentThenMerge(t *testing.T) {
 		if !s.start(parseVnetHeader(packet), packet[vnetHeaderLen:]) {
 			t.Fatal("the segmenter refused a good super-packet")
 		}
-		m := newMerger(p)
+		m := newMerger(p, p.device.queues[0])
 		for b := s.next(); b != nil; b = s.next() {
 			b = bytes.Clone(b) // as if it had travelled
 			var in inner
@@ -207,7 +209,7 @@ func TestMergeKeepsWhatDiffers(t *testing.T) {
 		"the flow before is done": func(b []byte) { second(b); resum(b) }, // first has PSH
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMerger(p)
+			m := newMerger(p, p.device.queues[0])
 			first := single(func(b []byte) {
 				if name != "the flow before is done" {
 					b[33] = tcpACK
@@ -249,19 +251,20 @@ type pathBench struct {
 
 func newPathBench(t testing.TB) *pathBench {
 	p := newPath(t, openNull(t))
-	sink, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
+	sink, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sink.close() })
 	unix.SetsockoptInt(sink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) // full at once: packets end there
 	p.connect(t, sink.local)
-	return &pathBench{plane: p, tx: newTransmitter(p), rx: newReceiver(p), sink: sink, buf: make([]byte, 2*maxPacket)}
+	rx := newReceiver(p, newInbox(&p.socket.lane, nil), p.device.queues[0])
+	return &pathBench{plane: p, tx: p.transmitters[0], rx: rx, sink: sink, buf: make([]byte, 2*maxPacket)}
 }
 
 func (b *pathBench) transmit(packet []byte) {
 	n := copy(b.buf, packet)
-	if b.plane.arrived.Load() {
+	if b.tx.arrived.Load() {
 		b.tx.sendKept()
 	}
 	b.tx.take(b.buf[:n])

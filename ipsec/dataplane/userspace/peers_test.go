@@ -27,7 +27,7 @@ func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 
 func (p *Plane) addPeerWith(t *testing.T, n int, tfc dataplane.TFC, limits dataplane.Limits) *remotePeer {
 	t.Helper()
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0)
+	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func (r *remotePeer) receive(t *testing.T) (packets [][]byte) {
 func TestManyPeers(t *testing.T) {
 	const peers, rounds = 3 * maxGroups, 20
 	p := newPath(t, openNull(t))
-	tx := newTransmitter(p)
+	tx := p.transmitters[0]
 	var remote []*remotePeer
 	for n := range peers {
 		remote = append(remote, p.addPeer(t, n))

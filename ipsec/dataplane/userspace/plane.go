@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,6 +28,7 @@ const (
 
 	minMTU      = 1280 // RFC 8200, Section 5
 	maxMTU      = 65535
+	maxWorkers  = 16
 	eventBuffer = 1024
 )
 
@@ -49,6 +51,10 @@ type Config struct {
 	// KeepMSS leaves the maximum segment sizes of TCP connections alone. Without
 	// it those that do not fit the path are lowered in both directions.
 	KeepMSS bool
+	// Workers is how many goroutines move packets in each direction, at most 16; 0 is
+	// one for every two processors. The packets of an SA keep their order, so that
+	// more of them are of use with several SAs.
+	Workers int
 	// Logger gets what an operator should know, never once for a packet.
 	// Nil discards.
 	Logger *slog.Logger
@@ -58,12 +64,16 @@ func (c Config) withDefaults() (Config, error) {
 	c.Interface = cmp.Or(c.Interface, DefaultInterface)
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.QueueLength = cmp.Or(c.QueueLength, DefaultQueueLength)
+	c.Workers = cmp.Or(c.Workers, min(max(1, runtime.GOMAXPROCS(0)/2), maxWorkers))
 	c.Listen = netip.AddrPortFrom(c.Listen.Addr(), cmp.Or(c.Listen.Port(), DefaultPort))
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.MTU < minMTU || c.MTU > maxMTU {
 		return c, fmt.Errorf("MTU %d: choose %d to %d", c.MTU, minMTU, maxMTU)
+	}
+	if c.Workers < 1 || c.Workers > maxWorkers {
+		return c, fmt.Errorf("%d workers: choose 1 to %d", c.Workers, maxWorkers)
 	}
 	if c.QueueLength < 1 {
 		return c, fmt.Errorf("queue length %d: choose 1 or more", c.QueueLength)
@@ -80,20 +90,20 @@ type Plane struct {
 	events chan dataplane.Event
 	failed chan error // holds one for each goroutine
 	stats  stats
-	// Each is written by the one goroutine of its direction.
+
 	transmitLatency, receiveLatency dataplane.Latency
 
 	keepMSS bool
 	inbound *spiTable
 	spd     atomic.Pointer[spdNode]
 	filled  atomic.Pointer[[]*outboundSA] // that send dummy packets
-	arrived atomic.Bool                   // an outbound SA came: packets may wait for it
 	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
 	streams atomic.Pointer[dataplane.StreamSend]
 	stop    atomic.Bool
 	running sync.WaitGroup
-	// receiver has a lock of its own, as streams bring it packets too.
-	receiver *receiver
+
+	transmitters []*transmitter
+	streamed     streamReceiver
 
 	mu       sync.Mutex
 	closed   bool
@@ -123,11 +133,11 @@ func New(c Config) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure userspace data plane: %w", err)
 	}
-	s, err := openSocket(c.Listen, c.Mark)
+	s, err := openSocket(c.Listen, c.Mark, c.Workers)
 	if err != nil {
 		return nil, fmt.Errorf("start userspace data plane: %w", err)
 	}
-	d, err := openDevice(c.Interface, c.MTU, c.QueueLength)
+	d, err := openDevice(c.Interface, c.MTU, c.QueueLength, len(s.lanes))
 	if err != nil {
 		s.close()
 		return nil, fmt.Errorf("start userspace data plane: %w", err)
@@ -139,21 +149,29 @@ func New(c Config) (*Plane, error) {
 		logger: c.Logger, device: d, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
 		keepMSS:  c.KeepMSS,
 		events:   make(chan dataplane.Event, eventBuffer),
-		failed:   make(chan error, 2+len(rawSockets{}.all)),
+		failed:   make(chan error, 2*maxWorkers+len(rawSockets{}.all)),
 		inbound:  newSPITable(),
 		reserved: map[uint32]bool{},
 		sas:      map[saKey]*association{},
 		children: map[childKey]*child{},
 	}
-	p.receiver = newReceiver(p)
-	udp := p.receiver.in
-	p.running.Go(newTransmitter(p).run)
-	p.running.Go(func() { p.receiver.run(udp) })
-	p.raw.each(func(s *rawSocket) {
-		in := newInbox(&s.lane, s)
-		p.running.Go(func() { p.receiver.run(in) })
-	})
+	p.start()
 	return p, nil
+}
+
+// start makes the goroutines that move packets and lets them run.
+func (p *Plane) start() {
+	first := p.device.queues[0]
+	p.streamed.receiver = newReceiver(p, nil, first)
+	sockets := append([]*lane{&p.socket.lane}, p.socket.further...)
+	for i, q := range p.device.queues {
+		p.transmitters = append(p.transmitters, newTransmitter(p, i))
+		p.running.Go(newReceiver(p, newInbox(sockets[i], nil), q).run)
+	}
+	for _, t := range p.transmitters {
+		p.running.Go(t.run)
+	}
+	p.raw.each(func(s *rawSocket) { p.running.Go(newReceiver(p, newInbox(&s.lane, s), first).run) })
 }
 
 // Name implements dataplane.Plane.
@@ -259,10 +277,10 @@ func (p *Plane) Close() error {
 	// ended: they use the bare numbers.
 	p.stop.Store(true)
 	past := time.Unix(1, 0)
-	err := errors.Join(p.device.file.SetDeadline(past), p.socket.file.SetDeadline(past), p.socket.wakeLanes(past), p.raw.wake(past))
+	err := errors.Join(p.device.setDeadline(past), p.socket.wake(past), p.raw.wake(past))
 	p.running.Wait()
-	p.receiver.close()
-	err = errors.Join(err, p.device.file.Close(), p.socket.close(), p.raw.close())
+	p.streamed.close()
+	err = errors.Join(err, p.device.close(), p.socket.close(), p.raw.close())
 	close(p.events)
 	if err != nil {
 		return fmt.Errorf("close userspace data plane: %w", err)

@@ -14,10 +14,10 @@ import (
 
 func TestConformance(t *testing.T) {
 	a, b := joined(t)
-	run := func(outerA, outerB, movedA netip.Addr) func(*testing.T) {
+	run := func(outerA, outerB, movedA netip.Addr, workers int) func(*testing.T) {
 		return func(t *testing.T) {
 			planetest.Run(t, func(t *testing.T) *planetest.Pair {
-				p := &planetest.Pair{A: side(t, a, outerA), B: side(t, b, outerB)}
+				p := &planetest.Pair{A: side(t, a, outerA, workers), B: side(t, b, outerB, workers)}
 				p.Replay = replayer(t, a, b, p.B.Outer)
 				p.Rebind = func() (netip.AddrPort, error) {
 					moved := netip.AddrPortFrom(movedA, DefaultPort)
@@ -30,8 +30,9 @@ func TestConformance(t *testing.T) {
 			})
 		}
 	}
-	t.Run("over IPv4", run(outerA, outerB, movedA))
-	t.Run("over IPv6", run(outerA6, outerB6, movedA6))
+	t.Run("over IPv4", run(outerA, outerB, movedA, 1))
+	t.Run("over IPv6", run(outerA6, outerB6, movedA6, 1))
+	t.Run("several workers", run(outerA, outerB, movedA, 3))
 }
 
 // replayer records the ESP packets that reach port 4500 in namespace to. What
@@ -81,8 +82,8 @@ func espOf(b []byte) []byte {
 }
 
 // side is one plane with a host behind it.
-func side(t *testing.T, ns *namespace, outer netip.Addr) planetest.Side {
-	p := ns.plane(t, Config{})
+func side(t *testing.T, ns *namespace, outer netip.Addr, workers int) planetest.Side {
+	p := ns.plane(t, Config{Workers: workers})
 	host := ns.tap(t, p.Interface())
 	return planetest.Side{
 		Plane: p, Outer: netip.AddrPortFrom(outer, DefaultPort), Received: host.packets,

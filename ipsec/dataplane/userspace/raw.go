@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,7 +24,8 @@ const (
 // kernel does, and fragments what is too long.
 type rawSocket struct {
 	lane
-	v6, ah bool
+	v6, ah  bool
+	sending sync.Mutex // of who sends, and sets what is to be set for that
 }
 
 // rawSockets are one of each family and protocol, nil where there can be none.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -35,8 +34,7 @@ type message struct {
 	_      [4]byte
 }
 
-// inbox is what one socket receives into. It belongs to the goroutine that reads
-// the socket.
+// inbox is what one socket receives into.
 type inbox struct {
 	lane *lane
 	raw  *rawSocket // nil: the UDP socket
@@ -85,15 +83,9 @@ func (in *inbox) receive() {
 // control is the ancillary data of a message.
 func (in *inbox) control(i int) []byte { return in.oobs[i][:in.messages[i].header.Controllen] }
 
-// receiver moves packets from the network to the interface: receive, find the
-// SA, open in place, check, merge, write. One goroutine reads the UDP socket; the
-// raw sockets have one each, and streams bring packets too.
+// receiver moves packets from one socket, or from all streams, to the interface:
+// receive, find the SA, open in place, check, merge, write, all in one goroutine.
 type receiver struct {
-	// mu is held while packets are handled: a batch of a socket, or of a
-	// stream. So streams cost the socket's own batches next to nothing.
-	mu     sync.Mutex
-	closed bool
-
 	plane   *Plane
 	socket  *socket
 	merger  *merger
@@ -102,9 +94,9 @@ type receiver struct {
 	mtu     interfaceMTU
 	rebuilt rebuilt
 
-	sa     *inboundSA // of the last packet; its counters are to be published
+	sa     *inboundSA // of the last packet: held, and its counters are to be published
 	moved  bool       // the slab at hand came from another address than sa's
-	in     *inbox     // of the batch at hand
+	in     *inbox     // nil for streams
 	at     int        // which message of it
 	source *[unix.SizeofSockaddrInet6]byte
 	stream streamPath // where packets come from that are not of a socket
@@ -114,12 +106,14 @@ type receiver struct {
 	unknownRaised time.Time
 }
 
-func newReceiver(p *Plane) *receiver {
-	return &receiver{plane: p, socket: p.socket, merger: newMerger(p), in: newInbox(&p.socket.lane, nil)}
+// newReceiver makes one that writes to a queue of the interface.
+func newReceiver(p *Plane, in *inbox, q *queue) *receiver {
+	return &receiver{plane: p, socket: p.socket, merger: newMerger(p, q), in: in}
 }
 
-// run serves one socket.
-func (r *receiver) run(in *inbox) {
+// run serves the socket.
+func (r *receiver) run() {
+	in := r.in
 	for !r.plane.stop.Load() {
 		in.receive()
 		if in.errno == unix.EAGAIN {
@@ -130,9 +124,7 @@ func (r *receiver) run(in *inbox) {
 		}
 		switch in.errno {
 		case 0:
-			r.mu.Lock()
-			r.batch(in)
-			r.mu.Unlock()
+			r.batch()
 		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
 			// Nothing, or an earlier send's ICMP error.
 		default:
@@ -143,8 +135,9 @@ func (r *receiver) run(in *inbox) {
 }
 
 // batch handles what one receive call brought.
-func (r *receiver) batch(in *inbox) {
-	r.now, r.in = time.Now(), in
+func (r *receiver) batch() {
+	in := r.in
+	r.now = time.Now()
 	for i := range in.n {
 		r.publish()
 		r.source, r.at = &in.names[i], i
@@ -208,6 +201,7 @@ func (r *receiver) protected(spi uint32, b []byte) bool {
 			return false
 		}
 		r.publish()
+		sa.moving.Lock()
 		r.sa, r.moved = sa, !r.from(sa.endpoint.Load())
 	}
 	r.open(r.sa, b)
@@ -365,19 +359,20 @@ func (r *receiver) accept(sa *inboundSA, inside []byte) {
 // clamp makes a connection that the peer's side opens keep to the MTU of the way
 // back, which is the peer's address.
 func (r *receiver) clamp(sa *inboundSA, b []byte) {
-	mtu := r.mtu.get(r.plane.device, &r.socket.receiveProbes, r.now)
-	if e := sa.endpoint.Load(); e.limit(&r.socket.receiveProbes, r.now) != 0 {
+	mtu := r.mtu.get(r.plane.device, r.socket.probes, r.now)
+	if e := sa.endpoint.Load(); e.limit(r.socket.probes, r.now) != 0 {
 		mtu = min(mtu, fits(&sa.config, e))
 	}
 	clampMSS(b, &r.inner, mtu)
 }
 
-// publish makes the counters of the SA last used visible.
+// publish makes the counters of the SA last used visible, and lets go of it.
 func (r *receiver) publish() {
 	if r.sa == nil {
 		return
 	}
 	r.sa.publish(r.now)
 	r.sa.missing.Store(r.sa.lost())
+	r.sa.moving.Unlock()
 	r.sa = nil
 }

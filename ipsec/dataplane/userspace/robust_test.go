@@ -226,7 +226,7 @@ func TestFloodLeavesRoom(t *testing.T) {
 // hold, holds up neither the SAs of another one nor IKE.
 func TestFullUplinkStallsNoOther(t *testing.T) {
 	x := newTunnel(t, outerA, outerB, gcm128)
-	if !x.a.socket.lanes.possible {
+	if !x.a.socket.shared {
 		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
 	}
 	x.slowWire(t, x.b.ns)

@@ -3,6 +3,7 @@ package userspace
 import (
 	"crypto/sha256"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -14,9 +15,13 @@ import (
 const eventInterval = time.Second
 
 // association is what the two directions of an SA have in common. The counters
-// are written by the one goroutine that moves packets of this direction, once
-// for a batch, and read by anyone.
+// are written by the goroutine that moves its packets, once for a batch, and read by
+// anyone.
 type association struct {
+	// moving is held by who moves its packets, for as long as some of them have
+	// not left, so that they keep their order.
+	moving sync.Mutex
+
 	spi         uint32
 	config      dataplane.SA // without its key
 	fingerprint [sha256.Size]byte
@@ -29,7 +34,7 @@ type association struct {
 	lastUsed                                 atomic.Int64 // nanoseconds of Unix time
 	over                                     atomic.Bool  // its time is over
 
-	// Of the moving goroutine alone. Spent is all that was encrypted, unseen
+	// Of who holds moving. Spent is all that was encrypted, unseen
 	// what of it was no inner packet: padding and dummy packets.
 	spent, unseen usage
 	soft, hard    usage // the limits; none is the greatest number
@@ -91,16 +96,17 @@ func (a *association) counters() dataplane.Counters {
 	return c
 }
 
-// inboundSA receives. What is of esp belongs to the receiver.
+// inboundSA receives. What is of esp belongs to who holds moving.
 type inboundSA struct {
 	association
 	esp *esp.Inbound
 	ah  *esp.AHInbound // instead of esp
 }
 
-// outboundSA sends. What is of esp belongs to the transmitter.
+// outboundSA sends. What is of esp belongs to who holds moving.
 type outboundSA struct {
 	association
+	groups int // of the transmitter that holds moving
 	esp    *esp.Outbound
 	ah     *esp.AHOutbound // instead of esp
 	outer  outerRule
@@ -120,9 +126,7 @@ type child struct {
 	outbound     []*outboundSA
 	current      atomic.Pointer[outboundSA]
 
-	// Of the transmitter: when Acquire was last raised, and what waits.
-	acquired time.Time
-	waiting  waiting
+	acquired moment // when Acquire was last raised
 }
 
 // choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8).

@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,19 +27,26 @@ type socket struct {
 	family int
 	local  netip.AddrPort // port never 0
 	mark   uint32         // of all that is sent
-	lanes  lanes
-	// probes are for who holds the plane's lock, and one pair each for the
-	// transmitter and the receiver.
-	probes, transmitProbes, receiveProbes probes
+	shared bool           // the kernel lets several sockets have the port
+	// further receive too, each for the SAs whose SPIs leave the remainder that is
+	// its place, when divided by how many receive.
+	further []*lane
+	lanes   []*lanes
+	first   atomic.Pointer[netip.Addr] // source address that was seen
+	several atomic.Bool                // there were others
+	probes  *probes
 }
 
-// probes ask the routing table, one of IPv4 and one of IPv6 (-1: the host has no
-// IPv6). They send nothing, and are not for several goroutines at a time.
-type probes [2]int
+// probes ask the routing table. They send nothing.
+type probes struct {
+	mu sync.Mutex
+	fd [2]int // of IPv4 and of IPv6; -1: the host has no IPv6
+}
 
 // openSocket binds listen; an invalid or unspecified address is all of both
-// families.
-func openSocket(listen netip.AddrPort, mark uint32) (*socket, error) {
+// families. It makes as many that receive, and sets of lanes, as there are workers,
+// where the kernel can.
+func openSocket(listen netip.AddrPort, mark uint32, workers int) (*socket, error) {
 	s := &socket{family: unix.AF_INET6, mark: mark}
 	addr := listen.Addr().Unmap()
 	if addr.Is4() && !addr.IsUnspecified() {
@@ -52,35 +62,61 @@ func openSocket(listen netip.AddrPort, mark uint32) (*socket, error) {
 		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
 	s.fd = fd
-	if err := s.bind(addr, listen.Port()); err != nil {
+	if err := s.bind(addr, listen.Port(), workers); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
-	s.probes, s.transmitProbes, s.receiveProbes = openProbes(mark), openProbes(mark), openProbes(mark)
-	if err := errors.Join(s.poll(), s.openLanes()); err != nil {
+	s.probes = openProbes(mark)
+	if err := errors.Join(s.poll(), s.openFurther(workers)); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
+// openFurther opens those that receive, in their order, before those that do not.
+func (s *socket) openFurther(workers int) error {
+	if !s.shared {
+		workers = 1
+	}
+	for len(s.further) < workers-1 {
+		l, err := s.newLane()
+		if err != nil {
+			return fmt.Errorf("open further socket to receive: %w", err)
+		}
+		s.further = append(s.further, l)
+		if err := s.receiveInfo(l.fd, s.local.Addr()); err != nil {
+			return err
+		}
+	}
+	for len(s.lanes) < workers {
+		x, err := s.newLanes()
+		s.lanes = append(s.lanes, x)
+		if err != nil {
+			return fmt.Errorf("open socket to send: %w", err)
+		}
+	}
+	return nil
+}
+
 // openProbes opens probes that are routed like what has the mark.
-func openProbes(mark uint32) (p probes) {
+func openProbes(mark uint32) *probes {
+	p := &probes{}
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			p[i] = -1
+			p.fd[i] = -1
 			continue
 		}
-		if p[i] = fd; mark != 0 {
+		if p.fd[i] = fd; mark != 0 {
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)) // the socket has told of errors
 		}
 	}
 	return p
 }
 
-func (p probes) close() {
-	for _, fd := range p {
+func (p *probes) close() {
+	for _, fd := range p.fd {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
@@ -89,22 +125,41 @@ func (p probes) close() {
 
 func (s *socket) close() error {
 	s.probes.close()
-	s.transmitProbes.close()
-	s.receiveProbes.close()
-	return errors.Join(s.closeLanes(), s.file.Close())
+	var err error
+	s.each(func(l *lane) { err = errors.Join(err, l.file.Close()) })
+	return errors.Join(err, s.file.Close())
 }
 
-func (s *socket) bind(addr netip.Addr, port uint16) error {
+// each calls f for every socket but the first.
+func (s *socket) each(f func(*lane)) {
+	for _, l := range s.further {
+		f(l)
+	}
+	for _, x := range s.lanes {
+		for _, l := range x.all {
+			f(l)
+		}
+	}
+}
+
+// wake ends the waiting of all goroutines.
+func (s *socket) wake(past time.Time) error {
+	err := s.file.SetDeadline(past)
+	s.each(func(l *lane) { err = errors.Join(err, l.file.SetDeadline(past)) })
+	return err
+}
+
+func (s *socket) bind(addr netip.Addr, port uint16, workers int) error {
 	if err := s.prepare(s.mark); err != nil {
 		return err
 	}
-	s.lanes.possible = s.reserveLanes() == nil
-	unix.SetsockoptInt(s.fd, unix.SOL_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it one datagram at a time comes
-	if s.family == unix.AF_INET {
-		if err := s.receiveIPv4Info(unix.IP_PKTINFO); err != nil {
+	s.shared = s.sharePort(workers) == nil
+	if s.family == unix.AF_INET6 {
+		if err := s.onlyIPv6(addr); err != nil {
 			return err
 		}
-	} else if err := s.receiveIPv6Info(addr); err != nil {
+	}
+	if err := s.receiveInfo(s.fd, addr); err != nil {
 		return err
 	}
 	if !addr.IsValid() {
@@ -126,33 +181,27 @@ func (s *socket) bind(addr netip.Addr, port uint16) error {
 	return err
 }
 
-// receiveIPv4Info has the TOS of received datagrams reported, and by info the
-// address that they came to.
-func (s *socket) receiveIPv4Info(info int) error {
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, unix.IP_RECVTOS, 1); err != nil {
+// receiveInfo has received datagrams merged, and their traffic class and the address
+// that they came to reported.
+func (s *socket) receiveInfo(fd int, addr netip.Addr) error {
+	unix.SetsockoptInt(fd, unix.SOL_UDP, unix.UDP_GRO, 1) // Linux 5.0; without it one datagram at a time comes
+	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVTOS, 1); err != nil {
 		return fmt.Errorf("enable IP_RECVTOS: %w", err)
 	}
-	if info == 0 {
+	if s.family == unix.AF_INET {
+		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1); err != nil {
+			return fmt.Errorf("enable IP_PKTINFO: %w", err)
+		}
 		return nil
 	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IP, info, 1); err != nil {
-		return fmt.Errorf("enable IP_PKTINFO: %w", err)
-	}
-	return nil
-}
-
-func (s *socket) receiveIPv6Info(addr netip.Addr) error {
-	if err := s.onlyIPv6(addr); err != nil {
-		return err
-	}
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1); err != nil {
+	if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1); err != nil {
 		return fmt.Errorf("enable IPV6_RECVTCLASS: %w", err)
 	}
 	// Reports mapped addresses for IPv4 too.
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1); err != nil {
+	if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1); err != nil {
 		return fmt.Errorf("enable IPV6_RECVPKTINFO: %w", err)
 	}
-	return s.receiveIPv4Info(0)
+	return nil
 }
 
 func socketName(fd int) (netip.AddrPort, error) {
@@ -166,7 +215,7 @@ func socketName(fd int) (netip.AddrPort, error) {
 }
 
 // source asks which address packets to remote leave from.
-func (p probes) source(remote netip.Addr) (source netip.Addr, err error) {
+func (p *probes) source(remote netip.Addr) (source netip.Addr, err error) {
 	err = p.ask(remote, func(fd int) error {
 		bound, err := socketName(fd)
 		source = bound.Addr()
@@ -177,7 +226,7 @@ func (p probes) source(remote netip.Addr) (source netip.Addr, err error) {
 
 // mtu asks for the MTU of the path to remote, as far as the kernel has learnt it
 // from its own interface and from ICMP.
-func (p probes) mtu(remote netip.Addr) (mtu int, err error) {
+func (p *probes) mtu(remote netip.Addr) (mtu int, err error) {
 	level, option := unix.SOL_IP, unix.IP_MTU
 	if remote.Is6() {
 		level, option = unix.SOL_IPV6, unix.IPV6_MTU
@@ -190,10 +239,12 @@ func (p probes) mtu(remote netip.Addr) (mtu int, err error) {
 }
 
 // ask calls f with a probe that is connected to remote, and makes it forget that.
-func (p probes) ask(remote netip.Addr, f func(fd int) error) error {
-	probe, fd := socket{family: unix.AF_INET6}, p[1]
+func (p *probes) ask(remote netip.Addr, f func(fd int) error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	probe, fd := socket{family: unix.AF_INET6}, p.fd[1]
 	if remote.Is4() {
-		probe.family, fd = unix.AF_INET, p[0]
+		probe.family, fd = unix.AF_INET, p.fd[0]
 	}
 	if fd < 0 {
 		return unix.EAFNOSUPPORT

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -29,7 +30,14 @@ func (p *Plane) JoinStreams(send dataplane.StreamSend) (dataplane.StreamReceive,
 	if !p.streams.CompareAndSwap(nil, &send) {
 		return nil, errors.New("join streams: the data plane has joined some")
 	}
-	return p.receiver.fromStream, nil
+	return p.streamed.receive, nil
+}
+
+// streamReceiver is the receiver for packets of all streams.
+type streamReceiver struct {
+	mu       sync.Mutex
+	closed   bool
+	receiver *receiver
 }
 
 // sendStream sends the packets of a group one by one.
@@ -44,13 +52,14 @@ func (t *transmitter) sendStream(e *endpoint, g *group) {
 	}
 }
 
-// fromStream takes packets of a connection.
-func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (known, forged int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
+// receive takes packets of a connection.
+func (s *streamReceiver) receive(local, remote netip.AddrPort, packets [][]byte) (known, forged int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
 		return len(packets), 0
 	}
+	r := s.receiver
 	r.now, r.class, r.forged = time.Now(), 0, 0
 	r.stream = streamPath{
 		local:  netip.AddrPortFrom(local.Addr().Unmap(), local.Port()),
@@ -73,8 +82,8 @@ func (r *receiver) fromStream(local, remote netip.AddrPort, packets [][]byte) (k
 
 // close waits for packets of streams that are being handled; later ones are
 // dropped.
-func (r *receiver) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.closed = true
+func (s *streamReceiver) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }

@@ -18,10 +18,19 @@ const (
 const dummyPause = time.Millisecond
 
 // hidden is the state of an SA whose traffic is hidden (RFC 4303, Sections 2.6 and
-// 2.7). It belongs to the transmitter, but for the configuration.
+// 2.7).
 type hidden struct {
 	dataplane.TFC
-	sent time.Time // when the last packet was
+	sent moment // when the last packet was
+}
+
+// filled are the SAs for which this transmitter has to send dummy packets: the first
+// one does it for all.
+func (t *transmitter) filled() *[]*outboundSA {
+	if t.worker != 0 {
+		return nil
+	}
+	return t.plane.filled.Load()
 }
 
 // padTo returns to how many octets the packets of sa are padded, 0 for not at all.
@@ -39,10 +48,10 @@ func (t *transmitter) padTo(sa *outboundSA, e *endpoint) int {
 
 // fits returns how long an inner packet may be, in octets.
 func (t *transmitter) fits(sa *outboundSA, e *endpoint) int {
-	if e.path.limit != 0 {
+	if e.path.limit.Load() != 0 {
 		return sa.fits(e)
 	}
-	return t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
+	return t.mtu.get(t.plane.device, t.socket.probes, t.now)
 }
 
 // pad returns packet with zeros behind it up to n octets, in a buffer that is valid
@@ -66,11 +75,10 @@ func (t *transmitter) room(n int) []byte {
 // called again, the zero time for never.
 func (t *transmitter) dummies(list []*outboundSA, now time.Time) (next time.Time) {
 	for _, sa := range list {
-		due := sa.hidden.sent.Add(sa.hidden.Fill)
-		if !now.Before(due) {
+		if sa.hidden.sent.due(now, sa.hidden.Fill) {
 			t.dummy(sa, now)
-			due = now.Add(sa.hidden.Fill)
 		}
+		due := sa.hidden.sent.at().Add(sa.hidden.Fill)
 		if next.IsZero() || due.Before(next) {
 			next = due
 		}
@@ -83,12 +91,8 @@ func (t *transmitter) dummies(list []*outboundSA, now time.Time) (next time.Time
 
 // dummy sends one dummy packet.
 func (t *transmitter) dummy(sa *outboundSA, now time.Time) {
-	sa.hidden.sent = now
-	if sa.expired {
-		return
-	}
 	e := sa.endpoint.Load()
-	e.limit(&t.socket.transmitProbes, now)
+	e.limit(t.socket.probes, now)
 	n := t.padTo(sa, e)
 	if n == 0 {
 		most := min(t.fits(sa, e), mostDummy)

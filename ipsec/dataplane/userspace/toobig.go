@@ -41,10 +41,9 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 	if t.inner.v6 && fits < minMTU && sa.ah == nil {
 		return false // no sender goes below 1,280: let the kernel fragment
 	}
-	if now := time.Now(); now.Sub(e.path.told) >= tooBigInterval {
-		e.path.told = now
+	if e.path.told.due(time.Now(), tooBigInterval) {
 		message := t.packetTooBig(packet, fits)
-		if _, err := unix.Write(t.device.fd, message); err != nil {
+		if _, err := unix.Write(t.queue.fd, message); err != nil {
 			t.plane.stats.deliverErrors.Add(1)
 		}
 	}

@@ -383,7 +383,14 @@ func TestTrafficThroughSockets(t *testing.T) {
 // TestRekeyUnderTraffic changes the SAs again and again while four connections
 // run both ways: no packet may be lost for it.
 func TestRekeyUnderTraffic(t *testing.T) {
-	x := newTunnel(t, outerA, outerB, gcm128)
+	for _, workers := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) { rekeyUnderTraffic(t, workers) })
+	}
+}
+
+func rekeyUnderTraffic(t *testing.T, workers int) {
+	nsA, nsB := joined(t)
+	x := newTunnelIn(t, nsA, nsB, outerA, outerB, gcm128, Config{Workers: workers}, Config{Workers: workers})
 	var running sync.WaitGroup
 	errs := make(chan error, 4)
 	for i := range 4 {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -41,12 +42,15 @@ type group struct {
 	buf    []byte
 }
 
-// transmitter moves packets from the interface to the network: read, find
+// transmitter moves packets from a queue of the interface to the network: read, find
 // policy and SA, seal, send, all in one goroutine.
 type transmitter struct {
 	plane     *Plane
-	device    *device
+	worker    int // which one it is
+	queue     *queue
 	socket    *socket
+	lanes     *lanes
+	arrived   atomic.Bool // an outbound SA came: packets may wait for it
 	cache     spdCache
 	inner     inner
 	segmenter segmenter
@@ -70,8 +74,11 @@ type transmitter struct {
 	tryRead func(uintptr) bool
 }
 
-func newTransmitter(p *Plane) *transmitter {
-	t := &transmitter{plane: p, device: p.device, socket: p.socket, now: time.Now()}
+func newTransmitter(p *Plane, worker int) *transmitter {
+	t := &transmitter{
+		plane: p, worker: worker, queue: p.device.queues[worker], socket: p.socket, lanes: p.socket.lanes[worker], now: time.Now(),
+		kept: kept{of: map[*child]*waiting{}},
+	}
 	t.buf = make([]byte, vnetHeaderLen+maxPacket+esp.TrailerRoom)
 	for i := range t.groups {
 		t.groups[i].buf = make([]byte, 0, maxGroupLen)
@@ -84,7 +91,7 @@ func newTransmitter(p *Plane) *transmitter {
 }
 
 func (t *transmitter) read() {
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.device.fd), uintptr(unsafe.Pointer(&t.buf[0])), uintptr(vnetHeaderLen+maxPacket))
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.queue.fd), uintptr(unsafe.Pointer(&t.buf[0])), uintptr(vnetHeaderLen+maxPacket))
 	t.n, t.errno = int(n), errno
 }
 
@@ -96,11 +103,11 @@ func (t *transmitter) run() {
 		if t.errno == unix.EAGAIN {
 			t.flushAll()
 			if err := t.park(); err != nil {
-				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.device.name, err))
+				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.plane.device.name, err))
 				return
 			}
 		}
-		if t.plane.arrived.Load() { // before what was just read, to keep the order
+		if t.arrived.Load() { // before what was just read, to keep the order
 			t.sendKept()
 		}
 		switch t.errno {
@@ -109,7 +116,7 @@ func (t *transmitter) run() {
 		case unix.EINTR, unix.EAGAIN:
 		default:
 			t.flushAll()
-			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.device.name, t.errno))
+			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.plane.device.name, t.errno))
 			return
 		}
 	}
@@ -118,7 +125,7 @@ func (t *transmitter) run() {
 // park waits for a packet, or until dummy packets are to be sent. On return there may
 // be none.
 func (t *transmitter) park() error {
-	list := t.plane.filled.Load()
+	list := t.filled()
 	if list != nil || t.timed {
 		var next time.Time
 		if list != nil {
@@ -126,15 +133,15 @@ func (t *transmitter) park() error {
 			next = t.dummies(*list, t.now)
 			t.flushGroups()
 		}
-		if err := t.device.file.SetReadDeadline(next); err != nil {
+		if err := t.queue.file.SetReadDeadline(next); err != nil {
 			return err
 		}
 		// Close and Apply set a deadline too, after what is looked at here.
-		if t.timed = !next.IsZero(); t.plane.stop.Load() || t.plane.arrived.Load() || t.plane.filled.Load() != list {
+		if t.timed = !next.IsZero(); t.plane.stop.Load() || t.arrived.Load() || t.filled() != list {
 			return nil
 		}
 	}
-	err := t.device.conn.Read(t.tryRead)
+	err := t.queue.conn.Read(t.tryRead)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.timed = true // to set another, or none
 		return nil
@@ -151,7 +158,7 @@ func (t *transmitter) take(b []byte) {
 	t.process(b)
 	if t.reads++; t.reads >= readsBeforeFlush {
 		t.flushAll()
-		if list := t.plane.filled.Load(); list != nil { // the interface may never be empty
+		if list := t.filled(); list != nil { // the interface may never be empty
 			t.dummies(*list, t.now)
 		}
 	}
@@ -177,7 +184,7 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.loops.Add(1)
 		return
 	}
-	limit := e.limit(&t.socket.transmitProbes, t.now)
+	limit := e.limit(t.socket.probes, t.now)
 	if limit != 0 && t.tooBig(sa, e, h, packet) {
 		t.plane.stats.tooBig.Add(1)
 		return
@@ -195,7 +202,7 @@ func (t *transmitter) process(b []byte) {
 			return
 		}
 		if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
-			mtu := t.mtu.get(t.device, &t.socket.transmitProbes, t.now)
+			mtu := t.mtu.get(t.plane.device, t.socket.probes, t.now)
 			if limit != 0 {
 				mtu = min(mtu, sa.fits(e))
 			}
@@ -235,11 +242,11 @@ func (t *transmitter) find(f *flow, b []byte) *outboundSA {
 		t.plane.stats.noSA.Add(1)
 	} else {
 		t.keep(c, b)
-		if now := time.Now(); now.Sub(c.acquired) >= eventInterval &&
+		if now := time.Now(); c.acquired.since(now, eventInterval) &&
 			t.plane.raise(dataplane.Event{
 				Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name, Source: f.src.addr(), Destination: f.dst.addr(),
 			}) {
-			c.acquired = now
+			c.acquired.set(now)
 		}
 	}
 	return nil
@@ -275,15 +282,16 @@ func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet
 
 // sealPadded reports whether the packet was sealed.
 func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, packet []byte) bool {
+	g := t.group(sa, outer, sa.sealedLen(outer.to, len(packet)))
 	if sa.over.Load() {
 		sa.expired = true
 	}
 	if sa.expired {
 		t.plane.stats.expired.Add(1)
 		sa.expire(t.plane, t.now)
+		g.release()
 		return false
 	}
-	g := t.group(sa, outer, sa.sealedLen(outer.to, len(packet)))
 	buf, err := t.protect(sa, outer, g.buf, packet, next)
 	if err != nil {
 		if errors.Is(err, esp.ErrSequenceExhausted) {
@@ -291,9 +299,7 @@ func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, 
 			sa.expire(t.plane, t.now)
 		}
 		t.plane.stats.expired.Add(1)
-		if g.count == 0 {
-			g.sa = nil
-		}
+		g.release()
 		return false
 	}
 	g.buf = buf
@@ -315,11 +321,40 @@ func (t *transmitter) group(sa *outboundSA, outer outerHeader, n int) *group {
 		t.flush(g)
 	}
 	if g.count == 0 {
+		t.hold(sa)
 		g.sa, g.outer, g.size = sa, outer, n
 	} else if n < g.size {
 		g.closed = true
 	}
 	return g
+}
+
+// hold makes this transmitter the one that moves the packets of sa, until its groups
+// have left. Whoever waits for another has nothing that others could wait for.
+func (t *transmitter) hold(sa *outboundSA) {
+	for i := range t.groups {
+		if t.groups[i].sa == sa { // it does already
+			sa.groups++
+			return
+		}
+	}
+	if !sa.moving.TryLock() {
+		t.flushGroups()
+		sa.moving.Lock()
+	}
+	sa.groups = 1
+}
+
+// release empties a group without packets.
+func (g *group) release() {
+	if g.count > 0 || g.sa == nil {
+		return
+	}
+	sa := g.sa
+	g.sa = nil
+	if sa.groups--; sa.groups == 0 {
+		sa.moving.Unlock()
+	}
 }
 
 func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
@@ -365,13 +400,14 @@ func (t *transmitter) flushGroups() {
 func (t *transmitter) flush(g *group) {
 	e := g.outer.to
 	g.sa.publish(t.now)
-	g.sa.hidden.sent = t.now
+	g.sa.hidden.sent.set(t.now)
 	if e.tcp {
 		t.sendStream(e, g)
 	} else if errno := t.send(e, g); errno != 0 {
 		t.plane.stats.sendErrors.Add(uint64(g.count))
 	}
-	g.sa, g.count, g.closed, g.buf = nil, 0, false, g.buf[:0]
+	g.count, g.closed, g.buf = 0, false, g.buf[:0]
+	g.release()
 }
 
 // send tries segmentation by the kernel first. EMSGSIZE, of older kernels EINVAL,
@@ -382,19 +418,22 @@ func (t *transmitter) flush(g *group) {
 // Where there is one uplink, a full one holds everything back until the interface's
 // queue drops. Of several, a full one drops by itself and holds up no other.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
-	if e.lane == nil {
-		e.lane = t.socket.laneFor(e)
+	lane := t.lane(e)
+	if e.native() {
+		e.raw.sending.Lock()
+		defer e.raw.sending.Unlock()
 	}
-	e.lane.allowFragments(g.outer.fragment)
-	wait := !t.socket.lanes.several
+	lane.allowFragments(g.outer.fragment)
+	wait := !t.socket.several.Load()
 	if g.count > 1 && !e.native() && e.path.segments(g.size, t.now) {
 		t.prepare(e, g.outer)
 		t.control.addSegment(g.size)
-		switch errno := e.lane.sendWait(e, g.buf, &t.control, wait); errno {
+		switch errno := lane.sendWait(e, g.buf, &t.control, wait); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
-			e.learnPath(&t.socket.transmitProbes, t.now)
+			e.path.asked.set(t.now)
+			e.learnPath(t.socket.probes)
 		case unix.EIO:
-			e.path.single = t.now.Add(singleLifetime)
+			e.path.single.set(t.now)
 		default:
 			return errno
 		}
@@ -403,12 +442,23 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	var first unix.Errno
 	for rest := g.buf; len(rest) > 0; {
 		n := min(g.size, len(rest))
-		if errno := e.lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
+		if errno := lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
 			first = errno
 		}
 		rest = rest[n:]
 	}
 	return first
+}
+
+// lane is the one for packets to e.
+func (t *transmitter) lane(e *endpoint) *lane {
+	if e.native() {
+		return &e.raw.lane
+	}
+	if e.lanes[t.worker] == nil {
+		e.lanes[t.worker] = t.lanes.find(e)
+	}
+	return e.lanes[t.worker]
 }
 
 // prepare writes the ancillary data that all sends to e with this outer header
