@@ -94,6 +94,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	p.sas[key] = &sa.association
 	p.keepTime(key, &sa.association)
 	ch := p.child(childKey{c.Tunnel, c.Child})
+	sa.child = ch
 	ch.outbound = append(ch.outbound, sa)
 	ch.choose()
 	p.saArrived()

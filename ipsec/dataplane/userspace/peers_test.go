@@ -1,9 +1,11 @@
 package userspace
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -163,5 +165,40 @@ func BenchmarkInstall(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	}
+}
+
+// TestOrderOverRekey: what waits to be sent under the SA before a rekey is sent before
+// what comes under the one after it, however much that is.
+func TestOrderOverRekey(t *testing.T) {
+	p := newPath(t, openNull(t))
+	tx := p.transmitters[0]
+	peer := p.addPeer(t, 0)
+	packet := append(make([]byte, vnetHeaderLen), datagram4(0, false, 100)...)
+	copy(packet[vnetHeaderLen+12:], []byte{10, 0, 0, 1, 10, 1, 0, 1})
+	packet = append(packet, make([]byte, esp.TrailerRoom)...)[:len(packet)]
+	tx.take(packet)
+	sa := dataplane.SA{
+		SPI: 2000, Direction: dataplane.Outbound, Tunnel: "peer0", Child: "c", Suite: gcm128, Key: bytes.Repeat([]byte{1}, gcm128.KeyLen()),
+		Local: p.socket.local, Remote: peer.socket.local,
+		LocalTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/24"))}, RemoteTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.1.0.0/24"))},
+	}
+	if err := p.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}})[0]; err != nil {
+		t.Fatal(err)
+	}
+	for range maxSegments + 1 { // one more than are sent at a time
+		tx.take(packet)
+	}
+	tx.flushAll()
+	b := make([]byte, slabLen)
+	var first []uint32
+	for len(first) < 3 {
+		if _, _, err := unix.Recvfrom(peer.socket.fd, b, 0); err != nil {
+			break
+		}
+		first = append(first, binary.BigEndian.Uint32(b))
+	}
+	if want := []uint32{peer.in.SPI(), sa.SPI, sa.SPI}; !slices.Equal(first, want) {
+		t.Errorf("the sends are of the SAs %v, want %v", first, want)
 	}
 }

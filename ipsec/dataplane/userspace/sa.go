@@ -107,6 +107,7 @@ type inboundSA struct {
 type outboundSA struct {
 	association
 	groups int // of the transmitter that holds moving
+	child  *child
 	esp    *esp.Outbound
 	ah     *esp.AHOutbound // instead of esp
 	outer  outerRule

@@ -357,6 +357,8 @@ func (g *group) release() {
 	}
 }
 
+// otherGroup finds another group than the last used. What waits under the SA that a
+// rekey has replaced goes first, lest packets of a flow overtake each other.
 func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
 	free := -1
 	for i := range t.groups {
@@ -364,6 +366,9 @@ func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
 		if g.sa == sa && g.outer == outer {
 			t.last = i
 			return g
+		}
+		if g.count > 0 && g.sa != sa && g.sa.child == sa.child {
+			t.flush(g)
 		}
 		if g.sa == nil && free < 0 {
 			free = i
