@@ -28,16 +28,10 @@ func TestKernelPlane(t *testing.T) {
 		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
 		return
 	}
-	user := func(ns *lab.Namespace) (p dataplane.Plane, err error) {
-		return p, ns.Do(func() error {
-			p, err = userspace.New(userspace.Config{})
-			return err
-		})
-	}
 	for name, open := range map[string][2]func(*lab.Namespace) (dataplane.Plane, error){
 		"kernel to kernel":    {kernelPlane, kernelPlane},
-		"kernel to userspace": {kernelPlane, user},
-		"userspace to kernel": {user, kernelPlane},
+		"kernel to userspace": {kernelPlane, userPlane(0)},
+		"userspace to kernel": {userPlane(0), kernelPlane},
 	} {
 		t.Run(name, func(t *testing.T) {
 			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops|planetest.Waiting, func(t *testing.T) *planetest.Pair {
@@ -54,6 +48,17 @@ func kernelPlane(ns *lab.Namespace) (p dataplane.Plane, err error) {
 		p, err = xfrm.New(xfrm.Config{})
 		return err
 	})
+}
+
+// userPlane opens the data plane in user space on a host, with its own number of
+// workers if that is 0.
+func userPlane(workers int) func(*lab.Namespace) (dataplane.Plane, error) {
+	return func(ns *lab.Namespace) (p dataplane.Plane, err error) {
+		return p, ns.Do(func() error {
+			p, err = userspace.New(userspace.Config{Workers: workers})
+			return err
+		})
+	}
 }
 
 // What package planetest has behind the two planes.
@@ -115,9 +120,16 @@ func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
 	return hosts
 }
 
-// behindPlane gives a host, on which a plane is open, its inner addresses and its
-// routes into the plane.
+// behindPlane has programs on a host on which a plane is open.
 func behindPlane(t *testing.T, host *lab.Namespace, i int) (func([]byte) error, <-chan []byte) {
+	t.Helper()
+	routeBehind(t, host, i)
+	return hostTraffic(t, host)
+}
+
+// routeBehind gives a host, on which a plane is open, its inner addresses and its
+// routes into the plane.
+func routeBehind(t *testing.T, host *lab.Namespace, i int) {
 	t.Helper()
 	var err error
 	for _, a := range planeHosts[i] {
@@ -129,7 +141,6 @@ func behindPlane(t *testing.T, host *lab.Namespace, i int) (func([]byte) error, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	return hostTraffic(t, host)
 }
 
 // hostTraffic sends whole IP packets as programs of a host would, and receives the
