@@ -247,24 +247,38 @@ func (x *run) do(steps []step) {
 // startFlow lets packets pass in both directions, after the hosts have learnt
 // each other's way.
 func (x *run) startFlow() {
-	a, b := x.hosts["our-lan"], x.hosts["their-lan"]
-	from, to := lanHost(lans[x.children[0]].ours), lanHost(lans[x.children[0]].theirs)
+	names := [2]string{"our-lan", "their-lan"}
 	if x.transport {
-		a, b = x.hosts["ours"], x.hosts["theirs"]
-		from, to = netip.MustParseAddr(ourPublic), netip.MustParseAddr(theirPublic)
+		names = [2]string{"ours", "theirs"}
 	}
-	for _, way := range []struct {
-		ns       *lab.Namespace
-		from, to netip.Addr
-	}{{a, from, to}, {b, to, from}} {
+	var ends [2]flowHost
+	for s, name := range names {
+		l := x.lan(side(s), x.children[0])
+		ends[s] = flowHost{ns: x.hosts[name], own: lanHost(l.own), far: lanHost(l.far)}
 		x.await("a ping", func() (bool, string) {
-			_, err := way.ns.Ping(x.ctx, way.from, way.to, 1)
+			_, err := ends[s].ns.Ping(x.ctx, ends[s].own, ends[s].far, 1)
 			return err == nil, fmt.Sprint(err)
 		})
 	}
 	var err error
-	x.flow, err = startFlow(a, from, b, to)
+	x.flow, err = startFlow(ends)
 	x.must(err)
+}
+
+// lan is what a child protects, as one side sees it: in transport mode a NAT shows each
+// end another address than the one that the other end has.
+func (x *run) lan(s side, child string) (l struct{ own, far string }) {
+	l.own, l.far = lans[child].ours, lans[child].theirs
+	if x.transport {
+		l.own, l.far = x.addr[ours].String()+"/32", theirPublic+"/32"
+	}
+	if s == theirs {
+		l.own, l.far = lans[child].theirs, lans[child].ours
+		if x.transport {
+			l.own, l.far = x.addr[theirs].String()+"/32", ourPublic+"/32"
+		}
+	}
+	return l
 }
 
 func (x *run) endFlow() {
@@ -403,11 +417,11 @@ func (x *run) configure() {
 		},
 	}
 	for _, name := range x.children {
-		l := lans[name]
+		l := x.lan(ours, name)
 		x.config.Children = append(x.config.Children, ike.ChildConfig{
 			Name: name, Proposals: []suite.ESPProposal{x.parseESP(x.esp)}, Mode: x.mode(),
-			LocalTS:  []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.ours))},
-			RemoteTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.theirs))},
+			LocalTS:  []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.own))},
+			RemoteTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.far))},
 		})
 	}
 	if x.tunnel != nil {
@@ -471,5 +485,9 @@ func (x *run) credentials() (ident.Local, ident.Remote) {
 }
 
 func lanHost(prefix string) netip.Addr {
-	return netip.MustParsePrefix(prefix).Addr().Next().Next()
+	p := netip.MustParsePrefix(prefix)
+	if p.IsSingleIP() {
+		return p.Addr()
+	}
+	return p.Addr().Next().Next()
 }

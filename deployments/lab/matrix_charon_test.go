@@ -208,7 +208,7 @@ func (x *run) swanctlConf() string {
 			proposals = "ah_proposals = " + ah
 		}
 		fmt.Fprintf(&children, "      %s {\n        local_ts = %s\n        remote_ts = %s\n        mode = %s\n        %s\n%s\n      }\n",
-			name, lans[name].theirs, lans[name].ours, x.mode(), proposals, x.child)
+			name, x.lan(theirs, name).own, x.lan(theirs, name).far, x.mode(), proposals, x.child)
 	}
 	encap := "yes" // as our ESP in user space needs
 	if !x.encapsulated() {

@@ -45,13 +45,16 @@ type flowEnd struct {
 
 const flowPort = 7000
 
+// flowHost is one host of a flow: its own address, and the other's as it sees it.
+type flowHost struct {
+	ns       *lab.Namespace
+	own, far netip.Addr
+}
+
 // startFlow begins to send between a host of ours and one of the peer's.
-func startFlow(a *lab.Namespace, aAddr netip.Addr, b *lab.Namespace, bAddr netip.Addr) (*flow, error) {
+func startFlow(ends [2]flowHost) (*flow, error) {
 	f := &flow{stop: make(chan struct{})}
-	for i, end := range []struct {
-		ns       *lab.Namespace
-		own, far netip.Addr
-	}{{a, aAddr, bAddr}, {b, bAddr, aAddr}} {
+	for i, end := range ends {
 		e := &flowEnd{foreign: i == 1, to: netip.AddrPortFrom(end.far, flowPort), received: map[uint64]bool{}, arrived: make(chan struct{}, 1)}
 		err := end.ns.Do(func() (err error) {
 			e.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(end.own, flowPort)))

@@ -218,8 +218,10 @@ func nativeCases() []interopCase {
 	for i := range cases {
 		cases[i].native = true
 	}
-	encapsulated := each(interopCase{name: "native/transport in UDP", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()})
-	return append(cases, encapsulated...)
+	return slices.Concat(cases,
+		each(interopCase{name: "native/transport in UDP", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "native/transport behind NAT", transport: true, nat: [2]bool{true, true}, steps: eachRekey()}),
+	)
 }
 
 // bothKernelCases have the kernel's ESP and AH at both ends.
@@ -229,6 +231,7 @@ func bothKernelCases() []interopCase {
 		each(interopCase{name: "kernel/aes-cbc", esp: "aes128-sha256-x25519", steps: []step{crossing(rekeysChild, rekeysChild), crossing(rekeysIKE, rekeysIKE)}}),
 		each(interopCase{name: "kernel/both behind NAT", nat: [2]bool{true, true}, steps: []step{rekeyChild(theirs), rekeyIKE(ours)}}),
 		each(interopCase{name: "kernel/transport", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "kernel/transport behind NAT", transport: true, nat: [2]bool{true, true}, steps: eachRekey()}),
 		each(interopCase{name: "kernel/gmac", esp: "aes256gmac-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "kernel/ah", esp: "ah-sha256-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "kernel/ah transport", transport: true, esp: "ah-sha512-x25519", steps: eachRekey()}),

@@ -34,7 +34,7 @@ func TestEdgesMove(t *testing.T) {
 	p.check("at first")
 	before := m.state(0)
 
-	flow, err := startFlow(p.oursLAN, p.oursHost, p.theirsLAN, p.theirsHost)
+	flow, err := startFlow([2]flowHost{{p.oursLAN, p.oursHost, p.theirsHost}, {p.theirsLAN, p.theirsHost, p.oursHost}})
 	p.must(err)
 	m.add(0, "192.0.2.11")
 	m.remove(0, "192.0.2.1")

@@ -29,6 +29,11 @@ type SA struct {
 	// instead. Only a StreamPlane can.
 	TCP bool
 
+	// Translated says that a NAT is on the way of an SA in transport mode: what
+	// arrives has checksums of TCP and UDP for other addresses (RFC 3948, Section
+	// 3.1.2), which the integrity check makes needless.
+	Translated bool
+
 	Suite suite.ESPSuite
 	// Key is the key material of this direction as suite.DeriveChildKeys
 	// gives it: the encryption key with its salt, then the integrity key.

@@ -242,7 +242,7 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	if err := sa.checkInternal(); err != nil {
 		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Err: err}
 	}
-	spec, err := readChildAnswer(m, a.cfg, a.offer, a.localTS, a.remoteTS)
+	spec, err := sa.readChildAnswer(m, a.cfg, a.offer, a.localTS, a.remoteTS)
 	if err == nil {
 		err = sa.checkPasses(spec.suite)
 	}

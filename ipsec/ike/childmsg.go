@@ -48,7 +48,7 @@ func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
 
 // readChildAnswer reads the answer to a request made by childPayloads with the
 // same offer. inbound, nonces and keys are the caller's to fill in.
-func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, local, remote []ts.Selector) (childSpec, error) {
+func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, local, remote []ts.Selector) (childSpec, error) {
 	spec := childSpec{cfg: cfg, initiator: true}
 	if err := m.contradiction(); err != nil {
 		return spec, err
@@ -71,6 +71,10 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 	if spec.remoteTS, err = selectors(m, false); err != nil {
 		return spec, err
 	}
+	transport := m.notify(wire.NotifyUseTransportMode) != nil
+	if transport {
+		spec.localTS, spec.remoteTS = sa.seen(spec.localTS, spec.remoteTS)
+	}
 	// RFC 7296, Section 2.9: the answer may narrow and never widen.
 	if !within(spec.localTS, local) || !within(spec.remoteTS, remote) {
 		return spec, &mismatch{
@@ -80,7 +84,6 @@ func readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, lo
 	}
 	// RFC 7296, Section 1.3.1: a responder may decline transport mode, then
 	// this end may delete the SA. It cannot impose it.
-	transport := m.notify(wire.NotifyUseTransportMode) != nil
 	if transport != (cfg.Mode == dataplane.Transport) {
 		theirs := dataplane.Tunnel
 		if transport {
@@ -165,7 +168,8 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		if old != nil && old.name != cfg.Name {
 			continue
 		}
-		l, r := ts.Narrow(local, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(remote, sa.narrowed(cfg.RemoteTS, true))
+		l, r := sa.seenFor(cfg, local, remote)
+		l, r = ts.Narrow(l, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(r, sa.narrowed(cfg.RemoteTS, true))
 		if len(l) == 0 || len(r) == 0 {
 			continue
 		}

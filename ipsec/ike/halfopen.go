@@ -364,7 +364,9 @@ func (h *HalfOpen) Wants(children []ChildConfig) int {
 		return 0
 	}
 	best := 0
-	for _, ch := range children {
+	for i := range children {
+		ch := &children[i]
+		local, remote := h.sa.seenFor(ch, local, remote)
 		switch whole := ts.Covers(local, ch.LocalTS) && ts.Covers(remote, ch.RemoteTS); {
 		case whole && ts.Covers(ch.LocalTS, local) && ts.Covers(ch.RemoteTS, remote):
 			return 3

@@ -249,7 +249,7 @@ func (x *childExchange) read(m *message) (childSpec, []byte, error) {
 	if err := x.sa.checkInternal(); err != nil && x.old == nil {
 		return childSpec{}, nil, err
 	}
-	spec, err := readChildAnswer(m, x.cfg, x.cfg.Proposals, x.localTS, x.remoteTS)
+	spec, err := x.sa.readChildAnswer(m, x.cfg, x.cfg.Proposals, x.localTS, x.remoteTS)
 	if err == nil {
 		err = x.sa.checkPasses(spec.suite)
 	}

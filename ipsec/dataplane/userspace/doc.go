@@ -49,8 +49,7 @@
 // bears [Config.Mark]. The IP header is taken off and made anew at the other end from
 // the outer one: DSCP, ECN and addresses stay, the hop limit begins at 64, and DF is
 // set. Fragments, options of IPv4 and headers that are read on the way do not pass
-// (RFC 4303, Section 3.3.4). Addresses are those of the SA; behind a NAT it takes
-// the kernel's data plane. With AH the host's own header goes on the wire.
+// (RFC 4303, Section 3.3.4). With AH the host's own header goes on the wire.
 //
 // # Path MTU
 //

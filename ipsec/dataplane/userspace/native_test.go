@@ -366,3 +366,36 @@ func TestHostileNative(t *testing.T) {
 		})
 	}
 }
+
+// TestRenewChecksum: behind a NAT the checksums of what arrives are for the addresses
+// that the sender saw.
+func TestRenewChecksum(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		for _, udp := range []bool{false, true} {
+			b := superPacket(v6, udp, 100, 1000)[vnetHeaderLen:]
+			var in inner
+			if !in.parse(b) {
+				t.Fatal("the packet is malformed")
+			}
+			in.renewChecksum(b)
+			if !transportChecksumOK(b, in.transport, v6) {
+				t.Errorf("IPv6 %v, UDP %v: the checksum is wrong", v6, udp)
+			}
+			b[in.transport-1]++ // of the destination
+			if transportChecksumOK(b, in.transport, v6) {
+				t.Fatal("the checksum does not cover the destination")
+			}
+			in.renewChecksum(b)
+			if !transportChecksumOK(b, in.transport, v6) {
+				t.Errorf("IPv6 %v, UDP %v: the checksum is wrong after a NAT", v6, udp)
+			}
+			if !udp {
+				continue
+			}
+			b[in.transport+6], b[in.transport+7] = 0, 0
+			if in.renewChecksum(b); b[in.transport+6] != 0 || b[in.transport+7] != 0 {
+				t.Errorf("IPv6 %v: a datagram without a checksum got one", v6)
+			}
+		}
+	}
+}

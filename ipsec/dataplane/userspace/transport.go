@@ -42,7 +42,7 @@ func checkHost(side string, selectors []ts.Selector, outer netip.Addr) error {
 	}
 	for _, s := range selectors {
 		if s.First != outer || s.Last != outer {
-			return fmt.Errorf("transport mode: %s selector %s is not of the outer address %s: use tunnel mode, or the kernel data plane behind a NAT", side, s, outer)
+			return fmt.Errorf("transport mode: %s selector %s is not of the outer address %s: use tunnel mode", side, s, outer)
 		}
 	}
 	return nil
@@ -90,6 +90,9 @@ func (r *receiver) acceptTransport(sa *inboundSA, packet esp.Packet) {
 		r.plane.stats.malformed.Add(1)
 		return
 	}
+	if sa.config.Translated {
+		r.inner.renewChecksum(b)
+	}
 	r.accept(sa, b[:r.inner.length:r.inner.length])
 }
 
@@ -118,6 +121,34 @@ func (r *receiver) rebuild(sa *inboundSA, packet esp.Packet) []byte {
 	copy(b[header:], packet.Payload)
 	writeHeader(b, outerHeader{class: r.class}, packet.NextHeader, source, destination)
 	return b
+}
+
+// renewChecksum makes the checksum anew that covers addresses of b, which was parsed
+// into in. The integrity check has vouched for the octets.
+func (in *inner) renewChecksum(b []byte) {
+	t, field := b[in.transport:in.length], 0
+	switch {
+	case in.fragment:
+		return
+	case in.protocol == protoTCP && len(t) >= 20:
+		field = 16
+	case in.protocol == protoUDP && len(t) >= udpHeaderLen && (t[6] != 0 || t[7] != 0): // zero: it has none
+		field = 6
+	case in.protocol == protoICMPv6 && len(t) >= icmpHeaderLen:
+		field = 2
+	default:
+		return
+	}
+	t[field], t[field+1] = 0, 0
+	pseudo := checksum.PseudoIPv4
+	if in.v6 {
+		pseudo = checksum.PseudoIPv6
+	}
+	sum := ^checksum.Fold(checksum.Add(t, pseudo(b, in.protocol, len(t))))
+	if sum == 0 && in.protocol == protoUDP {
+		sum = 0xffff // RFC 768
+	}
+	binary.BigEndian.PutUint16(t[field:], sum)
 }
 
 // hopLimit is that of headers which this plane writes.
