@@ -29,13 +29,13 @@ func runBench(ctx context.Context, args []string) error {
 	return command(ctx, "", append([]string{"go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "300ms"}, args...)...)
 }
 
-// benchDataPlane needs root. A round of all takes ten minutes.
+// benchDataPlane needs root. A round of all takes eight minutes.
 func benchDataPlane(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench dataplane", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 3, "how often each measure is taken")
 	with := flags.String("with", "", "only contenders that match this regular expression, such as 'swanherd$|wireguard'")
 	only := flags.String("only", "", "only measures that match this regular expression, such as 'TCP 1|UDP'")
-	figures := flags.String("figures", "", "file for all figures, as JSON")
+	figures := flags.String("figures", "", "file for all figures, as JSON, after each round")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

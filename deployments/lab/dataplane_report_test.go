@@ -17,8 +17,7 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
-// reportDataPlane prints a line for each contender and writes the figures to a file if
-// one is named.
+// reportDataPlane prints a line for each contender.
 func reportDataPlane(b *testing.B, all []*contender, done []measurement) {
 	b.Helper()
 	fmt.Printf("\n%s\n", dataPlaneTable(all, done)) // a benchmark's log is cut short
@@ -26,6 +25,11 @@ func reportDataPlane(b *testing.B, all []*contender, done []measurement) {
 		fmt.Printf("%s: %s %s\n", w.Name, w.Module, w.Version)
 	}
 	b.ReportMetric(0, "ns/op") // the time is that of the measurement itself
+}
+
+// writeDataPlane writes the figures so far to a file if one is named.
+func writeDataPlane(b *testing.B, all []*contender) {
+	b.Helper()
 	if *dataPlaneJSON == "" {
 		return
 	}
@@ -38,7 +42,7 @@ func reportDataPlane(b *testing.B, all []*contender, done []measurement) {
 		err = os.WriteFile(*dataPlaneJSON, append(text, '\n'), 0o644)
 	}
 	if err != nil {
-		b.Errorf("write %s: %v", *dataPlaneJSON, err)
+		b.Fatalf("write %s: %v", *dataPlaneJSON, err)
 	}
 }
 
@@ -85,4 +89,21 @@ func dataPlaneCell(v, baseline []float64) string {
 		cell += fmt.Sprintf(" %.2fx", median(v)/median(baseline))
 	}
 	return cell
+}
+
+func TestDataPlaneTable(t *testing.T) {
+	got := dataPlaneTable([]*contender{
+		{name: "swanherd", figures: map[string][]float64{rateTCP: {8, 6, 7}, processorTCP: {0.1}}},
+		{name: baselineName, figures: map[string][]float64{rateTCP: {3.5, 3.5, 4}, processorTCP: {0.4}}},
+		{name: "no tunnel", figures: map[string][]float64{rateTCP: {17}}},
+	}, measures[:1])
+	want := `|              | TCP 1, Gbit/s | CPU, s/Gbit |
+|---           |---            |---          |
+| swanherd     | 7 (6-8) 2.00x | 0.1 0.25x   |
+| wireguard-go | 3.5 (3.5-4)   | 0.4         |
+| no tunnel    | 17 4.86x      | -           |
+`
+	if got != want {
+		t.Errorf("the table is\n%swant\n%s", got, want)
+	}
 }
