@@ -25,6 +25,15 @@ func kernels() []kernel {
 apt-get -qq download "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: //p')"`,
 		},
 		{
+			name: lab.KernelOldDir, why: "as old as is supported",
+			fetch: debianKernel("bookworm"),
+		},
+		{
+			// What is newest today may not boot tomorrow.
+			name: lab.KernelNewDir, why: "that is new", optional: true,
+			fetch: debianKernel("sid"),
+		},
+		{
 			// Debian's have no CONFIG_INET_ESPINTCP.
 			name: lab.KernelTCPDir, why: "with ESP in TCP", optional: true,
 			fetch: `apt-get -qq update
@@ -37,6 +46,21 @@ release="$(apt-cache $options depends linux-image-virtual | sed -n 's/.*Depends:
 apt-get -qq $options download "linux-image-$release" "linux-modules-$release"`,
 		},
 	}
+}
+
+// debianKernel fetches the kernel of another release than the tree's own. It is signed;
+// mirrors may be behind.
+func debianKernel(release string) string {
+	return `mkdir -p debian/lists/partial
+echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ` + mirror() + ` ` + release + ` main" >debian/sources.list
+options="-o Dir::Etc::SourceList=/tmp/debian/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=/tmp/debian/lists -o Dir::Cache=/tmp/debian -o Acquire::Languages=none -o Acquire::Check-Valid-Until=false"
+apt-get -qq $options update
+release="$(apt-cache $options depends linux-image-cloud-amd64 | sed -n 's/.*Depends: linux-image-//p')"
+packages="linux-image-$release"
+for more in "linux-base-$release" "linux-binary-$release" "linux-modules-$release"; do # of newer ones
+  if apt-cache $options show "$more" >more 2>&1; then packages="$packages $more"; fi
+done
+apt-get -qq $options download $packages`
 }
 
 // ubuntuMirror is where Ubuntu is fetched from.
@@ -105,13 +129,19 @@ func (k kernel) make(ctx context.Context, dir string) error {
 	if err != nil || len(modules) != 1 {
 		return fmt.Errorf("found modules %v, want those of one kernel", modules)
 	}
-	for _, argv := range [][]string{
-		{"depmod", "-b", dir, filepath.Base(modules[0])},
-		{"chmod", "a+r", filepath.Join(dir, "boot", "vmlinuz-"+filepath.Base(modules[0]))}, // Ubuntu's are root's alone
-	} {
+	release := filepath.Base(modules[0])
+	image := filepath.Join(dir, "boot", "vmlinuz-"+release)
+	commands := [][]string{
+		{"depmod", "-b", dir, release},
+		{"chmod", "a+r", image}, // Ubuntu's are root's alone
+	}
+	if _, err := os.Stat(image); err != nil { // newer packages have it beside the modules
+		commands = append([][]string{{"mkdir", "-p", filepath.Dir(image)}, {"cp", filepath.Join(modules[0], "vmlinuz"), image}}, commands...)
+	}
+	for _, argv := range commands {
 		if err := run0(ctx, argv...); err != nil {
 			return err
 		}
 	}
-	return os.WriteFile(dir+".ready", []byte(filepath.Base(modules[0])+"\n"), 0o644)
+	return os.WriteFile(dir+".ready", []byte(release+"\n"), 0o644)
 }

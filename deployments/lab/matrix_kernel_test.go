@@ -26,9 +26,9 @@ func inGuest() bool { return os.Getenv(guestEnv) != "" }
 
 // kernelModules are what the gateways in a virtual machine need.
 var kernelModules = []string{
-	"virtio_blk", "tun", "veth", "af_packet",
+	"virtio_pci", "virtio_blk", "ext4", "tun", "veth", "af_packet",
 	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "ah6", "af_key",
-	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha_generic", "poly1305_generic",
+	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha", "chacha_generic", "poly1305_generic",
 	"cbc", "ctr", "xcbc", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "drbg", "jitterentropy_rng", "aes_generic",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet", "nf_conntrack_netlink",
 }

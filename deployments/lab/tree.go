@@ -16,9 +16,11 @@ const (
 	TreeStrongSwan = "strongswan" // with ML-KEM
 	TreeLibreswan  = "libreswan"
 	TreeScapy      = "scapy" // its own ESP and AH
-	// KernelDir stands beside the trees: a kernel that has ESP. The other one
-	// has ESP in TCP as well (RFC 9329).
-	KernelDir, KernelTCPDir = "kernel", "kernel-tcp"
+	// KernelDir stands beside the trees: a kernel that has ESP.
+	KernelDir = "kernel"
+	// KernelOldDir has the oldest that is supported, KernelNewDir a new one, and
+	// KernelTCPDir one with ESP in TCP as well (RFC 9329).
+	KernelOldDir, KernelNewDir, KernelTCPDir = "kernel-old", "kernel-new", "kernel-tcp"
 )
 
 // TreeDir is where the tree of that name is, or will be: in the cache of the
