@@ -43,7 +43,7 @@ func startGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *g
 func startKernelGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *gateway {
 	t.Helper()
 	return startGatewayOn(t, ns, func(logger *slog.Logger) (gatewayPlane, error) {
-		return xfrm.New(xfrm.Config{Logger: logger})
+		return xfrm.New(xfrm.Config{Logger: logger, Mark: gatewayMark})
 	}, edit)
 }
 

@@ -210,6 +210,7 @@ func kernelCases() []interopCase {
 func nativeCases() []interopCase {
 	cases := slices.Concat(
 		each(interopCase{name: "native/esn", esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
+		each(interopCase{name: "native/peer inside", steps: append([]step{peerInside()}, eachRekey()...)}),
 		each(interopCase{name: "native/aes-cbc", esp: "aes128-sha256-x25519", steps: eachRekey()}),
 		each(interopCase{name: "native/transport", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "native/ah", esp: "ah-sha256-x25519-esn", steps: eachRekey()}),
@@ -232,6 +233,7 @@ func bothKernelCases() []interopCase {
 		each(interopCase{name: "kernel/both behind NAT", nat: [2]bool{true, true}, steps: []step{rekeyChild(theirs), rekeyIKE(ours)}}),
 		each(interopCase{name: "kernel/transport", transport: true, esp: "aes256gcm16-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "kernel/transport behind NAT", transport: true, nat: [2]bool{true, true}, steps: eachRekey()}),
+		each(interopCase{name: "kernel/peer inside", steps: append([]step{peerInside()}, eachRekey()...)}),
 		each(interopCase{name: "kernel/gmac", esp: "aes256gmac-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "kernel/ah", esp: "ah-sha256-x25519-esn", steps: eachRekey()}),
 		each(interopCase{name: "kernel/ah transport", transport: true, esp: "ah-sha512-x25519", steps: eachRekey()}),

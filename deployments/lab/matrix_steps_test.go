@@ -380,6 +380,14 @@ func internal(address, dns string) step {
 	}}
 }
 
+// peerInside has a route lead the peer's own address into our interface, as one to all
+// addresses does: only what our gateway itself sends goes past it.
+func peerInside() step {
+	return step{"route of the peer into the interface", func(x *run) {
+		x.must(x.hosts["ours"].Intercept(netip.MustParseAddr(theirPublic), "swan0", gatewayMark))
+	}}
+}
+
 // theirRoute gives the peer's kernel a route to our LAN, as it asks its policies
 // only where there is one.
 func theirRoute() step {

@@ -28,6 +28,7 @@ const (
 type association struct {
 	dataplane.SA
 	request  uint32
+	mark     uint32              // of what it sends
 	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
 	toldAt   time.Time          // when MappingChanged was last raised
 }
@@ -165,7 +166,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 	sa.Key = bytes.Clone(sa.Key)
 	sa.LocalTS, sa.RemoteTS = slices.Clone(sa.LocalTS), slices.Clone(sa.RemoteTS)
 	c := p.child(childKey{sa.Tunnel, sa.Child})
-	a := &association{SA: sa, request: c.request, counters: dataplane.Counters{
+	a := &association{SA: sa, request: c.request, mark: p.mark, counters: dataplane.Counters{
 		Tunnel: sa.Tunnel, Child: sa.Child, SPI: sa.SPI, Direction: sa.Direction,
 	}}
 	if sa.Direction == dataplane.Outbound {
@@ -245,8 +246,8 @@ func (s *state) differs(f *facts) error {
 	switch {
 	case f.flags != s.flags() || f.extraFlags != s.extraFlags() || f.limits != s.limits:
 		return fmt.Errorf("the kernel has flags %#x, want %#x, or other limits", f.flags, s.flags())
-	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID:
-		return errors.New("the kernel has other addresses, another mode or another owner")
+	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID || f.mark != s.mark:
+		return errors.New("the kernel has other addresses, another mode, another mark or another owner")
 	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
 		return fmt.Errorf("the kernel has the algorithms %q and %q", f.cipherName, f.authorName)
 	case f.replay.window != s.replay.window:
@@ -290,8 +291,11 @@ func (a *association) state(from *facts) (*state, error) {
 	if a.Mode == dataplane.Tunnel {
 		s.mode, s.ifID = modeTunnel, interfaceID
 	}
-	if a.Direction == dataplane.Outbound && a.Mode == dataplane.Tunnel {
-		s.outer = a.Outer
+	if a.Direction == dataplane.Outbound {
+		s.mark = a.mark
+		if a.Mode == dataplane.Tunnel {
+			s.outer = a.Outer
+		}
 	}
 	if from != nil {
 		s.replay, s.used = from.replay, &from.used

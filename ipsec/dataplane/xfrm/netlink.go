@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
@@ -42,6 +43,7 @@ type state struct {
 	mode      uint8
 	request   uint32 // reqid: what binds policies to it
 	ifID      uint32
+	mark      uint32 // of the packets that it makes
 	limits    nl.XfrmLifetimeCfg
 	inbound   bool
 	outer     dataplane.Outer
@@ -123,6 +125,10 @@ func (s *state) newState() request {
 	}
 	if s.ifID != 0 {
 		body = appendAttribute(body, nl.XFRMA_IF_ID, nl.Uint32Attr(s.ifID))
+	}
+	if s.mark != 0 {
+		body = appendAttribute(body, nl.XFRMA_SET_MARK, nl.Uint32Attr(s.mark))
+		body = appendAttribute(body, nl.XFRMA_SET_MARK_MASK, nl.Uint32Attr(math.MaxUint32))
 	}
 	if extra := s.extraFlags(); extra != 0 {
 		body = appendAttribute(body, nl.XFRMA_SA_EXTRA_FLAGS, nl.Uint32Attr(extra))
@@ -239,7 +245,7 @@ type facts struct {
 	source                 netip.Addr
 	mode, flags            uint8
 	extraFlags             uint32
-	request, ifID          uint32
+	request, ifID, mark    uint32
 	limits                 nl.XfrmLifetimeCfg
 	used                   nl.XfrmLifetimeCur
 	lastUsed               uint64 // seconds since 1970, 0 for never
@@ -286,7 +292,7 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 		stateID: stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto},
 		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
 		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
-		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
+		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), mark: attrs.word(nl.XFRMA_SET_MARK), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
 	}
 	if v := attrs[nl.XFRMA_LASTUSED]; len(v) >= 8 {
 		f.lastUsed = binary.NativeEndian.Uint64(v)

@@ -45,6 +45,10 @@ type Config struct {
 	// Listen is where ESP in UDP and IKE arrive. The zero value and an
 	// unspecified address take both families; port 0 is DefaultPort.
 	Listen netip.AddrPort
+	// Mark is put on all that the plane sends outside, 0 for none: by a rule for
+	// other marks alone, routes may lead even a peer's own address into the
+	// interface.
+	Mark uint32
 	// Adoption is how long the SAs of an earlier process that ended without Close
 	// go on if nothing takes their place; 0 for DefaultAdoption.
 	Adoption time.Duration
@@ -67,6 +71,7 @@ func (c Config) withDefaults() Config {
 // Plane is the data plane of the kernel. It implements dataplane.Plane.
 type Plane struct {
 	logger  *slog.Logger
+	mark    uint32
 	link    *link
 	sockets *sockets
 	monitor *monitor
@@ -107,7 +112,7 @@ var _ dataplane.Plane = (*Plane)(nil)
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
-		logger: c.Logger, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
+		logger: c.Logger, mark: c.Mark, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
 		given: map[uint32]bool{}, watched: newWatched(),
 	}
@@ -128,7 +133,7 @@ func New(c Config) (_ *Plane, err error) {
 	if p.link, err = openLink(c.Interface, interfaceID, c.MTU); err != nil {
 		return nil, err
 	}
-	if p.sockets, err = openSockets(c.Listen); err != nil {
+	if p.sockets, err = openSockets(c.Listen, c.Mark); err != nil {
 		return nil, err
 	}
 	if p.monitor, err = openMonitor(); err != nil {

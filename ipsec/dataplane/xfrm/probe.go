@@ -25,7 +25,7 @@ func Probe() error {
 		return err
 	}
 	defer l.remove()
-	s, err := openSocket("udp4", netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0))
+	s, err := openSocket("udp4", netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0), 0)
 	if err != nil {
 		return fmt.Errorf("ESP in UDP: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -32,15 +33,15 @@ type sockets struct {
 	once   sync.Once
 }
 
-func openSockets(listen netip.AddrPort) (*sockets, error) {
+func openSockets(listen netip.AddrPort, mark uint32) (*sockets, error) {
 	s := &sockets{listen: netip.AddrPortFrom(listen.Addr().Unmap(), listen.Port()), probes: [2]int{-1, -1}}
 	any := !s.listen.Addr().IsValid() || s.listen.Addr().IsUnspecified()
 	var err error
 	if any || s.listen.Addr().Is4() {
-		s.v4, err = openSocket("udp4", s.listen)
+		s.v4, err = openSocket("udp4", s.listen, mark)
 	}
 	if err == nil && (any || s.listen.Addr().Is6()) {
-		s.v6, err = openSocket("udp6", s.listen)
+		s.v6, err = openSocket("udp6", s.listen, mark)
 		if any && errors.Is(err, unix.EAFNOSUPPORT) {
 			err = nil // a host without IPv6
 		}
@@ -51,13 +52,14 @@ func openSockets(listen netip.AddrPort) (*sockets, error) {
 	}
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		if fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+			setMark(fd, mark) // the others have told of errors
 			s.probes[i] = fd
 		}
 	}
 	return s, nil
 }
 
-func openSocket(network string, listen netip.AddrPort) (*net.UDPConn, error) {
+func openSocket(network string, listen netip.AddrPort, mark uint32) (*net.UDPConn, error) {
 	address := fmt.Sprintf(":%d", listen.Port())
 	if a := listen.Addr(); a.IsValid() && !a.IsUnspecified() {
 		address = listen.String()
@@ -67,6 +69,9 @@ func openSocket(network string, listen netip.AddrPort) (*net.UDPConn, error) {
 		ctl := c.Control(func(fd uintptr) {
 			if err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_ENCAP, unix.UDP_ENCAP_ESPINUDP); err != nil {
 				err = fmt.Errorf("have the kernel take ESP in UDP: %w", err)
+				return
+			}
+			if err = setMark(int(fd), mark); err != nil {
 				return
 			}
 			if network == "udp4" {
@@ -82,6 +87,13 @@ func openSocket(network string, listen netip.AddrPort) (*net.UDPConn, error) {
 		return nil, err
 	}
 	return conn.(*net.UDPConn), nil
+}
+
+func setMark(fd int, mark uint32) error {
+	if mark == 0 {
+		return nil
+	}
+	return os.NewSyscallError("SO_MARK", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(mark)))
 }
 
 func (s *sockets) stop() {
