@@ -28,7 +28,7 @@ const (
 type association struct {
 	dataplane.SA
 	request  uint32
-	mark     uint32              // of what it sends
+	mark     uint32             // of what it sends
 	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
 	toldAt   time.Time          // when MappingChanged was last raised
 }
