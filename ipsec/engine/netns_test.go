@@ -24,6 +24,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ident"
@@ -76,6 +77,7 @@ type host struct {
 	outer  netip.Addr
 	inner  netip.Addr
 	engine *engine.Engine
+	plane  *userspace.Plane
 }
 
 func newHost(t *testing.T, id string, outer, inner netip.Addr) *host {
@@ -132,13 +134,12 @@ func (h *host) ip(args string, files ...*os.File) {
 func (h *host) run(ikeAddr netip.AddrPort) {
 	h.t.Helper()
 	logger := slog.New(slog.NewTextHandler(h.t.Output(), nil)).With("host", h.id)
-	var plane *userspace.Plane
 	var err error
-	h.do(func() { plane, err = userspace.New(userspace.Config{Interface: "swan0", Logger: logger}) })
+	h.do(func() { h.plane, err = userspace.New(userspace.Config{Interface: "swan0", Logger: logger}) })
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.engine, err = engine.New(engine.Config{Plane: plane, IKEAddr: ikeAddr, Logger: logger})
+	h.engine, err = engine.New(engine.Config{Plane: h.plane, IKEAddr: ikeAddr, Logger: logger})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -157,7 +158,7 @@ func (h *host) run(ikeAddr netip.AddrPort) {
 	h.t.Cleanup(func() {
 		cancel()
 		running.Wait()
-		plane.Close()
+		h.plane.Close()
 	})
 }
 
@@ -226,8 +227,25 @@ func (h *host) waitUp(events *engine.Subscription) {
 		if err != nil {
 			h.t.Fatalf("%s: no Child SA: %v; status %+v", h.id, err, h.engine.Status())
 		}
-		if _, up := ev.What.(ike.ChildUp); up {
+		if up, is := ev.What.(ike.ChildUp); is {
+			h.waitCarried(up.SA.OutboundSPI)
 			return
+		}
+	}
+}
+
+// waitCarried waits until an outbound SA is in the data plane, which is told of it at
+// the same time as this test: what is sent before goes to the SA before it.
+func (h *host) waitCarried(spi uint32) {
+	h.t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for _, c := range h.plane.Counters() {
+			if c.Direction == dataplane.Outbound && c.SPI == spi {
+				return
+			}
+		}
+		if time.Now().After(deadline) {
+			h.t.Fatalf("%s: the outbound SA %08x is not in the data plane", h.id, spi)
 		}
 	}
 }
