@@ -42,9 +42,17 @@ func decodeSelector(x *nl.XfrmSelector) selector {
 	}
 }
 
-// reversed is the selector of packets the other way.
+// reversed is the selector of packets the other way. Type and code of ICMP stay where
+// they are.
 func (s selector) reversed() selector {
+	if isICMP(s.protocol) {
+		return selector{s.destination, s.source, s.protocol, s.sourcePort, s.destinationPort}
+	}
 	return selector{s.destination, s.source, s.protocol, s.destinationPort, s.sourcePort}
+}
+
+func isICMP(protocol uint8) bool {
+	return protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6
 }
 
 // maxSelectors bounds what one policy of ours becomes in the kernel.
@@ -98,7 +106,7 @@ func commonProtocol(a, b uint8) (uint8, bool) {
 // where the source port is and the code where the destination port is, whichever
 // end the selector is of (RFC 4301, Section 4.4.1.1).
 func ports(protocol uint8, l, r ts.Selector) (source, destination []maskedPort, err error) {
-	if protocol != unix.IPPROTO_ICMP && protocol != unix.IPPROTO_ICMPV6 {
+	if !isICMP(protocol) {
 		return masks(l.StartPort, l.EndPort), masks(r.StartPort, r.EndPort), nil
 	}
 	s := l

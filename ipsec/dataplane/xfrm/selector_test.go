@@ -1,0 +1,49 @@
+package xfrm
+
+import (
+	"testing"
+
+	"github.com/swanherd/swanherd/ipsec/ts"
+)
+
+// TestReversedSelectors: what one host matches outbound is what the other, which has
+// the sides exchanged, matches inbound.
+func TestReversedSelectors(t *testing.T) {
+	for _, tt := range [][2]string{
+		{"10.1.0.0/16", "10.2.0.0/16"},
+		{"10.1.0.1-10.1.0.6[tcp/1000-1999]", "10.2.0.0/16[tcp/443]"},
+		{"fd00::/64[udp/53]", "::/0[udp]"},
+		{"10.1.0.0/16[icmp/8]", "10.2.0.0/16[icmp/8]"},
+		{"10.1.0.0/16[icmp/3:1-3:4]", "10.2.0.0/16[icmp]"},
+		{"fd00::/64[ipv6-icmp]", "::/0[ipv6-icmp/128-129]"},
+	} {
+		var sides [2][]ts.Selector
+		for i, text := range tt {
+			s, err := ts.Parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sides[i] = []ts.Selector{s}
+		}
+		here, err := outboundSelectors(sides[0], sides[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		there, err := outboundSelectors(sides[1], sides[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		reversed := map[selector]bool{}
+		for _, s := range there {
+			reversed[s.reversed()] = true
+		}
+		for _, s := range here {
+			if !reversed[s] {
+				t.Errorf("%s to %s: outbound %+v, inbound %+v", tt[0], tt[1], s, reversed)
+			}
+		}
+		if len(here) != len(reversed) {
+			t.Errorf("%s to %s: %d outbound, %d inbound", tt[0], tt[1], len(here), len(reversed))
+		}
+	}
+}
