@@ -28,14 +28,29 @@ func TestKernelPlane(t *testing.T) {
 		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
 		return
 	}
-	for name, open := range map[string][2]func(*lab.Namespace) (dataplane.Plane, error){
-		"kernel to kernel":    {kernelPlane, kernelPlane},
-		"kernel to userspace": {kernelPlane, userPlane(0)},
-		"userspace to kernel": {userPlane(0), kernelPlane},
+	const (
+		whenEither = planetest.Streams
+		whenFirst  = planetest.Waiting
+		whenSecond = planetest.UnknownSPIs | planetest.SelectorDrops
+	)
+	for name, of := range map[string]struct {
+		open  [2]func(*lab.Namespace) (dataplane.Plane, error)
+		lacks planetest.Lack
+	}{
+		"kernel to kernel":    {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, whenEither | whenFirst | whenSecond},
+		"kernel to userspace": {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, whenEither | whenFirst},
+		"userspace to kernel": {[2]func(*lab.Namespace) (dataplane.Plane, error){userPlane(0), kernelPlane}, whenEither | whenSecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			planetest.RunWithout(t, planetest.Streams|planetest.UnknownSPIs|planetest.SelectorDrops|planetest.Waiting, func(t *testing.T) *planetest.Pair {
-				pair, _ := planePair(t, open)
+			planetest.RunWithout(t, of.lacks, func(t *testing.T) *planetest.Pair {
+				pair, _ := planePair(t, of.open)
+				return pair
+			})
+		})
+		t.Run(name+", native", func(t *testing.T) {
+			planetest.RunWithout(t, of.lacks|planetest.Encapsulation, func(t *testing.T) *planetest.Pair {
+				pair, _ := planePair(t, of.open)
+				pair.Native = true
 				return pair
 			})
 		})
@@ -55,7 +70,7 @@ func kernelPlane(ns *lab.Namespace) (p dataplane.Plane, err error) {
 func userPlane(workers int) func(*lab.Namespace) (dataplane.Plane, error) {
 	return func(ns *lab.Namespace) (p dataplane.Plane, err error) {
 		return p, ns.Do(func() error {
-			p, err = userspace.New(userspace.Config{Workers: workers})
+			p, err = userspace.New(userspace.Config{Workers: workers, Mark: gatewayMark})
 			return err
 		})
 	}
@@ -66,6 +81,7 @@ var (
 	planeHosts  = [2][]string{{"10.91.1.1/32", "fd91:1::1/128"}, {"10.91.2.1/32", "fd91:2::1/128"}}
 	planeRoutes = []string{"10.0.0.0/8", "fd91::/16"}
 	planePorts  = []int{1234, 4321}
+	planeICMP   = []byte{200, 201, 253, 254}
 	planeMoved  = netip.MustParseAddr("192.0.2.7")
 )
 
@@ -84,14 +100,20 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 		side.Send, side.Received = behindPlane(t, hosts[i], i)
 		if plane.Name() == "userspace" {
 			side.Send = untilRead(hosts[i], side.Send)
+			if err := hosts[i].Intercept(planeOuter(1-i).Addr(), userspace.DefaultInterface, gatewayMark); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	pair.Replay = wireReplay(t, hosts)
+	pair.Wire = openTap(t, hosts[0])
 	pair.Rebind = func() (netip.AddrPort, error) {
-		moved := netip.AddrPortFrom(planeMoved, xfrm.DefaultPort)
-		return moved, pair.A.Plane.Apply([]dataplane.Op{
-			dataplane.UpdateEndpoints{Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: moved, Remote: pair.B.Outer},
-		})[0]
+		move := dataplane.UpdateEndpoints{
+			Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: netip.AddrPortFrom(planeMoved, xfrm.DefaultPort), Remote: pair.B.Outer,
+		}
+		if pair.Native {
+			move.Local, move.Remote = netip.AddrPortFrom(planeMoved, 0), netip.AddrPortFrom(pair.B.Outer.Addr(), 0)
+		}
+		return move.Local, pair.A.Plane.Apply([]dataplane.Op{move})[0]
 	}
 	return pair, hosts
 }
@@ -144,10 +166,11 @@ func routeBehind(t *testing.T, host *lab.Namespace, i int) {
 }
 
 // hostTraffic sends whole IP packets as programs of a host would, and receives the
-// UDP that is for it.
+// UDP and ICMP that is for it.
 func hostTraffic(t *testing.T, host *lab.Namespace) (func([]byte) error, <-chan []byte) {
 	t.Helper()
-	var send, receive [2]int
+	var send [2]int
+	received := make(chan []byte, 1024)
 	err := host.Do(func() (err error) {
 		for _, port := range planePorts { // that nobody complains of a port without a program
 			c, e := net.ListenUDP("udp", &net.UDPAddr{Port: port})
@@ -157,46 +180,55 @@ func hostTraffic(t *testing.T, host *lab.Namespace) (func([]byte) error, <-chan 
 			t.Cleanup(func() { c.Close() })
 		}
 		for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
-			var e1, e2 error
-			send[i], e1 = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
-			receive[i], e2 = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.IPPROTO_UDP)
-			err = errors.Join(err, e1, e2)
+			var e error
+			send[i], e = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+			err = errors.Join(err, e)
+			for _, protocol := range [2][]int{{unix.IPPROTO_UDP, unix.IPPROTO_ICMP}, {unix.IPPROTO_UDP, unix.IPPROTO_ICMPV6}}[i] {
+				err = errors.Join(err, hostReceives(t, family, protocol, received))
+			}
 		}
 		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	received := make(chan []byte, 1024)
-	for i := range receive {
-		f := os.NewFile(uintptr(receive[i]), "raw")
-		t.Cleanup(func() {
-			f.Close()
-			unix.Close(send[i])
-		})
-		go func() {
-			b := make([]byte, 65536)
-			for {
-				n, err := f.Read(b)
-				if err != nil {
-					return
-				}
-				if !forPrograms(b[:n]) {
-					continue // such as ESP in UDP, which the kernel decrypts where we see it
-				}
-				select {
-				case received <- append([]byte(nil), b[:n]...):
-				default:
-				}
-			}
-		}()
-	}
+	t.Cleanup(func() {
+		unix.Close(send[0])
+		unix.Close(send[1])
+	})
 	return func(p []byte) error {
 		if p[0]>>4 == 4 {
 			return unix.Sendto(send[0], p, 0, &unix.SockaddrInet4{Addr: [4]byte(p[16:20])})
 		}
 		return unix.Sendto(send[1], p, 0, &unix.SockaddrInet6{Addr: [16]byte(p[24:40])})
 	}, received
+}
+
+// hostReceives takes what the host at hand receives of a protocol until the test ends.
+func hostReceives(t *testing.T, family, protocol int, to chan<- []byte) error {
+	fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
+	if err != nil {
+		return err
+	}
+	f := os.NewFile(uintptr(fd), "raw")
+	t.Cleanup(func() { f.Close() })
+	go func() {
+		b := make([]byte, 65536)
+		for {
+			n, err := f.Read(b)
+			if err != nil {
+				return
+			}
+			if !forPrograms(protocol, b[:n]) {
+				continue // such as ESP in UDP, which the kernel decrypts where we see it
+			}
+			select {
+			case to <- append([]byte(nil), b[:n]...):
+			default:
+			}
+		}
+	}()
+	return nil
 }
 
 // untilRead has send return when the plane has read the packet from its interface, so
@@ -227,60 +259,28 @@ func untilRead(host *lab.Namespace, send func([]byte) error) func([]byte) error 
 }
 
 // forPrograms reports whether what a raw socket received, of IPv4 with its header and
-// of IPv6 without, is for one of planePorts.
-func forPrograms(b []byte) bool {
+// of IPv6 without, is for one of planePorts, or of a type of ICMP that is no error.
+func forPrograms(protocol int, b []byte) bool {
 	if len(b) > 20 && b[0] == 0x45 {
 		b = b[20:]
+	}
+	if protocol != unix.IPPROTO_UDP {
+		return len(b) >= 8 && slices.Contains(planeICMP, b[0])
 	}
 	return len(b) >= 8 && slices.Contains(planePorts, int(binary.BigEndian.Uint16(b[2:])))
 }
 
-// wireReplay records ESP in UDP that arrives at the second host, and returns what
-// has the first send the last of it once more, from another port.
-func wireReplay(t *testing.T, hosts [2]*lab.Namespace) func() error {
+// openTap looks at the wire of a host.
+func openTap(t *testing.T, host *lab.Namespace) (tap *planetest.Tap) {
 	t.Helper()
-	var fd int
-	var again *net.UDPConn
-	must := func(err error) {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	must(hosts[1].Do(func() (err error) {
-		fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
-		if err != nil {
-			return err
-		}
-		nic, err := net.InterfaceByName("wire")
-		if err != nil {
-			return err
-		}
-		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: htons(unix.ETH_P_ALL), Ifindex: nic.Index})
-	}))
-	t.Cleanup(func() { unix.Close(fd) })
-	must(hosts[0].Do(func() (err error) {
-		again, err = net.DialUDP("udp", nil, &net.UDPAddr{IP: net.ParseIP("192.0.2.2"), Port: xfrm.DefaultPort})
+	if err := host.Do(func() (err error) {
+		tap, err = planetest.OpenTap("wire")
 		return err
-	}))
-	t.Cleanup(func() { again.Close() })
-	return func() error {
-		var last []byte
-		b := make([]byte, 65536)
-		for {
-			n, from, err := unix.Recvfrom(fd, b, 0)
-			if err != nil {
-				break
-			}
-			if ll, ok := from.(*unix.SockaddrLinklayer); ok && ll.Pkttype != unix.PACKET_OUTGOING && isESPInUDP(b[:n]) {
-				last = append([]byte(nil), b[frameESP:n]...)
-			}
-		}
-		if last == nil {
-			return errors.New("no ESP packet was recorded")
-		}
-		_, err := again.Write(last)
-		return err
+	}); err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { tap.Close() })
+	return tap
 }
 
 // frameESP is where ESP in UDP begins in an Ethernet frame of IPv4.

@@ -3,6 +3,7 @@ package memory_test
 import (
 	"errors"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,27 +19,69 @@ var (
 )
 
 func TestConformance(t *testing.T) {
-	planetest.Run(t, func(t *testing.T) *planetest.Pair {
-		sw := memory.NewSwitch()
-		a, b := memory.New(sw, addrA), memory.New(sw, addrB)
-		t.Cleanup(func() { a.Close(); b.Close() })
-		return &planetest.Pair{
-			A: planetest.Side{Plane: a, Outer: addrA, Send: a.Send, Received: a.Packets()},
-			B: planetest.Side{Plane: b, Outer: addrB, Send: b.Send, Received: b.Packets()},
-			Replay: func() error {
-				if !sw.Replay(addrB) {
-					return errors.New("nothing to replay")
-				}
-				return nil
-			},
-			Rebind: func() (netip.AddrPort, error) {
-				moved := netip.MustParseAddrPort("198.51.100.7:32001")
-				sw.SetFilter(memory.NAT(addrA, moved))
-				return moved, nil
-			},
+	for name, native := range map[string]bool{"in UDP": false, "native": true} {
+		lacks := planetest.Lack(0)
+		if native {
+			lacks = planetest.Encapsulation
 		}
+		t.Run(name, func(t *testing.T) {
+			planetest.RunWithout(t, lacks, func(t *testing.T) *planetest.Pair {
+				sw := memory.NewSwitch()
+				a, b := memory.New(sw, addrA), memory.New(sw, addrB)
+				t.Cleanup(func() { a.Close(); b.Close() })
+				wire := &wire{sw: sw}
+				wire.record(memory.Perfect)
+				return &planetest.Pair{
+					A:      planetest.Side{Plane: a, Outer: addrA, Send: a.Send, Received: a.Packets()},
+					B:      planetest.Side{Plane: b, Outer: addrB, Send: b.Send, Received: b.Packets()},
+					Wire:   wire,
+					Native: native,
+					Rebind: func() (netip.AddrPort, error) {
+						moved := netip.MustParseAddrPort("198.51.100.7:32001")
+						wire.record(memory.NAT(addrA, moved))
+						return moved, nil
+					},
+				}
+			})
+		})
+	}
+}
+
+// wire is a switch that keeps what A sends to B.
+type wire struct {
+	sw   *memory.Switch
+	mu   sync.Mutex
+	sent []memory.Datagram
+}
+
+func (w *wire) record(then memory.Filter) {
+	w.sw.SetFilter(func(d *memory.Datagram) []time.Duration {
+		out := then(d)
+		if d.IKE == nil && d.To.Addr() == addrB.Addr() {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.sent = append(w.sent, *d)
+		}
+		return out
 	})
 }
+
+func (w *wire) Sent() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.sent)
+}
+
+func (w *wire) Deliver(n int) error {
+	w.mu.Lock()
+	d := w.sent[n]
+	w.mu.Unlock()
+	w.sw.Deliver(d)
+	return nil
+}
+
+// Legible: what passes the switch is an IKE message, or was protected by an SA.
+func (w *wire) Legible() (inClear, protected int) { return 0, 0 }
 
 func TestFilters(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -80,7 +81,7 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	a.count(len(packet))
 	p.expire(a)
 	from := p.addr
-	if a.TCP {
+	if a.TCP || a.Local.Port() == 0 {
 		from = a.Local
 	}
 	return Datagram{From: from, To: a.Remote, tcp: a.TCP, packet: &sealed{
@@ -121,7 +122,7 @@ func (a *association) count(octets int) {
 
 // spent reports whether the SA is at a hard limit.
 func (a *association) spent() bool {
-	return a.over || a.Limits.HardPackets > 0 && a.counters.Packets >= a.Limits.HardPackets ||
+	return a.over || a.exhausted() || a.Limits.HardPackets > 0 && a.counters.Packets >= a.Limits.HardPackets ||
 		a.Limits.HardBytes > 0 && a.counters.Bytes >= a.Limits.HardBytes
 }
 
@@ -218,7 +219,8 @@ func (a *association) replayed(seq uint64) bool {
 	if size == 0 {
 		size = 64
 	}
-	if seq+size <= a.highest || a.window[seq] {
+	behind := func(n uint64) bool { return n < a.highest && a.highest-n >= size }
+	if behind(seq) || a.window[seq] {
 		return true
 	}
 	a.window[seq] = true
@@ -228,11 +230,7 @@ func (a *association) replayed(seq uint64) bool {
 	} else {
 		a.counters.Missing--
 	}
-	for s := range a.window {
-		if s+size <= a.highest {
-			delete(a.window, s)
-		}
-	}
+	maps.DeleteFunc(a.window, func(n uint64, _ bool) bool { return behind(n) })
 	return false
 }
 
@@ -254,10 +252,15 @@ func parse(b []byte) (ts.Packet, error) {
 	default:
 		return ts.Packet{}, fmt.Errorf("packet of %d octets is neither IPv4 nor IPv6", len(b))
 	}
-	const tcp, udp = 6, 17
-	t.NoPorts = t.Protocol != tcp && t.Protocol != udp || len(rest) < 4
-	if !t.NoPorts {
+	const icmp, tcp, udp, icmpv6 = 1, 6, 17, 58
+	switch {
+	case (t.Protocol == tcp || t.Protocol == udp) && len(rest) >= 4:
 		t.SourcePort, t.DestinationPort = binary.BigEndian.Uint16(rest), binary.BigEndian.Uint16(rest[2:])
+	case (t.Protocol == icmp || t.Protocol == icmpv6) && len(rest) >= 2:
+		t.SourcePort = binary.BigEndian.Uint16(rest)
+		t.DestinationPort = t.SourcePort
+	default:
+		t.NoPorts = true
 	}
 	return t, nil
 }

@@ -53,7 +53,7 @@ func (p *Plane) receiveStream(local, remote netip.AddrPort, packets [][]byte) (k
 
 // at is where a datagram arrived.
 func (d *Datagram) at(p *Plane) netip.AddrPort {
-	if d.tcp {
+	if d.tcp || d.To.Port() == 0 {
 		return d.To
 	}
 	return p.addr

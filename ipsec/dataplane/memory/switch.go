@@ -44,7 +44,6 @@ func Lose(*Datagram) []time.Duration { return nil }
 type Switch struct {
 	mu     sync.Mutex
 	planes map[netip.AddrPort]*Plane
-	last   map[netip.AddrPort]Datagram // the last packet of an SA, by destination
 	filter Filter
 }
 
@@ -52,7 +51,6 @@ type Switch struct {
 func NewSwitch() *Switch {
 	return &Switch{
 		planes: make(map[netip.AddrPort]*Plane),
-		last:   make(map[netip.AddrPort]Datagram),
 		filter: Perfect,
 	}
 }
@@ -69,17 +67,26 @@ func (s *Switch) Inject(from, to netip.AddrPort, message []byte) {
 	s.send(Datagram{From: from, To: to, IKE: slices.Clone(message)})
 }
 
-// Replay delivers the last packet of an SA that went to this destination once
-// more, and reports whether there was one.
-func (s *Switch) Replay(to netip.AddrPort) bool {
-	s.mu.Lock()
-	d, ok := s.last[to]
-	p := s.planes[to]
-	s.mu.Unlock()
-	if ok && p != nil {
+// Deliver has a datagram arrive that a Filter has seen: once more, or late.
+func (s *Switch) Deliver(d Datagram) {
+	if p := s.find(d.To); p != nil {
 		p.receive(d)
 	}
-	return ok && p != nil
+}
+
+// find returns the plane at an address, where without a port there is one at most.
+func (s *Switch) find(to netip.AddrPort) *Plane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if to.Port() != 0 {
+		return s.planes[to]
+	}
+	for at, p := range s.planes {
+		if at.Addr() == to.Addr() {
+			return p
+		}
+	}
+	return nil
 }
 
 func (s *Switch) attach(p *Plane) {
@@ -103,22 +110,10 @@ func (s *Switch) send(d Datagram) {
 	s.mu.Unlock()
 	for _, delay := range filter(&d) {
 		if delay <= 0 {
-			s.deliver(d)
+			s.Deliver(d)
 			continue
 		}
-		time.AfterFunc(delay, func() { s.deliver(d) })
-	}
-}
-
-func (s *Switch) deliver(d Datagram) {
-	s.mu.Lock()
-	p := s.planes[d.To]
-	if d.packet != nil {
-		s.last[d.To] = d
-	}
-	s.mu.Unlock()
-	if p != nil {
-		p.receive(d)
+		time.AfterFunc(delay, func() { s.Deliver(d) })
 	}
 }
 

@@ -2,9 +2,7 @@ package planetest
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -12,6 +10,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/ts"
+	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
 // The networks behind the two sides.
@@ -33,9 +32,11 @@ const (
 type harness struct {
 	*testing.T
 	*Pair
-	lacks   Lack
-	suite   suite.ESPSuite
-	packets uint32
+	lacks    Lack
+	suite    suite.ESPSuite
+	mode     dataplane.Mode
+	tsA, tsB []ts.Selector // what is behind each side
+	packets  uint32
 }
 
 func newHarness(t *testing.T, p *Pair) *harness {
@@ -44,7 +45,27 @@ func newHarness(t *testing.T, p *Pair) *harness {
 	if err != nil {
 		t.Fatalf("choose the default ESP suite: %v", err)
 	}
-	return &harness{T: t, Pair: p, suite: chosen}
+	return &harness{T: t, Pair: p, suite: chosen, tsA: selectors(netA, netA6), tsB: selectors(netB, netB6)}
+}
+
+// choose has the SAs that are made from now on be of a suite.
+func (h *harness) choose(text string) {
+	h.Helper()
+	p, err := suite.ParseESP(text)
+	if err != nil {
+		h.Fatal(err)
+	}
+	if h.suite, _, err = suite.ChooseESP([]wire.Proposal{p.Wire(1, []byte{0, 0, 1, 0})}, []suite.ESPProposal{p}); err != nil {
+		h.Fatal(err)
+	}
+}
+
+// ends are the outer endpoints of the SAs.
+func (h *harness) ends() (a, b netip.AddrPort) {
+	if h.Native || h.suite.AH {
+		return netip.AddrPortFrom(h.A.Outer.Addr(), 0), netip.AddrPortFrom(h.B.Outer.Addr(), 0)
+	}
+	return h.A.Outer, h.B.Outer
 }
 
 // key returns key material that differs by n.
@@ -66,11 +87,11 @@ func (h *harness) newSAs(n byte) pairOfSAs {
 		h.Fatalf("AllocateSPI: %v", err)
 	}
 	toA, toB := h.key(2*n), h.key(2*n+1)
-	tsA, tsB := selectors(netA, netA6), selectors(netB, netB6)
-	base := dataplane.SA{Tunnel: tunnel, Child: child, Suite: h.suite, ReplayWindow: 128}
+	endA, endB := h.ends()
+	base := dataplane.SA{Tunnel: tunnel, Child: child, Suite: h.suite, Mode: h.mode, ReplayWindow: 128}
 	a, b := base, base
-	a.Local, a.Remote, a.LocalTS, a.RemoteTS = h.A.Outer, h.B.Outer, tsA, tsB
-	b.Local, b.Remote, b.LocalTS, b.RemoteTS = h.B.Outer, h.A.Outer, tsB, tsA
+	a.Local, a.Remote, a.LocalTS, a.RemoteTS = endA, endB, h.tsA, h.tsB
+	b.Local, b.Remote, b.LocalTS, b.RemoteTS = endB, endA, h.tsB, h.tsA
 	s := pairOfSAs{inA: a, outA: a, inB: b, outB: b}
 	set := func(sa *dataplane.SA, d dataplane.Direction, spi, peer uint32, key []byte) {
 		sa.Direction, sa.SPI, sa.PeerSPI, sa.Key = d, spi, peer, bytes.Clone(key)
@@ -90,19 +111,11 @@ func selectors(prefixes ...netip.Prefix) []ts.Selector {
 	return out
 }
 
-// policies are those of the two sides.
-func policyA() dataplane.SetPolicy {
-	return dataplane.SetPolicy{Policy: dataplane.Policy{
-		Tunnel: tunnel, Child: child,
-		LocalTS: selectors(netA, netA6), RemoteTS: selectors(netB, netB6),
-	}}
-}
+func (h *harness) policyA() dataplane.SetPolicy { return h.policy(h.tsA, h.tsB) }
+func (h *harness) policyB() dataplane.SetPolicy { return h.policy(h.tsB, h.tsA) }
 
-func policyB() dataplane.SetPolicy {
-	return dataplane.SetPolicy{Policy: dataplane.Policy{
-		Tunnel: tunnel, Child: child,
-		LocalTS: selectors(netB, netB6), RemoteTS: selectors(netA, netA6),
-	}}
+func (h *harness) policy(local, remote []ts.Selector) dataplane.SetPolicy {
+	return dataplane.SetPolicy{Policy: dataplane.Policy{Tunnel: tunnel, Child: child, Mode: h.mode, LocalTS: local, RemoteTS: remote}}
 }
 
 // apply wants every operation to succeed.
@@ -123,83 +136,14 @@ func (h *harness) apply(s Side, ops ...dataplane.Op) {
 func (h *harness) up(n byte) pairOfSAs {
 	h.Helper()
 	s := h.newSAs(n)
-	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA})
-	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.inA})
+	h.apply(h.B, h.policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
 	h.apply(h.A, dataplane.InstallSA{SA: s.outA})
 	return s
 }
 
 func remove(sa dataplane.SA) dataplane.Op {
 	return dataplane.RemoveSA{Tunnel: sa.Tunnel, SPI: sa.SPI, Direction: sa.Direction}
-}
-
-// marker begins the payload of every packet of the suite.
-const marker = "planetest "
-
-// packet makes a new UDP packet.
-func (h *harness) packet(src, dst netip.Addr) []byte {
-	h.packets++
-	body := fmt.Appendf(nil, "%s%d", marker, h.packets)
-	udp := binary.BigEndian.AppendUint16(nil, 1234)
-	udp = binary.BigEndian.AppendUint16(udp, 4321)
-	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(body)))
-	udp = append(udp, 0, 0)
-	udp = append(udp, body...)
-	binary.BigEndian.PutUint16(udp[6:], udpChecksum(src, dst, udp))
-	if src.Is4() {
-		return append(ipv4Header(src, dst, len(udp)), udp...)
-	}
-	return append(ipv6Header(src, dst, len(udp)), udp...)
-}
-
-const protocolUDP = 17
-
-func ipv4Header(src, dst netip.Addr, payload int) []byte {
-	b := make([]byte, 20)
-	b[0] = 0x45
-	binary.BigEndian.PutUint16(b[2:], uint16(20+payload))
-	b[6] = 0x40 // do not fragment
-	b[8], b[9] = 64, protocolUDP
-	copy(b[12:], src.AsSlice())
-	copy(b[16:], dst.AsSlice())
-	binary.BigEndian.PutUint16(b[10:], ^fold(sum(0, b)))
-	return b
-}
-
-func ipv6Header(src, dst netip.Addr, payload int) []byte {
-	b := make([]byte, 40)
-	b[0] = 0x60
-	binary.BigEndian.PutUint16(b[4:], uint16(payload))
-	b[6], b[7] = protocolUDP, 64
-	copy(b[8:], src.AsSlice())
-	copy(b[24:], dst.AsSlice())
-	return b
-}
-
-func udpChecksum(src, dst netip.Addr, udp []byte) uint16 {
-	s := sum(sum(0, src.AsSlice()), dst.AsSlice())
-	s = sum(s+protocolUDP+uint32(len(udp)), udp)
-	if c := ^fold(s); c != 0 {
-		return c
-	}
-	return 0xffff
-}
-
-func sum(s uint32, b []byte) uint32 {
-	for ; len(b) >= 2; b = b[2:] {
-		s += uint32(binary.BigEndian.Uint16(b))
-	}
-	if len(b) == 1 {
-		s += uint32(b[0]) << 8
-	}
-	return s
-}
-
-func fold(s uint32) uint16 {
-	for s > 0xffff {
-		s = s&0xffff + s>>16
-	}
-	return uint16(s)
 }
 
 // payload returns what of a packet must arrive unchanged: a host that forwards
@@ -285,19 +229,35 @@ func (h *harness) counters(s Side, sa dataplane.SA) dataplane.Counters {
 // eventually waits until the counters of an SA are as wanted.
 func (h *harness) eventually(s Side, sa dataplane.SA, what string, ok func(dataplane.Counters) bool) {
 	h.Helper()
-	deadline := time.NewTimer(patience)
+	var c dataplane.Counters
+	if !within(patience, func() bool {
+		c = h.counters(s, sa)
+		return ok(c)
+	}) {
+		h.Fatalf("%s: counters stay %+v", what, c)
+	}
+}
+
+// wait waits for a condition.
+func (h *harness) wait(what string, ok func() bool) {
+	h.Helper()
+	if !within(patience, ok) {
+		h.Fatalf("%s: not seen in time", what)
+	}
+}
+
+// within reports whether a condition comes about in time.
+func within(limit time.Duration, ok func() bool) bool {
+	deadline := time.NewTimer(limit)
 	defer deadline.Stop()
-	poll := time.NewTicker(5 * time.Millisecond)
+	poll := time.NewTicker(time.Millisecond)
 	defer poll.Stop()
-	for {
-		c := h.counters(s, sa)
-		if ok(c) {
-			return
-		}
+	for !ok() {
 		select {
 		case <-poll.C:
 		case <-deadline.C:
-			h.Fatalf("%s: counters stay %+v", what, c)
+			return false
 		}
 	}
+	return true
 }

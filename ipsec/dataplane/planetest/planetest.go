@@ -2,7 +2,8 @@
 // dataplane promises, checked on two joined planes of the implementation under
 // test. It passes real IP packets and looks only at what comes out, at
 // counters and at events, so it fits a plane in memory, in user space and in
-// the kernel.
+// the kernel. Beside every case it looks at the wire between the planes, where
+// none of its packets may be in clear (RFC 4301, Section 5.1).
 //
 // It never sleeps: it waits for conditions, and gives up after a bound.
 package planetest
@@ -32,13 +33,31 @@ type Side struct {
 // Pair is two planes that reach each other.
 type Pair struct {
 	A, B Side
-	// Replay delivers the last ESP packet that A sent to B once more. Nil if
-	// the implementation's surroundings cannot; the replay case is skipped
-	// then.
-	Replay func() error
+	// Wire is the network between them.
+	Wire Wire
+	// Native has ESP go as an IP protocol of its own, without UDP.
+	Native bool
 	// Rebind makes what A sends from now on come from the returned endpoint,
 	// as a NAT that lost its mapping does. Nil if it cannot.
 	Rebind func() (netip.AddrPort, error)
+}
+
+// Wire is the network between two planes. It keeps the packets of ESP and AH that A
+// sends to B, and looks for what should not be seen.
+type Wire interface {
+	// Sent returns how many packets of ESP and AH A has sent to B.
+	Sent() int
+	// Deliver has the n-th of them, counted from 0, arrive at B once more.
+	Deliver(n int) error
+	// Legible returns how many packets of the suite can be read on the wire, in
+	// either direction: of those that are in clear, and of those in ESP or AH.
+	Legible() (inClear, protected int)
+}
+
+// sequencer is a plane whose sequence numbers a test can move on, as 2^32 packets take
+// too long.
+type sequencer interface {
+	SetSequenceForTest(sa dataplane.SA, sequence uint64) error
 }
 
 // patience bounds the wait for something that must happen.
@@ -47,16 +66,19 @@ const patience = 5 * time.Second
 // Lack is a set of what an implementation does without.
 type Lack uint8
 
-// What an implementation may do without.
+// What a pair of implementations may do without: all of it where one of them is on
+// both sides, and where they differ what is said of the side that it is on.
 const (
-	// Streams: it carries no ESP in TCP, so it is no dataplane.StreamPlane.
+	// Streams, of either: it carries no ESP in TCP, so it is no dataplane.StreamPlane.
 	Streams Lack = 1 << iota
-	// UnknownSPIs: it does not tell of packets with an unknown SPI.
+	// UnknownSPIs, of B: it does not tell of packets with an unknown SPI.
 	UnknownSPIs
-	// SelectorDrops: it drops what an SA's selectors refuse, and does not count it.
+	// SelectorDrops, of B: it drops what an SA's selectors refuse, and does not count it.
 	SelectorDrops
-	// Waiting: it drops every packet for which there is no SA, also the first.
+	// Waiting, of A: it drops every packet for which there is no SA, also the first.
 	Waiting
+	// Encapsulation: the pair is Native, so that there is no NAT to get past.
+	Encapsulation
 )
 
 // Run runs the suite. NewPair is called for every case and cleans up by
@@ -80,18 +102,26 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 		{"every kind of suite carries traffic", testSuites, 0},
 		{"both generations receive during a rekey", testOverlap, 0},
 		{"a replayed packet is dropped", testReplay, 0},
+		{"extended sequence numbers pass 2^32", testExtended, 0},
+		{"the last sequence number is the last", testExhausted, 0},
+		{"the replay window is as wide as asked for", testWindow, 0},
 		{"a packet under another key is dropped", testWrongKey, 0},
 		{"counters count", testCounters, 0},
 		{"a policy without an SA asks for one", testAcquire, 0},
 		{"the first packets wait for an SA", testWaiting, Waiting},
 		{"without a policy nothing passes", testNoPolicy, 0},
 		{"selectors of the SA bind", testSelectors, 0},
+		{"an SA may have several selectors", testSeveralSelectors, 0},
+		{"selectors may be of ports and of ICMP types", testPortSelectors, 0},
 		{"soft and hard limits", testLimits, 0},
 		{"soft and hard limits in time", testTimeLimits, 0},
 		{"a policy may discard", testDiscard, 0},
 		{"the first inbound packet is told once", testFirstInbound, 0},
 		{"a packet for an SA that is not there is told once", testUnknownSPI, UnknownSPIs},
-		{"a moved peer is told and followed on order", testRebind, 0},
+		{"a moved peer is told and followed on order", testRebind, Encapsulation},
+		{"transport mode", testTransport, 0},
+		{"AH in tunnel mode", testAH, 0},
+		{"no change shows a packet in clear", testNothingInClear, 0},
 		{"IKE passes beside ESP", testIKE, 0},
 		{"ESP passes in TCP connections", testStreams, Streams},
 		{"ESP moves from UDP to TCP and back", testStreamMove, Streams},
@@ -109,6 +139,7 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 			h := newHarness(t, newPair(t))
 			h.lacks = lacks
 			c.run(t, h)
+			h.wantIllegible()
 		})
 	}
 }

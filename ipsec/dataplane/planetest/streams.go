@@ -86,8 +86,8 @@ func (h *harness) streamEnds() (a, b netip.AddrPort) {
 
 func (h *harness) install(s pairOfSAs) {
 	h.Helper()
-	h.apply(h.A, policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
-	h.apply(h.B, policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
+	h.apply(h.B, h.policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
 }
 
 func testStreams(t *testing.T, h *harness) {
@@ -170,7 +170,10 @@ func testStreamRebind(t *testing.T, h *harness) {
 		t.Errorf("MappingChanged is %+v, want TCP from %s to %s", ev, again, b)
 	}
 
-	// By UDP after all.
+	// By UDP after all; in IP itself a packet tells of no NAT.
+	if h.Native {
+		return
+	}
 	next := h.newSAs(2)
 	h.apply(h.A, dataplane.InstallSA{SA: next.inA}, dataplane.InstallSA{SA: next.outA})
 	h.apply(h.B, dataplane.InstallSA{SA: h.overTCP(next).inB})

@@ -140,6 +140,8 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 func (p *Plane) checkEndpoints(local, remote netip.AddrPort, tcp, ah bool) error {
 	native := !tcp && local.Port() == 0 && remote.Port() == 0
 	switch {
+	case !remote.Addr().IsValid():
+		return errors.New("the remote outer address is missing")
 	case ah && !native:
 		return errors.New("AH goes in neither UDP nor TCP (RFC 7296, Section 2.23): no NAT may be on its way")
 	case ah && (!local.Addr().IsValid() || local.Addr().IsUnspecified()):
