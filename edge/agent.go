@@ -31,6 +31,7 @@ type agent struct {
 	cfg     Config
 	started time.Time
 	reason  string // for the data plane
+	ended   bool   // in order, so that nothing is to be protected any more
 
 	dir        *state.Dir
 	keyLog     []*os.File
@@ -57,7 +58,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := a.open(); err != nil {
 		return err
 	}
-	return a.run(ctx)
+	err := a.run(ctx)
+	a.ended = err == nil
+	return err
 }
 
 // open takes hold of what the agent needs of the host. Close gives back what
@@ -125,6 +128,11 @@ func (a *agent) close() {
 		}
 	}
 	closeAll(a.keyLog)
+	if a.ended {
+		if err := a.host.RemoveGuards(); err != nil {
+			a.cfg.Logger.Warn("cannot remove guards of routes", "error", err)
+		}
+	}
 	if a.host != nil {
 		a.host.Close()
 	}

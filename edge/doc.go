@@ -15,7 +15,9 @@
 //
 // It owns nothing of its own but the order in which the parts start and stop:
 // at the end the session closes first, then peers are told by the engine, and
-// routes go last, so that no packet leaves in clear while the tunnels close.
+// routes go last, so that no packet leaves in clear while the tunnels close. After an
+// agent that was killed what was routed into its tunnels goes nowhere until the next one
+// runs.
 //
 // Run is called once in a process for each state directory and network
 // namespace.

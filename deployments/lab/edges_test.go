@@ -31,6 +31,7 @@ func TestEdgesFromIntentFiles(t *testing.T) {
 
 			p.agents[1].Kill()
 			<-p.agents[1].Done()
+			p.guarded(1, "while it is dead")
 			p.start(1)
 			p.check("after one end was killed")
 
@@ -94,6 +95,23 @@ func (p *edgePair) routedIntoTunnel(i int, when string) {
 	lan := [2]string{"10.1.0.1", "10.2.0.1"}[1-i]
 	if out, err := p.edges[i].Run(p.ctx, "ip", "route", "get", lan); err != nil || !strings.Contains(out, "dev swan0") {
 		p.t.Errorf("%s, edge %d has the route %q (%v) to %s", when, i, out, err, lan)
+	}
+}
+
+// guarded wants that an edge whose interface went with its agent sends what is for the
+// LAN of the other nowhere, also where it has a default route.
+func (p *edgePair) guarded(i int, when string) {
+	p.t.Helper()
+	other := 1 - i
+	gateway, lan := [2]string{"192.0.2.1", "192.0.2.2"}[other], [2]string{"10.1.0.1", "10.2.0.1"}[other]
+	if out, err := p.edges[i].Run(p.ctx, "ip", "route", "add", "default", "via", gateway); err != nil {
+		p.t.Fatalf("default route of edge %d: %v: %s", i, err, out)
+	}
+	if out, err := p.edges[i].Run(p.ctx, "ip", "route", "get", lan); err == nil {
+		p.t.Errorf("%s, edge %d has the route %q to %s", when, i, out, lan)
+	}
+	if out, err := p.edges[i].Run(p.ctx, "ip", "route", "del", "default"); err != nil {
+		p.t.Fatalf("default route of edge %d: %v: %s", i, err, out)
 	}
 }
 

@@ -8,6 +8,11 @@
 //
 //	ip route show proto 83
 //
+// Behind each route is a guard of type unreachable: when the interface goes with an
+// agent in user space that is killed, packets that were to be protected do not leave by
+// the default gateway in clear (RFC 4301, Section 5.1). Guards stay until the next
+// agent knows better, or an agent ends in order.
+//
 // It never touches a route, address, rule or firewall entry of somebody else,
 // and never decides which routes there should be.
 //

@@ -111,6 +111,58 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestGuards: where the interface goes, as it does with a process in user space that is
+// killed, what was routed into it goes nowhere, and not to the default gateway.
+func TestGuards(t *testing.T) {
+	h := inNamespace(t)
+	wan := iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")
+	defaultVia(t, h, wan, "192.0.2.1", 0)
+	defaultVia(t, h, wan, "2001:db8::1", 2048)
+	prefixes := []string{"10.2.0.0/24", "2001:db8:2::/48"}
+	far := []string{"10.2.0.9", "2001:db8:2::9"}
+	through := func(i int) string {
+		t.Helper()
+		routes, err := h.nl.RouteGet(net.ParseIP(far[i]))
+		if err != nil || len(routes) == 0 {
+			return "nothing"
+		}
+		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
+		must(t, err)
+		return link.Attrs().Name
+	}
+	var want []Route
+	for i, p := range prefixes {
+		want = append(want, Route{Prefix: netip.MustParsePrefix(p)})
+		if got := through(i); got != "eth0" {
+			t.Fatalf("before there is a tunnel %s goes through %s", p, got)
+		}
+	}
+	all := func(when, name string) {
+		t.Helper()
+		for i, p := range prefixes {
+			if got := through(i); got != name {
+				t.Errorf("%s %s goes through %s, want %s", when, p, got, name)
+			}
+		}
+	}
+	for range 2 {
+		tun := iface(t, h, "swan0")
+		must(t, h.SetRoutes("swan0", want))
+		all("with a tunnel", "swan0")
+		must(t, h.nl.LinkDel(tun))
+		all("after the process was killed", "nothing")
+		must(t, h.Flush("swan0"))
+		all("when the next one begins", "nothing")
+	}
+	iface(t, h, "swan0")
+	must(t, h.SetRoutes("swan0", want), h.SetRoutes("swan0", want[:1]))
+	if a, b := through(0), through(1); a != "swan0" || b != "eth0" {
+		t.Errorf("with the first prefix alone: %s and %s", a, b)
+	}
+	must(t, h.Flush("swan0"), h.RemoveGuards())
+	all("at an orderly end", "eth0")
+}
+
 // A route of somebody else is neither taken over nor removed.
 func TestRouteInTheWay(t *testing.T) {
 	h := inNamespace(t)
@@ -122,7 +174,7 @@ func TestRouteInTheWay(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "dev eth0") || !strings.Contains(err.Error(), "10.2.0.0/24") {
 		t.Errorf("SetRoutes = %v, want the route that is in the way", err)
 	}
-	must(t, h.Flush("swan0"), h.Flush("gone0"))
+	must(t, h.Flush("swan0"), h.Flush("gone0"), h.RemoveGuards())
 	list, err := h.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Dst: ipNet(p)}, netlink.RT_FILTER_DST)
 	if err != nil || len(list) != 1 {
 		t.Errorf("the other's route: %v, %v", list, err)

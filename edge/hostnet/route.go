@@ -28,9 +28,9 @@ type Route struct {
 	Source netip.Addr
 }
 
-// SetRoutes makes want the edge's routes through the interface: first what is
-// new or different is set, then what is too many is removed. It goes on after
-// an error and returns all of them.
+// SetRoutes makes want the edge's routes through the interface, and puts a guard behind
+// each: first what is new or different is set, then what is too many is removed. It goes
+// on after an error and returns all of them.
 func (h *Host) SetRoutes(name string, want []Route) error {
 	link, err := h.nl.LinkByName(name)
 	if err != nil {
@@ -40,7 +40,7 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{h.setGuards(want)}
 	wanted := map[netip.Prefix]bool{}
 	for _, r := range slices.SortedFunc(slices.Values(want), compareRoutes) {
 		wanted[r.Prefix] = true
@@ -58,17 +58,27 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 			errs = append(errs, fmt.Errorf("remove route %s dev %s: %w", prefix, name, privileged(err)))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, h.removeGuards(wanted))...)
 }
 
-// Flush removes all of the edge's routes through the interface. It is no error
-// if there is no such interface: its routes went with it.
+// Flush removes the edge's routes through the interface, and leaves the guards. It is no
+// error if there is no such interface: its routes went with it.
 func (h *Host) Flush(name string) error {
+	link, err := h.nl.LinkByName(name)
 	var missing netlink.LinkNotFoundError
-	if _, err := h.nl.LinkByName(name); errors.As(err, &missing) {
+	if errors.As(err, &missing) {
 		return nil
 	}
-	return h.SetRoutes(name, nil)
+	if err != nil {
+		return fmt.Errorf("find interface %s: %w", name, err)
+	}
+	have, err := h.own(link)
+	for prefix, r := range have {
+		if e := h.nl.RouteDel(message(link, r)); e != nil && !errors.Is(e, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("remove route %s dev %s: %w", prefix, name, privileged(e)))
+		}
+	}
+	return err
 }
 
 // own returns the edge's routes through the interface.

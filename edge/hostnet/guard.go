@@ -1,0 +1,74 @@
+package hostnet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// guardPriority is the metric of guards: behind every other route.
+const guardPriority = 1 << 30
+
+// A guard is a route of the type unreachable behind one into the tunnel interface. When
+// the interface goes, and its routes with it, it keeps packets that were to be protected
+// from the default gateway (RFC 4301, Section 5.1). For a default route there can be none,
+// as the host's own is before it.
+
+// setGuards adds what is missing of the guards of routes.
+func (h *Host) setGuards(routes []Route) error {
+	have, err := h.guards()
+	errs := []error{err}
+	for _, r := range routes {
+		if have[r.Prefix] || r.Prefix.Bits() == 0 {
+			continue
+		}
+		if err := h.nl.RouteReplace(guard(r.Prefix)); err != nil {
+			errs = append(errs, fmt.Errorf("set guard of route %s: %w", r.Prefix, privileged(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// RemoveGuards removes all guards, at an orderly end.
+func (h *Host) RemoveGuards() error { return h.removeGuards(nil) }
+
+func (h *Host) removeGuards(but map[netip.Prefix]bool) error {
+	have, err := h.guards()
+	errs := []error{err}
+	for prefix := range have {
+		if but[prefix] {
+			continue
+		}
+		if err := h.nl.RouteDel(guard(prefix)); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("remove guard of route %s: %w", prefix, privileged(err)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// guards returns the prefixes that have one, also of an earlier run.
+func (h *Host) guards() (map[netip.Prefix]bool, error) {
+	filter := &netlink.Route{Protocol: RouteProtocol, Type: unix.RTN_UNREACHABLE, Table: unix.RT_TABLE_MAIN}
+	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, filter,
+		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return nil, fmt.Errorf("list guards of routes: %w", err)
+	}
+	out := map[netip.Prefix]bool{}
+	for _, r := range list {
+		if prefix, ok := prefixOf(r.Dst, r.Family); ok {
+			out[prefix] = true
+		}
+	}
+	return out, nil
+}
+
+func guard(p netip.Prefix) *netlink.Route {
+	return &netlink.Route{
+		Dst: ipNet(p), Family: family(p), Table: unix.RT_TABLE_MAIN,
+		Type: unix.RTN_UNREACHABLE, Protocol: RouteProtocol, Priority: guardPriority,
+	}
+}
