@@ -109,7 +109,7 @@ func (a *agent) open() error {
 	}
 	_, streams := a.plane.(dataplane.StreamPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
-		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), NoTCP: !streams,
+		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), NoTCP: !streams, Queues: a.plane.Workers(),
 		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})

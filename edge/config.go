@@ -33,6 +33,9 @@ type Config struct {
 	Uplinks []*swanherdv1.Uplink
 	// DataPlane is what the operator asks for.
 	DataPlane DataPlane
+	// Workers is how many goroutines of the userspace data plane move packets in
+	// each direction; 0 is one for every two processors.
+	Workers int
 	// Interface is the name of the tunnel interface.
 	Interface string
 	// IKEPort is where the agent answers IKE without encapsulation; 0: nowhere.

@@ -53,6 +53,8 @@ func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason strin
 type hostPlane interface {
 	dataplane.Plane
 	Interface() string
+	// Workers is how many processors carry packets, each with SAs of its own.
+	Workers() int
 	// Failed gets an error when it can move packets no more.
 	Failed() <-chan error
 }
@@ -71,7 +73,7 @@ func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, er
 	if err := xfrm.Remove(c.Interface); err != nil {
 		return nil, err
 	}
-	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Logger: logger})
+	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Logger: logger})
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,8 @@ type interopCase struct {
 	// kernel has our ESP be that of the kernel, native ours go without UDP;
 	// transport has the gateways protect what they themselves say to each other.
 	kernel, native, transport bool
+	// queues is how many Child SAs share the traffic of each child, 1 if 0.
+	queues int
 	// Children, "net" if none are named; see lans.
 	children []string
 	// What else is set: of our tunnel and engine; lines of strongswan.conf,
@@ -173,7 +175,7 @@ func newRun(t testing.TB, c interopCase) *run {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	x := &run{interopCase: c.withDefaults(), t: t, ctx: ctx, dir: dir, hosts: map[string]*lab.Namespace{}}
-	x.childCount = len(x.children)
+	x.childCount = len(x.children) * max(1, x.queues)
 	x.network()
 	return x
 }
@@ -220,11 +222,11 @@ func (x *run) expectFailure() {
 
 // startOurs runs our engine without a tunnel, and routes into it.
 func (x *run) startOurs() {
-	start := startGateway
 	if x.kernel {
-		start = startKernelGateway
+		x.gateway = startKernelGateway(x.t, x.hosts["ours"], x.engine)
+	} else {
+		x.gateway = startWorkersGateway(x.t, x.hosts["ours"], x.queues, x.engine)
 	}
-	x.gateway = start(x.t, x.hosts["ours"], x.engine)
 	if x.transport {
 		if !x.kernel {
 			x.must(x.hosts["ours"].Intercept(netip.MustParseAddr(theirPublic), "swan0", gatewayMark))
@@ -419,7 +421,7 @@ func (x *run) configure() {
 	for _, name := range x.children {
 		l := x.lan(ours, name)
 		x.config.Children = append(x.config.Children, ike.ChildConfig{
-			Name: name, Proposals: []suite.ESPProposal{x.parseESP(x.esp)}, Mode: x.mode(),
+			Name: name, Proposals: []suite.ESPProposal{x.parseESP(x.esp)}, Mode: x.mode(), Queues: x.queues,
 			LocalTS:  []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.own))},
 			RemoteTS: []ts.Selector{ts.FromPrefix(netip.MustParsePrefix(l.far))},
 		})

@@ -34,8 +34,14 @@ const gatewayMark = 4500
 // test.
 func startGateway(t testing.TB, ns *lab.Namespace, edit func(*engine.Config)) *gateway {
 	t.Helper()
+	return startWorkersGateway(t, ns, 0, edit)
+}
+
+// startWorkersGateway does so with a number of workers.
+func startWorkersGateway(t testing.TB, ns *lab.Namespace, workers int, edit func(*engine.Config)) *gateway {
+	t.Helper()
 	return startGatewayOn(t, ns, func(logger *slog.Logger) (gatewayPlane, error) {
-		return userspace.New(userspace.Config{Logger: logger, Mark: gatewayMark})
+		return userspace.New(userspace.Config{Logger: logger, Mark: gatewayMark, Workers: workers})
 	}, edit)
 }
 

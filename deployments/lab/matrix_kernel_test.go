@@ -44,6 +44,17 @@ func TestInteropKernel(t *testing.T) {
 	runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
 }
 
+// TestInteropQueues has several Child SAs share the traffic of the same selectors (RFC
+// 9611) with strongSwan, which has one for all of its processors and one for each of
+// the two: as many as we have. Its kernel wants one for each that sends.
+func TestInteropQueues(t *testing.T) {
+	if inGuest() {
+		runCases(t, []interopCase{{name: "queues", queues: 3, native: true, child: "        per_cpu_sas = yes", steps: eachRekey()}}, newKernelCharonPeer)
+		return
+	}
+	runInGuest(t, lab.KernelNewDir, lab.TreeStrongSwan)
+}
+
 // newKernelCharonPeer is the strongSwan of the root.
 func newKernelCharonPeer(x *run) peer {
 	p := newCharonPeer(lab.Tree{})(x).(*charonPeer)

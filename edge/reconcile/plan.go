@@ -36,6 +36,8 @@ type Environment struct {
 	Source4, Source6 netip.Addr
 	// NoTCP: the data plane sends no ESP in TCP.
 	NoTCP bool
+	// Queues is how many Child SAs can share the traffic of one child (RFC 9611).
+	Queues int
 	// Patience is how long a tunnel that is to wait for its peer waits before
 	// it initiates itself.
 	Patience time.Duration

@@ -57,8 +57,9 @@ type Config struct {
 	Uplinks func() []*swanherdv1.Uplink
 	// Identity is the enrolled identity of now, nil without one.
 	Identity func() *state.Identity
-	// NoTCP: the data plane sends no ESP in TCP.
+	// NoTCP and Queues are as in Environment.
 	NoTCP  bool
+	Queues int
 	Logger *slog.Logger
 }
 
@@ -223,7 +224,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
-	env := Environment{Uplinks: r.cfg.Uplinks(), NoTCP: r.cfg.NoTCP, Patience: r.patience, CheckRevoked: r.revoked.Check}
+	env := Environment{Uplinks: r.cfg.Uplinks(), NoTCP: r.cfg.NoTCP, Queues: r.cfg.Queues, Patience: r.patience, CheckRevoked: r.revoked.Check}
 	for _, up := range env.Uplinks {
 		if mtu, err := r.cfg.Host.MTU(up.GetInterface()); err == nil && (env.UplinkMTU == 0 || mtu < env.UplinkMTU) {
 			env.UplinkMTU = mtu

@@ -267,6 +267,7 @@ func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.Chil
 		RekeyTime:    b.duration(field+".rekey_time", in.GetRekeyTime(), 0),
 		RekeyBytes:   in.GetRekeyBytes(),
 		ReplayWindow: int(in.GetReplayWindow()),
+		Queues:       b.env.Queues,
 	}
 	if c.ReplayWindow == 0 {
 		c.ReplayWindow = defaultReplayWindow

@@ -16,6 +16,10 @@ type SA struct {
 	Direction Direction
 	Tunnel    string // the owner: the unique name of its tunnel
 	Child     string // the child's name within the tunnel; stays over rekeys
+	// Queue tells outbound SAs of one child apart that share its traffic (RFC
+	// 9611): those of different queues are used side by side, by different
+	// processors, and of each queue the one installed last.
+	Queue int
 	// PeerSPI is, on an outbound SA, the SPI of the inbound SA of the same
 	// pair, and the other way about. 0 if there is none (yet).
 	PeerSPI uint32

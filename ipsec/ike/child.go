@@ -1,6 +1,7 @@
 package ike
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -41,7 +42,12 @@ type childSA struct {
 	inbound, outbound uint32 // SPIs
 	suite             suite.ESPSuite
 	mode              dataplane.Mode
-	noTFC             bool // as in childSpec
+	noTFC             bool   // as in childSpec
+	first             string // child of the data plane, and
+	queue             int    // queue there
+	shared            bool   // the peer has several as well
+	full              bool   // but no more further ones than
+	most              int    // these
 	localTS, remoteTS []ts.Selector
 	at                route  // where the data plane has it, zero if that is not known
 	outboundKey       []byte // until promoted
@@ -109,6 +115,7 @@ type childSpec struct {
 	suite             suite.ESPSuite
 	mode              dataplane.Mode
 	noTFC             bool // the peer takes no padding against traffic analysis
+	shared            bool // both ends have several for these selectors
 	localTS, remoteTS []ts.Selector
 	initiator         bool // of the exchange
 	lowestNonce       []byte
@@ -127,9 +134,13 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 	}
 	c := &childSA{
 		t: t, ike: sa, name: spec.cfg.Name, inbound: spec.inbound, outbound: spec.outbound,
+		first: cmp.Or(spec.cfg.first, spec.cfg.Name), queue: spec.cfg.queue, shared: spec.shared,
 		suite: spec.suite, mode: spec.mode, noTFC: spec.noTFC, localTS: spec.localTS, remoteTS: spec.remoteTS,
 		outboundKey: out, initiator: spec.initiator, lowestNonce: spec.lowestNonce, replaces: spec.replaces,
 		madeOn: sa, ready: spec.initiator,
+	}
+	if old := spec.replaces; old != nil {
+		c.shared = c.shared || old.shared
 	}
 	t.setLifetime(c, spec.cfg)
 	c.at = sa.endpoints()
@@ -177,7 +188,7 @@ func (c *childSA) takeOutbound() []dataplane.Op {
 func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 	at := c.ike.endpoints()
 	sa := dataplane.SA{
-		Tunnel: c.t.cfg.Name, Child: c.name, Direction: d, Mode: c.mode,
+		Tunnel: c.t.cfg.Name, Child: c.first, Queue: c.queue, Direction: d, Mode: c.mode,
 		Local: at.local, Remote: at.remote, TCP: at.tcp, Suite: c.suite, Key: key,
 		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
 	}

@@ -36,7 +36,7 @@ func answerPayloads(spec childSpec, answer wire.Proposal, nonce, public []byte) 
 		payloads = append(payloads, &wire.KE{Group: spec.suite.KeyExchange, Data: public})
 	}
 	payloads = append(payloads, ts.ToWire(true, spec.remoteTS), ts.ToWire(false, spec.localTS))
-	return appendMode(payloads, spec.mode)
+	return append(appendMode(payloads, spec.mode), spec.resourceInfo()...)
 }
 
 func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
@@ -91,7 +91,7 @@ func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESP
 		}
 		return spec, modeMismatch(cfg.Mode, theirs, fmt.Sprintf("peer answers with another mode than %s", cfg.Mode))
 	}
-	spec.mode, spec.noTFC = cfg.Mode, refusesTFC(m)
+	spec.mode, spec.noTFC, spec.shared = cfg.Mode, refusesTFC(m), cfg.shares() && sharesResource(m)
 	return spec, nil
 }
 
@@ -163,9 +163,10 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		return childSpec{}, unacceptable(err)
 	}
 	var best childSpec
+	taken := false // by a further Child SA, what else would do
 	for i := range t.cfg.Children {
 		cfg := &t.cfg.Children[i]
-		if old != nil && old.name != cfg.Name {
+		if old != nil && old.name != cfg.Name || old == nil && !mayBe(m, cfg) {
 			continue
 		}
 		l, r := sa.seenFor(cfg, local, remote)
@@ -173,10 +174,17 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 		if len(l) == 0 || len(r) == 0 {
 			continue
 		}
+		if old == nil && cfg.queue > 0 && sa.further(cfg.Name) != nil {
+			taken = true
+			continue
+		}
 		// Prefer what fits wholly, and what has no SA yet.
 		if best.cfg == nil || t.fit(cfg, l, r) > t.fit(best.cfg, best.localTS, best.remoteTS) {
 			best = childSpec{cfg: cfg, localTS: l, remoteTS: r}
 		}
+	}
+	if best.cfg == nil && taken {
+		return best, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyTSMaxQueue, Err: errEnough}
 	}
 	if best.cfg == nil {
 		return best, unacceptable(&mismatch{
@@ -184,6 +192,7 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 			text: "no Child SA is configured for " + selectorText(local, remote),
 		})
 	}
+	best.shared = best.cfg.shares() && sharesResource(m)
 	// RFC 7296, Section 2.9.2: rekeying does not narrow.
 	if old != nil && !(ts.Covers(best.localTS, old.localTS) && ts.Covers(best.remoteTS, old.remoteTS)) {
 		return best, unacceptable(&mismatch{
@@ -203,6 +212,8 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 // refusesTFC reports whether the peer takes no TFC padding on the Child SA that m
 // makes. This host does (RFC 7296, Section 1.3.1).
 func refusesTFC(m *message) bool { return m.notify(wire.NotifyESPTFCPaddingNotSupported) != nil }
+
+var errEnough = errors.New("peer wants more Child SAs for the same selectors than this end has queues")
 
 var errTransportRefused = modeMismatch(dataplane.Transport, dataplane.Tunnel, "peer does not ask for transport mode, which is configured")
 

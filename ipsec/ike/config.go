@@ -176,6 +176,14 @@ type ChildConfig struct {
 	TFC   dataplane.TFC
 	Start StartAction
 
+	// Queues is how many Child SAs share the traffic, at most, so that as many
+	// processors carry it (RFC 9611); 0 and 1 are one. It takes a peer that has
+	// several too, and a data plane with dataplane.SA.Queue.
+	Queues int
+	// A further Child SA is for another queue, and of the child with that name.
+	queue int
+	first string
+
 	// RekeyTime replaces Timing.RekeyChild if not zero. RekeyBytes and
 	// RekeyPackets rekey by volume; 0 means no limit.
 	RekeyTime    time.Duration
@@ -316,6 +324,9 @@ var (
 	usualTiming = Timing{}.withDefaults()
 )
 
+// maxQueues bounds the Child SAs that share traffic.
+const maxQueues = 64
+
 func (c Config) withDefaults() Config {
 	if c.NATPort == 0 {
 		c.NATPort = DefaultNATPort
@@ -329,6 +340,7 @@ func (c Config) withDefaults() Config {
 			c.Children[i].Proposals = usualESP
 		}
 	}
+	c.Children = withQueues(c.Children)
 	c.TCP = c.TCP.withDefaults()
 	c.Timing = c.Timing.withDefaults()
 	return c
@@ -375,6 +387,9 @@ func (c Config) validate() error {
 			return fmt.Errorf("tunnel %s: child %s: %w", c.Name, ch.Name, err)
 		}
 		names[ch.Name] = true
+		if ch.Queues < 0 || ch.Queues > maxQueues {
+			return fmt.Errorf("tunnel %s: child %s: %d queues: choose 0 to %d", c.Name, ch.Name, ch.Queues, maxQueues)
+		}
 		for i, p := range ch.Proposals {
 			if err := p.Validate(); err != nil {
 				return fmt.Errorf("tunnel %s: child %s: ESP proposal %d (%s): %w", c.Name, ch.Name, i+1, p, err)

@@ -429,6 +429,7 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 	if cfg := a.cfg; cfg != nil {
 		a.localTS, a.remoteTS = t.proposedTS(cfg.Name, cfg.LocalTS, cfg.RemoteTS)
 		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, a.localTS, a.remoteTS, cfg.Mode)...)
+		payloads = append(payloads, resourceInfo(cfg)...)
 	}
 	sa.state = stateAuth
 	sa.active = a

@@ -67,6 +67,25 @@ func (w *world) each(find func(*node) string) string {
 	return ""
 }
 
+// nameOf is the name of the Child SA that an SA of the data plane belongs to.
+func nameOf(sa dataplane.SA) string {
+	if sa.Queue == 0 {
+		return sa.Child
+	}
+	return fmt.Sprintf("%s#%d", sa.Child, sa.Queue)
+}
+
+// furtherWanted is how many further Child SAs there are when all is at rest: as many as
+// both ends have queues for.
+func (n *node) furtherWanted() (wanted int) {
+	for _, ch := range n.t.cfg.Children {
+		if theirs := n.peer().t.cfg.child(ch.Name); theirs != nil && ch.queue == 0 {
+			wanted += max(1, min(ch.Queues, theirs.Queues)) - 1
+		}
+	}
+	return wanted
+}
+
 func (w *world) nodes() []*node { return []*node{w.a, w.b} }
 
 // findTwoSenders: one IKE SA is in charge once its initial exchanges are over,
@@ -84,7 +103,7 @@ func (w *world) findTwoSenders() string {
 		}
 		senders := map[string]int{}
 		for _, spi := range slices.Sorted(maps.Keys(n.out)) {
-			name := n.out[spi].Child
+			name := nameOf(n.out[spi])
 			if senders[name]++; senders[name] > 1 {
 				return "sends on two Child SAs " + name
 			}
@@ -242,6 +261,9 @@ func (w *world) findUnprotected() string {
 			return ""
 		}
 		for _, ch := range n.t.cfg.Children {
+			if ch.queue > 0 {
+				continue
+			}
 			if _, ok := n.policies[ch.Name]; !ok && !n.plansPolicy(ch.Name) {
 				return "has no policy for " + ch.Name
 			}
@@ -333,7 +355,7 @@ func (w *world) noteGaps() {
 // nothing.
 func (n *node) blackHole(child string) string {
 	for _, spi := range slices.Sorted(maps.Keys(n.out)) {
-		if n.out[spi].Child != child {
+		if nameOf(n.out[spi]) != child {
 			continue
 		}
 		if _, ok := n.peer().in[spi]; !ok {
@@ -399,6 +421,7 @@ func (n *node) unrest() []string {
 	if established != 1 {
 		complain("has %d IKE SAs, want 1", established)
 	}
+	wanted, further := n.furtherWanted(), 0
 	for _, ch := range n.t.cfg.Children {
 		live := 0
 		for _, c := range n.t.children {
@@ -406,12 +429,23 @@ func (n *node) unrest() []string {
 				live++
 			}
 		}
+		switch {
+		case ch.queue > 0 && live == 0:
+			continue
+		case ch.queue > 0:
+			further++
+		default:
+			wanted++
+		}
 		if live != 1 || !n.t.hasSender(ch.Name) {
 			complain("has %d Child SAs %s, want 1 that sends", live, ch.Name)
 		}
 	}
-	if len(n.out) != len(n.t.cfg.Children) {
-		complain("has %d outbound SAs in the data plane, want %d", len(n.out), len(n.t.cfg.Children))
+	if want := n.furtherWanted(); further != want {
+		complain("has %d further Child SAs, want %d", further, want)
+	}
+	if len(n.out) != wanted {
+		complain("has %d outbound SAs in the data plane, want %d", len(n.out), wanted)
 	}
 	spis := map[wire.SPI]bool{} // those of one attempt share theirs
 	for _, sa := range n.t.sas {

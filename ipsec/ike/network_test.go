@@ -98,7 +98,7 @@ func (n *node) packets(each func(p *packet, lost string)) {
 		n.lastOut = n.now()
 		n.w.lastSequence++
 		p := &packet{from: n, to: n.peer(), dst: out.Remote, esp: spi, sequence: n.w.lastSequence, sent: n.w.now}
-		p.promised = n.w.lossless && n.w.flowed[n.name+" "+out.Child]
+		p.promised = n.w.lossless && n.w.flowed[n.name+" "+nameOf(out)]
 		var lost string
 		if p.tcp = out.TCP; p.tcp {
 			p.src, lost = n.w.leaveByTCP(route{out.Local, out.Remote, true})

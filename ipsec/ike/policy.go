@@ -23,6 +23,9 @@ func (t *Tunnel) setPolicies(children []ChildConfig) {
 	var ops []dataplane.Op
 	var names []string
 	for _, ch := range children {
+		if ch.queue > 0 {
+			continue // that of the first serves
+		}
 		names = append(names, ch.Name)
 		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
 			Tunnel: t.cfg.Name, Child: ch.Name,

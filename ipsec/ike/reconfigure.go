@@ -72,10 +72,15 @@ func (t *Tunnel) endChildren(name string) {
 }
 
 // outdateChildren has the Child SAs of a name replaced: a new one is made first,
-// and deletes them when it is up.
+// and deletes them when it is up. Further ones go at once and come again after the
+// first: the peer may have no queue free for one more.
 func (t *Tunnel) outdateChildren(name string) {
 	for _, c := range t.children {
-		if c.name == name && c.live() {
+		switch {
+		case c.name != name || !c.live():
+		case c.queue > 0:
+			c.end(ReasonReconfigured)
+		default:
 			c.redundant = true
 			c.endAt = t.now.Add(redundantTime)
 		}

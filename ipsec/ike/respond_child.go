@@ -123,7 +123,9 @@ func (sa *ikeSA) makesChild() bool {
 }
 
 func (sa *ikeSA) refuseChild(m *message, err *Error) {
-	sa.t.report(err)
+	if err.Notify != wire.NotifyTSMaxQueue { // no fault: the peer asks for as many as it could use
+		sa.t.report(err)
+	}
 	sa.refuse(m, err.Notify, nil)
 }
 

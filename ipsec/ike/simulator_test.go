@@ -226,6 +226,9 @@ func (s *simulator) badConfig() []string {
 	if r.IntN(4) == 0 {
 		line = append(line, "ppk=(one,two)", "b.ppk=(two,three)")
 	}
+	if r.IntN(4) == 0 {
+		line = append(line, fmt.Sprintf("a.queues=%d", 2+r.IntN(3)), fmt.Sprintf("b.queues=%d", 1+r.IntN(4)))
+	}
 	return append(line, s.several()...)
 }
 

@@ -24,7 +24,8 @@ func (t *Tunnel) state() State {
 	case t.primary() != nil:
 		for i := range t.slots {
 			s := &t.slots[i]
-			if (t.cfg.Children[i].Start == StartNow || s.acquired) && !t.hasSender(s.name) {
+			ch := &t.cfg.Children[i]
+			if ch.queue == 0 && (ch.Start == StartNow || s.acquired) && !t.hasSender(s.name) {
 				return StatePartial
 			}
 		}

@@ -111,6 +111,8 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			if v == "transport" {
 				c.Children[0].Mode = dataplane.Transport
 			}
+		case "queues":
+			c.Children[0].Queues, _ = strconv.Atoi(v)
 		case "childless":
 			c.Childless = map[string]Childless{"prefer": ChildlessPrefer, "force": ChildlessForce, "never": ChildlessNever}[v]
 		case "gateways":

@@ -2,6 +2,7 @@ package ike
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -544,7 +545,11 @@ func (s *story) plane(n *node) {
 				spi = c.outbound
 			}
 			if sa, ok := m[spi]; ok {
-				s.w.note("%s %x %s %s -> %s %s %v %v\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS)
+				queue := ""
+				if sa.Queue > 0 {
+					queue = fmt.Sprintf(" queue %d", sa.Queue)
+				}
+				s.w.note("%s %x %s %s -> %s %s %v %v%s\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS, queue)
 			}
 		}
 	}

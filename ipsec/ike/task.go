@@ -131,7 +131,10 @@ func (t *Tunnel) missingChild(sa *ikeSA) *ChildConfig {
 	}
 	for i := range t.slots {
 		s, cfg := &t.slots[i], &t.cfg.Children[i]
-		if t.hasLive(s.name) || cfg.Start == StartOnTraffic && !s.acquired || sa.peerMakesChild(s.name) {
+		if t.hasLive(s.name) || sa.peerMakesChild(s.name) {
+			continue
+		}
+		if cfg.queue > 0 && !sa.wantsFurther(cfg) || cfg.queue == 0 && cfg.Start == StartOnTraffic && !s.acquired {
 			continue
 		}
 		at := s.notBefore

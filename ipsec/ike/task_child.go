@@ -72,6 +72,9 @@ func (c *createChildTask) failed(err *Error) {
 		t.childUp(c.passive) // the peer has made it
 		return
 	}
+	if c.sa.enough(c.cfg, err) {
+		return
+	}
 	if err.Remote && err.Notify == wire.NotifyTemporaryFailure {
 		t.slot(c.cfg.Name).delay(t.now.Add(t.retryDelay()))
 		c.sa.refusedForNow(err)
@@ -181,6 +184,7 @@ func (x *childExchange) send() {
 		payloads = append(payloads, x.sa.requestInternal()...)
 	}
 	payloads = append(payloads, childPayloads(x.cfg.Proposals, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg.Mode)...)
+	payloads = append(payloads, resourceInfo(x.cfg)...)
 	x.sa.ask(wire.ExchangeCreateChildSA, payloads, x.answered)
 }
 

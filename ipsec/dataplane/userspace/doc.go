@@ -38,6 +38,7 @@
 // filter gives it the SPIs of one remainder. Whoever moves packets of an SA holds it
 // until they have left, so that they keep their order, on the wire and behind it: one
 // SA is the work of one processor at a time, different SAs are of as many as there are.
+// A child may have an SA for each worker ([dataplane.SA.Queue]).
 //
 // ESP without UDP, and AH, have raw sockets, one for each family and protocol, and a
 // goroutine that reads each. The kernel neither segments nor merges there: a system
@@ -75,7 +76,7 @@
 // to the transmitter or receiver that holds it. A transmitter that has to wait for an
 // SA first sends all that it has, and a receiver holds one at a time.
 // Apply publishes changes to them by atomic pointers: a persistent trie of
-// policies, a table of SPIs, the current SA of each child, the endpoint of each
+// policies, a table of SPIs, the SAs that carry each child, the endpoint of each
 // SA. Everything else is guarded by the plane's lock, which neither of them takes.
 //
 // # Standards

@@ -94,7 +94,7 @@ func (t *transmitter) giveUp(now time.Time) {
 func (t *transmitter) sendKept() {
 	t.arrived.Store(false)
 	t.giveUp(time.Now())
-	for _, b := range t.kept.take(func(w *waiting) bool { return w.child.current.Load() != nil }) {
+	for _, b := range t.kept.take(func(w *waiting) bool { return w.child.carriers.Load() != nil }) {
 		t.take(b)
 	}
 }

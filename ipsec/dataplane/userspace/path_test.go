@@ -293,7 +293,7 @@ func (b *pathBench) sealAll(t testing.TB, packet []byte) (sealed []byte, size in
 	if s.v6 {
 		next = esp.NextHeaderIPv6
 	}
-	out := b.plane.children[childKey{"t", "c"}].current.Load().esp
+	out := b.plane.children[childKey{"t", "c"}].carrier(0).esp
 	for seg := s.next(); seg != nil; seg = s.next() {
 		if size == 0 {
 			size = out.SealedLen(len(seg))

@@ -180,6 +180,9 @@ func (p *Plane) Name() string { return "userspace" }
 // Interface returns the name of the TUN interface, for routes.
 func (p *Plane) Interface() string { return p.device.name }
 
+// Workers returns how many goroutines move packets in each direction.
+func (p *Plane) Workers() int { return len(p.transmitters) }
+
 // ListenAddr returns where ESP in UDP and IKE arrive.
 func (p *Plane) ListenAddr() netip.AddrPort { return p.socket.local }
 

@@ -1,8 +1,10 @@
 package userspace
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -116,29 +118,46 @@ type outboundSA struct {
 	narrow atomic.Bool
 }
 
-// child is one child of a tunnel: its policy and its outbound SAs, the one that
-// carries the traffic last. Fields but current belong to the holder of the
-// plane's lock.
+// child is one child of a tunnel: its policy and its outbound SAs in the order of their
+// installation. Fields but carriers belong to the holder of the plane's lock.
 type child struct {
 	tunnel, name string
 	policy       *policy // nil if there is none
 	discards     atomic.Bool
 	spec         dataplane.Policy
 	outbound     []*outboundSA
-	current      atomic.Pointer[outboundSA]
+	carriers     atomic.Pointer[[]*outboundSA] // of each queue that which carries its traffic; never empty
 
 	acquired moment // when Acquire was last raised
 }
 
-// choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8).
+// choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8), in each
+// queue (RFC 9611).
 func (c *child) choose() {
 	c.discards.Store(c.spec.Action == dataplane.Discard)
-	var sa *outboundSA
-	if n := len(c.outbound); n > 0 && c.spec.Action == dataplane.Protect {
-		sa = c.outbound[n-1]
-		sa.narrow.Store(c.policy == nil || !sa.selectors.equal(&c.policy.selectors))
+	var carriers []*outboundSA
+	for _, sa := range slices.Backward(c.outbound) {
+		same := func(o *outboundSA) bool { return o.config.Queue == sa.config.Queue }
+		if c.spec.Action == dataplane.Protect && !slices.ContainsFunc(carriers, same) {
+			sa.narrow.Store(c.policy == nil || !sa.selectors.equal(&c.policy.selectors))
+			carriers = append(carriers, sa)
+		}
 	}
-	c.current.Store(sa)
+	if carriers == nil {
+		c.carriers.Store(nil)
+		return
+	}
+	slices.SortFunc(carriers, func(a, b *outboundSA) int { return cmp.Compare(a.config.Queue, b.config.Queue) })
+	c.carriers.Store(&carriers)
+}
+
+// carrier is the SA for what one worker sends, nil if there is none.
+func (c *child) carrier(worker int) *outboundSA {
+	all := c.carriers.Load()
+	if all == nil {
+		return nil
+	}
+	return (*all)[worker%len(*all)]
 }
 
 // keepTime raises the events of an SA's limits in time. The callbacks find it gone

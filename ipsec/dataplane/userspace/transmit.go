@@ -230,7 +230,7 @@ func (t *transmitter) find(f *flow, b []byte) *outboundSA {
 		return nil
 	}
 	c := p.child
-	sa := c.current.Load()
+	sa := c.carrier(t.worker)
 	if sa != nil && (!sa.narrow.Load() || sa.selectors.outbound(f)) {
 		return sa
 	}

@@ -151,6 +151,9 @@ func (p *Plane) Name() string { return "kernel" }
 // Interface is the name of the XFRM interface.
 func (p *Plane) Interface() string { return p.link.name }
 
+// Workers is 1: of several outbound SAs of a child, the kernel uses one.
+func (p *Plane) Workers() int { return 1 }
+
 // Events implements dataplane.Plane.
 func (p *Plane) Events() <-chan dataplane.Event { return p.events }
 
