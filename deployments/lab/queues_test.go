@@ -19,7 +19,7 @@ func TestEdgesShareTraffic(t *testing.T) {
 	p.writeCredentials()
 	p.start(0)
 	p.start(1)
-	p.check("at first")
+	p.awaitPing("the tunnel", p.agents[0], p.agents[1])
 	two := func(least int) func(in, out []int) bool {
 		return func(in, out []int) bool {
 			return len(in) == 2 && slices.Min(in) >= least && slices.Min(out) >= least

@@ -105,11 +105,12 @@ type Plane struct {
 	transmitters []*transmitter
 	streamed     streamReceiver
 
-	mu       sync.Mutex
-	closed   bool
-	reserved map[uint32]bool // inbound SPIs without an SA
-	sas      map[saKey]*association
-	children map[childKey]*child
+	mu        sync.Mutex
+	closed    bool
+	reserved  map[uint32]bool // inbound SPIs without an SA
+	allocated uint32          // how many SPIs were
+	sas       map[saKey]*association
+	children  map[childKey]*child
 }
 
 type childKey struct{ tunnel, name string }
@@ -221,7 +222,13 @@ func (p *Plane) AllocateSPI() (uint32, error) {
 	if p.closed {
 		return 0, dataplane.ErrClosed
 	}
-	spi := dataplane.NewSPI(func(spi uint32) bool { return p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil })
+	// The receivers take turns, so that what is allocated one after the other, as for
+	// the SAs of one child, is received by different ones; see sharePort.
+	receivers := uint32(len(p.socket.further) + 1)
+	p.allocated++
+	spi := dataplane.NewSPI(func(spi uint32) bool {
+		return spi%receivers != p.allocated%receivers || p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil
+	})
 	p.reserved[spi] = true
 	return spi, nil
 }

@@ -146,3 +146,25 @@ func TestReceiversBySPI(t *testing.T) {
 		}
 	}
 }
+
+// TestSPIsTakeTurns: SPIs that are allocated one after the other belong to different
+// receivers.
+func TestSPIsTakeTurns(t *testing.T) {
+	needNamespaces(t)
+	const workers = 3
+	p := newNamespace(t).plane(t, Config{Workers: workers})
+	if len(p.socket.further) != workers-1 {
+		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
+	}
+	last := uint32(workers)
+	for range 20 {
+		spi, err := p.AllocateSPI()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if last < workers && spi%workers != (last+1)%workers {
+			t.Errorf("SPI %08x of receiver %d after one of receiver %d", spi, spi%workers, last)
+		}
+		last = spi % workers
+	}
+}
