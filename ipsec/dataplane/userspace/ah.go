@@ -11,24 +11,6 @@ import (
 // itself, so that no kernel fragments the packet: what is too long is fragmented
 // before AH, as tunnel mode may (Section 3.3.4), or its sender is told.
 
-func newInboundSA(c esp.Config) (*inboundSA, error) {
-	if c.Suite.AH {
-		in, err := esp.NewAHInbound(c)
-		return &inboundSA{ah: in}, err
-	}
-	in, err := esp.NewInbound(c)
-	return &inboundSA{esp: in}, err
-}
-
-func newOutboundSA(c esp.Config) (*outboundSA, error) {
-	if c.Suite.AH {
-		out, err := esp.NewAHOutbound(c)
-		return &outboundSA{ah: out}, err
-	}
-	out, err := esp.NewOutbound(c)
-	return &outboundSA{esp: out}, err
-}
-
 // open checks and opens a packet: of AH with its IP header, of ESP without. In
 // transport mode the payload of AH is the whole packet, but for the AH.
 func (sa *inboundSA) open(b []byte, ah bool) (esp.Packet, error) {
@@ -58,32 +40,6 @@ func (sa *inboundSA) lost() uint64 {
 		return sa.ah.Missing()
 	}
 	return sa.esp.Missing()
-}
-
-// fits returns how long an inner packet, in transport mode with its IP header, may be
-// for the path of e, whose limit must be known.
-func fits(c *dataplane.SA, e *endpoint) int {
-	if c.Suite.AH {
-		return behindIP(c, e, int(e.path.limit.Load())-esp.AHLen(c.Suite, e.remote.Addr().Is6()))
-	}
-	return behindIP(c, e, esp.MaxPayload(c.Suite, int(e.path.limit.Load())))
-}
-
-// fits is the function, faster.
-func (sa *outboundSA) fits(e *endpoint) int {
-	if sa.ah != nil {
-		return fits(&sa.config, e)
-	}
-	return behindIP(&sa.config, e, sa.esp.MaxPayload(int(e.path.limit.Load())))
-}
-
-// behindIP adds the header that an inner packet of transport mode shares with the
-// outer one to the length n of its payload.
-func behindIP(c *dataplane.SA, e *endpoint, n int) int {
-	if n > 0 && c.Mode == dataplane.Transport {
-		n += e.headerLen()
-	}
-	return max(0, n)
 }
 
 // fragments reports whether a packet that is too long passes in fragments: of the

@@ -297,7 +297,7 @@ func (p *Plane) checkMove(op dataplane.UpdateEndpoints) error {
 			err = p.checkEndpoints(op.Local, op.Remote, op.TCP, true)
 		}
 		if sa.transport && (op.Local.Addr().Unmap() != sa.config.Local.Addr().Unmap() || op.Remote.Addr().Unmap() != sa.config.Remote.Addr().Unmap()) {
-			err = errors.New("SAs in transport mode stay with their addresses (RFC 4555, Section 3.6)")
+			err = errors.New("SAs in transport mode stay with their addresses (RFC 4555, Section 1.2)")
 		}
 	}
 	return err

@@ -52,21 +52,6 @@ func (p protocols) wantOnly(t *testing.T, protocol uint8) {
 	}
 }
 
-// wantNoDrops fails if any packet was dropped.
-func (x *tunnel) wantNoDrops() {
-	x.t.Helper()
-	for _, g := range []*gateway{x.a, x.b} {
-		for _, c := range g.Counters() {
-			if c.ReplayDrops+c.AuthFailures+c.SelectorDrops > 0 {
-				x.t.Errorf("an SA dropped packets: %+v", c)
-			}
-		}
-		if d := g.Drops(); d.Malformed+d.UnknownSPI+d.DeliverErrors+d.SendErrors+d.Unfit > 0 {
-			x.t.Errorf("packets were dropped: %+v", d)
-		}
-	}
-}
-
 // TestNative: ESP and AH as IP protocols of their own, in tunnel mode.
 func TestNative(t *testing.T) {
 	for _, tt := range []struct {
@@ -93,19 +78,7 @@ func TestNative(t *testing.T) {
 			}
 			x.a.outer, x.b.outer = netip.AddrPortFrom(tt.outerA, 0), netip.AddrPortFrom(tt.outerB, 0)
 			x.start()
-			for name, run := range map[string]func() error{
-				"ping IPv4": func() error { return x.ping(siteA.Addr(), siteB.Addr(), 20) },
-				"ping IPv6": func() error { return x.ping(siteA6.Addr(), siteB6.Addr(), 20) },
-				"TCP IPv4":  func() error { return x.exchange("tcp4", siteB.Addr(), 4<<20) },
-				"TCP IPv6":  func() error { return x.exchange("tcp6", siteB6.Addr(), 4<<20) },
-				"UDP IPv4":  func() error { return x.datagrams("udp4", siteB.Addr()) },
-				"UDP IPv6":  func() error { return x.datagrams("udp6", siteB6.Addr()) },
-			} {
-				if err := run(); err != nil {
-					t.Errorf("%s: %v; drops: %+v and %+v; counters %+v and %+v", name, err, x.a.Drops(), x.b.Drops(), x.a.Counters(), x.b.Counters())
-				}
-			}
-			x.wantNoDrops()
+			x.carriesAll(4 << 20)
 			seen().wantOnly(t, tt.protocol)
 		})
 	}
@@ -146,15 +119,11 @@ func TestTransport(t *testing.T) {
 			if tt.outerA.Is6() {
 				family = "6"
 			}
-			for name, run := range map[string]func() error{
+			x.succeed(map[string]func() error{
 				"ping": func() error { return x.ping(tt.outerA, tt.outerB, 20) },
 				"TCP":  func() error { return x.exchange("tcp"+family, tt.outerB, 4<<20) },
 				"UDP":  func() error { return x.datagramsOf("udp"+family, tt.outerA, tt.outerB, 1, 2, 7, 64, 500, 1300) },
-			} {
-				if err := run(); err != nil {
-					t.Errorf("%s: %v; drops: %+v and %+v; counters %+v and %+v", name, err, x.a.Drops(), x.b.Drops(), x.a.Counters(), x.b.Counters())
-				}
-			}
+			})
 			x.wantNoDrops()
 			seen().wantOnly(t, tt.protocol)
 		})

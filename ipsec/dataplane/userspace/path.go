@@ -3,6 +3,9 @@ package userspace
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/esp"
 )
 
 const (
@@ -74,4 +77,30 @@ func (e *endpoint) learnPath(p *probes) {
 		limit = 0
 	}
 	e.path.limit.Store(int64(limit))
+}
+
+// fits returns how long an inner packet, in transport mode with its IP header, may be
+// for the path of e, whose limit must be known.
+func fits(c *dataplane.SA, e *endpoint) int {
+	if c.Suite.AH {
+		return behindIP(c, e, int(e.path.limit.Load())-esp.AHLen(c.Suite, e.remote.Addr().Is6()))
+	}
+	return behindIP(c, e, esp.MaxPayload(c.Suite, int(e.path.limit.Load())))
+}
+
+// fits is the function, faster.
+func (sa *outboundSA) fits(e *endpoint) int {
+	if sa.ah != nil {
+		return fits(&sa.config, e)
+	}
+	return behindIP(&sa.config, e, sa.esp.MaxPayload(int(e.path.limit.Load())))
+}
+
+// behindIP adds the header that an inner packet of transport mode shares with the
+// outer one to the length n of its payload.
+func behindIP(c *dataplane.SA, e *endpoint, n int) int {
+	if n > 0 && c.Mode == dataplane.Transport {
+		n += e.headerLen()
+	}
+	return max(0, n)
 }

@@ -118,6 +118,24 @@ type outboundSA struct {
 	narrow atomic.Bool
 }
 
+func newInboundSA(c esp.Config) (*inboundSA, error) {
+	if c.Suite.AH {
+		in, err := esp.NewAHInbound(c)
+		return &inboundSA{ah: in}, err
+	}
+	in, err := esp.NewInbound(c)
+	return &inboundSA{esp: in}, err
+}
+
+func newOutboundSA(c esp.Config) (*outboundSA, error) {
+	if c.Suite.AH {
+		out, err := esp.NewAHOutbound(c)
+		return &outboundSA{ah: out}, err
+	}
+	out, err := esp.NewOutbound(c)
+	return &outboundSA{esp: out}, err
+}
+
 // child is one child of a tunnel: its policy and its outbound SAs in the order of their
 // installation. Fields but carriers belong to the holder of the plane's lock.
 type child struct {

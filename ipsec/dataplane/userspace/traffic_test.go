@@ -327,6 +327,46 @@ func (x *tunnel) ping(from, to netip.Addr, count int) error {
 	return nil
 }
 
+// carriesAll passes every kind of traffic between the sites, so many octets by TCP, and
+// wants no packet dropped.
+func (x *tunnel) carriesAll(octets int) {
+	x.t.Helper()
+	x.succeed(map[string]func() error{
+		"ping IPv4": func() error { return x.ping(siteA.Addr(), siteB.Addr(), 20) },
+		"ping IPv6": func() error { return x.ping(siteA6.Addr(), siteB6.Addr(), 20) },
+		"TCP IPv4":  func() error { return x.exchange("tcp4", siteB.Addr(), octets) },
+		"TCP IPv6":  func() error { return x.exchange("tcp6", siteB6.Addr(), octets) },
+		"UDP IPv4":  func() error { return x.datagrams("udp4", siteB.Addr()) },
+		"UDP IPv6":  func() error { return x.datagrams("udp6", siteB6.Addr()) },
+	})
+	x.wantNoDrops()
+}
+
+// succeed runs each, and says of a failure what the planes counted.
+func (x *tunnel) succeed(runs map[string]func() error) {
+	x.t.Helper()
+	for name, run := range runs {
+		if err := run(); err != nil {
+			x.t.Errorf("%s: %v; drops: %+v and %+v; counters %+v and %+v", name, err, x.a.Drops(), x.b.Drops(), x.a.Counters(), x.b.Counters())
+		}
+	}
+}
+
+// wantNoDrops fails if any packet was dropped.
+func (x *tunnel) wantNoDrops() {
+	x.t.Helper()
+	for _, g := range []*gateway{x.a, x.b} {
+		for _, c := range g.Counters() {
+			if c.ReplayDrops+c.AuthFailures+c.SelectorDrops > 0 {
+				x.t.Errorf("an SA dropped packets: %+v", c)
+			}
+		}
+		if d := g.Drops(); d.Malformed+d.UnknownSPI+d.DeliverErrors+d.SendErrors+d.Unfit > 0 {
+			x.t.Errorf("packets were dropped: %+v", d)
+		}
+	}
+}
+
 func naiveSum(b []byte) uint16 {
 	var sum uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -354,28 +394,7 @@ func TestTrafficThroughSockets(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			x := newTunnel(t, tt.outerA, tt.outerB, tt.suite)
-			for name, run := range map[string]func() error{
-				"ping IPv4": func() error { return x.ping(siteA.Addr(), siteB.Addr(), 20) },
-				"ping IPv6": func() error { return x.ping(siteA6.Addr(), siteB6.Addr(), 20) },
-				"TCP IPv4":  func() error { return x.exchange("tcp4", siteB.Addr(), 20<<20) },
-				"TCP IPv6":  func() error { return x.exchange("tcp6", siteB6.Addr(), 20<<20) },
-				"UDP IPv4":  func() error { return x.datagrams("udp4", siteB.Addr()) },
-				"UDP IPv6":  func() error { return x.datagrams("udp6", siteB6.Addr()) },
-			} {
-				if err := run(); err != nil {
-					t.Errorf("%s: %v; drops: %+v and %+v; counters %+v and %+v", name, err, x.a.Drops(), x.b.Drops(), x.a.Counters(), x.b.Counters())
-				}
-			}
-			for _, g := range []*gateway{x.a, x.b} {
-				for _, c := range g.Counters() {
-					if c.ReplayDrops+c.AuthFailures+c.SelectorDrops > 0 {
-						t.Errorf("an SA dropped packets: %+v", c)
-					}
-				}
-				if d := g.Drops(); d.Malformed+d.UnknownSPI+d.DeliverErrors+d.SendErrors > 0 {
-					t.Errorf("packets were dropped: %+v", d)
-				}
-			}
+			x.carriesAll(20 << 20)
 		})
 	}
 }
