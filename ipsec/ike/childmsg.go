@@ -162,27 +162,7 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 	if err != nil {
 		return childSpec{}, unacceptable(err)
 	}
-	var best childSpec
-	taken := false // by a further Child SA, what else would do
-	for i := range t.cfg.Children {
-		cfg := &t.cfg.Children[i]
-		if old != nil && old.name != cfg.Name || old == nil && !mayBe(m, cfg) {
-			continue
-		}
-		l, r := sa.seenFor(cfg, local, remote)
-		l, r = ts.Narrow(l, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(r, sa.narrowed(cfg.RemoteTS, true))
-		if len(l) == 0 || len(r) == 0 {
-			continue
-		}
-		if old == nil && cfg.queue > 0 && sa.further(cfg.Name) != nil {
-			taken = true
-			continue
-		}
-		// Prefer what fits wholly, and what has no SA yet.
-		if best.cfg == nil || t.fit(cfg, l, r) > t.fit(best.cfg, best.localTS, best.remoteTS) {
-			best = childSpec{cfg: cfg, localTS: l, remoteTS: r}
-		}
-	}
+	best, taken := sa.bestChild(m, old, local, remote)
 	if best.cfg == nil && taken {
 		return best, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyTSMaxQueue, Err: errEnough}
 	}
@@ -207,6 +187,30 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 	best.mode = best.cfg.Mode // a request for transport mode may be declined
 	best.noTFC = refusesTFC(m)
 	return best, nil
+}
+
+// bestChild returns the configured Child SA that fits a request best, with the selectors
+// narrowed to it; that of old, if it is being rekeyed. taken says that another one, of
+// several for the same selectors, would have done if it were not there already.
+func (sa *ikeSA) bestChild(m *message, old *childSA, local, remote []ts.Selector) (best childSpec, taken bool) {
+	t := sa.t
+	for i := range t.cfg.Children {
+		cfg := &t.cfg.Children[i]
+		if old != nil && old.name != cfg.Name || old == nil && !mayBe(m, cfg) {
+			continue
+		}
+		l, r := sa.seenFor(cfg, local, remote)
+		l, r = ts.Narrow(l, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(r, sa.narrowed(cfg.RemoteTS, true))
+		switch {
+		case len(l) == 0 || len(r) == 0:
+		case old == nil && cfg.queue > 0 && sa.further(cfg.Name) != nil:
+			taken = true
+		// Prefer what fits wholly, and what has no SA yet.
+		case best.cfg == nil || t.fit(cfg, l, r) > t.fit(best.cfg, best.localTS, best.remoteTS):
+			best = childSpec{cfg: cfg, localTS: l, remoteTS: r}
+		}
+	}
+	return best, taken
 }
 
 // refusesTFC reports whether the peer takes no TFC padding on the Child SA that m
