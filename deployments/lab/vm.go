@@ -39,6 +39,10 @@ type VM struct {
 	CPUs     int
 }
 
+// ErrKernelPanic says that the machine's kernel gave up. An emulated processor may be
+// the reason, as well as what the program asked of the kernel.
+var ErrKernelPanic = errors.New("the kernel of the virtual machine panicked")
+
 // Run boots the machine and waits until it is off. What it prints goes to
 // console. The error says that it did not get as far as the program's end; the
 // status is the program's.
@@ -80,9 +84,12 @@ func (v VM) Run(ctx context.Context, console io.Writer) (status int, err error) 
 	if err := qemu.Start(); err != nil {
 		return 0, err
 	}
-	status, ended := readConsole(out, console)
+	status, ended, panicked := readConsole(out, console)
 	if err := qemu.Wait(); err != nil {
 		return status, fmt.Errorf("virtual machine: %w: %s", err, complaints.String())
+	}
+	if panicked && !ended {
+		return status, ErrKernelPanic
 	}
 	if !ended {
 		return status, errors.New("the virtual machine went off before its program ended")
@@ -90,20 +97,22 @@ func (v VM) Run(ctx context.Context, console io.Writer) (status int, err error) 
 	return status, nil
 }
 
-// readConsole copies what the machine prints, and finds the status in it.
-func readConsole(from io.Reader, to io.Writer) (status int, ended bool) {
+// readConsole copies what the machine prints, and finds the status in it, or the
+// kernel's last word.
+func readConsole(from io.Reader, to io.Writer) (status int, ended, panicked bool) {
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		line := strings.TrimRight(lines.Text(), "\r")
 		fmt.Fprintln(to, line)
+		panicked = panicked || strings.Contains(line, "Kernel panic - not syncing")
 		if text, ok := strings.CutPrefix(line, "vminit: exit status "); ok {
 			if n, err := strconv.Atoi(text); err == nil {
 				status, ended = n, true
 			}
 		}
 	}
-	return status, ended
+	return status, ended, panicked
 }
 
 // writeInitrd packs the first process, the modules and the program.
