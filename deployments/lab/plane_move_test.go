@@ -201,14 +201,20 @@ func espSuite(t *testing.T, text string) suite.ESPSuite {
 // childSAs describes one between the planes of a pair.
 func childSAs(t *testing.T, pair *planetest.Pair, proposal string) testChild {
 	t.Helper()
-	spi := func(p planetest.Side) uint32 {
-		n, err := p.Plane.AllocateSPI()
+	return successorSAs(t, pair, proposal, testChild{})
+}
+
+// successorSAs describes one that takes over from old.
+func successorSAs(t *testing.T, pair *planetest.Pair, proposal string, old testChild) testChild {
+	t.Helper()
+	spi := func(p planetest.Side, replaces uint32) uint32 {
+		n, err := p.Plane.AllocateSPI(replaces)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return n
 	}
-	return describeSAs(t, proposal, spi(pair.A), spi(pair.B))
+	return describeSAs(t, proposal, spi(pair.A, old.inA.SPI), spi(pair.B, old.inB.SPI))
 }
 
 // describeSAs describes one by the SPIs of its inbound SAs; its keys depend on them.

@@ -16,10 +16,13 @@ type Plane interface {
 
 	// AllocateSPI reserves an SPI for an inbound SA: at least 256
 	// (RFC 4303, Section 2.1), unpredictable, and unique among all inbound
-	// SPIs of this plane, reserved or installed. The reservation ends when
-	// an SA of that SPI is removed, also if it was never installed. It does
-	// not block.
-	AllocateSPI() (uint32, error)
+	// SPIs of this plane, reserved or installed. Replaces is the SPI of the
+	// inbound SA that the new one is to take over from, zero if there is none:
+	// where several processors share the inbound SAs by SPI, both are the
+	// same one's, so that a rekey leaves packets in order. The reservation
+	// ends when an SA of that SPI is removed, also if it was never installed.
+	// It does not block.
+	AllocateSPI(replaces uint32) (uint32, error)
 
 	// Apply carries out ops in order and returns one result for each, nil
 	// for success. An op that fails changes nothing and does not stop those

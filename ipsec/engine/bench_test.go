@@ -63,7 +63,7 @@ func newWirePlanes(a, b netip.AddrPort) [2]*wirePlane {
 }
 
 func (p *wirePlane) Name() string                            { return "wire" }
-func (p *wirePlane) AllocateSPI() (uint32, error)            { return p.lastSPI.Add(1), nil }
+func (p *wirePlane) AllocateSPI(uint32) (uint32, error)      { return p.lastSPI.Add(1), nil }
 func (p *wirePlane) Apply(ops []dataplane.Op) []error        { return make([]error, len(ops)) }
 func (p *wirePlane) Counters() []dataplane.Counters          { return nil }
 func (p *wirePlane) Events() <-chan dataplane.Event          { return p.events }

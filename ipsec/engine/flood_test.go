@@ -144,11 +144,11 @@ type panickyPlane struct {
 	panics bool
 }
 
-func (p *panickyPlane) AllocateSPI() (uint32, error) {
+func (p *panickyPlane) AllocateSPI(replaces uint32) (uint32, error) {
 	if p.panics {
 		panic("defect for this test")
 	}
-	return p.Plane.AllocateSPI()
+	return p.Plane.AllocateSPI(replaces)
 }
 
 func TestPanicTakesDownOneTunnel(t *testing.T) {

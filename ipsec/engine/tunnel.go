@@ -100,8 +100,8 @@ func newTunnel(name string, s *shard) *tunnel {
 
 // allocateSPI remembers what it reserves: an SPI that the machine no longer gets
 // to use or to give back is still released.
-func (t *tunnel) allocateSPI() (uint32, error) {
-	spi, err := t.shard.engine.config.Plane.AllocateSPI()
+func (t *tunnel) allocateSPI(replaces uint32) (uint32, error) {
+	spi, err := t.shard.engine.config.Plane.AllocateSPI(replaces)
 	if err == nil {
 		add(&t.plane.sas, dataplane.RemoveSA{Tunnel: t.name, SPI: spi, Direction: dataplane.Inbound})
 	}

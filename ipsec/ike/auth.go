@@ -35,7 +35,7 @@ func (a *authTask) chooseChild() *Error {
 	if cfg == nil {
 		return failure
 	}
-	spi, err := a.sa.t.runtime.AllocateSPI()
+	spi, err := a.sa.t.allocateSPI(cfg)
 	if err != nil {
 		return &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: wire.ExchangeIKEAuth, Err: err}
 	}
@@ -444,7 +444,7 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 	if offer.outbound, err = outboundSPI(m, answer.Number); err != nil {
 		return childSpec{}, nil, err
 	}
-	if offer.inbound, e = t.runtime.AllocateSPI(); e != nil {
+	if offer.inbound, e = t.allocateSPI(offer.cfg); e != nil {
 		return childSpec{}, nil, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e}
 	}
 	offer.keys, e = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, chosen)

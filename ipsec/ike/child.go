@@ -469,6 +469,17 @@ func (c *childSA) restore() {
 	c.t.childUp(c)
 }
 
+// allocateSPI returns the SPI of the inbound SA of a new Child SA, which takes over from
+// the live one of that name, if there is one: in a rekey, and when the IKE SA is made
+// anew.
+func (t *Tunnel) allocateSPI(cfg *ChildConfig) (uint32, error) {
+	var replaces uint32
+	if c := t.liveChild(cfg.Name); c != nil {
+		replaces = c.inbound
+	}
+	return t.runtime.AllocateSPI(replaces)
+}
+
 // releaseSPI gives back an SPI that was reserved and not used.
 func (t *Tunnel) releaseSPI(spi uint32) {
 	t.apply(nil, []dataplane.Op{dataplane.RemoveSA{Tunnel: t.cfg.Name, SPI: spi, Direction: dataplane.Inbound}}, nil)

@@ -132,9 +132,10 @@ type Runtime struct {
 	Rand io.Reader
 	// NewSPI returns an IKE SPI that is unique on this host and not zero.
 	NewSPI func() wire.SPI
-	// AllocateSPI returns the SPI of an inbound Child SA, from the data plane.
-	// It is given back by a dataplane.RemoveSA, also if it was never used.
-	AllocateSPI func() (uint32, error)
+	// AllocateSPI returns the SPI of an inbound Child SA, from the data plane,
+	// which is told what it replaces, zero for nothing. It is given back by a
+	// dataplane.RemoveSA, also if it was never used.
+	AllocateSPI func(replaces uint32) (uint32, error)
 
 	// Tokens makes the tokens of quick crash detection (RFC 6290). Nil: the
 	// peer gets none from this host.

@@ -20,8 +20,8 @@ func fixedPair(t testing.TB) *world {
 	espSuite := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128}
 	ni, nr, shared := fixedNonce(1), fixedNonce(2), bytes.Repeat([]byte{3}, 32)
 	spii, spir := w.a.newSPI(), w.b.newSPI()
-	inA, _ := w.a.allocate()
-	inB, _ := w.b.allocate()
+	inA, _ := w.a.allocate(0)
+	inB, _ := w.b.allocate(0)
 	for _, n := range w.nodes() {
 		n.step(Connect{})
 		sa := &ikeSA{

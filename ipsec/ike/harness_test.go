@@ -88,6 +88,7 @@ type node struct {
 	nonces  [][]byte // used up before random ones
 	lastSPI uint64
 	lastESP uint32
+	succeed map[uint32]uint32 // what inbound SAs were to replace, by SPI
 
 	registered map[wire.SPI]bool
 	in, out    map[uint32]dataplane.SA
@@ -149,7 +150,7 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
-		newest: map[uint32]int{}, moveTold: map[uint32]time.Time{},
+		newest: map[uint32]int{}, succeed: map[uint32]uint32{}, moveTold: map[uint32]time.Time{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
@@ -200,10 +201,11 @@ func (n *node) newSPI() wire.SPI {
 	return s
 }
 
-func (n *node) allocate() (uint32, error) {
+func (n *node) allocate(replaces uint32) (uint32, error) {
 	n.lastESP++
 	spi := uint32(n.name[0])<<8 | n.lastESP
 	n.reserved[spi] = true
+	n.succeed[spi] = replaces
 	return spi, nil
 }
 

@@ -81,7 +81,7 @@ func (sa *ikeSA) answerChild(m *message) {
 		sa.refuseChild(m, err)
 		return
 	}
-	if spec.inbound, e = t.runtime.AllocateSPI(); e != nil {
+	if spec.inbound, e = t.allocateSPI(spec.cfg); e != nil {
 		sa.refuseChild(m, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e})
 		return
 	}

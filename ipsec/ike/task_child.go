@@ -146,7 +146,7 @@ func offersGroup(ps []suite.ESPProposal, group wire.KeyExchangeID) bool {
 // begin makes the private value for group and sends the request.
 func (x *childExchange) begin(group wire.KeyExchangeID) {
 	if x.spi == 0 {
-		spi, err := x.sa.m.runtime.AllocateSPI()
+		spi, err := x.sa.t.allocateSPI(x.cfg)
 		if err != nil {
 			x.failed(&Error{Op: x.op(), Kind: KindDataPlane, Exchange: wire.ExchangeCreateChildSA, Err: fmt.Errorf("allocate SPI: %w", err)})
 			return

@@ -58,7 +58,7 @@ func testConflict(t *testing.T, h *harness) {
 func testAllocate(t *testing.T, h *harness) {
 	seen := make(map[uint32]bool)
 	for range 2000 {
-		spi, err := h.A.Plane.AllocateSPI()
+		spi, err := h.A.Plane.AllocateSPI(0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -479,7 +479,7 @@ func testClose(t *testing.T, h *harness) {
 			t.Fatal("the channel of events was not closed")
 		}
 	}
-	if _, err := h.A.Plane.AllocateSPI(); !errors.Is(err, dataplane.ErrClosed) {
+	if _, err := h.A.Plane.AllocateSPI(0); !errors.Is(err, dataplane.ErrClosed) {
 		t.Errorf("AllocateSPI after Close: %v", err)
 	}
 	results := h.A.Plane.Apply([]dataplane.Op{dataplane.InstallSA{SA: s.outA}})

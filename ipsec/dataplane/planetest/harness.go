@@ -81,8 +81,8 @@ type pairOfSAs struct {
 // newSAs allocates SPIs and describes a Child SA whose keys depend on n.
 func (h *harness) newSAs(n byte) pairOfSAs {
 	h.Helper()
-	spiA, errA := h.A.Plane.AllocateSPI()
-	spiB, errB := h.B.Plane.AllocateSPI()
+	spiA, errA := h.A.Plane.AllocateSPI(0)
+	spiB, errB := h.B.Plane.AllocateSPI(0)
 	if err := errors.Join(errA, errB); err != nil {
 		h.Fatalf("AllocateSPI: %v", err)
 	}

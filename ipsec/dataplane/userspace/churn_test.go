@@ -70,7 +70,7 @@ func (c *churn) apply(ops ...dataplane.Op) {
 }
 
 func (c *churn) rekey(n int) {
-	spi, err := c.plane.AllocateSPI()
+	spi, err := c.plane.AllocateSPI(0)
 	if err != nil {
 		c.t.Fatal(err)
 	}

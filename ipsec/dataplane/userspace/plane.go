@@ -216,18 +216,23 @@ func (p *Plane) raise(e dataplane.Event) bool {
 }
 
 // AllocateSPI implements dataplane.Plane.
-func (p *Plane) AllocateSPI() (uint32, error) {
+func (p *Plane) AllocateSPI(replaces uint32) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
 		return 0, dataplane.ErrClosed
 	}
 	// The receivers take turns, so that what is allocated one after the other, as for
-	// the SAs of one child, is received by different ones; see sharePort.
+	// the SAs of one child, is received by different ones; see sharePort. A successor
+	// stays where its predecessor was.
 	receivers := uint32(len(p.socket.further) + 1)
-	p.allocated++
+	at := replaces
+	if replaces == 0 {
+		p.allocated++
+		at = p.allocated
+	}
 	spi := dataplane.NewSPI(func(spi uint32) bool {
-		return spi%receivers != p.allocated%receivers || p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil
+		return spi%receivers != at%receivers || p.reserved[spi] || p.sas[keyOf(dataplane.Inbound, "", spi)] != nil
 	})
 	p.reserved[spi] = true
 	return spi, nil

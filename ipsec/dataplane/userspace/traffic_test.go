@@ -127,8 +127,8 @@ func (x *tunnel) rekey() {
 	x.t.Helper()
 	x.generation++
 	old := x.sas
-	spiA, err1 := x.a.AllocateSPI()
-	spiB, err2 := x.b.AllocateSPI()
+	spiA, err1 := x.a.AllocateSPI(0)
+	spiB, err2 := x.b.AllocateSPI(0)
 	if err := errors.Join(err1, err2); err != nil {
 		x.t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ func TestReceiversBySPI(t *testing.T) {
 }
 
 // TestSPIsTakeTurns: SPIs that are allocated one after the other belong to different
-// receivers.
+// receivers, and a successor's to that of its predecessor.
 func TestSPIsTakeTurns(t *testing.T) {
 	needNamespaces(t)
 	const workers = 3
@@ -158,7 +158,7 @@ func TestSPIsTakeTurns(t *testing.T) {
 	}
 	last := uint32(workers)
 	for range 20 {
-		spi, err := p.AllocateSPI()
+		spi, err := p.AllocateSPI(0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,5 +166,12 @@ func TestSPIsTakeTurns(t *testing.T) {
 			t.Errorf("SPI %08x of receiver %d after one of receiver %d", spi, spi%workers, last)
 		}
 		last = spi % workers
+		next, err := p.AllocateSPI(spi)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if next == spi || next%workers != last {
+			t.Errorf("SPI %08x of receiver %d takes over from one of receiver %d", next, next%workers, last)
+		}
 	}
 }

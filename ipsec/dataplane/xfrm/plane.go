@@ -171,7 +171,7 @@ func (p *Plane) raise(ev dataplane.Event) bool {
 }
 
 // AllocateSPI implements dataplane.Plane.
-func (p *Plane) AllocateSPI() (uint32, error) {
+func (p *Plane) AllocateSPI(uint32) (uint32, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
