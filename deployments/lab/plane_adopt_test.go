@@ -90,6 +90,9 @@ func testKilled(t *testing.T) {
 	}
 
 	startAndKill(t, hosts[0])
+	if err := routeIntoPlane(hosts[0]); err != nil { // the first routes went with the first interface
+		t.Fatal(err)
+	}
 	_ = openAdopting(t, hosts[0], time.Second)
 	waitUntil(t, "what nobody took over going", func() bool { return xfrmObjects(t, hosts[0]) == 0 })
 	for range 10 {

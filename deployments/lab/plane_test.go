@@ -3,6 +3,7 @@ package lab_test
 import (
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -123,7 +124,13 @@ func planeOuter(i int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), xfrm.DefaultPort)
 }
 
-// planeWire makes two hosts with a wire between them.
+// planeWire6 is a host's other address on the wire.
+func planeWire6(i int) netip.Addr {
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:91::%d", i+1))
+}
+
+// planeWire makes two hosts with a wire between them, and nothing but the planes to keep
+// what is for the hosts behind them from going there in clear.
 func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
 	t.Helper()
 	n := lab.New()
@@ -134,9 +141,14 @@ func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{netip.PrefixFrom(planeOuter(i).Addr(), 24)}}
+		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{netip.PrefixFrom(planeOuter(i).Addr(), 24), netip.PrefixFrom(planeWire6(i), 64)}}
 	}
-	if err := errors.Join(n.Link(ends[0], ends[1]), hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24))); err != nil {
+	err := errors.Join(n.Link(ends[0], ends[1]), hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24)))
+	for i := range hosts {
+		// A way for what a plane should have taken.
+		err = errors.Join(err, hosts[i].Route(netip.MustParsePrefix("0.0.0.0/0"), planeOuter(1-i).Addr()), hosts[i].Route(netip.MustParsePrefix("::/0"), planeWire6(1-i)))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	return hosts
@@ -157,12 +169,16 @@ func routeBehind(t *testing.T, host *lab.Namespace, i int) {
 	for _, a := range planeHosts[i] {
 		err = errors.Join(err, host.Address("lo", netip.MustParsePrefix(a)))
 	}
+	if err = errors.Join(err, routeIntoPlane(host)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func routeIntoPlane(host *lab.Namespace) (err error) {
 	for _, r := range planeRoutes {
 		err = errors.Join(err, host.RouteDevice(netip.MustParsePrefix(r), userspace.DefaultInterface))
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	return err
 }
 
 // hostTraffic sends whole IP packets as programs of a host would, and receives the
