@@ -3,19 +3,58 @@ package lab_test
 import (
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
+
+// TestKernelPlane runs the conformance suite on the data plane of the kernel, in a
+// virtual machine whose kernel has ESP.
+func TestKernelPlane(t *testing.T) { planeOn(t, lab.KernelDir, true) }
 
 // TestKernelOld and TestKernelNew are TestKernelPlane on other kernels: the oldest that
 // is supported, and one that is new.
-func TestKernelOld(t *testing.T) { planeOn(t, lab.KernelOldDir) }
+func TestKernelOld(t *testing.T) { planeOn(t, lab.KernelOldDir, false) }
 
-func TestKernelNew(t *testing.T) { planeOn(t, lab.KernelNewDir) }
+func TestKernelNew(t *testing.T) { planeOn(t, lab.KernelNewDir, true) }
 
-func planeOn(t *testing.T, kernel string) {
-	if inGuest() {
-		TestKernelPlane(t)
+// planeOn is for a kernel on which SAs have a direction, or have none.
+func planeOn(t *testing.T, kernel string, directed bool) {
+	if !inGuest() {
+		runInGuest(t, kernel, lab.TreeStrongSwan)
 		return
 	}
-	runInGuest(t, kernel, lab.TreeStrongSwan)
+	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
+	conform(t)
+}
+
+// saDirections has the kernel know which way an SA is used, if it can.
+func saDirections(t *testing.T, directed bool) {
+	pair, hosts := planePair(t, [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane})
+	sas := childSAs(t, pair, "aes128gcm16-esn")
+	mustApply(t, pair.A.Plane, dataplane.InstallSA{SA: sas.inA}, dataplane.InstallSA{SA: sas.outA})
+	mustApply(t, pair.B.Plane, dataplane.InstallSA{SA: sas.inB}, dataplane.InstallSA{SA: sas.outB})
+	for i, ns := range hosts {
+		var states []netlink.XfrmState
+		err := ns.Do(func() (err error) {
+			states, err = netlink.XfrmStateList(netlink.FAMILY_ALL)
+			return err
+		})
+		if err != nil || len(states) != 2 {
+			t.Fatalf("%d states (%v), want 2", len(states), err)
+		}
+		for _, s := range states {
+			want := netlink.SADir(0)
+			switch {
+			case directed && s.Dst.Equal(planeOuter(i).Addr().AsSlice()):
+				want = netlink.XFRM_SA_DIR_IN
+			case directed:
+				want = netlink.XFRM_SA_DIR_OUT
+			}
+			if s.SADir != want {
+				t.Errorf("SA to %s on %s has direction %d, want %d", s.Dst, planeOuter(i).Addr(), s.SADir, want)
+			}
+		}
+	}
 }

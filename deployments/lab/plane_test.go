@@ -21,14 +21,9 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 )
 
-// TestKernelPlane runs the conformance suite on the data plane of the kernel, on two
-// of them and on one beside that in user space, in a virtual machine whose kernel has
-// ESP.
-func TestKernelPlane(t *testing.T) {
-	if !inGuest() {
-		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
-		return
-	}
+// conform runs the conformance suite on two data planes of the kernel, and on one
+// beside that in user space.
+func conform(t *testing.T) {
 	const (
 		whenEither = planetest.Streams
 		whenFirst  = planetest.Waiting

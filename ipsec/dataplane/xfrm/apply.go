@@ -20,7 +20,8 @@ import (
 
 const (
 	// defaultWindow is the replay window where none is asked for, maxWindow the
-	// largest that the kernel takes, outboundWindow what it wants of an outbound SA.
+	// largest that the kernel takes, outboundWindow what it wants of an outbound SA
+	// whose direction it does not know.
 	defaultWindow, maxWindow, outboundWindow = 1024, 4096, 32
 )
 
@@ -209,6 +210,9 @@ func (p *Plane) put(a *association, from *facts) error {
 	if err != nil {
 		return err
 	}
+	if p.able.direction {
+		s.direct()
+	}
 	if err := p.deleteRetired(func(r retired) bool { return r.stateID == s.stateID }); err != nil {
 		return err
 	}
@@ -248,6 +252,8 @@ func (s *state) differs(f *facts) error {
 		return fmt.Errorf("the kernel has flags %#x, want %#x, or other limits", f.flags, s.flags())
 	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID || f.mark != s.mark:
 		return errors.New("the kernel has other addresses, another mode, another mark or another owner")
+	case f.direction != s.direction:
+		return fmt.Errorf("the kernel has the direction %d, want %d", f.direction, s.direction)
 	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
 		return fmt.Errorf("the kernel has the algorithms %q and %q", f.cipherName, f.authorName)
 	case f.replay.window != s.replay.window:
@@ -314,6 +320,15 @@ func (a *association) state(from *facts) (*state, error) {
 		s.encap = &encap{sender.Port(), receiver.Port()}
 	}
 	return s, nil
+}
+
+// direct names the direction, by which the kernel refuses an SA that is used the other
+// way. An outbound one must have no replay window then.
+func (s *state) direct() {
+	s.direction = saIn
+	if !s.inbound {
+		s.direction, s.replay.window = saOut, 0
+	}
 }
 
 // limits are those of the kernel. Without ESN the last sequence number is a limit

@@ -24,6 +24,12 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There is no ESP in TCP here.
 //
+// # What depends on the kernel
+//
+// What newer kernels can do is found when the plane begins, by an SA that is made with
+// it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
+// has a direction, and the kernel refuses it the other way.
+//
 // # Netlink
 //
 // Messages are built on package nl of github.com/vishvananda/netlink, in conn.go and

@@ -21,6 +21,8 @@ const (
 
 	actionAllow, actionBlock = 0, 1
 
+	saIn, saOut = 1, 2 // XFRM_SA_DIR_IN, XFRM_SA_DIR_OUT
+
 	encapESPInUDP = 2 // UDP_ENCAP_ESPINUDP
 
 	algorithmNameLen = 64
@@ -46,6 +48,7 @@ type state struct {
 	mark      uint32 // of the packets that it makes
 	limits    nl.XfrmLifetimeCfg
 	inbound   bool
+	direction uint8 // saIn or saOut; 0 where the kernel does not know it
 	outer     dataplane.Outer
 	encap     *encap
 	replay    replay
@@ -132,6 +135,9 @@ func (s *state) newState() request {
 	}
 	if extra := s.extraFlags(); extra != 0 {
 		body = appendAttribute(body, nl.XFRMA_SA_EXTRA_FLAGS, nl.Uint32Attr(extra))
+	}
+	if s.direction != 0 {
+		body = appendAttribute(body, nl.XFRMA_SA_DIR, []byte{s.direction})
 	}
 	return request{nl.XFRM_MSG_NEWSA, unix.NLM_F_CREATE | unix.NLM_F_EXCL, body}
 }
@@ -243,7 +249,7 @@ func (c *conn) deleteState(id stateID) error {
 type facts struct {
 	stateID
 	source                 netip.Addr
-	mode, flags            uint8
+	mode, flags, direction uint8
 	extraFlags             uint32
 	request, ifID, mark    uint32
 	limits                 nl.XfrmLifetimeCfg
@@ -293,6 +299,9 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
 		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
 		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), mark: attrs.word(nl.XFRMA_SET_MARK), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
+	}
+	if v := attrs[nl.XFRMA_SA_DIR]; len(v) >= 1 {
+		f.direction = v[0]
 	}
 	if v := attrs[nl.XFRMA_LASTUSED]; len(v) >= 8 {
 		f.lastUsed = binary.NativeEndian.Uint64(v)

@@ -83,6 +83,7 @@ type Plane struct {
 	mu       sync.Mutex
 	closed   bool
 	kernel   *conn
+	able     abilities
 	removals *removals
 	reserved map[uint32]bool // inbound SPIs without an SA
 	sas      map[saKey]*association
@@ -122,6 +123,9 @@ func New(c Config) (_ *Plane, err error) {
 		}
 	}()
 	if p.kernel, err = openConn(); err != nil {
+		return nil, err
+	}
+	if p.able, err = p.kernel.abilities(); err != nil {
 		return nil, err
 	}
 	if p.removals, err = openRemovals(); err != nil {

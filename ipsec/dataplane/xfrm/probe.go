@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/vishvananda/netlink/nl"
+
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -30,26 +32,48 @@ func Probe() error {
 		return fmt.Errorf("ESP in UDP: %w", err)
 	}
 	defer s.Close()
-	return probeState()
-}
-
-func probeState() error {
 	c, err := openConn()
 	if err != nil {
 		return fmt.Errorf("%w: this kernel has no IPsec, or not the module xfrm_user", err)
 	}
 	defer c.close()
-	s := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, ESN: true}
-	key := make([]byte, s.KeyLen())
-	rand.Read(key) // cannot fail
+	_, err = c.abilities()
+	return err
+}
+
+// abilities are what newer kernels can do. Older ones leave out attributes that they do
+// not know, without saying so.
+type abilities struct {
+	direction bool // an SA is of one direction (XFRMA_SA_DIR, since Linux 6.10)
+}
+
+// abilities finds them by an SA that is removed at once.
+func (c *conn) abilities() (able abilities, err error) {
+	suite := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, ESN: true}
 	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
 	a := &association{request: requestTag, SA: dataplane.SA{
-		SPI: dataplane.MinSPI, Direction: dataplane.Inbound, Tunnel: "probe", Child: "probe", Local: loopback, Remote: loopback,
-		Suite: s, Key: key,
+		SPI: dataplane.MinSPI, Direction: dataplane.Inbound, Local: loopback, Remote: loopback, Suite: suite, Key: make([]byte, suite.KeyLen()),
 	}}
-	p := &Plane{kernel: c}
-	if err := p.put(a, nil); err != nil {
-		return fmt.Errorf("an SA with AES-GCM: %w", err)
+	rand.Read(a.Key) // cannot fail
+	s, err := a.state(nil)
+	if err != nil {
+		return able, err
 	}
-	return c.deleteState(a.stateID())
+	s.direct()
+	// One that was killed may have left it.
+	answers := c.send(s.ask(nl.XFRM_MSG_DELSA), s.newState(), s.ask(nl.XFRM_MSG_GETSA), s.ask(nl.XFRM_MSG_DELSA))
+	defer clear(answers[2].body) // it has the key
+	err = firstError(answers[1:])
+	if err == nil {
+		var f *facts
+		if f, err = decodeState(answers[2].body); err == nil {
+			able.direction = f.direction == s.direction
+			s.direction = f.direction
+			err = s.differs(f)
+		}
+	}
+	if err != nil {
+		return able, fmt.Errorf("an SA with AES-GCM: %w", err)
+	}
+	return able, nil
 }
