@@ -16,9 +16,10 @@
 // straight into a buffer that leaves as one segmented send (UDP_SEGMENT). It
 // sends when a buffer is full or the interface is empty.
 //
-// The receiver takes slabs of merged datagrams (UDP_GRO), opens each packet in
-// place, checks it against the selectors of its SA, and writes adjacent packets
-// of a flow to the interface as one super-packet, gathered from where they lie.
+// The receiver takes slabs of merged datagrams (UDP_GRO), or up to 64 datagrams that were
+// not merged, for want of a checksum, at a time. It opens each packet in place, checks it
+// against the selectors of its SA, and writes adjacent packets of a flow to the interface
+// as one super-packet, gathered from where they lie.
 // A payload is thus read, encrypted or decrypted, and written, never copied.
 //
 // Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends

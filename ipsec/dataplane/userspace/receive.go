@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -15,73 +14,14 @@ import (
 )
 
 const (
-	// slabs is how many messages one receive call takes; each may hold many
-	// datagrams that the kernel merged (UDP_GRO).
-	slabs   = 8
-	slabLen = 65536
-	oobLen  = 128
-	minESP  = 8
+	// minESP is the least that is looked at of a datagram, in octets: SPI and
+	// sequence number.
+	minESP = 8
 
 	// receivePause is how long a socket that cannot be read, for want of memory
 	// or another reason that may pass, is left alone.
 	receivePause = 20 * time.Millisecond
 )
-
-// message is struct mmsghdr.
-type message struct {
-	header unix.Msghdr
-	n      uint32
-	_      [4]byte
-}
-
-// inbox is what one socket receives into.
-type inbox struct {
-	lane *lane
-	raw  *rawSocket // nil: the UDP socket
-
-	messages [slabs]message
-	vecs     [slabs]unix.Iovec
-	slabs    [slabs][]byte
-	oobs     [slabs][oobLen]byte
-	names    [slabs][unix.SizeofSockaddrInet6]byte
-
-	n       int
-	errno   unix.Errno
-	tryRecv func(uintptr) bool
-}
-
-func newInbox(l *lane, raw *rawSocket) *inbox {
-	in := &inbox{lane: l, raw: raw}
-	room := raw.room()
-	for i := range in.messages {
-		in.slabs[i] = make([]byte, room+slabLen)
-		in.vecs[i].Base = &in.slabs[i][room]
-		in.vecs[i].SetLen(slabLen)
-		h := &in.messages[i].header
-		h.Iov = &in.vecs[i]
-		h.SetIovlen(1)
-		h.Control = &in.oobs[i][0]
-		h.Name = &in.names[i][0]
-	}
-	in.tryRecv = func(uintptr) bool {
-		in.receive()
-		return in.errno != unix.EAGAIN
-	}
-	return in
-}
-
-func (in *inbox) receive() {
-	for i := range in.messages {
-		h := &in.messages[i].header
-		h.SetControllen(oobLen)
-		h.Namelen = unix.SizeofSockaddrInet6
-	}
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(in.lane.fd), uintptr(unsafe.Pointer(&in.messages[0])), slabs, 0, 0, 0)
-	in.n, in.errno = int(n), errno
-}
-
-// control is the ancillary data of a message.
-func (in *inbox) control(i int) []byte { return in.oobs[i][:in.messages[i].header.Controllen] }
 
 // receiver moves packets from one socket, or from all streams, to the interface:
 // receive, find the SA, open in place, check, merge, write, all in one goroutine.
