@@ -91,7 +91,7 @@ func (a *agent) open() error {
 		return err
 	}
 	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())
-	ec := engine.Config{Plane: a.plane, Store: a.dir.EngineMemory(), Logger: a.cfg.Logger}
+	ec := engine.Config{Plane: a.plane, Store: a.dir.EngineMemory(), Mark: mark(name), Logger: a.cfg.Logger}
 	if dir := a.cfg.UnsafeKeyLog; dir != "" {
 		if ec.KeyLog, a.keyLog, err = openKeyLog(dir); err != nil {
 			return err
@@ -109,7 +109,10 @@ func (a *agent) open() error {
 	}
 	_, streams := a.plane.(dataplane.StreamPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
-		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), NoTCP: !streams, Queues: a.plane.Workers(),
+		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
+		DataPlane: reconcile.DataPlane{
+			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
+		},
 		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
@@ -129,8 +132,8 @@ func (a *agent) close() {
 	}
 	closeAll(a.keyLog)
 	if a.ended {
-		if err := a.host.RemoveGuards(); err != nil {
-			a.cfg.Logger.Warn("cannot remove guards of routes", "error", err)
+		if err := a.host.Release(a.cfg.Interface); err != nil {
+			a.cfg.Logger.Warn("cannot remove guards of routes and rules", "error", err)
 		}
 	}
 	if a.host != nil {

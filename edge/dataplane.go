@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
@@ -59,6 +60,15 @@ type hostPlane interface {
 	Failed() <-chan error
 }
 
+// mark is on what the agent sends outside, for a data plane to which the host's own
+// packets are led by a rule.
+func mark(name DataPlane) uint32 {
+	if name == DataPlaneUserspace {
+		return hostnet.Mark
+	}
+	return 0
+}
+
 // openDataPlane starts a data plane on all addresses.
 func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, error) {
 	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
@@ -73,7 +83,7 @@ func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, er
 	if err := xfrm.Remove(c.Interface); err != nil {
 		return nil, err
 	}
-	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Logger: logger})
+	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Mark: mark(name), Logger: logger})
 	if err != nil {
 		return nil, err
 	}

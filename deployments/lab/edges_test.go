@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -125,6 +126,9 @@ type edgePair struct {
 	// intent of the other.
 	options []string
 	further [2]string
+	// child is what each wants of its Child SA, if not the LANs.
+	child [2]string
+	port  int // of IKE, 4500 if 0
 }
 
 var edgeNames = [2]string{"ours.example", "theirs.example"}
@@ -165,24 +169,35 @@ func (p *edgePair) edgeIntent(i int) string {
 	if a := p.further[other]; a != "" {
 		further = ", {address: " + a + ", port: 4500}"
 	}
+	child := p.child[i]
+	if child == "" {
+		child = fmt.Sprintf("localTs: [10.%d.0.0/24], remoteTs: [10.%d.0.0/24]", i+1, other+1)
+	}
+	port := cmp.Or(p.port, 4500)
 	return settings + fmt.Sprintf(`tunnels:
   - name: a--b
     role: %s
-    remoteEndpoints: [{address: 192.0.2.%d, port: 4500}%s]
+    remoteEndpoints: [{address: 192.0.2.%d, port: %d}%s]
     authentication:
       localId: %s
       remoteId: %s
       %s
-    children:
-      - name: net
-        localTs: [10.%d.0.0/24]
-        remoteTs: [10.%d.0.0/24]
-`, role, other+1, further, edgeNames[i], edgeNames[other], method, i+1, other+1)
+    children: [{name: net, %s}]
+`, role, other+1, port, further, edgeNames[i], edgeNames[other], method, child)
 }
 
 // check waits until both ends have the tunnel, passes traffic, and sees that it
 // went through the Child SAs rather than in clear.
 func (p *edgePair) check(when string) {
+	p.t.Helper()
+	p.established(when)
+	p.awaitPing("the tunnel "+when, p.agents[0], p.agents[1])
+	p.ping(when)
+	p.counted(when)
+}
+
+// established waits until both ends have the tunnel.
+func (p *edgePair) established(when string) {
 	p.t.Helper()
 	for i := range p.edges {
 		for {
@@ -195,8 +210,11 @@ func (p *edgePair) check(when string) {
 			}
 		}
 	}
-	p.awaitPing("the tunnel "+when, p.agents[0], p.agents[1])
-	p.ping(when)
+}
+
+// counted wants the packets of the pings on the Child SAs of both ends.
+func (p *edgePair) counted(when string) {
+	p.t.Helper()
 	for i := range p.edges {
 		// The younger Child SA is the one in use where a restart left an older.
 		tunnel := p.tunnels(i)[0]

@@ -13,6 +13,11 @@
 // the default gateway in clear (RFC 4301, Section 5.1). Guards stay until the next
 // agent knows better, or an agent ends in order.
 //
+// For transport mode of a data plane in user space, what the host says to a peer is led
+// into the interface by a rule and a table of their own (`ip rule`, `ip route show table
+// 21335`); what the agent sends carries a mark ([Mark]) that the rule passes by. An uplink
+// with strict reverse path filtering (rp_filter=1) would drop what such a peer sends.
+//
 // It never touches a route, address, rule or firewall entry of somebody else,
 // and never decides which routes there should be.
 //

@@ -32,8 +32,10 @@ func (h *Host) setGuards(routes []Route) error {
 	return errors.Join(errs...)
 }
 
-// RemoveGuards removes all guards, at an orderly end.
-func (h *Host) RemoveGuards() error { return h.removeGuards(nil) }
+// Release removes all guards, and intercepts nobody any more, at an orderly end.
+func (h *Host) Release(name string) error {
+	return errors.Join(h.removeGuards(nil), h.Intercept(name, nil))
+}
 
 func (h *Host) removeGuards(but map[netip.Prefix]bool) error {
 	have, err := h.guards()

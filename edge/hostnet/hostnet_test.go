@@ -159,8 +159,59 @@ func TestGuards(t *testing.T) {
 	if a, b := through(0), through(1); a != "swan0" || b != "eth0" {
 		t.Errorf("with the first prefix alone: %s and %s", a, b)
 	}
-	must(t, h.Flush("swan0"), h.RemoveGuards())
+	must(t, h.Flush("swan0"), h.Release("swan0"))
 	all("at an orderly end", "eth0")
+}
+
+// TestIntercept: what the host says to a peer goes into the interface, also of a family
+// apart, what the agent itself sends does not, and when the interface goes nothing leaves
+// in clear.
+func TestIntercept(t *testing.T) {
+	h := inNamespace(t)
+	wan := iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")
+	defaultVia(t, h, wan, "192.0.2.1", 0)
+	defaultVia(t, h, wan, "2001:db8::1", 2048)
+	peers := []netip.Addr{netip.MustParseAddr("192.0.2.9"), netip.MustParseAddr("2001:db8:9::9")}
+	through := func(to netip.Addr, mark uint32) string {
+		t.Helper()
+		routes, err := h.nl.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{Mark: mark})
+		if err != nil || len(routes) == 0 {
+			return "nothing"
+		}
+		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
+		must(t, err)
+		return link.Attrs().Name
+	}
+	expect := func(when string, host ...string) {
+		t.Helper()
+		for i, peer := range peers {
+			if got := through(peer, 0); got != host[i] {
+				t.Errorf("%s what is for %s goes through %s, want %s", when, peer, got, host[i])
+			}
+			if got := through(peer, Mark); got != "eth0" {
+				t.Errorf("%s what the agent sends to %s goes through %s", when, peer, got)
+			}
+		}
+	}
+	must(t, h.Intercept("swan0", nil)) // there is no interface yet
+	tun := iface(t, h, "swan0")
+	for range 2 {
+		must(t, h.Intercept("swan0", peers))
+		expect("with a tunnel", "swan0", "swan0")
+	}
+	must(t, h.Intercept("swan0", peers[:1]))
+	expect("without the second peer", "swan0", "eth0")
+	must(t, h.Intercept("swan0", peers), h.nl.LinkDel(tun))
+	expect("after the process was killed", "nothing", "nothing")
+	iface(t, h, "swan0")
+	must(t, h.Intercept("swan0", peers[1:]))
+	expect("when the next one has taken over", "eth0", "swan0")
+	must(t, h.Release("swan0"), h.Release("swan0"))
+	expect("at an orderly end", "eth0", "eth0")
+	rules, err := h.nl.RuleListFiltered(netlink.FAMILY_ALL, &netlink.Rule{Table: interceptTable}, netlink.RT_FILTER_TABLE)
+	if err != nil || len(rules) > 0 {
+		t.Errorf("rules at the end: %v, %v", rules, err)
+	}
 }
 
 // A route of somebody else is neither taken over nor removed.
@@ -174,7 +225,7 @@ func TestRouteInTheWay(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "dev eth0") || !strings.Contains(err.Error(), "10.2.0.0/24") {
 		t.Errorf("SetRoutes = %v, want the route that is in the way", err)
 	}
-	must(t, h.Flush("swan0"), h.Flush("gone0"), h.RemoveGuards())
+	must(t, h.Flush("swan0"), h.Flush("gone0"), h.Release("swan0"))
 	list, err := h.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{Dst: ipNet(p)}, netlink.RT_FILTER_DST)
 	if err != nil || len(list) != 1 {
 		t.Errorf("the other's route: %v, %v", list, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ts"
@@ -34,10 +35,7 @@ type Environment struct {
 	// Source4 and Source6 are addresses of the host inside the site's
 	// prefixes; zero: none.
 	Source4, Source6 netip.Addr
-	// NoTCP: the data plane sends no ESP in TCP.
-	NoTCP bool
-	// Queues is how many Child SAs can share the traffic of one child (RFC 9611).
-	Queues int
+	DataPlane        DataPlane
 	// Patience is how long a tunnel that is to wait for its peer waits before
 	// it initiates itself.
 	Patience time.Duration
@@ -46,10 +44,26 @@ type Environment struct {
 	CheckRevoked func(*x509.Certificate) error
 }
 
+// DataPlane is what the edge's data plane can do.
+type DataPlane struct {
+	// NoTCP: it sends no ESP in TCP.
+	NoTCP bool
+	// NoDummies: it sends no dummy packets (RFC 4303, Section 2.6).
+	NoDummies bool
+	// Intercepts: what the host itself says to a peer has to be led into it, for
+	// transport mode.
+	Intercepts bool
+	// Queues is how many Child SAs can share the traffic of one child (RFC 9611).
+	Queues int
+}
+
 // Plan is what the engine and the host are to be brought to.
 type Plan struct {
 	Tunnels []engine.TunnelConfig
 	Routes  []hostnet.Route
+	// Intercepted are the peers of transport mode whose packets are led into the
+	// tunnel interface.
+	Intercepted []netip.Addr
 	// MTU of the tunnel interface in octets, 0: as it is.
 	MTU        int
 	LocalNets  []netip.Prefix
@@ -130,6 +144,12 @@ func LocalPrefixes(s *swanherdv1.EdgeSettings) []netip.Prefix {
 // addRoutes adds the routes that lead to the tunnel, each prefix once.
 func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *Errors) {
 	for i, child := range b.config.Children {
+		if child.Mode == dataplane.Transport {
+			if env.DataPlane.Intercepts {
+				p.intercept(child.RemoteTS)
+			}
+			continue
+		}
 		for j, selector := range child.RemoteTS {
 			for _, prefix := range ts.Prefixes(selector) {
 				if slices.ContainsFunc(p.Routes, func(r hostnet.Route) bool { return r.Prefix == prefix }) {
@@ -146,6 +166,15 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 				}
 				p.Routes = append(p.Routes, r)
 			}
+		}
+	}
+}
+
+// intercept adds the hosts of selectors, each once.
+func (p *Plan) intercept(selectors []ts.Selector) {
+	for _, s := range selectors {
+		if !slices.Contains(p.Intercepted, s.First) {
+			p.Intercepted = append(p.Intercepted, s.First)
 		}
 	}
 }

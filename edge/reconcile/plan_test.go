@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -87,7 +88,7 @@ func TestPlanWithoutTCP(t *testing.T) {
 		swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_ONLY:        "--data-plane userspace",
 	} {
 		intent, env := goodIntent(), environment()
-		env.NoTCP = true
+		env.DataPlane.NoTCP = true
 		intent.Tunnels[0].TcpEncapsulation = mode
 		p, errs := NewPlan(intent, material(t), env)
 		switch {
@@ -163,6 +164,39 @@ func TestPlanErrors(t *testing.T) {
 			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.LocalAddress = "2001:db8::1" },
 			"local_address", "families",
 		},
+		"AH in UDP": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				u.Children[0].EspProposals = []string{"aes256gcm16", "ah-sha256"}
+			},
+			"children[0].esp_proposals", "port 500",
+		},
+		"transport mode of networks": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				u.Children[0].Mode = swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT
+				u.Children[0].LocalTs, u.Children[0].RemoteTs = []string{"192.0.2.1/32"}, []string{"198.51.100.0/24"}
+			},
+			"children[0].mode", "198.51.100.0/24",
+		},
+		"transport mode with an outer header": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				inTransportMode(u)
+				u.Children[0].OuterHeader = &swanherdv1.OuterHeader{}
+			},
+			"children[0].outer_header", "tunnel mode",
+		},
+		"transport mode that hides": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				inTransportMode(u)
+				u.Children[0].TrafficFlowConfidentiality = &swanherdv1.TrafficFlowConfidentiality{}
+			},
+			"children[0].traffic_flow_confidentiality", "tunnel mode",
+		},
+		"unknown DSCP": {
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				u.Children[0].OuterHeader = &swanherdv1.OuterHeader{Dscp: proto.Uint32(64)}
+			},
+			"children[0].outer_header.dscp", "63",
+		},
 		"same name": {func(i *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { i.Tunnels = append(i.Tunnels, u) }, "name", "two"},
 		"key without a name": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
 			u.Authentication.LocalId = ""
@@ -184,6 +218,57 @@ func TestPlanErrors(t *testing.T) {
 	i.Settings.TrustAnchors = []string{"no PEM"}
 	if _, errs := NewPlan(i, material(t), environment()); len(errs) != 2 || errs[0].GetFieldPath() != "local_prefixes[0]" || errs[1].GetFieldPath() != "trust_anchors" {
 		t.Errorf("errors of settings:\n%v", errs)
+	}
+}
+
+func inTransportMode(u *swanherdv1.TunnelIntent) {
+	u.Children[0].Mode = swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT
+	u.Children[0].LocalTs, u.Children[0].RemoteTs = []string{"192.0.2.1/32[gre]"}, []string{"198.51.100.2/32[gre]", "198.51.100.2/32[tcp]"}
+}
+
+// What the host says to the peer in transport mode is led into the tunnel interface where
+// the data plane does not see it otherwise, and needs no route.
+func TestPlanTransport(t *testing.T) {
+	for _, intercepts := range []bool{true, false} {
+		i, env := goodIntent(), environment()
+		inTransportMode(i.Tunnels[0])
+		env.DataPlane.Intercepts = intercepts
+		p, errs := NewPlan(i, material(t), env)
+		if errs != nil {
+			t.Fatal(errs)
+		}
+		want := "[]"
+		if intercepts {
+			want = "[198.51.100.2]"
+		}
+		if got := fmt.Sprint(p.Intercepted); got != want || len(p.Routes) > 0 || p.Tunnels[0].Children[0].Mode != dataplane.Transport {
+			t.Errorf("intercepted %s, want %s; routes %v; %+v", got, want, p.Routes, p.Tunnels[0].Children[0])
+		}
+	}
+}
+
+// The intent says how packets look from outside.
+func TestPlanAppearance(t *testing.T) {
+	i, env := goodIntent(), environment()
+	c := i.Tunnels[0].Children[0]
+	c.OuterHeader = &swanherdv1.OuterHeader{Dscp: proto.Uint32(0), NoEcn: true, DontFragment: swanherdv1.DontFragment_DONT_FRAGMENT_CLEAR}
+	c.TrafficFlowConfidentiality = &swanherdv1.TrafficFlowConfidentiality{
+		Padding: &swanherdv1.TrafficFlowConfidentiality_PadToPath{PadToPath: true}, FillInterval: durationpb.New(time.Second),
+	}
+	p, errs := NewPlan(i, material(t), env)
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	got := p.Tunnels[0].Children[0]
+	if want := (dataplane.Outer{FixDSCP: true, NoECN: true, DF: dataplane.DFClear}); got.Outer != want {
+		t.Errorf("outer header %+v, want %+v", got.Outer, want)
+	}
+	if want := (dataplane.TFC{PadTo: dataplane.PadToPath, Fill: time.Second}); got.TFC != want {
+		t.Errorf("hidden by %+v, want %+v", got.TFC, want)
+	}
+	env.DataPlane.NoDummies = true
+	if _, errs := NewPlan(i, material(t), env); len(errs) != 1 || !strings.HasSuffix(errs[0].GetFieldPath(), "fill_interval") {
+		t.Errorf("on a data plane without dummy packets: %v", errs)
 	}
 }
 

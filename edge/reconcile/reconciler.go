@@ -41,6 +41,7 @@ type Engine interface {
 type Host interface {
 	SetLink(name string, mtu int) error
 	SetRoutes(name string, want []hostnet.Route) error
+	Intercept(name string, to []netip.Addr) error
 	EnableForwarding(hostnet.Forwarding) error
 	AddressIn(prefixes []netip.Prefix, v4 bool, except string) (netip.Addr, error)
 	SourceTo(remote netip.Addr) (netip.Addr, error)
@@ -56,11 +57,9 @@ type Config struct {
 	// Uplinks are the WAN attachments of now.
 	Uplinks func() []*swanherdv1.Uplink
 	// Identity is the enrolled identity of now, nil without one.
-	Identity func() *state.Identity
-	// NoTCP and Queues are as in Environment.
-	NoTCP  bool
-	Queues int
-	Logger *slog.Logger
+	Identity  func() *state.Identity
+	DataPlane DataPlane
+	Logger    *slog.Logger
 }
 
 // Reconciler keeps the engine and the host at what the intent says.
@@ -205,6 +204,9 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, plan.Routes); err != nil {
 		return err
 	}
+	if err := r.cfg.Host.Intercept(r.cfg.Interface, plan.Intercepted); err != nil {
+		return err
+	}
 	f := hostnet.Forwarding{IPv4: plan.Forwarding.IPv4, IPv6: plan.Forwarding.IPv6, Tunnel: r.cfg.Interface}
 	for _, up := range r.cfg.Uplinks() {
 		f.Uplinks = append(f.Uplinks, up.GetInterface())
@@ -224,7 +226,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
-	env := Environment{Uplinks: r.cfg.Uplinks(), NoTCP: r.cfg.NoTCP, Queues: r.cfg.Queues, Patience: r.patience, CheckRevoked: r.revoked.Check}
+	env := Environment{Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Patience: r.patience, CheckRevoked: r.revoked.Check}
 	for _, up := range env.Uplinks {
 		if mtu, err := r.cfg.Host.MTU(up.GetInterface()); err == nil && (env.UplinkMTU == 0 || mtu < env.UplinkMTU) {
 			env.UplinkMTU = mtu

@@ -27,6 +27,8 @@ type host struct {
 	tunnels []engine.TunnelConfig
 	routes  []hostnet.Route
 
+	intercepted []netip.Addr
+
 	rejectTunnel, rejectRoutes, noRoute, noForward error
 }
 
@@ -51,6 +53,11 @@ func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
 		return err
 	}
 	h.routes = want
+	return nil
+}
+
+func (h *host) Intercept(_ string, to []netip.Addr) error {
+	h.intercepted = to
 	return nil
 }
 

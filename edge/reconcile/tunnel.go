@@ -96,7 +96,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 func (b *tunnelBuilder) tcpMode() ike.TCPMode {
 	mode := tcpModes[b.intent.GetTcpEncapsulation()]
 	switch {
-	case !b.env.NoTCP || mode == ike.TCPNever:
+	case !b.env.DataPlane.NoTCP || mode == ike.TCPNever:
 		return mode
 	case mode == ike.TCPOnly:
 		b.fail("tcp_encapsulation", "the data plane of this edge sends no ESP in TCP: run it with --data-plane userspace, or let the tunnel go by UDP")
@@ -267,7 +267,7 @@ func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.Chil
 		RekeyTime:    b.duration(field+".rekey_time", in.GetRekeyTime(), 0),
 		RekeyBytes:   in.GetRekeyBytes(),
 		ReplayWindow: int(in.GetReplayWindow()),
-		Queues:       b.env.Queues,
+		Queues:       b.env.DataPlane.Queues,
 	}
 	if c.ReplayWindow == 0 {
 		c.ReplayWindow = defaultReplayWindow
@@ -281,6 +281,7 @@ func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.Chil
 		}
 		c.Proposals = append(c.Proposals, p)
 	}
+	b.appearance(field, in, &c)
 	return c
 }
 

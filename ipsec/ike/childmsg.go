@@ -126,8 +126,7 @@ func (sa *ikeSA) chooseESP(m *message, policy []suite.ESPProposal) (suite.ESPSui
 	chosen, answer, err := suite.ChooseESP(find[*wire.SA](m).Proposals, passing)
 	var none *suite.NoProposalError
 	if errors.As(err, &none) && len(passing) < len(policy) {
-		none.Accepted = texts(policy)
-		err = fmt.Errorf("%w: %w", errAHPath, err)
+		err = ahOnPath(texts(policy), none.Offered)
 	}
 	return chosen, answer, err
 }
@@ -135,7 +134,7 @@ func (sa *ikeSA) chooseESP(m *message, policy []suite.ESPProposal) (suite.ESPSui
 // checkPasses is the same for an answer.
 func (sa *ikeSA) checkPasses(s suite.ESPSuite) error {
 	if s.AH && sa.encapsulates() {
-		return errAHPath
+		return ahOnPath(nil, nil)
 	}
 	return nil
 }
@@ -144,7 +143,13 @@ func (sa *ikeSA) checkPasses(s suite.ESPSuite) error {
 // no such thing for AH, which protects the addresses too (RFC 3715, Section 2.1).
 func (sa *ikeSA) encapsulates() bool { return sa.endpoints().local.Port() != 0 }
 
-var errAHPath = errors.New("AH passes no NAT and is never encapsulated, which this path needs: propose ESP")
+func ahOnPath(ours, theirs []string) error {
+	return &mismatch{
+		kind: KindProposals, payload: wire.PayloadSA, ours: ours, theirs: theirs,
+		text:   "AH passes no NAT and is never encapsulated, which this path needs",
+		remedy: "propose ESP; or, where there is no NAT, begin on UDP port 500 and do not force encapsulation",
+	}
+}
 
 // readChildOffer chooses the configured Child SA that a request is for and
 // narrows its selectors (RFC 7296, Section 2.9). old is the SA being rekeyed, nil for a

@@ -8,9 +8,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -69,6 +71,10 @@ func goldenTopologies() map[string]*builder {
 		Name: "networks/demo/profiles/default", IkeProposals: []string{"aes256gcm16-prfsha384-x25519"},
 		EspProposals: []string{"aes256gcm16-x25519-esn"}, ChildRekeyBytes: 1 << 30, ReplayWindow: 4096,
 		TcpEncapsulation: swanherdv1.TcpEncapsulation_TCP_ENCAPSULATION_ONLY,
+		OuterHeader:      &swanherdv1.OuterHeader{Dscp: proto.Uint32(46), DontFragment: swanherdv1.DontFragment_DONT_FRAGMENT_CLEAR},
+		TrafficFlowConfidentiality: &swanherdv1.TrafficFlowConfidentiality{
+			Padding: &swanherdv1.TrafficFlowConfidentiality_PadTo{PadTo: 512}, FillInterval: durationpb.New(time.Second),
+		},
 	})
 
 	wide := fullMeshOf(2)

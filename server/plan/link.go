@@ -154,6 +154,9 @@ func (m *mesh) child(name string, local, remote []string) *swanherdv1.ChildInten
 		RekeyTime:    m.childRekey,
 		RekeyBytes:   m.profile.GetChildRekeyBytes(),
 		ReplayWindow: m.replayWindow,
+		OuterHeader:  m.profile.GetOuterHeader(),
+
+		TrafficFlowConfidentiality: m.profile.GetTrafficFlowConfidentiality(),
 	}
 }
 

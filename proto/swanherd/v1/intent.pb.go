@@ -75,6 +75,59 @@ func (TunnelRole) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{0}
 }
 
+// The mode of a pair of SAs (RFC 4301, Section 3.2).
+type IpsecMode int32
+
+const (
+	// Tunnel mode.
+	IpsecMode_IPSEC_MODE_UNSPECIFIED IpsecMode = 0
+	IpsecMode_IPSEC_MODE_TUNNEL      IpsecMode = 1
+	// What the two ends themselves say to each other: the traffic selectors are
+	// their own outer addresses, such as `192.0.2.1/32[gre]`.
+	IpsecMode_IPSEC_MODE_TRANSPORT IpsecMode = 2
+)
+
+// Enum value maps for IpsecMode.
+var (
+	IpsecMode_name = map[int32]string{
+		0: "IPSEC_MODE_UNSPECIFIED",
+		1: "IPSEC_MODE_TUNNEL",
+		2: "IPSEC_MODE_TRANSPORT",
+	}
+	IpsecMode_value = map[string]int32{
+		"IPSEC_MODE_UNSPECIFIED": 0,
+		"IPSEC_MODE_TUNNEL":      1,
+		"IPSEC_MODE_TRANSPORT":   2,
+	}
+)
+
+func (x IpsecMode) Enum() *IpsecMode {
+	p := new(IpsecMode)
+	*p = x
+	return p
+}
+
+func (x IpsecMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (IpsecMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_intent_proto_enumTypes[1].Descriptor()
+}
+
+func (IpsecMode) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_intent_proto_enumTypes[1]
+}
+
+func (x IpsecMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use IpsecMode.Descriptor instead.
+func (IpsecMode) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{1}
+}
+
 // EdgeIntent is everything the controller wants on one edge. The controller
 // sends it as resources, each with a content version; an edge that runs
 // without a controller reads it from a file.
@@ -680,7 +733,8 @@ type ChildIntent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique in the tunnel.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// As in Profile.esp_proposals; empty: the default.
+	// As in Profile.esp_proposals; empty: the default. Also for AH (RFC 4302):
+	// `ah-sha256`. AH passes no NAT and is never encapsulated.
 	EspProposals []string `protobuf:"bytes,2,rep,name=esp_proposals,json=espProposals,proto3" json:"esp_proposals,omitempty"`
 	// Traffic selectors: CIDR, with `[tcp/443]` behind it where narrower.
 	LocalTs   []string             `protobuf:"bytes,3,rep,name=local_ts,json=localTs,proto3" json:"local_ts,omitempty"`
@@ -689,9 +743,14 @@ type ChildIntent struct {
 	// Octets; 0: no limit by volume.
 	RekeyBytes uint64 `protobuf:"varint,6,opt,name=rekey_bytes,json=rekeyBytes,proto3" json:"rekey_bytes,omitempty"`
 	// Packets, 64 to 8192; 0: 1024.
-	ReplayWindow  uint32 `protobuf:"varint,7,opt,name=replay_window,json=replayWindow,proto3" json:"replay_window,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ReplayWindow uint32    `protobuf:"varint,7,opt,name=replay_window,json=replayWindow,proto3" json:"replay_window,omitempty"`
+	Mode         IpsecMode `protobuf:"varint,8,opt,name=mode,proto3,enum=swanherd.v1.IpsecMode" json:"mode,omitempty"`
+	// As in Profile.outer_header.
+	OuterHeader *OuterHeader `protobuf:"bytes,9,opt,name=outer_header,json=outerHeader,proto3" json:"outer_header,omitempty"`
+	// As in Profile.traffic_flow_confidentiality.
+	TrafficFlowConfidentiality *TrafficFlowConfidentiality `protobuf:"bytes,10,opt,name=traffic_flow_confidentiality,json=trafficFlowConfidentiality,proto3" json:"traffic_flow_confidentiality,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
 }
 
 func (x *ChildIntent) Reset() {
@@ -773,6 +832,27 @@ func (x *ChildIntent) GetReplayWindow() uint32 {
 	return 0
 }
 
+func (x *ChildIntent) GetMode() IpsecMode {
+	if x != nil {
+		return x.Mode
+	}
+	return IpsecMode_IPSEC_MODE_UNSPECIFIED
+}
+
+func (x *ChildIntent) GetOuterHeader() *OuterHeader {
+	if x != nil {
+		return x.OuterHeader
+	}
+	return nil
+}
+
+func (x *ChildIntent) GetTrafficFlowConfidentiality() *TrafficFlowConfidentiality {
+	if x != nil {
+		return x.TrafficFlowConfidentiality
+	}
+	return nil
+}
+
 var File_swanherd_v1_intent_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_intent_proto_rawDesc = "" +
@@ -822,7 +902,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x06method\x12\x05\xbaH\x02\b\x01\"\x1b\n" +
 	"\x19CertificateAuthentication\"/\n" +
 	"\x11PskAuthentication\x12\x1a\n" +
-	"\x04file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04file\"\x9a\x02\n" +
+	"\x04file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04file\"\xf8\x03\n" +
 	"\vChildIntent\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
 	"\resp_proposals\x18\x02 \x03(\tR\fespProposals\x12#\n" +
@@ -832,12 +912,20 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"rekey_time\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\trekeyTime\x12\x1f\n" +
 	"\vrekey_bytes\x18\x06 \x01(\x04R\n" +
 	"rekeyBytes\x12#\n" +
-	"\rreplay_window\x18\a \x01(\rR\freplayWindow*_\n" +
+	"\rreplay_window\x18\a \x01(\rR\freplayWindow\x124\n" +
+	"\x04mode\x18\b \x01(\x0e2\x16.swanherd.v1.IpsecModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12;\n" +
+	"\fouter_header\x18\t \x01(\v2\x18.swanherd.v1.OuterHeaderR\vouterHeader\x12i\n" +
+	"\x1ctraffic_flow_confidentiality\x18\n" +
+	" \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality*_\n" +
 	"\n" +
 	"TunnelRole\x12\x1b\n" +
 	"\x17TUNNEL_ROLE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15TUNNEL_ROLE_INITIATOR\x10\x01\x12\x19\n" +
-	"\x15TUNNEL_ROLE_RESPONDER\x10\x02B\xa6\x01\n" +
+	"\x15TUNNEL_ROLE_RESPONDER\x10\x02*X\n" +
+	"\tIpsecMode\x12\x1a\n" +
+	"\x16IPSEC_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11IPSEC_MODE_TUNNEL\x10\x01\x12\x18\n" +
+	"\x14IPSEC_MODE_TRANSPORT\x10\x02B\xa6\x01\n" +
 	"\x0fcom.swanherd.v1B\vIntentProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -852,42 +940,48 @@ func file_swanherd_v1_intent_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_intent_proto_rawDescData
 }
 
-var file_swanherd_v1_intent_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_swanherd_v1_intent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_swanherd_v1_intent_proto_goTypes = []any{
-	(TunnelRole)(0),                   // 0: swanherd.v1.TunnelRole
-	(*EdgeIntent)(nil),                // 1: swanherd.v1.EdgeIntent
-	(*EdgeSettings)(nil),              // 2: swanherd.v1.EdgeSettings
-	(*IdentityFiles)(nil),             // 3: swanherd.v1.IdentityFiles
-	(*TunnelIntent)(nil),              // 4: swanherd.v1.TunnelIntent
-	(*PeerEndpoint)(nil),              // 5: swanherd.v1.PeerEndpoint
-	(*Authentication)(nil),            // 6: swanherd.v1.Authentication
-	(*CertificateAuthentication)(nil), // 7: swanherd.v1.CertificateAuthentication
-	(*PskAuthentication)(nil),         // 8: swanherd.v1.PskAuthentication
-	(*ChildIntent)(nil),               // 9: swanherd.v1.ChildIntent
-	(*durationpb.Duration)(nil),       // 10: google.protobuf.Duration
-	(TcpEncapsulation)(0),             // 11: swanherd.v1.TcpEncapsulation
+	(TunnelRole)(0),                    // 0: swanherd.v1.TunnelRole
+	(IpsecMode)(0),                     // 1: swanherd.v1.IpsecMode
+	(*EdgeIntent)(nil),                 // 2: swanherd.v1.EdgeIntent
+	(*EdgeSettings)(nil),               // 3: swanherd.v1.EdgeSettings
+	(*IdentityFiles)(nil),              // 4: swanherd.v1.IdentityFiles
+	(*TunnelIntent)(nil),               // 5: swanherd.v1.TunnelIntent
+	(*PeerEndpoint)(nil),               // 6: swanherd.v1.PeerEndpoint
+	(*Authentication)(nil),             // 7: swanherd.v1.Authentication
+	(*CertificateAuthentication)(nil),  // 8: swanherd.v1.CertificateAuthentication
+	(*PskAuthentication)(nil),          // 9: swanherd.v1.PskAuthentication
+	(*ChildIntent)(nil),                // 10: swanherd.v1.ChildIntent
+	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 12: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 13: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 14: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
-	2,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
-	4,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
-	10, // 2: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
-	3,  // 3: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
+	3,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
+	5,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
+	11, // 2: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
+	4,  // 3: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
 	0,  // 4: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
-	5,  // 5: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
-	6,  // 6: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
-	10, // 7: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
-	10, // 8: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
-	9,  // 9: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	11, // 10: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	7,  // 11: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	8,  // 12: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	10, // 13: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	6,  // 5: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
+	7,  // 6: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
+	11, // 7: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
+	11, // 8: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
+	10, // 9: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
+	12, // 10: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	8,  // 11: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	9,  // 12: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	11, // 13: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 14: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	13, // 15: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	14, // 16: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -905,7 +999,7 @@ func file_swanherd_v1_intent_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_intent_proto_rawDesc), len(file_swanherd_v1_intent_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -1195,13 +1195,17 @@ type Profile struct {
 	ReplayWindow uint32 `protobuf:"varint,9,opt,name=replay_window,json=replayWindow,proto3" json:"replay_window,omitempty"`
 	// Whether IKE and ESP go in a TCP connection where the network blocks UDP.
 	// Default: fallback.
-	TcpEncapsulation TcpEncapsulation       `protobuf:"varint,10,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
-	Uid              string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
-	Etag             string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
-	CreateTime       *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime       *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	TcpEncapsulation TcpEncapsulation `protobuf:"varint,10,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
+	// How outer IP headers are made. Default: copied from the inner ones.
+	OuterHeader *OuterHeader `protobuf:"bytes,11,opt,name=outer_header,json=outerHeader,proto3" json:"outer_header,omitempty"`
+	// Default: packets show their length and time.
+	TrafficFlowConfidentiality *TrafficFlowConfidentiality `protobuf:"bytes,12,opt,name=traffic_flow_confidentiality,json=trafficFlowConfidentiality,proto3" json:"traffic_flow_confidentiality,omitempty"`
+	Uid                        string                      `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag                       string                      `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime                 *timestamppb.Timestamp      `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime                 *timestamppb.Timestamp      `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
 }
 
 func (x *Profile) Reset() {
@@ -1302,6 +1306,20 @@ func (x *Profile) GetTcpEncapsulation() TcpEncapsulation {
 		return x.TcpEncapsulation
 	}
 	return TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED
+}
+
+func (x *Profile) GetOuterHeader() *OuterHeader {
+	if x != nil {
+		return x.OuterHeader
+	}
+	return nil
+}
+
+func (x *Profile) GetTrafficFlowConfidentiality() *TrafficFlowConfidentiality {
+	if x != nil {
+		return x.TrafficFlowConfidentiality
+	}
+	return nil
 }
 
 func (x *Profile) GetUid() string {
@@ -1508,7 +1526,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x05links\x18\x01 \x03(\v2\x11.swanherd.v1.LinkB\b\xbaH\x05\x92\x01\x02\b\x01R\x05links\"D\n" +
 	"\x04Link\x12\x1d\n" +
 	"\x06site_a\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteA\x12\x1d\n" +
-	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xb3\b\n" +
+	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xdb\t\n" +
 	"\aProfile\x12t\n" +
 	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/profiles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12-\n" +
@@ -1523,7 +1541,9 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\rreplay_window\x18\t \x01(\rB\x88\x01\xbaH\x84\x01\xba\x01\x80\x01\n" +
 	"\x15profile.replay_window\x129replay_window is 0 for the default, or 64 to 8192 packets\x1a,this == 0u || (this >= 64u && this <= 8192u)R\freplayWindow\x12T\n" +
 	"\x11tcp_encapsulation\x18\n" +
-	" \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationB\b\xbaH\x05\x82\x01\x02\x10\x01R\x10tcpEncapsulation\x12\x15\n" +
+	" \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationB\b\xbaH\x05\x82\x01\x02\x10\x01R\x10tcpEncapsulation\x12;\n" +
+	"\fouter_header\x18\v \x01(\v2\x18.swanherd.v1.OuterHeaderR\vouterHeader\x12i\n" +
+	"\x1ctraffic_flow_confidentiality\x18\f \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
@@ -1564,27 +1584,29 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_swanherd_v1_topology_proto_goTypes = []any{
-	(TransportClass)(0),           // 0: swanherd.v1.TransportClass
-	(IntentState)(0),              // 1: swanherd.v1.IntentState
-	(*Network)(nil),               // 2: swanherd.v1.Network
-	(*Site)(nil),                  // 3: swanherd.v1.Site
-	(*Location)(nil),              // 4: swanherd.v1.Location
-	(*Edge)(nil),                  // 5: swanherd.v1.Edge
-	(*Uplink)(nil),                // 6: swanherd.v1.Uplink
-	(*EdgeStatus)(nil),            // 7: swanherd.v1.EdgeStatus
-	(*Mesh)(nil),                  // 8: swanherd.v1.Mesh
-	(*SiteSelector)(nil),          // 9: swanherd.v1.SiteSelector
-	(*FullMesh)(nil),              // 10: swanherd.v1.FullMesh
-	(*HubAndSpoke)(nil),           // 11: swanherd.v1.HubAndSpoke
-	(*ExplicitLinks)(nil),         // 12: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                  // 13: swanherd.v1.Link
-	(*Profile)(nil),               // 14: swanherd.v1.Profile
-	(*Manifest)(nil),              // 15: swanherd.v1.Manifest
-	nil,                           // 16: swanherd.v1.Site.LabelsEntry
-	nil,                           // 17: swanherd.v1.SiteSelector.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
-	(TcpEncapsulation)(0),         // 20: swanherd.v1.TcpEncapsulation
+	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
+	(IntentState)(0),                   // 1: swanherd.v1.IntentState
+	(*Network)(nil),                    // 2: swanherd.v1.Network
+	(*Site)(nil),                       // 3: swanherd.v1.Site
+	(*Location)(nil),                   // 4: swanherd.v1.Location
+	(*Edge)(nil),                       // 5: swanherd.v1.Edge
+	(*Uplink)(nil),                     // 6: swanherd.v1.Uplink
+	(*EdgeStatus)(nil),                 // 7: swanherd.v1.EdgeStatus
+	(*Mesh)(nil),                       // 8: swanherd.v1.Mesh
+	(*SiteSelector)(nil),               // 9: swanherd.v1.SiteSelector
+	(*FullMesh)(nil),                   // 10: swanherd.v1.FullMesh
+	(*HubAndSpoke)(nil),                // 11: swanherd.v1.HubAndSpoke
+	(*ExplicitLinks)(nil),              // 12: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 13: swanherd.v1.Link
+	(*Profile)(nil),                    // 14: swanherd.v1.Profile
+	(*Manifest)(nil),                   // 15: swanherd.v1.Manifest
+	nil,                                // 16: swanherd.v1.Site.LabelsEntry
+	nil,                                // 17: swanherd.v1.SiteSelector.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 19: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 20: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 21: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 22: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
 	18, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
@@ -1615,17 +1637,19 @@ var file_swanherd_v1_topology_proto_depIdxs = []int32{
 	19, // 25: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
 	19, // 26: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
 	20, // 27: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	18, // 28: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	18, // 29: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 30: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	14, // 31: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 32: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 33: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	21, // 28: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	22, // 29: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	18, // 30: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	18, // 31: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 32: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	14, // 33: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	3,  // 34: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	8,  // 35: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }

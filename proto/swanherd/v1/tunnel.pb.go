@@ -7,8 +7,10 @@
 package swanherdv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -143,6 +145,62 @@ func (TcpEncapsulation) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
 }
 
+// What becomes of the Don't Fragment bit of IPv4 (RFC 4301, Section 8.1).
+type DontFragment int32
+
+const (
+	// Copied.
+	DontFragment_DONT_FRAGMENT_UNSPECIFIED DontFragment = 0
+	DontFragment_DONT_FRAGMENT_COPY        DontFragment = 1
+	// No router fragments; what may be fragmented is before it is sent.
+	DontFragment_DONT_FRAGMENT_SET DontFragment = 2
+	// Routers may fragment, so that no packet is too long.
+	DontFragment_DONT_FRAGMENT_CLEAR DontFragment = 3
+)
+
+// Enum value maps for DontFragment.
+var (
+	DontFragment_name = map[int32]string{
+		0: "DONT_FRAGMENT_UNSPECIFIED",
+		1: "DONT_FRAGMENT_COPY",
+		2: "DONT_FRAGMENT_SET",
+		3: "DONT_FRAGMENT_CLEAR",
+	}
+	DontFragment_value = map[string]int32{
+		"DONT_FRAGMENT_UNSPECIFIED": 0,
+		"DONT_FRAGMENT_COPY":        1,
+		"DONT_FRAGMENT_SET":         2,
+		"DONT_FRAGMENT_CLEAR":       3,
+	}
+)
+
+func (x DontFragment) Enum() *DontFragment {
+	p := new(DontFragment)
+	*p = x
+	return p
+}
+
+func (x DontFragment) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DontFragment) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
+}
+
+func (DontFragment) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
+}
+
+func (x DontFragment) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DontFragment.Descriptor instead.
+func (DontFragment) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+}
+
 // State of a tunnel at one end.
 type TunnelState int32
 
@@ -191,11 +249,11 @@ func (x TunnelState) String() string {
 }
 
 func (TunnelState) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[3].Descriptor()
 }
 
 func (TunnelState) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[3]
 }
 
 func (x TunnelState) Number() protoreflect.EnumNumber {
@@ -204,7 +262,7 @@ func (x TunnelState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelState.Descriptor instead.
 func (TunnelState) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
 }
 
 // What kind of failure a TunnelError is, for programs.
@@ -279,11 +337,11 @@ func (x TunnelErrorKind) String() string {
 }
 
 func (TunnelErrorKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[3].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[4].Descriptor()
 }
 
 func (TunnelErrorKind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[3]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[4]
 }
 
 func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
@@ -292,7 +350,7 @@ func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelErrorKind.Descriptor instead.
 func (TunnelErrorKind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
 }
 
 // A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -518,6 +576,167 @@ func (x *TunnelEnd) GetStale() bool {
 	return false
 }
 
+// OuterHeader says how the outer IP header of a packet is made from the inner
+// one (RFC 4301, Section 5.1.2). Unset fields copy what the inner one has.
+type OuterHeader struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DSCP of every packet (RFC 2983, Section 3), where the path must not see the
+	// classes or has others.
+	Dscp *uint32 `protobuf:"varint,1,opt,name=dscp,proto3,oneof" json:"dscp,omitempty"`
+	// Marks every packet Not-ECT, for a path or a peer that loses congestion
+	// marks (RFC 6040, Section 4.1, compatibility mode).
+	NoEcn         bool         `protobuf:"varint,2,opt,name=no_ecn,json=noEcn,proto3" json:"no_ecn,omitempty"`
+	DontFragment  DontFragment `protobuf:"varint,3,opt,name=dont_fragment,json=dontFragment,proto3,enum=swanherd.v1.DontFragment" json:"dont_fragment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OuterHeader) Reset() {
+	*x = OuterHeader{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OuterHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OuterHeader) ProtoMessage() {}
+
+func (x *OuterHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OuterHeader.ProtoReflect.Descriptor instead.
+func (*OuterHeader) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *OuterHeader) GetDscp() uint32 {
+	if x != nil && x.Dscp != nil {
+		return *x.Dscp
+	}
+	return 0
+}
+
+func (x *OuterHeader) GetNoEcn() bool {
+	if x != nil {
+		return x.NoEcn
+	}
+	return false
+}
+
+func (x *OuterHeader) GetDontFragment() DontFragment {
+	if x != nil {
+		return x.DontFragment
+	}
+	return DontFragment_DONT_FRAGMENT_UNSPECIFIED
+}
+
+// TrafficFlowConfidentiality hides how long and how frequent packets are (RFC
+// 4303, Sections 2.6 and 2.7), in tunnel mode, and costs what is padded.
+type TrafficFlowConfidentiality struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Padding:
+	//
+	//	*TrafficFlowConfidentiality_PadTo
+	//	*TrafficFlowConfidentiality_PadToPath
+	Padding isTrafficFlowConfidentiality_Padding `protobuf_oneof:"padding"`
+	// A dummy packet is sent whenever no packet was for that long; unset: never.
+	FillInterval  *durationpb.Duration `protobuf:"bytes,3,opt,name=fill_interval,json=fillInterval,proto3" json:"fill_interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrafficFlowConfidentiality) Reset() {
+	*x = TrafficFlowConfidentiality{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrafficFlowConfidentiality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrafficFlowConfidentiality) ProtoMessage() {}
+
+func (x *TrafficFlowConfidentiality) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrafficFlowConfidentiality.ProtoReflect.Descriptor instead.
+func (*TrafficFlowConfidentiality) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TrafficFlowConfidentiality) GetPadding() isTrafficFlowConfidentiality_Padding {
+	if x != nil {
+		return x.Padding
+	}
+	return nil
+}
+
+func (x *TrafficFlowConfidentiality) GetPadTo() uint32 {
+	if x != nil {
+		if x, ok := x.Padding.(*TrafficFlowConfidentiality_PadTo); ok {
+			return x.PadTo
+		}
+	}
+	return 0
+}
+
+func (x *TrafficFlowConfidentiality) GetPadToPath() bool {
+	if x != nil {
+		if x, ok := x.Padding.(*TrafficFlowConfidentiality_PadToPath); ok {
+			return x.PadToPath
+		}
+	}
+	return false
+}
+
+func (x *TrafficFlowConfidentiality) GetFillInterval() *durationpb.Duration {
+	if x != nil {
+		return x.FillInterval
+	}
+	return nil
+}
+
+type isTrafficFlowConfidentiality_Padding interface {
+	isTrafficFlowConfidentiality_Padding()
+}
+
+type TrafficFlowConfidentiality_PadTo struct {
+	// Octets to which shorter packets are padded.
+	PadTo uint32 `protobuf:"varint,1,opt,name=pad_to,json=padTo,proto3,oneof"`
+}
+
+type TrafficFlowConfidentiality_PadToPath struct {
+	// Pads every packet to the longest that passes the path in one piece.
+	PadToPath bool `protobuf:"varint,2,opt,name=pad_to_path,json=padToPath,proto3,oneof"`
+}
+
+func (*TrafficFlowConfidentiality_PadTo) isTrafficFlowConfidentiality_Padding() {}
+
+func (*TrafficFlowConfidentiality_PadToPath) isTrafficFlowConfidentiality_Padding() {}
+
 // TunnelReport is one end's view of a tunnel.
 type TunnelReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -539,7 +758,7 @@ type TunnelReport struct {
 
 func (x *TunnelReport) Reset() {
 	*x = TunnelReport{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +770,7 @@ func (x *TunnelReport) String() string {
 func (*TunnelReport) ProtoMessage() {}
 
 func (x *TunnelReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +783,7 @@ func (x *TunnelReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelReport.ProtoReflect.Descriptor instead.
 func (*TunnelReport) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TunnelReport) GetTunnel() string {
@@ -664,7 +883,7 @@ type TunnelError struct {
 
 func (x *TunnelError) Reset() {
 	*x = TunnelError{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +895,7 @@ func (x *TunnelError) String() string {
 func (*TunnelError) ProtoMessage() {}
 
 func (x *TunnelError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +908,7 @@ func (x *TunnelError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelError.ProtoReflect.Descriptor instead.
 func (*TunnelError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TunnelError) GetCode() string {
@@ -801,7 +1020,7 @@ type IkeSa struct {
 
 func (x *IkeSa) Reset() {
 	*x = IkeSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +1032,7 @@ func (x *IkeSa) String() string {
 func (*IkeSa) ProtoMessage() {}
 
 func (x *IkeSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1045,7 @@ func (x *IkeSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IkeSa.ProtoReflect.Descriptor instead.
 func (*IkeSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IkeSa) GetInitiatorSpi() string {
@@ -934,7 +1153,7 @@ type ChildSa struct {
 
 func (x *ChildSa) Reset() {
 	*x = ChildSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1165,7 @@ func (x *ChildSa) String() string {
 func (*ChildSa) ProtoMessage() {}
 
 func (x *ChildSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1178,7 @@ func (x *ChildSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSa.ProtoReflect.Descriptor instead.
 func (*ChildSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ChildSa) GetName() string {
@@ -1051,7 +1270,7 @@ type SaCounters struct {
 
 func (x *SaCounters) Reset() {
 	*x = SaCounters{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1282,7 @@ func (x *SaCounters) String() string {
 func (*SaCounters) ProtoMessage() {}
 
 func (x *SaCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1295,7 @@ func (x *SaCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaCounters.ProtoReflect.Descriptor instead.
 func (*SaCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SaCounters) GetPacketsIn() uint64 {
@@ -1132,7 +1351,7 @@ var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n" +
+	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n" +
 	"\x06Tunnel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12$\n" +
@@ -1152,7 +1371,18 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\tinitiator\x18\x06 \x01(\bR\tinitiator\x121\n" +
 	"\x06report\x18\a \x01(\v2\x19.swanherd.v1.TunnelReportR\x06report\x12=\n" +
 	"\freceive_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12\x14\n" +
-	"\x05stale\x18\t \x01(\bR\x05stale\"\xc0\x03\n" +
+	"\x05stale\x18\t \x01(\bR\x05stale\"\x99\x01\n" +
+	"\vOuterHeader\x12 \n" +
+	"\x04dscp\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18?H\x00R\x04dscp\x88\x01\x01\x12\x15\n" +
+	"\x06no_ecn\x18\x02 \x01(\bR\x05noEcn\x12H\n" +
+	"\rdont_fragment\x18\x03 \x01(\x0e2\x19.swanherd.v1.DontFragmentB\b\xbaH\x05\x82\x01\x02\x10\x01R\fdontFragmentB\a\n" +
+	"\x05_dscp\"\xc1\x01\n" +
+	"\x1aTrafficFlowConfidentiality\x12$\n" +
+	"\x06pad_to\x18\x01 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01H\x00R\x05padTo\x12 \n" +
+	"\vpad_to_path\x18\x02 \x01(\bH\x00R\tpadToPath\x12P\n" +
+	"\rfill_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b<2\x04\x10\xc0\x84=R\ffillIntervalB\t\n" +
+	"\apadding\"\xc0\x03\n" +
 	"\fTunnelReport\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.swanherd.v1.TunnelStateR\x05state\x129\n" +
@@ -1232,7 +1462,12 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x1dTCP_ENCAPSULATION_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17TCP_ENCAPSULATION_NEVER\x10\x01\x12\x1e\n" +
 	"\x1aTCP_ENCAPSULATION_FALLBACK\x10\x02\x12\x1a\n" +
-	"\x16TCP_ENCAPSULATION_ONLY\x10\x03*\xb0\x01\n" +
+	"\x16TCP_ENCAPSULATION_ONLY\x10\x03*u\n" +
+	"\fDontFragment\x12\x1d\n" +
+	"\x19DONT_FRAGMENT_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12DONT_FRAGMENT_COPY\x10\x01\x12\x15\n" +
+	"\x11DONT_FRAGMENT_SET\x10\x02\x12\x17\n" +
+	"\x13DONT_FRAGMENT_CLEAR\x10\x03*\xb0\x01\n" +
 	"\vTunnelState\x12\x1c\n" +
 	"\x18TUNNEL_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11TUNNEL_STATE_IDLE\x10\x01\x12\x1b\n" +
@@ -1268,47 +1503,53 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_tunnel_proto_rawDescData
 }
 
-var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
-	(TunnelStatus)(0),             // 0: swanherd.v1.TunnelStatus
-	(TcpEncapsulation)(0),         // 1: swanherd.v1.TcpEncapsulation
-	(TunnelState)(0),              // 2: swanherd.v1.TunnelState
-	(TunnelErrorKind)(0),          // 3: swanherd.v1.TunnelErrorKind
-	(*Tunnel)(nil),                // 4: swanherd.v1.Tunnel
-	(*TunnelEnd)(nil),             // 5: swanherd.v1.TunnelEnd
-	(*TunnelReport)(nil),          // 6: swanherd.v1.TunnelReport
-	(*TunnelError)(nil),           // 7: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                 // 8: swanherd.v1.IkeSa
-	(*ChildSa)(nil),               // 9: swanherd.v1.ChildSa
-	(*SaCounters)(nil),            // 10: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(TunnelStatus)(0),                  // 0: swanherd.v1.TunnelStatus
+	(TcpEncapsulation)(0),              // 1: swanherd.v1.TcpEncapsulation
+	(DontFragment)(0),                  // 2: swanherd.v1.DontFragment
+	(TunnelState)(0),                   // 3: swanherd.v1.TunnelState
+	(TunnelErrorKind)(0),               // 4: swanherd.v1.TunnelErrorKind
+	(*Tunnel)(nil),                     // 5: swanherd.v1.Tunnel
+	(*TunnelEnd)(nil),                  // 6: swanherd.v1.TunnelEnd
+	(*OuterHeader)(nil),                // 7: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 8: swanherd.v1.TrafficFlowConfidentiality
+	(*TunnelReport)(nil),               // 9: swanherd.v1.TunnelReport
+	(*TunnelError)(nil),                // 10: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                      // 11: swanherd.v1.IkeSa
+	(*ChildSa)(nil),                    // 12: swanherd.v1.ChildSa
+	(*SaCounters)(nil),                 // 13: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil),      // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
-	5,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
-	5,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
+	6,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
+	6,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	11, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
-	6,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	11, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
-	2,  // 6: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	11, // 7: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	8,  // 8: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	9,  // 9: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	7,  // 10: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	11, // 11: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	11, // 12: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	3,  // 13: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	11, // 14: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	11, // 15: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	11, // 16: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	11, // 17: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	10, // 18: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
+	14, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	2,  // 6: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
+	15, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
+	3,  // 8: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
+	14, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	11, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	12, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	10, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	14, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	14, // 14: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	4,  // 15: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	14, // 16: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	14, // 17: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	14, // 18: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	14, // 19: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	13, // 20: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -1316,13 +1557,18 @@ func file_swanherd_v1_tunnel_proto_init() {
 	if File_swanherd_v1_tunnel_proto != nil {
 		return
 	}
+	file_swanherd_v1_tunnel_proto_msgTypes[2].OneofWrappers = []any{}
+	file_swanherd_v1_tunnel_proto_msgTypes[3].OneofWrappers = []any{
+		(*TrafficFlowConfidentiality_PadTo)(nil),
+		(*TrafficFlowConfidentiality_PadToPath)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   7,
+			NumEnums:      5,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
