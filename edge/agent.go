@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"sync"
@@ -61,6 +62,22 @@ func Run(ctx context.Context, cfg Config) error {
 	err := a.run(ctx)
 	a.ended = err == nil
 	return err
+}
+
+// Release lets go what an agent that ended keeps from leaving in clear. It is an error
+// while one runs with that state directory.
+func Release(stateDir, tunnelInterface string, logger *slog.Logger) error {
+	dir, err := state.Open(stateDir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	host, err := hostnet.Open(logger)
+	if err != nil {
+		return err
+	}
+	defer host.Close()
+	return host.Release(tunnelInterface)
 }
 
 // open takes hold of what the agent needs of the host. Close gives back what
@@ -131,7 +148,7 @@ func (a *agent) close() {
 		}
 	}
 	closeAll(a.keyLog)
-	if a.ended {
+	if a.ended && !a.cfg.FailClosed {
 		if err := a.host.Release(a.cfg.Interface); err != nil {
 			a.cfg.Logger.Warn("cannot remove guards of routes and rules", "error", err)
 		}

@@ -36,6 +36,9 @@ type Config struct {
 	// Workers is how many goroutines of the userspace data plane move packets in
 	// each direction; 0 is one for every two processors.
 	Workers int
+	// FailClosed keeps what was routed into tunnels from leaving in clear also when
+	// the agent ends in order, until another one runs, or Release.
+	FailClosed bool
 	// Interface is the name of the tunnel interface.
 	Interface string
 	// IKEPort is where the agent answers IKE without encapsulation; 0: nowhere.

@@ -44,6 +44,33 @@ func TestEdgesFromIntentFiles(t *testing.T) {
 	}
 }
 
+// TestEdgesFailClosed: an agent that was told so keeps its tunnels' traffic from leaving
+// in clear when it is stopped, as when its service is restarted, until it is released.
+func TestEdgesFailClosed(t *testing.T) {
+	lab.Require(t, "ip")
+	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--fail-closed"}}
+	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
+	p.writeCredentials()
+	p.start(0)
+	p.start(1)
+	p.check("at first")
+	release := []string{p.agent, "release", "--state-dir", p.stateDir(1)}
+	if out, err := p.edges[1].Run(p.ctx, release...); err == nil {
+		t.Errorf("release beside a running agent: %s", out)
+	}
+	p.must(p.agents[1].Stop(10 * time.Second))
+	p.guarded(1, "after a stop")
+	p.start(1)
+	p.check("after the restart")
+	p.must(p.agents[1].Stop(10 * time.Second))
+	if out, err := p.edges[1].Run(p.ctx, release...); err != nil {
+		t.Errorf("release: %v: %s", err, out)
+	}
+	if out, err := p.edges[1].Run(p.ctx, "ip", "route", "show", "proto", "83"); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("routes after the release: %q, %v", out, err)
+	}
+}
+
 // TestEdgesOnKernel runs two agents with the data plane of the kernel, in a virtual
 // machine whose kernel has ESP.
 func TestEdgesOnKernel(t *testing.T) {

@@ -11,7 +11,7 @@
 // Behind each route is a guard of type unreachable: when the interface goes with an
 // agent in user space that is killed, packets that were to be protected do not leave by
 // the default gateway in clear (RFC 4301, Section 5.1). Guards stay until the next
-// agent knows better, or an agent ends in order.
+// agent knows better, or an agent ends in order that may open them.
 //
 // For transport mode of a data plane in user space, what the host says to a peer is led
 // into the interface by a rule and a table of their own (`ip rule`, `ip route show table

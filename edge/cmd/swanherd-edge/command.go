@@ -33,7 +33,7 @@ func newCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newTranscriptCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newTranscriptCommand(), newReleaseCommand(), newVersionCommand())
 	return root
 }
 
@@ -155,6 +155,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 	f.StringArrayVar(&uplinks, "uplink", nil, "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]; may be repeated; without it, every interface with a default route")
 	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto, kernel or userspace; auto is the kernel's if --tcp-port is 0 and it works")
 	f.IntVar(&cfg.Workers, "workers", 0, "how many threads of the userspace data plane move packets in each direction; 0: one for every two processors")
+	f.BoolVar(&cfg.FailClosed, "fail-closed", false, "after an orderly stop, too, keep what was routed into tunnels from leaving in clear, until another agent runs or `swanherd-edge release`: for a service that is restarted")
 	f.StringVar(&cfg.Interface, "tun-name", edge.DefaultInterface, "name of the tunnel interface")
 	f.Uint16Var(&cfg.IKEPort, "ike-port", edge.DefaultIKEPort, "UDP port of IKE without encapsulation; 0: only the NAT traversal port 4500")
 	f.Uint16Var(&cfg.TCPPort, "tcp-port", edge.DefaultTCPPort, "TCP port of IKE and ESP from peers whose network blocks UDP; 0: none is taken")
@@ -218,6 +219,30 @@ func enrollOnce(cmd *cobra.Command, dir, text, edgeID string, logger *slog.Logge
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "enrolled as %s\n", id.Edge)
 	return nil
+}
+
+func newReleaseCommand() *cobra.Command {
+	var dir, tunnelInterface string
+	var logging logFlags
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Let traffic leave in clear again after an agent is gone for good",
+		Long: `Remove what keeps the traffic of tunnels from leaving in clear after an agent was
+killed, or stopped when it ran with --fail-closed: unreachable routes, and the
+rule of transport mode. No agent may run with that state directory.`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error {
+			logger, err := logging.logger()
+			if err != nil {
+				return err
+			}
+			return edge.Release(dir, tunnelInterface, logger)
+		},
+	}
+	stateDirFlag(cmd, &dir)
+	logging.add(cmd)
+	cmd.Flags().StringVar(&tunnelInterface, "tun-name", edge.DefaultInterface, "name of the tunnel interface")
+	return cmd
 }
 
 func newVersionCommand() *cobra.Command {
