@@ -29,26 +29,30 @@ func runBench(ctx context.Context, args []string) error {
 	return command(ctx, "", append([]string{"go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", "300ms"}, args...)...)
 }
 
-// benchDataPlane needs root. A round of all takes eight minutes.
+// benchDataPlane needs root. A round of all takes ten minutes.
 func benchDataPlane(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench dataplane", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 3, "how often each measure is taken")
 	with := flags.String("with", "", "only contenders that match this regular expression, such as 'swanherd$|wireguard'")
 	only := flags.String("only", "", "only measures that match this regular expression, such as 'TCP 1|UDP'")
+	before := flags.String("before", "", "another build of swanherd-edge, measured beside this one: from before a change")
 	figures := flags.String("figures", "", "file for all figures, as JSON, after each round")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *figures != "" { // the benchmark runs in another directory
-		file, err := filepath.Abs(*figures)
+	for _, file := range []*string{figures, before} {
+		if *file == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*file) // the benchmark runs in another directory
 		if err != nil {
 			return err
 		}
-		*figures = file
+		*file = absolute
 	}
 	const round, start = 20 * time.Minute, 10 * time.Minute
 	return command(ctx, "", "go", "test", "-run", "^$", "-bench", "BenchmarkDataPlane$", "-benchtime", fmt.Sprintf("%dx", *rounds),
-		"-timeout", (start + time.Duration(*rounds)*round).String(), "./deployments/lab", "-args", "-with", *with, "-only", *only, "-figures", *figures)
+		"-timeout", (start + time.Duration(*rounds)*round).String(), "./deployments/lab", "-args", "-with", *with, "-only", *only, "-before", *before, "-figures", *figures)
 }
 
 // runFuzz runs each fuzz target for a while, one after the other: go test takes one

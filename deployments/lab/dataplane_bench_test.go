@@ -3,12 +3,16 @@ package lab_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
+	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +24,8 @@ var (
 	dataPlaneWith = flag.String("with", "", "only contenders that match this regular expression")
 	dataPlaneOnly = flag.String("only", "", "only measures that match this regular expression")
 	dataPlaneJSON = flag.String("figures", "", "file for all figures, as JSON, after each round")
+
+	dataPlaneBefore = flag.String("before", "", "another build of our agent, to be measured beside this one")
 )
 
 // BenchmarkDataPlane measures what passes a tunnel between two gateways, each with a
@@ -104,24 +110,41 @@ const (
 	pingHigh     = "ping p99, ms"
 )
 
-// measures that are of 1 stream or of pings use one SA, also where there are more.
+// measures that are of 1 stream or of pings use one SA, also where there are more, and
+// so do 8 streams but for those between the gateways.
 var measures = []measurement{
 	{rateTCP, []string{rateTCP, processorTCP}, func(c *contender) map[string]float64 {
 		before := c.processorTime()
-		rate := c.tcp("--time", "3")
+		rate := c.tcp()
 		used := (c.processorTime() - before).Seconds()
 		figures := map[string]float64{rateTCP: rate}
 		if len(c.running) > 0 {
-			figures[processorTCP] = used / (rate * 3)
+			figures[processorTCP] = used / (rate * tcpSeconds)
 		}
 		return figures
 	}},
-	one("TCP 8, Gbit/s", func(c *contender) float64 { return c.tcp("--time", "3", "--parallel", "8") }),
-	one("TCP reverse, Gbit/s", func(c *contender) float64 { return c.tcp("--time", "3", "--reverse") }),
-	one("UDP 1400 B, kpps", func(c *contender) float64 { return c.lossless(1400) }),
-	one("UDP 200 B, kpps", func(c *contender) float64 { return c.lossless(200) }),
-	one("UDP 64 B, kpps", func(c *contender) float64 { return c.lossless(64) }),
+	one("TCP 1 reverse, Gbit/s", func(c *contender) float64 { return c.tcp("--reverse") }),
+	one("TCP 8, Gbit/s", func(c *contender) float64 { return c.tcp("--parallel", "8") }),
+	one("TCP 8 reverse, Gbit/s", func(c *contender) float64 { return c.tcp("--parallel", "8", "--reverse") }),
+	one("TCP 8 between gateways, Gbit/s", func(c *contender) float64 { return c.tcpOverFlows(8) }),
+	datagrams(1400),
+	datagrams(200),
+	datagrams(64),
 	{"ping", []string{pingMedian, pingHigh}, (*contender).roundTrip},
+	{"memory", []string{"memory, MB"}, (*contender).memory},
+}
+
+// datagrams measures how many IP packets of size octets can be sent without loss, and
+// how long they are under way at half that rate.
+func datagrams(size int) measurement {
+	name := fmt.Sprintf("UDP %d B", size)
+	rate, middle, high := name+", kpps", name+" p50, ms", name+" p99, ms"
+	return measurement{name, []string{rate, middle, high}, func(c *contender) map[string]float64 {
+		most := c.lossless(size)
+		half := c.datagrams(lab.UDPLoad{Size: size - udpHeaders, Rate: most / 2}, time.Second)
+		ms := func(quantile float64) float64 { return half.Latency.Quantile(quantile).Seconds() * 1e3 }
+		return map[string]float64{rate: most / 1e3, middle: ms(0.5), high: ms(0.99)}
+	}}
 }
 
 // processorTime is what the daemons have used.
@@ -132,22 +155,84 @@ func (c *contender) processorTime() (sum time.Duration) {
 	return sum
 }
 
+// memory is what a daemon has resident, in the middle of both ends.
+func (c *contender) memory() map[string]float64 {
+	if len(c.running) == 0 {
+		return nil
+	}
+	var sum float64
+	for _, p := range c.running {
+		sum += float64(resident(c.t, p))
+	}
+	return map[string]float64{"memory, MB": sum / float64(len(c.running)) / 1e6}
+}
+
+// resident is the memory of a program in octets (proc(5), /proc/pid/statm).
+func resident(t testing.TB, p *lab.Program) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * os.Getpagesize()
+}
+
+// tcpSeconds is how long one measure of TCP takes.
+const tcpSeconds = 3
+
 // tcp runs iperf3 from host to host and returns what arrived, in Gbit/s.
 func (c *contender) tcp(args ...string) float64 {
 	c.t.Helper()
-	server, err := c.theirsLAN.Start(nil, nil, "iperf3", "--server", "--one-off", "--bind", c.theirsHost.String(), "--forceflush")
+	rate, err := c.iperf(c.oursLAN, c.theirsLAN, lab.UDPFlow{Source: c.oursHost, Destination: c.theirsHost}, 0, args...)
 	c.must(err)
+	return rate
+}
+
+// tcpOverFlows runs that many streams from gateway to gateway, each over another flow
+// as far as there are so many, and returns what arrived of all, in Gbit/s.
+func (c *contender) tcpOverFlows(streams int) (sum float64) {
+	c.t.Helper()
+	rates, errs := make([]float64, streams), make([]error, streams)
+	var running sync.WaitGroup
+	for i := range streams {
+		flow := c.flows[i*len(c.flows)/streams]
+		running.Go(func() { rates[i], errs[i] = c.iperf(c.ours, c.theirs, flow, i) })
+	}
+	running.Wait()
+	c.must(errors.Join(errs...))
+	for _, r := range rates {
+		sum += r
+	}
+	return sum
+}
+
+// iperf runs iperf3 over a flow, at a port of its own for each number, and returns what
+// arrived, in Gbit/s.
+func (c *contender) iperf(from, to *lab.Namespace, flow lab.UDPFlow, number int, args ...string) (float64, error) {
+	port := strconv.Itoa(5201 + number)
+	server, err := to.Start(nil, nil, "iperf3", "--server", "--one-off", "--bind", flow.Destination.String(), "--port", port, "--forceflush")
+	if err != nil {
+		return 0, err
+	}
 	defer server.Kill()
 	for !strings.Contains(server.Output(), "listening") {
 		select {
 		case <-c.ctx.Done():
-			c.t.Fatal("iperf3 does not listen: " + server.Output())
+			return 0, fmt.Errorf("%s: iperf3 does not listen: %s", c.name, server.Output())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
-	out, err := c.oursLAN.Run(c.ctx, append([]string{"iperf3", "--client", c.theirsHost.String(), "--json"}, args...)...)
+	client := []string{
+		"iperf3", "--client", flow.Destination.String(), "--bind", flow.Source.String(), "--port", port,
+		"--time", strconv.Itoa(tcpSeconds), "--json",
+	}
+	out, err := from.Run(c.ctx, append(client, args...)...)
 	if err != nil {
-		c.t.Fatalf("%s: iperf3 %v: %v\n%s", c.name, args, err, out)
+		return 0, fmt.Errorf("%s: iperf3 %v: %w\n%s", c.name, args, err, out)
 	}
 	var result struct {
 		End struct {
@@ -156,8 +241,8 @@ func (c *contender) tcp(args ...string) float64 {
 			} `json:"sum_received"`
 		}
 	}
-	c.must(json.Unmarshal([]byte(out[max(0, strings.Index(out, "{")):]), &result)) // behind warnings
-	return result.End.SumReceived.BitsPerSecond / 1e9
+	err = json.Unmarshal([]byte(out[max(0, strings.Index(out, "{")):]), &result) // behind warnings
+	return result.End.SumReceived.BitsPerSecond / 1e9, err
 }
 
 // datagrams sends for a while from gateway to gateway: forwarding each datagram from
@@ -174,17 +259,19 @@ func (c *contender) datagrams(load lab.UDPLoad, duration time.Duration) lab.UDPR
 	return result
 }
 
+// udpHeaders are those of IPv4 and UDP.
+const udpHeaders = 20 + 8
+
 // lossless finds the highest rate of IP packets of size octets, which all tunnels take
-// unfragmented up to 1400, of which at most one in a thousand is lost, in thousands a
+// unfragmented up to 1400, of which at most one in a thousand is lost, in packets a
 // second: it doubles until there is loss or the sender can do no more, then halves the
 // interval. A rate is tried for a second, so that what queues on the way hold does not
 // count.
 func (c *contender) lossless(size int) float64 {
 	c.t.Helper()
-	const headers = 20 + 8 // of IPv4 and UDP
 	passed := func(rate float64) (best float64) {
 		for range 2 { // a machine that does something else for a moment loses packets, and is slow, too
-			if result := c.datagrams(lab.UDPLoad{Size: size - headers, Rate: rate}, time.Second); result.Loss() <= 0.001 {
+			if result := c.datagrams(lab.UDPLoad{Size: size - udpHeaders, Rate: rate}, time.Second); result.Loss() <= 0.001 {
 				best = max(best, result.Rate())
 			}
 			if best >= 0.8*rate {
@@ -202,7 +289,7 @@ func (c *contender) lossless(size int) float64 {
 		}
 		best = max(best, got)
 		if got < 0.8*high {
-			return best / 1e3 // the sender is the limit
+			return best // the sender is the limit
 		}
 		low = high
 	}
@@ -214,7 +301,7 @@ func (c *contender) lossless(size int) float64 {
 			high = middle
 		}
 	}
-	return best / 1e3
+	return best
 }
 
 // roundTrip pings over an idle tunnel.

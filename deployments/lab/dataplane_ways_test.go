@@ -23,22 +23,32 @@ const baselineName = "wireguard-go"
 
 // contenders are all ways from host to host. What they need is built when they start.
 func contenders(b *testing.B) []contender {
-	ours := func(count int) func(*contender) {
-		return func(c *contender) { c.runTunnels(buildAgent(b), count) }
+	all := contendersOf("swanherd", func() string { return buildAgent(b) })
+	if *dataPlaneBefore != "" {
+		all = append(all, contendersOf("before", func() string { return *dataPlaneBefore })...)
+	}
+	return append(all,
+		contender{name: "swanherd, no cipher", start: func(c *contender) { c.runTunnels(buildAgent(b, withoutCipher(b)...), 1) }},
+		contender{name: baselineName, start: func(c *contender) { c.running = c.runWireGuard(lab.WireGuardGo, "wgu") }},
+		contender{name: "tailscale", start: func(c *contender) { c.running = c.runWireGuard(lab.WireGuardTailscale, "wgt") }},
+		contender{name: "strongswan", start: func(c *contender) { c.running = c.runCharons() }},
+		contender{name: "no tunnel", start: func(c *contender) { c.routePlainly() }},
+	)
+}
+
+// contendersOf are the ways through a build of our agent.
+func contendersOf(name string, agent func() string) []contender {
+	tunnels := func(count int) func(*contender) {
+		return func(c *contender) { c.runTunnels(agent(), count) }
 	}
 	return []contender{
-		{name: "swanherd", start: ours(1)},
-		{name: baselineName, start: func(c *contender) { c.running = c.runWireGuard(lab.WireGuardGo, "wgu") }},
-		{name: "tailscale", start: func(c *contender) { c.running = c.runWireGuard(lab.WireGuardTailscale, "wgt") }},
-		{name: "strongswan", start: func(c *contender) { c.running = c.runCharons() }},
-		{name: "swanherd, no cipher", start: func(c *contender) { c.runTunnels(buildAgent(b, withoutCipher(b)...), 1) }},
-		{name: "swanherd, no UDP checksums", start: func(c *contender) {
-			c.runTunnels(buildAgent(b), 1)
+		{name: name, start: tunnels(1)},
+		{name: name + ", no UDP checksums", start: func(c *contender) {
+			c.runTunnels(agent(), 1)
 			c.withoutChecksums()
 		}},
-		{name: "swanherd, 100 SAs", start: ours(100)},
-		{name: "swanherd, 10,000 SAs", start: ours(10000)},
-		{name: "no tunnel", start: func(c *contender) { c.routePlainly() }},
+		{name: name + ", 100 SAs", start: tunnels(100)},
+		{name: name + ", 10,000 SAs", start: tunnels(10000)},
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // UDPLoad is a stream of numbered datagrams of one length from one host to another.
@@ -21,7 +23,7 @@ import (
 type UDPLoad struct {
 	From, To *Namespace
 	Flows    []UDPFlow // which take turns; at least one
-	Size     int       // octets of payload, 8 to 65,507
+	Size     int       // octets of payload, 16 to 65,507
 	Rate     float64   // datagrams a second, 0 for as many as there can be
 	// Window is how many datagrams are under way at most, 0 for any number. With one
 	// that fits every queue on the path, none is lost for want of room, however busy
@@ -39,6 +41,9 @@ type UDPResult struct {
 	Sent, Received uint64
 	Late           uint64        // received after one that was sent after it, or again
 	Took           time.Duration // to send
+	// Latency is from before the system call that sent a datagram to after the one
+	// that received it.
+	Latency dataplane.LatencySnapshot
 }
 
 // Loss is the part of the datagrams that did not arrive, 0 to 1.
@@ -53,6 +58,10 @@ func (r UDPResult) Loss() float64 {
 func (r UDPResult) Rate() float64 { return float64(r.Received) / r.Took.Seconds() }
 
 const (
+	// udpHeader is what each datagram begins with: its number, and when it was sent
+	// in nanoseconds since the receiver was made.
+	udpHeader = 16
+
 	udpBatch = 64 // datagrams in a system call
 	udpSlabs = 16 // messages received in a system call
 	// udpLag is by how many datagrams a sender that had to wait may be late: more
@@ -67,8 +76,8 @@ const (
 
 // Run sends until ctx is done and waits for what is under way.
 func (l UDPLoad) Run(ctx context.Context) (UDPResult, error) {
-	if len(l.Flows) == 0 || l.Size < 8 {
-		return UDPResult{}, fmt.Errorf("load of %d flows with datagrams of %d octets: give one flow and 8 octets at least", len(l.Flows), l.Size)
+	if len(l.Flows) == 0 || l.Size < udpHeader {
+		return UDPResult{}, fmt.Errorf("load of %d flows with datagrams of %d octets: give one flow and %d octets at least", len(l.Flows), l.Size, udpHeader)
 	}
 	receiver, err := l.newReceiver()
 	if err != nil {
@@ -87,7 +96,9 @@ func (l UDPLoad) Run(ctx context.Context) (UDPResult, error) {
 	took := time.Since(start)
 	receiver.expected.Store(int64(sender.sent))
 	err = errors.Join(err, <-received)
-	return UDPResult{Sent: sender.sent, Received: receiver.received.Load(), Late: receiver.late, Took: took}, err
+	return UDPResult{
+		Sent: sender.sent, Received: receiver.received.Load(), Late: receiver.late, Took: took, Latency: receiver.latency.Snapshot(),
+	}, err
 }
 
 // udpMessage is struct mmsghdr.
@@ -131,6 +142,7 @@ func openUDP(ns *Namespace) (fd, port int, err error) {
 type udpReceiver struct {
 	fd, port int
 	size     int
+	made     time.Time
 	messages [udpSlabs]udpMessage
 	slabs    [udpSlabs][]byte
 	vecs     [udpSlabs]unix.Iovec
@@ -138,10 +150,11 @@ type udpReceiver struct {
 	expected atomic.Int64 // how many were sent, once that is known; -1 before
 	next     uint64       // the number after the highest received
 	late     uint64
+	latency  dataplane.Latency
 }
 
 func (l UDPLoad) newReceiver() (*udpReceiver, error) {
-	r := &udpReceiver{size: l.Size}
+	r := &udpReceiver{size: l.Size, made: time.Now()}
 	r.expected.Store(-1)
 	for i := range r.slabs {
 		r.slabs[i] = make([]byte, 65536)
@@ -188,6 +201,7 @@ func (r *udpReceiver) run() error {
 // take counts the datagrams of n messages: all are equally long, also merged ones.
 func (r *udpReceiver) take(n int) {
 	var count uint64
+	now := time.Since(r.made)
 	for i, m := range r.messages[:n] {
 		for b := r.slabs[i][:m.n]; len(b) >= r.size; b = b[r.size:] {
 			number := binary.BigEndian.Uint64(b)
@@ -196,6 +210,7 @@ func (r *udpReceiver) take(n int) {
 			} else {
 				r.next = number + 1
 			}
+			r.latency.Observe(now - time.Duration(binary.BigEndian.Uint64(b[8:])))
 			count++
 		}
 	}
@@ -272,9 +287,11 @@ func (s *udpSender) run(ctx context.Context) error {
 // send sends n datagrams, each to the next flow, or as many as the socket has room
 // for.
 func (s *udpSender) send(n int) error {
+	now := time.Since(s.receiver.made)
 	for i := range n {
 		number := s.sent + uint64(i)
 		binary.BigEndian.PutUint64(s.payloads[i], number)
+		binary.BigEndian.PutUint64(s.payloads[i][8:], uint64(now))
 		flow := number % uint64(len(s.names))
 		h := &s.messages[i].header
 		h.Name, h.Namelen = (*byte)(unsafe.Pointer(&s.names[flow])), unix.SizeofSockaddrInet4

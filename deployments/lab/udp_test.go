@@ -51,6 +51,9 @@ func TestNetnsUDPLoad(t *testing.T) {
 	if got.Received != got.Sent || got.Late != 0 || got.Loss() != 0 {
 		t.Errorf("of a flow that leaves room for itself, not each datagram arrived once and in order: %+v", got)
 	}
+	if l := &got.Latency; l.Count != got.Received || l.Quantile(0.5) <= 0 || l.Quantile(1) > got.Took+time.Minute {
+		t.Errorf("latency of %d of %d datagrams, %v at most", l.Count, got.Received, l.Quantile(1))
+	}
 	if most := uint64(5000 * got.Took.Seconds()); got.Sent == 0 || got.Sent > most+1 {
 		t.Errorf("%d datagrams were sent in %v, want %d at most", got.Sent, got.Took, most)
 	}
