@@ -133,7 +133,7 @@ func (a *agent) open() error {
 		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
-	a.runner = &runner{reconciler: a.reconciler, logger: a.cfg.Logger}
+	a.runner = newRunner(a.reconciler, a.cfg.Logger)
 	return nil
 }
 
@@ -238,7 +238,7 @@ func (a *agent) startFromFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: resources(intent)})
+	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: resources(intent)}, 0)
 	var rejected *session.RejectedError
 	if errors.As(err, &rejected) {
 		return fmt.Errorf("run intent:\n%w", locateErrors(a.cfg.IntentFile, content, rejected.Errors))

@@ -2,7 +2,6 @@ package edge
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"buf.build/go/protovalidate"
 	"buf.build/go/protoyaml"
@@ -94,9 +94,19 @@ type runner struct {
 	reconciler *reconcile.Reconciler
 	dir        *state.Dir // nil: intents come from a file and are not stored
 	logger     *slog.Logger
+	changed    chan struct{} // gets one when an update was taken back
 
-	mu      sync.Mutex
-	running *state.Intent
+	bring sync.Mutex // held while the edge is brought to an intent
+
+	mu        sync.Mutex
+	running   *state.Intent
+	confirmed *state.Intent        // what is stored: running, or the one before while trial
+	trial     *time.Timer          // until running is taken back; nil: it is confirmed
+	tried     *swanherdv1.Reverted // what was tried last and is not kept
+}
+
+func newRunner(r *reconcile.Reconciler, logger *slog.Logger) *runner {
+	return &runner{reconciler: r, logger: logger, changed: make(chan struct{}, 1)}
 }
 
 // Running implements session.Intent.
@@ -104,23 +114,6 @@ func (r *runner) Running() *state.Intent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.running
-}
-
-// Apply implements session.Intent.
-func (r *runner) Apply(_ context.Context, i *state.Intent) error {
-	if err := r.reconciler.Apply(i.EdgeIntent()); err != nil {
-		return rejection(err)
-	}
-	r.setRunning(i)
-	if r.dir == nil {
-		return nil
-	}
-	if err := r.dir.SaveIntent(i); err != nil {
-		// The intent runs; only a restart would begin with the one before, and
-		// then the controller sends this one again.
-		r.logger.Error("cannot store the intent; after a restart the edge begins with the one before", "error", err)
-	}
-	return nil
 }
 
 // resume runs the intent that ran before the last stop.
@@ -131,8 +124,13 @@ func (r *runner) resume() error {
 		r.logger.Error("begin without an intent", "error", err)
 		return nil
 	}
-	if err != nil || i == nil {
+	if err != nil {
 		return err
+	}
+	r.confirmed = i
+	r.resumeTrial()
+	if i == nil {
+		return nil
 	}
 	err = r.reconciler.Adopt(i.EdgeIntent())
 	var invalid reconcile.Errors

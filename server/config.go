@@ -54,6 +54,9 @@ type Config struct {
 	AdvertiseURL string
 	// CounterInterval is how often edges report counters. Default 10 s.
 	CounterInterval time.Duration
+	// ConfirmWithin is after what time an edge takes an update back that cost it
+	// the controller. Default 30 s.
+	ConfirmWithin time.Duration
 	// Profiling serves /debug/pprof on MetricsListen.
 	Profiling bool
 
@@ -107,6 +110,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.CounterInterval != 0 && c.CounterInterval < time.Second {
 		errs = append(errs, fmt.Errorf("counter-interval %v: want at least 1s", c.CounterInterval))
+	}
+	if c.ConfirmWithin != 0 && (c.ConfirmWithin < time.Second || c.ConfirmWithin > time.Hour) {
+		errs = append(errs, fmt.Errorf("confirm-within %v: want 1s to 1h", c.ConfirmWithin))
 	}
 	if c.EtcdTLS != nil && len(c.EtcdEndpoints) == 0 {
 		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))

@@ -19,6 +19,7 @@ func TestConfigMistakesAreNamed(t *testing.T) {
 		`advertise-url "http://a": want https://`:  {AdvertiseURL: "http://a"},
 		"counter-interval 1ns: want at least 1s":   {CounterInterval: 1},
 		"counter-interval -1s: want at least 1s":   {CounterInterval: -time.Second},
+		"confirm-within 2h0m0s: want 1s to 1h":     {ConfirmWithin: 2 * time.Hour},
 		"certificates for etcd, but no etcd-endpo": {EtcdTLS: &tls.Config{}},
 	} {
 		cfg.DataDir = filepath.Join(t.TempDir(), "controller")

@@ -158,6 +158,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		Log:     s.cfg.Log,
 
 		CounterInterval: s.cfg.CounterInterval,
+		ConfirmWithin:   s.cfg.ConfirmWithin,
 	})
 	s.health = health.NewServer()
 	return nil

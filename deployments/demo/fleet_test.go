@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/swanherd/swanherd/deployments/lab"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -37,6 +40,7 @@ func TestFleetNetns(t *testing.T) {
 		{"an edge is killed and comes back", (*fleetTest).edgeKilled},
 		{"an edge starts without the controller", (*fleetTest).headlessStart},
 		{"a change that is wrong stores nothing", (*fleetTest).wrongChange},
+		{"a change that cuts edges off takes itself back", (*fleetTest).cutOff},
 		{"a site is deleted", (*fleetTest).siteDeleted},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -213,6 +217,59 @@ func (f *fleetTest) wrongChange() {
 	if diff := cmp.Diff(before, f.listSites(), protocmp.Transform()); diff != "" {
 		f.Errorf("a refused manifest changed the sites:\n%s", diff)
 	}
+}
+
+// cutOff has oslo claim the controller's address, which is valid: the other edges lead
+// what is for the controller into the tunnel, do not hear from it, and go back by
+// themselves.
+func (f *fleetTest) cutOff() {
+	before := f.spis()
+	change := func(prefixes ...string) {
+		_, err := f.topology.UpdateSite(f.ctx, &swanherdv1.UpdateSiteRequest{
+			Site:       &swanherdv1.Site{Name: network + "/sites/oslo", Prefixes: prefixes},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"prefixes"}},
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+	}
+	var good []string
+	for _, s := range f.listSites() {
+		if s.GetName() == network+"/sites/oslo" {
+			good = s.GetPrefixes()
+		}
+	}
+	change(append(slices.Clone(good), controllerAddr.String()+"/32")...)
+	f.await("every edge but oslo to go back", func() bool {
+		reverted := f.inState(swanherdv1.IntentState_INTENT_STATE_REVERTED)
+		return len(reverted) == 3 && !slices.Contains(reverted, "oslo") && f.connected() == 4
+	})
+	f.await("the tunnels to be up", func() bool { return f.up() == 6 })
+	f.ping(f.site("berlin"), f.site("oslo"))
+	f.ping(f.site("lima"), f.site("tokyo"))
+	for name, spi := range f.spis() {
+		if !strings.Contains(name, "oslo") && before[name] != spi {
+			f.Errorf("%s was negotiated anew, and the change was not about it", name)
+		}
+	}
+	change(good...)
+	f.await("every edge to run and keep what is planned", func() bool {
+		return len(f.inState(swanherdv1.IntentState_INTENT_STATE_CONFIRMED)) == 4 && f.up() == 6
+	})
+}
+
+// inState are the edges that are connected and as far with their intent.
+func (f *fleetTest) inState(state swanherdv1.IntentState) (edges []string) {
+	resp, err := f.topology.ListEdges(f.ctx, &swanherdv1.ListEdgesRequest{Parent: network})
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, e := range resp.GetEdges() {
+		if e.GetStatus().GetConnected() && e.GetStatus().GetIntentState() == state {
+			edges = append(edges, path.Base(e.GetName()))
+		}
+	}
+	return edges
 }
 
 func (f *fleetTest) siteDeleted() {

@@ -30,13 +30,22 @@ const (
 	silentIntervals = 3
 )
 
-// Intent is who runs intents. Its methods are not called concurrently.
+// Intent is who runs intents. Apply is not called concurrently with itself.
 type Intent interface {
-	// Running is what the edge runs, nil if it never had an intent.
+	// Running is what the edge runs, nil if it never had an intent, and
+	// Unconfirmed whether it is taken back if no Confirm comes.
 	Running() *state.Intent
+	Unconfirmed() bool
 	// Apply makes the edge run i, or leaves it running what it ran and
-	// returns a *RejectedError.
-	Apply(ctx context.Context, i *state.Intent) error
+	// returns a *RejectedError. Unless confirmWithin is zero, i is taken back
+	// after that time.
+	Apply(ctx context.Context, i *state.Intent, confirmWithin time.Duration) error
+	// Confirm keeps what runs. It returns false if that has another digest.
+	Confirm(digest []byte) bool
+	// Reverted is the update that was taken back last, nil if another was
+	// applied since. Changed is sent to, without blocking, when one is.
+	Reverted() *swanherdv1.Reverted
+	Changed() <-chan struct{}
 }
 
 // RejectedError says why an intent was not applied.

@@ -2,7 +2,7 @@
 //
 // It owns the edge's side of EdgeControlService, protocol version 1: Hello with
 // what the edge runs, the assembly and the check of intent updates, Ack and
-// Nack, heartbeat, health reports, and coming back after a loss with backoff
+// Nack, Confirm, heartbeat, health reports, and coming back after a loss with backoff
 // and full jitter.
 //
 // It never decides whether an intent is good (that is who implements Intent)

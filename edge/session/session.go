@@ -89,6 +89,8 @@ func (s *session) open(ctx context.Context, client swanherdv1.EdgeControlService
 		Applied:         s.running.Applied(),
 		Uplinks:         s.c.cfg.Uplinks.Current(),
 		DataPlane:       s.c.cfg.DataPlane,
+		Unconfirmed:     s.c.cfg.Intent.Unconfirmed(),
+		Reverted:        s.c.cfg.Intent.Reverted(),
 	}}})
 	if errors.Is(err, io.EOF) {
 		_, err = s.stream.Recv() // has the reason for which the stream is over
@@ -120,9 +122,9 @@ func (s *session) receive(ctx context.Context, cancel context.CancelCauseFunc, t
 func (s *session) loop(parent, ctx context.Context, received <-chan *swanherdv1.ControllerMessage) error {
 	for {
 		// Nothing is reported before Welcome: a nil channel never is ready.
-		var health, uplinks <-chan struct{}
+		var health, uplinks, reverted <-chan struct{}
 		if s.welcomed() {
-			health, uplinks = s.c.cfg.Health.Changed(), s.c.cfg.Uplinks.Changed()
+			health, uplinks, reverted = s.c.cfg.Health.Changed(), s.c.cfg.Uplinks.Changed(), s.c.cfg.Intent.Changed()
 		}
 		var err error
 		select {
@@ -142,6 +144,8 @@ func (s *session) loop(parent, ctx context.Context, received <-chan *swanherdv1.
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Uplinks{
 				Uplinks: &swanherdv1.UplinkReport{Uplinks: s.c.cfg.Uplinks.Current()},
 			}})
+		case <-reverted:
+			err = s.sendReverted()
 		case now := <-s.pingTick.C:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
 				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)},
@@ -179,6 +183,8 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 		return s.intent(ctx, m.Intent)
 	case *swanherdv1.ControllerMessage_Bookmark:
 		s.c.cfg.Logger.Debug("intent is current", "revision", m.Bookmark.GetSourceRevision())
+	case *swanherdv1.ControllerMessage_Confirm:
+		return s.confirm(m.Confirm.GetSetDigest())
 	case *swanherdv1.ControllerMessage_FullStatusRequest:
 		return s.sendFull()
 	case *swanherdv1.ControllerMessage_Pong:

@@ -52,17 +52,19 @@ func (c *controller) Session(s serverStream) error {
 
 // fleet is the edge's side: what applies intents and reports health.
 type fleet struct {
-	mu      sync.Mutex
-	running *state.Intent
-	reject  error
-	applies int
+	mu       sync.Mutex
+	running  *state.Intent
+	reject   error
+	applies  int
+	trial    time.Duration
+	reverted *swanherdv1.Reverted
 
-	changed, uplinks chan struct{}
-	transitions      []*swanherdv1.TunnelReport
+	changed, uplinks, tookBack chan struct{}
+	transitions                []*swanherdv1.TunnelReport
 }
 
 func newFleet() *fleet {
-	return &fleet{changed: make(chan struct{}, 1), uplinks: make(chan struct{}, 1)}
+	return &fleet{changed: make(chan struct{}, 1), uplinks: make(chan struct{}, 1), tookBack: make(chan struct{}, 1)}
 }
 
 func (f *fleet) Running() *state.Intent {
@@ -71,15 +73,37 @@ func (f *fleet) Running() *state.Intent {
 	return f.running
 }
 
-func (f *fleet) Apply(_ context.Context, i *state.Intent) error {
+func (f *fleet) Apply(_ context.Context, i *state.Intent, confirmWithin time.Duration) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.applies++
 	if f.reject != nil {
 		return f.reject
 	}
-	f.running = i
+	f.running, f.trial = i, confirmWithin
 	return nil
+}
+
+func (f *fleet) Unconfirmed() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.trial > 0
+}
+
+func (f *fleet) Confirm(digest []byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !bytes.Equal(f.running.Digest(), digest) {
+		return false
+	}
+	f.trial = 0
+	return true
+}
+
+func (f *fleet) Reverted() *swanherdv1.Reverted {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.reverted
 }
 
 func (f *fleet) Full() []*swanherdv1.TunnelReport {
@@ -108,6 +132,11 @@ func (f *fleet) Changed() <-chan struct{} { return f.changed }
 
 type uplinks struct{ f *fleet }
 
+// intents is f as session.Intent: its Changed is another one.
+type intents struct{ *fleet }
+
+func (i intents) Changed() <-chan struct{} { return i.tookBack }
+
 func (u uplinks) Changed() <-chan struct{}      { return u.f.uplinks }
 func (u uplinks) Current() []*swanherdv1.Uplink { return []*swanherdv1.Uplink{{Name: "wan1"}} }
 
@@ -126,7 +155,7 @@ func play(t *testing.T, f *fleet, during func(c *Client, ctl *controller), scrip
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 		},
 		Endpoints: []string{"one:1", "two:2"}, AgentVersion: "test", DataPlane: "userspace",
-		Intent: f, Health: f, Uplinks: uplinks{f}, Logger: slog.New(slog.DiscardHandler),
+		Intent: intents{f}, Health: f, Uplinks: uplinks{f}, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	wg.Go(func() { c.Run(ctx) })
@@ -180,6 +209,14 @@ func send(t *testing.T, s serverStream, m *swanherdv1.ControllerMessage) {
 	}
 }
 
+// received wants the edge's word that it has an update whole.
+func received(t *testing.T, s serverStream, nonce uint64) {
+	t.Helper()
+	if a := recvSkip(t, s).GetAck(); a.GetNonce() != nonce || a.GetStage() != swanherdv1.Ack_STAGE_RECEIVED {
+		t.Errorf("Ack = %v, want RECEIVED of update %d", a, nonce)
+	}
+}
+
 func sendIntent(t *testing.T, s serverStream, c *swanherdv1.IntentChunk) {
 	t.Helper()
 	c.Epoch = "e1"
@@ -217,13 +254,15 @@ func testSnapshotDeltaResume(t *testing.T) {
 			full := digest.Set(first)
 			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 1, SourceRevision: 5, Full: true, ResultDigest: full, Chunk: 0, ChunkCount: 2, Upserts: first[:1]})
 			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 1, SourceRevision: 5, Full: true, ResultDigest: full, Chunk: 1, ChunkCount: 2, Upserts: first[1:]})
-			if a := recvSkip(t, s).GetAck(); a.GetNonce() != 1 || !bytes.Equal(a.GetRunning().GetSetDigest(), full) {
+			received(t, s, 1)
+			if a := recvSkip(t, s).GetAck(); a.GetNonce() != 1 || a.GetStage() != swanherdv1.Ack_STAGE_CONFIRMED || !bytes.Equal(a.GetRunning().GetSetDigest(), full) {
 				t.Errorf("Ack = %v", a)
 			}
 			sendIntent(t, s, &swanherdv1.IntentChunk{
 				Nonce: 2, SourceRevision: 6, BaseDigest: full, ResultDigest: digest.Set(second), ChunkCount: 1,
 				Upserts: second[2:], Removals: []string{"t1"},
 			})
+			received(t, s, 2)
 			if a := recvSkip(t, s).GetAck(); a.GetNonce() != 2 || a.GetRunning().GetSourceRevision() != 6 {
 				t.Errorf("Ack = %v", a)
 			}
@@ -270,6 +309,9 @@ func TestNack(t *testing.T) {
 					hello(t, s)
 					tc.chunk.Nonce, tc.chunk.ChunkCount = 7, 1
 					sendIntent(t, s, tc.chunk)
+					if tc.reject != nil {
+						received(t, s, 7)
+					}
 					n := recvSkip(t, s).GetNack()
 					if n.GetNonce() != 7 || n.GetCode() != tc.code || len(n.GetErrors()) == 0 || n.GetRunning() != nil {
 						t.Errorf("Nack = %v, want %v", n, tc.code)
@@ -279,6 +321,7 @@ func TestNack(t *testing.T) {
 					f.reject = nil
 					f.mu.Unlock()
 					sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 8, Full: true, ResultDigest: digest.Set(good), Upserts: good, ChunkCount: 1})
+					received(t, s, 8)
 					if a := recvSkip(t, s).GetAck(); a.GetNonce() != 8 {
 						t.Errorf("Ack = %v", a)
 					}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -20,6 +21,9 @@ const (
 	// needs, so that no controller makes an edge run out of memory.
 	maxChunks      = 1024
 	maxUpdateBytes = 64 << 20
+	// Bounds of the time that an update may be on trial.
+	confirmMin = time.Second
+	confirmMax = time.Hour
 	// settingsName is the name of the one resource that is not a tunnel.
 	settingsName = "settings"
 )
@@ -55,12 +59,21 @@ func (s *session) intent(ctx context.Context, c *swanherdv1.IntentChunk) error {
 		return s.nack(u, err)
 	}
 	if s.running != nil && s.running.Epoch == u.intent.Epoch && u.intent.SourceRevision < s.running.SourceRevision {
-		s.c.cfg.Logger.Warn("intent is planned from an older revision than the one before it",
-			"revision", u.intent.SourceRevision, "before", s.running.SourceRevision)
+		return s.nack(u, &RejectedError{Code: swanherdv1.Nack_CODE_OUTDATED, Errors: []*swanherdv1.ResourceError{{Message: fmt.Sprintf(
+			"it is planned from revision %d, and what runs from revision %d", u.intent.SourceRevision, s.running.SourceRevision)}}})
 	}
 	s.applying = u
-	go func() { s.applied <- s.c.cfg.Intent.Apply(ctx, u.intent) }()
-	return nil
+	go func() { s.applied <- s.c.cfg.Intent.Apply(ctx, u.intent, confirmWithin(u.first)) }()
+	return s.ack(u.first.GetNonce(), swanherdv1.Ack_STAGE_RECEIVED)
+}
+
+// confirmWithin is how long an update is on trial, within reason.
+func confirmWithin(c *swanherdv1.IntentChunk) time.Duration {
+	d := c.GetConfirmWithin()
+	if !d.IsValid() || d.AsDuration() <= 0 {
+		return 0
+	}
+	return min(max(d.AsDuration(), confirmMin), confirmMax)
 }
 
 // add appends a chunk. Its errors are breaches of the protocol.
@@ -154,9 +167,39 @@ func (s *session) answer(result error) error {
 	}
 	s.running = u.intent
 	s.c.cfg.Logger.Info("applied intent", "revision", u.intent.SourceRevision, "resources", len(u.intent.Resources))
+	return s.ack(u.first.GetNonce(), s.stage())
+}
+
+// stage is how far the edge is with what it runs.
+func (s *session) stage() swanherdv1.Ack_Stage {
+	if s.c.cfg.Intent.Unconfirmed() {
+		return swanherdv1.Ack_STAGE_APPLIED
+	}
+	return swanherdv1.Ack_STAGE_CONFIRMED
+}
+
+func (s *session) ack(nonce uint64, stage swanherdv1.Ack_Stage) error {
 	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{
-		Ack: &swanherdv1.Ack{Nonce: u.first.GetNonce(), Running: s.running.Applied()},
+		Ack: &swanherdv1.Ack{Nonce: nonce, Running: s.running.Applied(), Stage: stage},
 	}})
+}
+
+// confirm keeps what runs. A confirmation of something else is late.
+func (s *session) confirm(digest []byte) error {
+	if !s.c.cfg.Intent.Confirm(digest) {
+		return nil
+	}
+	return s.ack(0, swanherdv1.Ack_STAGE_CONFIRMED)
+}
+
+// sendReverted tells that an update was taken back.
+func (s *session) sendReverted() error {
+	s.running = s.c.cfg.Intent.Running()
+	r := s.c.cfg.Intent.Reverted()
+	if r == nil {
+		return nil // another one was applied meanwhile
+	}
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Reverted{Reverted: r}})
 }
 
 func (s *session) nack(u *update, why error) error {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 // crashDirEnv names the directory for the test binary's second self, which is
@@ -74,7 +76,8 @@ func writeForEver(t *testing.T, dir string) {
 		if i == 1 {
 			fmt.Print("x")
 		}
-		if err := errors.Join(d.Promote(id), d.SaveIntent(intent)); err != nil {
+		trial := &swanherdv1.Reverted{SetDigest: intent.Digest(), Attempts: uint32(i)}
+		if err := errors.Join(d.Promote(id), d.SaveTrial(trial), d.SaveIntent(intent)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -92,6 +95,9 @@ func checkAfterCrash(t *testing.T, dir string, round int) {
 	}
 	if i, err := d.LoadIntent(); err != nil || !bytes.Equal(i.Digest(), testIntent().Digest()) {
 		t.Fatalf("round %d: LoadIntent = %v, %v", round, i, err)
+	}
+	if trial, err := d.LoadTrial(); err != nil || trial != nil && trial.GetAttempts() == 0 {
+		t.Fatalf("round %d: LoadTrial = %v, %v", round, trial, err)
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -56,8 +57,9 @@ func Open(path string) (*Dir, error) {
 // clearLeftovers removes what a crash left behind that never was in use. If that
 // fails it is in nobody's way but takes room.
 func (d *Dir) clearLeftovers() {
-	written, _ := filepath.Glob(temporaryOf(d.intentPath()))
-	for _, path := range append(written, d.candidatePath()+".tmp") {
+	intents, _ := filepath.Glob(temporaryOf(d.intentPath()))
+	trials, _ := filepath.Glob(temporaryOf(d.trialPath()))
+	for _, path := range slices.Concat(intents, trials, []string{d.candidatePath() + ".tmp"}) {
 		_ = os.RemoveAll(path)
 	}
 	d.EngineMemory().clear()

@@ -9,7 +9,8 @@
 //	identity/         control.{key,crt}, ike.{key,crt}, controller-roots.crt,
 //	                  network-roots.crt, edge.json: one identity, replaced whole
 //	identity.next/    the candidate: keys made before the controller is asked
-//	intent.binpb      the intent last applied, with a checksum
+//	intent.binpb      the intent last confirmed, with a checksum
+//	trial.binpb       which update is on trial, or was taken back
 //	engine.json       secrets of the IKE engine that have to survive a restart
 //	status.sock       where the running agent answers `swanherd-edge status`
 //	lock              held by the running agent

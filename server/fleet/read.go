@@ -144,7 +144,7 @@ func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
 		if e.status.GetConnected() {
 			c.EdgesConnected++
 		}
-		if e.status.GetConnected() && e.status.GetIntentState() == swanherdv1.IntentState_INTENT_STATE_APPLIED {
+		if e.status.GetConnected() && inSync(e.status.GetIntentState()) {
 			c.EdgesInSync++
 		}
 	}
@@ -158,4 +158,9 @@ func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
 		}
 	}
 	return c
+}
+
+// inSync reports whether an edge in that state runs what is planned for it.
+func inSync(s swanherdv1.IntentState) bool {
+	return s == swanherdv1.IntentState_INTENT_STATE_APPLIED || s == swanherdv1.IntentState_INTENT_STATE_CONFIRMED
 }

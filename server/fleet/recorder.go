@@ -189,12 +189,17 @@ func (r *Recorder) intentChanged(now *storev1.EdgeStatus) {
 	}
 	edge, status := now.GetEdge(), now.GetStatus()
 	var events []*swanherdv1.Event
-	if status.GetIntentState() == swanherdv1.IntentState_INTENT_STATE_REJECTED {
+	switch status.GetIntentState() {
+	case swanherdv1.IntentState_INTENT_STATE_REJECTED:
 		message := fmt.Sprintf("%s refused the intent of revision %d: %s",
 			path.Base(edge), status.GetPlannedRevision(), status.GetIntentError())
 		events = append(events, transition(edge, "edge:"+edge, "edge.reject", message))
-	}
-	if status.GetIntentState() == swanherdv1.IntentState_INTENT_STATE_PENDING {
+	case swanherdv1.IntentState_INTENT_STATE_REVERTED:
+		message := fmt.Sprintf("%s took back the intent of revision %d: %s",
+			path.Base(edge), status.GetPlannedRevision(), status.GetIntentError())
+		events = append(events, transition(edge, "edge:"+edge, "edge.revert", message))
+	case swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
+	default:
 		now = nil // passes by itself, not worth a write
 	}
 	r.add(events, now)

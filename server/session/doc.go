@@ -7,7 +7,9 @@
 // changes meanwhile merges into the next one; an update is a snapshot or a
 // delta against what the edge acknowledged; an edge is in sync only when it
 // says so itself. There is no queue per edge that could overflow: a slow edge
-// loses intermediate intents, never the last one, and slows nobody else.
+// loses intermediate intents, never the last one, and slows nobody else. An update
+// is on trial until the edge has said in a session that it runs it, and was told to
+// keep it; what an edge took back it gets again only when it is another one.
 //
 // It never plans (see Board: the planner's results are put there), never
 // decides a tunnel's status (package fleet does) and stores nothing.

@@ -19,6 +19,7 @@ import (
 const (
 	DefaultHeartbeatInterval = 15 * time.Second
 	DefaultCounterInterval   = 10 * time.Second
+	DefaultConfirmWithin     = 30 * time.Second
 )
 
 const (
@@ -31,6 +32,8 @@ const (
 	farewellTimeout = time.Second
 	// applyRetry is when an update is sent again that an edge could not apply.
 	applyRetry = 30 * time.Second
+	// maxAttempts is how often an edge gets an update with which its agent ended.
+	maxAttempts = 3
 	// leastReturnRate is how many sessions per second may come back after a
 	// drain: retries are spread over sessions/leastReturnRate seconds.
 	leastReturnRate = 500
@@ -48,6 +51,9 @@ type Config struct {
 	// HeartbeatInterval and CounterInterval are what Welcome tells the edge.
 	HeartbeatInterval time.Duration
 	CounterInterval   time.Duration
+	// ConfirmWithin is after what time an edge takes an update back that cost it
+	// the controller; at least a second.
+	ConfirmWithin time.Duration
 	// Metrics observes; nil observes nothing.
 	Metrics Metrics
 	Log     *slog.Logger
@@ -84,6 +90,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.CounterInterval == 0 {
 		cfg.CounterInterval = DefaultCounterInterval
+	}
+	if cfg.ConfirmWithin == 0 {
+		cfg.ConfirmWithin = DefaultConfirmWithin
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = unobserved{}

@@ -40,12 +40,15 @@ type session struct {
 	running *Intent
 	// applied is what the edge says it runs, known or not.
 	applied *swanherdv1.AppliedIntent
+	// confirmed: the edge keeps what applied names. Confirming is what it was told
+	// last to keep.
+	confirmed  bool
+	confirming *Intent
 	// flight is the update that awaits its answer.
 	flight *update
 	nonce  uint64
-	// refused is the digest of the intent the edge turned down, with its words.
-	refused       []byte
-	refusal       string
+	// refused is the intent the edge turned down or took back.
+	refused       *refusal
 	retry         *time.Timer
 	connected     bool
 	hello         *swanherdv1.Hello
@@ -56,6 +59,16 @@ type session struct {
 	queue []*swanherdv1.ControllerMessage
 	pong  *swanherdv1.Pong
 }
+
+// refusal is why an edge does not run an intent.
+type refusal struct {
+	digest []byte
+	state  swanherdv1.IntentState // REJECTED or REVERTED
+	words  string                 // the edge's
+}
+
+// of reports whether the refusal is of that intent.
+func (r *refusal) of(i *Intent) bool { return r != nil && bytes.Equal(r.digest, i.Digest) }
 
 // ending is why a session ends by the controller's will.
 type ending struct {
@@ -156,7 +169,8 @@ func (s *session) greet(ctx context.Context, received <-chan error) error {
 	}
 	hello.AgentVersion, hello.DataPlane = clip(hello.GetAgentVersion(), maxWord), clip(hello.GetDataPlane(), maxWord)
 	hello.BootId = clip(hello.GetBootId(), maxWord)
-	s.hello, s.applied = hello, hello.GetApplied()
+	s.hello, s.applied, s.confirmed = hello, hello.GetApplied(), !hello.GetUnconfirmed()
+	s.tookBack(hello.GetReverted())
 	s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Welcome{Welcome: &swanherdv1.Welcome{
 		ProtocolVersion:   uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
 		Epoch:             s.server.cfg.Epoch,
@@ -222,31 +236,50 @@ func (s *session) advance(wanted *Intent) {
 		return
 	}
 	if s.flight != nil { // what the edge has is open until it answers
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, "")
+		s.progress(wanted, s.flight.state(), "")
 		return
 	}
-	inSync := bytes.Equal(s.applied.GetSetDigest(), wanted.Digest) && s.applied.GetEpoch() == s.server.cfg.Epoch
-	refused := bytes.Equal(s.refused, wanted.Digest)
+	sameEpoch := s.applied.GetEpoch() == s.server.cfg.Epoch
 	switch {
-	case inSync:
-		if s.running == nil { // it came with what it should have
-			s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{
-				Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision},
-			}})
-		}
-		s.running = wanted
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
-	case refused:
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_REJECTED, s.refusal)
+	case bytes.Equal(s.applied.GetSetDigest(), wanted.Digest) && sameEpoch:
+		s.inSync(wanted)
+	case s.refused.of(wanted):
+		s.progress(wanted, s.refused.state, s.refused.words)
+	case sameEpoch && wanted.Revision < s.applied.GetSourceRevision():
+		// The edge comes from a replica that has seen more. This one will, too.
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, fmt.Sprintf(
+			"the edge runs an intent of revision %d, which this replica has not seen yet", s.applied.GetSourceRevision()))
 	default:
 		s.begin(wanted)
 		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, "")
 	}
 }
 
+// inSync notes that the edge runs what is wanted. That it says so in a session means
+// that it still reaches the controller: all that is needed to confirm it.
+func (s *session) inSync(wanted *Intent) {
+	if s.running == nil { // it came with what it should have
+		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{
+			Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision},
+		}})
+	}
+	s.running = wanted
+	if s.confirmed {
+		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_CONFIRMED, "")
+		return
+	}
+	if s.confirming != wanted {
+		s.confirming = wanted
+		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{
+			Confirm: &swanherdv1.Confirm{SetDigest: wanted.Digest},
+		}})
+	}
+	s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
+}
+
 func (s *session) begin(wanted *Intent) {
 	s.nonce++
-	s.flight = newUpdate(s.nonce, s.server.cfg.Epoch, s.running, wanted)
+	s.flight = newUpdate(s.nonce, s.server.cfg, s.running, wanted)
 	for _, c := range s.flight.chunks {
 		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Intent{Intent: c}})
 	}
@@ -254,7 +287,7 @@ func (s *session) begin(wanted *Intent) {
 
 func (s *session) progress(wanted *Intent, state swanherdv1.IntentState, refusal string) {
 	applied := s.applied.GetSourceRevision()
-	if state == swanherdv1.IntentState_INTENT_STATE_APPLIED {
+	if state == swanherdv1.IntentState_INTENT_STATE_APPLIED || state == swanherdv1.IntentState_INTENT_STATE_CONFIRMED {
 		applied = wanted.Revision
 	}
 	s.server.cfg.Fleet.SetIntent(s.edge, fleet.IntentProgress{
@@ -309,6 +342,7 @@ func (s *session) sent(m *swanherdv1.ControllerMessage) {
 	}
 	s.flight.octets += proto.Size(c)
 	if c.GetChunk()+1 == c.GetChunkCount() {
+		s.flight.whole = true
 		s.server.cfg.Metrics.IntentSent(s.flight.full, s.flight.octets, time.Since(s.flight.sent))
 	}
 }
@@ -321,6 +355,8 @@ func (s *session) handle(m *swanherdv1.EdgeMessage, wanted *Intent) error {
 		s.acknowledged(m.Ack)
 	case *swanherdv1.EdgeMessage_Nack:
 		s.rejected(m.Nack)
+	case *swanherdv1.EdgeMessage_Reverted:
+		s.reverted(m.Reverted)
 	case *swanherdv1.EdgeMessage_Status:
 		s.reported(m.Status)
 	case *swanherdv1.EdgeMessage_Counters:
@@ -337,21 +373,30 @@ func (s *session) handle(m *swanherdv1.EdgeMessage, wanted *Intent) error {
 	return nil
 }
 
-// acknowledged takes the edge's word that it runs the update. An answer to an
-// update that is not in flight is old and says nothing.
+// acknowledged takes the edge's word for how far it is with the update. An answer to
+// an update that is not in flight is old and says nothing, but that the edge keeps what
+// it runs.
 func (s *session) acknowledged(a *swanherdv1.Ack) {
+	kept := a.GetStage() == swanherdv1.Ack_STAGE_CONFIRMED
 	if s.flight == nil || a.GetNonce() != s.flight.nonce {
+		if kept && bytes.Equal(a.GetRunning().GetSetDigest(), s.applied.GetSetDigest()) {
+			s.confirmed = true
+		}
+		return
+	}
+	if a.GetStage() == swanherdv1.Ack_STAGE_RECEIVED {
+		s.flight.received = true
 		return
 	}
 	u := s.flight
 	s.flight = nil
-	s.applied = a.GetRunning()
+	s.applied, s.confirmed = a.GetRunning(), kept
 	s.server.cfg.Metrics.IntentAnswered("ack", time.Since(u.sent))
-	if bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest) {
-		s.running, s.refused = u.intent, nil
+	if !bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest) {
+		s.mismatched(u, "acknowledged an intent other than the one sent")
 		return
 	}
-	s.mismatched(u, "acknowledged an intent other than the one sent")
+	s.running, s.refused = u.intent, nil
 }
 
 func (s *session) rejected(n *swanherdv1.Nack) {
@@ -365,13 +410,13 @@ func (s *session) rejected(n *swanherdv1.Nack) {
 	if s.running != nil && !bytes.Equal(s.applied.GetSetDigest(), s.running.Digest) {
 		s.running = nil
 	}
-	refusal := describe(n)
-	s.log.Warn("edge refused an intent", "revision", u.intent.Revision, "code", n.GetCode(), "error", refusal)
+	words := describe(n)
+	s.log.Warn("edge refused an intent", "revision", u.intent.Revision, "code", n.GetCode(), "error", words)
 	if n.GetCode() == swanherdv1.Nack_CODE_DIGEST_MISMATCH {
-		s.mismatched(u, refusal)
+		s.mismatched(u, words)
 		return
 	}
-	s.refused, s.refusal = u.intent.Digest, refusal
+	s.refuse(u.intent.Digest, words)
 	if n.GetCode() == swanherdv1.Nack_CODE_APPLY_FAILED {
 		s.retry.Reset(applyRetry)
 	}
@@ -379,12 +424,41 @@ func (s *session) rejected(n *swanherdv1.Nack) {
 
 // mismatched makes the next update a snapshot, as what the edge has is unknown.
 // When this one was a snapshot already, another would fail as it did.
-func (s *session) mismatched(u *update, refusal string) {
+func (s *session) mismatched(u *update, words string) {
 	s.running = nil
 	if u.full {
-		s.refused, s.refusal = u.intent.Digest, refusal
+		s.refuse(u.intent.Digest, words)
 		s.retry.Reset(applyRetry)
 	}
+}
+
+func (s *session) refuse(digest []byte, words string) {
+	s.refused = &refusal{digest: digest, state: swanherdv1.IntentState_INTENT_STATE_REJECTED, words: words}
+}
+
+// reverted notes that the edge took an update back.
+func (s *session) reverted(r *swanherdv1.Reverted) {
+	s.log.Warn("edge took an intent back", "reason", r.GetReason(), "attempts", r.GetAttempts())
+	s.applied, s.confirmed, s.running = r.GetRunning(), true, nil
+	s.tookBack(r)
+}
+
+// tookBack keeps the edge from getting at once what it took back, nil for nothing. An
+// agent that was restarted may have been so for another reason, and gets it again, but
+// not for ever.
+func (s *session) tookBack(r *swanherdv1.Reverted) {
+	if r == nil {
+		return
+	}
+	s.refused = &refusal{digest: r.GetSetDigest(), state: swanherdv1.IntentState_INTENT_STATE_REVERTED, words: revertedWords[r.GetReason()]}
+	if r.GetReason() == swanherdv1.Reverted_REASON_RESTARTED && r.GetAttempts() < maxAttempts {
+		s.retry.Reset(applyRetry)
+	}
+}
+
+var revertedWords = map[swanherdv1.Reverted_Reason]string{
+	swanherdv1.Reverted_REASON_NOT_CONFIRMED: "the edge ran it, did not hear from the controller, and went back: it seems to cut the edge off; change it",
+	swanherdv1.Reverted_REASON_RESTARTED:     "the agent ended while the edge ran it for the first time, and began with the one before; look at the agent's log",
 }
 
 func describe(n *swanherdv1.Nack) string {

@@ -145,7 +145,7 @@ func (e *edge) end() (*swanherdv1.Goaway, error) {
 func (e *edge) ack(nonce uint64, intent *session.Intent) {
 	e.t.Helper()
 	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{
-		Nonce: nonce, Running: running(intent),
+		Nonce: nonce, Running: running(intent), Stage: swanherdv1.Ack_STAGE_CONFIRMED,
 	}}})
 }
 
@@ -197,7 +197,7 @@ func TestResumeCostsNoIntent(t *testing.T) {
 		}
 		synctest.Wait()
 		s := w.state()
-		if !s.GetConnected() || s.GetIntentState() != swanherdv1.IntentState_INTENT_STATE_APPLIED || s.GetAppliedRevision() != 7 || s.GetAgentVersion() != "1.2" {
+		if !s.GetConnected() || s.GetIntentState() != swanherdv1.IntentState_INTENT_STATE_CONFIRMED || s.GetAppliedRevision() != 7 || s.GetAgentVersion() != "1.2" {
 			t.Errorf("edge status is %v", s)
 		}
 	})
@@ -214,12 +214,12 @@ func TestSnapshotThenDelta(t *testing.T) {
 			t.Fatalf("got %v, want the whole intent", u)
 		}
 		synctest.Wait()
-		if s := w.state().GetIntentState(); s != swanherdv1.IntentState_INTENT_STATE_PENDING {
+		if s := w.state().GetIntentState(); s != swanherdv1.IntentState_INTENT_STATE_SENT {
 			t.Errorf("before the ack the state is %v", s)
 		}
 		e.ack(u.GetNonce(), first)
 		synctest.Wait()
-		if s := w.state(); s.GetIntentState() != swanherdv1.IntentState_INTENT_STATE_APPLIED || s.GetAppliedRevision() != 7 {
+		if s := w.state(); s.GetIntentState() != swanherdv1.IntentState_INTENT_STATE_CONFIRMED || s.GetAppliedRevision() != 7 {
 			t.Errorf("after the ack the status is %v", s)
 		}
 		second := intent(9, "rome/2", "wien")

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -25,11 +26,25 @@ type update struct {
 	chunks []*swanherdv1.IntentChunk
 	sent   time.Time // when the first chunk was handed to the stream
 	octets int       // handed to the stream
+	whole  bool      // all of it was
+	// received: the edge has it whole.
+	received bool
+}
+
+// state is how far the update is, while it is not answered.
+func (u *update) state() swanherdv1.IntentState {
+	switch {
+	case u.received:
+		return swanherdv1.IntentState_INTENT_STATE_RECEIVED
+	case u.whole:
+		return swanherdv1.IntentState_INTENT_STATE_SENT
+	}
+	return swanherdv1.IntentState_INTENT_STATE_PENDING
 }
 
 // newUpdate makes the update that leads from base to intent; base nil means
 // that what the edge has is unknown, and everything is sent.
-func newUpdate(nonce uint64, epoch string, base, intent *Intent) *update {
+func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
 	u := &update{intent: intent, nonce: nonce, full: base == nil}
 	upserts, removals := intent.Resources, []string(nil)
 	var baseDigest []byte
@@ -57,9 +72,10 @@ func newUpdate(nonce uint64, epoch string, base, intent *Intent) *update {
 	}
 	u.chunks = append(u.chunks, chunk)
 	for i, c := range u.chunks {
-		c.Nonce, c.Epoch, c.SourceRevision, c.Full = nonce, epoch, intent.Revision, u.full
+		c.Nonce, c.Epoch, c.SourceRevision, c.Full = nonce, cfg.Epoch, intent.Revision, u.full
 		c.BaseDigest, c.ResultDigest = baseDigest, intent.Digest
 		c.Chunk, c.ChunkCount = uint32(i), uint32(len(u.chunks))
+		c.ConfirmWithin = durationpb.New(cfg.ConfirmWithin)
 	}
 	return u
 }

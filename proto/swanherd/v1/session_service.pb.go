@@ -71,6 +71,114 @@ func (ProtocolVersion) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{0}
 }
 
+// Stages come in this order; an edge may leave out all but APPLIED.
+type Ack_Stage int32
+
+const (
+	// As APPLIED.
+	Ack_STAGE_UNSPECIFIED Ack_Stage = 0
+	// It is complete and well formed, and being applied.
+	Ack_STAGE_RECEIVED Ack_Stage = 1
+	// The edge runs it.
+	Ack_STAGE_APPLIED Ack_Stage = 2
+	// The edge runs it and keeps it, also after a restart.
+	Ack_STAGE_CONFIRMED Ack_Stage = 3
+)
+
+// Enum value maps for Ack_Stage.
+var (
+	Ack_Stage_name = map[int32]string{
+		0: "STAGE_UNSPECIFIED",
+		1: "STAGE_RECEIVED",
+		2: "STAGE_APPLIED",
+		3: "STAGE_CONFIRMED",
+	}
+	Ack_Stage_value = map[string]int32{
+		"STAGE_UNSPECIFIED": 0,
+		"STAGE_RECEIVED":    1,
+		"STAGE_APPLIED":     2,
+		"STAGE_CONFIRMED":   3,
+	}
+)
+
+func (x Ack_Stage) Enum() *Ack_Stage {
+	p := new(Ack_Stage)
+	*p = x
+	return p
+}
+
+func (x Ack_Stage) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Ack_Stage) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_session_service_proto_enumTypes[1].Descriptor()
+}
+
+func (Ack_Stage) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_session_service_proto_enumTypes[1]
+}
+
+func (x Ack_Stage) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Ack_Stage.Descriptor instead.
+func (Ack_Stage) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{7, 0}
+}
+
+type Reverted_Reason int32
+
+const (
+	Reverted_REASON_UNSPECIFIED Reverted_Reason = 0
+	// Confirm did not come in time.
+	Reverted_REASON_NOT_CONFIRMED Reverted_Reason = 1
+	// The agent ended before Confirm came: the update may have been why.
+	Reverted_REASON_RESTARTED Reverted_Reason = 2
+)
+
+// Enum value maps for Reverted_Reason.
+var (
+	Reverted_Reason_name = map[int32]string{
+		0: "REASON_UNSPECIFIED",
+		1: "REASON_NOT_CONFIRMED",
+		2: "REASON_RESTARTED",
+	}
+	Reverted_Reason_value = map[string]int32{
+		"REASON_UNSPECIFIED":   0,
+		"REASON_NOT_CONFIRMED": 1,
+		"REASON_RESTARTED":     2,
+	}
+)
+
+func (x Reverted_Reason) Enum() *Reverted_Reason {
+	p := new(Reverted_Reason)
+	*p = x
+	return p
+}
+
+func (x Reverted_Reason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Reverted_Reason) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_session_service_proto_enumTypes[2].Descriptor()
+}
+
+func (Reverted_Reason) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_session_service_proto_enumTypes[2]
+}
+
+func (x Reverted_Reason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Reverted_Reason.Descriptor instead.
+func (Reverted_Reason) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{9, 0}
+}
+
 // Why.
 type Nack_Code int32
 
@@ -79,6 +187,9 @@ const (
 	Nack_CODE_DIGEST_MISMATCH Nack_Code = 1
 	Nack_CODE_INVALID         Nack_Code = 2
 	Nack_CODE_APPLY_FAILED    Nack_Code = 3
+	// It is planned from an older revision of the same epoch than the one that
+	// runs.
+	Nack_CODE_OUTDATED Nack_Code = 4
 )
 
 // Enum value maps for Nack_Code.
@@ -88,12 +199,14 @@ var (
 		1: "CODE_DIGEST_MISMATCH",
 		2: "CODE_INVALID",
 		3: "CODE_APPLY_FAILED",
+		4: "CODE_OUTDATED",
 	}
 	Nack_Code_value = map[string]int32{
 		"CODE_UNSPECIFIED":     0,
 		"CODE_DIGEST_MISMATCH": 1,
 		"CODE_INVALID":         2,
 		"CODE_APPLY_FAILED":    3,
+		"CODE_OUTDATED":        4,
 	}
 )
 
@@ -108,11 +221,11 @@ func (x Nack_Code) String() string {
 }
 
 func (Nack_Code) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_session_service_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_session_service_proto_enumTypes[3].Descriptor()
 }
 
 func (Nack_Code) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_session_service_proto_enumTypes[1]
+	return &file_swanherd_v1_session_service_proto_enumTypes[3]
 }
 
 func (x Nack_Code) Number() protoreflect.EnumNumber {
@@ -121,7 +234,7 @@ func (x Nack_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Nack_Code.Descriptor instead.
 func (Nack_Code) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // EdgeMessage is what an edge says.
@@ -136,6 +249,7 @@ type EdgeMessage struct {
 	//	*EdgeMessage_Counters
 	//	*EdgeMessage_Ping
 	//	*EdgeMessage_Uplinks
+	//	*EdgeMessage_Reverted
 	Message       isEdgeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -241,6 +355,15 @@ func (x *EdgeMessage) GetUplinks() *UplinkReport {
 	return nil
 }
 
+func (x *EdgeMessage) GetReverted() *Reverted {
+	if x != nil {
+		if x, ok := x.Message.(*EdgeMessage_Reverted); ok {
+			return x.Reverted
+		}
+	}
+	return nil
+}
+
 type isEdgeMessage_Message interface {
 	isEdgeMessage_Message()
 }
@@ -273,6 +396,10 @@ type EdgeMessage_Uplinks struct {
 	Uplinks *UplinkReport `protobuf:"bytes,7,opt,name=uplinks,proto3,oneof"`
 }
 
+type EdgeMessage_Reverted struct {
+	Reverted *Reverted `protobuf:"bytes,8,opt,name=reverted,proto3,oneof"`
+}
+
 func (*EdgeMessage_Hello) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Ack) isEdgeMessage_Message() {}
@@ -287,6 +414,8 @@ func (*EdgeMessage_Ping) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Uplinks) isEdgeMessage_Message() {}
 
+func (*EdgeMessage_Reverted) isEdgeMessage_Message() {}
+
 // ControllerMessage is what the controller says.
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -298,6 +427,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Goaway
 	//	*ControllerMessage_FullStatusRequest
 	//	*ControllerMessage_Pong
+	//	*ControllerMessage_Confirm
 	Message       isControllerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -394,6 +524,15 @@ func (x *ControllerMessage) GetPong() *Pong {
 	return nil
 }
 
+func (x *ControllerMessage) GetConfirm() *Confirm {
+	if x != nil {
+		if x, ok := x.Message.(*ControllerMessage_Confirm); ok {
+			return x.Confirm
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Message interface {
 	isControllerMessage_Message()
 }
@@ -424,6 +563,10 @@ type ControllerMessage_Pong struct {
 	Pong *Pong `protobuf:"bytes,6,opt,name=pong,proto3,oneof"`
 }
 
+type ControllerMessage_Confirm struct {
+	Confirm *Confirm `protobuf:"bytes,7,opt,name=confirm,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Intent) isControllerMessage_Message() {}
@@ -435,6 +578,8 @@ func (*ControllerMessage_Goaway) isControllerMessage_Message() {}
 func (*ControllerMessage_FullStatusRequest) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Pong) isControllerMessage_Message() {}
+
+func (*ControllerMessage_Confirm) isControllerMessage_Message() {}
 
 // Hello opens a session.
 type Hello struct {
@@ -448,7 +593,11 @@ type Hello struct {
 	Applied *AppliedIntent `protobuf:"bytes,4,opt,name=applied,proto3" json:"applied,omitempty"`
 	Uplinks []*Uplink      `protobuf:"bytes,5,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
 	// `userspace` or `kernel`.
-	DataPlane     string `protobuf:"bytes,6,opt,name=data_plane,json=dataPlane,proto3" json:"data_plane,omitempty"`
+	DataPlane string `protobuf:"bytes,6,opt,name=data_plane,json=dataPlane,proto3" json:"data_plane,omitempty"`
+	// What applied names awaits Confirm.
+	Unconfirmed bool `protobuf:"varint,7,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
+	// The update that was taken back last, until another one is applied.
+	Reverted      *Reverted `protobuf:"bytes,8,opt,name=reverted,proto3" json:"reverted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -523,6 +672,20 @@ func (x *Hello) GetDataPlane() string {
 		return x.DataPlane
 	}
 	return ""
+}
+
+func (x *Hello) GetUnconfirmed() bool {
+	if x != nil {
+		return x.Unconfirmed
+	}
+	return false
+}
+
+func (x *Hello) GetReverted() *Reverted {
+	if x != nil {
+		return x.Reverted
+	}
+	return nil
 }
 
 // AppliedIntent identifies a set of resources by content.
@@ -788,7 +951,11 @@ type IntentChunk struct {
 	ChunkCount uint32            `protobuf:"varint,8,opt,name=chunk_count,json=chunkCount,proto3" json:"chunk_count,omitempty"`
 	Upserts    []*IntentResource `protobuf:"bytes,9,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	// Names of resources that are gone.
-	Removals      []string `protobuf:"bytes,10,rep,name=removals,proto3" json:"removals,omitempty"`
+	Removals []string `protobuf:"bytes,10,rep,name=removals,proto3" json:"removals,omitempty"`
+	// The edge takes the update back by itself unless Confirm comes within this
+	// time after it was applied: the update may have cost it the controller. Unset
+	// or zero: it is kept at once.
+	ConfirmWithin *durationpb.Duration `protobuf:"bytes,11,opt,name=confirm_within,json=confirmWithin,proto3" json:"confirm_within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,11 +1060,20 @@ func (x *IntentChunk) GetRemovals() []string {
 	return nil
 }
 
-// Ack says that the edge runs the update.
+func (x *IntentChunk) GetConfirmWithin() *durationpb.Duration {
+	if x != nil {
+		return x.ConfirmWithin
+	}
+	return nil
+}
+
+// Ack says how far the edge is with an update.
 type Ack struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nonce         uint64                 `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	Running       *AppliedIntent         `protobuf:"bytes,2,opt,name=running,proto3" json:"running,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Zero with CONFIRMED in another session than the update's.
+	Nonce         uint64         `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Running       *AppliedIntent `protobuf:"bytes,2,opt,name=running,proto3" json:"running,omitempty"`
+	Stage         Ack_Stage      `protobuf:"varint,3,opt,name=stage,proto3,enum=swanherd.v1.Ack_Stage" json:"stage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,6 +1122,129 @@ func (x *Ack) GetRunning() *AppliedIntent {
 	return nil
 }
 
+func (x *Ack) GetStage() Ack_Stage {
+	if x != nil {
+		return x.Stage
+	}
+	return Ack_STAGE_UNSPECIFIED
+}
+
+// Confirm has the edge keep what it runs, if that has the digest.
+type Confirm struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SetDigest     []byte                 `protobuf:"bytes,1,opt,name=set_digest,json=setDigest,proto3" json:"set_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Confirm) Reset() {
+	*x = Confirm{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Confirm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Confirm) ProtoMessage() {}
+
+func (x *Confirm) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Confirm.ProtoReflect.Descriptor instead.
+func (*Confirm) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Confirm) GetSetDigest() []byte {
+	if x != nil {
+		return x.SetDigest
+	}
+	return nil
+}
+
+// Reverted says that the edge took an update back and runs the one before again.
+type Reverted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the update that was taken back.
+	SetDigest []byte          `protobuf:"bytes,1,opt,name=set_digest,json=setDigest,proto3" json:"set_digest,omitempty"`
+	Reason    Reverted_Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=swanherd.v1.Reverted_Reason" json:"reason,omitempty"`
+	// How often the edge has tried it.
+	Attempts      uint32         `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Running       *AppliedIntent `protobuf:"bytes,4,opt,name=running,proto3" json:"running,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reverted) Reset() {
+	*x = Reverted{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reverted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reverted) ProtoMessage() {}
+
+func (x *Reverted) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reverted.ProtoReflect.Descriptor instead.
+func (*Reverted) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Reverted) GetSetDigest() []byte {
+	if x != nil {
+		return x.SetDigest
+	}
+	return nil
+}
+
+func (x *Reverted) GetReason() Reverted_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return Reverted_REASON_UNSPECIFIED
+}
+
+func (x *Reverted) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Reverted) GetRunning() *AppliedIntent {
+	if x != nil {
+		return x.Running
+	}
+	return nil
+}
+
 // Nack says that the edge refused the update and still runs the one before.
 type Nack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -959,7 +1258,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1270,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1283,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Nack) GetNonce() uint64 {
@@ -1028,7 +1327,7 @@ type ResourceError struct {
 
 func (x *ResourceError) Reset() {
 	*x = ResourceError{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1040,7 +1339,7 @@ func (x *ResourceError) String() string {
 func (*ResourceError) ProtoMessage() {}
 
 func (x *ResourceError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1053,7 +1352,7 @@ func (x *ResourceError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceError.ProtoReflect.Descriptor instead.
 func (*ResourceError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResourceError) GetResource() string {
@@ -1095,7 +1394,7 @@ type StatusReport struct {
 
 func (x *StatusReport) Reset() {
 	*x = StatusReport{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1406,7 @@ func (x *StatusReport) String() string {
 func (*StatusReport) ProtoMessage() {}
 
 func (x *StatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1419,7 @@ func (x *StatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReport.ProtoReflect.Descriptor instead.
 func (*StatusReport) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusReport) GetSequence() uint64 {
@@ -1161,7 +1460,7 @@ type CounterReport struct {
 
 func (x *CounterReport) Reset() {
 	*x = CounterReport{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1173,7 +1472,7 @@ func (x *CounterReport) String() string {
 func (*CounterReport) ProtoMessage() {}
 
 func (x *CounterReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1186,7 +1485,7 @@ func (x *CounterReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CounterReport.ProtoReflect.Descriptor instead.
 func (*CounterReport) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CounterReport) GetTunnels() []*TunnelCounters {
@@ -1206,7 +1505,7 @@ type TunnelCounters struct {
 
 func (x *TunnelCounters) Reset() {
 	*x = TunnelCounters{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1517,7 @@ func (x *TunnelCounters) String() string {
 func (*TunnelCounters) ProtoMessage() {}
 
 func (x *TunnelCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1530,7 @@ func (x *TunnelCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelCounters.ProtoReflect.Descriptor instead.
 func (*TunnelCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TunnelCounters) GetTunnel() string {
@@ -1259,7 +1558,7 @@ type ChildCounters struct {
 
 func (x *ChildCounters) Reset() {
 	*x = ChildCounters{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1570,7 @@ func (x *ChildCounters) String() string {
 func (*ChildCounters) ProtoMessage() {}
 
 func (x *ChildCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1583,7 @@ func (x *ChildCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildCounters.ProtoReflect.Descriptor instead.
 func (*ChildCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ChildCounters) GetSpiIn() string {
@@ -1311,7 +1610,7 @@ type UplinkReport struct {
 
 func (x *UplinkReport) Reset() {
 	*x = UplinkReport{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1622,7 @@ func (x *UplinkReport) String() string {
 func (*UplinkReport) ProtoMessage() {}
 
 func (x *UplinkReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1635,7 @@ func (x *UplinkReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UplinkReport.ProtoReflect.Descriptor instead.
 func (*UplinkReport) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UplinkReport) GetUplinks() []*Uplink {
@@ -1355,7 +1654,7 @@ type Bookmark struct {
 
 func (x *Bookmark) Reset() {
 	*x = Bookmark{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1666,7 @@ func (x *Bookmark) String() string {
 func (*Bookmark) ProtoMessage() {}
 
 func (x *Bookmark) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1679,7 @@ func (x *Bookmark) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bookmark.ProtoReflect.Descriptor instead.
 func (*Bookmark) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Bookmark) GetSourceRevision() int64 {
@@ -1401,7 +1700,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1712,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1725,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Goaway) GetReason() string {
@@ -1451,7 +1750,7 @@ type FullStatusRequest struct {
 
 func (x *FullStatusRequest) Reset() {
 	*x = FullStatusRequest{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1762,7 @@ func (x *FullStatusRequest) String() string {
 func (*FullStatusRequest) ProtoMessage() {}
 
 func (x *FullStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1775,7 @@ func (x *FullStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullStatusRequest.ProtoReflect.Descriptor instead.
 func (*FullStatusRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{19}
 }
 
 type Ping struct {
@@ -1488,7 +1787,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1500,7 +1799,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1513,7 +1812,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Ping) GetSendTime() *timestamppb.Timestamp {
@@ -1534,7 +1833,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1546,7 +1845,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1559,7 +1858,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Pong) GetPingSendTime() *timestamppb.Timestamp {
@@ -1580,7 +1879,7 @@ var File_swanherd_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xe2\x02\n" +
+	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\x97\x03\n" +
 	"\vEdgeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.swanherd.v1.HelloH\x00R\x05hello\x12$\n" +
 	"\x03ack\x18\x02 \x01(\v2\x10.swanherd.v1.AckH\x00R\x03ack\x12'\n" +
@@ -1588,16 +1887,18 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x06status\x18\x04 \x01(\v2\x19.swanherd.v1.StatusReportH\x00R\x06status\x128\n" +
 	"\bcounters\x18\x05 \x01(\v2\x1a.swanherd.v1.CounterReportH\x00R\bcounters\x12'\n" +
 	"\x04ping\x18\x06 \x01(\v2\x11.swanherd.v1.PingH\x00R\x04ping\x125\n" +
-	"\auplinks\x18\a \x01(\v2\x19.swanherd.v1.UplinkReportH\x00R\auplinksB\t\n" +
-	"\amessage\"\xe3\x02\n" +
+	"\auplinks\x18\a \x01(\v2\x19.swanherd.v1.UplinkReportH\x00R\auplinks\x123\n" +
+	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedH\x00R\brevertedB\t\n" +
+	"\amessage\"\x95\x03\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.swanherd.v1.WelcomeH\x00R\awelcome\x122\n" +
 	"\x06intent\x18\x02 \x01(\v2\x18.swanherd.v1.IntentChunkH\x00R\x06intent\x123\n" +
 	"\bbookmark\x18\x03 \x01(\v2\x15.swanherd.v1.BookmarkH\x00R\bbookmark\x12-\n" +
 	"\x06goaway\x18\x04 \x01(\v2\x13.swanherd.v1.GoawayH\x00R\x06goaway\x12P\n" +
 	"\x13full_status_request\x18\x05 \x01(\v2\x1e.swanherd.v1.FullStatusRequestH\x00R\x11fullStatusRequest\x12'\n" +
-	"\x04pong\x18\x06 \x01(\v2\x11.swanherd.v1.PongH\x00R\x04pongB\t\n" +
-	"\amessage\"\xf4\x01\n" +
+	"\x04pong\x18\x06 \x01(\v2\x11.swanherd.v1.PongH\x00R\x04pong\x120\n" +
+	"\aconfirm\x18\a \x01(\v2\x14.swanherd.v1.ConfirmH\x00R\aconfirmB\t\n" +
+	"\amessage\"\xc9\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12#\n" +
@@ -1605,7 +1906,9 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\aapplied\x18\x04 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\aapplied\x12-\n" +
 	"\auplinks\x18\x05 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\x12\x1d\n" +
 	"\n" +
-	"data_plane\x18\x06 \x01(\tR\tdataPlane\"m\n" +
+	"data_plane\x18\x06 \x01(\tR\tdataPlane\x12 \n" +
+	"\vunconfirmed\x18\a \x01(\bR\vunconfirmed\x121\n" +
+	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedR\breverted\"m\n" +
 	"\rAppliedIntent\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12'\n" +
 	"\x0fsource_revision\x18\x02 \x01(\x03R\x0esourceRevision\x12\x1d\n" +
@@ -1623,7 +1926,7 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\fR\aversion\x127\n" +
 	"\bsettings\x18\x03 \x01(\v2\x19.swanherd.v1.EdgeSettingsH\x00R\bsettings\x123\n" +
 	"\x06tunnel\x18\x04 \x01(\v2\x19.swanherd.v1.TunnelIntentH\x00R\x06tunnelB\x06\n" +
-	"\x04body\"\xc6\x02\n" +
+	"\x04body\"\x88\x03\n" +
 	"\vIntentChunk\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12'\n" +
@@ -1637,20 +1940,41 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"chunkCount\x125\n" +
 	"\aupserts\x18\t \x03(\v2\x1b.swanherd.v1.IntentResourceR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\n" +
-	" \x03(\tR\bremovals\"Q\n" +
+	" \x03(\tR\bremovals\x12@\n" +
+	"\x0econfirm_within\x18\v \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\"\xdb\x01\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x124\n" +
-	"\arunning\x18\x02 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\"\x93\x02\n" +
+	"\arunning\x18\x02 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\x12,\n" +
+	"\x05stage\x18\x03 \x01(\x0e2\x16.swanherd.v1.Ack.StageR\x05stage\"Z\n" +
+	"\x05Stage\x12\x15\n" +
+	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eSTAGE_RECEIVED\x10\x01\x12\x11\n" +
+	"\rSTAGE_APPLIED\x10\x02\x12\x13\n" +
+	"\x0fSTAGE_CONFIRMED\x10\x03\"(\n" +
+	"\aConfirm\x12\x1d\n" +
+	"\n" +
+	"set_digest\x18\x01 \x01(\fR\tsetDigest\"\x83\x02\n" +
+	"\bReverted\x12\x1d\n" +
+	"\n" +
+	"set_digest\x18\x01 \x01(\fR\tsetDigest\x124\n" +
+	"\x06reason\x18\x02 \x01(\x0e2\x1c.swanherd.v1.Reverted.ReasonR\x06reason\x12\x1a\n" +
+	"\battempts\x18\x03 \x01(\rR\battempts\x124\n" +
+	"\arunning\x18\x04 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\"P\n" +
+	"\x06Reason\x12\x16\n" +
+	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14REASON_NOT_CONFIRMED\x10\x01\x12\x14\n" +
+	"\x10REASON_RESTARTED\x10\x02\"\xa6\x02\n" +
 	"\x04Nack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.swanherd.v1.Nack.CodeR\x04code\x124\n" +
 	"\arunning\x18\x03 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\x122\n" +
-	"\x06errors\x18\x04 \x03(\v2\x1a.swanherd.v1.ResourceErrorR\x06errors\"_\n" +
+	"\x06errors\x18\x04 \x03(\v2\x1a.swanherd.v1.ResourceErrorR\x06errors\"r\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14CODE_DIGEST_MISMATCH\x10\x01\x12\x10\n" +
 	"\fCODE_INVALID\x10\x02\x12\x15\n" +
-	"\x11CODE_APPLY_FAILED\x10\x03\"d\n" +
+	"\x11CODE_APPLY_FAILED\x10\x03\x12\x11\n" +
+	"\rCODE_OUTDATED\x10\x04\"d\n" +
 	"\rResourceError\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1d\n" +
 	"\n" +
@@ -1702,81 +2026,92 @@ func file_swanherd_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_session_service_proto_rawDescData
 }
 
-var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(ProtocolVersion)(0),          // 0: swanherd.v1.ProtocolVersion
-	(Nack_Code)(0),                // 1: swanherd.v1.Nack.Code
-	(*EdgeMessage)(nil),           // 2: swanherd.v1.EdgeMessage
-	(*ControllerMessage)(nil),     // 3: swanherd.v1.ControllerMessage
-	(*Hello)(nil),                 // 4: swanherd.v1.Hello
-	(*AppliedIntent)(nil),         // 5: swanherd.v1.AppliedIntent
-	(*Welcome)(nil),               // 6: swanherd.v1.Welcome
-	(*IntentResource)(nil),        // 7: swanherd.v1.IntentResource
-	(*IntentChunk)(nil),           // 8: swanherd.v1.IntentChunk
-	(*Ack)(nil),                   // 9: swanherd.v1.Ack
-	(*Nack)(nil),                  // 10: swanherd.v1.Nack
-	(*ResourceError)(nil),         // 11: swanherd.v1.ResourceError
-	(*StatusReport)(nil),          // 12: swanherd.v1.StatusReport
-	(*CounterReport)(nil),         // 13: swanherd.v1.CounterReport
-	(*TunnelCounters)(nil),        // 14: swanherd.v1.TunnelCounters
-	(*ChildCounters)(nil),         // 15: swanherd.v1.ChildCounters
-	(*UplinkReport)(nil),          // 16: swanherd.v1.UplinkReport
-	(*Bookmark)(nil),              // 17: swanherd.v1.Bookmark
-	(*Goaway)(nil),                // 18: swanherd.v1.Goaway
-	(*FullStatusRequest)(nil),     // 19: swanherd.v1.FullStatusRequest
-	(*Ping)(nil),                  // 20: swanherd.v1.Ping
-	(*Pong)(nil),                  // 21: swanherd.v1.Pong
-	(*Uplink)(nil),                // 22: swanherd.v1.Uplink
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*EdgeSettings)(nil),          // 25: swanherd.v1.EdgeSettings
-	(*TunnelIntent)(nil),          // 26: swanherd.v1.TunnelIntent
-	(*TunnelReport)(nil),          // 27: swanherd.v1.TunnelReport
-	(*SaCounters)(nil),            // 28: swanherd.v1.SaCounters
+	(Ack_Stage)(0),                // 1: swanherd.v1.Ack.Stage
+	(Reverted_Reason)(0),          // 2: swanherd.v1.Reverted.Reason
+	(Nack_Code)(0),                // 3: swanherd.v1.Nack.Code
+	(*EdgeMessage)(nil),           // 4: swanherd.v1.EdgeMessage
+	(*ControllerMessage)(nil),     // 5: swanherd.v1.ControllerMessage
+	(*Hello)(nil),                 // 6: swanherd.v1.Hello
+	(*AppliedIntent)(nil),         // 7: swanherd.v1.AppliedIntent
+	(*Welcome)(nil),               // 8: swanherd.v1.Welcome
+	(*IntentResource)(nil),        // 9: swanherd.v1.IntentResource
+	(*IntentChunk)(nil),           // 10: swanherd.v1.IntentChunk
+	(*Ack)(nil),                   // 11: swanherd.v1.Ack
+	(*Confirm)(nil),               // 12: swanherd.v1.Confirm
+	(*Reverted)(nil),              // 13: swanherd.v1.Reverted
+	(*Nack)(nil),                  // 14: swanherd.v1.Nack
+	(*ResourceError)(nil),         // 15: swanherd.v1.ResourceError
+	(*StatusReport)(nil),          // 16: swanherd.v1.StatusReport
+	(*CounterReport)(nil),         // 17: swanherd.v1.CounterReport
+	(*TunnelCounters)(nil),        // 18: swanherd.v1.TunnelCounters
+	(*ChildCounters)(nil),         // 19: swanherd.v1.ChildCounters
+	(*UplinkReport)(nil),          // 20: swanherd.v1.UplinkReport
+	(*Bookmark)(nil),              // 21: swanherd.v1.Bookmark
+	(*Goaway)(nil),                // 22: swanherd.v1.Goaway
+	(*FullStatusRequest)(nil),     // 23: swanherd.v1.FullStatusRequest
+	(*Ping)(nil),                  // 24: swanherd.v1.Ping
+	(*Pong)(nil),                  // 25: swanherd.v1.Pong
+	(*Uplink)(nil),                // 26: swanherd.v1.Uplink
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*EdgeSettings)(nil),          // 29: swanherd.v1.EdgeSettings
+	(*TunnelIntent)(nil),          // 30: swanherd.v1.TunnelIntent
+	(*TunnelReport)(nil),          // 31: swanherd.v1.TunnelReport
+	(*SaCounters)(nil),            // 32: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
-	4,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
-	9,  // 1: swanherd.v1.EdgeMessage.ack:type_name -> swanherd.v1.Ack
-	10, // 2: swanherd.v1.EdgeMessage.nack:type_name -> swanherd.v1.Nack
-	12, // 3: swanherd.v1.EdgeMessage.status:type_name -> swanherd.v1.StatusReport
-	13, // 4: swanherd.v1.EdgeMessage.counters:type_name -> swanherd.v1.CounterReport
-	20, // 5: swanherd.v1.EdgeMessage.ping:type_name -> swanherd.v1.Ping
-	16, // 6: swanherd.v1.EdgeMessage.uplinks:type_name -> swanherd.v1.UplinkReport
-	6,  // 7: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
-	8,  // 8: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
-	17, // 9: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
-	18, // 10: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
-	19, // 11: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
-	21, // 12: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
-	5,  // 13: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
-	22, // 14: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
-	23, // 15: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	24, // 16: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	24, // 17: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
-	25, // 18: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
-	26, // 19: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	7,  // 20: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	5,  // 21: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
-	1,  // 22: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
-	5,  // 23: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
-	11, // 24: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	27, // 25: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
-	14, // 26: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
-	15, // 27: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	28, // 28: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	22, // 29: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	24, // 30: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	23, // 31: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	23, // 32: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	23, // 33: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	2,  // 34: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	3,  // 35: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	35, // [35:36] is the sub-list for method output_type
-	34, // [34:35] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	6,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
+	11, // 1: swanherd.v1.EdgeMessage.ack:type_name -> swanherd.v1.Ack
+	14, // 2: swanherd.v1.EdgeMessage.nack:type_name -> swanherd.v1.Nack
+	16, // 3: swanherd.v1.EdgeMessage.status:type_name -> swanherd.v1.StatusReport
+	17, // 4: swanherd.v1.EdgeMessage.counters:type_name -> swanherd.v1.CounterReport
+	24, // 5: swanherd.v1.EdgeMessage.ping:type_name -> swanherd.v1.Ping
+	20, // 6: swanherd.v1.EdgeMessage.uplinks:type_name -> swanherd.v1.UplinkReport
+	13, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
+	8,  // 8: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
+	10, // 9: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
+	21, // 10: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
+	22, // 11: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
+	23, // 12: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
+	25, // 13: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
+	12, // 14: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
+	7,  // 15: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
+	26, // 16: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
+	13, // 17: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
+	27, // 18: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	28, // 19: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	28, // 20: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
+	29, // 21: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
+	30, // 22: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
+	9,  // 23: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
+	28, // 24: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	7,  // 25: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
+	1,  // 26: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
+	2,  // 27: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
+	7,  // 28: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
+	3,  // 29: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
+	7,  // 30: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
+	15, // 31: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
+	31, // 32: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	18, // 33: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
+	19, // 34: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
+	32, // 35: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	26, // 36: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	28, // 37: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	27, // 38: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	27, // 39: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	27, // 40: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	4,  // 41: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	5,  // 42: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	42, // [42:43] is the sub-list for method output_type
+	41, // [41:42] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -1795,6 +2130,7 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*EdgeMessage_Counters)(nil),
 		(*EdgeMessage_Ping)(nil),
 		(*EdgeMessage_Uplinks)(nil),
+		(*EdgeMessage_Reverted)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -1803,6 +2139,7 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*ControllerMessage_Goaway)(nil),
 		(*ControllerMessage_FullStatusRequest)(nil),
 		(*ControllerMessage_Pong)(nil),
+		(*ControllerMessage_Confirm)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*IntentResource_Settings)(nil),
@@ -1813,8 +2150,8 @@ func file_swanherd_v1_session_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_session_service_proto_rawDesc), len(file_swanherd_v1_session_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      4,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -86,12 +86,20 @@ type IntentState int32
 
 const (
 	IntentState_INTENT_STATE_UNSPECIFIED IntentState = 0
-	// Planned, not yet acknowledged.
+	// Planned, not yet sent whole.
 	IntentState_INTENT_STATE_PENDING IntentState = 1
-	// The edge reported that it runs it.
+	// The edge reported that it runs it. It may still take it back.
 	IntentState_INTENT_STATE_APPLIED IntentState = 2
 	// The edge refused it and still runs the one before.
 	IntentState_INTENT_STATE_REJECTED IntentState = 3
+	// Sent, not yet answered.
+	IntentState_INTENT_STATE_SENT IntentState = 4
+	// The edge has it whole and is applying it.
+	IntentState_INTENT_STATE_RECEIVED IntentState = 5
+	// The edge runs it and keeps it.
+	IntentState_INTENT_STATE_CONFIRMED IntentState = 6
+	// The edge ran it, lost the controller or ended, and runs the one before again.
+	IntentState_INTENT_STATE_REVERTED IntentState = 7
 )
 
 // Enum value maps for IntentState.
@@ -101,12 +109,20 @@ var (
 		1: "INTENT_STATE_PENDING",
 		2: "INTENT_STATE_APPLIED",
 		3: "INTENT_STATE_REJECTED",
+		4: "INTENT_STATE_SENT",
+		5: "INTENT_STATE_RECEIVED",
+		6: "INTENT_STATE_CONFIRMED",
+		7: "INTENT_STATE_REVERTED",
 	}
 	IntentState_value = map[string]int32{
 		"INTENT_STATE_UNSPECIFIED": 0,
 		"INTENT_STATE_PENDING":     1,
 		"INTENT_STATE_APPLIED":     2,
 		"INTENT_STATE_REJECTED":    3,
+		"INTENT_STATE_SENT":        4,
+		"INTENT_STATE_RECEIVED":    5,
+		"INTENT_STATE_CONFIRMED":   6,
+		"INTENT_STATE_REVERTED":    7,
 	}
 )
 
@@ -1561,12 +1577,16 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
 	"\x14TRANSPORT_CLASS_MPLS\x10\x02\x12\x17\n" +
 	"\x13TRANSPORT_CLASS_LTE\x10\x03\x12\x1d\n" +
-	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*z\n" +
+	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*\xe3\x01\n" +
 	"\vIntentState\x12\x1c\n" +
 	"\x18INTENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14INTENT_STATE_PENDING\x10\x01\x12\x18\n" +
 	"\x14INTENT_STATE_APPLIED\x10\x02\x12\x19\n" +
-	"\x15INTENT_STATE_REJECTED\x10\x03B\xa8\x01\n" +
+	"\x15INTENT_STATE_REJECTED\x10\x03\x12\x15\n" +
+	"\x11INTENT_STATE_SENT\x10\x04\x12\x19\n" +
+	"\x15INTENT_STATE_RECEIVED\x10\x05\x12\x1a\n" +
+	"\x16INTENT_STATE_CONFIRMED\x10\x06\x12\x19\n" +
+	"\x15INTENT_STATE_REVERTED\x10\aB\xa8\x01\n" +
 	"\x0fcom.swanherd.v1B\rTopologyProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (

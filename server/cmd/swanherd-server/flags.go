@@ -68,6 +68,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
 	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")
 	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
+	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 func TestFlags(t *testing.T) {
 	cfg, err := parse(t, "--data-dir", "/d", "--key-file", "/k", "--listen", "a:1", "--edge-listen", "b:2", "--metrics-listen", "c:3",
 		"--advertise-edge", "e1:4,e2:4", "--advertise-url", "https://u:5", "--etcd-endpoints", "https://x:6,https://y:6",
-		"--etcd-max-txn-ops", "7", "--counter-interval", "8s", "--profiling", "--log-format", "json", "--log-level", "debug")
+		"--etcd-max-txn-ops", "7", "--counter-interval", "8s", "--confirm-within", "9s", "--profiling", "--log-format", "json", "--log-level", "debug")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,7 +52,7 @@ func TestFlags(t *testing.T) {
 	if cfg.DataDir != "/d" || cfg.KeyFile != "/k" || cfg.Listen != "a:1" || cfg.EdgeListen != "b:2" || cfg.MetricsListen != "c:3" ||
 		!slices.Equal(cfg.AdvertiseEdge, []string{"e1:4", "e2:4"}) || cfg.AdvertiseURL != "https://u:5" ||
 		!slices.Equal(cfg.EtcdEndpoints, []string{"https://x:6", "https://y:6"}) || cfg.EtcdMaxTxnOps != 7 ||
-		cfg.CounterInterval != 8*time.Second || !cfg.Profiling {
+		cfg.CounterInterval != 8*time.Second || cfg.ConfirmWithin != 9*time.Second || !cfg.Profiling {
 		t.Errorf("got %+v", cfg)
 	}
 }

@@ -1,0 +1,201 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/swanherd/swanherd/edge/session"
+	"github.com/swanherd/swanherd/edge/state"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// An update is on trial from when it is applied until the controller confirms it over a
+// session. It may be what cuts the edge off: then nobody can mend it from afar, so the
+// edge takes it back by itself. While it is on trial the stored intent is the one before,
+// so that it is taken back also by a crash or a loss of power; a note beside that intent
+// tells the next agent what was tried.
+
+// Apply implements session.Intent.
+func (r *runner) Apply(_ context.Context, i *state.Intent, confirmWithin time.Duration) error {
+	r.bring.Lock()
+	defer r.bring.Unlock()
+	if r.dir == nil {
+		confirmWithin = 0
+	}
+	before := r.note()
+	if confirmWithin > 0 {
+		if err := r.noteTrial(i.Digest()); err != nil {
+			return rejection(fmt.Errorf("nothing was changed, as it could not be taken back: %w", err))
+		}
+	}
+	if err := r.reconciler.Apply(i.EdgeIntent()); err != nil {
+		r.setNote(before)
+		return rejection(err)
+	}
+	r.endTrial()
+	if confirmWithin > 0 {
+		r.beginTrial(i, confirmWithin)
+		return nil
+	}
+	r.setRunning(i)
+	r.keep(i)
+	return nil
+}
+
+// Confirm implements session.Intent.
+func (r *runner) Confirm(digest []byte) bool {
+	r.bring.Lock()
+	defer r.bring.Unlock()
+	running := r.Running()
+	if running == nil || !bytes.Equal(running.Digest(), digest) {
+		return false
+	}
+	if r.trial != nil {
+		r.endTrial()
+		r.keep(running)
+	}
+	return true
+}
+
+// Unconfirmed implements session.Intent.
+func (r *runner) Unconfirmed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.trial != nil
+}
+
+// Reverted implements session.Intent.
+func (r *runner) Reverted() *swanherdv1.Reverted {
+	note := r.note()
+	if note.GetReason() == swanherdv1.Reverted_REASON_UNSPECIFIED {
+		return nil
+	}
+	told := proto.Clone(note).(*swanherdv1.Reverted)
+	told.Running = r.Running().Applied()
+	return told
+}
+
+// Changed implements session.Intent.
+func (r *runner) Changed() <-chan struct{} { return r.changed }
+
+func (r *runner) beginTrial(i *state.Intent, within time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var deadline *time.Timer
+	deadline = time.AfterFunc(within, func() { r.revert(&deadline, within) })
+	r.running, r.trial = i, deadline
+}
+
+func (r *runner) endTrial() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.trial != nil {
+		r.trial.Stop()
+		r.trial = nil
+	}
+}
+
+// revert brings back the confirmed intent, unless the trial with that deadline is over.
+func (r *runner) revert(deadline **time.Timer, within time.Duration) {
+	r.bring.Lock()
+	defer r.bring.Unlock()
+	r.mu.Lock()
+	current, confirmed := r.trial == *deadline, r.confirmed
+	r.mu.Unlock()
+	if !current {
+		return
+	}
+	r.logger.Warn("the controller did not confirm the update: it may have cut this edge off, and is taken back", "after", within)
+	intent := &swanherdv1.EdgeIntent{} // before the first one
+	if confirmed != nil {
+		intent = confirmed.EdgeIntent()
+	}
+	if err := r.reconciler.Adopt(intent); err != nil {
+		r.logger.Warn("cannot go back to the intent before all at once; trying again", "error", err)
+	}
+	r.endTrial()
+	r.setRunning(confirmed)
+	note := proto.Clone(r.note()).(*swanherdv1.Reverted)
+	note.Reason = swanherdv1.Reverted_REASON_NOT_CONFIRMED
+	r.setNote(note)
+	select {
+	case r.changed <- struct{}{}:
+	default:
+	}
+}
+
+// keep makes i the intent that the edge begins with after a restart.
+func (r *runner) keep(i *state.Intent) {
+	r.mu.Lock()
+	r.confirmed = i
+	r.mu.Unlock()
+	if r.dir == nil {
+		return
+	}
+	if err := r.dir.SaveIntent(i); err != nil {
+		// The intent runs; only a restart would begin with the one before, and
+		// then the controller sends this one again.
+		r.logger.Error("cannot store the intent; after a restart the edge begins with the one before", "error", err)
+	}
+	r.setNote(nil)
+}
+
+// note is what was tried last and not kept, nil for nothing.
+func (r *runner) note() *swanherdv1.Reverted {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.tried
+}
+
+// noteTrial notes that the intent with that digest is being tried.
+func (r *runner) noteTrial(digest []byte) error {
+	note := &swanherdv1.Reverted{SetDigest: digest, Attempts: 1}
+	if last := r.note(); bytes.Equal(last.GetSetDigest(), digest) {
+		note.Attempts += last.GetAttempts()
+	}
+	if err := r.dir.SaveTrial(note); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.tried = note
+	r.mu.Unlock()
+	return nil
+}
+
+func (r *runner) setNote(note *swanherdv1.Reverted) {
+	r.mu.Lock()
+	changed := r.tried != note
+	r.tried = note
+	r.mu.Unlock()
+	if r.dir == nil || !changed {
+		return
+	}
+	if err := r.dir.SaveTrial(note); err != nil {
+		r.logger.Error("cannot note what became of an update", "error", err)
+	}
+}
+
+// resumeTrial learns what the agent before tried and did not keep.
+func (r *runner) resumeTrial() {
+	note, err := r.dir.LoadTrial()
+	if err != nil {
+		r.logger.Error("cannot tell whether an update was on trial", "error", err)
+	}
+	switch {
+	case note == nil:
+		return
+	case r.confirmed != nil && bytes.Equal(note.GetSetDigest(), r.confirmed.Digest()):
+		r.setNote(nil) // it was kept, and the agent ended right then
+		return
+	case note.GetReason() == swanherdv1.Reverted_REASON_UNSPECIFIED:
+		r.logger.Warn("the agent ended while an update was on trial: it is taken back", "attempts", note.GetAttempts())
+		note.Reason = swanherdv1.Reverted_REASON_RESTARTED
+	}
+	r.setNote(note)
+}
+
+var _ session.Intent = (*runner)(nil)

@@ -1,0 +1,166 @@
+package session_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/session"
+)
+
+func (e *edge) stage(nonce uint64, stage swanherdv1.Ack_Stage, intent *session.Intent) {
+	e.t.Helper()
+	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{
+		Nonce: nonce, Running: running(intent), Stage: stage,
+	}}})
+}
+
+func (e *edge) tookBack(r *swanherdv1.Reverted) {
+	e.t.Helper()
+	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Reverted{Reverted: r}})
+}
+
+// is wants an edge to be in that state of its intent.
+func (w *world) is(when string, state swanherdv1.IntentState) {
+	w.t.Helper()
+	synctest.Wait()
+	if got := w.state().GetIntentState(); got != state {
+		w.t.Errorf("%s the state is %v, want %v", when, got, state)
+	}
+}
+
+// silent wants nothing to be sent to the edge for a while.
+func (e *edge) silent(w *world, d time.Duration) {
+	e.t.Helper()
+	got := make(chan *swanherdv1.ControllerMessage, 1)
+	go func() {
+		if m, err := e.stream.Recv(); err == nil {
+			got <- m
+		}
+	}()
+	time.Sleep(d)
+	select {
+	case m := <-got:
+		e.t.Errorf("got %v, want nothing", m)
+	default:
+	}
+}
+
+// An update goes through every state, and the edge is told to keep it once it has said
+// in the session that it runs it.
+func TestDeliveryStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		e := w.dial(&swanherdv1.Hello{})
+		first := intent(7, "oslo")
+		w.board.Post(berlin, first)
+		u := e.recv().GetIntent()
+		if u.GetConfirmWithin().AsDuration() != session.DefaultConfirmWithin {
+			t.Errorf("on trial for %v", u.GetConfirmWithin().AsDuration())
+		}
+		w.is("sent", swanherdv1.IntentState_INTENT_STATE_SENT)
+		e.stage(u.GetNonce(), swanherdv1.Ack_STAGE_RECEIVED, intent(1))
+		w.is("received", swanherdv1.IntentState_INTENT_STATE_RECEIVED)
+		e.stage(u.GetNonce(), swanherdv1.Ack_STAGE_APPLIED, first)
+		w.is("applied", swanherdv1.IntentState_INTENT_STATE_APPLIED)
+		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), first.Digest) {
+			t.Fatalf("got %v, want Confirm", c)
+		}
+		e.stage(0, swanherdv1.Ack_STAGE_CONFIRMED, intent(1)) // of something else
+		w.is("still", swanherdv1.IntentState_INTENT_STATE_APPLIED)
+		e.stage(0, swanherdv1.Ack_STAGE_CONFIRMED, first)
+		w.is("confirmed", swanherdv1.IntentState_INTENT_STATE_CONFIRMED)
+	})
+}
+
+// An edge that comes back with an update on trial has found the controller, and may keep
+// it, if it is still wanted.
+func TestConfirmAfterReconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		want := intent(7, "oslo")
+		w.board.Post(berlin, want)
+		e := w.dial(&swanherdv1.Hello{Applied: running(want), Unconfirmed: true})
+		e.recv() // Bookmark
+		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), want.Digest) {
+			t.Fatalf("got %v, want Confirm", c)
+		}
+		w.is("until it answers", swanherdv1.IntentState_INTENT_STATE_APPLIED)
+		e.stage(0, swanherdv1.Ack_STAGE_CONFIRMED, want)
+		w.is("then", swanherdv1.IntentState_INTENT_STATE_CONFIRMED)
+
+		e = w.dial(&swanherdv1.Hello{Applied: running(intent(6, "rome")), Unconfirmed: true})
+		if m := e.recv(); m.GetIntent() == nil {
+			t.Errorf("got %v, want what is wanted by now", m)
+		}
+	})
+}
+
+// What an edge took back it does not get again until it was changed, however it tells;
+// the one that took it back for a restart gets it again, three times at most.
+func TestTakenBack(t *testing.T) {
+	for name, tt := range map[string]struct {
+		reason   swanherdv1.Reverted_Reason
+		attempts uint32
+		again    bool
+	}{
+		"not confirmed":            {swanherdv1.Reverted_REASON_NOT_CONFIRMED, 1, false},
+		"restarted":                {swanherdv1.Reverted_REASON_RESTARTED, 1, true},
+		"restarted, third attempt": {swanherdv1.Reverted_REASON_RESTARTED, 3, false},
+	} {
+		for _, inHello := range []bool{false, true} {
+			t.Run(name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					good, bad := intent(1, "oslo"), intent(2, "oslo/bad")
+					r := &swanherdv1.Reverted{SetDigest: bad.Digest, Reason: tt.reason, Attempts: tt.attempts, Running: running(good)}
+					var e *edge
+					if inHello {
+						w.board.Post(berlin, bad)
+						e = w.dial(&swanherdv1.Hello{Applied: running(good), Reverted: r})
+					} else {
+						w.board.Post(berlin, good)
+						e = w.dial(&swanherdv1.Hello{Applied: running(good)})
+						e.recv() // Bookmark
+						w.board.Post(berlin, bad)
+						e.stage(e.recv().GetIntent().GetNonce(), swanherdv1.Ack_STAGE_APPLIED, bad)
+						e.recv() // Confirm, which it does not get in time
+						e.tookBack(r)
+					}
+					w.is("taken back", swanherdv1.IntentState_INTENT_STATE_REVERTED)
+					if s := w.state(); s.GetAppliedRevision() != 1 || !strings.Contains(s.GetIntentError(), "look at") && !strings.Contains(s.GetIntentError(), "change it") {
+						t.Errorf("status is %v", s)
+					}
+					if tt.again {
+						if u := e.recv().GetIntent(); !bytes.Equal(u.GetResultDigest(), bad.Digest) {
+							t.Errorf("got %v, want it once more", u)
+						}
+						return
+					}
+					e.silent(w, 40*time.Second)
+					w.board.Post(berlin, intent(3, "oslo/mended"))
+					w.is("mended", swanherdv1.IntentState_INTENT_STATE_SENT)
+				})
+			})
+		}
+	}
+}
+
+// A replica that has not seen what the edge runs does not send it back into the past.
+func TestReplicaBehindWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.board.Post(berlin, intent(5, "oslo"))
+		now := intent(8, "oslo", "rome")
+		e := w.dial(&swanherdv1.Hello{Applied: running(now)})
+		w.is("behind", swanherdv1.IntentState_INTENT_STATE_PENDING)
+		w.board.Post(berlin, now)
+		if m := e.recv(); m.GetBookmark() == nil {
+			t.Errorf("got %v, want a Bookmark", m)
+		}
+		w.is("up to date", swanherdv1.IntentState_INTENT_STATE_CONFIRMED)
+	})
+}
