@@ -71,7 +71,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		return errors.New("another SA has this SPI: remove it first")
 	}
 	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
-	e := p.newEndpoint(c.Local, c.Remote, c.TCP, c.Suite.AH)
+	e := p.endpoint(c.Local, c.Remote, c.TCP, c.Suite.AH)
 	if c.Direction == dataplane.Inbound {
 		sa, err := newInboundSA(config)
 		if err != nil {
@@ -268,20 +268,10 @@ func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
 	if err := p.checkMove(op); err != nil {
 		return err
 	}
-	type kind struct {
-		direction dataplane.Direction
-		ah        bool
-	}
-	moved := map[kind]*endpoint{}
 	for _, sa := range p.sas {
-		if sa.config.Tunnel != op.Tunnel {
-			continue
+		if sa.config.Tunnel == op.Tunnel {
+			sa.endpoint.Store(p.endpoint(op.Local, op.Remote, op.TCP, sa.config.Suite.AH))
 		}
-		k := kind{sa.config.Direction, sa.config.Suite.AH}
-		if moved[k] == nil {
-			moved[k] = p.newEndpoint(op.Local, op.Remote, op.TCP, k.ah)
-		}
-		sa.endpoint.Store(moved[k])
 	}
 	return nil
 }

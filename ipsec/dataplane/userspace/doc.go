@@ -14,7 +14,9 @@
 // The transmitter reads a packet from the interface, or a TCP or UDP super-packet
 // of up to 64 KB, finds its policy and SA, and seals segment after segment
 // straight into a buffer that leaves as one segmented send (UDP_SEGMENT). It
-// sends when a buffer is full or the interface is empty.
+// sends when a buffer is full or the interface is empty. A buffer is for one peer, not
+// one SA, and buffers for several peers leave in one call: packets whose SAs take turns
+// leave nearly as fast as those of one.
 //
 // The receiver takes slabs of merged datagrams (UDP_GRO), or up to 64 datagrams that were
 // not merged, for want of a checksum, at a time. It opens each packet in place, checks it

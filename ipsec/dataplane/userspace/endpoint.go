@@ -3,7 +3,10 @@ package userspace
 import (
 	"encoding/binary"
 	"net/netip"
+	"runtime"
+	"sync"
 	"unsafe"
+	"weak"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,14 +44,54 @@ func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {
 	return &endpoint{local: local, remote: remote, tcp: tcp, name: s.sockaddrOf(remote), address: addressOf(remote.Addr())}
 }
 
-// newEndpoint makes one that checkEndpoints has accepted; ah is for AH.
-func (p *Plane) newEndpoint(local, remote netip.AddrPort, tcp, ah bool) *endpoint {
-	e := p.socket.newEndpoint(local, remote, tcp)
-	if !tcp && remote.Port() == 0 {
-		e.raw, _ = p.raw.to(e.remote.Addr(), ah)
-		e.name = e.raw.sockaddrOf(e.remote.Addr())
+// endpoints are those in use, one for all SAs between the same addresses: what was
+// learnt of the path is for all of them, and their packets leave together.
+type endpoints struct {
+	mu    sync.Mutex
+	known map[endpointKey]weak.Pointer[endpoint]
+}
+
+type endpointKey struct {
+	local, remote netip.AddrPort
+	tcp, ah       bool
+}
+
+func newEndpoints() *endpoints {
+	return &endpoints{known: map[endpointKey]weak.Pointer[endpoint]{}}
+}
+
+// get returns the endpoint of a key, or one that is made.
+func (x *endpoints) get(key endpointKey, make func() *endpoint) *endpoint {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e := x.known[key].Value(); e != nil {
+		return e
 	}
+	e := make()
+	x.known[key] = weak.Make(e)
+	runtime.AddCleanup(e, x.forget, key)
 	return e
+}
+
+// forget is called when the endpoint of a key is gone, which another may have replaced.
+func (x *endpoints) forget(key endpointKey) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.known[key].Value() == nil {
+		delete(x.known, key)
+	}
+}
+
+// endpoint returns one that checkEndpoints has accepted; ah is for AH.
+func (p *Plane) endpoint(local, remote netip.AddrPort, tcp, ah bool) *endpoint {
+	return p.endpoints.get(endpointKey{local, remote, tcp, ah}, func() *endpoint {
+		e := p.socket.newEndpoint(local, remote, tcp)
+		if !tcp && remote.Port() == 0 {
+			e.raw, _ = p.raw.to(e.remote.Addr(), ah)
+			e.name = e.raw.sockaddrOf(e.remote.Addr())
+		}
+		return e
+	})
 }
 
 // native reports whether packets go as an IP protocol of their own.

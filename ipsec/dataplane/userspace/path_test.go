@@ -30,7 +30,7 @@ func newPath(t testing.TB, out *os.File) *Plane {
 	p := &Plane{
 		logger: slog.New(slog.DiscardHandler),
 		device: &device{queues: []*queue{{fd: int(out.Fd()), file: out}}, mergeTCP: true, mergeUDP: true},
-		socket: s, events: make(chan dataplane.Event, eventBuffer), inbound: newSPITable(),
+		socket: s, endpoints: newEndpoints(), events: make(chan dataplane.Event, eventBuffer), inbound: newSPITable(),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{},
 	}
 	p.transmitters = []*transmitter{newTransmitter(p, 0)}

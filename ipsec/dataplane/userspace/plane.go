@@ -93,14 +93,15 @@ type Plane struct {
 
 	transmitLatency, receiveLatency dataplane.Latency
 
-	keepMSS bool
-	inbound *spiTable
-	spd     atomic.Pointer[spdNode]
-	filled  atomic.Pointer[[]*outboundSA] // that send dummy packets
-	deliver atomic.Pointer[func(dataplane.IKEDatagram)]
-	streams atomic.Pointer[dataplane.StreamSend]
-	stop    atomic.Bool
-	running sync.WaitGroup
+	keepMSS   bool
+	endpoints *endpoints
+	inbound   *spiTable
+	spd       atomic.Pointer[spdNode]
+	filled    atomic.Pointer[[]*outboundSA] // that send dummy packets
+	deliver   atomic.Pointer[func(dataplane.IKEDatagram)]
+	streams   atomic.Pointer[dataplane.StreamSend]
+	stop      atomic.Bool
+	running   sync.WaitGroup
 
 	transmitters []*transmitter
 	streamed     streamReceiver
@@ -148,13 +149,14 @@ func New(c Config) (*Plane, error) {
 	}
 	p := &Plane{
 		logger: c.Logger, device: d, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
-		keepMSS:  c.KeepMSS,
-		events:   make(chan dataplane.Event, eventBuffer),
-		failed:   make(chan error, 2*maxWorkers+len(rawSockets{}.all)),
-		inbound:  newSPITable(),
-		reserved: map[uint32]bool{},
-		sas:      map[saKey]*association{},
-		children: map[childKey]*child{},
+		keepMSS:   c.KeepMSS,
+		endpoints: newEndpoints(),
+		events:    make(chan dataplane.Event, eventBuffer),
+		failed:    make(chan error, 2*maxWorkers+len(rawSockets{}.all)),
+		inbound:   newSPITable(),
+		reserved:  map[uint32]bool{},
+		sas:       map[saKey]*association{},
+		children:  map[childKey]*child{},
 	}
 	p.start()
 	return p, nil

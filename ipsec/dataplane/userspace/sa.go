@@ -108,12 +108,12 @@ type inboundSA struct {
 // outboundSA sends. What is of esp belongs to who holds moving.
 type outboundSA struct {
 	association
-	groups int // of the transmitter that holds moving
-	child  *child
-	esp    *esp.Outbound
-	ah     *esp.AHOutbound // instead of esp
-	outer  outerRule
-	hidden hidden
+	waiting int // groups with packets of it, of the transmitter that holds moving
+	child   *child
+	esp     *esp.Outbound
+	ah      *esp.AHOutbound // instead of esp
+	outer   outerRule
+	hidden  hidden
 	// narrow says that the SA does not carry all that its policy matches.
 	narrow atomic.Bool
 }

@@ -6,18 +6,35 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// messageTo is the header of a message to e with the octets of vec.
+func messageTo(e *endpoint, vec *unix.Iovec, c *control) unix.Msghdr {
+	h := unix.Msghdr{Name: &e.name.raw[0], Namelen: e.name.length, Iov: vec}
+	h.SetIovlen(1)
+	if c.n > 0 {
+		h.Control = &c.buf[0]
+		h.SetControllen(c.n)
+	}
+	return h
+}
+
 // send sends b once, without waiting.
 func (l *lane) send(e *endpoint, b []byte, c *control) (int, unix.Errno) {
 	vec := unix.Iovec{Base: &b[0]}
 	vec.SetLen(len(b))
-	header := unix.Msghdr{Name: &e.name.raw[0], Namelen: e.name.length, Iov: &vec}
-	header.SetIovlen(1)
-	if c.n > 0 {
-		header.Control = &c.buf[0]
-		header.SetControllen(c.n)
-	}
+	header := messageTo(e, &vec, c)
 	for {
 		n, _, errno := unix.RawSyscall(unix.SYS_SENDMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&header)), unix.MSG_NOSIGNAL)
+		if errno != unix.EINTR {
+			return int(n), errno
+		}
+	}
+}
+
+// sendMany sends messages, without waiting, and returns how many have left; an error if
+// not even the first.
+func (l *lane) sendMany(messages []message) (int, unix.Errno) {
+	for {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(l.fd), uintptr(unsafe.Pointer(&messages[0])), uintptr(len(messages)), unix.MSG_NOSIGNAL, 0, 0)
 		if errno != unix.EINTR {
 			return int(n), errno
 		}

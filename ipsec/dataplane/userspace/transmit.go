@@ -15,14 +15,6 @@ import (
 )
 
 const (
-	// maxGroups is for how many SAs and outer headers packets are gathered
-	// at a time.
-	maxGroups = 8
-	// maxSegments is what one UDP_SEGMENT send may carry (UDP_MAX_SEGMENTS
-	// of older kernels).
-	maxSegments = 64
-	// maxGroupLen keeps a group below the greatest UDP payload over IPv6.
-	maxGroupLen = 65000
 	// readsBeforeFlush bounds how long a packet of a quiet peer waits while
 	// busy ones keep the interface readable.
 	readsBeforeFlush = 128
@@ -30,17 +22,6 @@ const (
 	// maxPacket is the greatest super-packet, in octets.
 	maxPacket = 65536
 )
-
-// group is a run of packets that leaves in one send: of one SA and one
-// outer header, equal in length but for a shorter last one.
-type group struct {
-	sa     *outboundSA // nil: empty
-	outer  outerHeader
-	closed bool // holds a shorter packet: nothing may follow
-	size   int  // of each packet
-	count  int
-	buf    []byte
-}
 
 // transmitter moves packets from a queue of the interface to the network: read, find
 // policy and SA, seal, send, all in one goroutine.
@@ -54,9 +35,7 @@ type transmitter struct {
 	cache     spdCache
 	inner     inner
 	segmenter segmenter
-	groups    [maxGroups]group
-	last      int       // group used last
-	victim    int       // group to give up next
+	gathered  gathered
 	reads     int       // since the last flush
 	now       time.Time // when the batch at hand began
 	control   control
@@ -80,9 +59,6 @@ func newTransmitter(p *Plane, worker int) *transmitter {
 		kept: kept{of: map[*child]*waiting{}},
 	}
 	t.buf = make([]byte, vnetHeaderLen+maxPacket+esp.TrailerRoom)
-	for i := range t.groups {
-		t.groups[i].buf = make([]byte, 0, maxGroupLen)
-	}
 	t.tryRead = func(uintptr) bool {
 		t.read()
 		return t.errno != unix.EAGAIN
@@ -282,105 +258,29 @@ func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet
 
 // sealPadded reports whether the packet was sealed.
 func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, packet []byte) bool {
-	g := t.group(sa, outer, sa.sealedLen(outer.to, len(packet)))
+	t.hold(sa)
 	if sa.over.Load() {
 		sa.expired = true
 	}
+	var err error
+	if !sa.expired {
+		g := t.group(outer, sa.sealedLen(outer.to, len(packet)))
+		if g.buf, err = t.protect(sa, outer, g.buf, packet, next); err == nil {
+			g.add(sa)
+			if sa.count(len(packet)) {
+				sa.expire(t.plane, t.now)
+			}
+			return true
+		}
+	}
+	sa.expired = sa.expired || errors.Is(err, esp.ErrSequenceExhausted)
 	if sa.expired {
-		t.plane.stats.expired.Add(1)
-		sa.expire(t.plane, t.now)
-		g.release()
-		return false
-	}
-	buf, err := t.protect(sa, outer, g.buf, packet, next)
-	if err != nil {
-		if errors.Is(err, esp.ErrSequenceExhausted) {
-			sa.expired = true
-			sa.expire(t.plane, t.now)
-		}
-		t.plane.stats.expired.Add(1)
-		g.release()
-		return false
-	}
-	g.buf = buf
-	g.count++
-	if sa.count(len(packet)) {
 		sa.expire(t.plane, t.now)
 	}
-	return true
-}
-
-// group returns the group that takes a packet of n sealed octets next, made
-// empty first where it does not fit.
-func (t *transmitter) group(sa *outboundSA, outer outerHeader, n int) *group {
-	g := &t.groups[t.last]
-	if g.sa != sa || g.outer != outer {
-		g = t.otherGroup(sa, outer)
-	}
-	if g.count > 0 && (g.closed || n > g.size || g.count == maxSegments || len(g.buf)+n > maxGroupLen) {
-		t.flush(g)
-	}
-	if g.count == 0 {
-		t.hold(sa)
-		g.sa, g.outer, g.size = sa, outer, n
-	} else if n < g.size {
-		g.closed = true
-	}
-	return g
-}
-
-// hold makes this transmitter the one that moves the packets of sa, until its groups
-// have left. Whoever waits for another has nothing that others could wait for.
-func (t *transmitter) hold(sa *outboundSA) {
-	for i := range t.groups {
-		if t.groups[i].sa == sa { // it does already
-			sa.groups++
-			return
-		}
-	}
-	if !sa.moving.TryLock() {
-		t.flushGroups()
-		sa.moving.Lock()
-	}
-	sa.groups = 1
-}
-
-// release empties a group without packets.
-func (g *group) release() {
-	if g.count > 0 || g.sa == nil {
-		return
-	}
-	sa := g.sa
-	g.sa = nil
-	if sa.groups--; sa.groups == 0 {
-		sa.moving.Unlock()
-	}
-}
-
-// otherGroup finds another group than the last used. What waits under the SA that a
-// rekey has replaced goes first, lest packets of a flow overtake each other.
-func (t *transmitter) otherGroup(sa *outboundSA, outer outerHeader) *group {
-	free := -1
-	for i := range t.groups {
-		g := &t.groups[i]
-		if g.sa == sa && g.outer == outer {
-			t.last = i
-			return g
-		}
-		if g.count > 0 && g.sa != sa && g.sa.child == sa.child {
-			t.flush(g)
-		}
-		if g.sa == nil && free < 0 {
-			free = i
-		}
-	}
-	if free < 0 {
-		free = t.victim
-		t.victim = (t.victim + 1) % maxGroups
-		t.flush(&t.groups[free])
-	}
-	t.last = free
-	return &t.groups[free]
+	t.plane.stats.expired.Add(1)
+	sa.waiting--
+	t.letGo()
+	return false
 }
 
 // flushAll ends a batch.
@@ -391,93 +291,4 @@ func (t *transmitter) flushAll() {
 	t.reads = 0
 	t.flushGroups()
 	t.plane.transmitLatency.Observe(time.Since(t.now))
-}
-
-func (t *transmitter) flushGroups() {
-	for i := range t.groups {
-		if t.groups[i].count > 0 {
-			t.flush(&t.groups[i])
-		}
-	}
-}
-
-// flush sends a group and empties it.
-func (t *transmitter) flush(g *group) {
-	e := g.outer.to
-	g.sa.publish(t.now)
-	g.sa.hidden.sent.set(t.now)
-	if e.tcp {
-		t.sendStream(e, g)
-	} else if errno := t.send(e, g); errno != 0 {
-		t.plane.stats.sendErrors.Add(uint64(g.count))
-	}
-	g.count, g.closed, g.buf = 0, false, g.buf[:0]
-	g.release()
-}
-
-// send tries segmentation by the kernel first. EMSGSIZE, of older kernels EINVAL,
-// comes from a path whose MTU has no room for the segment size, EIO from a device
-// that cannot checksum: then each packet is sent by itself, and the kernel may
-// fragment it.
-//
-// Where there is one uplink, a full one holds everything back until the interface's
-// queue drops. Of several, a full one drops by itself and holds up no other.
-func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
-	lane := t.lane(e)
-	if e.native() {
-		e.raw.sending.Lock()
-		defer e.raw.sending.Unlock()
-	}
-	lane.allowFragments(g.outer.fragment)
-	wait := !t.socket.several.Load()
-	if g.count > 1 && !e.native() && e.path.segments(g.size, t.now) {
-		t.prepare(e, g.outer)
-		t.control.addSegment(g.size)
-		switch errno := lane.sendWait(e, g.buf, &t.control, wait); errno {
-		case unix.EMSGSIZE, unix.EINVAL:
-			e.path.asked.set(t.now)
-			e.learnPath(t.socket.probes)
-		case unix.EIO:
-			e.path.single.set(t.now)
-		default:
-			return errno
-		}
-	}
-	t.prepare(e, g.outer)
-	var first unix.Errno
-	for rest := g.buf; len(rest) > 0; {
-		n := min(g.size, len(rest))
-		if errno := lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
-			first = errno
-		}
-		rest = rest[n:]
-	}
-	return first
-}
-
-// lane is the one for packets to e.
-func (t *transmitter) lane(e *endpoint) *lane {
-	if e.native() {
-		return &e.raw.lane
-	}
-	if e.lanes[t.worker] == nil {
-		e.lanes[t.worker] = t.lanes.find(e)
-	}
-	return e.lanes[t.worker]
-}
-
-// prepare writes the ancillary data that all sends to e with this outer header
-// share.
-func (t *transmitter) prepare(e *endpoint, outer outerHeader) {
-	t.control.reset()
-	if e.native() {
-		e.raw.prepare(e, outer, &t.control)
-		return
-	}
-	if t.socket.local.Addr().IsUnspecified() {
-		t.control.addSource(t.socket.family, e.local.Addr())
-	}
-	if outer.class != 0 {
-		t.control.addClass(outer.class, e.remote.Addr().Is4())
-	}
 }
