@@ -34,7 +34,8 @@ type Config struct {
 	// DataPlane is what the operator asks for.
 	DataPlane DataPlane
 	// Workers is how many goroutines of the userspace data plane move packets in
-	// each direction; 0 is one for every two processors.
+	// each direction, 0 for one for every two processors; with that of the kernel, how
+	// many SAs may share the traffic of a child, 0 for 17.
 	Workers int
 	// FailClosed keeps what was routed into tunnels from leaving in clear also when
 	// the agent ends in order, until another one runs, or Release.

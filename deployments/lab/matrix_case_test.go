@@ -249,22 +249,27 @@ func (x *run) do(steps []step) {
 // startFlow lets packets pass in both directions, after the hosts have learnt
 // each other's way.
 func (x *run) startFlow() {
-	names := [2]string{"our-lan", "their-lan"}
-	if x.transport {
-		names = [2]string{"ours", "theirs"}
-	}
 	var ends [2]flowHost
-	for s, name := range names {
-		l := x.lan(side(s), x.children[0])
-		ends[s] = flowHost{ns: x.hosts[name], own: lanHost(l.own), far: lanHost(l.far)}
+	for i := range ends {
+		ends[i] = x.flowHost(side(i))
 		x.await("a ping", func() (bool, string) {
-			_, err := ends[s].ns.Ping(x.ctx, ends[s].own, ends[s].far, 1)
+			_, err := ends[i].ns.Ping(x.ctx, ends[i].own, ends[i].far, 1)
 			return err == nil, fmt.Sprint(err)
 		})
 	}
 	var err error
 	x.flow, err = startFlow(ends)
 	x.must(err)
+}
+
+// flowHost is the host at one end of the first child.
+func (x *run) flowHost(s side) flowHost {
+	names := [2]string{"our-lan", "their-lan"}
+	if x.transport {
+		names = [2]string{"ours", "theirs"}
+	}
+	l := x.lan(s, x.children[0])
+	return flowHost{ns: x.hosts[names[s]], own: lanHost(l.own), far: lanHost(l.far)}
 }
 
 // lan is what a child protects, as one side sees it: in transport mode a NAT shows each

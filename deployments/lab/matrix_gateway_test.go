@@ -22,6 +22,7 @@ import (
 type gateway struct {
 	ns     *lab.Namespace
 	engine *engine.Engine
+	plane  dataplane.Plane
 	events *eventLog
 	log    *buffer
 	stop   func()
@@ -81,6 +82,7 @@ func startGatewayOn(t testing.TB, ns *lab.Namespace, open func(*slog.Logger) (ga
 	if edit != nil {
 		edit(&config)
 	}
+	g.plane = plane
 	g.engine, err = engine.New(config)
 	if err != nil {
 		plane.Close()

@@ -1,11 +1,14 @@
 package lab_test
 
 import (
+	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ike"
 )
@@ -25,11 +28,93 @@ func TestInteropKernel(t *testing.T) {
 // 9611) with strongSwan, which has one for all of its processors and one for each of
 // the two: as many as we have. Its kernel wants one for each that sends.
 func TestInteropQueues(t *testing.T) {
-	if inGuest() {
-		runCases(t, []interopCase{{name: "queues", queues: 3, native: true, child: "        per_cpu_sas = yes", steps: eachRekey()}}, newKernelCharonPeer)
+	if !inGuest() {
+		runInGuest(t, lab.KernelNewDir, lab.TreeStrongSwan)
 		return
 	}
-	runInGuest(t, lab.KernelNewDir, lab.TreeStrongSwan)
+	cases := []interopCase{
+		{name: "userspace", native: true, steps: eachRekey()},
+		{name: "kernel", kernel: true, steps: slices.Concat([]step{ownSAs()}, eachRekey(), []step{ownSAs()})},
+	}
+	for i := range cases {
+		cases[i].queues, cases[i].child = 3, "        per_cpu_sas = yes"
+	}
+	runCases(t, cases, newKernelCharonPeer)
+}
+
+// ownSAs wants what either end sends from a CPU to go through the SA of that CPU.
+func ownSAs() step {
+	return step{"traffic from either CPU", func(x *run) {
+		x.eachHasOwn(ours, dataplane.Outbound, "net#1", "net#2")
+		x.eachHasOwn(theirs, dataplane.Inbound)
+	}}
+}
+
+// eachHasOwn sends from the LAN of one end, from either CPU, and wants an SA of that
+// direction at our end to carry that, another one for each CPU: those of the children
+// of these names, if names are given.
+func (x *run) eachHasOwn(from side, direction dataplane.Direction, names ...string) {
+	const packets = 100
+	host := x.flowHost(from)
+	var carriers []string
+	for cpu := range 2 {
+		before := x.packets(direction)
+		x.must(host.sendFrom(cpu, packets))
+		var most string
+		x.await(fmt.Sprintf("an SA with the packets of CPU %d of %v", cpu, from), func() (bool, string) {
+			now := x.packets(direction)
+			for name, n := range now {
+				if n >= before[name]+packets {
+					most = name
+				}
+			}
+			return most != "", fmt.Sprintf("%v after %v", now, before)
+		})
+		carriers = append(carriers, most)
+	}
+	if carriers[0] == carriers[1] || names != nil && !slices.Equal(carriers, names) {
+		x.t.Errorf("the packets of the two CPUs of %v went through %v, want %v", from, carriers, names)
+	}
+}
+
+// packets are the counters of our Child SAs.
+func (x *run) packets(direction dataplane.Direction) map[string]uint64 {
+	out := map[string]uint64{}
+	counters := x.gateway.plane.Counters()
+	for _, tunnel := range x.gateway.engine.Status() {
+		for _, c := range tunnel.Children {
+			spi := c.InboundSPI
+			if direction == dataplane.Outbound {
+				spi = c.OutboundSPI
+			}
+			for _, n := range counters {
+				if n.SPI == spi && n.Direction == direction {
+					out[c.Name] += n.Packets
+				}
+			}
+		}
+	}
+	return out
+}
+
+// sendFrom sends datagrams to the other host from one CPU, which takes them through the
+// gateway as well.
+func (h flowHost) sendFrom(cpu, packets int) error {
+	return onCPU(cpu, func() error {
+		var c *net.UDPConn
+		err := h.ns.Do(func() (err error) {
+			c, err = net.DialUDP("udp", &net.UDPAddr{IP: h.own.AsSlice()}, &net.UDPAddr{IP: h.far.AsSlice(), Port: 9})
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		for range packets {
+			_, _ = c.Write([]byte("hello")) // that nobody listens may be told by ICMP
+		}
+		return nil
+	})
 }
 
 // newKernelCharonPeer is the strongSwan of the root.

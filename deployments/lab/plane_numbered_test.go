@@ -28,7 +28,12 @@ type numbered struct {
 	wrong   string
 }
 
-func startNumbered(send func([]byte) error, received <-chan []byte) *numbered {
+// startNumbered sends such a flow from CPUs that take turns, the first one if none is
+// named.
+func startNumbered(send func([]byte) error, received <-chan []byte, cpus ...int) *numbered {
+	if cpus == nil {
+		cpus = []int{0}
+	}
 	f := &numbered{stop: make(chan struct{})}
 	credit := make(chan struct{}, numberedWindow)
 	for range numberedWindow {
@@ -41,13 +46,13 @@ func startNumbered(send func([]byte) error, received <-chan []byte) *numbered {
 		// Packets that one thread sends from several processors overtake each other
 		// without any help. The thread ends with the goroutine.
 		runtime.LockOSThread()
-		var one unix.CPUSet
-		one.Set(0)
-		if err := unix.SchedSetaffinity(0, &one); err != nil {
-			f.fail(fmt.Sprintf("stay on one processor: %v", err))
-			return
-		}
 		for n := uint64(0); ; n++ {
+			if turn := n / numberedWindow; n%numberedWindow == 0 && (n == 0 || len(cpus) > 1) {
+				if err := stayOn(cpus[turn%uint64(len(cpus))]); err != nil {
+					f.fail(err.Error())
+					return
+				}
+			}
 			select {
 			case <-f.stop:
 				return
@@ -106,6 +111,30 @@ func startNumbered(send func([]byte) error, received <-chan []byte) *numbered {
 		}
 	})
 	return f
+}
+
+// onCPU does something on one CPU.
+func onCPU(cpu int, do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // the thread ends with the goroutine
+		err := stayOn(cpu)
+		if err == nil {
+			err = do()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// stayOn has the thread run on one CPU.
+func stayOn(cpu int) error {
+	var one unix.CPUSet
+	one.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &one); err != nil {
+		return fmt.Errorf("stay on CPU %d: %w", cpu, err)
+	}
+	return nil
 }
 
 func (f *numbered) fail(what string) {

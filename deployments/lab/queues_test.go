@@ -28,23 +28,56 @@ func TestEdgesShareTraffic(t *testing.T) {
 	for i := range p.edges {
 		p.awaitCounts(i, "two Child SAs", two(0))
 	}
-	p.talk(64)
+	p.must(p.talk(64))
 	for i := range p.edges {
 		p.awaitCounts(i, "packets on both Child SAs", two(1))
 	}
 }
 
+// TestEdgesShareOnKernel does so with the data plane of the kernel, in a virtual machine
+// with two CPUs: each has a Child SA of its own, and there is one that either may use.
+func TestEdgesShareOnKernel(t *testing.T) {
+	if !inGuest() {
+		runInGuestWith(t, func() []string { return []string{buildAgent(t)} }, lab.KernelNewDir, lab.TreeStrongSwan)
+		return
+	}
+	t.Run("psk", testEdgesShareOnKernel)
+}
+
+func testEdgesShareOnKernel(t *testing.T) {
+	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--data-plane", "kernel", "--tcp-port", "0"}}
+	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
+	p.writeCredentials()
+	p.start(0)
+	p.start(1)
+	p.awaitPing("the tunnel", p.agents[0], p.agents[1])
+	for i := range p.edges {
+		p.awaitCounts(i, "three Child SAs", func(in, _ []int) bool { return len(in) == 3 })
+	}
+	const each = 64
+	for cpu := range 2 {
+		p.must(onCPU(cpu, func() error { return p.talk(each) }))
+	}
+	busy := func(counts []int) bool {
+		slices.Sort(counts)
+		return len(counts) == 3 && counts[1] >= each
+	}
+	p.awaitCounts(0, "packets out on the Child SAs of both CPUs", func(_, out []int) bool { return busy(out) })
+	p.awaitCounts(1, "packets in on the Child SAs of both CPUs", func(in, _ []int) bool { return busy(in) })
+}
+
 // talk has many pairs of ports exchange a datagram each way.
-func (p *edgePair) talk(ports int) {
-	p.t.Helper()
-	listen := func(ns *lab.Namespace, host netip.Addr) (c *net.UDPConn) {
-		p.must(ns.Do(func() (err error) {
+func (p *edgePair) talk(ports int) error {
+	listen := func(ns *lab.Namespace, host netip.Addr) (c *net.UDPConn, err error) {
+		return c, ns.Do(func() (err error) {
 			c, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(host, 0)))
 			return err
-		}))
-		return c
+		})
 	}
-	server := listen(p.theirsLAN, p.theirsHost)
+	server, err := listen(p.theirsLAN, p.theirsHost)
+	if err != nil {
+		return err
+	}
 	defer server.Close()
 	go func() {
 		b := make([]byte, 100)
@@ -56,17 +89,24 @@ func (p *edgePair) talk(ports int) {
 			server.WriteToUDPAddrPort(b[:n], from)
 		}
 	}()
+	to := server.LocalAddr().(*net.UDPAddr).AddrPort()
 	for range ports {
-		c := listen(p.oursLAN, p.oursHost)
-		_, err := c.WriteToUDPAddrPort([]byte("hello"), server.LocalAddr().(*net.UDPAddr).AddrPort())
-		p.must(err)
+		c, err := listen(p.oursLAN, p.oursHost)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
 		if deadline, ok := p.ctx.Deadline(); ok {
 			c.SetDeadline(deadline)
 		}
-		_, _, err = c.ReadFromUDPAddrPort(make([]byte, 100))
-		p.must(err)
-		c.Close()
+		if _, err := c.WriteToUDPAddrPort([]byte("hello"), to); err != nil {
+			return err
+		}
+		if _, _, err := c.ReadFromUDPAddrPort(make([]byte, 100)); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 // awaitCounts waits until the packets that an edge has counted on its Child SAs, in and

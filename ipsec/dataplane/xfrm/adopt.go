@@ -103,7 +103,7 @@ func (p *Plane) disinherit(c *child) {
 	}
 	for id, request := range p.left.states {
 		if request == c.heir.request && id.destination == c.heir.destination {
-			p.retired = append(p.retired, retired{id, time.Now()})
+			p.retired = append(p.retired, retired{id, request, time.Now()})
 			delete(p.left.states, id)
 		}
 	}

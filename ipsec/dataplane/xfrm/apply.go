@@ -29,6 +29,9 @@ const (
 type association struct {
 	dataplane.SA
 	request  uint32
+	cpu      uint32             // that uses it, anyCPU if all do
+	added    uint64             // when, as the kernel is told, in seconds since 1970; 0 for now
+	age      uint64             // that it has therefore when it is new, in seconds
 	mark     uint32             // of what it sends
 	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
 	toldAt   time.Time          // when MappingChanged was last raised
@@ -47,6 +50,7 @@ type child struct {
 	inbound   []*association
 	heir      *template // of an earlier process: carries the traffic until there is an outbound SA
 	moving    bool      // its SAs are on the way to other addresses: nothing is sent
+	uneven    bool      // a CPU has no outbound SA of its own, although one was installed
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -167,14 +171,12 @@ func (p *Plane) install(sa dataplane.SA) error {
 	sa.Key = bytes.Clone(sa.Key)
 	sa.LocalTS, sa.RemoteTS = slices.Clone(sa.LocalTS), slices.Clone(sa.RemoteTS)
 	c := p.child(childKey{sa.Tunnel, sa.Child})
-	a := &association{SA: sa, request: c.request, mark: p.mark, counters: dataplane.Counters{
+	a := &association{SA: sa, request: c.request, cpu: anyCPU, mark: p.mark, counters: dataplane.Counters{
 		Tunnel: sa.Tunnel, Child: sa.Child, SPI: sa.SPI, Direction: sa.Direction,
 	}}
-	if sa.Direction == dataplane.Outbound {
-		a.request = p.newRequest()
-	}
+	shares := sa.Direction == dataplane.Outbound && p.joins(c, a)
 	if err := p.put(a, nil); err != nil {
-		p.free(a)
+		p.free(c, a)
 		p.forget(c)
 		return err
 	}
@@ -186,6 +188,9 @@ func (p *Plane) install(sa dataplane.SA) error {
 		c.inbound = append(c.inbound, a)
 	} else {
 		c.outbound = append(c.outbound, a)
+		if shares {
+			p.renew(c)
+		}
 	}
 	if err := p.program(c); err != nil {
 		return errors.Join(err, p.drop(a))
@@ -196,9 +201,9 @@ func (p *Plane) install(sa dataplane.SA) error {
 	return nil
 }
 
-// free gives back what an outbound SA had for itself alone.
-func (p *Plane) free(a *association) {
-	if a.Direction == dataplane.Outbound {
+// free gives back what an outbound SA had that is none of c any more.
+func (p *Plane) free(c *child, a *association) {
+	if a.Direction == dataplane.Outbound && !slices.ContainsFunc(c.outbound, a.shares) {
 		delete(p.given, a.request)
 	}
 }
@@ -252,8 +257,8 @@ func (s *state) differs(f *facts) error {
 		return fmt.Errorf("the kernel has flags %#x, want %#x, or other limits", f.flags, s.flags())
 	case f.source != s.source || f.mode != s.mode || f.request != s.request || f.ifID != s.ifID || f.mark != s.mark:
 		return errors.New("the kernel has other addresses, another mode, another mark or another owner")
-	case f.direction != s.direction:
-		return fmt.Errorf("the kernel has the direction %d, want %d", f.direction, s.direction)
+	case f.direction != s.direction || f.cpu != s.cpu:
+		return fmt.Errorf("the kernel has the direction %d and the CPU %d, want %d and %d", f.direction, int32(f.cpu), s.direction, int32(s.cpu))
 	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
 		return fmt.Errorf("the kernel has the algorithms %q and %q", f.cipherName, f.authorName)
 	case f.replay.window != s.replay.window:
@@ -288,7 +293,7 @@ func (a *association) state(from *facts) (*state, error) {
 	}
 	n := a.Suite.EncryptionKeyLen()
 	s := &state{
-		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, limits: a.limits(),
+		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, cpu: a.cpu, limits: a.limits(),
 		inbound: a.Direction == dataplane.Inbound,
 		esn:     a.Suite.ESN, aead: !a.Suite.AH && a.Suite.AEAD(), mode: modeTransport,
 		cipher:    algorithm{cipher, a.Key[:n], a.Suite.ICVLen()},
@@ -305,6 +310,8 @@ func (a *association) state(from *facts) (*state, error) {
 	}
 	if from != nil {
 		s.replay, s.used = from.replay, &from.used
+	} else if a.added != 0 {
+		s.used = &nl.XfrmLifetimeCur{AddTime: a.added}
 	}
 	sender, receiver := a.Local, a.Remote
 	s.replay.window = outboundWindow
@@ -342,12 +349,18 @@ func (a *association) limits() nl.XfrmLifetimeCfg {
 	return nl.XfrmLifetimeCfg{
 		SoftByteLimit: cmp.Or(l.SoftBytes, nl.XFRM_INF), HardByteLimit: cmp.Or(l.HardBytes, nl.XFRM_INF),
 		SoftPacketLimit: cmp.Or(l.SoftPackets, nl.XFRM_INF), HardPacketLimit: packets,
-		SoftAddExpiresSeconds: seconds(l.SoftTime), HardAddExpiresSeconds: seconds(l.HardTime),
+		SoftAddExpiresSeconds: a.ageAfter(l.SoftTime), HardAddExpiresSeconds: a.ageAfter(l.HardTime),
 	}
 }
 
-// seconds rounds up, as 0 is no limit.
-func seconds(d time.Duration) uint64 { return uint64((d + time.Second - 1) / time.Second) }
+// ageAfter is how old the kernel takes a for after d, in seconds. It rounds up, as 0 is
+// no limit.
+func (a *association) ageAfter(d time.Duration) uint64 {
+	if d == 0 {
+		return 0
+	}
+	return a.age + uint64((d+time.Second-1)/time.Second)
+}
 
 // newRequest goes round, so that an ID does not come back soon.
 func (p *Plane) newRequest() uint32 {
@@ -402,9 +415,12 @@ func (p *Plane) drop(a *association) error {
 	}
 	err := p.program(c)
 	clear(a.Key)
-	p.free(a)
+	p.free(c, a)
 	if a.Direction == dataplane.Outbound {
-		p.retired = append(p.retired, retired{a.stateID(), time.Now()})
+		p.retired = append(p.retired, retired{a.stateID(), a.request, time.Now()})
+		if c.misses(a) {
+			err = errors.Join(err, p.deleteRetired(func(r retired) bool { return r.request == a.request }))
+		}
 	} else {
 		err = errors.Join(err, p.kernel.deleteState(a.stateID()))
 	}

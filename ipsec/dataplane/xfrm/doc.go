@@ -28,7 +28,10 @@
 //
 // What newer kernels can do is found when the plane begins, by an SA that is made with
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
-// has a direction, and the kernel refuses it the other way.
+// has a direction, and the kernel refuses it the other way. Since 6.13 an outbound SA can
+// be one CPU's alone (RFC 9611): a child then has one for each CPU that was online when
+// the plane began, and one for all, which carries everything while a CPU has none of its
+// own. The CPU is that on which a packet comes to the interface.
 //
 // # Netlink
 //
@@ -40,5 +43,5 @@
 // # Standards
 //
 // RFC 4301 (architecture), RFC 4302 (AH), RFC 4303 (ESP), RFC 3948 (UDP
-// encapsulation).
+// encapsulation), RFC 9611 (SAs for single CPUs).
 package xfrm

@@ -82,6 +82,10 @@ func (p *Plane) acquire(b []byte) {
 	if c == nil {
 		return // somebody else's
 	}
+	if cpu := parseAttributes(b[sizeofAcquire:]).cpu(); cpu != anyCPU {
+		p.lacks(c, cpu)
+		return
+	}
 	p.raise(dataplane.Event{
 		Kind: dataplane.Acquire, Tunnel: c.tunnel, Child: c.name,
 		Source: address(&packet.Saddr, packet.Family), Destination: address(&packet.Daddr, packet.Family),

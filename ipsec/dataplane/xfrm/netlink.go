@@ -25,6 +25,11 @@ const (
 
 	encapESPInUDP = 2 // UDP_ENCAP_ESPINUDP
 
+	// anyCPU is the CPU of an SA that is not one CPU's alone.
+	anyCPU = math.MaxUint32
+
+	policyPerCPU = 4 // XFRM_POLICY_CPU_ACQUIRE
+
 	algorithmNameLen = 64
 	// mappingInterval is how often the kernel tells of a peer that has moved, in
 	// seconds. Before Linux 5.17 it does so with every packet.
@@ -49,6 +54,7 @@ type state struct {
 	limits    nl.XfrmLifetimeCfg
 	inbound   bool
 	direction uint8 // saIn or saOut; 0 where the kernel does not know it
+	cpu       uint32
 	outer     dataplane.Outer
 	encap     *encap
 	replay    replay
@@ -138,6 +144,9 @@ func (s *state) newState() request {
 	}
 	if s.direction != 0 {
 		body = appendAttribute(body, nl.XFRMA_SA_DIR, []byte{s.direction})
+	}
+	if s.cpu != anyCPU {
+		body = appendAttribute(body, nl.XFRMA_SA_PCPU, nl.Uint32Attr(s.cpu))
 	}
 	return request{nl.XFRM_MSG_NEWSA, unix.NLM_F_CREATE | unix.NLM_F_EXCL, body}
 }
@@ -255,6 +264,7 @@ type facts struct {
 	limits                 nl.XfrmLifetimeCfg
 	used                   nl.XfrmLifetimeCur
 	lastUsed               uint64 // seconds since 1970, 0 for never
+	cpu                    uint32
 	replayed, unauthentic  uint64
 	replay                 replay
 	encap                  *encap
@@ -298,6 +308,7 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 		stateID: stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto},
 		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
 		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
+		cpu:    attrs.cpu(),
 		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), mark: attrs.word(nl.XFRMA_SET_MARK), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
 	}
 	if v := attrs[nl.XFRMA_SA_DIR]; len(v) >= 1 {
@@ -321,6 +332,14 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 	return f
 }
 
+// cpu is the CPU of an SA.
+func (a attributes) cpu() uint32 {
+	if _, there := a[nl.XFRMA_SA_PCPU]; !there {
+		return anyCPU
+	}
+	return a.word(nl.XFRMA_SA_PCPU)
+}
+
 // policy is one entry of the kernel's SPD.
 type policy struct {
 	selector  selector
@@ -329,6 +348,7 @@ type policy struct {
 	action    uint8
 	ifID      uint32
 	template  template // of protocol 0: none
+	perCPU    bool     // each CPU has a state of its own
 }
 
 // template says which states serve a policy.
@@ -345,6 +365,9 @@ func (p *policy) set() request {
 	info := nl.XfrmUserpolicyInfo{
 		Sel: p.selector.encode(), Priority: p.priority, Dir: p.direction, Action: p.action,
 		Lft: nl.XfrmLifetimeCfg{SoftByteLimit: nl.XFRM_INF, HardByteLimit: nl.XFRM_INF, SoftPacketLimit: nl.XFRM_INF, HardPacketLimit: nl.XFRM_INF},
+	}
+	if p.perCPU {
+		info.Flags |= policyPerCPU
 	}
 	body := bytes.Clone(info.Serialize())
 	if t := p.template; t.protocol != 0 {
@@ -404,7 +427,7 @@ func decodePolicy(b []byte) (*policy, error) {
 	attrs := parseAttributes(b[nl.SizeofXfrmUserpolicyInfo:])
 	p := &policy{
 		selector: decodeSelector(&info.Sel), direction: info.Dir, priority: info.Priority, action: info.Action,
-		ifID: attrs.word(nl.XFRMA_IF_ID),
+		ifID: attrs.word(nl.XFRMA_IF_ID), perCPU: info.Flags&policyPerCPU != 0,
 	}
 	if v := attrs[nl.XFRMA_TMPL]; len(v) >= nl.SizeofXfrmUserTmpl {
 		t := nl.DeserializeXfrmUserTmpl(v)

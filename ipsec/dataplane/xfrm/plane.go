@@ -52,6 +52,10 @@ type Config struct {
 	// Adoption is how long the SAs of an earlier process that ended without Close
 	// go on if nothing takes their place; 0 for DefaultAdoption.
 	Adoption time.Duration
+	// Workers is how many outbound SAs of a child there may be at most (RFC 9611), 0
+	// for 17. If the kernel has SAs for single CPUs, and this is more than the number
+	// of CPUs, each CPU uses one of its own, and there is one that all may use.
+	Workers int
 	// Logger gets what an operator should know, never once for a packet. Nil
 	// discards.
 	Logger *slog.Logger
@@ -62,6 +66,7 @@ func (c Config) withDefaults() Config {
 	c.MTU = cmp.Or(c.MTU, DefaultMTU)
 	c.Listen = netip.AddrPortFrom(c.Listen.Addr(), cmp.Or(c.Listen.Port(), DefaultPort))
 	c.Adoption = cmp.Or(c.Adoption, DefaultAdoption)
+	c.Workers = cmp.Or(c.Workers, defaultWorkers)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -84,6 +89,8 @@ type Plane struct {
 	closed   bool
 	kernel   *conn
 	able     abilities
+	cpus     []uint32 // that can have outbound SAs of their own
+	ranks    uint64   // how many outbound SAs have one; see rank
 	removals *removals
 	reserved map[uint32]bool // inbound SPIs without an SA
 	sas      map[saKey]*association
@@ -122,11 +129,17 @@ func New(c Config) (_ *Plane, err error) {
 			err = errors.Join(fmt.Errorf("start kernel data plane: %w", err), p.release())
 		}
 	}()
+	if c.Workers < 1 || c.Workers > maxWorkers {
+		return nil, fmt.Errorf("%d workers: choose 1 to %d", c.Workers, maxWorkers)
+	}
 	if p.kernel, err = openConn(); err != nil {
 		return nil, err
 	}
 	if p.able, err = p.kernel.abilities(); err != nil {
 		return nil, err
+	}
+	if p.able.perCPU {
+		p.cpus = cpusFor(c.Workers)
 	}
 	if p.removals, err = openRemovals(); err != nil {
 		return nil, err
@@ -155,8 +168,13 @@ func (p *Plane) Name() string { return "kernel" }
 // Interface is the name of the XFRM interface.
 func (p *Plane) Interface() string { return p.link.name }
 
-// Workers is 1: of several outbound SAs of a child, the kernel uses one.
-func (p *Plane) Workers() int { return 1 }
+// Workers is how many outbound SAs of a child are used side by side: one that all CPUs
+// may use, and one for each.
+func (p *Plane) Workers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return 1 + len(p.cpus)
+}
 
 // Events implements dataplane.Plane.
 func (p *Plane) Events() <-chan dataplane.Event { return p.events }
@@ -302,7 +320,8 @@ func (q *policy) ours() bool {
 // refuses them once it is deleted.
 type retired struct {
 	stateID
-	since time.Time
+	request uint32
+	since   time.Time
 }
 
 // retireTime is how long such a state stays at least.

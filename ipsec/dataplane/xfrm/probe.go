@@ -45,6 +45,7 @@ func Probe() error {
 // not know, without saying so.
 type abilities struct {
 	direction bool // an SA is of one direction (XFRMA_SA_DIR, since Linux 6.10)
+	perCPU    bool // and of one CPU (XFRMA_SA_PCPU, since Linux 6.13)
 }
 
 // abilities finds them by an SA that is removed at once.
@@ -60,6 +61,7 @@ func (c *conn) abilities() (able abilities, err error) {
 		return able, err
 	}
 	s.direct()
+	s.cpu = 0
 	// One that was killed may have left it.
 	answers := c.send(s.ask(nl.XFRM_MSG_DELSA), s.newState(), s.ask(nl.XFRM_MSG_GETSA), s.ask(nl.XFRM_MSG_DELSA))
 	defer clear(answers[2].body) // it has the key
@@ -67,8 +69,8 @@ func (c *conn) abilities() (able abilities, err error) {
 	if err == nil {
 		var f *facts
 		if f, err = decodeState(answers[2].body); err == nil {
-			able.direction = f.direction == s.direction
-			s.direction = f.direction
+			able = abilities{direction: f.direction == s.direction, perCPU: f.cpu == s.cpu}
+			s.direction, s.cpu = f.direction, f.cpu
 			err = s.differs(f)
 		}
 	}

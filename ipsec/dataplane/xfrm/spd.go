@@ -54,7 +54,7 @@ func (e *entry) winner() *child {
 // program brings the kernel's policies of a child to what they should be, in one
 // call. What is new is there before what is old goes.
 func (p *Plane) program(c *child) error {
-	wanted, err := c.policies()
+	wanted, err := c.policies(p.everyCPU(c))
 	if err != nil {
 		return err
 	}
@@ -159,8 +159,9 @@ func (e *entry) confirm(s slot, set, have answer) error {
 // policies returns what a child needs in the kernel: for all that its policy
 // matches, that it is protected; for what the newest outbound SA is for, that SA; and
 // for what each inbound SA is for, that it is accepted, for this host or to be
-// forwarded (RFC 4301, Sections 5.1 and 5.2).
-func (c *child) policies() (map[slot]policy, error) {
+// forwarded (RFC 4301, Sections 5.1 and 5.2). With perCPU, several outbound SAs serve
+// the same policies.
+func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 	all := map[slot]policy{}
 	if c.spec.Action == dataplane.Discard {
 		for _, s := range c.selectors {
@@ -189,7 +190,10 @@ func (c *child) policies() (map[slot]policy, error) {
 			return nil, err
 		}
 		for _, s := range selectors {
-			c.put(all, policy{direction: directionOut, selector: s, template: c.template(a.Local.Addr().Unmap(), a.Remote.Addr().Unmap(), a.request)}, 0)
+			c.put(all, policy{
+				direction: directionOut, selector: s, perCPU: perCPU,
+				template: c.template(a.Local.Addr().Unmap(), a.Remote.Addr().Unmap(), a.request),
+			}, 0)
 		}
 	}
 	for _, a := range c.inbound {
