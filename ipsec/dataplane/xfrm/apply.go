@@ -120,14 +120,14 @@ func check(sa *dataplane.SA) error {
 		return fmt.Errorf("key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
 	case sa.TCP:
 		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
-	case sa.TFC != dataplane.TFC{}:
-		return errors.New("the kernel data plane hides no traffic: use userspace for TFC")
+	case sa.TFC.Fill != 0:
+		return errors.New("the kernel data plane sends no dummy packets: use userspace, or padding alone")
 	case sa.ReplayWindow > maxWindow:
 		return fmt.Errorf("replay window of %d packets: the kernel takes up to %d", sa.ReplayWindow, maxWindow)
 	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
 		return errors.New("there are no traffic selectors")
 	}
-	if err := errors.Join(sa.Suite.Validate(), checkOuter(sa.Outer)); err != nil {
+	if err := errors.Join(sa.Suite.Validate(), sa.TFC.ValidateFor(sa), checkOuter(sa.Outer)); err != nil {
 		return err
 	}
 	return checkEndpoints(sa.Local, sa.Remote)
@@ -261,6 +261,8 @@ func (s *state) differs(f *facts) error {
 		return fmt.Errorf("the kernel has the direction %d and the CPU %d, want %d and %d", f.direction, int32(f.cpu), s.direction, int32(s.cpu))
 	case f.cipherName != s.cipher.name || f.authorName != s.integrity.name:
 		return fmt.Errorf("the kernel has the algorithms %q and %q", f.cipherName, f.authorName)
+	case f.padTo != s.padTo:
+		return fmt.Errorf("the kernel pads to %d octets, want %d", f.padTo, s.padTo)
 	case f.replay.window != s.replay.window:
 		return fmt.Errorf("the kernel has a replay window of %d packets, want %d", f.replay.window, s.replay.window)
 	case (f.encap == nil) != (s.encap == nil) || f.encap != nil && *f.encap != *s.encap:
@@ -306,6 +308,9 @@ func (a *association) state(from *facts) (*state, error) {
 		s.mark = a.mark
 		if a.Mode == dataplane.Tunnel {
 			s.outer = a.Outer
+		}
+		if s.padTo = uint32(a.TFC.PadTo); a.TFC.PadTo == dataplane.PadToPath {
+			s.padTo = math.MaxUint16 // the kernel stops at what passes the path
 		}
 	}
 	if from != nil {

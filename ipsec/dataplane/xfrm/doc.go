@@ -22,7 +22,8 @@
 //
 // It tells neither of packets with an unknown SPI nor, for each SA, of those that
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
-// effect with the first packet after them. There is no ESP in TCP here.
+// effect with the first packet after them. There is no ESP in TCP here, and there are
+// no dummy packets.
 //
 // # What depends on the kernel
 //

@@ -55,6 +55,7 @@ type state struct {
 	inbound   bool
 	direction uint8 // saIn or saOut; 0 where the kernel does not know it
 	cpu       uint32
+	padTo     uint32 // octets of an inner packet, 0 for none
 	outer     dataplane.Outer
 	encap     *encap
 	replay    replay
@@ -144,6 +145,9 @@ func (s *state) newState() request {
 	}
 	if s.direction != 0 {
 		body = appendAttribute(body, nl.XFRMA_SA_DIR, []byte{s.direction})
+	}
+	if s.padTo != 0 {
+		body = appendAttribute(body, nl.XFRMA_TFCPAD, nl.Uint32Attr(s.padTo))
 	}
 	if s.cpu != anyCPU {
 		body = appendAttribute(body, nl.XFRMA_SA_PCPU, nl.Uint32Attr(s.cpu))
@@ -264,7 +268,7 @@ type facts struct {
 	limits                 nl.XfrmLifetimeCfg
 	used                   nl.XfrmLifetimeCur
 	lastUsed               uint64 // seconds since 1970, 0 for never
-	cpu                    uint32
+	cpu, padTo             uint32
 	replayed, unauthentic  uint64
 	replay                 replay
 	encap                  *encap
@@ -308,7 +312,7 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 		stateID: stateID{address(&info.Id.Daddr, info.Family), swap32(info.Id.Spi), info.Id.Proto},
 		source:  address(&info.Saddr, info.Family), mode: info.Mode, flags: info.Flags, request: info.Reqid, used: info.Curlft,
 		replayed: uint64(info.Stats.Replay) + uint64(info.Stats.ReplayWindow), unauthentic: uint64(info.Stats.IntegrityFailed),
-		cpu:    attrs.cpu(),
+		cpu: attrs.cpu(), padTo: attrs.word(nl.XFRMA_TFCPAD),
 		limits: info.Lft, ifID: attrs.word(nl.XFRMA_IF_ID), mark: attrs.word(nl.XFRMA_SET_MARK), extraFlags: attrs.word(nl.XFRMA_SA_EXTRA_FLAGS), replay: decodeReplay(attrs[nl.XFRMA_REPLAY_ESN_VAL]),
 	}
 	if v := attrs[nl.XFRMA_SA_DIR]; len(v) >= 1 {
