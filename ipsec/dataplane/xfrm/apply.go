@@ -286,6 +286,14 @@ func (a *association) stateID() stateID {
 	return id
 }
 
+// source is where the kernel has packets on a come from.
+func (a *association) source() netip.Addr {
+	if a.Direction == dataplane.Inbound {
+		return a.Remote.Addr().Unmap()
+	}
+	return a.Local.Addr().Unmap()
+}
+
 // state describes a to the kernel, with sequence numbers, window and use that go on
 // after from.
 func (a *association) state(from *facts) (*state, error) {
@@ -295,7 +303,7 @@ func (a *association) state(from *facts) (*state, error) {
 	}
 	n := a.Suite.EncryptionKeyLen()
 	s := &state{
-		stateID: a.stateID(), source: a.Local.Addr().Unmap(), request: a.request, cpu: a.cpu, limits: a.limits(),
+		stateID: a.stateID(), source: a.source(), request: a.request, cpu: a.cpu, limits: a.limits(),
 		inbound: a.Direction == dataplane.Inbound,
 		esn:     a.Suite.ESN, aead: !a.Suite.AH && a.Suite.AEAD(), mode: modeTransport,
 		cipher:    algorithm{cipher, a.Key[:n], a.Suite.ICVLen()},
@@ -321,7 +329,6 @@ func (a *association) state(from *facts) (*state, error) {
 	sender, receiver := a.Local, a.Remote
 	s.replay.window = outboundWindow
 	if a.Direction == dataplane.Inbound {
-		s.source = a.Remote.Addr().Unmap()
 		sender, receiver = a.Remote, a.Local
 		s.replay.window = a.ReplayWindow
 		if a.ReplayWindow == 0 {

@@ -27,6 +27,14 @@
 //
 // # What depends on the kernel
 //
+// Addresses change by making states anew, with the sequence numbers that the kernel tells
+// when it has removed them, and not by its XFRM_MSG_MIGRATE: that is not in every kernel,
+// takes one of the states that a policy could use, and copies sequence numbers that may
+// still be given out. What somebody else migrates of ours is put back in the same way.
+//
+// Offload to hardware (XFRMA_OFFLOAD_DEV) is not there: none of the kernels that the tests
+// run on has a device that can do it, also not an imitated one.
+//
 // What newer kernels can do is found when the plane begins, by an SA that is made with
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
 // has a direction, and the kernel refuses it the other way. Since 6.13 an outbound SA can

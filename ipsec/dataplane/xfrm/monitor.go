@@ -20,7 +20,7 @@ type monitor struct {
 }
 
 func openMonitor() (*monitor, error) {
-	s, err := nl.Subscribe(unix.NETLINK_XFRM, nl.XFRMNLGRP_ACQUIRE, nl.XFRMNLGRP_EXPIRE, nl.XFRMNLGRP_MAPPING)
+	s, err := nl.Subscribe(unix.NETLINK_XFRM, nl.XFRMNLGRP_ACQUIRE, nl.XFRMNLGRP_EXPIRE, nl.XFRMNLGRP_MAPPING, nl.XFRMNLGRP_MIGRATE)
 	if err != nil {
 		return nil, fmt.Errorf("hear the kernel's IPsec events: %w", err)
 	}
@@ -71,6 +71,8 @@ func (p *Plane) notice(kind uint16, b []byte) {
 		}
 	case kind == nl.XFRM_MSG_MAPPING && len(b) >= sizeofMapping:
 		p.mapping(b)
+	case kind == nl.XFRM_MSG_MIGRATE:
+		p.migrated()
 	}
 }
 

@@ -3,6 +3,8 @@ package xfrm
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -12,12 +14,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
-// move gives the SAs of a tunnel other endpoints. The kernel identifies a state by
-// its addresses, so each is removed and made anew, to go on with what the kernel
-// said of it when it had ended. Its own way, XFRM_MSG_MIGRATE, takes one of the
-// states that a policy could use, and there are several during a rekey. Meanwhile the
-// policies of the tunnel block: nothing goes out in clear, and no packet asks for an
-// SA.
+// move gives the SAs of a tunnel other endpoints.
 func (p *Plane) move(op dataplane.UpdateEndpoints) error {
 	if op.TCP {
 		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
@@ -29,7 +26,15 @@ func (p *Plane) move(op dataplane.UpdateEndpoints) error {
 	if err != nil || len(moved) == 0 {
 		return err
 	}
-	if err := p.removals.begin(); err != nil {
+	return p.rebuild(moved, func(a *association) error { return p.remake(a, a.stateID(), op.Local, op.Remote) })
+}
+
+// rebuild makes states anew, since the kernel identifies a state by its addresses.
+// Meanwhile the policies of their children block: nothing goes out in clear, and no
+// packet asks for an SA.
+func (p *Plane) rebuild(moved []*association, remake func(*association) error) error {
+	err := p.removals.begin()
+	if err != nil {
 		return err
 	}
 	defer p.removals.end()
@@ -41,7 +46,7 @@ func (p *Plane) move(op dataplane.UpdateEndpoints) error {
 		}
 	}
 	for _, a := range moved {
-		if failed := p.moveOne(a, op); failed != nil {
+		if failed := remake(a); failed != nil {
 			err = errors.Join(err, fmt.Errorf("%s SA %08x: %w", a.Direction, a.SPI, failed))
 		}
 	}
@@ -67,16 +72,16 @@ func (p *Plane) toMove(op dataplane.UpdateEndpoints) ([]*association, error) {
 	return moved, nil
 }
 
-// moveOne takes a state out and makes it anew. A sequence number that was used twice
+// remake takes out the state of a, which the kernel has as id, and makes it anew with
+// these endpoints. A sequence number that was used twice
 // under one key would give the key away (RFC 4106, Section 3.1), and packets may be
 // under way in the kernel until the state is gone. So the number to go on from is the
 // one that the kernel tells with the removal, after which it gives out no more of
 // them. An SA whose last number is not known, or that cannot be put back, is over.
-func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
-	id := a.stateID()
+func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort) error {
 	_, err := p.kernel.do(id.ask(nl.XFRM_MSG_DELSA))
 	if errors.Is(err, unix.ESRCH) {
-		a.Local, a.Remote = op.Local, op.Remote
+		a.Local, a.Remote = local, remote
 		return nil // at its hard limit, of which an event tells
 	}
 	if err != nil {
@@ -85,8 +90,8 @@ func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
 	f, err := p.removals.of(id)
 	if err == nil {
 		a.counters = a.with(f)
-		delete(p.states, id)
-		a.Local, a.Remote = op.Local, op.Remote
+		delete(p.states, a.stateID())
+		a.Local, a.Remote = local, remote
 		p.states[a.stateID()] = a
 		err = p.put(a, f)
 	}
@@ -94,6 +99,32 @@ func (p *Plane) moveOne(a *association, op dataplane.UpdateEndpoints) error {
 		p.expired(a, true, time.Now())
 	}
 	return err
+}
+
+// migrated puts back the states that somebody else has given other addresses
+// (XFRM_MSG_MIGRATE). The machine of the tunnel does not know about that.
+func (p *Plane) migrated() {
+	states, err := p.kernel.states()
+	type name struct{ spi, request uint32 }
+	own := make(map[name]*association, len(p.sas))
+	for _, a := range p.sas {
+		own[name{a.SPI, a.request}] = a
+	}
+	moved := map[*association]stateID{}
+	for _, f := range states {
+		if a := own[name{f.spi, f.request}]; a != nil && (f.stateID != a.stateID() || f.source != a.source()) {
+			moved[a] = f.stateID
+		}
+	}
+	if err == nil && len(moved) > 0 {
+		err = p.rebuild(slices.Collect(maps.Keys(moved)), func(a *association) error {
+			return p.remake(a, moved[a], a.Local, a.Remote)
+		})
+		p.logger.Warn("somebody else has moved SAs to other addresses; they are put back", "sas", len(moved))
+	}
+	if err != nil {
+		p.logger.Warn("cannot put back what somebody else has moved", "error", err)
+	}
 }
 
 // removals hears which states the kernel removes, from begin to end. It is a socket
