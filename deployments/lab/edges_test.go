@@ -243,11 +243,11 @@ func (p *edgePair) established(when string) {
 func (p *edgePair) counted(when string) {
 	p.t.Helper()
 	for i := range p.edges {
-		// The younger Child SA is the one in use where a restart left an older.
+		// They may be spread over the Child SAs of several processors.
 		tunnel := p.tunnels(i)[0]
 		var in, out int
 		for _, c := range tunnel.ChildSAs {
-			in, out = max(in, c.Counters.PacketsIn), max(out, c.Counters.PacketsOut)
+			in, out = in+c.Counters.PacketsIn, out+c.Counters.PacketsOut
 		}
 		if in < 20 || out < 20 {
 			p.t.Errorf("%s: edge %d counts %d packets in, %d out, want the 20 of the pings", when, i, in, out)
