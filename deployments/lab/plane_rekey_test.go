@@ -135,10 +135,16 @@ func runLoad(t *testing.T, load lab.UDPLoad, duration time.Duration) lab.UDPResu
 // userPlanes makes two hosts with the data plane in user space.
 func userPlanes(t *testing.T, workers int) (*planetest.Pair, [2]*lab.Namespace) {
 	t.Helper()
+	return planesOf(t, userPlane(workers))
+}
+
+// planesOf makes two hosts with a plane on each, for programs on them to use.
+func planesOf(t *testing.T, open func(*lab.Namespace) (dataplane.Plane, error)) (*planetest.Pair, [2]*lab.Namespace) {
+	t.Helper()
 	hosts := planeWire(t)
 	pair := &planetest.Pair{}
 	for i, side := range []*planetest.Side{&pair.A, &pair.B} {
-		plane, err := userPlane(workers)(hosts[i])
+		plane, err := open(hosts[i])
 		if err != nil {
 			t.Fatal(err)
 		}
