@@ -38,12 +38,17 @@ func runInGuest(t *testing.T, kernelDir string, trees ...string) {
 
 // runInGuestWith does so with further programs in /run.
 func runInGuestWith(t *testing.T, files func() []string, kernelDir string, trees ...string) {
+	runInGuestOf(t, 2, files, kernelDir, trees...)
+}
+
+// runInGuestOf does so on a number of CPUs.
+func runInGuestOf(t *testing.T, cpus int, files func() []string, kernelDir string, trees ...string) {
 	if testing.Short() {
 		return // with the race detector it would take very long
 	}
 	lab.Require(t, "qemu-system-x86_64")
 	vm := lab.VM{
-		Modules: kernelModules, MemoryMB: 1024, CPUs: 2,
+		Modules: kernelModules, MemoryMB: 1024, CPUs: cpus,
 		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
 	}

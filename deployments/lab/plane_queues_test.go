@@ -1,6 +1,7 @@
 package lab_test
 
 import (
+	"os"
 	"testing"
 	"time"
 
@@ -20,6 +21,52 @@ func TestKernelQueues(t *testing.T) {
 	t.Run("rekeyed under load", func(t *testing.T) { testQueuesRekeyed(t, newQueues(t)) })
 	t.Run("one in its time", func(t *testing.T) { testQueueTime(t, newQueues(t)) })
 	t.Run("one at its limit", func(t *testing.T) { testQueueLimit(t, newQueues(t)) })
+}
+
+// TestKernelCPUComes has a CPU come that was not there when the planes began.
+func TestKernelCPUComes(t *testing.T) {
+	if !inGuest() {
+		runInGuestOf(t, 3, nil, lab.KernelNewDir, lab.TreeStrongSwan)
+		return
+	}
+	t.Run("third of three", testCPUComes)
+}
+
+func testCPUComes(t *testing.T) {
+	online := func(state string) {
+		if err := os.WriteFile("/sys/devices/system/cpu/cpu2/online", []byte(state), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	online("0")
+	q := newQueues(t)
+	for i := range q.sas {
+		q.up(i, dataplane.Limits{})
+	}
+	q.sends(0, 1, "with two CPUs")
+	online("1")
+	q.finds(2)
+	q.sends(2, 0, "on the new CPU")
+	before := q.sent(0) + q.sent(1) + q.sent(2)
+	q.from(0, 5)
+	q.from(1, 5)
+	if n := q.sent(0) + q.sent(1) + q.sent(2) - before; n != 10 {
+		t.Errorf("%d of 10 packets of the other CPUs were sent", n)
+	}
+	q.up(1, dataplane.Limits{})
+	q.sends(2, 0, "after a rekey")
+	q.inClear()
+}
+
+// finds has a CPU that has no SA of its own find that which is for all. Its first packet
+// goes there while the kernel asks for one.
+func (q *queues) finds(cpu int) {
+	q.t.Helper()
+	before := q.sent(0)
+	waitUntil(q.t, "traffic on the SA for all", func() bool {
+		q.from(cpu, 1)
+		return q.sent(0) > before+1
+	})
 }
 
 // queues are the Child SAs of one child between two planes, by their queue.
@@ -205,11 +252,7 @@ func testQueueLimit(t *testing.T, q *queues) {
 	q.up(2, dataplane.Limits{HardPackets: 10})
 	q.sends(1, 2, "up to the limit")
 	q.from(1, 1) // that which finds the limit
-	fallback := q.sent(0)
-	waitUntil(t, "traffic on the SA for all", func() bool {
-		q.from(1, 1)
-		return q.sent(0) > fallback+1 // the first one goes there while the kernel asks
-	})
+	q.finds(1)
 	q.sas[2] = testChild{}
 	q.sends(1, 0, "without its own SA")
 	q.sends(0, 1, "when another has none of its own")
