@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/swanherd/swanherd/edge/enroll"
+	"github.com/swanherd/swanherd/edge/state"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+const network = "networks/load"
+
+// load is a run.
+type load struct {
+	options
+	dir        string
+	results    results
+	controller *controller
+	edges      []*edge
+	quiet      *slog.Logger
+
+	stop    context.CancelFunc // of the edges
+	running sync.WaitGroup
+
+	mu   sync.Mutex
+	wait func(index int, i *state.Intent, at time.Time) // for each intent that is applied
+}
+
+func (l *load) close() {
+	if l.stop != nil {
+		l.stop()
+		l.running.Wait()
+	}
+	if l.controller != nil {
+		l.controller.kill()
+	}
+}
+
+// applied is called by an edge when it runs an intent.
+func (l *load) applied(index int, i *state.Intent) {
+	at := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.wait != nil {
+		l.wait(index, i, at)
+	}
+}
+
+func (l *load) onApplied(f func(int, *state.Intent, time.Time)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wait = f
+}
+
+func (l *load) step(format string, args ...any) {
+	if !l.json {
+		fmt.Printf("%s\n", fmt.Sprintf(format, args...))
+	}
+}
+
+func (l *load) measure(ctx context.Context) (err error) {
+	l.results = results{Edges: l.options.edges, Hubs: l.hubs, Tunnels: l.hubs*(l.options.edges-l.hubs) + l.hubs*(l.hubs-1)/2, CPUs: runtime.NumCPU()}
+	l.quiet = slog.New(slog.DiscardHandler)
+	if l.controller, err = newController(ctx, l.dir); err != nil {
+		return err
+	}
+	if _, err := l.controller.start(ctx); err != nil {
+		return err
+	}
+	for _, phase := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"topology", l.makeTopology},
+		{"enrolment", l.enrol},
+		{"sessions", l.connect},
+		{"changes of one site", l.changeSites},
+		{"a change of all", l.changeAll},
+		{"idle", l.idle},
+		{"the controller's end", l.restart},
+	} {
+		l.step("%s ...", phase.name)
+		if err := phase.run(ctx); err != nil {
+			return fmt.Errorf("%s: %w", phase.name, err)
+		}
+	}
+	return nil
+}
+
+func siteName(i int) string { return fmt.Sprintf("%s/sites/site-%05d", network, i) }
+
+func (l *load) site(i int, more ...string) *swanherdv1.Site {
+	labels := map[string]string{"role": "spoke"}
+	if i < l.hubs {
+		labels["role"] = "hub"
+	}
+	prefix := fmt.Sprintf("10.%d.%d.0/24", i>>8, i&255)
+	return &swanherdv1.Site{Name: siteName(i), Prefixes: append([]string{prefix}, more...), Labels: labels}
+}
+
+// batch is how many sites are applied in one call.
+const batch = 2000
+
+func (l *load) makeTopology(ctx context.Context) error {
+	role := func(r string) *swanherdv1.SiteSelector {
+		return &swanherdv1.SiteSelector{MatchLabels: map[string]string{"role": r}}
+	}
+	began := time.Now()
+	m := &swanherdv1.Manifest{
+		Networks: []*swanherdv1.Network{{Name: network}},
+		Profiles: []*swanherdv1.Profile{{Name: network + "/profiles/default"}},
+		Meshes: []*swanherdv1.Mesh{{
+			Name: network + "/meshes/all", Profile: network + "/profiles/default",
+			Topology: &swanherdv1.Mesh_HubAndSpoke{HubAndSpoke: &swanherdv1.HubAndSpoke{Hubs: role("hub"), Spokes: role("spoke")}},
+		}},
+	}
+	for i := range l.options.edges {
+		m.Sites = append(m.Sites, l.site(i))
+		if len(m.Sites) == batch || i == l.options.edges-1 {
+			if _, err := l.controller.topology.Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m}); err != nil {
+				return err
+			}
+			m = &swanherdv1.Manifest{}
+		}
+	}
+	l.results.took("sites stored", time.Since(began), "")
+	return nil
+}
+
+// enrolers is how many edges enrol at a time.
+const enrolers = 16
+
+func (l *load) enrol(ctx context.Context) error {
+	began := time.Now()
+	l.edges = make([]*edge, l.options.edges)
+	next, failed := make(chan int), make(chan error, enrolers)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var all sync.WaitGroup
+	for range enrolers {
+		all.Go(func() {
+			if err := l.enrolSome(ctx, next); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+feed:
+	for i := range l.edges {
+		select {
+		case next <- i:
+		case <-ctx.Done():
+			break feed
+		}
+	}
+	close(next)
+	all.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+	}
+	l.results.add("enrolments a second", float64(len(l.edges))/time.Since(began).Seconds(), "/s", "")
+	return ctx.Err()
+}
+
+func (l *load) enrolSome(ctx context.Context, next <-chan int) error {
+	var client swanherdv1.EnrollmentServiceClient
+	for i := range next {
+		made, err := l.controller.access.CreateEnrollmentToken(ctx, &swanherdv1.CreateEnrollmentTokenRequest{
+			Parent: network, EnrollmentToken: &swanherdv1.EnrollmentToken{Site: siteName(i)},
+		})
+		if err != nil {
+			return err
+		}
+		token, err := enroll.ParseToken(made.GetSecret())
+		if err != nil {
+			return err
+		}
+		if client == nil {
+			conn, err := grpc.NewClient("passthrough:///"+l.controller.edges,
+				grpc.WithTransportCredentials(enroll.PinnedTLS(token, l.controller.edges)), grpc.WithNoProxy())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			client = swanherdv1.NewEnrollmentServiceClient(conn)
+		}
+		id, err := newIdentity(ctx, client, made.GetSecret())
+		if err != nil {
+			return err
+		}
+		l.edges[i] = &edge{load: l, index: i, identity: id, transitions: make(chan struct{}, 1)}
+	}
+	return nil
+}
+
+func (l *load) connect(ctx context.Context) error {
+	before, err := l.controller.resident(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
+	var edges context.Context
+	edges, l.stop = context.WithCancel(context.WithoutCancel(ctx))
+	for _, e := range l.edges {
+		l.running.Go(func() { e.run(edges) })
+	}
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	l.results.took("from no session to all in sync", time.Since(began), "")
+	after, err := l.controller.resident(ctx)
+	if err != nil {
+		return err
+	}
+	l.results.add("memory of the controller", after/(1<<20), "MiB", "")
+	l.results.add("memory for each session", (after-before)/float64(len(l.edges))/1024, "KiB", "64")
+	return nil
+}
+
+// settle waits until every edge runs and keeps what is planned for it.
+func (l *load) settle(ctx context.Context) error {
+	for {
+		in, err := l.controller.metric("swanherd_edges_in_sync")
+		if err != nil {
+			return err
+		}
+		if int(in) == len(l.edges) {
+			return nil
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%.0f of %d edges are in sync: %w", in, len(l.edges), err)
+		}
+	}
+}
+
+// changeSites gives one site after the other a further prefix, and waits for the edges at
+// both ends of its tunnels.
+func (l *load) changeSites(ctx context.Context) error {
+	var times []time.Duration
+	for n := range l.changes {
+		i := l.hubs + n%(len(l.edges)-l.hubs)
+		missing := map[int]bool{i: true}
+		for hub := range l.hubs {
+			missing[hub] = true
+		}
+		done := make(chan time.Time, 1)
+		l.onApplied(func(index int, _ *state.Intent, at time.Time) {
+			if missing[index] {
+				if delete(missing, index); len(missing) == 0 {
+					done <- at
+				}
+			}
+		})
+		began := time.Now()
+		_, err := l.controller.topology.UpdateSite(ctx, &swanherdv1.UpdateSiteRequest{
+			Site: l.site(i, fmt.Sprintf("172.%d.%d.0/24", 16+n>>8, n&255)), UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"prefixes"}},
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case at := <-done:
+			times = append(times, at.Sub(began))
+		case <-ctx.Done():
+			return fmt.Errorf("change %d: %d edges do not have it: %w", n, len(missing), ctx.Err())
+		}
+	}
+	l.onApplied(nil)
+	l.results.times("change of one site until its edges run it", times, "p99 50 ms")
+	return nil
+}
+
+// rounds is how often all are changed.
+const rounds = 5
+
+// changeAll changes what every tunnel has in it.
+func (l *load) changeAll(ctx context.Context) error {
+	var each, all []time.Duration
+	for n := range rounds {
+		had := map[int]bool{}
+		var times []time.Duration
+		done := make(chan struct{})
+		began := time.Now()
+		l.onApplied(func(index int, _ *state.Intent, at time.Time) {
+			if !had[index] {
+				had[index] = true
+				if times = append(times, at.Sub(began)); len(had) == len(l.edges) {
+					close(done)
+				}
+			}
+		})
+		_, err := l.controller.topology.UpdateProfile(ctx, &swanherdv1.UpdateProfileRequest{
+			Profile:    &swanherdv1.Profile{Name: network + "/profiles/default", DpdDelay: durationpb.New(time.Duration(11+n) * time.Second)},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"dpd_delay"}},
+		})
+		if err != nil {
+			return err
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("round %d: %w", n, ctx.Err())
+		}
+		l.onApplied(nil)
+		each = append(each, times...)
+		all = append(all, times[len(times)-1])
+		if err := l.settle(ctx); err != nil {
+			return err
+		}
+	}
+	l.results.times("change of all until an edge runs it", each, "p99 2 s")
+	l.results.times("change of all until the last edge runs it", all, "")
+	return nil
+}
+
+// idleTime is how long nothing happens.
+const idleTime = 20 * time.Second
+
+func (l *load) idle(ctx context.Context) error {
+	before, err := l.controller.revision(ctx)
+	if err != nil {
+		return err
+	}
+	cpu, err := l.controller.metric("process_cpu_seconds_total")
+	if err != nil {
+		return err
+	}
+	if err := pause(ctx, idleTime); err != nil {
+		return err
+	}
+	after, err := l.controller.revision(ctx)
+	if err != nil {
+		return err
+	}
+	now, err := l.controller.metric("process_cpu_seconds_total")
+	if err != nil {
+		return err
+	}
+	l.results.add("writes to etcd while idle", float64(after-before), fmt.Sprintf("in %v", idleTime), "0")
+	l.results.add("processor while idle", 100*(now-cpu)/idleTime.Seconds(), "% of one", "")
+	return nil
+}
+
+// restart kills the controller and starts it again.
+func (l *load) restart(ctx context.Context) error {
+	l.controller.kill()
+	began := time.Now()
+	took, err := l.controller.start(ctx)
+	if err != nil {
+		return err
+	}
+	l.results.took("cold start until it serves", took, "1 s")
+	if err := l.settle(ctx); err != nil {
+		return err
+	}
+	l.results.took("from the controller's end to all in sync", time.Since(began), "20 s")
+	octets, err := l.controller.metric("swanherd_intent_octets_total")
+	if err != nil {
+		return err
+	}
+	l.results.add("octets of intents sent for it", octets, "", "0")
+	return nil
+}

@@ -1,0 +1,90 @@
+// Command load measures a controller with a fleet of simulated edges.
+//
+//	go run ./deployments/load -edges 10000
+//
+// The controller is the real program, in a process of its own with etcd inside. The edges
+// are in this process: each enrols with a token and keys of its own, holds a session over
+// mutual TLS through the agent's own session code, takes intents, answers, and reports
+// tunnels and counters. Only what runs the intent is not real: there is no data plane.
+//
+// The topology is a hub-and-spoke mesh. Everything is on loopback, bounded in time, and
+// gone at the end. Figures are of this machine and this run: the edges take their share of
+// the same processors.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+)
+
+// options are what the command line says.
+type options struct {
+	edges, hubs, changes int
+	json                 bool
+	limit                time.Duration
+}
+
+func main() {
+	var o options
+	flag.IntVar(&o.edges, "edges", 1000, "how many edges, hubs among them")
+	flag.IntVar(&o.hubs, "hubs", 4, "how many of them are hubs")
+	flag.IntVar(&o.changes, "changes", 100, "how many changes of one site are measured")
+	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
+	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	if o.hubs < 1 || o.edges <= o.hubs {
+		return fmt.Errorf("%d edges with %d hubs: want at least a hub and an edge that is none", o.edges, o.hubs)
+	}
+	if err := raiseFileLimit(uint64(2*o.edges + 1000)); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.limit)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "load")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	l := &load{options: o, dir: dir}
+	defer l.close()
+	if err := l.measure(ctx); err != nil {
+		if l.controller != nil {
+			fmt.Fprintf(os.Stderr, "the controller's last words:\n%s", l.controller.lastWords())
+		}
+		return err
+	}
+	if o.json {
+		encoder := json.NewEncoder(os.Stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(l.results)
+	}
+	return l.results.print(os.Stdout)
+}
+
+// raiseFileLimit lets this process and the controller have n files open.
+func raiseFileLimit(n uint64) error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	if n > limit.Max {
+		return fmt.Errorf("%d open files are needed, and this user may have %d: raise the limit (ulimit -Hn), or take fewer edges", n, limit.Max)
+	}
+	limit.Cur = max(limit.Cur, n)
+	return syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+}
