@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"slices"
 	"time"
 
@@ -31,7 +30,6 @@ type follower struct {
 
 	planner *plan.Planner
 	seen    *store.Snapshot
-	tunnels map[string]*swanherdv1.Tunnel
 }
 
 func newFollower(s *Server) *follower {
@@ -44,7 +42,6 @@ func newFollower(s *Server) *follower {
 		log:      s.cfg.Log,
 		planner:  plan.NewPlanner(),
 		seen:     &store.Snapshot{},
-		tunnels:  map[string]*swanherdv1.Tunnel{},
 	}
 }
 
@@ -73,20 +70,7 @@ func (f *follower) step() {
 	before := f.seen
 	f.seen = snap
 	p, changes := f.planner.Update(&snap.Topology)
-	for _, name := range changes.RemovedTunnels {
-		delete(f.tunnels, name)
-	}
-	for _, name := range changes.Tunnels {
-		row, _ := p.Tunnels.Get(name)
-		t := proto.Clone(row.Value).(*swanherdv1.Tunnel)
-		t.PlannedRevision = row.Revision
-		f.tunnels[name] = t
-	}
-	planned := len(changes.Tunnels)+len(changes.RemovedTunnels) > 0
-	if planned || differ(before.Sites, snap.Sites) || differ(before.Edges, snap.Edges) ||
-		differ(before.EdgeIdentities, snap.EdgeIdentities) || uplinksDiffer(before, snap) {
-		f.fleet.SetTopology(f.topology(snap))
-	}
+	f.fleet.Apply(fleetChange(before, snap, p, changes))
 	for _, name := range changes.Intents {
 		row, _ := p.Intents.Get(name)
 		f.board.Post(name, &session.Intent{Revision: row.Revision, Resources: row.Value.List(), Digest: row.Value.Digest})
@@ -104,49 +88,74 @@ func (f *follower) step() {
 	}
 }
 
-// topology is what the fleet should consist of.
-func (f *follower) topology(snap *store.Snapshot) fleet.Topology {
-	t := fleet.Topology{Revision: snap.Revision, Tunnels: slices.Collect(maps.Values(f.tunnels))}
-	for row := range snap.Sites.All() {
-		t.Sites = append(t.Sites, row.Name)
-	}
-	for row := range snap.Edges.All() {
-		e := proto.Clone(row.Value).(*swanherdv1.Edge)
-		reported := snap.EdgeStatuses.Value(row.Name)
-		e.Etag = store.ETag(row.Revision)
-		e.Uplinks = reported.GetUplinks()
-		e.Status, _ = proto.Clone(reported.GetStatus()).(*swanherdv1.EdgeStatus)
-		if e.Status == nil {
-			e.Status = &swanherdv1.EdgeStatus{}
+// fleetChange is what the fleet has to know of how two states and plans differ.
+func fleetChange(before, after *store.Snapshot, p *plan.Plan, changes plan.Changes) fleet.Change {
+	c := fleet.Change{RemovedTunnels: changes.RemovedTunnels}
+	for d := range model.Diff(before.Sites, after.Sites) {
+		switch {
+		case d.New == nil:
+			c.RemovedSites = append(c.RemovedSites, d.Name)
+		case d.Old == nil:
+			c.Sites = append(c.Sites, d.Name)
 		}
-		e.Status.CertificateExpireTime = nil
-		for _, c := range snap.EdgeIdentities.Value(row.Name).GetCertificates() {
-			if c.GetPurpose() == storev1.IssuedCertificate_PURPOSE_CONTROL {
-				e.Status.CertificateExpireTime = c.GetExpireTime() // newest last
-			}
-		}
-		t.Edges = append(t.Edges, e)
 	}
-	return t
+	for name := range changedEdges(before, after) {
+		if row, ok := after.Edges.Get(name); ok {
+			c.Edges = append(c.Edges, edgeView(after, row))
+		} else {
+			c.RemovedEdges = append(c.RemovedEdges, name)
+		}
+	}
+	for _, name := range changes.Tunnels {
+		row, _ := p.Tunnels.Get(name)
+		t := proto.Clone(row.Value).(*swanherdv1.Tunnel)
+		t.PlannedRevision = row.Revision
+		c.Tunnels = append(c.Tunnels, t)
+	}
+	return c
+}
+
+// changedEdges are the edges of which the fleet shows something else. The rest of their
+// statuses is left out: the fleet wrote it.
+func changedEdges(before, after *store.Snapshot) map[string]bool {
+	names := map[string]bool{}
+	for d := range model.Diff(before.Edges, after.Edges) {
+		names[d.Name] = true
+	}
+	for d := range model.Diff(before.EdgeIdentities, after.EdgeIdentities) {
+		names[d.Name] = true
+	}
+	for d := range model.Diff(before.EdgeStatuses, after.EdgeStatuses) {
+		if d.Old == nil || d.New == nil || !slices.EqualFunc(d.Old.Value.GetUplinks(), d.New.Value.GetUplinks(),
+			func(x, y *swanherdv1.Uplink) bool { return proto.Equal(x, y) }) {
+			names[d.Name] = true
+		}
+	}
+	return names
+}
+
+// edgeView is an edge as the fleet wants it.
+func edgeView(snap *store.Snapshot, row model.Row[*swanherdv1.Edge]) *swanherdv1.Edge {
+	e := proto.Clone(row.Value).(*swanherdv1.Edge)
+	reported := snap.EdgeStatuses.Value(row.Name)
+	e.Etag = store.ETag(row.Revision)
+	e.Uplinks = reported.GetUplinks()
+	e.Status, _ = proto.Clone(reported.GetStatus()).(*swanherdv1.EdgeStatus)
+	if e.Status == nil {
+		e.Status = &swanherdv1.EdgeStatus{}
+	}
+	e.Status.CertificateExpireTime = nil
+	for _, c := range snap.EdgeIdentities.Value(row.Name).GetCertificates() {
+		if c.GetPurpose() == storev1.IssuedCertificate_PURPOSE_CONTROL {
+			e.Status.CertificateExpireTime = c.GetExpireTime() // newest last
+		}
+	}
+	return e
 }
 
 func differ[T any](a, b model.Table[T]) bool {
 	for range model.Diff(a, b) {
 		return true
-	}
-	return false
-}
-
-// uplinksDiffer leaves out the rest of the statuses: the fleet wrote them.
-func uplinksDiffer(a, b *store.Snapshot) bool {
-	for c := range model.Diff(a.EdgeStatuses, b.EdgeStatuses) {
-		if c.Old == nil || c.New == nil {
-			return true
-		}
-		if !slices.EqualFunc(c.Old.Value.GetUplinks(), c.New.Value.GetUplinks(),
-			func(x, y *swanherdv1.Uplink) bool { return proto.Equal(x, y) }) {
-			return true
-		}
 	}
 	return false
 }

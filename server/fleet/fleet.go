@@ -34,15 +34,18 @@ type Config struct {
 	Recorder *Recorder
 }
 
-// Topology is what the fleet should consist of, as planned at Revision.
-type Topology struct {
-	Revision int64
-	// Edges as stored, uplinks included.
-	Edges []*swanherdv1.Edge
+// Change is how what the fleet should consist of differs from before. What goes is not
+// in what comes.
+type Change struct {
+	// Edges that are new or differ, as stored, uplinks included; and names of those
+	// that are gone.
+	Edges        []*swanherdv1.Edge
+	RemovedEdges []string
 	// Sites by resource name.
-	Sites []string
+	Sites, RemovedSites []string
 	// Tunnels as planned: names and ends, no reports, no status.
-	Tunnels []*swanherdv1.Tunnel
+	Tunnels        []*swanherdv1.Tunnel
+	RemovedTunnels []string
 }
 
 // Fleet holds the live state. Its zero value is not usable, see New.
@@ -56,7 +59,7 @@ type Fleet struct {
 	floor   uint64     // readers below it have missed tombstones
 	tunnels map[string]*tunnel
 	edges   map[string]*edge
-	sites   []string
+	sites   map[string]struct{}
 
 	// countSeq is the sequence number of the last change that a count depends on.
 	countSeq   uint64
@@ -110,6 +113,7 @@ func New(cfg Config) *Fleet {
 		order:      list.New(),
 		tunnels:    map[string]*tunnel{},
 		edges:      map[string]*edge{},
+		sites:      map[string]struct{}{},
 		countCache: map[string]cachedCounts{},
 	}
 }
@@ -149,40 +153,61 @@ func (f *Fleet) sweep(now time.Time) {
 	}
 }
 
-// SetTopology replaces what the fleet should consist of. Reports that the ends
-// of a tunnel sent stay as long as the tunnel keeps its ends.
-func (f *Fleet) SetTopology(t Topology) {
+// Apply takes in a change. It costs what the change touches, not what there is. Reports
+// that the ends of a tunnel sent stay as long as the tunnel keeps its ends.
+func (f *Fleet) Apply(c Change) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
-	if !slices.Equal(f.sites, t.Sites) {
-		f.sites = slices.Clone(t.Sites)
-		f.countSeq = f.nextSeq()
+	for _, name := range c.RemovedTunnels {
+		f.removeTunnel(name, now)
 	}
-	f.setEdges(t.Edges, now)
-	f.setTunnels(t.Tunnels, now)
-}
-
-func (f *Fleet) setEdges(stored []*swanherdv1.Edge, now time.Time) {
-	wanted := make(map[string]struct{}, len(stored))
-	for _, s := range stored {
-		wanted[s.GetName()] = struct{}{}
-		e := f.edges[s.GetName()]
-		if e == nil {
-			e = newEdge(s)
-			f.edges[s.GetName()] = e
-		} else if !e.certify(s.GetStatus().GetCertificateExpireTime()) && sameEdge(e.stored, s) {
-			continue
-		}
-		e.stored = s
-		f.publishEdge(e)
-	}
-	for name := range f.edges {
-		if _, ok := wanted[name]; !ok {
+	for _, name := range c.RemovedEdges {
+		if f.edges[name] != nil {
 			delete(f.edges, name)
 			f.bury(name, now)
 		}
 	}
+	f.setSites(c)
+	for _, stored := range c.Edges {
+		f.setEdge(stored, now)
+	}
+	for _, planned := range c.Tunnels {
+		f.setTunnel(planned, now)
+	}
+}
+
+func (f *Fleet) setSites(c Change) {
+	had := len(f.sites)
+	for _, name := range c.RemovedSites {
+		delete(f.sites, name)
+	}
+	kept := len(f.sites)
+	for _, name := range c.Sites {
+		f.sites[name] = struct{}{}
+	}
+	if kept < had || len(f.sites) > kept {
+		f.countSeq = f.nextSeq()
+	}
+}
+
+func (f *Fleet) setEdge(stored *swanherdv1.Edge, now time.Time) {
+	e := f.edges[stored.GetName()]
+	if e == nil {
+		e = newEdge(stored)
+		f.edges[stored.GetName()] = e
+	} else if e.stored.GetUid() != stored.GetUid() {
+		// Deleted, and enrolled anew under its name: it starts without reports.
+		planned := e.tunnels
+		e = newEdge(stored)
+		e.tunnels = planned
+		f.edges[stored.GetName()] = e
+		f.refreshTunnelsOf(e, now)
+	} else if !e.certify(stored.GetStatus().GetCertificateExpireTime()) && sameEdge(e.stored, stored) {
+		return
+	}
+	e.stored = stored
+	f.publishEdge(e)
 }
 
 // certify notes when the edge's newest control certificate expires, the one
@@ -222,39 +247,35 @@ func newEdge(stored *swanherdv1.Edge) *edge {
 	}
 }
 
-func (f *Fleet) setTunnels(planned []*swanherdv1.Tunnel, now time.Time) {
-	wanted := make(map[string]struct{}, len(planned))
-	for _, p := range planned {
-		wanted[p.GetName()] = struct{}{}
-		t := f.tunnels[p.GetName()]
-		if t == nil {
-			t = &tunnel{}
-			f.tunnels[p.GetName()] = t
-		}
-		indexed := f.index(p)
-		if indexed && samePlan(t.plan, p) {
-			continue
-		}
-		t.plan = p
-		f.refreshTunnel(t, now)
+func (f *Fleet) setTunnel(planned *swanherdv1.Tunnel, now time.Time) {
+	t := f.tunnels[planned.GetName()]
+	if t == nil {
+		t = &tunnel{}
+		f.tunnels[planned.GetName()] = t
 	}
-	for name, t := range f.tunnels {
-		if _, ok := wanted[name]; ok {
-			continue
-		}
-		delete(f.tunnels, name)
-		for _, end := range []string{t.plan.GetA().GetEdge(), t.plan.GetB().GetEdge()} {
-			if e := f.edges[end]; e != nil {
-				delete(e.tunnels, name)
-				delete(e.reports, name)
-			}
-		}
-		f.bury(name, now)
+	if indexed := f.index(planned); indexed && samePlan(t.plan, planned) {
+		return
 	}
+	t.plan = planned
+	f.refreshTunnel(t, now)
 }
 
-// index notes the tunnel at its edges and returns whether it was there before:
-// an edge that enrolled anew under its old name starts with none.
+func (f *Fleet) removeTunnel(name string, now time.Time) {
+	t := f.tunnels[name]
+	if t == nil {
+		return
+	}
+	delete(f.tunnels, name)
+	for _, end := range []string{t.plan.GetA().GetEdge(), t.plan.GetB().GetEdge()} {
+		if e := f.edges[end]; e != nil {
+			delete(e.tunnels, name)
+			delete(e.reports, name)
+		}
+	}
+	f.bury(name, now)
+}
+
+// index notes the tunnel at its edges and returns whether it was there before.
 func (f *Fleet) index(p *swanherdv1.Tunnel) bool {
 	known := true
 	for _, end := range []string{p.GetA().GetEdge(), p.GetB().GetEdge()} {

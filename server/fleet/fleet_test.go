@@ -20,11 +20,10 @@ const (
 	tunnel = "networks/demo/tunnels/berlin--oslo"
 )
 
-func topology() fleet.Topology {
-	return fleet.Topology{
-		Revision: 1,
-		Edges:    []*swanherdv1.Edge{{Name: berlin, Site: "networks/demo/sites/berlin"}, {Name: oslo, Site: "networks/demo/sites/oslo"}},
-		Sites:    []string{"networks/demo/sites/berlin", "networks/demo/sites/oslo", "networks/demo/sites/rome"},
+func topology() fleet.Change {
+	return fleet.Change{
+		Edges: []*swanherdv1.Edge{{Name: berlin, Site: "networks/demo/sites/berlin"}, {Name: oslo, Site: "networks/demo/sites/oslo"}},
+		Sites: []string{"networks/demo/sites/berlin", "networks/demo/sites/oslo", "networks/demo/sites/rome"},
 		Tunnels: []*swanherdv1.Tunnel{{
 			Name: tunnel,
 			Mesh: "networks/demo/meshes/core",
@@ -100,7 +99,7 @@ func TestStatusOfBothEnds(t *testing.T) {
 		{a: idle, b: idle, want: swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN, reason: "both ends wait for the other one to initiate"},
 	} {
 		f := fleet.New(fleet.Config{})
-		f.SetTopology(topology())
+		f.Apply(topology())
 		f.Connect(berlin, fleet.SessionStart{ID: "1"})
 		f.Connect(oslo, fleet.SessionStart{ID: "2"})
 		f.Report(berlin, report(c.a, ""))
@@ -126,7 +125,7 @@ func TestLifeOfATunnel(t *testing.T) {
 			return v.GetStatus()
 		}
 
-		f.SetTopology(topology())
+		f.Apply(topology())
 		if got := status(); got != swanherdv1.TunnelStatus_TUNNEL_STATUS_STALE {
 			t.Errorf("before any session the status is %v", got)
 		}
@@ -162,7 +161,7 @@ func TestLifeOfATunnel(t *testing.T) {
 
 func TestReadersFollowBySequence(t *testing.T) {
 	f := fleet.New(fleet.Config{})
-	f.SetTopology(topology())
+	f.Apply(topology())
 	all := f.Since(0, fleet.AllNetworks)
 	if len(all.Tunnels) != 1 || len(all.Edges) != 2 {
 		t.Fatalf("first look: %+v", all)
@@ -179,9 +178,7 @@ func TestReadersFollowBySequence(t *testing.T) {
 	if d := f.Since(all.Seq, "networks/other"); len(d.Tunnels)+len(d.Edges) != 0 {
 		t.Errorf("another network's reader sees %+v", d)
 	}
-	top := topology()
-	top.Tunnels, top.Edges = nil, top.Edges[:1]
-	f.SetTopology(top)
+	f.Apply(fleet.Change{RemovedTunnels: []string{tunnel}, RemovedEdges: []string{oslo}})
 	if d := f.Since(d.Seq, "networks/demo"); len(d.RemovedTunnels) != 1 || len(d.RemovedEdges) != 1 || d.RemovedEdges[0] != oslo {
 		t.Errorf("third look: %+v", d)
 	}
@@ -193,12 +190,11 @@ func TestReadersFollowBySequence(t *testing.T) {
 // A plan that leaves a tunnel as it is costs its readers nothing.
 func TestUnchangedTopologyIsSilent(t *testing.T) {
 	f := fleet.New(fleet.Config{})
-	f.SetTopology(topology())
+	f.Apply(topology())
 	seq := f.Since(0, fleet.AllNetworks).Seq
 	top := topology()
-	top.Revision = 2
 	top.Tunnels[0].PlannedRevision = 2
-	f.SetTopology(top)
+	f.Apply(top)
 	if d := f.Since(seq, fleet.AllNetworks); d.Seq != seq {
 		t.Errorf("got %+v", d)
 	}
@@ -211,7 +207,7 @@ func TestLearningIsNoTransition(t *testing.T) {
 		j := &journal{}
 		rec := fleet.NewRecorder(j, slog.New(slog.DiscardHandler))
 		f := fleet.New(fleet.Config{Recorder: rec})
-		f.SetTopology(topology())
+		f.Apply(topology())
 		f.Connect(berlin, fleet.SessionStart{ID: "1"})
 		f.Report(berlin, report(up, ""))
 		f.Connect(oslo, fleet.SessionStart{ID: "2"})
@@ -229,13 +225,12 @@ func TestLearningIsNoTransition(t *testing.T) {
 // reports of its predecessor.
 func TestReplacedEdgeStartsAnew(t *testing.T) {
 	f := fleet.New(fleet.Config{})
-	f.SetTopology(topology())
+	f.Apply(topology())
 	f.Connect(oslo, fleet.SessionStart{ID: "1"})
 	f.Report(oslo, report(up, ""))
-	without := topology()
-	without.Edges = without.Edges[:1]
-	f.SetTopology(without)
-	f.SetTopology(topology())
+	anew := topology().Edges[1:]
+	anew[0].Uid = "another"
+	f.Apply(fleet.Change{Edges: anew})
 	if got, _ := f.Tunnel(tunnel); got.GetB().GetReport() != nil {
 		t.Errorf("report of the former edge is still there: %v", got)
 	}
@@ -248,7 +243,7 @@ func TestReplacedEdgeStartsAnew(t *testing.T) {
 
 func TestCountersReachTheRow(t *testing.T) {
 	f := fleet.New(fleet.Config{})
-	f.SetTopology(topology())
+	f.Apply(topology())
 	f.Connect(berlin, fleet.SessionStart{ID: "1"})
 	r := report(up, "")
 	r.Tunnels[0].ChildSas = []*swanherdv1.ChildSa{{Name: "net", SpiIn: "c0ffee01"}}
@@ -271,7 +266,7 @@ func TestRecorderKeepsWhatTheStoreDidNotTake(t *testing.T) {
 		j := &journal{fail: true}
 		rec := fleet.NewRecorder(j, slog.New(slog.DiscardHandler))
 		f := fleet.New(fleet.Config{Recorder: rec})
-		f.SetTopology(topology())
+		f.Apply(topology())
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); rec.Run(ctx) }()

@@ -148,7 +148,7 @@ func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
 			c.EdgesInSync++
 		}
 	}
-	for _, s := range f.sites {
+	for s := range f.sites {
 		if !inNetwork(s, network) {
 			continue
 		}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"maps"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -11,11 +12,10 @@ import (
 
 // delta is what changed in one network between two topologies.
 type delta struct {
-	// structure is set when sites, edges, meshes or profiles changed, or the
-	// network itself.
-	structure bool
 	// all is set when everything has to be looked at.
 	all bool
+	// selection is set when it has to be looked at anew which mesh has which sites.
+	selection bool
 	// settings is set when what the network's edges have in common changed.
 	settings bool
 	// Names of what changed.
@@ -38,14 +38,25 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 	}
 	for c := range model.Diff(from.Networks, to.Networks) {
 		if c.Old == nil || c.New == nil {
-			d := at(c.Name)
-			d.structure, d.all = true, true
+			at(c.Name).all = true
 		}
 	}
-	mark(from.Sites, to.Sites, at, func(d *delta) map[string]bool { return d.sites })
-	mark(from.Edges, to.Edges, at, func(d *delta) map[string]bool { return d.edges })
-	mark(from.Meshes, to.Meshes, at, func(d *delta) map[string]bool { return d.meshes })
-	mark(from.Profiles, to.Profiles, at, func(d *delta) map[string]bool { return d.profiles })
+	for c := range model.Diff(from.Sites, to.Sites) {
+		d := at(c.Name)
+		d.sites[c.Name] = true
+		d.selection = d.selection || c.Old == nil || c.New == nil || !maps.Equal(c.Old.Value.GetLabels(), c.New.Value.GetLabels())
+	}
+	for c := range model.Diff(from.Edges, to.Edges) {
+		at(c.Name).edges[c.Name] = true
+	}
+	for c := range model.Diff(from.Meshes, to.Meshes) {
+		d := at(c.Name)
+		d.meshes[c.Name], d.selection = true, true
+	}
+	for c := range model.Diff(from.Profiles, to.Profiles) {
+		d := at(c.Name)
+		d.profiles[c.Name], d.selection = true, true
+	}
 	for c := range model.Diff(from.EdgeStatuses, to.EdgeStatuses) {
 		if c.Old == nil || c.New == nil || !sameUplinks(c.Old.Value.GetUplinks(), c.New.Value.GetUplinks()) {
 			at(c.Name).uplinks[c.Name] = true
@@ -62,14 +73,6 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 	return deltas
 }
 
-func mark[T any](from, to model.Table[T], at func(string) *delta, group func(*delta) map[string]bool) {
-	for c := range model.Diff(from, to) {
-		d := at(c.Name)
-		d.structure = true
-		group(d)[c.Name] = true
-	}
-}
-
 func sameUplinks(x, y []*swanherdv1.Uplink) bool {
 	if len(x) != len(y) {
 		return false
@@ -82,26 +85,34 @@ func sameUplinks(x, y []*swanherdv1.Uplink) bool {
 	return true
 }
 
-// dirtyEdges returns the edges whose links may differ between two indexes of a
-// network. A link belongs to two edges; it is enough to have one of them.
-func (d *delta) dirtyEdges(before, after *network) map[string]bool {
-	dirty := map[string]bool{}
-	for _, n := range []*network{before, after} {
-		if d.all {
-			for name := range n.edges {
-				dirty[name] = true
-			}
-			continue
+// dirtyLinks returns the edges of an index, before the change or after it, whose links
+// may differ. A link belongs to two edges; it is enough to have one of them.
+func (d *delta) dirtyLinks(n *network) map[string]bool {
+	if d.all {
+		return n.edgeNames()
+	}
+	dirty := maps.Clone(d.edges)
+	maps.Copy(dirty, d.uplinks)
+	for s := range d.touchedSites(n) {
+		for _, e := range s.edges {
+			dirty[e.name] = true
 		}
-		for name := range d.edges {
-			dirty[name] = true
-		}
-		for name := range d.uplinks {
-			dirty[name] = true
-		}
-		sites := d.touchedSites(n)
-		for s := range sites {
-			for _, e := range s.edges {
+	}
+	return dirty
+}
+
+// dirtySettings returns the edges of an index, before the change or after it, that are
+// new, gone, or have other settings.
+func (d *delta) dirtySettings(n *network) map[string]bool {
+	if d.all || d.settings {
+		dirty := n.edgeNames()
+		maps.Copy(dirty, d.edges)
+		return dirty
+	}
+	dirty := maps.Clone(d.edges)
+	for name := range d.sites {
+		if s := n.sites[name]; s != nil {
+			for _, e := range s.all {
 				dirty[e.name] = true
 			}
 		}
@@ -142,9 +153,4 @@ func (d *delta) changesTransit(m *mesh, moved map[*site]bool) bool {
 		}
 	}
 	return false
-}
-
-// touchesSite says whether the edge or its site changed.
-func (d *delta) touchesSite(e *edge) bool {
-	return d.edges[e.name] || e.site != nil && d.sites[e.site.name]
 }

@@ -29,6 +29,7 @@ type site struct {
 	prefixes []netip.Prefix
 	texts    []string // prefixes as strings
 	edges    []*edge  // enabled ones, by name
+	all      []*edge  // by name
 }
 
 type edge struct {
@@ -75,30 +76,20 @@ const (
 )
 
 // newNetwork makes the index of a network. What it can it takes from the index
-// before, which may be nil.
+// before.
 func newNetwork(t *model.Topology, name model.NetworkName, before *network) *network {
 	n := &network{sites: map[string]*site{}, edges: map[string]*edge{}}
 	for row := range t.Sites.InNetwork(name) {
-		s := &site{name: row.Name, revision: row.Revision}
-		if before != nil && before.sites[row.Name] != nil && before.sites[row.Name].revision == row.Revision {
-			s.prefixes, s.texts = before.sites[row.Name].prefixes, before.sites[row.Name].texts
+		s := &site{name: row.Name}
+		if old := before.sites[row.Name]; old != nil && old.revision == row.Revision {
+			s.revision, s.prefixes, s.texts = old.revision, old.prefixes, old.texts
 		} else {
-			s.prefixes = parsePrefixes(row.Value.GetPrefixes())
-			s.texts = prefixStrings(s.prefixes)
+			s.set(row)
 		}
 		n.sites[row.Name] = s
 	}
 	for row := range t.Edges.InNetwork(name) {
-		id, err := model.ParseEdgeName(row.Name)
-		if err != nil {
-			continue // refused before it was stored
-		}
-		e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled(), identity: id.IKEIdentity()}
-		e.uplinks = preferred(t.EdgeStatuses.Value(row.Name).GetUplinks())
-		n.edges[row.Name] = e
-		if e.site != nil && e.enabled {
-			e.site.edges = append(e.site.edges, e)
-		}
+		n.addEdge(t, row)
 	}
 	for row := range t.Meshes.InNetwork(name) {
 		if profile, ok := t.Profiles.Get(row.Value.GetProfile()); ok {
@@ -107,6 +98,89 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 	}
 	n.setShared(t, name)
 	return n
+}
+
+// update changes what of the index d touches, but for its meshes: their sites are the
+// same as before, and which of them carries transit may differ.
+func (n *network) update(t *model.Topology, d *delta) {
+	moved := map[*site]bool{} // sites whose edges changed
+	note := func(e *edge) {
+		if e != nil && e.site != nil {
+			moved[e.site] = true
+		}
+	}
+	for name := range d.sites {
+		if row, ok := t.Sites.Get(name); ok && n.sites[name] != nil {
+			n.sites[name].set(row)
+		}
+	}
+	for name := range d.edges {
+		note(n.edges[name])
+		n.removeEdge(name)
+		if row, ok := t.Edges.Get(name); ok {
+			n.addEdge(t, row)
+		}
+		note(n.edges[name])
+	}
+	for name := range d.uplinks {
+		if e := n.edges[name]; e != nil {
+			e.uplinks = preferred(t.EdgeStatuses.Value(name).GetUplinks())
+		}
+	}
+	for _, m := range n.meshes {
+		if m.wantsTransit && d.changesTransit(m, moved) {
+			m.setTransit()
+		}
+	}
+}
+
+func (s *site) set(row model.Row[*swanherdv1.Site]) {
+	s.revision = row.Revision
+	s.prefixes = parsePrefixes(row.Value.GetPrefixes())
+	s.texts = prefixStrings(s.prefixes)
+}
+
+func (n *network) addEdge(t *model.Topology, row model.Row[*swanherdv1.Edge]) {
+	id, err := model.ParseEdgeName(row.Name)
+	if err != nil {
+		return // refused before it was stored
+	}
+	e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled(), identity: id.IKEIdentity()}
+	e.uplinks = preferred(t.EdgeStatuses.Value(row.Name).GetUplinks())
+	n.edges[row.Name] = e
+	if e.site == nil {
+		return
+	}
+	e.site.all = insert(e.site.all, e)
+	if e.enabled {
+		e.site.edges = insert(e.site.edges, e)
+	}
+}
+
+func (n *network) removeEdge(name string) {
+	e := n.edges[name]
+	if e == nil {
+		return
+	}
+	delete(n.edges, name)
+	if e.site != nil {
+		same := func(o *edge) bool { return o == e }
+		e.site.all, e.site.edges = slices.DeleteFunc(e.site.all, same), slices.DeleteFunc(e.site.edges, same)
+	}
+}
+
+func insert(edges []*edge, e *edge) []*edge {
+	at, _ := slices.BinarySearchFunc(edges, e, func(a, b *edge) int { return strings.Compare(a.name, b.name) })
+	return slices.Insert(edges, at, e)
+}
+
+// edgeNames are the names of all edges.
+func (n *network) edgeNames() map[string]bool {
+	names := make(map[string]bool, len(n.edges))
+	for name := range n.edges {
+		names[name] = true
+	}
+	return names
 }
 
 // setShared fills in what all edges of the network have in common.
@@ -187,7 +261,7 @@ func (m *mesh) assign(sites []*site, r role) {
 }
 
 func (m *mesh) setTransit() {
-	m.wantsTransit = true
+	m.wantsTransit, m.transit, m.carried = true, nil, nil
 	for _, h := range m.hubs {
 		if len(h.edges) > 0 {
 			m.transit = h

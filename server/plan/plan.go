@@ -65,7 +65,7 @@ func TunnelNames(t *model.Topology) map[string]bool {
 		if err != nil {
 			continue // refused before it was stored
 		}
-		n := newNetwork(t, name, nil)
+		n := newNetwork(t, name, &network{})
 		for _, e := range n.edges {
 			n.eachPeer(e, func(m *mesh, peer *edge) {
 				if e.name > peer.name {

@@ -111,44 +111,48 @@ func (o *output) removeLink(l *link) {
 
 // updateNetwork recomputes what d touches in one network.
 func (p *Planner) updateNetwork(t *model.Topology, name model.NetworkName, d *delta, out *output) {
-	before := p.networks[name]
-	if before == nil {
-		before = &network{}
+	n := p.networks[name]
+	if n == nil {
+		n = &network{}
+		d.all = true
 	}
-	after := before
+	links, settings := d.dirtyLinks(n), d.dirtySettings(n)
+	n = p.index(t, name, n, d)
+	maps.Copy(links, d.dirtyLinks(n))
+	maps.Copy(settings, d.dirtySettings(n))
+
+	done := map[[2]string]bool{}
+	for _, e := range slices.Sorted(maps.Keys(links)) {
+		p.updateLinks(n, e, done, out)
+	}
+	for name := range settings {
+		if e := n.edges[name]; e != nil {
+			p.updateSettings(n, e, out)
+		} else if _, planned := p.plan.Intents.Get(name); planned {
+			out.removed[name] = true
+			delete(p.links, name)
+		}
+	}
+}
+
+// index brings the index of a network to the topology. What d does not touch stays as it
+// is: a change of one edge or site must not cost a look at all.
+func (p *Planner) index(t *model.Topology, name model.NetworkName, n *network, d *delta) *network {
 	_, exists := t.Networks.Get(name.String())
 	switch {
 	case !exists:
-		after = &network{}
 		delete(p.networks, name)
-	case d.structure || p.networks[name] == nil:
-		d.structure = true
-		after = newNetwork(t, name, before)
-		p.networks[name] = after
-	default:
-		for e := range d.uplinks {
-			if indexed := after.edges[e]; indexed != nil {
-				indexed.uplinks = preferred(t.EdgeStatuses.Value(e).GetUplinks())
-			}
-		}
-		after.setShared(t, name)
+		return &network{}
+	case d.all || d.selection:
+		n = newNetwork(t, name, n)
+		p.networks[name] = n
+		return n
 	}
-
-	done := map[[2]string]bool{}
-	for _, e := range slices.Sorted(maps.Keys(d.dirtyEdges(before, after))) {
-		p.updateLinks(after, e, done, out)
+	n.update(t, d)
+	if d.settings {
+		n.setShared(t, name)
 	}
-	for e := range before.edges {
-		if after.edges[e] == nil {
-			out.removed[e] = true
-			delete(p.links, e)
-		}
-	}
-	for _, e := range after.edges {
-		if old := before.edges[e.name]; old == nil || d.settings || d.touchesSite(old) || d.touchesSite(e) {
-			p.updateSettings(after, e, out)
-		}
-	}
+	return n
 }
 
 // updateLinks recomputes every link of one edge, except those in done.

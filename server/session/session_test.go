@@ -44,7 +44,7 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	w := &world{t: t, board: session.NewBoard(), fleet: fleet.New(fleet.Config{})}
-	w.fleet.SetTopology(fleet.Topology{Edges: []*swanherdv1.Edge{{Name: berlin}}})
+	w.fleet.Apply(fleet.Change{Edges: []*swanherdv1.Edge{{Name: berlin}}})
 	w.server = session.New(session.Config{
 		Epoch: "epoch-1",
 		Board: w.board,
