@@ -30,7 +30,8 @@
 // Addresses change by making states anew, with the sequence numbers that the kernel tells
 // when it has removed them, and not by its XFRM_MSG_MIGRATE: that is not in every kernel,
 // takes one of the states that a policy could use, and copies sequence numbers that may
-// still be given out. What somebody else migrates of ours is put back in the same way.
+// still be given out. XFRM_MSG_MIGRATE_STATE of Linux 7.2 is about one state, but wants the
+// same policies that block meanwhile. What somebody else migrates of ours is put back.
 //
 // Offload to hardware (XFRMA_OFFLOAD_DEV) is not there: none of the kernels that the tests
 // run on has a device that can do it, also not an imitated one.

@@ -60,6 +60,7 @@ func (p *Plane) notice(kind uint16, b []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
+	case p.closed: // nothing is to be installed any more
 	case kind == nl.XFRM_MSG_ACQUIRE && len(b) >= sizeofAcquire:
 		p.acquire(b)
 	case kind == nl.XFRM_MSG_EXPIRE && len(b) >= nl.SizeofXfrmUserExpire:
@@ -71,7 +72,7 @@ func (p *Plane) notice(kind uint16, b []byte) {
 		}
 	case kind == nl.XFRM_MSG_MAPPING && len(b) >= sizeofMapping:
 		p.mapping(b)
-	case kind == nl.XFRM_MSG_MIGRATE:
+	case kind == nl.XFRM_MSG_MIGRATE || kind == migrateState:
 		p.migrated()
 	}
 }

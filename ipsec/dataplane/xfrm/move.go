@@ -102,7 +102,8 @@ func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort)
 }
 
 // migrated puts back the states that somebody else has given other addresses
-// (XFRM_MSG_MIGRATE). The machine of the tunnel does not know about that.
+// (XFRM_MSG_MIGRATE, XFRM_MSG_MIGRATE_STATE). The machine of the tunnel does not know
+// about that.
 func (p *Plane) migrated() {
 	states, err := p.kernel.states()
 	type name struct{ spi, request uint32 }

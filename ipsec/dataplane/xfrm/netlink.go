@@ -25,6 +25,8 @@ const (
 
 	encapESPInUDP = 2 // UDP_ENCAP_ESPINUDP
 
+	migrateState = 0x29 // XFRM_MSG_MIGRATE_STATE, since Linux 7.2
+
 	// anyCPU is the CPU of an SA that is not one CPU's alone.
 	anyCPU = math.MaxUint32
 
