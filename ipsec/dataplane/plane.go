@@ -8,6 +8,9 @@ import (
 // ErrClosed is returned by every call on a plane after Close.
 var ErrClosed = errors.New("data plane is closed")
 
+// ErrTooLong is returned by SendProbe.
+var ErrTooLong = errors.New("the datagram is too long for the interface that it leaves from")
+
 // Plane moves packets. All implementations pass planetest.Run.
 type Plane interface {
 	// Name is what a person calls this implementation: "userspace",
@@ -92,6 +95,12 @@ type IKESender interface {
 	// as it may be in the network, and an error says so.
 	SendIKE(local, remote netip.AddrPort, b []byte) error
 
+	// SendProbe is SendIKE for a message whose arrival shows that datagrams of its
+	// length pass (RFC 8899, Section 3, item 2): neither this host, whatever it has
+	// learnt of the path, nor routers fragment it. The error is ErrTooLong if it is
+	// too long for the interface that it would leave from.
+	SendProbe(local, remote netip.AddrPort, b []byte) error
+
 	// SendKeepAlive sends a NAT keepalive: one octet 0xFF, without a marker
 	// (RFC 3948, Section 2.3). The receiving plane drops it unseen.
 	SendKeepAlive(local, remote netip.AddrPort) error
@@ -99,4 +108,9 @@ type IKESender interface {
 	// LocalFor returns the address and port from which a message to remote
 	// would leave, or an error if there is no route to it. It does not block.
 	LocalFor(remote netip.Addr) (netip.AddrPort, error)
+
+	// PathMTU returns the longest IP datagram in octets that the host would send to
+	// remote whole: by the MTU of the interface, and what it has learnt by ICMP. It
+	// does not block.
+	PathMTU(remote netip.Addr) (int, error)
 }

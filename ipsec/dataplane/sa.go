@@ -33,6 +33,11 @@ type SA struct {
 	// instead. Only a StreamPlane can.
 	TCP bool
 
+	// PathMTU is the longest outer datagram, in octets with its IP header, that is
+	// known to reach Remote where the host would send longer ones; 0: the host
+	// knows the path. A plane that cannot use that does without.
+	PathMTU int
+
 	// Translated says that a NAT is on the way of an SA in transport mode: what
 	// arrives has checksums of TCP and UDP for other addresses (RFC 3948, Section
 	// 3.1.2), which the integrity check makes needless.

@@ -192,6 +192,7 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 		Local: at.local, Remote: at.remote, TCP: at.tcp, Suite: c.suite, Key: key,
 		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
 	}
+	sa.PathMTU = c.t.pathMTU.at(c.ike.placed.route)
 	sa.Translated = c.mode == dataplane.Transport && (c.ike.localNAT || c.ike.remoteNAT)
 	if d == dataplane.Outbound {
 		sa.SPI, sa.PeerSPI = c.outbound, c.inbound

@@ -193,8 +193,8 @@ type ChildConfig struct {
 }
 
 // Timing holds the intervals of a tunnel. A zero field takes the default in
-// parentheses; DPD (and Silence with it), Silence, RekeyIKE, RekeyChild and TakeOver
-// can be switched off with a negative value.
+// parentheses; DPD (and Silence with it), Silence, RekeyIKE, RekeyChild, TakeOver and
+// PathMTU can be switched off with a negative value.
 type Timing struct {
 	// RekeyIKE (4 h) and RekeyChild (1 h) are how long an SA is used before it
 	// is replaced. Each SA takes off a random part, up to Jitter of it (0.2),
@@ -224,6 +224,12 @@ type Timing struct {
 	// KeepAlive (20 s) is the interval of NAT keepalives while this end is
 	// behind a NAT and sends nothing else (RFC 3948, Section 4).
 	KeepAlive time.Duration
+
+	// PathMTU (10 min) is how often longer datagrams are tried than those known to
+	// reach the peer, and a fifth of it how often those are tried again, while
+	// packets go there (RFC 8899, Section 5.1.1). Negative: nothing is tried, and
+	// what the host knows of the path holds.
+	PathMTU time.Duration
 
 	// A request of an established IKE SA is repeated after RetransmitBase (1 s),
 	// then after intervals that are RetransmitBackoff (1.8) times the last. After
@@ -267,6 +273,7 @@ func (t Timing) withDefaults() Timing {
 		{&t.DPD, 30 * time.Second},
 		{&t.Silence, 5 * time.Minute},
 		{&t.KeepAlive, 20 * time.Second},
+		{&t.PathMTU, 10 * time.Minute},
 		{&t.RetransmitBase, time.Second},
 		{&t.Patience, 5 * time.Minute},
 		{&t.ReconnectBase, time.Second},

@@ -167,6 +167,7 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	t.setAuthLifetime(sa)
 	t.connectAt = time.Time{}
 	t.lastError = nil
+	t.pathMTU.soon(t)
 	t.emit(IKEUp{sa.status()})
 }
 

@@ -10,7 +10,7 @@ import (
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
 // [StartJob], [Plane], [AskActivity], [IKEKeys], [Ticket], [RegisterSPI], [UnregisterSPI] or one
-// of the events [IKEUp], [IKEDown], [IKESuspect], [IKEMoved], [IKERekeyed], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
+// of the events [IKEUp], [IKEDown], [IKESuspect], [IKEMoved], [IKERekeyed], [PathMTU], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
 // [Failed], [Closed]. The order in which Next gives them is the order in which they must
 // take place.
 type Effect interface{ effect() }
@@ -18,12 +18,15 @@ type Effect interface{ effect() }
 // Send sends the datagrams of one IKE message: one, or its fragments (RFC 7383).
 // With NATPort they go through the data plane's NAT traversal socket, with the
 // non-ESP marker before each; with TCP in the connection between Local and
-// Remote, if it is still there (RFC 9329). Datagrams are not to be changed and may be kept.
+// Remote, if it is still there (RFC 9329). A Probe is sent with Don't Fragment and not
+// fragmented by this host, whatever that knows of the path; if it is too long for the
+// interface, the answer is [TooLong]. Datagrams are not to be changed and may be kept.
 type Send struct {
 	Local, Remote netip.AddrPort
 	Datagrams     [][]byte
 	NATPort       bool
 	TCP           bool
+	Probe         bool
 }
 
 // KeepAlive sends a NAT keepalive from the NAT traversal socket (RFC 3948,
@@ -77,8 +80,11 @@ type Plane struct {
 
 // AskActivity asks the data plane when packets last passed, to be answered by
 // [Activity]: packets of the peer are a sign of its life. An answer may be a
-// second old.
-type AskActivity struct{ Token Token }
+// second old. It also asks what the host knows of the path to Remote.
+type AskActivity struct {
+	Token  Token
+	Remote netip.Addr
+}
 
 // IKEKeys are the keys with which the messages of an IKE SA are protected, for a
 // log that helps to find faults. There are none of them without
@@ -120,6 +126,14 @@ type IKEMoved struct {
 // IKERekeyed says that New has replaced Old and taken its Child SAs.
 type IKERekeyed struct{ Old, New IKEStatus }
 
+// PathMTU says that another length of IP datagrams was found to reach Remote, in octets
+// with the header: the data plane sends no longer ones there from now on. 0: what the
+// host knows of the path holds.
+type PathMTU struct {
+	Local, Remote netip.AddrPort
+	MTU           int
+}
+
 // ChildUp says that a Child SA carries traffic.
 type ChildUp struct{ SA ChildStatus }
 
@@ -155,6 +169,7 @@ func (IKEDown) effect()       {}
 func (IKEMoved) effect()      {}
 func (IKERekeyed) effect()    {}
 func (IKESuspect) effect()    {}
+func (PathMTU) effect()       {}
 func (ChildUp) effect()       {}
 func (ChildDown) effect()     {}
 func (ChildRekeyed) effect()  {}

@@ -35,11 +35,21 @@ func (n *node) sendBy(r route, data []byte) {
 	if w.trace != nil {
 		w.trace(w, p)
 	}
-	if w.mtu > 0 && !r.tcp && datagramSize(Datagram{Remote: r.remote, Data: data}) > w.mtu {
+	if mtu := w.mtu[n]; mtu > 0 && !r.tcp && n.lengthOf(r, data) > mtu {
 		w.note("%s is too large for the path\n", p)
 		return
 	}
 	w.flight = append(w.flight, p)
+}
+
+// lengthOf is that of the IP datagram that carries a message: only the NAT port has the
+// non-ESP marker.
+func (n *node) lengthOf(r route, data []byte) int {
+	length := datagramSize(Datagram{Remote: r.remote, Data: data})
+	if r.local.Port() != n.t.natPort {
+		length -= markerLen
+	}
+	return length
 }
 
 // way is from where to where a datagram goes, if that is to be shown.

@@ -11,7 +11,7 @@ import (
 func baseConfig(local, remote string) Config {
 	return Config{
 		Local: netip.AddrPortFrom(netip.MustParseAddr(local), 500), Remote: netip.AddrPortFrom(netip.MustParseAddr(remote), 500),
-		Timing: Timing{RekeyIKE: -1, RekeyChild: -1, DPD: -1, TakeOver: -1},
+		Timing: Timing{RekeyIKE: -1, RekeyChild: -1, DPD: -1, TakeOver: -1, PathMTU: -1},
 		// Only the stories about it have MOBIKE, so that the others stay on port
 		// 500 and short.
 		Mobility: Mobility{Disable: true},

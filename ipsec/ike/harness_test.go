@@ -53,8 +53,8 @@ type world struct {
 	lateNAT bool
 	// ways has the log show from where to where each datagram goes.
 	ways bool
-	// mtu, if set, is the largest IP datagram that arrives.
-	mtu int
+	// mtu, if set, is the largest IP datagram of a node that arrives.
+	mtu map[*node]int
 	// nat, if set, rewrites what a node sends.
 	nat map[*node]netip.AddrPort
 	// cut holds the nodes from which nothing arrives.
@@ -112,6 +112,8 @@ type node struct {
 	failPolicies int // so many policies fail to be set
 	failMoves    int // so many moves of its SAs fail
 
+	hostMTU, wireMTU int // what the host knows of the path, and of its own interface
+
 	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
 	newest          map[uint32]int       // packet received, by SPI
 	moveTold        map[uint32]time.Time // MappingChanged raised, likewise
@@ -133,7 +135,7 @@ type pendingWork struct {
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func newWorld(seed uint64) *world {
-	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}, flowed: map[string]bool{}, blocked: map[link]bool{}, deaf: map[*node]bool{}}
+	return &world{now: epoch, rng: rand.New(rand.NewPCG(seed, seed)), nat: map[*node]netip.AddrPort{}, cut: map[*node]bool{}, flowed: map[string]bool{}, mtu: map[*node]int{}, blocked: map[link]bool{}, deaf: map[*node]bool{}}
 }
 
 // note writes to the transcript, if there is one.
@@ -147,7 +149,7 @@ func (n *node) Read(b []byte) (int, error) { return n.random.Read(b) }
 
 func (w *world) newNode(name string, cfg Config) *node {
 	n := &node{
-		w: w, name: name,
+		w: w, name: name, hostMTU: 1500, wireMTU: 1500,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
 		newest: map[uint32]int{}, succeed: map[uint32]uint32{}, moveTold: map[uint32]time.Time{},
@@ -258,9 +260,7 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 		}
 		switch e := e.(type) {
 		case Send:
-			for _, d := range e.Datagrams {
-				n.sendBy(route{e.Local, e.Remote, e.TCP}, d)
-			}
+			n.carry(m, e)
 		case Dial:
 			m.Step(n.now(), n.dial(e))
 		case KeepStream:
@@ -276,7 +276,7 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 				n.do(m, h, false, func() Input { return JobDone{e.Token, e.Run()} })
 			}
 		case AskActivity:
-			m.Step(n.now(), Activity{e.Token, n.lastIn, n.lastOut})
+			m.Step(n.now(), Activity{e.Token, n.lastIn, n.lastOut, n.hostMTU})
 		case Plane:
 			errs := n.apply(e.Ops)
 			n.do(m, h, true, func() Input { return PlaneResult{e.Token, errs} })
@@ -294,6 +294,21 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 		default:
 			n.describe(e)
 		}
+	}
+}
+
+// carry sends messages, but no probe that is too long for the interface.
+func (n *node) carry(m stepper, e Send) {
+	for _, d := range e.Datagrams {
+		r := route{e.Local, e.Remote, e.TCP}
+		if e.Probe {
+			n.w.note("   %s probes %d\n", n.name, n.lengthOf(r, d))
+			if n.lengthOf(r, d) > n.wireMTU {
+				m.Step(n.now(), TooLong{e.Remote})
+				continue
+			}
+		}
+		n.sendBy(r, d)
 	}
 }
 
@@ -361,6 +376,8 @@ func (n *node) describe(e Effect) {
 		n.event("Child SA down %s %x/%x: %s", e.SA.Name, e.SA.InboundSPI, e.SA.OutboundSPI, e.Reason)
 	case ChildRekeyed:
 		n.event("Child SA rekeyed %s %x -> %x", e.New.Name, e.Old.InboundSPI, e.New.InboundSPI)
+	case PathMTU:
+		n.event("path MTU to %s is %d", e.Remote.Addr(), e.MTU)
 	case Failed:
 		n.failed = e.Err
 		n.event("failed %s", strings.TrimSpace(e.Child+" "+e.Err.Error()))
@@ -434,7 +451,10 @@ func (n *node) apply(ops []dataplane.Op) []error {
 					m[spi] = sa
 				}
 			}
+			n.setPathMTU(0)
 			n.event("Child SAs moved to %s", op.Remote)
+		case dataplane.SetPathMTU:
+			n.setPathMTU(op.MTU)
 		}
 	}
 	return errs

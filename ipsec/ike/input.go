@@ -8,7 +8,7 @@ import (
 )
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
-// [PlaneEvent], [Activity], [AddressChange], [Unreachable], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
+// [PlaneEvent], [Activity], [AddressChange], [Unreachable], [TooLong], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
 // [RekeyIKE], [Reauthenticate], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
@@ -43,10 +43,13 @@ type PlaneResult struct {
 type PlaneEvent struct{ Event dataplane.Event }
 
 // Activity answers an [AskActivity]: when a packet last passed on any Child SA
-// of the tunnel, in each direction, and zero for never.
+// of the tunnel, in each direction, and zero for never. PathMTU is the longest IP
+// datagram in octets that the host would send to the address asked about whole, 0 if
+// it does not know.
 type Activity struct {
 	Token             Token
 	Inbound, Outbound time.Time
+	PathMTU           int
 }
 
 // AddressChange says which addresses the host has now: Local is the one to leave
@@ -62,6 +65,10 @@ type AddressChange struct {
 // the network knows. Anybody can forge that, so it only makes the machine ask the
 // peer (RFC 7296, Section 2.4), and with MOBIKE try other paths.
 type Unreachable struct{ Remote netip.AddrPort }
+
+// TooLong says that the host refused to send a probe to Remote: it is too long for the
+// interface.
+type TooLong struct{ Remote netip.AddrPort }
 
 // Connect says that the tunnel is wanted: its policies are set, an initiator
 // begins, a responder accepts. Again is harmless.
@@ -102,6 +109,7 @@ func (PlaneEvent) input()     {}
 func (Activity) input()       {}
 func (AddressChange) input()  {}
 func (Unreachable) input()    {}
+func (TooLong) input()        {}
 func (Connect) input()        {}
 func (Disconnect) input()     {}
 func (Reconfigure) input()    {}

@@ -457,6 +457,9 @@ func (n *node) unrest() []string {
 	if len(n.reserved) != len(n.in) {
 		complain("has %d SPIs reserved for %d inbound SAs", len(n.reserved), len(n.in))
 	}
+	if how := n.mistakenPath(); how != "" {
+		complain("%s", how)
+	}
 	if len(n.t.waits) != 0 {
 		complain("waits for %d answers", len(n.t.waits))
 	}

@@ -92,7 +92,7 @@ func (sa *ikeSA) schedule() Schedule {
 		return s
 	}
 	switch sa.active.(type) {
-	case *probeTask, *updateTask, *checkTask, *announceTask, *homeTask:
+	case *probeTask, *pathProbeTask, *updateTask, *checkTask, *announceTask, *homeTask:
 		return t.Probe
 	}
 	return Schedule{t.RetransmitBase, t.RetransmitBackoff, t.RetransmitTries}
@@ -142,7 +142,7 @@ func (t *Tunnel) askActivity(sa *ikeSA, then func(Activity)) {
 		activity, _ := a.(Activity)
 		then(activity)
 	})
-	t.emit(AskActivity{Token: token})
+	t.emit(AskActivity{Token: token, Remote: sa.placed.remote.Addr()})
 }
 
 // passed takes what the data plane has seen, and decides whether to ask the

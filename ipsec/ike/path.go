@@ -170,6 +170,7 @@ func (t *Tunnel) placeChildren() {
 		return
 	}
 	t.moving = true
+	t.pathMTU.forget()
 	for _, c := range t.children {
 		c.at = to
 	}

@@ -254,10 +254,12 @@ func (sa *ikeSA) sendAgain(p route, datagrams [][]byte) {
 	sa.sendTo(p, datagrams)
 }
 
-func (sa *ikeSA) sendTo(r route, datagrams [][]byte) {
+func (sa *ikeSA) sendTo(r route, datagrams [][]byte) { sa.sendAs(false, r, datagrams) }
+
+func (sa *ikeSA) sendAs(probe bool, r route, datagrams [][]byte) {
 	sa.sent = sa.m.now
 	sa.m.stats.Sent += uint64(len(datagrams))
-	sa.m.emit(Send{Local: r.local, Remote: r.remote, TCP: r.tcp, Datagrams: datagrams, NATPort: r.local.Port() == sa.m.natPort})
+	sa.m.emit(Send{Local: r.local, Remote: r.remote, TCP: r.tcp, Datagrams: datagrams, NATPort: r.local.Port() == sa.m.natPort, Probe: probe})
 }
 
 // useKeys makes the SA able to protect messages. It owns the keys from then on.

@@ -34,6 +34,7 @@ type simulator struct {
 	rewrites               bool // somebody changes where packets come from
 	roams                  bool // addresses come and go
 	mtu                    int
+	narrows                bool // what passes changes, in each direction
 
 	arrivals map[int][]time.Time // by packet
 	results  map[int]time.Time   // by pending work
@@ -77,7 +78,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 func simulate(seed uint64, scenario func(*simulator), mutate func(*node)) *simulator {
 	s := &simulator{
 		story: &story{mute: true, mutate: mutate}, trial: &trial{}, rng: rand.New(rand.NewPCG(seed, 1)),
-		arrivals: map[int][]time.Time{}, results: map[int]time.Time{}, ordered: map[*node]time.Time{},
+		narrows: seed%2 == 0, arrivals: map[int][]time.Time{}, results: map[int]time.Time{}, ordered: map[*node]time.Time{},
 	}
 	s.t = s.trial
 	s.trial.run(func() { scenario(s) })
@@ -225,6 +226,9 @@ func (s *simulator) badConfig() []string {
 	}
 	if r.IntN(4) == 0 {
 		line = append(line, "ppk=(one,two)", "b.ppk=(two,three)")
+	}
+	if s.narrows {
+		line = append(line, "pathmtu=20s")
 	}
 	if r.IntN(4) == 0 {
 		line = append(line, fmt.Sprintf("a.queues=%d", 2+r.IntN(3)), fmt.Sprintf("b.queues=%d", 1+r.IntN(4)))
@@ -482,6 +486,8 @@ func (s *simulator) fault() {
 		}
 	case x < 68:
 		s.do("revalidate %s", name)
+	case x < 76 && s.narrows:
+		s.do("mtu %d %s", []int{0, 600, 1280, 1300, 1400, 1476, 1492}[s.rng.IntN(7)], name)
 	}
 }
 

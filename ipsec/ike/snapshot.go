@@ -4,7 +4,7 @@ import "slices"
 
 // Status returns a copy of what the tunnel is now.
 func (t *Tunnel) Status() Status {
-	s := Status{Name: t.cfg.Name, State: t.state(), LastError: t.lastError, NextAttempt: t.outside(t.connectAt), Stats: t.stats}
+	s := Status{Name: t.cfg.Name, State: t.state(), LastError: t.lastError, NextAttempt: t.outside(t.connectAt), Path: t.pathMTU.status(), Stats: t.stats}
 	for _, sa := range t.sas {
 		if sa.state == stateListening {
 			continue // another one stands for the attempt, or it has failed

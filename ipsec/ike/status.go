@@ -43,7 +43,20 @@ type Status struct {
 	LastError *Error
 	// NextAttempt is when a down tunnel is tried again, zero if it is not.
 	NextAttempt time.Time
+	Path        PathStatus
 	Stats       Stats
+}
+
+// PathStatus says how long IP datagrams to the peer may be, in octets with the header,
+// as far as was found out by probes (RFC 8899).
+type PathStatus struct {
+	// MTU is the longest that arrived, 0 if none has yet.
+	MTU int
+	// Limited is true if the host would send longer ones: Child SAs do not.
+	Limited bool
+	// Search is the phase of the search: "base", "searching", "complete" or "error";
+	// empty if there is none.
+	Search string
 }
 
 // IKEStatus describes one IKE SA.

@@ -134,7 +134,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "at":
 			c.Local = netip.MustParseAddrPort(v)
-		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience", "silence":
+		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience", "silence", "pathmtu":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -183,6 +183,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.DPD = d
 	case "silence":
 		timing.Silence = d
+	case "pathmtu":
+		timing.PathMTU = d
 	case "patience":
 		timing.Patience = d
 	case "keepalive":

@@ -84,7 +84,10 @@ import (
 //	nat NODE ADDR:PORT       NODE is behind that NAT from now on, or none: no
 //	cookies NODE [forgetful] NODE asks every initiator for a cookie, and knows
 //	                         none again if it is forgetful
-//	mtu N                    no larger IP datagrams arrive from now on, 0: all do
+//	mtu N [NODE]             no larger IP datagrams (of NODE) arrive from now on, 0: all
+//	                         do; host=N: what NODE's host knows of the path, and wire=N
+//	                         of its interface
+//	path                     what the ends know of the path
 //	state                    both ends
 //	plane NODE               what the data plane has
 //	why NODE                 its last failure, with all that is known of it
@@ -309,7 +312,9 @@ func (s *story) run(d *datadriven.TestData) {
 		n.cookies, _ = NewCookieSecret(n.now(), n)
 		n.forgetful = len(d.CmdArgs) > 1
 	case "mtu":
-		s.w.mtu, _ = strconv.Atoi(d.CmdArgs[0].Key)
+		s.setMTU(d)
+	case "path":
+		s.path()
 	case "state":
 		s.out.WriteString(s.w.a.state() + s.w.b.state())
 	case "plane":

@@ -85,6 +85,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.strange != 0 {
 		return &tellTask{sa}
 	}
+	if t.pathMTU.want && t.searches(sa) {
+		return &pathProbeTask{sa: sa}
+	}
 	return nil
 }
 
@@ -265,6 +268,9 @@ func (t *Tunnel) hasOther(c *childSA) bool {
 // unanswered gives up an IKE SA whose request got no response.
 func (t *Tunnel) unanswered(sa *ikeSA) {
 	o := sa.window.outstanding
+	if o.probe {
+		t.pathMTU.unanswered(t)
+	}
 	err := &Error{Exchange: o.exchange, Err: fmt.Errorf("%w from %s after %d tries", ErrNoAnswer, sa.remote, o.tries+1)}
 	if sa.tcp {
 		err = &Error{Exchange: o.exchange, Err: fmt.Errorf("%w from %s by TCP", ErrNoAnswer, sa.remote), Remedy: remedyTCP}

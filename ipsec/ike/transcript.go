@@ -102,6 +102,7 @@ func (tr *transcript) received(now time.Time, spi wire.SPI, h wire.Header, paylo
 }
 
 func (tr *transcript) message(now time.Time, kind recordKind, spi wire.SPI, h wire.Header, payloads []wire.Payload, pieces, size int) {
+	payloads = withoutPadding(payloads)
 	if len(payloads) == 0 && tr.merge(now, kind, spi, h) {
 		return
 	}

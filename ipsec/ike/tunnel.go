@@ -26,6 +26,7 @@ type Tunnel struct {
 	attempts
 	placing
 	unsetPolicies
+	pathMTU pathMTU
 
 	// peerAddresses are the addresses that the peer has beside the one in use, as
 	// far as it says (RFC 4555, Section 3.4).
@@ -134,6 +135,8 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		t.changeAddresses(in)
 	case Unreachable:
 		t.unreachable(in.Remote)
+	case TooLong:
+		t.tooLong(in.Remote)
 	case Connect:
 		t.transcript.note(now, wire.SPI{}, "wanted")
 		t.connect()
@@ -236,6 +239,7 @@ func (t *Tunnel) advance() {
 		}
 		t.reap()
 		t.placeChildren()
+		t.watchPath()
 		if t.planConnection() || t.planReauth() {
 			again = true
 		}
@@ -308,6 +312,7 @@ func (t *Tunnel) acquire(e dataplane.Event) {
 // that need nobody else.
 func (t *Tunnel) tick() {
 	t.retryPolicies()
+	t.lookAtPath()
 	for _, sa := range t.sas {
 		t.tickIKE(sa)
 	}
@@ -329,6 +334,7 @@ func (t *Tunnel) Deadline() (time.Time, bool) {
 		e.add(t.connectAt)
 	}
 	e.add(t.policyAt)
+	e.add(t.pathMTU.dueAt(t))
 	if t.placeAt.After(t.now) {
 		e.add(t.placeAt)
 	}

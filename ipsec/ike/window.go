@@ -77,6 +77,10 @@ type outstanding struct {
 	ways []route
 	test route
 
+	// probe says that the arrival of the first datagram shows that its length passes;
+	// refused, that this host has not sent it. See pathmtu.go.
+	probe, refused bool
+
 	repetition
 }
 
@@ -149,18 +153,28 @@ func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, ha
 
 // requestOver is request for one that tests a path, or sa.path if test is zero.
 func (sa *ikeSA) requestOver(test route, exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
-	id := sa.window.nextSend
-	if id == lastMessageID {
-		return errMessageIDs
-	}
-	w, datagrams, err := sa.seal(wire.Header{Exchange: exchange, MessageID: id}, payloads, sa.datagram())
+	o, err := sa.newSealed(exchange, payloads, sa.datagram(), handle)
 	if err != nil {
 		return err
 	}
-	o := sa.newRequest(exchange, datagrams, handle)
-	o.whole, o.test = w, test
+	o.test = test
 	sa.sendNew(o)
 	return nil
+}
+
+// newSealed makes a new request of ours, in datagrams of at most size octets.
+func (sa *ikeSA) newSealed(exchange wire.ExchangeType, payloads []wire.Payload, size int, handle func(*message)) (*outstanding, error) {
+	id := sa.window.nextSend
+	if id == lastMessageID {
+		return nil, errMessageIDs
+	}
+	w, datagrams, err := sa.seal(wire.Header{Exchange: exchange, MessageID: id}, payloads, size)
+	if err != nil {
+		return nil, err
+	}
+	o := sa.newRequest(exchange, datagrams, handle)
+	o.whole = w
+	return o, nil
 }
 
 // sendRequest sends the datagrams of a request and begins to repeat them.
@@ -189,7 +203,7 @@ func (sa *ikeSA) sendNew(o *outstanding) {
 		p = o.test
 	}
 	o.went(p)
-	sa.sendTo(p, o.datagrams)
+	sa.sendAs(o.probe, p, o.datagrams)
 }
 
 // vary adds up to a tenth to d, so that peers do not repeat in step.
@@ -224,7 +238,7 @@ func (sa *ikeSA) retransmit() bool {
 	o.tries++
 	o.silent++
 	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
-	if o.tries > fragmentTries && !sa.tcp {
+	if (o.tries > fragmentTries || o.lostProbe()) && !sa.tcp {
 		sa.cutRequest(o)
 	}
 	o.at = sa.m.now.Add(sa.vary(o.interval))
@@ -257,12 +271,16 @@ func (sa *ikeSA) repeat(o *outstanding) {
 
 // cutRequest makes smaller pieces of a request that gets no answer, if it is
 // large enough for that: then its repetitions begin anew (RFC 7383, Section
-// 2.5.2).
+// 2.5.2). A probe has failed, so that nothing is left to be found out by larger ones.
 func (sa *ikeSA) cutRequest(o *outstanding) {
 	if o.whole == nil {
 		return
 	}
-	if datagrams := sa.cutSmaller(o.whole, smaller(o.whole.size)); datagrams != nil {
+	size := smaller(o.whole.size)
+	if o.probe {
+		size = leastDatagram
+	}
+	if datagrams := sa.cutSmaller(o.whole, size); datagrams != nil {
 		if o.original == nil {
 			o.original = o.datagrams
 		}

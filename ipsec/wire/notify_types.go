@@ -89,6 +89,10 @@ const (
 	NotifySAResourceInfo                  NotifyType = 16444
 	NotifyUsePPKInt                       NotifyType = 16445
 	NotifyPPKIdentityKey                  NotifyType = 16446
+
+	// NotifyPadding is for private use. Its data makes a message longer and has no
+	// meaning: who does not know it ignores it (RFC 7296, Section 3.10.1).
+	NotifyPadding NotifyType = 59732
 )
 
 // firstStatusType divides errors from status types (RFC 7296, Section 3.10.1).
@@ -178,6 +182,7 @@ var notifyNames = map[NotifyType]string{
 	NotifySAResourceInfo:                  "SA_RESOURCE_INFO",
 	NotifyUsePPKInt:                       "USE_PPK_INT",
 	NotifyPPKIdentityKey:                  "PPK_IDENTITY_KEY",
+	NotifyPadding:                         "PADDING",
 }
 
 func (t NotifyType) String() string { return nameOf(notifyNames, t, "NotifyType") }

@@ -1,0 +1,227 @@
+package ike
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/wire"
+)
+
+// How long the datagrams of Child SAs may be on their way is found out by IKE (RFC
+// 8899), where ESP has nothing that confirms an arrival. A probe is an INFORMATIONAL
+// request, padded to the size to be tried and sent as one datagram that nobody may
+// fragment, on the path of the Child SAs. Its answer is short, so that it says something
+// of one direction: each end finds out about its own.
+//
+// A probe that gets no answer in time has failed, and becomes an ordinary request: its
+// repetitions are cut into fragments (RFC 7383, Section 2.5.2), so that the exchange
+// ends on every path on which IKE works. So there are none to a peer that cannot take
+// fragments. They go when nothing else is to, and but for those after an IKE SA was made
+// only while packets go to the peer. See search.go for what is tried.
+
+// pathMTU is the search on the path of the Child SAs in use.
+type pathMTU struct {
+	pathSearch
+	path route // that it is about, zero for none yet
+	want bool  // a probe of the size to be tried is to go
+	// fresh: look whether or not packets go out.
+	fresh    bool
+	lookAt   time.Time // at the path, zero for never
+	lookedAt time.Time
+	told     int // the limit that the data plane has
+	// unended counts the probes in succession that got no answer in fragments either,
+	// so that their IKE SA was given up. It may have been for another reason, or it is
+	// a peer that cannot take them.
+	unended int
+}
+
+// searchDelay is how long after an IKE SA was made its path is looked at, and a
+// random time up to that longer: what is to be said first goes first.
+const searchDelay = time.Second
+
+// maxUnended bounds how often the time doubles for which no probe goes.
+const maxUnended = 8
+
+// searches reports whether sa is on the path to be searched and can do that. TCP has
+// segments of its own.
+func (t *Tunnel) searches(sa *ikeSA) bool {
+	return sa != nil && sa == t.primary() && t.timing.PathMTU > 0 && sa.fragment && !sa.tcp &&
+		!t.moving && sa.unproved.isZero() && sa.route == sa.placed.route
+}
+
+// soon has the path looked at because an IKE SA was made: whatever it was before.
+func (p *pathMTU) soon(t *Tunnel) {
+	p.fresh = true
+	if p.unended == 0 && t.timing.PathMTU > 0 {
+		p.lookAt = t.now.Add(searchDelay + t.jitter(searchDelay))
+	}
+}
+
+// forget begins anew, as the data plane does, because the Child SAs go another way.
+func (p *pathMTU) forget() { *p = pathMTU{fresh: p.fresh, lookAt: p.lookAt, unended: p.unended} }
+
+// unanswered notes that an IKE SA is given up because a probe was not answered: there
+// are none for a while.
+func (p *pathMTU) unanswered(t *Tunnel) {
+	p.want, p.fresh, p.lookAt = false, true, t.now.Add(t.timing.PathMTU<<p.unended)
+	p.unended = min(p.unended+1, maxUnended)
+}
+
+// at is the limit of the path, 0 for what the host knows.
+func (p *pathMTU) at(path route) int {
+	if path != p.path {
+		return 0
+	}
+	return p.told
+}
+
+func (p *pathMTU) status() PathStatus {
+	return PathStatus{MTU: p.exact, Limited: p.told != 0, Search: p.phase.String()}
+}
+
+// dueAt is when the path is to be looked at.
+func (p *pathMTU) dueAt(t *Tunnel) time.Time {
+	if sa := t.primary(); p.want || !t.searches(sa) || sa.asking {
+		return time.Time{}
+	}
+	return p.lookAt
+}
+
+// watchPath begins the search on the path that the Child SAs go from now on.
+func (t *Tunnel) watchPath() {
+	sa, p := t.primary(), &t.pathMTU
+	if !t.searches(sa) || sa.route == p.path {
+		return
+	}
+	t.tellPath(0)
+	p.forget()
+	p.path, p.least = sa.route, []int{DefaultDatagram}
+	if sa.remote.Addr().Unmap().Is4() {
+		p.least = append(p.least, leastDatagram)
+	}
+	p.soon(t)
+}
+
+// lookAtPath asks what the host knows of the path, and whether it is in use, when it is
+// time for that.
+func (t *Tunnel) lookAtPath() {
+	sa, p := t.primary(), &t.pathMTU
+	if !t.due(p.dueAt(t)) {
+		return
+	}
+	p.lookAt = t.now.Add(sa.vary(t.timing.PathMTU / confirmations))
+	t.askActivity(sa, func(a Activity) {
+		used := t.outside(t.now).Sub(a.Outbound) < t.now.Sub(p.lookedAt)
+		if !used && !p.fresh || sa.route != p.path {
+			return
+		}
+		p.fresh, p.lookedAt = false, t.now
+		p.want = p.begin(a.PathMTU, t.now) != 0
+	})
+}
+
+// tellPath has the data plane keep to a limit.
+func (t *Tunnel) tellPath(limit int) {
+	p := &t.pathMTU
+	if p.told == limit {
+		return
+	}
+	p.told = limit
+	t.apply(nil, []dataplane.Op{dataplane.SetPathMTU{Tunnel: t.cfg.Name, MTU: limit}}, nil)
+	t.emit(PathMTU{Local: p.path.local, Remote: p.path.remote, MTU: limit})
+}
+
+// tooLong takes that a probe was not sent.
+func (t *Tunnel) tooLong(remote netip.AddrPort) {
+	for _, sa := range t.sas {
+		if o := sa.window.outstanding; o != nil && o.probe && o.silent == 0 && sa.remote == remote {
+			o.refused, o.at = true, t.now
+		}
+	}
+}
+
+// lostProbe reports whether the request is a probe that is repeated for the first time.
+func (o *outstanding) lostProbe() bool { return o.probe && o.silent == 1 }
+
+// pathProbeTask sends a probe.
+type pathProbeTask struct {
+	sa    *ikeSA
+	path  route
+	exact int // octets of the datagram
+}
+
+func (p *pathProbeTask) start() {
+	sa := p.sa
+	search := &sa.t.pathMTU
+	search.want, p.path = false, search.path
+	padding, exact := sa.pad(search.try)
+	p.exact = exact
+	o, err := sa.newSealed(wire.ExchangeInformational, []wire.Payload{&wire.Notify{Kind: wire.NotifyPadding, Data: make([]byte, padding)}}, search.try+markerLen, p.answered)
+	if err != nil {
+		sa.fail(&Error{Op: "probe the path", Kind: KindInternal, Exchange: wire.ExchangeInformational, Err: err})
+		return
+	}
+	o.whole.size, o.probe = search.try, true
+	sa.sendNew(o)
+}
+
+// abandon has the search go on with the IKE SA that comes after.
+func (p *pathProbeTask) abandon() {
+	search := &p.sa.t.pathMTU
+	search.want = search.path == p.path && search.unended == 0
+}
+
+// answered ends the exchange, whose answer says that the probe arrived unless it had to
+// be repeated.
+func (p *pathProbeTask) answered(*message) {
+	sa, o := p.sa, p.sa.answered
+	sa.finish()
+	t, search := sa.t, &sa.t.pathMTU
+	search.unended = 0
+	if search.path != p.path {
+		return
+	}
+	next := search.try
+	switch {
+	case o.silent > 0:
+		next = search.failed(o.refused, t.now, t.timing.PathMTU)
+	case o.only(p.path):
+		next = search.passed(p.exact, t.now, t.timing.PathMTU)
+	}
+	search.want = next != 0
+	t.tellPath(search.limit)
+}
+
+// markerLen is the length of the non-ESP marker (RFC 3948, Section 2.2).
+const markerLen = 4
+
+// pad returns how many octets of padding make an IP datagram of size octets out of a
+// request, or the next shorter one that the cipher allows, and how long that is.
+func (sa *ikeSA) pad(size int) (padding, exact int) {
+	room := room(size, sa.remote)
+	if sa.local.Port() != sa.m.natPort {
+		room += markerLen
+	}
+	const headers = wire.HeaderLen + 4 // and that of the Encrypted payload
+	const notify = 8                   // the header of the notification
+	for padding = room - headers - notify; padding > 0; padding-- {
+		if n := headers + sa.sealer.SealedLen(notify+padding); n <= room {
+			return padding, size - (room - n)
+		}
+	}
+	return 0, size
+}
+
+// withoutPadding returns the payloads that say something.
+func withoutPadding(payloads []wire.Payload) []wire.Payload {
+	pads := func(p wire.Payload) bool {
+		n, ok := p.(*wire.Notify)
+		return ok && n.Kind == wire.NotifyPadding
+	}
+	if !slices.ContainsFunc(payloads, pads) {
+		return payloads
+	}
+	return slices.DeleteFunc(slices.Clone(payloads), pads)
+}
