@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 
@@ -96,11 +97,21 @@ func (a *activity) look(now time.Time) {
 	}
 }
 
+// pathMTU is what the host knows of the path to remote, 0 if nothing.
+func (e *Engine) pathMTU(remote netip.Addr) int {
+	mtu, err := e.sender.PathMTU(remote)
+	if err != nil {
+		e.config.Logger.Debug("path MTU is not known", "remote", remote, "error", err)
+		return 0
+	}
+	return mtu
+}
+
 // askActivity answers a machine when the plane has been asked.
 func (t *tunnel) askActivity(eff ike.AskActivity) {
 	m, s := t.machine, t.shard
 	s.engine.activity.ask(question{t.name, func(a ike.Activity) {
-		a.Token = eff.Token
+		a.Token, a.PathMTU = eff.Token, s.engine.pathMTU(eff.Remote)
 		s.post(func() {
 			if t.machine == m {
 				t.step(time.Now(), a)

@@ -26,6 +26,12 @@ func (p countingPlane) Counters() []dataplane.Counters {
 func TestPacketsAreASignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b := pair(t, memory.NewSwitch())
+		quiet := a.tunnelConfig("to-b", ike.RoleInitiator, b, lan(1, 0), lan(2, 0))
+		quiet.Timing.PathMTU = -1
+		a.apply([]TunnelConfig{quiet}, Changed)
+		quiet = b.tunnelConfig("to-a", ike.RoleResponder, a, lan(2, 0), lan(1, 0))
+		quiet.Timing.PathMTU = -1
+		b.apply([]TunnelConfig{quiet}, Changed)
 		before := a.Counters().Sent + b.Counters().Sent
 		for range 240 {
 			ping(t, a, b, lan(1, 0), lan(2, 0))

@@ -82,6 +82,12 @@ func (p *wirePlane) SendIKE(_, _ netip.AddrPort, b []byte) error {
 	return nil
 }
 
+func (p *wirePlane) SendProbe(local, remote netip.AddrPort, b []byte) error {
+	return p.SendIKE(local, remote, b)
+}
+
+func (p *wirePlane) PathMTU(netip.Addr) (int, error) { return 1500, nil }
+
 func (p *wirePlane) LocalFor(netip.Addr) (netip.AddrPort, error) { return p.addr, nil }
 
 // benchPair is two engines in one process on planes without packets, whose

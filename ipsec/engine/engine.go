@@ -288,10 +288,8 @@ func (e *Engine) send(eff ike.Send) error {
 		var err error
 		if eff.TCP {
 			err = e.streams.sendIKE(way{eff.Local, eff.Remote, true}, b)
-		} else if eff.NATPort || e.socket == nil {
-			err = e.sender.SendIKE(eff.Local, eff.Remote, b)
 		} else {
-			err = e.socket.send(eff.Local, eff.Remote, b)
+			err = e.sendDatagram(eff, b)
 		}
 		e.countSend(err, eff.Remote)
 		if err != nil {
@@ -299,6 +297,17 @@ func (e *Engine) send(eff ike.Send) error {
 		}
 	}
 	return failed
+}
+
+func (e *Engine) sendDatagram(eff ike.Send, b []byte) error {
+	switch natPort := eff.NATPort || e.socket == nil; {
+	case natPort && eff.Probe:
+		return e.sender.SendProbe(eff.Local, eff.Remote, b)
+	case natPort:
+		return e.sender.SendIKE(eff.Local, eff.Remote, b)
+	default:
+		return e.socket.send(eff.Local, eff.Remote, b, eff.Probe)
+	}
 }
 
 // isUnreachable reports whether a datagram could not be sent because the host has
@@ -384,6 +393,8 @@ func opName(op dataplane.Op) string {
 		return "remove policy"
 	case dataplane.UpdateEndpoints:
 		return "update endpoints"
+	case dataplane.SetPathMTU:
+		return "set path MTU"
 	}
 	return "unknown"
 }
@@ -404,6 +415,12 @@ func logEvent(l *slog.Logger, tunnel string, what any) {
 			l.Warn("peer does not answer", "tunnel", tunnel, "remote", ev.SA.Remote, "spi", ev.SA.LocalSPI)
 		} else {
 			l.Info("peer answers again", "tunnel", tunnel, "remote", ev.SA.Remote, "spi", ev.SA.LocalSPI)
+		}
+	case ike.PathMTU:
+		if ev.MTU == 0 {
+			l.Info("the host is right about the path MTU", "tunnel", tunnel, "remote", ev.Remote)
+		} else {
+			l.Info("datagrams that the host takes for short enough do not arrive", "tunnel", tunnel, "remote", ev.Remote, "path_mtu", ev.MTU)
 		}
 	case ike.IKERekeyed:
 		l.Info("IKE SA rekeyed", "tunnel", tunnel, "old", ev.Old.LocalSPI, "new", ev.New.LocalSPI)

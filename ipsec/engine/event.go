@@ -10,7 +10,7 @@ import (
 type Event struct {
 	Time   time.Time
 	Tunnel string
-	// What is one of ike.IKEUp, ike.IKEDown, ike.IKESuspect, ike.IKEMoved, ike.IKERekeyed, ike.ChildUp,
+	// What is one of ike.IKEUp, ike.IKEDown, ike.IKESuspect, ike.IKEMoved, ike.IKERekeyed, ike.PathMTU, ike.ChildUp,
 	// ike.ChildDown, ike.ChildRekeyed, ike.Configured, ike.Failed and ike.Closed, or Panicked.
 	What any
 	// Replaced counts the earlier events of this tunnel that this reader was

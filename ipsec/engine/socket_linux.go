@@ -6,10 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/internal/wholesend"
 )
 
 // readErrorPause is how long a socket that cannot be read is left alone.
@@ -23,6 +27,8 @@ type ikeSocket struct {
 	raw  syscall.RawConn
 	port uint16
 	v6   bool // also speaks IPv4, if bound to the unspecified address
+	// sending is of who sends: a probe needs other options of the socket.
+	sending sync.Mutex
 }
 
 func listenIKE(addr netip.AddrPort, mark uint32) (*ikeSocket, error) {
@@ -117,8 +123,9 @@ func localAddress(oob []byte) netip.Addr {
 	return netip.Addr{}
 }
 
-// send never waits: a datagram that does not fit the socket's buffer is lost.
-func (s *ikeSocket) send(local, remote netip.AddrPort, b []byte) error {
+// send never waits: a datagram that does not fit the socket's buffer is lost. With probe
+// it is as dataplane.IKESender's SendProbe.
+func (s *ikeSocket) send(local, remote netip.AddrPort, b []byte, probe bool) error {
 	var to unix.Sockaddr
 	var oob []byte
 	if s.v6 {
@@ -135,11 +142,21 @@ func (s *ikeSocket) send(local, remote netip.AddrPort, b []byte) error {
 			oob = unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: local.Addr().Unmap().As4()})
 		}
 	}
+	s.sending.Lock()
+	defer s.sending.Unlock()
 	var err error
 	rawErr := s.raw.Write(func(fd uintptr) bool {
-		_, err = unix.SendmsgN(int(fd), b, oob, to, unix.MSG_DONTWAIT)
+		send := func() error { return unix.Sendmsg(int(fd), b, oob, to, unix.MSG_DONTWAIT) }
+		if probe {
+			err = wholesend.Do(int(fd), s.v6, send)
+		} else {
+			err = send()
+		}
 		return true // also when the buffer is full: do not wait for room
 	})
+	if errors.Is(err, unix.EMSGSIZE) && probe {
+		err = dataplane.ErrTooLong
+	}
 	if rawErr != nil {
 		err = rawErr
 	}

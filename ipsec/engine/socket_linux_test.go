@@ -52,18 +52,18 @@ func TestSocketKeepsTheLocalAddress(t *testing.T) {
 				t.Errorf("%s: %q did not arrive", c.listen, data)
 			}
 		}
-		if err := a.send(from, to, []byte("question")); err != nil {
+		if err := a.send(from, to, []byte("question"), false); err != nil {
 			t.Fatal(err)
 		}
 		receive(atB, to, from, "question")
-		if err := b.send(to, from, []byte("answer")); err != nil {
+		if err := b.send(to, from, []byte("answer"), false); err != nil {
 			t.Fatal(err)
 		}
 		receive(atA, from, to, "answer")
 		if local, err := a.localFor(to.Addr()); err != nil || !specified(local.Addr()) || local.Port() != a.port {
 			t.Errorf("%s: localFor(%s) = %v, %v", c.listen, to.Addr(), local, err)
 		}
-		if err := a.send(from, netip.AddrPortFrom(to.Addr(), 0), []byte("x")); err == nil {
+		if err := a.send(from, netip.AddrPortFrom(to.Addr(), 0), []byte("x"), false); err == nil {
 			t.Errorf("%s: sent to port 0", c.listen)
 		}
 	}
@@ -75,7 +75,7 @@ func TestSocketOfOneFamilyRefusesTheOther(t *testing.T) {
 		t.Skipf("SKIPPED: cannot listen on the loopback interface: %v", err)
 	}
 	defer s.close()
-	if err := s.send(netip.AddrPort{}, netip.MustParseAddrPort("[::1]:500"), []byte("x")); err == nil {
+	if err := s.send(netip.AddrPort{}, netip.MustParseAddrPort("[::1]:500"), []byte("x"), false); err == nil {
 		t.Error("sent to an IPv6 address")
 	}
 	if _, err := listenIKE(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), s.port), 0); err == nil {

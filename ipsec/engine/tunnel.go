@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime/debug"
@@ -23,10 +24,10 @@ type tunnel struct {
 
 	machine *ike.Tunnel // nil after a panic and once closed
 	spis    []wire.SPI  // that lead to it
-	// unreachable is where a datagram could not be sent to, until the machine is
-	// told.
-	unreachable netip.AddrPort
-	plane       inventory
+	// unreachable and tooLong are where a datagram or a probe could not be sent to,
+	// until the machine is told.
+	unreachable, tooLong netip.AddrPort
+	plane                inventory
 
 	refused   *ike.Error
 	lastWords []ike.Entry // of a machine that panicked
@@ -180,6 +181,12 @@ func (t *tunnel) drain(now time.Time) {
 			t.machine.Step(now, ike.Unreachable{Remote: remote})
 			continue
 		}
+		if !ok && t.tooLong.IsValid() {
+			remote := t.tooLong
+			t.tooLong = netip.AddrPort{}
+			t.machine.Step(now, ike.TooLong{Remote: remote})
+			continue
+		}
 		if !ok {
 			break
 		}
@@ -196,8 +203,11 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 	e := t.shard.engine
 	switch eff := eff.(type) {
 	case ike.Send:
-		if isUnreachable(e.send(eff)) {
+		switch err := e.send(eff); {
+		case isUnreachable(err):
 			t.unreachable = eff.Remote
+		case errors.Is(err, dataplane.ErrTooLong):
+			t.tooLong = eff.Remote
 		}
 	case ike.KeepAlive:
 		e.keepAlive(eff)

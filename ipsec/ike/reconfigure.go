@@ -24,6 +24,10 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	if old.Timing.Reauth != cfg.Timing.Reauth {
 		t.changeAuthLifetime()
 	}
+	if cfg.Timing.PathMTU <= 0 {
+		t.tellPath(0)
+		t.pathMTU.forget()
+	}
 	if !old.Peer.Revocations.Equal(cfg.Peer.Revocations) {
 		t.revalidate()
 	}

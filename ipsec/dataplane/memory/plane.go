@@ -200,7 +200,13 @@ func (p *Plane) apply(op dataplane.Op) error {
 	case dataplane.UpdateEndpoints:
 		for _, a := range p.sorted() {
 			if a.Tunnel == op.Tunnel {
-				a.Local, a.Remote, a.TCP = op.Local, op.Remote, op.TCP
+				a.Local, a.Remote, a.TCP, a.PathMTU = op.Local, op.Remote, op.TCP, 0
+			}
+		}
+	case dataplane.SetPathMTU:
+		for _, a := range p.sorted() {
+			if a.Tunnel == op.Tunnel {
+				a.PathMTU = op.MTU
 			}
 		}
 	default:
@@ -382,6 +388,9 @@ func (p *Plane) Close() error {
 	return nil
 }
 
+// pathMTU is what every host knows of every path, in octets.
+const pathMTU = 1500
+
 type sender struct{ p *Plane }
 
 func (s sender) SendIKE(local, remote netip.AddrPort, b []byte) error {
@@ -397,6 +406,13 @@ func (s sender) SendIKE(local, remote netip.AddrPort, b []byte) error {
 	s.p.sw.send(Datagram{From: s.p.addr, To: remote, IKE: bytes.Clone(b)})
 	return nil
 }
+
+// SendProbe sends on a wire that has room for everything that PathMTU knows.
+func (s sender) SendProbe(local, remote netip.AddrPort, b []byte) error {
+	return s.SendIKE(local, remote, b)
+}
+
+func (s sender) PathMTU(netip.Addr) (int, error) { return pathMTU, nil }
 
 func (s sender) SendKeepAlive(local, remote netip.AddrPort) error { return nil }
 

@@ -43,6 +43,21 @@ func testIdempotent(t *testing.T, h *harness) {
 	}
 }
 
+// testPathMTU tells of a path that takes less than the host knows, and takes it back. What
+// fits passes before and after.
+func testPathMTU(_ *testing.T, h *harness) {
+	s := h.newSAs(1)
+	s.outA.PathMTU = 1400
+	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
+	h.apply(h.B, h.policyB(), dataplane.InstallSA{SA: s.inB}, dataplane.InstallSA{SA: s.outB})
+	for _, mtu := range []int{1400, 1280, 1280, 0, 0, 9000} {
+		h.passes(h.A, h.B, h.toB())
+		h.apply(h.A, dataplane.SetPathMTU{Tunnel: tunnel, MTU: mtu}, dataplane.SetPathMTU{Tunnel: "nobody", MTU: mtu})
+		h.passes(h.A, h.B, h.toB())
+		h.passes(h.B, h.A, h.toA())
+	}
+}
+
 func testConflict(t *testing.T, h *harness) {
 	s := h.up(1)
 	for _, sa := range []dataplane.SA{s.inA, s.outA} {

@@ -119,6 +119,7 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 		{"the first inbound packet is told once", testFirstInbound, 0},
 		{"a packet for an SA that is not there is told once", testUnknownSPI, UnknownSPIs},
 		{"a moved peer is told and followed on order", testRebind, Encapsulation},
+		{"what is known of a path loses no packet", testPathMTU, 0},
 		{"transport mode", testTransport, 0},
 		{"AH in tunnel mode", testAH, 0},
 		{"no change shows a packet in clear", testNothingInClear, 0},

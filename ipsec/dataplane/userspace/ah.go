@@ -42,10 +42,14 @@ func (sa *inboundSA) lost() uint64 {
 	return sa.esp.Missing()
 }
 
-// fragments reports whether a packet that is too long passes in fragments: of the
-// outer packet, or made before AH.
-func (sa *outboundSA) fragments(packet []byte, v6 bool) bool {
-	if sa.ah != nil {
+// fragmentsFirst reports whether what is too long for the path is fragmented before it
+// is protected: no kernel fragments AH, nor to less than it believes to pass.
+func (sa *outboundSA) fragmentsFirst(e *endpoint) bool { return sa.ah != nil || e.path.hole.Load() }
+
+// fragments reports whether a packet that is too long for e passes in fragments: of the
+// outer packet, or of itself.
+func (sa *outboundSA) fragments(e *endpoint, packet []byte, v6 bool) bool {
+	if sa.fragmentsFirst(e) {
 		return !sa.transport && mayFragment(packet, v6) && packet[0]&15 == ipv4HeaderLen/4
 	}
 	return mayFragment(packet, v6) || sa.outer.df == dataplane.DFClear
@@ -64,16 +68,14 @@ func (sa *outboundSA) sealedLen(e *endpoint, n int) int {
 	return n
 }
 
-// sealAH is seal for AH: what is too long goes in fragments.
-func (t *transmitter) sealAH(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
-	most := len(packet)
-	if outer.to.path.limit.Load() != 0 {
-		most = sa.fits(outer.to)
-	}
-	if len(packet) <= most || !sa.fragments(packet, t.inner.v6) {
-		t.sealPadded(sa, outer, next, packet)
-		return
-	}
+// tooLong reports whether a packet has to be fragmented before it is protected.
+func (t *transmitter) tooLong(sa *outboundSA, e *endpoint, packet []byte) bool {
+	return sa.fragmentsFirst(e) && e.path.limit.Load() != 0 && len(packet) > sa.fits(e) && sa.fragments(e, packet, t.inner.v6)
+}
+
+// sealFragments is seal for such a packet.
+func (t *transmitter) sealFragments(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
+	most := sa.fits(outer.to)
 	for at := ipv4HeaderLen; at < len(packet); {
 		var b []byte
 		b, at = t.nextFragment(packet, at, most)

@@ -46,6 +46,12 @@ func (p *Plane) apply(op dataplane.Op) error {
 		if err := p.updateEndpoints(op); err != nil {
 			return fmt.Errorf("move tunnel %s: %w", op.Tunnel, err)
 		}
+	case dataplane.SetPathMTU:
+		for _, sa := range p.sas {
+			if sa.config.Tunnel == op.Tunnel {
+				sa.endpoint.Load().prove(op.MTU, p.socket.probes)
+			}
+		}
 	default:
 		return fmt.Errorf("userspace data plane does not know the operation %T", op)
 	}
@@ -72,6 +78,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	}
 	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
 	e := p.endpoint(c.Local, c.Remote, c.TCP, c.Suite.AH)
+	e.prove(c.PathMTU, p.socket.probes)
 	if c.Direction == dataplane.Inbound {
 		sa, err := newInboundSA(config)
 		if err != nil {
@@ -270,7 +277,9 @@ func (p *Plane) updateEndpoints(op dataplane.UpdateEndpoints) error {
 	}
 	for _, sa := range p.sas {
 		if sa.config.Tunnel == op.Tunnel {
-			sa.endpoint.Store(p.endpoint(op.Local, op.Remote, op.TCP, sa.config.Suite.AH))
+			e := p.endpoint(op.Local, op.Remote, op.TCP, sa.config.Suite.AH)
+			e.prove(0, p.socket.probes)
+			sa.endpoint.Store(e)
 		}
 	}
 	return nil

@@ -1,10 +1,14 @@
 package userspace
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/internal/wholesend"
 )
 
 // maxIKEMessage is what SendIKE takes, in octets.
@@ -25,17 +29,33 @@ func (s ikeSender) SendIKE(local, remote netip.AddrPort, b []byte) error {
 	if len(b) > maxIKEMessage {
 		return fmt.Errorf("send IKE message of %d octets to %s: at most %d fit", len(b), remote, maxIKEMessage)
 	}
-	message := make([]byte, 0, len(nonESPMarker)+len(b))
-	message = append(append(message, nonESPMarker...), b...)
-	if err := s.plane.sendDatagram(local, remote, message); err != nil {
+	if err := s.plane.sendDatagram(local, remote, marked(b), false); err != nil {
 		return fmt.Errorf("send IKE message to %s: %w", remote, err)
+	}
+	return nil
+}
+
+// marked is an IKE message behind the non-ESP marker.
+func marked(b []byte) []byte {
+	message := make([]byte, 0, len(nonESPMarker)+len(b))
+	return append(append(message, nonESPMarker...), b...)
+}
+
+// SendProbe implements dataplane.IKESender.
+func (s ikeSender) SendProbe(local, remote netip.AddrPort, b []byte) error {
+	err := s.plane.sendDatagram(local, remote, marked(b), true)
+	if errors.Is(err, unix.EMSGSIZE) {
+		err = dataplane.ErrTooLong
+	}
+	if err != nil {
+		return fmt.Errorf("send probe of %d octets to %s: %w", len(b), remote, err)
 	}
 	return nil
 }
 
 // SendKeepAlive implements dataplane.IKESender.
 func (s ikeSender) SendKeepAlive(local, remote netip.AddrPort) error {
-	if err := s.plane.sendDatagram(local, remote, keepAlive); err != nil {
+	if err := s.plane.sendDatagram(local, remote, keepAlive, false); err != nil {
 		return fmt.Errorf("send NAT keepalive to %s: %w", remote, err)
 	}
 	return nil
@@ -63,8 +83,24 @@ func (s ikeSender) LocalFor(remote netip.Addr) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(source, p.socket.local.Port()), nil
 }
 
-// sendDatagram sends one datagram without waiting.
-func (p *Plane) sendDatagram(local, remote netip.AddrPort, b []byte) error {
+// PathMTU implements dataplane.IKESender.
+func (s ikeSender) PathMTU(remote netip.Addr) (int, error) {
+	p := s.plane
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return 0, dataplane.ErrClosed
+	}
+	mtu, err := p.socket.probes.mtu(remote.Unmap())
+	if err != nil {
+		return 0, fmt.Errorf("find path MTU to %s: %w", remote, err)
+	}
+	return mtu, nil
+}
+
+// sendDatagram sends one datagram without waiting; whole as dataplane.IKESender's
+// SendProbe has it. What is sent by lanes does not notice.
+func (p *Plane) sendDatagram(local, remote netip.AddrPort, b []byte, whole bool) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -76,9 +112,14 @@ func (p *Plane) sendDatagram(local, remote netip.AddrPort, b []byte) error {
 	e := p.socket.newEndpoint(local, remote, false)
 	var c control
 	c.addSource(p.socket.family, e.local.Addr())
-	_, errno := p.socket.send(e, b, &c)
-	if errno != 0 {
-		return errno
+	send := func() error {
+		if _, errno := p.socket.send(e, b, &c); errno != 0 {
+			return errno
+		}
+		return nil
 	}
-	return nil
+	if whole {
+		return wholesend.Do(p.socket.fd, p.socket.family == unix.AF_INET6, send)
+	}
+	return send()
 }

@@ -111,11 +111,17 @@ func TestOuterOnTheWire(t *testing.T) {
 // find returns the next IPv4 packet that is wanted.
 func (p *tap) find(t *testing.T, wanted func([]byte) bool) []byte {
 	t.Helper()
+	return p.findAny(t, func(b []byte) bool { return b[0]>>4 == 4 && wanted(b) })
+}
+
+// findAny returns the next packet that is wanted.
+func (p *tap) findAny(t *testing.T, wanted func([]byte) bool) []byte {
+	t.Helper()
 	late := time.After(patience)
 	for {
 		select {
 		case b := <-p.packets:
-			if len(b) >= ipv4HeaderLen && b[0]>>4 == 4 && wanted(b) {
+			if len(b) >= ipv4HeaderLen && wanted(b) {
 				return b
 			}
 		case <-late:

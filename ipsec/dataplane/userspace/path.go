@@ -24,6 +24,8 @@ const (
 // pathMTU is what is known of the path to an endpoint, for all who use it.
 type pathMTU struct {
 	limit  atomic.Int64 // octets of packet behind the IP and UDP header that pass unfragmented, 0: not known
+	proved atomic.Int64 // the longest IP datagram that is known to arrive where the kernel would send longer ones, 0: none is
+	hole   atomic.Bool  // limit is of that: what the kernel would send whole, or fragment, is lost
 	asked  moment       // when the kernel was, last
 	told   moment       // when an inner sender was told last
 	single moment       // when the device refused to segment
@@ -64,19 +66,32 @@ func (e *endpoint) limit(p *probes, now time.Time) int {
 	return int(e.path.limit.Load())
 }
 
-// learnPath asks the kernel for the MTU to e.
+// learnPath asks the kernel for the MTU to e, which holds unless IKE has found out that
+// less arrives.
 func (e *endpoint) learnPath(p *probes) {
-	limit := 0
-	if mtu, err := p.mtu(e.remote.Addr()); err == nil {
-		limit = mtu - e.headerLen()
-		if !e.native() {
-			limit -= udpHeaderLen
-		}
+	mtu, err := p.mtu(e.remote.Addr())
+	proved := int(e.path.proved.Load())
+	hole := proved != 0 && (err != nil || proved < mtu)
+	if hole {
+		mtu = proved
+	}
+	limit := max(0, mtu-e.headerLen())
+	if !e.native() {
+		limit -= udpHeaderLen
 	}
 	if limit < minLimit {
-		limit = 0
+		limit, hole = 0, false
 	}
 	e.path.limit.Store(int64(limit))
+	e.path.hole.Store(hole)
+}
+
+// prove takes what dataplane.SA.PathMTU says. Of several tunnels between the same
+// addresses, all of which find it out, the last one to say something is right.
+func (e *endpoint) prove(mtu int, p *probes) {
+	if e.path.proved.Swap(int64(mtu)) != int64(mtu) && !e.tcp {
+		e.learnPath(p)
+	}
 }
 
 // fits returns how long an inner packet, in transport mode with its IP header, may be

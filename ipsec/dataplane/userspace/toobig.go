@@ -35,7 +35,7 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 		}
 	}
 	fits := sa.fits(e)
-	if length <= fits || sa.fragments(packet, t.inner.v6) {
+	if length <= fits || sa.fragments(e, packet, t.inner.v6) {
 		return false
 	}
 	if t.inner.v6 && fits < minMTU && sa.ah == nil {

@@ -39,15 +39,17 @@ type gateway struct {
 
 // tunnel is two gateways and the SAs between them.
 type tunnel struct {
-	t          testing.TB
-	a, b       *gateway
-	suite      suite.ESPSuite
-	mode       dataplane.Mode
-	outer      dataplane.Outer
-	tfc        dataplane.TFC
-	generation byte
-	sas        []dataplane.SA // the present ones: in and out of a, then of b
-	old        []dataplane.SA // those before, still installed
+	t     testing.TB
+	a, b  *gateway
+	suite suite.ESPSuite
+	mode  dataplane.Mode
+	outer dataplane.Outer
+	tfc   dataplane.TFC
+	// socketOptions, if set, prepares the sockets that send datagrams.
+	socketOptions func(network, address string, c syscall.RawConn) error
+	generation    byte
+	sas           []dataplane.SA // the present ones: in and out of a, then of b
+	old           []dataplane.SA // those before, still installed
 }
 
 func newGateway(t testing.TB, ns *namespace, outer netip.Addr, c Config, sites, others []netip.Prefix) *gateway {
@@ -249,7 +251,7 @@ func (x *tunnel) datagramsOf(network string, local, server netip.Addr, sizes ...
 			ns = x.b.ns
 		}
 		ns.do(func() {
-			var lc net.ListenConfig
+			lc := net.ListenConfig{Control: x.socketOptions}
 			conn, err = lc.ListenPacket(ctx, network, netip.AddrPortFrom(addr, 0).String())
 		})
 		return conn, err

@@ -247,9 +247,9 @@ func (t *transmitter) looped(e *endpoint) bool {
 // Behind packet there are at least esp.TrailerRoom octets of the read buffer.
 func (t *transmitter) seal(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
 	n := t.padding - len(packet)
-	if sa.ah != nil {
-		t.sealAH(sa, outer, next, packet)
-	} else if n <= 0 {
+	if t.tooLong(sa, outer.to, packet) {
+		t.sealFragments(sa, outer, next, packet)
+	} else if n <= 0 || sa.ah != nil {
 		t.sealPadded(sa, outer, next, packet)
 	} else if t.sealPadded(sa, outer, next, t.pad(packet, t.padding)) {
 		sa.unseen.bytes += uint64(n)

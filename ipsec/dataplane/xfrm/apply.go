@@ -102,6 +102,8 @@ func (p *Plane) apply(op dataplane.Op) error {
 		if err = p.move(op); err != nil {
 			err = fmt.Errorf("move SAs of %s: %w", op.Tunnel, err)
 		}
+	case dataplane.SetPathMTU:
+		// The kernel takes the MTU of a path from its routes alone.
 	default:
 		err = fmt.Errorf("operation %T is not known", op)
 	}

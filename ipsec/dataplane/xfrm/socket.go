@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/internal/wholesend"
 )
 
 // maxIKEMessage is what SendIKE takes, in octets.
@@ -31,6 +32,8 @@ type sockets struct {
 	probes [2]int // for the source address to a destination, IPv4 and IPv6; -1 for none
 	mu     sync.Mutex
 	once   sync.Once
+	// sending is of who sends: a probe needs other options of the socket.
+	sending sync.Mutex
 }
 
 func openSockets(listen netip.AddrPort, mark uint32) (*sockets, error) {
@@ -123,10 +126,38 @@ func (s *sockets) of(a netip.Addr) *net.UDPConn {
 }
 
 // source is the local address from which the host's routing sends to remote.
-func (s *sockets) source(remote netip.Addr) (netip.Addr, error) {
+func (s *sockets) source(remote netip.Addr) (source netip.Addr, err error) {
 	if a := s.listen.Addr(); a.IsValid() && !a.IsUnspecified() {
 		return a, nil
 	}
+	err = s.probe(remote, func(fd int) error {
+		at, err := unix.Getsockname(fd)
+		switch at := at.(type) {
+		case *unix.SockaddrInet4:
+			source = netip.AddrFrom4(at.Addr)
+		case *unix.SockaddrInet6:
+			source = netip.AddrFrom16(at.Addr)
+		}
+		return err
+	})
+	return source, err
+}
+
+// mtu is the MTU of the path to remote as far as the kernel knows.
+func (s *sockets) mtu(remote netip.Addr) (mtu int, err error) {
+	level, option := unix.SOL_IPV6, unix.IPV6_MTU
+	if remote.Is4() {
+		level, option = unix.SOL_IP, unix.IP_MTU
+	}
+	err = s.probe(remote, func(fd int) error {
+		mtu, err = unix.GetsockoptInt(fd, level, option)
+		return err
+	})
+	return mtu, err
+}
+
+// probe calls ask with a socket that is connected to remote. Nothing is sent.
+func (s *sockets) probe(remote netip.Addr, ask func(fd int) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	fd, to := s.probes[1], unix.Sockaddr(&unix.SockaddrInet6{Port: DefaultPort, Addr: remote.As16()})
@@ -134,21 +165,14 @@ func (s *sockets) source(remote netip.Addr) (netip.Addr, error) {
 		fd, to = s.probes[0], &unix.SockaddrInet4{Port: DefaultPort, Addr: remote.As4()}
 	}
 	if fd < 0 {
-		return netip.Addr{}, net.ErrClosed
+		return net.ErrClosed
 	}
 	// A probe that is connected would keep its source over the next time.
 	defer disconnect(fd)
 	if err := unix.Connect(fd, to); err != nil {
-		return netip.Addr{}, err
+		return err
 	}
-	at, err := unix.Getsockname(fd)
-	switch at := at.(type) {
-	case *unix.SockaddrInet4:
-		return netip.AddrFrom4(at.Addr), err
-	case *unix.SockaddrInet6:
-		return netip.AddrFrom16(at.Addr), err
-	}
-	return netip.Addr{}, err
+	return ask(fd)
 }
 
 // disconnect makes a UDP socket forget peer and source (connect(2), AF_UNSPEC).
@@ -157,8 +181,9 @@ func disconnect(fd int) {
 	unix.Syscall(unix.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(&none)), unsafe.Sizeof(none))
 }
 
-// send sends one datagram without waiting.
-func (s *sockets) send(local, remote netip.AddrPort, b []byte) error {
+// send sends one datagram without waiting; whole as dataplane.IKESender's SendProbe has
+// it.
+func (s *sockets) send(local, remote netip.AddrPort, b []byte, whole bool) error {
 	to := remote.Addr().Unmap()
 	c := s.of(to)
 	if c == nil {
@@ -183,9 +208,16 @@ func (s *sockets) send(local, remote netip.AddrPort, b []byte) error {
 	if err != nil {
 		return err
 	}
+	s.sending.Lock()
+	defer s.sending.Unlock()
 	var sent error
 	err = raw.Write(func(fd uintptr) bool {
-		sent = unix.Sendmsg(int(fd), b, control, address, unix.MSG_DONTWAIT)
+		send := func() error { return unix.Sendmsg(int(fd), b, control, address, unix.MSG_DONTWAIT) }
+		if whole {
+			sent = wholesend.Do(int(fd), !to.Is4(), send)
+		} else {
+			sent = send()
+		}
 		return true
 	})
 	return errors.Join(err, sent)
@@ -253,15 +285,27 @@ func (s sender) SendIKE(local, remote netip.AddrPort, b []byte) error {
 	if len(b) > maxIKEMessage {
 		return fmt.Errorf("send IKE message of %d octets to %s: at most %d fit", len(b), remote, maxIKEMessage)
 	}
-	if err := s.plane.sockets.send(local, remote, append(nonESPMarker[:4:4], b...)); err != nil {
+	if err := s.plane.sockets.send(local, remote, append(nonESPMarker[:4:4], b...), false); err != nil {
 		return fmt.Errorf("send IKE message to %s: %w", remote, err)
+	}
+	return nil
+}
+
+// SendProbe implements dataplane.IKESender.
+func (s sender) SendProbe(local, remote netip.AddrPort, b []byte) error {
+	err := s.plane.sockets.send(local, remote, append(nonESPMarker[:4:4], b...), true)
+	if errors.Is(err, unix.EMSGSIZE) {
+		err = dataplane.ErrTooLong
+	}
+	if err != nil {
+		return fmt.Errorf("send probe of %d octets to %s: %w", len(b), remote, err)
 	}
 	return nil
 }
 
 // SendKeepAlive implements dataplane.IKESender.
 func (s sender) SendKeepAlive(local, remote netip.AddrPort) error {
-	if err := s.plane.sockets.send(local, remote, []byte{0xff}); err != nil {
+	if err := s.plane.sockets.send(local, remote, []byte{0xff}, false); err != nil {
 		return fmt.Errorf("send NAT keepalive to %s: %w", remote, err)
 	}
 	return nil
@@ -274,4 +318,13 @@ func (s sender) LocalFor(remote netip.Addr) (netip.AddrPort, error) {
 		return netip.AddrPort{}, fmt.Errorf("find source for %s: %w", remote, err)
 	}
 	return netip.AddrPortFrom(source, s.plane.sockets.listen.Port()), nil
+}
+
+// PathMTU implements dataplane.IKESender.
+func (s sender) PathMTU(remote netip.Addr) (int, error) {
+	mtu, err := s.plane.sockets.mtu(remote.Unmap())
+	if err != nil {
+		return 0, fmt.Errorf("find path MTU to %s: %w", remote, err)
+	}
+	return mtu, nil
 }
