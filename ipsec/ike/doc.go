@@ -31,7 +31,8 @@
 // An IKE SA knows two pairs of addresses: that of its messages, and that of its
 // Child SAs (path.go). The second follows the first when the peer was proved to be
 // there, as one operation of the data plane for all SAs of the tunnel. What moves
-// the first is MOBIKE (mobike.go, task_mobike.go), a NAT (nat.go) or TCP (tcp.go).
+// the first is MOBIKE (mobike.go, task_mobike.go), a NAT (nat.go) or TCP (tcp.go). How long
+// datagrams on the path may be is found out by probes (pathmtu.go, search.go).
 //
 // # What never changes state
 //
@@ -52,6 +53,6 @@
 // RFC 6311 (message IDs of clusters), RFC 7427 and RFC 8420 (signatures), RFC 9593
 // (announcing authentication methods), RFC 7383 (fragmentation), RFC 9242 and RFC 9370
 // (additional key exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys),
-// RFC 9329 (TCP encapsulation), RFC 9611 (several Child SAs for the same selectors).
+// RFC 8899 (path MTU discovery), RFC 9329 (TCP encapsulation), RFC 9611 (several Child SAs for the same selectors).
 // Section by section: ../RFC.md.
 package ike

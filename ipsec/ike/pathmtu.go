@@ -41,6 +41,10 @@ type pathMTU struct {
 // random time up to that longer: what is to be said first goes first.
 const searchDelay = time.Second
 
+// probeTimer is the least time after which a probe has failed (RFC 8899, Section 5.1.1).
+// Any answer, also one to the repetitions, comes soon on a path that IKE works on.
+const probeTimer = time.Second
+
 // maxUnended bounds how often the time doubles for which no probe goes.
 const maxUnended = 8
 
@@ -164,6 +168,7 @@ func (p *pathProbeTask) start() {
 		return
 	}
 	o.whole.size, o.probe = search.try, true
+	o.at = sa.m.now.Add(sa.vary(max(o.pace.Base, probeTimer)))
 	sa.sendNew(o)
 }
 

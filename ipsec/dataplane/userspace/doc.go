@@ -63,6 +63,9 @@
 // packets are too long are told by ICMP; what may be fragmented is, by the kernel
 // behind the encryption. Outer fragments are put together by the kernel.
 //
+// Where IKE has found out that less arrives ([dataplane.SetPathMTU]), that holds, and what
+// may be fragmented is before it is encrypted: behind that, nobody knows to what size.
+//
 // Inner fragments are not put together: after the first they have no ports, and an
 // SA whose selectors name ports discards them (RFC 4301, Section 7). Such SAs need
 // senders that keep to the path MTU; selectors of any port take fragments.

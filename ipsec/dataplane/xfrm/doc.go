@@ -24,6 +24,7 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There is no ESP in TCP here, and there are
 // no dummy packets.
+// The MTU of a path is that of the route to the peer, whatever IKE finds out about it.
 //
 // # What depends on the kernel
 //
