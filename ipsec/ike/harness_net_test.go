@@ -110,6 +110,9 @@ func (n *node) receive(d Datagram) {
 		n.step(d)
 		return
 	}
+	if n.halfFragments && h.Exchange == wire.ExchangeInformational && h.NextPayload == wire.PayloadSKF {
+		return
+	}
 	if isFirst(h.Exchange) && !h.IsResponse() && h.ResponderSPI.IsZero() {
 		n.receiveInit(h, d)
 		return

@@ -119,6 +119,8 @@ type node struct {
 	moveTold        map[uint32]time.Time // MappingChanged raised, likewise
 	addrs           []netip.Addr         // its own; nil: that of its configuration
 
+	halfFragments bool // it ignores fragments of INFORMATIONAL exchanges
+
 	without wire.NotifyType // an extension of IKE_SA_INIT that this end does not know
 }
 

@@ -92,7 +92,7 @@ func (sa *ikeSA) schedule() Schedule {
 		return s
 	}
 	switch sa.active.(type) {
-	case *probeTask, *pathProbeTask, *updateTask, *checkTask, *announceTask, *homeTask:
+	case *probeTask, *pathProbeTask, *fragmentTask, *updateTask, *checkTask, *announceTask, *homeTask:
 		return t.Probe
 	}
 	return Schedule{t.RetransmitBase, t.RetransmitBackoff, t.RetransmitTries}

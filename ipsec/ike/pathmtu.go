@@ -17,9 +17,13 @@ import (
 //
 // A probe that gets no answer in time has failed, and becomes an ordinary request: its
 // repetitions are cut into fragments (RFC 7383, Section 2.5.2), so that the exchange
-// ends on every path on which IKE works. So there are none to a peer that cannot take
-// fragments. They go when nothing else is to, and but for those after an IKE SA was made
-// only while packets go to the peer. See search.go for what is tried.
+// ends on every path on which IKE works. So there are none to a peer that does not take
+// fragments. As some say that they do and ignore those of INFORMATIONAL exchanges, such as
+// strongSwan with its mediation extension, that is tried first, with a request that is
+// cut although it is short: where only its whole repetition is answered there is no search.
+//
+// Probes go when nothing else is to, and but for those after an IKE SA was made only while
+// packets go to the peer. See search.go for what is tried.
 
 // pathMTU is the search on the path of the Child SAs in use.
 type pathMTU struct {
@@ -31,6 +35,7 @@ type pathMTU struct {
 	lookAt   time.Time // at the path, zero for never
 	lookedAt time.Time
 	told     int // the limit that the data plane has
+	trial    trialOutcome
 	// unended counts the probes in succession that got no answer in fragments either,
 	// so that their IKE SA was given up. It may have been for another reason, or it is
 	// a peer that cannot take them.
@@ -45,26 +50,44 @@ const searchDelay = time.Second
 // Any answer, also one to the repetitions, comes soon on a path that IKE works on.
 const probeTimer = time.Second
 
+// trialOutcome says whether the peer takes fragments of INFORMATIONAL exchanges: it does
+// if maxProbes trials were not in vain.
+type trialOutcome struct {
+	takes bool
+	vain  int
+}
+
+func (o trialOutcome) refuses() bool { return o.vain >= maxProbes }
+
+const (
+	// trialPadding makes a request that passes as a whole wherever IPv4 does, and is
+	// cut for datagrams of trialSize octets.
+	trialPadding = 380
+	trialSize    = 320
+)
+
 // maxUnended bounds how often the time doubles for which no probe goes.
 const maxUnended = 8
 
 // searches reports whether sa is on the path to be searched and can do that. TCP has
 // segments of its own.
 func (t *Tunnel) searches(sa *ikeSA) bool {
-	return sa != nil && sa == t.primary() && t.timing.PathMTU > 0 && sa.fragment && !sa.tcp &&
+	return sa != nil && sa == t.primary() && t.timing.PathMTU > 0 && sa.fragment && !sa.tcp && !t.pathMTU.trial.refuses() &&
 		!t.moving && sa.unproved.isZero() && sa.route == sa.placed.route
 }
 
 // soon has the path looked at because an IKE SA was made: whatever it was before.
 func (p *pathMTU) soon(t *Tunnel) {
-	p.fresh = true
+	p.fresh, p.trial = true, trialOutcome{}
 	if p.unended == 0 && t.timing.PathMTU > 0 {
 		p.lookAt = t.now.Add(searchDelay + t.jitter(searchDelay))
 	}
 }
 
 // forget begins anew, as the data plane does, because the Child SAs go another way.
-func (p *pathMTU) forget() { *p = pathMTU{fresh: p.fresh, lookAt: p.lookAt, unended: p.unended} }
+func (p *pathMTU) forget() {
+	*p = pathMTU{fresh: p.fresh, lookAt: p.lookAt, unended: p.unended, trial: p.trial}
+}
 
 // unanswered notes that an IKE SA is given up because a probe was not answered: there
 // are none for a while.
@@ -82,7 +105,11 @@ func (p *pathMTU) at(path route) int {
 }
 
 func (p *pathMTU) status() PathStatus {
-	return PathStatus{MTU: p.exact, Limited: p.told != 0, Search: p.phase.String()}
+	s := PathStatus{MTU: p.exact, Limited: p.told != 0, Search: p.phase.String()}
+	if p.trial.refuses() {
+		s.Search = "unsupported"
+	}
+	return s
 }
 
 // dueAt is when the path is to be looked at.
@@ -149,6 +176,53 @@ func (t *Tunnel) tooLong(remote netip.AddrPort) {
 // lostProbe reports whether the request is a probe that is repeated for the first time.
 func (o *outstanding) lostProbe() bool { return o.probe && o.silent == 1 }
 
+// searchTask is the next request of the search.
+func (t *Tunnel) searchTask(sa *ikeSA) task {
+	if !t.pathMTU.trial.takes {
+		return &fragmentTask{sa}
+	}
+	return &pathProbeTask{sa: sa}
+}
+
+// fragmentTask tries whether the peer takes fragments.
+type fragmentTask struct{ sa *ikeSA }
+
+func (f *fragmentTask) start() {
+	o := f.sa.askPadded(trialPadding, trialSize, f.answered)
+	if o != nil {
+		o.trial = true
+		f.sa.sendNew(o)
+	}
+}
+
+func (f *fragmentTask) abandon() {}
+
+func (f *fragmentTask) answered(*message) {
+	trial := &f.sa.t.pathMTU.trial
+	if trial.takes = f.sa.answered.silent == 0; !trial.takes {
+		trial.vain++
+	}
+	f.sa.finish()
+}
+
+// mendTrial has a trial repeated as a whole too.
+func (sa *ikeSA) mendTrial(o *outstanding) {
+	if datagrams, err := sa.cut(o.whole, leastDatagram); err == nil && o.original == nil {
+		o.original, o.datagrams = o.datagrams, datagrams
+	}
+}
+
+// askPadded makes a request with so much padding, in datagrams of that size.
+func (sa *ikeSA) askPadded(padding, size int, handle func(*message)) *outstanding {
+	o, err := sa.newSealed(wire.ExchangeInformational, []wire.Payload{&wire.Notify{Kind: wire.NotifyPadding, Data: make([]byte, padding)}}, size, handle)
+	if err != nil {
+		sa.fail(&Error{Op: "probe the path", Kind: KindInternal, Exchange: wire.ExchangeInformational, Err: err})
+		return nil
+	}
+	o.at = sa.m.now.Add(sa.vary(max(o.pace.Base, probeTimer)))
+	return o
+}
+
 // pathProbeTask sends a probe.
 type pathProbeTask struct {
 	sa    *ikeSA
@@ -162,14 +236,11 @@ func (p *pathProbeTask) start() {
 	search.want, p.path = false, search.path
 	padding, exact := sa.pad(search.try)
 	p.exact = exact
-	o, err := sa.newSealed(wire.ExchangeInformational, []wire.Payload{&wire.Notify{Kind: wire.NotifyPadding, Data: make([]byte, padding)}}, search.try+markerLen, p.answered)
-	if err != nil {
-		sa.fail(&Error{Op: "probe the path", Kind: KindInternal, Exchange: wire.ExchangeInformational, Err: err})
-		return
+	o := sa.askPadded(padding, search.try+markerLen, p.answered)
+	if o != nil {
+		o.probe = true
+		sa.sendNew(o)
 	}
-	o.whole.size, o.probe = search.try, true
-	o.at = sa.m.now.Add(sa.vary(max(o.pace.Base, probeTimer)))
-	sa.sendNew(o)
 }
 
 // abandon has the search go on with the IKE SA that comes after.

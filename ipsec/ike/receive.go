@@ -269,7 +269,7 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 	sa.confirmed = sa.state.in(stateUsable)
 	if m.IsResponse() {
 		o := sa.window.outstanding
-		if o.whole != nil && o.silent > o.tries && !o.probe {
+		if o.whole != nil && o.silent > o.tries && !o.probe && !o.trial {
 			// Smaller pieces were what helped.
 			sa.m.found = pathSize{sa.local.Addr(), sa.remote.Addr(), o.whole.size}
 		}

@@ -55,7 +55,7 @@ type PathStatus struct {
 	// Limited is true if the host would send longer ones: Child SAs do not.
 	Limited bool
 	// Search is the phase of the search: "base", "searching", "complete" or "error";
-	// empty if there is none.
+	// "unsupported" if the peer does not take what it needs, empty if there is none.
 	Search string
 }
 

@@ -32,6 +32,7 @@ func (s *story) pair(d *datadriven.TestData) {
 	s.w.mutate, s.w.trace = s.mutate, s.trace
 	s.w.b.redirectsAll = s.arg(d, "redirects") == "all"
 	s.w.ways = s.arg(d, "ways") != ""
+	s.w.b.halfFragments = s.arg(d, "half-fragments") != ""
 	s.w.a.without = notifyNamed(s.arg(d, "a.without"))
 	if s.arg(d, "b.connect") != "no" {
 		s.w.b.step(Connect{})
@@ -59,7 +60,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 		}
 		v := a.Vals[0]
 		switch key {
-		case "up", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect", "redirects": // for the pair, or its nodes, as a whole
+		case "up", "half-fragments", "announcements", "ways", "without", "seed", "work", "lossless", "nonces", "nonce", "connect", "redirects": // for the pair, or its nodes, as a whole
 		case "certificates":
 			authenticateByCertificates(c, name, v)
 		case "mobike", "trust", "no-nat", "within", "locals", "remotes":

@@ -86,7 +86,7 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 		return &tellTask{sa}
 	}
 	if t.pathMTU.want && t.searches(sa) {
-		return &pathProbeTask{sa: sa}
+		return t.searchTask(sa)
 	}
 	return nil
 }

@@ -78,8 +78,9 @@ type outstanding struct {
 	test route
 
 	// probe says that the arrival of the first datagram shows that its length passes;
-	// refused, that this host has not sent it. See pathmtu.go.
-	probe, refused bool
+	// refused, that this host has not sent it; trial, that it is to be repeated as a
+	// whole. See pathmtu.go.
+	probe, refused, trial bool
 
 	repetition
 }
@@ -238,7 +239,10 @@ func (sa *ikeSA) retransmit() bool {
 	o.tries++
 	o.silent++
 	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
-	if (o.tries > fragmentTries || o.lostProbe()) && !sa.tcp {
+	switch {
+	case o.trial:
+		sa.mendTrial(o)
+	case (o.tries > fragmentTries || o.lostProbe()) && !sa.tcp:
 		sa.cutRequest(o)
 	}
 	o.at = sa.m.now.Add(sa.vary(o.interval))
