@@ -18,6 +18,8 @@
 //	swanherd_edge_tunnels{state}                          tunnels: idle, connecting, established, partial, failed
 //	swanherd_edge_tunnel_up{tunnel}                       1 with every Child SA
 //	swanherd_edge_tunnel_failure{tunnel,kind}             1 while the tunnel's last failure is of that kind (TunnelErrorKind)
+//	swanherd_edge_tunnel_path_mtu_octets{tunnel}          the longest IP datagram that is known to reach the peer (RFC 8899)
+//	swanherd_edge_tunnel_path_limited{tunnel}             1 while the path drops longer ones that the host would send
 //	swanherd_edge_session_connected                       1 with a session with the controller
 //	swanherd_edge_child_packets_total{tunnel,child,direction}   packets through the Child SAs of a name
 //	swanherd_edge_child_bytes_total{tunnel,child,direction}     octets of them

@@ -48,6 +48,8 @@ var (
 	descTunnels    = describe("tunnels", "Tunnels by state.", "state")
 	descTunnelUp   = describe("tunnel_up", "1 if the tunnel is established with every Child SA.", "tunnel")
 	descFailure    = describe("tunnel_failure", "1 while the last failure of the tunnel is of that kind.", "tunnel", "kind")
+	descPathMTU    = describe("tunnel_path_mtu_octets", "The longest IP datagram that is known to reach the peer.", "tunnel")
+	descPathHole   = describe("tunnel_path_limited", "1 while the path to the peer drops datagrams that the host would send.", "tunnel")
 	descSession    = describe("session_connected", "1 if the edge has a session with the controller.")
 	descPackets    = describe("child_packets_total", "Packets through the Child SAs of this name.", "tunnel", "child", "direction")
 	descBytes      = describe("child_bytes_total", "Octets of inner packets through the Child SAs of this name.", "tunnel", "child", "direction")
@@ -72,7 +74,7 @@ var (
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTunnels, descTunnelUp, descFailure, descSession, descPackets, descBytes, descDrops, descMissing,
+		descTunnels, descTunnelUp, descFailure, descPathMTU, descPathHole, descSession, descPackets, descBytes, descDrops, descMissing,
 		descReceived, descSent, descSendErrors, descIKEDrops, descUnknown, descHandshakes, descShed, descHalfOpen,
 		descStreams, descRefused, descTCPDrops, descPlane, descPlaneLost, descPanics,
 	} {
@@ -116,6 +118,10 @@ func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string
 		states[r.GetState()]++
 		if kind := r.GetLastError().GetKind(); kind != swanherdv1.TunnelErrorKind_TUNNEL_ERROR_KIND_UNSPECIFIED {
 			gauge(descFailure, 1, r.GetTunnel(), KindWord(kind))
+		}
+		if path := r.GetPathMtu(); path.GetOctets() != 0 {
+			gauge(descPathMTU, float64(path.GetOctets()), r.GetTunnel())
+			gauge(descPathHole, number(path.GetLimited()), r.GetTunnel())
 		}
 		gauge(descTunnelUp, number(r.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED), r.GetTunnel())
 	}

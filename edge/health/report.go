@@ -35,6 +35,9 @@ func report(s engine.TunnelStatus) *swanherdv1.TunnelReport {
 		LastError:       lastError(s),
 		NextAttemptTime: timestamp(s.NextAttempt),
 	}
+	if path := s.Path; path.Search != "" {
+		r.PathMtu = &swanherdv1.PathMtu{Octets: uint32(path.MTU), Limited: path.Limited, Search: path.Search}
+	}
 	if sa := currentIKE(s.IKE); sa != nil {
 		r.LocalEndpoint, r.RemoteEndpoint = endpoint(sa.Local), endpoint(sa.Remote)
 		if !sa.Established.IsZero() {

@@ -39,6 +39,7 @@ func (p *plant) tracker() *Tracker {
 
 func up(name string) engine.TunnelStatus {
 	return engine.TunnelStatus{Status: ike.Status{
+		Path: ike.PathStatus{MTU: 1400, Limited: true, Search: "complete"},
 		Name: name, State: ike.StateUp,
 		IKE: []ike.IKEStatus{{
 			State: "established", Initiator: true, LocalSPI: wire.SPI{1}, RemoteSPI: wire.SPI{2}, Established: time.Unix(1, 0),

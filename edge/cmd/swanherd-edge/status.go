@@ -94,7 +94,7 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "TUNNEL\tSTATE\tSINCE\tREMOTE\tIKE SUITE\tCHILD\tSPI IN/OUT\tIN\tOUT\tLAST ERROR")
+	fmt.Fprintln(w, "TUNNEL\tSTATE\tSINCE\tREMOTE\tPATH MTU\tIKE SUITE\tCHILD\tSPI IN/OUT\tIN\tOUT\tLAST ERROR")
 	for _, t := range tunnels {
 		printTunnel(w, t, now)
 	}
@@ -176,11 +176,11 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 		children = []*swanherdv1.ChildSa{nil}
 	}
 	for i, c := range children {
-		lead := "\t\t\t\t"
+		lead := "\t\t\t\t\t"
 		if i == 0 {
 			lead = strings.Join([]string{
 				name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
-				remote(t), dash(t.GetIkeSa().GetSuite()),
+				remote(t), pathMTU(t), dash(t.GetIkeSa().GetSuite()),
 			}, "\t")
 		}
 		child, spis, in, out := "-", "-", "-", "-"
@@ -203,6 +203,18 @@ func remote(t *swanherdv1.TunnelReport) string {
 		return "tcp " + t.GetRemoteEndpoint()
 	}
 	return dash(t.GetRemoteEndpoint())
+}
+
+// pathMTU is the longest datagram that is known to reach the peer.
+func pathMTU(t *swanherdv1.TunnelReport) string {
+	switch path := t.GetPathMtu(); {
+	case path.GetOctets() == 0:
+		return dash(path.GetSearch())
+	case path.GetLimited():
+		return fmt.Sprintf("%d (limited)", path.GetOctets())
+	default:
+		return fmt.Sprint(path.GetOctets())
+	}
 }
 
 func at(t *timestamppb.Timestamp) time.Time {

@@ -752,8 +752,10 @@ type TunnelReport struct {
 	// The remote outer address and port in use.
 	RemoteEndpoint string `protobuf:"bytes,8,opt,name=remote_endpoint,json=remoteEndpoint,proto3" json:"remote_endpoint,omitempty"`
 	LocalEndpoint  string `protobuf:"bytes,9,opt,name=local_endpoint,json=localEndpoint,proto3" json:"local_endpoint,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What probes have shown of the path to the peer (RFC 8899).
+	PathMtu       *PathMtu `protobuf:"bytes,10,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelReport) Reset() {
@@ -849,6 +851,78 @@ func (x *TunnelReport) GetLocalEndpoint() string {
 	return ""
 }
 
+func (x *TunnelReport) GetPathMtu() *PathMtu {
+	if x != nil {
+		return x.PathMtu
+	}
+	return nil
+}
+
+// PathMtu says how long the IP datagrams to a peer may be.
+type PathMtu struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The longest that is known to arrive, in octets with the IP header; 0: none is yet.
+	Octets uint32 `protobuf:"varint,1,opt,name=octets,proto3" json:"octets,omitempty"`
+	// True if the host would send longer ones: the path drops them without a word.
+	Limited bool `protobuf:"varint,2,opt,name=limited,proto3" json:"limited,omitempty"`
+	// `base`, `searching`, `complete` or `error` (RFC 8899, Section 5.2); `unsupported` if
+	// the peer does not take what the search needs, empty if there is none.
+	Search        string `protobuf:"bytes,3,opt,name=search,proto3" json:"search,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathMtu) Reset() {
+	*x = PathMtu{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathMtu) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathMtu) ProtoMessage() {}
+
+func (x *PathMtu) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathMtu.ProtoReflect.Descriptor instead.
+func (*PathMtu) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PathMtu) GetOctets() uint32 {
+	if x != nil {
+		return x.Octets
+	}
+	return 0
+}
+
+func (x *PathMtu) GetLimited() bool {
+	if x != nil {
+		return x.Limited
+	}
+	return false
+}
+
+func (x *PathMtu) GetSearch() string {
+	if x != nil {
+		return x.Search
+	}
+	return ""
+}
+
 // TunnelError says what went wrong last, where and when.
 type TunnelError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -883,7 +957,7 @@ type TunnelError struct {
 
 func (x *TunnelError) Reset() {
 	*x = TunnelError{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +969,7 @@ func (x *TunnelError) String() string {
 func (*TunnelError) ProtoMessage() {}
 
 func (x *TunnelError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +982,7 @@ func (x *TunnelError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelError.ProtoReflect.Descriptor instead.
 func (*TunnelError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TunnelError) GetCode() string {
@@ -1020,7 +1094,7 @@ type IkeSa struct {
 
 func (x *IkeSa) Reset() {
 	*x = IkeSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1106,7 @@ func (x *IkeSa) String() string {
 func (*IkeSa) ProtoMessage() {}
 
 func (x *IkeSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1119,7 @@ func (x *IkeSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IkeSa.ProtoReflect.Descriptor instead.
 func (*IkeSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IkeSa) GetInitiatorSpi() string {
@@ -1153,7 +1227,7 @@ type ChildSa struct {
 
 func (x *ChildSa) Reset() {
 	*x = ChildSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1239,7 @@ func (x *ChildSa) String() string {
 func (*ChildSa) ProtoMessage() {}
 
 func (x *ChildSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1252,7 @@ func (x *ChildSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSa.ProtoReflect.Descriptor instead.
 func (*ChildSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ChildSa) GetName() string {
@@ -1270,7 +1344,7 @@ type SaCounters struct {
 
 func (x *SaCounters) Reset() {
 	*x = SaCounters{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1356,7 @@ func (x *SaCounters) String() string {
 func (*SaCounters) ProtoMessage() {}
 
 func (x *SaCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1369,7 @@ func (x *SaCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaCounters.ProtoReflect.Descriptor instead.
 func (*SaCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SaCounters) GetPacketsIn() uint64 {
@@ -1382,7 +1456,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\vpad_to_path\x18\x02 \x01(\bH\x00R\tpadToPath\x12P\n" +
 	"\rfill_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\ffillIntervalB\t\n" +
-	"\apadding\"\xc0\x03\n" +
+	"\apadding\"\xf1\x03\n" +
 	"\fTunnelReport\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.swanherd.v1.TunnelStateR\x05state\x129\n" +
@@ -1394,7 +1468,13 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"last_error\x18\x06 \x01(\v2\x18.swanherd.v1.TunnelErrorR\tlastError\x12F\n" +
 	"\x11next_attempt_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0fnextAttemptTime\x12'\n" +
 	"\x0fremote_endpoint\x18\b \x01(\tR\x0eremoteEndpoint\x12%\n" +
-	"\x0elocal_endpoint\x18\t \x01(\tR\rlocalEndpoint\"\xdd\x02\n" +
+	"\x0elocal_endpoint\x18\t \x01(\tR\rlocalEndpoint\x12/\n" +
+	"\bpath_mtu\x18\n" +
+	" \x01(\v2\x14.swanherd.v1.PathMtuR\apathMtu\"S\n" +
+	"\aPathMtu\x12\x16\n" +
+	"\x06octets\x18\x01 \x01(\rR\x06octets\x12\x18\n" +
+	"\alimited\x18\x02 \x01(\bR\alimited\x12\x16\n" +
+	"\x06search\x18\x03 \x01(\tR\x06search\"\xdd\x02\n" +
 	"\vTunnelError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
@@ -1504,7 +1584,7 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),                  // 0: swanherd.v1.TunnelStatus
 	(TcpEncapsulation)(0),              // 1: swanherd.v1.TcpEncapsulation
@@ -1516,40 +1596,42 @@ var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(*OuterHeader)(nil),                // 7: swanherd.v1.OuterHeader
 	(*TrafficFlowConfidentiality)(nil), // 8: swanherd.v1.TrafficFlowConfidentiality
 	(*TunnelReport)(nil),               // 9: swanherd.v1.TunnelReport
-	(*TunnelError)(nil),                // 10: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                      // 11: swanherd.v1.IkeSa
-	(*ChildSa)(nil),                    // 12: swanherd.v1.ChildSa
-	(*SaCounters)(nil),                 // 13: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil),      // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
+	(*PathMtu)(nil),                    // 10: swanherd.v1.PathMtu
+	(*TunnelError)(nil),                // 11: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                      // 12: swanherd.v1.IkeSa
+	(*ChildSa)(nil),                    // 13: swanherd.v1.ChildSa
+	(*SaCounters)(nil),                 // 14: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil),      // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
 	6,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
 	6,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	14, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	15, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
 	9,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	14, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	15, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
 	2,  // 6: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
-	15, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
+	16, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
 	3,  // 8: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	14, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	11, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	12, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	10, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	14, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	14, // 14: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	4,  // 15: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	14, // 16: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	14, // 17: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	14, // 18: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	14, // 19: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	13, // 20: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	15, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	12, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	13, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	11, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	15, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	10, // 14: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
+	15, // 15: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	4,  // 16: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	15, // 17: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	15, // 18: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	15, // 19: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	15, // 20: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	14, // 21: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -1568,7 +1650,7 @@ func file_swanherd_v1_tunnel_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/tunnel.proto.
  */
 export const file_swanherd_v1_tunnel: GenFile = /*@__PURE__*/
-  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgi2gIKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIrgCCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCBIYChB0Y3BfZW5jYXBzdWxhdGVkGAwgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIqQBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQqrwEKDFR1bm5lbFN0YXR1cxIdChlUVU5ORUxfU1RBVFVTX1VOU1BFQ0lGSUVEEAASFAoQVFVOTkVMX1NUQVRVU19VUBABEhoKFlRVTk5FTF9TVEFUVVNfREVHUkFERUQQAhIWChJUVU5ORUxfU1RBVFVTX0RPV04QAxIdChlUVU5ORUxfU1RBVFVTX05FR09USUFUSU5HEAQSFwoTVFVOTkVMX1NUQVRVU19TVEFMRRAFKrABCgtUdW5uZWxTdGF0ZRIcChhUVU5ORUxfU1RBVEVfVU5TUEVDSUZJRUQQABIVChFUVU5ORUxfU1RBVEVfSURMRRABEhsKF1RVTk5FTF9TVEFURV9DT05ORUNUSU5HEAISHAoYVFVOTkVMX1NUQVRFX0VTVEFCTElTSEVEEAMSGAoUVFVOTkVMX1NUQVRFX1BBUlRJQUwQBBIXChNUVU5ORUxfU1RBVEVfRkFJTEVEEAUqnQMKD1R1bm5lbEVycm9yS2luZBIhCh1UVU5ORUxfRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1BST1BPU0FMUxABEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1NFTEVDVE9SUxACEiQKIFRVTk5FTF9FUlJPUl9LSU5EX0FVVEhFTlRJQ0FUSU9OEAMSHwobVFVOTkVMX0VSUk9SX0tJTkRfTk9fQU5TV0VSEAQSHAoYVFVOTkVMX0VSUk9SX0tJTkRfQ09PS0lFEAUSGgoWVFVOTkVMX0VSUk9SX0tJTkRfQlVTWRAGEh4KGlRVTk5FTF9FUlJPUl9LSU5EX1BST1RPQ09MEAcSIAocVFVOTkVMX0VSUk9SX0tJTkRfREFUQV9QTEFORRAIEh0KGVRVTk5FTF9FUlJPUl9LSU5EX0VYUElSRUQQCRIjCh9UVU5ORUxfRVJST1JfS0lORF9DT05GSUdVUkFUSU9OEAoSHgoaVFVOTkVMX0VSUk9SX0tJTkRfSU5URVJOQUwQC0I7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgiggMKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dSI6CgdQYXRoTXR1Eg4KBm9jdGV0cxgBIAEoDRIPCgdsaW1pdGVkGAIgASgIEg4KBnNlYXJjaBgDIAEoCSKCAgoLVHVubmVsRXJyb3ISDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEg4KBnJlbW90ZRgDIAEoCBIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgRraW5kGAUgASgOMhwuc3dhbmhlcmQudjEuVHVubmVsRXJyb3JLaW5kEhAKCGV4Y2hhbmdlGAYgASgJEg8KB3BheWxvYWQYByABKAkSDgoGbm90aWZ5GAggASgJEg0KBWNoaWxkGAkgASgJEgwKBG91cnMYCiADKAkSDgoGdGhlaXJzGAsgAygJEg4KBnJlbWVkeRgMIAEoCSK4AgoFSWtlU2ESFQoNaW5pdGlhdG9yX3NwaRgBIAEoCRIVCg1yZXNwb25kZXJfc3BpGAIgASgJEhEKCWluaXRpYXRvchgDIAEoCBINCgVzdWl0ZRgEIAEoCRI0ChBlc3RhYmxpc2hlZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpyZWtleV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghsb2NhbF9pZBgHIAEoCRIRCglyZW1vdGVfaWQYCCABKAkSEwoLcmVtb3RlX2F1dGgYCSABKAkSEQoJbmF0X2xvY2FsGAogASgIEhIKCm5hdF9yZW1vdGUYCyABKAgSGAoQdGNwX2VuY2Fwc3VsYXRlZBgMIAEoCCKLAgoHQ2hpbGRTYRIMCgRuYW1lGAEgASgJEg4KBnNwaV9pbhgCIAEoCRIPCgdzcGlfb3V0GAMgASgJEg0KBXN1aXRlGAQgASgJEgwKBG1vZGUYBSABKAkSEAoIbG9jYWxfdHMYBiADKAkSEQoJcmVtb3RlX3RzGAcgAygJEjQKEGVzdGFibGlzaGVkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCGNvdW50ZXJzGAogASgLMhcuc3dhbmhlcmQudjEuU2FDb3VudGVycyKkAQoKU2FDb3VudGVycxISCgpwYWNrZXRzX2luGAEgASgEEhEKCW9jdGV0c19pbhgCIAEoBBITCgtwYWNrZXRzX291dBgDIAEoBBISCgpvY3RldHNfb3V0GAQgASgEEhQKDHJlcGxheV9kcm9wcxgFIAEoBBIaChJpbnRlZ3JpdHlfZmFpbHVyZXMYBiABKAQSFAoMcG9saWN5X2Ryb3BzGAcgASgEKq8BCgxUdW5uZWxTdGF0dXMSHQoZVFVOTkVMX1NUQVRVU19VTlNQRUNJRklFRBAAEhQKEFRVTk5FTF9TVEFUVVNfVVAQARIaChZUVU5ORUxfU1RBVFVTX0RFR1JBREVEEAISFgoSVFVOTkVMX1NUQVRVU19ET1dOEAMSHQoZVFVOTkVMX1NUQVRVU19ORUdPVElBVElORxAEEhcKE1RVTk5FTF9TVEFUVVNfU1RBTEUQBSqwAQoLVHVubmVsU3RhdGUSHAoYVFVOTkVMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFQoRVFVOTkVMX1NUQVRFX0lETEUQARIbChdUVU5ORUxfU1RBVEVfQ09OTkVDVElORxACEhwKGFRVTk5FTF9TVEFURV9FU1RBQkxJU0hFRBADEhgKFFRVTk5FTF9TVEFURV9QQVJUSUFMEAQSFwoTVFVOTkVMX1NUQVRFX0ZBSUxFRBAFKp0DCg9UdW5uZWxFcnJvcktpbmQSIQodVFVOTkVMX0VSUk9SX0tJTkRfVU5TUEVDSUZJRUQQABIfChtUVU5ORUxfRVJST1JfS0lORF9QUk9QT1NBTFMQARIfChtUVU5ORUxfRVJST1JfS0lORF9TRUxFQ1RPUlMQAhIkCiBUVU5ORUxfRVJST1JfS0lORF9BVVRIRU5USUNBVElPThADEh8KG1RVTk5FTF9FUlJPUl9LSU5EX05PX0FOU1dFUhAEEhwKGFRVTk5FTF9FUlJPUl9LSU5EX0NPT0tJRRAFEhoKFlRVTk5FTF9FUlJPUl9LSU5EX0JVU1kQBhIeChpUVU5ORUxfRVJST1JfS0lORF9QUk9UT0NPTBAHEiAKHFRVTk5FTF9FUlJPUl9LSU5EX0RBVEFfUExBTkUQCBIdChlUVU5ORUxfRVJST1JfS0lORF9FWFBJUkVEEAkSIwofVFVOTkVMX0VSUk9SX0tJTkRfQ09ORklHVVJBVElPThAKEh4KGlRVTk5FTF9FUlJPUl9LSU5EX0lOVEVSTkFMEAtCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -208,6 +208,13 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
    * @generated from field: string local_endpoint = 9;
    */
   localEndpoint: string;
+
+  /**
+   * What probes have shown of the path to the peer (RFC 8899).
+   *
+   * @generated from field: swanherd.v1.PathMtu path_mtu = 10;
+   */
+  pathMtu?: PathMtu | undefined;
 };
 
 /**
@@ -216,6 +223,42 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
  */
 export const TunnelReportSchema: GenMessage<TunnelReport> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_tunnel, 2);
+
+/**
+ * PathMtu says how long the IP datagrams to a peer may be.
+ *
+ * @generated from message swanherd.v1.PathMtu
+ */
+export type PathMtu = Message<"swanherd.v1.PathMtu"> & {
+  /**
+   * The longest that is known to arrive, in octets with the IP header; 0: none is yet.
+   *
+   * @generated from field: uint32 octets = 1;
+   */
+  octets: number;
+
+  /**
+   * True if the host would send longer ones: the path drops them without a word.
+   *
+   * @generated from field: bool limited = 2;
+   */
+  limited: boolean;
+
+  /**
+   * `base`, `searching`, `complete` or `error` (RFC 8899, Section 5.2); `unsupported` if
+   * the peer does not take what the search needs, empty if there is none.
+   *
+   * @generated from field: string search = 3;
+   */
+  search: string;
+};
+
+/**
+ * Describes the message swanherd.v1.PathMtu.
+ * Use `create(PathMtuSchema)` to create a new message.
+ */
+export const PathMtuSchema: GenMessage<PathMtu> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_tunnel, 3);
 
 /**
  * TunnelError says what went wrong last, where and when.
@@ -311,7 +354,7 @@ export type TunnelError = Message<"swanherd.v1.TunnelError"> & {
  * Use `create(TunnelErrorSchema)` to create a new message.
  */
 export const TunnelErrorSchema: GenMessage<TunnelError> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 3);
+  messageDesc(file_swanherd_v1_tunnel, 4);
 
 /**
  * IkeSa is an established IKE SA (RFC 7296).
@@ -393,7 +436,7 @@ export type IkeSa = Message<"swanherd.v1.IkeSa"> & {
  * Use `create(IkeSaSchema)` to create a new message.
  */
 export const IkeSaSchema: GenMessage<IkeSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 4);
+  messageDesc(file_swanherd_v1_tunnel, 5);
 
 /**
  * ChildSa is an established pair of ESP SAs.
@@ -461,7 +504,7 @@ export type ChildSa = Message<"swanherd.v1.ChildSa"> & {
  * Use `create(ChildSaSchema)` to create a new message.
  */
 export const ChildSaSchema: GenMessage<ChildSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 5);
+  messageDesc(file_swanherd_v1_tunnel, 6);
 
 /**
  * SaCounters counts since the SA pair was installed.
@@ -516,7 +559,7 @@ export type SaCounters = Message<"swanherd.v1.SaCounters"> & {
  * Use `create(SaCountersSchema)` to create a new message.
  */
 export const SaCountersSchema: GenMessage<SaCounters> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 6);
+  messageDesc(file_swanherd_v1_tunnel, 7);
 
 /**
  * TunnelStatus is computed once, on the controller, and shown everywhere.
