@@ -53,6 +53,15 @@ func TestSimulator(t *testing.T) { runSeeds(t, "TestSimulator", *simCount, badNe
 // when one of them cannot, and no packet that the other does not accept.
 func TestNoLoss(t *testing.T) { runSeeds(t, "TestNoLoss", *simCount/6, goodNetwork) }
 
+// TestNarrowPath is TestSimulator where what passes changes in each direction, and both
+// ends find that out. The addresses stay.
+func TestNarrowPath(t *testing.T) { runSeeds(t, "TestNarrowPath", *simCount/4, narrowNetwork) }
+
+func narrowNetwork(s *simulator) {
+	s.narrows = true
+	badNetwork(s)
+}
+
 func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)) {
 	if *simSeed != 0 {
 		s := simulate(*simSeed, scenario, nil)
@@ -78,7 +87,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 func simulate(seed uint64, scenario func(*simulator), mutate func(*node)) *simulator {
 	s := &simulator{
 		story: &story{mute: true, mutate: mutate}, trial: &trial{}, rng: rand.New(rand.NewPCG(seed, 1)),
-		narrows: seed%2 == 0, arrivals: map[int][]time.Time{}, results: map[int]time.Time{}, ordered: map[*node]time.Time{},
+		arrivals: map[int][]time.Time{}, results: map[int]time.Time{}, ordered: map[*node]time.Time{},
 	}
 	s.t = s.trial
 	s.trial.run(func() { scenario(s) })
@@ -144,6 +153,9 @@ func (s *simulator) mend(calm string) {
 			s.do("connect %s", n.name)
 		}
 		s.do("fail %s n=0", n.name)
+		if s.narrows && s.w.mtu[n] > 0 && s.w.mtu[n] < DefaultDatagram {
+			s.do("mtu %d %s", DefaultDatagram, n.name) // IKE's own messages arrive
+		}
 	}
 	s.do("unblock")
 	s.do("tell a")
@@ -210,7 +222,7 @@ func (s *simulator) badConfig() []string {
 	if r.IntN(4) == 0 {
 		line = append(line, "own=ed25519", "accept=cert")
 	}
-	if s.roams = r.IntN(2) == 0; s.roams {
+	if s.roams = r.IntN(2) == 0 && !s.narrows; s.roams {
 		line = append(line, "a.remotes=198.51.100.2", "b.remotes=(192.0.2.2,192.0.2.3)", "patience=30s")
 		for _, end := range []string{"a.mobike=yes", "b.mobike=yes", "trust=yes"} {
 			if r.IntN(4) > 0 == (end != "trust=yes") {

@@ -149,7 +149,6 @@ func TestFirewall(t *testing.T) { runSeeds(t, "TestFirewall", *simCount/3, firew
 
 // firewall is badNetwork with TCP.
 func firewall(s *simulator) {
-	s.narrows = false // the way back to UDP may be too narrow for IKE_AUTH, and is tried again and again
 	line := append(s.badConfig(), "tcp=fallback")
 	if s.rng.IntN(4) == 0 {
 		line = append(line, "a.tcp=only")
