@@ -84,7 +84,9 @@ func (x *pair) dig(hosts ...*lab.Namespace) {
 }
 
 // awaitPath waits until an agent says what it has found out.
-func (x *pair) awaitPath(agent *lab.Program) { x.awaitLog(agent.Output, fmt.Sprintf("path_mtu=%d", hole)) }
+func (x *pair) awaitPath(agent *lab.Program) {
+	x.awaitLog(agent.Output, fmt.Sprintf("path_mtu=%d", hole))
+}
 
 func (x *pair) awaitLog(log func() string, text string) {
 	x.t.Helper()
