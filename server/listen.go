@@ -224,6 +224,12 @@ func (o *operatorServer) shutdown(ctx context.Context) {
 	o.grpc.Stop()
 }
 
+// What a connection of an edge may take, in octets.
+const (
+	edgeWriteBuffer = 4 << 10
+	edgeWindow      = 64 << 10 // the least that there is
+)
+
 // makeEdge makes the server of the edges. It asks for client certificates and
 // proves those that come in each handshake; methods that need one refuse calls
 // without.
@@ -248,6 +254,13 @@ func (s *Server) makeEdge() error {
 		grpc.MaxRecvMsgSize(maxEdgeMessage),
 		grpc.MaxConcurrentStreams(maxEdgeStreams),
 		grpc.ConnectionTimeout(20*time.Second),
+		// An edge is quiet nearly always, and there are many: no buffer is kept for
+		// each, nor a window that grows.
+		grpc.ReadBufferSize(0),
+		grpc.WriteBufferSize(edgeWriteBuffer),
+		grpc.SharedWriteBuffer(true),
+		grpc.StaticStreamWindowSize(edgeWindow),
+		grpc.StaticConnWindowSize(edgeWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)...)

@@ -104,20 +104,38 @@ func (c *controller) kill() {
 	c.process = nil
 }
 
-// resident is the memory of the process in octets, after a garbage collection.
-func (c *controller) resident(ctx context.Context) (float64, error) {
+// memory is what the process takes, in octets.
+type memory struct {
+	resident float64 // as the kernel sees it
+	inUse    float64 // the spans of the heap, and stacks, that hold something
+}
+
+// memory looks after a garbage collection.
+func (c *controller) memory(ctx context.Context) (m memory, err error) {
 	resp, err := http.Get("http://" + c.metricsListen + "/debug/pprof/heap?gc=1")
 	if err != nil {
-		return 0, err
+		return m, err
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	resp.Body.Close()
 	if err != nil {
-		return 0, err
+		return m, err
+	}
+	for _, name := range []string{"go_memstats_heap_inuse_bytes", "go_memstats_stack_inuse_bytes"} {
+		octets, err := c.metric(name)
+		if err != nil {
+			return m, err
+		}
+		m.inUse += octets
 	}
 	if err := pause(ctx, 2*time.Second); err != nil { // what is free goes back by and by
-		return 0, err
+		return m, err
 	}
+	m.resident, err = c.resident()
+	return m, err
+}
+
+func (c *controller) resident() (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.process.Process.Pid))
 	if err != nil {
 		return 0, err

@@ -205,7 +205,7 @@ func (l *load) enrolSome(ctx context.Context, next <-chan int) error {
 }
 
 func (l *load) connect(ctx context.Context) error {
-	before, err := l.controller.resident(ctx)
+	before, err := l.controller.memory(ctx)
 	if err != nil {
 		return err
 	}
@@ -219,12 +219,14 @@ func (l *load) connect(ctx context.Context) error {
 		return err
 	}
 	l.results.took("from no session to all in sync", time.Since(began), "")
-	after, err := l.controller.resident(ctx)
+	after, err := l.controller.memory(ctx)
 	if err != nil {
 		return err
 	}
-	l.results.add("memory of the controller", after/(1<<20), "MiB", "")
-	l.results.add("memory for each session", (after-before)/float64(len(l.edges))/1024, "KiB", "64")
+	each := func(octets float64) float64 { return octets / float64(len(l.edges)) / 1024 }
+	l.results.add("memory of the controller", after.resident/(1<<20), "MiB", "")
+	l.results.add("memory for each session", each(after.resident-before.resident), "KiB", "64")
+	l.results.add("of it in use: heap and stacks", each(after.inUse-before.inUse), "KiB", "")
 	return nil
 }
 
