@@ -249,14 +249,18 @@ func (c *contender) iperf(from, to *lab.Namespace, flow lab.UDPFlow, number int,
 // and to a host costs more than some tunnels do.
 func (c *contender) datagrams(load lab.UDPLoad, duration time.Duration) lab.UDPResult {
 	c.t.Helper()
-	load.From, load.To, load.Flows = c.ours, c.theirs, c.flows
-	ctx, cancel := context.WithTimeout(c.ctx, duration)
-	defer cancel()
-	result, err := load.Run(ctx)
+	result, err := c.tryDatagrams(load, duration)
 	if err != nil {
 		c.t.Fatalf("%s: %v", c.name, err)
 	}
 	return result
+}
+
+func (c *contender) tryDatagrams(load lab.UDPLoad, duration time.Duration) (lab.UDPResult, error) {
+	load.From, load.To, load.Flows = c.ours, c.theirs, c.flows
+	ctx, cancel := context.WithTimeout(c.ctx, duration)
+	defer cancel()
+	return load.Run(ctx)
 }
 
 // udpHeaders are those of IPv4 and UDP.

@@ -131,14 +131,15 @@ func (c *contender) awaitFlows() {
 	ctx, cancel := context.WithTimeout(c.ctx, 2*time.Minute)
 	defer cancel()
 	var last lab.UDPResult
+	var err error // the way of a tunnel that is not up is unreachable
 	for ctx.Err() == nil {
 		const rate = 20000
-		last = c.datagrams(lab.UDPLoad{Size: 64, Rate: rate}, time.Duration(2*len(c.flows)+100)*time.Second/rate)
-		if last.Received == last.Sent {
+		last, err = c.tryDatagrams(lab.UDPLoad{Size: 64, Rate: rate}, time.Duration(2*len(c.flows)+100)*time.Second/rate)
+		if err == nil && last.Received == last.Sent {
 			return
 		}
 	}
-	c.t.Fatalf("%s: not all of %d tunnels come up: %+v\n%s", c.name, len(c.flows), last, c.running[0].Output())
+	c.t.Fatalf("%s: not all of %d tunnels come up: %+v, %v\n%s", c.name, len(c.flows), last, err, c.running[0].Output())
 }
 
 // withoutChecksums has what the gateways send each other arrive as the kernel's ESP
