@@ -39,10 +39,10 @@
 //
 // What newer kernels can do is found when the plane begins, by an SA that is made with
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
-// has a direction, and the kernel refuses it the other way. Since 6.13 an outbound SA can
-// be one CPU's alone (RFC 9611): a child then has one for each CPU that was online when
-// the plane began, and one for all, which carries everything while a CPU has none of its
-// own. The CPU is that on which a packet comes to the interface.
+// has a direction, and the kernel refuses it the other way. Since 6.13, and with updates of
+// 6.12, an outbound SA can be one CPU's alone (RFC 9611): a child then has one for each CPU
+// that was online when the plane began, and one for all, which carries everything while a
+// CPU has none of its own. The CPU is that on which a packet comes to the interface.
 //
 // # Netlink
 //
