@@ -22,8 +22,9 @@ import (
 // strongSwan with its mediation extension, that is tried first, with a request that is
 // cut although it is short: where only its whole repetition is answered there is no search.
 //
-// Probes go when nothing else is to, and but for those after an IKE SA was made only while
-// packets go to the peer. See search.go for what is tried.
+// Probes go when nothing else is to, and do not keep the window from what comes up then:
+// they are repeated at once, and say nothing. But for those after an IKE SA was made they
+// go only while packets go to the peer. See search.go for what is tried.
 
 // pathMTU is the search on the path of the Child SAs in use.
 type pathMTU struct {
@@ -198,11 +199,11 @@ func (f *fragmentTask) start() {
 func (f *fragmentTask) abandon() {}
 
 func (f *fragmentTask) answered(*message) {
-	trial := &f.sa.t.pathMTU.trial
-	if trial.takes = f.sa.answered.silent == 0; !trial.takes {
+	trial, o := &f.sa.t.pathMTU.trial, f.sa.answered
+	f.sa.finish()
+	if trial.takes = o.silent == 0; !trial.takes && !o.hurried {
 		trial.vain++
 	}
-	f.sa.finish()
 }
 
 // mendTrial has a trial repeated as a whole too.
@@ -221,6 +222,25 @@ func (sa *ikeSA) askPadded(padding, size int, handle func(*message)) *outstandin
 	}
 	o.at = sa.m.now.Add(sa.vary(max(o.pace.Base, probeTimer)))
 	return o
+}
+
+// hurry ends a probe or trial that is out, because something else is to be done.
+func (t *Tunnel) hurry(sa *ikeSA) {
+	o := sa.window.outstanding
+	if o == nil || !o.probe && !o.trial || o.silent > 0 || !t.hasOtherTask(sa) {
+		return
+	}
+	o.hurried, o.at = true, t.now
+	sa.retransmit()
+}
+
+// hasOtherTask reports whether sa has something to do that cannot wait.
+func (t *Tunnel) hasOtherTask(sa *ikeSA) bool {
+	if sa.wantDelete || t.pathTask(sa) != nil || len(t.doomedChildren(sa)) > 0 || len(sa.orphans) > 0 {
+		return true
+	}
+	return sa == t.primary() && (sa.wantRekey || t.missingChild(sa) != nil ||
+		slices.ContainsFunc(t.children, func(c *childSA) bool { return c.ike == sa && c.wantRekey && c.live() }))
 }
 
 // pathProbeTask sends a probe.
@@ -261,6 +281,7 @@ func (p *pathProbeTask) answered(*message) {
 	}
 	next := search.try
 	switch {
+	case o.hurried:
 	case o.silent > 0:
 		next = search.failed(o.refused, t.now, t.timing.PathMTU)
 	case o.only(p.path):

@@ -28,6 +28,7 @@ type task interface {
 // startTask begins the next task of sa, if it has one and is free.
 func (t *Tunnel) startTask(sa *ikeSA) bool {
 	if sa.busy > 0 || sa.active != nil || sa.window.outstanding != nil || len(sa.inbox) > 0 {
+		t.hurry(sa)
 		return false
 	}
 	next := t.nextTask(sa)

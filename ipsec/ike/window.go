@@ -79,8 +79,8 @@ type outstanding struct {
 
 	// probe says that the arrival of the first datagram shows that its length passes;
 	// refused, that this host has not sent it; trial, that it is to be repeated as a
-	// whole. See pathmtu.go.
-	probe, refused, trial bool
+	// whole; hurried, that it had no time to be answered. See pathmtu.go.
+	probe, refused, trial, hurried bool
 
 	repetition
 }
