@@ -135,15 +135,25 @@ var measures = []measurement{
 }
 
 // datagrams measures how many IP packets of size octets can be sent without loss, and
-// how long they are under way at half that rate.
+// at half that rate how long they are under way and what processor time of both daemons
+// each takes.
 func datagrams(size int) measurement {
 	name := fmt.Sprintf("UDP %d B", size)
-	rate, middle, high := name+", kpps", name+" p50, ms", name+" p99, ms"
-	return measurement{name, []string{rate, middle, high}, func(c *contender) map[string]float64 {
+	rate, middle, high, processor := name+", kpps", name+" p50, ms", name+" p99, ms", name+" CPU, us"
+	return measurement{name, []string{rate, middle, high, processor}, func(c *contender) map[string]float64 {
 		most := c.lossless(size)
+		if most == 0 {
+			return map[string]float64{rate: 0}
+		}
+		before := c.processorTime()
 		half := c.datagrams(lab.UDPLoad{Size: size - udpHeaders, Rate: most / 2}, time.Second)
+		used := c.processorTime() - before
 		ms := func(quantile float64) float64 { return half.Latency.Quantile(quantile).Seconds() * 1e3 }
-		return map[string]float64{rate: most / 1e3, middle: ms(0.5), high: ms(0.99)}
+		figures := map[string]float64{rate: most / 1e3, middle: ms(0.5), high: ms(0.99)}
+		if len(c.running) > 0 && half.Received > 0 {
+			figures[processor] = used.Seconds() * 1e6 / float64(half.Received)
+		}
+		return figures
 	}}
 }
 
