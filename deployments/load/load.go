@@ -70,6 +70,8 @@ func (l *load) step(format string, args ...any) {
 func (l *load) measure(ctx context.Context) (err error) {
 	l.results = results{Edges: l.options.edges, Hubs: l.hubs, Tunnels: l.hubs*(l.options.edges-l.hubs) + l.hubs*(l.hubs-1)/2, CPUs: runtime.NumCPU()}
 	l.quiet = slog.New(slog.DiscardHandler)
+	// The controller goes when we go, by a signal that is tied to this thread.
+	runtime.LockOSThread()
 	if l.controller, err = newController(ctx, l.dir); err != nil {
 		return err
 	}

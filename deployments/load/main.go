@@ -66,6 +66,7 @@ func run(ctx context.Context, o options) error {
 		if l.controller != nil {
 			fmt.Fprintf(os.Stderr, "the controller's last words:\n%s", l.controller.lastWords())
 		}
+		_ = l.results.print(os.Stderr) // as far as it came
 		return err
 	}
 	if o.json {
