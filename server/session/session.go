@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -520,7 +521,7 @@ func streamEnd(err error) error {
 	if err == io.EOF {
 		return status.Error(codes.OK, "the edge closed the session")
 	}
-	if st := status.Convert(err); st.Code() == codes.Canceled {
+	if status.Code(err) == codes.Canceled || errors.Is(err, context.Canceled) {
 		return status.Error(codes.Canceled, "the connection ended")
 	}
 	return err
