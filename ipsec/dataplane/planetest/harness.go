@@ -3,6 +3,7 @@ package planetest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -236,6 +237,13 @@ func (h *harness) eventually(s Side, sa dataplane.SA, what string, ok func(datap
 	}) {
 		h.Fatalf("%s: counters stay %+v", what, c)
 	}
+}
+
+// sent waits until an outbound SA counts so many packets: one may be with the peer
+// before it is counted.
+func (h *harness) sent(s Side, sa dataplane.SA, packets uint64) {
+	h.Helper()
+	h.eventually(s, sa, fmt.Sprintf("%d packets sent", packets), func(c dataplane.Counters) bool { return c.Packets == packets })
 }
 
 // wait waits for a condition.
