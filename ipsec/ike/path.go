@@ -301,7 +301,7 @@ func (c *checkTask) answered(m *message) {
 		return
 	}
 	switch {
-	case sa.answered.only(c.to):
+	case sa.answered.onlyTo(c.to.remote):
 		sa.move(c.to)
 		sa.settle()
 	case c.to == sa.route && m.route != c.to:
@@ -340,6 +340,11 @@ func (o *outstanding) went(p route) {
 // only reports whether the request was sent over p and nowhere else: only then
 // does its answer say that the peer is there (RFC 4555, Section 3.7).
 func (o *outstanding) only(p route) bool { return o != nil && len(o.ways) == 1 && o.ways[0] == p }
+
+// onlyTo is the same of one address of the peer, from whichever address of this end.
+func (o *outstanding) onlyTo(remote netip.AddrPort) bool {
+	return o != nil && !slices.ContainsFunc(o.ways, func(p route) bool { return p.remote != remote })
+}
 
 // hasOtherSource reports whether the request went from another address too.
 func (o *outstanding) hasOtherSource(a netip.Addr) bool {
