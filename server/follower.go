@@ -45,6 +45,15 @@ func newFollower(s *Server) *follower {
 	}
 }
 
+// After each step there is a pause of pauseFactor times what it took: what changes
+// meanwhile is one step, so that a fleet that comes all at once is planned in few, and
+// planning leaves most of the processors to the sessions. A change that comes alone
+// waits for nothing.
+const (
+	pauseFactor = 2
+	mostPause   = time.Second
+)
+
 // run follows until ctx ends. The caller has called step once.
 func (f *follower) run(ctx context.Context) {
 	sub := f.store.Subscribe()
@@ -54,7 +63,13 @@ func (f *follower) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sub.Changed():
-			f.step()
+		}
+		began := time.Now()
+		f.step()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(min(pauseFactor*time.Since(began), mostPause)):
 		}
 	}
 }
