@@ -106,7 +106,7 @@ func (t *tally) goTests(ctx context.Context, flags ...string) error {
 // everything was set up, a skipped test is a test that did not run. One whose kernel is not
 // to be had is only told.
 func (t *tally) goTest(ctx context.Context, args ...string) error {
-	cmd := prepare(ctx, "", append([]string{"go", "test", "-json", "-count=1", "-timeout", "20m"}, args...)...)
+	cmd := prepare(ctx, "", append([]string{"go", "test", "-json", "-count=1", "-timeout", "30m"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
