@@ -19,6 +19,12 @@ import (
 // so that it is taken back also by a crash or a loss of power; a note beside that intent
 // tells the next agent what was tried.
 
+// trial is the update that runs until it is confirmed or its time is over.
+type trial struct {
+	within   time.Duration
+	deadline *time.Timer
+}
+
 // Apply implements session.Intent.
 func (r *runner) Apply(_ context.Context, i *state.Intent, confirmWithin time.Duration) error {
 	r.bring.Lock()
@@ -85,31 +91,31 @@ func (r *runner) Changed() <-chan struct{} { return r.changed }
 func (r *runner) beginTrial(i *state.Intent, within time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var deadline *time.Timer
-	deadline = time.AfterFunc(within, func() { r.revert(&deadline, within) })
-	r.running, r.trial = i, deadline
+	t := &trial{within: within}
+	t.deadline = time.AfterFunc(within, func() { r.revert(t) })
+	r.running, r.trial = i, t
 }
 
 func (r *runner) endTrial() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.trial != nil {
-		r.trial.Stop()
+		r.trial.deadline.Stop()
 		r.trial = nil
 	}
 }
 
-// revert brings back the confirmed intent, unless the trial with that deadline is over.
-func (r *runner) revert(deadline **time.Timer, within time.Duration) {
+// revert brings back the confirmed intent, unless the trial is over.
+func (r *runner) revert(t *trial) {
 	r.bring.Lock()
 	defer r.bring.Unlock()
 	r.mu.Lock()
-	current, confirmed := r.trial == *deadline, r.confirmed
+	current, confirmed := r.trial == t, r.confirmed
 	r.mu.Unlock()
 	if !current {
 		return
 	}
-	r.logger.Warn("the controller did not confirm the update: it may have cut this edge off, and is taken back", "after", within)
+	r.logger.Warn("the controller did not confirm the update: it may have cut this edge off, and is taken back", "after", t.within)
 	intent := &swanherdv1.EdgeIntent{} // before the first one
 	if confirmed != nil {
 		intent = confirmed.EdgeIntent()

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"buf.build/go/protovalidate"
 	"buf.build/go/protoyaml"
@@ -101,7 +100,7 @@ type runner struct {
 	mu        sync.Mutex
 	running   *state.Intent
 	confirmed *state.Intent        // what is stored: running, or the one before while trial
-	trial     *time.Timer          // until running is taken back; nil: it is confirmed
+	trial     *trial               // of running; nil: it is confirmed
 	tried     *swanherdv1.Reverted // what was tried last and is not kept
 }
 

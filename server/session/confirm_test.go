@@ -49,6 +49,15 @@ func (e *edge) silent(w *world, d time.Duration) {
 	}
 }
 
+// pinging keeps the session for a while.
+func (e *edge) pinging(d time.Duration) {
+	e.t.Helper()
+	for ; d > 0; d -= 10 * time.Second {
+		e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{Ping: &swanherdv1.Ping{}}})
+		time.Sleep(10 * time.Second)
+	}
+}
+
 // An update goes through every state, and the edge is told to keep it once it has said
 // in the session that it runs it.
 func TestDeliveryStates(t *testing.T) {
@@ -99,17 +108,21 @@ func TestConfirmAfterReconnect(t *testing.T) {
 	})
 }
 
-// What an edge took back it does not get again until it was changed, however it tells;
-// the one that took it back for a restart gets it again, three times at most.
+// What an edge took back it does not get again until it was changed, however it tells, or
+// after a while: soon if its agent ended, later if it lost the controller, and three times
+// at most.
 func TestTakenBack(t *testing.T) {
 	for name, tt := range map[string]struct {
 		reason   swanherdv1.Reverted_Reason
 		attempts uint32
-		again    bool
+		again    bool // soon
+		later    bool
 	}{
-		"not confirmed":            {swanherdv1.Reverted_REASON_NOT_CONFIRMED, 1, false},
-		"restarted":                {swanherdv1.Reverted_REASON_RESTARTED, 1, true},
-		"restarted, third attempt": {swanherdv1.Reverted_REASON_RESTARTED, 3, false},
+		"not confirmed":                {swanherdv1.Reverted_REASON_NOT_CONFIRMED, 1, false, false},
+		"not confirmed, tried again":   {swanherdv1.Reverted_REASON_NOT_CONFIRMED, 1, false, true},
+		"not confirmed, third attempt": {swanherdv1.Reverted_REASON_NOT_CONFIRMED, 3, false, false},
+		"restarted":                    {swanherdv1.Reverted_REASON_RESTARTED, 1, true, false},
+		"restarted, third attempt":     {swanherdv1.Reverted_REASON_RESTARTED, 3, false, false},
 	} {
 		for _, inHello := range []bool{false, true} {
 			t.Run(name, func(t *testing.T) {
@@ -141,6 +154,11 @@ func TestTakenBack(t *testing.T) {
 						return
 					}
 					e.silent(w, 40*time.Second)
+					if tt.later {
+						e.pinging(10 * time.Minute)
+						w.is("tried again", swanherdv1.IntentState_INTENT_STATE_SENT)
+						return
+					}
 					w.board.Post(berlin, intent(3, "oslo/mended"))
 					w.is("mended", swanherdv1.IntentState_INTENT_STATE_SENT)
 				})

@@ -9,7 +9,8 @@
 // says so itself. There is no queue per edge that could overflow: a slow edge
 // loses intermediate intents, never the last one, and slows nobody else. An update
 // is on trial until the edge has said in a session that it runs it, and was told to
-// keep it; what an edge took back it gets again only when it is another one.
+// keep it; what an edge took back it gets again when it is another one, and a few
+// times later on.
 //
 // It never plans (see Board: the planner's results are put there), never
 // decides a tunnel's status (package fleet does) and stores nothing.

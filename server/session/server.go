@@ -32,7 +32,10 @@ const (
 	farewellTimeout = time.Second
 	// applyRetry is when an update is sent again that an edge could not apply.
 	applyRetry = 30 * time.Second
-	// maxAttempts is how often an edge gets an update with which its agent ended.
+	// lostRetry is when an update is sent again that an edge took back because it did
+	// not hear from the controller, which may have been gone for another reason.
+	lostRetry = 10 * time.Minute
+	// maxAttempts is how often an edge gets an update that it took back.
 	maxAttempts = 3
 	// leastReturnRate is how many sessions per second may come back after a
 	// drain: retries are spread over sessions/leastReturnRate seconds.

@@ -444,16 +444,20 @@ func (s *session) reverted(r *swanherdv1.Reverted) {
 	s.tookBack(r)
 }
 
-// tookBack keeps the edge from getting at once what it took back, nil for nothing. An
-// agent that was restarted may have been so for another reason, and gets it again, but
-// not for ever.
+// tookBack keeps the edge from getting at once what it took back, nil for nothing. That it
+// lost the controller, or that its agent ended, may have had another reason, so it gets
+// it again, but not for ever.
 func (s *session) tookBack(r *swanherdv1.Reverted) {
 	if r == nil {
 		return
 	}
 	s.refused = &refusal{digest: r.GetSetDigest(), state: swanherdv1.IntentState_INTENT_STATE_REVERTED, words: revertedWords[r.GetReason()]}
-	if r.GetReason() == swanherdv1.Reverted_REASON_RESTARTED && r.GetAttempts() < maxAttempts {
+	switch {
+	case r.GetAttempts() >= maxAttempts:
+	case r.GetReason() == swanherdv1.Reverted_REASON_RESTARTED:
 		s.retry.Reset(applyRetry)
+	default:
+		s.retry.Reset(lostRetry)
 	}
 }
 

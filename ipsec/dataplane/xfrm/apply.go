@@ -30,7 +30,7 @@ type association struct {
 	dataplane.SA
 	request  uint32
 	cpu      uint32             // that uses it, anyCPU if all do
-	added    uint64             // when, as the kernel is told, in seconds since 1970; 0 for now
+	added    uint64             // when, as the kernel is told, in seconds since 1970; 0: the time of the call
 	age      uint64             // that it has therefore when it is new, in seconds
 	mark     uint32             // of what it sends
 	counters dataplane.Counters // of the states before this one, but for packets and octets, which go on
