@@ -26,9 +26,7 @@ const hole = 1400
 // as soon as it was; UDP datagrams of any size pass then.
 func TestEdgesThroughBlackHole(t *testing.T) {
 	lab.Require(t, "ip", "nft")
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours")}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk")
 	p.dig(p.ours, p.theirs)
 	p.start(0)
 	p.start(1)
@@ -90,11 +88,14 @@ func (x *pair) awaitPath(agent *lab.Program) {
 
 func (x *pair) awaitLog(log func() string, text string) {
 	x.t.Helper()
+	look := time.NewTicker(50 * time.Millisecond)
+	defer look.Stop()
 	for !strings.Contains(log(), text) {
-		if x.ctx.Err() != nil {
+		select {
+		case <-look.C:
+		case <-x.ctx.Done():
 			x.t.Fatalf("waited in vain for %q:\n%s", text, log())
 		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }
 

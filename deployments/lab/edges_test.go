@@ -20,12 +20,9 @@ import (
 // peer and leaves no route.
 func TestEdgesFromIntentFiles(t *testing.T) {
 	lab.Require(t, "ip")
-	agent := buildAgent(t)
 	for _, auth := range []string{"psk", "certificate"} {
 		t.Run(auth, func(t *testing.T) {
-			p := &edgePair{interop: newInterop(t, agent, auth, "ours")}
-			p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-			p.writeCredentials()
+			p := newEdgePair(t, auth)
 			p.start(0)
 			p.start(1)
 			p.check("at first")
@@ -48,9 +45,7 @@ func TestEdgesFromIntentFiles(t *testing.T) {
 // in clear when it is stopped, as when its service is restarted, until it is released.
 func TestEdgesFailClosed(t *testing.T) {
 	lab.Require(t, "ip")
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--fail-closed"}}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk", "--fail-closed")
 	p.start(0)
 	p.start(1)
 	p.check("at first")
@@ -82,9 +77,7 @@ func TestEdgesOnKernel(t *testing.T) {
 }
 
 func testEdgesOnKernel(t *testing.T) {
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--data-plane", "auto", "--tcp-port", "0"}}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk", "--data-plane", "auto", "--tcp-port", "0")
 	p.start(0)
 	p.start(1)
 	p.check("at first")
@@ -156,6 +149,15 @@ type edgePair struct {
 	// child is what each wants of its Child SA, if not the LANs.
 	child [2]string
 	port  int // of IKE, 4500 if 0
+}
+
+// newEdgePair makes two edges that do not run yet, with more options for both agents.
+func newEdgePair(t *testing.T, auth string, options ...string) *edgePair {
+	t.Helper()
+	p := &edgePair{interop: newInterop(t, buildAgent(t), auth, "ours"), options: options}
+	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
+	p.writeCredentials()
+	return p
 }
 
 var edgeNames = [2]string{"ours.example", "theirs.example"}

@@ -39,9 +39,8 @@ func TestEdgesInTransportModeOnKernel(t *testing.T) {
 }
 
 func testEdgesInTransportMode(t *testing.T, child string, planes ...string) {
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), port: 500}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk")
+	p.port = 500
 	for i, plane := range planes {
 		p.child[i] = fmt.Sprintf("%s, localTs: [192.0.2.%d/32], remoteTs: [192.0.2.%d/32]", child, i+1, 2-i)
 		p.options = []string{"--data-plane", plane, "--tcp-port", "0"}

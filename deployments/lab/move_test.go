@@ -17,13 +17,8 @@ import (
 // in use fails and the intent names another one.
 func TestEdgesMove(t *testing.T) {
 	lab.Require(t, "ip", "nft")
-	p := &edgePair{
-		interop: newInterop(t, buildAgent(t), "psk", "ours"),
-		options: []string{"--uplink", "name=wan1,interface=wan1"},
-		further: [2]string{"", "192.0.2.3"},
-	}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk", "--uplink", "name=wan1,interface=wan1")
+	p.further = [2]string{"", "192.0.2.3"}
 	m := &mover{p}
 	for i := range p.edges {
 		m.must(keepSecondaries(p.edges[i]))

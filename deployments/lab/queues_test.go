@@ -14,9 +14,7 @@ import (
 // over both, in both directions.
 func TestEdgesShareTraffic(t *testing.T) {
 	lab.Require(t, "ip")
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--workers", "2"}}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk", "--workers", "2")
 	p.start(0)
 	p.start(1)
 	p.awaitPing("the tunnel", p.agents[0], p.agents[1])
@@ -45,9 +43,7 @@ func TestEdgesShareOnKernel(t *testing.T) {
 }
 
 func testEdgesShareOnKernel(t *testing.T) {
-	p := &edgePair{interop: newInterop(t, buildAgent(t), "psk", "ours"), options: []string{"--data-plane", "kernel", "--tcp-port", "0"}}
-	p.edges = [2]*lab.Namespace{p.ours, p.theirs}
-	p.writeCredentials()
+	p := newEdgePair(t, "psk", "--data-plane", "kernel", "--tcp-port", "0")
 	p.start(0)
 	p.start(1)
 	p.awaitPing("the tunnel", p.agents[0], p.agents[1])
