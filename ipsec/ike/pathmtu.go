@@ -107,8 +107,11 @@ func (p *pathMTU) at(path route) int {
 
 func (p *pathMTU) status() PathStatus {
 	s := PathStatus{MTU: p.exact, Limited: p.told != 0, Search: p.phase.String()}
-	if p.trial.refuses() {
+	switch {
+	case p.trial.refuses():
 		s.Search = "unsupported"
+	case p.exact == 0 && p.phase == searchComplete:
+		s.Search = searching.String() // the size that the host knows is on its way
 	}
 	return s
 }
