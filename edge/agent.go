@@ -22,6 +22,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 	"github.com/swanherd/swanherd/ipsec/engine"
+	"github.com/swanherd/swanherd/proto/digest"
 )
 
 // eventBuffer is how many events of the engine wait for the health tracker.
@@ -238,7 +239,7 @@ func (a *agent) startFromFile(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: resources(intent)}, 0)
+	err = a.runner.Apply(ctx, &state.Intent{Epoch: "file", Resources: digest.NewSet(resources(intent))}, 0)
 	var rejected *session.RejectedError
 	if errors.As(err, &rejected) {
 		return fmt.Errorf("run intent:\n%w", locateErrors(a.cfg.IntentFile, content, rejected.Errors))

@@ -56,7 +56,7 @@ func (m *machine) start(t *testing.T, path string) (*runner, *state.Dir) {
 func intentOf(mtu uint32) *state.Intent {
 	return &state.Intent{
 		Epoch: "e", SourceRevision: int64(mtu),
-		Resources: []*swanherdv1.IntentResource{digest.Resource(&swanherdv1.EdgeSettings{TunnelMtu: mtu})},
+		Resources: digest.NewSet([]*swanherdv1.IntentResource{digest.Resource(&swanherdv1.EdgeSettings{TunnelMtu: mtu})}),
 	}
 }
 

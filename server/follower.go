@@ -88,7 +88,7 @@ func (f *follower) step() {
 	f.fleet.Apply(fleetChange(before, snap, p, changes))
 	for _, name := range changes.Intents {
 		row, _ := p.Intents.Get(name)
-		f.board.Post(name, &session.Intent{Revision: row.Revision, Resources: row.Value.List(), Digest: row.Value.Digest})
+		f.board.Post(name, &session.Intent{Revision: row.Revision, Resources: row.Value.Resources})
 	}
 	for _, name := range changes.RemovedIntents {
 		f.board.Post(name, nil)

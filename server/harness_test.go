@@ -315,7 +315,7 @@ func (e *testEdge) update(c *swanherdv1.IntentChunk) error {
 	for _, name := range c.GetRemovals() {
 		delete(e.applied, name)
 	}
-	if have := digest.Set(slices.Collect(maps.Values(e.applied))); !bytes.Equal(have, c.GetResultDigest()) {
+	if have := digest.NewSet(slices.Collect(maps.Values(e.applied))).Digest(); !bytes.Equal(have, c.GetResultDigest()) {
 		return fmt.Errorf("update leads to %x, not to its digest %x", have, c.GetResultDigest())
 	}
 	e.running = &swanherdv1.AppliedIntent{Epoch: c.GetEpoch(), SourceRevision: c.GetSourceRevision(), SetDigest: c.GetResultDigest()}

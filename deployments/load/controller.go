@@ -135,6 +135,20 @@ func (c *controller) memory(ctx context.Context) (m memory, err error) {
 	return m, err
 }
 
+// profile stores one of the controller's profiles.
+func (c *controller) profile(name, file string) error {
+	resp, err := http.Get("http://" + c.metricsListen + "/debug/pprof/" + name)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o600)
+}
+
 func (c *controller) resident() (float64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.process.Process.Pid))
 	if err != nil {

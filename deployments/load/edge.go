@@ -19,6 +19,7 @@ import (
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/session"
 	"github.com/swanherd/swanherd/edge/state"
+	"github.com/swanherd/swanherd/proto/digest"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -135,21 +136,17 @@ func (e *edge) Changed() <-chan struct{} { return nil }
 
 // report notes the tunnels that came, changed and went.
 func (e *edge) report(before, now *state.Intent) {
-	had := map[string][]byte{}
+	var had *digest.Set
 	if before != nil {
-		for _, r := range before.Resources {
-			had[r.GetName()] = r.GetVersion()
-		}
+		had = before.Resources
 	}
-	for _, r := range now.Resources {
-		if t := r.GetTunnel(); t != nil && !bytes.Equal(had[r.GetName()], r.GetVersion()) {
+	upserts, removals := digest.Difference(had, now.Resources)
+	for _, r := range upserts {
+		if t := r.GetTunnel(); t != nil {
 			e.changed = append(e.changed, established(t))
 		}
-		delete(had, r.GetName())
 	}
-	for name := range had {
-		e.removed = append(e.removed, name)
-	}
+	e.removed = append(e.removed, removals...)
 }
 
 // established is what an edge says of a tunnel that is up.
@@ -183,7 +180,7 @@ func (h health) Full() []*swanherdv1.TunnelReport {
 		return nil
 	}
 	var all []*swanherdv1.TunnelReport
-	for _, r := range h.e.running.Resources {
+	for r := range h.e.running.Resources.All() {
 		if t := r.GetTunnel(); t != nil {
 			all = append(all, established(t))
 		}

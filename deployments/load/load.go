@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"time"
@@ -225,10 +226,26 @@ func (l *load) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := l.profile(); err != nil {
+		return err
+	}
 	each := func(octets float64) float64 { return octets / float64(len(l.edges)) / 1024 }
 	l.results.add("memory of the controller", after.resident/(1<<20), "MiB", "")
 	l.results.add("memory for each session", each(after.resident-before.resident), "KiB", "64")
 	l.results.add("of it in use: heap and stacks", each(after.inUse-before.inUse), "KiB", "")
+	return nil
+}
+
+// profile keeps what the controller's memory and goroutines are for, if that is wanted.
+func (l *load) profile() error {
+	if l.profiles == "" {
+		return nil
+	}
+	for _, name := range []string{"heap", "goroutine"} {
+		if err := l.controller.profile(name, filepath.Join(l.profiles, name)); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

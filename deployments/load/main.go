@@ -28,6 +28,8 @@ type options struct {
 	edges, hubs, changes int
 	json                 bool
 	limit                time.Duration
+	// profiles is where the controller's profiles with all sessions go, empty for nowhere.
+	profiles string
 }
 
 func main() {
@@ -36,6 +38,7 @@ func main() {
 	flag.IntVar(&o.hubs, "hubs", 4, "how many of them are hubs")
 	flag.IntVar(&o.changes, "changes", 100, "how many changes of one site are measured")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
+	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, as pprof reads them")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -19,7 +19,7 @@ func TestConfirm(t *testing.T) { synctest.Test(t, testConfirm) }
 func testConfirm(t *testing.T) {
 	f := intents{newFleet()}
 	set := []*swanherdv1.IntentResource{settings(1400)}
-	sum := digest.Set(set)
+	sum := digest.NewSet(set).Digest()
 	confirm := func(s serverStream, digest []byte) {
 		send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{Confirm: &swanherdv1.Confirm{SetDigest: digest}}})
 	}
@@ -94,7 +94,7 @@ func testOutdatedUpdate(t *testing.T) {
 	play(t, f, func(*Client, *controller) { <-done }, func(t *testing.T, s serverStream) error {
 		hello(t, s)
 		update := func(nonce uint64, revision int64, set []*swanherdv1.IntentResource) *swanherdv1.EdgeMessage {
-			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: nonce, SourceRevision: revision, Full: true, ResultDigest: digest.Set(set), ChunkCount: 1, Upserts: set})
+			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: nonce, SourceRevision: revision, Full: true, ResultDigest: digest.NewSet(set).Digest(), ChunkCount: 1, Upserts: set})
 			return recvSkip(t, s)
 		}
 		update(1, 9, first)

@@ -251,7 +251,7 @@ func testSnapshotDeltaResume(t *testing.T) {
 			if h := hello(t, s); h.GetApplied() != nil {
 				t.Errorf("a new edge says that it runs %v", h.GetApplied())
 			}
-			full := digest.Set(first)
+			full := digest.NewSet(first).Digest()
 			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 1, SourceRevision: 5, Full: true, ResultDigest: full, Chunk: 0, ChunkCount: 2, Upserts: first[:1]})
 			sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 1, SourceRevision: 5, Full: true, ResultDigest: full, Chunk: 1, ChunkCount: 2, Upserts: first[1:]})
 			received(t, s, 1)
@@ -259,7 +259,7 @@ func testSnapshotDeltaResume(t *testing.T) {
 				t.Errorf("Ack = %v", a)
 			}
 			sendIntent(t, s, &swanherdv1.IntentChunk{
-				Nonce: 2, SourceRevision: 6, BaseDigest: full, ResultDigest: digest.Set(second), ChunkCount: 1,
+				Nonce: 2, SourceRevision: 6, BaseDigest: full, ResultDigest: digest.NewSet(second).Digest(), ChunkCount: 1,
 				Upserts: second[2:], Removals: []string{"t1"},
 			})
 			received(t, s, 2)
@@ -269,7 +269,7 @@ func testSnapshotDeltaResume(t *testing.T) {
 			return nil
 		},
 		func(t *testing.T, s serverStream) error {
-			if a := hello(t, s).GetApplied(); !bytes.Equal(a.GetSetDigest(), digest.Set(second)) || a.GetEpoch() != "e1" {
+			if a := hello(t, s).GetApplied(); !bytes.Equal(a.GetSetDigest(), digest.NewSet(second).Digest()) || a.GetEpoch() != "e1" {
 				t.Errorf("the edge says that it runs %v", a)
 			}
 			send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{Bookmark: &swanherdv1.Bookmark{SourceRevision: 6}}})
@@ -293,12 +293,12 @@ func TestNack(t *testing.T) {
 	}{
 		"wrong result digest": {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: []byte("other"), Upserts: good}, code: swanherdv1.Nack_CODE_DIGEST_MISMATCH},
 		"delta without a base": {
-			chunk: &swanherdv1.IntentChunk{BaseDigest: []byte("x"), ResultDigest: digest.Set(good), Upserts: good},
+			chunk: &swanherdv1.IntentChunk{BaseDigest: []byte("x"), ResultDigest: digest.NewSet(good).Digest(), Upserts: good},
 			code:  swanherdv1.Nack_CODE_DIGEST_MISMATCH,
 		},
 		"unknown kind": {chunk: &swanherdv1.IntentChunk{Full: true, Upserts: []*swanherdv1.IntentResource{{Name: "x"}}}, code: swanherdv1.Nack_CODE_INVALID},
-		"invalid":      {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.Set(good), Upserts: good}, reject: invalid, code: swanherdv1.Nack_CODE_INVALID},
-		"failed":       {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.Set(good), Upserts: good}, reject: errors.New("no device"), code: swanherdv1.Nack_CODE_APPLY_FAILED},
+		"invalid":      {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.NewSet(good).Digest(), Upserts: good}, reject: invalid, code: swanherdv1.Nack_CODE_INVALID},
+		"failed":       {chunk: &swanherdv1.IntentChunk{Full: true, ResultDigest: digest.NewSet(good).Digest(), Upserts: good}, reject: errors.New("no device"), code: swanherdv1.Nack_CODE_APPLY_FAILED},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -320,7 +320,7 @@ func TestNack(t *testing.T) {
 					f.mu.Lock()
 					f.reject = nil
 					f.mu.Unlock()
-					sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 8, Full: true, ResultDigest: digest.Set(good), Upserts: good, ChunkCount: 1})
+					sendIntent(t, s, &swanherdv1.IntentChunk{Nonce: 8, Full: true, ResultDigest: digest.NewSet(good).Digest(), Upserts: good, ChunkCount: 1})
 					received(t, s, 8)
 					if a := recvSkip(t, s).GetAck(); a.GetNonce() != 8 {
 						t.Errorf("Ack = %v", a)

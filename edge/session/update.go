@@ -2,11 +2,9 @@ package session
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -100,33 +98,26 @@ func (u *update) add(c *swanherdv1.IntentChunk) error {
 // complete computes the intent that results from the update on top of running,
 // and checks it; its error is a *RejectedError.
 func (u *update) complete(running *state.Intent) error {
-	set := map[string]*swanherdv1.IntentResource{}
+	var base *digest.Set
 	if !u.first.GetFull() {
 		if running == nil || !bytes.Equal(running.Digest(), u.first.GetBaseDigest()) {
 			return mismatch("delta is against another set of resources than the edge runs")
 		}
-		for _, r := range running.Resources {
-			set[r.GetName()] = r
-		}
-	}
-	for _, name := range u.removals {
-		delete(set, name)
+		base = running.Resources
 	}
 	var invalid []*swanherdv1.ResourceError
 	for _, r := range u.upserts {
 		if msg := checkResource(r); msg != "" {
 			invalid = append(invalid, &swanherdv1.ResourceError{Resource: r.GetName(), Message: msg})
 		}
-		set[r.GetName()] = r
 	}
 	if len(invalid) > 0 {
 		return &RejectedError{Code: swanherdv1.Nack_CODE_INVALID, Errors: invalid}
 	}
-	i := &state.Intent{Epoch: u.first.GetEpoch(), SourceRevision: u.first.GetSourceRevision()}
-	for _, r := range set {
-		i.Resources = append(i.Resources, r)
+	i := &state.Intent{
+		Epoch: u.first.GetEpoch(), SourceRevision: u.first.GetSourceRevision(),
+		Resources: base.With(u.upserts, u.removals),
 	}
-	slices.SortFunc(i.Resources, func(a, b *swanherdv1.IntentResource) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	if !bytes.Equal(i.Digest(), u.first.GetResultDigest()) {
 		return mismatch("resources do not add up to the digest that the controller announced")
 	}
@@ -166,7 +157,7 @@ func (s *session) answer(result error) error {
 		return s.nack(u, result)
 	}
 	s.running = u.intent
-	s.c.cfg.Logger.Info("applied intent", "revision", u.intent.SourceRevision, "resources", len(u.intent.Resources))
+	s.c.cfg.Logger.Info("applied intent", "revision", u.intent.SourceRevision, "resources", u.intent.Resources.Len())
 	return s.ack(u.first.GetNonce(), s.stage())
 }
 

@@ -20,11 +20,11 @@ import (
 type Intent struct {
 	Epoch          string
 	SourceRevision int64
-	Resources      []*swanherdv1.IntentResource
+	Resources      *digest.Set
 }
 
 // Digest is the digest of the resources (package digest).
-func (i *Intent) Digest() []byte { return digest.Set(i.Resources) }
+func (i *Intent) Digest() []byte { return i.Resources.Digest() }
 
 // Applied identifies the intent to the controller. It is nil for a nil Intent.
 func (i *Intent) Applied() *swanherdv1.AppliedIntent {
@@ -34,11 +34,11 @@ func (i *Intent) Applied() *swanherdv1.AppliedIntent {
 	return &swanherdv1.AppliedIntent{Epoch: i.Epoch, SourceRevision: i.SourceRevision, SetDigest: i.Digest()}
 }
 
-// EdgeIntent returns the resources as one message, tunnels in the order of the
-// resources.
+// EdgeIntent returns the resources as one message, tunnels in the order of their
+// names.
 func (i *Intent) EdgeIntent() *swanherdv1.EdgeIntent {
 	e := &swanherdv1.EdgeIntent{}
-	for _, r := range i.Resources {
+	for _, r := range i.Resources.Sorted() {
 		switch body := r.GetBody().(type) {
 		case *swanherdv1.IntentResource_Settings:
 			e.Settings = body.Settings
@@ -49,8 +49,8 @@ func (i *Intent) EdgeIntent() *swanherdv1.EdgeIntent {
 	return e
 }
 
-// intentHeader opens the file; a change of the layout raises its number.
-const intentHeader = "swanherd intent 1\n"
+// intentHeader opens the file; a change of the layout or of the digest raises its number.
+const intentHeader = "swanherd intent 2\n"
 
 // CorruptError says that the intent's file was broken, and where it is now.
 type CorruptError struct {
@@ -68,7 +68,7 @@ func (d *Dir) intentPath() string { return filepath.Join(d.path, "intent.binpb")
 func (d *Dir) SaveIntent(i *Intent) error {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(&swanherdv1.IntentChunk{
 		Epoch: i.Epoch, SourceRevision: i.SourceRevision,
-		Full: true, ResultDigest: i.Digest(), ChunkCount: 1, Upserts: i.Resources,
+		Full: true, ResultDigest: i.Digest(), ChunkCount: 1, Upserts: i.Resources.Sorted(),
 	})
 	if err != nil {
 		return fmt.Errorf("encode intent: %w", err)
@@ -113,7 +113,7 @@ func decodeIntent(b []byte) (_ *Intent, reason string) {
 	if err := proto.Unmarshal(body, &c); err != nil {
 		return nil, err.Error()
 	}
-	i := &Intent{Epoch: c.GetEpoch(), SourceRevision: c.GetSourceRevision(), Resources: c.GetUpserts()}
+	i := &Intent{Epoch: c.GetEpoch(), SourceRevision: c.GetSourceRevision(), Resources: digest.NewSet(c.GetUpserts())}
 	if !bytes.Equal(i.Digest(), c.GetResultDigest()) {
 		return nil, "digest of the resources does not match"
 	}

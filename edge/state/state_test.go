@@ -54,10 +54,10 @@ func TestOpenLocks(t *testing.T) {
 }
 
 func testIntent() *Intent {
-	return &Intent{Epoch: "e1", SourceRevision: 42, Resources: []*swanherdv1.IntentResource{
+	return &Intent{Epoch: "e1", SourceRevision: 42, Resources: digest.NewSet([]*swanherdv1.IntentResource{
 		digest.Resource(&swanherdv1.EdgeSettings{Edge: "networks/n/edges/a"}),
 		digest.Resource(&swanherdv1.TunnelIntent{Name: "networks/n/tunnels/a--b"}),
-	}}
+	})}
 }
 
 func TestIntentRoundTrip(t *testing.T) {

@@ -31,24 +31,6 @@ func Of(m proto.Message) []byte {
 	return sum[:VersionSize:VersionSize]
 }
 
-// Set returns the digest of a set of resources: SHA-256 over the list of
-// (name, version), sorted by name, cut to VersionSize octets. The order of
-// resources does not matter; resources itself is left as it is.
-func Set(resources []*swanherdv1.IntentResource) []byte {
-	byName := func(a, b *swanherdv1.IntentResource) int { return cmp.Compare(a.GetName(), b.GetName()) }
-	if !slices.IsSortedFunc(resources, byName) {
-		resources = slices.SortedFunc(slices.Values(resources), byName)
-	}
-	hash := sha256.New()
-	var b []byte
-	for _, r := range resources {
-		b = appendString(b[:0], r.GetName())
-		b = appendString(b, string(r.GetVersion()))
-		hash.Write(b)
-	}
-	return hash.Sum(nil)[:VersionSize:VersionSize]
-}
-
 // Resource wraps body, an EdgeSettings or TunnelIntent, as a resource with its
 // version. Settings are named "settings", tunnels by their own name.
 func Resource(body proto.Message) *swanherdv1.IntentResource {

@@ -114,8 +114,8 @@ func render(t *testing.T, p *Plan) string {
 		write(row.Value)
 	}
 	for row := range p.Intents.All() {
-		fmt.Fprintf(&b, "edge %s digest %x\n", row.Name, row.Value.Digest)
-		for _, r := range row.Value.List() {
+		fmt.Fprintf(&b, "edge %s digest %x\n", row.Name, row.Value.Resources.Digest())
+		for _, r := range row.Value.Resources.Sorted() {
 			fmt.Fprintf(&b, "  resource %s version %x\n", r.GetName(), r.GetVersion())
 			if r.GetSettings() != nil {
 				write(r.GetSettings())

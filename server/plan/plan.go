@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"github.com/swanherd/swanherd/proto/digest"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/model"
 )
@@ -23,19 +24,8 @@ type Plan struct {
 type Intent struct {
 	// Edge is `networks/{network}/edges/{edge}`.
 	Edge string
-	// Resources by name: "settings" and one per tunnel.
-	Resources model.Table[*swanherdv1.IntentResource]
-	// Digest of the set, as digest.Set makes it.
-	Digest []byte
-}
-
-// List returns the resources in the order of their names.
-func (i *Intent) List() []*swanherdv1.IntentResource {
-	list := make([]*swanherdv1.IntentResource, 0, i.Resources.Len())
-	for row := range i.Resources.All() {
-		list = append(list, row.Value)
-	}
-	return list
+	// Resources: "settings" and one per tunnel, under its name.
+	Resources *digest.Set
 }
 
 // Changes is how a plan differs from the one before. Names are sorted.

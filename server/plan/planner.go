@@ -232,7 +232,7 @@ func (p *Planner) updateSettings(n *network, e *edge, out *output) {
 	}
 	r := digest.Resource(s)
 	if intent, ok := p.plan.Intents.Get(e.name); ok {
-		if have, ok := intent.Value.Resources.Get(r.GetName()); ok && bytes.Equal(have.Value.GetVersion(), r.GetVersion()) {
+		if bytes.Equal(intent.Value.Resources.Get(r.GetName()).GetVersion(), r.GetVersion()) {
 			return
 		}
 	}
@@ -259,8 +259,8 @@ func (o *output) apply(before *Plan) *Plan {
 			continue
 		}
 		old := before.Intents.Value(edge)
-		next := o.intent(edge, old, changed)
-		if old != nil && bytes.Equal(old.Digest, next.Digest) {
+		next := newIntent(edge, old, changed)
+		if old != nil && bytes.Equal(old.Resources.Digest(), next.Resources.Digest()) {
 			continue
 		}
 		intents = append(intents, model.Row[*Intent]{Name: edge, Value: next, Revision: o.revision})
@@ -270,23 +270,22 @@ func (o *output) apply(before *Plan) *Plan {
 	return plan
 }
 
-func (o *output) intent(edge string, old *Intent, changed map[string]*swanherdv1.IntentResource) *Intent {
-	next := &Intent{Edge: edge}
-	if old != nil {
-		next.Resources = old.Resources
+// newIntent returns the intent that follows an edge's old one, nil for none; nil in
+// changed removes the resource.
+func newIntent(edge string, old *Intent, changed map[string]*swanherdv1.IntentResource) *Intent {
+	if old == nil {
+		old = &Intent{}
 	}
-	var upserts []model.Row[*swanherdv1.IntentResource]
+	upserts := make([]*swanherdv1.IntentResource, 0, len(changed))
 	var removed []string
 	for name, r := range changed {
 		if r == nil {
 			removed = append(removed, name)
 		} else {
-			upserts = append(upserts, model.Row[*swanherdv1.IntentResource]{Name: name, Value: r, Revision: o.revision})
+			upserts = append(upserts, r)
 		}
 	}
-	next.Resources = next.Resources.Apply(upserts, removed)
-	next.Digest = digest.Set(next.List())
-	return next
+	return &Intent{Edge: edge, Resources: old.Resources.With(upserts, removed)}
 }
 
 func (o *output) changes() Changes {

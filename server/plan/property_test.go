@@ -173,12 +173,12 @@ func checkSame(t *rapid.T, got, want *Plan) {
 	}
 	for row := range want.Intents.All() {
 		have := intents[row.Name]
-		if have == nil || !bytes.Equal(have.Digest, row.Value.Digest) {
-			t.Fatalf("%s: %v, the full plan has %v", row.Name, have.List(), row.Value.List())
+		if have == nil || !bytes.Equal(have.Resources.Digest(), row.Value.Resources.Digest()) {
+			t.Fatalf("%s: %v, the full plan has %v", row.Name, have.Resources.Sorted(), row.Value.Resources.Sorted())
 		}
 		for r := range row.Value.Resources.All() {
-			if !proto.Equal(have.Resources.Value(r.Name), r.Value) {
-				t.Fatalf("%s: %v, the full plan has %v", r.Name, have.Resources.Value(r.Name), r.Value)
+			if !proto.Equal(have.Resources.Get(r.GetName()), r) {
+				t.Fatalf("%s: %v, the full plan has %v", r.GetName(), have.Resources.Get(r.GetName()), r)
 			}
 		}
 	}
@@ -211,7 +211,7 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 		switch {
 		case c.New == nil:
 			want.RemovedIntents = append(want.RemovedIntents, c.Name)
-		case c.Old == nil || !bytes.Equal(c.Old.Value.Digest, c.New.Value.Digest):
+		case c.Old == nil || !bytes.Equal(c.Old.Value.Resources.Digest(), c.New.Value.Resources.Digest()):
 			want.Intents = append(want.Intents, c.Name)
 		}
 	}
@@ -241,8 +241,8 @@ func checkEnds(t *rapid.T, p *Plan) {
 	}
 	for row := range p.Tunnels.All() {
 		tunnel := row.Value
-		a := p.Intents.Value(tunnel.GetA().GetEdge()).Resources.Value(row.Name).GetTunnel()
-		b := p.Intents.Value(tunnel.GetB().GetEdge()).Resources.Value(row.Name).GetTunnel()
+		a := p.Intents.Value(tunnel.GetA().GetEdge()).Resources.Get(row.Name).GetTunnel()
+		b := p.Intents.Value(tunnel.GetB().GetEdge()).Resources.Get(row.Name).GetTunnel()
 		if a == nil || b == nil {
 			t.Fatalf("%s lacks an end", row.Name)
 		}

@@ -5,8 +5,6 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/swanherd/swanherd/server/session"
-
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -54,7 +52,7 @@ func BenchmarkFanOut(b *testing.B) {
 		changed := intent(revision, peers...)
 		acked.Add(edges)
 		for i := range edges {
-			w.board.Post(fmt.Sprintf("networks/demo/edges/edge-%d", i), session.NewIntent(revision, changed.Resources))
+			w.board.Post(fmt.Sprintf("networks/demo/edges/edge-%d", i), changed)
 		}
 		acked.Wait()
 	}

@@ -1,29 +1,20 @@
 package session
 
 import (
-	"cmp"
-	"slices"
 	"sync"
 
 	"github.com/swanherd/swanherd/proto/digest"
-	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 // Intent is what the controller wants on one edge. It is immutable.
 type Intent struct {
 	// Revision is the store revision at which it became what it is.
-	Revision int64
-	// Resources sorted by name.
-	Resources []*swanherdv1.IntentResource
-	// Digest over the resources, see package digest.
-	Digest []byte
+	Revision  int64
+	Resources *digest.Set
 }
 
-// NewIntent returns the intent of the resources, which it takes over.
-func NewIntent(revision int64, resources []*swanherdv1.IntentResource) *Intent {
-	slices.SortFunc(resources, func(a, b *swanherdv1.IntentResource) int { return cmp.Compare(a.GetName(), b.GetName()) })
-	return &Intent{Revision: revision, Resources: resources, Digest: digest.Set(resources)}
-}
+// Digest is the digest of the resources, see package digest.
+func (i *Intent) Digest() []byte { return i.Resources.Digest() }
 
 // Board holds the newest intent of every edge. Whoever plans posts to it;
 // sessions read from it. Its zero value is not usable, see NewBoard.

@@ -75,7 +75,7 @@ func TestDeliveryStates(t *testing.T) {
 		w.is("received", swanherdv1.IntentState_INTENT_STATE_RECEIVED)
 		e.stage(u.GetNonce(), swanherdv1.Ack_STAGE_APPLIED, first)
 		w.is("applied", swanherdv1.IntentState_INTENT_STATE_APPLIED)
-		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), first.Digest) {
+		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), first.Digest()) {
 			t.Fatalf("got %v, want Confirm", c)
 		}
 		e.stage(0, swanherdv1.Ack_STAGE_CONFIRMED, intent(1)) // of something else
@@ -94,7 +94,7 @@ func TestConfirmAfterReconnect(t *testing.T) {
 		w.board.Post(berlin, want)
 		e := w.dial(&swanherdv1.Hello{Applied: running(want), Unconfirmed: true})
 		e.recv() // Bookmark
-		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), want.Digest) {
+		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), want.Digest()) {
 			t.Fatalf("got %v, want Confirm", c)
 		}
 		w.is("until it answers", swanherdv1.IntentState_INTENT_STATE_APPLIED)
@@ -129,7 +129,7 @@ func TestTakenBack(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					w := newWorld(t)
 					good, bad := intent(1, "oslo"), intent(2, "oslo/bad")
-					r := &swanherdv1.Reverted{SetDigest: bad.Digest, Reason: tt.reason, Attempts: tt.attempts, Running: running(good)}
+					r := &swanherdv1.Reverted{SetDigest: bad.Digest(), Reason: tt.reason, Attempts: tt.attempts, Running: running(good)}
 					var e *edge
 					if inHello {
 						w.board.Post(berlin, bad)
@@ -148,7 +148,7 @@ func TestTakenBack(t *testing.T) {
 						t.Errorf("status is %v", s)
 					}
 					if tt.again {
-						if u := e.recv().GetIntent(); !bytes.Equal(u.GetResultDigest(), bad.Digest) {
+						if u := e.recv().GetIntent(); !bytes.Equal(u.GetResultDigest(), bad.Digest()) {
 							t.Errorf("got %v, want it once more", u)
 						}
 						return

@@ -69,7 +69,7 @@ type refusal struct {
 }
 
 // of reports whether the refusal is of that intent.
-func (r *refusal) of(i *Intent) bool { return r != nil && bytes.Equal(r.digest, i.Digest) }
+func (r *refusal) of(i *Intent) bool { return r != nil && bytes.Equal(r.digest, i.Digest()) }
 
 // ending is why a session ends by the controller's will.
 type ending struct {
@@ -242,7 +242,7 @@ func (s *session) advance(wanted *Intent) {
 	}
 	sameEpoch := s.applied.GetEpoch() == s.server.cfg.Epoch
 	switch {
-	case bytes.Equal(s.applied.GetSetDigest(), wanted.Digest) && sameEpoch:
+	case bytes.Equal(s.applied.GetSetDigest(), wanted.Digest()) && sameEpoch:
 		s.inSync(wanted)
 	case s.refused.of(wanted):
 		s.progress(wanted, s.refused.state, s.refused.words)
@@ -272,7 +272,7 @@ func (s *session) inSync(wanted *Intent) {
 	if s.confirming != wanted {
 		s.confirming = wanted
 		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{
-			Confirm: &swanherdv1.Confirm{SetDigest: wanted.Digest},
+			Confirm: &swanherdv1.Confirm{SetDigest: wanted.Digest()},
 		}})
 	}
 	s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
@@ -393,7 +393,7 @@ func (s *session) acknowledged(a *swanherdv1.Ack) {
 	s.flight = nil
 	s.applied, s.confirmed = a.GetRunning(), kept
 	s.server.cfg.Metrics.IntentAnswered("ack", time.Since(u.sent))
-	if !bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest) {
+	if !bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest()) {
 		s.mismatched(u, "acknowledged an intent other than the one sent")
 		return
 	}
@@ -408,7 +408,7 @@ func (s *session) rejected(n *swanherdv1.Nack) {
 	s.flight = nil
 	s.applied = n.GetRunning()
 	s.server.cfg.Metrics.IntentAnswered("nack", time.Since(u.sent))
-	if s.running != nil && !bytes.Equal(s.applied.GetSetDigest(), s.running.Digest) {
+	if s.running != nil && !bytes.Equal(s.applied.GetSetDigest(), s.running.Digest()) {
 		s.running = nil
 	}
 	words := describe(n)
@@ -417,7 +417,7 @@ func (s *session) rejected(n *swanherdv1.Nack) {
 		s.mismatched(u, words)
 		return
 	}
-	s.refuse(u.intent.Digest, words)
+	s.refuse(u.intent.Digest(), words)
 	if n.GetCode() == swanherdv1.Nack_CODE_APPLY_FAILED {
 		s.retry.Reset(applyRetry)
 	}
@@ -428,7 +428,7 @@ func (s *session) rejected(n *swanherdv1.Nack) {
 func (s *session) mismatched(u *update, words string) {
 	s.running = nil
 	if u.full {
-		s.refuse(u.intent.Digest, words)
+		s.refuse(u.intent.Digest(), words)
 		s.retry.Reset(applyRetry)
 	}
 }

@@ -161,7 +161,7 @@ func (e *edge) nack(nonce uint64, code swanherdv1.Nack_Code, still *session.Inte
 }
 
 func running(i *session.Intent) *swanherdv1.AppliedIntent {
-	return &swanherdv1.AppliedIntent{Epoch: "epoch-1", SourceRevision: i.Revision, SetDigest: i.Digest}
+	return &swanherdv1.AppliedIntent{Epoch: "epoch-1", SourceRevision: i.Revision, SetDigest: i.Digest()}
 }
 
 // intent makes an intent of tunnels; "oslo/2" is a second version of oslo's.
@@ -173,7 +173,7 @@ func intent(revision int64, peers ...string) *session.Intent {
 			Name: "networks/demo/tunnels/berlin--" + id, PeerEdge: version,
 		}))
 	}
-	return session.NewIntent(revision, resources)
+	return &session.Intent{Revision: revision, Resources: digest.NewSet(resources)}
 }
 
 func (w *world) state() *swanherdv1.EdgeStatus { return w.fleet.EdgeStatus(berlin) }
@@ -210,7 +210,7 @@ func TestSnapshotThenDelta(t *testing.T) {
 		w.board.Post(berlin, first)
 		e := w.dial(&swanherdv1.Hello{})
 		u := e.recv().GetIntent()
-		if !u.GetFull() || len(u.GetUpserts()) != 3 || !bytes.Equal(u.GetResultDigest(), first.Digest) || u.GetChunkCount() != 1 {
+		if !u.GetFull() || len(u.GetUpserts()) != 3 || !bytes.Equal(u.GetResultDigest(), first.Digest()) || u.GetChunkCount() != 1 {
 			t.Fatalf("got %v, want the whole intent", u)
 		}
 		synctest.Wait()
@@ -225,7 +225,7 @@ func TestSnapshotThenDelta(t *testing.T) {
 		second := intent(9, "rome/2", "wien")
 		w.board.Post(berlin, second)
 		u = e.recv().GetIntent()
-		if u.GetFull() || !bytes.Equal(u.GetBaseDigest(), first.Digest) || !bytes.Equal(u.GetResultDigest(), second.Digest) {
+		if u.GetFull() || !bytes.Equal(u.GetBaseDigest(), first.Digest()) || !bytes.Equal(u.GetResultDigest(), second.Digest()) {
 			t.Fatalf("got %v, want a delta", u)
 		}
 		if got := names(u.GetUpserts()); !slices.Equal(got, []string{"berlin--rome", "berlin--wien"}) {
@@ -252,7 +252,7 @@ func TestSlowEdgeMergesUpdates(t *testing.T) {
 		}
 		e.ack(u.GetNonce(), first)
 		u = e.recv().GetIntent()
-		if u.GetSourceRevision() != 50 || !bytes.Equal(u.GetResultDigest(), last.Digest) {
+		if u.GetSourceRevision() != 50 || !bytes.Equal(u.GetResultDigest(), last.Digest()) {
 			t.Fatalf("got revision %d, want the newest, 50", u.GetSourceRevision())
 		}
 		e.ack(u.GetNonce(), last)
@@ -277,7 +277,7 @@ func TestReturnToFormerIntentWhileInFlight(t *testing.T) {
 		w.board.Post(berlin, intent(3, "oslo"))
 		synctest.Wait()
 		e.ack(u.GetNonce(), b)
-		if u = e.recv().GetIntent(); !bytes.Equal(u.GetResultDigest(), a.Digest) || !bytes.Equal(u.GetBaseDigest(), b.Digest) {
+		if u = e.recv().GetIntent(); !bytes.Equal(u.GetResultDigest(), a.Digest()) || !bytes.Equal(u.GetBaseDigest(), b.Digest()) {
 			t.Fatalf("got %v, want the delta back", u)
 		}
 	})
@@ -300,7 +300,7 @@ func TestNackIsShownAndNotRepeated(t *testing.T) {
 		}
 		w.board.Post(berlin, intent(3, "oslo/3"))
 		u := e.recv().GetIntent()
-		if u.GetSourceRevision() != 3 || u.GetFull() || !bytes.Equal(u.GetBaseDigest(), good.Digest) {
+		if u.GetSourceRevision() != 3 || u.GetFull() || !bytes.Equal(u.GetBaseDigest(), good.Digest()) {
 			t.Fatalf("got %v, want the next intent as a delta against the one that runs", u)
 		}
 	})
@@ -350,7 +350,7 @@ func TestLargeIntentIsChunked(t *testing.T) {
 			n = c.GetChunkCount()
 			got = append(got, c.GetUpserts()...)
 		}
-		if !bytes.Equal(digest.Set(got), want.Digest) {
+		if !bytes.Equal(digest.NewSet(got).Digest(), want.Digest()) {
 			t.Error("chunks do not make up the intent")
 		}
 	})

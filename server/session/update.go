@@ -1,12 +1,12 @@
 package session
 
 import (
-	"bytes"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/swanherd/swanherd/proto/digest"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -46,12 +46,12 @@ func (u *update) state() swanherdv1.IntentState {
 // that what the edge has is unknown, and everything is sent.
 func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
 	u := &update{intent: intent, nonce: nonce, full: base == nil}
-	upserts, removals := intent.Resources, []string(nil)
+	var have *digest.Set
 	var baseDigest []byte
 	if base != nil {
-		upserts, removals = difference(base.Resources, intent.Resources)
-		baseDigest = base.Digest
+		have, baseDigest = base.Resources, base.Digest()
 	}
+	upserts, removals := digest.Difference(have, intent.Resources)
 	chunk := &swanherdv1.IntentChunk{}
 	size := chunkOverhead
 	room := func(n int) *swanherdv1.IntentChunk {
@@ -73,29 +73,9 @@ func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
 	u.chunks = append(u.chunks, chunk)
 	for i, c := range u.chunks {
 		c.Nonce, c.Epoch, c.SourceRevision, c.Full = nonce, cfg.Epoch, intent.Revision, u.full
-		c.BaseDigest, c.ResultDigest = baseDigest, intent.Digest
+		c.BaseDigest, c.ResultDigest = baseDigest, intent.Digest()
 		c.Chunk, c.ChunkCount = uint32(i), uint32(len(u.chunks))
 		c.ConfirmWithin = durationpb.New(cfg.ConfirmWithin)
 	}
 	return u
-}
-
-// difference compares two resource lists that are sorted by name.
-func difference(from, to []*swanherdv1.IntentResource) (upserts []*swanherdv1.IntentResource, removals []string) {
-	for len(from) > 0 || len(to) > 0 {
-		switch {
-		case len(to) == 0 || len(from) > 0 && from[0].GetName() < to[0].GetName():
-			removals = append(removals, from[0].GetName())
-			from = from[1:]
-		case len(from) == 0 || to[0].GetName() < from[0].GetName():
-			upserts = append(upserts, to[0])
-			to = to[1:]
-		default:
-			if !bytes.Equal(from[0].GetVersion(), to[0].GetVersion()) {
-				upserts = append(upserts, to[0])
-			}
-			from, to = from[1:], to[1:]
-		}
-	}
-	return upserts, removals
 }

@@ -695,7 +695,12 @@ type AppliedIntent struct {
 	Epoch string `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Store revision it was planned from.
 	SourceRevision int64 `protobuf:"varint,2,opt,name=source_revision,json=sourceRevision,proto3" json:"source_revision,omitempty"`
-	// Digest over the sorted (name, version) list.
+	// Digest over names and versions of the resources, first 16 octets. A resource is
+	// in the bucket whose index is the first octet of SHA-256 over its name. The
+	// digest of a bucket is SHA-256 over its list of (name, version), sorted by name,
+	// each with its length before it as a varint; that of the set is SHA-256 over
+	// the list of (index: one octet, bucket digest: first 16 octets) of the buckets
+	// that are not empty, sorted by index.
 	SetDigest     []byte `protobuf:"bytes,3,opt,name=set_digest,json=setDigest,proto3" json:"set_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
