@@ -126,12 +126,13 @@ func (a *agent) open() error {
 		return err
 	}
 	_, streams := a.plane.(dataplane.StreamPlane)
+	paths, _ := a.plane.(dataplane.RoutedPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
 		DataPlane: reconcile.DataPlane{
 			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
-		Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
+		Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)

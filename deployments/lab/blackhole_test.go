@@ -26,17 +26,43 @@ const hole = 1400
 // as soon as it was; UDP datagrams of any size pass then.
 func TestEdgesThroughBlackHole(t *testing.T) {
 	lab.Require(t, "ip", "nft")
-	p := newEdgePair(t, "psk")
+	testEdgesThroughBlackHole(t, 8<<20)
+}
+
+// TestEdgesThroughBlackHoleOnKernel does so with the kernel's data plane, in a virtual
+// machine: there the routes into the tunnel have the MTU.
+func TestEdgesThroughBlackHoleOnKernel(t *testing.T) {
+	if !inGuest() {
+		runInGuestWith(t, func() []string { return []string{buildAgent(t)} }, lab.KernelDir, lab.TreeStrongSwan)
+		return
+	}
+	t.Run("psk", func(t *testing.T) {
+		p := testEdgesThroughBlackHole(t, 1<<20, "--data-plane", "kernel", "--tcp-port", "0")
+		for i := range p.edges {
+			out, err := p.edges[i].Run(p.ctx, "ip", "route", "show", "proto", "83", "dev", "swan0")
+			if err != nil || !strings.Contains(out, " mtu 13") {
+				t.Errorf("edge %d has the routes %q (%v), want an MTU below the hole's", i, out, err)
+			}
+		}
+	})
+}
+
+func testEdgesThroughBlackHole(t *testing.T, size int64, options ...string) *edgePair {
+	p := newEdgePair(t, "psk", options...)
+	p.dual = true
+	hosts6 := p.dualLANs()
 	p.dig(p.ours, p.theirs)
 	p.start(0)
 	p.start(1)
 	p.established("at first")
-	p.must(p.transfer(8 << 20))
+	p.must(p.transfer(size, p.oursHost, p.theirsHost))
+	p.must(p.transfer(size, hosts6[0], hosts6[1]))
 	for _, agent := range p.agents {
 		p.awaitPath(agent)
 	}
 	p.must(p.datagrams(100, 1300, 1400, 1472, 4000, 20000))
 	p.check("in the end")
+	return p
 }
 
 // TestStrongSwanThroughBlackHole has strongSwan's charon as the peer, as Debian builds it:
@@ -100,10 +126,10 @@ func (x *pair) awaitLog(log func() string, text string) {
 }
 
 // transfer sends size octets from the host behind ours to that behind theirs by TCP.
-func (x *pair) transfer(size int64) error {
+func (x *pair) transfer(size int64, source, destination netip.Addr) error {
 	var listener net.Listener
 	err := x.theirsLAN.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", netip.AddrPortFrom(x.theirsHost, 0).String())
+		listener, err = net.Listen("tcp", netip.AddrPortFrom(destination, 0).String())
 		return err
 	})
 	if err != nil {
@@ -123,8 +149,8 @@ func (x *pair) transfer(size int64) error {
 		received <- err
 	}()
 	err = x.oursLAN.Do(func() error {
-		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: x.oursHost.AsSlice()}}
-		c, err := dialer.DialContext(x.ctx, "tcp4", listener.Addr().String())
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: source.AsSlice()}}
+		c, err := dialer.DialContext(x.ctx, "tcp", listener.Addr().String())
 		if err != nil {
 			return err
 		}

@@ -148,7 +148,8 @@ type edgePair struct {
 	further [2]string
 	// child is what each wants of its Child SA, if not the LANs.
 	child [2]string
-	port  int // of IKE, 4500 if 0
+	port  int  // of IKE, 4500 if 0
+	dual  bool // the LANs have IPv6 too
 }
 
 // newEdgePair makes two edges that do not run yet, with more options for both agents.
@@ -186,7 +187,13 @@ func (p *edgePair) stateDir(i int) string { return filepath.Join(p.dir, fmt.Spri
 func (p *edgePair) edgeIntent(i int) string {
 	other := 1 - i
 	role := [2]string{"TUNNEL_ROLE_INITIATOR", "TUNNEL_ROLE_RESPONDER"}[i]
-	settings := fmt.Sprintf("settings:\n  localPrefixes: [10.%d.0.0/24]\n", i+1)
+	lan := func(i int) string {
+		if p.dual {
+			return fmt.Sprintf(`[10.%d.0.0/24, "2001:db8:%d::/64"]`, i+1, i+1)
+		}
+		return fmt.Sprintf("[10.%d.0.0/24]", i+1)
+	}
+	settings := "settings:\n  localPrefixes: " + lan(i) + "\n"
 	method := "psk: {file: psk}"
 	if p.auth == "certificate" {
 		files := [2][2]string{{"ours.pem", "ours.key"}, {"charon/x509/theirs.pem", "charon/private/theirs.key"}}[i]
@@ -200,7 +207,7 @@ func (p *edgePair) edgeIntent(i int) string {
 	}
 	child := p.child[i]
 	if child == "" {
-		child = fmt.Sprintf("localTs: [10.%d.0.0/24], remoteTs: [10.%d.0.0/24]", i+1, other+1)
+		child = fmt.Sprintf("localTs: %s, remoteTs: %s", lan(i), lan(other))
 	}
 	port := cmp.Or(p.port, 4500)
 	return settings + fmt.Sprintf(`tunnels:

@@ -16,17 +16,14 @@ func TestEdgesOverIPv6(t *testing.T) {
 	agent := buildAgent(t)
 	x := newPair(t, 60*time.Second)
 	x.write("psk", psk)
-	lan6 := [2]netip.Addr{netip.MustParseAddr("2001:db8:1::2"), netip.MustParseAddr("2001:db8:2::2")}
+	lan6 := x.dualLANs()
 	for i, side := range []struct {
-		gateway, lan *lab.Namespace
-		role         string
-	}{{x.ours, x.oursLAN, "INITIATOR"}, {x.theirs, x.theirsLAN, "RESPONDER"}} {
+		gateway *lab.Namespace
+		role    string
+	}{{x.ours, "INITIATOR"}, {x.theirs, "RESPONDER"}} {
 		own, peer := i+1, 2-i
 		prefix := func(format string) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf(format, own)) }
 		x.must(side.gateway.Address("wan1", prefix("2001:db8:ffff::%d/64")))
-		x.must(side.gateway.Address("lan0", prefix("2001:db8:%d::1/64")))
-		x.must(side.lan.Address("eth0", prefix("2001:db8:%d::2/64")))
-		x.must(side.lan.Route(netip.MustParsePrefix("::/0"), prefix("2001:db8:%d::1/64").Addr()))
 		intent := x.write(fmt.Sprintf("edge%d.yaml", i), fmt.Sprintf(`settings: {localPrefixes: [10.%[1]d.0.0/24, "2001:db8:%[1]d::/64"]}
 tunnels:
   - name: six
@@ -56,4 +53,17 @@ tunnels:
 	if _, err := x.theirsLAN.Ping(x.ctx, lan6[1], lan6[0], 10); err != nil {
 		t.Errorf("IPv6 in IPv6: %v", err)
 	}
+}
+
+// dualLANs gives the LANs IPv6 too, and returns the addresses of the hosts there.
+func (x *pair) dualLANs() (hosts [2]netip.Addr) {
+	x.t.Helper()
+	for i, side := range []struct{ gateway, lan *lab.Namespace }{{x.ours, x.oursLAN}, {x.theirs, x.theirsLAN}} {
+		prefix := func(format string) netip.Prefix { return netip.MustParsePrefix(fmt.Sprintf(format, i+1)) }
+		hosts[i] = prefix("2001:db8:%d::2/64").Addr()
+		x.must(side.gateway.Address("lan0", prefix("2001:db8:%d::1/64")))
+		x.must(side.lan.Address("eth0", prefix("2001:db8:%d::2/64")))
+		x.must(side.lan.Route(netip.MustParsePrefix("::/0"), prefix("2001:db8:%d::1/64").Addr()))
+	}
+	return hosts
 }

@@ -8,6 +8,9 @@
 //
 //	ip route show proto 83
 //
+// A route may have an MTU: that of a path which takes less than the host knows, for a data
+// plane that leaves it to routes to keep packets to it.
+//
 // Behind each route is a guard of type unreachable: when the interface goes with an
 // agent in user space that is killed, packets that were to be protected do not leave by
 // the default gateway in clear (RFC 4301, Section 5.1). Guards stay until the next

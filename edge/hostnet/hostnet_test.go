@@ -88,11 +88,15 @@ func TestRoutes(t *testing.T) {
 		{Prefix: prefix("10.3.0.0/24")},
 		{Prefix: prefix("2001:db8:2::/48"), Source: addr("2001:db8:1::1")},
 	}
+	narrow := slices.Clone(first)
+	for i := range narrow {
+		narrow[i].MTU = 1300
+	}
 	second := []Route{
 		{Prefix: prefix("10.2.0.0/24")}, // another source
 		{Prefix: prefix("10.4.0.0/16"), Source: addr("10.1.0.1")},
 	}
-	for _, want := range [][]Route{first, first, second, nil} {
+	for _, want := range [][]Route{first, first, narrow, first, narrow, second, nil} {
 		must(t, h.SetRoutes("swan0", want))
 		have, err := h.own(tun)
 		must(t, err)
@@ -101,13 +105,38 @@ func TestRoutes(t *testing.T) {
 		}
 		for _, w := range want {
 			// The kernel chooses a source where none was asked for.
-			if got, ok := have[w.Prefix]; !ok || w.Source.IsValid() && got.Source != w.Source {
+			if got, ok := have[w.Prefix]; !ok || w.Source.IsValid() && got.Source != w.Source || got.MTU != w.MTU {
 				t.Errorf("route %s = %v, want %v", w.Prefix, got, w)
 			}
 		}
 	}
 	if list, err := h.nl.RouteListFiltered(unix.AF_INET, &netlink.Route{LinkIndex: wan.Attrs().Index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE); err != nil || len(list) != 2 {
 		t.Errorf("routes of others = %v, %v, want the two of eth0 untouched", list, err)
+	}
+}
+
+// TestRouteMTU: the kernel fragments what it forwards, or tells its sender, by the MTU of
+// the route, of either family.
+func TestRouteMTU(t *testing.T) {
+	h := inNamespace(t)
+	iface(t, h, "swan0", "192.0.2.1/24")
+	must(t, h.SetLink("swan0", 1418))
+	for _, tt := range []struct {
+		prefix    string
+		mtu, want int
+	}{
+		{"10.2.0.0/24", 1300, 1300}, {"10.2.0.0/24", 1000, 1000}, {"10.2.0.0/24", 1418, 0}, {"10.2.0.0/24", 0, 0},
+		{"2001:db8:2::/48", 1300, 1300}, {"2001:db8:2::/48", 1000, 1280}, {"2001:db8:2::/48", 1500, 0},
+	} {
+		p := netip.MustParsePrefix(tt.prefix)
+		must(t, h.SetRoutes("swan0", []Route{{Prefix: p, MTU: tt.mtu}}))
+		routes, err := h.nl.RouteListFiltered(family(p), &netlink.Route{Dst: ipNet(p)}, netlink.RT_FILTER_DST)
+		must(t, err)
+		for _, r := range routes {
+			if r.Type == unix.RTN_UNICAST && (r.MTU != tt.want || r.MTULock != (tt.want != 0 && p.Addr().Is6())) {
+				t.Errorf("route to %s for packets of %d octets has MTU %d, locked %v, want %d", p, tt.mtu, r.MTU, r.MTULock, tt.want)
+			}
+		}
 	}
 }
 

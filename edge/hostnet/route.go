@@ -26,6 +26,9 @@ type Route struct {
 	// Source is preferred for packets of the host itself; zero: the kernel's
 	// choice.
 	Source netip.Addr
+	// MTU is how long packets may be, in octets, where that is less than what the
+	// interface takes; 0: it takes what is right.
+	MTU int
 }
 
 // SetRoutes makes want the edge's routes through the interface, and puts a guard behind
@@ -44,7 +47,8 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 	wanted := map[netip.Prefix]bool{}
 	for _, r := range slices.SortedFunc(slices.Values(want), compareRoutes) {
 		wanted[r.Prefix] = true
-		if old, ok := have[r.Prefix]; ok && old.Source == r.Source {
+		r.limit(link)
+		if old, ok := have[r.Prefix]; ok && old == r {
 			continue
 		} else if err := h.set(link, r, ok); err != nil {
 			errs = append(errs, err)
@@ -96,7 +100,7 @@ func (h *Host) own(link netlink.Link) (map[netip.Prefix]Route, error) {
 			continue
 		}
 		source, _ := netip.AddrFromSlice(r.Src)
-		out[prefix] = Route{Prefix: prefix, Source: source.Unmap()}
+		out[prefix] = Route{Prefix: prefix, Source: source.Unmap(), MTU: r.MTU}
 	}
 	return out, nil
 }
@@ -146,7 +150,25 @@ func message(link netlink.Link, r Route) *netlink.Route {
 	if r.Source.IsValid() {
 		m.Src = r.Source.AsSlice()
 	}
+	// Of IPv6 the kernel goes by the MTU of a route for packets that it forwards only if
+	// it is locked. Of IPv4 that would take DF from what the host itself sends.
+	m.MTU, m.MTULock = r.MTU, r.MTU != 0 && r.Prefix.Addr().Is6()
 	return m
+}
+
+// leastMTU6 is what every link has to take of IPv6 (RFC 8200, Section 5). No sender goes
+// below that, and the kernel tells it no less.
+const leastMTU6 = 1280
+
+// limit makes the MTU one that the route can have: it would go before that of the
+// interface.
+func (r *Route) limit(link netlink.Link) {
+	if r.MTU != 0 && r.Prefix.Addr().Is6() {
+		r.MTU = max(r.MTU, leastMTU6)
+	}
+	if r.MTU >= link.Attrs().MTU {
+		r.MTU = 0
+	}
 }
 
 func compareRoutes(a, b Route) int {

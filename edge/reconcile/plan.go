@@ -61,6 +61,8 @@ type DataPlane struct {
 type Plan struct {
 	Tunnels []engine.TunnelConfig
 	Routes  []hostnet.Route
+	// carriers are the tunnels that each route leads to.
+	carriers map[netip.Prefix][]string
 	// Intercepted are the peers of transport mode whose packets are led into the
 	// tunnel interface.
 	Intercepted []netip.Addr
@@ -74,7 +76,7 @@ type Plan struct {
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{}, Errors{}
+	p, errs := &Plan{carriers: map[netip.Prefix][]string{}}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent.GetSettings(), m)
 	if trustErr != nil {
@@ -152,12 +154,16 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 		}
 		for j, selector := range child.RemoteTS {
 			for _, prefix := range ts.Prefixes(selector) {
-				if slices.ContainsFunc(p.Routes, func(r hostnet.Route) bool { return r.Prefix == prefix }) {
+				others := p.carriers[prefix]
+				if len(others) > 0 && others[len(others)-1] == name {
 					continue
 				}
 				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
 					errs.add(name, fmt.Sprintf("children[%d].remote_ts[%d]", i, j), fmt.Sprintf(
 						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out", prefix, peer))
+					continue
+				}
+				if p.carriers[prefix] = append(others, name); len(others) > 0 {
 					continue
 				}
 				r := hostnet.Route{Prefix: prefix, Source: env.Source4}
@@ -168,6 +174,24 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 			}
 		}
 	}
+}
+
+// limitedTo returns the routes with an MTU where a tunnel that they lead to is in inner,
+// that of the narrowest.
+func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
+	if len(inner) == 0 {
+		return p.Routes
+	}
+	routes := slices.Clone(p.Routes)
+	for i := range routes {
+		r := &routes[i]
+		for _, tunnel := range p.carriers[r.Prefix] {
+			if mtu := inner[tunnel]; mtu != 0 && (r.MTU == 0 || mtu < r.MTU) {
+				r.MTU = mtu
+			}
+		}
+	}
+	return routes
 }
 
 // intercept adds the hosts of selectors, each once.

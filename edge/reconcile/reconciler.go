@@ -59,7 +59,16 @@ type Config struct {
 	// Identity is the enrolled identity of now, nil without one.
 	Identity  func() *state.Identity
 	DataPlane DataPlane
-	Logger    *slog.Logger
+	// Paths tells how long packets into tunnels may be, for their routes. Nil: the data
+	// plane sees to it itself.
+	Paths  Paths
+	Logger *slog.Logger
+}
+
+// Paths is what the reconciler needs of a dataplane.RoutedPlane.
+type Paths interface {
+	InnerMTUs() map[string]int
+	InnerMTUsChanged() <-chan struct{}
 }
 
 // Reconciler keeps the engine and the host at what the intent says.
@@ -69,6 +78,7 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	intent *swanherdv1.EdgeIntent // nil before the first
+	plan   *Plan                  // what the host was brought to last, nil before the first
 	locals map[string]netip.Addr  // local addresses that routing chose, by tunnel
 	// deferred are the tunnels that have to wait for the host, and why.
 	deferred map[string]error
@@ -143,16 +153,23 @@ func (r *Reconciler) Deferred() map[string]error {
 func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 	resync := time.NewTicker(resyncInterval)
 	defer resync.Stop()
+	var pathsChanged <-chan struct{}
+	if r.cfg.Paths != nil {
+		pathsChanged = r.cfg.Paths.InnerMTUsChanged()
+	}
 	said := ""
 	for {
+		do := r.Resync
 		select {
 		case <-ctx.Done():
 			return
 		case <-hostChanged:
 		case <-resync.C:
+		case <-pathsChanged:
+			do = r.followPaths
 		}
 		text := ""
-		if err := r.Resync(); err != nil {
+		if err := do(); err != nil {
 			text = err.Error()
 		}
 		if text != "" && text != said {
@@ -201,7 +218,8 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 			return err
 		}
 	}
-	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, plan.Routes); err != nil {
+	r.plan = plan
+	if err := r.setRoutes(); err != nil {
 		return err
 	}
 	if err := r.cfg.Host.Intercept(r.cfg.Interface, plan.Intercepted); err != nil {
@@ -222,6 +240,24 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 	}
 	r.warned = text
 	return nil
+}
+
+// followPaths gives the routes the MTUs of the tunnels' paths.
+func (r *Reconciler) followPaths() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.plan == nil {
+		return nil
+	}
+	return r.setRoutes()
+}
+
+func (r *Reconciler) setRoutes() error {
+	var inner map[string]int
+	if r.cfg.Paths != nil {
+		inner = r.cfg.Paths.InnerMTUs()
+	}
+	return r.cfg.Host.SetRoutes(r.cfg.Interface, r.plan.limitedTo(inner))
 }
 
 // environment looks at the host.

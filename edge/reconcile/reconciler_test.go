@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -93,6 +95,57 @@ func TestApplyOrder(t *testing.T) {
 	}
 	if len(h.tunnels) != 1 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" || len(h.routes) != 2 {
 		t.Errorf("tunnels = %+v, routes = %v", h.tunnels, h.routes)
+	}
+}
+
+// routedPlane is a data plane that leaves it to routes how long packets are.
+type routedPlane struct {
+	inner   map[string]int
+	changed chan struct{}
+}
+
+func (p *routedPlane) InnerMTUs() map[string]int         { return p.inner }
+func (p *routedPlane) InnerMTUsChanged() <-chan struct{} { return p.changed }
+
+// Routes have the MTU of the narrowest tunnel that they lead to, as soon as it is known.
+func TestRoutesFollowPaths(t *testing.T) { synctest.Test(t, testRoutesFollowPaths) }
+
+func testRoutesFollowPaths(t *testing.T) {
+	h, plane := &host{}, &routedPlane{changed: make(chan struct{})}
+	r := newTestReconciler(t, h)
+	r.cfg.Paths = plane
+	if err := r.followPaths(); err != nil || h.steps != nil {
+		t.Errorf("before there is an intent: %v, %v", h.steps, err)
+	}
+	intent := goodIntent()
+	other := proto.Clone(intent.Tunnels[0]).(*swanherdv1.TunnelIntent)
+	other.Name, other.RemoteEndpoints[0].Address = tunnelName+"2", "198.51.100.3"
+	other.Children[0].RemoteTs = other.Children[0].RemoteTs[:1]
+	intent.Tunnels = append(intent.Tunnels, other)
+	if err := r.Apply(intent); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go r.Run(ctx, nil)
+	for _, tt := range []struct {
+		inner  map[string]int
+		v4, v6 int
+	}{
+		{nil, 0, 0},
+		{map[string]int{tunnelName: 1300}, 1300, 1300},
+		{map[string]int{tunnelName: 1300, other.Name: 1200}, 1200, 1300},
+		{map[string]int{other.Name: 1400}, 1400, 0},
+		{nil, 0, 0},
+	} {
+		plane.inner = tt.inner
+		plane.changed <- struct{}{}
+		synctest.Wait()
+		for _, route := range h.routes {
+			if want := map[bool]int{true: tt.v4, false: tt.v6}[route.Prefix.Addr().Is4()]; route.MTU != want {
+				t.Errorf("with %v the route to %s has MTU %d, want %d", tt.inner, route.Prefix, route.MTU, want)
+			}
+		}
 	}
 }
 

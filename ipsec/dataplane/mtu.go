@@ -49,3 +49,18 @@ func (sa *SA) innerMTUOfAH(path, ip int) int {
 	}
 	return max(0, path-length)
 }
+
+// RoutedPlane is a Plane that leaves to the host's routes how long inner packets may be:
+// the MTU of a route is what the host fragments to, what it tells senders whose packets
+// are too long, and what its own connections keep to.
+type RoutedPlane interface {
+	Plane
+
+	// InnerMTUs returns, by tunnel, the longest packet in octets that all its outbound SAs
+	// in tunnel mode carry whole, of those tunnels alone whose path takes less than the
+	// host knows (SetPathMTU).
+	InnerMTUs() map[string]int
+
+	// InnerMTUsChanged gets a value after they changed.
+	InnerMTUsChanged() <-chan struct{}
+}

@@ -3,6 +3,7 @@ package planetest
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net/netip"
 	"testing"
 	"time"
@@ -42,8 +43,8 @@ func testIdempotent(t *testing.T, h *harness) {
 }
 
 // testPathMTU tells of a path that takes less than the host knows, and takes it back. What
-// fits passes before and after.
-func testPathMTU(_ *testing.T, h *harness) {
+// fits passes before and after. A plane that leaves it to routes says what is for them.
+func testPathMTU(t *testing.T, h *harness) {
 	s := h.newSAs(1)
 	s.outA.PathMTU = 1400
 	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.inA}, dataplane.InstallSA{SA: s.outA})
@@ -53,6 +54,31 @@ func testPathMTU(_ *testing.T, h *harness) {
 		h.apply(h.A, dataplane.SetPathMTU{Tunnel: tunnel, MTU: mtu}, dataplane.SetPathMTU{Tunnel: "nobody", MTU: mtu})
 		h.passes(h.A, h.B, h.toB())
 		h.passes(h.B, h.A, h.toA())
+		s.outA.PathMTU = mtu
+		wantInnerMTU(t, h.A.Plane, &s.outA)
+	}
+	h.apply(h.A, dataplane.SetPathMTU{Tunnel: tunnel, MTU: 1280}, remove(s.outA))
+	s.outA.PathMTU = 0
+	wantInnerMTU(t, h.A.Plane, &s.outA)
+}
+
+// wantInnerMTU looks at what a plane says is for the routes to the one outbound SA.
+func wantInnerMTU(t *testing.T, p dataplane.Plane, sa *dataplane.SA) {
+	t.Helper()
+	routed, ok := p.(dataplane.RoutedPlane)
+	if !ok {
+		return
+	}
+	want := map[string]int{}
+	if sa.PathMTU != 0 && sa.Mode == dataplane.Tunnel {
+		want[sa.Tunnel] = sa.InnerMTU(sa.PathMTU)
+	}
+	if got := routed.InnerMTUs(); !maps.Equal(got, want) {
+		t.Errorf("with a path of %d octets, 0 for unknown, routes are to have the MTUs %v, want %v", sa.PathMTU, got, want)
+	}
+	select {
+	case <-routed.InnerMTUsChanged():
+	default:
 	}
 }
 

@@ -103,7 +103,7 @@ func (p *Plane) apply(op dataplane.Op) error {
 			err = fmt.Errorf("move SAs of %s: %w", op.Tunnel, err)
 		}
 	case dataplane.SetPathMTU:
-		// The kernel takes the MTU of a path from its routes alone.
+		p.paths.set(op.Tunnel, op.MTU)
 	default:
 		err = fmt.Errorf("operation %T is not known", op)
 	}
@@ -199,6 +199,9 @@ func (p *Plane) install(sa dataplane.SA) error {
 	}
 	if sa.Direction == dataplane.Outbound {
 		p.disinherit(c)
+		if p.paths.set(sa.Tunnel, sa.PathMTU); sa.PathMTU != 0 {
+			p.paths.tell() // another suite may have room for less
+		}
 	}
 	return nil
 }

@@ -24,7 +24,9 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There is no ESP in TCP here, and there are
 // no dummy packets.
-// The MTU of a path is that of the route to the peer, whatever IKE finds out about it.
+// The MTU of a path is that of the route to the peer. What IKE finds out about it is for
+// the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
+// mode has no such routes, and does without.
 //
 // # What depends on the kernel
 //

@@ -26,6 +26,7 @@ func (p *Plane) move(op dataplane.UpdateEndpoints) error {
 	if err != nil || len(moved) == 0 {
 		return err
 	}
+	p.paths.set(op.Tunnel, 0)
 	return p.rebuild(moved, func(a *association) error { return p.remake(a, a.stateID(), op.Local, op.Remote) })
 }
 

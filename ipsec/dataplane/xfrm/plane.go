@@ -100,6 +100,7 @@ type Plane struct {
 	requests uint32          // the last request ID that was given
 	given    map[uint32]bool // those in use
 	left     leftovers
+	paths    paths
 	watched
 }
 
@@ -112,7 +113,7 @@ type saKey struct {
 	spi       uint32
 }
 
-var _ dataplane.Plane = (*Plane)(nil)
+var _ dataplane.RoutedPlane = (*Plane)(nil)
 
 // New makes the interface and the sockets. Nothing passes the interface until
 // policies and SAs are applied, but for what an earlier process left in the kernel,
@@ -122,7 +123,7 @@ func New(c Config) (_ *Plane, err error) {
 	p := &Plane{
 		logger: c.Logger, mark: c.Mark, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
-		given: map[uint32]bool{}, watched: newWatched(),
+		given: map[uint32]bool{}, paths: newPaths(), watched: newWatched(),
 	}
 	defer func() {
 		if err != nil {
