@@ -35,7 +35,7 @@ import (
 
 // controller is a real one: embedded etcd, listeners on loopback.
 type controller struct {
-	t   *testing.T
+	t   testing.TB
 	cfg server.Config
 	s   *server.Server
 	// token and roots are what an operator has.
@@ -43,7 +43,7 @@ type controller struct {
 	roots *x509.CertPool
 }
 
-func startController(t *testing.T) *controller {
+func startController(t testing.TB) *controller {
 	t.Helper()
 	c := &controller{t: t, cfg: server.Config{
 		DataDir:       filepath.Join(t.TempDir(), "controller"),
@@ -90,7 +90,7 @@ func (c *controller) restart() {
 }
 
 // pinnedRoots fetches the controller's authority and holds it to the pin.
-func pinnedRoots(t *testing.T, address, pin string) *x509.CertPool {
+func pinnedRoots(t testing.TB, address, pin string) *x509.CertPool {
 	t.Helper()
 	conn, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *controller) apply() {
 // testEdge is the least that is an edge: keys, certificates, and a session on
 // which it acknowledges every update.
 type testEdge struct {
-	t       *testing.T
+	t       testing.TB
 	c       *controller
 	name    string
 	control *ecdsa.PrivateKey

@@ -84,6 +84,7 @@ func (s *Server) guarded(edges access.Verifier, source func(context.Context) net
 		return nil, err
 	}
 	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(access.NewCodec()),
 		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{s.metrics.GRPC.UnaryServerInterceptor()}, guard.Unary()...)...),
 		grpc.ChainStreamInterceptor(append([]grpc.StreamServerInterceptor{s.metrics.GRPC.StreamServerInterceptor()}, guard.Stream()...)...),
 	}, nil

@@ -223,6 +223,9 @@ func (g *Guard) operator(ctx context.Context, method string) (Principal, error) 
 // admit checks a message against its rules and the caller's networks. Reports
 // of edges pass: they are many, and one odd field must not end a session.
 func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
+	if err := decoded(m); err != nil {
+		return err
+	}
 	if r.caller == forOperators && r.scope == inNetworks {
 		p := PrincipalFrom(ctx)
 		for _, n := range networksOf(m) {

@@ -13,6 +13,7 @@ import (
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -95,6 +96,8 @@ func (a *Access) DeleteApiToken(ctx context.Context, req *swanherdv1.DeleteApiTo
 		name = "apiTokens/" + strings.TrimPrefix(p.Actor, "token:")
 	} else if p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global() {
 		return nil, status.Errorf(codes.PermissionDenied, "%s may delete its own token only, %s", p.Actor, ownToken)
+	} else if id, ok := strings.CutPrefix(name, "apiTokens/"); !ok || !model.ValidID(id) {
+		return nil, access.Invalid("name", "is not a name of the form apiTokens/{api_token}")
 	}
 	return &emptypb.Empty{}, a.keeper.DeleteAPIToken(ctx, name)
 }

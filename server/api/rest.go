@@ -1,18 +1,29 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/swanherd/swanherd/proto/openapi"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -25,6 +36,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
 			MarshalOptions: protojson.MarshalOptions{EmitDefaultValues: true},
 		}),
+		runtime.SetQueryParameterParser(strictQuery{}),
 		runtime.WithErrorHandler(problem),
 		runtime.WithRoutingErrorHandler(routingProblem),
 		// Authorization passes by itself; the default would also let callers set
@@ -42,7 +54,13 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		}
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/v1/", gateway)
+	mux.HandleFunc("/v1/", func(w http.ResponseWriter, r *http.Request) {
+		if !utf8.ValidString(r.URL.Path) { // the gateway would take it for a text
+			writeProblem(w, http.StatusNotFound, status.New(codes.NotFound, "the path is not UTF-8"))
+			return
+		}
+		gateway.ServeHTTP(w, r)
+	})
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openapi.JSON) // a client that left is none of our errors
@@ -63,13 +81,57 @@ type problemDetails struct {
 }
 
 type problemViolation struct {
+	// Field is a path in the request, in the names of JSON: `site.displayName`;
+	// `body` is the body as a whole.
 	Field       string `json:"field"`
 	Description string `json:"description"`
 }
 
+// strictQuery refuses parameters that the method does not have. The gateway by
+// itself ignores them, and so a filter whose name is misspelt.
+type strictQuery struct{ runtime.DefaultQueryParser }
+
+func (p strictQuery) Parse(m proto.Message, values url.Values, filter *utilities.DoubleArray) error {
+	for name, texts := range values {
+		if !hasField(m.ProtoReflect().Descriptor(), strings.Split(name, ".")) {
+			return fmt.Errorf("the method has no parameter %q; see /openapi.json", name)
+		}
+		if slices.ContainsFunc(texts, func(s string) bool { return !utf8.ValidString(s) }) {
+			return fmt.Errorf("parameter %q is not UTF-8", name)
+		}
+	}
+	return p.DefaultQueryParser.Parse(m, values, filter)
+}
+
+func hasField(d protoreflect.MessageDescriptor, path []string) bool {
+	if d == nil {
+		return false
+	}
+	head, _, _ := strings.Cut(path[0], "[") // of a map, as in labels[region]
+	f := cmp.Or(d.Fields().ByJSONName(head), d.Fields().ByName(protoreflect.Name(head)))
+	return f != nil && (len(path) == 1 || hasField(f.Message(), path[1:]))
+}
+
 func problem(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
 	st := status.Convert(err)
-	writeProblem(w, httpStatus(st.Code()), st)
+	writeProblem(w, httpStatus(st.Code()), st, undecodable(st)...)
+}
+
+// namedField is the field in what the gateway says of a body, a parameter or a
+// path that it cannot decode.
+var namedField = regexp.MustCompile(`(?:field|parameter:?) "?([\w.]+)"?`)
+
+// undecodable is the field that a refusal by the gateway is about; refusals by
+// the services have it already.
+func undecodable(st *status.Status) []problemViolation {
+	if st.Code() != codes.InvalidArgument || len(st.Details()) > 0 {
+		return nil
+	}
+	field := "body"
+	if m := namedField.FindStringSubmatch(st.Message()); m != nil {
+		field = m[1]
+	}
+	return []problemViolation{{field, st.Message()}}
 }
 
 // routingProblem is for paths and methods that the API does not have.
@@ -93,19 +155,21 @@ func httpStatus(c codes.Code) int {
 	return runtime.HTTPStatusFromCode(c)
 }
 
-func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status) {
+func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violations ...problemViolation) {
 	p := problemDetails{
 		Type:   "about:blank",
 		Title:  http.StatusText(httpCode),
 		Status: httpCode,
 		Detail: st.Message(),
 		Code:   codeName(st.Code()),
+
+		Violations: violations,
 	}
 	for _, d := range st.Details() {
 		switch d := d.(type) {
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
-				p.Violations = append(p.Violations, problemViolation{v.GetField(), v.GetDescription()})
+				p.Violations = append(p.Violations, problemViolation{jsonPath(v.GetField()), v.GetDescription()})
 			}
 		case *errdetails.RetryInfo:
 			w.Header().Set("Retry-After", strconv.Itoa(max(1, int(d.GetRetryDelay().AsDuration().Seconds()))))
@@ -121,3 +185,26 @@ func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status) {
 
 // codeName is the code as google.rpc.Code spells it.
 func codeName(c codes.Code) string { return code.Code(c).String() }
+
+// jsonPath is a field path in the names of JSON: `site.display_name` becomes
+// `site.displayName`. What is quoted in brackets is a key, and stays.
+func jsonPath(path string) string {
+	var b strings.Builder
+	quoted, up := false, false
+	for _, r := range path {
+		switch {
+		case r == '"':
+			quoted = !quoted
+			b.WriteRune(r)
+		case r == '_' && !quoted:
+			up = true
+			continue
+		case up:
+			b.WriteRune(unicode.ToUpper(r))
+		default:
+			b.WriteRune(r)
+		}
+		up = false
+	}
+	return b.String()
+}

@@ -113,5 +113,5 @@ func parseChild(s, collection, kind string, pattern *regexp.Regexp) (network, id
 }
 
 func nameError(s, form string) error {
-	return fmt.Errorf("%q is not a name of the form %s with ids of lower-case letters, digits and hyphens", s, form)
+	return fmt.Errorf("%q is not a name of the form %s with ids of lower-case letters, digits and hyphens", clip(s), form)
 }

@@ -68,8 +68,20 @@ func networkOf(name string) string {
 func (v *validator) inNetwork(name string) {
 	network := networkOf(name)
 	if _, ok := v.t.Networks.Get(network); !ok {
-		v.add(name, "name", network+" does not exist", "create the network first, or in the same manifest"+v.known(v.t.Networks.names("networks/")))
+		v.add(name, "name", network+" does not exist", "create the network first, or in the same manifest"+v.known(v.askedNetworks()))
 	}
+}
+
+// askedNetworks are the networks in the request. Which others there are is not
+// for everybody to know.
+func (v *validator) askedNetworks() []string {
+	var names []string
+	for row := range v.t.Networks.All() {
+		if _, asked := v.fields[row.Name]; asked {
+			names = append(names, row.Name)
+		}
+	}
+	return names
 }
 
 func (v *validator) profile(p *swanherdv1.Profile) {
@@ -153,11 +165,12 @@ func (v *validator) overlap(a, b sitePrefix) {
 }
 
 func (v *validator) mesh(m *swanherdv1.Mesh) {
-	if _, ok := v.t.Profiles.Get(m.GetProfile()); !ok {
+	network := networkOf(m.GetName())
+	if name, err := ParseProfileName(m.GetProfile()); err == nil && "networks/"+name.Network != network { // whether it is there or not
+		v.add(m.GetName(), "profile", fmt.Sprintf("%s is in another network", m.GetProfile()), "use a profile of "+network)
+	} else if _, ok := v.t.Profiles.Get(m.GetProfile()); !ok {
 		v.add(m.GetName(), "profile", fmt.Sprintf("profile %q does not exist", clip(m.GetProfile())),
-			"create it, or name one of the network's"+v.known(v.t.Profiles.names(networkOf(m.GetName())+"/")))
-	} else if networkOf(m.GetProfile()) != networkOf(m.GetName()) {
-		v.add(m.GetName(), "profile", fmt.Sprintf("%s is in another network", m.GetProfile()), "use a profile of "+networkOf(m.GetName()))
+			"create it, or name one of the network's"+v.known(v.t.Profiles.names(network+"/")))
 	}
 	switch topology := m.GetTopology().(type) {
 	case *swanherdv1.Mesh_FullMesh:

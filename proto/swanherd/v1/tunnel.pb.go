@@ -8,6 +8,7 @@ package swanherdv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -1425,7 +1426,7 @@ var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x02\n" +
+	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x02\n" +
 	"\x06Tunnel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12$\n" +
@@ -1435,7 +1436,8 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12;\n" +
 	"\vstatus_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"statusTime\x12)\n" +
-	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision\"\xa9\x02\n" +
+	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision:N\xeaAK\n" +
+	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xa9\x02\n" +
 	"\tTunnelEnd\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
