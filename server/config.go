@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/swanherd/swanherd/server/store"
 )
 
 // Defaults of Config.
@@ -23,6 +25,7 @@ const (
 	DefaultListen        = "0.0.0.0:7443"
 	DefaultEdgeListen    = "0.0.0.0:7444"
 	DefaultMetricsListen = "127.0.0.1:7445"
+	DefaultReplicaListen = "0.0.0.0:7446"
 )
 
 // Config configures a controller. The zero value is one that keeps its state in
@@ -37,6 +40,8 @@ type Config struct {
 	EtcdTLS *tls.Config
 	// EtcdMaxTxnOps is the cluster's --max-txn-ops; 0: 128, etcd's default.
 	EtcdMaxTxnOps int
+	// Cluster makes the embedded etcd a member of a cluster of such; nil: it is alone.
+	Cluster *store.Cluster
 	// KeyFile holds the key that seals secrets in the store; made when it does
 	// not exist. Replicas share it. Default: secret.key in DataDir.
 	KeyFile string
@@ -47,6 +52,12 @@ type Config struct {
 	EdgeListen string
 	// MetricsListen is for /metrics, /healthz and /readyz, without TLS.
 	MetricsListen string
+	// ReplicaListen is for other controllers on the same store, with EtcdEndpoints or
+	// Cluster only.
+	ReplicaListen string
+	// AdvertiseReplica is where they reach it, `host:port`. Default: the address of
+	// ReplicaListen, or the machine's.
+	AdvertiseReplica string
 	// AdvertiseEdge is where edges reach EdgeListen, `host:port`, as enrolment
 	// tokens tell them. Default: the address of EdgeListen, or the machine's.
 	AdvertiseEdge []string
@@ -84,6 +95,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.Listen, DefaultListen)
 	set(&c.EdgeListen, DefaultEdgeListen)
 	set(&c.MetricsListen, DefaultMetricsListen)
+	set(&c.ReplicaListen, DefaultReplicaListen)
 	set(&c.Version, "devel")
 	if c.Log == nil {
 		c.Log = slog.Default()
@@ -92,15 +104,21 @@ func (c Config) withDefaults() (Config, error) {
 		c.Out = os.Stdout
 	}
 	var errs []error
-	for flag, address := range map[string]string{"listen": c.Listen, "edge-listen": c.EdgeListen, "metrics-listen": c.MetricsListen} {
+	for flag, address := range map[string]string{"listen": c.Listen, "edge-listen": c.EdgeListen, "metrics-listen": c.MetricsListen, "replica-listen": c.ReplicaListen} {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			errs = append(errs, fmt.Errorf("%s %q: want host:port: %w", flag, address, err))
 		}
 	}
 	for _, address := range c.AdvertiseEdge {
-		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+		if !isEndpoint(address) {
 			errs = append(errs, fmt.Errorf("advertise-edge %q: want host:port, where edges reach this controller", address))
 		}
+	}
+	if c.AdvertiseReplica != "" && !isEndpoint(c.AdvertiseReplica) {
+		errs = append(errs, fmt.Errorf("advertise-replica %q: want host:port, where other controllers reach this one", c.AdvertiseReplica))
+	}
+	if c.Cluster != nil && len(c.EtcdEndpoints) > 0 {
+		errs = append(errs, errors.New("both a cluster of embedded etcds and etcd-endpoints; give one"))
 	}
 	if c.AdvertiseURL != "" {
 		u, err := url.Parse(c.AdvertiseURL)
@@ -120,6 +138,11 @@ func (c Config) withDefaults() (Config, error) {
 	return c, errors.Join(errs...)
 }
 
+func isEndpoint(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	return err == nil && host != "" && port != ""
+}
+
 // Info is what became of a Config once the controller runs.
 type Info struct {
 	// Addresses that the listeners are bound to.
@@ -135,6 +158,8 @@ type Info struct {
 	// EdgeEndpoints and URL are what is advertised.
 	EdgeEndpoints []string
 	URL           string
+	// ReplicaEndpoint is where other replicas reach this one; empty: nowhere.
+	ReplicaEndpoint string
 }
 
 // Run runs a controller until ctx ends or it fails. At the first start it

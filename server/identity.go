@@ -1,6 +1,7 @@
 package server
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -19,11 +20,10 @@ import (
 	"github.com/swanherd/swanherd/server/pki"
 )
 
-// serverIdentity is the controller's TLS certificate, issued by its own
+// serverIdentity is a TLS certificate of the controller, issued by its own
 // authority at each start and anew when half of its life is over.
 type serverIdentity struct {
-	authority *pki.Authority
-	hosts     []string
+	issue func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error)
 
 	mu      sync.Mutex
 	current *tls.Certificate
@@ -42,7 +42,7 @@ func (i *serverIdentity) certificate(*tls.ClientHelloInfo) (*tls.Certificate, er
 	if err != nil {
 		return nil, fmt.Errorf("make server key: %w", err)
 	}
-	c, err := i.authority.IssueServer(key.Public(), i.hosts, now)
+	c, err := i.issue(key.Public(), now)
 	if err != nil {
 		return nil, fmt.Errorf("issue server certificate: %w", err)
 	}

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -38,10 +39,10 @@ const (
 )
 
 // listeners are the bound sockets.
-type listeners struct{ operator, edge, metrics net.Listener }
+type listeners struct{ operator, edge, metrics, replica net.Listener }
 
 func (l *listeners) close() {
-	for _, lis := range []net.Listener{l.operator, l.edge, l.metrics} {
+	for _, lis := range []net.Listener{l.operator, l.edge, l.metrics, l.replica} {
 		if lis != nil {
 			lis.Close() // already closed by who served it, when there was one
 		}
@@ -65,6 +66,12 @@ func (s *Server) listen(ctx context.Context) error {
 		bind("metrics (--metrics-listen)", s.cfg.MetricsListen, &s.listeners.metrics)); err != nil {
 		return err
 	}
+	if s.cfg.shared() {
+		if err := bind("replicas (--replica-listen)", s.cfg.ReplicaListen, &s.listeners.replica); err != nil {
+			return err
+		}
+		s.info.ReplicaEndpoint = cmp.Or(s.cfg.AdvertiseReplica, reachable(s.listeners.replica.Addr(), ""))
+	}
 	s.info.OperatorAddr, s.info.EdgeAddr, s.info.MetricsAddr = s.listeners.operator.Addr(), s.listeners.edge.Addr(), s.listeners.metrics.Addr()
 	s.info.EdgeEndpoints = s.cfg.AdvertiseEdge
 	if len(s.info.EdgeEndpoints) == 0 {
@@ -85,9 +92,19 @@ func (s *Server) guarded(edges access.Verifier, source func(context.Context) net
 	}
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(access.NewCodec()),
-		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{s.metrics.GRPC.UnaryServerInterceptor()}, guard.Unary()...)...),
+		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{s.metrics.GRPC.UnaryServerInterceptor(), s.markStale}, guard.Unary()...)...),
 		grpc.ChainStreamInterceptor(append([]grpc.StreamServerInterceptor{s.metrics.GRPC.StreamServerInterceptor()}, guard.Stream()...)...),
 	}, nil
+}
+
+// markStale says in the header of an answer that it may be old: reads go on when the
+// store does not answer.
+func (s *Server) markStale(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if since, stale := s.store.StaleSince(); stale {
+		// Fails only where there is no answer to mark.
+		_ = grpc.SetHeader(ctx, metadata.Pairs(api.StaleHeader, since.UTC().Format(time.RFC3339)))
+	}
+	return handle(ctx, req)
 }
 
 func (s *Server) registerOperatorServices(g *grpc.Server) {

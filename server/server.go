@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -20,6 +22,7 @@ import (
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/history"
 	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/replica"
 	"github.com/swanherd/swanherd/server/session"
 	"github.com/swanherd/swanherd/server/store"
 )
@@ -34,24 +37,32 @@ const (
 type Server struct {
 	cfg  Config
 	info Info
+	// name tells this replica of the controller from others, and from its own earlier
+	// lives: `replicas/{replica}`.
+	name  string
+	leads atomic.Bool
 
-	store    *store.Store
-	pki      *pki.Keeper
-	identity *serverIdentity
-	keeper   *access.Keeper
-	recorder *fleet.Recorder
-	fleet    *fleet.Fleet
-	board    *session.Board
-	sessions *session.Server
-	metrics  *history.Metrics
-	health   *health.Server
-	services services
+	store     *store.Store
+	pki       *pki.Keeper
+	authority *pki.Authority
+	identity  *serverIdentity
+	keeper    *access.Keeper
+	recorder  *fleet.Recorder
+	fleet     *fleet.Fleet
+	board     *session.Board
+	sessions  *session.Server
+	metrics   *history.Metrics
+	health    *health.Server
+	services  services
 
 	listeners listeners
 	loop      *loop
 	edgeGRPC  *grpc.Server
-	operator  *operatorServer
-	metricsH  *http.Server
+	// replicaGRPC and follower are nil when the store is this process's alone.
+	replicaGRPC *grpc.Server
+	follower    *replica.Follower
+	operator    *operatorServer
+	metricsH    *http.Server
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -75,7 +86,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, failed: make(chan error, 1), stop: func() {}}
+	s := &Server{cfg: cfg, name: newReplicaName(), failed: make(chan error, 1), stop: func() {}}
 	defer func() {
 		if err != nil {
 			s.Close()
@@ -94,7 +105,7 @@ func Start(ctx context.Context, cfg Config) (_ *Server, err error) {
 		}
 	}
 	cfg.Log.Info("controller serves", "operators", s.info.OperatorAddr, "edges", s.info.EdgeAddr,
-		"metrics", s.info.MetricsAddr, "url", s.info.URL, "advertise_edge", s.info.EdgeEndpoints, "epoch", s.store.Epoch())
+		"metrics", s.info.MetricsAddr, "replica", s.name, "url", s.info.URL, "advertise_edge", s.info.EdgeEndpoints, "epoch", s.store.Epoch())
 	return s, nil
 }
 
@@ -115,7 +126,7 @@ func (s *Server) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Logger: s.cfg.Log}
+	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Logger: s.cfg.Log}
 	if len(cfg.Endpoints) == 0 {
 		cfg.DataDir = s.cfg.DataDir
 	}
@@ -132,12 +143,15 @@ func (s *Server) openStore(ctx context.Context) error {
 }
 
 func (s *Server) makeParts(ctx context.Context) error {
-	authority, err := s.pki.Controller(ctx, time.Now())
-	if err != nil {
+	var err error
+	if s.authority, err = s.pki.Controller(ctx, time.Now()); err != nil {
 		return err
 	}
-	s.info.CAPin = authority.Pin()
-	s.identity = &serverIdentity{authority: authority, hosts: hostsOf(s.info)}
+	s.info.CAPin = s.authority.Pin()
+	hosts := hostsOf(s.info)
+	s.identity = &serverIdentity{issue: func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
+		return s.authority.IssueServer(key, hosts, now)
+	}}
 	s.keeper = access.NewKeeper(access.Config{
 		Store:         s.store,
 		EdgeEndpoints: s.info.EdgeEndpoints,
@@ -146,7 +160,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		Log:           s.cfg.Log,
 	})
 	s.recorder = fleet.NewRecorder(journal{s.store}, s.cfg.Log)
-	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder})
+	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder, Leads: s.leads.Load})
 	s.metrics = history.New(s.fleet, s.networks)
 	s.board = session.NewBoard()
 	s.sessions = session.New(session.Config{
@@ -187,18 +201,28 @@ func (s *Server) networks() []string {
 	return out
 }
 
-// verifyEdge proves that a certificate is an edge's that may connect now.
+// verifyEdge proves that a certificate is an edge's that may connect now. The edge may
+// just have enrolled with another replica.
 func (s *Server) verifyEdge(cert *x509.Certificate) (access.EdgeIdentity, error) {
-	name, err := pki.VerifyControl(s.store.Snapshot(), cert, time.Now())
+	id, err := edgeOf(s.store.Snapshot(), cert)
+	if err != nil {
+		id, err = edgeOf(s.store.CatchUp(context.Background()), cert)
+	}
+	return id, err
+}
+
+func edgeOf(snap *store.Snapshot, cert *x509.Certificate) (access.EdgeIdentity, error) {
+	name, err := pki.VerifyControl(snap, cert, time.Now())
 	if err != nil {
 		return access.EdgeIdentity{}, status.Error(codes.PermissionDenied, err.Error())
 	}
 	return access.EdgeIdentity{Edge: name.String(), Certificate: cert}, nil
 }
 
-// admit says whether an edge that has proved itself may still have a session.
+// admit says whether an edge that has proved itself may still have a session. It does
+// not block.
 func (s *Server) admit(id access.EdgeIdentity) error {
-	_, err := s.verifyEdge(id.Certificate)
+	_, err := edgeOf(s.store.Snapshot(), id.Certificate)
 	return err
 }
 
@@ -238,6 +262,7 @@ func (s *Server) serve(ctx context.Context) error {
 		return err
 	}
 	s.makeMetrics()
+	s.makeReplica()
 	s.background.Go(func() { f.run(run) })
 	s.background.Go(func() { _ = s.fleet.Run(run) })
 	s.background.Go(func() {
@@ -245,10 +270,9 @@ func (s *Server) serve(ctx context.Context) error {
 			s.cfg.Log.Warn("last transitions were not recorded", "error", err)
 		}
 	})
-	s.background.Go(func() { _ = s.keeper.Run(run) })
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
-	s.background.Go(func() { s.forgetRevocations(run) })
 	s.background.Go(func() { s.watchStore(run) })
+	s.serveReplicas(run)
 	s.startServing()
 	return ctx.Err()
 }
@@ -285,6 +309,9 @@ func (s *Server) close() error {
 	}
 	if s.loop != nil {
 		s.loop.close()
+	}
+	if s.replicaGRPC != nil {
+		s.replicaGRPC.Stop()
 	}
 	if s.metricsH != nil {
 		s.metricsH.Close()

@@ -94,6 +94,9 @@ func (k *Keeper) Authenticate(token string) (Principal, error) {
 		return Principal{}, errBadToken
 	}
 	row, ok := k.store.Snapshot().APITokens.Get("apiTokens/" + id)
+	if !ok { // another replica may just have made it
+		row, ok = k.store.CatchUp(context.Background()).APITokens.Get("apiTokens/" + id)
+	}
 	if !ok {
 		matches(secret, hashSecret(nil)) // as long as for a known id
 		return Principal{}, errBadToken

@@ -29,6 +29,10 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
+// StaleHeader is the header of an answer that was read while the store did not answer:
+// the time since when it may be old (RFC 3339).
+const StaleHeader = "swanherd-stale-since"
+
 // NewREST returns the REST form of the operator services, /v1/ and
 // /openapi.json, which calls them over conn.
 func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
@@ -42,7 +46,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		// Authorization passes by itself; the default would also let callers set
 		// metadata of their choice.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return StaleHeader, name == StaleHeader }),
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
 		swanherdv1.RegisterTopologyServiceHandler,

@@ -10,10 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -91,7 +93,21 @@ func Connect(x *Context) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithPerRPCCredentials(bearer(x.Token)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
+		grpc.WithUnaryInterceptor(warnStale),
 	)
+}
+
+// staleHeader is what the controller marks answers with that may be old.
+const staleHeader = "swanherd-stale-since"
+
+// warnStale tells the operator that what follows may be old.
+func warnStale(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var header metadata.MD
+	err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Header(&header))...)
+	for _, since := range header.Get(staleHeader) {
+		fmt.Fprintf(os.Stderr, "warning: the controller does not reach its store; this is how it was at %s\n", since)
+	}
+	return err
 }
 
 // pinnedTLS trusts exactly the authority with the pinned key, which the server

@@ -40,7 +40,8 @@ func (f *Fleet) Connect(name string, s SessionStart) bool {
 	status.AgentVersion = s.AgentVersion
 	status.DataPlane = s.DataPlane
 	e.session, e.status, e.stale, e.uplinks, e.boot = s.ID, status, false, s.Uplinks, s.BootID
-	f.publishEdge(e)
+	e.arrive(now)
+	f.publishEdge(e, toldHere)
 	f.refreshTunnelsOf(e, now)
 	f.cfg.Recorder.edgeConnected(e.record(), !was)
 	return true
@@ -70,7 +71,7 @@ func (f *Fleet) Disconnect(name, session, reason string) {
 	status.Connected = false
 	status.LastSeenTime = timestamppb.New(now)
 	e.session, e.status, e.lost = "", status, now
-	f.publishEdge(e)
+	f.publishEdge(e, toldHere)
 	f.refreshTunnelsOf(e, now)
 	f.cfg.Recorder.edgeDisconnected(e.record(), reason)
 }
@@ -115,7 +116,7 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	}
 	changed := e.status.GetIntentState() != p.State
 	e.status = status
-	f.publishEdge(e)
+	f.publishEdge(e, toldHere)
 	if changed {
 		f.cfg.Recorder.intentChanged(e.record())
 	}
@@ -136,6 +137,9 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 		for t := range e.reports {
 			touched[t] = struct{}{}
 		}
+		for t := range e.tunnels { // of which others may have a report from another session
+			touched[t] = struct{}{}
+		}
 		clear(e.reports)
 	}
 	for _, t := range r.GetRemoved() {
@@ -150,8 +154,10 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 			touched[m.GetTunnel()] = struct{}{}
 		}
 	}
-	for t := range touched {
-		f.refreshTunnel(f.tunnels[t], now)
+	for name := range touched {
+		if t := f.tunnels[name]; t != nil { // a report that came by a replica may be ahead of the plan
+			f.refreshTunnel(t, now, toldHere)
+		}
 	}
 }
 
@@ -167,12 +173,13 @@ func (f *Fleet) Count(name string, r *swanherdv1.CounterReport) {
 	now := time.Now()
 	for _, t := range r.GetTunnels() {
 		old, ok := e.reports[t.GetTunnel()]
-		if !ok {
+		row := f.tunnels[t.GetTunnel()]
+		if !ok || row == nil {
 			continue
 		}
 		if m, changed := withCounters(old.message, t.GetChildren()); changed {
 			e.reports[t.GetTunnel()] = report{message: m, received: now}
-			f.refreshTunnel(f.tunnels[t.GetTunnel()], now)
+			f.refreshTunnel(row, now, countedHere)
 		}
 	}
 }

@@ -3,9 +3,11 @@ package fleet
 import (
 	"container/list"
 	"context"
+	"path"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -32,6 +34,9 @@ type Config struct {
 	StaleAfter time.Duration
 	// Recorder gets transitions to keep; nil keeps none.
 	Recorder *Recorder
+	// Leads says whether this replica leads: the leader records what no replica saw
+	// first hand. Nil: it is the only one.
+	Leads func() bool
 }
 
 // Change is how what the fleet should consist of differs from before. What goes is not
@@ -60,10 +65,14 @@ type Fleet struct {
 	tunnels map[string]*tunnel
 	edges   map[string]*edge
 	sites   map[string]struct{}
+	// early is what other replicas say of edges that are not known here yet.
+	early map[string]*early
 
 	// countSeq is the sequence number of the last change that a count depends on.
 	countSeq   uint64
 	countCache map[string]cachedCounts
+
+	watched atomic.Int64 // when somebody last looked, in nanoseconds of Unix time
 }
 
 // row is a thing that readers follow by sequence number: a tunnel or an edge.
@@ -75,7 +84,19 @@ type row struct {
 	edge    *swanherdv1.Edge   // nil for a tunnel
 	isEdge  bool
 	removed time.Time // zero while it exists
+	// told and counted are the sequence numbers of the last change, of the last
+	// counters, that an edge brought to this replica: what others have to hear of.
+	told, counted uint64
 }
+
+// news is what a change of a row is to other replicas.
+type news int
+
+const (
+	noNews      news = iota // they find it out by themselves, or know it
+	toldHere                // an edge told this replica
+	countedHere             // counters that an edge told this replica
+)
 
 type tunnel struct {
 	plan *swanherdv1.Tunnel
@@ -83,6 +104,8 @@ type tunnel struct {
 	// settled is false until enough was reported, see settles. Changes before
 	// that are the controller learning, not transitions.
 	settled bool
+	// recorded is the last status that is in the records, or was not worth it.
+	recorded swanherdv1.TunnelStatus
 }
 
 type edge struct {
@@ -95,6 +118,7 @@ type edge struct {
 	stale   bool      // last sweep found it silent for longer than StaleAfter
 	reports map[string]report
 	tunnels map[string]struct{} // planned for it
+	away
 }
 
 type report struct {
@@ -114,6 +138,7 @@ func New(cfg Config) *Fleet {
 		tunnels:    map[string]*tunnel{},
 		edges:      map[string]*edge{},
 		sites:      map[string]struct{}{},
+		early:      map[string]*early{},
 		countCache: map[string]cachedCounts{},
 	}
 }
@@ -141,6 +166,7 @@ func (f *Fleet) sweep(now time.Time) {
 			e.stale = true
 			f.refreshTunnelsOf(e, now)
 		}
+		f.recordLost(e, now)
 	}
 	for el := f.order.Back(); el != nil; {
 		r, prev := el.Value.(*row), el.Prev()
@@ -196,6 +222,7 @@ func (f *Fleet) setEdge(stored *swanherdv1.Edge, now time.Time) {
 	if e == nil {
 		e = newEdge(stored)
 		f.edges[stored.GetName()] = e
+		defer f.catchUp(e, now)
 	} else if e.stored.GetUid() != stored.GetUid() {
 		// Deleted, and enrolled anew under its name: it starts without reports.
 		planned := e.tunnels
@@ -207,7 +234,7 @@ func (f *Fleet) setEdge(stored *swanherdv1.Edge, now time.Time) {
 		return
 	}
 	e.stored = stored
-	f.publishEdge(e)
+	f.publishEdge(e, noNews)
 }
 
 // certify notes when the edge's newest control certificate expires, the one
@@ -257,7 +284,7 @@ func (f *Fleet) setTunnel(planned *swanherdv1.Tunnel, now time.Time) {
 		return
 	}
 	t.plan = planned
-	f.refreshTunnel(t, now)
+	f.refreshTunnel(t, now, noNews)
 }
 
 func (f *Fleet) removeTunnel(name string, now time.Time) {
@@ -303,11 +330,18 @@ func (f *Fleet) nextSeq() uint64 {
 }
 
 // publish makes r the last changed row.
-func (f *Fleet) publish(r *row) {
+func (f *Fleet) publish(r *row, n news) {
 	r.seq = f.nextSeq()
 	r.removed = time.Time{}
 	if old := f.rows[r.name]; old != nil {
 		f.order.Remove(old.elem)
+		r.told, r.counted = old.told, old.counted
+	}
+	switch n {
+	case toldHere:
+		r.told = r.seq
+	case countedHere:
+		r.counted = r.seq
 	}
 	f.rows[r.name] = r
 	r.elem = f.order.PushFront(r)
@@ -318,20 +352,20 @@ func (f *Fleet) bury(name string, now time.Time) {
 	if old == nil {
 		return
 	}
-	f.publish(&row{name: name, isEdge: old.isEdge})
+	f.publish(&row{name: name, isEdge: old.isEdge}, noNews)
 	f.rows[name].removed = now
 	f.countSeq = f.seq
 }
 
-func (f *Fleet) publishEdge(e *edge) {
+func (f *Fleet) publishEdge(e *edge, n news) {
 	view := proto.Clone(e.stored).(*swanherdv1.Edge)
 	view.Status = proto.Clone(e.status).(*swanherdv1.EdgeStatus)
-	f.publish(&row{name: view.GetName(), edge: view, isEdge: true})
+	f.publish(&row{name: view.GetName(), edge: view, isEdge: true}, n)
 	f.countSeq = f.seq
 }
 
 // refreshTunnel computes t's view anew and publishes it.
-func (f *Fleet) refreshTunnel(t *tunnel, now time.Time) {
+func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 	view := &swanherdv1.Tunnel{
 		Name:            t.plan.GetName(),
 		Mesh:            t.plan.GetMesh(),
@@ -348,12 +382,15 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time) {
 		view.StatusTime = timestamppb.New(now)
 	}
 	t.view = view
-	f.publish(&row{name: view.GetName(), tunnel: view})
+	f.publish(&row{name: view.GetName(), tunnel: view}, n)
 	if old.GetStatus() != view.GetStatus() {
 		f.countSeq = f.seq
-		if t.settled {
+	}
+	if t.recorded != view.GetStatus() && f.sure(t) {
+		if t.settled && f.records(t) {
 			f.cfg.Recorder.tunnelChanged(view)
 		}
+		t.recorded = view.GetStatus()
 	}
 	t.settled = t.settled || settles(a, b)
 }
@@ -379,6 +416,9 @@ func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*
 	if !e.lost.IsZero() {
 		state.silence = max(now.Sub(e.lost), 1)
 	}
+	if e.unreachable {
+		state.unreachable = path.Base(e.home)
+	}
 	if r, ok := e.reports[tunnel]; ok {
 		state.report = r.message
 		view.Report = r.message
@@ -392,7 +432,7 @@ func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*
 
 func (f *Fleet) refreshTunnelsOf(e *edge, now time.Time) {
 	for name := range e.tunnels {
-		f.refreshTunnel(f.tunnels[name], now)
+		f.refreshTunnel(f.tunnels[name], now, noNews)
 	}
 }
 

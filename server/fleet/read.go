@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -21,9 +22,21 @@ type Delta struct {
 	RemovedEdges   []string
 }
 
+// watchedFor is how long after somebody looked at the fleet counters are of interest.
+const watchedFor = time.Minute
+
+// Watched says whether somebody looked at tunnels within the last minute, so that the
+// counters which other replicas have are of use here.
+func (f *Fleet) Watched() bool {
+	return time.Since(time.Unix(0, f.watched.Load())) < watchedFor
+}
+
+func (f *Fleet) looked() { f.watched.Store(time.Now().UnixNano()) }
+
 // Since returns what changed in network after seq; AllNetworks for all of
 // them, 0 for everything there is.
 func (f *Fleet) Since(seq uint64, network string) Delta {
+	f.looked()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	d := Delta{Seq: f.seq}
@@ -59,6 +72,7 @@ func (d *Delta) add(r *row, fresh bool) {
 
 // Tunnel returns the tunnel of that name.
 func (f *Fleet) Tunnel(name string) (*swanherdv1.Tunnel, bool) {
+	f.looked()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
 	t := f.tunnels[name]
@@ -70,6 +84,7 @@ func (f *Fleet) Tunnel(name string) (*swanherdv1.Tunnel, bool) {
 
 // Tunnels returns the tunnels of network, or of AllNetworks, by name.
 func (f *Fleet) Tunnels(network string) []*swanherdv1.Tunnel {
+	f.looked()
 	f.mu.RLock()
 	var out []*swanherdv1.Tunnel
 	for name, t := range f.tunnels {

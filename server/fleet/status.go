@@ -19,6 +19,9 @@ type endState struct {
 	// silence is how long the edge has been without a session; only when not
 	// live. Zero: it never had one since the controller started.
 	silence time.Duration
+	// unreachable names the replica that would know whether the edge has a session, and
+	// cannot be reached.
+	unreachable string
 }
 
 func (e endState) id() string { return path.Base(e.edge) }
@@ -104,6 +107,9 @@ func statusWithSilentEnd(a, b endState) (swanherdv1.TunnelStatus, string) {
 func silenceReason(e endState) string {
 	if e.edge == "" {
 		return "an end has no edge"
+	}
+	if e.unreachable != "" {
+		return e.id() + " has its session with a replica of the controller that cannot be reached, " + e.unreachable
 	}
 	if e.silence == 0 {
 		return e.id() + " has not connected since the controller started"

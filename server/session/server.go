@@ -149,10 +149,23 @@ func (s *Server) register(sess *session) error {
 		return status.Error(codes.Unavailable, "the controller is shutting down")
 	}
 	if old := s.sessions[sess.edge]; old != nil {
-		old.finish(&ending{code: codes.Aborted, reason: "replaced by a newer session of the same edge"})
+		old.finish(replaced)
 	}
 	s.sessions[sess.edge] = sess
 	return nil
+}
+
+// replaced is why a session ends when the edge has begun another one.
+var replaced = &ending{code: codes.Aborted, reason: "replaced by a newer session of the same edge"}
+
+// Supersede ends the session with the given id if it still is the edge's: the edge has
+// a newer one at another replica.
+func (s *Server) Supersede(edge, id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sess := s.sessions[edge]; sess != nil && sess.id == id {
+		sess.finish(replaced)
+	}
 }
 
 func (s *Server) unregister(sess *session) {

@@ -23,6 +23,7 @@ type Snapshot struct {
 	EnrollmentTokens model.Table[*storev1.EnrollmentToken]
 	APITokens        model.Table[*storev1.ApiToken]
 	LoginLinks       model.Table[*storev1.LoginLink]
+	Replicas         model.Table[*storev1.Replica]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

@@ -53,7 +53,7 @@ func (c *Collection[T]) Get(ctx context.Context, name string) (model.Row[T], err
 	if err != nil {
 		return model.Row[T]{}, err
 	}
-	resp, err := c.store.client.Get(ctx, key)
+	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return c.store.client.Get(ctx, key) })
 	if err != nil {
 		return model.Row[T]{}, fmt.Errorf("read %s: %w", name, err)
 	}

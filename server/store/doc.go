@@ -21,6 +21,8 @@
 //	cas/controller, cas/networks/{network} store.v1.CertificateAuthority
 //	revocations/{network}/{serial}         store.v1.Revocation
 //	events/{network}/{ulid}                swanherd.v1.Event
+//	replicas/{replica}                     store.v1.Replica, under its lease
+//	leader/{lease}                         the campaigns of the replicas, under their leases
 //	meta/epoch                             store.v1.Epoch
 //
 // Every exported method may be called from any goroutine, save those of Txn.

@@ -30,15 +30,15 @@ const (
 	embeddedQuota = 8 << 30
 )
 
-// embedded is an etcd with one member inside this process. It listens nowhere:
-// the only client makes direct calls.
+// embedded is an etcd inside this process, alone or a member of a cluster of such. The
+// only client makes direct calls, so it listens for other members at most.
 type embedded struct {
 	server *embed.Etcd
 	lock   *os.File
 }
 
 // startEmbedded starts etcd on the files below dir and waits until it serves.
-func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded, error) {
+func startEmbedded(ctx context.Context, dir string, cluster *Cluster, log *slog.Logger) (*embedded, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create data directory: %w", err)
 	}
@@ -46,9 +46,12 @@ func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded
 	if err != nil {
 		return nil, err
 	}
-	server, err := survive(func() (*embed.Etcd, error) {
-		return embed.StartEtcd(embeddedConfig(filepath.Join(dir, "etcd"), log))
-	})
+	cfg := embeddedConfig(filepath.Join(dir, "etcd"), log)
+	if err := cluster.configure(cfg); err != nil {
+		lock.Close()
+		return nil, err
+	}
+	server, err := survive(func() (*embed.Etcd, error) { return embed.StartEtcd(cfg) })
 	if err != nil {
 		lock.Close()
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", dir, err)
@@ -62,7 +65,7 @@ func startEmbedded(ctx context.Context, dir string, log *slog.Logger) (*embedded
 		return nil, fmt.Errorf("start embedded etcd in %s: %w", dir, err)
 	case <-ctx.Done():
 		e.close()
-		return nil, fmt.Errorf("start embedded etcd in %s: %w", dir, ctx.Err())
+		return nil, fmt.Errorf("start embedded etcd in %s: %w%s", dir, ctx.Err(), cluster.hint())
 	}
 }
 

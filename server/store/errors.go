@@ -16,6 +16,9 @@ var (
 	// ErrTooLarge: a transaction has more operations or octets than etcd takes
 	// at once. Nothing was stored.
 	ErrTooLarge = errors.New("transaction is too large")
+	// ErrUnavailable: etcd did not answer in time. A write may have been stored or not:
+	// read again before repeating it.
+	ErrUnavailable = errors.New("the store does not answer")
 )
 
 // A ConditionError is a condition of a write that did not hold; nothing was

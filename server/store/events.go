@@ -107,8 +107,10 @@ func (s *Store) networkEvents(ctx context.Context, network model.NetworkName, be
 	if before != "" {
 		end = prefix + before
 	}
-	resp, err := s.client.Get(ctx, prefix, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)),
-		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
+	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return s.client.Get(ctx, prefix, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)),
+			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list events of %s: %w", network, err)
 	}
@@ -132,9 +134,9 @@ func decodeEvent(kv *mvccpb.KeyValue) (*swanherdv1.Event, error) {
 	return event, nil
 }
 
-// trimEvents keeps the event log within the retention until ctx ends. Several
-// replicas may do so at once.
-func (s *Store) trimEvents(ctx context.Context) {
+// TrimEvents keeps the event log within the retention until ctx ends. It is the
+// leader's to call; two at once do no harm.
+func (s *Store) TrimEvents(ctx context.Context) {
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
 	for {

@@ -25,6 +25,8 @@ import (
 type Config struct {
 	// DataDir holds the embedded etcd's files; created with mode 0700.
 	DataDir string
+	// Cluster makes the embedded etcd a member of a cluster of such; nil: it is alone.
+	Cluster *Cluster
 	// Endpoints of an etcd cluster, `https://host:2379`.
 	Endpoints []string
 	// TLS for Endpoints; nil: none.
@@ -52,6 +54,7 @@ type Store struct {
 	LoginLinks       *Collection[*storev1.LoginLink]
 	Authorities      *Collection[*storev1.CertificateAuthority]
 	Revocations      *Collection[*storev1.Revocation]
+	Replicas         *Collection[*storev1.Replica]
 
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
@@ -66,6 +69,12 @@ type Store struct {
 	done sync.WaitGroup
 
 	snapshot atomic.Pointer[Snapshot]
+	// current is the last moment at which the snapshot was known to be what is in etcd, in
+	// nanoseconds of Unix time.
+	current atomic.Int64
+
+	catchUp  sync.Mutex
+	caughtUp time.Time // guarded by catchUp
 
 	mu            sync.Mutex
 	subscriptions map[*Subscription]struct{} // guarded by mu
@@ -101,13 +110,14 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	if err := s.ensureEpoch(ctx); err != nil {
 		return nil, err
 	}
+	s.current.Store(time.Now().UnixNano())
 	if err := s.loadSnapshot(ctx); err != nil {
 		return nil, err
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.done.Go(func() { s.follow(run) })
-	s.done.Go(func() { s.trimEvents(run) })
+	s.done.Go(func() { s.look(run) })
 	return s, nil
 }
 
@@ -152,6 +162,7 @@ func (s *Store) makeCollections() {
 	s.LoginLinks = collect(s, "login_links", "loginLinks/*", func(n *Snapshot) *model.Table[*storev1.LoginLink] { return &n.LoginLinks })
 	s.Authorities = collect(s, "cas", "certificateAuthorities/**", func(n *Snapshot) *model.Table[*storev1.CertificateAuthority] { return &n.Authorities })
 	s.Revocations = collect(s, "revocations", "networks/*/revocations/*", func(n *Snapshot) *model.Table[*storev1.Revocation] { return &n.Revocations })
+	s.Replicas = collect(s, "replicas", "replicas/*", func(n *Snapshot) *model.Table[*storev1.Replica] { return &n.Replicas })
 }
 
 func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {
@@ -167,7 +178,7 @@ func (s *Store) connect(ctx context.Context, cfg Config) error {
 	case cfg.DataDir != "" && len(cfg.Endpoints) > 0:
 		return errors.New("open store: both a data directory and etcd endpoints are set; set one")
 	case cfg.DataDir != "":
-		e, err := startEmbedded(ctx, cfg.DataDir, s.log)
+		e, err := startEmbedded(ctx, cfg.DataDir, cfg.Cluster, s.log)
 		if err != nil {
 			return err
 		}

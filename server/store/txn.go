@@ -95,7 +95,9 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 		compares[i] = c.compare()
 		reads[i] = clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	}
-	resp, err := t.store.client.Txn(ctx).If(compares...).Then(t.writes...).Else(reads...).Commit()
+	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return t.store.client.Txn(ctx).If(compares...).Then(t.writes...).Else(reads...).Commit()
+	})
 	if errors.Is(err, rpctypes.ErrRequestTooLarge) || errors.Is(err, rpctypes.ErrTooManyOps) {
 		return 0, fmt.Errorf("%w: %w; apply in parts", ErrTooLarge, err)
 	}

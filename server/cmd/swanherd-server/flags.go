@@ -12,11 +12,14 @@ import (
 
 	"github.com/swanherd/swanherd/server"
 	"github.com/swanherd/swanherd/server/session"
+	"github.com/swanherd/swanherd/server/store"
 )
 
 // options are flags that are not fields of server.Config as they stand.
 type options struct {
 	etcdCA, etcdCert, etcdKey string
+	cluster                   store.Cluster
+	members                   []string
 	logLevel, logFormat       string
 }
 
@@ -34,18 +37,25 @@ certificate authority, and writes both to DATA-DIR/admin-credential, which
 "swanherd login --credential" reads. Later starts print nothing of the sort.
 
 State is in an embedded etcd below --data-dir, or in the etcd cluster that
---etcd-endpoints names; several controllers may share a cluster, with the same
---key-file. Secrets in the store are sealed with the key in --key-file: back it
+--etcd-endpoints names. Several controllers act as one when they share a cluster,
+or when their embedded etcds form one (--cluster), with the same --key-file: any
+of them serves any edge and any operator. Secrets in the store are sealed with the key in --key-file: back it
 up, and keep it apart from backups of the store.`,
 		Example: `  swanherd-server --data-dir /var/lib/swanherd --advertise-edge ctrl.example.net:7444
   swanherd-server --etcd-endpoints https://etcd-1:2379,https://etcd-2:2379 \
-      --etcd-ca ca.pem --etcd-cert client.pem --etcd-key client.key --key-file /etc/swanherd/secret.key`,
+      --etcd-ca ca.pem --etcd-cert client.pem --etcd-key client.key --key-file /etc/swanherd/secret.key
+  swanherd-server --cluster a=https://10.0.0.1:2380,b=https://10.0.0.2:2380,c=https://10.0.0.3:2380 \
+      --cluster-member a --cluster-ca ca.pem --cluster-cert a.pem --cluster-key a.key \
+      --key-file /etc/swanherd/secret.key`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(*cobra.Command, []string) error {
 			var err error
 			if cfg.EtcdTLS, err = o.etcdTLS(); err != nil {
+				return err
+			}
+			if cfg.Cluster, err = o.etcdCluster(); err != nil {
 				return err
 			}
 			if cfg.Log, err = o.logger(); err != nil {
@@ -62,10 +72,18 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.etcdCert, "etcd-cert", "", "PEM file of the client certificate for etcd")
 	f.StringVar(&o.etcdKey, "etcd-key", "", "PEM file of its key")
 	f.IntVar(&cfg.EtcdMaxTxnOps, "etcd-max-txn-ops", 0, "the cluster's --max-txn-ops (default 128)")
+	f.StringSliceVar(&o.members, "cluster", nil, "members of a cluster of embedded etcds, NAME=https://host:port,...")
+	f.StringVar(&o.cluster.Member, "cluster-member", "", "which of them this controller is")
+	f.StringVar(&o.cluster.Listen, "cluster-listen", "", "address for the other members, https://address:port (default this one's of --cluster)")
+	f.StringVar(&o.cluster.CAFile, "cluster-ca", "", "PEM file of the authority that members' certificates chain to")
+	f.StringVar(&o.cluster.CertFile, "cluster-cert", "", "PEM file of this member's certificate, for servers and clients")
+	f.StringVar(&o.cluster.KeyFile, "cluster-key", "", "PEM file of its key")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "key that seals secrets in the store; made when missing (default DATA-DIR/secret.key)")
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "address for operators: gRPC, REST, dashboard")
 	f.StringVar(&cfg.EdgeListen, "edge-listen", server.DefaultEdgeListen, "address for edges")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
+	f.StringVar(&cfg.ReplicaListen, "replica-listen", server.DefaultReplicaListen, "address for other controllers on the same store; with --etcd-endpoints or --cluster")
+	f.StringVar(&cfg.AdvertiseReplica, "advertise-replica", "", "where they reach --replica-listen, host:port (default its address)")
 	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")
 	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
@@ -74,6 +92,19 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")
 	return cmd
+}
+
+// etcdCluster is the cluster of embedded etcds; nil: none asked for.
+func (o *options) etcdCluster() (*store.Cluster, error) {
+	if len(o.members) == 0 {
+		if o.cluster.Member != "" {
+			return nil, errors.New("--cluster-member, but no --cluster; name the members")
+		}
+		return nil, nil
+	}
+	var err error
+	o.cluster.Peers, err = store.ParsePeers(o.members)
+	return &o.cluster, err
 }
 
 // etcdTLS loads the TLS configuration for the etcd cluster; nil: none asked for.

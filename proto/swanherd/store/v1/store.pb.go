@@ -685,6 +685,86 @@ func (x *Revocation) GetReason() string {
 	return ""
 }
 
+// Replica is a running controller, kept as long as it holds its lease.
+type Replica struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `replicas/{replica}`; new with each start.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where other replicas follow it, `host:port`; empty: nowhere.
+	Address string `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"`
+	// Where edges reach it, `host:port`.
+	EdgeEndpoints []string               `protobuf:"bytes,3,rep,name=edge_endpoints,json=edgeEndpoints,proto3" json:"edge_endpoints,omitempty"`
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Replica) Reset() {
+	*x = Replica{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Replica) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Replica) ProtoMessage() {}
+
+func (x *Replica) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Replica.ProtoReflect.Descriptor instead.
+func (*Replica) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Replica) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Replica) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Replica) GetEdgeEndpoints() []string {
+	if x != nil {
+		return x.EdgeEndpoints
+	}
+	return nil
+}
+
+func (x *Replica) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Replica) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -699,7 +779,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +791,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +804,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -805,7 +885,14 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"revokeTime\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"[\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb3\x01\n" +
+	"\aReplica\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12%\n" +
+	"\x0eedge_endpoints\x18\x03 \x03(\tR\redgeEndpoints\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
+	"\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -828,7 +915,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0), // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                  // 1: swanherd.store.v1.Epoch
@@ -840,35 +927,37 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*IssuedCertificate)(nil),      // 7: swanherd.store.v1.IssuedCertificate
 	(*CertificateAuthority)(nil),   // 8: swanherd.store.v1.CertificateAuthority
 	(*Revocation)(nil),             // 9: swanherd.store.v1.Revocation
-	(*SealedSecret)(nil),           // 10: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),     // 12: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),            // 13: swanherd.v1.ApiToken
-	(v1.Role)(0),                   // 14: swanherd.v1.Role
-	(*durationpb.Duration)(nil),    // 15: google.protobuf.Duration
-	(*v1.Uplink)(nil),              // 16: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),          // 17: swanherd.v1.EdgeStatus
+	(*Replica)(nil),                // 10: swanherd.store.v1.Replica
+	(*SealedSecret)(nil),           // 11: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),  // 12: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),     // 13: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),            // 14: swanherd.v1.ApiToken
+	(v1.Role)(0),                   // 15: swanherd.v1.Role
+	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
+	(*v1.Uplink)(nil),              // 17: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),          // 18: swanherd.v1.EdgeStatus
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	11, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	12, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	13, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	14, // 3: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	11, // 4: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 5: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	16, // 6: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	17, // 7: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	12, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	13, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	14, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	15, // 3: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	12, // 4: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	16, // 5: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	17, // 6: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	18, // 7: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	7,  // 8: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 9: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	11, // 10: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	10, // 11: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	11, // 12: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	11, // 13: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	12, // 10: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 11: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	12, // 12: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	12, // 13: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 14: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -882,7 +971,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

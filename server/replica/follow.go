@@ -1,0 +1,152 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	replicav1 "github.com/swanherd/swanherd/proto/swanherd/replica/v1"
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+const (
+	// silence is after what time without a frame a replica counts as unreachable.
+	silence = 4 * time.Second
+	// redial is how long a follower waits before it tries again.
+	redial = 500 * time.Millisecond
+	// maxMessage bounds a frame in octets.
+	maxMessage = 16 << 20
+)
+
+// Follower follows every other replica that the store announces.
+type Follower struct {
+	// Name is this replica's own, which it does not follow.
+	Name  string
+	Store *store.Store
+	Fleet *fleet.Fleet
+	// Credentials prove this replica to others and others to it.
+	Credentials credentials.TransportCredentials
+	// Supersede ends sessions here that edges left for another replica.
+	Supersede func([]fleet.Superseded)
+	Log       *slog.Logger
+}
+
+// Run follows until ctx ends.
+func (f *Follower) Run(ctx context.Context) {
+	sub := f.Store.Subscribe()
+	defer sub.Close()
+	followed := map[string]context.CancelFunc{}
+	var running sync.WaitGroup
+	defer running.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			for _, stop := range followed {
+				stop()
+			}
+			return
+		case <-sub.Changed():
+		}
+		f.reconcile(ctx, followed, &running)
+	}
+}
+
+// reconcile begins to follow those that came, and forgets those that went.
+func (f *Follower) reconcile(ctx context.Context, followed map[string]context.CancelFunc, running *sync.WaitGroup) {
+	live := map[string]bool{}
+	for _, r := range f.Store.Snapshot().LiveReplicas() {
+		name := r.GetName()
+		if name == f.Name || r.GetAddress() == "" {
+			continue
+		}
+		live[name] = true
+		if followed[name] == nil {
+			one, stop := context.WithCancel(ctx)
+			followed[name] = stop
+			running.Go(func() { f.follow(one, r) })
+		}
+	}
+	for name, stop := range followed {
+		if !live[name] {
+			stop()
+			delete(followed, name)
+		}
+	}
+}
+
+// follow follows one replica until ctx ends.
+func (f *Follower) follow(ctx context.Context, r *storev1.Replica) {
+	log := f.Log.With("replica", r.GetName(), "address", r.GetAddress())
+	log.Info("following another replica")
+	// Only now may what it said last be called the end of its sessions.
+	defer f.Fleet.Gone(r.GetName())
+	reached := true
+	for ctx.Err() == nil {
+		err := f.stream(ctx, r, func() {
+			if !reached {
+				log.Info("replica can be followed again")
+			}
+			reached = true
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		f.Fleet.Unreachable(r.GetName())
+		if reached {
+			log.Warn("cannot follow a replica, trying again", "error", err)
+		}
+		reached = false
+		select {
+		case <-ctx.Done():
+		case <-time.After(redial):
+		}
+	}
+}
+
+// stream takes in what the replica tells until the stream breaks or falls silent.
+func (f *Follower) stream(ctx context.Context, r *storev1.Replica, synced func()) error {
+	conn, err := grpc.NewClient("passthrough:///"+r.GetAddress(), grpc.WithTransportCredentials(f.Credentials),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return fmt.Errorf("reach %s: %w", r.GetName(), err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(silence, func() { cancel(errors.New("it says nothing")) })
+	defer quiet.Stop()
+	stream, err := replicav1.NewReplicaServiceClient(conn).Follow(ctx)
+	if err != nil {
+		return err
+	}
+	for first, counters := true, false; ; first = false {
+		if wanted := f.Fleet.Watched(); first || wanted != counters {
+			counters = wanted
+			if err := stream.Send(&replicav1.FollowRequest{Counters: counters}); err != nil {
+				return err
+			}
+		}
+		frame, err := stream.Recv()
+		if err != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		quiet.Reset(silence)
+		if frame.GetReplica() != r.GetName() {
+			return fmt.Errorf("%s is at that address", frame.GetReplica())
+		}
+		if over := f.Fleet.Adopt(r.GetName(), fleet.Share{Edges: frame.GetEdges(), Ends: frame.GetEnds()}); len(over) > 0 {
+			f.Supersede(over)
+		}
+		if frame.GetSynced() {
+			synced()
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package server
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/tls"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	replicav1 "github.com/swanherd/swanherd/proto/swanherd/replica/v1"
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/replica"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// newReplicaName names a controller until it ends.
+func newReplicaName() string { return "replicas/" + strings.ToLower(rand.Text()) }
+
+// shared says whether other controllers may use the same store.
+func (c Config) shared() bool { return len(c.EtcdEndpoints) > 0 || c.Cluster != nil }
+
+// makeReplica makes the service that other replicas follow and what follows them.
+func (s *Server) makeReplica() {
+	if !s.cfg.shared() {
+		return
+	}
+	identity := &serverIdentity{issue: func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
+		return s.authority.IssueReplica(key, s.name, now)
+	}}
+	verify := func(state tls.ConnectionState) error {
+		if len(state.PeerCertificates) == 0 {
+			return fmt.Errorf("the other side showed no certificate")
+		}
+		_, err := s.authority.VerifyReplica(state.PeerCertificates[0], time.Now())
+		return err
+	}
+	s.replicaGRPC = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			MinVersion:       tls.VersionTLS13,
+			GetCertificate:   identity.certificate,
+			ClientAuth:       tls.RequireAnyClientCert,
+			VerifyConnection: verify,
+		})),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+	)
+	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.cfg.Log))
+	s.follower = &replica.Follower{
+		Name:  s.name,
+		Store: s.store,
+		Fleet: s.fleet,
+		Credentials: credentials.NewTLS(&tls.Config{
+			MinVersion: tls.VersionTLS13,
+			// Certificates of replicas name no host; VerifyConnection holds them to the
+			// controller's authority.
+			InsecureSkipVerify: true,
+			VerifyConnection:   verify,
+			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				return identity.certificate(nil)
+			},
+		}),
+		Supersede: func(over []fleet.Superseded) {
+			for _, o := range over {
+				s.sessions.Supersede(o.Edge, o.Session)
+			}
+		},
+		Log: s.cfg.Log,
+	}
+}
+
+// serveReplicas announces this replica, follows the others, and leads when it is its
+// turn, until ctx ends.
+func (s *Server) serveReplicas(ctx context.Context) {
+	duties := store.Duties{
+		Replica: &storev1.Replica{
+			Name:          s.name,
+			EdgeEndpoints: s.info.EdgeEndpoints,
+			Version:       s.cfg.Version,
+			StartTime:     timestamppb.Now(),
+		},
+		Lead: s.lead,
+	}
+	if s.replicaGRPC != nil {
+		duties.Replica.Address = s.info.ReplicaEndpoint
+		s.background.Go(func() { s.served("replicas", s.replicaGRPC.Serve(s.listeners.replica)) })
+		s.background.Go(func() { s.follower.Run(ctx) })
+	}
+	s.background.Go(func() { s.store.Serve(ctx, duties) })
+}
+
+// lead does, until ctx ends, what only one replica is to do.
+func (s *Server) lead(ctx context.Context, _ *store.Leadership) {
+	s.cfg.Log.Info("leading")
+	s.leads.Store(true)
+	defer s.leads.Store(false)
+	var duties sync.WaitGroup
+	duties.Go(func() { s.store.TrimEvents(ctx) })
+	duties.Go(func() { s.forgetRevocations(ctx) })
+	duties.Go(func() { _ = s.keeper.Run(ctx) })
+	duties.Wait()
+	s.cfg.Log.Info("leading no more")
+}
