@@ -67,3 +67,55 @@ func BenchmarkLatency(b *testing.B) {
 		l.Observe(d & 0xfffff)
 	}
 }
+
+// TestSALatency: what is below each bound is what was observed below it, also in a sum
+// of differences.
+func TestSALatency(t *testing.T) {
+	var l SALatency
+	if l.Snapshot() != nil {
+		t.Error("nothing observed, something found")
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		var l SALatency
+		var sum SALatencySnapshot
+		var before *SALatencySnapshot
+		type observed struct {
+			d time.Duration
+			n uint64
+		}
+		var all []observed
+		for range rapid.IntRange(0, 5).Draw(t, "scrapes") {
+			for range rapid.IntRange(0, 5).Draw(t, "batches") {
+				o := observed{time.Duration(rapid.Int64Range(0, 1<<28).Draw(t, "d")), rapid.Uint64Range(1, 64).Draw(t, "n")}
+				l.Observe(o.d, o.n)
+				all = append(all, o)
+			}
+			now := l.Snapshot()
+			sum.AddSince(now, before)
+			before = now
+		}
+		var count uint64
+		var total time.Duration
+		for _, o := range all {
+			count += o.n
+			total += o.d * time.Duration(o.n)
+		}
+		if sum.Count != count || sum.Sum != total {
+			t.Fatalf("%d packets, %s in all, want %d and %s", sum.Count, sum.Sum, count, total)
+		}
+		for bound := saLatencyUnit; bound <= 1<<26; bound *= 2 {
+			var want uint64
+			for _, o := range all {
+				if o.d < bound {
+					want += o.n
+				}
+			}
+			if got := sum.Below(bound); got != want {
+				t.Fatalf("%d below %s, want %d", got, bound, want)
+			}
+		}
+	})
+	if n := testing.AllocsPerRun(100, func() { l.Observe(-1, 1); l.Observe(time.Hour, 1) }); n != 0 {
+		t.Errorf("observing allocates %v times", n)
+	}
+}

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -179,8 +180,9 @@ func (t *transmitter) flushLike(groups []group) {
 		return
 	}
 	t.sendOutbox(l)
+	took := time.Since(t.now)
 	for _, g := range x.groups {
-		t.empty(g)
+		t.empty(g, took)
 	}
 	t.letGo()
 }
@@ -223,14 +225,16 @@ func (t *transmitter) flush(g *group) {
 	} else {
 		t.sendAlone(g)
 	}
-	t.empty(g)
+	t.empty(g, time.Since(t.now))
 	t.letGo()
 }
 
-// empty forgets the packets of a group, which have left.
-func (t *transmitter) empty(g *group) {
+// empty forgets the packets of a group, which have left, and took that long.
+func (t *transmitter) empty(g *group, took time.Duration) {
 	for _, sa := range g.sas {
-		sa.publish(t.now)
+		if n := sa.publish(t.now); n > 0 {
+			sa.latency.Observe(took, n)
+		}
 		sa.hidden.sent.set(t.now)
 		sa.waiting--
 	}
