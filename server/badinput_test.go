@@ -167,6 +167,19 @@ func violated(err error) []string {
 	return out
 }
 
+// obstacles are the resources that a refusal says are in the way.
+func obstacles(err error) []string {
+	var out []string
+	for _, d := range status.Convert(err).Details() {
+		if failure, ok := d.(*errdetails.PreconditionFailure); ok {
+			for _, v := range failure.GetViolations() {
+				out = append(out, v.GetSubject())
+			}
+		}
+	}
+	return out
+}
+
 // related says whether one path is the other, or of what is in it or around it.
 func related(a, b string) bool {
 	a, b = strings.ReplaceAll(a, "[", ".["), strings.ReplaceAll(b, "[", ".[")

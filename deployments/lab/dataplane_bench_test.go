@@ -32,7 +32,7 @@ var (
 // host behind it: through our userspace ESP, through wireguard-go, through Tailscale's
 // fork of it and through strongSwan's userspace ESP. Of ours there is more: without a
 // cipher, which is what the design costs by itself; with a peer that sends no UDP
-// checksums; with ESP as an IP protocol of its own; and with traffic spread over many SAs. No tunnel at all is the ceiling.
+// checksums; and with traffic spread over many SAs. No tunnel at all is the ceiling.
 // All are there at once and take turns, since machines drift: ratios of medians are
 // what counts.
 func BenchmarkDataPlane(b *testing.B) {
@@ -88,7 +88,6 @@ type contender struct {
 	start   func(*contender)
 	running []*lab.Program // those that move the packets
 	flows   []lab.UDPFlow  // over which datagrams are spread
-	port    int            // of IKE in intents, 0 for 4500
 	figures map[string][]float64
 }
 

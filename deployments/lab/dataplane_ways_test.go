@@ -1,7 +1,6 @@
 package lab_test
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,10 +46,6 @@ func contendersOf(name string, agent func() string) []contender {
 		{name: name + ", no UDP checksums", start: func(c *contender) {
 			c.runTunnels(agent(), 1)
 			c.withoutChecksums()
-		}},
-		{name: name + ", ESP without UDP", start: func(c *contender) {
-			c.port = 500
-			c.runTunnels(agent(), 1)
 		}},
 		{name: name + ", 100 SAs", start: tunnels(100)},
 		{name: name + ", 10,000 SAs", start: tunnels(10000)},
@@ -114,11 +109,11 @@ func (c *contender) runTunnels(agent string, count int) {
 			fmt.Fprintf(&intent, `  - name: peer%d
     role: TUNNEL_ROLE_%s
     localAddress: %s
-    remoteEndpoints: [{address: %s, port: %d}]
+    remoteEndpoints: [{address: %s, port: 4500}]
     authentication: {localId: %s, remoteId: %s, psk: {file: %s/psk}}
     ikeProposals: [aes256gcm16-prfsha384-x25519]
     children: [{name: net, espProposals: [aes128gcm16-esn], localTs: [%s], remoteTs: [%s]}]
-`, n, side.role, side.own, side.peer, cmp.Or(c.port, 4500), localID, remoteID, c.dir, local, remote)
+`, n, side.role, side.own, side.peer, localID, remoteID, c.dir, local, remote)
 		}
 		file := c.write(side.own+".yaml", intent.String())
 		p, err := side.host.Start(nil, nil, agent, "run", "--intent", file, "--state-dir", c.sub("state-"+side.own))

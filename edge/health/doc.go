@@ -25,7 +25,6 @@
 //	swanherd_edge_child_bytes_total{tunnel,child,direction}     octets of them
 //	swanherd_edge_child_dropped_packets_total{tunnel,child,reason}  replay, integrity, selector
 //	swanherd_edge_child_missing_packets_total{tunnel,child}     sequence numbers that never arrived
-//	swanherd_edge_tunnel_latency_seconds{tunnel,direction}      histogram: packets, from when their batch was read to when it was written
 //	swanherd_edge_ike_received_datagrams_total            IKE datagrams received
 //	swanherd_edge_ike_sent_datagrams_total                and sent
 //	swanherd_edge_ike_send_errors_total                   that the host refused to send

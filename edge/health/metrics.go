@@ -2,7 +2,6 @@ package health
 
 import (
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,16 +20,8 @@ type Metrics struct {
 	// last are the counters of each SA at the scrape before, totals their sum
 	// over all SAs that ever were, so that a rekey resets nothing. What an SA
 	// counts between the last scrape and its end is not in them.
-	last      map[saKey]dataplane.Counters
-	totals    map[childKey]*childTotals
-	latencies map[tunnelKey]*dataplane.SALatencySnapshot
-}
-
-// tunnelKey is one direction of all Child SAs of a tunnel, as a histogram for each of
-// them would be too many series.
-type tunnelKey struct {
-	tunnel    string
-	direction dataplane.Direction
+	last   map[saKey]dataplane.Counters
+	totals map[childKey]*childTotals
 }
 
 type childKey struct {
@@ -45,7 +36,7 @@ type childTotals struct{ packets, bytes, replay, auth, selector, missing uint64 
 func NewMetrics(t *Tracker, engine func() engine.Counters, connected func() bool) *Metrics {
 	return &Metrics{
 		tracker: t, engine: engine, connected: connected,
-		last: map[saKey]dataplane.Counters{}, totals: map[childKey]*childTotals{}, latencies: map[tunnelKey]*dataplane.SALatencySnapshot{},
+		last: map[saKey]dataplane.Counters{}, totals: map[childKey]*childTotals{},
 	}
 }
 
@@ -64,7 +55,6 @@ var (
 	descBytes      = describe("child_bytes_total", "Octets of inner packets through the Child SAs of this name.", "tunnel", "child", "direction")
 	descDrops      = describe("child_dropped_packets_total", "Packets dropped by the Child SAs of this name.", "tunnel", "child", "reason")
 	descMissing    = describe("child_missing_packets_total", "Sequence numbers that never arrived: loss on the path.", "tunnel", "child")
-	descLatency    = describe("tunnel_latency_seconds", "How long packets of the tunnel stayed in the data plane, where it measures that.", "tunnel", "direction")
 	descReceived   = describe("ike_received_datagrams_total", "IKE datagrams received.")
 	descSent       = describe("ike_sent_datagrams_total", "IKE datagrams sent.")
 	descSendErrors = describe("ike_send_errors_total", "IKE datagrams that the host refused to send.")
@@ -84,7 +74,7 @@ var (
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTunnels, descTunnelUp, descFailure, descPathMTU, descPathHole, descSession, descPackets, descBytes, descDrops, descMissing, descLatency,
+		descTunnels, descTunnelUp, descFailure, descPathMTU, descPathHole, descSession, descPackets, descBytes, descDrops, descMissing,
 		descReceived, descSent, descSendErrors, descIKEDrops, descUnknown, descHandshakes, descShed, descHalfOpen,
 		descStreams, descRefused, descTCPDrops, descPlane, descPlaneLost, descPanics,
 	} {
@@ -103,7 +93,6 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	m.collectTunnels(gauge)
 	gauge(descSession, number(m.connected()))
 	m.collectChildren(count)
-	m.collectLatencies(c)
 	e := m.engine()
 	count(descReceived, e.Received)
 	count(descSent, e.Sent)
@@ -159,25 +148,6 @@ func (m *Metrics) collectChildren(count func(*prometheus.Desc, uint64, ...string
 	}
 }
 
-// Every other bound of the histogram of a tunnel is there: each is a series.
-const (
-	leastTunnelBound = 1 << 12 // nanoseconds
-	mostTunnelBound  = 1 << 26
-)
-
-// collectLatencies comes after collectChildren, which has accumulated.
-func (m *Metrics) collectLatencies(c chan<- prometheus.Metric) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for key, s := range m.latencies {
-		buckets := map[float64]uint64{}
-		for bound := time.Duration(leastTunnelBound); bound <= mostTunnelBound; bound *= 4 {
-			buckets[bound.Seconds()] = s.Below(bound)
-		}
-		c <- prometheus.MustNewConstHistogram(descLatency, s.Count, s.Sum.Seconds(), buckets, key.tunnel, key.direction.String())
-	}
-}
-
 // accumulate adds what the SAs counted since the scrape before, and forgets
 // tunnels that are gone.
 func (m *Metrics) accumulate() {
@@ -202,7 +172,6 @@ func (m *Metrics) accumulate() {
 		// Late packets take some back: only a new high is more loss.
 		c.Missing = max(c.Missing, before.Missing)
 		t.missing += c.Missing - before.Missing
-		m.addLatency(&c, before.Latency)
 		now[key] = c
 	}
 	m.last = now
@@ -211,22 +180,6 @@ func (m *Metrics) accumulate() {
 			delete(m.totals, key)
 		}
 	}
-	for key := range m.latencies {
-		if !known[key.tunnel] {
-			delete(m.latencies, key)
-		}
-	}
-}
-
-func (m *Metrics) addLatency(c *dataplane.Counters, before *dataplane.SALatencySnapshot) {
-	if c.Latency == nil {
-		return
-	}
-	key := tunnelKey{c.Tunnel, c.Direction}
-	if m.latencies[key] == nil {
-		m.latencies[key] = &dataplane.SALatencySnapshot{}
-	}
-	m.latencies[key].AddSince(c.Latency, before)
 }
 
 func number(b bool) float64 {

@@ -262,51 +262,6 @@ func TestMissingDoesNotDrift(t *testing.T) {
 	}
 }
 
-// took is the latency of n packets.
-func took(n uint64, d time.Duration) *dataplane.SALatencySnapshot {
-	var l dataplane.SALatency
-	l.Observe(d, n)
-	return l.Snapshot()
-}
-
-// What the SAs of a tunnel measured is one histogram for each direction, over rekeys,
-// and goes with the tunnel.
-func TestTunnelLatency(t *testing.T) {
-	p := &plant{tunnels: []engine.TunnelStatus{up("a")}}
-	tr := p.tracker()
-	tr.Look(time.Unix(1, 0))
-	m := NewMetrics(tr, func() engine.Counters { return engine.Counters{} }, func() bool { return true })
-	sa := func(child string, spi uint32, l *dataplane.SALatencySnapshot) dataplane.Counters {
-		return dataplane.Counters{Tunnel: "a", Child: child, SPI: spi, Direction: dataplane.Inbound, Latency: l}
-	}
-	in := tunnelKey{"a", dataplane.Inbound}
-	for i, x := range []struct {
-		counters    []dataplane.Counters
-		all, within uint64 // of a millisecond
-	}{
-		{[]dataplane.Counters{sa("net", 0x100, nil)}, 0, 0},
-		{[]dataplane.Counters{sa("net", 0x100, took(5, time.Microsecond))}, 5, 5},
-		{[]dataplane.Counters{sa("net", 0x100, took(7, time.Microsecond)), sa("voice", 0x200, took(2, time.Second))}, 9, 7},
-		{[]dataplane.Counters{sa("net", 0x300, took(1, time.Microsecond)), sa("voice", 0x200, took(2, time.Second))}, 10, 8},
-	} {
-		p.counters = x.counters
-		m.accumulate()
-		got := m.latencies[in]
-		if x.all == 0 {
-			if got != nil {
-				t.Errorf("%d: a histogram of nothing", i)
-			}
-		} else if got == nil || got.Count != x.all || got.Below(1<<20) != x.within {
-			t.Errorf("%d: %+v, want %d packets, of which %d within a millisecond", i, got, x.all, x.within)
-		}
-	}
-	p.tunnels, p.counters = nil, nil
-	tr.Look(time.Unix(2, 0))
-	if m.accumulate(); len(m.latencies) != 0 {
-		t.Errorf("histograms of a tunnel that is gone: %v", m.latencies)
-	}
-}
-
 // Dashboards and alarms are made from the package's documentation.
 func TestEveryMetricIsDocumented(t *testing.T) {
 	b, err := os.ReadFile("doc.go")
@@ -316,7 +271,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	doc := string(b)
 	p := &plant{
 		tunnels:  []engine.TunnelStatus{up("a"), down("b", &ike.Error{Kind: ike.KindNoAnswer})},
-		counters: []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound, Latency: took(1, time.Millisecond)}},
+		counters: []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound}},
 	}
 	tr := p.tracker()
 	tr.Look(time.Unix(1, 0))

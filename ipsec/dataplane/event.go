@@ -88,8 +88,4 @@ type Counters struct {
 	// LastUsed is when a packet last passed, to about a second; zero if none
 	// did.
 	LastUsed time.Time
-	// Latency is how long its packets stayed in the plane: from when the first one of
-	// their batch was read to when they were written. Nil if nothing passed, or the plane
-	// does not measure that.
-	Latency *SALatencySnapshot
 }

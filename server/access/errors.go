@@ -73,13 +73,13 @@ func StoreError(err error) error {
 	case errors.Is(err, store.ErrTooLarge):
 		return status.Error(codes.ResourceExhausted, err.Error())
 	case errors.Is(err, store.ErrUnavailable):
-		return status.Error(codes.Unavailable, err.Error())
+		return unavailable(err.Error())
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return status.FromContextError(err).Err()
 	case isStatus(err):
 		return err
 	default:
-		return status.Errorf(codes.Unavailable, "the store does not answer: %v", err)
+		return unavailable(fmt.Sprintf("the store does not answer: %v", err))
 	}
 }
 

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"iter"
 	"strings"
 	"time"
 
@@ -42,16 +41,22 @@ func (a *Access) ListEnrollmentTokens(ctx context.Context, req *swanherdv1.ListE
 	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
 		return nil, err
 	}
-	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	q, err := newQuery(ctx, req, (&swanherdv1.EnrollmentToken{}).ProtoReflect().Descriptor())
 	if err != nil {
 		return nil, err
 	}
-	rows, next := page(token, req.GetPageSize(), rowsAfter(snap.EnrollmentTokens, req.GetParent(), token.After, access.PrincipalFrom(ctx).Sees))
-	resp := &swanherdv1.ListEnrollmentTokensResponse{NextPageToken: next}
-	for _, row := range rows {
-		resp.EnrollmentTokens = append(resp.EnrollmentTokens, row.Value.GetToken())
+	if snap, err = q.snapshot(ctx, a.store, snap); err != nil {
+		return nil, err
 	}
-	return resp, nil
+	rows := rowsOf(snap.EnrollmentTokens, req.GetParent(), q.first(), access.PrincipalFrom(ctx).Sees)
+	tokens, next := page(q, func(yield func(*swanherdv1.EnrollmentToken) bool) {
+		for row := range rows {
+			if !yield(row.Value.GetToken()) {
+				return
+			}
+		}
+	})
+	return &swanherdv1.ListEnrollmentTokensResponse{EnrollmentTokens: tokens, NextPageToken: next}, nil
 }
 
 // DeleteEnrollmentToken implements AccessService.
@@ -65,23 +70,23 @@ func (a *Access) CreateApiToken(ctx context.Context, req *swanherdv1.CreateApiTo
 }
 
 // ListApiTokens implements AccessService.
-func (a *Access) ListApiTokens(_ context.Context, req *swanherdv1.ListApiTokensRequest) (*swanherdv1.ListApiTokensResponse, error) {
-	token, err := decodePageToken(req.GetPageToken(), "")
+func (a *Access) ListApiTokens(ctx context.Context, req *swanherdv1.ListApiTokensRequest) (*swanherdv1.ListApiTokensResponse, error) {
+	q, err := newQuery(ctx, req, (&swanherdv1.ApiToken{}).ProtoReflect().Descriptor())
 	if err != nil {
 		return nil, err
 	}
-	tokens, next := page(token, req.GetPageSize(), a.tokensAfter(token.After))
-	return &swanherdv1.ListApiTokensResponse{ApiTokens: tokens, NextPageToken: next}, nil
-}
-
-func (a *Access) tokensAfter(name string) iter.Seq2[string, *swanherdv1.ApiToken] {
-	return func(yield func(string, *swanherdv1.ApiToken) bool) {
-		for row := range a.store.Snapshot().APITokens.After(name) {
-			if !yield(row.Name, row.Value.GetToken()) {
+	snap, err := q.snapshot(ctx, a.store, a.store.Snapshot())
+	if err != nil {
+		return nil, err
+	}
+	tokens, next := page(q, func(yield func(*swanherdv1.ApiToken) bool) {
+		for row := range snap.APITokens.After(q.first()) {
+			if !yield(row.Value.GetToken()) {
 				return
 			}
 		}
-	}
+	})
+	return &swanherdv1.ListApiTokensResponse{ApiTokens: tokens, NextPageToken: next}, nil
 }
 
 // ownToken names the caller's own token, which everybody may delete: so a

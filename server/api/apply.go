@@ -14,26 +14,20 @@ import (
 
 // Apply implements TopologyService.
 func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*swanherdv1.ApplyResponse, error) {
-	return attempt(s, ctx, func(e *edit) (*swanherdv1.ApplyResponse, error) {
+	return once(ctx, s, req, func(e *edit) error {
 		if err := e.merge(req.GetManifest(), req.GetPrune()); err != nil {
-			return nil, err
+			return err
 		}
-		if err := e.check(); err != nil {
-			return nil, err
-		}
-		resp := &swanherdv1.ApplyResponse{Changes: e.changes, Revision: e.base.Revision}
+		return e.check()
+	}, func(e *edit) *swanherdv1.ApplyResponse {
+		resp := &swanherdv1.ApplyResponse{Changes: e.changes}
 		if e.changed() {
 			resp.TunnelsAdded, resp.TunnelsRemoved = tunnelChanges(&e.base.Topology, &e.next)
 		}
 		if req.GetValidateOnly() {
-			return resp, nil
+			resp.Revision = e.base.Revision
 		}
-		snap, err := e.commit(ctx)
-		if err != nil {
-			return nil, err
-		}
-		resp.Revision = snap.Revision
-		return resp, nil
+		return resp
 	})
 }
 

@@ -8,7 +8,10 @@
 // what state a tunnel is in (package fleet).
 //
 // Methods follow the Google AIPs: 131 to 135 (standard methods), 154 (etags),
-// 158 (pages), 161 (field masks), 163 (validate_only), 193 (errors).
+// 155 (request_id), 158 (pages), 160 (filters, by package query), 161 (field
+// masks), 163 (validate_only), 193 (errors). A list of what is stored is of the
+// revision at which its first page was; the answer to a request with a request_id
+// is stored in the transaction of its change.
 //
 // Concurrency: services may be used from any goroutine. Changes of the topology
 // are made one after the other, since what makes one valid may be in another.

@@ -38,6 +38,7 @@ type edit struct {
 	// fields maps names to where in the request the resource is.
 	fields     model.Fields
 	violations []access.Violation
+	obstacles  []access.Obstacle
 }
 
 // begin starts an edit of the newest topology.
@@ -90,9 +91,6 @@ func setRow[T resource](e *edit, k kind[T], name string, value T) {
 
 // remove deletes the resource at the given etag; empty: at any.
 func remove[T resource](e *edit, k kind[T], name, etag string) error {
-	if err := k.parse(name); err != nil {
-		return access.Invalid("name", err.Error())
-	}
 	old, exists := k.rows(&e.base.Topology).Get(name)
 	if !exists {
 		return status.Errorf(codes.NotFound, "%s does not exist", name)
@@ -113,8 +111,7 @@ func checkETag(name, etag string, revision int64) error {
 		return nil
 	}
 	if want, err := store.ParseETag(etag); err != nil || want != revision {
-		return status.Errorf(codes.Aborted, "%s was changed in between: its etag is %q, not %q; read it again and retry",
-			name, store.ETag(revision), etag)
+		return access.WrongETag(name, store.ETag(revision), etag)
 	}
 	return nil
 }
@@ -123,14 +120,20 @@ func (e *edit) note(name string, action swanherdv1.ResourceChange_Action, fields
 	e.changes = append(e.changes, &swanherdv1.ResourceChange{Name: name, Action: action, Fields: fields})
 }
 
-// check validates the topology as it would be.
+// check validates the topology as it would be. What is wrong with the request is
+// INVALID_ARGUMENT; what would be wrong with what is there already, as a mesh that
+// names a site that goes, is in the way: FAILED_PRECONDITION.
 func (e *edit) check() error {
 	e.violate(model.ValidateState(&e.next, e.fields))
 	e.checkMoves()
-	if len(e.violations) == 0 {
-		return nil
+	switch {
+	case len(e.violations) > 0:
+		return access.InvalidAll(e.violations)
+	case len(e.obstacles) > 0:
+		first := e.obstacles[0]
+		return access.InUse(fmt.Sprintf("%s is in the way: %s", first.Subject, first.Description), e.obstacles)
 	}
-	return access.InvalidAll(e.violations)
+	return nil
 }
 
 // checkMoves refuses to move an edge to a site that is not there. An edge
@@ -151,19 +154,19 @@ func (e *edit) checkMoves() {
 	}
 }
 
-// violate adds what package model found. A violation in a resource that was
-// stored before is named by the resource.
+// violate adds what package model found: violations in the request, obstacles in
+// what was stored before.
 func (e *edit) violate(found model.Violations) {
 	for _, v := range found {
-		field := v.Field
-		if _, asked := e.fields[v.Resource]; !asked && v.Resource != "" {
-			field = v.Resource + ": " + v.Field
-		}
 		message := v.Problem
 		if v.Remedy != "" {
 			message += "; " + v.Remedy
 		}
-		e.violations = append(e.violations, access.Violation{Field: field, Message: message})
+		if _, asked := e.fields[v.Resource]; !asked && v.Resource != "" {
+			e.obstacles = append(e.obstacles, access.Obstacle{Subject: v.Resource, Description: v.Field + ": " + message})
+			continue
+		}
+		e.violations = append(e.violations, access.Violation{Field: v.Field, Message: message})
 	}
 }
 
@@ -174,26 +177,28 @@ func (e *edit) changed() bool {
 	})
 }
 
-// commit stores the edit and returns the snapshot that shows it. The error is
-// store.ErrConflict when somebody else changed the network since begin.
-func (e *edit) commit(ctx context.Context) (*store.Snapshot, error) {
-	if !e.changed() {
-		return e.base, nil
+// commit stores the edit, and returns the revision at which it took effect; when
+// there is nothing to store, that which it was made from. What it stored is in the
+// snapshot then. The error is store.ErrConflict when somebody else changed the
+// network since begin.
+func (e *edit) commit(ctx context.Context) (int64, error) {
+	if e.changed() {
+		e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)
+		e.audit()
+	} else if e.txn.Empty() {
+		return e.base.Revision, nil
 	}
-	if err := e.stamp(); err != nil {
-		return nil, err
-	}
-	e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)
-	e.audit()
 	revision, err := e.txn.Commit(ctx)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	snap, err := e.svc.store.WaitRevision(ctx, revision)
-	if err != nil {
-		return nil, status.FromContextError(ctx.Err()).Err()
+	if !e.changed() {
+		return e.base.Revision, nil
 	}
-	return snap, nil
+	if _, err := e.svc.store.WaitRevision(ctx, revision); err != nil {
+		return 0, status.FromContextError(ctx.Err()).Err()
+	}
+	return revision, nil
 }
 
 // stamp sets on changed resources what the server assigns, and makes the

@@ -62,24 +62,23 @@ func (f *Fleet) ListTunnels(ctx context.Context, req *swanherdv1.ListTunnelsRequ
 	if err := checkParent(&f.store.Snapshot().Topology, req.GetParent()); err != nil {
 		return nil, err
 	}
-	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	q, err := newQuery(ctx, req, (&swanherdv1.Tunnel{}).ProtoReflect().Descriptor())
 	if err != nil {
 		return nil, err
 	}
 	tunnels := f.fleet.Tunnels(req.GetParent())
-	start, _ := slices.BinarySearchFunc(tunnels, token.After+"\x00", func(t *swanherdv1.Tunnel, name string) int {
+	start, _ := slices.BinarySearchFunc(tunnels, q.first()+"\x00", func(t *swanherdv1.Tunnel, name string) int {
 		return cmp.Compare(t.GetName(), name)
 	})
 	sees := access.PrincipalFrom(ctx).Sees
-	matching := func(yield func(string, *swanherdv1.Tunnel) bool) {
+	page, next := page(q, func(yield func(*swanherdv1.Tunnel) bool) {
 		for _, t := range tunnels[start:] {
 			wanted := len(req.GetStatuses()) == 0 || slices.Contains(req.GetStatuses(), t.GetStatus())
-			if wanted && sees(networkOf(t.GetName()).String()) && !yield(t.GetName(), t) {
+			if wanted && sees(networkOf(t.GetName()).String()) && !yield(t) {
 				return
 			}
 		}
-	}
-	page, next := page(token, req.GetPageSize(), matching)
+	})
 	return &swanherdv1.ListTunnelsResponse{Tunnels: page, NextPageToken: next}, nil
 }
 
@@ -89,25 +88,40 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
 		return nil, err
 	}
-	token, err := decodePageToken(req.GetPageToken(), req.GetParent())
+	q, err := newQuery(ctx, req, (&swanherdv1.Event{}).ProtoReflect().Descriptor())
 	if err != nil {
 		return nil, err
 	}
-	if strings.ContainsRune(token.After, '/') {
-		return nil, access.Invalid("page_token", "is not from the previous answer to the same request; start without one")
+	if strings.ContainsRune(q.token.After, '/') {
+		return nil, errPageToken
 	}
 	networks := eventNetworks(snap, req.GetParent(), access.PrincipalFrom(ctx))
-	limit := pageSize(req.GetPageSize())
-	events, err := f.store.ListEvents(ctx, networks, token.After, limit)
-	if err != nil {
-		return nil, access.StoreError(err)
+	resp := &swanherdv1.ListEventsResponse{}
+	for before, read := q.token.After, 0; ; {
+		events, err := f.store.ListEvents(ctx, networks, before, q.size)
+		if err != nil {
+			return nil, access.StoreError(err)
+		}
+		for _, e := range events {
+			if before = store.EventID(e); q.filter.Matches(e.ProtoReflect()) {
+				if resp.Events = append(resp.Events, e); len(resp.Events) == q.size {
+					break
+				}
+			}
+		}
+		if read += len(events); len(resp.GetEvents()) == q.size || read >= maxEventsRead && len(events) == q.size {
+			resp.NextPageToken = q.next(before, 0)
+			return resp, nil
+		}
+		if len(events) < q.size {
+			return resp, nil
+		}
 	}
-	resp := &swanherdv1.ListEventsResponse{Events: events}
-	if len(events) == limit {
-		resp.NextPageToken = pageToken{Parent: req.GetParent(), After: store.EventID(events[len(events)-1])}.encode()
-	}
-	return resp, nil
 }
+
+// maxEventsRead bounds how many events one page of a filtered list looks at; it may
+// be shorter than asked for then (AIP-158).
+const maxEventsRead = 5000
 
 // eventNetworks are the networks whose events the caller gets; who is bound to
 // no network also gets those that belong to none.

@@ -1,17 +1,27 @@
 package api
 
 import (
+	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"iter"
+	"slices"
 	"strings"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/query"
+	"github.com/swanherd/swanherd/server/store"
 )
 
 const (
@@ -19,34 +29,180 @@ const (
 	maxPageSize     = 1000
 )
 
-// pageToken says where a list goes on: after the last name of the page before,
-// so that what is created or deleted meanwhile moves nothing else.
+// listRequest is what the requests of List have in common.
+type listRequest interface {
+	proto.Message
+	GetPageSize() int32
+	GetPageToken() string
+}
+
+// pageToken says where a list goes on.
 type pageToken struct {
-	Parent string `json:"p"`
-	After  string `json:"a"`
+	// Query is a hash of all that makes the list, so that a token is good for no
+	// other (AIP-158).
+	Query []byte `json:"q"`
+	// Revision is that of the store at which the list began. Zero for what is not
+	// stored.
+	Revision int64 `json:"r,omitempty"`
+	// After is the name of the last one on the page before, Index how many there
+	// were up to it.
+	After string `json:"a"`
+	Index int    `json:"i,omitempty"`
 }
 
 func (t pageToken) encode() string {
 	b, err := json.Marshal(t)
-	if err != nil { // two strings
+	if err != nil { // texts and numbers
 		panic(err)
 	}
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-func decodePageToken(s, parent string) (pageToken, error) {
-	if s == "" {
-		return pageToken{Parent: parent}, nil
+// listQuery is what a request of List asks for.
+type listQuery struct {
+	parent string
+	filter query.Filter
+	order  query.Order
+	size   int
+	token  pageToken
+}
+
+var errPageToken = access.Invalid("page_token", "is not from the previous answer to the same request; start without one")
+
+// newQuery reads a request for messages of the type d.
+func newQuery(ctx context.Context, req listRequest, d protoreflect.MessageDescriptor) (*listQuery, error) {
+	q := &listQuery{size: pageSize(req.GetPageSize())}
+	q.parent, _ = parentOf(req)
+	var wrong []access.Violation
+	var err error
+	if r, ok := req.(interface{ GetFilter() string }); ok {
+		if q.filter, err = query.ParseFilter(r.GetFilter(), d); err != nil {
+			wrong = append(wrong, access.Violation{Field: "filter", Message: err.Error()})
+		}
+	}
+	if r, ok := req.(interface{ GetOrderBy() string }); ok {
+		if q.order, err = query.ParseOrder(r.GetOrderBy(), d); err != nil {
+			wrong = append(wrong, access.Violation{Field: "order_by", Message: err.Error()})
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, access.InvalidAll(wrong)
+	}
+	sum, err := querySum(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	q.token.Query = sum
+	if req.GetPageToken() == "" {
+		return q, nil
 	}
 	var t pageToken
-	b, err := base64.RawURLEncoding.DecodeString(s)
-	if err == nil {
-		err = json.Unmarshal(b, &t)
+	b, err := base64.RawURLEncoding.DecodeString(req.GetPageToken())
+	if err != nil || json.Unmarshal(b, &t) != nil || !slices.Equal(t.Query, sum) || t.After == "" || t.Index < 0 {
+		return nil, errPageToken
 	}
-	if err != nil || t.Parent != parent {
-		return pageToken{}, access.Invalid("page_token", "is not from the previous answer to the same request; start without one")
+	q.token = t
+	return q, nil
+}
+
+// querySum is a hash of the method and the request, but for what may differ from
+// page to page.
+func querySum(ctx context.Context, req listRequest) ([]byte, error) {
+	same := proto.Clone(req).ProtoReflect()
+	for _, name := range []protoreflect.Name{"page_token", "page_size"} {
+		same.Clear(same.Descriptor().Fields().ByName(name))
 	}
-	return t, nil
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(same.Interface())
+	if err != nil {
+		return nil, fmt.Errorf("encode the request: %w", err)
+	}
+	method, _ := grpc.Method(ctx)
+	sum := sha256.Sum256(append([]byte(method), b...))
+	return sum[:8], nil
+}
+
+func parentOf(req proto.Message) (string, bool) {
+	r, ok := req.(interface{ GetParent() string })
+	if !ok {
+		return "", false
+	}
+	return r.GetParent(), true
+}
+
+// snapshot is the state that the list is of: that at which its first page was.
+func (q *listQuery) snapshot(ctx context.Context, s *store.Store, present *store.Snapshot) (*store.Snapshot, error) {
+	if q.token.Revision == 0 {
+		if q.token.After != "" {
+			return nil, errPageToken
+		}
+		q.token.Revision = present.Revision
+		s.Keep(present)
+		return present, nil
+	}
+	snap, err := s.SnapshotAt(ctx, q.token.Revision)
+	if errors.Is(err, store.ErrPast) {
+		return nil, access.Invalid("page_token", "is too old: the store does not keep that revision any more; start without one")
+	}
+	return snap, access.StoreError(err)
+}
+
+// first is the name after which the list goes on, where that is all there is to it.
+func (q *listQuery) first() string {
+	if q.order.Empty() {
+		return q.token.After
+	}
+	return ""
+}
+
+// named is what pages are made of.
+type named interface {
+	proto.Message
+	GetName() string
+}
+
+// page takes the wanted page from a sequence in the order of names that begins
+// after q.first().
+func page[T named](q *listQuery, from iter.Seq[T]) (out []T, next string) {
+	if !q.order.Empty() {
+		return orderedPage(q, from)
+	}
+	for m := range from {
+		if !q.filter.Matches(m.ProtoReflect()) {
+			continue
+		}
+		if len(out) == q.size {
+			return out, q.next(out[len(out)-1].GetName(), len(out))
+		}
+		out = append(out, m)
+	}
+	return out, ""
+}
+
+// orderedPage goes on after the last one of the page before, or where that one is
+// no more, as may be with what is not stored, after as many as there were.
+func orderedPage[T named](q *listQuery, from iter.Seq[T]) (out []T, next string) {
+	var all []T
+	for m := range from {
+		if q.filter.Matches(m.ProtoReflect()) {
+			all = append(all, m)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b T) int { return q.order.Compare(a.ProtoReflect(), b.ProtoReflect()) })
+	start := min(q.token.Index, len(all))
+	if i := slices.IndexFunc(all, func(m T) bool { return m.GetName() == q.token.After }); i >= 0 {
+		start = i + 1
+	}
+	end := min(start+q.size, len(all))
+	if out = all[start:end]; end == len(all) {
+		return out, ""
+	}
+	return out, q.next(out[len(out)-1].GetName(), end)
+}
+
+func (q *listQuery) next(after string, index int) string {
+	t := q.token
+	t.After, t.Index = after, index
+	return t.encode()
 }
 
 func pageSize(asked int32) int {
@@ -54,21 +210,6 @@ func pageSize(asked int32) int {
 		return defaultPageSize
 	}
 	return min(int(asked), maxPageSize)
-}
-
-// page takes one page from a sequence that is in the order of names and starts
-// after token.After.
-func page[T any](token pageToken, size int32, from iter.Seq2[string, T]) (out []T, next string) {
-	limit := pageSize(size)
-	last := ""
-	for name, v := range from {
-		if len(out) == limit {
-			return out, pageToken{Parent: token.Parent, After: last}.encode()
-		}
-		out = append(out, v)
-		last = name
-	}
-	return out, ""
 }
 
 // checkParent refuses a parent that is no network, or one that does not exist.
@@ -85,19 +226,19 @@ func checkParent(t *model.Topology, parent string) error {
 	return nil
 }
 
-// rowsAfter yields the rows of a collection in parent that the caller sees and
-// that come after the token's name.
-func rowsAfter[T any](table model.Table[T], parent, after string, sees func(string) bool) iter.Seq2[string, model.Row[T]] {
+// rowsOf yields the rows of a collection in parent that the caller sees and that
+// come after that name.
+func rowsOf[T any](table model.Table[T], parent, after string, sees func(string) bool) iter.Seq[model.Row[T]] {
 	prefix := ""
 	if parent != "" && parent != fleet.AllNetworks {
 		prefix = parent + "/"
 	}
-	return func(yield func(string, model.Row[T]) bool) {
+	return func(yield func(model.Row[T]) bool) {
 		for row := range table.After(max(after, prefix)) {
 			if !strings.HasPrefix(row.Name, prefix) {
 				return
 			}
-			if sees(networkOf(row.Name).String()) && !yield(row.Name, row) {
+			if sees(networkOf(row.Name).String()) && !yield(row) {
 				return
 			}
 		}

@@ -18,7 +18,7 @@ func (s *Topology) GetNetwork(_ context.Context, req *swanherdv1.GetNetworkReque
 
 // ListNetworks implements TopologyService.
 func (s *Topology) ListNetworks(ctx context.Context, req *swanherdv1.ListNetworksRequest) (*swanherdv1.ListNetworksResponse, error) {
-	out, next, err := list(ctx, s, networks, "", req.GetPageToken(), req.GetPageSize())
+	out, next, err := list(ctx, s, networks, req)
 	if err != nil {
 		return nil, err
 	}
@@ -27,12 +27,12 @@ func (s *Topology) ListNetworks(ctx context.Context, req *swanherdv1.ListNetwork
 
 // CreateNetwork implements TopologyService; it makes the network's authority too.
 func (s *Topology) CreateNetwork(ctx context.Context, req *swanherdv1.CreateNetworkRequest) (*swanherdv1.Network, error) {
-	return create(ctx, s, networks, "networks/"+req.GetNetworkId(), req.GetNetwork(), req.GetValidateOnly())
+	return create(ctx, s, networks, "networks/"+req.GetNetworkId(), req.GetNetwork(), req)
 }
 
 // UpdateNetwork implements TopologyService.
 func (s *Topology) UpdateNetwork(ctx context.Context, req *swanherdv1.UpdateNetworkRequest) (*swanherdv1.Network, error) {
-	return update(ctx, s, networks, req.GetNetwork(), req.GetUpdateMask(), req.GetValidateOnly())
+	return update(ctx, s, networks, req.GetNetwork(), req, req.GetAllowMissing())
 }
 
 // GetSite implements TopologyService.
@@ -42,7 +42,7 @@ func (s *Topology) GetSite(_ context.Context, req *swanherdv1.GetSiteRequest) (*
 
 // ListSites implements TopologyService.
 func (s *Topology) ListSites(ctx context.Context, req *swanherdv1.ListSitesRequest) (*swanherdv1.ListSitesResponse, error) {
-	out, next, err := list(ctx, s, sites, req.GetParent(), req.GetPageToken(), req.GetPageSize())
+	out, next, err := list(ctx, s, sites, req)
 	if err != nil {
 		return nil, err
 	}
@@ -55,12 +55,12 @@ func (s *Topology) CreateSite(ctx context.Context, req *swanherdv1.CreateSiteReq
 	if err != nil {
 		return nil, err
 	}
-	return create(ctx, s, sites, name, req.GetSite(), req.GetValidateOnly())
+	return create(ctx, s, sites, name, req.GetSite(), req)
 }
 
 // UpdateSite implements TopologyService.
 func (s *Topology) UpdateSite(ctx context.Context, req *swanherdv1.UpdateSiteRequest) (*swanherdv1.Site, error) {
-	return update(ctx, s, sites, req.GetSite(), req.GetUpdateMask(), req.GetValidateOnly())
+	return update(ctx, s, sites, req.GetSite(), req, req.GetAllowMissing())
 }
 
 // GetMesh implements TopologyService.
@@ -70,7 +70,7 @@ func (s *Topology) GetMesh(_ context.Context, req *swanherdv1.GetMeshRequest) (*
 
 // ListMeshes implements TopologyService.
 func (s *Topology) ListMeshes(ctx context.Context, req *swanherdv1.ListMeshesRequest) (*swanherdv1.ListMeshesResponse, error) {
-	out, next, err := list(ctx, s, meshes, req.GetParent(), req.GetPageToken(), req.GetPageSize())
+	out, next, err := list(ctx, s, meshes, req)
 	if err != nil {
 		return nil, err
 	}
@@ -83,12 +83,12 @@ func (s *Topology) CreateMesh(ctx context.Context, req *swanherdv1.CreateMeshReq
 	if err != nil {
 		return nil, err
 	}
-	return create(ctx, s, meshes, name, req.GetMesh(), req.GetValidateOnly())
+	return create(ctx, s, meshes, name, req.GetMesh(), req)
 }
 
 // UpdateMesh implements TopologyService.
 func (s *Topology) UpdateMesh(ctx context.Context, req *swanherdv1.UpdateMeshRequest) (*swanherdv1.Mesh, error) {
-	return update(ctx, s, meshes, req.GetMesh(), req.GetUpdateMask(), req.GetValidateOnly())
+	return update(ctx, s, meshes, req.GetMesh(), req, req.GetAllowMissing())
 }
 
 // GetProfile implements TopologyService.
@@ -98,7 +98,7 @@ func (s *Topology) GetProfile(_ context.Context, req *swanherdv1.GetProfileReque
 
 // ListProfiles implements TopologyService.
 func (s *Topology) ListProfiles(ctx context.Context, req *swanherdv1.ListProfilesRequest) (*swanherdv1.ListProfilesResponse, error) {
-	out, next, err := list(ctx, s, profiles, req.GetParent(), req.GetPageToken(), req.GetPageSize())
+	out, next, err := list(ctx, s, profiles, req)
 	if err != nil {
 		return nil, err
 	}
@@ -111,12 +111,12 @@ func (s *Topology) CreateProfile(ctx context.Context, req *swanherdv1.CreateProf
 	if err != nil {
 		return nil, err
 	}
-	return create(ctx, s, profiles, name, req.GetProfile(), req.GetValidateOnly())
+	return create(ctx, s, profiles, name, req.GetProfile(), req)
 }
 
 // UpdateProfile implements TopologyService.
 func (s *Topology) UpdateProfile(ctx context.Context, req *swanherdv1.UpdateProfileRequest) (*swanherdv1.Profile, error) {
-	return update(ctx, s, profiles, req.GetProfile(), req.GetUpdateMask(), req.GetValidateOnly())
+	return update(ctx, s, profiles, req.GetProfile(), req, req.GetAllowMissing())
 }
 
 // GetEdge implements TopologyService.
@@ -130,19 +130,16 @@ func (s *Topology) GetEdge(_ context.Context, req *swanherdv1.GetEdgeRequest) (*
 
 // ListEdges implements TopologyService.
 func (s *Topology) ListEdges(ctx context.Context, req *swanherdv1.ListEdgesRequest) (*swanherdv1.ListEdgesResponse, error) {
-	out, next, err := list(ctx, s, edges, req.GetParent(), req.GetPageToken(), req.GetPageSize())
+	out, next, err := list(ctx, s, edges, req)
 	if err != nil {
 		return nil, err
-	}
-	for i := range out {
-		out[i] = s.live(out[i])
 	}
 	return &swanherdv1.ListEdgesResponse{Edges: out, NextPageToken: next}, nil
 }
 
 // UpdateEdge implements TopologyService.
 func (s *Topology) UpdateEdge(ctx context.Context, req *swanherdv1.UpdateEdgeRequest) (*swanherdv1.Edge, error) {
-	e, err := update(ctx, s, edges, req.GetEdge(), req.GetUpdateMask(), req.GetValidateOnly())
+	e, err := update(ctx, s, edges, req.GetEdge(), req, false)
 	if err != nil {
 		return nil, err
 	}

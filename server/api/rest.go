@@ -80,8 +80,18 @@ type problemDetails struct {
 	Detail string `json:"detail"`
 	// Code is the gRPC code, `INVALID_ARGUMENT`.
 	Code string `json:"code"`
+	// Reason tells problems of one code apart, as google.rpc.ErrorInfo has it.
+	Reason string `json:"reason,omitempty"`
 	// Violations name the fields that are wrong.
 	Violations []problemViolation `json:"violations,omitempty"`
+	// Obstacles are what is in the way of the change.
+	Obstacles []problemObstacle `json:"obstacles,omitempty"`
+}
+
+type problemObstacle struct {
+	// Resource is the name of what is in the way.
+	Resource    string `json:"resource"`
+	Description string `json:"description"`
 }
 
 type problemViolation struct {
@@ -175,6 +185,12 @@ func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violat
 			for _, v := range d.GetFieldViolations() {
 				p.Violations = append(p.Violations, problemViolation{jsonPath(v.GetField()), v.GetDescription()})
 			}
+		case *errdetails.PreconditionFailure:
+			for _, v := range d.GetViolations() {
+				p.Obstacles = append(p.Obstacles, problemObstacle{v.GetSubject(), v.GetDescription()})
+			}
+		case *errdetails.ErrorInfo:
+			p.Reason = d.GetReason()
 		case *errdetails.RetryInfo:
 			w.Header().Set("Retry-After", strconv.Itoa(max(1, int(d.GetRetryDelay().AsDuration().Seconds()))))
 		}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -58,124 +57,107 @@ func get[T resource](s *Topology, k kind[T], name string) (T, error) {
 	return shown(row), nil
 }
 
-func list[T resource](ctx context.Context, s *Topology, k kind[T], parent, token string, size int32) ([]T, string, error) {
+func list[T resource](ctx context.Context, s *Topology, k kind[T], req listRequest) ([]T, string, error) {
 	snap := s.store.Snapshot()
-	if parent != "" {
+	if parent, ok := parentOf(req); ok {
 		if err := checkParent(&snap.Topology, parent); err != nil {
 			return nil, "", err
 		}
 	}
-	t, err := decodePageToken(token, parent)
+	var none T
+	q, err := newQuery(ctx, req, none.ProtoReflect().Descriptor())
 	if err != nil {
 		return nil, "", err
 	}
-	rows, next := page(t, size, rowsAfter(*k.rows(&snap.Topology), parent, t.After, access.PrincipalFrom(ctx).Sees))
-	out := make([]T, len(rows))
-	for i, row := range rows {
-		out[i] = shown(row)
+	if snap, err = q.snapshot(ctx, s.store, snap); err != nil {
+		return nil, "", err
 	}
+	rows := rowsOf(*k.rows(&snap.Topology), q.parent, q.first(), access.PrincipalFrom(ctx).Sees)
+	out, next := page(q, func(yield func(T) bool) {
+		for row := range rows {
+			if !yield(s.shown(row.Name, shown(row)).(T)) {
+				return
+			}
+		}
+	})
 	return out, next, nil
 }
 
+// shown adds to a resource what is known besides what is stored.
+func (s *Topology) shown(name string, m proto.Message) proto.Message {
+	if e, ok := m.(*swanherdv1.Edge); ok {
+		return s.live(e)
+	}
+	return m
+}
+
 // create stores want under the name, which it lacks so far.
-func create[T resource](ctx context.Context, s *Topology, k kind[T], name string, want T, validateOnly bool) (T, error) {
+func create[T resource](ctx context.Context, s *Topology, k kind[T], name string, want T, req change) (T, error) {
 	want = proto.Clone(want).(T)
 	if !want.ProtoReflect().IsValid() { // left out of the request
 		want = want.ProtoReflect().New().Interface().(T)
 	}
 	setString(want, "name", name)
 	setString(want, "etag", "")
-	return attempt(s, ctx, func(e *edit) (T, error) {
+	return once(ctx, s, req, func(e *edit) error {
 		if _, exists := k.rows(&e.base.Topology).Get(name); exists {
-			var none T
-			return none, status.Errorf(codes.AlreadyExists, "%s exists already; update it instead", name)
+			return status.Errorf(codes.AlreadyExists, "%s exists already; update it instead", name)
 		}
-		return write(ctx, e, k, want, validateOnly)
-	})
+		return write(e, k, want)
+	}, func(e *edit) T { return written(e, k, name) })
+}
+
+// updateRequest is what the requests of Update have in common.
+type updateRequest interface {
+	change
+	GetUpdateMask() *fieldmaskpb.FieldMask
 }
 
 // update changes the fields of a resource that the mask names.
-func update[T resource](ctx context.Context, s *Topology, k kind[T], want T, mask *fieldmaskpb.FieldMask, validateOnly bool) (T, error) {
-	return attempt(s, ctx, func(e *edit) (T, error) {
+func update[T resource](ctx context.Context, s *Topology, k kind[T], want T, req updateRequest, allowMissing bool) (T, error) {
+	name := want.GetName()
+	if err := k.parse(name); err != nil {
 		var none T
-		if err := k.parse(want.GetName()); err != nil {
-			return none, access.Invalid(k.word+".name", err.Error())
+		return none, access.Invalid(k.word+".name", err.Error())
+	}
+	return once(ctx, s, req, func(e *edit) error {
+		old, exists := k.rows(&e.base.Topology).Get(name)
+		switch {
+		case !exists && !allowMissing:
+			return status.Errorf(codes.NotFound, "%s does not exist", name)
+		case !exists: // then the mask does not matter (AIP-134)
+			created := proto.Clone(want).(T)
+			setString(created, "etag", "")
+			return write(e, k, created)
 		}
-		old, exists := k.rows(&e.base.Topology).Get(want.GetName())
-		if !exists {
-			return none, status.Errorf(codes.NotFound, "%s does not exist", want.GetName())
-		}
-		next, err := masked(old.Value, want, mask)
+		next, err := masked(old.Value, want, req.GetUpdateMask())
 		if err != nil {
-			return none, err
+			return err
 		}
 		setString(next, "etag", want.GetEtag())
-		return write(ctx, e, k, next, validateOnly)
-	})
+		return write(e, k, next)
+	}, func(e *edit) T { return written(e, k, name) })
 }
 
-// write validates, stores and shows one resource.
-func write[T resource](ctx context.Context, e *edit, k kind[T], want T, validateOnly bool) (T, error) {
-	var none T
+// write validates one resource and puts it into the edit.
+func write[T resource](e *edit, k kind[T], want T) error {
 	for _, v := range access.Violations(e.svc.valid.Validate(want)) {
 		e.violations = append(e.violations, access.Violation{Field: k.word + "." + v.Field, Message: v.Message})
 	}
 	if err := put(e, k, want); err != nil {
-		return none, err
+		return err
 	}
-	if err := e.check(); err != nil {
-		return none, err
-	}
-	if validateOnly {
-		return k.rows(&e.next).Value(want.GetName()), nil
-	}
-	snap, err := e.commit(ctx)
-	if err != nil {
-		return none, err
-	}
-	row, ok := k.rows(&snap.Topology).Get(want.GetName())
-	if !ok {
-		return none, status.Errorf(codes.Aborted, "%s was deleted in between", want.GetName())
-	}
-	return shown(row), nil
+	return e.check()
 }
 
-// editAttempts bounds how often an edit starts over because another replica
-// changed the same network meanwhile.
-const editAttempts = 5
-
-// attempt runs f on an edit of the newest topology, again when another replica
-// was faster. Edits of this replica wait for one another.
-func attempt[R any](s *Topology, ctx context.Context, f func(*edit) (R, error)) (R, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for range editAttempts - 1 {
-		e := s.begin(ctx)
-		r, err := f(e)
-		var conflict *store.ConditionError
-		if !errors.As(err, &conflict) {
-			return r, access.StoreError(err)
-		}
-		// What was in the way is in the store; wait for it to be seen here.
-		if _, err := s.store.WaitRevision(ctx, max(conflict.Have, e.base.Revision)); err != nil {
-			break
-		}
+// written is a resource as it will be. Its etag is empty when the edit changes it:
+// the revision is not known yet.
+func written[T resource](e *edit, k kind[T], name string) T {
+	row, _ := k.rows(&e.next).Get(name)
+	if row.Revision == 0 {
+		return proto.Clone(row.Value).(T)
 	}
-	r, err := f(s.begin(ctx))
-	return r, access.StoreError(err)
-}
-
-// deleted runs one deletion.
-func (s *Topology) deleted(ctx context.Context, f func(*edit) error) (*emptypb.Empty, error) {
-	return attempt(s, ctx, func(e *edit) (*emptypb.Empty, error) {
-		if err := f(e); err != nil {
-			return nil, err
-		}
-		if _, err := e.commit(ctx); err != nil {
-			return nil, err
-		}
-		return &emptypb.Empty{}, nil
-	})
+	return shown(row)
 }
 
 // childName makes the name of a new resource in a network.
@@ -186,25 +168,36 @@ func childName(parent, collection, id string) (string, error) {
 	return parent + "/" + collection + "/" + id, nil
 }
 
-// DeleteNetwork implements TopologyService; a network that has resources stays.
-func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetworkRequest) (*emptypb.Empty, error) {
-	n, err := model.ParseNetworkName(req.GetName())
-	if err != nil {
+// deleteRequest is what the requests of Delete have in common.
+type deleteRequest interface {
+	change
+	GetName() string
+	GetEtag() string
+	GetAllowMissing() bool
+}
+
+// deleted runs one deletion.
+func deleted[T resource](ctx context.Context, s *Topology, k kind[T], req deleteRequest, f func(*edit) error) (*emptypb.Empty, error) {
+	if err := k.parse(req.GetName()); err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	return s.deleted(ctx, func(e *edit) error {
-		var has []string
-		count := func(word string, c int) {
-			if c > 0 {
-				has = append(has, fmt.Sprintf("%d %s", c, word))
-			}
+	return once(ctx, s, req, func(e *edit) error {
+		if _, exists := k.rows(&e.base.Topology).Get(req.GetName()); !exists && req.GetAllowMissing() {
+			return nil
 		}
-		count("sites", inNetwork(e.base.Sites, n))
-		count("edges", inNetwork(e.base.Edges, n))
-		count("meshes", inNetwork(e.base.Meshes, n))
-		count("profiles", inNetwork(e.base.Profiles, n))
-		if len(has) > 0 {
-			return status.Errorf(codes.FailedPrecondition, "%s still has %s; delete them first", n, strings.Join(has, ", "))
+		if err := f(e); err != nil {
+			return err
+		}
+		return e.check()
+	}, func(*edit) *emptypb.Empty { return &emptypb.Empty{} })
+}
+
+// DeleteNetwork implements TopologyService; a network that has resources stays.
+func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetworkRequest) (*emptypb.Empty, error) {
+	n := networkOf(req.GetName())
+	return deleted(ctx, s, networks, req, func(e *edit) error {
+		if err := emptyNetwork(e, n); err != nil {
+			return err
 		}
 		if err := remove(e, networks, req.GetName(), req.GetEtag()); err != nil {
 			return err
@@ -220,20 +213,58 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 	})
 }
 
-func inNetwork[T any](t model.Table[T], n model.NetworkName) int {
-	c := 0
-	for range t.InNetwork(n) {
-		c++
+// maxNamed is how many resources that are in the way an error names.
+const maxNamed = 20
+
+// emptyNetwork refuses to delete a network that has something in it.
+func emptyNetwork(e *edit, n model.NetworkName) error {
+	var has []string
+	var in []access.Obstacle
+	count := func(word string, names []string) {
+		if len(names) > 0 {
+			has = append(has, fmt.Sprintf("%d %s", len(names), word))
+		}
+		for _, name := range names[:min(maxNamed, len(names))] {
+			in = append(in, access.Obstacle{Subject: name, Description: "is in the network; delete it first"})
+		}
 	}
-	return c
+	count("sites", inNetwork(e.base.Sites, n))
+	count("edges", inNetwork(e.base.Edges, n))
+	count("meshes", inNetwork(e.base.Meshes, n))
+	count("profiles", inNetwork(e.base.Profiles, n))
+	if len(has) == 0 {
+		return nil
+	}
+	return access.InUse(fmt.Sprintf("%s still has %s; delete them first", n, strings.Join(has, ", ")), in)
+}
+
+func inNetwork[T any](t model.Table[T], n model.NetworkName) []string {
+	var names []string
+	for row := range t.InNetwork(n) {
+		names = append(names, row.Name)
+	}
+	return names
+}
+
+// inUse refuses to delete what others use.
+func inUse(name, remedy string, users []string) error {
+	if len(users) == 0 {
+		return nil
+	}
+	obstacles := make([]access.Obstacle, len(users))
+	for i, user := range users {
+		obstacles[i] = access.Obstacle{Subject: user, Description: "uses " + name + "; " + remedy}
+	}
+	named := strings.Join(users[:min(maxNamed, len(users))], ", ")
+	return access.InUse(fmt.Sprintf("%s is in use by %s; %s", name, named, remedy), obstacles)
 }
 
 // DeleteSite implements TopologyService. The site's edges stay enrolled and
 // lose their tunnels; tokens for the site go with it.
 func (s *Topology) DeleteSite(ctx context.Context, req *swanherdv1.DeleteSiteRequest) (*emptypb.Empty, error) {
-	return s.deleted(ctx, func(e *edit) error {
-		if by := meshesNaming(&e.next, req.GetName()); len(by) > 0 {
-			return status.Errorf(codes.FailedPrecondition, "%s is named by %s; take it out of them first", req.GetName(), strings.Join(by, ", "))
+	return deleted(ctx, s, sites, req, func(e *edit) error {
+		if err := inUse(req.GetName(), "take it out of it first", meshesNaming(&e.next, req.GetName())); err != nil {
+			return err
 		}
 		return e.removeSite(req.GetName(), req.GetEtag())
 	})
@@ -258,14 +289,14 @@ func (e *edit) dropTokensOf(site string) {
 
 // DeleteMesh implements TopologyService.
 func (s *Topology) DeleteMesh(ctx context.Context, req *swanherdv1.DeleteMeshRequest) (*emptypb.Empty, error) {
-	return s.deleted(ctx, func(e *edit) error { return remove(e, meshes, req.GetName(), req.GetEtag()) })
+	return deleted(ctx, s, meshes, req, func(e *edit) error { return remove(e, meshes, req.GetName(), req.GetEtag()) })
 }
 
 // DeleteProfile implements TopologyService; a profile in use stays.
 func (s *Topology) DeleteProfile(ctx context.Context, req *swanherdv1.DeleteProfileRequest) (*emptypb.Empty, error) {
-	return s.deleted(ctx, func(e *edit) error {
-		if by := meshesUsing(&e.next, req.GetName()); len(by) > 0 {
-			return status.Errorf(codes.FailedPrecondition, "%s is in use by %s; give them another profile first", req.GetName(), strings.Join(by, ", "))
+	return deleted(ctx, s, profiles, req, func(e *edit) error {
+		if err := inUse(req.GetName(), "give it another profile first", meshesUsing(&e.next, req.GetName())); err != nil {
+			return err
 		}
 		return remove(e, profiles, req.GetName(), req.GetEtag())
 	})
@@ -274,11 +305,13 @@ func (s *Topology) DeleteProfile(ctx context.Context, req *swanherdv1.DeleteProf
 // DeleteEdge implements TopologyService: the edge's certificates are revoked,
 // its session ends at once.
 func (s *Topology) DeleteEdge(ctx context.Context, req *swanherdv1.DeleteEdgeRequest) (*emptypb.Empty, error) {
-	name, err := model.ParseEdgeName(req.GetName())
-	if err != nil {
-		return nil, access.Invalid("name", err.Error())
-	}
-	return s.deleted(ctx, func(e *edit) error { return e.removeEdge(name, req.GetEtag()) })
+	return deleted(ctx, s, edges, req, func(e *edit) error {
+		name, err := model.ParseEdgeName(req.GetName())
+		if err != nil {
+			return access.Invalid("name", err.Error())
+		}
+		return e.removeEdge(name, req.GetEtag())
+	})
 }
 
 // meshesUsing returns the meshes that refer to the profile.

@@ -119,15 +119,20 @@ func explain(err error) string {
 	if st.Code() == codes.Unavailable {
 		text += " (is the controller running, and is the context's server right?)"
 	}
+	// The violations say it all; the message only repeats the first ones.
+	const refused = "refused, nothing was changed"
 	for _, d := range st.Details() {
-		bad, ok := d.(*errdetails.BadRequest)
-		if !ok {
-			continue
-		}
-		// The violations say it all; the message only repeats the first ones.
-		text = "refused, nothing was changed"
-		for _, v := range bad.GetFieldViolations() {
-			text += "\n  " + v.GetField() + ": " + v.GetDescription()
+		switch d := d.(type) {
+		case *errdetails.BadRequest:
+			text = refused
+			for _, v := range d.GetFieldViolations() {
+				text += "\n  " + v.GetField() + ": " + v.GetDescription()
+			}
+		case *errdetails.PreconditionFailure:
+			text = refused
+			for _, v := range d.GetViolations() {
+				text += "\n  " + v.GetSubject() + ": " + v.GetDescription()
+			}
 		}
 	}
 	return text

@@ -18,11 +18,13 @@ import (
 )
 
 func newGet(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use:     "get KIND [NAME ...]",
-		Short:   "List resources, or show the named ones",
-		Example: "  swanherd get tunnels\n  swanherd get site berlin oslo -o yaml",
-		Args:    atLeast(1, "a kind"),
+	var want listing
+	cmd := &cobra.Command{
+		Use:   "get KIND [NAME ...]",
+		Short: "List resources, or show the named ones",
+		Example: "  swanherd get tunnels --filter 'status != UP'\n  swanherd get sites --filter 'labels.region = emea' --order-by 'create_time desc'\n" +
+			"  swanherd get site berlin oslo -o yaml",
+		Args: atLeast(1, "a kind"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := findKind(args[0])
 			if err != nil {
@@ -34,11 +36,17 @@ func newGet(s *session) *cobra.Command {
 			}
 			defer c.close()
 			if len(args) == 1 {
-				return s.list(cmd.Context(), c, k)
+				return s.list(cmd.Context(), c, k, want)
+			}
+			if want != (listing{}) {
+				return usagef("--filter and --order-by are for lists; leave them or the names out")
 			}
 			return s.getEach(cmd.Context(), c, k, args[1:])
 		},
 	}
+	cmd.Flags().StringVar(&want.filter, "filter", "", "which ones, as in `labels.region = \"emea\" AND prefixes:\"10.1.*\"` (AIP-160)")
+	cmd.Flags().StringVar(&want.orderBy, "order-by", "", "fields to order by, as in `create_time desc, name`")
+	return cmd
 }
 
 // dialKind needs a network only for kinds that live in one.
@@ -49,20 +57,20 @@ func (s *session) dialKind(k kind) (*client, error) {
 	return s.dialNetwork()
 }
 
-func (s *session) list(ctx context.Context, c *client, k kind) error {
+func (s *session) list(ctx context.Context, c *client, k kind, want listing) error {
 	var all proto.Message
-	for token := ""; ; {
-		page, err := k.list(ctx, c, token)
+	for {
+		page, err := k.list(ctx, c, want)
 		if err != nil {
 			return err
 		}
-		token = takePageToken(page)
+		want.token = takePageToken(page)
 		if all == nil {
 			all = page
 		} else {
 			proto.Merge(all, page)
 		}
-		if token == "" {
+		if want.token == "" {
 			break
 		}
 	}
@@ -209,7 +217,8 @@ func describeValue(out io.Writer, d protoreflect.FieldDescriptor, v protoreflect
 }
 
 func newDelete(s *session) *cobra.Command {
-	return &cobra.Command{
+	var want removal
+	cmd := &cobra.Command{
 		Use: "delete KIND NAME ...", Short: "Delete resources", Args: atLeast(2, "a kind and names"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := findKind(args[0])
@@ -229,16 +238,20 @@ func newDelete(s *session) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := k.remove(cmd.Context(), c, name); err != nil {
+				want.name = name
+				if err := k.remove(cmd.Context(), c, want); err != nil {
 					return err
 				}
-				if err := s.printDeleted(name); err != nil {
+				if err := s.printDeleted(name, want.dryRun); err != nil {
 					return err
 				}
 			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&want.missing, "allow-missing", false, "what is not there is no error")
+	cmd.Flags().BoolVar(&want.dryRun, "dry-run", false, "check only; delete nothing")
+	return cmd
 }
 
 func newWatch(s *session) *cobra.Command {

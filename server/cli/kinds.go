@@ -20,9 +20,18 @@ type kind struct {
 	segment string
 	header  []string
 	row     func(proto.Message, time.Time) []string
-	list    func(ctx context.Context, c *client, token string) (proto.Message, error)
+	list    func(ctx context.Context, c *client, want listing) (proto.Message, error)
 	get     func(ctx context.Context, c *client, name string) (proto.Message, error)
-	remove  func(ctx context.Context, c *client, name string) error // nil: cannot be deleted
+	remove  func(ctx context.Context, c *client, want removal) error // nil: cannot be deleted
+}
+
+// listing is which page of a list is wanted.
+type listing struct{ token, filter, orderBy string }
+
+// removal is which resource is to be deleted, and how.
+type removal struct {
+	name            string
+	missing, dryRun bool
 }
 
 func kinds() []kind {
@@ -67,14 +76,14 @@ func networkKind() kind {
 			n := m.(*swanherdv1.Network)
 			return []string{base(n.GetName()), n.GetDisplayName(), age(n.GetCreateTime(), now)}
 		},
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.topology.ListNetworks(ctx, &swanherdv1.ListNetworksRequest{PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListNetworks(ctx, &swanherdv1.ListNetworksRequest{PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.topology.GetNetwork(ctx, &swanherdv1.GetNetworkRequest{Name: name})
 		},
-		remove: func(ctx context.Context, c *client, name string) error {
-			_, err := c.topology.DeleteNetwork(ctx, &swanherdv1.DeleteNetworkRequest{Name: name})
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteNetwork(ctx, &swanherdv1.DeleteNetworkRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -88,14 +97,14 @@ func siteKind() kind {
 			x := m.(*swanherdv1.Site)
 			return []string{base(x.GetName()), strings.Join(x.GetPrefixes(), ","), labels(x.GetLabels()), age(x.GetCreateTime(), now)}
 		},
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.topology.ListSites(ctx, &swanherdv1.ListSitesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListSites(ctx, &swanherdv1.ListSitesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.topology.GetSite(ctx, &swanherdv1.GetSiteRequest{Name: name})
 		},
-		remove: func(ctx context.Context, c *client, name string) error {
-			_, err := c.topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: name})
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -121,14 +130,14 @@ func edgeKind() kind {
 				st.GetDataPlane(), st.GetAgentVersion(), age(st.GetLastSeenTime(), now),
 			}
 		},
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.topology.ListEdges(ctx, &swanherdv1.ListEdgesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListEdges(ctx, &swanherdv1.ListEdgesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.topology.GetEdge(ctx, &swanherdv1.GetEdgeRequest{Name: name})
 		},
-		remove: func(ctx context.Context, c *client, name string) error {
-			_, err := c.topology.DeleteEdge(ctx, &swanherdv1.DeleteEdgeRequest{Name: name})
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteEdge(ctx, &swanherdv1.DeleteEdgeRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -151,14 +160,14 @@ func meshKind() kind {
 			}
 			return []string{base(x.GetName()), topology, base(x.GetProfile()), age(x.GetCreateTime(), now)}
 		},
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.topology.ListMeshes(ctx, &swanherdv1.ListMeshesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListMeshes(ctx, &swanherdv1.ListMeshesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.topology.GetMesh(ctx, &swanherdv1.GetMeshRequest{Name: name})
 		},
-		remove: func(ctx context.Context, c *client, name string) error {
-			_, err := c.topology.DeleteMesh(ctx, &swanherdv1.DeleteMeshRequest{Name: name})
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteMesh(ctx, &swanherdv1.DeleteMeshRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -174,14 +183,14 @@ func profileKind() kind {
 				base(p.GetName()), strings.Join(p.GetIkeProposals(), ","), strings.Join(p.GetEspProposals(), ","), age(p.GetCreateTime(), now),
 			}
 		},
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.topology.ListProfiles(ctx, &swanherdv1.ListProfilesRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListProfiles(ctx, &swanherdv1.ListProfilesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.topology.GetProfile(ctx, &swanherdv1.GetProfileRequest{Name: name})
 		},
-		remove: func(ctx context.Context, c *client, name string) error {
-			_, err := c.topology.DeleteProfile(ctx, &swanherdv1.DeleteProfileRequest{Name: name})
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteProfile(ctx, &swanherdv1.DeleteProfileRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -192,8 +201,8 @@ func tunnelKind() kind {
 		plural: "tunnels", singular: "tunnel", segment: "tunnels",
 		header: []string{"NAME", "STATUS", "SINCE", "A", "B", "IKE SUITE", "CHILD SAS", "IN", "OUT", "REASON"},
 		row:    tunnelRow,
-		list: func(ctx context.Context, c *client, token string) (proto.Message, error) {
-			return c.fleet.ListTunnels(ctx, &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize, PageToken: token})
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.fleet.ListTunnels(ctx, &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
 		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
 			return c.fleet.GetTunnel(ctx, &swanherdv1.GetTunnelRequest{Name: name})

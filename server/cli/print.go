@@ -58,10 +58,14 @@ func (s *session) printMessage(m proto.Message) error {
 	return err
 }
 
-// printDeleted tells that a resource is gone.
-func (s *session) printDeleted(name string) error {
+// printDeleted tells that a resource is gone, or in a dry run that it would be.
+func (s *session) printDeleted(name string, dryRun bool) error {
 	if s.output == "table" {
-		_, err := fmt.Fprintf(s.Out, "%s deleted\n", name)
+		done := "deleted"
+		if dryRun {
+			done = "would be deleted"
+		}
+		_, err := fmt.Fprintf(s.Out, "%s %s\n", name, done)
 		return err
 	}
 	return s.printMessage(&swanherdv1.ResourceChange{Name: name, Action: swanherdv1.ResourceChange_ACTION_DELETED})

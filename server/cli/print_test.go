@@ -23,7 +23,7 @@ func TestSeveralMessagesAreDocuments(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := s.printDeleted("networks/a/sites/three"); err != nil {
+		if err := s.printDeleted("networks/a/sites/three", false); err != nil {
 			t.Fatal(err)
 		}
 		decode := json.NewDecoder(&out).Decode

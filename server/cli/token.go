@@ -108,13 +108,14 @@ func newTokenDelete(s *session) *cobra.Command {
 			if _, err := c.access.DeleteEnrollmentToken(cmd.Context(), &swanherdv1.DeleteEnrollmentTokenRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name)
+			return s.printDeleted(name, false)
 		},
 	}
 }
 
 func newEvents(s *session) *cobra.Command {
 	var limit int32
+	var filter string
 	cmd := &cobra.Command{
 		Use: "events", Short: "Show what happened, newest first", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -126,7 +127,7 @@ func newEvents(s *session) *cobra.Command {
 				return err
 			}
 			defer c.close()
-			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: c.parent, PageSize: limit})
+			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: c.parent, PageSize: limit, Filter: filter})
 			if err != nil {
 				return err
 			}
@@ -141,5 +142,6 @@ func newEvents(s *session) *cobra.Command {
 		},
 	}
 	cmd.Flags().Int32Var(&limit, "limit", 50, "how many")
+	cmd.Flags().StringVar(&filter, "filter", "", "which ones, as in `action:mesh AND actor = \"token:ops\"` (AIP-160)")
 	return cmd
 }

@@ -97,25 +97,15 @@ func (s *Store) publish(snap *Snapshot) {
 	}
 }
 
-// loadSnapshot reads everything as of one revision.
+// loadSnapshot makes the newest state the snapshot.
 func (s *Store) loadSnapshot(ctx context.Context) error {
 	resp, err := s.client.Get(ctx, epochKey)
 	if err != nil {
 		return fmt.Errorf("read the store's revision: %w", err)
 	}
-	snap := &Snapshot{}
-	snap.Revision = resp.Header.Revision
-	for _, c := range s.cached {
-		var kvs []*mvccpb.KeyValue
-		if _, err := s.scan(ctx, c.prefix(), snap.Revision, func(kv *mvccpb.KeyValue) error {
-			kvs = append(kvs, kv)
-			return nil
-		}); err != nil {
-			return err
-		}
-		if err := c.load(snap, kvs); err != nil {
-			return err
-		}
+	snap, err := s.load(ctx, resp.Header.Revision)
+	if err != nil {
+		return err
 	}
 	s.publish(snap)
 	return nil

@@ -73,6 +73,9 @@ type Store struct {
 	// nanoseconds of Unix time.
 	current atomic.Int64
 
+	past     pastSnapshots
+	requests requestLease
+
 	catchUp  sync.Mutex
 	caughtUp time.Time // guarded by catchUp
 

@@ -101,6 +101,9 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 	if errors.Is(err, rpctypes.ErrRequestTooLarge) || errors.Is(err, rpctypes.ErrTooManyOps) {
 		return 0, fmt.Errorf("%w: %w; apply in parts", ErrTooLarge, err)
 	}
+	if errors.Is(err, rpctypes.ErrLeaseNotFound) { // as after a restore of etcd; the caller tries again
+		t.store.requests.forget()
+	}
 	if err != nil {
 		return 0, fmt.Errorf("commit transaction: %w", err)
 	}

@@ -216,13 +216,8 @@ func testCounters(t *testing.T, h *harness) {
 		if c.Child != child || time.Since(c.LastUsed) > time.Minute {
 			t.Errorf("counters of the %s SA: %+v", at.sa.Direction, c)
 		}
-		if _, measures := at.side.Plane.(dataplane.Measured); measures {
-			h.eventually(at.side, at.sa, "how long four packets took", func(c dataplane.Counters) bool {
-				return c.Latency != nil && c.Latency.Count == 4 && c.Latency.Sum > 0
-			})
-		}
 	}
-	if c := h.counters(h.A, s.inA); c.Packets != 0 || !c.LastUsed.IsZero() || c.Latency != nil {
+	if c := h.counters(h.A, s.inA); c.Packets != 0 || !c.LastUsed.IsZero() {
 		t.Errorf("counters of an SA that was not used: %+v", c)
 	}
 }

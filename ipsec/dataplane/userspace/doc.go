@@ -44,9 +44,8 @@
 // A child may have an SA for each worker ([dataplane.SA.Queue]).
 //
 // ESP without UDP, and AH, have raw sockets, one for each family and protocol, and a
-// goroutine that reads each. The kernel neither segments nor merges there: packets are
-// given to it in batches, and go through it one by one, so that UDP is the faster way
-// without a NAT too.
+// goroutine that reads each. The kernel neither segments nor merges there: a system
+// call a packet, so that UDP is the faster way without a NAT too.
 //
 // # Transport mode
 //

@@ -2,7 +2,6 @@ package userspace
 
 import (
 	"slices"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,7 +46,6 @@ type gathered struct {
 	last   int    // group used last
 	held   []held // SAs of packets in the groups
 	outbox outbox
-	single messages // for the packets of one group, each by itself
 }
 
 // held is an SA whose packets this transmitter moves.
@@ -59,24 +57,9 @@ type held struct {
 // outbox is what leaves in one system call: a message for each group.
 type outbox struct {
 	groups   []*group
+	messages [maxGroups]message
+	vecs     [maxGroups]unix.Iovec
 	controls [maxGroups]control
-	messages
-}
-
-// messages are those of one system call.
-type messages struct {
-	messages [maxMessages]message
-	vecs     [maxMessages]unix.Iovec
-}
-
-// maxMessages is how many a system call sends at most.
-const maxMessages = max(maxGroups, maxSegments)
-
-// set makes message i one with b for e, and the ancillary data of c.
-func (m *messages) set(i int, e *endpoint, b []byte, c *control) {
-	m.vecs[i].Base = &b[0]
-	m.vecs[i].SetLen(len(b))
-	m.messages[i].header = messageTo(e, &m.vecs[i], c)
 }
 
 // hold makes this transmitter the one that moves the packets of sa, for one more group
@@ -196,9 +179,8 @@ func (t *transmitter) flushLike(groups []group) {
 		return
 	}
 	t.sendOutbox(l)
-	took := time.Since(t.now)
 	for _, g := range x.groups {
-		t.empty(g, took)
+		t.empty(g)
 	}
 	t.letGo()
 }
@@ -206,7 +188,7 @@ func (t *transmitter) flushLike(groups []group) {
 // isMessage reports whether a group is to leave as one message.
 func (t *transmitter) isMessage(g *group) bool {
 	e := g.outer.to
-	return !e.tcp && (g.count == 1 || !e.native() && e.path.segments(g.size, t.now))
+	return !e.tcp && !e.native() && (g.count == 1 || e.path.segments(g.size, t.now))
 }
 
 // sendOutbox sends the outbox by a lane. A message that does not leave at once is sent
@@ -219,10 +201,13 @@ func (t *transmitter) sendOutbox(l *lane) {
 		if g.count > 1 {
 			c.addSegment(g.size)
 		}
-		x.set(i, g.outer.to, g.buf, c)
+		x.vecs[i].Base = &g.buf[0]
+		x.vecs[i].SetLen(len(g.buf))
+		x.messages[i].header = messageTo(g.outer.to, &x.vecs[i], c)
 	}
+	l.allowFragments(x.groups[0].outer.fragment)
 	for at := 0; at < len(x.groups); {
-		n, errno := l.sendSome(x.groups[0].outer, x.messages.messages[at:len(x.groups)])
+		n, errno := l.sendMany(x.messages[at:len(x.groups)])
 		if errno != 0 {
 			t.sendAlone(x.groups[at])
 			n = 1
@@ -238,16 +223,14 @@ func (t *transmitter) flush(g *group) {
 	} else {
 		t.sendAlone(g)
 	}
-	t.empty(g, time.Since(t.now))
+	t.empty(g)
 	t.letGo()
 }
 
-// empty forgets the packets of a group, which have left, and took that long.
-func (t *transmitter) empty(g *group, took time.Duration) {
+// empty forgets the packets of a group, which have left.
+func (t *transmitter) empty(g *group) {
 	for _, sa := range g.sas {
-		if n := sa.publish(t.now); n > 0 {
-			sa.latency.Observe(took, n)
-		}
+		sa.publish(t.now)
 		sa.hidden.sent.set(t.now)
 		sa.waiting--
 	}
@@ -271,11 +254,16 @@ func (t *transmitter) sendAlone(g *group) {
 // queue drops. Of several, a full one drops by itself and holds up no other.
 func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	lane := t.lane(e)
+	if e.native() {
+		e.raw.sending.Lock()
+		defer e.raw.sending.Unlock()
+	}
+	lane.allowFragments(g.outer.fragment)
 	wait := !t.socket.several.Load()
 	if g.count > 1 && !e.native() && e.path.segments(g.size, t.now) {
 		t.prepare(&t.control, g.outer)
 		t.control.addSegment(g.size)
-		switch errno := lane.sendOne(g.outer, g.buf, &t.control, wait); errno {
+		switch errno := lane.sendWait(e, g.buf, &t.control, wait); errno {
 		case unix.EMSGSIZE, unix.EINVAL:
 			e.path.asked.set(t.now)
 			e.learnPath(t.socket.probes)
@@ -285,33 +273,16 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 			return errno
 		}
 	}
-	return t.sendEach(lane, g, wait)
-}
-
-// sendEach sends the packets of a group each by itself, in as few calls as can be. It
-// goes on after an error and returns the first.
-func (t *transmitter) sendEach(l *lane, g *group, wait bool) (first unix.Errno) {
 	t.prepare(&t.control, g.outer)
-	x := &t.gathered.single
-	for i := range g.count {
-		x.set(i, g.outer.to, g.packet(i), &t.control)
-	}
-	for at := 0; at < g.count; {
-		n, errno := l.sendSome(g.outer, x.messages[at:g.count])
-		if errno != 0 {
-			if errno = l.sendOne(g.outer, g.packet(at), &t.control, wait); errno != 0 && first == 0 {
-				first = errno
-			}
-			n = 1
+	var first unix.Errno
+	for rest := g.buf; len(rest) > 0; {
+		n := min(g.size, len(rest))
+		if errno := lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
+			first = errno
 		}
-		at += n
+		rest = rest[n:]
 	}
 	return first
-}
-
-// packet is the ith of a group.
-func (g *group) packet(i int) []byte {
-	return g.buf[i*g.size : min((i+1)*g.size, len(g.buf))]
 }
 
 // lane is the one for packets to e.

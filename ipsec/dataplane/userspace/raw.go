@@ -18,8 +18,7 @@ const (
 )
 
 // rawSocket sends and receives ESP or AH as an IP protocol, of one family. There is
-// no segmentation offload for it: each packet is a message, of which one system call
-// takes many.
+// no segmentation offload for it: each packet costs a system call.
 //
 // AH covers the IP header, so that its sender writes that itself. For ESP the
 // kernel does, and fragments what is too long.

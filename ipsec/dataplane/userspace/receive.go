@@ -35,7 +35,6 @@ type receiver struct {
 	rebuilt rebuilt
 
 	sa     *inboundSA // of the last packet: held, and its counters are to be published
-	passed []passed   // what was published in this batch
 	moved  bool       // the slab at hand came from another address than sa's
 	in     *inbox     // nil for streams
 	at     int        // which message of it
@@ -45,12 +44,6 @@ type receiver struct {
 	forged int        // packets of the stream whose integrity check failed
 
 	unknownRaised time.Time
-}
-
-// passed is how many packets of an SA have passed, and are yet to be written.
-type passed struct {
-	sa      *inboundSA
-	packets uint64
 }
 
 // newReceiver makes one that writes to a queue of the interface.
@@ -102,13 +95,7 @@ func (r *receiver) finish() {
 	r.publish()
 	r.merger.flushAll()
 	r.rebuilt.reset()
-	took := time.Since(r.now)
-	r.plane.receiveLatency.Observe(took)
-	for _, x := range r.passed {
-		x.sa.latency.Observe(took, x.packets)
-	}
-	clear(r.passed)
-	r.passed = r.passed[:0]
+	r.plane.receiveLatency.Observe(time.Since(r.now))
 }
 
 // slab handles the datagrams of one message: all from one source with one
@@ -324,13 +311,7 @@ func (r *receiver) publish() {
 	if r.sa == nil {
 		return
 	}
-	if n := r.sa.publish(r.now); n > 0 {
-		if last := len(r.passed) - 1; last >= 0 && r.passed[last].sa == r.sa {
-			r.passed[last].packets += n
-		} else {
-			r.passed = append(r.passed, passed{r.sa, n})
-		}
-	}
+	r.sa.publish(r.now)
 	r.sa.missing.Store(r.sa.lost())
 	r.sa.moving.Unlock()
 	r.sa = nil

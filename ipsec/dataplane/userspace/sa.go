@@ -35,7 +35,6 @@ type association struct {
 	replayDrops, authFailures, selectorDrops atomic.Uint64
 	lastUsed                                 atomic.Int64 // nanoseconds of Unix time
 	over                                     atomic.Bool  // its time is over
-	latency                                  dataplane.SALatency
 
 	// Of who holds moving. Spent is all that was encrypted, unseen
 	// what of it was no inner packet: padding and dummy packets.
@@ -91,7 +90,7 @@ func (a *association) counters() dataplane.Counters {
 		Tunnel: a.config.Tunnel, Child: a.config.Child, SPI: a.spi, Direction: a.config.Direction,
 		Packets: a.packets.Load(), Bytes: a.bytes.Load(),
 		ReplayDrops: a.replayDrops.Load(), AuthFailures: a.authFailures.Load(), SelectorDrops: a.selectorDrops.Load(),
-		Missing: a.missing.Load(), Dummies: a.dummies.Load(), Latency: a.latency.Snapshot(),
+		Missing: a.missing.Load(), Dummies: a.dummies.Load(),
 	}
 	if at := a.lastUsed.Load(); at != 0 {
 		c.LastUsed = time.Unix(0, at)
@@ -209,17 +208,15 @@ func (a *association) count(n int) bool {
 	return a.spent.reached(a.soft) || a.spent.reached(a.hard)
 }
 
-// publish makes what was counted visible, and returns how many packets that are.
-func (a *association) publish(now time.Time) uint64 {
+// publish makes what was counted visible.
+func (a *association) publish(now time.Time) {
 	packets := a.spent.packets - a.unseen.packets
-	n := packets - a.packets.Load()
-	if n == 0 {
-		return 0
+	if a.packets.Load() == packets {
+		return
 	}
 	a.packets.Store(packets)
 	a.bytes.Store(a.spent.bytes - a.unseen.bytes)
 	a.lastUsed.Store(now.UnixNano())
-	return n
 }
 
 // expire raises what a reached limit asks for, at most once in eventInterval.

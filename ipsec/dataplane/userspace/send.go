@@ -41,35 +41,6 @@ func (l *lane) sendMany(messages []message) (int, unix.Errno) {
 	}
 }
 
-// sendSome is sendMany for messages with an outer header.
-func (l *lane) sendSome(outer outerHeader, messages []message) (int, unix.Errno) {
-	outer.begin(l)
-	defer outer.end()
-	return l.sendMany(messages)
-}
-
-// sendOne is sendWait for one with an outer header.
-func (l *lane) sendOne(outer outerHeader, b []byte, c *control, wait bool) unix.Errno {
-	outer.begin(l)
-	defer outer.end()
-	return l.sendWait(outer.to, b, c, wait)
-}
-
-// begin makes the lane send with that outer header, until end: a raw socket is the lane
-// of all transmitters.
-func (h *outerHeader) begin(l *lane) {
-	if raw := h.to.raw; raw != nil {
-		raw.sending.Lock()
-	}
-	l.allowFragments(h.fragment)
-}
-
-func (h *outerHeader) end() {
-	if raw := h.to.raw; raw != nil {
-		raw.sending.Unlock()
-	}
-}
-
 // sendWait sends b and, if it may, waits for room in the socket's buffer. An error
 // that an earlier datagram caused (ICMP) is not this one's: it is tried again.
 func (l *lane) sendWait(e *endpoint, b []byte, c *control, wait bool) unix.Errno {

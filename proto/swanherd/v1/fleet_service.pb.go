@@ -183,7 +183,12 @@ type ListTunnelsRequest struct {
 	PageSize  int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Only tunnels with one of these statuses; empty: all.
-	Statuses      []TunnelStatus `protobuf:"varint,4,rep,packed,name=statuses,proto3,enum=swanherd.v1.TunnelStatus" json:"statuses,omitempty"`
+	Statuses []TunnelStatus `protobuf:"varint,4,rep,packed,name=statuses,proto3,enum=swanherd.v1.TunnelStatus" json:"statuses,omitempty"`
+	// Which ones are wanted (AIP-160), such as `status != UP AND
+	// a.site:berlin`; empty: all.
+	Filter string `protobuf:"bytes,5,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields to order by (AIP-132), such as `status_time desc`; empty: name.
+	OrderBy       string `protobuf:"bytes,6,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +249,20 @@ func (x *ListTunnelsRequest) GetStatuses() []TunnelStatus {
 		return x.Statuses
 	}
 	return nil
+}
+
+func (x *ListTunnelsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListTunnelsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
 }
 
 type ListTunnelsResponse struct {
@@ -672,7 +691,10 @@ type ListEventsRequest struct {
 	Parent   string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	PageSize int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Newest first; from the previous answer.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `action:mesh AND actor = "token:ops"`;
+	// empty: all.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -724,6 +746,13 @@ func (x *ListEventsRequest) GetPageSize() int32 {
 func (x *ListEventsRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListEventsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
 	}
 	return ""
 }
@@ -892,14 +921,16 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1fswanherd/v1/fleet_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\".\n" +
 	"\x10GetTunnelRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xb3\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xfa\x01\n" +
 	"\x12ListTunnelsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\x125\n" +
-	"\bstatuses\x18\x04 \x03(\x0e2\x19.swanherd.v1.TunnelStatusR\bstatuses\"l\n" +
+	"\bstatuses\x18\x04 \x03(\x0e2\x19.swanherd.v1.TunnelStatusR\bstatuses\x12 \n" +
+	"\x06filter\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"l\n" +
 	"\x13ListTunnelsResponse\x12-\n" +
 	"\atunnels\x18\x01 \x03(\v2\x13.swanherd.v1.TunnelR\atunnels\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n" +
@@ -936,13 +967,14 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x05sites\x18\b \x01(\rR\x05sites\x12%\n" +
 	"\x0esites_isolated\x18\t \x01(\rR\rsitesIsolated\x12\"\n" +
 	"\redges_in_sync\x18\n" +
-	" \x01(\rR\vedgesInSync\"{\n" +
+	" \x01(\rR\vedgesInSync\"\x9d\x01\n" +
 	"\x11ListEventsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"h\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\"h\n" +
 	"\x12ListEventsResponse\x12*\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.swanherd.v1.EventR\x06events\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x02\n" +

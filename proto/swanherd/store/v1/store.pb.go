@@ -765,6 +765,72 @@ func (x *Replica) GetStartTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// AnsweredRequest is what a request with a request_id was answered, for who asks
+// again. The names of its key are who asked, hashed, and the request_id.
+type AnsweredRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `/swanherd.v1.TopologyService/CreateSite`.
+	Method string `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"`
+	// SHA-256 of the request.
+	RequestSha256 []byte `protobuf:"bytes,2,opt,name=request_sha256,json=requestSha256,proto3" json:"request_sha256,omitempty"`
+	// The response, compressed (RFC 1951), without the revision at which it took
+	// effect: that is this record's own.
+	Response      []byte `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnsweredRequest) Reset() {
+	*x = AnsweredRequest{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnsweredRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnsweredRequest) ProtoMessage() {}
+
+func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
+func (*AnsweredRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AnsweredRequest) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *AnsweredRequest) GetRequestSha256() []byte {
+	if x != nil {
+		return x.RequestSha256
+	}
+	return nil
+}
+
+func (x *AnsweredRequest) GetResponse() []byte {
+	if x != nil {
+		return x.Response
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -779,7 +845,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +857,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +870,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -892,7 +958,11 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x0eedge_endpoints\x18\x03 \x03(\tR\redgeEndpoints\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
 	"\n" +
-	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"[\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"l\n" +
+	"\x0fAnsweredRequest\x12\x16\n" +
+	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
+	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -915,7 +985,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0), // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                  // 1: swanherd.store.v1.Epoch
@@ -928,31 +998,32 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*CertificateAuthority)(nil),   // 8: swanherd.store.v1.CertificateAuthority
 	(*Revocation)(nil),             // 9: swanherd.store.v1.Revocation
 	(*Replica)(nil),                // 10: swanherd.store.v1.Replica
-	(*SealedSecret)(nil),           // 11: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),  // 12: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),     // 13: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),            // 14: swanherd.v1.ApiToken
-	(v1.Role)(0),                   // 15: swanherd.v1.Role
-	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
-	(*v1.Uplink)(nil),              // 17: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),          // 18: swanherd.v1.EdgeStatus
+	(*AnsweredRequest)(nil),        // 11: swanherd.store.v1.AnsweredRequest
+	(*SealedSecret)(nil),           // 12: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),  // 13: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),     // 14: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),            // 15: swanherd.v1.ApiToken
+	(v1.Role)(0),                   // 16: swanherd.v1.Role
+	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
+	(*v1.Uplink)(nil),              // 18: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),          // 19: swanherd.v1.EdgeStatus
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	12, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	13, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	14, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	15, // 3: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	12, // 4: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 5: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	17, // 6: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	18, // 7: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	13, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	14, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	15, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	16, // 3: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	13, // 4: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 5: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	18, // 6: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	19, // 7: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	7,  // 8: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 9: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	12, // 10: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	11, // 11: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	12, // 12: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	12, // 13: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	12, // 14: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	13, // 10: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 11: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	13, // 12: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	13, // 13: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	13, // 14: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
 	15, // [15:15] is the sub-list for method output_type
 	15, // [15:15] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
@@ -971,7 +1042,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,83 @@
+package server_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/swanherd/swanherd/server/cli"
+)
+
+// terminal is an operator's command line, signed in to a controller.
+type terminal struct {
+	c      *controller
+	config string
+}
+
+func (c *controller) terminal() *terminal {
+	c.t.Helper()
+	x := &terminal{c: c, config: filepath.Join(c.t.TempDir(), "config.yaml")}
+	if _, stderr, code := x.run("", "login", c.s.Info().OperatorAddr.String(), "--ca-pin", "sha256:"+c.s.Info().CAPin, "--token", c.token, "--network", "demo"); code != 0 {
+		c.t.Fatalf("login: %s", stderr)
+	}
+	return x
+}
+
+// run runs one command on the text as its standard input.
+func (x *terminal) run(in string, args ...string) (stdout, stderr string, code int) {
+	x.c.t.Helper()
+	var out, errs bytes.Buffer
+	code = cli.Main(x.c.t.Context(), append(args, "--config", x.config), cli.IO{In: strings.NewReader(in), Out: &out, Err: &errs})
+	return out.String(), errs.String(), code
+}
+
+// says runs a command and checks its exit code and parts of what it says.
+func (x *terminal) says(code int, in, command string, parts ...string) {
+	x.c.t.Helper()
+	stdout, stderr, got := x.run(in, strings.Fields(command)...)
+	if got != code {
+		x.c.t.Errorf("swanherd %s: exit code %d, want %d:\n%s%s", command, got, code, stdout, stderr)
+	}
+	for _, part := range parts {
+		if not, absent := strings.CutPrefix(part, "!"); absent && strings.Contains(stdout+stderr, not) || !absent && !strings.Contains(stdout+stderr, part) {
+			x.c.t.Errorf("swanherd %s: want %q in\n%s%s", command, part, stdout, stderr)
+		}
+	}
+}
+
+func fleetFile(c *controller) string {
+	c.t.Helper()
+	b, err := json.Marshal(map[string]any{
+		"networks": []any{map[string]any{"name": "networks/demo"}},
+		"profiles": []any{map[string]any{"name": "networks/demo/profiles/default"}},
+		"sites": []any{
+			map[string]any{"name": "networks/demo/sites/berlin", "prefixes": []string{"10.1.0.0/16"}, "labels": map[string]string{"region": "emea"}},
+			map[string]any{"name": "networks/demo/sites/lima", "prefixes": []string{"10.2.0.0/16"}, "labels": map[string]string{"region": "amer"}},
+		},
+		"meshes": []any{map[string]any{
+			"name": "networks/demo/meshes/all", "profile": "networks/demo/profiles/default",
+			"fullMesh": map[string]any{"sites": map[string]any{"all": true}},
+		}},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestCommandLineListsAndDeletes(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	x.says(0, fleetFile(c), "apply -f -", "5 created")
+	x.says(0, "", "get sites --filter labels.region=amer", "lima", "!berlin")
+	x.says(3, "", "get sites --filter nothing=1", `filter: "nothing" is no field of Site`)
+	x.says(2, "", "get sites berlin --filter a=b", "for lists")
+	x.says(3, "", "delete profile default", "networks/demo/meshes/all: uses networks/demo/profiles/default")
+	x.says(0, "", "delete site lima --dry-run", "would be deleted")
+	x.says(0, "", "delete site lima", "lima deleted")
+	x.says(4, "", "delete site lima", "does not exist")
+	x.says(0, "", "delete site lima --allow-missing")
+	x.says(0, "", "events --filter action=site.delete", "site.delete", "!site.create")
+}
