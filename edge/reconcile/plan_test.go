@@ -214,7 +214,9 @@ func TestPlanErrors(t *testing.T) {
 		},
 		"initiator without an address": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.RemoteEndpoints = nil }, "remote_endpoints", "initiate"},
 		"route into itself": {
-			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[0] = "198.51.0.0/16" },
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				u.Children[0].RemoteTs[0] = "198.51.0.0/16"
+			},
 			"children[0].remote_ts[0]", "198.51.100.2",
 		},
 		"unknown uplink": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Uplink = "wan9" }, "uplink", "wan1"},
