@@ -31,14 +31,18 @@ func Of(m proto.Message) []byte {
 	return sum[:VersionSize:VersionSize]
 }
 
-// Resource wraps body, an EdgeSettings or TunnelIntent, as a resource with its
-// version. Settings are named "settings", tunnels by their own name.
+// Resource wraps body, an EdgeSettings, TrustBundle or TunnelIntent, as a resource
+// with its version. Settings are named "settings", the bundle "trust", tunnels by
+// their own name.
 func Resource(body proto.Message) *swanherdv1.IntentResource {
 	r := &swanherdv1.IntentResource{Version: Of(body)}
 	switch body := body.(type) {
 	case *swanherdv1.EdgeSettings:
 		r.Name = "settings"
 		r.Body = &swanherdv1.IntentResource_Settings{Settings: body}
+	case *swanherdv1.TrustBundle:
+		r.Name = "trust"
+		r.Body = &swanherdv1.IntentResource_Trust{Trust: body}
 	case *swanherdv1.TunnelIntent:
 		r.Name = body.GetName()
 		r.Body = &swanherdv1.IntentResource_Tunnel{Tunnel: body}

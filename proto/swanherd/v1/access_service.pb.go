@@ -86,7 +86,8 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 type EnrollmentToken struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The site an edge that uses it belongs to, `networks/{network}/sites/{site}`.
+	// The site an edge that uses it belongs to, `networks/{network}/sites/{site}`. May
+	// be left out when edge names one that is there.
 	Site string `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	// How many edges may use it. Default 1.
 	MaxUses uint32 `protobuf:"varint,3,opt,name=max_uses,json=maxUses,proto3" json:"max_uses,omitempty"`
@@ -96,8 +97,21 @@ type EnrollmentToken struct {
 	Description string                 `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
 	// What to give the edge; set only in the answer to Create. It holds the
 	// controller's addresses, the pin of its certificate and the secret.
-	Secret        string                 `protobuf:"bytes,7,opt,name=secret,proto3" json:"secret,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Secret     string                 `protobuf:"bytes,7,opt,name=secret,proto3" json:"secret,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Prefixes in CIDR form that edges may call from; empty: any.
+	AllowedCidrs []string `protobuf:"bytes,9,rep,name=allowed_cidrs,json=allowedCidrs,proto3" json:"allowed_cidrs,omitempty"`
+	// The edge that enrols with it, `networks/{network}/edges/{edge}`, instead of one
+	// that names itself. If that edge has enrolled before, the device that uses the
+	// token takes its place, and the certificates of the one before are revoked:
+	// the edge keeps its name, its site, and its tunnels.
+	Edge string `protobuf:"bytes,10,opt,name=edge,proto3" json:"edge,omitempty"`
+	// Edges that use it wait until an operator approves of them.
+	ApprovalRequired bool `protobuf:"varint,11,opt,name=approval_required,json=approvalRequired,proto3" json:"approval_required,omitempty"`
+	// Make the site when the first edge uses the token, with these labels; without
+	// it the site has to be there. A site that is there keeps its labels.
+	CreateSite    bool              `protobuf:"varint,12,opt,name=create_site,json=createSite,proto3" json:"create_site,omitempty"`
+	SiteLabels    map[string]string `protobuf:"bytes,13,rep,name=site_labels,json=siteLabels,proto3" json:"site_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +198,41 @@ func (x *EnrollmentToken) GetSecret() string {
 func (x *EnrollmentToken) GetCreateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetAllowedCidrs() []string {
+	if x != nil {
+		return x.AllowedCidrs
+	}
+	return nil
+}
+
+func (x *EnrollmentToken) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *EnrollmentToken) GetApprovalRequired() bool {
+	if x != nil {
+		return x.ApprovalRequired
+	}
+	return false
+}
+
+func (x *EnrollmentToken) GetCreateSite() bool {
+	if x != nil {
+		return x.CreateSite
+	}
+	return false
+}
+
+func (x *EnrollmentToken) GetSiteLabels() map[string]string {
+	if x != nil {
+		return x.SiteLabels
 	}
 	return nil
 }
@@ -406,9 +455,12 @@ type ApiToken struct {
 	Description string   `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
 	// Unset: never.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
-	// Set only in the answer to Create and Redeem.
-	Secret        string                 `protobuf:"bytes,6,opt,name=secret,proto3" json:"secret,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Set only in the answer to Create, Rotate and Redeem.
+	Secret     string                 `protobuf:"bytes,6,opt,name=secret,proto3" json:"secret,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it was used last, to within some minutes; unset: never.
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	RotateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=rotate_time,json=rotateTime,proto3" json:"rotate_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +544,84 @@ func (x *ApiToken) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ApiToken) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
+}
+
+func (x *ApiToken) GetRotateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotateTime
+	}
+	return nil
+}
+
+type RotateApiTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `apiTokens/{api_token}`; `apiTokens/self` is the caller's own, which any role
+	// may rotate.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How long the secret before goes on to work. Default: it ends at once.
+	Grace *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Another end of the token; default: as it is.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateApiTokenRequest) Reset() {
+	*x = RotateApiTokenRequest{}
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateApiTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateApiTokenRequest) ProtoMessage() {}
+
+func (x *RotateApiTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateApiTokenRequest.ProtoReflect.Descriptor instead.
+func (*RotateApiTokenRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RotateApiTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RotateApiTokenRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *RotateApiTokenRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 type CreateApiTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ApiToken      *ApiToken              `protobuf:"bytes,1,opt,name=api_token,json=apiToken,proto3" json:"api_token,omitempty"`
@@ -501,7 +631,7 @@ type CreateApiTokenRequest struct {
 
 func (x *CreateApiTokenRequest) Reset() {
 	*x = CreateApiTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +643,7 @@ func (x *CreateApiTokenRequest) String() string {
 func (*CreateApiTokenRequest) ProtoMessage() {}
 
 func (x *CreateApiTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +656,7 @@ func (x *CreateApiTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateApiTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateApiTokenRequest) GetApiToken() *ApiToken {
@@ -546,7 +676,7 @@ type ListApiTokensRequest struct {
 
 func (x *ListApiTokensRequest) Reset() {
 	*x = ListApiTokensRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +688,7 @@ func (x *ListApiTokensRequest) String() string {
 func (*ListApiTokensRequest) ProtoMessage() {}
 
 func (x *ListApiTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +701,7 @@ func (x *ListApiTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListApiTokensRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListApiTokensRequest) GetPageSize() int32 {
@@ -598,7 +728,7 @@ type ListApiTokensResponse struct {
 
 func (x *ListApiTokensResponse) Reset() {
 	*x = ListApiTokensResponse{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +740,7 @@ func (x *ListApiTokensResponse) String() string {
 func (*ListApiTokensResponse) ProtoMessage() {}
 
 func (x *ListApiTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +753,7 @@ func (x *ListApiTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListApiTokensResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListApiTokensResponse) GetApiTokens() []*ApiToken {
@@ -651,7 +781,7 @@ type DeleteApiTokenRequest struct {
 
 func (x *DeleteApiTokenRequest) Reset() {
 	*x = DeleteApiTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +793,7 @@ func (x *DeleteApiTokenRequest) String() string {
 func (*DeleteApiTokenRequest) ProtoMessage() {}
 
 func (x *DeleteApiTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +806,7 @@ func (x *DeleteApiTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteApiTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteApiTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteApiTokenRequest) GetName() string {
@@ -700,7 +830,7 @@ type CreateLoginLinkRequest struct {
 
 func (x *CreateLoginLinkRequest) Reset() {
 	*x = CreateLoginLinkRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +842,7 @@ func (x *CreateLoginLinkRequest) String() string {
 func (*CreateLoginLinkRequest) ProtoMessage() {}
 
 func (x *CreateLoginLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +855,7 @@ func (x *CreateLoginLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateLoginLinkRequest.ProtoReflect.Descriptor instead.
 func (*CreateLoginLinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateLoginLinkRequest) GetRole() Role {
@@ -760,7 +890,7 @@ type LoginLink struct {
 
 func (x *LoginLink) Reset() {
 	*x = LoginLink{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +902,7 @@ func (x *LoginLink) String() string {
 func (*LoginLink) ProtoMessage() {}
 
 func (x *LoginLink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +915,7 @@ func (x *LoginLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginLink.ProtoReflect.Descriptor instead.
 func (*LoginLink) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LoginLink) GetUrl() string {
@@ -811,7 +941,7 @@ type RedeemLoginLinkRequest struct {
 
 func (x *RedeemLoginLinkRequest) Reset() {
 	*x = RedeemLoginLinkRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +953,7 @@ func (x *RedeemLoginLinkRequest) String() string {
 func (*RedeemLoginLinkRequest) ProtoMessage() {}
 
 func (x *RedeemLoginLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +966,7 @@ func (x *RedeemLoginLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemLoginLinkRequest.ProtoReflect.Descriptor instead.
 func (*RedeemLoginLinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RedeemLoginLinkRequest) GetCode() string {
@@ -854,7 +984,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +996,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1009,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{14}
 }
 
 type WhoAmIResponse struct {
@@ -896,7 +1026,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +1038,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1051,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WhoAmIResponse) GetActor() string {
@@ -963,10 +1093,10 @@ var File_swanherd_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\n" +
-	" swanherd/v1/access_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x03\n" +
+	" swanherd/v1/access_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x06\n" +
 	"\x0fEnrollmentToken\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x1a\n" +
-	"\x04site\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04site\x12$\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12$\n" +
 	"\bmax_uses\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\amaxUses\x12\x17\n" +
 	"\x04uses\x18\x04 \x01(\rB\x03\xe0A\x03R\x04uses\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -974,7 +1104,18 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\vdescription\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vdescription\x12\x1b\n" +
 	"\x06secret\x18\a \x01(\tB\x03\xe0A\x03R\x06secret\x12@\n" +
 	"\vcreate_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"createTime:|\xeaAy\n" +
+	"createTime\x124\n" +
+	"\rallowed_cidrs\x18\t \x03(\tB\x0f\xbaH\f\x92\x01\t\x10@\"\x05r\x03\xe8\x01\x01R\fallowedCidrs\x12\x12\n" +
+	"\x04edge\x18\n" +
+	" \x01(\tR\x04edge\x12+\n" +
+	"\x11approval_required\x18\v \x01(\bR\x10approvalRequired\x12\x1f\n" +
+	"\vcreate_site\x18\f \x01(\bR\n" +
+	"createSite\x12\x8a\x01\n" +
+	"\vsite_labels\x18\r \x03(\v2,.swanherd.v1.EnrollmentToken.SiteLabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\n" +
+	"siteLabels\x1a=\n" +
+	"\x0fSiteLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:|\xeaAy\n" +
 	"\x1cswanherd.dev/EnrollmentToken\x126networks/{network}/enrollmentTokens/{enrollment_token}*\x10enrollmentTokens2\x0fenrollmentToken\"\x8f\x01\n" +
 	"\x1cCreateEnrollmentTokenRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12O\n" +
@@ -989,7 +1130,7 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x11enrollment_tokens\x18\x01 \x03(\v2\x1c.swanherd.v1.EnrollmentTokenR\x10enrollmentTokens\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
 	"\x1cDeleteEnrollmentTokenRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x82\x03\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x8b\x04\n" +
 	"\bApiToken\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x121\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleB\n" +
@@ -1000,8 +1141,16 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"expireTime\x12\x1b\n" +
 	"\x06secret\x18\x06 \x01(\tB\x03\xe0A\x03R\x06secret\x12@\n" +
 	"\vcreate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"createTime:F\xeaAC\n" +
-	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"S\n" +
+	"createTime\x12E\n" +
+	"\x0elast_used_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\flastUsedTime\x12@\n" +
+	"\vrotate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"rotateTime:F\xeaAC\n" +
+	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\xb1\x01\n" +
+	"\x15RotateApiTokenRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12?\n" +
+	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x05grace\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"S\n" +
 	"\x15CreateApiTokenRequest\x12:\n" +
 	"\tapi_token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenB\x06\xbaH\x03\xc8\x01\x01R\bapiToken\"^\n" +
 	"\x14ListApiTokensRequest\x12'\n" +
@@ -1040,13 +1189,14 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\vROLE_VIEWER\x10\x01\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x02\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\x032\xc2\b\n" +
+	"ROLE_ADMIN\x10\x032\xb9\t\n" +
 	"\rAccessService\x12\xa4\x01\n" +
 	"\x15CreateEnrollmentToken\x12).swanherd.v1.CreateEnrollmentTokenRequest\x1a\x1c.swanherd.v1.EnrollmentToken\"B\x82\xd3\xe4\x93\x02<:\x10enrollment_token\"(/v1/{parent=networks/*}/enrollmentTokens\x12\x9d\x01\n" +
 	"\x14ListEnrollmentTokens\x12(.swanherd.v1.ListEnrollmentTokensRequest\x1a).swanherd.v1.ListEnrollmentTokensResponse\"0\x82\xd3\xe4\x93\x02*\x12(/v1/{parent=networks/*}/enrollmentTokens\x12\x8c\x01\n" +
 	"\x15DeleteEnrollmentToken\x12).swanherd.v1.DeleteEnrollmentTokenRequest\x1a\x16.google.protobuf.Empty\"0\x82\xd3\xe4\x93\x02**(/v1/{name=networks/*/enrollmentTokens/*}\x12m\n" +
 	"\x0eCreateApiToken\x12\".swanherd.v1.CreateApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\" \x82\xd3\xe4\x93\x02\x1a:\tapi_token\"\r/v1/apiTokens\x12m\n" +
-	"\rListApiTokens\x12!.swanherd.v1.ListApiTokensRequest\x1a\".swanherd.v1.ListApiTokensResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/apiTokens\x12l\n" +
+	"\rListApiTokens\x12!.swanherd.v1.ListApiTokensRequest\x1a\".swanherd.v1.ListApiTokensResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/apiTokens\x12u\n" +
+	"\x0eRotateApiToken\x12\".swanherd.v1.RotateApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\"(\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/{name=apiTokens/*}:rotate\x12l\n" +
 	"\x0eDeleteApiToken\x12\".swanherd.v1.DeleteApiTokenRequest\x1a\x16.google.protobuf.Empty\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=apiTokens/*}\x12i\n" +
 	"\x0fCreateLoginLink\x12#.swanherd.v1.CreateLoginLinkRequest\x1a\x16.swanherd.v1.LoginLink\"\x19\x82\xd3\xe4\x93\x02\x13:\x01*\"\x0e/v1/loginLinks\x12M\n" +
 	"\x0fRedeemLoginLink\x12#.swanherd.v1.RedeemLoginLinkRequest\x1a\x15.swanherd.v1.ApiToken\x12U\n" +
@@ -1067,7 +1217,7 @@ func file_swanherd_v1_access_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_access_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_swanherd_v1_access_service_proto_goTypes = []any{
 	(Role)(0),                            // 0: swanherd.v1.Role
 	(*EnrollmentToken)(nil),              // 1: swanherd.v1.EnrollmentToken
@@ -1076,58 +1226,67 @@ var file_swanherd_v1_access_service_proto_goTypes = []any{
 	(*ListEnrollmentTokensResponse)(nil), // 4: swanherd.v1.ListEnrollmentTokensResponse
 	(*DeleteEnrollmentTokenRequest)(nil), // 5: swanherd.v1.DeleteEnrollmentTokenRequest
 	(*ApiToken)(nil),                     // 6: swanherd.v1.ApiToken
-	(*CreateApiTokenRequest)(nil),        // 7: swanherd.v1.CreateApiTokenRequest
-	(*ListApiTokensRequest)(nil),         // 8: swanherd.v1.ListApiTokensRequest
-	(*ListApiTokensResponse)(nil),        // 9: swanherd.v1.ListApiTokensResponse
-	(*DeleteApiTokenRequest)(nil),        // 10: swanherd.v1.DeleteApiTokenRequest
-	(*CreateLoginLinkRequest)(nil),       // 11: swanherd.v1.CreateLoginLinkRequest
-	(*LoginLink)(nil),                    // 12: swanherd.v1.LoginLink
-	(*RedeemLoginLinkRequest)(nil),       // 13: swanherd.v1.RedeemLoginLinkRequest
-	(*WhoAmIRequest)(nil),                // 14: swanherd.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),               // 15: swanherd.v1.WhoAmIResponse
-	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 17: google.protobuf.Duration
-	(*emptypb.Empty)(nil),                // 18: google.protobuf.Empty
+	(*RotateApiTokenRequest)(nil),        // 7: swanherd.v1.RotateApiTokenRequest
+	(*CreateApiTokenRequest)(nil),        // 8: swanherd.v1.CreateApiTokenRequest
+	(*ListApiTokensRequest)(nil),         // 9: swanherd.v1.ListApiTokensRequest
+	(*ListApiTokensResponse)(nil),        // 10: swanherd.v1.ListApiTokensResponse
+	(*DeleteApiTokenRequest)(nil),        // 11: swanherd.v1.DeleteApiTokenRequest
+	(*CreateLoginLinkRequest)(nil),       // 12: swanherd.v1.CreateLoginLinkRequest
+	(*LoginLink)(nil),                    // 13: swanherd.v1.LoginLink
+	(*RedeemLoginLinkRequest)(nil),       // 14: swanherd.v1.RedeemLoginLinkRequest
+	(*WhoAmIRequest)(nil),                // 15: swanherd.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),               // 16: swanherd.v1.WhoAmIResponse
+	nil,                                  // 17: swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 19: google.protobuf.Duration
+	(*emptypb.Empty)(nil),                // 20: google.protobuf.Empty
 }
 var file_swanherd_v1_access_service_proto_depIdxs = []int32{
-	16, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 2: swanherd.v1.CreateEnrollmentTokenRequest.enrollment_token:type_name -> swanherd.v1.EnrollmentToken
-	1,  // 3: swanherd.v1.ListEnrollmentTokensResponse.enrollment_tokens:type_name -> swanherd.v1.EnrollmentToken
-	0,  // 4: swanherd.v1.ApiToken.role:type_name -> swanherd.v1.Role
-	16, // 5: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 6: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
-	6,  // 7: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
-	6,  // 8: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
-	0,  // 9: swanherd.v1.CreateLoginLinkRequest.role:type_name -> swanherd.v1.Role
-	17, // 10: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 11: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
-	16, // 12: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: swanherd.v1.WhoAmIResponse.role:type_name -> swanherd.v1.Role
-	16, // 14: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 15: swanherd.v1.AccessService.CreateEnrollmentToken:input_type -> swanherd.v1.CreateEnrollmentTokenRequest
-	3,  // 16: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
-	5,  // 17: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
-	7,  // 18: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
-	8,  // 19: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
-	10, // 20: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
-	11, // 21: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
-	13, // 22: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
-	14, // 23: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
-	1,  // 24: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
-	4,  // 25: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
-	18, // 26: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
-	6,  // 27: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
-	9,  // 28: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
-	18, // 29: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
-	12, // 30: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
-	6,  // 31: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
-	15, // 32: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	18, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
+	17, // 2: swanherd.v1.EnrollmentToken.site_labels:type_name -> swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	1,  // 3: swanherd.v1.CreateEnrollmentTokenRequest.enrollment_token:type_name -> swanherd.v1.EnrollmentToken
+	1,  // 4: swanherd.v1.ListEnrollmentTokensResponse.enrollment_tokens:type_name -> swanherd.v1.EnrollmentToken
+	0,  // 5: swanherd.v1.ApiToken.role:type_name -> swanherd.v1.Role
+	18, // 6: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 7: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
+	18, // 8: swanherd.v1.ApiToken.last_used_time:type_name -> google.protobuf.Timestamp
+	18, // 9: swanherd.v1.ApiToken.rotate_time:type_name -> google.protobuf.Timestamp
+	19, // 10: swanherd.v1.RotateApiTokenRequest.grace:type_name -> google.protobuf.Duration
+	18, // 11: swanherd.v1.RotateApiTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 12: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
+	6,  // 13: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
+	0,  // 14: swanherd.v1.CreateLoginLinkRequest.role:type_name -> swanherd.v1.Role
+	19, // 15: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
+	19, // 16: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
+	18, // 17: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 18: swanherd.v1.WhoAmIResponse.role:type_name -> swanherd.v1.Role
+	18, // 19: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 20: swanherd.v1.AccessService.CreateEnrollmentToken:input_type -> swanherd.v1.CreateEnrollmentTokenRequest
+	3,  // 21: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
+	5,  // 22: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
+	8,  // 23: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
+	9,  // 24: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
+	7,  // 25: swanherd.v1.AccessService.RotateApiToken:input_type -> swanherd.v1.RotateApiTokenRequest
+	11, // 26: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
+	12, // 27: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
+	14, // 28: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
+	15, // 29: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
+	1,  // 30: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
+	4,  // 31: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
+	20, // 32: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
+	6,  // 33: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
+	10, // 34: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
+	6,  // 35: swanherd.v1.AccessService.RotateApiToken:output_type -> swanherd.v1.ApiToken
+	20, // 36: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
+	13, // 37: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
+	6,  // 38: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
+	16, // 39: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
+	30, // [30:40] is the sub-list for method output_type
+	20, // [20:30] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_access_service_proto_init() }
@@ -1141,7 +1300,7 @@ func file_swanherd_v1_access_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_access_service_proto_rawDesc), len(file_swanherd_v1_access_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	AccessService_DeleteEnrollmentToken_FullMethodName = "/swanherd.v1.AccessService/DeleteEnrollmentToken"
 	AccessService_CreateApiToken_FullMethodName        = "/swanherd.v1.AccessService/CreateApiToken"
 	AccessService_ListApiTokens_FullMethodName         = "/swanherd.v1.AccessService/ListApiTokens"
+	AccessService_RotateApiToken_FullMethodName        = "/swanherd.v1.AccessService/RotateApiToken"
 	AccessService_DeleteApiToken_FullMethodName        = "/swanherd.v1.AccessService/DeleteApiToken"
 	AccessService_CreateLoginLink_FullMethodName       = "/swanherd.v1.AccessService/CreateLoginLink"
 	AccessService_RedeemLoginLink_FullMethodName       = "/swanherd.v1.AccessService/RedeemLoginLink"
@@ -45,6 +46,9 @@ type AccessServiceClient interface {
 	// The answer holds the token's secret; it is never shown again.
 	CreateApiToken(ctx context.Context, in *CreateApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error)
 	ListApiTokens(ctx context.Context, in *ListApiTokensRequest, opts ...grpc.CallOption) (*ListApiTokensResponse, error)
+	// Gives the token another secret, which is in the answer only. The one before
+	// works on until the end of its grace.
+	RotateApiToken(ctx context.Context, in *RotateApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error)
 	DeleteApiToken(ctx context.Context, in *DeleteApiTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Makes a link that signs a browser in once.
 	CreateLoginLink(ctx context.Context, in *CreateLoginLinkRequest, opts ...grpc.CallOption) (*LoginLink, error)
@@ -112,6 +116,16 @@ func (c *accessServiceClient) ListApiTokens(ctx context.Context, in *ListApiToke
 	return out, nil
 }
 
+func (c *accessServiceClient) RotateApiToken(ctx context.Context, in *RotateApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApiToken)
+	err := c.cc.Invoke(ctx, AccessService_RotateApiToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *accessServiceClient) DeleteApiToken(ctx context.Context, in *DeleteApiTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
@@ -166,6 +180,9 @@ type AccessServiceServer interface {
 	// The answer holds the token's secret; it is never shown again.
 	CreateApiToken(context.Context, *CreateApiTokenRequest) (*ApiToken, error)
 	ListApiTokens(context.Context, *ListApiTokensRequest) (*ListApiTokensResponse, error)
+	// Gives the token another secret, which is in the answer only. The one before
+	// works on until the end of its grace.
+	RotateApiToken(context.Context, *RotateApiTokenRequest) (*ApiToken, error)
 	DeleteApiToken(context.Context, *DeleteApiTokenRequest) (*emptypb.Empty, error)
 	// Makes a link that signs a browser in once.
 	CreateLoginLink(context.Context, *CreateLoginLinkRequest) (*LoginLink, error)
@@ -197,6 +214,9 @@ func (UnimplementedAccessServiceServer) CreateApiToken(context.Context, *CreateA
 }
 func (UnimplementedAccessServiceServer) ListApiTokens(context.Context, *ListApiTokensRequest) (*ListApiTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListApiTokens not implemented")
+}
+func (UnimplementedAccessServiceServer) RotateApiToken(context.Context, *RotateApiTokenRequest) (*ApiToken, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateApiToken not implemented")
 }
 func (UnimplementedAccessServiceServer) DeleteApiToken(context.Context, *DeleteApiTokenRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteApiToken not implemented")
@@ -321,6 +341,24 @@ func _AccessService_ListApiTokens_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccessService_RotateApiToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateApiTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).RotateApiToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_RotateApiToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).RotateApiToken(ctx, req.(*RotateApiTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AccessService_DeleteApiToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteApiTokenRequest)
 	if err := dec(in); err != nil {
@@ -419,6 +457,10 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListApiTokens",
 			Handler:    _AccessService_ListApiTokens_Handler,
+		},
+		{
+			MethodName: "RotateApiToken",
+			Handler:    _AccessService_RotateApiToken_Handler,
 		},
 		{
 			MethodName: "DeleteApiToken",

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -25,15 +26,17 @@ const (
 
 type EnrollRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The token as the operator got it.
+	// The token as the operator got it; empty: the edge enrols by its serial number.
 	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	// Last segment of the edge's name; empty: the site's.
 	EdgeId string `protobuf:"bytes,2,opt,name=edge_id,json=edgeId,proto3" json:"edge_id,omitempty"`
 	// PKCS #10, DER; the key of the control channel.
 	ControlCsr []byte `protobuf:"bytes,3,opt,name=control_csr,json=controlCsr,proto3" json:"control_csr,omitempty"`
 	// PKCS #10, DER; the key of the IKE identity.
-	IkeCsr        []byte `protobuf:"bytes,4,opt,name=ike_csr,json=ikeCsr,proto3" json:"ike_csr,omitempty"`
-	AgentVersion  string `protobuf:"bytes,5,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	IkeCsr       []byte `protobuf:"bytes,4,opt,name=ike_csr,json=ikeCsr,proto3" json:"ike_csr,omitempty"`
+	AgentVersion string `protobuf:"bytes,5,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
+	// Of the hardware, as the vendor printed it.
+	SerialNumber  string `protobuf:"bytes,6,opt,name=serial_number,json=serialNumber,proto3" json:"serial_number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -103,15 +106,24 @@ func (x *EnrollRequest) GetAgentVersion() string {
 	return ""
 }
 
+func (x *EnrollRequest) GetSerialNumber() string {
+	if x != nil {
+		return x.SerialNumber
+	}
+	return ""
+}
+
 type EnrollResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `networks/{network}/edges/{edge}`.
+	// `networks/{network}/edges/{edge}`; empty while pending.
 	Edge         string            `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
 	Certificates *EdgeCertificates `protobuf:"bytes,2,opt,name=certificates,proto3" json:"certificates,omitempty"`
 	// Where to open the session, `host:port`, in order of preference.
 	SessionEndpoints []string `protobuf:"bytes,3,rep,name=session_endpoints,json=sessionEndpoints,proto3" json:"session_endpoints,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Set when an operator has to approve first; then edge and certificates are not.
+	Pending       *PendingEnrollment `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollResponse) Reset() {
@@ -165,6 +177,148 @@ func (x *EnrollResponse) GetSessionEndpoints() []string {
 	return nil
 }
 
+func (x *EnrollResponse) GetPending() *PendingEnrollment {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+// PendingEnrollment is a request that waits for an operator.
+type PendingEnrollment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/enrollmentRequests/{enrollment_request}`.
+	EnrollmentRequest string `protobuf:"bytes,1,opt,name=enrollment_request,json=enrollmentRequest,proto3" json:"enrollment_request,omitempty"`
+	// What the operator compares: SHA-256 over the public key info of the control
+	// channel's key, hexadecimal.
+	KeyFingerprint string `protobuf:"bytes,2,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
+	// How often to ask.
+	PollInterval  *durationpb.Duration   `protobuf:"bytes,3,opt,name=poll_interval,json=pollInterval,proto3" json:"poll_interval,omitempty"`
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingEnrollment) Reset() {
+	*x = PendingEnrollment{}
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingEnrollment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingEnrollment) ProtoMessage() {}
+
+func (x *PendingEnrollment) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingEnrollment.ProtoReflect.Descriptor instead.
+func (*PendingEnrollment) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PendingEnrollment) GetEnrollmentRequest() string {
+	if x != nil {
+		return x.EnrollmentRequest
+	}
+	return ""
+}
+
+func (x *PendingEnrollment) GetKeyFingerprint() string {
+	if x != nil {
+		return x.KeyFingerprint
+	}
+	return ""
+}
+
+func (x *PendingEnrollment) GetPollInterval() *durationpb.Duration {
+	if x != nil {
+		return x.PollInterval
+	}
+	return nil
+}
+
+func (x *PendingEnrollment) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// The certificate requests prove that the caller has the keys.
+type PollEnrollmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/enrollmentRequests/{enrollment_request}`.
+	EnrollmentRequest string `protobuf:"bytes,1,opt,name=enrollment_request,json=enrollmentRequest,proto3" json:"enrollment_request,omitempty"`
+	ControlCsr        []byte `protobuf:"bytes,2,opt,name=control_csr,json=controlCsr,proto3" json:"control_csr,omitempty"`
+	IkeCsr            []byte `protobuf:"bytes,3,opt,name=ike_csr,json=ikeCsr,proto3" json:"ike_csr,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *PollEnrollmentRequest) Reset() {
+	*x = PollEnrollmentRequest{}
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PollEnrollmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PollEnrollmentRequest) ProtoMessage() {}
+
+func (x *PollEnrollmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PollEnrollmentRequest.ProtoReflect.Descriptor instead.
+func (*PollEnrollmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PollEnrollmentRequest) GetEnrollmentRequest() string {
+	if x != nil {
+		return x.EnrollmentRequest
+	}
+	return ""
+}
+
+func (x *PollEnrollmentRequest) GetControlCsr() []byte {
+	if x != nil {
+		return x.ControlCsr
+	}
+	return nil
+}
+
+func (x *PollEnrollmentRequest) GetIkeCsr() []byte {
+	if x != nil {
+		return x.IkeCsr
+	}
+	return nil
+}
+
 // EdgeCertificates are an edge's two identities. DER throughout.
 type EdgeCertificates struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -184,7 +338,7 @@ type EdgeCertificates struct {
 
 func (x *EdgeCertificates) Reset() {
 	*x = EdgeCertificates{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +350,7 @@ func (x *EdgeCertificates) String() string {
 func (*EdgeCertificates) ProtoMessage() {}
 
 func (x *EdgeCertificates) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +363,7 @@ func (x *EdgeCertificates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeCertificates.ProtoReflect.Descriptor instead.
 func (*EdgeCertificates) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EdgeCertificates) GetControlChain() [][]byte {
@@ -257,7 +411,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +423,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +436,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RenewCertificateRequest) GetControlCsr() []byte {
@@ -308,7 +462,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +474,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +487,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RenewCertificateResponse) GetCertificates() *EdgeCertificates {
@@ -347,21 +501,36 @@ var File_swanherd_v1_enrollment_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_enrollment_service_proto_rawDesc = "" +
 	"\n" +
-	"$swanherd/v1/enrollment_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf7\x01\n" +
-	"\rEnrollRequest\x12 \n" +
-	"\x05token\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05token\x12D\n" +
+	"$swanherd/v1/enrollment_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n" +
+	"\rEnrollRequest\x12\x1e\n" +
+	"\x05token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05token\x12D\n" +
 	"\aedge_id\x18\x02 \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\x06edgeId\x12+\n" +
 	"\vcontrol_csr\x18\x03 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\n" +
 	"controlCsr\x12#\n" +
 	"\aike_csr\x18\x04 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x06ikeCsr\x12,\n" +
-	"\ragent_version\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\fagentVersion\"\x94\x01\n" +
+	"\ragent_version\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\fagentVersion\x12P\n" +
+	"\rserial_number\x18\x06 \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$R\fserialNumber\"\xce\x01\n" +
 	"\x0eEnrollResponse\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12A\n" +
 	"\fcertificates\x18\x02 \x01(\v2\x1d.swanherd.v1.EdgeCertificatesR\fcertificates\x12+\n" +
-	"\x11session_endpoints\x18\x03 \x03(\tR\x10sessionEndpoints\"\xdf\x01\n" +
+	"\x11session_endpoints\x18\x03 \x03(\tR\x10sessionEndpoints\x128\n" +
+	"\apending\x18\x04 \x01(\v2\x1e.swanherd.v1.PendingEnrollmentR\apending\"\xe8\x01\n" +
+	"\x11PendingEnrollment\x12-\n" +
+	"\x12enrollment_request\x18\x01 \x01(\tR\x11enrollmentRequest\x12'\n" +
+	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\x12>\n" +
+	"\rpoll_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fpollInterval\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xa4\x01\n" +
+	"\x15PollEnrollmentRequest\x129\n" +
+	"\x12enrollment_request\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x11enrollmentRequest\x12+\n" +
+	"\vcontrol_csr\x18\x02 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\n" +
+	"controlCsr\x12#\n" +
+	"\aike_csr\x18\x03 \x01(\fB\n" +
+	"\xbaH\az\x05\x10\x01\x18\x80@R\x06ikeCsr\"\xdf\x01\n" +
 	"\x10EdgeCertificates\x12#\n" +
 	"\rcontrol_chain\x18\x01 \x03(\fR\fcontrolChain\x12\x1b\n" +
 	"\tike_chain\x18\x02 \x03(\fR\bikeChain\x12)\n" +
@@ -376,9 +545,10 @@ const file_swanherd_v1_enrollment_service_proto_rawDesc = "" +
 	"\aike_csr\x18\x02 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x06ikeCsr\"]\n" +
 	"\x18RenewCertificateResponse\x12A\n" +
-	"\fcertificates\x18\x01 \x01(\v2\x1d.swanherd.v1.EdgeCertificatesR\fcertificates2\xb7\x01\n" +
+	"\fcertificates\x18\x01 \x01(\v2\x1d.swanherd.v1.EdgeCertificatesR\fcertificates2\x8a\x02\n" +
 	"\x11EnrollmentService\x12A\n" +
-	"\x06Enroll\x12\x1a.swanherd.v1.EnrollRequest\x1a\x1b.swanherd.v1.EnrollResponse\x12_\n" +
+	"\x06Enroll\x12\x1a.swanherd.v1.EnrollRequest\x1a\x1b.swanherd.v1.EnrollResponse\x12Q\n" +
+	"\x0ePollEnrollment\x12\".swanherd.v1.PollEnrollmentRequest\x1a\x1b.swanherd.v1.EnrollResponse\x12_\n" +
 	"\x10RenewCertificate\x12$.swanherd.v1.RenewCertificateRequest\x1a%.swanherd.v1.RenewCertificateResponseB\xb1\x01\n" +
 	"\x0fcom.swanherd.v1B\x16EnrollmentServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
@@ -394,28 +564,36 @@ func file_swanherd_v1_enrollment_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_enrollment_service_proto_rawDescData
 }
 
-var file_swanherd_v1_enrollment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_swanherd_v1_enrollment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_swanherd_v1_enrollment_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),            // 0: swanherd.v1.EnrollRequest
 	(*EnrollResponse)(nil),           // 1: swanherd.v1.EnrollResponse
-	(*EdgeCertificates)(nil),         // 2: swanherd.v1.EdgeCertificates
-	(*RenewCertificateRequest)(nil),  // 3: swanherd.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 4: swanherd.v1.RenewCertificateResponse
-	(*timestamppb.Timestamp)(nil),    // 5: google.protobuf.Timestamp
+	(*PendingEnrollment)(nil),        // 2: swanherd.v1.PendingEnrollment
+	(*PollEnrollmentRequest)(nil),    // 3: swanherd.v1.PollEnrollmentRequest
+	(*EdgeCertificates)(nil),         // 4: swanherd.v1.EdgeCertificates
+	(*RenewCertificateRequest)(nil),  // 5: swanherd.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 6: swanherd.v1.RenewCertificateResponse
+	(*durationpb.Duration)(nil),      // 7: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
 }
 var file_swanherd_v1_enrollment_service_proto_depIdxs = []int32{
-	2, // 0: swanherd.v1.EnrollResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
-	5, // 1: swanherd.v1.EdgeCertificates.renew_time:type_name -> google.protobuf.Timestamp
-	2, // 2: swanherd.v1.RenewCertificateResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
-	0, // 3: swanherd.v1.EnrollmentService.Enroll:input_type -> swanherd.v1.EnrollRequest
-	3, // 4: swanherd.v1.EnrollmentService.RenewCertificate:input_type -> swanherd.v1.RenewCertificateRequest
-	1, // 5: swanherd.v1.EnrollmentService.Enroll:output_type -> swanherd.v1.EnrollResponse
-	4, // 6: swanherd.v1.EnrollmentService.RenewCertificate:output_type -> swanherd.v1.RenewCertificateResponse
-	5, // [5:7] is the sub-list for method output_type
-	3, // [3:5] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 0: swanherd.v1.EnrollResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
+	2, // 1: swanherd.v1.EnrollResponse.pending:type_name -> swanherd.v1.PendingEnrollment
+	7, // 2: swanherd.v1.PendingEnrollment.poll_interval:type_name -> google.protobuf.Duration
+	8, // 3: swanherd.v1.PendingEnrollment.expire_time:type_name -> google.protobuf.Timestamp
+	8, // 4: swanherd.v1.EdgeCertificates.renew_time:type_name -> google.protobuf.Timestamp
+	4, // 5: swanherd.v1.RenewCertificateResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
+	0, // 6: swanherd.v1.EnrollmentService.Enroll:input_type -> swanherd.v1.EnrollRequest
+	3, // 7: swanherd.v1.EnrollmentService.PollEnrollment:input_type -> swanherd.v1.PollEnrollmentRequest
+	5, // 8: swanherd.v1.EnrollmentService.RenewCertificate:input_type -> swanherd.v1.RenewCertificateRequest
+	1, // 9: swanherd.v1.EnrollmentService.Enroll:output_type -> swanherd.v1.EnrollResponse
+	1, // 10: swanherd.v1.EnrollmentService.PollEnrollment:output_type -> swanherd.v1.EnrollResponse
+	6, // 11: swanherd.v1.EnrollmentService.RenewCertificate:output_type -> swanherd.v1.RenewCertificateResponse
+	9, // [9:12] is the sub-list for method output_type
+	6, // [6:9] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_enrollment_service_proto_init() }
@@ -429,7 +607,7 @@ func file_swanherd_v1_enrollment_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_enrollment_service_proto_rawDesc), len(file_swanherd_v1_enrollment_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   5,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

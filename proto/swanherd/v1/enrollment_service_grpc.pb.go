@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	EnrollmentService_Enroll_FullMethodName           = "/swanherd.v1.EnrollmentService/Enroll"
+	EnrollmentService_PollEnrollment_FullMethodName   = "/swanherd.v1.EnrollmentService/PollEnrollment"
 	EnrollmentService_RenewCertificate_FullMethodName = "/swanherd.v1.EnrollmentService/RenewCertificate"
 )
 
@@ -29,10 +30,14 @@ const (
 //
 // EnrollmentService admits edges and renews their certificates.
 type EnrollmentServiceClient interface {
-	// Admits an edge by an enrollment token. Repeating the call with the same
-	// token and key gives the same edge and no second use of the token. Whatever
-	// is wrong with a token, the answer is the same PERMISSION_DENIED.
+	// Admits an edge by an enrollment token, or by its serial number if that was
+	// registered. Repeating the call with the same token and key gives the same edge
+	// and no second use of the token. Whatever is wrong with a token or a serial
+	// number, the answer is the same PERMISSION_DENIED.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
+	// Asks what became of a request that waits for approval. PERMISSION_DENIED when it
+	// was denied, has expired, or is not of this key.
+	PollEnrollment(ctx context.Context, in *PollEnrollmentRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 	// Gives new certificates to the edge that calls, which proves itself with
 	// its present control certificate (mutual TLS).
 	RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error)
@@ -56,6 +61,16 @@ func (c *enrollmentServiceClient) Enroll(ctx context.Context, in *EnrollRequest,
 	return out, nil
 }
 
+func (c *enrollmentServiceClient) PollEnrollment(ctx context.Context, in *PollEnrollmentRequest, opts ...grpc.CallOption) (*EnrollResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnrollResponse)
+	err := c.cc.Invoke(ctx, EnrollmentService_PollEnrollment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *enrollmentServiceClient) RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RenewCertificateResponse)
@@ -72,10 +87,14 @@ func (c *enrollmentServiceClient) RenewCertificate(ctx context.Context, in *Rene
 //
 // EnrollmentService admits edges and renews their certificates.
 type EnrollmentServiceServer interface {
-	// Admits an edge by an enrollment token. Repeating the call with the same
-	// token and key gives the same edge and no second use of the token. Whatever
-	// is wrong with a token, the answer is the same PERMISSION_DENIED.
+	// Admits an edge by an enrollment token, or by its serial number if that was
+	// registered. Repeating the call with the same token and key gives the same edge
+	// and no second use of the token. Whatever is wrong with a token or a serial
+	// number, the answer is the same PERMISSION_DENIED.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
+	// Asks what became of a request that waits for approval. PERMISSION_DENIED when it
+	// was denied, has expired, or is not of this key.
+	PollEnrollment(context.Context, *PollEnrollmentRequest) (*EnrollResponse, error)
 	// Gives new certificates to the edge that calls, which proves itself with
 	// its present control certificate (mutual TLS).
 	RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error)
@@ -91,6 +110,9 @@ type UnimplementedEnrollmentServiceServer struct{}
 
 func (UnimplementedEnrollmentServiceServer) Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Enroll not implemented")
+}
+func (UnimplementedEnrollmentServiceServer) PollEnrollment(context.Context, *PollEnrollmentRequest) (*EnrollResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PollEnrollment not implemented")
 }
 func (UnimplementedEnrollmentServiceServer) RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewCertificate not implemented")
@@ -134,6 +156,24 @@ func _EnrollmentService_Enroll_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EnrollmentService_PollEnrollment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PollEnrollmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrollmentServiceServer).PollEnrollment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrollmentService_PollEnrollment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrollmentServiceServer).PollEnrollment(ctx, req.(*PollEnrollmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _EnrollmentService_RenewCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RenewCertificateRequest)
 	if err := dec(in); err != nil {
@@ -162,6 +202,10 @@ var EnrollmentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Enroll",
 			Handler:    _EnrollmentService_Enroll_Handler,
+		},
+		{
+			MethodName: "PollEnrollment",
+			Handler:    _EnrollmentService_PollEnrollment_Handler,
 		},
 		{
 			MethodName: "RenewCertificate",

@@ -132,9 +132,12 @@ func (IpsecMode) EnumDescriptor() ([]byte, []int) {
 // sends it as resources, each with a content version; an edge that runs
 // without a controller reads it from a file.
 type EdgeIntent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Settings      *EdgeSettings          `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
-	Tunnels       []*TunnelIntent        `protobuf:"bytes,2,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Settings *EdgeSettings          `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Tunnels  []*TunnelIntent        `protobuf:"bytes,2,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
+	// From the controller when it manages the edge; without it, the edge's settings
+	// and the identity that it enrolled with say whom to trust.
+	Trust         *TrustBundle `protobuf:"bytes,3,opt,name=trust,proto3" json:"trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +186,89 @@ func (x *EdgeIntent) GetTunnels() []*TunnelIntent {
 	return nil
 }
 
+func (x *EdgeIntent) GetTrust() *TrustBundle {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+// TrustBundle says whose certificates an edge believes. It is the same for every
+// edge of a network, so it is a resource of its own: what one edge has to know
+// at once, such as a revocation, costs the plan of the others nothing.
+type TrustBundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates in PEM that IKE peers' certificates chain to; no others count.
+	TrustAnchors []string `protobuf:"bytes,1,rep,name=trust_anchors,json=trustAnchors,proto3" json:"trust_anchors,omitempty"`
+	// Serial numbers, hexadecimal, of certificates that are no longer good.
+	RevokedSerials []string `protobuf:"bytes,2,rep,name=revoked_serials,json=revokedSerials,proto3" json:"revoked_serials,omitempty"`
+	// SHA-256 over the subject public key info of the authority, hexadecimal, that the
+	// edge's own certificates are to be from: an edge whose certificates are from
+	// another one renews them at a random moment within renew_within.
+	IssuerPin     string               `protobuf:"bytes,3,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
+	RenewWithin   *durationpb.Duration `protobuf:"bytes,4,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustBundle) Reset() {
+	*x = TrustBundle{}
+	mi := &file_swanherd_v1_intent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustBundle) ProtoMessage() {}
+
+func (x *TrustBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_intent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustBundle.ProtoReflect.Descriptor instead.
+func (*TrustBundle) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TrustBundle) GetTrustAnchors() []string {
+	if x != nil {
+		return x.TrustAnchors
+	}
+	return nil
+}
+
+func (x *TrustBundle) GetRevokedSerials() []string {
+	if x != nil {
+		return x.RevokedSerials
+	}
+	return nil
+}
+
+func (x *TrustBundle) GetIssuerPin() string {
+	if x != nil {
+		return x.IssuerPin
+	}
+	return ""
+}
+
+func (x *TrustBundle) GetRenewWithin() *durationpb.Duration {
+	if x != nil {
+		return x.RenewWithin
+	}
+	return nil
+}
+
 // EdgeSettings is what concerns the edge as a whole.
 type EdgeSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -190,10 +276,8 @@ type EdgeSettings struct {
 	Edge string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
 	// Prefixes of the edge's site.
 	LocalPrefixes []string `protobuf:"bytes,2,rep,name=local_prefixes,json=localPrefixes,proto3" json:"local_prefixes,omitempty"`
-	// Certificates in PEM that IKE peers' certificates chain to. From the
-	// controller when it manages the edge.
-	TrustAnchors []string `protobuf:"bytes,3,rep,name=trust_anchors,json=trustAnchors,proto3" json:"trust_anchors,omitempty"`
-	// Serial numbers, hexadecimal, of certificates that are no longer good.
+	// As in TrustBundle. Only in an intent file; a managed edge has a TrustBundle.
+	TrustAnchors   []string `protobuf:"bytes,3,rep,name=trust_anchors,json=trustAnchors,proto3" json:"trust_anchors,omitempty"`
 	RevokedSerials []string `protobuf:"bytes,4,rep,name=revoked_serials,json=revokedSerials,proto3" json:"revoked_serials,omitempty"`
 	// How often counters are reported. Default 10 s.
 	CounterInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=counter_interval,json=counterInterval,proto3" json:"counter_interval,omitempty"`
@@ -208,7 +292,7 @@ type EdgeSettings struct {
 
 func (x *EdgeSettings) Reset() {
 	*x = EdgeSettings{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[1]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +304,7 @@ func (x *EdgeSettings) String() string {
 func (*EdgeSettings) ProtoMessage() {}
 
 func (x *EdgeSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[1]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +317,7 @@ func (x *EdgeSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeSettings.ProtoReflect.Descriptor instead.
 func (*EdgeSettings) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EdgeSettings) GetEdge() string {
@@ -296,7 +380,7 @@ type IdentityFiles struct {
 
 func (x *IdentityFiles) Reset() {
 	*x = IdentityFiles{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[2]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +392,7 @@ func (x *IdentityFiles) String() string {
 func (*IdentityFiles) ProtoMessage() {}
 
 func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[2]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +405,7 @@ func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityFiles.ProtoReflect.Descriptor instead.
 func (*IdentityFiles) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *IdentityFiles) GetCertificate() string {
@@ -368,7 +452,7 @@ type TunnelIntent struct {
 
 func (x *TunnelIntent) Reset() {
 	*x = TunnelIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +464,7 @@ func (x *TunnelIntent) String() string {
 func (*TunnelIntent) ProtoMessage() {}
 
 func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +477,7 @@ func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelIntent.ProtoReflect.Descriptor instead.
 func (*TunnelIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TunnelIntent) GetName() string {
@@ -500,7 +584,7 @@ type PeerEndpoint struct {
 
 func (x *PeerEndpoint) Reset() {
 	*x = PeerEndpoint{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +596,7 @@ func (x *PeerEndpoint) String() string {
 func (*PeerEndpoint) ProtoMessage() {}
 
 func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +609,7 @@ func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerEndpoint.ProtoReflect.Descriptor instead.
 func (*PeerEndpoint) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PeerEndpoint) GetAddress() string {
@@ -560,7 +644,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +656,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +669,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Authentication) GetLocalId() string {
@@ -653,7 +737,7 @@ type CertificateAuthentication struct {
 
 func (x *CertificateAuthentication) Reset() {
 	*x = CertificateAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +749,7 @@ func (x *CertificateAuthentication) String() string {
 func (*CertificateAuthentication) ProtoMessage() {}
 
 func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +762,7 @@ func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthentication.ProtoReflect.Descriptor instead.
 func (*CertificateAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
 }
 
 // PskAuthentication takes the pre-shared key from a file, so that an intent
@@ -693,7 +777,7 @@ type PskAuthentication struct {
 
 func (x *PskAuthentication) Reset() {
 	*x = PskAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +789,7 @@ func (x *PskAuthentication) String() string {
 func (*PskAuthentication) ProtoMessage() {}
 
 func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +802,7 @@ func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PskAuthentication.ProtoReflect.Descriptor instead.
 func (*PskAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PskAuthentication) GetFile() string {
@@ -755,7 +839,7 @@ type ChildIntent struct {
 
 func (x *ChildIntent) Reset() {
 	*x = ChildIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +851,7 @@ func (x *ChildIntent) String() string {
 func (*ChildIntent) ProtoMessage() {}
 
 func (x *ChildIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +864,7 @@ func (x *ChildIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildIntent.ProtoReflect.Descriptor instead.
 func (*ChildIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ChildIntent) GetName() string {
@@ -857,11 +941,18 @@ var File_swanherd_v1_intent_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18swanherd/v1/tunnel.proto\"x\n" +
+	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18swanherd/v1/tunnel.proto\"\xa8\x01\n" +
 	"\n" +
 	"EdgeIntent\x125\n" +
 	"\bsettings\x18\x01 \x01(\v2\x19.swanherd.v1.EdgeSettingsR\bsettings\x123\n" +
-	"\atunnels\x18\x02 \x03(\v2\x19.swanherd.v1.TunnelIntentR\atunnels\"\xd9\x02\n" +
+	"\atunnels\x18\x02 \x03(\v2\x19.swanherd.v1.TunnelIntentR\atunnels\x12.\n" +
+	"\x05trust\x18\x03 \x01(\v2\x18.swanherd.v1.TrustBundleR\x05trust\"\xb8\x01\n" +
+	"\vTrustBundle\x12#\n" +
+	"\rtrust_anchors\x18\x01 \x03(\tR\ftrustAnchors\x12'\n" +
+	"\x0frevoked_serials\x18\x02 \x03(\tR\x0erevokedSerials\x12\x1d\n" +
+	"\n" +
+	"issuer_pin\x18\x03 \x01(\tR\tissuerPin\x12<\n" +
+	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\xd9\x02\n" +
 	"\fEdgeSettings\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -941,47 +1032,50 @@ func file_swanherd_v1_intent_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_intent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_swanherd_v1_intent_proto_goTypes = []any{
 	(TunnelRole)(0),                    // 0: swanherd.v1.TunnelRole
 	(IpsecMode)(0),                     // 1: swanherd.v1.IpsecMode
 	(*EdgeIntent)(nil),                 // 2: swanherd.v1.EdgeIntent
-	(*EdgeSettings)(nil),               // 3: swanherd.v1.EdgeSettings
-	(*IdentityFiles)(nil),              // 4: swanherd.v1.IdentityFiles
-	(*TunnelIntent)(nil),               // 5: swanherd.v1.TunnelIntent
-	(*PeerEndpoint)(nil),               // 6: swanherd.v1.PeerEndpoint
-	(*Authentication)(nil),             // 7: swanherd.v1.Authentication
-	(*CertificateAuthentication)(nil),  // 8: swanherd.v1.CertificateAuthentication
-	(*PskAuthentication)(nil),          // 9: swanherd.v1.PskAuthentication
-	(*ChildIntent)(nil),                // 10: swanherd.v1.ChildIntent
-	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 12: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 13: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 14: swanherd.v1.TrafficFlowConfidentiality
+	(*TrustBundle)(nil),                // 3: swanherd.v1.TrustBundle
+	(*EdgeSettings)(nil),               // 4: swanherd.v1.EdgeSettings
+	(*IdentityFiles)(nil),              // 5: swanherd.v1.IdentityFiles
+	(*TunnelIntent)(nil),               // 6: swanherd.v1.TunnelIntent
+	(*PeerEndpoint)(nil),               // 7: swanherd.v1.PeerEndpoint
+	(*Authentication)(nil),             // 8: swanherd.v1.Authentication
+	(*CertificateAuthentication)(nil),  // 9: swanherd.v1.CertificateAuthentication
+	(*PskAuthentication)(nil),          // 10: swanherd.v1.PskAuthentication
+	(*ChildIntent)(nil),                // 11: swanherd.v1.ChildIntent
+	(*durationpb.Duration)(nil),        // 12: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 13: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 14: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 15: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
-	3,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
-	5,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
-	11, // 2: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
-	4,  // 3: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
-	0,  // 4: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
-	6,  // 5: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
-	7,  // 6: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
-	11, // 7: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
-	11, // 8: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
-	10, // 9: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	12, // 10: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	8,  // 11: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	9,  // 12: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	11, // 13: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	1,  // 14: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
-	13, // 15: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
-	14, // 16: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	4,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
+	6,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
+	3,  // 2: swanherd.v1.EdgeIntent.trust:type_name -> swanherd.v1.TrustBundle
+	12, // 3: swanherd.v1.TrustBundle.renew_within:type_name -> google.protobuf.Duration
+	12, // 4: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
+	5,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
+	0,  // 6: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
+	7,  // 7: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
+	8,  // 8: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
+	12, // 9: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
+	12, // 10: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
+	11, // 11: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
+	13, // 12: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	9,  // 13: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	10, // 14: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	12, // 15: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 16: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	14, // 17: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	15, // 18: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -990,7 +1084,7 @@ func file_swanherd_v1_intent_proto_init() {
 		return
 	}
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_intent_proto_msgTypes[5].OneofWrappers = []any{
+	file_swanherd_v1_intent_proto_msgTypes[6].OneofWrappers = []any{
 		(*Authentication_Certificate)(nil),
 		(*Authentication_Psk)(nil),
 	}
@@ -1000,7 +1094,7 @@ func file_swanherd_v1_intent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_intent_proto_rawDesc), len(file_swanherd_v1_intent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -840,7 +840,7 @@ func (x *Welcome) GetCounterInterval() *durationpb.Duration {
 // IntentResource is one part of an intent with its content version.
 type IntentResource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Unique in the set: `settings`, or the tunnel's name.
+	// Unique in the set: `settings`, `trust`, or the tunnel's name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// First 16 octets of SHA-256 over the canonical encoding of the body.
 	Version []byte `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
@@ -848,6 +848,7 @@ type IntentResource struct {
 	//
 	//	*IntentResource_Settings
 	//	*IntentResource_Tunnel
+	//	*IntentResource_Trust
 	Body          isIntentResource_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -922,6 +923,15 @@ func (x *IntentResource) GetTunnel() *TunnelIntent {
 	return nil
 }
 
+func (x *IntentResource) GetTrust() *TrustBundle {
+	if x != nil {
+		if x, ok := x.Body.(*IntentResource_Trust); ok {
+			return x.Trust
+		}
+	}
+	return nil
+}
+
 type isIntentResource_Body interface {
 	isIntentResource_Body()
 }
@@ -934,9 +944,15 @@ type IntentResource_Tunnel struct {
 	Tunnel *TunnelIntent `protobuf:"bytes,4,opt,name=tunnel,proto3,oneof"`
 }
 
+type IntentResource_Trust struct {
+	Trust *TrustBundle `protobuf:"bytes,5,opt,name=trust,proto3,oneof"`
+}
+
 func (*IntentResource_Settings) isIntentResource_Body() {}
 
 func (*IntentResource_Tunnel) isIntentResource_Body() {}
+
+func (*IntentResource_Trust) isIntentResource_Body() {}
 
 // IntentChunk carries an update: a snapshot (full) or a delta against
 // base_digest, in one or more chunks of at most 256 KiB. The edge applies it
@@ -1925,12 +1941,13 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\vserver_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x12H\n" +
 	"\x12heartbeat_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12D\n" +
-	"\x10counter_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\"\xb4\x01\n" +
+	"\x10counter_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\"\xe6\x01\n" +
 	"\x0eIntentResource\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\fR\aversion\x127\n" +
 	"\bsettings\x18\x03 \x01(\v2\x19.swanherd.v1.EdgeSettingsH\x00R\bsettings\x123\n" +
-	"\x06tunnel\x18\x04 \x01(\v2\x19.swanherd.v1.TunnelIntentH\x00R\x06tunnelB\x06\n" +
+	"\x06tunnel\x18\x04 \x01(\v2\x19.swanherd.v1.TunnelIntentH\x00R\x06tunnel\x120\n" +
+	"\x05trust\x18\x05 \x01(\v2\x18.swanherd.v1.TrustBundleH\x00R\x05trustB\x06\n" +
 	"\x04body\"\x88\x03\n" +
 	"\vIntentChunk\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12\x14\n" +
@@ -2065,8 +2082,9 @@ var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 	(*EdgeSettings)(nil),          // 29: swanherd.v1.EdgeSettings
 	(*TunnelIntent)(nil),          // 30: swanherd.v1.TunnelIntent
-	(*TunnelReport)(nil),          // 31: swanherd.v1.TunnelReport
-	(*SaCounters)(nil),            // 32: swanherd.v1.SaCounters
+	(*TrustBundle)(nil),           // 31: swanherd.v1.TrustBundle
+	(*TunnelReport)(nil),          // 32: swanherd.v1.TunnelReport
+	(*SaCounters)(nil),            // 33: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	6,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
@@ -2092,31 +2110,32 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	28, // 20: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
 	29, // 21: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
 	30, // 22: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	9,  // 23: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	28, // 24: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
-	7,  // 25: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
-	1,  // 26: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
-	2,  // 27: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
-	7,  // 28: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
-	3,  // 29: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
-	7,  // 30: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
-	15, // 31: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	31, // 32: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
-	18, // 33: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
-	19, // 34: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	32, // 35: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	26, // 36: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	28, // 37: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	27, // 38: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	27, // 39: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	27, // 40: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	4,  // 41: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	5,  // 42: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	42, // [42:43] is the sub-list for method output_type
-	41, // [41:42] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	31, // 23: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
+	9,  // 24: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
+	28, // 25: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	7,  // 26: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
+	1,  // 27: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
+	2,  // 28: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
+	7,  // 29: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
+	3,  // 30: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
+	7,  // 31: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
+	15, // 32: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
+	32, // 33: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	18, // 34: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
+	19, // 35: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
+	33, // 36: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	26, // 37: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	28, // 38: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	27, // 39: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	27, // 40: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	27, // 41: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	4,  // 42: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	5,  // 43: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	43, // [43:44] is the sub-list for method output_type
+	42, // [42:43] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -2149,6 +2168,7 @@ func file_swanherd_v1_session_service_proto_init() {
 	file_swanherd_v1_session_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*IntentResource_Settings)(nil),
 		(*IntentResource_Tunnel)(nil),
+		(*IntentResource_Trust)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

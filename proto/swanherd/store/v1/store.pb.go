@@ -75,7 +75,7 @@ func (x IssuedCertificate_Purpose) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IssuedCertificate_Purpose.Descriptor instead.
 func (IssuedCertificate_Purpose) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6, 0}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Epoch identifies the store; created once, with the store.
@@ -190,9 +190,12 @@ type ApiToken struct {
 	Token        *v1.ApiToken           `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	SecretSha256 []byte                 `protobuf:"bytes,2,opt,name=secret_sha256,json=secretSha256,proto3" json:"secret_sha256,omitempty"`
 	// Who made it, as in Event.actor.
-	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Hash of the secret before the present one, which works until previous_end_time.
+	PreviousSha256  []byte                 `protobuf:"bytes,4,opt,name=previous_sha256,json=previousSha256,proto3" json:"previous_sha256,omitempty"`
+	PreviousEndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=previous_end_time,json=previousEndTime,proto3" json:"previous_end_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ApiToken) Reset() {
@@ -246,6 +249,75 @@ func (x *ApiToken) GetActor() string {
 	return ""
 }
 
+func (x *ApiToken) GetPreviousSha256() []byte {
+	if x != nil {
+		return x.PreviousSha256
+	}
+	return nil
+}
+
+func (x *ApiToken) GetPreviousEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PreviousEndTime
+	}
+	return nil
+}
+
+// TokenUse is when an API token was used last, apart from the token: it is
+// written often, and nobody reads it to decide.
+type TokenUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `apiTokens/{api_token}`.
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenUse) Reset() {
+	*x = TokenUse{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenUse) ProtoMessage() {}
+
+func (x *TokenUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
+func (*TokenUse) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TokenUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenUse) GetLastUsedTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsedTime
+	}
+	return nil
+}
+
 // LoginLink is a sign-in link that was not opened yet; its key is the hash of
 // its code.
 type LoginLink struct {
@@ -265,7 +337,7 @@ type LoginLink struct {
 
 func (x *LoginLink) Reset() {
 	*x = LoginLink{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +349,7 @@ func (x *LoginLink) String() string {
 func (*LoginLink) ProtoMessage() {}
 
 func (x *LoginLink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +362,7 @@ func (x *LoginLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginLink.ProtoReflect.Descriptor instead.
 func (*LoginLink) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LoginLink) GetName() string {
@@ -343,14 +415,17 @@ type EdgeStatus struct {
 	Uplinks []*v1.Uplink   `protobuf:"bytes,2,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
 	Status  *v1.EdgeStatus `protobuf:"bytes,3,opt,name=status,proto3" json:"status,omitempty"`
 	// Of the edge's last Hello.
-	BootId        string `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	BootId string `protobuf:"bytes,4,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// Serial number of the control certificate of its last session, as in
+	// IssuedCertificate.
+	CertificateSerial string `protobuf:"bytes,5,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +437,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +450,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -406,13 +481,20 @@ func (x *EdgeStatus) GetBootId() string {
 	return ""
 }
 
+func (x *EdgeStatus) GetCertificateSerial() string {
+	if x != nil {
+		return x.CertificateSerial
+	}
+	return ""
+}
+
 // EdgeIdentity is how an edge proves itself, written when it enrols and renews.
 type EdgeIdentity struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}/edges/{edge}`.
 	Edge string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
-	// The token it enrolled with; together with control_key_sha256 this makes a
-	// repeated enrolment recognisable.
+	// The token or device it enrolled with; together with control_key_sha256 this
+	// makes a repeated enrolment recognisable.
 	EnrollmentToken string `protobuf:"bytes,2,opt,name=enrollment_token,json=enrollmentToken,proto3" json:"enrollment_token,omitempty"`
 	// SHA-256 of the subject public key info of the control certificate.
 	ControlKeySha256 []byte `protobuf:"bytes,3,opt,name=control_key_sha256,json=controlKeySha256,proto3" json:"control_key_sha256,omitempty"`
@@ -424,7 +506,7 @@ type EdgeIdentity struct {
 
 func (x *EdgeIdentity) Reset() {
 	*x = EdgeIdentity{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +518,7 @@ func (x *EdgeIdentity) String() string {
 func (*EdgeIdentity) ProtoMessage() {}
 
 func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +531,7 @@ func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeIdentity.ProtoReflect.Descriptor instead.
 func (*EdgeIdentity) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EdgeIdentity) GetEdge() string {
@@ -484,16 +566,18 @@ func (x *EdgeIdentity) GetCertificates() []*IssuedCertificate {
 type IssuedCertificate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Hexadecimal, lower case, no leading zeros.
-	Serial        string                    `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
-	Purpose       IssuedCertificate_Purpose `protobuf:"varint,2,opt,name=purpose,proto3,enum=swanherd.store.v1.IssuedCertificate_Purpose" json:"purpose,omitempty"`
-	ExpireTime    *timestamppb.Timestamp    `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	Serial     string                    `protobuf:"bytes,1,opt,name=serial,proto3" json:"serial,omitempty"`
+	Purpose    IssuedCertificate_Purpose `protobuf:"varint,2,opt,name=purpose,proto3,enum=swanherd.store.v1.IssuedCertificate_Purpose" json:"purpose,omitempty"`
+	ExpireTime *timestamppb.Timestamp    `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Pin of the authority that issued it, hexadecimal.
+	IssuerPin     string `protobuf:"bytes,4,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IssuedCertificate) Reset() {
 	*x = IssuedCertificate{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +589,7 @@ func (x *IssuedCertificate) String() string {
 func (*IssuedCertificate) ProtoMessage() {}
 
 func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +602,7 @@ func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
 func (*IssuedCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IssuedCertificate) GetSerial() string {
@@ -542,6 +626,13 @@ func (x *IssuedCertificate) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *IssuedCertificate) GetIssuerPin() string {
+	if x != nil {
+		return x.IssuerPin
+	}
+	return ""
+}
+
 // CertificateAuthority is an authority with its sealed key.
 type CertificateAuthority struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -550,14 +641,17 @@ type CertificateAuthority struct {
 	// DER.
 	Certificate []byte `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// PKCS #8.
-	Key           *SealedSecret `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	Key *SealedSecret `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	// Set while another authority takes its place, or it that of another one. The
+	// record is written at each step of it only, so its revision is the step's.
+	Rotation      *AuthorityRotation `protobuf:"bytes,4,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority) Reset() {
 	*x = CertificateAuthority{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +663,7 @@ func (x *CertificateAuthority) String() string {
 func (*CertificateAuthority) ProtoMessage() {}
 
 func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +676,7 @@ func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CertificateAuthority) GetName() string {
@@ -606,6 +700,252 @@ func (x *CertificateAuthority) GetKey() *SealedSecret {
 	return nil
 }
 
+func (x *CertificateAuthority) GetRotation() *AuthorityRotation {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+// AuthorityRotation is how far an authority is with taking another one's place.
+type AuthorityRotation struct {
+	state protoimpl.MessageState        `protogen:"open.v1"`
+	Phase v1.CertificateAuthority_Phase `protobuf:"varint,1,opt,name=phase,proto3,enum=swanherd.v1.CertificateAuthority_Phase" json:"phase,omitempty"`
+	// While DISTRIBUTING the authority to come, while REISSUING the one before; DER.
+	OtherCertificate []byte `protobuf:"bytes,2,opt,name=other_certificate,json=otherCertificate,proto3" json:"other_certificate,omitempty"`
+	// Of the authority to come; of the one before nobody needs the key any more.
+	OtherKey    *SealedSecret          `protobuf:"bytes,3,opt,name=other_key,json=otherKey,proto3" json:"other_key,omitempty"`
+	StartTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	PhaseTime   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=phase_time,json=phaseTime,proto3" json:"phase_time,omitempty"`
+	RenewWithin *durationpb.Duration   `protobuf:"bytes,6,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
+	// Who began it, as in Event.actor.
+	Actor string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Pin of the authority that comes, while DISTRIBUTING, or has come.
+	IssuerPin     string `protobuf:"bytes,8,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityRotation) Reset() {
+	*x = AuthorityRotation{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityRotation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityRotation) ProtoMessage() {}
+
+func (x *AuthorityRotation) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityRotation.ProtoReflect.Descriptor instead.
+func (*AuthorityRotation) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AuthorityRotation) GetPhase() v1.CertificateAuthority_Phase {
+	if x != nil {
+		return x.Phase
+	}
+	return v1.CertificateAuthority_Phase(0)
+}
+
+func (x *AuthorityRotation) GetOtherCertificate() []byte {
+	if x != nil {
+		return x.OtherCertificate
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetOtherKey() *SealedSecret {
+	if x != nil {
+		return x.OtherKey
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetPhaseTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PhaseTime
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetRenewWithin() *durationpb.Duration {
+	if x != nil {
+		return x.RenewWithin
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *AuthorityRotation) GetIssuerPin() string {
+	if x != nil {
+		return x.IssuerPin
+	}
+	return ""
+}
+
+// EnrollmentRequest is what an edge asked for that a person has to decide.
+type EnrollmentRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Request *v1.EnrollmentRequest  `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// Names of the token and of the device by which it came, if any.
+	EnrollmentToken string `protobuf:"bytes,2,opt,name=enrollment_token,json=enrollmentToken,proto3" json:"enrollment_token,omitempty"`
+	Device          string `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`
+	// Certificate requests, PKCS #10, DER.
+	ControlCsr    []byte `protobuf:"bytes,4,opt,name=control_csr,json=controlCsr,proto3" json:"control_csr,omitempty"`
+	IkeCsr        []byte `protobuf:"bytes,5,opt,name=ike_csr,json=ikeCsr,proto3" json:"ike_csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EnrollmentRequest) Reset() {
+	*x = EnrollmentRequest{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EnrollmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EnrollmentRequest) ProtoMessage() {}
+
+func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
+func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EnrollmentRequest) GetRequest() *v1.EnrollmentRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *EnrollmentRequest) GetEnrollmentToken() string {
+	if x != nil {
+		return x.EnrollmentToken
+	}
+	return ""
+}
+
+func (x *EnrollmentRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *EnrollmentRequest) GetControlCsr() []byte {
+	if x != nil {
+		return x.ControlCsr
+	}
+	return nil
+}
+
+func (x *EnrollmentRequest) GetIkeCsr() []byte {
+	if x != nil {
+		return x.IkeCsr
+	}
+	return nil
+}
+
+// DeviceSerial makes a serial number unique among all networks.
+type DeviceSerial struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `deviceSerials/{serial number}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// `networks/{network}/devices/{device}`.
+	Device        string `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceSerial) Reset() {
+	*x = DeviceSerial{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceSerial) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceSerial) ProtoMessage() {}
+
+func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceSerial.ProtoReflect.Descriptor instead.
+func (*DeviceSerial) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeviceSerial) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeviceSerial) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
 // Revocation is a certificate that is no longer good; kept until it expires.
 type Revocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -622,7 +962,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +974,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +987,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Revocation) GetName() string {
@@ -702,7 +1042,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +1054,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +1067,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Replica) GetName() string {
@@ -782,7 +1122,7 @@ type AnsweredRequest struct {
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -794,7 +1134,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -807,7 +1147,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -845,7 +1185,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1197,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1210,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -898,18 +1238,23 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a\x1aswanherd/v1/topology.proto\"T\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\"T\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\"j\n" +
 	"\x0fEnrollmentToken\x122\n" +
 	"\x05token\x18\x01 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenR\x05token\x12#\n" +
-	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\"r\n" +
+	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\"\xe3\x01\n" +
 	"\bApiToken\x12+\n" +
 	"\x05token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenR\x05token\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\"\xf1\x01\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12'\n" +
+	"\x0fprevious_sha256\x18\x04 \x01(\fR\x0epreviousSha256\x12F\n" +
+	"\x11previous_end_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fpreviousEndTime\"`\n" +
+	"\bTokenUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
+	"\x0elast_used_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xf1\x01\n" +
 	"\tLoginLink\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleR\x04role\x12\x1a\n" +
@@ -918,31 +1263,57 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"expireTime\x12:\n" +
 	"\vsession_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"sessionTtl\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\x99\x01\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xc8\x01\n" +
 	"\n" +
 	"EdgeStatus\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12-\n" +
 	"\auplinks\x18\x02 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\x12/\n" +
 	"\x06status\x18\x03 \x01(\v2\x17.swanherd.v1.EdgeStatusR\x06status\x12\x17\n" +
-	"\aboot_id\x18\x04 \x01(\tR\x06bootId\"\xc5\x01\n" +
+	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x12-\n" +
+	"\x12certificate_serial\x18\x05 \x01(\tR\x11certificateSerial\"\xc5\x01\n" +
 	"\fEdgeIdentity\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12,\n" +
 	"\x12control_key_sha256\x18\x03 \x01(\fR\x10controlKeySha256\x12H\n" +
-	"\fcertificates\x18\x04 \x03(\v2$.swanherd.store.v1.IssuedCertificateR\fcertificates\"\xfa\x01\n" +
+	"\fcertificates\x18\x04 \x03(\v2$.swanherd.store.v1.IssuedCertificateR\fcertificates\"\x99\x02\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12F\n" +
 	"\apurpose\x18\x02 \x01(\x0e2,.swanherd.store.v1.IssuedCertificate.PurposeR\apurpose\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"H\n" +
+	"expireTime\x12\x1d\n" +
+	"\n" +
+	"issuer_pin\x18\x04 \x01(\tR\tissuerPin\"H\n" +
 	"\aPurpose\x12\x17\n" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPURPOSE_CONTROL\x10\x01\x12\x0f\n" +
-	"\vPURPOSE_IKE\x10\x02\"\x7f\n" +
+	"\vPURPOSE_IKE\x10\x02\"\xc1\x01\n" +
 	"\x14CertificateAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x121\n" +
-	"\x03key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x03key\"\xc6\x01\n" +
+	"\x03key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x03key\x12@\n" +
+	"\brotation\x18\x04 \x01(\v2$.swanherd.store.v1.AuthorityRotationR\brotation\"\xa6\x03\n" +
+	"\x11AuthorityRotation\x12=\n" +
+	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x12+\n" +
+	"\x11other_certificate\x18\x02 \x01(\fR\x10otherCertificate\x12<\n" +
+	"\tother_key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\botherKey\x129\n" +
+	"\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x129\n" +
+	"\n" +
+	"phase_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tphaseTime\x12<\n" +
+	"\frenew_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\x12\x14\n" +
+	"\x05actor\x18\a \x01(\tR\x05actor\x12\x1d\n" +
+	"\n" +
+	"issuer_pin\x18\b \x01(\tR\tissuerPin\"\xca\x01\n" +
+	"\x11EnrollmentRequest\x128\n" +
+	"\arequest\x18\x01 \x01(\v2\x1e.swanherd.v1.EnrollmentRequestR\arequest\x12)\n" +
+	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x1f\n" +
+	"\vcontrol_csr\x18\x04 \x01(\fR\n" +
+	"controlCsr\x12\x17\n" +
+	"\aike_csr\x18\x05 \x01(\fR\x06ikeCsr\":\n" +
+	"\fDeviceSerial\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\"\xc6\x01\n" +
 	"\n" +
 	"Revocation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -985,50 +1356,65 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
-	(IssuedCertificate_Purpose)(0), // 0: swanherd.store.v1.IssuedCertificate.Purpose
-	(*Epoch)(nil),                  // 1: swanherd.store.v1.Epoch
-	(*EnrollmentToken)(nil),        // 2: swanherd.store.v1.EnrollmentToken
-	(*ApiToken)(nil),               // 3: swanherd.store.v1.ApiToken
-	(*LoginLink)(nil),              // 4: swanherd.store.v1.LoginLink
-	(*EdgeStatus)(nil),             // 5: swanherd.store.v1.EdgeStatus
-	(*EdgeIdentity)(nil),           // 6: swanherd.store.v1.EdgeIdentity
-	(*IssuedCertificate)(nil),      // 7: swanherd.store.v1.IssuedCertificate
-	(*CertificateAuthority)(nil),   // 8: swanherd.store.v1.CertificateAuthority
-	(*Revocation)(nil),             // 9: swanherd.store.v1.Revocation
-	(*Replica)(nil),                // 10: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),        // 11: swanherd.store.v1.AnsweredRequest
-	(*SealedSecret)(nil),           // 12: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),  // 13: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),     // 14: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),            // 15: swanherd.v1.ApiToken
-	(v1.Role)(0),                   // 16: swanherd.v1.Role
-	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
-	(*v1.Uplink)(nil),              // 18: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),          // 19: swanherd.v1.EdgeStatus
+	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
+	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
+	(*EnrollmentToken)(nil),            // 2: swanherd.store.v1.EnrollmentToken
+	(*ApiToken)(nil),                   // 3: swanherd.store.v1.ApiToken
+	(*TokenUse)(nil),                   // 4: swanherd.store.v1.TokenUse
+	(*LoginLink)(nil),                  // 5: swanherd.store.v1.LoginLink
+	(*EdgeStatus)(nil),                 // 6: swanherd.store.v1.EdgeStatus
+	(*EdgeIdentity)(nil),               // 7: swanherd.store.v1.EdgeIdentity
+	(*IssuedCertificate)(nil),          // 8: swanherd.store.v1.IssuedCertificate
+	(*CertificateAuthority)(nil),       // 9: swanherd.store.v1.CertificateAuthority
+	(*AuthorityRotation)(nil),          // 10: swanherd.store.v1.AuthorityRotation
+	(*EnrollmentRequest)(nil),          // 11: swanherd.store.v1.EnrollmentRequest
+	(*DeviceSerial)(nil),               // 12: swanherd.store.v1.DeviceSerial
+	(*Revocation)(nil),                 // 13: swanherd.store.v1.Revocation
+	(*Replica)(nil),                    // 14: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 15: swanherd.store.v1.AnsweredRequest
+	(*SealedSecret)(nil),               // 16: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 18: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 19: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 20: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 22: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 23: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 24: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 25: swanherd.v1.EnrollmentRequest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	13, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	14, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	15, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	16, // 3: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	13, // 4: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 5: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	18, // 6: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	19, // 7: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
-	7,  // 8: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	0,  // 9: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	13, // 10: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	12, // 11: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	13, // 12: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	13, // 13: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	13, // 14: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	17, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	18, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	19, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	17, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	17, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	20, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	17, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	22, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	23, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	8,  // 10: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
+	0,  // 11: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	17, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	16, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	10, // 14: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	24, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	16, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	17, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	17, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	21, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	25, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	17, // 21: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	17, // 22: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 23: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1042,7 +1428,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
