@@ -255,14 +255,15 @@ func (a *agent) startFromFile(ctx context.Context) error {
 // which no controller is needed.
 func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	id, err := a.dir.LoadIdentity()
-	if errors.Is(err, state.ErrNotEnrolled) && a.cfg.Token != "" {
+	if errors.Is(err, state.ErrNotEnrolled) && (a.cfg.Token != "" || len(a.cfg.Controllers) > 0) {
 		id, err = a.enroll(ctx)
 	}
 	if err != nil {
 		return err
 	}
 	a.identity.Store(id)
-	a.runner.dir = a.dir
+	renewer := enroll.NewRenewer(a.dir, a.cfg.Logger, a.renewed)
+	a.runner.dir, a.runner.trusted = a.dir, renewer.Trust
 	if err := a.runner.resume(); err != nil {
 		return err
 	}
@@ -271,7 +272,6 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Logger: a.cfg.Logger,
 	})
 	a.client.Store(client)
-	renewer := &enroll.Renewer{Dir: a.dir, Logger: a.cfg.Logger, Renewed: a.renewed}
 	parts.Go(func() { client.Run(ctx) })
 	parts.Go(func() { renewer.Run(ctx, id) })
 	return nil
@@ -279,11 +279,14 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 
 // enroll asks until the controller answers, one way or the other.
 func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
-	token, err := enroll.ParseToken(a.cfg.Token)
+	token, err := a.cfg.Credential()
 	if err != nil {
 		return nil, err
 	}
-	cfg := enroll.Config{Dir: a.dir, Token: token, EdgeID: a.cfg.EdgeID, AgentVersion: Version(), Logger: a.cfg.Logger}
+	cfg := enroll.Config{
+		Dir: a.dir, Token: token, EdgeID: a.cfg.EdgeID, SerialNumber: a.cfg.SerialNumber,
+		AgentVersion: Version(), Logger: a.cfg.Logger,
+	}
 	return enroll.UntilAnswered(ctx, cfg)
 }
 

@@ -94,6 +94,7 @@ func (r *runner) beginTrial(i *state.Intent, within time.Duration) {
 	t := &trial{within: within}
 	t.deadline = time.AfterFunc(within, func() { r.revert(t) })
 	r.running, r.trial = i, t
+	r.tellTrust()
 }
 
 func (r *runner) endTrial() {

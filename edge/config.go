@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"github.com/swanherd/swanherd/edge/enroll"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -26,6 +27,11 @@ type Config struct {
 	// Token enrolls the edge if it is not enrolled yet, under the name EdgeID
 	// or, if that is empty, its site's.
 	Token, EdgeID string
+	// Controllers, `host:port`, and CAPin, the pin of their authority, are for an edge
+	// that enrolls without a Token, by the SerialNumber of its hardware.
+	Controllers  []string
+	CAPin        string
+	SerialNumber string
 	// IntentFile is run without a controller. Excludes Token.
 	IntentFile string
 	// Uplinks by name and interface; empty: every interface with a default
@@ -59,6 +65,8 @@ func (c Config) validate() error {
 	switch {
 	case c.StateDir == "":
 		return errors.New("no state directory is named; use --state-dir")
+	case c.IntentFile != "" && len(c.Controllers) > 0:
+		return errors.New("an intent file and a controller are both given; an agent takes its intent from one of them")
 	case c.IntentFile != "" && c.Token != "":
 		return errors.New("an intent file and an enrollment token are both given; an agent takes its intent from one of them")
 	case c.Interface == "" || len(c.Interface) > 15 || strings.ContainsAny(c.Interface, "/ %"):
@@ -67,6 +75,19 @@ func (c Config) validate() error {
 		return errors.New("config has no Logger")
 	}
 	return nil
+}
+
+// Credential is what the edge enrolls with, nil for nothing.
+func (c Config) Credential() (*enroll.Token, error) {
+	switch {
+	case c.Token != "":
+		return enroll.ParseToken(c.Token)
+	case len(c.Controllers) > 0 && c.SerialNumber == "":
+		return nil, errors.New("to enroll without a token the serial number of this device is needed; give it with --serial-number")
+	case len(c.Controllers) > 0:
+		return enroll.Controllers(c.Controllers, c.CAPin)
+	}
+	return nil, nil
 }
 
 // ParseUplink parses what --uplink says: name=wan1,interface=eth0 and, if

@@ -82,6 +82,9 @@ func resources(intent *swanherdv1.EdgeIntent) []*swanherdv1.IntentResource {
 	if s := intent.GetSettings(); s != nil {
 		out = append(out, digest.Resource(s))
 	}
+	if t := intent.GetTrust(); t != nil {
+		out = append(out, digest.Resource(t))
+	}
 	for _, t := range intent.GetTunnels() {
 		out = append(out, digest.Resource(t))
 	}
@@ -94,6 +97,8 @@ type runner struct {
 	dir        *state.Dir // nil: intents come from a file and are not stored
 	logger     *slog.Logger
 	changed    chan struct{} // gets one when an update was taken back
+	// trusted is told whose certificates the running intent wants; nil: nobody is.
+	trusted func(*swanherdv1.TrustBundle)
 
 	bring sync.Mutex // held while the edge is brought to an intent
 
@@ -151,6 +156,15 @@ func (r *runner) setRunning(i *state.Intent) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.running = i
+	r.tellTrust()
+}
+
+// tellTrust says whose certificates the running intent wants. The caller holds mu.
+func (r *runner) tellTrust() {
+	if r.trusted == nil || r.running == nil {
+		return
+	}
+	r.trusted(r.running.EdgeIntent().GetTrust())
 }
 
 // rejection says to the controller what the reconciler said.

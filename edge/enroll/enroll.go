@@ -34,48 +34,105 @@ type Config struct {
 	// names the edge after its site.
 	EdgeID       string
 	AgentVersion string
+	// SerialNumber of the hardware; empty: unknown.
+	SerialNumber string
 	Logger       *slog.Logger
 }
 
 // Enroll asks the controllers that the token names, in turn, for an identity,
 // and stores it as the one in use. It may be repeated after any error: the keys
 // are stored before the first call, and the controller gives the same answer to
-// the same keys. An error that wraps ErrRefused is final.
+// the same keys. If an operator has to approve first, it waits for that. An error
+// that wraps ErrRefused is final.
 func Enroll(ctx context.Context, c Config) (*state.Identity, error) {
 	keys, err := c.Dir.CandidateKeys()
 	if err != nil {
 		return nil, err
 	}
-	req := &swanherdv1.EnrollRequest{Token: c.Token.secret, EdgeId: c.EdgeID, AgentVersion: c.AgentVersion}
+	req := &swanherdv1.EnrollRequest{
+		Token: c.Token.secret, EdgeId: c.EdgeID, AgentVersion: c.AgentVersion, SerialNumber: c.SerialNumber,
+	}
 	if req.ControlCsr, req.IkeCsr, err = requests(keys); err != nil {
 		return nil, err
 	}
+	resp, err := c.ask(ctx, func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (*swanherdv1.EnrollResponse, error) {
+		return s.Enroll(ctx, req)
+	})
+	if errors.Is(err, ErrRefused) {
+		return nil, fmt.Errorf("%w; a token works until it is used up or expires (make one with `swanherd token create`), "+
+			"and a name until the edge that has it is deleted (choose one with --edge-id)", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p := resp.GetPending(); p != nil {
+		if resp, err = c.awaitApproval(ctx, p, req); err != nil {
+			return nil, err
+		}
+	}
+	id, err := newIdentity(keys, resp.GetEdge(), resp.GetSessionEndpoints(), resp.GetCertificates())
+	if err != nil {
+		return nil, fmt.Errorf("check certificates from the controller: %w", err)
+	}
+	if err := c.Dir.Promote(id); err != nil {
+		return nil, err
+	}
+	c.Logger.Info("enrolled", "edge", id.Edge, "renew_time", id.RenewTime)
+	return id, nil
+}
+
+// ask asks the controllers in turn until one answers.
+func (c *Config) ask(ctx context.Context, do func(context.Context, swanherdv1.EnrollmentServiceClient) (*swanherdv1.EnrollResponse, error)) (*swanherdv1.EnrollResponse, error) {
 	var failures []error
 	for _, endpoint := range c.Token.Endpoints() {
 		var resp *swanherdv1.EnrollResponse
 		err := call(ctx, endpoint, PinnedTLS(c.Token, endpoint), func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (err error) {
-			resp, err = s.Enroll(ctx, req)
+			resp, err = do(ctx, s)
 			return err
 		})
-		if errors.Is(err, ErrRefused) {
-			return nil, fmt.Errorf("%w; a token works until it is used up or expires (make one with `swanherd token create`), "+
-				"and a name until the edge that has it is deleted (choose one with --edge-id)", err)
+		if err == nil || errors.Is(err, ErrRefused) {
+			return resp, err
 		}
-		if err != nil {
-			failures = append(failures, err)
-			continue
-		}
-		id, err := newIdentity(keys, resp.GetEdge(), resp.GetSessionEndpoints(), resp.GetCertificates())
-		if err != nil {
-			return nil, fmt.Errorf("check certificates from %s: %w", endpoint, err)
-		}
-		if err := c.Dir.Promote(id); err != nil {
-			return nil, err
-		}
-		c.Logger.Info("enrolled", "edge", id.Edge, "controller", endpoint, "renew_time", id.RenewTime)
-		return id, nil
+		failures = append(failures, err)
 	}
 	return nil, fmt.Errorf("enroll with %s: %w", c.Token, errors.Join(failures...))
+}
+
+// Bounds of how often an edge asks what became of its request, whatever the
+// controller wants.
+const (
+	pollMin = time.Second
+	pollMax = 5 * time.Minute
+)
+
+// awaitApproval asks until an operator has decided. The certificate requests of the
+// first call show whose request it is.
+func (c *Config) awaitApproval(ctx context.Context, p *swanherdv1.PendingEnrollment, first *swanherdv1.EnrollRequest) (*swanherdv1.EnrollResponse, error) {
+	c.Logger.Info("waiting for an operator: `swanherd enrollment approve` the request if it has this key",
+		"request", p.GetEnrollmentRequest(), "key_fingerprint", p.GetKeyFingerprint(), "until", p.GetExpireTime().AsTime())
+	poll := &swanherdv1.PollEnrollmentRequest{
+		EnrollmentRequest: p.GetEnrollmentRequest(), ControlCsr: first.GetControlCsr(), IkeCsr: first.GetIkeCsr(),
+	}
+	said := ""
+	for {
+		if !sleep(ctx, min(max(p.GetPollInterval().AsDuration(), pollMin), pollMax)) {
+			return nil, ctx.Err()
+		}
+		resp, err := c.ask(ctx, func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (*swanherdv1.EnrollResponse, error) {
+			return s.PollEnrollment(ctx, poll)
+		})
+		switch {
+		case errors.Is(err, ErrRefused):
+			return nil, err
+		case err == nil && resp.GetPending() == nil:
+			return resp, nil
+		case err == nil:
+			said = ""
+		case err.Error() != said:
+			said = err.Error()
+			c.Logger.Warn("cannot ask what became of the request; trying again", "error", err)
+		}
+	}
 }
 
 // call opens a connection to endpoint for one call of EnrollmentService.

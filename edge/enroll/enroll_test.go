@@ -301,7 +301,7 @@ func TestRenew(t *testing.T) {
 	defer cancel()
 	renewed := make(chan *state.Identity, 1)
 	done := make(chan struct{})
-	r := &Renewer{Dir: cfg.Dir, Logger: cfg.Logger, Renewed: func(id *state.Identity) { renewed <- id }}
+	r := NewRenewer(cfg.Dir, cfg.Logger, func(id *state.Identity) { renewed <- id })
 	go func() { defer close(done); r.Run(ctx, old) }()
 	next := <-renewed
 	cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/swanherd/swanherd/edge/state"
@@ -30,6 +31,72 @@ type Renewer struct {
 	Logger *slog.Logger
 	// Renewed is called with each new identity, after it was stored.
 	Renewed func(*state.Identity)
+
+	trust atomic.Pointer[swanherdv1.TrustBundle]
+	wake  chan struct{} // gets one when trust changes
+}
+
+// NewRenewer returns a Renewer that does not run yet.
+func NewRenewer(dir *state.Dir, logger *slog.Logger, renewed func(*state.Identity)) *Renewer {
+	return &Renewer{Dir: dir, Logger: logger, Renewed: renewed, wake: make(chan struct{}, 1)}
+}
+
+// Trust tells whose certificates the controller wants edges to have. It may be called
+// from any goroutine, also before Run.
+func (r *Renewer) Trust(t *swanherdv1.TrustBundle) {
+	r.trust.Store(t)
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// due is when the identity is to be renewed: at its time, or if the controller wants
+// certificates of another authority, at a moment that spreads a fleet's renewals.
+// A moment that was chosen for that authority before stays.
+func (r *Renewer) due(id *state.Identity, before early) (time.Time, early) {
+	t := r.trust.Load()
+	if t.GetIssuerPin() == "" || id.IssuedBy(t.GetIssuerPin()) {
+		return id.RenewTime, early{}
+	}
+	if before.pin != t.GetIssuerPin() {
+		before = early{t.GetIssuerPin(), time.Now().Add(rand.N(max(t.GetRenewWithin().AsDuration(), 1)))}
+		r.Logger.Info("the network's authority is replaced: certificates will be renewed", "at", before.at)
+	}
+	if before.at.Before(id.RenewTime) {
+		return before.at, before
+	}
+	return id.RenewTime, before
+}
+
+// early is a renewal before its time, for certificates of the authority with that pin.
+type early struct {
+	pin string
+	at  time.Time
+}
+
+// await waits until the identity is to be renewed; false if ctx ended first.
+func (r *Renewer) await(ctx context.Context, id *state.Identity) bool {
+	var chosen early
+	for {
+		var at time.Time
+		at, chosen = r.due(id, chosen)
+		left := time.Until(at.Round(0))
+		if left <= 0 {
+			return ctx.Err() == nil
+		}
+		// The wall clock may be set while the edge waits.
+		timer := time.NewTimer(min(left, renewLook))
+		select {
+		case <-ctx.Done():
+		case <-r.wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return false
+		}
+	}
 }
 
 // Run renews id and its successors until ctx ends. The identity in use stays
@@ -37,7 +104,7 @@ type Renewer struct {
 func (r *Renewer) Run(ctx context.Context, id *state.Identity) {
 	retry := renewRetryMin
 	for {
-		if !sleepUntil(ctx, id.RenewTime) {
+		if !r.await(ctx, id) {
 			return
 		}
 		next, err := r.renew(ctx, id)
@@ -107,19 +174,6 @@ func UntilAnswered(ctx context.Context, c Config) (*state.Identity, error) {
 		bound = min(2*bound, enrollRetryMax)
 		if !sleep(ctx, wait) {
 			return nil, err
-		}
-	}
-}
-
-// sleepUntil waits for t by the wall clock; false if ctx ended first.
-func sleepUntil(ctx context.Context, t time.Time) bool {
-	for {
-		left := time.Until(t.Round(0))
-		if left <= 0 {
-			return ctx.Err() == nil
-		}
-		if !sleep(ctx, min(left, renewLook)) {
-			return false
 		}
 	}
 }

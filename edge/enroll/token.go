@@ -17,8 +17,10 @@ const tokenPrefix = "swe_"
 // maxTokenSize is the longest token that the controller takes.
 const maxTokenSize = 4096
 
-// Token is an enrollment token. It prints as its resource name: the secret in
-// it shows up nowhere but in the request to the controller.
+// Token is an enrollment token: where the controller is, how to recognise it, and
+// the secret. Without a secret it is for a device whose serial number is registered.
+// It prints as its resource name: the secret in it shows up nowhere but in the
+// request to the controller.
 type Token struct {
 	name      string
 	endpoints []string
@@ -60,19 +62,50 @@ func ParseToken(s string) (*Token, error) {
 			return nil, fmt.Errorf("enrollment token names a controller that is not host:port: %w", err)
 		}
 	}
-	pin, err := hex.DecodeString(fields.Pin)
-	if err != nil || len(pin) != len(t.pin) {
+	if !t.setPin(fields.Pin) {
 		return nil, errors.New("enrollment token has no valid pin of the controller's authority" + remedy)
 	}
-	copy(t.pin[:], pin)
 	return t, nil
+}
+
+// Controllers returns what takes the place of a token for a device whose serial
+// number is registered: the controller's `host:port`s, and the pin of its authority
+// as the controller prints it.
+func Controllers(endpoints []string, pin string) (*Token, error) {
+	t := &Token{endpoints: endpoints}
+	for _, e := range endpoints {
+		if _, _, err := net.SplitHostPort(e); err != nil {
+			return nil, fmt.Errorf("controller %q is not host:port: %w", e, err)
+		}
+	}
+	if len(endpoints) == 0 {
+		return nil, errors.New("no controller is named")
+	}
+	if !t.setPin(strings.TrimPrefix(pin, "sha256:")) {
+		return nil, fmt.Errorf("pin of the controller's authority %q: want sha256: and 64 hexadecimal digits, as the controller printed it", pin)
+	}
+	return t, nil
+}
+
+func (t *Token) setPin(text string) bool {
+	pin, err := hex.DecodeString(text)
+	if err != nil || len(pin) != len(t.pin) {
+		return false
+	}
+	copy(t.pin[:], pin)
+	return true
 }
 
 // Endpoints are where the controller is reached, `host:port`, best first.
 func (t *Token) Endpoints() []string { return t.endpoints }
 
 // String is the token's resource name, without the secret.
-func (t *Token) String() string { return "enrollment token " + t.name }
+func (t *Token) String() string {
+	if t.secret == "" {
+		return "the device's serial number"
+	}
+	return "enrollment token " + t.name
+}
 
 // GoString keeps the secret out of %#v.
 func (t *Token) GoString() string { return t.String() }

@@ -10,8 +10,11 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
-// settingsName is how errors name the settings of an intent.
-const settingsName = "settings"
+// How errors name the settings and the trust bundle of an intent.
+const (
+	settingsName = "settings"
+	trustName    = "trust"
+)
 
 // Errors are what is wrong with an intent, each with the resource and the path
 // of the field in it.

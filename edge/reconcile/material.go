@@ -17,7 +17,8 @@ import (
 type Material struct {
 	Chain  []*x509.Certificate
 	Signer crypto.Signer
-	// Roots are trusted beside the trust anchors in the intent.
+	// Roots are trusted beside the trust anchors in the intent's settings, unless
+	// the intent has a trust bundle.
 	Roots []*x509.Certificate
 	// PSKs by the name of their file.
 	PSKs map[string]ident.PSK

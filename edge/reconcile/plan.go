@@ -61,8 +61,6 @@ type DataPlane struct {
 type Plan struct {
 	Tunnels []engine.TunnelConfig
 	Routes  []hostnet.Route
-	// Default is for what a tunnel is the way out for.
-	Default hostnet.Default
 	// carriers are the tunnels that each route leads to.
 	carriers map[netip.Prefix][]string
 	// Intercepted are the peers of transport mode whose packets are led into the
@@ -80,11 +78,12 @@ type Plan struct {
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
 	p, errs := &Plan{carriers: map[netip.Prefix][]string{}}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
-	trust, trustErr := newTrust(intent.GetSettings(), m)
+	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
-		errs.add(settingsName, "trust_anchors", trustErr.Error())
+		errs = append(errs, trustErr)
 	}
 	p.settings(intent.GetSettings(), env)
+	p.Revoked = append(p.Revoked, intent.GetTrust().GetRevokedSerials()...)
 	names := map[string]bool{}
 	for _, t := range intent.GetTunnels() {
 		before := len(errs)
@@ -103,7 +102,6 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 	if len(errs) > 0 {
 		return nil, errs
 	}
-	p.exceptFromDefault()
 	slices.SortFunc(p.Tunnels, func(a, b engine.TunnelConfig) int { return cmp.Compare(a.Name, b.Name) })
 	return p, nil
 }
@@ -119,7 +117,7 @@ func orEmpty(s *swanherdv1.EdgeSettings) *swanherdv1.EdgeSettings {
 // checked against the rules of the proto.
 func (p *Plan) settings(s *swanherdv1.EdgeSettings, env Environment) {
 	p.LocalNets = LocalPrefixes(s)
-	p.Revoked = s.GetRevokedSerials()
+	p.Revoked = slices.Clone(s.GetRevokedSerials())
 	for _, prefix := range p.LocalNets {
 		if prefix.Addr().Is4() {
 			p.Forwarding.IPv4 = true
@@ -157,17 +155,13 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 		}
 		for j, selector := range child.RemoteTS {
 			for _, prefix := range ts.Prefixes(selector) {
-				if prefix.Bits() == 0 {
-					p.addDefault(name, b, i, prefix, env, errs)
-					continue
-				}
 				others := p.carriers[prefix]
 				if len(others) > 0 && others[len(others)-1] == name {
 					continue
 				}
 				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
 					errs.add(name, fmt.Sprintf("children[%d].remote_ts[%d]", i, j), fmt.Sprintf(
-						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out, or give all of the family", prefix, peer))
+						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out", prefix, peer))
 					continue
 				}
 				if p.carriers[prefix] = append(others, name); len(others) > 0 {
@@ -183,17 +177,6 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 	}
 }
 
-// narrowest is the least of mtu and what the tunnels take that carry a prefix; 0 is no
-// limit.
-func (p *Plan) narrowest(prefix netip.Prefix, mtu int, inner map[string]int) int {
-	for _, tunnel := range p.carriers[prefix] {
-		if n := inner[tunnel]; n != 0 && (mtu == 0 || n < mtu) {
-			mtu = n
-		}
-	}
-	return mtu
-}
-
 // limitedTo returns the routes with an MTU where a tunnel that they lead to is in inner,
 // that of the narrowest.
 func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
@@ -202,7 +185,12 @@ func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
 	}
 	routes := slices.Clone(p.Routes)
 	for i := range routes {
-		routes[i].MTU = p.narrowest(routes[i].Prefix, 0, inner)
+		r := &routes[i]
+		for _, tunnel := range p.carriers[r.Prefix] {
+			if mtu := inner[tunnel]; mtu != 0 && (r.MTU == 0 || mtu < r.MTU) {
+				r.MTU = mtu
+			}
+		}
 	}
 	return routes
 }
@@ -216,15 +204,29 @@ func (p *Plan) intercept(selectors []ts.Selector) {
 	}
 }
 
-// newTrust returns whom the edge believes, nil for nobody.
-func newTrust(s *swanherdv1.EdgeSettings, m *Material) (*ident.Roots, error) {
-	certs := slices.Clone(m.Roots)
-	for i, text := range s.GetTrustAnchors() {
-		parsed, err := state.ParseCertificates(fmt.Sprintf("trust anchor %d", i), []byte(text))
-		if err != nil {
-			return nil, err
+// newTrust returns whom the edge believes, nil for nobody. What the controller says
+// of that takes the place of what the edge learned with its certificates: an
+// authority may have been replaced since.
+func newTrust(intent *swanherdv1.EdgeIntent, m *Material) (*ident.Roots, *swanherdv1.ResourceError) {
+	var certs []*x509.Certificate
+	add := func(resource string, anchors []string) *swanherdv1.ResourceError {
+		for i, text := range anchors {
+			parsed, err := state.ParseCertificates(fmt.Sprintf("trust anchor %d", i), []byte(text))
+			if err != nil {
+				return &swanherdv1.ResourceError{Resource: resource, FieldPath: "trust_anchors", Message: err.Error()}
+			}
+			certs = append(certs, parsed...)
 		}
-		certs = append(certs, parsed...)
+		return nil
+	}
+	if err := add(trustName, intent.GetTrust().GetTrustAnchors()); err != nil {
+		return nil, err
+	}
+	if len(certs) == 0 {
+		certs = slices.Clone(m.Roots)
+	}
+	if err := add(settingsName, intent.GetSettings().GetTrustAnchors()); err != nil {
+		return nil, err
 	}
 	if len(certs) == 0 {
 		return nil, nil

@@ -22,8 +22,9 @@ const (
 	// Bounds of the time that an update may be on trial.
 	confirmMin = time.Second
 	confirmMax = time.Hour
-	// settingsName is the name of the one resource that is not a tunnel.
+	// Names of the resources that are not tunnels.
 	settingsName = "settings"
+	trustName    = "trust"
 )
 
 // update is an intent update that arrives in chunks.
@@ -131,6 +132,10 @@ func checkResource(r *swanherdv1.IntentResource) string {
 	case *swanherdv1.IntentResource_Settings:
 		if r.GetName() != settingsName {
 			return "settings under another name than " + settingsName
+		}
+	case *swanherdv1.IntentResource_Trust:
+		if r.GetName() != trustName {
+			return "a trust bundle under another name than " + trustName
 		}
 	case *swanherdv1.IntentResource_Tunnel:
 		if r.GetName() != body.Tunnel.GetName() || r.GetName() == "" {

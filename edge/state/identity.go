@@ -4,8 +4,10 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -126,6 +128,33 @@ func (i *Identity) Check() error {
 		return errors.New("IKE certificate is for another key")
 	}
 	return nil
+}
+
+// IssuedBy reports whether both certificates chain to the trust anchor whose subject
+// public key info has that SHA-256, hexadecimal; intermediates are in their chains.
+func (i *Identity) IssuedBy(pin string) bool {
+	for _, root := range i.NetworkRoots {
+		sum := sha256.Sum256(root.RawSubjectPublicKeyInfo)
+		if hex.EncodeToString(sum[:]) == pin {
+			return chainsTo(i.ControlChain, root) && chainsTo(i.IKEChain, root)
+		}
+	}
+	return false
+}
+
+// chainsTo reports whether each certificate is signed by the next, the last by root.
+// Whether they are good otherwise was checked when they came.
+func chainsTo(chain []*x509.Certificate, root *x509.Certificate) bool {
+	for n, c := range chain {
+		issuer := root
+		if n+1 < len(chain) {
+			issuer = chain[n+1]
+		}
+		if c.CheckSignatureFrom(issuer) != nil {
+			return false
+		}
+	}
+	return len(chain) > 0
 }
 
 // CandidateKeys returns the keys of the candidate identity. They are made and

@@ -42,6 +42,8 @@ func (i *Intent) EdgeIntent() *swanherdv1.EdgeIntent {
 		switch body := r.GetBody().(type) {
 		case *swanherdv1.IntentResource_Settings:
 			e.Settings = body.Settings
+		case *swanherdv1.IntentResource_Trust:
+			e.Trust = body.Trust
 		case *swanherdv1.IntentResource_Tunnel:
 			e.Tunnels = append(e.Tunnels, body.Tunnel)
 		}

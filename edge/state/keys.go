@@ -6,7 +6,9 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"path/filepath"
@@ -22,6 +24,16 @@ func newKeys() (*Keys, error) {
 		return nil, fmt.Errorf("make IKE key: %w", err)
 	}
 	return &Keys{Control: control, IKE: ike}, nil
+}
+
+// Fingerprint is SHA-256 over the public key info of the control key, hexadecimal.
+func (k *Keys) Fingerprint() (string, error) {
+	der, err := x509.MarshalPKIXPublicKey(k.Control.Public())
+	if err != nil {
+		return "", fmt.Errorf("encode public key: %w", err)
+	}
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func readKeys(dir string) (*Keys, error) {

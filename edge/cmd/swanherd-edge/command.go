@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -33,7 +35,7 @@ func newCommand() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; see %s --help", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRunCommand(), newEnrollCommand(), newStatusCommand(), newTranscriptCommand(), newReleaseCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newEnrollCommand(), newFingerprintCommand(), newStatusCommand(), newTranscriptCommand(), newReleaseCommand(), newVersionCommand())
 	return root
 }
 
@@ -73,7 +75,11 @@ func (l *logFlags) logger() (*slog.Logger, error) {
 
 // tokenFlags take the enrollment token from the command line, or from a file or
 // the environment, where other users of the machine do not see it.
-type tokenFlags struct{ token, file, edgeID string }
+type tokenFlags struct {
+	token, file, edgeID string
+	controllers         []string
+	caPin, serial       string
+}
 
 const tokenVariable = "SWANHERD_ENROLLMENT_TOKEN"
 
@@ -81,7 +87,37 @@ func (t *tokenFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&t.token, "token", "", "enrollment token; visible to other users of this machine, so better --token-file or $"+tokenVariable)
 	cmd.Flags().StringVar(&t.file, "token-file", "", "file with the enrollment token")
 	cmd.Flags().StringVar(&t.edgeID, "edge-id", "", "name of the edge; empty: its site's")
+	cmd.Flags().StringSliceVar(&t.controllers, "controller", nil, "host:port of the controller, for a device whose serial number is registered and that has no token; may be repeated")
+	cmd.Flags().StringVar(&t.caPin, "ca-pin", "", "pin of the controller's authority, sha256:..., with --controller")
+	cmd.Flags().StringVar(&t.serial, "serial-number", "", "serial number of this device; empty: the firmware's, if there is one")
 }
+
+// serialFile is where the kernel shows the serial number that firmware has (SMBIOS,
+// type 1).
+const serialFile = "/sys/class/dmi/id/product_serial"
+
+// into puts what was given into a configuration.
+func (t *tokenFlags) into(cfg *edge.Config) (err error) {
+	if cfg.Token, err = t.value(); err != nil {
+		return err
+	}
+	if len(t.controllers) > 0 && cfg.Token != "" {
+		return usagef("a token and --controller are both given; a token says where the controller is")
+	}
+	if len(t.controllers) > 0 && t.caPin == "" {
+		return usagef("--controller needs --ca-pin, or anybody could answer")
+	}
+	cfg.EdgeID, cfg.Controllers, cfg.CAPin, cfg.SerialNumber = t.edgeID, t.controllers, t.caPin, t.serial
+	if cfg.SerialNumber == "" {
+		if b, err := os.ReadFile(serialFile); err == nil && serialPattern.Match(bytes.TrimSpace(b)) {
+			cfg.SerialNumber = string(bytes.TrimSpace(b))
+		}
+	}
+	return nil
+}
+
+// serialPattern is what a serial number may be; firmware may say "Not Specified".
+var serialPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 func (t *tokenFlags) value() (string, error) {
 	if t.token != "" && t.file != "" {
@@ -126,10 +162,9 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 			if cfg.Logger, err = logging.logger(); err != nil {
 				return err
 			}
-			if cfg.Token, err = token.value(); err != nil {
+			if err = token.into(&cfg); err != nil {
 				return err
 			}
-			cfg.EdgeID = token.edgeID
 			cfg.DataPlane = edge.DataPlane(dataPlane)
 			for _, text := range uplinks {
 				u, err := edge.ParseUplink(text)
@@ -175,21 +210,21 @@ func newEnrollCommand() *cobra.Command {
 		Short: "Get this edge its identity from the controller",
 		Long: `Get this edge its identity from the controller that the token names. The keys
 are made here and do not leave this machine. It may be repeated after an error:
-the token is used once.`,
+the token is used once. If an operator has to approve, it waits for that.
+
+A device whose serial number is registered needs no token: give --controller and
+--ca-pin, which are no secrets.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := logging.logger()
 			if err != nil {
 				return err
 			}
-			text, err := token.value()
-			if err != nil {
+			cfg := edge.Config{StateDir: dir, Logger: logger}
+			if err := token.into(&cfg); err != nil {
 				return err
 			}
-			if text == "" {
-				return usagef("no enrollment token; give --token, --token-file or $%s", tokenVariable)
-			}
-			return enrollOnce(cmd, dir, text, token.edgeID, logger)
+			return enrollOnce(cmd, cfg)
 		},
 	}
 	stateDirFlag(cmd, &dir)
@@ -198,12 +233,15 @@ the token is used once.`,
 	return cmd
 }
 
-func enrollOnce(cmd *cobra.Command, dir, text, edgeID string, logger *slog.Logger) error {
-	token, err := enroll.ParseToken(text)
+func enrollOnce(cmd *cobra.Command, cfg edge.Config) error {
+	token, err := cfg.Credential()
 	if err != nil {
 		return err
 	}
-	d, err := state.Open(dir)
+	if token == nil {
+		return usagef("no enrollment token; give --token, --token-file or $%s, or --controller for a device that is registered", tokenVariable)
+	}
+	d, err := state.Open(cfg.StateDir)
 	if err != nil {
 		return err
 	}
@@ -213,12 +251,46 @@ func enrollOnce(cmd *cobra.Command, dir, text, edgeID string, logger *slog.Logge
 	} else if !errors.Is(err, state.ErrNotEnrolled) {
 		return err
 	}
-	id, err := enroll.Enroll(cmd.Context(), enroll.Config{Dir: d, Token: token, EdgeID: edgeID, AgentVersion: edge.Version(), Logger: logger})
+	id, err := enroll.Enroll(cmd.Context(), enroll.Config{
+		Dir: d, Token: token, EdgeID: cfg.EdgeID, SerialNumber: cfg.SerialNumber, AgentVersion: edge.Version(), Logger: cfg.Logger,
+	})
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "enrolled as %s\n", id.Edge)
 	return nil
+}
+
+func newFingerprintCommand() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "fingerprint",
+		Short: "Show the fingerprint of the key that this device will enroll with",
+		Long: `Show the fingerprint of the key that this device will enroll with, SHA-256 over its
+public key info. The key is made if there is none. A device that is registered with
+it, by ` + "`swanherd device create --key-fingerprint`" + `, is admitted without an operator, and
+nobody else is who shows its serial number.`,
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d, err := state.Open(dir)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			keys, err := d.CandidateKeys()
+			if err != nil {
+				return err
+			}
+			fingerprint, err := keys.Fingerprint()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), fingerprint)
+			return nil
+		},
+	}
+	stateDirFlag(cmd, &dir)
+	return cmd
 }
 
 func newReleaseCommand() *cobra.Command {
