@@ -21,6 +21,8 @@ type SessionStart struct {
 	Uplinks []*swanherdv1.Uplink
 	// BootID is new with each start of the agent.
 	BootID string
+	// CertificateSerial of the control certificate by which it proved itself.
+	CertificateSerial string
 }
 
 // Connect notes that edge has a session. A session it had before is replaced.
@@ -40,6 +42,7 @@ func (f *Fleet) Connect(name string, s SessionStart) bool {
 	status.AgentVersion = s.AgentVersion
 	status.DataPlane = s.DataPlane
 	e.session, e.status, e.stale, e.uplinks, e.boot = s.ID, status, false, s.Uplinks, s.BootID
+	e.certificate = s.CertificateSerial
 	e.arrive(now)
 	f.publishEdge(e, toldHere)
 	f.refreshTunnelsOf(e, now)
@@ -54,6 +57,8 @@ func (e *edge) record() *storev1.EdgeStatus {
 		Uplinks: e.uplinks,
 		Status:  e.status,
 		BootId:  e.boot,
+
+		CertificateSerial: e.certificate,
 	}
 }
 

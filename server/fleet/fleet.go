@@ -112,12 +112,14 @@ type edge struct {
 	stored  *swanherdv1.Edge
 	uplinks []*swanherdv1.Uplink // as last reported
 	status  *swanherdv1.EdgeStatus
-	boot    string    // of its last Hello
-	session string    // id of its session, empty without one
-	lost    time.Time // when the session ended; zero if there was none
-	stale   bool      // last sweep found it silent for longer than StaleAfter
-	reports map[string]report
-	tunnels map[string]struct{} // planned for it
+	boot    string // of its last Hello
+	// certificate is the serial number of that of its last session.
+	certificate string
+	session     string    // id of its session, empty without one
+	lost        time.Time // when the session ended; zero if there was none
+	stale       bool      // last sweep found it silent for longer than StaleAfter
+	reports     map[string]report
+	tunnels     map[string]struct{} // planned for it
 	away
 }
 

@@ -23,6 +23,10 @@ type (
 	TunnelName struct{ Network, Tunnel string }
 	// EnrollmentTokenName is `networks/{network}/enrollmentTokens/{token}`.
 	EnrollmentTokenName struct{ Network, Token string }
+	// EnrollmentRequestName is `networks/{network}/enrollmentRequests/{request}`.
+	EnrollmentRequestName struct{ Network, Request string }
+	// DeviceName is `networks/{network}/devices/{device}`.
+	DeviceName struct{ Network, Device string }
 )
 
 // idPattern is the form of the last segment that a person chooses: a DNS label
@@ -44,6 +48,11 @@ func (n TunnelName) String() string  { return "networks/" + n.Network + "/tunnel
 func (n EnrollmentTokenName) String() string {
 	return "networks/" + n.Network + "/enrollmentTokens/" + n.Token
 }
+
+func (n EnrollmentRequestName) String() string {
+	return "networks/" + n.Network + "/enrollmentRequests/" + n.Request
+}
+func (n DeviceName) String() string { return "networks/" + n.Network + "/devices/" + n.Device }
 
 // IKEIdentity is the edge's name on the wire, an FQDN identity of RFC 7296,
 // Section 3.5, and the DNS name of its IKE certificate.
@@ -101,6 +110,27 @@ func ParseTunnelName(s string) (TunnelName, error) {
 func ParseEnrollmentTokenName(s string) (EnrollmentTokenName, error) {
 	network, id, err := parseChild(s, "enrollmentTokens", "token", idPattern)
 	return EnrollmentTokenName{network, id}, err
+}
+
+// ParseEnrollmentRequestName parses `networks/{network}/enrollmentRequests/{request}`.
+func ParseEnrollmentRequestName(s string) (EnrollmentRequestName, error) {
+	network, id, err := parseChild(s, "enrollmentRequests", "request", idPattern)
+	return EnrollmentRequestName{network, id}, err
+}
+
+// ParseDeviceName parses `networks/{network}/devices/{device}`.
+func ParseDeviceName(s string) (DeviceName, error) {
+	network, id, err := parseChild(s, "devices", "device", idPattern)
+	return DeviceName{network, id}, err
+}
+
+// ParseAuthorityName parses `networks/{network}/certificateAuthority`.
+func ParseAuthorityName(s string) (NetworkName, error) {
+	network, ok := strings.CutSuffix(s, "/certificateAuthority")
+	if n, err := ParseNetworkName(network); ok && err == nil {
+		return n, nil
+	}
+	return NetworkName{}, nameError(s, "networks/{network}/certificateAuthority")
 }
 
 func parseChild(s, collection, kind string, pattern *regexp.Regexp) (network, id string, err error) {

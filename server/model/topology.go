@@ -29,6 +29,17 @@ type Topology struct {
 // AuthorityName is the name of the network's certificate authority.
 func (n NetworkName) AuthorityName() string { return "certificateAuthorities/" + n.String() }
 
+// TrustAnchors are the certificates, in DER, that a certificate of the authority's
+// network may chain to. While one authority takes the place of another there are
+// two; the one that issues comes first.
+func TrustAnchors(a *storev1.CertificateAuthority) [][]byte {
+	anchors := [][]byte{a.GetCertificate()}
+	if other := a.GetRotation().GetOtherCertificate(); len(other) > 0 {
+		anchors = append(anchors, other)
+	}
+	return anchors
+}
+
 // RevocationName is the name of the revocation of a serial number.
 func (n NetworkName) RevocationName(serial string) string {
 	return n.String() + "/revocations/" + serial

@@ -51,6 +51,11 @@ var oidIKEIntermediate = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 8, 2, 2}
 type Authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
+	// trusted are the authorities, in DER, beside which it is trusted, itself first.
+	trusted [][]byte
+	// name and revision of its record in the store, if it has one.
+	name     string
+	revision int64
 }
 
 // A Certificate is a certificate that an Authority issued.
@@ -60,6 +65,8 @@ type Certificate struct {
 	Chain [][]byte
 	// Serial is hexadecimal, as revocations name it.
 	Serial string
+	// IssuerPin is the pin of the authority that issued it.
+	IssuerPin string
 }
 
 // NewAuthority makes a self-signed authority of the given name with a new
@@ -87,8 +94,12 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse authority %s: %w", name, err)
 	}
-	return &Authority{certificate, key}, nil
+	return &Authority{certificate: certificate, key: key, trusted: [][]byte{der}}, nil
 }
+
+// Trusted returns the certificates, in DER, that edges of its network are to trust:
+// its own, and that of the authority whose place it takes or that takes its.
+func (a *Authority) Trusted() [][]byte { return a.trusted }
 
 // Certificate returns the authority's own certificate.
 func (a *Authority) Certificate() *x509.Certificate { return a.certificate }
@@ -203,7 +214,7 @@ func (a *Authority) issue(key crypto.PublicKey, template *x509.Certificate, now 
 	if err != nil {
 		return nil, fmt.Errorf("parse certificate of %s: %w", template.Subject.CommonName, err)
 	}
-	return &Certificate{Leaf: leaf, Chain: [][]byte{der}, Serial: Serial(leaf)}, nil
+	return &Certificate{Leaf: leaf, Chain: [][]byte{der}, Serial: Serial(leaf), IssuerPin: a.Pin()}, nil
 }
 
 // newSerial returns a positive serial number of 128 random bits (RFC 5280,

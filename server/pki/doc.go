@@ -7,6 +7,9 @@
 // its public key: subject, names and usages are the authority's decision. Keys
 // of authorities are in the store, sealed.
 //
+// It revokes what an edge has, and replaces an authority step by step, as fast as
+// the edges are through with each step (Rotator).
+//
 // Authority and Keeper may be used from any goroutine.
 //
 // Standards: RFC 2986 (PKCS #10), RFC 5280 (X.509), RFC 4945 (certificates for

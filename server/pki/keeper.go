@@ -94,6 +94,7 @@ func (k *Keeper) get(ctx context.Context, name string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.name, a.revision = row.Name, row.Revision
 	k.open[name] = opened{row.Revision, a}
 	return a, nil
 }
@@ -103,17 +104,22 @@ func (k *Keeper) createIn(t *store.Txn, name string, a *Authority) error {
 	if err != nil {
 		return err
 	}
+	sealed, err := k.seal(key, a)
+	if err != nil {
+		return err
+	}
+	k.store.Authorities.CreateIn(t, name, &storev1.CertificateAuthority{Name: name, Certificate: a.certificate.Raw, Key: sealed})
+	return nil
+}
+
+// seal encrypts the authority's key for its record at an etcd key.
+func (k *Keeper) seal(etcdKey string, a *Authority) (*storev1.SealedSecret, error) {
 	secret, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
-		return fmt.Errorf("encode key of %s: %w", name, err)
+		return nil, fmt.Errorf("encode key of %s: %w", etcdKey, err)
 	}
 	defer clear(secret)
-	k.store.Authorities.CreateIn(t, name, &storev1.CertificateAuthority{
-		Name:        name,
-		Certificate: a.certificate.Raw,
-		Key:         k.sealer.Seal(key, secret),
-	})
-	return nil
+	return k.sealer.Seal(etcdKey, secret), nil
 }
 
 func (k *Keeper) decode(stored *storev1.CertificateAuthority) (*Authority, error) {
@@ -139,5 +145,11 @@ func (k *Keeper) decode(stored *storev1.CertificateAuthority) (*Authority, error
 	if !ok || !signer.PublicKey.Equal(certificate.PublicKey) {
 		return nil, fmt.Errorf("key of %s is not that of its certificate", name)
 	}
-	return &Authority{certificate, signer}, nil
+	return &Authority{certificate: certificate, key: signer, trusted: model.TrustAnchors(stored)}, nil
+}
+
+// RequireIssuerIn makes t depend on the authority's being the one that issues, still:
+// what another one issued after it took its place would not be renewed.
+func (k *Keeper) RequireIssuerIn(t *store.Txn, a *Authority) {
+	k.store.Authorities.RequireIn(t, a.name, a.revision)
 }

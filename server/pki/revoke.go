@@ -25,12 +25,32 @@ func Remember(identity *storev1.EdgeIdentity, control, ike *Certificate, now tim
 }
 
 func issued(c *Certificate, purpose storev1.IssuedCertificate_Purpose) *storev1.IssuedCertificate {
-	return &storev1.IssuedCertificate{Serial: c.Serial, Purpose: purpose, ExpireTime: timestamppb.New(c.Leaf.NotAfter)}
+	return &storev1.IssuedCertificate{
+		Serial: c.Serial, Purpose: purpose, ExpireTime: timestamppb.New(c.Leaf.NotAfter), IssuerPin: c.IssuerPin,
+	}
+}
+
+// Issued reports whether the identity has a certificate with that serial number
+// that was neither revoked nor has expired, and returns it.
+func Issued(identity *storev1.EdgeIdentity, serial string, now time.Time) (*storev1.IssuedCertificate, bool) {
+	for _, c := range identity.GetCertificates() {
+		if c.GetSerial() == serial && c.GetExpireTime().AsTime().After(now) {
+			return c, true
+		}
+	}
+	return nil, false
+}
+
+// Disown is an identity without the certificates and the key that it had: for
+// an edge whose certificates are revoked, until it enrols again.
+func Disown(identity *storev1.EdgeIdentity) *storev1.EdgeIdentity {
+	return &storev1.EdgeIdentity{Edge: identity.GetEdge()}
 }
 
 // RevokeIn revokes every certificate of an edge that is still good, as a part
-// of t: the session ends, and peers learn the serial numbers with their intent.
-func RevokeIn(t *store.Txn, s *store.Store, edge model.EdgeName, identity *storev1.EdgeIdentity, reason string, now time.Time) {
+// of t, and returns their serial numbers: the session ends, and peers learn them
+// with their intent. The caller stores an identity without them.
+func RevokeIn(t *store.Txn, s *store.Store, edge model.EdgeName, identity *storev1.EdgeIdentity, reason string, now time.Time) (serials []string) {
 	network := model.NetworkName{Network: edge.Network}
 	for _, c := range identity.GetCertificates() {
 		if !c.GetExpireTime().AsTime().After(now) {
@@ -44,7 +64,9 @@ func RevokeIn(t *store.Txn, s *store.Store, edge model.EdgeName, identity *store
 			ExpireTime: c.GetExpireTime(),
 			Reason:     reason,
 		})
+		serials = append(serials, c.GetSerial())
 	}
+	return serials
 }
 
 // Revoked says whether a certificate of the network was revoked.

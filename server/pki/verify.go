@@ -28,12 +28,14 @@ func VerifyControl(snap *store.Snapshot, leaf *x509.Certificate, now time.Time) 
 	if !ok {
 		return model.EdgeName{}, fmt.Errorf("verify control certificate of %s: %s does not exist", edge, network)
 	}
-	root, err := x509.ParseCertificate(stored.Value.GetCertificate())
-	if err != nil {
-		return model.EdgeName{}, fmt.Errorf("parse the authority of %s: %w", network, err)
-	}
 	roots := x509.NewCertPool()
-	roots.AddCert(root)
+	for _, der := range model.TrustAnchors(stored.Value) {
+		root, err := x509.ParseCertificate(der)
+		if err != nil {
+			return model.EdgeName{}, fmt.Errorf("parse the authority of %s: %w", network, err)
+		}
+		roots.AddCert(root)
+	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
 		Roots:       roots,
 		CurrentTime: now,

@@ -117,9 +117,12 @@ func render(t *testing.T, p *Plan) string {
 		fmt.Fprintf(&b, "edge %s digest %x\n", row.Name, row.Value.Resources.Digest())
 		for _, r := range row.Value.Resources.Sorted() {
 			fmt.Fprintf(&b, "  resource %s version %x\n", r.GetName(), r.GetVersion())
-			if r.GetSettings() != nil {
+			switch {
+			case r.GetSettings() != nil:
 				write(r.GetSettings())
-			} else {
+			case r.GetTrust() != nil:
+				write(r.GetTrust())
+			default:
 				write(r.GetTunnel())
 			}
 		}

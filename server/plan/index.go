@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/swanherd/swanherd/proto/digest"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/model"
 )
@@ -18,9 +19,8 @@ type network struct {
 	sites  map[string]*site
 	edges  map[string]*edge
 	meshes []*mesh // by name; without those whose profile is missing
-	// What all of the network's edges have in common in their settings.
-	anchors []string
-	revoked []string
+	// trust is the resource that all of the network's edges have in common.
+	trust *swanherdv1.IntentResource
 }
 
 type site struct {
@@ -96,7 +96,7 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value))
 		}
 	}
-	n.setShared(t, name)
+	n.setTrust(t, name)
 	return n
 }
 
@@ -183,15 +183,22 @@ func (n *network) edgeNames() map[string]bool {
 	return names
 }
 
-// setShared fills in what all edges of the network have in common.
-func (n *network) setShared(t *model.Topology, name model.NetworkName) {
-	n.anchors, n.revoked = nil, nil
+// setTrust fills in whom all edges of the network believe.
+func (n *network) setTrust(t *model.Topology, name model.NetworkName) {
+	trust := &swanherdv1.TrustBundle{}
 	if authority, ok := t.Authorities.Get(name.AuthorityName()); ok {
-		n.anchors = []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Value.GetCertificate()}))}
+		for _, der := range model.TrustAnchors(authority.Value) {
+			trust.TrustAnchors = append(trust.TrustAnchors, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+		}
+		rotation := authority.Value.GetRotation()
+		if rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING {
+			trust.IssuerPin, trust.RenewWithin = rotation.GetIssuerPin(), rotation.GetRenewWithin()
+		}
 	}
 	for row := range t.Revocations.WithPrefix(name.RevocationName("")) {
-		n.revoked = append(n.revoked, row.Name[strings.LastIndexByte(row.Name, '/')+1:])
+		trust.RevokedSerials = append(trust.RevokedSerials, row.Name[strings.LastIndexByte(row.Name, '/')+1:])
 	}
+	n.trust = digest.Resource(trust)
 }
 
 func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {

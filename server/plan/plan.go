@@ -24,7 +24,7 @@ type Plan struct {
 type Intent struct {
 	// Edge is `networks/{network}/edges/{edge}`.
 	Edge string
-	// Resources: "settings" and one per tunnel, under its name.
+	// Resources: "settings", "trust" and one per tunnel, under its name.
 	Resources *digest.Set
 }
 

@@ -150,7 +150,7 @@ func (p *Planner) index(t *model.Topology, name model.NetworkName, n *network, d
 	}
 	n.update(t, d)
 	if d.settings {
-		n.setShared(t, name)
+		n.setTrust(t, name)
 	}
 	return n
 }
@@ -223,14 +223,17 @@ func (n *network) eachPeer(e *edge, f func(*mesh, *edge)) {
 func (p *Planner) updateSettings(n *network, e *edge, out *output) {
 	s := &swanherdv1.EdgeSettings{
 		Edge:            e.name,
-		TrustAnchors:    n.anchors,
-		RevokedSerials:  n.revoked,
 		CounterInterval: durationpb.New(counterInterval),
 	}
 	if e.site != nil {
 		s.LocalPrefixes = e.site.texts
 	}
-	r := digest.Resource(s)
+	p.updateResource(e, digest.Resource(s), out)
+	p.updateResource(e, n.trust, out)
+}
+
+// updateResource sets a resource of an edge unless it has the very same already.
+func (p *Planner) updateResource(e *edge, r *swanherdv1.IntentResource, out *output) {
 	if intent, ok := p.plan.Intents.Get(e.name); ok {
 		if bytes.Equal(intent.Value.Resources.Get(r.GetName()).GetVersion(), r.GetVersion()) {
 			return

@@ -234,7 +234,7 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 func checkEnds(t *rapid.T, p *Plan) {
 	ends := 0
 	for row := range p.Intents.All() {
-		ends += row.Value.Resources.Len() - 1
+		ends += row.Value.Resources.Len() - 2 // settings and trust
 	}
 	if ends != 2*p.Tunnels.Len() {
 		t.Fatalf("%d tunnels have %d ends", p.Tunnels.Len(), ends)

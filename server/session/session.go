@@ -227,6 +227,8 @@ func (s *session) connect() {
 		DataPlane:    s.hello.GetDataPlane(),
 		Uplinks:      s.hello.GetUplinks(),
 		BootID:       s.hello.GetBootId(),
+
+		CertificateSerial: s.identity.Serial(),
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/model"
 )
 
@@ -24,6 +25,11 @@ type Snapshot struct {
 	APITokens        model.Table[*storev1.ApiToken]
 	LoginLinks       model.Table[*storev1.LoginLink]
 	Replicas         model.Table[*storev1.Replica]
+
+	EnrollmentRequests model.Table[*storev1.EnrollmentRequest]
+	Devices            model.Table[*swanherdv1.Device]
+	DeviceSerials      model.Table[*storev1.DeviceSerial]
+	TokenUses          model.Table[*storev1.TokenUse]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

@@ -20,6 +20,10 @@
 //	login_links/{hash}                     store.v1.LoginLink
 //	cas/controller, cas/networks/{network} store.v1.CertificateAuthority
 //	revocations/{network}/{serial}         store.v1.Revocation
+//	enrollment_requests/{network}/{key}    store.v1.EnrollmentRequest
+//	devices/{network}/{device}             swanherd.v1.Device
+//	device_serials/{serial}                store.v1.DeviceSerial
+//	token_uses/{token}                     store.v1.TokenUse
 //	events/{network}/{ulid}                swanherd.v1.Event
 //	replicas/{replica}                     store.v1.Replica, under its lease
 //	leader/{lease}                         the campaigns of the replicas, under their leases

@@ -56,6 +56,11 @@ type Store struct {
 	Revocations      *Collection[*storev1.Revocation]
 	Replicas         *Collection[*storev1.Replica]
 
+	EnrollmentRequests *Collection[*storev1.EnrollmentRequest]
+	Devices            *Collection[*swanherdv1.Device]
+	DeviceSerials      *Collection[*storev1.DeviceSerial]
+	TokenUses          *Collection[*storev1.TokenUse]
+
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
 	log            *slog.Logger
@@ -166,6 +171,10 @@ func (s *Store) makeCollections() {
 	s.Authorities = collect(s, "cas", "certificateAuthorities/**", func(n *Snapshot) *model.Table[*storev1.CertificateAuthority] { return &n.Authorities })
 	s.Revocations = collect(s, "revocations", "networks/*/revocations/*", func(n *Snapshot) *model.Table[*storev1.Revocation] { return &n.Revocations })
 	s.Replicas = collect(s, "replicas", "replicas/*", func(n *Snapshot) *model.Table[*storev1.Replica] { return &n.Replicas })
+	s.EnrollmentRequests = collect(s, "enrollment_requests", "networks/*/enrollmentRequests/*", func(n *Snapshot) *model.Table[*storev1.EnrollmentRequest] { return &n.EnrollmentRequests })
+	s.Devices = collect(s, "devices", "networks/*/devices/*", func(n *Snapshot) *model.Table[*swanherdv1.Device] { return &n.Devices })
+	s.DeviceSerials = collect(s, "device_serials", "deviceSerials/*", func(n *Snapshot) *model.Table[*storev1.DeviceSerial] { return &n.DeviceSerials })
+	s.TokenUses = collect(s, "token_uses", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.TokenUse] { return &n.TokenUses })
 }
 
 func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {

@@ -1,0 +1,283 @@
+package pki
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// An authority is replaced in two phases, so that at no moment two edges meet of
+// which one does not believe the other:
+//
+//	DISTRIBUTING  the old one issues, every edge learns to trust both
+//	REISSUING     the new one issues, every edge gets certificates of it
+//
+// and then the old one is dropped. A phase ends when every edge is through with it,
+// by what the edge itself has said. All there is to know is in the authority's
+// record and in what the store knows of the edges, and a phase ends by a
+// transaction on the record's revision: so it does not matter who ends it, nor
+// whether two try.
+
+// ErrRotation is a step of a replacement that is not possible now.
+var ErrRotation = errors.New("the authority is not at that step")
+
+// minRenewWithin and renewalsPerSecond make the time over which edges spread their
+// renewals, if nobody said otherwise.
+const (
+	minRenewWithin    = 10 * time.Second
+	renewalsPerSecond = 10
+)
+
+// RotateIn begins to replace the network's authority by a new one, as a part of t.
+// renewWithin 0 is as long as so many edges need.
+func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, renewWithin time.Duration, edges int, actor string, now time.Time) error {
+	if row.Value.GetRotation() != nil {
+		return fmt.Errorf("%w: it is being replaced already, since %s", ErrRotation, row.Value.GetRotation().GetStartTime().AsTime().Format(time.RFC3339))
+	}
+	next, err := NewAuthority("Swanherd network "+network.Network, now)
+	if err != nil {
+		return err
+	}
+	key, err := k.store.Authorities.Key(row.Name)
+	if err != nil {
+		return err
+	}
+	sealed, err := k.seal(key, next)
+	if err != nil {
+		return err
+	}
+	if renewWithin == 0 {
+		renewWithin = max(minRenewWithin, time.Duration(edges)*time.Second/renewalsPerSecond)
+	}
+	changed := proto.CloneOf(row.Value)
+	changed.Rotation = &storev1.AuthorityRotation{
+		Phase:            swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING,
+		OtherCertificate: next.certificate.Raw,
+		OtherKey:         sealed,
+		StartTime:        timestamppb.New(now),
+		PhaseTime:        timestamppb.New(now),
+		RenewWithin:      durationpb.New(renewWithin),
+		Actor:            actor,
+		IssuerPin:        next.Pin(),
+	}
+	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
+	return nil
+}
+
+// CancelIn gives a replacement up, as a part of t.
+func (k *Keeper) CancelIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority]) error {
+	if row.Value.GetRotation().GetPhase() != swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING {
+		return fmt.Errorf("%w: a replacement can be given up only until the new authority issues", ErrRotation)
+	}
+	changed := proto.CloneOf(row.Value)
+	changed.Rotation = nil
+	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
+	return nil
+}
+
+// AdvanceIn ends the phase, as a part of t, whether or not every edge is through
+// with it.
+func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], phase swanherdv1.CertificateAuthority_Phase, now time.Time) error {
+	rotation := row.Value.GetRotation()
+	if rotation.GetPhase() != phase || phase == swanherdv1.CertificateAuthority_PHASE_UNSPECIFIED {
+		return fmt.Errorf("%w: it is at %s", ErrRotation, rotation.GetPhase())
+	}
+	changed := proto.CloneOf(row.Value)
+	switch phase {
+	case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
+		changed.Certificate, changed.Key = rotation.GetOtherCertificate(), rotation.GetOtherKey()
+		changed.Rotation.OtherCertificate, changed.Rotation.OtherKey = row.Value.GetCertificate(), nil
+		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_REISSUING
+		changed.Rotation.PhaseTime = timestamppb.New(now)
+	default:
+		changed.Rotation = nil
+	}
+	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
+	return nil
+}
+
+// A Waiting edge is one that a phase waits for, and why.
+type Waiting struct{ Edge, Reason string }
+
+// Progress is how far the edges of a network are with the phase of its authority's
+// replacement: how many there are, and which are not through with it, by name.
+// Edges that have no good certificate are left out: they have nothing to lose.
+func Progress(snap *store.Snapshot, network model.NetworkName, row model.Row[*storev1.CertificateAuthority], now time.Time) (edges int, waiting []Waiting) {
+	for identity := range snap.EdgeIdentities.InNetwork(network) {
+		if !slices.ContainsFunc(identity.Value.GetCertificates(), func(c *storev1.IssuedCertificate) bool { return c.GetExpireTime().AsTime().After(now) }) {
+			continue
+		}
+		edges++
+		status := snap.EdgeStatuses.Value(identity.Name)
+		reason := ""
+		switch row.Value.GetRotation().GetPhase() {
+		case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
+			reason = lacks(status, row.Revision)
+		case swanherdv1.CertificateAuthority_PHASE_REISSUING:
+			reason = outdated(status, identity.Value, row.Value.GetRotation().GetIssuerPin(), now)
+		}
+		if reason != "" {
+			waiting = append(waiting, Waiting{identity.Name, reason})
+		}
+	}
+	return edges, waiting
+}
+
+// Knows says whether an edge has said that it runs and keeps an intent that was
+// planned from the revision or a later one.
+func Knows(status *storev1.EdgeStatus, revision int64) bool {
+	return status.GetStatus().GetIntentState() == swanherdv1.IntentState_INTENT_STATE_CONFIRMED &&
+		status.GetStatus().GetAppliedRevision() >= revision
+}
+
+// lacks says why an edge does not know of the revision, if it does not.
+func lacks(status *storev1.EdgeStatus, revision int64) string {
+	switch {
+	case Knows(status, revision):
+		return ""
+	case status == nil:
+		return "has not been connected yet"
+	case !status.GetStatus().GetConnected():
+		return "is not connected"
+	default:
+		return "has not confirmed the new trust anchors yet"
+	}
+}
+
+// outdated says why an edge does not use a certificate of the issuer, if it does not.
+// What it uses shows in its session: that a certificate was issued does not say that
+// the answer arrived. Control and IKE certificate come into use together.
+func outdated(status *storev1.EdgeStatus, identity *storev1.EdgeIdentity, issuer string, now time.Time) string {
+	used, ok := Issued(identity, status.GetCertificateSerial(), now)
+	switch {
+	case ok && used.GetIssuerPin() == issuer:
+		return ""
+	case status == nil:
+		return "has not been connected yet"
+	case !status.GetStatus().GetConnected():
+		return "is not connected, and its certificate is of the authority that goes"
+	default:
+		return "has not renewed its certificates yet"
+	}
+}
+
+// A Rotator ends the phases of replacements when every edge is through with them.
+type Rotator struct {
+	Keeper *Keeper
+	// Audit makes the event that tells of a phase's end.
+	Audit func(network model.NetworkName, action, message string) *swanherdv1.Event
+	// Failed is told of what went wrong; it is tried again.
+	Failed func(error)
+}
+
+// rotatorPause is the least time between two looks: each is about every edge.
+const rotatorPause = time.Second
+
+// Run looks after each change of the store until ctx ends.
+func (r *Rotator) Run(ctx context.Context) {
+	sub := r.Keeper.store.Subscribe()
+	defer sub.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-sub.Changed():
+		}
+		if err := r.Step(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			r.Failed(err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rotatorPause):
+		}
+	}
+}
+
+// Step ends every phase that every edge is through with.
+func (r *Rotator) Step(ctx context.Context, now time.Time) error {
+	snap := r.Keeper.store.Snapshot()
+	var errs []error
+	for row := range snap.Networks.All() {
+		network, err := model.ParseNetworkName(row.Name)
+		if err != nil {
+			continue // refused before it was stored
+		}
+		authority, ok := snap.Authorities.Get(network.AuthorityName())
+		if !ok || authority.Value.GetRotation() == nil {
+			continue
+		}
+		edges, waiting := Progress(snap, network, authority, now)
+		if len(waiting) > 0 {
+			continue
+		}
+		if err := r.advance(ctx, network, authority, edges, now); err != nil && !errors.Is(err, store.ErrConflict) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *Rotator) advance(ctx context.Context, network model.NetworkName, row model.Row[*storev1.CertificateAuthority], edges int, now time.Time) error {
+	phase := row.Value.GetRotation().GetPhase()
+	t := r.Keeper.store.Txn()
+	if err := r.Keeper.AdvanceIn(t, row, phase, now); err != nil {
+		return err
+	}
+	action, message := PhaseEnd(phase, edges, nil)
+	r.Keeper.store.AppendEventIn(t, network, r.Audit(network, action, message))
+	if _, err := t.Commit(ctx); err != nil {
+		return fmt.Errorf("replace the authority of %s: %w", network, err)
+	}
+	return nil
+}
+
+// PhaseEnd is how the audit log calls the end of a phase.
+func PhaseEnd(phase swanherdv1.CertificateAuthority_Phase, edges int, waiting []Waiting) (action, message string) {
+	action, what := "certificateAuthority.retire", "have certificates of the new authority; the old one is dropped"
+	if phase == swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING {
+		action, what = "certificateAuthority.reissue", "trust the new authority, which issues from now on"
+	}
+	return action, fmt.Sprintf("%d of %d edges %s", edges-len(waiting), edges, what)
+}
+
+// Describe is an authority as the API shows it, but for its name and the edges.
+func Describe(a *storev1.CertificateAuthority) (*swanherdv1.CertificateAuthority, error) {
+	certificate, err := x509.ParseCertificate(a.GetCertificate())
+	if err != nil {
+		return nil, fmt.Errorf("parse certificate of %s: %w", a.GetName(), err)
+	}
+	shown := &swanherdv1.CertificateAuthority{
+		Certificate: string(EncodePEM(certificate.Raw)),
+		Pin:         Pin(certificate),
+		ExpireTime:  timestamppb.New(certificate.NotAfter),
+	}
+	rotation := a.GetRotation()
+	if rotation == nil {
+		return shown, nil
+	}
+	other, err := x509.ParseCertificate(rotation.GetOtherCertificate())
+	if err != nil {
+		return nil, fmt.Errorf("parse the other certificate of %s: %w", a.GetName(), err)
+	}
+	shown.Rotation = &swanherdv1.CertificateAuthority_Rotation{
+		Phase:     rotation.GetPhase(),
+		StartTime: rotation.GetStartTime(),
+		PhaseTime: rotation.GetPhaseTime(),
+		OtherPin:  Pin(other),
+		Actor:     rotation.GetActor(),
+	}
+	return shown, nil
+}
