@@ -53,21 +53,37 @@ func (c *controller) populated(network string) *samples {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	device, err := c.devices().CreateDevice(ctx, &swanherdv1.CreateDeviceRequest{
+		Parent: network, Device: &swanherdv1.Device{SerialNumber: "S-" + strings.ReplaceAll(network, "/", "-"), Site: m.GetSites()[2].GetName()},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	waiting := c.newEdge()
+	asked, err := waiting.tryEnrollSerial(device.GetSerialNumber())
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
 		ids: map[string]string{
 			"site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
+			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 		},
 		values: map[protoreflect.FullName]any{
-			"swanherd.v1.CreateNetworkRequest.network_id":     strings.TrimPrefix(network, "networks/") + "-fresh",
-			"swanherd.v1.RedeemLoginLinkRequest.code":         "nonsense",
-			"swanherd.v1.EnrollRequest.token":                 made.GetSecret(),
-			"swanherd.v1.EnrollRequest.control_csr":           e.csr(e.control),
-			"swanherd.v1.EnrollRequest.ike_csr":               e.csr(e.ike),
-			"swanherd.v1.RenewCertificateRequest.control_csr": e.csr(e.control),
-			"swanherd.v1.RenewCertificateRequest.ike_csr":     e.csr(e.ike),
+			"swanherd.v1.CreateNetworkRequest.network_id":          strings.TrimPrefix(network, "networks/") + "-fresh",
+			"swanherd.v1.RedeemLoginLinkRequest.code":              "nonsense",
+			"swanherd.v1.EnrollRequest.token":                      made.GetSecret(),
+			"swanherd.v1.EnrollRequest.control_csr":                e.csr(e.control),
+			"swanherd.v1.EnrollRequest.ike_csr":                    e.csr(e.ike),
+			"swanherd.v1.PollEnrollmentRequest.enrollment_request": asked.GetPending().GetEnrollmentRequest(),
+			"swanherd.v1.PollEnrollmentRequest.control_csr":        waiting.csr(waiting.control),
+			"swanherd.v1.PollEnrollmentRequest.ike_csr":            waiting.csr(waiting.ike),
+			"swanherd.v1.ForceCertificateAuthorityRequest.phase":   swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING.Number(),
+			"swanherd.v1.RenewCertificateRequest.control_csr":      e.csr(e.control),
+			"swanherd.v1.RenewCertificateRequest.ike_csr":          e.csr(e.ike),
 		},
 	}
 }

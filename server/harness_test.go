@@ -137,6 +137,14 @@ func (c *controller) access() swanherdv1.AccessServiceClient {
 	return swanherdv1.NewAccessServiceClient(c.dial(c.token))
 }
 
+func (c *controller) certificates() swanherdv1.CertificateServiceClient {
+	return swanherdv1.NewCertificateServiceClient(c.dial(c.token))
+}
+
+func (c *controller) devices() swanherdv1.DeviceServiceClient {
+	return swanherdv1.NewDeviceServiceClient(c.dial(c.token))
+}
+
 func (c *controller) fleet() swanherdv1.FleetServiceClient {
 	return swanherdv1.NewFleetServiceClient(c.dial(c.token))
 }
@@ -231,13 +239,36 @@ func (e *testEdge) tryEnroll(token, id string) (*swanherdv1.EnrollResponse, erro
 	})
 }
 
+// tryEnrollSerial enrols without a token, by a registered serial number.
+func (e *testEdge) tryEnrollSerial(serial string) (*swanherdv1.EnrollResponse, error) {
+	conn := e.dial()
+	defer conn.Close()
+	return swanherdv1.NewEnrollmentServiceClient(conn).Enroll(e.t.Context(), &swanherdv1.EnrollRequest{
+		SerialNumber: serial, ControlCsr: e.csr(e.control), IkeCsr: e.csr(e.ike),
+	})
+}
+
+// poll asks what became of a request.
+func (e *testEdge) poll(request string) (*swanherdv1.EnrollResponse, error) {
+	conn := e.dial()
+	defer conn.Close()
+	return swanherdv1.NewEnrollmentServiceClient(conn).PollEnrollment(e.t.Context(), &swanherdv1.PollEnrollmentRequest{
+		EnrollmentRequest: request, ControlCsr: e.csr(e.control), IkeCsr: e.csr(e.ike),
+	})
+}
+
+// take takes over what the controller issued.
+func (e *testEdge) take(resp *swanherdv1.EnrollResponse) {
+	e.name, e.chain = resp.GetEdge(), resp.GetCertificates().GetControlChain()
+}
+
 func (e *testEdge) enroll(token string) {
 	e.t.Helper()
 	resp, err := e.tryEnroll(token, "")
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.name, e.chain = resp.GetEdge(), resp.GetCertificates().GetControlChain()
+	e.take(resp)
 }
 
 func (c *controller) tokenFor(site string, uses uint32) string {
@@ -292,8 +323,13 @@ func (e *testEdge) follow(stream swanherdv1.EdgeControlService_SessionClient) er
 		if c := m.GetIntent(); c != nil {
 			err = e.update(c)
 		}
+		if m.GetConfirm() != nil {
+			err = stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{
+				Stage: swanherdv1.Ack_STAGE_CONFIRMED, Running: e.running,
+			}}})
+		}
 		e.mu.Unlock()
-		if err != nil {
+		if err != nil && !errors.Is(err, io.EOF) { // the stream ended, and Recv says why
 			return err
 		}
 		select {

@@ -4,18 +4,24 @@ import (
 	"context"
 	"time"
 
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/api"
+	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/pki"
 )
 
 const (
 	janitorInterval = time.Hour
-	// maxForgotten stays below what one transaction of etcd takes.
-	maxForgotten = 100
+	// maxForgotten stays below what one transaction of etcd takes, for each of two
+	// kinds.
+	maxForgotten = 50
 )
 
-// forgetRevocations removes, until ctx ends, revocations of certificates that
-// have expired: edges need not carry them any longer.
-func (s *Server) forgetRevocations(ctx context.Context) {
+// forgetExpired removes, until ctx ends, revocations of certificates that have
+// expired, which edges need not carry any longer, and enrolment requests that
+// waited too long.
+func (s *Server) forgetExpired(ctx context.Context) {
 	t := time.NewTicker(janitorInterval)
 	defer t.Stop()
 	for {
@@ -23,13 +29,26 @@ func (s *Server) forgetRevocations(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-t.C:
-			txn := s.store.Txn()
-			if pki.DropExpiredIn(txn, s.store, s.store.Snapshot(), now, maxForgotten) == 0 {
+			txn, snap := s.store.Txn(), s.store.Snapshot()
+			pki.DropExpiredIn(txn, s.store, snap, now, maxForgotten)
+			api.DropExpiredRequestsIn(txn, s.store, snap, now, maxForgotten)
+			if txn.Empty() {
 				continue
 			}
 			if _, err := txn.Commit(ctx); err != nil && ctx.Err() == nil {
-				s.cfg.Log.Warn("cannot remove expired revocations", "error", err)
+				s.cfg.Log.Warn("cannot remove what expired", "error", err)
 			}
 		}
+	}
+}
+
+// rotator ends the phases of replacements of authorities.
+func (s *Server) rotator() *pki.Rotator {
+	return &pki.Rotator{
+		Keeper: s.pki,
+		Audit: func(network model.NetworkName, action, message string) *swanherdv1.Event {
+			return access.Audit("system", network.String()+"/certificateAuthority", action, message)
+		},
+		Failed: func(err error) { s.cfg.Log.Warn("cannot go on with a replacement; trying again", "error", err) },
 	}
 }

@@ -111,6 +111,8 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterTopologyServiceServer(g, s.services.topology)
 	swanherdv1.RegisterFleetServiceServer(g, s.services.fleet)
 	swanherdv1.RegisterAccessServiceServer(g, s.services.access)
+	swanherdv1.RegisterCertificateServiceServer(g, s.services.certificates)
+	swanherdv1.RegisterDeviceServiceServer(g, s.services.devices)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

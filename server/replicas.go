@@ -105,7 +105,8 @@ func (s *Server) lead(ctx context.Context, _ *store.Leadership) {
 	defer s.leads.Store(false)
 	var duties sync.WaitGroup
 	duties.Go(func() { s.store.TrimEvents(ctx) })
-	duties.Go(func() { s.forgetRevocations(ctx) })
+	duties.Go(func() { s.forgetExpired(ctx) })
+	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { _ = s.keeper.Run(ctx) })
 	duties.Wait()
 	s.cfg.Log.Info("leading no more")

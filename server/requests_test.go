@@ -146,6 +146,8 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.Edge{Name: n + "/edges/" + s.ids["edge"], Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.EnrollmentToken":
 		return &swanherdv1.EnrollmentToken{Site: n + "/sites/" + s.ids["site"]}
+	case "swanherd.v1.Device":
+		return &swanherdv1.Device{SerialNumber: "FRESH-" + strings.TrimPrefix(n, "networks/"), Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.ApiToken":
 		return &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}
 	case "swanherd.v1.Manifest":

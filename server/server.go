@@ -77,6 +77,9 @@ type services struct {
 	fleet      *api.Fleet
 	access     *api.Access
 	enrollment *api.Enrollment
+
+	certificates *api.Certificates
+	devices      *api.Devices
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -162,7 +165,6 @@ func (s *Server) makeParts(ctx context.Context) error {
 	s.recorder = fleet.NewRecorder(journal{s.store}, s.cfg.Log)
 	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder, Leads: s.leads.Load})
 	s.metrics = history.New(s.fleet, s.networks)
-	s.metrics.WatchReplica(s.leads.Load, func() int { return s.store.Snapshot().Replicas.Len() }, s.staleFor)
 	s.board = session.NewBoard()
 	s.sessions = session.New(session.Config{
 		Epoch:   s.store.Epoch(),
@@ -189,16 +191,11 @@ func (s *Server) makeServices(context.Context) error {
 		fleet:      api.NewFleet(s.store, s.fleet, s.keeper, s.cfg.Version),
 		access:     api.NewAccess(s.store, s.keeper, s.cfg.Version),
 		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
+
+		certificates: api.NewCertificates(s.store, s.pki),
+		devices:      api.NewDevices(s.store),
 	}
 	return nil
-}
-
-// staleFor says for how long what this replica knows may be old.
-func (s *Server) staleFor() time.Duration {
-	if since, stale := s.store.StaleSince(); stale {
-		return time.Since(since)
-	}
-	return 0
 }
 
 // networks lists the networks there are, for the metrics.
@@ -279,6 +276,7 @@ func (s *Server) serve(ctx context.Context) error {
 			s.cfg.Log.Warn("last transitions were not recorded", "error", err)
 		}
 	})
+	s.background.Go(func() { s.keeper.RunUses(run) })
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.serveReplicas(run)

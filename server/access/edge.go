@@ -18,6 +18,15 @@ type EdgeIdentity struct {
 	Certificate *x509.Certificate
 }
 
+// Serial is the certificate's serial number, hexadecimal, lower case, no leading
+// zeros; empty without a certificate.
+func (i EdgeIdentity) Serial() string {
+	if i.Certificate == nil {
+		return ""
+	}
+	return i.Certificate.SerialNumber.Text(16)
+}
+
 // Verifier proves that a certificate is the control certificate of an edge
 // that may connect now, and returns which edge; its error is a gRPC status.
 type Verifier func(*x509.Certificate) (EdgeIdentity, error)

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -50,11 +51,12 @@ type Keeper struct {
 	store    *store.Store
 	failures *failureLimiter
 	audits   *auditLimiter
+	uses     *tokenUses
 }
 
 // NewKeeper returns a keeper of what the store holds.
 func NewKeeper(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter()}
+	return &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses()}
 }
 
 // Bootstrap makes the administrator's token of a new store and returns its
@@ -101,10 +103,13 @@ func (k *Keeper) Authenticate(token string) (Principal, error) {
 		matches(secret, hashSecret(nil)) // as long as for a known id
 		return Principal{}, errBadToken
 	}
-	expire := row.Value.GetToken().GetExpireTime()
-	if !matches(secret, row.Value.GetSecretSha256()) || expire != nil && !time.Now().Before(expire.AsTime()) {
+	now, expire := time.Now(), row.Value.GetToken().GetExpireTime()
+	current := matches(secret, row.Value.GetSecretSha256())
+	previous := matches(secret, row.Value.GetPreviousSha256()) && now.Before(row.Value.GetPreviousEndTime().AsTime())
+	if !current && !previous || expire != nil && !now.Before(expire.AsTime()) {
 		return Principal{}, errBadToken
 	}
+	k.uses.note(row.Name, now)
 	p := Principal{
 		Actor:    "token:" + id,
 		Role:     row.Value.GetToken().GetRole(),
@@ -178,19 +183,41 @@ func (k *Keeper) commit(ctx context.Context, t *store.Txn) error {
 	return nil
 }
 
-// ListAPITokens returns every token without its secret, by name.
-func (k *Keeper) ListAPITokens() []*swanherdv1.ApiToken {
-	var out []*swanherdv1.ApiToken
-	for row := range k.store.Snapshot().APITokens.All() {
-		out = append(out, row.Value.GetToken())
+// RotateAPIToken gives the token another secret and returns it with that; the one
+// before works for the grace.
+func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Duration, expire *timestamppb.Timestamp) (*swanherdv1.ApiToken, error) {
+	if err := inFuture("expire_time", expire); err != nil {
+		return nil, err
 	}
-	return out
+	row, err := k.store.APITokens.Get(ctx, name)
+	if err != nil {
+		return nil, StoreError(err)
+	}
+	now, secret := time.Now(), newSecret()
+	changed := proto.CloneOf(row.Value)
+	changed.PreviousSha256, changed.PreviousEndTime = row.Value.GetSecretSha256(), timestamppb.New(now.Add(grace))
+	changed.SecretSha256 = hashSecret(secret)
+	changed.Token.RotateTime = timestamppb.New(now)
+	if expire != nil {
+		changed.Token.ExpireTime = expire
+	}
+	t := k.store.Txn()
+	k.store.APITokens.UpdateIn(t, name, changed, row.Revision)
+	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.rotate", fmt.Sprintf("the secret before works for %s more", grace)))
+	if err := k.commit(ctx, t); err != nil {
+		return nil, err
+	}
+	out := proto.CloneOf(changed.GetToken())
+	_, id, _ := strings.Cut(name, "/")
+	out.Secret = formatAPIToken(id, secret)
+	return out, nil
 }
 
 // DeleteAPIToken revokes a token at once.
 func (k *Keeper) DeleteAPIToken(ctx context.Context, name string) error {
 	t := k.store.Txn()
 	k.store.APITokens.DeleteIn(t, name, store.AnyRevision)
+	k.store.TokenUses.DropIn(t, name)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.delete", ""))
 	return k.commit(ctx, t)
 }
@@ -289,38 +316,80 @@ func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want 
 	if err != nil {
 		return nil, Invalid("parent", err.Error())
 	}
-	site, err := model.ParseSiteName(want.GetSite())
-	if err != nil {
-		return nil, Invalid("enrollment_token.site", err.Error())
-	}
-	if site.Network != network.Network {
-		return nil, Invalid("enrollment_token.site", fmt.Sprintf("%s is not a site of %s", site, network))
-	}
-	if err := inFuture("enrollment_token.expire_time", want.GetExpireTime()); err != nil {
+	if err := checkEnrollmentToken(network, want); err != nil {
 		return nil, err
 	}
 	name := model.EnrollmentTokenName{Network: network.Network, Token: newID()}
 	token := &swanherdv1.EnrollmentToken{
 		Name:        name.String(),
-		Site:        site.String(),
+		Site:        want.GetSite(),
 		MaxUses:     max(want.GetMaxUses(), 1),
 		ExpireTime:  want.GetExpireTime(),
 		Description: want.GetDescription(),
 		CreateTime:  timestamppb.Now(),
+
+		AllowedCidrs:     want.GetAllowedCidrs(),
+		Edge:             want.GetEdge(),
+		ApprovalRequired: want.GetApprovalRequired(),
+		CreateSite:       want.GetCreateSite(),
+		SiteLabels:       want.GetSiteLabels(),
 	}
 	if token.ExpireTime == nil {
 		token.ExpireTime = timestamppb.New(time.Now().Add(DefaultEnrollmentTokenLife))
 	}
 	secret := newSecret()
 	t := k.store.Txn()
-	k.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
+	switch {
+	case token.GetCreateSite():
+	case token.GetSite() != "":
+		k.store.Sites.RequireIn(t, token.GetSite(), store.AnyRevision)
+	default:
+		k.store.Edges.RequireIn(t, token.GetEdge(), store.AnyRevision)
+	}
 	k.store.EnrollmentTokens.CreateIn(t, name.String(), &storev1.EnrollmentToken{Token: token, SecretSha256: hashSecret(secret)})
 	k.store.AppendEventIn(t, network, Audit(PrincipalFrom(ctx).Actor, name.String(), "enrollmentToken.create",
-		fmt.Sprintf("for %s, %d uses", site, token.GetMaxUses())))
+		fmt.Sprintf("for %s, %d uses", cmp.Or(token.GetEdge(), token.GetSite(), "sites that it makes"), token.GetMaxUses())))
 	if err := k.commit(ctx, t); err != nil {
 		return nil, err
 	}
 	return k.withSecret(token, secret)
+}
+
+// checkEnrollmentToken says what of a wanted token makes no sense.
+func checkEnrollmentToken(network model.NetworkName, want *swanherdv1.EnrollmentToken) error {
+	var found []Violation
+	violate := func(field, message string) { found = append(found, Violation{"enrollment_token." + field, message}) }
+	if want.GetSite() != "" {
+		site, err := model.ParseSiteName(want.GetSite())
+		if err != nil {
+			violate("site", err.Error())
+		} else if site.Network != network.Network {
+			violate("site", fmt.Sprintf("%s is not a site of %s", site, network))
+		}
+	} else if want.GetEdge() == "" && !want.GetCreateSite() {
+		violate("site", "name the site that edges will serve, or the edge that is to be replaced, or set create_site")
+	}
+	if want.GetEdge() != "" {
+		edge, err := model.ParseEdgeName(want.GetEdge())
+		if err != nil {
+			violate("edge", err.Error())
+		} else if edge.Network != network.Network {
+			violate("edge", fmt.Sprintf("%s is not an edge of %s", edge, network))
+		}
+		if want.GetMaxUses() > 1 {
+			violate("max_uses", "a token for one edge is for one use; make another one for the next device")
+		}
+	}
+	if len(want.GetSiteLabels()) > 0 && !want.GetCreateSite() {
+		violate("site_labels", "are for sites that the token makes; set create_site, or label the site itself")
+	}
+	if err := inFuture("enrollment_token.expire_time", want.GetExpireTime()); err != nil {
+		violate("expire_time", "lies in the past; leave it out for the default")
+	}
+	if len(found) > 0 {
+		return InvalidAll(found)
+	}
+	return nil
 }
 
 func (k *Keeper) withSecret(token *swanherdv1.EnrollmentToken, secret []byte) (*swanherdv1.EnrollmentToken, error) {
@@ -407,6 +476,7 @@ func (k *Keeper) removeExpired(ctx context.Context, now time.Time) error {
 		expire := row.Value.GetToken().GetExpireTime()
 		if n < maxRemovals && expire != nil && now.After(expire.AsTime()) {
 			k.store.APITokens.DropIn(t, row.Name)
+			k.store.TokenUses.DropIn(t, row.Name)
 			n++
 		}
 	}

@@ -91,6 +91,25 @@ var rules = map[string]rule{
 	"/swanherd.v1.AccessService/RedeemLoginLink":       {caller: forAnyone, guessable: true},
 	"/swanherd.v1.AccessService/WhoAmI":                {role: viewer, scope: ownAffairs},
 
+	"/swanherd.v1.AccessService/RotateApiToken": {role: viewer, scope: ownAffairs}, // of others: admin, by the handler
+
+	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer},
+	"/swanherd.v1.CertificateService/RevokeEdge":                 {role: operator},
+	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer},
+	"/swanherd.v1.CertificateService/GetCertificateAuthority":    {role: viewer},
+	"/swanherd.v1.CertificateService/RotateCertificateAuthority": {role: admin},
+	"/swanherd.v1.CertificateService/ForceCertificateAuthority":  {role: admin},
+	"/swanherd.v1.CertificateService/CancelCertificateAuthority": {role: admin},
+
+	"/swanherd.v1.DeviceService/CreateDevice":             {role: operator},
+	"/swanherd.v1.DeviceService/GetDevice":                {role: viewer},
+	"/swanherd.v1.DeviceService/ListDevices":              {role: viewer},
+	"/swanherd.v1.DeviceService/DeleteDevice":             {role: operator},
+	"/swanherd.v1.DeviceService/ListEnrollmentRequests":   {role: viewer},
+	"/swanherd.v1.DeviceService/ApproveEnrollmentRequest": {role: operator},
+	"/swanherd.v1.DeviceService/DenyEnrollmentRequest":    {role: operator},
+
+	"/swanherd.v1.EnrollmentService/PollEnrollment":   {caller: forAnyone, guessable: true},
 	"/swanherd.v1.EnrollmentService/Enroll":           {caller: forAnyone, guessable: true},
 	"/swanherd.v1.EnrollmentService/RenewCertificate": {caller: forEdges},
 	"/swanherd.v1.EdgeControlService/Session":         {caller: forEdges},

@@ -81,7 +81,7 @@ func (a *Access) ListApiTokens(ctx context.Context, req *swanherdv1.ListApiToken
 	}
 	tokens, next := page(q, func(yield func(*swanherdv1.ApiToken) bool) {
 		for row := range snap.APITokens.After(q.first()) {
-			if !yield(row.Value.GetToken()) {
+			if !yield(a.keeper.WithUse(row.Value.GetToken())) {
 				return
 			}
 		}
@@ -93,18 +93,42 @@ func (a *Access) ListApiTokens(ctx context.Context, req *swanherdv1.ListApiToken
 // browser signs out.
 const ownToken = "apiTokens/self"
 
+// tokenOf is the token that a caller names: its own, or any for an administrator.
+func tokenOf(ctx context.Context, name, verb string) (string, error) {
+	p := access.PrincipalFrom(ctx)
+	switch {
+	case name == ownToken:
+		return "apiTokens/" + strings.TrimPrefix(p.Actor, "token:"), nil
+	case p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global():
+		return "", status.Errorf(codes.PermissionDenied, "%s may %s its own token only, %s", p.Actor, verb, ownToken)
+	}
+	if id, ok := strings.CutPrefix(name, "apiTokens/"); !ok || !model.ValidID(id) {
+		return "", access.Invalid("name", "is not a name of the form apiTokens/{api_token}")
+	}
+	return name, nil
+}
+
 // DeleteApiToken implements AccessService.
 func (a *Access) DeleteApiToken(ctx context.Context, req *swanherdv1.DeleteApiTokenRequest) (*emptypb.Empty, error) {
-	p := access.PrincipalFrom(ctx)
-	name := req.GetName()
-	if name == ownToken {
-		name = "apiTokens/" + strings.TrimPrefix(p.Actor, "token:")
-	} else if p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global() {
-		return nil, status.Errorf(codes.PermissionDenied, "%s may delete its own token only, %s", p.Actor, ownToken)
-	} else if id, ok := strings.CutPrefix(name, "apiTokens/"); !ok || !model.ValidID(id) {
-		return nil, access.Invalid("name", "is not a name of the form apiTokens/{api_token}")
+	name, err := tokenOf(ctx, req.GetName(), "delete")
+	if err != nil {
+		return nil, err
 	}
 	return &emptypb.Empty{}, a.keeper.DeleteAPIToken(ctx, name)
+}
+
+// RotateApiToken implements AccessService. Who has no say over other tokens has none
+// over how long its own lasts.
+func (a *Access) RotateApiToken(ctx context.Context, req *swanherdv1.RotateApiTokenRequest) (*swanherdv1.ApiToken, error) {
+	name, err := tokenOf(ctx, req.GetName(), "rotate")
+	if err != nil {
+		return nil, err
+	}
+	p := access.PrincipalFrom(ctx)
+	if req.GetExpireTime() != nil && (p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global()) {
+		return nil, status.Errorf(codes.PermissionDenied, "%s may not change when its token expires; ask an administrator", p.Actor)
+	}
+	return a.keeper.RotateAPIToken(ctx, name, req.GetGrace().AsDuration(), req.GetExpireTime())
 }
 
 // CreateLoginLink implements AccessService.

@@ -1,16 +1,13 @@
 package api
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/oklog/ulid/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -48,8 +45,8 @@ func NewEnrollment(s *store.Store, keeper *pki.Keeper, tokens *access.Keeper, en
 	return &Enrollment{store: s, pki: keeper, keeper: tokens, endpoints: endpoints}
 }
 
-// errEnrollmentToken is the answer to every token that is not good, whatever
-// is wrong with it.
+// errEnrollmentToken is the answer to every token or serial number that is not good,
+// whatever is wrong with it.
 var errEnrollmentToken = status.Error(codes.PermissionDenied, "enrollment token is not valid")
 
 // requests are the two certificate requests of an edge.
@@ -71,8 +68,12 @@ func parseRequests(control, ike []byte) (requests, error) {
 	return r, nil
 }
 
-// controlKey identifies the key of the control channel.
+// controlKey identifies the key of the control channel; nil when the request was
+// not good.
 func (r requests) controlKey() []byte {
+	if r.control == nil {
+		return nil
+	}
 	sum := sha256.Sum256(r.control.RawSubjectPublicKeyInfo)
 	return sum[:]
 }
@@ -81,10 +82,15 @@ func (r requests) controlKey() []byte {
 // to be remembered of its certificates are one transaction; nothing after it
 // can fail the call.
 func (s *Enrollment) Enroll(ctx context.Context, req *swanherdv1.EnrollRequest) (*swanherdv1.EnrollResponse, error) {
+	return s.attempt(func() (*swanherdv1.EnrollResponse, error) { return s.enroll(ctx, req) })
+}
+
+// attempt repeats f while others change what it depends on.
+func (s *Enrollment) attempt(f func() (*swanherdv1.EnrollResponse, error)) (*swanherdv1.EnrollResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for range enrollAttempts {
-		resp, err := s.enroll(ctx, req)
+		resp, err := f()
 		if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrNotFound) {
 			continue
 		}
@@ -96,78 +102,58 @@ func (s *Enrollment) Enroll(ctx context.Context, req *swanherdv1.EnrollRequest) 
 // enroll is one attempt. Errors of the store about conditions that did not hold
 // are returned as they are.
 func (s *Enrollment) enroll(ctx context.Context, req *swanherdv1.EnrollRequest) (*swanherdv1.EnrollResponse, error) {
-	token, ok, err := s.keeper.CheckEnrollmentToken(ctx, req.GetToken())
+	csrs, csrErr := parseRequests(req.GetControlCsr(), req.GetIkeCsr())
+	g, err := s.grant(ctx, req, csrs)
 	if err != nil {
 		return nil, err
 	}
-	if !ok {
-		return nil, errEnrollmentToken
-	}
-	site, err := model.ParseSiteName(token.Value.GetToken().GetSite())
+	identity, err := s.identityOf(ctx, g.edge)
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "site of the enrollment token: %v", err)
+		return nil, err
 	}
-	name := model.EdgeName{Network: site.Network, Edge: req.GetEdgeId()}
-	if name.Edge == "" {
-		name.Edge = site.Site
-	}
-	identity, err := s.store.EdgeIdentities.Get(ctx, name.String())
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, access.StoreError(err)
-	}
-	exists := err == nil
-	csrs, csrErr := parseRequests(req.GetControlCsr(), req.GetIkeCsr())
-	repeated := exists && csrErr == nil && identity.Value.GetEnrollmentToken() == token.Name &&
-		bytes.Equal(identity.Value.GetControlKeySha256(), csrs.controlKey())
+	repeated := csrErr == nil && g.repeated(identity.Value, csrs)
 	switch {
-	case !repeated && token.Value.GetToken().GetUses() >= token.Value.GetToken().GetMaxUses():
+	case !repeated && g.usedUp():
 		return nil, errEnrollmentToken
-	case csrErr != nil:
+	case csrErr != nil: // told to those only who may enrol
 		return nil, csrErr
-	case exists && !repeated:
-		return nil, status.Errorf(codes.AlreadyExists,
-			"%s has enrolled already with another key; delete it first, or enrol under another id", name)
+	case repeated:
+		return s.admit(ctx, g, identity, csrs)
+	case identity.Revision != 0 && !g.replace:
+		return nil, errEnrolled(g.edge)
+	case g.approve:
+		return s.ask(ctx, req, g, csrs)
 	}
-	return s.admit(ctx, name, site, token, identity, csrs)
+	return s.admit(ctx, g, identity, csrs)
 }
 
-// admit issues the certificates and stores what has to be remembered. identity
-// is zero for a new edge.
-func (s *Enrollment) admit(ctx context.Context, name model.EdgeName, site model.SiteName, token model.Row[*storev1.EnrollmentToken],
-	identity model.Row[*storev1.EdgeIdentity], csrs requests,
-) (*swanherdv1.EnrollResponse, error) {
-	now := time.Now()
-	certificates, control, ike, err := s.issue(ctx, name, csrs, now)
+func errEnrolled(edge model.EdgeName) error {
+	return status.Errorf(codes.AlreadyExists,
+		"%s has enrolled already with another key; delete it first, make a token that replaces it, or enrol under another id", edge)
+}
+
+// grant is what the request's token or serial number grants.
+func (s *Enrollment) grant(ctx context.Context, req *swanherdv1.EnrollRequest, csrs requests) (*grant, error) {
+	if req.GetToken() == "" && req.GetSerialNumber() == "" {
+		return nil, access.Invalid("token", "is needed, or else the serial number of a registered device")
+	}
+	if req.GetToken() == "" {
+		return s.deviceGrant(ctx, req.GetSerialNumber(), csrs.controlKey())
+	}
+	token, err := s.checkToken(ctx, req.GetToken())
 	if err != nil {
 		return nil, err
 	}
-	t := s.store.Txn()
-	if identity.Revision == 0 {
-		used := proto.Clone(token.Value).(*storev1.EnrollmentToken)
-		used.Token.Uses++
-		s.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
-		s.store.EnrollmentTokens.UpdateIn(t, token.Name, used, token.Revision)
-		s.store.Edges.CreateIn(t, name.String(), &swanherdv1.Edge{
-			Name:       name.String(),
-			Site:       site.String(),
-			Uid:        strings.ToLower(ulid.Make().String()),
-			CreateTime: timestamppb.New(now),
-			UpdateTime: timestamppb.New(now),
-		})
-		remembered := &storev1.EdgeIdentity{Edge: name.String(), EnrollmentToken: token.Name, ControlKeySha256: csrs.controlKey()}
-		pki.Remember(remembered, control, ike, now)
-		s.store.EdgeIdentities.CreateIn(t, name.String(), remembered)
-		s.store.AppendEventIn(t, model.NetworkName{Network: name.Network},
-			access.Audit("enrollmentToken:"+lastSegment(token.Name), name.String(), "edge.enroll", "serves "+site.String()))
-	} else {
-		remembered := proto.Clone(identity.Value).(*storev1.EdgeIdentity)
-		pki.Remember(remembered, control, ike, now)
-		s.store.EdgeIdentities.UpdateIn(t, name.String(), remembered, identity.Revision)
+	return s.tokenGrant(ctx, token, req.GetEdgeId())
+}
+
+// identityOf is the identity of an edge; zero when it has none.
+func (s *Enrollment) identityOf(ctx context.Context, edge model.EdgeName) (model.Row[*storev1.EdgeIdentity], error) {
+	row, err := s.store.EdgeIdentities.Get(ctx, edge.String())
+	if errors.Is(err, store.ErrNotFound) {
+		return model.Row[*storev1.EdgeIdentity]{}, nil
 	}
-	if err := s.commit(ctx, t); err != nil {
-		return nil, err
-	}
-	return &swanherdv1.EnrollResponse{Edge: name.String(), Certificates: certificates, SessionEndpoints: s.endpoints}, nil
+	return row, access.StoreError(err)
 }
 
 // commit stores t and waits for the cache, so that the session that follows
@@ -186,29 +172,40 @@ func (s *Enrollment) commit(ctx context.Context, t *store.Txn) error {
 	return nil
 }
 
-// issue makes both certificates of an edge.
-func (s *Enrollment) issue(ctx context.Context, name model.EdgeName, csrs requests, now time.Time) (_ *swanherdv1.EdgeCertificates, control, ike *pki.Certificate, _ error) {
-	authority, err := s.pki.Network(ctx, model.NetworkName{Network: name.Network})
-	if err != nil {
-		return nil, nil, nil, access.StoreError(err)
-	}
-	controller, err := s.pki.Controller(ctx, now)
-	if err != nil {
-		return nil, nil, nil, access.StoreError(err)
-	}
-	if control, err = authority.IssueControl(csrs.control, name, now); err != nil {
-		return nil, nil, nil, status.Errorf(codes.Internal, "issue control certificate: %v", err)
-	}
-	if ike, err = authority.IssueIKE(csrs.ike, name, now); err != nil {
-		return nil, nil, nil, status.Errorf(codes.Internal, "issue IKE certificate: %v", err)
-	}
+// issued are both certificates of an edge, and whom it is to trust.
+type issued struct {
+	control, ike *pki.Certificate
+	issuer       *pki.Authority
+	controller   *pki.Authority
+}
+
+func (i *issued) message(now time.Time) *swanherdv1.EdgeCertificates {
 	return &swanherdv1.EdgeCertificates{
-		ControlChain:    control.Chain,
-		IkeChain:        ike.Chain,
-		ControllerRoots: [][]byte{controller.Certificate().Raw},
-		NetworkRoots:    [][]byte{authority.Certificate().Raw},
+		ControlChain:    i.control.Chain,
+		IkeChain:        i.ike.Chain,
+		ControllerRoots: i.controller.Trusted(),
+		NetworkRoots:    i.issuer.Trusted(),
 		RenewTime:       timestamppb.New(now.Add(pki.RenewAfter)),
-	}, control, ike, nil
+	}
+}
+
+// issue makes both certificates of an edge.
+func (s *Enrollment) issue(ctx context.Context, name model.EdgeName, csrs requests, now time.Time) (*issued, error) {
+	i := &issued{}
+	var err error
+	if i.issuer, err = s.pki.Network(ctx, model.NetworkName{Network: name.Network}); err != nil {
+		return nil, access.StoreError(err)
+	}
+	if i.controller, err = s.pki.Controller(ctx, now); err != nil {
+		return nil, access.StoreError(err)
+	}
+	if i.control, err = i.issuer.IssueControl(csrs.control, name, now); err != nil {
+		return nil, status.Errorf(codes.Internal, "issue control certificate: %v", err)
+	}
+	if i.ike, err = i.issuer.IssueIKE(csrs.ike, name, now); err != nil {
+		return nil, status.Errorf(codes.Internal, "issue IKE certificate: %v", err)
+	}
+	return i, nil
 }
 
 // RenewCertificate implements EnrollmentService.
@@ -226,7 +223,7 @@ func (s *Enrollment) RenewCertificate(ctx context.Context, req *swanherdv1.Renew
 		return nil, err
 	}
 	for range enrollAttempts {
-		certificates, err := s.renew(ctx, name, csrs)
+		certificates, err := s.renew(ctx, name, caller.Serial(), csrs)
 		if errors.Is(err, store.ErrConflict) {
 			continue
 		}
@@ -238,25 +235,31 @@ func (s *Enrollment) RenewCertificate(ctx context.Context, req *swanherdv1.Renew
 	return nil, status.Error(codes.Aborted, "the edge's identity changes all the time; try again")
 }
 
-func (s *Enrollment) renew(ctx context.Context, name model.EdgeName, csrs requests) (*swanherdv1.EdgeCertificates, error) {
+// renew is one attempt. serial is that of the certificate which the edge showed: it
+// may have been revoked since the connection was made.
+func (s *Enrollment) renew(ctx context.Context, name model.EdgeName, serial string, csrs requests) (*swanherdv1.EdgeCertificates, error) {
 	now := time.Now()
 	row, err := s.store.EdgeIdentities.Get(ctx, name.String())
 	if err != nil {
 		return nil, err
 	}
-	certificates, control, ike, err := s.issue(ctx, name, csrs, now)
+	if _, good := pki.Issued(row.Value, serial, now); !good {
+		return nil, status.Error(codes.PermissionDenied, pki.ErrRevoked.Error())
+	}
+	fresh, err := s.issue(ctx, name, csrs, now)
 	if err != nil {
 		return nil, err
 	}
-	remembered := proto.Clone(row.Value).(*storev1.EdgeIdentity)
+	remembered := proto.CloneOf(row.Value)
 	remembered.ControlKeySha256 = csrs.controlKey()
-	pki.Remember(remembered, control, ike, now)
+	pki.Remember(remembered, fresh.control, fresh.ike, now)
 	t := s.store.Txn()
+	s.pki.RequireIssuerIn(t, fresh.issuer)
 	s.store.EdgeIdentities.UpdateIn(t, name.String(), remembered, row.Revision)
 	s.store.AppendEventIn(t, model.NetworkName{Network: name.Network},
-		access.Audit("edge:"+name.String(), name.String(), "edge.renew", "control certificate "+control.Serial))
+		access.Audit("edge:"+name.String(), name.String(), "edge.renew", "control certificate "+fresh.control.Serial))
 	if err := s.commit(ctx, t); err != nil {
 		return nil, err
 	}
-	return certificates, nil
+	return fresh.message(now), nil
 }

@@ -244,3 +244,36 @@ func rowsOf[T any](table model.Table[T], parent, after string, sees func(string)
 		}
 	}
 }
+
+// parentRequest is a listRequest about what networks have.
+type parentRequest interface {
+	listRequest
+	GetParent() string
+}
+
+// listRows is one page of a collection, as shown makes it of what is stored.
+func listRows[T proto.Message, R named](ctx context.Context, s *store.Store, req parentRequest,
+	rows func(*store.Snapshot) model.Table[T], shown func(*store.Snapshot, model.Row[T]) R,
+) ([]R, string, error) {
+	snap := s.Snapshot()
+	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
+		return nil, "", err
+	}
+	var none R
+	q, err := newQuery(ctx, req, none.ProtoReflect().Descriptor())
+	if err != nil {
+		return nil, "", err
+	}
+	if snap, err = q.snapshot(ctx, s, snap); err != nil {
+		return nil, "", err
+	}
+	all := rowsOf(rows(snap), req.GetParent(), q.first(), access.PrincipalFrom(ctx).Sees)
+	out, next := page(q, func(yield func(R) bool) {
+		for row := range all {
+			if !yield(shown(snap, row)) {
+				return
+			}
+		}
+	})
+	return out, next, nil
+}

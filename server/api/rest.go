@@ -52,6 +52,8 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterTopologyServiceHandler,
 		swanherdv1.RegisterFleetServiceHandler,
 		swanherdv1.RegisterAccessServiceHandler,
+		swanherdv1.RegisterCertificateServiceHandler,
+		swanherdv1.RegisterDeviceServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

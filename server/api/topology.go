@@ -208,6 +208,10 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 		for row := range e.base.Revocations.InNetwork(n) {
 			s.store.Revocations.DropIn(e.txn, row.Name)
 		}
+		for row := range e.base.EnrollmentRequests.InNetwork(n) {
+			s.store.EnrollmentRequests.DropIn(e.txn, row.Name)
+		}
+		e.dropDevices(n, func(*swanherdv1.Device) bool { return true })
 		s.pki.DropNetworkIn(e.txn, n)
 		return nil
 	})
@@ -275,6 +279,7 @@ func (e *edit) removeSite(name, etag string) error {
 		return err
 	}
 	e.dropTokensOf(name)
+	e.dropDevices(networkOf(name), func(d *swanherdv1.Device) bool { return d.GetSite() == name })
 	return nil
 }
 
@@ -283,6 +288,16 @@ func (e *edit) dropTokensOf(site string) {
 	for row := range e.base.EnrollmentTokens.InNetwork(networkOf(site)) {
 		if row.Value.GetToken().GetSite() == site {
 			e.svc.store.EnrollmentTokens.DropIn(e.txn, row.Name)
+		}
+	}
+}
+
+// dropDevices forgets the devices of a network of which which is true.
+func (e *edit) dropDevices(n model.NetworkName, which func(*swanherdv1.Device) bool) {
+	for row := range e.base.Devices.InNetwork(n) {
+		if which(row.Value) {
+			e.svc.store.Devices.DropIn(e.txn, row.Name)
+			e.svc.store.DeviceSerials.DropIn(e.txn, deviceSerialName(row.Value.GetSerialNumber()))
 		}
 	}
 }

@@ -93,7 +93,8 @@ func newRoot(streams IO) *cobra.Command {
 	root.AddCommand(
 		newLogin(s), newWhoAmI(s), newContexts(s),
 		newApply(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
-		newToken(s), newDashboard(s), newEvents(s),
+		newToken(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s),
+		newDashboard(s), newEvents(s),
 	)
 	return root
 }

@@ -26,6 +26,9 @@ type client struct {
 	topology swanherdv1.TopologyServiceClient
 	fleet    swanherdv1.FleetServiceClient
 	access   swanherdv1.AccessServiceClient
+
+	certificates swanherdv1.CertificateServiceClient
+	devices      swanherdv1.DeviceServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -70,7 +73,7 @@ func (s *session) currentContext() (*Context, error) {
 }
 
 func newClient(x *Context) (*client, error) {
-	conn, err := Connect(x, grpc.WithUnaryInterceptor(warnStale))
+	conn, err := Connect(x)
 	if err != nil {
 		return nil, err
 	}
@@ -79,21 +82,25 @@ func newClient(x *Context) (*client, error) {
 		topology: swanherdv1.NewTopologyServiceClient(conn),
 		fleet:    swanherdv1.NewFleetServiceClient(conn),
 		access:   swanherdv1.NewAccessServiceClient(conn),
+
+		certificates: swanherdv1.NewCertificateServiceClient(conn),
+		devices:      swanherdv1.NewDeviceServiceClient(conn),
 	}, nil
 }
 
 // Connect returns a connection to the server of x that trusts only the pinned
 // authority and shows x's token.
-func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
+func Connect(x *Context) (*grpc.ClientConn, error) {
 	tlsConfig, err := pinnedTLS(x.Server, x.CAPin)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(x.Server, append(more,
+	return grpc.NewClient(x.Server,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithPerRPCCredentials(bearer(x.Token)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
-	)...)
+		grpc.WithUnaryInterceptor(warnStale),
+	)
 }
 
 // staleHeader is what the controller marks answers with that may be old.

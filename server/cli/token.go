@@ -21,33 +21,23 @@ func newTokenCreate(s *session) *cobra.Command {
 	token := &swanherdv1.EnrollmentToken{}
 	var ttl time.Duration
 	cmd := &cobra.Command{
-		Use: "create --site SITE", Short: "Make a token and print it; it is not shown again", Args: cobra.NoArgs,
-		Example: "  swanherd token create --site berlin\n  swanherd token create --site lab --uses 10 --ttl 72h",
+		Use: "create [--site SITE]", Short: "Make a token and print it; it is not shown again", Args: cobra.NoArgs,
+		Example: "  swanherd token create --site berlin\n  swanherd token create --site lab --uses 10 --ttl 72h --approval\n" +
+			"  swanherd token create --create-site --uses 500 --from 203.0.113.0/24 --label region=emea   # each edge makes its own site",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if token.Site == "" {
-				return usagef("give the site that the edge will serve with --site")
+			if token.Site == "" && !token.CreateSite {
+				return usagef("give the site that the edge will serve with --site, or have each edge make its own with --create-site")
 			}
 			c, err := s.dialNetwork()
 			if err != nil {
 				return err
 			}
 			defer c.close()
-			if !strings.HasPrefix(token.Site, "networks/") {
+			if token.Site != "" && !strings.HasPrefix(token.Site, "networks/") {
 				token.Site = c.parent + "/sites/" + token.Site
 			}
 			token.ExpireTime = timestamppb.New(time.Now().Add(ttl))
-			made, err := c.access.CreateEnrollmentToken(cmd.Context(), &swanherdv1.CreateEnrollmentTokenRequest{
-				Parent: c.parent, EnrollmentToken: token,
-			})
-			if err != nil {
-				return err
-			}
-			if s.output != "table" {
-				return s.printMessage(made)
-			}
-			fmt.Fprintf(s.Err, "%s: %d use(s), until %s\n", made.GetName(), made.GetMaxUses(), made.GetExpireTime().AsTime().Local().Format(time.DateTime))
-			fmt.Fprintln(s.Out, made.GetSecret())
-			return nil
+			return s.createToken(cmd, c, token)
 		},
 	}
 	flags := cmd.Flags()
@@ -55,7 +45,27 @@ func newTokenCreate(s *session) *cobra.Command {
 	flags.Uint32Var(&token.MaxUses, "uses", 1, "how many edges may use it")
 	flags.DurationVar(&ttl, "ttl", 24*time.Hour, "how long it may be used")
 	flags.StringVar(&token.Description, "description", "", "what it is for")
+	flags.StringSliceVar(&token.AllowedCidrs, "from", nil, "prefixes that edges may call from; none: any")
+	flags.BoolVar(&token.ApprovalRequired, "approval", false, "edges wait for `swanherd enrollment approve`")
+	flags.BoolVar(&token.CreateSite, "create-site", false, "make the site if it is not there; without --site, one for each edge, of its name")
+	flags.StringToStringVar(&token.SiteLabels, "label", nil, "label of sites that the token makes, such as region=emea; may be repeated")
 	return cmd
+}
+
+// createToken makes a token and prints its secret alone, so that it can be piped.
+func (s *session) createToken(cmd *cobra.Command, c *client, token *swanherdv1.EnrollmentToken) error {
+	made, err := c.access.CreateEnrollmentToken(cmd.Context(), &swanherdv1.CreateEnrollmentTokenRequest{
+		Parent: c.parent, EnrollmentToken: token,
+	})
+	if err != nil {
+		return err
+	}
+	if s.output != "table" {
+		return s.printMessage(made)
+	}
+	fmt.Fprintf(s.Err, "%s: %d use(s), until %s\n", made.GetName(), made.GetMaxUses(), made.GetExpireTime().AsTime().Local().Format(time.DateTime))
+	fmt.Fprintln(s.Out, made.GetSecret())
+	return nil
 }
 
 func newTokenList(s *session) *cobra.Command {

@@ -1,0 +1,279 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// maxWaiting is how many edges an answer names that something waits for.
+const maxWaiting = 100
+
+// Certificates implements CertificateService.
+type Certificates struct {
+	swanherdv1.UnimplementedCertificateServiceServer
+
+	store *store.Store
+	pki   *pki.Keeper
+}
+
+// NewCertificates returns the service.
+func NewCertificates(s *store.Store, keeper *pki.Keeper) *Certificates {
+	return &Certificates{store: s, pki: keeper}
+}
+
+// ListCertificates implements CertificateService.
+func (s *Certificates) ListCertificates(ctx context.Context, req *swanherdv1.ListCertificatesRequest) (*swanherdv1.ListCertificatesResponse, error) {
+	snap, now := s.store.Snapshot(), time.Now()
+	if err := checkParent(&snap.Topology, req.GetParent()); err != nil {
+		return nil, err
+	}
+	q, err := newQuery(ctx, req, (&swanherdv1.Certificate{}).ProtoReflect().Descriptor())
+	if err != nil {
+		return nil, err
+	}
+	if snap, err = q.snapshot(ctx, s.store, snap); err != nil {
+		return nil, err
+	}
+	after, _, _ := strings.Cut(q.first(), certificateSegment)
+	rows := rowsOf(snap.EdgeIdentities, req.GetParent(), "", access.PrincipalFrom(ctx).Sees)
+	certificates, next := page(q, func(yield func(*swanherdv1.Certificate) bool) {
+		for row := range rows {
+			if row.Name < after {
+				continue
+			}
+			for _, c := range certificatesOf(row.Value, now) {
+				listed := row.Name == after && c.GetName() <= q.first()
+				if !listed && (req.GetShowSuperseded() || !c.GetSuperseded()) && !yield(c) {
+					return
+				}
+			}
+		}
+	})
+	return &swanherdv1.ListCertificatesResponse{Certificates: certificates, NextPageToken: next}, nil
+}
+
+// certificateSegment is between the edge and the serial number in a certificate's name.
+const certificateSegment = "/certificates/"
+
+// certificatesOf are the certificates of an edge that have not expired, by name.
+func certificatesOf(identity *storev1.EdgeIdentity, now time.Time) []*swanherdv1.Certificate {
+	newest := map[storev1.IssuedCertificate_Purpose]string{}
+	for _, c := range identity.GetCertificates() {
+		newest[c.GetPurpose()] = c.GetSerial() // newest last
+	}
+	var out []*swanherdv1.Certificate
+	for _, c := range identity.GetCertificates() {
+		if !c.GetExpireTime().AsTime().After(now) {
+			continue
+		}
+		out = append(out, &swanherdv1.Certificate{
+			Name:       identity.GetEdge() + certificateSegment + c.GetSerial(),
+			Edge:       identity.GetEdge(),
+			Serial:     c.GetSerial(),
+			Purpose:    swanherdv1.Certificate_Purpose(c.GetPurpose()),
+			ExpireTime: c.GetExpireTime(),
+			IssuerPin:  c.GetIssuerPin(),
+			Superseded: newest[c.GetPurpose()] != c.GetSerial(),
+		})
+	}
+	slices.SortFunc(out, func(a, b *swanherdv1.Certificate) int { return strings.Compare(a.GetName(), b.GetName()) })
+	return out
+}
+
+// RevokeEdge implements CertificateService.
+func (s *Certificates) RevokeEdge(ctx context.Context, req *swanherdv1.RevokeEdgeRequest) (*swanherdv1.RevokeEdgeResponse, error) {
+	name, err := model.ParseEdgeName(req.GetName())
+	if err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	return retry(ctx, s.store, func() (*swanherdv1.RevokeEdgeResponse, *store.Txn, error) {
+		row, err := s.store.EdgeIdentities.Get(ctx, name.String())
+		if err != nil {
+			return nil, nil, err
+		}
+		t := s.store.Txn()
+		serials := pki.RevokeIn(t, s.store, name, row.Value, req.GetReason(), time.Now())
+		s.store.EdgeIdentities.UpdateIn(t, name.String(), pki.Disown(row.Value), row.Revision)
+		message := fmt.Sprintf("%d certificates", len(serials))
+		if req.GetReason() != "" {
+			message += ": " + req.GetReason()
+		}
+		s.store.AppendEventIn(t, model.NetworkName{Network: name.Network},
+			access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "edge.revoke", message))
+		return &swanherdv1.RevokeEdgeResponse{Serials: serials}, t, nil
+	})
+}
+
+// ListRevocations implements CertificateService.
+func (s *Certificates) ListRevocations(ctx context.Context, req *swanherdv1.ListRevocationsRequest) (*swanherdv1.ListRevocationsResponse, error) {
+	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*storev1.Revocation] { return snap.Revocations },
+		func(snap *store.Snapshot, row model.Row[*storev1.Revocation]) *swanherdv1.Revocation {
+			return revocation(snap, row)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.ListRevocationsResponse{Revocations: out, NextPageToken: next}, nil
+}
+
+// revocation is a revocation with who knows of it: every edge of the network but the
+// one that it is about.
+func revocation(snap *store.Snapshot, row model.Row[*storev1.Revocation]) *swanherdv1.Revocation {
+	r := &swanherdv1.Revocation{
+		Name:       row.Name,
+		Edge:       row.Value.GetEdge(),
+		RevokeTime: row.Value.GetRevokeTime(),
+		ExpireTime: row.Value.GetExpireTime(),
+		Reason:     row.Value.GetReason(),
+	}
+	for edge := range snap.Edges.InNetwork(networkOf(row.Name)) {
+		switch {
+		case edge.Name == r.GetEdge():
+			continue
+		case pki.Knows(snap.EdgeStatuses.Value(edge.Name), row.Revision):
+			r.Acknowledged++
+		case len(r.GetPending()) < maxWaiting:
+			r.Pending = append(r.Pending, edge.Name)
+		}
+		r.Edges++
+	}
+	return r
+}
+
+// GetCertificateAuthority implements CertificateService.
+func (s *Certificates) GetCertificateAuthority(_ context.Context, req *swanherdv1.GetCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
+	network, err := parseAuthority(req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	snap := s.store.Snapshot()
+	row, ok := snap.Authorities.Get(network.AuthorityName())
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "%s does not exist", network)
+	}
+	return authority(snap, network, row)
+}
+
+func parseAuthority(name string) (model.NetworkName, error) {
+	network, err := model.ParseAuthorityName(name)
+	if err != nil {
+		return network, access.Invalid("name", err.Error())
+	}
+	return network, nil
+}
+
+// authority is an authority with how far its replacement is.
+func authority(snap *store.Snapshot, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (*swanherdv1.CertificateAuthority, error) {
+	shown, err := pki.Describe(row.Value)
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	shown.Name = network.String() + "/certificateAuthority"
+	if shown.Rotation == nil {
+		return shown, nil
+	}
+	edges, waiting := pki.Progress(snap, network, row, time.Now())
+	shown.Rotation.Edges, shown.Rotation.Done = int32(edges), int32(edges-len(waiting))
+	for _, w := range waiting[:min(len(waiting), maxWaiting)] {
+		shown.Rotation.Waiting = append(shown.Rotation.Waiting, &swanherdv1.CertificateAuthority_Waiting{Edge: w.Edge, Reason: w.Reason})
+	}
+	return shown, nil
+}
+
+// RotateCertificateAuthority implements CertificateService.
+func (s *Certificates) RotateCertificateAuthority(ctx context.Context, req *swanherdv1.RotateCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
+	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
+		edges := len(inNetwork(s.store.Snapshot().Edges, network))
+		actor := access.PrincipalFrom(ctx).Actor
+		err := s.pki.RotateIn(t, row, network, req.GetRenewWithin().AsDuration(), edges, actor, time.Now())
+		return "certificateAuthority.rotate", fmt.Sprintf("%d edges are to trust the new authority", edges), err
+	})
+}
+
+// ForceCertificateAuthority implements CertificateService.
+func (s *Certificates) ForceCertificateAuthority(ctx context.Context, req *swanherdv1.ForceCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
+	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
+		now := time.Now()
+		edges, waiting := pki.Progress(s.store.Snapshot(), network, row, now)
+		err := s.pki.AdvanceIn(t, row, req.GetPhase(), now)
+		action, message = pki.PhaseEnd(req.GetPhase(), edges, waiting)
+		return action, "forced: " + message, err
+	})
+}
+
+// CancelCertificateAuthority implements CertificateService.
+func (s *Certificates) CancelCertificateAuthority(ctx context.Context, req *swanherdv1.CancelCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
+	return s.change(ctx, req.GetName(), func(t *store.Txn, _ model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
+		return "certificateAuthority.cancel", "the authority stays", s.pki.CancelIn(t, row)
+	})
+}
+
+// change makes one audited change to the record of a network's authority.
+func (s *Certificates) change(ctx context.Context, name string,
+	f func(*store.Txn, model.NetworkName, model.Row[*storev1.CertificateAuthority]) (action, message string, _ error),
+) (*swanherdv1.CertificateAuthority, error) {
+	network, err := parseAuthority(name)
+	if err != nil {
+		return nil, err
+	}
+	_, err = retry(ctx, s.store, func() (struct{}, *store.Txn, error) {
+		row, err := s.store.Authorities.Get(ctx, network.AuthorityName())
+		if err != nil {
+			return struct{}{}, nil, err
+		}
+		t := s.store.Txn()
+		action, message, err := f(t, network, row)
+		if errors.Is(err, pki.ErrRotation) {
+			return struct{}{}, nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
+		if err != nil {
+			return struct{}{}, nil, status.Error(codes.Internal, err.Error())
+		}
+		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name, action, message))
+		return struct{}{}, t, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.GetCertificateAuthority(ctx, &swanherdv1.GetCertificateAuthorityRequest{Name: name})
+}
+
+// conflictAttempts bounds how often a change starts over because another one of the
+// same thing came in between.
+const conflictAttempts = 20
+
+// retry commits what f makes, again if something it depends on was changed meanwhile,
+// and waits until this replica's own reads see it.
+func retry[R any](ctx context.Context, s *store.Store, f func() (R, *store.Txn, error)) (R, error) {
+	var none R
+	var err error
+	for range conflictAttempts {
+		r, t, ferr := f()
+		if ferr != nil {
+			return none, access.StoreError(ferr)
+		}
+		var revision int64
+		if revision, err = t.Commit(ctx); err == nil {
+			_, _ = s.WaitRevision(ctx, revision) // it is stored: a cache that lags must not fail the call
+			return r, nil
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			break
+		}
+	}
+	return none, access.StoreError(err)
+}

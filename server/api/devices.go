@@ -1,0 +1,150 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// Devices implements DeviceService.
+type Devices struct {
+	swanherdv1.UnimplementedDeviceServiceServer
+
+	store *store.Store
+}
+
+// NewDevices returns the service.
+func NewDevices(s *store.Store) *Devices { return &Devices{store: s} }
+
+// deviceSerialName is the name of the record that makes a serial number unique.
+// Vendors print them in either case.
+func deviceSerialName(serial string) string { return "deviceSerials/" + strings.ToLower(serial) }
+
+// CreateDevice implements DeviceService.
+func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDeviceRequest) (*swanherdv1.Device, error) {
+	network, err := model.ParseNetworkName(req.GetParent())
+	if err != nil {
+		return nil, access.Invalid("parent", err.Error())
+	}
+	want := req.GetDevice()
+	site, err := model.ParseSiteName(want.GetSite())
+	if err != nil {
+		return nil, access.Invalid("device.site", err.Error())
+	}
+	if site.Network != network.Network {
+		return nil, access.Invalid("device.site", fmt.Sprintf("%s is not a site of %s", site, network))
+	}
+	name := model.DeviceName{Network: network.Network, Device: "d" + newUID()}
+	device := &swanherdv1.Device{
+		Name:           name.String(),
+		SerialNumber:   want.GetSerialNumber(),
+		Site:           want.GetSite(),
+		EdgeId:         want.GetEdgeId(),
+		Description:    want.GetDescription(),
+		KeyFingerprint: want.GetKeyFingerprint(),
+		CreateTime:     timestamppb.New(time.Now()),
+	}
+	t := s.store.Txn()
+	s.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
+	serial := deviceSerialName(device.GetSerialNumber())
+	s.store.DeviceSerials.CreateIn(t, serial, &storev1.DeviceSerial{Name: serial, Device: name.String()})
+	s.store.Devices.CreateIn(t, name.String(), device)
+	s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "device.create",
+		fmt.Sprintf("%s for %s", device.GetSerialNumber(), site)))
+	revision, err := t.Commit(ctx)
+	if errors.Is(err, store.ErrExists) {
+		return nil, s.registered(network, device.GetSerialNumber())
+	}
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	_, _ = s.store.WaitRevision(ctx, revision) // it is stored
+	return device, nil
+}
+
+// registered says that a serial number is taken, and by what if that is in the same
+// network: the caller may not see others.
+func (s *Devices) registered(network model.NetworkName, serial string) error {
+	name := s.store.Snapshot().DeviceSerials.Value(deviceSerialName(serial)).GetDevice()
+	if !strings.HasPrefix(name, network.String()+"/") {
+		name = "a device"
+	}
+	return status.Errorf(codes.AlreadyExists, "%s is registered with serial number %s already", name, serial)
+}
+
+// GetDevice implements DeviceService.
+func (s *Devices) GetDevice(_ context.Context, req *swanherdv1.GetDeviceRequest) (*swanherdv1.Device, error) {
+	if _, err := model.ParseDeviceName(req.GetName()); err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	row, ok := s.store.Snapshot().Devices.Get(req.GetName())
+	if !ok {
+		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
+	}
+	return row.Value, nil
+}
+
+// ListDevices implements DeviceService.
+func (s *Devices) ListDevices(ctx context.Context, req *swanherdv1.ListDevicesRequest) (*swanherdv1.ListDevicesResponse, error) {
+	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*swanherdv1.Device] { return snap.Devices },
+		func(_ *store.Snapshot, row model.Row[*swanherdv1.Device]) *swanherdv1.Device { return row.Value })
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.ListDevicesResponse{Devices: out, NextPageToken: next}, nil
+}
+
+// DeleteDevice implements DeviceService.
+func (s *Devices) DeleteDevice(ctx context.Context, req *swanherdv1.DeleteDeviceRequest) (*emptypb.Empty, error) {
+	name, err := model.ParseDeviceName(req.GetName())
+	if err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	return retry(ctx, s.store, func() (*emptypb.Empty, *store.Txn, error) {
+		row, err := s.store.Devices.Get(ctx, name.String())
+		if err != nil {
+			return nil, nil, err
+		}
+		t := s.store.Txn()
+		s.store.Devices.DeleteIn(t, row.Name, row.Revision)
+		s.store.DeviceSerials.DropIn(t, deviceSerialName(row.Value.GetSerialNumber()))
+		s.store.AppendEventIn(t, model.NetworkName{Network: name.Network},
+			access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "device.delete", row.Value.GetSerialNumber()))
+		return &emptypb.Empty{}, t, nil
+	})
+}
+
+// ListEnrollmentRequests implements DeviceService.
+func (s *Devices) ListEnrollmentRequests(ctx context.Context, req *swanherdv1.ListEnrollmentRequestsRequest) (*swanherdv1.ListEnrollmentRequestsResponse, error) {
+	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*storev1.EnrollmentRequest] { return snap.EnrollmentRequests },
+		func(_ *store.Snapshot, row model.Row[*storev1.EnrollmentRequest]) *swanherdv1.EnrollmentRequest {
+			return row.Value.GetRequest()
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.ListEnrollmentRequestsResponse{EnrollmentRequests: out, NextPageToken: next}, nil
+}
+
+// ApproveEnrollmentRequest implements DeviceService.
+func (s *Devices) ApproveEnrollmentRequest(ctx context.Context, req *swanherdv1.ApproveEnrollmentRequestRequest) (*swanherdv1.EnrollmentRequest, error) {
+	return s.decide(ctx, req.GetName(), swanherdv1.EnrollmentRequest_STATE_APPROVED, "enrollment.approve")
+}
+
+// DenyEnrollmentRequest implements DeviceService.
+func (s *Devices) DenyEnrollmentRequest(ctx context.Context, req *swanherdv1.DenyEnrollmentRequestRequest) (*swanherdv1.EnrollmentRequest, error) {
+	return s.decide(ctx, req.GetName(), swanherdv1.EnrollmentRequest_STATE_DENIED, "enrollment.deny")
+}

@@ -1,0 +1,173 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func newCertificates(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "cert", Short: "Certificates of edges, and revocations"}
+	cmd.AddCommand(newCertList(s), newCertRevocations(s))
+	return cmd
+}
+
+func newCertList(s *session) *cobra.Command {
+	var within time.Duration
+	cmd := &cobra.Command{
+		Use: "list", Short: "List certificates in use, what expires next first", Args: cobra.NoArgs,
+		Example: "  swanherd cert list --within 168h",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			want := listing{orderBy: "expire_time"}
+			if within > 0 {
+				want.filter = fmt.Sprintf("expire_time < %q", time.Now().Add(within).UTC().Format(time.RFC3339))
+			}
+			return s.list(cmd.Context(), c, certificateKind(), want)
+		},
+	}
+	cmd.Flags().DurationVar(&within, "within", 0, "only those that expire within this time; 0: all")
+	return cmd
+}
+
+func certificateKind() kind {
+	return kind{
+		plural: "certificates", singular: "certificate", segment: "certificates",
+		header: []string{"EDGE", "PURPOSE", "EXPIRES", "ISSUER", "SERIAL"},
+		row: func(m proto.Message, now time.Time) []string {
+			x := m.(*swanherdv1.Certificate)
+			return []string{base(x.GetEdge()), enumWord(x.GetPurpose()), age(x.GetExpireTime(), now), shortHash(x.GetIssuerPin()), x.GetSerial()}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.certificates.ListCertificates(ctx, &swanherdv1.ListCertificatesRequest{
+				Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy,
+			})
+		},
+	}
+}
+
+// shortHash is enough of a hash for a person to tell one from another.
+func shortHash(hash string) string { return hash[:min(len(hash), 16)] }
+
+func newCertRevocations(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "revocations", Short: "List revoked certificates, and how many edges know of each", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			return s.list(cmd.Context(), c, revocationKind(), listing{})
+		},
+	}
+}
+
+func revocationKind() kind {
+	return kind{
+		plural: "revocations", singular: "revocation", segment: "revocations",
+		header: []string{"SERIAL", "EDGE", "KNOWN TO", "REVOKED", "EXPIRES", "REASON"},
+		row: func(m proto.Message, now time.Time) []string {
+			r := m.(*swanherdv1.Revocation)
+			return []string{
+				base(r.GetName()), base(r.GetEdge()), fmt.Sprintf("%d/%d", r.GetAcknowledged(), r.GetEdges()),
+				age(r.GetRevokeTime(), now), age(r.GetExpireTime(), now), r.GetReason(),
+			}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.certificates.ListRevocations(ctx, &swanherdv1.ListRevocationsRequest{
+				Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy,
+			})
+		},
+	}
+}
+
+func newAuthority(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "ca", Short: "The authority of a network: show it, and replace it without losing a tunnel"}
+	var within time.Duration
+	rotate := s.authorityCommand("rotate", "Begin to replace the authority: edges trust both, renew, then the old one is dropped",
+		func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
+			req := &swanherdv1.RotateCertificateAuthorityRequest{Name: name}
+			if within > 0 {
+				req.RenewWithin = durationpb.New(within)
+			}
+			return c.certificates.RotateCertificateAuthority(cmd.Context(), req)
+		})
+	rotate.Flags().DurationVar(&within, "renew-within", 0, "time over which edges spread their renewals; 0: as long as so many need")
+	cmd.AddCommand(
+		s.authorityCommand("show", "Show the authority, and how far its replacement is",
+			func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
+				return c.certificates.GetCertificateAuthority(cmd.Context(), &swanherdv1.GetCertificateAuthorityRequest{Name: name})
+			}),
+		rotate,
+		s.authorityCommand("force", "End the phase that a replacement is in without the edges that it waits for; they lose their tunnels",
+			func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
+				a, err := c.certificates.GetCertificateAuthority(cmd.Context(), &swanherdv1.GetCertificateAuthorityRequest{Name: name})
+				if err != nil {
+					return nil, err
+				}
+				if a.GetRotation() == nil {
+					return nil, usagef("%s is not being replaced", name)
+				}
+				return c.certificates.ForceCertificateAuthority(cmd.Context(), &swanherdv1.ForceCertificateAuthorityRequest{
+					Name: name, Phase: a.GetRotation().GetPhase(),
+				})
+			}),
+		s.authorityCommand("cancel", "Give a replacement up, as long as the new authority has issued nothing",
+			func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
+				return c.certificates.CancelCertificateAuthority(cmd.Context(), &swanherdv1.CancelCertificateAuthorityRequest{Name: name})
+			}),
+	)
+	return cmd
+}
+
+func (s *session) authorityCommand(use, short string,
+	do func(*cobra.Command, *client, string) (*swanherdv1.CertificateAuthority, error),
+) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			a, err := do(cmd, c, c.parent+"/certificateAuthority")
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(a)
+			}
+			s.printAuthority(a)
+			return nil
+		},
+	}
+}
+
+func (s *session) printAuthority(a *swanherdv1.CertificateAuthority) {
+	fmt.Fprintf(s.Out, "%s\n  pin sha256:%s, expires %s\n", a.GetName(), a.GetPin(), a.GetExpireTime().AsTime().Format(time.DateOnly))
+	r := a.GetRotation()
+	if r == nil {
+		return
+	}
+	words := map[swanherdv1.CertificateAuthority_Phase]string{
+		swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING: "edges learn to trust sha256:%s beside it",
+		swanherdv1.CertificateAuthority_PHASE_REISSUING:    "edges renew certificates of sha256:%s, which goes",
+	}
+	fmt.Fprintf(s.Out, "  being replaced since %s: "+words[r.GetPhase()]+"\n  %d of %d edges are done\n",
+		age(r.GetStartTime(), time.Now()), r.GetOtherPin(), r.GetDone(), r.GetEdges())
+	for _, w := range r.GetWaiting() {
+		fmt.Fprintf(s.Out, "  waiting for %s: %s\n", base(w.GetEdge()), safe(w.GetReason()))
+	}
+}

@@ -1,0 +1,196 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func newDevice(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "device", Short: "Hardware that is registered before it is shipped"}
+	cmd.AddCommand(newDeviceCreate(s), newDeviceList(s), newDeviceDelete(s))
+	return cmd
+}
+
+func newDeviceCreate(s *session) *cobra.Command {
+	device := &swanherdv1.Device{}
+	cmd := &cobra.Command{
+		Use: "create SERIAL --site SITE", Short: "Register a device by its serial number: it enrols without a token", Args: exactly(1, "the serial number"),
+		Example: "  swanherd device create FGT60F-0042 --site berlin\n  swanherd enrollment list   # it waits there when it calls",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if device.Site == "" {
+				return usagef("give the site that the device will serve with --site")
+			}
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			device.SerialNumber = args[0]
+			if !strings.HasPrefix(device.Site, "networks/") {
+				device.Site = c.parent + "/sites/" + device.Site
+			}
+			made, err := c.devices.CreateDevice(cmd.Context(), &swanherdv1.CreateDeviceRequest{Parent: c.parent, Device: device})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(made)
+			}
+			fmt.Fprintf(s.Out, "%s registered\n", made.GetName())
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&device.Site, "site", "", "site that the device will serve")
+	flags.StringVar(&device.EdgeId, "edge-id", "", "name of the edge that it becomes; empty: its site's")
+	flags.StringVar(&device.Description, "description", "", "what it is")
+	flags.StringVar(&device.KeyFingerprint, "key-fingerprint", "", "what `swanherd-edge fingerprint` prints on the device; then nobody has to approve")
+	return cmd
+}
+
+func newDeviceList(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List registered devices", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			return s.list(cmd.Context(), c, deviceKind(), listing{})
+		},
+	}
+}
+
+func newDeviceDelete(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "delete SERIAL|NAME", Short: "Forget a device; the edge that it became stays", Args: exactly(1, "the device"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			name, err := deviceName(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			if _, err := c.devices.DeleteDevice(cmd.Context(), &swanherdv1.DeleteDeviceRequest{Name: name}); err != nil {
+				return err
+			}
+			return s.printDeleted(name, false)
+		},
+	}
+}
+
+// deviceName is the name of the device with that serial number, or the name itself.
+func deviceName(ctx context.Context, c *client, word string) (string, error) {
+	if strings.HasPrefix(word, "networks/") {
+		return word, nil
+	}
+	req := &swanherdv1.ListDevicesRequest{Parent: c.parent, PageSize: pageSize}
+	for {
+		page, err := c.devices.ListDevices(ctx, req)
+		if err != nil {
+			return "", err
+		}
+		for _, d := range page.GetDevices() {
+			if strings.EqualFold(d.GetSerialNumber(), word) || base(d.GetName()) == word {
+				return d.GetName(), nil
+			}
+		}
+		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			return "", usagef("%s has no device with serial number %q", c.parent, word)
+		}
+	}
+}
+
+func newEnrollment(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "enrollment", Short: "Edges that wait for an operator's approval"}
+	cmd.AddCommand(
+		&cobra.Command{
+			Use: "list", Short: "List requests; compare the key with what the edge's log shows", Args: cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				c, err := s.dialNetwork()
+				if err != nil {
+					return err
+				}
+				defer c.close()
+				return s.list(cmd.Context(), c, requestKind(), listing{})
+			},
+		},
+		s.decision("approve", "Admit an edge", func(ctx context.Context, c *client, name string) (*swanherdv1.EnrollmentRequest, error) {
+			return c.devices.ApproveEnrollmentRequest(ctx, &swanherdv1.ApproveEnrollmentRequestRequest{Name: name})
+		}),
+		s.decision("deny", "Turn an edge away; the same key may not ask again", func(ctx context.Context, c *client, name string) (*swanherdv1.EnrollmentRequest, error) {
+			return c.devices.DenyEnrollmentRequest(ctx, &swanherdv1.DenyEnrollmentRequestRequest{Name: name})
+		}),
+	)
+	return cmd
+}
+
+func (s *session) decision(use, short string, decide func(context.Context, *client, string) (*swanherdv1.EnrollmentRequest, error)) *cobra.Command {
+	return &cobra.Command{
+		Use: use + " REQUEST", Short: short, Args: exactly(1, "the request's name"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			name, err := requestKind().name(c, args[0])
+			if err != nil {
+				return err
+			}
+			r, err := decide(cmd.Context(), c, name)
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(r)
+			}
+			fmt.Fprintf(s.Out, "%s, key %s: %s\n", base(r.GetEdge()), r.GetKeyFingerprint(), strings.ToLower(enumWord(r.GetState())))
+			return nil
+		},
+	}
+}
+
+func deviceKind() kind {
+	return kind{
+		plural: "devices", singular: "device", segment: "devices",
+		header: []string{"SERIAL", "SITE", "EDGE", "CLAIMED", "KEY", "DESCRIPTION"},
+		row: func(m proto.Message, now time.Time) []string {
+			d := m.(*swanherdv1.Device)
+			return []string{
+				d.GetSerialNumber(), base(d.GetSite()), base(d.GetEdge()), age(d.GetClaimTime(), now), shortHash(d.GetKeyFingerprint()), d.GetDescription(),
+			}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.devices.ListDevices(ctx, &swanherdv1.ListDevicesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+	}
+}
+
+func requestKind() kind {
+	return kind{
+		plural: "enrollment requests", singular: "enrollment request", segment: "enrollmentRequests",
+		header: []string{"REQUEST", "STATE", "EDGE", "SITE", "FROM", "SERIAL", "VERSION", "ASKED", "EXPIRES", "KEY FINGERPRINT"},
+		row: func(m proto.Message, now time.Time) []string {
+			r := m.(*swanherdv1.EnrollmentRequest)
+			return []string{
+				base(r.GetName()), enumWord(r.GetState()), base(r.GetEdge()), base(r.GetSite()), r.GetSourceAddress(), r.GetSerialNumber(),
+				r.GetAgentVersion(), age(r.GetCreateTime(), now), age(r.GetExpireTime(), now), r.GetKeyFingerprint(),
+			}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.devices.ListEnrollmentRequests(ctx, &swanherdv1.ListEnrollmentRequestsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+	}
+}
