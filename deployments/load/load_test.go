@@ -9,23 +9,16 @@ import (
 )
 
 // TestLoad runs a small fleet through every phase.
-func TestLoad(t *testing.T) { runThrough(t, 1) }
-
-func TestLoadOfReplicas(t *testing.T) { runThrough(t, 3) }
-
-func runThrough(t *testing.T, replicas int) {
+func TestLoad(t *testing.T) {
 	if testing.Short() {
 		return // it builds a controller without the race detector
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	l := &load{options: options{edges: 12, hubs: 2, replicas: replicas, changes: 3, json: true}, dir: t.TempDir()}
+	l := &load{options: options{edges: 12, hubs: 2, changes: 3, json: true}, dir: t.TempDir()}
 	defer l.close()
 	if err := l.measure(ctx); err != nil {
-		for _, c := range l.controllers {
-			t.Log(c.lastWords())
-		}
-		t.Fatal(err)
+		t.Fatalf("%v\n%s", err, l.controller.lastWords())
 	}
 	var out bytes.Buffer
 	if err := l.results.print(&out); err != nil {
