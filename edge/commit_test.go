@@ -24,6 +24,7 @@ type machine struct{ mtu int }
 func (m *machine) Apply([]engine.TunnelConfig) []engine.TunnelResult { return nil }
 func (m *machine) Revalidate()                                       {}
 func (m *machine) SetRoutes(string, []hostnet.Route) error           { return nil }
+func (m *machine) SetDefault(string, hostnet.Default) error          { return nil }
 func (m *machine) Intercept(string, []netip.Addr) error              { return nil }
 func (m *machine) EnableForwarding(hostnet.Forwarding) error         { return nil }
 func (m *machine) MTU(string) (int, error)                           { return 1500, nil }

@@ -165,6 +165,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 	s.recorder = fleet.NewRecorder(journal{s.store}, s.cfg.Log)
 	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder, Leads: s.leads.Load})
 	s.metrics = history.New(s.fleet, s.networks)
+	s.metrics.WatchReplica(s.leads.Load, func() int { return s.store.Snapshot().Replicas.Len() }, s.staleFor)
 	s.board = session.NewBoard()
 	s.sessions = session.New(session.Config{
 		Epoch:   s.store.Epoch(),
@@ -196,6 +197,14 @@ func (s *Server) makeServices(context.Context) error {
 		devices:      api.NewDevices(s.store),
 	}
 	return nil
+}
+
+// staleFor says for how long what this replica knows may be old.
+func (s *Server) staleFor() time.Duration {
+	if since, stale := s.store.StaleSince(); stale {
+		return time.Since(since)
+	}
+	return 0
 }
 
 // networks lists the networks there are, for the metrics.

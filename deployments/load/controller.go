@@ -28,6 +28,8 @@ import (
 type controller struct {
 	program, dir                    string
 	operators, edges, metricsListen string
+	// more are further arguments: those of a replica.
+	more []string
 
 	process *exec.Cmd
 	words   tail
@@ -35,55 +37,125 @@ type controller struct {
 
 	topology swanherdv1.TopologyServiceClient
 	access   swanherdv1.AccessServiceClient
+	fleet    swanherdv1.FleetServiceClient
 }
 
-func newController(ctx context.Context, dir string) (*controller, error) {
-	c := &controller{program: filepath.Join(dir, "swanherd-server"), dir: filepath.Join(dir, "controller")}
-	build := exec.CommandContext(ctx, "go", "build", "-o", c.program, "github.com/swanherd/swanherd/server/cmd/swanherd-server")
+// newControllers builds the program and prepares n replicas of the controller, whose
+// embedded etcds form a cluster if there is more than one. None runs yet.
+func newControllers(ctx context.Context, dir string, n int) ([]*controller, error) {
+	program := filepath.Join(dir, "swanherd-server")
+	build := exec.CommandContext(ctx, "go", "build", "-o", program, "github.com/swanherd/swanherd/server/cmd/swanherd-server")
 	if out, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("build the controller: %w\n%s", err, out)
 	}
-	for _, to := range []*string{&c.operators, &c.edges, &c.metricsListen} {
+	const ports = 5
+	free, err := freeAddresses(ports * n)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]*controller, n)
+	var edges, members []string
+	for i := range all {
+		a := free[ports*i:]
+		all[i] = &controller{program: program, dir: filepath.Join(dir, fmt.Sprint("controller-", i)), operators: a[0], edges: a[1], metricsListen: a[2]}
+		edges, members = append(edges, a[1]), append(members, fmt.Sprintf("m%d=http://%s", i, a[3]))
+	}
+	if n == 1 {
+		return all, nil
+	}
+	for i, c := range all {
+		c.more = []string{
+			"--cluster", strings.Join(members, ","), "--cluster-member", fmt.Sprint("m", i), "--key-file", filepath.Join(dir, "secret.key"),
+			"--replica-listen", free[ports*i+4], "--advertise-edge", strings.Join(edges, ","),
+		}
+	}
+	return all, nil
+}
+
+// freeAddresses are n addresses of loopback with ports that nobody has.
+func freeAddresses(n int) ([]string, error) {
+	var out []string
+	for range n {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, err
 		}
-		*to = l.Addr().String()
-		l.Close()
+		defer l.Close() // not sooner, so that each has a port of its own
+		out = append(out, l.Addr().String())
 	}
-	return c, nil
+	return out, nil
+}
+
+// startAll starts replicas, which wait for one another.
+func startAll(ctx context.Context, all []*controller) error {
+	for _, c := range all {
+		if err := c.launch(); err != nil {
+			return err
+		}
+	}
+	for _, c := range all {
+		if err := c.ready(ctx); err != nil {
+			return err
+		}
+	}
+	credential := "" // of the replica that was the first
+	for _, c := range all {
+		if file := filepath.Join(c.dir, "admin-credential"); exists(file) {
+			credential = file
+		}
+	}
+	for _, c := range all {
+		if err := c.connect(credential); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // start runs the process and waits until it serves; it returns how long that took.
 func (c *controller) start(ctx context.Context) (time.Duration, error) {
 	began := time.Now()
-	c.process = exec.Command(c.program, "--data-dir", c.dir, "--listen", c.operators, "--edge-listen", c.edges,
-		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn")
-	c.process.Stderr, c.process.Stdout = &c.words, io.Discard
-	c.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := c.process.Start(); err != nil {
+	if err := c.launch(); err != nil {
 		return 0, err
 	}
+	err := c.ready(ctx)
+	return time.Since(began), err
+}
+
+// launch runs the process. It goes when this one goes, by a signal that is tied to the
+// thread.
+func (c *controller) launch() error {
+	c.process = exec.Command(c.program, append([]string{
+		"--data-dir", c.dir, "--listen", c.operators, "--edge-listen", c.edges,
+		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn",
+	}, c.more...)...)
+	c.process.Stderr, c.process.Stdout = &c.words, io.Discard
+	c.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return c.process.Start()
+}
+
+// ready waits until the process serves.
+func (c *controller) ready(ctx context.Context) error {
 	for {
 		if resp, err := http.Get("http://" + c.metricsListen + "/readyz"); err == nil {
 			resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
-				break
+				return nil
 			}
 		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return 0, fmt.Errorf("wait for the controller: %w", err)
+			return fmt.Errorf("wait for the controller: %w", err)
 		}
 	}
-	took := time.Since(began)
-	if c.conn == nil {
-		return took, c.connect()
-	}
-	return took, nil
 }
 
-func (c *controller) connect() error {
-	x, err := cli.ReadCredential(filepath.Join(c.dir, "admin-credential"))
+func (c *controller) connect(credential string) error {
+	x, err := cli.ReadCredential(credential)
 	if err != nil {
 		return err
 	}
@@ -92,6 +164,7 @@ func (c *controller) connect() error {
 		return err
 	}
 	c.topology, c.access = swanherdv1.NewTopologyServiceClient(c.conn), swanherdv1.NewAccessServiceClient(c.conn)
+	c.fleet = swanherdv1.NewFleetServiceClient(c.conn)
 	return nil
 }
 

@@ -20,14 +20,19 @@ import (
 
 const network = "networks/load"
 
+// quiet keeps what the edges log to themselves.
+var quiet = slog.New(slog.DiscardHandler)
+
 // load is a run.
 type load struct {
 	options
-	dir        string
-	results    results
-	controller *controller
-	edges      []*edge
-	quiet      *slog.Logger
+	dir     string
+	results results
+	// controllers are the replicas; controller is the first, which is asked.
+	controllers []*controller
+	controller  *controller
+	edges       []*edge
+	quiet       *slog.Logger
 
 	stop    context.CancelFunc // of the edges
 	running sync.WaitGroup
@@ -41,9 +46,38 @@ func (l *load) close() {
 		l.stop()
 		l.running.Wait()
 	}
-	if l.controller != nil {
-		l.controller.kill()
+	for _, c := range l.controllers {
+		c.kill()
 	}
+}
+
+// sum adds up a metric of the replicas that run.
+func (l *load) sum(name string) (float64, error) {
+	total := 0.0
+	for _, c := range l.controllers {
+		if c.process == nil {
+			continue
+		}
+		v, err := c.metric(name)
+		if err != nil {
+			return 0, err
+		}
+		total += v
+	}
+	return total, nil
+}
+
+// memory adds up what the replicas take.
+func (l *load) memory(ctx context.Context) (sum memory, err error) {
+	for _, c := range l.controllers {
+		m, err := c.memory(ctx)
+		if err != nil {
+			return sum, err
+		}
+		sum.resident += m.resident
+		sum.inUse += m.inUse
+	}
+	return sum, nil
 }
 
 // applied is called by an edge when it runs an intent.
@@ -69,14 +103,15 @@ func (l *load) step(format string, args ...any) {
 }
 
 func (l *load) measure(ctx context.Context) (err error) {
-	l.results = results{Edges: l.options.edges, Hubs: l.hubs, Tunnels: l.hubs*(l.options.edges-l.hubs) + l.hubs*(l.hubs-1)/2, CPUs: runtime.NumCPU()}
-	l.quiet = slog.New(slog.DiscardHandler)
+	l.results = results{Edges: l.options.edges, Replicas: max(l.replicas, 1), Hubs: l.hubs, Tunnels: l.hubs*(l.options.edges-l.hubs) + l.hubs*(l.hubs-1)/2, CPUs: runtime.NumCPU()}
+	l.quiet = quiet
 	// The controller goes when we go, by a signal that is tied to this thread.
 	runtime.LockOSThread()
-	if l.controller, err = newController(ctx, l.dir); err != nil {
+	if l.controllers, err = newControllers(ctx, l.dir, max(l.replicas, 1)); err != nil {
 		return err
 	}
-	if _, err := l.controller.start(ctx); err != nil {
+	l.controller = l.controllers[0]
+	if err := startAll(ctx, l.controllers); err != nil {
 		return err
 	}
 	for _, phase := range []struct {
@@ -89,7 +124,7 @@ func (l *load) measure(ctx context.Context) (err error) {
 		{"changes of one site", l.changeSites},
 		{"a change of all", l.changeAll},
 		{"idle", l.idle},
-		{"the controller's end", l.restart},
+		{"a controller's end", l.lose},
 	} {
 		l.step("%s ...", phase.name)
 		if err := phase.run(ctx); err != nil {
@@ -208,7 +243,7 @@ func (l *load) enrolSome(ctx context.Context, next <-chan int) error {
 }
 
 func (l *load) connect(ctx context.Context) error {
-	before, err := l.controller.memory(ctx)
+	before, err := l.memory(ctx)
 	if err != nil {
 		return err
 	}
@@ -222,7 +257,7 @@ func (l *load) connect(ctx context.Context) error {
 		return err
 	}
 	l.results.took("from no session to all in sync", time.Since(began), "")
-	after, err := l.controller.memory(ctx)
+	after, err := l.memory(ctx)
 	if err != nil {
 		return err
 	}
@@ -230,7 +265,7 @@ func (l *load) connect(ctx context.Context) error {
 		return err
 	}
 	each := func(octets float64) float64 { return octets / float64(len(l.edges)) / 1024 }
-	l.results.add("memory of the controller", after.resident/(1<<20), "MiB", "")
+	l.results.add("memory of the controllers", after.resident/(1<<20), "MiB", "")
 	l.results.add("memory for each session", each(after.resident-before.resident), "KiB", "64")
 	l.results.add("of it in use: heap and stacks", each(after.inUse-before.inUse), "KiB", "")
 	return nil
@@ -349,11 +384,14 @@ func (l *load) changeAll(ctx context.Context) error {
 const idleTime = 20 * time.Second
 
 func (l *load) idle(ctx context.Context) error {
+	if err := pause(ctx, 2*time.Second); err != nil { // what became of the last change is being written
+		return err
+	}
 	before, err := l.controller.revision(ctx)
 	if err != nil {
 		return err
 	}
-	cpu, err := l.controller.metric("process_cpu_seconds_total")
+	cpu, err := l.sum("process_cpu_seconds_total")
 	if err != nil {
 		return err
 	}
@@ -364,7 +402,7 @@ func (l *load) idle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, err := l.controller.metric("process_cpu_seconds_total")
+	now, err := l.sum("process_cpu_seconds_total")
 	if err != nil {
 		return err
 	}
@@ -373,23 +411,50 @@ func (l *load) idle(ctx context.Context) error {
 	return nil
 }
 
-// restart kills the controller and starts it again.
-func (l *load) restart(ctx context.Context) error {
-	l.controller.kill()
-	began := time.Now()
-	took, err := l.controller.start(ctx)
+// lose kills a controller. A single one is started again; of several the others take its
+// edges.
+func (l *load) lose(ctx context.Context) error {
+	octets, err := l.sum("swanherd_intent_octets_total")
 	if err != nil {
 		return err
 	}
-	l.results.took("cold start until it serves", took, "1 s")
+	lost := l.controllers[len(l.controllers)-1]
+	lost.kill()
+	began := time.Now()
+	if len(l.controllers) == 1 {
+		octets = 0
+		took, err := lost.start(ctx)
+		if err != nil {
+			return err
+		}
+		l.results.took("cold start until it serves", took, "1 s")
+	} else if err := l.gather(ctx); err != nil {
+		return err
+	}
 	if err := l.settle(ctx); err != nil {
 		return err
 	}
 	l.results.took("from the controller's end to all in sync", time.Since(began), "20 s")
-	octets, err := l.controller.metric("swanherd_intent_octets_total")
+	now, err := l.sum("swanherd_intent_octets_total")
 	if err != nil {
 		return err
 	}
-	l.results.add("octets of intents sent for it", octets, "", "0")
+	l.results.add("octets of intents sent for it", now-octets, "", "0")
 	return nil
+}
+
+// gather waits until every edge has its session with a controller that runs.
+func (l *load) gather(ctx context.Context) error {
+	for {
+		open, err := l.sum("swanherd_sessions")
+		if err != nil {
+			return err
+		}
+		if int(open) == len(l.edges) {
+			return nil
+		}
+		if err := pause(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("%.0f of %d edges have a session: %w", open, len(l.edges), err)
+		}
+	}
 }

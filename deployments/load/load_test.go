@@ -9,16 +9,23 @@ import (
 )
 
 // TestLoad runs a small fleet through every phase.
-func TestLoad(t *testing.T) {
+func TestLoad(t *testing.T) { runThrough(t, 1) }
+
+func TestLoadOfReplicas(t *testing.T) { runThrough(t, 3) }
+
+func runThrough(t *testing.T, replicas int) {
 	if testing.Short() {
 		return // it builds a controller without the race detector
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	l := &load{options: options{edges: 12, hubs: 2, changes: 3, json: true}, dir: t.TempDir()}
+	l := &load{options: options{edges: 12, hubs: 2, replicas: replicas, changes: 3, json: true}, dir: t.TempDir()}
 	defer l.close()
 	if err := l.measure(ctx); err != nil {
-		t.Fatalf("%v\n%s", err, l.controller.lastWords())
+		for _, c := range l.controllers {
+			t.Log(c.lastWords())
+		}
+		t.Fatal(err)
 	}
 	var out bytes.Buffer
 	if err := l.results.print(&out); err != nil {

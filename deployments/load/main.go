@@ -2,7 +2,8 @@
 //
 //	go run ./deployments/load -edges 10000
 //
-// The controller is the real program, in a process of its own with etcd inside. The edges
+// The controller is the real program, in a process of its own with etcd inside; with
+// -replicas 3 there are three whose etcds form a cluster. The edges
 // are in this process: each enrols with a token and keys of its own, holds a session over
 // mutual TLS through the agent's own session code, takes intents, answers, and reports
 // tunnels and counters. Only what runs the intent is not real: there is no data plane.
@@ -26,6 +27,7 @@ import (
 // options are what the command line says.
 type options struct {
 	edges, hubs, changes int
+	replicas             int
 	json                 bool
 	limit                time.Duration
 	// profiles is where the controller's profiles with all sessions go, empty for nowhere.
@@ -36,6 +38,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.edges, "edges", 1000, "how many edges, hubs among them")
 	flag.IntVar(&o.hubs, "hubs", 4, "how many of them are hubs")
+	flag.IntVar(&o.replicas, "replicas", 1, "how many controllers act as one")
 	flag.IntVar(&o.changes, "changes", 100, "how many changes of one site are measured")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, as pprof reads them")
@@ -66,8 +69,8 @@ func run(ctx context.Context, o options) error {
 	l := &load{options: o, dir: dir}
 	defer l.close()
 	if err := l.measure(ctx); err != nil {
-		if l.controller != nil {
-			fmt.Fprintf(os.Stderr, "the controller's last words:\n%s", l.controller.lastWords())
+		for _, c := range l.controllers {
+			fmt.Fprintf(os.Stderr, "a controller's last words:\n%s", c.lastWords())
 		}
 		_ = l.results.print(os.Stderr) // as far as it came
 		return err

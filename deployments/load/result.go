@@ -22,6 +22,7 @@ type measure struct {
 
 type results struct {
 	Edges    int       `json:"edges"`
+	Replicas int       `json:"replicas"`
 	Hubs     int       `json:"hubs"`
 	Tunnels  int       `json:"tunnels"`
 	CPUs     int       `json:"cpus"`
@@ -48,7 +49,7 @@ func (r *results) times(name string, all []time.Duration, bar string) {
 }
 
 func (r *results) print(to io.Writer) error {
-	fmt.Fprintf(to, "%d edges, %d of them hubs, %d tunnels, %d processors\n\n", r.Edges, r.Hubs, r.Tunnels, r.CPUs)
+	fmt.Fprintf(to, "%d controllers, %d edges, %d of them hubs, %d tunnels, %d processors\n\n", r.Replicas, r.Edges, r.Hubs, r.Tunnels, r.CPUs)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MEASURE\tVALUE\tP99\tMOST\tBAR")
 	for _, m := range r.Measures {

@@ -16,6 +16,12 @@
 // the default gateway in clear (RFC 4301, Section 5.1). Guards stay until the next
 // agent knows better, or an agent ends in order that may open them.
 //
+// Where a tunnel is the way out for everything, that is so for what comes from the site's
+// prefixes alone: by rules of their own (`ip rule`) and a table (`ip route show table
+// 21336`) that is asked before the main one, and has a guard too. So the outer packets of
+// tunnels, and the way to the controller, are not led back into the tunnel, and no route
+// of the host leads past it.
+//
 // For transport mode of a data plane in user space, what the host says to a peer is led
 // into the interface by a rule and a table of their own (`ip rule`, `ip route show table
 // 21335`); what the agent sends carries a mark ([Mark]) that the rule passes by. An uplink

@@ -14,15 +14,14 @@ const guardPriority = 1 << 30
 
 // A guard is a route of the type unreachable behind one into the tunnel interface. When
 // the interface goes, and its routes with it, it keeps packets that were to be protected
-// from the default gateway (RFC 4301, Section 5.1). For a default route there can be none,
-// as the host's own is before it.
+// from the default gateway (RFC 4301, Section 5.1).
 
 // setGuards adds what is missing of the guards of routes.
 func (h *Host) setGuards(routes []Route) error {
 	have, err := h.guards()
 	errs := []error{err}
 	for _, r := range routes {
-		if have[r.Prefix] || r.Prefix.Bits() == 0 {
+		if have[r.Prefix] {
 			continue
 		}
 		if err := h.nl.RouteReplace(guard(r.Prefix)); err != nil {
@@ -32,9 +31,10 @@ func (h *Host) setGuards(routes []Route) error {
 	return errors.Join(errs...)
 }
 
-// Release removes all guards, and intercepts nobody any more, at an orderly end.
+// Release removes all guards, intercepts nobody and leads nothing any more, at an orderly
+// end.
 func (h *Host) Release(name string) error {
-	return errors.Join(h.removeGuards(nil), h.Intercept(name, nil))
+	return errors.Join(h.removeGuards(nil), h.Intercept(name, nil), h.SetDefault(name, Default{}))
 }
 
 func (h *Host) removeGuards(but map[netip.Prefix]bool) error {

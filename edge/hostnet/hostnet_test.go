@@ -192,6 +192,79 @@ func TestGuards(t *testing.T) {
 	all("at an orderly end", "eth0")
 }
 
+// TestDefault: what comes from the site goes into the tunnel, wherever it is for, past all
+// routes of the host, and nowhere when the process is killed; the site itself, what other
+// routes lead into tunnels, and what the host sends from outside do not.
+func TestDefault(t *testing.T) {
+	h := inNamespace(t)
+	wan := iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")
+	iface(t, h, "lan0", "10.1.0.1/24", "2001:db8:1::1/64")
+	defaultVia(t, h, wan, "192.0.2.1", 0)
+	defaultVia(t, h, wan, "2001:db8::1", 2048)
+	// As a stranger on the way out may give it by DHCP.
+	_, narrow, err := net.ParseCIDR("203.0.113.0/24")
+	must(t, err, h.nl.RouteAdd(&netlink.Route{LinkIndex: wan.Attrs().Index, Dst: narrow, Gw: net.ParseIP("192.0.2.1")}))
+	prefix := netip.MustParsePrefix
+	want := Default{
+		From:   []netip.Prefix{prefix("10.1.0.0/24"), prefix("2001:db8:1::/64")},
+		Except: []netip.Prefix{prefix("10.1.0.0/24"), prefix("2001:db8:1::/64"), prefix("10.2.0.0/24")},
+		MTU:    1300,
+	}
+	through := func(from, to string) string {
+		t.Helper()
+		routes, err := h.nl.RouteGetWithOptions(net.ParseIP(to), &netlink.RouteGetOptions{SrcAddr: net.ParseIP(from)})
+		if err != nil || len(routes) == 0 {
+			return "nothing"
+		}
+		link, err := h.nl.LinkByIndex(routes[0].LinkIndex)
+		must(t, err)
+		return link.Attrs().Name
+	}
+	expect := func(when, site, site6 string) {
+		t.Helper()
+		for _, x := range []struct{ from, to, want string }{
+			{"10.1.0.1", "198.51.100.9", site}, {"10.1.0.1", "203.0.113.9", site}, {"10.1.0.1", "192.0.2.9", site},
+			{"2001:db8:1::1", "2001:db8:9::9", site6}, {"2001:db8:1::1", "2001:db8::9", site6},
+			{"10.1.0.1", "10.1.0.7", "lan0"}, {"2001:db8:1::1", "2001:db8:1::7", "lan0"},
+			{"192.0.2.2", "198.51.100.9", "eth0"}, {"", "198.51.100.9", "eth0"}, {"192.0.2.2", "10.1.0.7", "lan0"},
+			{"2001:db8::2", "2001:db8:9::9", "eth0"}, {"", "2001:db8:9::9", "eth0"},
+		} {
+			if got := through(x.from, x.to); got != x.want {
+				t.Errorf("%s what goes from %q to %s goes through %s, want %s", when, x.from, x.to, got, x.want)
+			}
+		}
+	}
+	must(t, h.SetDefault("swan0", Default{})) // there is no interface yet
+	expect("at first", "eth0", "eth0")
+	for range 2 {
+		tun := iface(t, h, "swan0")
+		must(t, h.SetLink("swan0", 1418))
+		must(t, h.SetRoutes("swan0", []Route{{Prefix: prefix("10.2.0.0/24"), Source: netip.MustParseAddr("10.1.0.1")}}))
+		for range 2 {
+			must(t, h.SetDefault("swan0", want))
+			expect("with a tunnel", "swan0", "swan0")
+		}
+		if got := through("10.1.0.1", "10.2.0.9"); got != "swan0" {
+			t.Errorf("what another route leads into a tunnel goes through %s", got)
+		}
+		must(t, h.nl.LinkDel(tun))
+		expect("after the process was killed", "nothing", "nothing")
+		must(t, h.Flush("swan0"))
+		expect("when the next one begins", "nothing", "nothing")
+	}
+	iface(t, h, "swan0")
+	must(t, h.SetDefault("swan0", Default{From: want.From[1:], Except: want.Except}))
+	expect("with IPv6 alone", "eth0", "swan0")
+	must(t, h.SetDefault("swan0", want), h.Flush("swan0"), h.Release("swan0"))
+	expect("at an orderly end", "eth0", "eth0")
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		routes, err := h.nl.RouteListFiltered(family, &netlink.Route{Table: defaultTable}, netlink.RT_FILTER_TABLE)
+		if rules, ruleErr := h.defaultRules(family); err != nil || ruleErr != nil || len(routes)+len(rules) > 0 {
+			t.Errorf("left at an orderly end: %v, %v (%v, %v)", routes, rules, err, ruleErr)
+		}
+	}
+}
+
 // TestIntercept: what the host says to a peer goes into the interface, also of a family
 // apart, what the agent itself sends does not, and when the interface goes nothing leaves
 // in clear.

@@ -61,6 +61,8 @@ type DataPlane struct {
 type Plan struct {
 	Tunnels []engine.TunnelConfig
 	Routes  []hostnet.Route
+	// Default is for what a tunnel is the way out for.
+	Default hostnet.Default
 	// carriers are the tunnels that each route leads to.
 	carriers map[netip.Prefix][]string
 	// Intercepted are the peers of transport mode whose packets are led into the
@@ -102,6 +104,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 	if len(errs) > 0 {
 		return nil, errs
 	}
+	p.exceptFromDefault()
 	slices.SortFunc(p.Tunnels, func(a, b engine.TunnelConfig) int { return cmp.Compare(a.Name, b.Name) })
 	return p, nil
 }
@@ -155,13 +158,17 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 		}
 		for j, selector := range child.RemoteTS {
 			for _, prefix := range ts.Prefixes(selector) {
+				if prefix.Bits() == 0 {
+					p.addDefault(name, b, i, prefix, env, errs)
+					continue
+				}
 				others := p.carriers[prefix]
 				if len(others) > 0 && others[len(others)-1] == name {
 					continue
 				}
 				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
 					errs.add(name, fmt.Sprintf("children[%d].remote_ts[%d]", i, j), fmt.Sprintf(
-						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out", prefix, peer))
+						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out, or give all of the family", prefix, peer))
 					continue
 				}
 				if p.carriers[prefix] = append(others, name); len(others) > 0 {
@@ -177,6 +184,17 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 	}
 }
 
+// narrowest is the least of mtu and what the tunnels take that carry a prefix; 0 is no
+// limit.
+func (p *Plan) narrowest(prefix netip.Prefix, mtu int, inner map[string]int) int {
+	for _, tunnel := range p.carriers[prefix] {
+		if n := inner[tunnel]; n != 0 && (mtu == 0 || n < mtu) {
+			mtu = n
+		}
+	}
+	return mtu
+}
+
 // limitedTo returns the routes with an MTU where a tunnel that they lead to is in inner,
 // that of the narrowest.
 func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
@@ -185,12 +203,7 @@ func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
 	}
 	routes := slices.Clone(p.Routes)
 	for i := range routes {
-		r := &routes[i]
-		for _, tunnel := range p.carriers[r.Prefix] {
-			if mtu := inner[tunnel]; mtu != 0 && (r.MTU == 0 || mtu < r.MTU) {
-				r.MTU = mtu
-			}
-		}
+		routes[i].MTU = p.narrowest(routes[i].Prefix, 0, inner)
 	}
 	return routes
 }

@@ -131,6 +131,66 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// Who sends all to a tunnel sends what comes from its site, and neither what stays there
+// nor what other tunnels carry.
+func TestPlanDefault(t *testing.T) {
+	for name, tt := range map[string]struct {
+		local, remote     []string
+		localPrefixes     []string
+		from, except, err string
+		routes            int
+	}{
+		"of a LAN": {
+			local: []string{"10.1.0.0/24"}, remote: []string{"0.0.0.0/0"},
+			from: "[10.1.0.0/24]", except: "[10.1.0.0/24 2001:db8:1::/48]",
+		},
+		"beside another prefix": {
+			local: []string{"10.1.0.0/25"}, remote: []string{"0.0.0.0/0", "10.2.0.0/24"}, routes: 1,
+			from: "[10.1.0.0/25]", except: "[10.1.0.0/24 10.1.0.0/25 10.2.0.0/24 2001:db8:1::/48]",
+		},
+		"both families of all there is": {
+			local: []string{"0.0.0.0/0", "::/0"}, remote: []string{"0.0.0.0/0", "::/0"},
+			from: "[10.1.0.0/24 2001:db8:1::/48]", except: "[10.1.0.0/24 2001:db8:1::/48]",
+		},
+		"of what is not of the family": {
+			local: []string{"10.1.0.0/24", "2001:db8:1::/48"}, remote: []string{"::/0"},
+			from: "[2001:db8:1::/48]", except: "[10.1.0.0/24 2001:db8:1::/48]",
+		},
+		"of nothing": {
+			local: []string{"::/0"}, remote: []string{"::/0"}, localPrefixes: []string{"10.1.0.0/24"},
+			err: "children[0].local_ts: nothing says what comes from the site",
+		},
+		"of the host itself": {
+			local: []string{"192.0.2.0/24"}, remote: []string{"0.0.0.0/0"},
+			err: "children[0].local_ts: 192.0.2.0/24 holds 192.0.2.1, from which tunnels leave",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			intent := goodIntent()
+			intent.Tunnels[0].Children[0].LocalTs, intent.Tunnels[0].Children[0].RemoteTs = tt.local, tt.remote
+			if tt.localPrefixes != nil {
+				intent.Settings.LocalPrefixes = tt.localPrefixes
+			}
+			p, errs := NewPlan(intent, material(t), environment())
+			if tt.err != "" {
+				if !strings.Contains(errs.Error(), tt.err) {
+					t.Errorf("%v, want %q", errs, tt.err)
+				}
+				return
+			}
+			if errs != nil {
+				t.Fatal(errs)
+			}
+			if from, except := fmt.Sprint(p.Default.From), fmt.Sprint(p.Default.Except); from != tt.from || except != tt.except || len(p.Routes) != tt.routes {
+				t.Errorf("from %s, want %s; except %s, want %s; routes %v", from, tt.from, except, tt.except, p.Routes)
+			}
+			if d := p.defaultLimitedTo(map[string]int{tunnelName: 1300}); d.MTU != 1300 {
+				t.Errorf("MTU %d over a path that takes 1,300 octets", d.MTU)
+			}
+		})
+	}
+}
+
 // Each change of the good intent is refused, with the resource and the field.
 func TestPlanErrors(t *testing.T) {
 	for name, tc := range map[string]struct {
@@ -154,7 +214,9 @@ func TestPlanErrors(t *testing.T) {
 		},
 		"initiator without an address": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.RemoteEndpoints = nil }, "remote_endpoints", "initiate"},
 		"route into itself": {
-			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Children[0].RemoteTs[0] = "0.0.0.0/0" },
+			func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) {
+				u.Children[0].RemoteTs[0] = "198.51.0.0/16"
+			},
 			"children[0].remote_ts[0]", "198.51.100.2",
 		},
 		"unknown uplink": {func(_ *swanherdv1.EdgeIntent, u *swanherdv1.TunnelIntent) { u.Uplink = "wan9" }, "uplink", "wan1"},

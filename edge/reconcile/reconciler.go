@@ -41,6 +41,7 @@ type Engine interface {
 type Host interface {
 	SetLink(name string, mtu int) error
 	SetRoutes(name string, want []hostnet.Route) error
+	SetDefault(name string, want hostnet.Default) error
 	Intercept(name string, to []netip.Addr) error
 	EnableForwarding(hostnet.Forwarding) error
 	AddressIn(prefixes []netip.Prefix, v4 bool, except string) (netip.Addr, error)
@@ -257,7 +258,11 @@ func (r *Reconciler) setRoutes() error {
 	if r.cfg.Paths != nil {
 		inner = r.cfg.Paths.InnerMTUs()
 	}
-	return r.cfg.Host.SetRoutes(r.cfg.Interface, r.plan.limitedTo(inner))
+	// The default route leaves to the others what is theirs, and comes after them.
+	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, r.plan.limitedTo(inner)); err != nil {
+		return err
+	}
+	return r.cfg.Host.SetDefault(r.cfg.Interface, r.plan.defaultLimitedTo(inner))
 }
 
 // environment looks at the host.

@@ -29,6 +29,7 @@ type host struct {
 	tunnels []engine.TunnelConfig
 	routes  []hostnet.Route
 
+	defaults    hostnet.Default
 	intercepted []netip.Addr
 
 	rejectTunnel, rejectRoutes, noRoute, noForward error
@@ -55,6 +56,11 @@ func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
 		return err
 	}
 	h.routes = want
+	return nil
+}
+
+func (h *host) SetDefault(_ string, want hostnet.Default) error {
+	h.defaults = want
 	return nil
 }
 

@@ -73,7 +73,7 @@ func (s *session) currentContext() (*Context, error) {
 }
 
 func newClient(x *Context) (*client, error) {
-	conn, err := Connect(x)
+	conn, err := Connect(x, grpc.WithUnaryInterceptor(warnStale))
 	if err != nil {
 		return nil, err
 	}
@@ -90,17 +90,16 @@ func newClient(x *Context) (*client, error) {
 
 // Connect returns a connection to the server of x that trusts only the pinned
 // authority and shows x's token.
-func Connect(x *Context) (*grpc.ClientConn, error) {
+func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	tlsConfig, err := pinnedTLS(x.Server, x.CAPin)
 	if err != nil {
 		return nil, err
 	}
-	return grpc.NewClient(x.Server,
+	return grpc.NewClient(x.Server, append(more,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithPerRPCCredentials(bearer(x.Token)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
-		grpc.WithUnaryInterceptor(warnStale),
-	)
+	)...)
 }
 
 // staleHeader is what the controller marks answers with that may be old.

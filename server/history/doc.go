@@ -7,6 +7,9 @@
 //	swanherd_sites{network}                               sites
 //	swanherd_sites_isolated{network}                      sites none of whose tunnels is up
 //	swanherd_tunnels{network,status}                      tunnels by status: up, degraded, down, negotiating, stale
+//	swanherd_leader                                       1 at the replica that leads
+//	swanherd_replicas                                     replicas that hold a lease
+//	swanherd_store_stale_seconds                          for how long what the replica knows may be old
 //	swanherd_sessions                                     sessions open at this replica
 //	swanherd_sessions_ended_total{code}                   sessions that ended, by gRPC code
 //	swanherd_intent_updates_total{kind}                   updates sent: snapshot, delta
@@ -17,6 +20,9 @@
 //	swanherd_store_roundtrip_seconds                      a linearizable read of etcd, probed
 //	grpc_server_handled_total{grpc_service,grpc_method,grpc_code,grpc_type}  calls of the API, and its companions
 //	go_*, process_*                                       the process
+//
+// Of several replicas each knows the whole fleet: the first six are the same at each of
+// them, and not to be added up.
 //
 // Labels are bounded: networks are the operator's, everything else is an enum.
 // There are no series per tunnel or per edge.

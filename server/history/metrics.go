@@ -74,6 +74,23 @@ func New(fleet Counter, networks func() []string) *Metrics {
 	return m
 }
 
+// WatchReplica adds what there is to say of this replica among the others: whether it
+// leads, how many hold a lease, and for how long the state may be old.
+func (m *Metrics) WatchReplica(leads func() bool, live func() int, stale func() time.Duration) {
+	gauge := func(name, help string, value func() float64) {
+		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	gauge("swanherd_leader", "1 at the replica that leads, 0 at others.", func() float64 {
+		if leads() {
+			return 1
+		}
+		return 0
+	})
+	gauge("swanherd_replicas", "Replicas that hold a lease, as this one sees it.", func() float64 { return float64(live()) })
+	gauge("swanherd_store_stale_seconds", "For how long what this replica knows may be older than the store; 0 while it is not.",
+		func() float64 { return stale().Seconds() })
+}
+
 // Handler serves the metrics in Prometheus' exposition formats.
 func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})

@@ -49,6 +49,7 @@ func used() *history.Metrics {
 	m.IntentSent(false, 20, time.Second)
 	m.IntentAnswered("ack", time.Second)
 	m.Planned(time.Second)
+	m.WatchReplica(func() bool { return true }, func() int { return 3 }, func() time.Duration { return 1500 * time.Millisecond })
 	return m
 }
 
@@ -74,6 +75,9 @@ func TestMetrics(t *testing.T) {
 		`swanherd_sites{network="networks/a"} 9`,
 		`swanherd_sites_isolated{network="networks/a"} 10`,
 		`swanherd_tunnels{network="networks/b",status="down"} 0`,
+		`swanherd_leader 1`,
+		`swanherd_replicas 3`,
+		`swanherd_store_stale_seconds 1.5`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s in the metrics", want)
@@ -91,7 +95,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^# TYPE (swanherd_\w+)`).FindAllStringSubmatch(scrape(t, used()), -1) {
 		names = append(names, m[1])
 	}
-	if len(names) < 14 {
+	if len(names) < 17 {
 		t.Fatalf("only %v", names)
 	}
 	for _, name := range names {

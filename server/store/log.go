@@ -3,14 +3,19 @@ package store
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
+// repeatEvery is how often etcd may say the same: it does so each few seconds for as long
+// as a member is away, and thousands of times at a start after a crash.
+const repeatEvery = time.Minute
+
 // zapLogger passes etcd's warnings and errors on to log.
 func zapLogger(log *slog.Logger) *zap.Logger {
-	return zap.New(slogCore{log.With("component", "etcd")})
+	return zap.New(zapcore.NewSamplerWithOptions(slogCore{log.With("component", "etcd")}, repeatEvery, 1, 0))
 }
 
 // expected are warnings that every start and every end of the embedded etcd gives and

@@ -20,3 +20,16 @@ func TestEmbeddedStartIsQuiet(t *testing.T) {
 		t.Errorf("the log says:\n%s", out.String())
 	}
 }
+
+// What etcd repeats all the time it says once in a while.
+func TestRepeatedWarnings(t *testing.T) {
+	var out bytes.Buffer
+	log := zapLogger(slog.New(slog.NewTextHandler(&out, nil)))
+	for range 1000 {
+		log.Warn("prober detected unhealthy status")
+	}
+	log.Warn("lost leader")
+	if n := bytes.Count(out.Bytes(), []byte("\n")); n != 2 || !bytes.Contains(out.Bytes(), []byte("lost leader")) {
+		t.Errorf("%d lines:\n%.500s", n, out.String())
+	}
+}
