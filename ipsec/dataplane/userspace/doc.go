@@ -52,8 +52,19 @@
 // A rule of the host leads what it says to its peer into the interface, but for what
 // bears [Config.Mark]. The IP header is taken off and made anew at the other end from
 // the outer one: DSCP, ECN and addresses stay, the hop limit begins at 64, and DF is
-// set. Fragments, options of IPv4 and headers that are read on the way do not pass
-// (RFC 4303, Section 3.3.4). With AH the host's own header goes on the wire.
+// set. What the host has cut into fragments is put together first, and the kernel cuts
+// what carries it (RFC 4303, Section 3.3.4); not on a path on which IKE has found out
+// that less arrives, as the kernel would cut for what it believes: such packets are
+// dropped. With AH the host's own header goes on the wire, which no kernel cuts, and
+// fragments do not pass.
+//
+// Options of IPv4 and headers that are read on the way, hop-by-hop options and routing,
+// belong before ESP (RFC 4303, Section 3.1.1), into a header that is the kernel's here. It
+// would take them for each packet, and tell of those received, but for headers of IPv6 only
+// from those it lets open raw sockets, and some options it fills in itself. Between
+// two hosts none is in use: router alert, for which most are sent, goes to groups or to
+// routers on the way, neither of which are peers. So such packets are dropped and counted
+// (unfit), where the kernel's data plane carries them, and AH does.
 //
 // # Path MTU
 //

@@ -10,7 +10,7 @@ type Drops struct {
 	Discarded     uint64 // outbound: a policy wants it
 	Loops         uint64 // outbound: our own datagrams, led into the tunnel by a route
 	TooBig        uint64 // outbound: larger than the path takes; the sender was told
-	Unfit         uint64 // outbound: fragments, IP options and headers for the way, which transport mode has no place for
+	Unfit         uint64 // outbound: IP options and headers for the way, which transport mode has no place for, and parts of packets that are not whole
 	Expired       uint64 // the SA reached its hard limit
 	OutMalformed  uint64 // outbound: no whole IP packet
 	SendErrors    uint64 // outbound: datagrams that the network refused

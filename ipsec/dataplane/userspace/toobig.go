@@ -25,7 +25,8 @@ const (
 
 // tooBig reports whether a packet would not pass to e whole, and tells its
 // sender so (RFC 4301, Section 8.2.1). An IPv4 packet that may be fragmented
-// passes, and one whose outer header may: the kernel fragments what carries it.
+// passes, and one whose outer header may, or that came in fragments: the kernel fragments
+// what carries it.
 func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet []byte) bool {
 	length := t.inner.length
 	if h.gsoType != unix.VIRTIO_NET_HDR_GSO_NONE {
@@ -35,7 +36,7 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 		}
 	}
 	fits := sa.fits(e)
-	if length <= fits || sa.fragments(e, packet, t.inner.v6) {
+	if length <= fits || sa.fragments(e, packet, t.inner.v6) || t.whole && !sa.fragmentsFirst(e) {
 		return false
 	}
 	if t.inner.v6 && fits < minMTU && sa.ah == nil {

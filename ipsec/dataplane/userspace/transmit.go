@@ -46,6 +46,8 @@ type transmitter struct {
 	identity  uint16 // of the last IPv4 header that was written
 	timed     bool   // a deadline may be set
 	kept      kept
+	joins     joins
+	whole     bool // the packet at hand came in fragments
 
 	buf     []byte
 	n       int // of the last read
@@ -151,8 +153,11 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.outMalformed.Add(1)
 		return
 	}
+	if t.inner.fragment && t.joined(nil, packet) {
+		return
+	}
 	sa := t.find(&t.inner.flow, b)
-	if sa == nil {
+	if sa == nil || t.inner.fragment && t.joined(sa, packet) {
 		return
 	}
 	e := sa.endpoint.Load()

@@ -49,14 +49,14 @@ func checkHost(side string, selectors []ts.Selector, outer netip.Addr) error {
 }
 
 // errUnfit: transport mode of this plane cannot carry the packet.
-var errUnfit = errors.New("packet is a fragment, or has options or headers for the way")
+var errUnfit = errors.New("packet is a fragment that belongs to no other, or has options or headers for the way")
 
 // payload returns where what ESP is to protect begins in an outbound packet, and its
 // protocol: in tunnel mode, and for AH, the whole packet.
 //
 // In transport mode ESP comes before all that is for the last destination alone;
 // options of IPv4, and headers that are read on the way, the new header does not
-// have. Fragments do not go in transport mode (RFC 4303, Section 3.3.4).
+// have. Fragments do not go in transport mode (RFC 4303, Section 3.3.4): see joins.
 func (in *inner) payload(sa *outboundSA, b []byte) (at int, protocol uint8, err error) {
 	whole, header, next := uint8(esp.NextHeaderIPv4), ipv4HeaderLen, b[9]
 	if in.v6 {
