@@ -76,3 +76,86 @@ func TestCredentialIsWrittenOrMadeAgain(t *testing.T) {
 		t.Errorf("second start made token %q in %q", s.Info().AdminToken, s.Info().CredentialFile)
 	}
 }
+
+// A token that is rotated has another secret at once, and the one before for no longer
+// than its grace; no secret is ever shown again.
+func TestAPITokenRotates(t *testing.T) {
+	c := startController(t)
+	works := func(secret string) bool {
+		t.Helper()
+		_, err := swanherdv1.NewAccessServiceClient(c.dial(secret)).WhoAmI(t.Context(), &swanherdv1.WhoAmIRequest{})
+		if err != nil && status.Code(err) != codes.Unauthenticated {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	token, err := c.access().CreateApiToken(t.Context(), &swanherdv1.CreateApiTokenRequest{ApiToken: &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := swanherdv1.NewAccessServiceClient(c.dial(token.GetSecret()))
+	if _, err := own.RotateApiToken(t.Context(), &swanherdv1.RotateApiTokenRequest{Name: "apiTokens/admin"}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a viewer rotated the administrator's token: %v", err)
+	}
+	forever := timestamppb.New(time.Now().Add(100 * 365 * 24 * time.Hour))
+	if _, err := own.RotateApiToken(t.Context(), &swanherdv1.RotateApiTokenRequest{Name: "apiTokens/self", ExpireTime: forever}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a viewer prolonged its token: %v", err)
+	}
+	second, err := own.RotateApiToken(t.Context(), &swanherdv1.RotateApiTokenRequest{Name: "apiTokens/self", Grace: durationpb.New(time.Hour)})
+	if err != nil || second.GetName() != token.GetName() || second.GetRole() != token.GetRole() {
+		t.Fatalf("rotate: %v, %v", second, err)
+	}
+	if !works(token.GetSecret()) || !works(second.GetSecret()) {
+		t.Error("within the grace one of the two secrets does not work")
+	}
+	third, err := c.access().RotateApiToken(t.Context(), &swanherdv1.RotateApiTokenRequest{Name: token.GetName()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if works(token.GetSecret()) || works(second.GetSecret()) || !works(third.GetSecret()) {
+		t.Error("without grace a secret before works, or the present one does not")
+	}
+	list, err := c.access().ListApiTokens(t.Context(), &swanherdv1.ListApiTokensRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range list.GetApiTokens() {
+		if k.GetSecret() != "" {
+			t.Errorf("the list shows the secret of %s", k.GetName())
+		}
+		if k.GetLastUsedTime() == nil || time.Since(k.GetLastUsedTime().AsTime()) > time.Minute {
+			t.Errorf("%s was used last at %v", k.GetName(), k.GetLastUsedTime().AsTime())
+		}
+	}
+}
+
+// Whoever guesses is locked out for a while, by whatever way, and whoever has the
+// right secret is not, even from the same address.
+func TestGuessingIsLimited(t *testing.T) {
+	c := startController(t)
+	whoAmI := func(secret string) codes.Code {
+		_, err := swanherdv1.NewAccessServiceClient(c.dial(secret)).WhoAmI(t.Context(), &swanherdv1.WhoAmIRequest{})
+		return status.Code(err)
+	}
+	wrong := c.token[:len(c.token)-4] + "AAAA"
+	var last codes.Code
+	for range 30 {
+		last = whoAmI(wrong)
+	}
+	if last != codes.ResourceExhausted {
+		t.Errorf("the thirtieth wrong token: %v", last)
+	}
+	if got := whoAmI(c.token); got != codes.OK {
+		t.Errorf("the right token from the same address: %v", got)
+	}
+	// The same source over another door.
+	_, err := swanherdv1.NewAccessServiceClient(c.dial("")).RedeemLoginLink(t.Context(), &swanherdv1.RedeemLoginLinkRequest{Code: "guess"})
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a login link after too many guesses: %v", err)
+	}
+	// REST says so with its status; nobody passes for another address.
+	resp, _ := c.rest("GET", "/v1/whoami", wrong, "")
+	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("REST answers %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+}

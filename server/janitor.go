@@ -52,3 +52,11 @@ func (s *Server) rotator() *pki.Rotator {
 		Failed: func(err error) { s.cfg.Log.Warn("cannot go on with a replacement; trying again", "error", err) },
 	}
 }
+
+// expiryWatch tells which certificates end.
+func (s *Server) expiryWatch() *pki.ExpiryWatch {
+	return &pki.ExpiryWatch{
+		Store:  s.store,
+		Failed: func(err error) { s.cfg.Log.Warn("cannot tell which certificates end; trying again", "error", err) },
+	}
+}

@@ -107,6 +107,7 @@ func (s *Server) lead(ctx context.Context, _ *store.Leadership) {
 	duties.Go(func() { s.store.TrimEvents(ctx) })
 	duties.Go(func() { s.forgetExpired(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
+	duties.Go(func() { s.expiryWatch().Run(ctx) })
 	duties.Go(func() { _ = s.keeper.Run(ctx) })
 	duties.Wait()
 	s.cfg.Log.Info("leading no more")

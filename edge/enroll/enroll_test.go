@@ -30,6 +30,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/swanherd/swanherd/edge/state"
@@ -85,6 +86,10 @@ type controller struct {
 	enrolls  []*swanherdv1.EnrollRequest
 	renewals [][]byte // control key in use and control key asked for
 	lose     int      // answers to lose after issuing
+	// approve is how often the edge has to ask before it is admitted, below 0: it is
+	// denied; polls are its questions.
+	approve int
+	polls   []*swanherdv1.PollEnrollmentRequest
 }
 
 func startController(t *testing.T) *controller {
@@ -150,7 +155,28 @@ func (c *controller) Enroll(_ context.Context, r *swanherdv1.EnrollRequest) (*sw
 	if r.GetToken() != c.token("good") {
 		return nil, status.Error(codes.PermissionDenied, "enrollment token is not valid")
 	}
-	certs, err := c.certificates(r.GetControlCsr(), r.GetIkeCsr())
+	if c.approve != 0 {
+		return &swanherdv1.EnrollResponse{Pending: &swanherdv1.PendingEnrollment{EnrollmentRequest: "networks/n/enrollmentRequests/k1", KeyFingerprint: "f00"}}, nil
+	}
+	return c.admit(r.GetControlCsr(), r.GetIkeCsr())
+}
+
+func (c *controller) PollEnrollment(_ context.Context, r *swanherdv1.PollEnrollmentRequest) (*swanherdv1.EnrollResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.polls = append(c.polls, r)
+	switch {
+	case c.approve < 0:
+		return nil, status.Error(codes.PermissionDenied, "denied")
+	case len(c.polls) < c.approve:
+		return &swanherdv1.EnrollResponse{Pending: &swanherdv1.PendingEnrollment{EnrollmentRequest: r.GetEnrollmentRequest()}}, nil
+	}
+	return c.admit(r.GetControlCsr(), r.GetIkeCsr())
+}
+
+// admit answers with certificates. The caller holds mu.
+func (c *controller) admit(control, ike []byte) (*swanherdv1.EnrollResponse, error) {
+	certs, err := c.certificates(control, ike)
 	if err != nil {
 		return nil, err
 	}
@@ -314,6 +340,85 @@ func TestRenew(t *testing.T) {
 	}
 	if stored, err := cfg.Dir.LoadIdentity(); err != nil || !stored.Control.Equal(next.Control) {
 		t.Errorf("stored identity is not the new one: %v", err)
+	}
+}
+
+// An edge that an operator has to approve asks until it was decided, with the key that
+// it asked with first.
+func TestEnrollWaitsForApproval(t *testing.T) {
+	c := startController(t)
+	c.approve, c.lose = 2, 1
+	var log bytes.Buffer
+	cfg := testConfig(t, c.token("good"), &log)
+	id, err := Enroll(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.enrolls) != 1 || len(c.polls) != 3 || id.Edge != "networks/n/edges/a" {
+		t.Errorf("%d requests and %d questions, enrolled as %s", len(c.enrolls), len(c.polls), id.Edge)
+	}
+	for _, p := range c.polls {
+		if !bytes.Equal(p.GetControlCsr(), c.enrolls[0].GetControlCsr()) || p.GetEnrollmentRequest() != "networks/n/enrollmentRequests/k1" {
+			t.Errorf("asked for %s with another key", p.GetEnrollmentRequest())
+		}
+	}
+	if !strings.Contains(log.String(), "key_fingerprint=f00") {
+		t.Errorf("the log does not show what the operator is to compare:\n%s", log.String())
+	}
+
+	c = startController(t)
+	c.approve = -1
+	if _, err := Enroll(t.Context(), testConfig(t, c.token("good"), &log)); !errors.Is(err, ErrRefused) {
+		t.Errorf("after it was denied: %v", err)
+	}
+}
+
+// When the controller wants certificates of another authority, the edge renews without
+// waiting for its time, and once it has them no more.
+func TestRenewForAnotherAuthority(t *testing.T) {
+	c := startController(t)
+	var log bytes.Buffer
+	cfg := testConfig(t, c.token("good"), &log)
+	old, err := Enroll(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.RenewTime = time.Now().Add(24 * time.Hour)
+	pin := func(a *authority) string {
+		sum := sha256.Sum256(a.cert.RawSubjectPublicKeyInfo)
+		return hex.EncodeToString(sum[:])
+	}
+	if !old.IssuedBy(pin(c.authority)) || old.IssuedBy(pin(newAuthority(t))) {
+		t.Error("the identity does not know who issued it")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	renewed := make(chan *state.Identity, 8)
+	done := make(chan struct{})
+	r := NewRenewer(cfg.Dir, cfg.Logger, func(id *state.Identity) { renewed <- id })
+	go func() { defer close(done); r.Run(ctx, old) }()
+	r.Trust(&swanherdv1.TrustBundle{IssuerPin: pin(c.authority)}) // it has those
+	r.Trust(&swanherdv1.TrustBundle{IssuerPin: pin(newAuthority(t)), RenewWithin: durationpb.New(time.Millisecond)})
+	if next := <-renewed; next.Control.Equal(old.Control) {
+		t.Error("the new identity has the old key")
+	}
+	cancel()
+	<-done
+}
+
+func TestControllers(t *testing.T) {
+	pin := strings.Repeat("ab", 32)
+	tok, err := Controllers([]string{"c:7444"}, "sha256:"+pin)
+	if err != nil || tok.String() != "the device's serial number" {
+		t.Errorf("%v, %v", tok, err)
+	}
+	for name, bad := range map[string]struct {
+		endpoints []string
+		pin       string
+	}{"no port": {[]string{"c"}, pin}, "none": {nil, pin}, "no pin": {[]string{"c:1"}, ""}, "cut pin": {[]string{"c:1"}, pin[2:]}} {
+		if _, err := Controllers(bad.endpoints, bad.pin); err == nil {
+			t.Errorf("%s: no error", name)
+		}
 	}
 }
 

@@ -111,11 +111,11 @@ func (r *Renewer) Run(ctx context.Context, id *state.Identity) {
 		if err == nil {
 			r.Logger.Info("renewed certificates", "edge", next.Edge, "renew_time", next.RenewTime)
 			r.Renewed(next)
-			id, retry = next, renewRetryMin
-			if time.Until(id.RenewTime) > 0 {
+			id = next
+			if err = r.settled(id); err == nil {
+				retry = renewRetryMin
 				continue
 			}
-			err = errors.New("controller set a renew_time that has passed already")
 		}
 		if ctx.Err() != nil {
 			return
@@ -128,6 +128,19 @@ func (r *Renewer) Run(ctx context.Context, id *state.Identity) {
 			return
 		}
 	}
+}
+
+// settled is an error if the identity, though it is new, is to be renewed at once: what
+// the controller gives and what it wants do not fit, and asking all the time does
+// not mend that.
+func (r *Renewer) settled(id *state.Identity) error {
+	if time.Until(id.RenewTime) <= 0 {
+		return errors.New("controller set a renew_time that has passed already")
+	}
+	if pin := r.trust.Load().GetIssuerPin(); pin != "" && !id.IssuedBy(pin) {
+		return errors.New("controller gave certificates of another authority than the one that it wants them to be from")
+	}
+	return nil
 }
 
 // renew asks the controller's endpoints in turn for certificates for new keys.

@@ -74,6 +74,9 @@ func New(fleet Counter, networks func() []string) *Metrics {
 	return m
 }
 
+// Collect adds what somebody else observes.
+func (m *Metrics) Collect(c prometheus.Collector) { m.registry.MustRegister(c) }
+
 // WatchReplica adds what there is to say of this replica among the others: whether it
 // leads, how many hold a lease, and for how long the state may be old.
 func (m *Metrics) WatchReplica(leads func() bool, live func() int, stale func() time.Duration) {

@@ -10,6 +10,12 @@
 // It revokes what an edge has, and replaces an authority step by step, as fast as
 // the edges are through with each step (Rotator).
 //
+// It tells the event log which certificates end soon (ExpiryWatch), and Prometheus
+// (ExpiryCollector); purpose is control, ike or authority:
+//
+//	swanherd_certificate_first_expiry_timestamp_seconds{network,purpose}
+//	swanherd_certificates_expiring{network,purpose}
+//
 // Authority and Keeper may be used from any goroutine.
 //
 // Standards: RFC 2986 (PKCS #10), RFC 5280 (X.509), RFC 4945 (certificates for

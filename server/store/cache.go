@@ -30,6 +30,7 @@ type Snapshot struct {
 	Devices            model.Table[*swanherdv1.Device]
 	DeviceSerials      model.Table[*storev1.DeviceSerial]
 	TokenUses          model.Table[*storev1.TokenUse]
+	ExpiryChecks       model.Table[*storev1.ExpiryCheck]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

@@ -23,6 +23,7 @@
 //	enrollment_requests/{network}/{key}    store.v1.EnrollmentRequest
 //	devices/{network}/{device}             swanherd.v1.Device
 //	device_serials/{serial}                store.v1.DeviceSerial
+//	expiry_checks/last                     store.v1.ExpiryCheck
 //	token_uses/{token}                     store.v1.TokenUse
 //	events/{network}/{ulid}                swanherd.v1.Event
 //	replicas/{replica}                     store.v1.Replica, under its lease

@@ -60,6 +60,7 @@ type Store struct {
 	Devices            *Collection[*swanherdv1.Device]
 	DeviceSerials      *Collection[*storev1.DeviceSerial]
 	TokenUses          *Collection[*storev1.TokenUse]
+	ExpiryChecks       *Collection[*storev1.ExpiryCheck]
 
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
@@ -175,6 +176,7 @@ func (s *Store) makeCollections() {
 	s.Devices = collect(s, "devices", "networks/*/devices/*", func(n *Snapshot) *model.Table[*swanherdv1.Device] { return &n.Devices })
 	s.DeviceSerials = collect(s, "device_serials", "deviceSerials/*", func(n *Snapshot) *model.Table[*storev1.DeviceSerial] { return &n.DeviceSerials })
 	s.TokenUses = collect(s, "token_uses", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.TokenUse] { return &n.TokenUses })
+	s.ExpiryChecks = collect(s, "expiry_checks", "expiryChecks/*", func(n *Snapshot) *model.Table[*storev1.ExpiryCheck] { return &n.ExpiryChecks })
 }
 
 func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {

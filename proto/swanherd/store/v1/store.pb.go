@@ -891,6 +891,51 @@ func (x *EnrollmentRequest) GetIkeCsr() []byte {
 	return nil
 }
 
+// ExpiryCheck is the last look for certificates that end which had something to tell.
+type ExpiryCheck struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CheckTime     *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=check_time,json=checkTime,proto3" json:"check_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpiryCheck) Reset() {
+	*x = ExpiryCheck{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpiryCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpiryCheck) ProtoMessage() {}
+
+func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpiryCheck.ProtoReflect.Descriptor instead.
+func (*ExpiryCheck) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExpiryCheck) GetCheckTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CheckTime
+	}
+	return nil
+}
+
 // DeviceSerial makes a serial number unique among all networks.
 type DeviceSerial struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -904,7 +949,7 @@ type DeviceSerial struct {
 
 func (x *DeviceSerial) Reset() {
 	*x = DeviceSerial{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +961,7 @@ func (x *DeviceSerial) String() string {
 func (*DeviceSerial) ProtoMessage() {}
 
 func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +974,7 @@ func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceSerial.ProtoReflect.Descriptor instead.
 func (*DeviceSerial) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeviceSerial) GetName() string {
@@ -962,7 +1007,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1019,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1032,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Revocation) GetName() string {
@@ -1042,7 +1087,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1054,7 +1099,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1067,7 +1112,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Replica) GetName() string {
@@ -1122,7 +1167,7 @@ type AnsweredRequest struct {
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1179,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1192,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -1185,7 +1230,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1242,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1255,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1310,7 +1355,10 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x1f\n" +
 	"\vcontrol_csr\x18\x04 \x01(\fR\n" +
 	"controlCsr\x12\x17\n" +
-	"\aike_csr\x18\x05 \x01(\fR\x06ikeCsr\":\n" +
+	"\aike_csr\x18\x05 \x01(\fR\x06ikeCsr\"H\n" +
+	"\vExpiryCheck\x129\n" +
+	"\n" +
+	"check_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\":\n" +
 	"\fDeviceSerial\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\"\xc6\x01\n" +
@@ -1356,7 +1404,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -1370,51 +1418,53 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*CertificateAuthority)(nil),       // 9: swanherd.store.v1.CertificateAuthority
 	(*AuthorityRotation)(nil),          // 10: swanherd.store.v1.AuthorityRotation
 	(*EnrollmentRequest)(nil),          // 11: swanherd.store.v1.EnrollmentRequest
-	(*DeviceSerial)(nil),               // 12: swanherd.store.v1.DeviceSerial
-	(*Revocation)(nil),                 // 13: swanherd.store.v1.Revocation
-	(*Replica)(nil),                    // 14: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),            // 15: swanherd.store.v1.AnsweredRequest
-	(*SealedSecret)(nil),               // 16: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 18: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 19: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 20: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 22: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 23: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 24: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 25: swanherd.v1.EnrollmentRequest
+	(*ExpiryCheck)(nil),                // 12: swanherd.store.v1.ExpiryCheck
+	(*DeviceSerial)(nil),               // 13: swanherd.store.v1.DeviceSerial
+	(*Revocation)(nil),                 // 14: swanherd.store.v1.Revocation
+	(*Replica)(nil),                    // 15: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 16: swanherd.store.v1.AnsweredRequest
+	(*SealedSecret)(nil),               // 17: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 19: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 20: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 21: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 23: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 24: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 25: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 26: swanherd.v1.EnrollmentRequest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	17, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	18, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	19, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	17, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	17, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	20, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	17, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	22, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	23, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	18, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	19, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	20, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	18, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	18, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	21, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	18, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	23, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	24, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	8,  // 10: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 11: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	17, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	18, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	10, // 14: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	24, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	16, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	17, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	17, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	21, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	25, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	17, // 21: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	17, // 22: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 23: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	25, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	17, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	18, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	18, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	22, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	26, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	18, // 21: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	18, // 22: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	18, // 23: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 24: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1428,7 +1478,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
