@@ -81,3 +81,56 @@ func TestCommandLineListsAndDeletes(t *testing.T) {
 	x.says(0, "", "delete site lima --allow-missing")
 	x.says(0, "", "events --filter action=site.delete", "site.delete", "!site.create")
 }
+
+// What an operator does about edges and their certificates, on the command line.
+func TestCommandLineAdmitsAndRevokes(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	x.says(0, fleetFile(c), "apply -f -", "5 created")
+	x.says(2, "", "token create", "--site", "--create-site")
+	x.says(3, "", "token create --site berlin --from 10.0.0.0/99", "allowed_cidrs[0]")
+	token, _, code := x.run("", "token", "create", "--site", "berlin", "--approval", "--from", "127.0.0.0/8")
+	if code != 0 {
+		t.Fatal(token)
+	}
+	e := c.newEdge()
+	resp, err := e.tryEnroll(strings.TrimSpace(token), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := resp.GetPending().GetEnrollmentRequest()
+	id := request[strings.LastIndexByte(request, '/')+1:]
+	x.says(0, "", "enrollment list", id, "PENDING", "127.0.0.1", resp.GetPending().GetKeyFingerprint())
+	x.says(0, "", "enrollment approve "+id, "berlin", "approved")
+	x.says(3, "", "enrollment deny "+id, "decided by token:admin already")
+	if resp, err = e.poll(request); err != nil {
+		t.Fatal(err)
+	}
+	e.take(resp)
+	e.open()
+	e.until()
+
+	x.says(0, "", "device create SN-7 --site lima --description router", "registered")
+	x.says(3, "", "device create sn-7 --site lima", "registered with serial number sn-7 already")
+	x.says(0, "", "device list", "SN-7", "router")
+	x.says(0, "", "device delete SN-7", "deleted")
+
+	x.says(0, "", "edge quarantine berlin", "disabled true")
+	x.says(0, "", "edge release berlin", "disabled false")
+	x.says(0, "", "cert list", "berlin", "CONTROL", "IKE")
+	x.says(0, "", "cert list --within 1h", "!CONTROL")
+	x.says(0, "", "ca show", "pin sha256:")
+	x.says(0, "", "ca rotate --external", "BEGIN CERTIFICATE REQUEST")
+	x.says(3, "", "ca rotate", "being replaced already")
+	x.says(3, "", "ca force", "import what that signed")
+	x.says(0, "", "ca cancel", "!REQUEST")
+	x.says(2, "", "ca force", "is not being replaced")
+	x.says(0, "", "edge revoke berlin --reason stolen", "2 certificates revoked")
+	x.says(0, "", "cert revocations", "berlin", "0/0", "stolen")
+	x.says(0, "", "edge replace berlin", "swe_")
+	x.says(4, "", "edge revoke nobody", "does not exist")
+	x.says(2, "", "apitoken create --role god", "viewer, operator, admin")
+	x.says(0, "", "apitoken create --role viewer --in demo --ttl 1h", "swa_")
+	x.says(0, "", "apitoken list", "VIEWER", "demo", "!swa_")
+	x.says(0, "", "apitoken rotate self --grace 1m", "swa_")
+}

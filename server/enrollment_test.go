@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -333,5 +334,56 @@ func TestRegisteredDevice(t *testing.T) {
 	list, err := c.devices().ListDevices(t.Context(), &swanherdv1.ListDevicesRequest{Parent: "networks/demo"})
 	if err != nil || len(list.GetDevices()) != 2 || list.GetDevices()[0].GetEdge() == "" || list.GetDevices()[1].GetEdge() == "" {
 		t.Errorf("devices are %v, %v", list, err)
+	}
+}
+
+// An edge in quarantine keeps its session and has no tunnels, nor has any other edge
+// one with it.
+func TestQuarantine(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	berlin, oslo := c.enrolled("berlin"), c.enrolled("oslo")
+	for _, e := range []*testEdge{berlin, oslo} {
+		e.open()
+		e.until("berlin--oslo")
+	}
+	set := func(disabled bool) {
+		t.Helper()
+		if _, err := c.topology().UpdateEdge(t.Context(), &swanherdv1.UpdateEdgeRequest{
+			Edge: &swanherdv1.Edge{Name: berlin.name, Disabled: disabled}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"disabled"}},
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set(true)
+	berlin.until()
+	oslo.until()
+	set(false)
+	berlin.until("berlin--oslo")
+	oslo.until("berlin--oslo")
+}
+
+// Who knows a serial number, which is no secret, cannot keep others from asking.
+func TestSerialNumberIsNoWayToFillTheQueue(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	for i, serial := range []string{"SN-1", "SN-2"} {
+		if _, err := c.devices().CreateDevice(t.Context(), &swanherdv1.CreateDeviceRequest{Parent: "networks/demo", Device: &swanherdv1.Device{
+			SerialNumber: serial, Site: []string{"networks/demo/sites/berlin", "networks/demo/sites/oslo"}[i],
+		}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	for range 12 {
+		if _, err = c.newEdge().tryEnrollSerial("SN-1"); err != nil {
+			break
+		}
+	}
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("many keys with one serial number: %v", err)
+	}
+	if _, err := c.newEdge().tryEnrollSerial("SN-2"); err != nil {
+		t.Errorf("another device: %v", err)
 	}
 }

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +33,7 @@ func TestCertificatesNetns(t *testing.T) {
 		run  func(*fleetTest)
 	}{
 		{"the authority is replaced under traffic", (*fleetTest).authorityReplaced},
+		{"an external authority takes over", (*fleetTest).authorityExternal},
 		{"an edge is revoked and replaced", (*fleetTest).edgeRevoked},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -106,11 +113,94 @@ func (f *fleetTest) authorityReplaced() {
 			f.Errorf("%s has a certificate of %s", c.GetEdge(), c.GetIssuerPin())
 		}
 	}
+}
+
+// authorityExternal puts the network's authority below one that the controller has not:
+// the edges' tunnels are authenticated by certificates of the subordinate one.
+func (f *fleetTest) authorityExternal() {
+	name := network + "/certificateAuthority"
+	spis := f.ikeSPIs()
+	a, err := f.certificates().RotateCertificateAuthority(f.ctx, &swanherdv1.RotateCertificateAuthorityRequest{
+		Name: name, RenewWithin: durationpb.New(time.Second), External: true,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	root, chain := signAuthority(f.T, a.GetRotation().GetCertificateRequest())
+	traffic := f.traffic("berlin", "tokyo")
+	if _, err := f.certificates().ImportCertificateAuthority(f.ctx, &swanherdv1.ImportCertificateAuthorityRequest{Name: name, CertificateChain: chain}); err != nil {
+		f.Fatal(err)
+	}
+	f.await("the authority to be another one, and every tunnel to be authenticated anew", func() bool {
+		a, err := f.certificates().GetCertificateAuthority(f.ctx, &swanherdv1.GetCertificateAuthorityRequest{Name: name})
+		if err != nil {
+			f.Fatal(err)
+		}
+		now := f.ikeSPIs()
+		for tunnel, spi := range spis {
+			if now[tunnel] == spi {
+				return false
+			}
+		}
+		return a.GetRotation() == nil && len(f.inState(swanherdv1.IntentState_INTENT_STATE_CONFIRMED)) == 4 && f.up() == 6
+	})
+	if sent, received := traffic.end(); received != sent || sent == 0 {
+		f.Errorf("%d of %d packets arrived while the authority was replaced", received, sent)
+	}
 	for _, s := range f.world.sites {
-		if roots := f.roots(s); len(roots) != 1 && len(roots) != 2 {
-			f.Errorf("%s has the trust anchors %v", s.name, roots)
+		b, err := os.ReadFile(filepath.Join(f.dir, s.name, "identity", "ike.crt"))
+		if err != nil {
+			f.Fatal(err)
+		}
+		leaf, rest := pem.Decode(b)
+		c, err := x509.ParseCertificate(leaf.Bytes)
+		if err != nil {
+			f.Fatal(err)
+		}
+		between := x509.NewCertPool()
+		between.AppendCertsFromPEM(rest)
+		if _, err := c.Verify(x509.VerifyOptions{Roots: root, Intermediates: between}); err != nil {
+			f.Errorf("%s shows nothing that chains to the external root: %v", s.name, err)
 		}
 	}
+}
+
+// signAuthority makes a root and signs the request with it, as an authority; it returns
+// the root and the certificate in PEM.
+func signAuthority(t *testing.T, request string) (root *x509.CertPool, chain string) {
+	t.Helper()
+	block, _ := pem.Decode([]byte(request))
+	if block == nil {
+		t.Fatalf("request is %q", request)
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := func(name pkix.Name) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: name, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(365 * 24 * time.Hour),
+		}
+	}
+	top := template(pkix.Name{CommonName: "Example Corp Root"})
+	der, err := x509.CreateCertificate(rand.Reader, top, top, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if top, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	root = x509.NewCertPool()
+	root.AddCert(top)
+	if der, err = x509.CreateCertificate(rand.Reader, template(csr.Subject), top, csr.PublicKey, key); err != nil {
+		t.Fatal(err)
+	}
+	return root, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 // ikeSPIs are the SPIs of every tunnel's IKE SA as its first end reports them.
@@ -120,15 +210,6 @@ func (f *fleetTest) ikeSPIs() map[string]string {
 		all[t.GetName()] = t.GetA().GetReport().GetIkeSa().GetInitiatorSpi()
 	}
 	return all
-}
-
-// roots are the trust anchors that an edge stored with its certificates.
-func (f *fleetTest) roots(s *site) []string {
-	b, err := os.ReadFile(filepath.Join(f.dir, s.name, "identity", "network-roots.crt"))
-	if err != nil {
-		f.Error(err)
-	}
-	return slices.DeleteFunc(strings.Split(string(b), "-----BEGIN CERTIFICATE-----"), func(p string) bool { return strings.TrimSpace(p) == "" })
 }
 
 // traffic pings from one site to another until it is ended.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net/netip"
@@ -192,6 +193,27 @@ func TestPlanDefault(t *testing.T) {
 }
 
 // Each change of the good intent is refused, with the resource and the field.
+// Whom the controller says to trust takes the place of whom the edge learned to trust
+// with its certificates, or it would believe an authority that was replaced.
+func TestTrustBundleReplacesEnrolledRoots(t *testing.T) {
+	enrolled := material(t)
+	next := material(t)
+	bundle := &swanherdv1.TrustBundle{TrustAnchors: []string{string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: next.Chain[0].Raw}))}}
+	for what, tt := range map[string]struct {
+		trust *swanherdv1.TrustBundle
+		want  *ident.Roots
+	}{
+		"no bundle":                {nil, ident.NewRoots(enrolled.Roots...)},
+		"a bundle without anchors": {&swanherdv1.TrustBundle{RevokedSerials: []string{"2a"}}, ident.NewRoots(enrolled.Roots...)},
+		"a bundle":                 {bundle, ident.NewRoots(next.Chain...)},
+	} {
+		got, err := newTrust(&swanherdv1.EdgeIntent{Trust: tt.trust}, enrolled)
+		if err != nil || !got.Equal(tt.want) {
+			t.Errorf("%s: trusts others than it should, %v", what, err)
+		}
+	}
+}
+
 func TestPlanErrors(t *testing.T) {
 	for name, tc := range map[string]struct {
 		change  func(i *swanherdv1.EdgeIntent, tun *swanherdv1.TunnelIntent)

@@ -142,19 +142,19 @@ func (i *Identity) IssuedBy(pin string) bool {
 	return false
 }
 
-// chainsTo reports whether each certificate is signed by the next, the last by root.
-// Whether they are good otherwise was checked when they came.
+// chainsTo reports whether each certificate is signed by the next, up to the one that
+// root signed. Behind that, a chain may go on to what signed root. Whether they are
+// good otherwise was checked when they came.
 func chainsTo(chain []*x509.Certificate, root *x509.Certificate) bool {
 	for n, c := range chain {
-		issuer := root
-		if n+1 < len(chain) {
-			issuer = chain[n+1]
+		if c.CheckSignatureFrom(root) == nil {
+			return true
 		}
-		if c.CheckSignatureFrom(issuer) != nil {
+		if n+1 == len(chain) || c.CheckSignatureFrom(chain[n+1]) != nil {
 			return false
 		}
 	}
-	return len(chain) > 0
+	return false
 }
 
 // CandidateKeys returns the keys of the candidate identity. They are made and

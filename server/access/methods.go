@@ -98,6 +98,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer},
 	"/swanherd.v1.CertificateService/GetCertificateAuthority":    {role: viewer},
 	"/swanherd.v1.CertificateService/RotateCertificateAuthority": {role: admin},
+	"/swanherd.v1.CertificateService/ImportCertificateAuthority": {role: admin},
 	"/swanherd.v1.CertificateService/ForceCertificateAuthority":  {role: admin},
 	"/swanherd.v1.CertificateService/CancelCertificateAuthority": {role: admin},
 

@@ -27,8 +27,11 @@ const (
 	requestLife = 7 * 24 * time.Hour
 	// pollInterval is how often an edge asks what became of its request.
 	pollInterval = 5 * time.Second
-	// maxPending bounds what edges that nobody approved of make a network store.
-	maxPending = 500
+	// maxPending bounds what edges that nobody approved of make a network store, and
+	// maxPendingOfDevice what callers do who show one serial number, which is no
+	// secret, with ever other keys.
+	maxPending         = 500
+	maxPendingOfDevice = 8
 	// requestIDSize is how many octets of the key's hash name a request.
 	requestIDSize = 16
 )
@@ -52,8 +55,8 @@ func (s *Enrollment) ask(ctx context.Context, req *swanherdv1.EnrollRequest, g *
 	if !errors.Is(err, store.ErrNotFound) {
 		return nil, access.StoreError(err)
 	}
-	if len(inNetwork(s.store.Snapshot().EnrollmentRequests, model.NetworkName{Network: g.edge.Network})) >= maxPending {
-		return nil, status.Errorf(codes.ResourceExhausted, "%d enrollment requests wait already; an operator has to decide them first", maxPending)
+	if s.queueFull(g) {
+		return nil, status.Error(codes.ResourceExhausted, "too many enrollment requests wait already; an operator has to decide them first")
 	}
 	request := &storev1.EnrollmentRequest{
 		Request: &swanherdv1.EnrollmentRequest{
@@ -79,6 +82,17 @@ func (s *Enrollment) ask(ctx context.Context, req *swanherdv1.EnrollRequest, g *
 		return nil, err
 	}
 	return pending(request.GetRequest()), nil
+}
+
+func (s *Enrollment) queueFull(g *grant) bool {
+	all, ofDevice := 0, 0
+	for row := range s.store.Snapshot().EnrollmentRequests.InNetwork(model.NetworkName{Network: g.edge.Network}) {
+		all++
+		if g.device != nil && row.Value.GetRequest().GetCredential() == g.device.Name {
+			ofDevice++
+		}
+	}
+	return all >= maxPending || ofDevice >= maxPendingOfDevice
 }
 
 func pending(r *swanherdv1.EnrollmentRequest) *swanherdv1.EnrollResponse {

@@ -199,8 +199,24 @@ func (s *Certificates) RotateCertificateAuthority(ctx context.Context, req *swan
 	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
 		edges := len(inNetwork(s.store.Snapshot().Edges, network))
 		actor := access.PrincipalFrom(ctx).Actor
-		err := s.pki.RotateIn(t, row, network, req.GetRenewWithin().AsDuration(), edges, actor, time.Now())
+		err := s.pki.RotateIn(t, row, network, pki.RotateOptions{
+			RenewWithin: req.GetRenewWithin().AsDuration(), Edges: edges, External: req.GetExternal(), Actor: actor,
+		}, time.Now())
+		if req.GetExternal() {
+			return "certificateAuthority.rotate", "an external authority is to sign the new one", err
+		}
 		return "certificateAuthority.rotate", fmt.Sprintf("%d edges are to trust the new authority", edges), err
+	})
+}
+
+// ImportCertificateAuthority implements CertificateService.
+func (s *Certificates) ImportCertificateAuthority(ctx context.Context, req *swanherdv1.ImportCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
+	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
+		subject, err := s.pki.ImportIn(t, row, network, []byte(req.GetCertificateChain()), time.Now())
+		if errors.Is(err, pki.ErrChain) {
+			err = access.Invalid("certificate_chain", err.Error())
+		}
+		return "certificateAuthority.import", "signed by " + subject, err
 	})
 }
 
@@ -239,6 +255,9 @@ func (s *Certificates) change(ctx context.Context, name string,
 		action, message, err := f(t, network, row)
 		if errors.Is(err, pki.ErrRotation) {
 			return struct{}{}, nil, status.Error(codes.FailedPrecondition, err.Error())
+		}
+		if err != nil && status.Code(err) == codes.InvalidArgument {
+			return struct{}{}, nil, err
 		}
 		if err != nil {
 			return struct{}{}, nil, status.Error(codes.Internal, err.Error())

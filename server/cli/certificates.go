@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -95,16 +96,19 @@ func revocationKind() kind {
 func newAuthority(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "ca", Short: "The authority of a network: show it, and replace it without losing a tunnel"}
 	var within time.Duration
+	var external bool
 	rotate := s.authorityCommand("rotate", "Begin to replace the authority: edges trust both, renew, then the old one is dropped",
 		func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
-			req := &swanherdv1.RotateCertificateAuthorityRequest{Name: name}
+			req := &swanherdv1.RotateCertificateAuthorityRequest{Name: name, External: external}
 			if within > 0 {
 				req.RenewWithin = durationpb.New(within)
 			}
 			return c.certificates.RotateCertificateAuthority(cmd.Context(), req)
 		})
 	rotate.Flags().DurationVar(&within, "renew-within", 0, "time over which edges spread their renewals; 0: as long as so many need")
+	rotate.Flags().BoolVar(&external, "external", false, "an authority of yours signs the new one: it prints what to sign, and `swanherd ca import` goes on")
 	cmd.AddCommand(
+		newAuthorityImport(s),
 		s.authorityCommand("show", "Show the authority, and how far its replacement is",
 			func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
 				return c.certificates.GetCertificateAuthority(cmd.Context(), &swanherdv1.GetCertificateAuthorityRequest{Name: name})
@@ -155,10 +159,43 @@ func (s *session) authorityCommand(use, short string,
 	}
 }
 
+func newAuthorityImport(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "import FILE", Short: "Bring what your authority signed: the certificate, then what it chains to, in PEM", Args: exactly(1, "the file"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			chain, err := os.ReadFile(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			a, err := c.certificates.ImportCertificateAuthority(cmd.Context(), &swanherdv1.ImportCertificateAuthorityRequest{
+				Name: c.parent + "/certificateAuthority", CertificateChain: string(chain),
+			})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(a)
+			}
+			s.printAuthority(a)
+			return nil
+		},
+	}
+}
+
 func (s *session) printAuthority(a *swanherdv1.CertificateAuthority) {
 	fmt.Fprintf(s.Out, "%s\n  pin sha256:%s, expires %s\n", a.GetName(), a.GetPin(), a.GetExpireTime().AsTime().Format(time.DateOnly))
 	r := a.GetRotation()
 	if r == nil {
+		return
+	}
+	if request := r.GetCertificateRequest(); request != "" {
+		fmt.Fprintf(s.Out, "  waits since %s for your authority to sign this, as an authority itself; then `swanherd ca import FILE`\n%s",
+			age(r.GetPhaseTime(), time.Now()), request)
 		return
 	}
 	words := map[swanherdv1.CertificateAuthority_Phase]string{

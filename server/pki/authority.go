@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -51,6 +52,9 @@ var oidIKEIntermediate = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 8, 2, 2}
 type Authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
+	// chain is what the certificate chains to without the root, in DER; empty when it
+	// signed itself.
+	chain [][]byte
 	// trusted are the authorities, in DER, beside which it is trusted, itself first.
 	trusted [][]byte
 	// name and revision of its record in the store, if it has one.
@@ -214,8 +218,14 @@ func (a *Authority) issue(key crypto.PublicKey, template *x509.Certificate, now 
 	if err != nil {
 		return nil, fmt.Errorf("parse certificate of %s: %w", template.Subject.CommonName, err)
 	}
-	return &Certificate{Leaf: leaf, Chain: [][]byte{der}, Serial: Serial(leaf), IssuerPin: a.Pin()}, nil
+	chain := [][]byte{der}
+	if !selfSigned(a.certificate) { // whoever trusts the root alone needs the rest
+		chain = append(append(chain, a.certificate.Raw), a.chain...)
+	}
+	return &Certificate{Leaf: leaf, Chain: chain, Serial: Serial(leaf), IssuerPin: a.Pin()}, nil
 }
+
+func selfSigned(c *x509.Certificate) bool { return bytes.Equal(c.RawIssuer, c.RawSubject) }
 
 // newSerial returns a positive serial number of 128 random bits (RFC 5280,
 // Section 4.1.2.2, allows 160).

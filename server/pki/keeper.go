@@ -145,7 +145,7 @@ func (k *Keeper) decode(stored *storev1.CertificateAuthority) (*Authority, error
 	if !ok || !signer.PublicKey.Equal(certificate.PublicKey) {
 		return nil, fmt.Errorf("key of %s is not that of its certificate", name)
 	}
-	return &Authority{certificate: certificate, key: signer, trusted: model.TrustAnchors(stored)}, nil
+	return &Authority{certificate: certificate, key: signer, chain: stored.GetChain(), trusted: model.TrustAnchors(stored)}, nil
 }
 
 // RequireIssuerIn makes t depend on the authority's being the one that issues, still:

@@ -3,6 +3,7 @@ package pki
 import (
 	"context"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,11 +19,12 @@ import (
 	"github.com/swanherd/swanherd/server/store"
 )
 
-// An authority is replaced in two phases, so that at no moment two edges meet of
+// An authority is replaced in phases, so that at no moment two edges meet of
 // which one does not believe the other:
 //
-//	DISTRIBUTING  the old one issues, every edge learns to trust both
-//	REISSUING     the new one issues, every edge gets certificates of it
+//	AWAITING_CERTIFICATE  only if an external authority has to sign the new one
+//	DISTRIBUTING          the old one issues, every edge learns to trust both
+//	REISSUING             the new one issues, every edge gets certificates of it
 //
 // and then the old one is dropped. A phase ends when every edge is through with it,
 // by what the edge itself has said. All there is to know is in the authority's
@@ -40,9 +42,21 @@ const (
 	renewalsPerSecond = 10
 )
 
+// RotateOptions say how an authority is to be replaced.
+type RotateOptions struct {
+	// RenewWithin is the time over which edges spread their renewals; 0: as long as so
+	// many Edges need.
+	RenewWithin time.Duration
+	Edges       int
+	// External: the new authority's certificate is signed by an external one, and
+	// ImportIn brings it.
+	External bool
+	// Actor as in Event.actor.
+	Actor string
+}
+
 // RotateIn begins to replace the network's authority by a new one, as a part of t.
-// renewWithin 0 is as long as so many edges need.
-func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, renewWithin time.Duration, edges int, actor string, now time.Time) error {
+func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, o RotateOptions, now time.Time) error {
 	if row.Value.GetRotation() != nil {
 		return fmt.Errorf("%w: it is being replaced already, since %s", ErrRotation, row.Value.GetRotation().GetStartTime().AsTime().Format(time.RFC3339))
 	}
@@ -58,8 +72,8 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 	if err != nil {
 		return err
 	}
-	if renewWithin == 0 {
-		renewWithin = max(minRenewWithin, time.Duration(edges)*time.Second/renewalsPerSecond)
+	if o.RenewWithin == 0 {
+		o.RenewWithin = max(minRenewWithin, time.Duration(o.Edges)*time.Second/renewalsPerSecond)
 	}
 	changed := proto.CloneOf(row.Value)
 	changed.Rotation = &storev1.AuthorityRotation{
@@ -68,9 +82,16 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 		OtherKey:         sealed,
 		StartTime:        timestamppb.New(now),
 		PhaseTime:        timestamppb.New(now),
-		RenewWithin:      durationpb.New(renewWithin),
-		Actor:            actor,
+		RenewWithin:      durationpb.New(o.RenewWithin),
+		Actor:            o.Actor,
 		IssuerPin:        next.Pin(),
+	}
+	if o.External {
+		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE
+		changed.Rotation.OtherCertificate = nil
+		if changed.Rotation.CertificateRequest, err = next.request(); err != nil {
+			return err
+		}
 	}
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
 	return nil
@@ -78,7 +99,9 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 
 // CancelIn gives a replacement up, as a part of t.
 func (k *Keeper) CancelIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority]) error {
-	if row.Value.GetRotation().GetPhase() != swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING {
+	switch row.Value.GetRotation().GetPhase() {
+	case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING, swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE:
+	default:
 		return fmt.Errorf("%w: a replacement can be given up only until the new authority issues", ErrRotation)
 	}
 	changed := proto.CloneOf(row.Value)
@@ -96,9 +119,11 @@ func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAutho
 	}
 	changed := proto.CloneOf(row.Value)
 	switch phase {
+	case swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE:
+		return fmt.Errorf("%w: it waits for the external authority; import what that signed", ErrRotation)
 	case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
-		changed.Certificate, changed.Key = rotation.GetOtherCertificate(), rotation.GetOtherKey()
-		changed.Rotation.OtherCertificate, changed.Rotation.OtherKey = row.Value.GetCertificate(), nil
+		changed.Certificate, changed.Key, changed.Chain = rotation.GetOtherCertificate(), rotation.GetOtherKey(), rotation.GetOtherChain()
+		changed.Rotation.OtherCertificate, changed.Rotation.OtherKey, changed.Rotation.OtherChain = row.Value.GetCertificate(), nil, nil
 		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_REISSUING
 		changed.Rotation.PhaseTime = timestamppb.New(now)
 	default:
@@ -216,7 +241,7 @@ func (r *Rotator) Step(ctx context.Context, now time.Time) error {
 			continue // refused before it was stored
 		}
 		authority, ok := snap.Authorities.Get(network.AuthorityName())
-		if !ok || authority.Value.GetRotation() == nil {
+		if !ok || !endsBySelf(authority.Value.GetRotation().GetPhase()) {
 			continue
 		}
 		edges, waiting := Progress(snap, network, authority, now)
@@ -228,6 +253,11 @@ func (r *Rotator) Step(ctx context.Context, now time.Time) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// endsBySelf says whether a phase ends when every edge is through with it.
+func endsBySelf(p swanherdv1.CertificateAuthority_Phase) bool {
+	return p == swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING || p == swanherdv1.CertificateAuthority_PHASE_REISSUING
 }
 
 func (r *Rotator) advance(ctx context.Context, network model.NetworkName, row model.Row[*storev1.CertificateAuthority], edges int, now time.Time) error {
@@ -268,16 +298,22 @@ func Describe(a *storev1.CertificateAuthority) (*swanherdv1.CertificateAuthority
 	if rotation == nil {
 		return shown, nil
 	}
-	other, err := x509.ParseCertificate(rotation.GetOtherCertificate())
-	if err != nil {
-		return nil, fmt.Errorf("parse the other certificate of %s: %w", a.GetName(), err)
-	}
 	shown.Rotation = &swanherdv1.CertificateAuthority_Rotation{
 		Phase:     rotation.GetPhase(),
 		StartTime: rotation.GetStartTime(),
 		PhaseTime: rotation.GetPhaseTime(),
-		OtherPin:  Pin(other),
+		OtherPin:  rotation.GetIssuerPin(),
 		Actor:     rotation.GetActor(),
+	}
+	if csr := rotation.GetCertificateRequest(); len(csr) > 0 {
+		shown.Rotation.CertificateRequest = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
+	}
+	if rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING {
+		before, err := x509.ParseCertificate(rotation.GetOtherCertificate())
+		if err != nil {
+			return nil, fmt.Errorf("parse the certificate before of %s: %w", a.GetName(), err)
+		}
+		shown.Rotation.OtherPin = Pin(before)
 	}
 	return shown, nil
 }

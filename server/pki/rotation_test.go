@@ -126,11 +126,11 @@ func TestRotationWaitsForEveryEdge(t *testing.T) {
 	w := newWorld(t, "berlin", "oslo")
 	before := w.authority()
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, before, demo, 0, 2, "token:x", now); err != nil {
+	if err := w.keeper.RotateIn(txn, before, demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
-	if err := w.keeper.RotateIn(w.store.Txn(), w.authority(), demo, 0, 2, "token:x", now); !errors.Is(err, ErrRotation) {
+	if err := w.keeper.RotateIn(w.store.Txn(), w.authority(), demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); !errors.Is(err, ErrRotation) {
 		t.Errorf("a second replacement at once: %v", err)
 	}
 	revision := w.authority().Revision
@@ -202,7 +202,7 @@ func TestRotationRefusesCertificatesOfTheAuthorityBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, time.Minute, 0, "token:x", now); err != nil {
+	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 0, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
@@ -220,7 +220,7 @@ func TestRotationRefusesCertificatesOfTheAuthorityBefore(t *testing.T) {
 func TestRotationForcedAndGivenUp(t *testing.T) {
 	w := newWorld(t, "berlin")
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, time.Minute, 1, "token:x", now); err != nil {
+	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
@@ -233,7 +233,7 @@ func TestRotationForcedAndGivenUp(t *testing.T) {
 		t.Error("it goes on after it was given up")
 	}
 	txn = w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, time.Minute, 1, "token:x", now); err != nil {
+	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)

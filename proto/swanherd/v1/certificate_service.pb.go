@@ -86,6 +86,8 @@ const (
 	CertificateAuthority_PHASE_DISTRIBUTING CertificateAuthority_Phase = 1
 	// The new one issues; edges renew their certificates.
 	CertificateAuthority_PHASE_REISSUING CertificateAuthority_Phase = 2
+	// Before DISTRIBUTING: an external authority has yet to sign the new one.
+	CertificateAuthority_PHASE_AWAITING_CERTIFICATE CertificateAuthority_Phase = 3
 )
 
 // Enum value maps for CertificateAuthority_Phase.
@@ -94,11 +96,13 @@ var (
 		0: "PHASE_UNSPECIFIED",
 		1: "PHASE_DISTRIBUTING",
 		2: "PHASE_REISSUING",
+		3: "PHASE_AWAITING_CERTIFICATE",
 	}
 	CertificateAuthority_Phase_value = map[string]int32{
-		"PHASE_UNSPECIFIED":  0,
-		"PHASE_DISTRIBUTING": 1,
-		"PHASE_REISSUING":    2,
+		"PHASE_UNSPECIFIED":          0,
+		"PHASE_DISTRIBUTING":         1,
+		"PHASE_REISSUING":            2,
+		"PHASE_AWAITING_CERTIFICATE": 3,
 	}
 )
 
@@ -831,7 +835,10 @@ type RotateCertificateAuthorityRequest struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Edges renew their certificates at random moments within this time. Default: as
 	// long as the fleet needs at ten edges per second, at least 10 s.
-	RenewWithin   *durationpb.Duration `protobuf:"bytes,2,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
+	RenewWithin *durationpb.Duration `protobuf:"bytes,2,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
+	// The new authority is subordinate to one of yours: rotation.certificate_request is
+	// what that has to sign, and ImportCertificateAuthority brings the answer.
+	External      bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -880,6 +887,68 @@ func (x *RotateCertificateAuthorityRequest) GetRenewWithin() *durationpb.Duratio
 	return nil
 }
 
+func (x *RotateCertificateAuthorityRequest) GetExternal() bool {
+	if x != nil {
+		return x.External
+	}
+	return false
+}
+
+type ImportCertificateAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The certificate of the new authority, then those that it chains to, in PEM; the
+	// root may be left out. It is for signing certificates, and lasts longer than
+	// those that it issues.
+	CertificateChain string `protobuf:"bytes,2,opt,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ImportCertificateAuthorityRequest) Reset() {
+	*x = ImportCertificateAuthorityRequest{}
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportCertificateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportCertificateAuthorityRequest) ProtoMessage() {}
+
+func (x *ImportCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*ImportCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ImportCertificateAuthorityRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportCertificateAuthorityRequest) GetCertificateChain() string {
+	if x != nil {
+		return x.CertificateChain
+	}
+	return ""
+}
+
 type ForceCertificateAuthorityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -891,7 +960,7 @@ type ForceCertificateAuthorityRequest struct {
 
 func (x *ForceCertificateAuthorityRequest) Reset() {
 	*x = ForceCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +972,7 @@ func (x *ForceCertificateAuthorityRequest) String() string {
 func (*ForceCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *ForceCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +985,7 @@ func (x *ForceCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForceCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*ForceCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ForceCertificateAuthorityRequest) GetName() string {
@@ -942,7 +1011,7 @@ type CancelCertificateAuthorityRequest struct {
 
 func (x *CancelCertificateAuthorityRequest) Reset() {
 	*x = CancelCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1023,7 @@ func (x *CancelCertificateAuthorityRequest) String() string {
 func (*CancelCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *CancelCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1036,7 @@ func (x *CancelCertificateAuthorityRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use CancelCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*CancelCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelCertificateAuthorityRequest) GetName() string {
@@ -991,14 +1060,16 @@ type CertificateAuthority_Rotation struct {
 	// Those that are not, with the reason, at most 100.
 	Waiting []*CertificateAuthority_Waiting `protobuf:"bytes,7,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	// Who began it.
-	Actor         string `protobuf:"bytes,8,opt,name=actor,proto3" json:"actor,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Actor string `protobuf:"bytes,8,opt,name=actor,proto3" json:"actor,omitempty"`
+	// What the external authority is to sign, PKCS #10 in PEM, while it is awaited.
+	CertificateRequest string `protobuf:"bytes,9,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority_Rotation) Reset() {
 	*x = CertificateAuthority_Rotation{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1081,7 @@ func (x *CertificateAuthority_Rotation) String() string {
 func (*CertificateAuthority_Rotation) ProtoMessage() {}
 
 func (x *CertificateAuthority_Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,6 +1153,13 @@ func (x *CertificateAuthority_Rotation) GetActor() string {
 	return ""
 }
 
+func (x *CertificateAuthority_Rotation) GetCertificateRequest() string {
+	if x != nil {
+		return x.CertificateRequest
+	}
+	return ""
+}
+
 // Waiting is an edge that a phase waits for.
 type CertificateAuthority_Waiting struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1093,7 +1171,7 @@ type CertificateAuthority_Waiting struct {
 
 func (x *CertificateAuthority_Waiting) Reset() {
 	*x = CertificateAuthority_Waiting{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1183,7 @@ func (x *CertificateAuthority_Waiting) String() string {
 func (*CertificateAuthority_Waiting) ProtoMessage() {}
 
 func (x *CertificateAuthority_Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1196,14 +1274,14 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"|\n" +
 	"\x17ListRevocationsResponse\x129\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x17.swanherd.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcf\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa0\a\n" +
 	"\x14CertificateAuthority\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\tR\vcertificate\x12\x10\n" +
 	"\x03pin\x18\x03 \x01(\tR\x03pin\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12F\n" +
-	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x1a\xe1\x02\n" +
+	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x1a\x92\x03\n" +
 	"\bRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x129\n" +
 	"\n" +
@@ -1214,33 +1292,41 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x05edges\x18\x05 \x01(\x05R\x05edges\x12\x12\n" +
 	"\x04done\x18\x06 \x01(\x05R\x04done\x12C\n" +
 	"\awaiting\x18\a \x03(\v2).swanherd.v1.CertificateAuthority.WaitingR\awaiting\x12\x14\n" +
-	"\x05actor\x18\b \x01(\tR\x05actor\x1a5\n" +
+	"\x05actor\x18\b \x01(\tR\x05actor\x12/\n" +
+	"\x13certificate_request\x18\t \x01(\tR\x12certificateRequest\x1a5\n" +
 	"\aWaiting\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"K\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"k\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PHASE_DISTRIBUTING\x10\x01\x12\x13\n" +
-	"\x0fPHASE_REISSUING\x10\x02:}\xeaAz\n" +
+	"\x0fPHASE_REISSUING\x10\x02\x12\x1e\n" +
+	"\x1aPHASE_AWAITING_CERTIFICATE\x10\x03:}\xeaAz\n" +
 	"!swanherd.dev/CertificateAuthority\x12'networks/{network}/certificateAuthority*\x16certificateAuthorities2\x14certificateAuthority\"<\n" +
 	"\x1eGetCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x8d\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa9\x01\n" +
 	"!RotateCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12L\n" +
-	"\frenew_within\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$*\x00R\vrenewWithin\"\x89\x01\n" +
+	"\frenew_within\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$*\x00R\vrenewWithin\x12\x1a\n" +
+	"\bexternal\x18\x03 \x01(\bR\bexternal\"y\n" +
+	"!ImportCertificateAuthorityRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x128\n" +
+	"\x11certificate_chain\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04R\x10certificateChain\"\x89\x01\n" +
 	" ForceCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12I\n" +
 	"\x05phase\x18\x02 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x05phase\"?\n" +
 	"!CancelCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xdd\b\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\x8d\n" +
+	"\n" +
 	"\x12CertificateService\x12\x8d\x01\n" +
 	"\x10ListCertificates\x12$.swanherd.v1.ListCertificatesRequest\x1a%.swanherd.v1.ListCertificatesResponse\",\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=networks/*}/certificates\x12~\n" +
 	"\n" +
 	"RevokeEdge\x12\x1e.swanherd.v1.RevokeEdgeRequest\x1a\x1f.swanherd.v1.RevokeEdgeResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{name=networks/*/edges/*}:revoke\x12\x89\x01\n" +
 	"\x0fListRevocations\x12#.swanherd.v1.ListRevocationsRequest\x1a$.swanherd.v1.ListRevocationsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=networks/*}/revocations\x12\x9d\x01\n" +
 	"\x17GetCertificateAuthority\x12+.swanherd.v1.GetCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"2\x82\xd3\xe4\x93\x02,\x12*/v1/{name=networks/*/certificateAuthority}\x12\xad\x01\n" +
-	"\x1aRotateCertificateAuthority\x12..swanherd.v1.RotateCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:rotate\x12\xaa\x01\n" +
+	"\x1aRotateCertificateAuthority\x12..swanherd.v1.RotateCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:rotate\x12\xad\x01\n" +
+	"\x1aImportCertificateAuthority\x12..swanherd.v1.ImportCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:import\x12\xaa\x01\n" +
 	"\x19ForceCertificateAuthority\x12-.swanherd.v1.ForceCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\";\x82\xd3\xe4\x93\x025:\x01*\"0/v1/{name=networks/*/certificateAuthority}:force\x12\xad\x01\n" +
 	"\x1aCancelCertificateAuthority\x12..swanherd.v1.CancelCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:cancelB\xb2\x01\n" +
 	"\x0fcom.swanherd.v1B\x17CertificateServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
@@ -1258,7 +1344,7 @@ func file_swanherd_v1_certificate_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_swanherd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_swanherd_v1_certificate_service_proto_goTypes = []any{
 	(Certificate_Purpose)(0),                  // 0: swanherd.v1.Certificate.Purpose
 	(CertificateAuthority_Phase)(0),           // 1: swanherd.v1.CertificateAuthority.Phase
@@ -1273,44 +1359,47 @@ var file_swanherd_v1_certificate_service_proto_goTypes = []any{
 	(*CertificateAuthority)(nil),              // 10: swanherd.v1.CertificateAuthority
 	(*GetCertificateAuthorityRequest)(nil),    // 11: swanherd.v1.GetCertificateAuthorityRequest
 	(*RotateCertificateAuthorityRequest)(nil), // 12: swanherd.v1.RotateCertificateAuthorityRequest
-	(*ForceCertificateAuthorityRequest)(nil),  // 13: swanherd.v1.ForceCertificateAuthorityRequest
-	(*CancelCertificateAuthorityRequest)(nil), // 14: swanherd.v1.CancelCertificateAuthorityRequest
-	(*CertificateAuthority_Rotation)(nil),     // 15: swanherd.v1.CertificateAuthority.Rotation
-	(*CertificateAuthority_Waiting)(nil),      // 16: swanherd.v1.CertificateAuthority.Waiting
-	(*timestamppb.Timestamp)(nil),             // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),               // 18: google.protobuf.Duration
+	(*ImportCertificateAuthorityRequest)(nil), // 13: swanherd.v1.ImportCertificateAuthorityRequest
+	(*ForceCertificateAuthorityRequest)(nil),  // 14: swanherd.v1.ForceCertificateAuthorityRequest
+	(*CancelCertificateAuthorityRequest)(nil), // 15: swanherd.v1.CancelCertificateAuthorityRequest
+	(*CertificateAuthority_Rotation)(nil),     // 16: swanherd.v1.CertificateAuthority.Rotation
+	(*CertificateAuthority_Waiting)(nil),      // 17: swanherd.v1.CertificateAuthority.Waiting
+	(*timestamppb.Timestamp)(nil),             // 18: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),               // 19: google.protobuf.Duration
 }
 var file_swanherd_v1_certificate_service_proto_depIdxs = []int32{
 	0,  // 0: swanherd.v1.Certificate.purpose:type_name -> swanherd.v1.Certificate.Purpose
-	17, // 1: swanherd.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 1: swanherd.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
 	2,  // 2: swanherd.v1.ListCertificatesResponse.certificates:type_name -> swanherd.v1.Certificate
-	17, // 3: swanherd.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	17, // 4: swanherd.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 3: swanherd.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	18, // 4: swanherd.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
 	7,  // 5: swanherd.v1.ListRevocationsResponse.revocations:type_name -> swanherd.v1.Revocation
-	17, // 6: swanherd.v1.CertificateAuthority.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 7: swanherd.v1.CertificateAuthority.rotation:type_name -> swanherd.v1.CertificateAuthority.Rotation
-	18, // 8: swanherd.v1.RotateCertificateAuthorityRequest.renew_within:type_name -> google.protobuf.Duration
+	18, // 6: swanherd.v1.CertificateAuthority.expire_time:type_name -> google.protobuf.Timestamp
+	16, // 7: swanherd.v1.CertificateAuthority.rotation:type_name -> swanherd.v1.CertificateAuthority.Rotation
+	19, // 8: swanherd.v1.RotateCertificateAuthorityRequest.renew_within:type_name -> google.protobuf.Duration
 	1,  // 9: swanherd.v1.ForceCertificateAuthorityRequest.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
 	1,  // 10: swanherd.v1.CertificateAuthority.Rotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	17, // 11: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
-	17, // 12: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
-	16, // 13: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
+	18, // 11: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
+	18, // 12: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
+	17, // 13: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
 	3,  // 14: swanherd.v1.CertificateService.ListCertificates:input_type -> swanherd.v1.ListCertificatesRequest
 	5,  // 15: swanherd.v1.CertificateService.RevokeEdge:input_type -> swanherd.v1.RevokeEdgeRequest
 	8,  // 16: swanherd.v1.CertificateService.ListRevocations:input_type -> swanherd.v1.ListRevocationsRequest
 	11, // 17: swanherd.v1.CertificateService.GetCertificateAuthority:input_type -> swanherd.v1.GetCertificateAuthorityRequest
 	12, // 18: swanherd.v1.CertificateService.RotateCertificateAuthority:input_type -> swanherd.v1.RotateCertificateAuthorityRequest
-	13, // 19: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
-	14, // 20: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
-	4,  // 21: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
-	6,  // 22: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
-	9,  // 23: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
-	10, // 24: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 25: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 26: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 27: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
+	13, // 19: swanherd.v1.CertificateService.ImportCertificateAuthority:input_type -> swanherd.v1.ImportCertificateAuthorityRequest
+	14, // 20: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
+	15, // 21: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
+	4,  // 22: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
+	6,  // 23: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
+	9,  // 24: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
+	10, // 25: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 26: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 27: swanherd.v1.CertificateService.ImportCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 28: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 29: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1327,7 +1416,7 @@ func file_swanherd_v1_certificate_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_certificate_service_proto_rawDesc), len(file_swanherd_v1_certificate_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	CertificateService_ListRevocations_FullMethodName            = "/swanherd.v1.CertificateService/ListRevocations"
 	CertificateService_GetCertificateAuthority_FullMethodName    = "/swanherd.v1.CertificateService/GetCertificateAuthority"
 	CertificateService_RotateCertificateAuthority_FullMethodName = "/swanherd.v1.CertificateService/RotateCertificateAuthority"
+	CertificateService_ImportCertificateAuthority_FullMethodName = "/swanherd.v1.CertificateService/ImportCertificateAuthority"
 	CertificateService_ForceCertificateAuthority_FullMethodName  = "/swanherd.v1.CertificateService/ForceCertificateAuthority"
 	CertificateService_CancelCertificateAuthority_FullMethodName = "/swanherd.v1.CertificateService/CancelCertificateAuthority"
 )
@@ -48,6 +49,8 @@ type CertificateServiceClient interface {
 	// the old, then gets certificates from it, and then the old one is dropped. Each
 	// step waits until every edge is through with the one before.
 	RotateCertificateAuthority(ctx context.Context, in *RotateCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
+	// Brings what an external authority signed for a replacement that waits for it.
+	ImportCertificateAuthority(ctx context.Context, in *ImportCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
 	// Goes on with a replacement without the edges that it waits for. They lose
 	// their tunnels, and those that have no new certificate have to enrol again.
 	ForceCertificateAuthority(ctx context.Context, in *ForceCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
@@ -113,6 +116,16 @@ func (c *certificateServiceClient) RotateCertificateAuthority(ctx context.Contex
 	return out, nil
 }
 
+func (c *certificateServiceClient) ImportCertificateAuthority(ctx context.Context, in *ImportCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CertificateAuthority)
+	err := c.cc.Invoke(ctx, CertificateService_ImportCertificateAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *certificateServiceClient) ForceCertificateAuthority(ctx context.Context, in *ForceCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CertificateAuthority)
@@ -153,6 +166,8 @@ type CertificateServiceServer interface {
 	// the old, then gets certificates from it, and then the old one is dropped. Each
 	// step waits until every edge is through with the one before.
 	RotateCertificateAuthority(context.Context, *RotateCertificateAuthorityRequest) (*CertificateAuthority, error)
+	// Brings what an external authority signed for a replacement that waits for it.
+	ImportCertificateAuthority(context.Context, *ImportCertificateAuthorityRequest) (*CertificateAuthority, error)
 	// Goes on with a replacement without the edges that it waits for. They lose
 	// their tunnels, and those that have no new certificate have to enrol again.
 	ForceCertificateAuthority(context.Context, *ForceCertificateAuthorityRequest) (*CertificateAuthority, error)
@@ -182,6 +197,9 @@ func (UnimplementedCertificateServiceServer) GetCertificateAuthority(context.Con
 }
 func (UnimplementedCertificateServiceServer) RotateCertificateAuthority(context.Context, *RotateCertificateAuthorityRequest) (*CertificateAuthority, error) {
 	return nil, status.Error(codes.Unimplemented, "method RotateCertificateAuthority not implemented")
+}
+func (UnimplementedCertificateServiceServer) ImportCertificateAuthority(context.Context, *ImportCertificateAuthorityRequest) (*CertificateAuthority, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportCertificateAuthority not implemented")
 }
 func (UnimplementedCertificateServiceServer) ForceCertificateAuthority(context.Context, *ForceCertificateAuthorityRequest) (*CertificateAuthority, error) {
 	return nil, status.Error(codes.Unimplemented, "method ForceCertificateAuthority not implemented")
@@ -300,6 +318,24 @@ func _CertificateService_RotateCertificateAuthority_Handler(srv interface{}, ctx
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CertificateService_ImportCertificateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportCertificateAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).ImportCertificateAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_ImportCertificateAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).ImportCertificateAuthority(ctx, req.(*ImportCertificateAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CertificateService_ForceCertificateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ForceCertificateAuthorityRequest)
 	if err := dec(in); err != nil {
@@ -362,6 +398,10 @@ var CertificateService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RotateCertificateAuthority",
 			Handler:    _CertificateService_RotateCertificateAuthority_Handler,
+		},
+		{
+			MethodName: "ImportCertificateAuthority",
+			Handler:    _CertificateService_ImportCertificateAuthority_Handler,
 		},
 		{
 			MethodName: "ForceCertificateAuthority",

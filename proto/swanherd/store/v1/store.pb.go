@@ -644,7 +644,9 @@ type CertificateAuthority struct {
 	Key *SealedSecret `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
 	// Set while another authority takes its place, or it that of another one. The
 	// record is written at each step of it only, so its revision is the step's.
-	Rotation      *AuthorityRotation `protobuf:"bytes,4,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	Rotation *AuthorityRotation `protobuf:"bytes,4,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// What its certificate chains to, without the root; DER. Empty when it signed itself.
+	Chain         [][]byte `protobuf:"bytes,5,rep,name=chain,proto3" json:"chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +709,13 @@ func (x *CertificateAuthority) GetRotation() *AuthorityRotation {
 	return nil
 }
 
+func (x *CertificateAuthority) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
 // AuthorityRotation is how far an authority is with taking another one's place.
 type AuthorityRotation struct {
 	state protoimpl.MessageState        `protogen:"open.v1"`
@@ -721,7 +730,11 @@ type AuthorityRotation struct {
 	// Who began it, as in Event.actor.
 	Actor string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
 	// Pin of the authority that comes, while DISTRIBUTING, or has come.
-	IssuerPin     string `protobuf:"bytes,8,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
+	IssuerPin string `protobuf:"bytes,8,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
+	// While AWAITING_CERTIFICATE, PKCS #10, DER.
+	CertificateRequest []byte `protobuf:"bytes,9,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	// As CertificateAuthority.chain, of the authority to come.
+	OtherChain    [][]byte `protobuf:"bytes,10,rep,name=other_chain,json=otherChain,proto3" json:"other_chain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -810,6 +823,20 @@ func (x *AuthorityRotation) GetIssuerPin() string {
 		return x.IssuerPin
 	}
 	return ""
+}
+
+func (x *AuthorityRotation) GetCertificateRequest() []byte {
+	if x != nil {
+		return x.CertificateRequest
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetOtherChain() [][]byte {
+	if x != nil {
+		return x.OtherChain
+	}
+	return nil
 }
 
 // EnrollmentRequest is what an edge asked for that a person has to decide.
@@ -1331,12 +1358,13 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\aPurpose\x12\x17\n" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPURPOSE_CONTROL\x10\x01\x12\x0f\n" +
-	"\vPURPOSE_IKE\x10\x02\"\xc1\x01\n" +
+	"\vPURPOSE_IKE\x10\x02\"\xd7\x01\n" +
 	"\x14CertificateAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x121\n" +
 	"\x03key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x03key\x12@\n" +
-	"\brotation\x18\x04 \x01(\v2$.swanherd.store.v1.AuthorityRotationR\brotation\"\xa6\x03\n" +
+	"\brotation\x18\x04 \x01(\v2$.swanherd.store.v1.AuthorityRotationR\brotation\x12\x14\n" +
+	"\x05chain\x18\x05 \x03(\fR\x05chain\"\xf8\x03\n" +
 	"\x11AuthorityRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x12+\n" +
 	"\x11other_certificate\x18\x02 \x01(\fR\x10otherCertificate\x12<\n" +
@@ -1348,7 +1376,11 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\frenew_within\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\x12\x14\n" +
 	"\x05actor\x18\a \x01(\tR\x05actor\x12\x1d\n" +
 	"\n" +
-	"issuer_pin\x18\b \x01(\tR\tissuerPin\"\xca\x01\n" +
+	"issuer_pin\x18\b \x01(\tR\tissuerPin\x12/\n" +
+	"\x13certificate_request\x18\t \x01(\fR\x12certificateRequest\x12\x1f\n" +
+	"\vother_chain\x18\n" +
+	" \x03(\fR\n" +
+	"otherChain\"\xca\x01\n" +
 	"\x11EnrollmentRequest\x128\n" +
 	"\arequest\x18\x01 \x01(\v2\x1e.swanherd.v1.EnrollmentRequestR\arequest\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12\x16\n" +
