@@ -140,3 +140,41 @@ func query(m protoreflect.Message, body string) string {
 	}
 	return "?" + values.Encode()
 }
+
+// The document that the controller serves has every method with a REST form, and
+// what its errors are.
+func TestOpenAPIDescribesEveryMethod(t *testing.T) {
+	c := startController(t)
+	resp, body := c.rest("GET", "/openapi.json", "", "")
+	var doc struct {
+		Paths map[string]map[string]struct {
+			OperationID string `json:"operationId"`
+			Responses   map[string]struct {
+				Schema struct {
+					Ref string `json:"$ref"`
+				}
+			} `json:"responses"`
+		} `json:"paths"`
+		Definitions map[string]struct{ Properties map[string]any } `json:"definitions"`
+	}
+	if err := json.Unmarshal([]byte(body), &doc); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d, %v", resp.StatusCode, err)
+	}
+	described := map[string]string{}
+	for _, methods := range doc.Paths {
+		for _, op := range methods {
+			described[op.OperationID] = op.Responses["default"].Schema.Ref
+		}
+	}
+	for _, m := range publicMethods(t) {
+		if rule, _ := proto.GetExtension(m.Options(), annotations.E_Http).(*annotations.HttpRule); rule == nil {
+			continue
+		}
+		if ref := described[string(m.Parent().Name())+"_"+string(m.Name())]; ref != "#/definitions/v1Problem" {
+			t.Errorf("%s: error is described by %q", fullName(m), ref)
+		}
+	}
+	if doc.Definitions["v1Problem"].Properties["violations"] == nil || doc.Definitions["v1Site"].Properties["displayName"] == nil {
+		t.Error("the document lacks the violations of a problem, or has no names of JSON")
+	}
+}

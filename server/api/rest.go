@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -74,35 +73,6 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 	return mux, nil
 }
 
-// problemDetails is the body of an error (RFC 9457, Section 3).
-type problemDetails struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-	// Code is the gRPC code, `INVALID_ARGUMENT`.
-	Code string `json:"code"`
-	// Reason tells problems of one code apart, as google.rpc.ErrorInfo has it.
-	Reason string `json:"reason,omitempty"`
-	// Violations name the fields that are wrong.
-	Violations []problemViolation `json:"violations,omitempty"`
-	// Obstacles are what is in the way of the change.
-	Obstacles []problemObstacle `json:"obstacles,omitempty"`
-}
-
-type problemObstacle struct {
-	// Resource is the name of what is in the way.
-	Resource    string `json:"resource"`
-	Description string `json:"description"`
-}
-
-type problemViolation struct {
-	// Field is a path in the request, in the names of JSON: `site.displayName`;
-	// `body` is the body as a whole.
-	Field       string `json:"field"`
-	Description string `json:"description"`
-}
-
 // strictQuery refuses parameters that the method does not have. The gateway by
 // itself ignores them, and so a filter whose name is misspelt.
 type strictQuery struct{ runtime.DefaultQueryParser }
@@ -139,7 +109,7 @@ var namedField = regexp.MustCompile(`(?:field|parameter:?) "?([\w.]+)"?`)
 
 // undecodable is the field that a refusal by the gateway is about; refusals by
 // the services have it already.
-func undecodable(st *status.Status) []problemViolation {
+func undecodable(st *status.Status) []*swanherdv1.Problem_FieldProblem {
 	if st.Code() != codes.InvalidArgument || len(st.Details()) > 0 {
 		return nil
 	}
@@ -147,7 +117,7 @@ func undecodable(st *status.Status) []problemViolation {
 	if m := namedField.FindStringSubmatch(st.Message()); m != nil {
 		field = m[1]
 	}
-	return []problemViolation{{field, st.Message()}}
+	return []*swanherdv1.Problem_FieldProblem{{Field: field, Description: st.Message()}}
 }
 
 // routingProblem is for paths and methods that the API does not have.
@@ -171,11 +141,11 @@ func httpStatus(c codes.Code) int {
 	return runtime.HTTPStatusFromCode(c)
 }
 
-func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violations ...problemViolation) {
-	p := problemDetails{
+func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violations ...*swanherdv1.Problem_FieldProblem) {
+	p := &swanherdv1.Problem{
 		Type:   "about:blank",
 		Title:  http.StatusText(httpCode),
-		Status: httpCode,
+		Status: int32(httpCode),
 		Detail: st.Message(),
 		Code:   codeName(st.Code()),
 
@@ -185,11 +155,11 @@ func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violat
 		switch d := d.(type) {
 		case *errdetails.BadRequest:
 			for _, v := range d.GetFieldViolations() {
-				p.Violations = append(p.Violations, problemViolation{jsonPath(v.GetField()), v.GetDescription()})
+				p.Violations = append(p.Violations, &swanherdv1.Problem_FieldProblem{Field: jsonPath(v.GetField()), Description: v.GetDescription()})
 			}
 		case *errdetails.PreconditionFailure:
 			for _, v := range d.GetViolations() {
-				p.Obstacles = append(p.Obstacles, problemObstacle{v.GetSubject(), v.GetDescription()})
+				p.Obstacles = append(p.Obstacles, &swanherdv1.Problem_Obstacle{Resource: v.GetSubject(), Description: v.GetDescription()})
 			}
 		case *errdetails.ErrorInfo:
 			p.Reason = d.GetReason()
@@ -200,9 +170,13 @@ func writeProblem(w http.ResponseWriter, httpCode int, st *status.Status, violat
 	if httpCode == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
+	b, err := protojson.Marshal(p)
+	if err != nil { // what it repeats of a request is no text
+		b = []byte("{}")
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(httpCode)
-	_ = json.NewEncoder(w).Encode(p) // a client that left is none of our errors
+	_, _ = w.Write(b) // a client that left is none of our errors
 }
 
 // codeName is the code as google.rpc.Code spells it.
