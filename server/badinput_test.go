@@ -295,12 +295,9 @@ func (c *controller) raw(conn *grpc.ClientConn, method protoreflect.Name, octets
 // with good ones.
 func FuzzRequest(f *testing.F) {
 	c := startController(f)
-	c.apply()
+	s := c.populated("networks/demo")
 	operators, edges := c.dial(c.token), c.newEdge().dial()
 	methods := publicMethods(f)
-	s := &samples{network: "networks/demo", ids: map[string]string{
-		"site": "berlin", "edge": "berlin", "mesh": "all", "profile": "default", "tunnel": "berlin--oslo", "enrollment_token": "t", "api_token": "t",
-	}}
 	for i, m := range methods {
 		b, err := proto.Marshal(s.request(f, m))
 		if err != nil {

@@ -73,7 +73,7 @@ func TestCommandLineListsAndDeletes(t *testing.T) {
 	x.says(0, fleetFile(c), "apply -f -", "5 created")
 	x.says(0, "", "get sites --filter labels.region=amer", "lima", "!berlin")
 	x.says(3, "", "get sites --filter nothing=1", `filter: "nothing" is no field of Site`)
-	x.says(2, "", "get sites berlin --filter a=b", "for lists")
+	x.says(64, "", "get sites berlin --filter a=b", "for lists")
 	x.says(3, "", "delete profile default", "networks/demo/meshes/all: uses networks/demo/profiles/default")
 	x.says(0, "", "delete site lima --dry-run", "would be deleted")
 	x.says(0, "", "delete site lima", "lima deleted")
@@ -87,7 +87,7 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	c := startController(t)
 	x := c.terminal()
 	x.says(0, fleetFile(c), "apply -f -", "5 created")
-	x.says(2, "", "token create", "--site", "--create-site")
+	x.says(64, "", "token create", "--site", "--create-site")
 	x.says(3, "", "token create --site berlin --from 10.0.0.0/99", "allowed_cidrs[0]")
 	token, _, code := x.run("", "token", "create", "--site", "berlin", "--approval", "--from", "127.0.0.0/8")
 	if code != 0 {
@@ -124,13 +124,38 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	x.says(3, "", "ca rotate", "being replaced already")
 	x.says(3, "", "ca force", "import what that signed")
 	x.says(0, "", "ca cancel", "!REQUEST")
-	x.says(2, "", "ca force", "is not being replaced")
+	x.says(64, "", "ca force", "is not being replaced")
 	x.says(0, "", "edge revoke berlin --reason stolen", "2 certificates revoked")
 	x.says(0, "", "cert revocations", "berlin", "0/0", "stolen")
 	x.says(0, "", "edge replace berlin", "swe_")
 	x.says(4, "", "edge revoke nobody", "does not exist")
-	x.says(2, "", "apitoken create --role god", "viewer, operator, admin")
+	x.says(64, "", "apitoken create --role god", "viewer, operator, admin")
 	x.says(0, "", "apitoken create --role viewer --in demo --ttl 1h", "swa_")
 	x.says(0, "", "apitoken list", "VIEWER", "demo", "!swa_")
 	x.says(0, "", "apitoken rotate self --grace 1m", "swa_")
+}
+
+func TestCommandLinePlans(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	file := fleetFile(c)
+	x.says(2, file, "plan -f -", "networks/demo/sites/lima created", "tunnels: 0 added")
+	x.says(4, "", "get site lima", "does not exist")
+	x.says(0, file, "apply -f -", "5 created")
+	x.says(0, file, "plan -f -", "!created")
+	x.says(0, file, "diff -f -", "!---")
+	for _, site := range []string{"berlin", "lima"} {
+		c.enrolled(site)
+	}
+	c.planned("networks/demo")
+	moved := strings.Replace(file, "10.2.0.0/16", "10.3.0.0/16", 1)
+	x.says(2, moved, "plan -f -", "networks/demo/sites/lima updated (prefixes)", "berlin--lima", "rekeyed", "children.local_ts, children.remote_ts",
+		"10.2.0.0/16", "10.3.0.0/16", "tunnels: 0 added, 0 removed, 0 interrupted, 1 rekeyed, 0 updated; edges: 2 touched; sites: 1 reach less, 1 reach more")
+	x.says(2, moved, "diff -f -", "--- stored/networks/demo/sites/lima", "-    - 10.2.0.0/16", "+    - 10.3.0.0/16", "!etag")
+	x.says(2, moved, "plan -f - -o json", `"EFFECT_REKEYED"`)
+	small := `{"networks":[{"name":"networks/demo"}]}`
+	x.says(2, small, "plan -f - --prune", "networks/demo/meshes/all deleted", "berlin--lima   removed", "edges: 2 touched")
+	x.says(2, small, "plan -f - --prune -l region=amer", "sites/lima deleted", "!sites/berlin", "berlin   10.2.0.0/16")
+	x.says(64, small, "plan -f - -l region=amer", "give that too")
+	x.says(64, "", "plan", "give the files")
 }

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/plan"
 )
@@ -15,14 +16,18 @@ import (
 // Apply implements TopologyService.
 func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*swanherdv1.ApplyResponse, error) {
 	return once(ctx, s, req, func(e *edit) error {
-		if err := e.merge(req.GetManifest(), req.GetPrune()); err != nil {
+		if len(req.GetPruneLabels()) > 0 && !req.GetPrune() {
+			return access.Invalid("prune_labels", "is for prune, which is not asked for; set prune too")
+		}
+		if err := e.merge(req.GetManifest(), model.Prune{All: req.GetPrune(), Labels: req.GetPruneLabels()}); err != nil {
 			return err
 		}
 		return e.check()
 	}, func(e *edit) *swanherdv1.ApplyResponse {
 		resp := &swanherdv1.ApplyResponse{Changes: e.changes}
 		if e.changed() {
-			resp.TunnelsAdded, resp.TunnelsRemoved = tunnelChanges(&e.base.Topology, &e.next)
+			resp.Plan = plan.Preview(&e.base.Topology, &e.next)
+			resp.TunnelsAdded, resp.TunnelsRemoved = resp.GetPlan().GetTunnelsAdded(), resp.GetPlan().GetTunnelsRemoved()
 		}
 		if req.GetValidateOnly() {
 			resp.Revision = e.base.Revision
@@ -33,7 +38,7 @@ func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*sw
 
 // merge puts a manifest into the topology. With prune, what its networks have
 // and it does not name goes; edges are not in manifests and stay.
-func (e *edit) merge(m *swanherdv1.Manifest, prune bool) error {
+func (e *edit) merge(m *swanherdv1.Manifest, prune model.Prune) error {
 	merged, found := model.MergeManifest(&e.base.Topology, m, prune)
 	for name, field := range merged.Fields {
 		e.fields[name] = "manifest." + field
@@ -78,18 +83,4 @@ func checkAllETags[T resource](e *edit, k kind[T], wanted []T) error {
 		}
 	}
 	return nil
-}
-
-// tunnelChanges counts the tunnels that lie between two topologies.
-func tunnelChanges(from, to *model.Topology) (added, removed uint32) {
-	before, after := plan.Make(from), plan.Make(to)
-	for c := range model.Diff(before.Tunnels, after.Tunnels) {
-		switch {
-		case c.Old == nil:
-			added++
-		case c.New == nil:
-			removed++
-		}
-	}
-	return added, removed
 }

@@ -10,23 +10,21 @@ import (
 )
 
 func newApply(s *session) *cobra.Command {
-	var files []string
-	var prune, dryRun bool
+	var f manifestFlags
+	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "apply -f FILE",
 		Short: "Make the fleet what files say, in one transaction",
 		Long: `Make the fleet what files say, in one transaction.
 
 Every resource in the files is created or updated; nothing is stored when
-anything in them is wrong. Applying the same files again changes nothing.`,
-		Example: "  swanherd apply -f fleet.yaml\n  swanherd apply -f fleet/ --prune --dry-run\n  cat fleet.yaml | swanherd apply -f -",
-		Args:    cobra.NoArgs,
+anything in them is wrong. Applying the same files again changes nothing.
+"swanherd plan" and "swanherd diff" show beforehand what would change.`,
+		Example: "  swanherd apply -f fleet.yaml\n  swanherd apply -f fleet/ --prune --dry-run\n" +
+			"  swanherd apply -f team-a.yaml --prune -l owner=team-a\n  cat fleet.yaml | swanherd apply -f -",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(files) == 0 {
-				return usagef("give the files with -f")
-			}
-			m, err := LoadManifest(files, s.In)
-			if err != nil {
+			if err := f.check(); err != nil {
 				return err
 			}
 			c, err := s.dial()
@@ -34,11 +32,9 @@ anything in them is wrong. Applying the same files again changes nothing.`,
 				return err
 			}
 			defer c.close()
-			resp, err := c.topology.Apply(cmd.Context(), &swanherdv1.ApplyRequest{
-				Manifest: m.Manifest, Prune: prune, ValidateOnly: dryRun,
-			})
+			_, resp, err := f.send(cmd.Context(), s, c, dryRun)
 			if err != nil {
-				return m.Locate(err)
+				return err
 			}
 			if s.output != "table" {
 				return s.printMessage(resp)
@@ -47,17 +43,14 @@ anything in them is wrong. Applying the same files again changes nothing.`,
 			return nil
 		},
 	}
-	flags := cmd.Flags()
-	flags.StringSliceVarP(&files, "filename", "f", nil, "file, directory, or - for standard input; may be repeated")
-	flags.BoolVar(&prune, "prune", false, "delete what the files' networks have and the files do not name")
-	flags.BoolVar(&dryRun, "dry-run", false, "check and show what would change; store nothing")
+	f.add(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check and show what would change; store nothing")
 	return cmd
 }
 
-func (s *session) printApply(resp *swanherdv1.ApplyResponse, dryRun bool) {
-	counts := map[swanherdv1.ResourceChange_Action]int{}
+// printChanges lists what changes, a resource a line.
+func (s *session) printChanges(resp *swanherdv1.ApplyResponse) {
 	for _, c := range resp.GetChanges() {
-		counts[c.GetAction()]++
 		if c.GetAction() == swanherdv1.ResourceChange_ACTION_UNCHANGED {
 			continue
 		}
@@ -65,8 +58,16 @@ func (s *session) printApply(resp *swanherdv1.ApplyResponse, dryRun bool) {
 		if len(c.GetFields()) > 0 {
 			fields = " (" + strings.Join(c.GetFields(), ", ") + ")"
 		}
-		fmt.Fprintf(s.Out, "%s %s%s\n", c.GetName(), strings.ToLower(strings.TrimPrefix(c.GetAction().String(), "ACTION_")), fields)
+		fmt.Fprintf(s.Out, "%s %s%s\n", c.GetName(), strings.ToLower(enumWord(c.GetAction())), fields)
 	}
+}
+
+func (s *session) printApply(resp *swanherdv1.ApplyResponse, dryRun bool) {
+	counts := map[swanherdv1.ResourceChange_Action]int{}
+	for _, c := range resp.GetChanges() {
+		counts[c.GetAction()]++
+	}
+	s.printChanges(resp)
 	verdict := fmt.Sprintf("applied at revision %d", resp.GetRevision())
 	if dryRun {
 		verdict = "dry run, nothing stored"

@@ -17,10 +17,11 @@ import (
 const (
 	exitOK         = 0
 	exitFailed     = 1
-	exitUsage      = 2
+	exitChanges    = 2 // of plan and diff: something would change
 	exitInvalid    = 3
 	exitNotFound   = 4
 	exitNotAllowed = 5
+	exitUsage      = 64 // EX_USAGE of sysexits.h
 )
 
 // IO is where a command reads and writes.
@@ -44,8 +45,11 @@ func Main(ctx context.Context, args []string, streams IO) int {
 	root := newRoot(streams)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitOK
+	case errors.Is(err, errChanges):
+		return exitChanges
 	}
 	fmt.Fprintln(streams.Err, "swanherd:", explain(err))
 	return exitCode(err)
@@ -92,7 +96,7 @@ func newRoot(streams IO) *cobra.Command {
 	}
 	root.AddCommand(
 		newLogin(s), newWhoAmI(s), newContexts(s),
-		newApply(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
+		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
 		newToken(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s),
 		newDashboard(s), newEvents(s),
 	)

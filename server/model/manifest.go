@@ -37,22 +37,46 @@ type resource interface {
 	GetName() string
 }
 
+// Prune says which profiles, sites and meshes go of those that a manifest does not
+// name and that are in the networks that it names or has resources of.
+type Prune struct {
+	// All: any go at all.
+	All bool
+	// Labels that a resource has to carry, all of them, to go.
+	Labels map[string]string
+}
+
+// labelled is a resource that has labels.
+type labelled interface {
+	resource
+	GetLabels() map[string]string
+}
+
+// carries says whether labels have every one of wanted.
+func carries(labels, wanted map[string]string) bool {
+	for key, value := range wanted {
+		if have, ok := labels[key]; !ok || have != value {
+			return false
+		}
+	}
+	return true
+}
+
 // MergeManifest puts a manifest into a state: each of its resources replaces
-// the stored one of the same name. With prune, profiles, sites and meshes of the
-// networks that the manifest names or has resources of are removed unless it
-// has them. Violations are resources that the manifest has twice or whose names
-// are malformed; ValidateState finds the rest.
-func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune bool) (*Merged, Violations) {
+// the stored one of the same name, and what prune says goes. Violations are
+// resources that the manifest has twice or whose names are malformed;
+// ValidateState finds the rest.
+func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune Prune) (*Merged, Violations) {
 	next := *t
 	m := &merge{Merged: Merged{Topology: &next, Fields: Fields{}}, networks: map[string]bool{}}
 	next.Networks = mergeTable(m, t.Networks, manifest.GetNetworks(), "networks")
 	next.Profiles = mergeTable(m, t.Profiles, manifest.GetProfiles(), "profiles")
 	next.Sites = mergeTable(m, t.Sites, manifest.GetSites(), "sites")
 	next.Meshes = mergeTable(m, t.Meshes, manifest.GetMeshes(), "meshes")
-	if prune {
-		next.Meshes = pruneTable(m, next.Meshes)
-		next.Sites = pruneTable(m, next.Sites)
-		next.Profiles = pruneTable(m, next.Profiles)
+	if prune.All {
+		next.Meshes = pruneTable(m, next.Meshes, prune.Labels)
+		next.Sites = pruneTable(m, next.Sites, prune.Labels)
+		next.Profiles = pruneTable(m, next.Profiles, prune.Labels)
 	}
 	return &m.Merged, m.found
 }
@@ -101,10 +125,10 @@ func mergeTable[T resource](m *merge, stored Table[T], manifest []T, collection 
 	return stored.Apply(rows, nil)
 }
 
-func pruneTable[T resource](m *merge, stored Table[T]) Table[T] {
+func pruneTable[T labelled](m *merge, stored Table[T], wanted map[string]string) Table[T] {
 	var gone []string
 	for row := range stored.All() {
-		if _, named := m.Fields[row.Name]; !named && m.networks[networkOf(row.Name)] {
+		if _, named := m.Fields[row.Name]; !named && m.networks[networkOf(row.Name)] && carries(row.Value.GetLabels(), wanted) {
 			gone = append(gone, row.Name)
 			m.Changes = append(m.Changes, &swanherdv1.ResourceChange{Name: row.Name, Action: swanherdv1.ResourceChange_ACTION_DELETED})
 		}

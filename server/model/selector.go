@@ -12,13 +12,5 @@ func Selects(s *swanherdv1.SiteSelector, site *swanherdv1.Site) bool {
 	if s.GetAll() || slices.Contains(s.GetSites(), site.GetName()) {
 		return true
 	}
-	if len(s.GetMatchLabels()) == 0 {
-		return false
-	}
-	for key, want := range s.GetMatchLabels() {
-		if have, ok := site.GetLabels()[key]; !ok || have != want {
-			return false
-		}
-	}
-	return true
+	return len(s.GetMatchLabels()) > 0 && carries(site.GetLabels(), s.GetMatchLabels())
 }

@@ -28,7 +28,7 @@ func manifest() *swanherdv1.Manifest {
 
 // validate merges a manifest into a state and returns all that is wrong.
 func validate(t *Topology, m *swanherdv1.Manifest) Violations {
-	merged, found := MergeManifest(t, m, false)
+	merged, found := MergeManifest(t, m, Prune{})
 	return append(found, ValidateState(merged.Topology, merged.Fields)...)
 }
 
@@ -161,7 +161,7 @@ func TestViolations(t *testing.T) {
 // stored returns the state after a manifest was applied at a revision.
 func stored(t *testing.T, m *swanherdv1.Manifest, revision int64) *Topology {
 	t.Helper()
-	merged, found := MergeManifest(&Topology{}, m, false)
+	merged, found := MergeManifest(&Topology{}, m, Prune{})
 	if len(found) > 0 {
 		t.Fatal(found)
 	}
@@ -209,7 +209,7 @@ func TestMerge(t *testing.T) {
 	m.Sites[0].Location = &swanherdv1.Location{Latitude: 52.5}
 	m.Sites[0].Uid = "forged"
 	m.Sites[1] = &swanherdv1.Site{Name: "networks/demo/sites/paris", Prefixes: []string{"10.3.0.0/16"}}
-	merged, found := MergeManifest(top, m, true)
+	merged, found := MergeManifest(top, m, Prune{All: true})
 	if len(found) > 0 {
 		t.Fatal(found)
 	}
@@ -234,9 +234,26 @@ func TestMerge(t *testing.T) {
 	if oslo, ok := merged.Topology.Sites.Get("networks/demo/sites/oslo"); ok {
 		t.Errorf("%v was not pruned", oslo)
 	}
-	again, _ := MergeManifest(stored(t, m, 8), m, true)
+	again, _ := MergeManifest(stored(t, m, 8), m, Prune{All: true})
 	if again.Changed() {
 		t.Errorf("the same manifest again changes %v", again.Changes)
+	}
+}
+
+func TestPruneByLabels(t *testing.T) {
+	m := manifest()
+	m.Profiles = append(m.Profiles, &swanherdv1.Profile{Name: "networks/demo/profiles/mine", Labels: map[string]string{"owner": "a"}})
+	m.Sites[0].Labels["owner"] = "a"
+	m.Sites[1].Labels = map[string]string{"owner": "b"}
+	merged, _ := MergeManifest(stored(t, m, 7), &swanherdv1.Manifest{Networks: m.Networks}, Prune{All: true, Labels: map[string]string{"owner": "a"}})
+	var gone []string
+	for _, c := range merged.Changes {
+		if c.GetAction() == swanherdv1.ResourceChange_ACTION_DELETED {
+			gone = append(gone, c.GetName())
+		}
+	}
+	if strings.Join(gone, " ") != "networks/demo/sites/berlin networks/demo/profiles/mine" {
+		t.Errorf("pruned are %v", gone)
 	}
 }
 

@@ -46,3 +46,14 @@ func BenchmarkUpdate(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPreview is what Apply costs to tell of one changed prefix.
+func BenchmarkPreview(b *testing.B) {
+	t := hubAndSpokeOf(10000, false)
+	from := t.snapshot()
+	t.site("spoke-00007", map[string]string{"role": "spoke"}, "10.250.0.0/24")
+	to := t.snapshot()
+	for b.Loop() {
+		Preview(from, to)
+	}
+}

@@ -25,7 +25,7 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 		b := newBuilder()
 		populate(t, b)
 		planner := NewPlanner()
-		before := &Plan{}
+		before, planned := &Plan{}, &model.Topology{}
 		t.Repeat(map[string]func(*rapid.T){
 			"site":    func(t *rapid.T) { randomSite(t, b) },
 			"edge":    func(t *rapid.T) { randomEdge(t, b) },
@@ -57,7 +57,8 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 				if names := slices.Sorted(maps.Keys(TunnelNames(top))); !slices.Equal(names, names2(plan)) {
 					t.Fatalf("TunnelNames = %v, the plan has %v", names, names2(plan))
 				}
-				before = plan
+				checkPreview(t, planned, top)
+				before, planned = plan, top
 			},
 		})
 	})

@@ -258,7 +258,8 @@ type Site struct {
 	// Resource name, `networks/{network}/sites/{site}`.
 	Name        string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// Selected by meshes; keys and values as in `region: emea`.
+	// Selected by meshes, by prune_labels of Apply and by filters; keys and values as
+	// in `region: emea`.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The site's LANs in CIDR form, IPv4 or IPv6, host bits zero. No prefix may
 	// overlap one of another site of the same network.
@@ -768,6 +769,8 @@ type Mesh struct {
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// The profile its tunnels use, `networks/{network}/profiles/{profile}`.
 	Profile string `protobuf:"bytes,3,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Selected by prune_labels of Apply and by filters.
+	Labels map[string]string `protobuf:"bytes,9,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Types that are valid to be assigned to Topology:
 	//
 	//	*Mesh_FullMesh
@@ -831,6 +834,13 @@ func (x *Mesh) GetProfile() string {
 		return x.Profile
 	}
 	return ""
+}
+
+func (x *Mesh) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 func (x *Mesh) GetTopology() isMesh_Topology {
@@ -1216,12 +1226,14 @@ type Profile struct {
 	OuterHeader *OuterHeader `protobuf:"bytes,11,opt,name=outer_header,json=outerHeader,proto3" json:"outer_header,omitempty"`
 	// Default: packets show their length and time.
 	TrafficFlowConfidentiality *TrafficFlowConfidentiality `protobuf:"bytes,12,opt,name=traffic_flow_confidentiality,json=trafficFlowConfidentiality,proto3" json:"traffic_flow_confidentiality,omitempty"`
-	Uid                        string                      `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
-	Etag                       string                      `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
-	CreateTime                 *timestamppb.Timestamp      `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime                 *timestamppb.Timestamp      `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields              protoimpl.UnknownFields
-	sizeCache                  protoimpl.SizeCache
+	// Selected by prune_labels of Apply and by filters.
+	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Profile) Reset() {
@@ -1334,6 +1346,13 @@ func (x *Profile) GetOuterHeader() *OuterHeader {
 func (x *Profile) GetTrafficFlowConfidentiality() *TrafficFlowConfidentiality {
 	if x != nil {
 		return x.TrafficFlowConfidentiality
+	}
+	return nil
+}
+
+func (x *Profile) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -1508,11 +1527,12 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x10planned_revision\x18\x06 \x01(\x03R\x0fplannedRevision\x12;\n" +
 	"\fintent_state\x18\a \x01(\x0e2\x18.swanherd.v1.IntentStateR\vintentState\x12!\n" +
 	"\fintent_error\x18\b \x01(\tR\vintentError\x12R\n" +
-	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\"\x8d\x05\n" +
+	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\"\xbc\x06\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
-	"\aprofile\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aprofile\x124\n" +
+	"\aprofile\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aprofile\x12r\n" +
+	"\x06labels\x18\t \x03(\v2\x1d.swanherd.v1.Mesh.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x124\n" +
 	"\tfull_mesh\x18\x04 \x01(\v2\x15.swanherd.v1.FullMeshH\x00R\bfullMesh\x12>\n" +
 	"\rhub_and_spoke\x18\x05 \x01(\v2\x18.swanherd.v1.HubAndSpokeH\x00R\vhubAndSpoke\x12C\n" +
 	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x12\x15\n" +
@@ -1522,7 +1542,10 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"updateTime:F\xeaAC\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:F\xeaAC\n" +
 	"\x11swanherd.dev/Mesh\x12 networks/{network}/meshes/{mesh}*\x06meshes2\x04meshB\x11\n" +
 	"\btopology\x12\x05\xbaH\x02\b\x01\"\xc5\x01\n" +
 	"\fSiteSelector\x12\x10\n" +
@@ -1542,7 +1565,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x05links\x18\x01 \x03(\v2\x11.swanherd.v1.LinkB\b\xbaH\x05\x92\x01\x02\b\x01R\x05links\"D\n" +
 	"\x04Link\x12\x1d\n" +
 	"\x06site_a\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteA\x12\x1d\n" +
-	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xdb\t\n" +
+	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\x8d\v\n" +
 	"\aProfile\x12t\n" +
 	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/profiles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12-\n" +
@@ -1559,13 +1582,17 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x11tcp_encapsulation\x18\n" +
 	" \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationB\b\xbaH\x05\x82\x01\x02\x10\x01R\x10tcpEncapsulation\x12;\n" +
 	"\fouter_header\x18\v \x01(\v2\x18.swanherd.v1.OuterHeaderR\vouterHeader\x12i\n" +
-	"\x1ctraffic_flow_confidentiality\x18\f \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality\x12\x15\n" +
+	"\x1ctraffic_flow_confidentiality\x18\f \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality\x12u\n" +
+	"\x06labels\x18\r \x03(\v2 .swanherd.v1.Profile.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"updateTime:S\xeaAP\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:S\xeaAP\n" +
 	"\x14swanherd.dev/Profile\x12%networks/{network}/profiles/{profile}*\bprofiles2\aprofile\"\xc2\x01\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
@@ -1602,7 +1629,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -1621,55 +1648,59 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(*Profile)(nil),                    // 14: swanherd.v1.Profile
 	(*Manifest)(nil),                   // 15: swanherd.v1.Manifest
 	nil,                                // 16: swanherd.v1.Site.LabelsEntry
-	nil,                                // 17: swanherd.v1.SiteSelector.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 19: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 20: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 21: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 22: swanherd.v1.TrafficFlowConfidentiality
+	nil,                                // 17: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 18: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 19: swanherd.v1.Profile.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 22: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 23: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 24: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	18, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	18, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	20, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	20, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
 	16, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	4,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	18, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	18, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	20, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	20, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	7,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	18, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	18, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	20, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	20, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 10: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	18, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	20, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 12: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	18, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	10, // 14: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	11, // 15: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	12, // 16: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	18, // 17: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	18, // 18: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	17, // 19: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	9,  // 20: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	9,  // 21: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	9,  // 22: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	13, // 23: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	19, // 24: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	19, // 25: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	19, // 26: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	20, // 27: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	21, // 28: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	22, // 29: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	18, // 30: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	18, // 31: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 32: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	14, // 33: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 34: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 35: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	20, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	17, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	10, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	11, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	12, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	20, // 18: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	20, // 19: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	18, // 20: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	9,  // 21: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	9,  // 22: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	9,  // 23: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	13, // 24: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	21, // 25: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	21, // 26: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	21, // 27: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	22, // 28: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	23, // 29: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	24, // 30: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	19, // 31: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	20, // 32: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	20, // 33: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 34: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	14, // 35: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	3,  // 36: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	8,  // 37: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -1689,7 +1720,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

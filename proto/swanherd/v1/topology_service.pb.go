@@ -25,6 +25,70 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// What happens to the tunnel's traffic.
+type TunnelChange_Effect int32
+
+const (
+	TunnelChange_EFFECT_UNSPECIFIED TunnelChange_Effect = 0
+	TunnelChange_EFFECT_ADDED       TunnelChange_Effect = 1
+	// Its SAs are deleted.
+	TunnelChange_EFFECT_REMOVED TunnelChange_Effect = 2
+	// The IKE SA has to be made anew elsewhere or with others: traffic may stop
+	// until it is.
+	TunnelChange_EFFECT_INTERRUPTED TunnelChange_Effect = 3
+	// New SAs take the place of the old ones, which carry traffic until then.
+	TunnelChange_EFFECT_REKEYED TunnelChange_Effect = 4
+	// Applies in place.
+	TunnelChange_EFFECT_UPDATED TunnelChange_Effect = 5
+)
+
+// Enum value maps for TunnelChange_Effect.
+var (
+	TunnelChange_Effect_name = map[int32]string{
+		0: "EFFECT_UNSPECIFIED",
+		1: "EFFECT_ADDED",
+		2: "EFFECT_REMOVED",
+		3: "EFFECT_INTERRUPTED",
+		4: "EFFECT_REKEYED",
+		5: "EFFECT_UPDATED",
+	}
+	TunnelChange_Effect_value = map[string]int32{
+		"EFFECT_UNSPECIFIED": 0,
+		"EFFECT_ADDED":       1,
+		"EFFECT_REMOVED":     2,
+		"EFFECT_INTERRUPTED": 3,
+		"EFFECT_REKEYED":     4,
+		"EFFECT_UPDATED":     5,
+	}
+)
+
+func (x TunnelChange_Effect) Enum() *TunnelChange_Effect {
+	p := new(TunnelChange_Effect)
+	*p = x
+	return p
+}
+
+func (x TunnelChange_Effect) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TunnelChange_Effect) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_service_proto_enumTypes[0].Descriptor()
+}
+
+func (TunnelChange_Effect) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_service_proto_enumTypes[0]
+}
+
+func (x TunnelChange_Effect) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TunnelChange_Effect.Descriptor instead.
+func (TunnelChange_Effect) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3, 0}
+}
+
 // What happened to a resource.
 type ResourceChange_Action int32
 
@@ -65,11 +129,11 @@ func (x ResourceChange_Action) String() string {
 }
 
 func (ResourceChange_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[0].Descriptor()
+	return file_swanherd_v1_topology_service_proto_enumTypes[1].Descriptor()
 }
 
 func (ResourceChange_Action) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[0]
+	return &file_swanherd_v1_topology_service_proto_enumTypes[1]
 }
 
 func (x ResourceChange_Action) Number() protoreflect.EnumNumber {
@@ -78,7 +142,7 @@ func (x ResourceChange_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ResourceChange_Action.Descriptor instead.
 func (ResourceChange_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{2, 0}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6, 0}
 }
 
 type ApplyRequest struct {
@@ -86,6 +150,9 @@ type ApplyRequest struct {
 	Manifest *Manifest              `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	// Delete sites, meshes and profiles of the manifest's networks that it does not name.
 	Prune bool `protobuf:"varint,2,opt,name=prune,proto3" json:"prune,omitempty"`
+	// With prune: delete only what carries all of these labels, so that several
+	// manifests can be about one network. Empty: whatever it carries.
+	PruneLabels map[string]string `protobuf:"bytes,5,rep,name=prune_labels,json=pruneLabels,proto3" json:"prune_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Check and plan, store nothing (AIP-163).
 	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// A UUID that the client makes. Repeating the request with the same one within
@@ -140,6 +207,13 @@ func (x *ApplyRequest) GetPrune() bool {
 	return false
 }
 
+func (x *ApplyRequest) GetPruneLabels() map[string]string {
+	if x != nil {
+		return x.PruneLabels
+	}
+	return nil
+}
+
 func (x *ApplyRequest) GetValidateOnly() bool {
 	if x != nil {
 		return x.ValidateOnly
@@ -162,8 +236,10 @@ type ApplyResponse struct {
 	// Tunnels that the change adds and removes.
 	TunnelsAdded   uint32 `protobuf:"varint,3,opt,name=tunnels_added,json=tunnelsAdded,proto3" json:"tunnels_added,omitempty"`
 	TunnelsRemoved uint32 `protobuf:"varint,4,opt,name=tunnels_removed,json=tunnelsRemoved,proto3" json:"tunnels_removed,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the change does to the fleet.
+	Plan          *ChangePlan `protobuf:"bytes,5,opt,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
@@ -224,6 +300,375 @@ func (x *ApplyResponse) GetTunnelsRemoved() uint32 {
 	return 0
 }
 
+func (x *ApplyResponse) GetPlan() *ChangePlan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+// ChangePlan is what a change of the topology does to edges, tunnels and
+// reachability. It comes out of the two plans alone: what an edge cannot reach or
+// refuses is not in it. Counts are whole; each list has at most 1,000 entries, the
+// worst first.
+type ChangePlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Edges that get another intent, or none any more.
+	EdgesTouched       uint32 `protobuf:"varint,1,opt,name=edges_touched,json=edgesTouched,proto3" json:"edges_touched,omitempty"`
+	TunnelsAdded       uint32 `protobuf:"varint,2,opt,name=tunnels_added,json=tunnelsAdded,proto3" json:"tunnels_added,omitempty"`
+	TunnelsRemoved     uint32 `protobuf:"varint,3,opt,name=tunnels_removed,json=tunnelsRemoved,proto3" json:"tunnels_removed,omitempty"`
+	TunnelsInterrupted uint32 `protobuf:"varint,4,opt,name=tunnels_interrupted,json=tunnelsInterrupted,proto3" json:"tunnels_interrupted,omitempty"`
+	TunnelsRekeyed     uint32 `protobuf:"varint,5,opt,name=tunnels_rekeyed,json=tunnelsRekeyed,proto3" json:"tunnels_rekeyed,omitempty"`
+	TunnelsUpdated     uint32 `protobuf:"varint,6,opt,name=tunnels_updated,json=tunnelsUpdated,proto3" json:"tunnels_updated,omitempty"`
+	// Sites that can reach less than before, and that can reach more.
+	SitesLosing  uint32          `protobuf:"varint,7,opt,name=sites_losing,json=sitesLosing,proto3" json:"sites_losing,omitempty"`
+	SitesGaining uint32          `protobuf:"varint,8,opt,name=sites_gaining,json=sitesGaining,proto3" json:"sites_gaining,omitempty"`
+	Tunnels      []*TunnelChange `protobuf:"bytes,9,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
+	Edges        []*EdgeChange   `protobuf:"bytes,10,rep,name=edges,proto3" json:"edges,omitempty"`
+	// By site, those that lose something first.
+	Reachability  []*ReachabilityChange `protobuf:"bytes,11,rep,name=reachability,proto3" json:"reachability,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangePlan) Reset() {
+	*x = ChangePlan{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangePlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangePlan) ProtoMessage() {}
+
+func (x *ChangePlan) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangePlan.ProtoReflect.Descriptor instead.
+func (*ChangePlan) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ChangePlan) GetEdgesTouched() uint32 {
+	if x != nil {
+		return x.EdgesTouched
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnelsAdded() uint32 {
+	if x != nil {
+		return x.TunnelsAdded
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnelsRemoved() uint32 {
+	if x != nil {
+		return x.TunnelsRemoved
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnelsInterrupted() uint32 {
+	if x != nil {
+		return x.TunnelsInterrupted
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnelsRekeyed() uint32 {
+	if x != nil {
+		return x.TunnelsRekeyed
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnelsUpdated() uint32 {
+	if x != nil {
+		return x.TunnelsUpdated
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetSitesLosing() uint32 {
+	if x != nil {
+		return x.SitesLosing
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetSitesGaining() uint32 {
+	if x != nil {
+		return x.SitesGaining
+	}
+	return 0
+}
+
+func (x *ChangePlan) GetTunnels() []*TunnelChange {
+	if x != nil {
+		return x.Tunnels
+	}
+	return nil
+}
+
+func (x *ChangePlan) GetEdges() []*EdgeChange {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
+func (x *ChangePlan) GetReachability() []*ReachabilityChange {
+	if x != nil {
+		return x.Reachability
+	}
+	return nil
+}
+
+// TunnelChange is what happens to one tunnel.
+type TunnelChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/tunnels/{tunnel}`.
+	Tunnel string              `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	Effect TunnelChange_Effect `protobuf:"varint,2,opt,name=effect,proto3,enum=swanherd.v1.TunnelChange_Effect" json:"effect,omitempty"`
+	// What changes, as in `ike_proposals`, `children.remote_ts`.
+	Reasons []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	// The edges at its ends.
+	EdgeA         string `protobuf:"bytes,4,opt,name=edge_a,json=edgeA,proto3" json:"edge_a,omitempty"`
+	EdgeB         string `protobuf:"bytes,5,opt,name=edge_b,json=edgeB,proto3" json:"edge_b,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelChange) Reset() {
+	*x = TunnelChange{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelChange) ProtoMessage() {}
+
+func (x *TunnelChange) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelChange.ProtoReflect.Descriptor instead.
+func (*TunnelChange) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TunnelChange) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
+func (x *TunnelChange) GetEffect() TunnelChange_Effect {
+	if x != nil {
+		return x.Effect
+	}
+	return TunnelChange_EFFECT_UNSPECIFIED
+}
+
+func (x *TunnelChange) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *TunnelChange) GetEdgeA() string {
+	if x != nil {
+		return x.EdgeA
+	}
+	return ""
+}
+
+func (x *TunnelChange) GetEdgeB() string {
+	if x != nil {
+		return x.EdgeB
+	}
+	return ""
+}
+
+// EdgeChange is what changes of one edge's intent.
+type EdgeChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/edges/{edge}`.
+	Edge           string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	TunnelsAdded   uint32 `protobuf:"varint,2,opt,name=tunnels_added,json=tunnelsAdded,proto3" json:"tunnels_added,omitempty"`
+	TunnelsRemoved uint32 `protobuf:"varint,3,opt,name=tunnels_removed,json=tunnelsRemoved,proto3" json:"tunnels_removed,omitempty"`
+	TunnelsChanged uint32 `protobuf:"varint,4,opt,name=tunnels_changed,json=tunnelsChanged,proto3" json:"tunnels_changed,omitempty"`
+	// Its own prefixes, trust anchors or revocations change.
+	SettingsChanged bool `protobuf:"varint,5,opt,name=settings_changed,json=settingsChanged,proto3" json:"settings_changed,omitempty"`
+	// It has no intent any more.
+	Removed       bool `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgeChange) Reset() {
+	*x = EdgeChange{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgeChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgeChange) ProtoMessage() {}
+
+func (x *EdgeChange) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgeChange.ProtoReflect.Descriptor instead.
+func (*EdgeChange) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *EdgeChange) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *EdgeChange) GetTunnelsAdded() uint32 {
+	if x != nil {
+		return x.TunnelsAdded
+	}
+	return 0
+}
+
+func (x *EdgeChange) GetTunnelsRemoved() uint32 {
+	if x != nil {
+		return x.TunnelsRemoved
+	}
+	return 0
+}
+
+func (x *EdgeChange) GetTunnelsChanged() uint32 {
+	if x != nil {
+		return x.TunnelsChanged
+	}
+	return 0
+}
+
+func (x *EdgeChange) GetSettingsChanged() bool {
+	if x != nil {
+		return x.SettingsChanged
+	}
+	return false
+}
+
+func (x *EdgeChange) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+// ReachabilityChange is what a site can reach no more, or now can.
+type ReachabilityChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/sites/{site}`.
+	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	// At most 100 each.
+	LostPrefixes   []string `protobuf:"bytes,2,rep,name=lost_prefixes,json=lostPrefixes,proto3" json:"lost_prefixes,omitempty"`
+	GainedPrefixes []string `protobuf:"bytes,3,rep,name=gained_prefixes,json=gainedPrefixes,proto3" json:"gained_prefixes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ReachabilityChange) Reset() {
+	*x = ReachabilityChange{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachabilityChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachabilityChange) ProtoMessage() {}
+
+func (x *ReachabilityChange) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachabilityChange.ProtoReflect.Descriptor instead.
+func (*ReachabilityChange) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ReachabilityChange) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ReachabilityChange) GetLostPrefixes() []string {
+	if x != nil {
+		return x.LostPrefixes
+	}
+	return nil
+}
+
+func (x *ReachabilityChange) GetGainedPrefixes() []string {
+	if x != nil {
+		return x.GainedPrefixes
+	}
+	return nil
+}
+
 // ResourceChange is what Apply did with one resource.
 type ResourceChange struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -237,7 +682,7 @@ type ResourceChange struct {
 
 func (x *ResourceChange) Reset() {
 	*x = ResourceChange{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +694,7 @@ func (x *ResourceChange) String() string {
 func (*ResourceChange) ProtoMessage() {}
 
 func (x *ResourceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +707,7 @@ func (x *ResourceChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceChange.ProtoReflect.Descriptor instead.
 func (*ResourceChange) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResourceChange) GetName() string {
@@ -295,7 +740,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +752,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +765,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -347,7 +792,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +804,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +817,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -414,7 +859,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -426,7 +871,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -439,7 +884,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -472,7 +917,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +929,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +942,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateNetworkRequest) GetNetworkId() string {
@@ -546,7 +991,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +1003,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +1016,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -627,7 +1072,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -639,7 +1084,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -652,7 +1097,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -699,7 +1144,7 @@ type GetSiteRequest struct {
 
 func (x *GetSiteRequest) Reset() {
 	*x = GetSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +1156,7 @@ func (x *GetSiteRequest) String() string {
 func (*GetSiteRequest) ProtoMessage() {}
 
 func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +1169,7 @@ func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSiteRequest.ProtoReflect.Descriptor instead.
 func (*GetSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetSiteRequest) GetName() string {
@@ -753,7 +1198,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +1210,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1223,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSitesRequest) GetParent() string {
@@ -827,7 +1272,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1284,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1297,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -887,7 +1332,7 @@ type CreateSiteRequest struct {
 
 func (x *CreateSiteRequest) Reset() {
 	*x = CreateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1344,7 @@ func (x *CreateSiteRequest) String() string {
 func (*CreateSiteRequest) ProtoMessage() {}
 
 func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1357,7 @@ func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSiteRequest.ProtoReflect.Descriptor instead.
 func (*CreateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSiteRequest) GetParent() string {
@@ -968,7 +1413,7 @@ type UpdateSiteRequest struct {
 
 func (x *UpdateSiteRequest) Reset() {
 	*x = UpdateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1425,7 @@ func (x *UpdateSiteRequest) String() string {
 func (*UpdateSiteRequest) ProtoMessage() {}
 
 func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1438,7 @@ func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSiteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateSiteRequest) GetSite() *Site {
@@ -1049,7 +1494,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1506,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1519,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -1121,7 +1566,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1578,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1591,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetEdgeRequest) GetName() string {
@@ -1175,7 +1620,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1632,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1645,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListEdgesRequest) GetParent() string {
@@ -1249,7 +1694,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1706,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1719,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -1307,7 +1752,7 @@ type UpdateEdgeRequest struct {
 
 func (x *UpdateEdgeRequest) Reset() {
 	*x = UpdateEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1764,7 @@ func (x *UpdateEdgeRequest) String() string {
 func (*UpdateEdgeRequest) ProtoMessage() {}
 
 func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1777,7 @@ func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdgeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateEdgeRequest) GetEdge() *Edge {
@@ -1381,7 +1826,7 @@ type DeleteEdgeRequest struct {
 
 func (x *DeleteEdgeRequest) Reset() {
 	*x = DeleteEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1838,7 @@ func (x *DeleteEdgeRequest) String() string {
 func (*DeleteEdgeRequest) ProtoMessage() {}
 
 func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1851,7 @@ func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEdgeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteEdgeRequest) GetName() string {
@@ -1453,7 +1898,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1910,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1923,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -1507,7 +1952,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1964,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1977,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -1581,7 +2026,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +2038,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +2051,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -1641,7 +2086,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +2098,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +2111,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -1722,7 +2167,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2179,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2192,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -1803,7 +2248,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1815,7 +2260,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1828,7 +2273,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -1875,7 +2320,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2332,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2345,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -1929,7 +2374,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2386,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2399,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -2003,7 +2448,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2460,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2473,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -2063,7 +2508,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2520,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2533,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -2144,7 +2589,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2601,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2614,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -2225,7 +2670,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2682,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2695,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -2292,18 +2737,62 @@ var File_swanherd_v1_topology_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
-	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1aswanherd/v1/topology.proto\"\xb0\x01\n" +
+	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1aswanherd/v1/topology.proto\"\xc9\x02\n" +
 	"\fApplyRequest\x129\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.swanherd.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
-	"\x05prune\x18\x02 \x01(\bR\x05prune\x12#\n" +
+	"\x05prune\x18\x02 \x01(\bR\x05prune\x12W\n" +
+	"\fprune_labels\x18\x05 \x03(\v2*.swanherd.v1.ApplyRequest.PruneLabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\vpruneLabels\x12#\n" +
 	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xb0\x01\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x1a>\n" +
+	"\x10PruneLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xdd\x01\n" +
 	"\rApplyResponse\x125\n" +
 	"\achanges\x18\x01 \x03(\v2\x1b.swanherd.v1.ResourceChangeR\achanges\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12#\n" +
 	"\rtunnels_added\x18\x03 \x01(\rR\ftunnelsAdded\x12'\n" +
-	"\x0ftunnels_removed\x18\x04 \x01(\rR\x0etunnelsRemoved\"\xec\x01\n" +
+	"\x0ftunnels_removed\x18\x04 \x01(\rR\x0etunnelsRemoved\x12+\n" +
+	"\x04plan\x18\x05 \x01(\v2\x17.swanherd.v1.ChangePlanR\x04plan\"\xf3\x03\n" +
+	"\n" +
+	"ChangePlan\x12#\n" +
+	"\redges_touched\x18\x01 \x01(\rR\fedgesTouched\x12#\n" +
+	"\rtunnels_added\x18\x02 \x01(\rR\ftunnelsAdded\x12'\n" +
+	"\x0ftunnels_removed\x18\x03 \x01(\rR\x0etunnelsRemoved\x12/\n" +
+	"\x13tunnels_interrupted\x18\x04 \x01(\rR\x12tunnelsInterrupted\x12'\n" +
+	"\x0ftunnels_rekeyed\x18\x05 \x01(\rR\x0etunnelsRekeyed\x12'\n" +
+	"\x0ftunnels_updated\x18\x06 \x01(\rR\x0etunnelsUpdated\x12!\n" +
+	"\fsites_losing\x18\a \x01(\rR\vsitesLosing\x12#\n" +
+	"\rsites_gaining\x18\b \x01(\rR\fsitesGaining\x123\n" +
+	"\atunnels\x18\t \x03(\v2\x19.swanherd.v1.TunnelChangeR\atunnels\x12-\n" +
+	"\x05edges\x18\n" +
+	" \x03(\v2\x17.swanherd.v1.EdgeChangeR\x05edges\x12C\n" +
+	"\freachability\x18\v \x03(\v2\x1f.swanherd.v1.ReachabilityChangeR\freachability\"\xb1\x02\n" +
+	"\fTunnelChange\x12\x16\n" +
+	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x128\n" +
+	"\x06effect\x18\x02 \x01(\x0e2 .swanherd.v1.TunnelChange.EffectR\x06effect\x12\x18\n" +
+	"\areasons\x18\x03 \x03(\tR\areasons\x12\x15\n" +
+	"\x06edge_a\x18\x04 \x01(\tR\x05edgeA\x12\x15\n" +
+	"\x06edge_b\x18\x05 \x01(\tR\x05edgeB\"\x86\x01\n" +
+	"\x06Effect\x12\x16\n" +
+	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fEFFECT_ADDED\x10\x01\x12\x12\n" +
+	"\x0eEFFECT_REMOVED\x10\x02\x12\x16\n" +
+	"\x12EFFECT_INTERRUPTED\x10\x03\x12\x12\n" +
+	"\x0eEFFECT_REKEYED\x10\x04\x12\x12\n" +
+	"\x0eEFFECT_UPDATED\x10\x05\"\xdc\x01\n" +
+	"\n" +
+	"EdgeChange\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\x12#\n" +
+	"\rtunnels_added\x18\x02 \x01(\rR\ftunnelsAdded\x12'\n" +
+	"\x0ftunnels_removed\x18\x03 \x01(\rR\x0etunnelsRemoved\x12'\n" +
+	"\x0ftunnels_changed\x18\x04 \x01(\rR\x0etunnelsChanged\x12)\n" +
+	"\x10settings_changed\x18\x05 \x01(\bR\x0fsettingsChanged\x12\x18\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\"v\n" +
+	"\x12ReachabilityChange\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12#\n" +
+	"\rlost_prefixes\x18\x02 \x03(\tR\flostPrefixes\x12'\n" +
+	"\x0fgained_prefixes\x18\x03 \x03(\tR\x0egainedPrefixes\"\xec\x01\n" +
 	"\x0eResourceChange\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06action\x18\x02 \x01(\x0e2\".swanherd.v1.ResourceChange.ActionR\x06action\x12\x16\n" +
@@ -2532,129 +3021,141 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_service_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
-	(ResourceChange_Action)(0),    // 0: swanherd.v1.ResourceChange.Action
-	(*ApplyRequest)(nil),          // 1: swanherd.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 2: swanherd.v1.ApplyResponse
-	(*ResourceChange)(nil),        // 3: swanherd.v1.ResourceChange
-	(*GetNetworkRequest)(nil),     // 4: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),   // 5: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 6: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),  // 7: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),  // 8: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),  // 9: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),        // 10: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),      // 11: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),     // 12: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),     // 13: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),     // 14: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),     // 15: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),        // 16: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),      // 17: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),     // 18: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),     // 19: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),     // 20: swanherd.v1.DeleteEdgeRequest
-	(*GetMeshRequest)(nil),        // 21: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),     // 22: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),    // 23: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),     // 24: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),     // 25: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),     // 26: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),     // 27: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 28: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 29: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 30: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 31: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 32: swanherd.v1.DeleteProfileRequest
-	(*Manifest)(nil),              // 33: swanherd.v1.Manifest
-	(*Network)(nil),               // 34: swanherd.v1.Network
-	(*fieldmaskpb.FieldMask)(nil), // 35: google.protobuf.FieldMask
-	(*Site)(nil),                  // 36: swanherd.v1.Site
-	(*Edge)(nil),                  // 37: swanherd.v1.Edge
-	(*Mesh)(nil),                  // 38: swanherd.v1.Mesh
-	(*Profile)(nil),               // 39: swanherd.v1.Profile
-	(*emptypb.Empty)(nil),         // 40: google.protobuf.Empty
+	(TunnelChange_Effect)(0),      // 0: swanherd.v1.TunnelChange.Effect
+	(ResourceChange_Action)(0),    // 1: swanherd.v1.ResourceChange.Action
+	(*ApplyRequest)(nil),          // 2: swanherd.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 3: swanherd.v1.ApplyResponse
+	(*ChangePlan)(nil),            // 4: swanherd.v1.ChangePlan
+	(*TunnelChange)(nil),          // 5: swanherd.v1.TunnelChange
+	(*EdgeChange)(nil),            // 6: swanherd.v1.EdgeChange
+	(*ReachabilityChange)(nil),    // 7: swanherd.v1.ReachabilityChange
+	(*ResourceChange)(nil),        // 8: swanherd.v1.ResourceChange
+	(*GetNetworkRequest)(nil),     // 9: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),   // 10: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),  // 11: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),  // 12: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),  // 13: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),  // 14: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),        // 15: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),      // 16: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),     // 17: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),     // 18: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),     // 19: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),     // 20: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),        // 21: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),      // 22: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),     // 23: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),     // 24: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),     // 25: swanherd.v1.DeleteEdgeRequest
+	(*GetMeshRequest)(nil),        // 26: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),     // 27: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),    // 28: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),     // 29: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),     // 30: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),     // 31: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),     // 32: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),   // 33: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),  // 34: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),  // 35: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),  // 36: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),  // 37: swanherd.v1.DeleteProfileRequest
+	nil,                           // 38: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),              // 39: swanherd.v1.Manifest
+	(*Network)(nil),               // 40: swanherd.v1.Network
+	(*fieldmaskpb.FieldMask)(nil), // 41: google.protobuf.FieldMask
+	(*Site)(nil),                  // 42: swanherd.v1.Site
+	(*Edge)(nil),                  // 43: swanherd.v1.Edge
+	(*Mesh)(nil),                  // 44: swanherd.v1.Mesh
+	(*Profile)(nil),               // 45: swanherd.v1.Profile
+	(*emptypb.Empty)(nil),         // 46: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	33, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	3,  // 1: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	0,  // 2: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	34, // 3: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	34, // 4: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	34, // 5: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	35, // 6: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	36, // 7: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	36, // 8: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	36, // 9: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	35, // 10: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	37, // 11: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	37, // 12: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	35, // 13: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	38, // 14: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	38, // 15: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	38, // 16: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	35, // 17: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	39, // 18: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	39, // 19: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	39, // 20: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	35, // 21: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	1,  // 22: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	4,  // 23: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	5,  // 24: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	7,  // 25: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	8,  // 26: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	9,  // 27: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	10, // 28: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	11, // 29: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	13, // 30: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	14, // 31: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	15, // 32: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	16, // 33: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	17, // 34: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	19, // 35: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	20, // 36: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	21, // 37: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	22, // 38: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	24, // 39: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	25, // 40: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	26, // 41: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	27, // 42: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	28, // 43: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	30, // 44: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	31, // 45: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	32, // 46: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	2,  // 47: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	34, // 48: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	6,  // 49: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	34, // 50: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	34, // 51: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	40, // 52: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	36, // 53: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	12, // 54: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	36, // 55: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	36, // 56: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	40, // 57: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	37, // 58: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	18, // 59: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	37, // 60: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	40, // 61: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	38, // 62: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	23, // 63: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	38, // 64: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	38, // 65: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	40, // 66: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	39, // 67: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	29, // 68: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	39, // 69: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	39, // 70: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	40, // 71: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	47, // [47:72] is the sub-list for method output_type
-	22, // [22:47] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	39, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	38, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	8,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	4,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	5,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
+	6,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
+	7,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
+	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
+	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
+	40, // 9: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	40, // 10: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	40, // 11: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	41, // 12: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	42, // 13: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	42, // 14: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	42, // 15: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	41, // 16: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	43, // 17: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	43, // 18: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	41, // 19: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	44, // 20: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	44, // 21: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	44, // 22: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	41, // 23: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	45, // 24: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	45, // 25: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	45, // 26: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	41, // 27: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 28: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	9,  // 29: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	10, // 30: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	12, // 31: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	13, // 32: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	14, // 33: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	15, // 34: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	16, // 35: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	18, // 36: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	19, // 37: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	20, // 38: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	21, // 39: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	22, // 40: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	24, // 41: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	25, // 42: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	26, // 43: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	27, // 44: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	29, // 45: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	30, // 46: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	31, // 47: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	32, // 48: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	33, // 49: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	35, // 50: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	36, // 51: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	37, // 52: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	3,  // 53: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	40, // 54: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	11, // 55: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	40, // 56: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	40, // 57: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	46, // 58: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	42, // 59: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	17, // 60: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	42, // 61: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	42, // 62: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	46, // 63: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	43, // 64: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	23, // 65: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	43, // 66: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	46, // 67: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	44, // 68: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	28, // 69: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	44, // 70: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	44, // 71: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	46, // 72: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	45, // 73: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	34, // 74: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	45, // 75: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	45, // 76: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	46, // 77: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	53, // [53:78] is the sub-list for method output_type
+	28, // [28:53] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -2668,8 +3169,8 @@ func file_swanherd_v1_topology_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   32,
+			NumEnums:      2,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
