@@ -99,12 +99,13 @@ func (s *Server) serveReplicas(ctx context.Context) {
 }
 
 // lead does, until ctx ends, what only one replica is to do.
-func (s *Server) lead(ctx context.Context, _ *store.Leadership) {
+func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	s.cfg.Log.Info("leading")
 	s.leads.Store(true)
 	defer s.leads.Store(false)
 	var duties sync.WaitGroup
 	duties.Go(func() { s.store.TrimEvents(ctx) })
+	duties.Go(func() { s.store.SealAudit(ctx, l, s.sealer) })
 	duties.Go(func() { s.forgetExpired(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })

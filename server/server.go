@@ -43,6 +43,7 @@ type Server struct {
 	leads atomic.Bool
 
 	store     *store.Store
+	sealer    *store.Sealer
 	pki       *pki.Keeper
 	authority *pki.Authority
 	identity  *serverIdentity
@@ -137,11 +138,10 @@ func (s *Server) openStore(ctx context.Context) error {
 	if s.store, err = store.Open(ctx, cfg); err != nil {
 		return err
 	}
-	sealer, err := store.LoadSealer(s.cfg.KeyFile)
-	if err != nil {
+	if s.sealer, err = store.LoadSealer(s.cfg.KeyFile); err != nil {
 		return err
 	}
-	s.pki = pki.NewKeeper(s.store, sealer)
+	s.pki = pki.NewKeeper(s.store, s.sealer)
 	return nil
 }
 
@@ -190,7 +190,7 @@ func (s *Server) makeServices(context.Context) error {
 	}
 	s.services = services{
 		topology:   topology,
-		fleet:      api.NewFleet(s.store, s.fleet, s.keeper, s.cfg.Version),
+		fleet:      api.NewFleet(s.store, s.sealer, s.fleet, s.keeper, s.cfg.Version),
 		access:     api.NewAccess(s.store, s.keeper, s.cfg.Version),
 		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
 

@@ -228,7 +228,8 @@ func (f *faults) transitions() (n int) {
 type writer struct {
 	f       *faults
 	acked   atomic.Int64 // the last number that was acknowledged
-	refused atomic.Int64 // how many writes were not
+	count   atomic.Int64 // how many writes were acknowledged
+	refused atomic.Int64 // how many were not
 	stop    context.CancelFunc
 	done    sync.WaitGroup
 }
@@ -248,6 +249,7 @@ func (f *faults) write() *writer {
 			cancel()
 			if err == nil {
 				w.acked.Store(n)
+				w.count.Add(1)
 			} else {
 				w.refused.Add(1)
 			}
@@ -255,6 +257,7 @@ func (f *faults) write() *writer {
 		}
 	})
 	f.t.Cleanup(w.end)
+	f.writer = w
 	return w
 }
 
@@ -307,9 +310,28 @@ func TestFaults(t *testing.T) {
 	if _, err := fmt.Sscan(sites.GetDisplayName(), &have); err != nil || have < w.acked.Load() {
 		t.Errorf("the site has %q, %d was acknowledged", sites.GetDisplayName(), w.acked.Load())
 	}
-	t.Logf("%d writes acknowledged last, %d refused or unanswered", w.acked.Load(), w.refused.Load())
+	f.audited()
+	t.Logf("%d writes acknowledged, %d refused or unanswered", w.count.Load(), w.refused.Load())
 	if now := f.octets(); now != 0 && now > before {
 		t.Errorf("%.0f octets of intents were sent to edges that had everything", now-before)
+	}
+}
+
+// audited waits until the audit log is sealed whole, over all the leaders that there were.
+func (f *faults) audited() {
+	f.t.Helper()
+	for {
+		audit, err := f.controller.fleet.VerifyAuditLog(f.ctx, &swanherdv1.VerifyAuditLogRequest{Parent: network})
+		if err != nil || audit.GetProblem() != "" || audit.GetEvents() < f.writer.count.Load() {
+			f.t.Fatalf("the audit log is %v, %v", audit, err)
+		}
+		if audit.GetUnsealed() == 0 {
+			f.t.Logf("%d audit events are sealed", audit.GetEvents())
+			return
+		}
+		if err := pause(f.ctx, 500*time.Millisecond); err != nil {
+			f.t.Fatalf("%d audit events have no seal", audit.GetUnsealed())
+		}
 	}
 }
 

@@ -75,11 +75,12 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/UpdateProfile": {role: operator},
 	"/swanherd.v1.TopologyService/DeleteProfile": {role: operator},
 
-	"/swanherd.v1.FleetService/GetTunnel":    {role: viewer},
-	"/swanherd.v1.FleetService/ListTunnels":  {role: viewer},
-	"/swanherd.v1.FleetService/WatchTunnels": {role: viewer},
-	"/swanherd.v1.FleetService/WatchFleet":   {role: viewer},
-	"/swanherd.v1.FleetService/ListEvents":   {role: viewer},
+	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer},
+	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer},
+	"/swanherd.v1.FleetService/WatchTunnels":   {role: viewer},
+	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer},
+	"/swanherd.v1.FleetService/ListEvents":     {role: viewer},
+	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},
 
 	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator},
 	"/swanherd.v1.AccessService/ListEnrollmentTokens":  {role: viewer},

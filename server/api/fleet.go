@@ -35,14 +35,15 @@ type Fleet struct {
 	swanherdv1.UnimplementedFleetServiceServer
 
 	store   *store.Store
+	sealer  *store.Sealer
 	fleet   *fleet.Fleet
 	keeper  *access.Keeper
 	version string
 }
 
 // NewFleet returns the service; version is the server's build.
-func NewFleet(s *store.Store, live *fleet.Fleet, keeper *access.Keeper, version string) *Fleet {
-	return &Fleet{store: s, fleet: live, keeper: keeper, version: version}
+func NewFleet(s *store.Store, sealer *store.Sealer, live *fleet.Fleet, keeper *access.Keeper, version string) *Fleet {
+	return &Fleet{store: s, sealer: sealer, fleet: live, keeper: keeper, version: version}
 }
 
 // GetTunnel implements FleetService.
@@ -122,6 +123,28 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 // maxEventsRead bounds how many events one page of a filtered list looks at; it may
 // be shorter than asked for then (AIP-158).
 const maxEventsRead = 5000
+
+// VerifyAuditLog implements FleetService.
+func (f *Fleet) VerifyAuditLog(ctx context.Context, req *swanherdv1.VerifyAuditLogRequest) (*swanherdv1.VerifyAuditLogResponse, error) {
+	network := store.NoNetwork
+	if req.GetParent() != fleet.AllNetworks {
+		if err := checkParent(&f.store.Snapshot().Topology, req.GetParent()); err != nil {
+			return nil, err
+		}
+		network = networkOf(req.GetParent())
+	} else if !access.PrincipalFrom(ctx).Global() {
+		return nil, status.Error(codes.PermissionDenied, "what belongs to no network is for who is bound to none")
+	}
+	audit, err := f.store.VerifyAudit(ctx, network, f.sealer)
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	return &swanherdv1.VerifyAuditLogResponse{
+		Events: audit.Events, Unsealed: audit.Unsealed, Removed: audit.Removed,
+		Hash: audit.Last.GetHash(), ThroughRevision: audit.Last.GetThroughRevision(), SealTime: audit.Last.GetTime(),
+		Problem: audit.Problem,
+	}, nil
+}
 
 // eventNetworks are the networks whose events the caller gets; who is bound to
 // no network also gets those that belong to none.

@@ -25,7 +25,9 @@
 //	device_serials/{serial}                store.v1.DeviceSerial
 //	expiry_checks/last                     store.v1.ExpiryCheck
 //	token_uses/{token}                     store.v1.TokenUse
-//	events/{network}/{ulid}                swanherd.v1.Event
+//	events/{network}/{ulid}                swanherd.v1.Event, a transition
+//	audit/{network}/{ulid}                 swanherd.v1.Event, what somebody did
+//	audit_seals/{network}/{revision}       store.v1.AuditSeal
 //	replicas/{replica}                     store.v1.Replica, under its lease
 //	leader/{lease}                         the campaigns of the replicas, under their leases
 //	meta/epoch                             store.v1.Epoch

@@ -20,13 +20,29 @@ import (
 	"github.com/swanherd/swanherd/server/model"
 )
 
-// defaultEventRetention is how many events are kept per network.
-const defaultEventRetention = 20_000
+const (
+	// defaultEventRetention is how many transitions are kept per network, and
+	// defaultAuditRetention how many audit events: however much happens in a fleet, what
+	// people did stays.
+	defaultEventRetention = 20_000
+	defaultAuditRetention = 100_000
+)
 
 // trimInterval is how often events beyond the retention are removed.
 const trimInterval = time.Minute
 
-var eventLayout = newLayout("events", "networks/*/events/*")
+// Both sorts of events have the same names; ids tell them apart, as they tell any two.
+var (
+	eventLayout = newLayout("events", "networks/*/events/*")
+	auditLayout = newLayout("audit", "networks/*/events/*")
+)
+
+func layoutOf(e *swanherdv1.Event) layout {
+	if e.GetKind() == swanherdv1.Event_KIND_AUDIT {
+		return auditLayout
+	}
+	return eventLayout
+}
 
 // NoNetwork is the network of events that belong to none, such as changes of
 // API tokens.
@@ -58,7 +74,7 @@ func (s *Store) AppendEventIn(t *Txn, network model.NetworkName, event *swanherd
 		return
 	}
 	event.Name = network.String() + "/events/" + strings.ToLower(id.String())
-	key, err := eventLayout.key(event.GetName())
+	key, err := layoutOf(event).key(event.GetName())
 	if err != nil {
 		t.fail(err)
 		return
@@ -86,11 +102,13 @@ func (s *Store) AppendEvent(ctx context.Context, network model.NetworkName, even
 func (s *Store) ListEvents(ctx context.Context, networks []model.NetworkName, before string, limit int) ([]*swanherdv1.Event, error) {
 	var events []*swanherdv1.Event
 	for _, n := range networks {
-		some, err := s.networkEvents(ctx, n, before, limit)
-		if err != nil {
-			return nil, err
+		for _, l := range []layout{eventLayout, auditLayout} {
+			some, err := s.eventsBefore(ctx, l.networkPrefix(n.Network), before, limit)
+			if err != nil {
+				return nil, fmt.Errorf("list events of %s: %w", n, err)
+			}
+			events = append(events, some...)
 		}
-		events = append(events, some...)
 	}
 	slices.SortFunc(events, func(a, b *swanherdv1.Event) int { return cmp.Compare(EventID(b), EventID(a)) })
 	return events[:min(limit, len(events))], nil
@@ -101,8 +119,7 @@ func EventID(e *swanherdv1.Event) string {
 	return e.GetName()[strings.LastIndexByte(e.GetName(), '/')+1:]
 }
 
-func (s *Store) networkEvents(ctx context.Context, network model.NetworkName, before string, limit int) ([]*swanherdv1.Event, error) {
-	prefix := eventLayout.networkPrefix(network.Network)
+func (s *Store) eventsBefore(ctx context.Context, prefix, before string, limit int) ([]*swanherdv1.Event, error) {
 	end := clientv3.GetPrefixRangeEnd(prefix)
 	if before != "" {
 		end = prefix + before
@@ -112,7 +129,7 @@ func (s *Store) networkEvents(ctx context.Context, network model.NetworkName, be
 			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list events of %s: %w", network, err)
+		return nil, err
 	}
 	events := make([]*swanherdv1.Event, len(resp.Kvs))
 	for i, kv := range resp.Kvs {
@@ -134,8 +151,8 @@ func decodeEvent(kv *mvccpb.KeyValue) (*swanherdv1.Event, error) {
 	return event, nil
 }
 
-// TrimEvents keeps the event log within the retention until ctx ends. It is the
-// leader's to call; two at once do no harm.
+// TrimEvents keeps transitions within the retention until ctx ends. It is the leader's to
+// call; two at once do no harm.
 func (s *Store) TrimEvents(ctx context.Context) {
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
@@ -152,18 +169,23 @@ func (s *Store) TrimEvents(ctx context.Context) {
 }
 
 func (s *Store) trimOnce(ctx context.Context) error {
+	for _, n := range s.eventNetworks() {
+		if err := s.trimNetwork(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// eventNetworks are the networks that have events.
+func (s *Store) eventNetworks() []model.NetworkName {
 	networks := []model.NetworkName{NoNetwork}
 	for row := range s.Snapshot().Networks.All() {
 		if n, err := model.ParseNetworkName(row.Name); err == nil {
 			networks = append(networks, n)
 		}
 	}
-	for _, n := range networks {
-		if err := s.trimNetwork(ctx, n); err != nil {
-			return err
-		}
-	}
-	return nil
+	return networks
 }
 
 func (s *Store) trimNetwork(ctx context.Context, network model.NetworkName) error {

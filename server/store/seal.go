@@ -3,6 +3,8 @@ package store
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -22,7 +24,13 @@ import (
 // With random nonces one key is good for 2^32 secrets.
 type Sealer struct {
 	active string // id of the key that seals
-	keys   map[string]cipher.AEAD
+	keys   map[string]sealKey
+}
+
+type sealKey struct {
+	aead cipher.AEAD
+	// mac is derived from the key, for what is not secret but has to be ours.
+	mac []byte
 }
 
 const sealKeySize = 32
@@ -41,7 +49,7 @@ func LoadSealer(path string) (*Sealer, error) {
 		return nil, fmt.Errorf("read key file: %w", err)
 	}
 	defer clear(b)
-	s := &Sealer{keys: map[string]cipher.AEAD{}}
+	s := &Sealer{keys: map[string]sealKey{}}
 	for n, line := range strings.Fields(string(b)) {
 		key, err := base64.StdEncoding.DecodeString(line)
 		if err != nil || len(key) != sealKeySize {
@@ -86,14 +94,46 @@ func (s *Sealer) add(key []byte) (id string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("make cipher: %w", err)
 	}
-	s.keys[id], err = cipher.NewGCM(block)
-	return id, err
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		return "", fmt.Errorf("make cipher: %w", err)
+	}
+	mac, err := hkdf.Key(sha256.New, key, nil, "swanherd audit seal", sha256.Size)
+	if err != nil {
+		return "", fmt.Errorf("derive a key: %w", err)
+	}
+	s.keys[id] = sealKey{aead, mac}
+	return id, nil
+}
+
+// Authenticate returns the HMAC-SHA-256 of a message and the id of the key that it is
+// under.
+func (s *Sealer) Authenticate(message []byte) (keyID string, mac []byte) {
+	return s.active, s.keys[s.active].authenticate(message)
+}
+
+// Authentic says whether mac is what Authenticate made of the message under that key.
+func (s *Sealer) Authentic(keyID string, message, mac []byte) error {
+	key, ok := s.keys[keyID]
+	if !ok {
+		return fmt.Errorf("key %q is not in the key file; add that key to the file", keyID)
+	}
+	if !hmac.Equal(mac, key.authenticate(message)) {
+		return errors.New("it was not made by this controller")
+	}
+	return nil
+}
+
+func (k sealKey) authenticate(message []byte) []byte {
+	h := hmac.New(sha256.New, k.mac)
+	h.Write(message)
+	return h.Sum(nil)
 }
 
 // Seal encrypts a secret that is stored under the given etcd key; see
 // Collection.Key.
 func (s *Sealer) Seal(etcdKey string, secret []byte) *storev1.SealedSecret {
-	aead := s.keys[s.active]
+	aead := s.keys[s.active].aead
 	nonce := make([]byte, aead.NonceSize())
 	rand.Read(nonce)
 	return &storev1.SealedSecret{
@@ -105,7 +145,8 @@ func (s *Sealer) Seal(etcdKey string, secret []byte) *storev1.SealedSecret {
 
 // Open decrypts what Seal made for the same etcd key.
 func (s *Sealer) Open(etcdKey string, sealed *storev1.SealedSecret) ([]byte, error) {
-	aead, ok := s.keys[sealed.GetKeyId()]
+	key, ok := s.keys[sealed.GetKeyId()]
+	aead := key.aead
 	if !ok {
 		return nil, fmt.Errorf("secret of %s is sealed with key %q, which is not in the key file; add that key to the file", etcdKey, sealed.GetKeyId())
 	}

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -34,8 +35,9 @@ type Config struct {
 	// MaxTxnOps is how many operations Endpoints take in one transaction, etcd's
 	// --max-txn-ops. Default 128; the embedded etcd takes 4096.
 	MaxTxnOps int
-	// EventRetention is how many events are kept per network. Default 20,000.
-	EventRetention int
+	// EventRetention is how many transitions are kept per network, AuditRetention how many
+	// audit events. Default 20,000 and 100,000.
+	EventRetention, AuditRetention int
 	// Logger; nil: slog.Default().
 	Logger *slog.Logger
 }
@@ -67,6 +69,7 @@ type Store struct {
 	log            *slog.Logger
 	maxTxnOps      int
 	eventRetention int
+	auditRetention int
 	epoch          string
 	ids            *eventIDs
 	cached         []cachedCollection
@@ -96,16 +99,14 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s := &Store{
 		log:            cfg.Logger,
 		maxTxnOps:      cfg.MaxTxnOps,
-		eventRetention: cfg.EventRetention,
+		eventRetention: cmp.Or(cfg.EventRetention, defaultEventRetention),
+		auditRetention: cmp.Or(cfg.AuditRetention, defaultAuditRetention),
 		ids:            newEventIDs(),
 		subscriptions:  map[*Subscription]struct{}{},
 		advanced:       make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
-	}
-	if s.eventRetention == 0 {
-		s.eventRetention = defaultEventRetention
 	}
 	s.makeCollections()
 	if err := s.connect(ctx, cfg); err != nil {

@@ -129,7 +129,7 @@ func (x Event_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Kind.Descriptor instead.
 func (Event_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type GetTunnelRequest struct {
@@ -809,6 +809,150 @@ func (x *ListEventsResponse) GetNextPageToken() string {
 	return ""
 }
 
+type VerifyAuditLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}`; `networks/-` for what belongs to none, such as API
+	// tokens.
+	Parent        string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAuditLogRequest) Reset() {
+	*x = VerifyAuditLogRequest{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAuditLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAuditLogRequest) ProtoMessage() {}
+
+func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
+func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *VerifyAuditLogRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+type VerifyAuditLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many audit events there are, and how many of them no seal covers yet:
+	// those of the last seconds.
+	Events   int64 `protobuf:"varint,1,opt,name=events,proto3" json:"events,omitempty"`
+	Unsealed int64 `protobuf:"varint,2,opt,name=unsealed,proto3" json:"unsealed,omitempty"`
+	// How many the retention removed, under a seal that is still there.
+	Removed int64 `protobuf:"varint,3,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Newest seal: its hash, the revision up to which it covers, and when it was
+	// made. Kept elsewhere, it also shows a log that was put back whole.
+	Hash            []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	ThroughRevision int64                  `protobuf:"varint,5,opt,name=through_revision,json=throughRevision,proto3" json:"through_revision,omitempty"`
+	SealTime        *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=seal_time,json=sealTime,proto3" json:"seal_time,omitempty"`
+	// What is wrong; empty: nothing.
+	Problem       string `protobuf:"bytes,7,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VerifyAuditLogResponse) Reset() {
+	*x = VerifyAuditLogResponse{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VerifyAuditLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VerifyAuditLogResponse) ProtoMessage() {}
+
+func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
+func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VerifyAuditLogResponse) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetUnsealed() int64 {
+	if x != nil {
+		return x.Unsealed
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetRemoved() int64 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *VerifyAuditLogResponse) GetThroughRevision() int64 {
+	if x != nil {
+		return x.ThroughRevision
+	}
+	return 0
+}
+
+func (x *VerifyAuditLogResponse) GetSealTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SealTime
+	}
+	return nil
+}
+
+func (x *VerifyAuditLogResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 // An Event is something that happened, stored.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -831,7 +975,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -843,7 +987,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -856,7 +1000,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Event) GetName() string {
@@ -977,7 +1121,17 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\"h\n" +
 	"\x12ListEventsResponse\x12*\n" +
 	"\x06events\x18\x01 \x03(\v2\x12.swanherd.v1.EventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"7\n" +
+	"\x15VerifyAuditLogRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"\xf8\x01\n" +
+	"\x16VerifyAuditLogResponse\x12\x16\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events\x12\x1a\n" +
+	"\bunsealed\x18\x02 \x01(\x03R\bunsealed\x12\x18\n" +
+	"\aremoved\x18\x03 \x01(\x03R\aremoved\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12)\n" +
+	"\x10through_revision\x18\x05 \x01(\x03R\x0fthroughRevision\x127\n" +
+	"\tseal_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bsealTime\x12\x18\n" +
+	"\aproblem\x18\a \x01(\tR\aproblem\"\xbb\x02\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12+\n" +
@@ -991,7 +1145,7 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"KIND_AUDIT\x10\x01\x12\x13\n" +
-	"\x0fKIND_TRANSITION\x10\x022\xc2\x04\n" +
+	"\x0fKIND_TRANSITION\x10\x022\xcf\x05\n" +
 	"\fFleetService\x12h\n" +
 	"\tGetTunnel\x12\x1d.swanherd.v1.GetTunnelRequest\x1a\x13.swanherd.v1.Tunnel\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=networks/*/tunnels/*}\x12y\n" +
 	"\vListTunnels\x12\x1f.swanherd.v1.ListTunnelsRequest\x1a .swanherd.v1.ListTunnelsResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/tunnels\x12\x84\x01\n" +
@@ -999,7 +1153,8 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"WatchFleet\x12\x1e.swanherd.v1.WatchFleetRequest\x1a\x1f.swanherd.v1.WatchFleetResponse0\x01\x12u\n" +
 	"\n" +
-	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/eventsB\xac\x01\n" +
+	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/events\x12\x8a\x01\n" +
+	"\x0eVerifyAuditLog\x12\".swanherd.v1.VerifyAuditLogRequest\x1a#.swanherd.v1.VerifyAuditLogResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=networks/*}/auditLog:verifyB\xac\x01\n" +
 	"\x0fcom.swanherd.v1B\x11FleetServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -1015,7 +1170,7 @@ func file_swanherd_v1_fleet_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_fleet_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(WatchTunnelsResponse_Kind)(0), // 0: swanherd.v1.WatchTunnelsResponse.Kind
 	(Event_Kind)(0),                // 1: swanherd.v1.Event.Kind
@@ -1029,39 +1184,44 @@ var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(*FleetCounts)(nil),            // 9: swanherd.v1.FleetCounts
 	(*ListEventsRequest)(nil),      // 10: swanherd.v1.ListEventsRequest
 	(*ListEventsResponse)(nil),     // 11: swanherd.v1.ListEventsResponse
-	(*Event)(nil),                  // 12: swanherd.v1.Event
-	(TunnelStatus)(0),              // 13: swanherd.v1.TunnelStatus
-	(*Tunnel)(nil),                 // 14: swanherd.v1.Tunnel
-	(*timestamppb.Timestamp)(nil),  // 15: google.protobuf.Timestamp
-	(*Edge)(nil),                   // 16: swanherd.v1.Edge
+	(*VerifyAuditLogRequest)(nil),  // 12: swanherd.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil), // 13: swanherd.v1.VerifyAuditLogResponse
+	(*Event)(nil),                  // 14: swanherd.v1.Event
+	(TunnelStatus)(0),              // 15: swanherd.v1.TunnelStatus
+	(*Tunnel)(nil),                 // 16: swanherd.v1.Tunnel
+	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
+	(*Edge)(nil),                   // 18: swanherd.v1.Edge
 }
 var file_swanherd_v1_fleet_service_proto_depIdxs = []int32{
-	13, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
-	14, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	15, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
+	16, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
 	0,  // 2: swanherd.v1.WatchTunnelsResponse.kind:type_name -> swanherd.v1.WatchTunnelsResponse.Kind
-	14, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
-	15, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
+	16, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
+	17, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
 	9,  // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
-	14, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
-	16, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
-	12, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
-	15, // 9: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 10: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
-	2,  // 11: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
-	3,  // 12: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
-	5,  // 13: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
-	7,  // 14: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
-	10, // 15: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
-	14, // 16: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
-	4,  // 17: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
-	6,  // 18: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
-	8,  // 19: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
-	11, // 20: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	16, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	18, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
+	14, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
+	17, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
+	17, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 11: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
+	2,  // 12: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
+	3,  // 13: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
+	5,  // 14: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
+	7,  // 15: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
+	10, // 16: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
+	12, // 17: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
+	16, // 18: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
+	4,  // 19: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
+	6,  // 20: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
+	8,  // 21: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
+	11, // 22: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
+	13, // 23: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_fleet_service_proto_init() }
@@ -1077,7 +1237,7 @@ func file_swanherd_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_fleet_service_proto_rawDesc), len(file_swanherd_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

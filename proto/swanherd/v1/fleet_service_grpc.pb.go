@@ -19,11 +19,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	FleetService_GetTunnel_FullMethodName    = "/swanherd.v1.FleetService/GetTunnel"
-	FleetService_ListTunnels_FullMethodName  = "/swanherd.v1.FleetService/ListTunnels"
-	FleetService_WatchTunnels_FullMethodName = "/swanherd.v1.FleetService/WatchTunnels"
-	FleetService_WatchFleet_FullMethodName   = "/swanherd.v1.FleetService/WatchFleet"
-	FleetService_ListEvents_FullMethodName   = "/swanherd.v1.FleetService/ListEvents"
+	FleetService_GetTunnel_FullMethodName      = "/swanherd.v1.FleetService/GetTunnel"
+	FleetService_ListTunnels_FullMethodName    = "/swanherd.v1.FleetService/ListTunnels"
+	FleetService_WatchTunnels_FullMethodName   = "/swanherd.v1.FleetService/WatchTunnels"
+	FleetService_WatchFleet_FullMethodName     = "/swanherd.v1.FleetService/WatchFleet"
+	FleetService_ListEvents_FullMethodName     = "/swanherd.v1.FleetService/ListEvents"
+	FleetService_VerifyAuditLog_FullMethodName = "/swanherd.v1.FleetService/VerifyAuditLog"
 )
 
 // FleetServiceClient is the client API for FleetService service.
@@ -41,6 +42,8 @@ type FleetServiceClient interface {
 	// problems first, then changes, with a heartbeat each second.
 	WatchFleet(ctx context.Context, in *WatchFleetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchFleetResponse], error)
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
+	// Checks that the audit events of a network are those that were written.
+	VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error)
 }
 
 type fleetServiceClient struct {
@@ -119,6 +122,16 @@ func (c *fleetServiceClient) ListEvents(ctx context.Context, in *ListEventsReque
 	return out, nil
 }
 
+func (c *fleetServiceClient) VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VerifyAuditLogResponse)
+	err := c.cc.Invoke(ctx, FleetService_VerifyAuditLog_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // FleetServiceServer is the server API for FleetService service.
 // All implementations must embed UnimplementedFleetServiceServer
 // for forward compatibility.
@@ -134,6 +147,8 @@ type FleetServiceServer interface {
 	// problems first, then changes, with a heartbeat each second.
 	WatchFleet(*WatchFleetRequest, grpc.ServerStreamingServer[WatchFleetResponse]) error
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
+	// Checks that the audit events of a network are those that were written.
+	VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
 }
 
@@ -158,6 +173,9 @@ func (UnimplementedFleetServiceServer) WatchFleet(*WatchFleetRequest, grpc.Serve
 }
 func (UnimplementedFleetServiceServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
+}
+func (UnimplementedFleetServiceServer) VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method VerifyAuditLog not implemented")
 }
 func (UnimplementedFleetServiceServer) mustEmbedUnimplementedFleetServiceServer() {}
 func (UnimplementedFleetServiceServer) testEmbeddedByValue()                      {}
@@ -256,6 +274,24 @@ func _FleetService_ListEvents_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_VerifyAuditLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VerifyAuditLogRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).VerifyAuditLog(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_VerifyAuditLog_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).VerifyAuditLog(ctx, req.(*VerifyAuditLogRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // FleetService_ServiceDesc is the grpc.ServiceDesc for FleetService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -274,6 +310,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEvents",
 			Handler:    _FleetService_ListEvents_Handler,
+		},
+		{
+			MethodName: "VerifyAuditLog",
+			Handler:    _FleetService_VerifyAuditLog_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

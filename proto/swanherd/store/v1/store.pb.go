@@ -1097,6 +1097,121 @@ func (x *Revocation) GetReason() string {
 	return ""
 }
 
+// AuditSeal covers the audit events of a network up to a revision. Each seal's
+// hash goes on from the one before, so that an event which is changed, taken out
+// or put in later shows.
+type AuditSeal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/auditSeals/{revision}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Every audit event that was written up to this revision is covered.
+	ThroughRevision int64 `protobuf:"varint,2,opt,name=through_revision,json=throughRevision,proto3" json:"through_revision,omitempty"`
+	// How many events are covered, those of earlier seals and those that the
+	// retention removed among them.
+	Events int64 `protobuf:"varint,3,opt,name=events,proto3" json:"events,omitempty"`
+	// SHA-256 over the hash of the seal before, 32 zeros if there is none, and of
+	// each event since, in the order of their revisions, the length and octets of
+	// its key and of its value.
+	Hash []byte                 `protobuf:"bytes,4,opt,name=hash,proto3" json:"hash,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// The events that it covers were removed by the retention: the log begins
+	// behind it.
+	Base bool `protobuf:"varint,6,opt,name=base,proto3" json:"base,omitempty"`
+	// Id of the key, as in SealedSecret, and HMAC-SHA-256 under a key derived
+	// from it over the fields above: who can only write to the store cannot make
+	// a seal.
+	KeyId         string `protobuf:"bytes,7,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Mac           []byte `protobuf:"bytes,8,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSeal) Reset() {
+	*x = AuditSeal{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSeal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSeal) ProtoMessage() {}
+
+func (x *AuditSeal) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSeal.ProtoReflect.Descriptor instead.
+func (*AuditSeal) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *AuditSeal) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditSeal) GetThroughRevision() int64 {
+	if x != nil {
+		return x.ThroughRevision
+	}
+	return 0
+}
+
+func (x *AuditSeal) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *AuditSeal) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *AuditSeal) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *AuditSeal) GetBase() bool {
+	if x != nil {
+		return x.Base
+	}
+	return false
+}
+
+func (x *AuditSeal) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *AuditSeal) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 // Replica is a running controller, kept as long as it holds its lease.
 type Replica struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1114,7 +1229,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1241,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1254,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Replica) GetName() string {
@@ -1194,7 +1309,7 @@ type AnsweredRequest struct {
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1321,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1334,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -1257,7 +1372,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +1384,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +1397,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1402,7 +1517,16 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"revokeTime\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb3\x01\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xe3\x01\n" +
+	"\tAuditSeal\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12)\n" +
+	"\x10through_revision\x18\x02 \x01(\x03R\x0fthroughRevision\x12\x16\n" +
+	"\x06events\x18\x03 \x01(\x03R\x06events\x12\x12\n" +
+	"\x04hash\x18\x04 \x01(\fR\x04hash\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x12\n" +
+	"\x04base\x18\x06 \x01(\bR\x04base\x12\x15\n" +
+	"\x06key_id\x18\a \x01(\tR\x05keyId\x12\x10\n" +
+	"\x03mac\x18\b \x01(\fR\x03mac\"\xb3\x01\n" +
 	"\aReplica\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12%\n" +
@@ -1436,7 +1560,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -1453,50 +1577,52 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*ExpiryCheck)(nil),                // 12: swanherd.store.v1.ExpiryCheck
 	(*DeviceSerial)(nil),               // 13: swanherd.store.v1.DeviceSerial
 	(*Revocation)(nil),                 // 14: swanherd.store.v1.Revocation
-	(*Replica)(nil),                    // 15: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),            // 16: swanherd.store.v1.AnsweredRequest
-	(*SealedSecret)(nil),               // 17: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 18: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 19: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 20: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 21: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 23: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 24: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 25: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 26: swanherd.v1.EnrollmentRequest
+	(*AuditSeal)(nil),                  // 15: swanherd.store.v1.AuditSeal
+	(*Replica)(nil),                    // 16: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 17: swanherd.store.v1.AnsweredRequest
+	(*SealedSecret)(nil),               // 18: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 19: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 20: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 21: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 22: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 24: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 25: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 26: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 27: swanherd.v1.EnrollmentRequest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	18, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	19, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	20, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	18, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	18, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	21, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	18, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	22, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	23, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	24, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	19, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	20, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	21, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	19, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	19, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	22, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	19, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	24, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	25, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	8,  // 10: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 11: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	18, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	19, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	10, // 14: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	25, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	17, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	18, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	18, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	22, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	26, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	18, // 21: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	18, // 22: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	18, // 23: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 24: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	26, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	18, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	19, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	19, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	23, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	27, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	19, // 21: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	19, // 22: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	19, // 23: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 24: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	19, // 25: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1510,7 +1636,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
