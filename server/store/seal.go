@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
@@ -70,19 +71,29 @@ func LoadSealer(path string) (*Sealer, error) {
 	return s, nil
 }
 
+// createKeyFile makes the file in one step, so that who starts at the same time finds
+// none or all of it, and returns what is in it then.
 func createKeyFile(path string) ([]byte, error) {
 	key := make([]byte, sealKeySize)
 	rand.Read(key)
 	defer clear(key)
 	b := append([]byte(base64.StdEncoding.EncodeToString(key)), '\n')
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
 	if err != nil {
 		return nil, fmt.Errorf("create key file: %w", err)
 	}
+	defer os.Remove(f.Name())
 	_, err = f.Write(b)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(path)
 		return nil, fmt.Errorf("write key file %s: %w", path, err)
+	}
+	err = os.Link(f.Name(), path)
+	if errors.Is(err, fs.ErrExist) { // another controller was faster
+		clear(b)
+		return os.ReadFile(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create key file: %w", err)
 	}
 	return b, nil
 }

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -86,5 +88,26 @@ func TestBadKeyFile(t *testing.T) {
 		} else if name != "empty" && strings.Contains(err.Error(), strings.TrimSpace(content)) {
 			t.Errorf("%s: the error shows the key: %v", name, err)
 		}
+	}
+}
+
+// Controllers that start at the same time have one key.
+func TestKeyFileIsMadeOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "key")
+	ids := make([]string, 8)
+	var starting sync.WaitGroup
+	for i := range ids {
+		starting.Go(func() {
+			s, err := LoadSealer(path)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			ids[i] = s.active
+		})
+	}
+	starting.Wait()
+	if ids[0] == "" || len(slices.Compact(ids)) != 1 {
+		t.Errorf("keys are %v", ids)
 	}
 }
