@@ -5,7 +5,9 @@
 //
 // It never talks to an edge, never plans, and keeps nothing durable: what is
 // worth keeping leaves as records (events and condensed edge statuses) that a
-// Recorder writes to the store.
+// Recorder writes to the store. What ten thousand edges say at once, as when the
+// controller's own network fails, is told one by one for the first fifty and in one event
+// for the rest.
 //
 // Concurrency: a Fleet's methods may be called from any goroutine. Every
 // message it hands out is immutable: a change replaces a row, it never writes

@@ -49,6 +49,7 @@ type Recorder struct {
 	events   []*swanherdv1.Event
 	statuses map[string]*storev1.EdgeStatus
 	dropped  int
+	bursts   bursts
 }
 
 // NewRecorder returns a recorder that writes to journal once it runs.
@@ -58,14 +59,22 @@ func NewRecorder(journal Journal, log *slog.Logger) *Recorder {
 		log:      log,
 		wake:     make(chan struct{}, 1),
 		statuses: map[string]*storev1.EdgeStatus{},
+		bursts:   bursts{},
 	}
 }
 
 // Run writes what accrues until ctx ends, and then what is left, once.
 func (r *Recorder) Run(ctx context.Context) error {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
 	for {
 		select {
+		case now := <-ticker.C:
+			if !r.endBursts(now) {
+				continue
+			}
 		case <-ctx.Done():
+			r.endBursts(time.Now().Add(burstQuiet))
 			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 			defer cancel()
 			return r.flush(last)
@@ -80,6 +89,15 @@ func (r *Recorder) Run(ctx context.Context) error {
 			r.signal()
 		}
 	}
+}
+
+// endBursts says whether there is something to tell of bursts.
+func (r *Recorder) endBursts(now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	over := r.bursts.over(now)
+	r.events = append(r.events, over...)
+	return len(over) > 0
 }
 
 func (r *Recorder) flush(ctx context.Context) error {
@@ -129,7 +147,11 @@ func (r *Recorder) signal() {
 
 func (r *Recorder) add(events []*swanherdv1.Event, status *storev1.EdgeStatus) {
 	r.mu.Lock()
-	r.events = append(r.events, events...)
+	for _, e := range events {
+		if r.bursts.add(e) {
+			r.events = append(r.events, e)
+		}
+	}
 	if status != nil {
 		r.statuses[status.GetEdge()] = status
 	}
