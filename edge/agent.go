@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,6 +47,7 @@ type agent struct {
 	runner     *runner
 	identity   atomic.Pointer[state.Identity]
 	client     atomic.Pointer[session.Client] // nil without a controller
+	endpoints  atomic.Pointer[state.Endpoints]
 }
 
 // Run runs an agent until ctx ends, and then stops it in order. An error means
@@ -267,11 +269,18 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	if err := a.runner.resume(); err != nil {
 		return err
 	}
+	places, err := a.dir.LoadEndpoints(id.SessionEndpoints)
+	if err != nil {
+		a.cfg.Logger.Warn("cannot tell where the controller was last", "error", err)
+	}
+	a.endpoints.Store(&places)
 	client := session.New(session.Config{
-		Dial: a.dial, Endpoints: id.SessionEndpoints, AgentVersion: Version(), DataPlane: a.plane.Name(),
+		Dial: a.dial, Endpoints: places.Current, Last: places.Last, Keep: a.keepEndpoints,
+		AgentVersion: Version(), DataPlane: a.plane.Name(),
 		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Logger: a.cfg.Logger,
 	})
 	a.client.Store(client)
+	renewer.Endpoints = func() []string { return a.endpoints.Load().Current }
 	parts.Go(func() { client.Run(ctx) })
 	parts.Go(func() { renewer.Run(ctx, id) })
 	return nil
@@ -293,8 +302,22 @@ func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
 // dial connects with the identity of the moment.
 func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
-		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithNoProxy(),
+		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// keepEndpoints notes where the controller is, for the next start and for renewals.
+func (a *agent) keepEndpoints(endpoints []string, last string) {
+	before := a.endpoints.Load()
+	slices.Sort(endpoints)
+	if slices.Equal(endpoints, before.Current) && last == before.Last {
+		return
+	}
+	now := &state.Endpoints{Enrolled: before.Enrolled, Current: endpoints, Last: last}
+	a.endpoints.Store(now)
+	if err := a.dir.SaveEndpoints(*now); err != nil {
+		a.cfg.Logger.Warn("after a restart the edge begins with the endpoints before", "error", err)
+	}
 }
 
 // renewed puts new certificates to use.

@@ -46,6 +46,10 @@ type Config struct {
 	// not exist. Replicas share it. Default: secret.key in DataDir.
 	KeyFile string
 
+	// Restored says that the store was restored from a backup: edges that run something
+	// newer keep it until an operator resumes them.
+	Restored bool
+
 	// Listen is for operators: gRPC, REST and the dashboard.
 	Listen string
 	// EdgeListen is for edges: enrolment and sessions.
@@ -61,6 +65,9 @@ type Config struct {
 	// AdvertiseEdge is where edges reach EdgeListen, `host:port`, as enrolment
 	// tokens tell them. Default: the address of EdgeListen, or the machine's.
 	AdvertiseEdge []string
+	// RedirectEdges is where edges are sent to, `host:port`: they go when they are
+	// welcomed there. Empty: they stay.
+	RedirectEdges []string
 	// AdvertiseURL is where browsers reach Listen, `https://host:7443`.
 	AdvertiseURL string
 	// CounterInterval is how often edges report counters. Default 10 s.
@@ -119,6 +126,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Cluster != nil && len(c.EtcdEndpoints) > 0 {
 		errs = append(errs, errors.New("both a cluster of embedded etcds and etcd-endpoints; give one"))
+	}
+	for _, address := range c.RedirectEdges {
+		if !isEndpoint(address) {
+			errs = append(errs, fmt.Errorf("redirect-edges %q: want host:port, where edges reach the controller from now on", address))
+		}
 	}
 	if c.AdvertiseURL != "" {
 		u, err := url.Parse(c.AdvertiseURL)

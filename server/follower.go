@@ -87,9 +87,14 @@ func (f *follower) step() {
 	p, changes := f.planner.Update(&snap.Topology)
 	f.fleet.Apply(fleetChange(before, snap, p, changes))
 	for _, name := range changes.Intents {
-		row, _ := p.Intents.Get(name)
-		f.board.Post(name, &session.Intent{Revision: row.Revision, Resources: row.Value.Resources})
+		f.post(p, name)
 	}
+	for d := range model.Diff(before.Edges, snap.Edges) {
+		if d.Old != nil && d.New != nil && d.Old.Value.GetSupersededEpoch() != d.New.Value.GetSupersededEpoch() {
+			f.post(p, d.Name)
+		}
+	}
+	f.board.Advance(snap.Revision)
 	for _, name := range changes.RemovedIntents {
 		f.board.Post(name, nil)
 	}
@@ -101,6 +106,18 @@ func (f *follower) step() {
 		f.log.Info("planned", "revision", snap.Revision, "edges_changed", len(changes.Intents)+len(changes.RemovedIntents),
 			"tunnels_changed", len(changes.Tunnels), "tunnels_removed", len(changes.RemovedTunnels), "took", time.Since(start))
 	}
+}
+
+// post puts the planned intent of an edge on the board.
+func (f *follower) post(p *plan.Plan, edge string) {
+	row, ok := p.Intents.Get(edge)
+	if !ok {
+		return
+	}
+	f.board.Post(edge, &session.Intent{
+		Revision: row.Revision, Resources: row.Value.Resources,
+		SupersededEpoch: f.seen.Edges.Value(edge).GetSupersededEpoch(),
+	})
 }
 
 // fleetChange is what the fleet has to know of how two states and plans differ.

@@ -259,10 +259,12 @@ func (s *Server) makeEdge() error {
 		return err
 	}
 	s.edgeGRPC = grpc.NewServer(append(options,
-		grpc.Creds(credentials.NewTLS(&tls.Config{
+		grpc.Creds(boundHandshakes(credentials.NewTLS(&tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: s.identity.certificate,
 			ClientAuth:     tls.RequestClientCert,
+			// Edges ask for none: each connection proves the certificate of the moment.
+			SessionTicketsDisabled: true,
 			VerifyConnection: func(state tls.ConnectionState) error {
 				if len(state.PeerCertificates) == 0 {
 					return nil
@@ -270,10 +272,10 @@ func (s *Server) makeEdge() error {
 				_, err := s.verifyEdge(state.PeerCertificates[0])
 				return err
 			},
-		})),
+		}), maxHandshakes)),
 		grpc.MaxRecvMsgSize(maxEdgeMessage),
 		grpc.MaxConcurrentStreams(maxEdgeStreams),
-		grpc.ConnectionTimeout(20*time.Second),
+		grpc.ConnectionTimeout(handshakeTimeout),
 		// An edge is quiet nearly always, and there are many: no buffer is kept for
 		// each, nor a window that grows.
 		grpc.ReadBufferSize(0),

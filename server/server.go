@@ -130,7 +130,7 @@ func (s *Server) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Logger: s.cfg.Log}
+	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Restored: s.cfg.Restored, Logger: s.cfg.Log}
 	if len(cfg.Endpoints) == 0 {
 		cfg.DataDir = s.cfg.DataDir
 	}
@@ -169,15 +169,17 @@ func (s *Server) makeParts(ctx context.Context) error {
 	s.metrics.WatchReplica(s.leads.Load, func() int { return s.store.Snapshot().Replicas.Len() }, s.staleFor)
 	s.board = session.NewBoard()
 	s.sessions = session.New(session.Config{
-		Epoch:   s.store.Epoch(),
-		Board:   s.board,
-		Fleet:   s.fleet,
-		Admit:   s.admit,
-		Metrics: s.metrics,
-		Log:     s.cfg.Log,
+		Epoch:      s.store.Epoch(),
+		PastEpochs: s.store.PastEpochs(),
+		Board:      s.board,
+		Fleet:      s.fleet,
+		Admit:      s.admit,
+		Metrics:    s.metrics,
+		Log:        s.cfg.Log,
 
 		CounterInterval: s.cfg.CounterInterval,
 		ConfirmWithin:   s.cfg.ConfirmWithin,
+		Redirect:        s.cfg.RedirectEdges,
 	})
 	s.health = health.NewServer()
 	return nil
@@ -280,6 +282,7 @@ func (s *Server) serve(ctx context.Context) error {
 	s.makeMetrics()
 	s.makeReplica()
 	s.background.Go(func() { f.run(run) })
+	s.background.Go(func() { s.sessions.Run(run) })
 	s.background.Go(func() { _ = s.fleet.Run(run) })
 	s.background.Go(func() {
 		if err := s.recorder.Run(run); err != nil {

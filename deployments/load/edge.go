@@ -81,7 +81,7 @@ func (e *edge) run(ctx context.Context) {
 	session.New(session.Config{
 		Dial: func(endpoint string) (*grpc.ClientConn, error) {
 			return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(enroll.IdentityTLS(e.identity, endpoint)),
-				grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithNoProxy())
+				grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithContextDialer(session.Connect))
 		},
 		Endpoints: e.identity.SessionEndpoints, AgentVersion: "load", DataPlane: "userspace",
 		Intent: e, Health: health{e}, Uplinks: uplinks{e}, Logger: e.load.quiet,

@@ -414,15 +414,19 @@ func (l *load) idle(ctx context.Context) error {
 // lose kills a controller. A single one is started again; of several the others take its
 // edges.
 func (l *load) lose(ctx context.Context) error {
+	lost := l.controllers[len(l.controllers)-1]
 	octets, err := l.sum("swanherd_intent_octets_total")
 	if err != nil {
 		return err
 	}
-	lost := l.controllers[len(l.controllers)-1]
+	itsOwn, err := lost.metric("swanherd_intent_octets_total") // which it takes along
+	if err != nil {
+		return err
+	}
+	octets -= itsOwn
 	lost.kill()
 	began := time.Now()
 	if len(l.controllers) == 1 {
-		octets = 0
 		took, err := lost.start(ctx)
 		if err != nil {
 			return err

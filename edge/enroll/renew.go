@@ -31,6 +31,8 @@ type Renewer struct {
 	Logger *slog.Logger
 	// Renewed is called with each new identity, after it was stored.
 	Renewed func(*state.Identity)
+	// Endpoints are the controller's by now; nil: the identity's.
+	Endpoints func() []string
 
 	trust atomic.Pointer[swanherdv1.TrustBundle]
 	wake  chan struct{} // gets one when trust changes
@@ -153,8 +155,12 @@ func (r *Renewer) renew(ctx context.Context, id *state.Identity) (*state.Identit
 	if req.ControlCsr, req.IkeCsr, err = requests(keys); err != nil {
 		return nil, err
 	}
+	endpoints := id.SessionEndpoints
+	if r.Endpoints != nil {
+		endpoints = r.Endpoints()
+	}
 	var failures []error
-	for _, endpoint := range id.SessionEndpoints {
+	for _, endpoint := range endpoints {
 		var resp *swanherdv1.RenewCertificateResponse
 		err := call(ctx, endpoint, IdentityTLS(id, endpoint), func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (err error) {
 			resp, err = s.RenewCertificate(ctx, req)

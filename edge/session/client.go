@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	mathrand "math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -17,12 +18,10 @@ import (
 )
 
 const (
-	// Backoff between tries: anything up to a bound that doubles from the
-	// first to the second.
-	backoffMin = 500 * time.Millisecond
-	backoffMax = time.Minute
 	// The longest that a Goaway may send the edge away for.
 	goawayMax = 10 * time.Minute
+	// openTimeout is how long it may take from the first packet to Welcome.
+	openTimeout = 20 * time.Second
 	// Until Welcome says otherwise.
 	defaultHeartbeat = 15 * time.Second
 	defaultCounters  = 10 * time.Second
@@ -90,8 +89,12 @@ type Config struct {
 	// Dial makes a connection to an endpoint, with the credentials of the
 	// moment. It does not block; the Client closes the connection.
 	Dial func(endpoint string) (*grpc.ClientConn, error)
-	// Endpoints are the controller's, best first.
+	// Endpoints are the controller's, `host:port`. They are tried in an order of chance,
+	// so that a fleet spreads over them, but for Last, the one that was good last.
 	Endpoints []string
+	Last      string
+	// Keep is told what to begin with the next time; nil: nobody is.
+	Keep func(endpoints []string, last string)
 
 	AgentVersion string
 	DataPlane    string
@@ -120,11 +123,15 @@ type Client struct {
 	bootID    string
 	status    atomic.Pointer[Status]
 	reconnect chan struct{}
+
+	// Of Run's goroutine: where the controller is, and when it last said so.
+	places     places
+	redirected time.Time
 }
 
 // New returns a Client; Run makes it work.
 func New(cfg Config) *Client {
-	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1)}
+	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1), places: newPlaces(cfg.Endpoints, cfg.Last)}
 	c.status.Store(&Status{Since: time.Now()})
 	return c
 }
@@ -153,46 +160,79 @@ func (e *goawayError) Error() string { return "controller asked to come back lat
 
 // Run keeps a session open until ctx ends.
 func (c *Client) Run(ctx context.Context) {
-	bound := backoffMin
-	for next := 0; ctx.Err() == nil; {
-		endpoint := c.cfg.Endpoints[next%len(c.cfg.Endpoints)]
-		good, err := c.attempt(ctx, endpoint)
-		if ctx.Err() != nil {
-			break
+	lost := time.Now() // since when there is no session worth the name
+	var next *session  // that was opened while another still went on
+	for ctx.Err() == nil {
+		s, err := next, error(nil)
+		endpoint := c.places.current()
+		if next = nil; s == nil {
+			s, err = c.open(ctx, endpoint)
 		}
-		if good {
-			bound = backoffMin
-		} else {
-			next++ // a session that was good stays with its endpoint
+		if err == nil {
+			endpoint = s.endpoint
+			next, err = s.serve(ctx)
+			if s.lasted() {
+				lost = time.Now()
+			}
 		}
-		wait := mathrand.N(bound)
+		if next != nil || ctx.Err() != nil {
+			continue
+		}
+		if s == nil || !s.lasted() {
+			c.places.advance() // a session that was good stays with its endpoint
+		}
+		wait := backoff(time.Since(lost))
 		var away *goawayError
 		switch {
 		case errors.As(err, &away):
 			wait = away.after + mathrand.N(away.after/2+backoffMin)
 		case errors.Is(err, errReconnect):
 			wait = 0
-		default:
-			bound = min(2*bound, backoffMax)
 		}
 		c.lost(endpoint, err, wait)
 		if !c.wait(ctx, wait) {
 			break
 		}
 	}
+	if next != nil {
+		next.close()
+	}
 	c.status.Store(&Status{Since: time.Now(), LastError: "agent is stopping"})
 }
 
-// attempt has one session; good is true if it lasted for a heartbeat.
-func (c *Client) attempt(ctx context.Context, endpoint string) (good bool, err error) {
+// open opens a session at an endpoint; the error is for people.
+func (c *Client) open(ctx context.Context, endpoint string) (*session, error) {
 	conn, err := c.cfg.Dial(endpoint)
 	if err != nil {
-		return false, fmt.Errorf("dial controller: %w", err)
+		return nil, fmt.Errorf("dial controller: %w", err)
 	}
-	defer conn.Close()
-	s := newSession(c, endpoint)
-	err = s.run(ctx, swanherdv1.NewEdgeControlServiceClient(conn))
-	return s.welcomed() && time.Since(s.welcomeTime) >= s.heartbeat, err
+	s := newSession(ctx, c, endpoint, conn)
+	if err := s.open(); err != nil {
+		err = explain(s.cause(err))
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// openAny opens a session at the first of the endpoints at which that is possible.
+func (c *Client) openAny(ctx context.Context, endpoints []string) (*session, error) {
+	var all []error
+	for _, endpoint := range endpoints {
+		s, err := c.open(ctx, endpoint)
+		if err == nil {
+			return s, nil
+		}
+		all = append(all, fmt.Errorf("%s: %w", endpoint, err))
+	}
+	return nil, errors.Join(all...)
+}
+
+// keep has it kept where the next agent begins.
+func (c *Client) keep(last string) {
+	if c.cfg.Keep != nil {
+		c.cfg.Keep(slices.Clone(c.places.endpoints), last)
+	}
 }
 
 // lost notes and logs the end of a session.

@@ -3,7 +3,8 @@
 // It owns the edge's side of EdgeControlService, protocol version 1: Hello with
 // what the edge runs, the assembly and the check of intent updates, Ack and
 // Nack, Confirm, heartbeat, health reports, and coming back after a loss with backoff
-// and full jitter.
+// and full jitter. When the controller asks it to begin anew, or to go elsewhere, it is
+// welcomed there before it leaves.
 //
 // It never decides whether an intent is good (that is who implements Intent)
 // and never touches tunnels: with the controller gone the edge goes on as it is.

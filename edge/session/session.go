@@ -19,15 +19,22 @@ import (
 
 type stream = grpc.BidiStreamingClient[swanherdv1.EdgeMessage, swanherdv1.ControllerMessage]
 
-// session is one stream. Its fields belong to the goroutine of run.
+// session is one stream. Once it is open its fields belong to the goroutine of serve.
 type session struct {
 	c        *Client
 	endpoint string
+	conn     *grpc.ClientConn
 	stream   stream
 
-	welcomeTime time.Time // zero until Welcome
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	// watch cancels the stream when the controller is silent. It does not tell the loop,
+	// which may itself hang in Send.
+	watch *time.Timer
+
+	welcome     *swanherdv1.Welcome
+	welcomeTime time.Time
 	heartbeat   time.Duration
-	counters    time.Duration
 	sequence    uint64
 
 	running  *state.Intent // as of the last Ack
@@ -35,54 +42,73 @@ type session struct {
 	applying *update       // handed to Intent.Apply
 	applied  chan error    // its result
 
-	pingTick, counterTick *time.Ticker
+	pingTick *time.Ticker
+	// counterTick ticks when counters are due; stopped while none are wanted.
+	counterTick *time.Ticker
+
+	move    *move  // to another session, while that is being opened
+	release func() // called when the session is closed; may be nil
 }
 
-func newSession(c *Client, endpoint string) *session {
-	return &session{
-		c: c, endpoint: endpoint, running: c.cfg.Intent.Running(),
-		heartbeat: defaultHeartbeat, counters: defaultCounters, applied: make(chan error, 1),
+func newSession(parent context.Context, c *Client, endpoint string, conn *grpc.ClientConn) *session {
+	s := &session{c: c, endpoint: endpoint, conn: conn, running: c.cfg.Intent.Running(), applied: make(chan error, 1)}
+	s.ctx, s.cancel = context.WithCancelCause(parent)
+	s.watch = time.AfterFunc(openTimeout, func() { s.cancel(errors.New("controller is silent")) })
+	return s
+}
+
+func (s *session) close() {
+	s.watch.Stop()
+	s.cancel(nil)
+	s.conn.Close()
+	if s.release != nil {
+		s.release()
 	}
 }
 
-func (s *session) welcomed() bool { return !s.welcomeTime.IsZero() }
-
-// run has the session until it fails or ctx ends. An update that is being
-// applied is waited for: the next Hello has to say what the edge then runs.
-func (s *session) run(parent context.Context, client swanherdv1.EdgeControlServiceClient) error {
-	ctx, cancel := context.WithCancelCause(parent)
-	defer cancel(nil)
-	// The watch cancels the stream rather than telling the loop, which may
-	// itself hang in Send.
-	watch := time.AfterFunc(silentIntervals*s.heartbeat, func() {
-		cancel(errors.New("controller is silent"))
-	})
-	defer watch.Stop()
-
-	err := s.open(ctx, client)
-	if err == nil {
-		s.pingTick, s.counterTick = time.NewTicker(s.heartbeat), time.NewTicker(s.counters)
-		defer s.pingTick.Stop()
-		defer s.counterTick.Stop()
-		received := make(chan *swanherdv1.ControllerMessage)
-		go s.receive(ctx, cancel, received, watch)
-		err = s.loop(parent, ctx, received)
+// cause is what ended the session, given what a call on its stream says.
+func (s *session) cause(err error) error {
+	if cause := context.Cause(s.ctx); cause != nil && !errors.Is(err, errReconnect) {
+		return cause
 	}
-	if s.applying != nil {
-		<-s.applied
-	}
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, errReconnect) {
-		err = cause
-	}
-	return explain(err)
+	return err
 }
 
-func (s *session) open(ctx context.Context, client swanherdv1.EdgeControlServiceClient) error {
+// lasted says that it was a session worth the name.
+func (s *session) lasted() bool {
+	return !s.welcomeTime.IsZero() && time.Since(s.welcomeTime) >= s.heartbeat
+}
+
+// open says Hello and hears Welcome.
+func (s *session) open() error {
 	var err error
-	if s.stream, err = client.Session(ctx); err != nil {
+	if s.stream, err = swanherdv1.NewEdgeControlServiceClient(s.conn).Session(s.ctx); err != nil {
 		return err
 	}
-	err = s.stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
+	if err := s.stream.Send(s.hello()); err != nil && !errors.Is(err, io.EOF) {
+		return err // with EOF Recv has the reason for which the stream is over
+	}
+	m, err := s.stream.Recv()
+	if err != nil {
+		return err
+	}
+	if g := m.GetGoaway(); g != nil {
+		return away(g)
+	}
+	if s.welcome = m.GetWelcome(); s.welcome == nil {
+		return fmt.Errorf("controller sent %T before Welcome", m.GetMessage())
+	}
+	if v := s.welcome.GetProtocolVersion(); v != uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1) {
+		return fmt.Errorf("controller speaks version %d of the session protocol, this agent version 1; upgrade the older one", v)
+	}
+	s.welcomeTime = time.Now()
+	s.heartbeat = clampInterval(s.welcome.GetHeartbeatInterval(), defaultHeartbeat)
+	s.watch.Reset(silentIntervals * s.heartbeat)
+	return nil
+}
+
+func (s *session) hello() *swanherdv1.EdgeMessage {
+	return &swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
 		ProtocolVersion: uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
 		BootId:          s.c.bootID,
 		AgentVersion:    s.c.cfg.AgentVersion,
@@ -91,60 +117,82 @@ func (s *session) open(ctx context.Context, client swanherdv1.EdgeControlService
 		DataPlane:       s.c.cfg.DataPlane,
 		Unconfirmed:     s.c.cfg.Intent.Unconfirmed(),
 		Reverted:        s.c.cfg.Intent.Reverted(),
-	}}})
-	if errors.Is(err, io.EOF) {
-		_, err = s.stream.Recv() // has the reason for which the stream is over
+	}}}
+}
+
+// serve has the session until it fails, parent ends, or another takes its place, which it
+// returns. An update that is being applied is waited for: the next Hello has to say what
+// the edge then runs.
+func (s *session) serve(parent context.Context) (next *session, err error) {
+	defer s.close()
+	s.pingTick = time.NewTicker(s.heartbeat)
+	s.counterTick = time.NewTicker(clampInterval(s.welcome.GetCounterInterval(), defaultCounters))
+	defer s.pingTick.Stop()
+	defer s.counterTick.Stop()
+	s.running = s.c.cfg.Intent.Running() // it may be another than when this was opened
+	s.began()
+	err = s.sendFull()
+	if err == nil {
+		received := make(chan *swanherdv1.ControllerMessage)
+		go s.receive(received)
+		next, err = s.loop(parent, received)
 	}
-	return err
+	if s.applying != nil {
+		<-s.applied
+	}
+	if next == nil && s.move != nil {
+		next = s.move.stop()
+	}
+	return next, explain(s.cause(err))
+}
+
+// began notes that there is a session.
+func (s *session) began() {
+	s.c.status.Store(&Status{Connected: true, Endpoint: s.endpoint, Since: s.welcomeTime})
+	s.c.cfg.Logger.Info("session with the controller", "controller", s.endpoint, "epoch", s.welcome.GetEpoch())
+	s.c.places.good(s.endpoint)
+	s.c.keep(s.endpoint)
 }
 
 // receive passes what the controller says to the loop and puts the watch for
 // silence off with each message.
-func (s *session) receive(ctx context.Context, cancel context.CancelCauseFunc, to chan<- *swanherdv1.ControllerMessage, watch *time.Timer) {
-	for interval := defaultHeartbeat; ; {
+func (s *session) receive(to chan<- *swanherdv1.ControllerMessage) {
+	for {
 		m, err := s.stream.Recv()
 		if err != nil {
-			cancel(err)
+			s.cancel(err)
 			return
 		}
-		if w := m.GetWelcome(); w != nil {
-			interval = heartbeatOf(w)
-		}
-		watch.Reset(silentIntervals * interval)
+		s.watch.Reset(silentIntervals * s.heartbeat)
 		select {
 		case to <- m:
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			return
 		}
 	}
 }
 
-func (s *session) loop(parent, ctx context.Context, received <-chan *swanherdv1.ControllerMessage) error {
+func (s *session) loop(parent context.Context, received <-chan *swanherdv1.ControllerMessage) (*session, error) {
 	for {
-		// Nothing is reported before Welcome: a nil channel never is ready.
-		var health, uplinks, reverted <-chan struct{}
-		if s.welcomed() {
-			health, uplinks, reverted = s.c.cfg.Health.Changed(), s.c.cfg.Uplinks.Changed(), s.c.cfg.Intent.Changed()
-		}
 		var err error
 		select {
-		case <-ctx.Done():
+		case <-s.ctx.Done():
 			_ = s.stream.CloseSend()
-			return ctx.Err()
+			return nil, s.ctx.Err()
 		case <-s.c.reconnect:
 			_ = s.stream.CloseSend()
-			return errReconnect
+			return nil, errReconnect
 		case m := <-received:
 			err = s.handle(parent, m)
 		case result := <-s.applied:
 			err = s.answer(result)
-		case <-health:
+		case <-s.c.cfg.Health.Changed():
 			err = s.sendTransitions()
-		case <-uplinks:
+		case <-s.c.cfg.Uplinks.Changed():
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Uplinks{
 				Uplinks: &swanherdv1.UplinkReport{Uplinks: s.c.cfg.Uplinks.Current()},
 			}})
-		case <-reverted:
+		case <-s.c.cfg.Intent.Changed():
 			err = s.sendReverted()
 		case now := <-s.pingTick.C:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
@@ -152,9 +200,15 @@ func (s *session) loop(parent, ctx context.Context, received <-chan *swanherdv1.
 			}})
 		case <-s.counterTick.C:
 			err = s.sendCounters()
+		case o := <-s.move.opened():
+			var next *session
+			if next, err = s.moved(o); next != nil {
+				_ = s.stream.CloseSend()
+				return next, nil
+			}
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 }
@@ -169,16 +223,18 @@ func (s *session) send(m *swanherdv1.EdgeMessage) error {
 }
 
 func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) error {
-	if w := m.GetWelcome(); w != nil {
-		return s.welcome(w)
-	}
-	if g := m.GetGoaway(); g != nil {
-		return &goawayError{g.GetReason(), min(max(g.GetRetryAfter().AsDuration(), 0), goawayMax)}
-	}
-	if !s.welcomed() {
-		return fmt.Errorf("controller sent %T before Welcome", m.GetMessage())
-	}
 	switch m := m.GetMessage().(type) {
+	case *swanherdv1.ControllerMessage_Welcome:
+		return errors.New("controller sent Welcome twice")
+	case *swanherdv1.ControllerMessage_Goaway:
+		if m.Goaway.GetLeaveWithin().AsDuration() <= 0 {
+			return away(m.Goaway)
+		}
+		s.begin(ctx, &move{to: s.c.places.others()})
+	case *swanherdv1.ControllerMessage_Redirect:
+		return s.redirect(ctx, m.Redirect.GetEndpoints())
+	case *swanherdv1.ControllerMessage_FlowGrant:
+		s.grant(m.FlowGrant.GetCounterInterval())
 	case *swanherdv1.ControllerMessage_Intent:
 		return s.intent(ctx, m.Intent)
 	case *swanherdv1.ControllerMessage_Bookmark:
@@ -197,26 +253,18 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 	return nil // a message of a newer controller is not for this agent
 }
 
-func (s *session) welcome(w *swanherdv1.Welcome) error {
-	if s.welcomed() {
-		return errors.New("controller sent Welcome twice")
-	}
-	if v := w.GetProtocolVersion(); v != uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1) {
-		return fmt.Errorf("controller speaks version %d of the session protocol, this agent version 1; upgrade the older one", v)
-	}
-	now := time.Now()
-	s.welcomeTime = now
-	s.heartbeat = heartbeatOf(w)
-	s.counters = clampInterval(w.GetCounterInterval(), defaultCounters)
-	s.pingTick.Reset(s.heartbeat)
-	s.counterTick.Reset(s.counters)
-	s.c.status.Store(&Status{Connected: true, Endpoint: s.endpoint, Since: now})
-	s.c.cfg.Logger.Info("session with the controller", "controller", s.endpoint, "epoch", w.GetEpoch())
-	return s.sendFull()
+// away is a Goaway as an error.
+func away(g *swanherdv1.Goaway) *goawayError {
+	return &goawayError{g.GetReason(), min(max(g.GetRetryAfter().AsDuration(), 0), goawayMax)}
 }
 
-func heartbeatOf(w *swanherdv1.Welcome) time.Duration {
-	return clampInterval(w.GetHeartbeatInterval(), defaultHeartbeat)
+// grant takes the controller's word for how often it wants counters.
+func (s *session) grant(interval *durationpb.Duration) {
+	if interval.AsDuration() <= 0 {
+		s.counterTick.Stop()
+		return
+	}
+	s.counterTick.Reset(clampInterval(interval, defaultCounters))
 }
 
 // clampInterval keeps the controller's wish between a second and ten minutes.
@@ -252,9 +300,6 @@ func (s *session) sendStatus(full bool, tunnels []*swanherdv1.TunnelReport, remo
 
 // sendCounters sends counters, behind any transition that waits.
 func (s *session) sendCounters() error {
-	if !s.welcomed() {
-		return nil
-	}
 	if err := s.sendTransitions(); err != nil {
 		return err
 	}

@@ -34,6 +34,13 @@ type controller struct {
 	mu      sync.Mutex
 	scripts []script
 	starts  []time.Time
+	dials   []string
+}
+
+func (c *controller) dialled(endpoint string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.dials = append(c.dials, endpoint)
 }
 
 func (c *controller) Session(s serverStream) error {
@@ -61,6 +68,7 @@ type fleet struct {
 
 	changed, uplinks, tookBack chan struct{}
 	transitions                []*swanherdv1.TunnelReport
+	kept                       []string // endpoints and the last good one, as told last
 }
 
 func newFleet() *fleet {
@@ -104,6 +112,12 @@ func (f *fleet) Reverted() *swanherdv1.Reverted {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.reverted
+}
+
+func (f *fleet) keep(endpoints []string, last string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.kept = append(endpoints, last)
 }
 
 func (f *fleet) Full() []*swanherdv1.TunnelReport {
@@ -150,12 +164,13 @@ func play(t *testing.T, f *fleet, during func(c *Client, ctl *controller), scrip
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = srv.Serve(l) })
 	c := New(Config{
-		Dial: func(string) (*grpc.ClientConn, error) {
+		Dial: func(endpoint string) (*grpc.ClientConn, error) {
+			ctl.dialled(endpoint)
 			return grpc.NewClient("passthrough:///bufconn", grpc.WithTransportCredentials(insecure.NewCredentials()),
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 		},
-		Endpoints: []string{"one:1", "two:2"}, AgentVersion: "test", DataPlane: "userspace",
-		Intent: intents{f}, Health: f, Uplinks: uplinks{f}, Logger: slog.New(slog.DiscardHandler),
+		Endpoints: []string{"one:1", "two:2"}, Last: "one:1", AgentVersion: "test", DataPlane: "userspace",
+		Intent: intents{f}, Keep: f.keep, Health: f, Uplinks: uplinks{f}, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	wg.Go(func() { c.Run(ctx) })

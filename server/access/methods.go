@@ -64,6 +64,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/ListEdges":     {role: viewer},
 	"/swanherd.v1.TopologyService/UpdateEdge":    {role: operator},
 	"/swanherd.v1.TopologyService/DeleteEdge":    {role: operator},
+	"/swanherd.v1.TopologyService/ResumeEdges":   {role: operator},
 	"/swanherd.v1.TopologyService/GetMesh":       {role: viewer},
 	"/swanherd.v1.TopologyService/ListMeshes":    {role: viewer},
 	"/swanherd.v1.TopologyService/CreateMesh":    {role: operator},

@@ -96,7 +96,7 @@ func newRoot(streams IO) *cobra.Command {
 	}
 	root.AddCommand(
 		newLogin(s), newWhoAmI(s), newContexts(s),
-		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s),
+		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s), newResume(s),
 		newToken(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s),
 		newDashboard(s), newEvents(s), newAudit(s),
 	)

@@ -99,8 +99,10 @@ type IntentProgress struct {
 	PlannedRevision int64
 	AppliedRevision int64
 	State           swanherdv1.IntentState
-	// Error is what the edge refused, in its own words.
+	// Error is why it does not run its newest intent.
 	Error string
+	// ConflictEpoch is where it comes from what the edge runs, if that is the reason.
+	ConflictEpoch string
 }
 
 // SetIntent notes how far edge is with its intent.
@@ -116,6 +118,7 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	status.AppliedRevision = p.AppliedRevision
 	status.IntentState = p.State
 	status.IntentError = p.Error
+	status.ConflictEpoch = p.ConflictEpoch
 	if proto.Equal(status, e.status) {
 		return
 	}
@@ -124,6 +127,17 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	f.publishEdge(e, toldHere)
 	if changed {
 		f.cfg.Recorder.intentChanged(e.record())
+	}
+}
+
+// Note records as an event what an edge tells; action is its kind, such as
+// `edge.drift_repaired`.
+func (f *Fleet) Note(name, action, message string) {
+	f.mu.RLock()
+	known := f.edges[name] != nil
+	f.mu.RUnlock()
+	if known {
+		f.cfg.Recorder.noted(name, action, message)
 	}
 }
 

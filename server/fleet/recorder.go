@@ -220,11 +220,22 @@ func (r *Recorder) intentChanged(now *storev1.EdgeStatus) {
 		message := fmt.Sprintf("%s took back the intent of revision %d: %s",
 			path.Base(edge), status.GetPlannedRevision(), status.GetIntentError())
 		events = append(events, transition(edge, "edge:"+edge, "edge.revert", message))
+	case swanherdv1.IntentState_INTENT_STATE_CONFLICT_PAUSED:
+		message := fmt.Sprintf("%s is paused: %s", path.Base(edge), status.GetIntentError())
+		events = append(events, transition(edge, "edge:"+edge, "edge.conflict", message))
 	case swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
 	default:
 		now = nil // passes by itself, not worth a write
 	}
 	r.add(events, now)
+}
+
+// noted records what an edge tells of itself that is no state of anything.
+func (r *Recorder) noted(edge, action, message string) {
+	if r == nil {
+		return
+	}
+	r.add([]*swanherdv1.Event{transition(edge, "edge:"+edge, action, path.Base(edge)+" "+message)}, nil)
 }
 
 func describeUplinks(uplinks []*swanherdv1.Uplink) string {

@@ -152,7 +152,7 @@ func checkName(collection, name string) error {
 }
 
 // assigned are the fields that the server sets, whatever a client sent.
-var assigned = []protoreflect.Name{"uid", "etag", "create_time", "update_time"}
+var assigned = []protoreflect.Name{"uid", "etag", "create_time", "update_time", "superseded_epoch"}
 
 // Assign gives to the fields that the server sets the values of stored.
 func Assign(m, stored proto.Message) {

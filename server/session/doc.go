@@ -12,10 +12,20 @@
 // keep it; what an edge took back it gets again when it is another one, and a few
 // times later on.
 //
+// An edge that runs what comes from a history of the store that this controller does
+// not share, as after a restore from a backup, is paused until an operator gives that
+// up. An edge hears at least each minute that it has all there is. A session begins
+// anew every hour or two, the new one before the old one goes, so that edges spread
+// over the replicas that there are. Of a fleet that comes back all at once some wait,
+// and some are told when to come. A loaded server asks for counters seldom, or not at
+// all, and takes every transition. An edge that says too much waits itself; one that
+// takes nothing, or answers what it was never sent, is let go.
+//
 // It never plans (see Board: the planner's results are put there), never
 // decides a tunnel's status (package fleet does) and stores nothing.
 //
-// Concurrency: Board and Server may be used from any goroutine. A session is
-// owned by the goroutine of its RPC; a receiver and a sender goroutine only
-// move messages.
+// Concurrency: Board and Server may be used from any goroutine. A session's state is
+// guarded by its mutex. One goroutine reads its stream, and one writes while there is
+// something to write: the receiver waits for nothing that the edge has to do. What is
+// due by the clock Server.Run does, once a second for all of them.
 package session

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -20,6 +23,7 @@ const (
 	DefaultHeartbeatInterval = 15 * time.Second
 	DefaultCounterInterval   = 10 * time.Second
 	DefaultConfirmWithin     = 30 * time.Second
+	DefaultMaxAge            = 2 * time.Hour
 )
 
 const (
@@ -40,12 +44,38 @@ const (
 	// leastReturnRate is how many sessions per second may come back after a
 	// drain: retries are spread over sessions/leastReturnRate seconds.
 	leastReturnRate = 500
+
+	// tendInterval is how often sessions are looked after.
+	tendInterval = time.Second
+	// bookmarkInterval is how often an edge hears that it has all there is.
+	bookmarkInterval = time.Minute
+	// behindTimeout is how long a replica may be behind another one.
+	behindTimeout = time.Minute
+	// leaveWithin is how long an edge may take that is to connect anew.
+	leaveWithin = 30 * time.Second
+	// helloBurst edges are let in at once, and helloRate a second after them; who would
+	// wait for longer than maxHelloWait comes back later.
+	helloRate    = 1000
+	helloBurst   = 1000
+	maxHelloWait = 5 * time.Second
+	// An edge says at most floodBurst things at once, and floodRate a second after them.
+	// What it says beyond that waits in its own connection. Thousands of transitions of
+	// a hub are few messages.
+	floodRate  = 200
+	floodBurst = 1000
 )
+
+// agedReason is why an edge is asked to connect anew.
+const agedReason = "the session is old: edges spread over the controllers that there are by now"
 
 // Config configures a Server. Epoch, Board, Fleet and Admit are required.
 type Config struct {
 	// Epoch identifies the store that intents are planned from.
 	Epoch string
+	// PastEpochs are the epochs before it, with the last store revision of each that is
+	// also in the past of this one.
+	PastEpochs map[string]int64
+	// Board is this server's alone.
 	Board *Board
 	Fleet *fleet.Fleet
 	// Admit says whether an edge may have a session now; its error is a gRPC
@@ -57,6 +87,11 @@ type Config struct {
 	// ConfirmWithin is after what time an edge takes an update back that cost it
 	// the controller; at least a second.
 	ConfirmWithin time.Duration
+	// MaxAge is the age at which a session has to begin anew at the latest; at the
+	// earliest it is half of that.
+	MaxAge time.Duration
+	// Redirect is where edges are sent to, `host:port` each; empty: they stay.
+	Redirect []string
 	// Metrics observes; nil observes nothing.
 	Metrics Metrics
 	Log     *slog.Logger
@@ -79,10 +114,14 @@ type Metrics interface {
 type Server struct {
 	swanherdv1.UnimplementedEdgeControlServiceServer
 
-	cfg Config
+	cfg    Config
+	hellos *rate.Limiter
+	// counters is how often they are wanted now.
+	counters atomic.Int64
 
 	mu       sync.Mutex
 	sessions map[string]*session // by edge
+	load     throttle
 	draining bool
 }
 
@@ -97,13 +136,58 @@ func New(cfg Config) *Server {
 	if cfg.ConfirmWithin == 0 {
 		cfg.ConfirmWithin = DefaultConfirmWithin
 	}
+	if cfg.MaxAge == 0 {
+		cfg.MaxAge = DefaultMaxAge
+	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = unobserved{}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{cfg: cfg, sessions: map[string]*session{}}
+	s := &Server{cfg: cfg, hellos: rate.NewLimiter(helloRate, helloBurst), sessions: map[string]*session{}}
+	s.counters.Store(int64(cfg.CounterInterval))
+	cfg.Board.onPost(s.posted)
+	return s
+}
+
+// Run looks after the sessions until ctx ends: what is due by the clock it does.
+func (s *Server) Run(ctx context.Context) {
+	tick := time.NewTicker(tendInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.tend(now)
+		}
+	}
+}
+
+// tend does in every session what is due at a time, which is past by as much as the server
+// is late.
+func (s *Server) tend(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sess := range s.sessions {
+		sess.tend(now, s.counterInterval())
+	}
+	s.load.tick(time.Since(now))
+	s.counters.Store(int64(s.load.interval(s.cfg.CounterInterval)))
+}
+
+// counterInterval is how often counters are wanted now; zero: not at all.
+func (s *Server) counterInterval() time.Duration { return time.Duration(s.counters.Load()) }
+
+// posted has the session of an edge look at its new intent.
+func (s *Server) posted(edge string) {
+	s.mu.Lock()
+	sess := s.sessions[edge]
+	s.mu.Unlock()
+	if sess != nil {
+		go sess.attend()
+	}
 }
 
 // Session runs one edge's session until either side ends it.
@@ -118,14 +202,12 @@ func (s *Server) Session(stream swanherdv1.EdgeControlService_SessionServer) err
 	sess := &session{
 		server:   s,
 		identity: id,
-		edge:     id.Edge,
 		id:       rand.Text(),
-		log:      s.cfg.Log.With("edge", id.Edge),
 		stream:   stream,
-		in:       make(chan *swanherdv1.EdgeMessage),
-		out:      make(chan *swanherdv1.ControllerMessage),
-		end:      make(chan *ending, 1),
+		over:     make(chan error, 1),
 		done:     make(chan struct{}),
+		opened:   time.Now(),
+		leaveAt:  time.Now().Add(s.cfg.MaxAge/2 + mathrand.N(s.cfg.MaxAge/2)),
 	}
 	if err := s.register(sess); err != nil {
 		return err
@@ -133,9 +215,9 @@ func (s *Server) Session(stream swanherdv1.EdgeControlService_SessionServer) err
 	s.cfg.Metrics.SessionOpened()
 	err = sess.run()
 	s.unregister(sess)
-	s.cfg.Fleet.Disconnect(sess.edge, sess.id, status.Convert(err).Message())
+	s.cfg.Fleet.Disconnect(id.Edge, sess.id, status.Convert(err).Message())
 	s.cfg.Metrics.SessionClosed(status.Code(err))
-	sess.log.Info("edge session ended", "code", status.Code(err), "reason", status.Convert(err).Message())
+	sess.log().Info("edge session ended", "code", status.Code(err), "reason", status.Convert(err).Message())
 	return err
 }
 
@@ -148,10 +230,10 @@ func (s *Server) register(sess *session) error {
 	if s.draining {
 		return status.Error(codes.Unavailable, "the controller is shutting down")
 	}
-	if old := s.sessions[sess.edge]; old != nil {
+	if old := s.sessions[sess.identity.Edge]; old != nil {
 		old.finish(replaced)
 	}
-	s.sessions[sess.edge] = sess
+	s.sessions[sess.identity.Edge] = sess
 	return nil
 }
 
@@ -171,8 +253,8 @@ func (s *Server) Supersede(edge, id string) {
 func (s *Server) unregister(sess *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.sessions[sess.edge] == sess {
-		delete(s.sessions, sess.edge)
+	if s.sessions[sess.identity.Edge] == sess {
+		delete(s.sessions, sess.identity.Edge)
 	}
 }
 

@@ -1,15 +1,15 @@
 package session
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
+	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -18,58 +18,51 @@ import (
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
-	"github.com/swanherd/swanherd/server/fleet"
 )
 
-// session is one edge's stream. All fields below the channels belong to the
-// goroutine that runs it.
+// session is one edge's stream. One goroutine reads the stream; another writes to it
+// while there is something to write, and only then: ten thousand edges are quiet nearly
+// always. The RPC's own goroutine does nothing but wait for the end.
 type session struct {
 	server   *Server
 	identity access.EdgeIdentity
-	edge     string
 	id       string
-	log      *slog.Logger
 	stream   swanherdv1.EdgeControlService_SessionServer
 
-	in   chan *swanherdv1.EdgeMessage
-	out  chan *swanherdv1.ControllerMessage
-	end  chan *ending
-	done chan struct{} // closed when run returns
+	over chan error    // what the RPC returns; the first counts
+	done chan struct{} // closed when it has returned
 
-	// running is the intent the edge is known to run with its resources; nil
-	// when the controller cannot tell, so that the next update is a snapshot.
-	running *Intent
-	// applied is what the edge says it runs, known or not.
-	applied *swanherdv1.AppliedIntent
-	// confirmed: the edge keeps what applied names. Confirming is what it was told
-	// last to keep.
-	confirmed  bool
-	confirming *Intent
-	// flight is the update that awaits its answer.
-	flight *update
-	nonce  uint64
-	// refused is the intent the edge turned down or took back.
-	refused       *refusal
-	retry         *time.Timer
-	connected     bool
-	hello         *swanherdv1.Hello
-	reportSeq     uint64
+	mu sync.Mutex // of all below
+
+	opened time.Time
+	heard  time.Time // when the edge said something; zero before it did
+	hello  *swanherdv1.Hello
+	// sending: a goroutine writes to the stream. It waits for the edge to take what it
+	// writes since stuck, zero while it does not.
+	sending bool
+	stuck   time.Time
+	ending  *ending
+	parting *time.Timer // ends the session when the edge does not take the farewell
+
+	delivery
+	outbox
+	reportSeq uint64
+	connected bool
+	// leaveAt is when the edge is asked to connect anew.
+	leaveAt time.Time
+	leaving bool
+}
+
+// outbox is what waits to be sent, by urgency: each but the queue holds the last only.
+type outbox struct {
+	queue         []*swanherdv1.ControllerMessage
+	pong          *swanherdv1.Pong
 	askFullStatus bool
-
-	// What waits to be sent, by urgency: each slot holds the last only.
-	queue []*swanherdv1.ControllerMessage
-	pong  *swanherdv1.Pong
+	// interval is how often the edge was last told to report counters; told is false
+	// when that is another by now.
+	interval time.Duration
+	told     bool
 }
-
-// refusal is why an edge does not run an intent.
-type refusal struct {
-	digest []byte
-	state  swanherdv1.IntentState // REJECTED or REVERTED
-	words  string                 // the edge's
-}
-
-// of reports whether the refusal is of that intent.
-func (r *refusal) of(i *Intent) bool { return r != nil && bytes.Equal(r.digest, i.Digest()) }
 
 // ending is why a session ends by the controller's will.
 type ending struct {
@@ -78,412 +71,252 @@ type ending struct {
 	retryAfter time.Duration
 }
 
-// finish asks the session to end; only the first asking counts.
-func (s *session) finish(e *ending) {
-	select {
-	case s.end <- e:
-	default:
-	}
-}
+func (e *ending) status() error { return status.Error(e.code, e.reason) }
 
-// run is the session's life. Its error is a gRPC status.
+func (s *session) log() *slog.Logger { return s.server.cfg.Log.With("edge", s.identity.Edge) }
+
+// run waits for the session's end. Its error is a gRPC status.
 func (s *session) run() error {
 	defer close(s.done)
-	ctx, cancel := context.WithCancel(s.stream.Context())
-	defer cancel()
-	received := make(chan error, 1)
-	go func() { received <- s.receive(ctx) }()
-	sender := make(chan struct{})
-	go func() { defer close(sender); s.send(ctx) }()
-
-	s.retry = time.NewTimer(applyRetry)
-	s.retry.Stop()
-	defer s.retry.Stop()
-	if err := s.greet(ctx, received); err != nil {
-		return err
-	}
-	err := s.loop(ctx, received)
-	if e, ok := err.(*ending); ok {
-		s.farewell(e, sender)
-		return status.Error(e.code, e.reason)
+	go s.receive()
+	err := <-s.over
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending = &ending{} // nothing is begun any more
+	if s.parting != nil {
+		s.parting.Stop()
 	}
 	return err
 }
 
-func (e *ending) Error() string { return e.reason }
-
-// receive hands the edge's messages over until the stream ends.
-func (s *session) receive(ctx context.Context) error {
-	for {
-		m, err := s.stream.Recv()
-		if err != nil {
-			return err
-		}
-		select {
-		case s.in <- m:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+// end ends the session with a status; only the first counts.
+func (s *session) end(err error) {
+	select {
+	case s.over <- err:
+	default:
 	}
 }
 
-// send writes to the stream what it is handed, and ends when out is closed, the
-// session ends, or the stream breaks; the receiver tells of the last.
-func (s *session) send(ctx context.Context) {
-	for {
-		select {
-		case m, ok := <-s.out:
-			if !ok || s.stream.Send(m) != nil {
-				return
-			}
-		case <-ctx.Done():
+// finish ends the session after a farewell; only the first counts.
+func (s *session) finish(e *ending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.finishLocked(e)
+}
+
+// finishLocked is finish for who holds mu.
+func (s *session) finishLocked(e *ending) {
+	if s.ending != nil {
+		return
+	}
+	s.ending = e
+	if s.hello == nil {
+		s.end(e.status())
+		return
+	}
+	s.parting = time.AfterFunc(farewellTimeout, func() { s.end(e.status()) })
+	if !s.sending {
+		s.sending = true
+		go s.send()
+	}
+}
+
+// receive takes in what the edge says until the stream ends. It waits for nothing that
+// the edge has to do: an edge that does not read would wait for us, and we for it.
+func (s *session) receive() {
+	ctx := s.stream.Context()
+	for pace := (*rate.Limiter)(nil); ; {
+		m, err := s.stream.Recv()
+		switch {
+		case err != nil:
+			err = streamEnd(err)
+		case pace == nil:
+			pace = rate.NewLimiter(floodRate, floodBurst)
+			s.hear()
+			err = s.admission(ctx)
+		case pace.Wait(ctx) != nil:
+			err = streamEnd(ctx.Err())
+		}
+		if err == nil {
+			err = s.take(m)
+		}
+		if err != nil {
+			s.end(err)
 			return
 		}
 	}
 }
 
-// greet waits for Hello and queues the answer to it.
-func (s *session) greet(ctx context.Context, received <-chan error) error {
-	timeout := time.NewTimer(helloTimeout)
-	defer timeout.Stop()
-	var hello *swanherdv1.Hello
-	select {
-	case m := <-s.in:
-		hello = m.GetHello()
-	case err := <-received:
-		return streamEnd(err)
-	case e := <-s.end:
-		return status.Error(e.code, e.reason)
-	case <-timeout.C:
-		return status.Errorf(codes.DeadlineExceeded, "the edge said no Hello within %s", helloTimeout)
-	}
-	if hello == nil {
-		return status.Error(codes.InvalidArgument, "the first message of a session is Hello")
-	}
-	if hello.GetProtocolVersion() < uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1) {
-		return status.Errorf(codes.FailedPrecondition,
-			"the edge speaks session protocol %d, the controller %d and newer: update the edge",
-			hello.GetProtocolVersion(), swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1)
-	}
-	if err := checkUplinks(hello.GetUplinks()); err != nil {
-		return err
-	}
-	hello.AgentVersion, hello.DataPlane = clip(hello.GetAgentVersion(), maxWord), clip(hello.GetDataPlane(), maxWord)
-	hello.BootId = clip(hello.GetBootId(), maxWord)
-	s.hello, s.applied, s.confirmed = hello, hello.GetApplied(), !hello.GetUnconfirmed()
-	s.tookBack(hello.GetReverted())
-	s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Welcome{Welcome: &swanherdv1.Welcome{
-		ProtocolVersion:   uint32(swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1),
-		Epoch:             s.server.cfg.Epoch,
-		ServerTime:        timestamppb.Now(),
-		HeartbeatInterval: durationpb.New(s.server.cfg.HeartbeatInterval),
-		CounterInterval:   durationpb.New(s.server.cfg.CounterInterval),
-	}}})
-	s.log.InfoContext(ctx, "edge session began", "agent", hello.GetAgentVersion(), "data_plane", hello.GetDataPlane())
-	return nil
+// hear notes that the edge speaks.
+func (s *session) hear() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = time.Now()
 }
 
-func (s *session) loop(ctx context.Context, received <-chan error) error {
-	limit := silenceFactor * s.server.cfg.HeartbeatInterval
-	silence := time.NewTimer(limit)
-	defer silence.Stop()
+// take takes in one message.
+func (s *session) take(m *swanherdv1.EdgeMessage) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.heard = time.Now()
+	err := s.handle(m)
+	if err == nil && s.proceed() {
+		go s.send()
+	}
+	return err
+}
+
+// attend does what is to be done.
+func (s *session) attend() {
+	s.mu.Lock()
+	begin := s.proceed()
+	s.mu.Unlock()
+	if begin {
+		s.send()
+	}
+}
+
+// proceed does what is to be done, and says whether the caller is to call send, without
+// mu.
+func (s *session) proceed() bool {
+	if s.hello == nil || s.ending != nil {
+		return false
+	}
+	s.connect()
+	s.advance(s.server.cfg.Board.Look(s.identity.Edge))
+	if s.sending || s.next() == nil {
+		return false
+	}
+	s.sending = true
+	return true
+}
+
+// send writes to the stream until there is nothing to write. When the stream breaks the
+// receiver tells why.
+func (s *session) send() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
-		wanted, changed := s.server.cfg.Board.Look(s.edge)
-		s.connect()
-		s.advance(wanted)
-		out, next := s.next()
-		select {
-		case out <- next:
-			s.sent(next)
-		case m := <-s.in:
-			silence.Reset(limit)
-			if err := s.handle(m, wanted); err != nil {
-				return err
-			}
-		case <-changed:
-		case <-s.retry.C:
-			s.refused = nil
-		case e := <-s.end:
-			return e
-		case err := <-received:
-			return streamEnd(err)
-		case <-silence.C:
-			return &ending{code: codes.DeadlineExceeded, reason: fmt.Sprintf("the edge said nothing for %s", limit)}
-		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+		m := s.next()
+		if m == nil {
+			s.sending = false
+			return
+		}
+		s.stuck = time.Now()
+		s.mu.Unlock()
+		err := s.stream.Send(m)
+		s.mu.Lock()
+		s.stuck = time.Time{}
+		if err != nil {
+			return // for ever sending: nothing else is
+		}
+		if m.GetGoaway() != nil && s.ending != nil {
+			s.end(s.ending.status())
+			return
+		}
+		s.sent(m)
+		if s.ending == nil {
+			s.advance(s.server.cfg.Board.Look(s.identity.Edge))
 		}
 	}
 }
 
-// connect makes the session known to the fleet, as soon as the fleet knows the
-// edge: one that has only just enrolled may be here before the plan is.
-func (s *session) connect() {
-	if s.connected {
-		return
-	}
-	s.connected = s.server.cfg.Fleet.Connect(s.edge, fleet.SessionStart{
-		ID:           s.id,
-		AgentVersion: s.hello.GetAgentVersion(),
-		DataPlane:    s.hello.GetDataPlane(),
-		Uplinks:      s.hello.GetUplinks(),
-		BootID:       s.hello.GetBootId(),
-
-		CertificateSerial: s.identity.Serial(),
-	})
-}
-
-// advance starts an update if the edge should have something else than what it
-// has, and tells the fleet how far the edge is.
-func (s *session) advance(wanted *Intent) {
-	if wanted == nil {
-		return
-	}
-	if s.flight != nil { // what the edge has is open until it answers
-		s.progress(wanted, s.flight.state(), "")
-		return
-	}
-	sameEpoch := s.applied.GetEpoch() == s.server.cfg.Epoch
+// next returns what to send next, nil when there is nothing. A pong goes first, once the
+// edge was welcomed, so that a long snapshot does not look like a dead controller.
+func (s *session) next() *swanherdv1.ControllerMessage {
 	switch {
-	case bytes.Equal(s.applied.GetSetDigest(), wanted.Digest()) && sameEpoch:
-		s.inSync(wanted)
-	case s.refused.of(wanted):
-		s.progress(wanted, s.refused.state, s.refused.words)
-	case sameEpoch && wanted.Revision < s.applied.GetSourceRevision():
-		// The edge comes from a replica that has seen more. This one will, too.
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, fmt.Sprintf(
-			"the edge runs an intent of revision %d, which this replica has not seen yet", s.applied.GetSourceRevision()))
-	default:
-		s.begin(wanted)
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_PENDING, "")
+	case s.ending != nil:
+		return goaway(s.ending.reason, s.ending.retryAfter, 0)
+	case len(s.queue) > 0 && s.queue[0].GetWelcome() != nil:
+		return s.queue[0]
+	case s.pong != nil:
+		s.pong.SendTime = timestamppb.Now()
+		return &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Pong{Pong: s.pong}}
+	case s.askFullStatus:
+		return &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FullStatusRequest{
+			FullStatusRequest: &swanherdv1.FullStatusRequest{},
+		}}
+	case !s.told:
+		return &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FlowGrant{
+			FlowGrant: &swanherdv1.FlowGrant{CounterInterval: durationpb.New(s.interval)},
+		}}
+	case len(s.queue) > 0:
+		return s.queue[0]
 	}
-}
-
-// inSync notes that the edge runs what is wanted. That it says so in a session means
-// that it still reaches the controller: all that is needed to confirm it.
-func (s *session) inSync(wanted *Intent) {
-	if s.running == nil { // it came with what it should have
-		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{
-			Bookmark: &swanherdv1.Bookmark{SourceRevision: wanted.Revision},
-		}})
-	}
-	s.running = wanted
-	if s.confirmed {
-		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_CONFIRMED, "")
-		return
-	}
-	if s.confirming != wanted {
-		s.confirming = wanted
-		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{
-			Confirm: &swanherdv1.Confirm{SetDigest: wanted.Digest()},
-		}})
-	}
-	s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_APPLIED, "")
-}
-
-func (s *session) begin(wanted *Intent) {
-	s.nonce++
-	s.flight = newUpdate(s.nonce, s.server.cfg, s.running, wanted)
-	for _, c := range s.flight.chunks {
-		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Intent{Intent: c}})
-	}
-}
-
-func (s *session) progress(wanted *Intent, state swanherdv1.IntentState, refusal string) {
-	applied := s.applied.GetSourceRevision()
-	if state == swanherdv1.IntentState_INTENT_STATE_APPLIED || state == swanherdv1.IntentState_INTENT_STATE_CONFIRMED {
-		applied = wanted.Revision
-	}
-	s.server.cfg.Fleet.SetIntent(s.edge, fleet.IntentProgress{
-		PlannedRevision: wanted.Revision,
-		AppliedRevision: applied,
-		State:           state,
-		Error:           refusal,
-	})
+	return nil
 }
 
 func (s *session) enqueue(m *swanherdv1.ControllerMessage) { s.queue = append(s.queue, m) }
 
-// next returns what to send next and the channel to send it on, nil when there
-// is nothing. A pong goes first, once the edge was welcomed, so that a long
-// snapshot does not look like a dead controller.
-func (s *session) next() (chan<- *swanherdv1.ControllerMessage, *swanherdv1.ControllerMessage) {
-	if len(s.queue) > 0 && s.queue[0].GetWelcome() != nil {
-		return s.out, s.queue[0]
+func goaway(reason string, retryAfter, leaveWithin time.Duration) *swanherdv1.ControllerMessage {
+	g := &swanherdv1.Goaway{Reason: reason, RetryAfter: durationpb.New(retryAfter)}
+	if leaveWithin > 0 {
+		g.LeaveWithin = durationpb.New(leaveWithin)
 	}
-	if s.pong != nil {
-		s.pong.SendTime = timestamppb.Now()
-		return s.out, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Pong{Pong: s.pong}}
-	}
-	if s.askFullStatus {
-		return s.out, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FullStatusRequest{
-			FullStatusRequest: &swanherdv1.FullStatusRequest{},
-		}}
-	}
-	if len(s.queue) > 0 {
-		return s.out, s.queue[0]
-	}
-	return nil, nil
+	return &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Goaway{Goaway: g}}
 }
 
 // sent notes that m was handed to the stream.
 func (s *session) sent(m *swanherdv1.ControllerMessage) {
 	switch {
 	case m.GetPong() != nil:
-		s.pong = nil
+		if s.pong == m.GetPong() {
+			s.pong = nil
+		}
 		return
 	case m.GetFullStatusRequest() != nil:
 		s.askFullStatus = false
 		return
+	case m.GetFlowGrant() != nil:
+		s.told = m.GetFlowGrant().GetCounterInterval().AsDuration() == s.interval
+		return
 	}
-	s.queue = s.queue[1:]
+	if s.queue = s.queue[1:]; len(s.queue) == 0 {
+		s.queue = nil // the chunks of a snapshot are not kept
+	}
 	c := m.GetIntent()
 	if c == nil || s.flight == nil || c.GetNonce() != s.flight.nonce {
 		return
 	}
-	if c.GetChunk() == 0 {
-		s.flight.sent = time.Now()
-	}
 	s.flight.octets += proto.Size(c)
 	if c.GetChunk()+1 == c.GetChunkCount() {
 		s.flight.whole = true
-		s.server.cfg.Metrics.IntentSent(s.flight.full, s.flight.octets, time.Since(s.flight.sent))
+		s.server.cfg.Metrics.IntentSent(s.flight.full, s.flight.octets, time.Since(s.flight.begun))
 	}
 }
 
-func (s *session) handle(m *swanherdv1.EdgeMessage, wanted *Intent) error {
+func (s *session) handle(m *swanherdv1.EdgeMessage) error {
+	if s.hello == nil {
+		return s.greet(m.GetHello())
+	}
+	fleet, edge := s.server.cfg.Fleet, s.identity.Edge
 	switch m := m.GetMessage().(type) {
 	case *swanherdv1.EdgeMessage_Hello:
 		return status.Error(codes.InvalidArgument, "Hello comes once, at the start of a session")
 	case *swanherdv1.EdgeMessage_Ack:
-		s.acknowledged(m.Ack)
+		return s.acknowledged(m.Ack)
 	case *swanherdv1.EdgeMessage_Nack:
-		s.rejected(m.Nack)
+		return s.rejected(m.Nack)
 	case *swanherdv1.EdgeMessage_Reverted:
 		s.reverted(m.Reverted)
 	case *swanherdv1.EdgeMessage_Status:
 		s.reported(m.Status)
 	case *swanherdv1.EdgeMessage_Counters:
-		s.server.cfg.Fleet.Count(s.edge, m.Counters)
+		fleet.Count(edge, m.Counters)
 	case *swanherdv1.EdgeMessage_Uplinks:
 		if err := checkUplinks(m.Uplinks.GetUplinks()); err != nil {
 			return err
 		}
 		s.hello.Uplinks = m.Uplinks.GetUplinks()
-		s.server.cfg.Fleet.SetUplinks(s.edge, m.Uplinks.GetUplinks())
+		fleet.SetUplinks(edge, m.Uplinks.GetUplinks())
+	case *swanherdv1.EdgeMessage_Drift:
+		return s.drifted(m.Drift)
+	case *swanherdv1.EdgeMessage_RedirectResult:
+		fleet.Note(edge, "edge.redirect_failed", "cannot be welcomed where it was redirected to: "+clip(m.RedirectResult.GetMessage(), maxText))
 	case *swanherdv1.EdgeMessage_Ping:
 		s.pong = &swanherdv1.Pong{PingSendTime: m.Ping.GetSendTime()}
 	}
 	return nil
-}
-
-// acknowledged takes the edge's word for how far it is with the update. An answer to
-// an update that is not in flight is old and says nothing, but that the edge keeps what
-// it runs.
-func (s *session) acknowledged(a *swanherdv1.Ack) {
-	kept := a.GetStage() == swanherdv1.Ack_STAGE_CONFIRMED
-	if s.flight == nil || a.GetNonce() != s.flight.nonce {
-		if kept && bytes.Equal(a.GetRunning().GetSetDigest(), s.applied.GetSetDigest()) {
-			s.confirmed = true
-		}
-		return
-	}
-	if a.GetStage() == swanherdv1.Ack_STAGE_RECEIVED {
-		s.flight.received = true
-		return
-	}
-	u := s.flight
-	s.flight = nil
-	s.applied, s.confirmed = a.GetRunning(), kept
-	s.server.cfg.Metrics.IntentAnswered("ack", time.Since(u.sent))
-	if !bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest()) {
-		s.mismatched(u, "acknowledged an intent other than the one sent")
-		return
-	}
-	s.running, s.refused = u.intent, nil
-}
-
-func (s *session) rejected(n *swanherdv1.Nack) {
-	if s.flight == nil || n.GetNonce() != s.flight.nonce {
-		return
-	}
-	u := s.flight
-	s.flight = nil
-	s.applied = n.GetRunning()
-	s.server.cfg.Metrics.IntentAnswered("nack", time.Since(u.sent))
-	if s.running != nil && !bytes.Equal(s.applied.GetSetDigest(), s.running.Digest()) {
-		s.running = nil
-	}
-	words := describe(n)
-	s.log.Warn("edge refused an intent", "revision", u.intent.Revision, "code", n.GetCode(), "error", words)
-	if n.GetCode() == swanherdv1.Nack_CODE_DIGEST_MISMATCH {
-		s.mismatched(u, words)
-		return
-	}
-	s.refuse(u.intent.Digest(), words)
-	if n.GetCode() == swanherdv1.Nack_CODE_APPLY_FAILED {
-		s.retry.Reset(applyRetry)
-	}
-}
-
-// mismatched makes the next update a snapshot, as what the edge has is unknown.
-// When this one was a snapshot already, another would fail as it did.
-func (s *session) mismatched(u *update, words string) {
-	s.running = nil
-	if u.full {
-		s.refuse(u.intent.Digest(), words)
-		s.retry.Reset(applyRetry)
-	}
-}
-
-func (s *session) refuse(digest []byte, words string) {
-	s.refused = &refusal{digest: digest, state: swanherdv1.IntentState_INTENT_STATE_REJECTED, words: words}
-}
-
-// reverted notes that the edge took an update back.
-func (s *session) reverted(r *swanherdv1.Reverted) {
-	s.log.Warn("edge took an intent back", "reason", r.GetReason(), "attempts", r.GetAttempts())
-	s.applied, s.confirmed, s.running = r.GetRunning(), true, nil
-	s.tookBack(r)
-}
-
-// tookBack keeps the edge from getting at once what it took back, nil for nothing. That it
-// lost the controller, or that its agent ended, may have had another reason, so it gets
-// it again, but not for ever.
-func (s *session) tookBack(r *swanherdv1.Reverted) {
-	if r == nil {
-		return
-	}
-	s.refused = &refusal{digest: r.GetSetDigest(), state: swanherdv1.IntentState_INTENT_STATE_REVERTED, words: revertedWords[r.GetReason()]}
-	switch {
-	case r.GetAttempts() >= maxAttempts:
-	case r.GetReason() == swanherdv1.Reverted_REASON_RESTARTED:
-		s.retry.Reset(applyRetry)
-	default:
-		s.retry.Reset(lostRetry)
-	}
-}
-
-var revertedWords = map[swanherdv1.Reverted_Reason]string{
-	swanherdv1.Reverted_REASON_NOT_CONFIRMED: "the edge ran it, did not hear from the controller, and went back: it seems to cut the edge off; change it",
-	swanherdv1.Reverted_REASON_RESTARTED:     "the agent ended while the edge ran it for the first time, and began with the one before; look at the agent's log",
-}
-
-func describe(n *swanherdv1.Nack) string {
-	var parts []string
-	for _, e := range n.GetErrors() {
-		part := e.GetMessage()
-		if e.GetFieldPath() != "" {
-			part = e.GetFieldPath() + ": " + part
-		}
-		if e.GetResource() != "" {
-			part = e.GetResource() + ": " + part
-		}
-		parts = append(parts, part)
-	}
-	if len(parts) == 0 {
-		return strings.ToLower(strings.TrimPrefix(n.GetCode().String(), "CODE_"))
-	}
-	return clip(strings.Join(parts, "; "), maxText)
 }
 
 // reported passes a status report on. Reports are numbered, and the first of a
@@ -498,27 +331,57 @@ func (s *session) reported(r *swanherdv1.StatusReport) {
 			clipError(e)
 		}
 	}
-	s.server.cfg.Fleet.Report(s.edge, r)
+	s.server.cfg.Fleet.Report(s.identity.Edge, r)
 }
 
-// farewell tells the edge why the session ends, if it takes it in time.
-func (s *session) farewell(e *ending, sender <-chan struct{}) {
-	timeout := time.NewTimer(farewellTimeout)
-	defer timeout.Stop()
-	m := &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Goaway{Goaway: &swanherdv1.Goaway{
-		Reason: e.reason, RetryAfter: durationpb.New(e.retryAfter),
-	}}}
-	select {
-	case s.out <- m:
-		close(s.out)
-	case <-sender:
+// drifted records that something on an edge's host was not as its intent has it.
+func (s *session) drifted(d *swanherdv1.DriftReport) error {
+	action := ""
+	switch d.GetKind() {
+	case swanherdv1.DriftReport_KIND_REPAIRED:
+		action = "edge.drift_repaired"
+	case swanherdv1.DriftReport_KIND_UNREPAIRABLE:
+		action = "edge.drift_unrepairable"
+	default:
+		return status.Errorf(codes.InvalidArgument, "drift of kind %d, which is none", d.GetKind())
+	}
+	s.server.cfg.Fleet.Note(s.identity.Edge, action, clip(d.GetSubject(), maxWord)+": "+clip(d.GetMessage(), maxText))
+	return nil
+}
+
+// tend does what is due at a time.
+func (s *session) tend(now time.Time, interval time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	limit := silenceFactor * s.server.cfg.HeartbeatInterval
+	switch {
+	case s.ending != nil:
 		return
-	case <-timeout.C:
+	case s.hello == nil:
+		if s.heard.IsZero() && now.Sub(s.opened) >= helloTimeout {
+			s.end(status.Errorf(codes.DeadlineExceeded, "the edge said no Hello within %s", helloTimeout))
+		}
+		return
+	case now.Sub(s.heard) >= limit:
+		s.finishLocked(&ending{code: codes.DeadlineExceeded, reason: fmt.Sprintf("the edge said nothing for %s", limit)})
+		return
+	case !s.stuck.IsZero() && now.Sub(s.stuck) >= limit:
+		s.end(status.Errorf(codes.DeadlineExceeded, "the edge took nothing for %s", limit))
+		return
+	case s.leaving && now.Sub(s.leaveAt) >= leaveWithin:
+		s.finishLocked(&ending{code: codes.Unavailable, reason: agedReason})
 		return
 	}
-	select {
-	case <-sender:
-	case <-timeout.C:
+	due := s.due(now)
+	if s.interval != interval {
+		s.interval, s.told, due = interval, false, true
+	}
+	if !s.leaving && !now.Before(s.leaveAt) {
+		s.leaving, due = true, true
+		s.enqueue(goaway(agedReason, 0, leaveWithin))
+	}
+	if due {
+		go s.attend()
 	}
 }
 

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,17 +42,52 @@ type world struct {
 	fleet  *fleet.Fleet
 	conn   *grpc.ClientConn
 	admit  error
+
+	journal *journal
 }
 
-func newWorld(t testing.TB) *world {
-	w := &world{t: t, board: session.NewBoard(), fleet: fleet.New(fleet.Config{})}
+// journal keeps events.
+type journal struct {
+	mu     sync.Mutex
+	events []*swanherdv1.Event
+}
+
+func (j *journal) Record(_ context.Context, r fleet.Record) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.events = append(j.events, r.Events...)
+	return nil
+}
+
+// actions are the last messages of the events, by action.
+func (j *journal) actions() map[string]string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	out := map[string]string{}
+	for _, e := range j.events {
+		out[e.GetAction()] = e.GetMessage()
+	}
+	return out
+}
+
+func newWorld(t testing.TB, configure ...func(*session.Config)) *world {
+	w := &world{t: t, board: session.NewBoard(), journal: &journal{}}
+	recorder := fleet.NewRecorder(w.journal, slog.New(slog.DiscardHandler))
+	w.fleet = fleet.New(fleet.Config{Recorder: recorder})
 	w.fleet.Apply(fleet.Change{Edges: []*swanherdv1.Edge{{Name: berlin}}})
-	w.server = session.New(session.Config{
-		Epoch: "epoch-1",
+	cfg := session.Config{
+		Epoch: "epoch-1", PastEpochs: map[string]int64{"epoch-0": 100},
 		Board: w.board,
 		Fleet: w.fleet,
 		Admit: func(access.EdgeIdentity) error { return w.admit },
-	})
+	}
+	for _, f := range configure {
+		f(&cfg)
+	}
+	w.server = session.New(cfg)
+	running, stop := context.WithCancel(context.Background())
+	go w.server.Run(running)
+	go recorder.Run(running)
 	// The certificate's name travels as metadata here; the mutual TLS that
 	// proves it is tested with real listeners in package server.
 	srv := grpc.NewServer(grpc.StreamInterceptor(func(v any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
@@ -67,6 +104,7 @@ func newWorld(t testing.TB) *world {
 	}
 	w.conn = conn
 	t.Cleanup(func() {
+		stop()
 		conn.Close()
 		srv.Stop()
 		lis.Close()
@@ -95,11 +133,7 @@ func (w *world) dial(hello *swanherdv1.Hello) *edge {
 
 func (w *world) dialAs(name string, hello *swanherdv1.Hello) *edge {
 	w.t.Helper()
-	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(w.t.Context(), "edge", name))
-	stream, err := swanherdv1.NewEdgeControlServiceClient(w.conn).Session(ctx)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	stream, cancel := w.stream(name)
 	w.t.Cleanup(cancel)
 	e := &edge{t: w.t, stream: stream, leave: cancel}
 	if hello != nil {
@@ -110,6 +144,16 @@ func (w *world) dialAs(name string, hello *swanherdv1.Hello) *edge {
 		}
 	}
 	return e
+}
+
+// stream opens a session on which nothing was said.
+func (w *world) stream(name string) (swanherdv1.EdgeControlService_SessionClient, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(metadata.AppendToOutgoingContext(w.t.Context(), "edge", name))
+	stream, err := swanherdv1.NewEdgeControlServiceClient(w.conn).Session(ctx)
+	if err != nil {
+		panic(err)
+	}
+	return stream, cancel
 }
 
 func (e *edge) send(m *swanherdv1.EdgeMessage) {

@@ -24,9 +24,9 @@ type update struct {
 	nonce  uint64
 	full   bool
 	chunks []*swanherdv1.IntentChunk
-	sent   time.Time // when the first chunk was handed to the stream
-	octets int       // handed to the stream
-	whole  bool      // all of it was
+	begun  time.Time
+	octets int  // handed to the stream
+	whole  bool // all of it was
 	// received: the edge has it whole.
 	received bool
 }
@@ -45,7 +45,7 @@ func (u *update) state() swanherdv1.IntentState {
 // newUpdate makes the update that leads from base to intent; base nil means
 // that what the edge has is unknown, and everything is sent.
 func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
-	u := &update{intent: intent, nonce: nonce, full: base == nil}
+	u := &update{intent: intent, nonce: nonce, full: base == nil, begun: time.Now()}
 	var have *digest.Set
 	var baseDigest []byte
 	if base != nil {
@@ -78,4 +78,11 @@ func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
 		c.ConfirmWithin = durationpb.New(cfg.ConfirmWithin)
 	}
 	return u
+}
+
+// takeChunks returns the chunks, which the update does not keep.
+func (u *update) takeChunks() []*swanherdv1.IntentChunk {
+	chunks := u.chunks
+	u.chunks = nil
+	return chunks
 }

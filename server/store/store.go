@@ -35,6 +35,9 @@ type Config struct {
 	// MaxTxnOps is how many operations Endpoints take in one transaction, etcd's
 	// --max-txn-ops. Default 128; the embedded etcd takes 4096.
 	MaxTxnOps int
+	// Restored says that the store was restored from a backup: it begins an epoch, so
+	// that what came after the backup is told from what comes now.
+	Restored bool
 	// EventRetention is how many transitions are kept per network, AuditRetention how many
 	// audit events. Default 20,000 and 100,000.
 	EventRetention, AuditRetention int
@@ -71,6 +74,7 @@ type Store struct {
 	eventRetention int
 	auditRetention int
 	epoch          string
+	pastEpochs     map[string]int64
 	ids            *eventIDs
 	cached         []cachedCollection
 
@@ -117,7 +121,7 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			s.disconnect()
 		}
 	}()
-	if err := s.ensureEpoch(ctx); err != nil {
+	if err := s.ensureEpoch(ctx, cfg.Restored); err != nil {
 		return nil, err
 	}
 	s.current.Store(time.Now().UnixNano())
@@ -139,8 +143,13 @@ func (s *Store) Close() error {
 	return s.disconnect()
 }
 
-// Epoch identifies the store; it stays the same for the store's life.
+// Epoch identifies the store; it stays the same for the store's life, until the
+// store is restored from a backup.
 func (s *Store) Epoch() string { return s.epoch }
+
+// PastEpochs are the epochs of which this store has the beginning, with the last
+// revision that it has of each. The caller does not change it.
+func (s *Store) PastEpochs() map[string]int64 { return s.pastEpochs }
 
 // Failed yields an error when an embedded etcd stops by itself; the process
 // should end then. With an external cluster it never does.
@@ -241,28 +250,46 @@ func (s *Store) disconnect() error {
 
 const epochKey = root + "meta/epoch"
 
-// ensureEpoch makes the epoch unless another replica did.
-func (s *Store) ensureEpoch(ctx context.Context) error {
-	b, err := proto.Marshal(&storev1.Epoch{Id: ulid.Make().String(), CreateTime: timestamppb.Now()})
-	if err != nil {
-		return fmt.Errorf("encode epoch: %w", err)
-	}
-	resp, err := s.client.Txn(ctx).
-		If(clientv3.Compare(clientv3.ModRevision(epochKey), "=", 0)).
-		Then(clientv3.OpPut(epochKey, string(b))).
-		Else(clientv3.OpGet(epochKey)).
-		Commit()
+// ensureEpoch makes the epoch unless another replica did; anew makes another one in any
+// case.
+func (s *Store) ensureEpoch(ctx context.Context, anew bool) error {
+	resp, err := s.client.Get(ctx, epochKey)
 	if err != nil {
 		return fmt.Errorf("read epoch: %w", err)
 	}
-	if !resp.Succeeded {
-		b = resp.Responses[0].GetResponseRange().Kvs[0].Value
-	}
 	var epoch storev1.Epoch
-	if err := proto.Unmarshal(b, &epoch); err != nil {
-		return fmt.Errorf("decode epoch: %w", err)
+	made := int64(0) // revision of the epoch that there is
+	if len(resp.Kvs) > 0 {
+		made = resp.Kvs[0].ModRevision
+		if err := proto.Unmarshal(resp.Kvs[0].Value, &epoch); err != nil {
+			return fmt.Errorf("decode epoch: %w", err)
+		}
 	}
-	s.epoch = epoch.GetId()
+	if made == 0 || anew {
+		next := &storev1.Epoch{Id: ulid.Make().String(), CreateTime: timestamppb.Now(), Past: epoch.GetPast()}
+		if made != 0 {
+			next.Past = append(next.Past, &storev1.PastEpoch{Id: epoch.GetId(), EndRevision: resp.Header.GetRevision()})
+		}
+		b, err := proto.Marshal(next)
+		if err != nil {
+			return fmt.Errorf("encode epoch: %w", err)
+		}
+		put, err := s.client.Txn(ctx).
+			If(clientv3.Compare(clientv3.ModRevision(epochKey), "=", made)).
+			Then(clientv3.OpPut(epochKey, string(b))).
+			Commit()
+		if err != nil {
+			return fmt.Errorf("write epoch: %w", err)
+		}
+		if !put.Succeeded { // another replica was faster: it is as new as ours
+			return s.ensureEpoch(ctx, false)
+		}
+		epoch = storev1.Epoch{Id: next.GetId(), Past: next.GetPast()}
+	}
+	s.epoch, s.pastEpochs = epoch.GetId(), map[string]int64{}
+	for _, p := range epoch.GetPast() {
+		s.pastEpochs[p.GetId()] = p.GetEndRevision()
+	}
 	return nil
 }
 

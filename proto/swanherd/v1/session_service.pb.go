@@ -237,6 +237,57 @@ func (Nack_Code) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{10, 0}
 }
 
+type DriftReport_Kind int32
+
+const (
+	DriftReport_KIND_UNSPECIFIED DriftReport_Kind = 0
+	// It is again as it should be.
+	DriftReport_KIND_REPAIRED DriftReport_Kind = 1
+	// It is not; the edge tries again.
+	DriftReport_KIND_UNREPAIRABLE DriftReport_Kind = 2
+)
+
+// Enum value maps for DriftReport_Kind.
+var (
+	DriftReport_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_REPAIRED",
+		2: "KIND_UNREPAIRABLE",
+	}
+	DriftReport_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":  0,
+		"KIND_REPAIRED":     1,
+		"KIND_UNREPAIRABLE": 2,
+	}
+)
+
+func (x DriftReport_Kind) Enum() *DriftReport_Kind {
+	p := new(DriftReport_Kind)
+	*p = x
+	return p
+}
+
+func (x DriftReport_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DriftReport_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_session_service_proto_enumTypes[4].Descriptor()
+}
+
+func (DriftReport_Kind) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_session_service_proto_enumTypes[4]
+}
+
+func (x DriftReport_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DriftReport_Kind.Descriptor instead.
+func (DriftReport_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{22, 0}
+}
+
 // EdgeMessage is what an edge says.
 type EdgeMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -250,6 +301,8 @@ type EdgeMessage struct {
 	//	*EdgeMessage_Ping
 	//	*EdgeMessage_Uplinks
 	//	*EdgeMessage_Reverted
+	//	*EdgeMessage_Drift
+	//	*EdgeMessage_RedirectResult
 	Message       isEdgeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -364,6 +417,24 @@ func (x *EdgeMessage) GetReverted() *Reverted {
 	return nil
 }
 
+func (x *EdgeMessage) GetDrift() *DriftReport {
+	if x != nil {
+		if x, ok := x.Message.(*EdgeMessage_Drift); ok {
+			return x.Drift
+		}
+	}
+	return nil
+}
+
+func (x *EdgeMessage) GetRedirectResult() *RedirectResult {
+	if x != nil {
+		if x, ok := x.Message.(*EdgeMessage_RedirectResult); ok {
+			return x.RedirectResult
+		}
+	}
+	return nil
+}
+
 type isEdgeMessage_Message interface {
 	isEdgeMessage_Message()
 }
@@ -400,6 +471,14 @@ type EdgeMessage_Reverted struct {
 	Reverted *Reverted `protobuf:"bytes,8,opt,name=reverted,proto3,oneof"`
 }
 
+type EdgeMessage_Drift struct {
+	Drift *DriftReport `protobuf:"bytes,9,opt,name=drift,proto3,oneof"`
+}
+
+type EdgeMessage_RedirectResult struct {
+	RedirectResult *RedirectResult `protobuf:"bytes,10,opt,name=redirect_result,json=redirectResult,proto3,oneof"`
+}
+
 func (*EdgeMessage_Hello) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Ack) isEdgeMessage_Message() {}
@@ -416,6 +495,10 @@ func (*EdgeMessage_Uplinks) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Reverted) isEdgeMessage_Message() {}
 
+func (*EdgeMessage_Drift) isEdgeMessage_Message() {}
+
+func (*EdgeMessage_RedirectResult) isEdgeMessage_Message() {}
+
 // ControllerMessage is what the controller says.
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -428,6 +511,8 @@ type ControllerMessage struct {
 	//	*ControllerMessage_FullStatusRequest
 	//	*ControllerMessage_Pong
 	//	*ControllerMessage_Confirm
+	//	*ControllerMessage_FlowGrant
+	//	*ControllerMessage_Redirect
 	Message       isControllerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -533,6 +618,24 @@ func (x *ControllerMessage) GetConfirm() *Confirm {
 	return nil
 }
 
+func (x *ControllerMessage) GetFlowGrant() *FlowGrant {
+	if x != nil {
+		if x, ok := x.Message.(*ControllerMessage_FlowGrant); ok {
+			return x.FlowGrant
+		}
+	}
+	return nil
+}
+
+func (x *ControllerMessage) GetRedirect() *Redirect {
+	if x != nil {
+		if x, ok := x.Message.(*ControllerMessage_Redirect); ok {
+			return x.Redirect
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Message interface {
 	isControllerMessage_Message()
 }
@@ -567,6 +670,14 @@ type ControllerMessage_Confirm struct {
 	Confirm *Confirm `protobuf:"bytes,7,opt,name=confirm,proto3,oneof"`
 }
 
+type ControllerMessage_FlowGrant struct {
+	FlowGrant *FlowGrant `protobuf:"bytes,8,opt,name=flow_grant,json=flowGrant,proto3,oneof"`
+}
+
+type ControllerMessage_Redirect struct {
+	Redirect *Redirect `protobuf:"bytes,9,opt,name=redirect,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Intent) isControllerMessage_Message() {}
@@ -580,6 +691,10 @@ func (*ControllerMessage_FullStatusRequest) isControllerMessage_Message() {}
 func (*ControllerMessage_Pong) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Confirm) isControllerMessage_Message() {}
+
+func (*ControllerMessage_FlowGrant) isControllerMessage_Message() {}
+
+func (*ControllerMessage_Redirect) isControllerMessage_Message() {}
 
 // Hello opens a session.
 type Hello struct {
@@ -1666,6 +1781,8 @@ func (x *UplinkReport) GetUplinks() []*Uplink {
 	return nil
 }
 
+// Bookmark says, at least each minute, that the edge has all there is as of the
+// revision.
 type Bookmark struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	SourceRevision int64                  `protobuf:"varint,1,opt,name=source_revision,json=sourceRevision,proto3" json:"source_revision,omitempty"`
@@ -1710,11 +1827,15 @@ func (x *Bookmark) GetSourceRevision() int64 {
 	return 0
 }
 
-// Goaway asks the edge to leave and to come back later.
+// Goaway asks the edge to leave and to come back.
 type Goaway struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	RetryAfter    *durationpb.Duration   `protobuf:"bytes,2,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When to come back, at the earliest.
+	RetryAfter *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// The session goes on for this time: the edge connects anew first, and leaves
+	// then. Unset or zero: it ends now.
+	LeaveWithin   *durationpb.Duration `protobuf:"bytes,3,opt,name=leave_within,json=leaveWithin,proto3" json:"leave_within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1763,6 +1884,234 @@ func (x *Goaway) GetRetryAfter() *durationpb.Duration {
 	return nil
 }
 
+func (x *Goaway) GetLeaveWithin() *durationpb.Duration {
+	if x != nil {
+		return x.LeaveWithin
+	}
+	return nil
+}
+
+// FlowGrant says how often counters are wanted from now on, in place of what
+// Welcome said: a controller under load wants them seldom, or not at all.
+// Transitions are reported at once whatever it says.
+type FlowGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Zero or unset: none, until another grant.
+	CounterInterval *durationpb.Duration `protobuf:"bytes,1,opt,name=counter_interval,json=counterInterval,proto3" json:"counter_interval,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *FlowGrant) Reset() {
+	*x = FlowGrant{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FlowGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FlowGrant) ProtoMessage() {}
+
+func (x *FlowGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FlowGrant.ProtoReflect.Descriptor instead.
+func (*FlowGrant) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FlowGrant) GetCounterInterval() *durationpb.Duration {
+	if x != nil {
+		return x.CounterInterval
+	}
+	return nil
+}
+
+// Redirect says where the controller is reached from now on. The edge tries the
+// endpoints first, and keeps those that it has until a session was welcomed at one
+// of them.
+type Redirect struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `host:port`, at least one.
+	Endpoints     []string `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redirect) Reset() {
+	*x = Redirect{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redirect) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redirect) ProtoMessage() {}
+
+func (x *Redirect) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
+func (*Redirect) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Redirect) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// RedirectResult says that the edge could not be welcomed at any of the endpoints,
+// and stays where it is. An edge that was says so by its Hello there.
+type RedirectResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Endpoints     []string               `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedirectResult) Reset() {
+	*x = RedirectResult{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedirectResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedirectResult) ProtoMessage() {}
+
+func (x *RedirectResult) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedirectResult.ProtoReflect.Descriptor instead.
+func (*RedirectResult) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RedirectResult) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *RedirectResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// DriftReport says that something on the host was not as the intent has it, by
+// another's hand.
+type DriftReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  DriftReport_Kind       `protobuf:"varint,1,opt,name=kind,proto3,enum=swanherd.v1.DriftReport_Kind" json:"kind,omitempty"`
+	// What it was: routes, interface, policies.
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftReport) Reset() {
+	*x = DriftReport{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftReport) ProtoMessage() {}
+
+func (x *DriftReport) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftReport.ProtoReflect.Descriptor instead.
+func (*DriftReport) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DriftReport) GetKind() DriftReport_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return DriftReport_KIND_UNSPECIFIED
+}
+
+func (x *DriftReport) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *DriftReport) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *DriftReport) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 type FullStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1771,7 +2120,7 @@ type FullStatusRequest struct {
 
 func (x *FullStatusRequest) Reset() {
 	*x = FullStatusRequest{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1783,7 +2132,7 @@ func (x *FullStatusRequest) String() string {
 func (*FullStatusRequest) ProtoMessage() {}
 
 func (x *FullStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1796,7 +2145,7 @@ func (x *FullStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullStatusRequest.ProtoReflect.Descriptor instead.
 func (*FullStatusRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{23}
 }
 
 type Ping struct {
@@ -1808,7 +2157,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +2169,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +2182,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Ping) GetSendTime() *timestamppb.Timestamp {
@@ -1854,7 +2203,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2215,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2228,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Pong) GetPingSendTime() *timestamppb.Timestamp {
@@ -1900,7 +2249,7 @@ var File_swanherd_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\x97\x03\n" +
+	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\x91\x04\n" +
 	"\vEdgeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.swanherd.v1.HelloH\x00R\x05hello\x12$\n" +
 	"\x03ack\x18\x02 \x01(\v2\x10.swanherd.v1.AckH\x00R\x03ack\x12'\n" +
@@ -1909,8 +2258,11 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\bcounters\x18\x05 \x01(\v2\x1a.swanherd.v1.CounterReportH\x00R\bcounters\x12'\n" +
 	"\x04ping\x18\x06 \x01(\v2\x11.swanherd.v1.PingH\x00R\x04ping\x125\n" +
 	"\auplinks\x18\a \x01(\v2\x19.swanherd.v1.UplinkReportH\x00R\auplinks\x123\n" +
-	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedH\x00R\brevertedB\t\n" +
-	"\amessage\"\x95\x03\n" +
+	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedH\x00R\breverted\x120\n" +
+	"\x05drift\x18\t \x01(\v2\x18.swanherd.v1.DriftReportH\x00R\x05drift\x12F\n" +
+	"\x0fredirect_result\x18\n" +
+	" \x01(\v2\x1b.swanherd.v1.RedirectResultH\x00R\x0eredirectResultB\t\n" +
+	"\amessage\"\x83\x04\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.swanherd.v1.WelcomeH\x00R\awelcome\x122\n" +
 	"\x06intent\x18\x02 \x01(\v2\x18.swanherd.v1.IntentChunkH\x00R\x06intent\x123\n" +
@@ -1918,7 +2270,10 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x06goaway\x18\x04 \x01(\v2\x13.swanherd.v1.GoawayH\x00R\x06goaway\x12P\n" +
 	"\x13full_status_request\x18\x05 \x01(\v2\x1e.swanherd.v1.FullStatusRequestH\x00R\x11fullStatusRequest\x12'\n" +
 	"\x04pong\x18\x06 \x01(\v2\x11.swanherd.v1.PongH\x00R\x04pong\x120\n" +
-	"\aconfirm\x18\a \x01(\v2\x14.swanherd.v1.ConfirmH\x00R\aconfirmB\t\n" +
+	"\aconfirm\x18\a \x01(\v2\x14.swanherd.v1.ConfirmH\x00R\aconfirm\x127\n" +
+	"\n" +
+	"flow_grant\x18\b \x01(\v2\x16.swanherd.v1.FlowGrantH\x00R\tflowGrant\x123\n" +
+	"\bredirect\x18\t \x01(\v2\x15.swanherd.v1.RedirectH\x00R\bredirectB\t\n" +
 	"\amessage\"\xc9\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x17\n" +
@@ -2018,11 +2373,28 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\fUplinkReport\x12-\n" +
 	"\auplinks\x18\x01 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\"3\n" +
 	"\bBookmark\x12'\n" +
-	"\x0fsource_revision\x18\x01 \x01(\x03R\x0esourceRevision\"\\\n" +
+	"\x0fsource_revision\x18\x01 \x01(\x03R\x0esourceRevision\"\x9a\x01\n" +
 	"\x06Goaway\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12:\n" +
 	"\vretry_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x13\n" +
+	"retryAfter\x12<\n" +
+	"\fleave_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vleaveWithin\"Q\n" +
+	"\tFlowGrant\x12D\n" +
+	"\x10counter_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\"(\n" +
+	"\bRedirect\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x03(\tR\tendpoints\"H\n" +
+	"\x0eRedirectResult\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x03(\tR\tendpoints\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xec\x01\n" +
+	"\vDriftReport\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.swanherd.v1.DriftReport.KindR\x04kind\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"F\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rKIND_REPAIRED\x10\x01\x12\x15\n" +
+	"\x11KIND_UNREPAIRABLE\x10\x02\"\x13\n" +
 	"\x11FullStatusRequest\"?\n" +
 	"\x04Ping\x127\n" +
 	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x81\x01\n" +
@@ -2048,94 +2420,107 @@ func file_swanherd_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_session_service_proto_rawDescData
 }
 
-var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(ProtocolVersion)(0),          // 0: swanherd.v1.ProtocolVersion
 	(Ack_Stage)(0),                // 1: swanherd.v1.Ack.Stage
 	(Reverted_Reason)(0),          // 2: swanherd.v1.Reverted.Reason
 	(Nack_Code)(0),                // 3: swanherd.v1.Nack.Code
-	(*EdgeMessage)(nil),           // 4: swanherd.v1.EdgeMessage
-	(*ControllerMessage)(nil),     // 5: swanherd.v1.ControllerMessage
-	(*Hello)(nil),                 // 6: swanherd.v1.Hello
-	(*AppliedIntent)(nil),         // 7: swanherd.v1.AppliedIntent
-	(*Welcome)(nil),               // 8: swanherd.v1.Welcome
-	(*IntentResource)(nil),        // 9: swanherd.v1.IntentResource
-	(*IntentChunk)(nil),           // 10: swanherd.v1.IntentChunk
-	(*Ack)(nil),                   // 11: swanherd.v1.Ack
-	(*Confirm)(nil),               // 12: swanherd.v1.Confirm
-	(*Reverted)(nil),              // 13: swanherd.v1.Reverted
-	(*Nack)(nil),                  // 14: swanherd.v1.Nack
-	(*ResourceError)(nil),         // 15: swanherd.v1.ResourceError
-	(*StatusReport)(nil),          // 16: swanherd.v1.StatusReport
-	(*CounterReport)(nil),         // 17: swanherd.v1.CounterReport
-	(*TunnelCounters)(nil),        // 18: swanherd.v1.TunnelCounters
-	(*ChildCounters)(nil),         // 19: swanherd.v1.ChildCounters
-	(*UplinkReport)(nil),          // 20: swanherd.v1.UplinkReport
-	(*Bookmark)(nil),              // 21: swanherd.v1.Bookmark
-	(*Goaway)(nil),                // 22: swanherd.v1.Goaway
-	(*FullStatusRequest)(nil),     // 23: swanherd.v1.FullStatusRequest
-	(*Ping)(nil),                  // 24: swanherd.v1.Ping
-	(*Pong)(nil),                  // 25: swanherd.v1.Pong
-	(*Uplink)(nil),                // 26: swanherd.v1.Uplink
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*EdgeSettings)(nil),          // 29: swanherd.v1.EdgeSettings
-	(*TunnelIntent)(nil),          // 30: swanherd.v1.TunnelIntent
-	(*TrustBundle)(nil),           // 31: swanherd.v1.TrustBundle
-	(*TunnelReport)(nil),          // 32: swanherd.v1.TunnelReport
-	(*SaCounters)(nil),            // 33: swanherd.v1.SaCounters
+	(DriftReport_Kind)(0),         // 4: swanherd.v1.DriftReport.Kind
+	(*EdgeMessage)(nil),           // 5: swanherd.v1.EdgeMessage
+	(*ControllerMessage)(nil),     // 6: swanherd.v1.ControllerMessage
+	(*Hello)(nil),                 // 7: swanherd.v1.Hello
+	(*AppliedIntent)(nil),         // 8: swanherd.v1.AppliedIntent
+	(*Welcome)(nil),               // 9: swanherd.v1.Welcome
+	(*IntentResource)(nil),        // 10: swanherd.v1.IntentResource
+	(*IntentChunk)(nil),           // 11: swanherd.v1.IntentChunk
+	(*Ack)(nil),                   // 12: swanherd.v1.Ack
+	(*Confirm)(nil),               // 13: swanherd.v1.Confirm
+	(*Reverted)(nil),              // 14: swanherd.v1.Reverted
+	(*Nack)(nil),                  // 15: swanherd.v1.Nack
+	(*ResourceError)(nil),         // 16: swanherd.v1.ResourceError
+	(*StatusReport)(nil),          // 17: swanherd.v1.StatusReport
+	(*CounterReport)(nil),         // 18: swanherd.v1.CounterReport
+	(*TunnelCounters)(nil),        // 19: swanherd.v1.TunnelCounters
+	(*ChildCounters)(nil),         // 20: swanherd.v1.ChildCounters
+	(*UplinkReport)(nil),          // 21: swanherd.v1.UplinkReport
+	(*Bookmark)(nil),              // 22: swanherd.v1.Bookmark
+	(*Goaway)(nil),                // 23: swanherd.v1.Goaway
+	(*FlowGrant)(nil),             // 24: swanherd.v1.FlowGrant
+	(*Redirect)(nil),              // 25: swanherd.v1.Redirect
+	(*RedirectResult)(nil),        // 26: swanherd.v1.RedirectResult
+	(*DriftReport)(nil),           // 27: swanherd.v1.DriftReport
+	(*FullStatusRequest)(nil),     // 28: swanherd.v1.FullStatusRequest
+	(*Ping)(nil),                  // 29: swanherd.v1.Ping
+	(*Pong)(nil),                  // 30: swanherd.v1.Pong
+	(*Uplink)(nil),                // 31: swanherd.v1.Uplink
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*EdgeSettings)(nil),          // 34: swanherd.v1.EdgeSettings
+	(*TunnelIntent)(nil),          // 35: swanherd.v1.TunnelIntent
+	(*TrustBundle)(nil),           // 36: swanherd.v1.TrustBundle
+	(*TunnelReport)(nil),          // 37: swanherd.v1.TunnelReport
+	(*SaCounters)(nil),            // 38: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
-	6,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
-	11, // 1: swanherd.v1.EdgeMessage.ack:type_name -> swanherd.v1.Ack
-	14, // 2: swanherd.v1.EdgeMessage.nack:type_name -> swanherd.v1.Nack
-	16, // 3: swanherd.v1.EdgeMessage.status:type_name -> swanherd.v1.StatusReport
-	17, // 4: swanherd.v1.EdgeMessage.counters:type_name -> swanherd.v1.CounterReport
-	24, // 5: swanherd.v1.EdgeMessage.ping:type_name -> swanherd.v1.Ping
-	20, // 6: swanherd.v1.EdgeMessage.uplinks:type_name -> swanherd.v1.UplinkReport
-	13, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
-	8,  // 8: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
-	10, // 9: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
-	21, // 10: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
-	22, // 11: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
-	23, // 12: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
-	25, // 13: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
-	12, // 14: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
-	7,  // 15: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
-	26, // 16: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
-	13, // 17: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
-	27, // 18: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	28, // 19: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	28, // 20: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
-	29, // 21: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
-	30, // 22: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	31, // 23: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
-	9,  // 24: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	28, // 25: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
-	7,  // 26: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
-	1,  // 27: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
-	2,  // 28: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
-	7,  // 29: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
-	3,  // 30: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
-	7,  // 31: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
-	15, // 32: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	32, // 33: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
-	18, // 34: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
-	19, // 35: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	33, // 36: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	26, // 37: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	28, // 38: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	27, // 39: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	27, // 40: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	27, // 41: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	4,  // 42: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	5,  // 43: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	43, // [43:44] is the sub-list for method output_type
-	42, // [42:43] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	7,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
+	12, // 1: swanherd.v1.EdgeMessage.ack:type_name -> swanherd.v1.Ack
+	15, // 2: swanherd.v1.EdgeMessage.nack:type_name -> swanherd.v1.Nack
+	17, // 3: swanherd.v1.EdgeMessage.status:type_name -> swanherd.v1.StatusReport
+	18, // 4: swanherd.v1.EdgeMessage.counters:type_name -> swanherd.v1.CounterReport
+	29, // 5: swanherd.v1.EdgeMessage.ping:type_name -> swanherd.v1.Ping
+	21, // 6: swanherd.v1.EdgeMessage.uplinks:type_name -> swanherd.v1.UplinkReport
+	14, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
+	27, // 8: swanherd.v1.EdgeMessage.drift:type_name -> swanherd.v1.DriftReport
+	26, // 9: swanherd.v1.EdgeMessage.redirect_result:type_name -> swanherd.v1.RedirectResult
+	9,  // 10: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
+	11, // 11: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
+	22, // 12: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
+	23, // 13: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
+	28, // 14: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
+	30, // 15: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
+	13, // 16: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
+	24, // 17: swanherd.v1.ControllerMessage.flow_grant:type_name -> swanherd.v1.FlowGrant
+	25, // 18: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
+	8,  // 19: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
+	31, // 20: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
+	14, // 21: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
+	32, // 22: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	33, // 23: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	33, // 24: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
+	34, // 25: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
+	35, // 26: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
+	36, // 27: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
+	10, // 28: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
+	33, // 29: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	8,  // 30: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
+	1,  // 31: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
+	2,  // 32: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
+	8,  // 33: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
+	3,  // 34: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
+	8,  // 35: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
+	16, // 36: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
+	37, // 37: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	19, // 38: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
+	20, // 39: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
+	38, // 40: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	31, // 41: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	33, // 42: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	33, // 43: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
+	33, // 44: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
+	4,  // 45: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
+	32, // 46: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
+	32, // 47: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	32, // 48: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	32, // 49: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	5,  // 50: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 51: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	51, // [51:52] is the sub-list for method output_type
+	50, // [50:51] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -2155,6 +2540,8 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*EdgeMessage_Ping)(nil),
 		(*EdgeMessage_Uplinks)(nil),
 		(*EdgeMessage_Reverted)(nil),
+		(*EdgeMessage_Drift)(nil),
+		(*EdgeMessage_RedirectResult)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -2164,6 +2551,8 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*ControllerMessage_FullStatusRequest)(nil),
 		(*ControllerMessage_Pong)(nil),
 		(*ControllerMessage_Confirm)(nil),
+		(*ControllerMessage_FlowGrant)(nil),
+		(*ControllerMessage_Redirect)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*IntentResource_Settings)(nil),
@@ -2175,8 +2564,8 @@ func file_swanherd_v1_session_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_session_service_proto_rawDesc), len(file_swanherd_v1_session_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   22,
+			NumEnums:      5,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -100,6 +100,10 @@ const (
 	IntentState_INTENT_STATE_CONFIRMED IntentState = 6
 	// The edge ran it, lost the controller or ended, and runs the one before again.
 	IntentState_INTENT_STATE_REVERTED IntentState = 7
+	// The edge runs what another history of the store led to, newer than this one's
+	// beginning: the store was restored from a backup, or is another one. Nothing is
+	// sent to it until an operator says so (FleetService.ResumeEdges).
+	IntentState_INTENT_STATE_CONFLICT_PAUSED IntentState = 8
 )
 
 // Enum value maps for IntentState.
@@ -113,16 +117,18 @@ var (
 		5: "INTENT_STATE_RECEIVED",
 		6: "INTENT_STATE_CONFIRMED",
 		7: "INTENT_STATE_REVERTED",
+		8: "INTENT_STATE_CONFLICT_PAUSED",
 	}
 	IntentState_value = map[string]int32{
-		"INTENT_STATE_UNSPECIFIED": 0,
-		"INTENT_STATE_PENDING":     1,
-		"INTENT_STATE_APPLIED":     2,
-		"INTENT_STATE_REJECTED":    3,
-		"INTENT_STATE_SENT":        4,
-		"INTENT_STATE_RECEIVED":    5,
-		"INTENT_STATE_CONFIRMED":   6,
-		"INTENT_STATE_REVERTED":    7,
+		"INTENT_STATE_UNSPECIFIED":     0,
+		"INTENT_STATE_PENDING":         1,
+		"INTENT_STATE_APPLIED":         2,
+		"INTENT_STATE_REJECTED":        3,
+		"INTENT_STATE_SENT":            4,
+		"INTENT_STATE_RECEIVED":        5,
+		"INTENT_STATE_CONFIRMED":       6,
+		"INTENT_STATE_REVERTED":        7,
+		"INTENT_STATE_CONFLICT_PAUSED": 8,
 	}
 )
 
@@ -439,14 +445,16 @@ type Edge struct {
 	// An edge that is disabled keeps its identity and has no tunnels.
 	Disabled bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	// WAN attachments as the edge last reported them.
-	Uplinks       []*Uplink              `protobuf:"bytes,5,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
-	Status        *EdgeStatus            `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
-	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
-	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Uplinks []*Uplink   `protobuf:"bytes,5,rep,name=uplinks,proto3" json:"uplinks,omitempty"`
+	Status  *EdgeStatus `protobuf:"bytes,6,opt,name=status,proto3" json:"status,omitempty"`
+	// Epoch of a store whose intent was given up on this edge (ResumeEdges).
+	SupersededEpoch string                 `protobuf:"bytes,7,opt,name=superseded_epoch,json=supersededEpoch,proto3" json:"superseded_epoch,omitempty"`
+	Uid             string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag            string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime      *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Edge) Reset() {
@@ -519,6 +527,13 @@ func (x *Edge) GetStatus() *EdgeStatus {
 		return x.Status
 	}
 	return nil
+}
+
+func (x *Edge) GetSupersededEpoch() string {
+	if x != nil {
+		return x.SupersededEpoch
+	}
+	return ""
 }
 
 func (x *Edge) GetUid() string {
@@ -661,11 +676,15 @@ type EdgeStatus struct {
 	// Store revision of the newest intent planned for the edge.
 	PlannedRevision int64       `protobuf:"varint,6,opt,name=planned_revision,json=plannedRevision,proto3" json:"planned_revision,omitempty"`
 	IntentState     IntentState `protobuf:"varint,7,opt,name=intent_state,json=intentState,proto3,enum=swanherd.v1.IntentState" json:"intent_state,omitempty"`
-	// What the edge refused, in its own words, while intent_state is REJECTED.
+	// Why the edge does not run its newest intent: what it refused in its own words,
+	// or what is in the way.
 	IntentError           string                 `protobuf:"bytes,8,opt,name=intent_error,json=intentError,proto3" json:"intent_error,omitempty"`
 	CertificateExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=certificate_expire_time,json=certificateExpireTime,proto3" json:"certificate_expire_time,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Epoch of the store from which the edge's running intent was planned, while
+	// intent_state is CONFLICT_PAUSED.
+	ConflictEpoch string `protobuf:"bytes,10,opt,name=conflict_epoch,json=conflictEpoch,proto3" json:"conflict_epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EdgeStatus) Reset() {
@@ -759,6 +778,13 @@ func (x *EdgeStatus) GetCertificateExpireTime() *timestamppb.Timestamp {
 		return x.CertificateExpireTime
 	}
 	return nil
+}
+
+func (x *EdgeStatus) GetConflictEpoch() string {
+	if x != nil {
+		return x.ConflictEpoch
+	}
+	return ""
 }
 
 // A Mesh says who is connected with whom and how.
@@ -1492,14 +1518,15 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\bLocation\x123\n" +
 	"\blatitude\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80V@)\x00\x00\x00\x00\x00\x80V\xc0R\blatitude\x125\n" +
 	"\tlongitude\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80f@)\x00\x00\x00\x00\x00\x80f\xc0R\tlongitude\x12\"\n" +
-	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aaddress\"\xbc\x04\n" +
+	"\aaddress\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\aaddress\"\xec\x04\n" +
 	"\x04Edge\x12q\n" +
 	"\x04name\x18\x01 \x01(\tB]\xe0A\b\xbaHW\xc8\x01\x01rR2P^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/edges/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12\x1a\n" +
 	"\x04site\x18\x03 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04site\x12\x1a\n" +
 	"\bdisabled\x18\x04 \x01(\bR\bdisabled\x122\n" +
 	"\auplinks\x18\x05 \x03(\v2\x13.swanherd.v1.UplinkB\x03\xe0A\x03R\auplinks\x124\n" +
-	"\x06status\x18\x06 \x01(\v2\x17.swanherd.v1.EdgeStatusB\x03\xe0A\x03R\x06status\x12\x15\n" +
+	"\x06status\x18\x06 \x01(\v2\x17.swanherd.v1.EdgeStatusB\x03\xe0A\x03R\x06status\x12.\n" +
+	"\x10superseded_epoch\x18\a \x01(\tB\x03\xe0A\x03R\x0fsupersededEpoch\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -1515,7 +1542,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x04cost\x18\x04 \x01(\rR\x04cost\x12\x18\n" +
 	"\ametered\x18\x05 \x01(\bR\ametered\x12*\n" +
 	"\taddresses\x18\x06 \x03(\tB\f\xbaH\t\x92\x01\x06\"\x04r\x02p\x01R\taddresses\x12\x1d\n" +
-	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xba\x03\n" +
+	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xe1\x03\n" +
 	"\n" +
 	"EdgeStatus\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\bR\tconnected\x12@\n" +
@@ -1527,7 +1554,9 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x10planned_revision\x18\x06 \x01(\x03R\x0fplannedRevision\x12;\n" +
 	"\fintent_state\x18\a \x01(\x0e2\x18.swanherd.v1.IntentStateR\vintentState\x12!\n" +
 	"\fintent_error\x18\b \x01(\tR\vintentError\x12R\n" +
-	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\"\xbc\x06\n" +
+	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12%\n" +
+	"\x0econflict_epoch\x18\n" +
+	" \x01(\tR\rconflictEpoch\"\xbc\x06\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
@@ -1604,7 +1633,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
 	"\x14TRANSPORT_CLASS_MPLS\x10\x02\x12\x17\n" +
 	"\x13TRANSPORT_CLASS_LTE\x10\x03\x12\x1d\n" +
-	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*\xe3\x01\n" +
+	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*\x85\x02\n" +
 	"\vIntentState\x12\x1c\n" +
 	"\x18INTENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14INTENT_STATE_PENDING\x10\x01\x12\x18\n" +
@@ -1613,7 +1642,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x11INTENT_STATE_SENT\x10\x04\x12\x19\n" +
 	"\x15INTENT_STATE_RECEIVED\x10\x05\x12\x1a\n" +
 	"\x16INTENT_STATE_CONFIRMED\x10\x06\x12\x19\n" +
-	"\x15INTENT_STATE_REVERTED\x10\aB\xa8\x01\n" +
+	"\x15INTENT_STATE_REVERTED\x10\a\x12 \n" +
+	"\x1cINTENT_STATE_CONFLICT_PAUSED\x10\bB\xa8\x01\n" +
 	"\x0fcom.swanherd.v1B\rTopologyProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (

@@ -1889,6 +1889,126 @@ func (x *DeleteEdgeRequest) GetValidateOnly() bool {
 	return false
 }
 
+type ResumeEdgesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Edges of the network, `networks/{network}/edges/{edge}`; empty: all that are
+	// CONFLICT_PAUSED.
+	Names []string `protobuf:"bytes,2,rep,name=names,proto3" json:"names,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, resume nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeEdgesRequest) Reset() {
+	*x = ResumeEdgesRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeEdgesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeEdgesRequest) ProtoMessage() {}
+
+func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeEdgesRequest.ProtoReflect.Descriptor instead.
+func (*ResumeEdgesRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ResumeEdgesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ResumeEdgesRequest) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *ResumeEdgesRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ResumeEdgesRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type ResumeEdgesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of the edges that are resumed, in order.
+	Names         []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeEdgesResponse) Reset() {
+	*x = ResumeEdgesResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeEdgesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeEdgesResponse) ProtoMessage() {}
+
+func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeEdgesResponse.ProtoReflect.Descriptor instead.
+func (*ResumeEdgesResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ResumeEdgesResponse) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
 type GetMeshRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1898,7 +2018,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +2030,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +2043,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -1952,7 +2072,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2084,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2097,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -2026,7 +2146,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2158,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2171,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -2086,7 +2206,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2098,7 +2218,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2111,7 +2231,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -2167,7 +2287,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2179,7 +2299,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2192,7 +2312,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -2248,7 +2368,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2380,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2393,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -2320,7 +2440,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2332,7 +2452,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2345,7 +2465,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -2374,7 +2494,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2386,7 +2506,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2399,7 +2519,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -2448,7 +2568,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2460,7 +2580,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2473,7 +2593,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -2508,7 +2628,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2520,7 +2640,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2533,7 +2653,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -2589,7 +2709,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2601,7 +2721,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2614,7 +2734,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -2670,7 +2790,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2682,7 +2802,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2695,7 +2815,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -2898,7 +3018,15 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\",\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xa6\x01\n" +
+	"\x12ResumeEdgesRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
+	"\x05names\x18\x02 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x05names\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"+\n" +
+	"\x13ResumeEdgesResponse\x12\x14\n" +
+	"\x05names\x18\x01 \x03(\tR\x05names\",\n" +
 	"\x0eGetMeshRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc2\x01\n" +
 	"\x11ListMeshesRequest\x12\x1e\n" +
@@ -2969,7 +3097,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xf5\x15\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xf9\x16\n" +
 	"\x0fTopologyService\x12]\n" +
 	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
@@ -2991,7 +3119,8 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
 	"UpdateEdge\x12\x1e.swanherd.v1.UpdateEdgeRequest\x1a\x11.swanherd.v1.Edge\"0\x82\xd3\xe4\x93\x02*:\x04edge2\"/v1/{edge.name=networks/*/edges/*}\x12k\n" +
 	"\n" +
-	"DeleteEdge\x12\x1e.swanherd.v1.DeleteEdgeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=networks/*/edges/*}\x12a\n" +
+	"DeleteEdge\x12\x1e.swanherd.v1.DeleteEdgeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=networks/*/edges/*}\x12\x81\x01\n" +
+	"\vResumeEdges\x12\x1f.swanherd.v1.ResumeEdgesRequest\x1a .swanherd.v1.ResumeEdgesResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{parent=networks/*}/edges:resume\x12a\n" +
 	"\aGetMesh\x12\x1b.swanherd.v1.GetMeshRequest\x1a\x11.swanherd.v1.Mesh\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=networks/*/meshes/*}\x12u\n" +
 	"\n" +
 	"ListMeshes\x12\x1e.swanherd.v1.ListMeshesRequest\x1a\x1f.swanherd.v1.ListMeshesResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/meshes\x12m\n" +
@@ -3022,7 +3151,7 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(TunnelChange_Effect)(0),      // 0: swanherd.v1.TunnelChange.Effect
 	(ResourceChange_Action)(0),    // 1: swanherd.v1.ResourceChange.Action
@@ -3050,31 +3179,33 @@ var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(*ListEdgesResponse)(nil),     // 23: swanherd.v1.ListEdgesResponse
 	(*UpdateEdgeRequest)(nil),     // 24: swanherd.v1.UpdateEdgeRequest
 	(*DeleteEdgeRequest)(nil),     // 25: swanherd.v1.DeleteEdgeRequest
-	(*GetMeshRequest)(nil),        // 26: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),     // 27: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),    // 28: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),     // 29: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),     // 30: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),     // 31: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),     // 32: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 33: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 34: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 35: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 36: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 37: swanherd.v1.DeleteProfileRequest
-	nil,                           // 38: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),              // 39: swanherd.v1.Manifest
-	(*Network)(nil),               // 40: swanherd.v1.Network
-	(*fieldmaskpb.FieldMask)(nil), // 41: google.protobuf.FieldMask
-	(*Site)(nil),                  // 42: swanherd.v1.Site
-	(*Edge)(nil),                  // 43: swanherd.v1.Edge
-	(*Mesh)(nil),                  // 44: swanherd.v1.Mesh
-	(*Profile)(nil),               // 45: swanherd.v1.Profile
-	(*emptypb.Empty)(nil),         // 46: google.protobuf.Empty
+	(*ResumeEdgesRequest)(nil),    // 26: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),   // 27: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),        // 28: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),     // 29: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),    // 30: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),     // 31: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),     // 32: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),     // 33: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),     // 34: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),   // 35: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),  // 36: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),  // 37: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),  // 38: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),  // 39: swanherd.v1.DeleteProfileRequest
+	nil,                           // 40: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),              // 41: swanherd.v1.Manifest
+	(*Network)(nil),               // 42: swanherd.v1.Network
+	(*fieldmaskpb.FieldMask)(nil), // 43: google.protobuf.FieldMask
+	(*Site)(nil),                  // 44: swanherd.v1.Site
+	(*Edge)(nil),                  // 45: swanherd.v1.Edge
+	(*Mesh)(nil),                  // 46: swanherd.v1.Mesh
+	(*Profile)(nil),               // 47: swanherd.v1.Profile
+	(*emptypb.Empty)(nil),         // 48: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	39, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	38, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	41, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	40, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
 	8,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
 	4,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
 	5,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
@@ -3082,25 +3213,25 @@ var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
 	7,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
 	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
 	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	40, // 9: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	40, // 10: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	40, // 11: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	41, // 12: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	42, // 13: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	42, // 14: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	42, // 15: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	41, // 16: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	43, // 17: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	43, // 18: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	41, // 19: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	44, // 20: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	44, // 21: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	44, // 22: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	41, // 23: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	45, // 24: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	45, // 25: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	45, // 26: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	41, // 27: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	42, // 9: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	42, // 10: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	42, // 11: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	43, // 12: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	44, // 13: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	44, // 14: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	44, // 15: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	43, // 16: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	45, // 17: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	45, // 18: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	43, // 19: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	46, // 20: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	46, // 21: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	46, // 22: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	43, // 23: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 24: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	47, // 25: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	47, // 26: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	43, // 27: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
 	2,  // 28: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
 	9,  // 29: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
 	10, // 30: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
@@ -3116,43 +3247,45 @@ var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
 	22, // 40: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
 	24, // 41: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
 	25, // 42: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	26, // 43: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	27, // 44: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	29, // 45: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	30, // 46: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	31, // 47: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	32, // 48: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	33, // 49: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	35, // 50: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	36, // 51: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	37, // 52: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	3,  // 53: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	40, // 54: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	11, // 55: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	40, // 56: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	40, // 57: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	46, // 58: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	42, // 59: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	17, // 60: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	42, // 61: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	42, // 62: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	46, // 63: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	43, // 64: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	23, // 65: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	43, // 66: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	46, // 67: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	44, // 68: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	28, // 69: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	44, // 70: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	44, // 71: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	46, // 72: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	45, // 73: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	34, // 74: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	45, // 75: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	45, // 76: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	46, // 77: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	53, // [53:78] is the sub-list for method output_type
-	28, // [28:53] is the sub-list for method input_type
+	26, // 43: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	28, // 44: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	29, // 45: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	31, // 46: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	32, // 47: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	33, // 48: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	34, // 49: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	35, // 50: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	37, // 51: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	38, // 52: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	39, // 53: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	3,  // 54: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	42, // 55: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	11, // 56: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	42, // 57: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	42, // 58: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	48, // 59: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	44, // 60: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	17, // 61: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	44, // 62: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	44, // 63: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	48, // 64: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	45, // 65: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	23, // 66: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	45, // 67: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	48, // 68: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	27, // 69: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	46, // 70: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	30, // 71: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	46, // 72: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	46, // 73: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	48, // 74: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	47, // 75: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	36, // 76: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	47, // 77: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	47, // 78: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	48, // 79: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	54, // [54:80] is the sub-list for method output_type
+	28, // [28:54] is the sub-list for method input_type
 	28, // [28:28] is the sub-list for extension type_name
 	28, // [28:28] is the sub-list for extension extendee
 	0,  // [0:28] is the sub-list for field type_name
@@ -3170,7 +3303,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

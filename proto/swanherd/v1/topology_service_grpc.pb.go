@@ -35,6 +35,7 @@ const (
 	TopologyService_ListEdges_FullMethodName     = "/swanherd.v1.TopologyService/ListEdges"
 	TopologyService_UpdateEdge_FullMethodName    = "/swanherd.v1.TopologyService/UpdateEdge"
 	TopologyService_DeleteEdge_FullMethodName    = "/swanherd.v1.TopologyService/DeleteEdge"
+	TopologyService_ResumeEdges_FullMethodName   = "/swanherd.v1.TopologyService/ResumeEdges"
 	TopologyService_GetMesh_FullMethodName       = "/swanherd.v1.TopologyService/GetMesh"
 	TopologyService_ListMeshes_FullMethodName    = "/swanherd.v1.TopologyService/ListMeshes"
 	TopologyService_CreateMesh_FullMethodName    = "/swanherd.v1.TopologyService/CreateMesh"
@@ -72,6 +73,8 @@ type TopologyServiceClient interface {
 	ListEdges(ctx context.Context, in *ListEdgesRequest, opts ...grpc.CallOption) (*ListEdgesResponse, error)
 	UpdateEdge(ctx context.Context, in *UpdateEdgeRequest, opts ...grpc.CallOption) (*Edge, error)
 	DeleteEdge(ctx context.Context, in *DeleteEdgeRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Gives up what edges run that are CONFLICT_PAUSED: they get what this store plans.
+	ResumeEdges(ctx context.Context, in *ResumeEdgesRequest, opts ...grpc.CallOption) (*ResumeEdgesResponse, error)
 	GetMesh(ctx context.Context, in *GetMeshRequest, opts ...grpc.CallOption) (*Mesh, error)
 	ListMeshes(ctx context.Context, in *ListMeshesRequest, opts ...grpc.CallOption) (*ListMeshesResponse, error)
 	CreateMesh(ctx context.Context, in *CreateMeshRequest, opts ...grpc.CallOption) (*Mesh, error)
@@ -242,6 +245,16 @@ func (c *topologyServiceClient) DeleteEdge(ctx context.Context, in *DeleteEdgeRe
 	return out, nil
 }
 
+func (c *topologyServiceClient) ResumeEdges(ctx context.Context, in *ResumeEdgesRequest, opts ...grpc.CallOption) (*ResumeEdgesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeEdgesResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ResumeEdges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *topologyServiceClient) GetMesh(ctx context.Context, in *GetMeshRequest, opts ...grpc.CallOption) (*Mesh, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Mesh)
@@ -367,6 +380,8 @@ type TopologyServiceServer interface {
 	ListEdges(context.Context, *ListEdgesRequest) (*ListEdgesResponse, error)
 	UpdateEdge(context.Context, *UpdateEdgeRequest) (*Edge, error)
 	DeleteEdge(context.Context, *DeleteEdgeRequest) (*emptypb.Empty, error)
+	// Gives up what edges run that are CONFLICT_PAUSED: they get what this store plans.
+	ResumeEdges(context.Context, *ResumeEdgesRequest) (*ResumeEdgesResponse, error)
 	GetMesh(context.Context, *GetMeshRequest) (*Mesh, error)
 	ListMeshes(context.Context, *ListMeshesRequest) (*ListMeshesResponse, error)
 	CreateMesh(context.Context, *CreateMeshRequest) (*Mesh, error)
@@ -431,6 +446,9 @@ func (UnimplementedTopologyServiceServer) UpdateEdge(context.Context, *UpdateEdg
 }
 func (UnimplementedTopologyServiceServer) DeleteEdge(context.Context, *DeleteEdgeRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteEdge not implemented")
+}
+func (UnimplementedTopologyServiceServer) ResumeEdges(context.Context, *ResumeEdgesRequest) (*ResumeEdgesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeEdges not implemented")
 }
 func (UnimplementedTopologyServiceServer) GetMesh(context.Context, *GetMeshRequest) (*Mesh, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMesh not implemented")
@@ -753,6 +771,24 @@ func _TopologyService_DeleteEdge_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_ResumeEdges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeEdgesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ResumeEdges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ResumeEdges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ResumeEdges(ctx, req.(*ResumeEdgesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TopologyService_GetMesh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetMeshRequest)
 	if err := dec(in); err != nil {
@@ -999,6 +1035,10 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteEdge",
 			Handler:    _TopologyService_DeleteEdge_Handler,
+		},
+		{
+			MethodName: "ResumeEdges",
+			Handler:    _TopologyService_ResumeEdges_Handler,
 		},
 		{
 			MethodName: "GetMesh",

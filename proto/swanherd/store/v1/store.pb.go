@@ -75,14 +75,16 @@ func (x IssuedCertificate_Purpose) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IssuedCertificate_Purpose.Descriptor instead.
 func (IssuedCertificate_Purpose) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7, 0}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Epoch identifies the store; created once, with the store.
 type Epoch struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The epochs before this one, each ended by a restore from a backup.
+	Past          []*PastEpoch `protobuf:"bytes,3,rep,name=past,proto3" json:"past,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +133,67 @@ func (x *Epoch) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Epoch) GetPast() []*PastEpoch {
+	if x != nil {
+		return x.Past
+	}
+	return nil
+}
+
+// PastEpoch is an epoch of which this store has the beginning.
+type PastEpoch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The last store revision of it that was in the backup.
+	EndRevision   int64 `protobuf:"varint,2,opt,name=end_revision,json=endRevision,proto3" json:"end_revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastEpoch) Reset() {
+	*x = PastEpoch{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastEpoch) ProtoMessage() {}
+
+func (x *PastEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastEpoch.ProtoReflect.Descriptor instead.
+func (*PastEpoch) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PastEpoch) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PastEpoch) GetEndRevision() int64 {
+	if x != nil {
+		return x.EndRevision
+	}
+	return 0
+}
+
 // EnrollmentToken is a token with the hash of its secret; token.secret is empty.
 type EnrollmentToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -142,7 +205,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[1]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -154,7 +217,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[1]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -167,7 +230,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnrollmentToken) GetToken() *v1.EnrollmentToken {
@@ -200,7 +263,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +275,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +288,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ApiToken) GetToken() *v1.ApiToken {
@@ -276,7 +339,7 @@ type TokenUse struct {
 
 func (x *TokenUse) Reset() {
 	*x = TokenUse{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +351,7 @@ func (x *TokenUse) String() string {
 func (*TokenUse) ProtoMessage() {}
 
 func (x *TokenUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +364,7 @@ func (x *TokenUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
 func (*TokenUse) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TokenUse) GetName() string {
@@ -337,7 +400,7 @@ type LoginLink struct {
 
 func (x *LoginLink) Reset() {
 	*x = LoginLink{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +412,7 @@ func (x *LoginLink) String() string {
 func (*LoginLink) ProtoMessage() {}
 
 func (x *LoginLink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +425,7 @@ func (x *LoginLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginLink.ProtoReflect.Descriptor instead.
 func (*LoginLink) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LoginLink) GetName() string {
@@ -425,7 +488,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -437,7 +500,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -450,7 +513,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -506,7 +569,7 @@ type EdgeIdentity struct {
 
 func (x *EdgeIdentity) Reset() {
 	*x = EdgeIdentity{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +581,7 @@ func (x *EdgeIdentity) String() string {
 func (*EdgeIdentity) ProtoMessage() {}
 
 func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +594,7 @@ func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeIdentity.ProtoReflect.Descriptor instead.
 func (*EdgeIdentity) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EdgeIdentity) GetEdge() string {
@@ -577,7 +640,7 @@ type IssuedCertificate struct {
 
 func (x *IssuedCertificate) Reset() {
 	*x = IssuedCertificate{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +652,7 @@ func (x *IssuedCertificate) String() string {
 func (*IssuedCertificate) ProtoMessage() {}
 
 func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +665,7 @@ func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
 func (*IssuedCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IssuedCertificate) GetSerial() string {
@@ -653,7 +716,7 @@ type CertificateAuthority struct {
 
 func (x *CertificateAuthority) Reset() {
 	*x = CertificateAuthority{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +728,7 @@ func (x *CertificateAuthority) String() string {
 func (*CertificateAuthority) ProtoMessage() {}
 
 func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +741,7 @@ func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CertificateAuthority) GetName() string {
@@ -741,7 +804,7 @@ type AuthorityRotation struct {
 
 func (x *AuthorityRotation) Reset() {
 	*x = AuthorityRotation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +816,7 @@ func (x *AuthorityRotation) String() string {
 func (*AuthorityRotation) ProtoMessage() {}
 
 func (x *AuthorityRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +829,7 @@ func (x *AuthorityRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorityRotation.ProtoReflect.Descriptor instead.
 func (*AuthorityRotation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AuthorityRotation) GetPhase() v1.CertificateAuthority_Phase {
@@ -855,7 +918,7 @@ type EnrollmentRequest struct {
 
 func (x *EnrollmentRequest) Reset() {
 	*x = EnrollmentRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +930,7 @@ func (x *EnrollmentRequest) String() string {
 func (*EnrollmentRequest) ProtoMessage() {}
 
 func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +943,7 @@ func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EnrollmentRequest) GetRequest() *v1.EnrollmentRequest {
@@ -928,7 +991,7 @@ type ExpiryCheck struct {
 
 func (x *ExpiryCheck) Reset() {
 	*x = ExpiryCheck{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1003,7 @@ func (x *ExpiryCheck) String() string {
 func (*ExpiryCheck) ProtoMessage() {}
 
 func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1016,7 @@ func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpiryCheck.ProtoReflect.Descriptor instead.
 func (*ExpiryCheck) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExpiryCheck) GetCheckTime() *timestamppb.Timestamp {
@@ -976,7 +1039,7 @@ type DeviceSerial struct {
 
 func (x *DeviceSerial) Reset() {
 	*x = DeviceSerial{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -988,7 +1051,7 @@ func (x *DeviceSerial) String() string {
 func (*DeviceSerial) ProtoMessage() {}
 
 func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1001,7 +1064,7 @@ func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceSerial.ProtoReflect.Descriptor instead.
 func (*DeviceSerial) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeviceSerial) GetName() string {
@@ -1034,7 +1097,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1109,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1122,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Revocation) GetName() string {
@@ -1128,7 +1191,7 @@ type AuditSeal struct {
 
 func (x *AuditSeal) Reset() {
 	*x = AuditSeal{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1203,7 @@ func (x *AuditSeal) String() string {
 func (*AuditSeal) ProtoMessage() {}
 
 func (x *AuditSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1216,7 @@ func (x *AuditSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSeal.ProtoReflect.Descriptor instead.
 func (*AuditSeal) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditSeal) GetName() string {
@@ -1229,7 +1292,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1304,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1317,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Replica) GetName() string {
@@ -1309,7 +1372,7 @@ type AnsweredRequest struct {
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1321,7 +1384,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1334,7 +1397,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -1372,7 +1435,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1447,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1460,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1425,11 +1488,15 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\"T\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\"\x86\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"j\n" +
+	"createTime\x120\n" +
+	"\x04past\x18\x03 \x03(\v2\x1c.swanherd.store.v1.PastEpochR\x04past\">\n" +
+	"\tPastEpoch\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\fend_revision\x18\x02 \x01(\x03R\vendRevision\"j\n" +
 	"\x0fEnrollmentToken\x122\n" +
 	"\x05token\x18\x01 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenR\x05token\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\"\xe3\x01\n" +
@@ -1560,69 +1627,71 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
-	(*EnrollmentToken)(nil),            // 2: swanherd.store.v1.EnrollmentToken
-	(*ApiToken)(nil),                   // 3: swanherd.store.v1.ApiToken
-	(*TokenUse)(nil),                   // 4: swanherd.store.v1.TokenUse
-	(*LoginLink)(nil),                  // 5: swanherd.store.v1.LoginLink
-	(*EdgeStatus)(nil),                 // 6: swanherd.store.v1.EdgeStatus
-	(*EdgeIdentity)(nil),               // 7: swanherd.store.v1.EdgeIdentity
-	(*IssuedCertificate)(nil),          // 8: swanherd.store.v1.IssuedCertificate
-	(*CertificateAuthority)(nil),       // 9: swanherd.store.v1.CertificateAuthority
-	(*AuthorityRotation)(nil),          // 10: swanherd.store.v1.AuthorityRotation
-	(*EnrollmentRequest)(nil),          // 11: swanherd.store.v1.EnrollmentRequest
-	(*ExpiryCheck)(nil),                // 12: swanherd.store.v1.ExpiryCheck
-	(*DeviceSerial)(nil),               // 13: swanherd.store.v1.DeviceSerial
-	(*Revocation)(nil),                 // 14: swanherd.store.v1.Revocation
-	(*AuditSeal)(nil),                  // 15: swanherd.store.v1.AuditSeal
-	(*Replica)(nil),                    // 16: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),            // 17: swanherd.store.v1.AnsweredRequest
-	(*SealedSecret)(nil),               // 18: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 19: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 20: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 21: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 22: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 24: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 25: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 26: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 27: swanherd.v1.EnrollmentRequest
+	(*PastEpoch)(nil),                  // 2: swanherd.store.v1.PastEpoch
+	(*EnrollmentToken)(nil),            // 3: swanherd.store.v1.EnrollmentToken
+	(*ApiToken)(nil),                   // 4: swanherd.store.v1.ApiToken
+	(*TokenUse)(nil),                   // 5: swanherd.store.v1.TokenUse
+	(*LoginLink)(nil),                  // 6: swanherd.store.v1.LoginLink
+	(*EdgeStatus)(nil),                 // 7: swanherd.store.v1.EdgeStatus
+	(*EdgeIdentity)(nil),               // 8: swanherd.store.v1.EdgeIdentity
+	(*IssuedCertificate)(nil),          // 9: swanherd.store.v1.IssuedCertificate
+	(*CertificateAuthority)(nil),       // 10: swanherd.store.v1.CertificateAuthority
+	(*AuthorityRotation)(nil),          // 11: swanherd.store.v1.AuthorityRotation
+	(*EnrollmentRequest)(nil),          // 12: swanherd.store.v1.EnrollmentRequest
+	(*ExpiryCheck)(nil),                // 13: swanherd.store.v1.ExpiryCheck
+	(*DeviceSerial)(nil),               // 14: swanherd.store.v1.DeviceSerial
+	(*Revocation)(nil),                 // 15: swanherd.store.v1.Revocation
+	(*AuditSeal)(nil),                  // 16: swanherd.store.v1.AuditSeal
+	(*Replica)(nil),                    // 17: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 18: swanherd.store.v1.AnsweredRequest
+	(*SealedSecret)(nil),               // 19: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 21: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 22: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 23: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 25: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 26: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 27: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 28: swanherd.v1.EnrollmentRequest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	19, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
-	20, // 1: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	21, // 2: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	19, // 3: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	19, // 4: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	22, // 5: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	19, // 6: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 7: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	24, // 8: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	25, // 9: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
-	8,  // 10: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	0,  // 11: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	19, // 12: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 13: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	10, // 14: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	26, // 15: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	18, // 16: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	19, // 17: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	19, // 18: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	23, // 19: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	27, // 20: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	19, // 21: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	19, // 22: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	19, // 23: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 24: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	19, // 25: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	26, // [26:26] is the sub-list for method output_type
-	26, // [26:26] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	20, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
+	21, // 2: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	22, // 3: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	20, // 4: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	20, // 5: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	23, // 6: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	20, // 7: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 8: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	25, // 9: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	26, // 10: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	9,  // 11: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
+	0,  // 12: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	20, // 13: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 14: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	11, // 15: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	27, // 16: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	19, // 17: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	20, // 18: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	20, // 19: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	24, // 20: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	28, // 21: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	20, // 22: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	20, // 23: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	20, // 24: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 25: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	20, // 26: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1636,7 +1705,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/topology.proto.
  */
 export const file_swanherd_v1_topology: GenFile = /*@__PURE__*/
-  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEilgIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSCwoDdWlkGAogASgJEgwKBGV0YWcYCyABKAkSLwoLY3JlYXRlX3RpbWUYDCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi8KC3VwZGF0ZV90aW1lGA0gASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCKfAQoGVXBsaW5rEgwKBG5hbWUYASABKAkSEQoJaW50ZXJmYWNlGAIgASgJEjQKD3RyYW5zcG9ydF9jbGFzcxgDIAEoDjIbLnN3YW5oZXJkLnYxLlRyYW5zcG9ydENsYXNzEgwKBGNvc3QYBCABKA0SDwoHbWV0ZXJlZBgFIAEoCBIRCglhZGRyZXNzZXMYBiADKAkSDAoEcG9ydBgHIAEoDSK1AgoKRWRnZVN0YXR1cxIRCgljb25uZWN0ZWQYASABKAgSMgoObGFzdF9zZWVuX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhUKDWFnZW50X3ZlcnNpb24YAyABKAkSEgoKZGF0YV9wbGFuZRgEIAEoCRIYChBhcHBsaWVkX3JldmlzaW9uGAUgASgDEhgKEHBsYW5uZWRfcmV2aXNpb24YBiABKAMSLgoMaW50ZW50X3N0YXRlGAcgASgOMhguc3dhbmhlcmQudjEuSW50ZW50U3RhdGUSFAoMaW50ZW50X2Vycm9yGAggASgJEjsKF2NlcnRpZmljYXRlX2V4cGlyZV90aW1lGAkgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCqiAQoOVHJhbnNwb3J0Q2xhc3MSHwobVFJBTlNQT1JUX0NMQVNTX1VOU1BFQ0lGSUVEEAASHQoZVFJBTlNQT1JUX0NMQVNTX0JST0FEQkFORBABEhgKFFRSQU5TUE9SVF9DTEFTU19NUExTEAISFwoTVFJBTlNQT1JUX0NMQVNTX0xURRADEh0KGVRSQU5TUE9SVF9DTEFTU19TQVRFTExJVEUQBCrjAQoLSW50ZW50U3RhdGUSHAoYSU5URU5UX1NUQVRFX1VOU1BFQ0lGSUVEEAASGAoUSU5URU5UX1NUQVRFX1BFTkRJTkcQARIYChRJTlRFTlRfU1RBVEVfQVBQTElFRBACEhkKFUlOVEVOVF9TVEFURV9SRUpFQ1RFRBADEhUKEUlOVEVOVF9TVEFURV9TRU5UEAQSGQoVSU5URU5UX1NUQVRFX1JFQ0VJVkVEEAUSGgoWSU5URU5UX1NUQVRFX0NPTkZJUk1FRBAGEhkKFUlOVEVOVF9TVEFURV9SRVZFUlRFRBAHQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs0CCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJKqIBCg5UcmFuc3BvcnRDbGFzcxIfChtUUkFOU1BPUlRfQ0xBU1NfVU5TUEVDSUZJRUQQABIdChlUUkFOU1BPUlRfQ0xBU1NfQlJPQURCQU5EEAESGAoUVFJBTlNQT1JUX0NMQVNTX01QTFMQAhIXChNUUkFOU1BPUlRfQ0xBU1NfTFRFEAMSHQoZVFJBTlNQT1JUX0NMQVNTX1NBVEVMTElURRAEKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
 
 /**
  * An Edge is an enrolled device at a site. Its identity is its certificate.
@@ -57,6 +57,13 @@ export type Edge = Message<"swanherd.v1.Edge"> & {
    * @generated from field: swanherd.v1.EdgeStatus status = 6;
    */
   status?: EdgeStatus | undefined;
+
+  /**
+   * Epoch of a store whose intent was given up on this edge (ResumeEdges).
+   *
+   * @generated from field: string superseded_epoch = 7;
+   */
+  supersededEpoch: string;
 
   /**
    * @generated from field: string uid = 10;
@@ -195,7 +202,8 @@ export type EdgeStatus = Message<"swanherd.v1.EdgeStatus"> & {
   intentState: IntentState;
 
   /**
-   * What the edge refused, in its own words, while intent_state is REJECTED.
+   * Why the edge does not run its newest intent: what it refused in its own words,
+   * or what is in the way.
    *
    * @generated from field: string intent_error = 8;
    */
@@ -205,6 +213,14 @@ export type EdgeStatus = Message<"swanherd.v1.EdgeStatus"> & {
    * @generated from field: google.protobuf.Timestamp certificate_expire_time = 9;
    */
   certificateExpireTime?: Timestamp | undefined;
+
+  /**
+   * Epoch of the store from which the edge's running intent was planned, while
+   * intent_state is CONFLICT_PAUSED.
+   *
+   * @generated from field: string conflict_epoch = 10;
+   */
+  conflictEpoch: string;
 };
 
 /**
@@ -311,6 +327,15 @@ export enum IntentState {
    * @generated from enum value: INTENT_STATE_REVERTED = 7;
    */
   REVERTED = 7,
+
+  /**
+   * The edge runs what another history of the store led to, newer than this one's
+   * beginning: the store was restored from a backup, or is another one. Nothing is
+   * sent to it until an operator says so (FleetService.ResumeEdges).
+   *
+   * @generated from enum value: INTENT_STATE_CONFLICT_PAUSED = 8;
+   */
+  CONFLICT_PAUSED = 8,
 }
 
 /**
