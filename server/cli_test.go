@@ -2,10 +2,13 @@ package server_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/swanherd/swanherd/server/cli"
 )
@@ -158,4 +161,33 @@ func TestCommandLinePlans(t *testing.T) {
 	x.says(2, small, "plan -f - --prune -l region=amer", "sites/lima deleted", "!sites/berlin", "berlin   10.2.0.0/16")
 	x.says(64, small, "plan -f - -l region=amer", "give that too")
 	x.says(64, "", "plan", "give the files")
+}
+
+// until is a writer that calls done, once, when what was written has text.
+type until struct {
+	text string
+	done func()
+	seen strings.Builder
+}
+
+func (u *until) Write(b []byte) (int, error) {
+	if u.seen.Write(b); strings.Contains(u.seen.String(), u.text) && u.done != nil {
+		u.done()
+		u.done = nil
+	}
+	return len(b), nil
+}
+
+func TestCommandLineWatches(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	x := c.terminal()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	synced := &until{text: "rome", done: func() { go c.setSite("wien", "Wien") }}
+	changed := &until{text: "UPSERTED  wien", done: cancel}
+	code := cli.Main(ctx, []string{"get", "sites", "--watch", "--config", x.config}, cli.IO{Out: io.MultiWriter(synced, changed), Err: io.Discard})
+	if code != 0 || ctx.Err() != context.Canceled {
+		t.Errorf("exit code %d, %v; it showed\n%s", code, ctx.Err(), changed.seen.String())
+	}
 }

@@ -186,7 +186,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 }
 
 func (s *Server) makeServices(context.Context) error {
-	topology, err := api.NewTopology(s.store, s.pki, s.fleet)
+	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper)
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,8 @@ type Topology struct {
 	pki   *pki.Keeper
 	fleet *fleet.Fleet
 	valid protovalidate.Validator
+	// keeper says whether the caller of a stream may still see it.
+	keeper *access.Keeper
 
 	// mu is held from reading the snapshot that a change is validated against
 	// until the change is in the snapshot. Against other replicas the store
@@ -37,12 +39,12 @@ type Topology struct {
 }
 
 // NewTopology returns the service.
-func NewTopology(s *store.Store, keeper *pki.Keeper, live *fleet.Fleet) (*Topology, error) {
+func NewTopology(s *store.Store, authorities *pki.Keeper, live *fleet.Fleet, keeper *access.Keeper) (*Topology, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("make resource validator: %w", err)
 	}
-	return &Topology{store: s, pki: keeper, fleet: live, valid: v}, nil
+	return &Topology{store: s, pki: authorities, fleet: live, keeper: keeper, valid: v}, nil
 }
 
 func get[T resource](s *Topology, k kind[T], name string) (T, error) {

@@ -19,11 +19,12 @@ import (
 
 func newGet(s *session) *cobra.Command {
 	var want listing
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "get KIND [NAME ...]",
 		Short: "List resources, or show the named ones",
 		Example: "  swanherd get tunnels --filter 'status != UP'\n  swanherd get sites --filter 'labels.region = emea' --order-by 'create_time desc'\n" +
-			"  swanherd get site berlin oslo -o yaml",
+			"  swanherd get site berlin oslo -o yaml\n  swanherd get sites --watch",
 		Args: atLeast(1, "a kind"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := findKind(args[0])
@@ -35,7 +36,12 @@ func newGet(s *session) *cobra.Command {
 				return err
 			}
 			defer c.close()
-			if len(args) == 1 {
+			switch {
+			case watch && (len(args) > 1 || want != (listing{})):
+				return usagef("--watch is for all of a kind; leave names, --filter and --order-by out")
+			case watch:
+				return s.follow(cmd.Context(), c, k)
+			case len(args) == 1:
 				return s.list(cmd.Context(), c, k, want)
 			}
 			if want != (listing{}) {
@@ -45,6 +51,7 @@ func newGet(s *session) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&want.filter, "filter", "", "which ones, as in `labels.region = \"emea\" AND prefixes:\"10.1.*\"` (AIP-160)")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show what there is, then each change, until interrupted")
 	cmd.Flags().StringVar(&want.orderBy, "order-by", "", "fields to order by, as in `create_time desc, name`")
 	return cmd
 }

@@ -145,6 +145,66 @@ func (ResourceChange_Action) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6, 0}
 }
 
+// What a message of the stream says.
+type WatchResponse_Kind int32
+
+const (
+	WatchResponse_KIND_UNSPECIFIED WatchResponse_Kind = 0
+	// The resource exists, or changed.
+	WatchResponse_KIND_UPSERTED WatchResponse_Kind = 1
+	// The resource is gone; only its name is set.
+	WatchResponse_KIND_REMOVED WatchResponse_Kind = 2
+	// Everything that existed, or changed since resume_token, has been sent.
+	WatchResponse_KIND_SYNCED WatchResponse_Kind = 3
+	// Nothing new: sent each minute, so that a resume_token does not grow old.
+	WatchResponse_KIND_BOOKMARK WatchResponse_Kind = 4
+)
+
+// Enum value maps for WatchResponse_Kind.
+var (
+	WatchResponse_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_UPSERTED",
+		2: "KIND_REMOVED",
+		3: "KIND_SYNCED",
+		4: "KIND_BOOKMARK",
+	}
+	WatchResponse_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"KIND_UPSERTED":    1,
+		"KIND_REMOVED":     2,
+		"KIND_SYNCED":      3,
+		"KIND_BOOKMARK":    4,
+	}
+)
+
+func (x WatchResponse_Kind) Enum() *WatchResponse_Kind {
+	p := new(WatchResponse_Kind)
+	*p = x
+	return p
+}
+
+func (x WatchResponse_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WatchResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_service_proto_enumTypes[2].Descriptor()
+}
+
+func (WatchResponse_Kind) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_service_proto_enumTypes[2]
+}
+
+func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WatchResponse_Kind.Descriptor instead.
+func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type ApplyRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Manifest *Manifest              `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
@@ -731,6 +791,220 @@ func (x *ResourceChange) GetFields() []string {
 	return nil
 }
 
+type WatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}`; `networks/-` for all that the caller may see.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Collections to watch: networks, sites, meshes, profiles, edges. Empty: all.
+	Kinds []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// From an earlier stream of the same request: begins with what changed since
+	// then instead of everything. OUT_OF_RANGE when the store has forgotten what was
+	// then (it keeps some minutes); watch without one.
+	ResumeToken   string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WatchRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Kind  WatchResponse_Kind     `protobuf:"varint,1,opt,name=kind,proto3,enum=swanherd.v1.WatchResponse_Kind" json:"kind,omitempty"`
+	// The resource; its state of a moment, in an edge, is that at the time of the change.
+	//
+	// Types that are valid to be assigned to Resource:
+	//
+	//	*WatchResponse_Network
+	//	*WatchResponse_Site
+	//	*WatchResponse_Mesh
+	//	*WatchResponse_Profile
+	//	*WatchResponse_Edge
+	Resource isWatchResponse_Resource `protobuf_oneof:"resource"`
+	// Where to go on after this message. Empty when more of the same change follows.
+	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchResponse) GetKind() WatchResponse_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return WatchResponse_KIND_UNSPECIFIED
+}
+
+func (x *WatchResponse) GetResource() isWatchResponse_Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetNetwork() *Network {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Network); ok {
+			return x.Network
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSite() *Site {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Site); ok {
+			return x.Site
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetMesh() *Mesh {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Mesh); ok {
+			return x.Mesh
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetProfile() *Profile {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Profile); ok {
+			return x.Profile
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetEdge() *Edge {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Edge); ok {
+			return x.Edge
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+type isWatchResponse_Resource interface {
+	isWatchResponse_Resource()
+}
+
+type WatchResponse_Network struct {
+	Network *Network `protobuf:"bytes,2,opt,name=network,proto3,oneof"`
+}
+
+type WatchResponse_Site struct {
+	Site *Site `protobuf:"bytes,3,opt,name=site,proto3,oneof"`
+}
+
+type WatchResponse_Mesh struct {
+	Mesh *Mesh `protobuf:"bytes,4,opt,name=mesh,proto3,oneof"`
+}
+
+type WatchResponse_Profile struct {
+	Profile *Profile `protobuf:"bytes,5,opt,name=profile,proto3,oneof"`
+}
+
+type WatchResponse_Edge struct {
+	Edge *Edge `protobuf:"bytes,6,opt,name=edge,proto3,oneof"`
+}
+
+func (*WatchResponse_Network) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Site) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Mesh) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Profile) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Edge) isWatchResponse_Resource() {}
+
 type GetNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -740,7 +1014,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +1026,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +1039,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -792,7 +1066,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +1078,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +1091,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -859,7 +1133,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1145,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1158,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -917,7 +1191,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1203,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1216,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateNetworkRequest) GetNetworkId() string {
@@ -991,7 +1265,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1277,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1290,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1072,7 +1346,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1358,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1371,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1144,7 +1418,7 @@ type GetSiteRequest struct {
 
 func (x *GetSiteRequest) Reset() {
 	*x = GetSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1430,7 @@ func (x *GetSiteRequest) String() string {
 func (*GetSiteRequest) ProtoMessage() {}
 
 func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1443,7 @@ func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSiteRequest.ProtoReflect.Descriptor instead.
 func (*GetSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetSiteRequest) GetName() string {
@@ -1198,7 +1472,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1210,7 +1484,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1223,7 +1497,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListSitesRequest) GetParent() string {
@@ -1272,7 +1546,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1558,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1571,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -1332,7 +1606,7 @@ type CreateSiteRequest struct {
 
 func (x *CreateSiteRequest) Reset() {
 	*x = CreateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1618,7 @@ func (x *CreateSiteRequest) String() string {
 func (*CreateSiteRequest) ProtoMessage() {}
 
 func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1631,7 @@ func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSiteRequest.ProtoReflect.Descriptor instead.
 func (*CreateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateSiteRequest) GetParent() string {
@@ -1413,7 +1687,7 @@ type UpdateSiteRequest struct {
 
 func (x *UpdateSiteRequest) Reset() {
 	*x = UpdateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1699,7 @@ func (x *UpdateSiteRequest) String() string {
 func (*UpdateSiteRequest) ProtoMessage() {}
 
 func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1712,7 @@ func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSiteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UpdateSiteRequest) GetSite() *Site {
@@ -1494,7 +1768,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +1780,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +1793,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -1566,7 +1840,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1852,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1865,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetEdgeRequest) GetName() string {
@@ -1620,7 +1894,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1906,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1919,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListEdgesRequest) GetParent() string {
@@ -1694,7 +1968,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1980,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1993,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -1752,7 +2026,7 @@ type UpdateEdgeRequest struct {
 
 func (x *UpdateEdgeRequest) Reset() {
 	*x = UpdateEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2038,7 @@ func (x *UpdateEdgeRequest) String() string {
 func (*UpdateEdgeRequest) ProtoMessage() {}
 
 func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2051,7 @@ func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdgeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateEdgeRequest) GetEdge() *Edge {
@@ -1826,7 +2100,7 @@ type DeleteEdgeRequest struct {
 
 func (x *DeleteEdgeRequest) Reset() {
 	*x = DeleteEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2112,7 @@ func (x *DeleteEdgeRequest) String() string {
 func (*DeleteEdgeRequest) ProtoMessage() {}
 
 func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2125,7 @@ func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEdgeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteEdgeRequest) GetName() string {
@@ -1908,7 +2182,7 @@ type ResumeEdgesRequest struct {
 
 func (x *ResumeEdgesRequest) Reset() {
 	*x = ResumeEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2194,7 @@ func (x *ResumeEdgesRequest) String() string {
 func (*ResumeEdgesRequest) ProtoMessage() {}
 
 func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2207,7 @@ func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResumeEdgesRequest) GetParent() string {
@@ -1974,7 +2248,7 @@ type ResumeEdgesResponse struct {
 
 func (x *ResumeEdgesResponse) Reset() {
 	*x = ResumeEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2260,7 @@ func (x *ResumeEdgesResponse) String() string {
 func (*ResumeEdgesResponse) ProtoMessage() {}
 
 func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2273,7 @@ func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeEdgesResponse) GetNames() []string {
@@ -2018,7 +2292,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2304,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2317,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -2072,7 +2346,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2358,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2371,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -2146,7 +2420,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2432,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2445,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -2206,7 +2480,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2492,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2505,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -2287,7 +2561,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2299,7 +2573,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2312,7 +2586,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -2368,7 +2642,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2654,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2667,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -2440,7 +2714,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2726,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2739,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -2494,7 +2768,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2506,7 +2780,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2519,7 +2793,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -2568,7 +2842,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2854,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2867,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -2628,7 +2902,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2914,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2653,7 +2927,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -2709,7 +2983,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2995,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +3008,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -2790,7 +3064,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2802,7 +3076,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2815,7 +3089,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -2922,7 +3196,27 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x10ACTION_UNCHANGED\x10\x01\x12\x12\n" +
 	"\x0eACTION_CREATED\x10\x02\x12\x12\n" +
 	"\x0eACTION_UPDATED\x10\x03\x12\x12\n" +
-	"\x0eACTION_DELETED\x10\x04\"/\n" +
+	"\x0eACTION_DELETED\x10\x04\"\xa7\x01\n" +
+	"\fWatchRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12J\n" +
+	"\x05kinds\x18\x02 \x03(\tB4\xbaH1\x92\x01.\",r*R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\x05edgesR\x05kinds\x12+\n" +
+	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\xb9\x03\n" +
+	"\rWatchResponse\x123\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1f.swanherd.v1.WatchResponse.KindR\x04kind\x120\n" +
+	"\anetwork\x18\x02 \x01(\v2\x14.swanherd.v1.NetworkH\x00R\anetwork\x12'\n" +
+	"\x04site\x18\x03 \x01(\v2\x11.swanherd.v1.SiteH\x00R\x04site\x12'\n" +
+	"\x04mesh\x18\x04 \x01(\v2\x11.swanherd.v1.MeshH\x00R\x04mesh\x120\n" +
+	"\aprofile\x18\x05 \x01(\v2\x14.swanherd.v1.ProfileH\x00R\aprofile\x12'\n" +
+	"\x04edge\x18\x06 \x01(\v2\x11.swanherd.v1.EdgeH\x00R\x04edge\x12!\n" +
+	"\fresume_token\x18\a \x01(\tR\vresumeToken\"e\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rKIND_UPSERTED\x10\x01\x12\x10\n" +
+	"\fKIND_REMOVED\x10\x02\x12\x0f\n" +
+	"\vKIND_SYNCED\x10\x03\x12\x11\n" +
+	"\rKIND_BOOKMARK\x10\x04B\n" +
+	"\n" +
+	"\bresource\"/\n" +
 	"\x11GetNetworkRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa4\x01\n" +
 	"\x13ListNetworksRequest\x12'\n" +
@@ -3097,9 +3391,10 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xf9\x16\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xe2\x17\n" +
 	"\x0fTopologyService\x12]\n" +
-	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
+	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12g\n" +
+	"\x05Watch\x12\x19.swanherd.v1.WatchRequest\x1a\x1a.swanherd.v1.WatchResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=networks/*}:watch0\x01\x12a\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.swanherd.v1.GetNetworkRequest\x1a\x14.swanherd.v1.Network\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=networks/*}\x12i\n" +
 	"\fListNetworks\x12 .swanherd.v1.ListNetworksRequest\x1a!.swanherd.v1.ListNetworksResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/networks\x12g\n" +
@@ -3150,145 +3445,156 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_service_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(TunnelChange_Effect)(0),      // 0: swanherd.v1.TunnelChange.Effect
 	(ResourceChange_Action)(0),    // 1: swanherd.v1.ResourceChange.Action
-	(*ApplyRequest)(nil),          // 2: swanherd.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 3: swanherd.v1.ApplyResponse
-	(*ChangePlan)(nil),            // 4: swanherd.v1.ChangePlan
-	(*TunnelChange)(nil),          // 5: swanherd.v1.TunnelChange
-	(*EdgeChange)(nil),            // 6: swanherd.v1.EdgeChange
-	(*ReachabilityChange)(nil),    // 7: swanherd.v1.ReachabilityChange
-	(*ResourceChange)(nil),        // 8: swanherd.v1.ResourceChange
-	(*GetNetworkRequest)(nil),     // 9: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),   // 10: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 11: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),  // 12: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),  // 13: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),  // 14: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),        // 15: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),      // 16: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),     // 17: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),     // 18: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),     // 19: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),     // 20: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),        // 21: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),      // 22: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),     // 23: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),     // 24: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),     // 25: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),    // 26: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),   // 27: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),        // 28: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),     // 29: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),    // 30: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),     // 31: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),     // 32: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),     // 33: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),     // 34: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 35: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 36: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 37: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 38: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 39: swanherd.v1.DeleteProfileRequest
-	nil,                           // 40: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),              // 41: swanherd.v1.Manifest
-	(*Network)(nil),               // 42: swanherd.v1.Network
-	(*fieldmaskpb.FieldMask)(nil), // 43: google.protobuf.FieldMask
-	(*Site)(nil),                  // 44: swanherd.v1.Site
-	(*Edge)(nil),                  // 45: swanherd.v1.Edge
-	(*Mesh)(nil),                  // 46: swanherd.v1.Mesh
-	(*Profile)(nil),               // 47: swanherd.v1.Profile
-	(*emptypb.Empty)(nil),         // 48: google.protobuf.Empty
+	(WatchResponse_Kind)(0),       // 2: swanherd.v1.WatchResponse.Kind
+	(*ApplyRequest)(nil),          // 3: swanherd.v1.ApplyRequest
+	(*ApplyResponse)(nil),         // 4: swanherd.v1.ApplyResponse
+	(*ChangePlan)(nil),            // 5: swanherd.v1.ChangePlan
+	(*TunnelChange)(nil),          // 6: swanherd.v1.TunnelChange
+	(*EdgeChange)(nil),            // 7: swanherd.v1.EdgeChange
+	(*ReachabilityChange)(nil),    // 8: swanherd.v1.ReachabilityChange
+	(*ResourceChange)(nil),        // 9: swanherd.v1.ResourceChange
+	(*WatchRequest)(nil),          // 10: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),         // 11: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),     // 12: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),   // 13: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),  // 14: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),  // 15: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),  // 16: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),  // 17: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),        // 18: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),      // 19: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),     // 20: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),     // 21: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),     // 22: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),     // 23: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),        // 24: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),      // 25: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),     // 26: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),     // 27: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),     // 28: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),    // 29: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),   // 30: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),        // 31: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),     // 32: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),    // 33: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),     // 34: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),     // 35: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),     // 36: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),     // 37: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),   // 38: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),  // 39: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),  // 40: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),  // 41: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),  // 42: swanherd.v1.DeleteProfileRequest
+	nil,                           // 43: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),              // 44: swanherd.v1.Manifest
+	(*Network)(nil),               // 45: swanherd.v1.Network
+	(*Site)(nil),                  // 46: swanherd.v1.Site
+	(*Mesh)(nil),                  // 47: swanherd.v1.Mesh
+	(*Profile)(nil),               // 48: swanherd.v1.Profile
+	(*Edge)(nil),                  // 49: swanherd.v1.Edge
+	(*fieldmaskpb.FieldMask)(nil), // 50: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 51: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	41, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	40, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
-	8,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	4,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
-	5,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
-	6,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
-	7,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
+	44, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	43, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	9,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	5,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	6,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
+	7,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
+	8,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
 	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
 	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	42, // 9: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	42, // 10: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	42, // 11: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	43, // 12: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	44, // 13: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	44, // 14: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	44, // 15: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	43, // 16: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	45, // 17: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	45, // 18: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	43, // 19: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	46, // 20: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	46, // 21: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	46, // 22: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	43, // 23: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	47, // 24: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	47, // 25: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	47, // 26: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	43, // 27: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	2,  // 28: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	9,  // 29: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	10, // 30: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	12, // 31: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	13, // 32: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	14, // 33: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	15, // 34: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	16, // 35: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	18, // 36: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	19, // 37: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	20, // 38: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	21, // 39: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	22, // 40: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	24, // 41: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	25, // 42: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	26, // 43: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	28, // 44: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	29, // 45: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	31, // 46: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	32, // 47: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	33, // 48: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	34, // 49: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	35, // 50: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	37, // 51: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	38, // 52: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	39, // 53: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	3,  // 54: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	42, // 55: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	11, // 56: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	42, // 57: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	42, // 58: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	48, // 59: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	44, // 60: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	17, // 61: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	44, // 62: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	44, // 63: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	48, // 64: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	45, // 65: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	23, // 66: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	45, // 67: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	48, // 68: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	27, // 69: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	46, // 70: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	30, // 71: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	46, // 72: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	46, // 73: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	48, // 74: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	47, // 75: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	36, // 76: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	47, // 77: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	47, // 78: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	48, // 79: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	54, // [54:80] is the sub-list for method output_type
-	28, // [28:54] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	2,  // 9: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	45, // 10: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	46, // 11: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	47, // 12: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	48, // 13: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	49, // 14: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	45, // 15: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	45, // 16: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	45, // 17: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	50, // 18: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	46, // 19: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	46, // 20: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	46, // 21: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	50, // 22: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	49, // 23: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	49, // 24: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	50, // 25: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 26: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	47, // 27: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	47, // 28: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	50, // 29: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	48, // 30: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	48, // 31: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	48, // 32: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	50, // 33: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 34: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	10, // 35: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	12, // 36: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	13, // 37: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	15, // 38: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	16, // 39: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	17, // 40: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	18, // 41: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	19, // 42: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	21, // 43: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	22, // 44: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	23, // 45: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	24, // 46: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	25, // 47: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	27, // 48: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	28, // 49: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	29, // 50: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	31, // 51: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	32, // 52: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	34, // 53: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	35, // 54: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	36, // 55: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	37, // 56: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	38, // 57: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	40, // 58: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	41, // 59: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	42, // 60: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	4,  // 61: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	11, // 62: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	45, // 63: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	14, // 64: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	45, // 65: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	45, // 66: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	51, // 67: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	46, // 68: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	20, // 69: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	46, // 70: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	46, // 71: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	51, // 72: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	49, // 73: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	26, // 74: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	49, // 75: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	51, // 76: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	30, // 77: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	47, // 78: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	33, // 79: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	47, // 80: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	47, // 81: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	51, // 82: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	48, // 83: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	39, // 84: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	48, // 85: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	48, // 86: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	51, // 87: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	61, // [61:88] is the sub-list for method output_type
+	34, // [34:61] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -3297,13 +3603,20 @@ func file_swanherd_v1_topology_service_proto_init() {
 		return
 	}
 	file_swanherd_v1_topology_proto_init()
+	file_swanherd_v1_topology_service_proto_msgTypes[8].OneofWrappers = []any{
+		(*WatchResponse_Network)(nil),
+		(*WatchResponse_Site)(nil),
+		(*WatchResponse_Mesh)(nil),
+		(*WatchResponse_Profile)(nil),
+		(*WatchResponse_Edge)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   39,
+			NumEnums:      3,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

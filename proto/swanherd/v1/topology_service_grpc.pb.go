@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	TopologyService_Apply_FullMethodName         = "/swanherd.v1.TopologyService/Apply"
+	TopologyService_Watch_FullMethodName         = "/swanherd.v1.TopologyService/Watch"
 	TopologyService_GetNetwork_FullMethodName    = "/swanherd.v1.TopologyService/GetNetwork"
 	TopologyService_ListNetworks_FullMethodName  = "/swanherd.v1.TopologyService/ListNetworks"
 	TopologyService_CreateNetwork_FullMethodName = "/swanherd.v1.TopologyService/CreateNetwork"
@@ -59,6 +60,11 @@ type TopologyServiceClient interface {
 	// created or updated, and with prune the ones of the same networks that it
 	// does not name are deleted. Nothing is stored when anything is wrong.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// Streams the resources that there are, then each change. A stream that broke
+	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
+	// comes first. Changes that follow one another closely may come as one; the last
+	// state always comes.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*Network, error)
@@ -104,6 +110,25 @@ func (c *topologyServiceClient) Apply(ctx context.Context, in *ApplyRequest, opt
 	}
 	return out, nil
 }
+
+func (c *topologyServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TopologyService_ServiceDesc.Streams[0], TopologyService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TopologyService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
 func (c *topologyServiceClient) GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*Network, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -366,6 +391,11 @@ type TopologyServiceServer interface {
 	// created or updated, and with prune the ones of the same networks that it
 	// does not name are deleted. Nothing is stored when anything is wrong.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
+	// Streams the resources that there are, then each change. A stream that broke
+	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
+	// comes first. Changes that follow one another closely may come as one; the last
+	// state always comes.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	GetNetwork(context.Context, *GetNetworkRequest) (*Network, error)
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*Network, error)
@@ -404,6 +434,9 @@ type UnimplementedTopologyServiceServer struct{}
 
 func (UnimplementedTopologyServiceServer) Apply(context.Context, *ApplyRequest) (*ApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedTopologyServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedTopologyServiceServer) GetNetwork(context.Context, *GetNetworkRequest) (*Network, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNetwork not implemented")
@@ -518,6 +551,17 @@ func _TopologyService_Apply_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _TopologyService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TopologyServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TopologyService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
 func _TopologyService_GetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetNetworkRequest)
@@ -1081,6 +1125,12 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TopologyService_DeleteProfile_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Watch",
+			Handler:       _TopologyService_Watch_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "swanherd/v1/topology_service.proto",
 }
