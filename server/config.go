@@ -43,7 +43,8 @@ type Config struct {
 	// Cluster makes the embedded etcd a member of a cluster of such; nil: it is alone.
 	Cluster *store.Cluster
 	// KeyFile holds the key that seals secrets in the store; made when it does
-	// not exist. Replicas share it. Default: secret.key in DataDir.
+	// not exist. Replicas share it. Default: the systemd credential KeyCredential, if
+	// the service has it, or secret.key in DataDir.
 	KeyFile string
 
 	// Restored says that the store was restored from a backup: edges that run something
@@ -98,6 +99,7 @@ func (c Config) withDefaults() (Config, error) {
 		}
 	}
 	set(&c.DataDir, DefaultDataDir)
+	set(&c.KeyFile, credentialFile(os.Getenv("CREDENTIALS_DIRECTORY")))
 	set(&c.KeyFile, filepath.Join(c.DataDir, "secret.key"))
 	set(&c.Listen, DefaultListen)
 	set(&c.EdgeListen, DefaultEdgeListen)
@@ -148,6 +150,22 @@ func (c Config) withDefaults() (Config, error) {
 		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))
 	}
 	return c, errors.Join(errs...)
+}
+
+// KeyCredential is the name of the systemd credential that holds the key of secrets, as
+// `LoadCredentialEncrypted=` gives it to a service.
+const KeyCredential = "swanherd-secret-key"
+
+// credentialFile is where systemd put the key; empty: nowhere.
+func credentialFile(dir string) string {
+	if dir == "" {
+		return ""
+	}
+	file := filepath.Join(dir, KeyCredential)
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
 }
 
 func isEndpoint(address string) bool {

@@ -35,3 +35,33 @@ func TestConfigMistakesAreNamed(t *testing.T) {
 		}
 	}
 }
+
+// Under systemd the key of secrets is a credential, and nothing of it is in the data
+// directory.
+func TestKeyFromCredential(t *testing.T) {
+	credentials := t.TempDir()
+	key := filepath.Join(credentials, server.KeyCredential)
+	if err := os.WriteFile(key, []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n"), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("CREDENTIALS_DIRECTORY", credentials)
+	c := startController(t)
+	c.apply() // makes an authority with a sealed key
+	if _, err := os.Stat(filepath.Join(c.cfg.DataDir, "secret.key")); !os.IsNotExist(err) {
+		t.Errorf("there is a key in the data directory: %v", err)
+	}
+	// Without it the secrets stay closed.
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := server.Start(t.Context(), c.cfg)
+	if err == nil {
+		s.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "is not in the key file") {
+		t.Errorf("started without the key: %v", err)
+	}
+}

@@ -78,7 +78,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.cluster.CAFile, "cluster-ca", "", "PEM file of the authority that members' certificates chain to")
 	f.StringVar(&o.cluster.CertFile, "cluster-cert", "", "PEM file of this member's certificate, for servers and clients")
 	f.StringVar(&o.cluster.KeyFile, "cluster-key", "", "PEM file of its key")
-	f.StringVar(&cfg.KeyFile, "key-file", "", "key that seals secrets in the store; made when missing (default DATA-DIR/secret.key)")
+	f.StringVar(&cfg.KeyFile, "key-file", "", "key that seals secrets in the store; made when missing (default the systemd credential swanherd-secret-key, or DATA-DIR/secret.key)")
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "address for operators: gRPC, REST, dashboard")
 	f.StringVar(&cfg.EdgeListen, "edge-listen", server.DefaultEdgeListen, "address for edges")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
