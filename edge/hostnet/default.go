@@ -84,7 +84,9 @@ func (h *Host) setDefault(name string, family int, all netip.Prefix, want Defaul
 
 // setDefaultRoutes makes want the routes of the table.
 func (h *Host) setDefaultRoutes(family int, want []*netlink.Route) error {
-	have, err := h.nl.RouteListFiltered(family, &netlink.Route{Protocol: RouteProtocol, Table: defaultTable}, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+	var have []netlink.Route
+	like := netlink.Route{Protocol: RouteProtocol, Table: defaultTable}
+	err := h.eachRoute(family, like, func(r *netlink.Route) { have = append(have, *r) })
 	if err != nil {
 		return fmt.Errorf("list the default routes of tunnels: %w", err)
 	}

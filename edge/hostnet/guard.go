@@ -17,9 +17,8 @@ const guardPriority = 1 << 30
 // from the default gateway (RFC 4301, Section 5.1).
 
 // setGuards adds what is missing of the guards of routes.
-func (h *Host) setGuards(routes []Route) error {
-	have, err := h.guards()
-	errs := []error{err}
+func (h *Host) setGuards(have map[netip.Prefix]bool, routes []Route) error {
+	var errs []error
 	for _, r := range routes {
 		if have[r.Prefix] {
 			continue
@@ -34,12 +33,12 @@ func (h *Host) setGuards(routes []Route) error {
 // Release removes all guards, intercepts nobody and leads nothing any more, at an orderly
 // end.
 func (h *Host) Release(name string) error {
-	return errors.Join(h.removeGuards(nil), h.Intercept(name, nil), h.SetDefault(name, Default{}))
+	have, err := h.guards()
+	return errors.Join(err, h.removeGuards(have, nil), h.Intercept(name, nil), h.SetDefault(name, Default{}))
 }
 
-func (h *Host) removeGuards(but map[netip.Prefix]bool) error {
-	have, err := h.guards()
-	errs := []error{err}
+func (h *Host) removeGuards(have, but map[netip.Prefix]bool) error {
+	var errs []error
 	for prefix := range have {
 		if but[prefix] {
 			continue
@@ -53,17 +52,15 @@ func (h *Host) removeGuards(but map[netip.Prefix]bool) error {
 
 // guards returns the prefixes that have one, also of an earlier run.
 func (h *Host) guards() (map[netip.Prefix]bool, error) {
-	filter := &netlink.Route{Protocol: RouteProtocol, Type: unix.RTN_UNREACHABLE, Table: unix.RT_TABLE_MAIN}
-	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, filter,
-		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TYPE|netlink.RT_FILTER_TABLE)
-	if err != nil {
-		return nil, fmt.Errorf("list guards of routes: %w", err)
-	}
 	out := map[netip.Prefix]bool{}
-	for _, r := range list {
+	like := netlink.Route{Protocol: RouteProtocol, Type: unix.RTN_UNREACHABLE, Table: unix.RT_TABLE_MAIN}
+	err := h.eachRoute(netlink.FAMILY_ALL, like, func(r *netlink.Route) {
 		if prefix, ok := prefixOf(r.Dst, r.Family); ok {
 			out[prefix] = true
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list guards of routes: %w", err)
 	}
 	return out, nil
 }

@@ -14,6 +14,7 @@ import (
 // Host is the network of this host.
 type Host struct {
 	nl     *netlink.Handle
+	lister *netlink.Handle // see eachRoute
 	logger *slog.Logger
 }
 
@@ -23,11 +24,21 @@ func Open(logger *slog.Logger) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &Host{nl: nl, logger: logger}, nil
+	lister, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		nl.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	// Linux 4.20. Without it all routes are told, and looked at here.
+	_ = lister.SetStrictCheck(true)
+	return &Host{nl: nl, lister: lister, logger: logger}, nil
 }
 
 // Close closes the channel; what was changed stays.
-func (h *Host) Close() { h.nl.Close() }
+func (h *Host) Close() {
+	h.nl.Close()
+	h.lister.Close()
+}
 
 // SetLink brings an interface up with the given MTU in octets.
 func (h *Host) SetLink(name string, mtu int) error {

@@ -64,9 +64,9 @@ func (h *Host) intercept(name string, a netip.Addr) error {
 }
 
 // intercepting returns the routes of those who are intercepted, and their guards.
-func (h *Host) intercepting() ([]netlink.Route, error) {
-	filter := &netlink.Route{Protocol: RouteProtocol, Table: interceptTable}
-	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+func (h *Host) intercepting() (list []netlink.Route, err error) {
+	like := netlink.Route{Protocol: RouteProtocol, Table: interceptTable}
+	err = h.eachRoute(netlink.FAMILY_ALL, like, func(r *netlink.Route) { list = append(list, *r) })
 	if err != nil {
 		return nil, fmt.Errorf("list intercepted addresses: %w", err)
 	}

@@ -43,7 +43,11 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 	if err != nil {
 		return err
 	}
-	errs := []error{h.setGuards(want)}
+	guards, err := h.guards()
+	if err != nil {
+		return err
+	}
+	errs := []error{h.setGuards(guards, want)}
 	wanted := map[netip.Prefix]bool{}
 	for _, r := range slices.SortedFunc(slices.Values(want), compareRoutes) {
 		wanted[r.Prefix] = true
@@ -62,7 +66,7 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 			errs = append(errs, fmt.Errorf("remove route %s dev %s: %w", prefix, name, privileged(err)))
 		}
 	}
-	return errors.Join(append(errs, h.removeGuards(wanted))...)
+	return errors.Join(append(errs, h.removeGuards(guards, wanted))...)
 }
 
 // Flush removes the edge's routes through the interface, and leaves the guards. It is no
@@ -87,20 +91,16 @@ func (h *Host) Flush(name string) error {
 
 // own returns the edge's routes through the interface.
 func (h *Host) own(link netlink.Link) (map[netip.Prefix]Route, error) {
-	filter := &netlink.Route{Protocol: RouteProtocol, LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_MAIN}
-	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, filter,
-		netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	out := map[netip.Prefix]Route{}
+	like := netlink.Route{Protocol: RouteProtocol, LinkIndex: link.Attrs().Index, Table: unix.RT_TABLE_MAIN}
+	err := h.eachRoute(netlink.FAMILY_ALL, like, func(r *netlink.Route) {
+		if prefix, ok := prefixOf(r.Dst, r.Family); ok {
+			source, _ := netip.AddrFromSlice(r.Src)
+			out[prefix] = Route{Prefix: prefix, Source: source.Unmap(), MTU: r.MTU}
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	out := map[netip.Prefix]Route{}
-	for _, r := range list {
-		prefix, ok := prefixOf(r.Dst, r.Family)
-		if !ok {
-			continue
-		}
-		source, _ := netip.AddrFromSlice(r.Src)
-		out[prefix] = Route{Prefix: prefix, Source: source.Unmap(), MTU: r.MTU}
 	}
 	return out, nil
 }

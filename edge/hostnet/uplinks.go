@@ -236,8 +236,12 @@ func (h *Host) fill(up *swanherdv1.Uplink, link netlink.Link) error {
 // defaultRoutes returns the interfaces that have a default route, the preferred
 // first, apart from the tunnel interface.
 func (h *Host) defaultRoutes(tunnel string) ([]int, error) {
-	list, err := h.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST},
-		netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	var list []netlink.Route
+	err := h.eachRoute(netlink.FAMILY_ALL, netlink.Route{Table: unix.RT_TABLE_MAIN, Type: unix.RTN_UNICAST}, func(r *netlink.Route) {
+		if prefix, ok := prefixOf(r.Dst, r.Family); ok && prefix.Bits() == 0 {
+			list = append(list, *r)
+		}
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
@@ -250,9 +254,6 @@ func (h *Host) defaultRoutes(tunnel string) ([]int, error) {
 	})
 	var out []int
 	for _, r := range list {
-		if prefix, ok := prefixOf(r.Dst, r.Family); !ok || prefix.Bits() != 0 {
-			continue
-		}
 		hops := []int{r.LinkIndex}
 		for _, hop := range r.MultiPath {
 			hops = append(hops, hop.LinkIndex)

@@ -79,7 +79,7 @@ func (p *Plan) exceptFromDefault() {
 }
 
 // defaultLimitedTo is limitedTo for the default route, of both families.
-func (p *Plan) defaultLimitedTo(inner map[string]int) hostnet.Default {
+func (p *Routing) defaultLimitedTo(inner map[string]int) hostnet.Default {
 	d := p.Default
 	for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		d.MTU = p.narrowest(netip.PrefixFrom(all, 0), d.MTU, inner)

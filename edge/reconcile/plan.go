@@ -60,11 +60,7 @@ type DataPlane struct {
 // Plan is what the engine and the host are to be brought to.
 type Plan struct {
 	Tunnels []engine.TunnelConfig
-	Routes  []hostnet.Route
-	// Default is for what a tunnel is the way out for.
-	Default hostnet.Default
-	// carriers are the tunnels that each route leads to.
-	carriers map[netip.Prefix][]string
+	*Routing
 	// Intercepted are the peers of transport mode whose packets are led into the
 	// tunnel interface.
 	Intercepted []netip.Addr
@@ -75,10 +71,19 @@ type Plan struct {
 	Forwarding struct{ IPv4, IPv6 bool }
 }
 
+// Routing is the part of a Plan that leads packets to tunnels.
+type Routing struct {
+	Routes []hostnet.Route
+	// Default is for what a tunnel is the way out for.
+	Default hostnet.Default
+	// carriers are the tunnels that each route leads to.
+	carriers map[netip.Prefix][]string
+}
+
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{carriers: map[netip.Prefix][]string{}}, Errors{}
+	p, errs := &Plan{Routing: &Routing{carriers: map[netip.Prefix][]string{}}}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
@@ -87,6 +92,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 	p.settings(intent.GetSettings(), env)
 	p.Revoked = append(p.Revoked, intent.GetTrust().GetRevokedSerials()...)
 	names := map[string]bool{}
+	p.Tunnels = make([]engine.TunnelConfig, 0, len(intent.GetTunnels())) // tens of thousands grow badly
 	for _, t := range intent.GetTunnels() {
 		before := len(errs)
 		errs.check(t.GetName(), t)
@@ -186,7 +192,7 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 
 // narrowest is the least of mtu and what the tunnels take that carry a prefix; 0 is no
 // limit.
-func (p *Plan) narrowest(prefix netip.Prefix, mtu int, inner map[string]int) int {
+func (p *Routing) narrowest(prefix netip.Prefix, mtu int, inner map[string]int) int {
 	for _, tunnel := range p.carriers[prefix] {
 		if n := inner[tunnel]; n != 0 && (mtu == 0 || n < mtu) {
 			mtu = n
@@ -197,7 +203,7 @@ func (p *Plan) narrowest(prefix netip.Prefix, mtu int, inner map[string]int) int
 
 // limitedTo returns the routes with an MTU where a tunnel that they lead to is in inner,
 // that of the narrowest.
-func (p *Plan) limitedTo(inner map[string]int) []hostnet.Route {
+func (p *Routing) limitedTo(inner map[string]int) []hostnet.Route {
 	if len(inner) == 0 {
 		return p.Routes
 	}

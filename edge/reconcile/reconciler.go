@@ -79,8 +79,9 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	intent *swanherdv1.EdgeIntent // nil before the first
-	plan   *Plan                  // what the host was brought to last, nil before the first
-	locals map[string]netip.Addr  // local addresses that routing chose, by tunnel
+	// routing is what the host was brought to last, nil before the first.
+	routing *Routing
+	locals  map[string]netip.Addr // local addresses that routing chose, by tunnel
 	// deferred are the tunnels that have to wait for the host, and why.
 	deferred map[string]error
 	patience time.Duration // of tunnels that are to wait for their peer
@@ -219,7 +220,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 			return err
 		}
 	}
-	r.plan = plan
+	r.routing = plan.Routing
 	if err := r.setRoutes(); err != nil {
 		return err
 	}
@@ -247,7 +248,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 func (r *Reconciler) followPaths() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.plan == nil {
+	if r.routing == nil {
 		return nil
 	}
 	return r.setRoutes()
@@ -259,10 +260,10 @@ func (r *Reconciler) setRoutes() error {
 		inner = r.cfg.Paths.InnerMTUs()
 	}
 	// The default route leaves to the others what is theirs, and comes after them.
-	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, r.plan.limitedTo(inner)); err != nil {
+	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, r.routing.limitedTo(inner)); err != nil {
 		return err
 	}
-	return r.cfg.Host.SetDefault(r.cfg.Interface, r.plan.defaultLimitedTo(inner))
+	return r.cfg.Host.SetDefault(r.cfg.Interface, r.routing.defaultLimitedTo(inner))
 }
 
 // environment looks at the host.
@@ -287,10 +288,11 @@ func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 
 // locate gives each tunnel that leaves it to routing its local address. A
 // tunnel to which there is no route keeps the address that it had; one that
-// never had any is deferred.
+// never had any is deferred. Ready is in the place of tunnels.
 func (r *Reconciler) locate(tunnels []engine.TunnelConfig) (ready []engine.TunnelConfig, deferred map[string]error) {
 	deferred = map[string]error{}
 	locals := map[string]netip.Addr{}
+	ready = tunnels[:0]
 	for _, t := range tunnels {
 		if !t.Local.Addr().IsValid() {
 			addr, err := r.cfg.Host.SourceTo(t.Remote.Addr())

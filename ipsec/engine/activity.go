@@ -82,7 +82,11 @@ func (a *activity) look(now time.Time) {
 	if a.last != nil && now.Sub(a.taken) < activityAge {
 		return
 	}
-	a.taken, a.last = now, make(map[string]ike.Activity, len(a.last))
+	if a.last == nil {
+		a.last = map[string]ike.Activity{}
+	}
+	a.taken = now
+	clear(a.last)
 	for _, c := range a.plane.Counters() {
 		x := a.last[c.Tunnel]
 		switch {
