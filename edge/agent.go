@@ -24,6 +24,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/proto/digest"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 // eventBuffer is how many events of the engine wait for the health tracker.
@@ -134,7 +135,7 @@ func (a *agent) open() error {
 		DataPlane: reconcile.DataPlane{
 			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
-		Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Logger: a.cfg.Logger,
+		Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)
@@ -304,6 +305,13 @@ func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
 		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// drifted has the controller told of a drift.
+func (a *agent) drifted(d *swanherdv1.DriftReport) {
+	if client := a.client.Load(); client != nil {
+		client.Drifted(d)
+	}
 }
 
 // keepEndpoints notes where the controller is, for the next start and for renewals.

@@ -159,8 +159,8 @@ func (u *Uplinks) subscribe(notes chan<- struct{}, done <-chan struct{}) (lost <
 			case _, ok = <-addrs:
 			case r, open := <-routes:
 				ok = open
-				if r.Protocol == RouteProtocol {
-					continue // our own doing
+				if r.Protocol == RouteProtocol && r.Type != unix.RTM_DELROUTE {
+					continue // our own doing; that one is gone may be another's
 				}
 			case _, ok = <-links:
 			}

@@ -8,6 +8,9 @@
 // not touched, so that it is called after every change of anything, and at
 // intervals, without a thought about which change it was.
 //
+// What somebody else did to the interface or to its routes it mends, when the kernel
+// tells of it and at intervals, and tells what it found.
+//
 // It never speaks IKE and never talks to the controller.
 //
 // # Order

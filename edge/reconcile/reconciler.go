@@ -41,6 +41,7 @@ type Engine interface {
 type Host interface {
 	SetLink(name string, mtu int) error
 	SetRoutes(name string, want []hostnet.Route) error
+	Drift(name string, mtu int, routes []hostnet.Route) ([]string, error)
 	SetDefault(name string, want hostnet.Default) error
 	Intercept(name string, to []netip.Addr) error
 	EnableForwarding(hostnet.Forwarding) error
@@ -62,8 +63,11 @@ type Config struct {
 	DataPlane DataPlane
 	// Paths tells how long packets into tunnels may be, for their routes. Nil: the data
 	// plane sees to it itself.
-	Paths  Paths
-	Logger *slog.Logger
+	Paths Paths
+	// Drifted is told what on the host was not as it was left; nil: nobody is. It must
+	// not block.
+	Drifted func(*swanherdv1.DriftReport)
+	Logger  *slog.Logger
 }
 
 // Paths is what the reconciler needs of a dataplane.RoutedPlane.
@@ -86,6 +90,7 @@ type Reconciler struct {
 	deferred map[string]error
 	patience time.Duration // of tunnels that are to wait for their peer
 	warned   string        // the last warning about forwarding
+	drift    string        // what was last told that it cannot be repaired
 }
 
 // New returns a Reconciler that has nothing to do yet.
@@ -133,14 +138,19 @@ func (r *Reconciler) Adopt(intent *swanherdv1.EdgeIntent) error {
 	return r.reach(intent)
 }
 
-// Resync brings everything back to the intent.
+// Resync brings everything back to the intent, and tells what was not as it was left.
 func (r *Reconciler) Resync() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.intent == nil {
 		return nil
 	}
-	return r.reach(r.intent)
+	drift := r.lookForDrift()
+	err := r.reach(r.intent)
+	if len(drift) > 0 || r.drift != "" {
+		r.tellDrift(drift, err)
+	}
+	return err
 }
 
 // Deferred returns the tunnels that have to wait for the host, and why.

@@ -33,7 +33,15 @@ type host struct {
 	intercepted []netip.Addr
 
 	rejectTunnel, rejectRoutes, noRoute, noForward error
+
+	// drift is what somebody did to the host; it is mended with the routes, unless it
+	// stays.
+	drift  []string
+	stays  bool
+	drifts []*swanherdv1.DriftReport // that were told
 }
+
+func (h *host) Drift(string, int, []hostnet.Route) ([]string, error) { return h.drift, nil }
 
 func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
 	h.steps = append(h.steps, "tunnels")
@@ -56,6 +64,9 @@ func (h *host) SetRoutes(_ string, want []hostnet.Route) error {
 		return err
 	}
 	h.routes = want
+	if !h.stays {
+		h.drift = nil
+	}
 	return nil
 }
 
@@ -86,6 +97,7 @@ func newTestReconciler(t *testing.T, h *host) *Reconciler {
 	id.IKE = m.Signer.(ed25519.PrivateKey)
 	return New(Config{
 		Engine: h, Host: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
+		Drifted:  func(d *swanherdv1.DriftReport) { h.drifts = append(h.drifts, d) },
 		Identity: func() *state.Identity { return id }, Logger: slog.New(slog.DiscardHandler),
 	})
 }

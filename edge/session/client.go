@@ -25,6 +25,8 @@ const (
 	// Until Welcome says otherwise.
 	defaultHeartbeat = 15 * time.Second
 	defaultCounters  = 10 * time.Second
+	// Of so many drifts the controller is told when it is back.
+	maxDrift = 64
 	// Of these intervals without a word the session is given up.
 	silentIntervals = 3
 )
@@ -123,6 +125,7 @@ type Client struct {
 	bootID    string
 	status    atomic.Pointer[Status]
 	reconnect chan struct{}
+	drift     chan *swanherdv1.DriftReport // that wait to be sent
 
 	// Of Run's goroutine: where the controller is, and when it last said so.
 	places     places
@@ -131,7 +134,7 @@ type Client struct {
 
 // New returns a Client; Run makes it work.
 func New(cfg Config) *Client {
-	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1), places: newPlaces(cfg.Endpoints, cfg.Last)}
+	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1), drift: make(chan *swanherdv1.DriftReport, maxDrift), places: newPlaces(cfg.Endpoints, cfg.Last)}
 	c.status.Store(&Status{Since: time.Now()})
 	return c
 }
@@ -144,6 +147,15 @@ func (c *Client) Status() Status { return *c.status.Load() }
 func (c *Client) Reconnect() {
 	select {
 	case c.reconnect <- struct{}{}:
+	default:
+	}
+}
+
+// Drifted has the controller told of a drift, also when there is no session until later.
+// Of many the first are told.
+func (c *Client) Drifted(d *swanherdv1.DriftReport) {
+	select {
+	case c.drift <- d:
 	default:
 	}
 }

@@ -295,3 +295,32 @@ func TestFlowGrant(t *testing.T) {
 func speak(t *testing.T, s serverStream) {
 	send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Bookmark{Bookmark: &swanherdv1.Bookmark{}}})
 }
+
+// A drift is told, also one from before the session.
+func TestDriftIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, done := make(chan struct{}), make(chan struct{})
+		play(t, newFleet(), func(c *Client, _ *controller) {
+			<-first
+			for range 2 * maxDrift { // of too many the first
+				c.Drifted(&swanherdv1.DriftReport{Kind: swanherdv1.DriftReport_KIND_REPAIRED, Subject: "routes"})
+			}
+			<-done
+		},
+			func(t *testing.T, s serverStream) error {
+				close(first)
+				time.Sleep(time.Second)
+				return errors.New("not now")
+			},
+			func(t *testing.T, s serverStream) error {
+				hello(t, s)
+				for range maxDrift {
+					if d := recvSkip(t, s).GetDrift(); d.GetSubject() != "routes" {
+						t.Errorf("got %v", d)
+					}
+				}
+				close(done)
+				return untilOver(s)
+			})
+	})
+}

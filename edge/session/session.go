@@ -194,6 +194,8 @@ func (s *session) loop(parent context.Context, received <-chan *swanherdv1.Contr
 			}})
 		case <-s.c.cfg.Intent.Changed():
 			err = s.sendReverted()
+		case d := <-s.c.drift:
+			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Drift{Drift: d}})
 		case now := <-s.pingTick.C:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
 				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)},
