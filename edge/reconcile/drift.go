@@ -13,10 +13,10 @@ const maxDrift = 10
 
 // lookForDrift says how the host differs from what it was brought to last.
 func (r *Reconciler) lookForDrift() []string {
-	if r.plan == nil {
+	if r.routing == nil {
 		return nil
 	}
-	drift, err := r.cfg.Host.Drift(r.cfg.Interface, r.plan.MTU, r.plan.Routes)
+	drift, err := r.cfg.Host.Drift(r.cfg.Interface, r.mtu, r.routing.Routes)
 	if err != nil {
 		return []string{err.Error()}
 	}

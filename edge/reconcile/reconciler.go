@@ -85,6 +85,7 @@ type Reconciler struct {
 	intent *swanherdv1.EdgeIntent // nil before the first
 	// routing is what the host was brought to last, nil before the first.
 	routing *Routing
+	mtu     int                   // that the interface was given last, 0 for none
 	locals  map[string]netip.Addr // local addresses that routing chose, by tunnel
 	// deferred are the tunnels that have to wait for the host, and why.
 	deferred map[string]error
@@ -230,7 +231,7 @@ func (r *Reconciler) reachHost(plan *Plan) error {
 			return err
 		}
 	}
-	r.routing = plan.Routing
+	r.routing, r.mtu = plan.Routing, plan.MTU
 	if err := r.setRoutes(); err != nil {
 		return err
 	}
