@@ -96,6 +96,7 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	if code != 0 {
 		t.Fatal(token)
 	}
+	x.says(0, "", "token list", "site berlin", "0/1", "127.0.0.0/8", "required", "!swe_")
 	e := c.newEdge()
 	resp, err := e.tryEnroll(strings.TrimSpace(token), "")
 	if err != nil {

@@ -56,12 +56,14 @@ func TestRevokedEdge(t *testing.T) {
 	peer.open()
 	stolen.until("berlin--oslo")
 	peer.until("berlin--oslo")
-	// A connection whose TLS session can be resumed.
+	// A connection that would resume its TLS session: each proves the certificate anew.
 	cache := tls.NewLRUClientSessionCache(1)
+	resumed := false
 	resumable := func() error {
 		conn, err := grpc.NewClient(c.s.Info().EdgeEndpoints[0], grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{
 			RootCAs: c.roots, ClientSessionCache: cache,
-			Certificates: []tls.Certificate{{Certificate: stolen.chain, PrivateKey: stolen.control}},
+			VerifyConnection: func(s tls.ConnectionState) error { resumed = s.DidResume; return nil },
+			Certificates:     []tls.Certificate{{Certificate: stolen.chain, PrivateKey: stolen.control}},
 		})))
 		if err != nil {
 			return err
@@ -72,8 +74,13 @@ func TestRevokedEdge(t *testing.T) {
 		})
 		return err
 	}
-	if err := resumable(); status.Code(err) != codes.InvalidArgument {
-		t.Fatalf("before the revocation: %v", err)
+	for range 2 {
+		if err := resumable(); status.Code(err) != codes.InvalidArgument {
+			t.Fatalf("before the revocation: %v", err)
+		}
+	}
+	if resumed {
+		t.Error("a TLS session is resumed, without a proof of the certificate")
 	}
 
 	resp, err := c.certificates().RevokeEdge(t.Context(), &swanherdv1.RevokeEdgeRequest{Name: stolen.name, Reason: "stolen"})
@@ -87,8 +94,8 @@ func TestRevokedEdge(t *testing.T) {
 		have := peer.applied["trust"].GetTrust().GetRevokedSerials()
 		return slices.Contains(have, resp.GetSerials()[0]) && slices.Contains(have, resp.GetSerials()[1])
 	})
-	if err := resumable(); status.Code(err) != codes.Unavailable && status.Code(err) != codes.PermissionDenied {
-		t.Errorf("a resumed TLS session after the revocation: %v", err)
+	if err := resumable(); resumed || status.Code(err) != codes.Unavailable && status.Code(err) != codes.PermissionDenied {
+		t.Errorf("a TLS session after the revocation, resumed %t: %v", resumed, err)
 	}
 	c.eventually("the revocation to be acknowledged", func() bool {
 		list, err := c.certificates().ListRevocations(t.Context(), &swanherdv1.ListRevocationsRequest{Parent: "networks/demo"})

@@ -93,12 +93,30 @@ func newTokenList(s *session) *cobra.Command {
 			if s.output != "table" {
 				return s.printMessage(resp)
 			}
-			t := newTable(s.Out, "NAME", "SITE", "USES", "EXPIRES", "DESCRIPTION")
+			t := newTable(s.Out, "NAME", "FOR", "USES", "EXPIRES", "FROM", "APPROVAL", "DESCRIPTION")
 			for _, k := range resp.GetEnrollmentTokens() {
-				t.row(base(k.GetName()), base(k.GetSite()), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), time.Now()), k.GetDescription())
+				approval := ""
+				if k.GetApprovalRequired() {
+					approval = "required"
+				}
+				t.row(base(k.GetName()), tokenFor(k), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), time.Now()),
+					strings.Join(k.GetAllowedCidrs(), ","), approval, k.GetDescription())
 			}
 			return t.flush()
 		},
+	}
+}
+
+// tokenFor is what a token is for: a site, the edge whose device is replaced, or sites
+// that it makes.
+func tokenFor(k *swanherdv1.EnrollmentToken) string {
+	switch {
+	case k.GetEdge() != "":
+		return "edge " + base(k.GetEdge())
+	case k.GetSite() != "":
+		return "site " + base(k.GetSite())
+	default:
+		return "new sites"
 	}
 }
 
