@@ -6,7 +6,9 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"os"
 	"path/filepath"
@@ -32,6 +34,7 @@ func TestCertificatesNetns(t *testing.T) {
 		name string
 		run  func(*fleetTest)
 	}{
+		{"a registered device waits for approval", (*fleetTest).deviceApproved},
 		{"the authority is replaced under traffic", (*fleetTest).authorityReplaced},
 		{"an external authority takes over", (*fleetTest).authorityExternal},
 		{"an edge is revoked and replaced", (*fleetTest).edgeRevoked},
@@ -49,6 +52,66 @@ func TestCertificatesNetns(t *testing.T) {
 
 func (f *fleetTest) certificates() swanherdv1.CertificateServiceClient {
 	return swanherdv1.NewCertificateServiceClient(f.conn)
+}
+
+// deviceApproved has a device enrol that has no token: it is registered, calls, waits,
+// and is admitted when an operator approves of its key.
+func (f *fleetTest) deviceApproved() {
+	devices, berlin := swanherdv1.NewDeviceServiceClient(f.conn), f.site("berlin")
+	if _, err := devices.CreateDevice(f.ctx, &swanherdv1.CreateDeviceRequest{Parent: network, Device: &swanherdv1.Device{
+		SerialNumber: "SN-42", Site: network + "/sites/berlin", EdgeId: "berlin-2",
+	}}); err != nil {
+		f.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(f.dir, "controller", "admin-credential"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	var credential struct {
+		CAPin string `json:"ca_pin"`
+	}
+	if err := json.Unmarshal(b, &credential); err != nil {
+		f.Fatal(err)
+	}
+	program, dir := filepath.Join(f.dir, "swanherd-edge"), filepath.Join(f.dir, "device")
+	fingerprint, err := berlin.edge.Run(f.ctx, program, "fingerprint", "--state-dir", dir)
+	if err != nil {
+		f.Fatal(err)
+	}
+	type answer struct {
+		out string
+		err error
+	}
+	enrolled := make(chan answer, 1)
+	go func() {
+		out, err := berlin.edge.Run(f.ctx, program, "enroll", "--controller", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
+			"--ca-pin", credential.CAPin, "--serial-number", "SN-42", "--state-dir", dir)
+		enrolled <- answer{out, err}
+	}()
+	var request *swanherdv1.EnrollmentRequest
+	f.await("the device to ask", func() bool {
+		list, err := devices.ListEnrollmentRequests(f.ctx, &swanherdv1.ListEnrollmentRequestsRequest{Parent: network})
+		if err != nil {
+			f.Fatal(err)
+		}
+		if len(list.GetEnrollmentRequests()) == 1 {
+			request = list.GetEnrollmentRequests()[0]
+		}
+		return request != nil
+	})
+	if request.GetKeyFingerprint() != strings.TrimSpace(fingerprint) || request.GetSourceAddress() != berlin.wanAddr.String() || request.GetSerialNumber() != "SN-42" {
+		f.Errorf("the operator sees %v, the device's key is %s", request, fingerprint)
+	}
+	if _, err := devices.ApproveEnrollmentRequest(f.ctx, &swanherdv1.ApproveEnrollmentRequestRequest{Name: request.GetName()}); err != nil {
+		f.Fatal(err)
+	}
+	if a := <-enrolled; a.err != nil || !strings.Contains(a.out, "enrolled as "+network+"/edges/berlin-2") {
+		f.Errorf("enroll: %v: %s", a.err, a.out)
+	}
+	if _, err := f.topology.DeleteEdge(f.ctx, &swanherdv1.DeleteEdgeRequest{Name: network + "/edges/berlin-2"}); err != nil {
+		f.Fatal(err)
+	}
+	f.await("the tunnels of berlin-2 to go", func() bool { return len(f.tunnels()) == 6 && f.up() == 6 })
 }
 
 // authorityReplaced replaces the network's authority while traffic flows: every edge

@@ -4,7 +4,9 @@
 // makes certificate requests for keys that package state has stored before,
 // authenticates the controller by the token's pin on first contact and by the
 // stored trust anchors afterwards, checks what it is given, and renews the
-// certificates long before they end.
+// certificates long before they end, or when the network's authority is replaced.
+// A device whose serial number is registered needs no token; where an operator has
+// to approve, it asks until that is decided.
 //
 // It never sends a private key, never logs or repeats a token, and never gives
 // up an identity that works for one that was not checked.

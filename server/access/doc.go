@@ -1,6 +1,8 @@
 // Package access decides who may do what: operators by API tokens, edges by
 // their control certificates.
 //
+// It notes when API tokens are used, and writes that now and then.
+//
 // It owns the forms of tokens (API, enrolment, login links), their life in the
 // store, the table of what each method of the API needs, and the gRPC
 // interceptors that enforce it: authentication, authorisation by role and
