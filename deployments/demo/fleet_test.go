@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"path"
 	"path/filepath"
 	"slices"
@@ -41,6 +42,7 @@ func TestFleetNetns(t *testing.T) {
 		{"an edge starts without the controller", (*fleetTest).headlessStart},
 		{"a change that is wrong stores nothing", (*fleetTest).wrongChange},
 		{"a change that cuts edges off takes itself back", (*fleetTest).cutOff},
+		{"somebody takes a route away", (*fleetTest).drift},
 		{"a site is deleted", (*fleetTest).siteDeleted},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -256,6 +258,27 @@ func (f *fleetTest) cutOff() {
 	f.await("every edge to run and keep what is planned", func() bool {
 		return len(f.inState(swanherdv1.IntentState_INTENT_STATE_CONFIRMED)) == 4 && f.up() == 6
 	})
+}
+
+// drift takes a route of berlin's away: it is there again at once, and an event tells.
+func (f *fleetTest) drift() {
+	berlin, oslo := f.site("berlin"), f.site("oslo")
+	prefix := netip.PrefixFrom(oslo.lanAddr4, 24).Masked().String()
+	if _, err := berlin.edge.Run(f.ctx, "ip", "route", "del", prefix); err != nil {
+		f.Fatal(err)
+	}
+	began := time.Now()
+	f.await("an event that tells of it", func() bool {
+		resp, err := f.fleet.ListEvents(f.ctx, &swanherdv1.ListEventsRequest{Parent: network, PageSize: 100})
+		if err != nil {
+			f.Fatal(err)
+		}
+		return slices.ContainsFunc(resp.GetEvents(), func(e *swanherdv1.Event) bool {
+			return e.GetAction() == "edge.drift_repaired" && path.Base(e.GetResource()) == "berlin" && strings.Contains(e.GetMessage(), prefix)
+		})
+	})
+	f.Logf("the route was there again and told of after %v", time.Since(began).Round(time.Millisecond))
+	f.ping(berlin, oslo)
 }
 
 // inState are the edges that are connected and as far with their intent.
