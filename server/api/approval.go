@@ -84,11 +84,16 @@ func (s *Enrollment) ask(ctx context.Context, req *swanherdv1.EnrollRequest, g *
 	return pending(request.GetRequest()), nil
 }
 
+// queueFull says whether so many requests wait that another one is refused.
 func (s *Enrollment) queueFull(g *grant) bool {
 	all, ofDevice := 0, 0
 	for row := range s.store.Snapshot().EnrollmentRequests.InNetwork(model.NetworkName{Network: g.edge.Network}) {
+		r := row.Value.GetRequest()
+		if r.GetState() != swanherdv1.EnrollmentRequest_STATE_PENDING {
+			continue
+		}
 		all++
-		if g.device != nil && row.Value.GetRequest().GetCredential() == g.device.Name {
+		if g.device != nil && r.GetCredential() == g.device.Name {
 			ofDevice++
 		}
 	}

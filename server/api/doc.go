@@ -1,6 +1,6 @@
 // Package api implements the controller's public services over the store:
-// TopologyService, FleetService, AccessService and EnrollmentService, and their
-// REST form.
+// TopologyService, FleetService, AccessService, CertificateService, DeviceService
+// and EnrollmentService, and the REST form of all but the last.
 //
 // It owns the rules of the methods: what is created, replaced, refused, and in
 // which transaction. It never decides who may call (package access does), what
