@@ -278,7 +278,7 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	client := session.New(session.Config{
 		Dial: a.dial, Endpoints: places.Current, Last: places.Last, Keep: a.keepEndpoints,
 		AgentVersion: Version(), DataPlane: a.plane.Name(),
-		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Logger: a.cfg.Logger,
+		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Command: a.command, Logger: a.cfg.Logger,
 	})
 	a.client.Store(client)
 	renewer.Endpoints = func() []string { return a.endpoints.Load().Current }

@@ -194,8 +194,11 @@ type testEdge struct {
 	running *swanherdv1.AppliedIntent
 	// updates and bookmarks of the present session.
 	updates, bookmarks int
-	changed            chan struct{}
-	ended              chan error
+	// commands that it got; refuses is what it answers to them, empty: it does them.
+	commands []*swanherdv1.Command
+	refuses  string
+	changed  chan struct{}
+	ended    chan error
 }
 
 func (c *controller) newEdge() *testEdge {
@@ -322,6 +325,12 @@ func (e *testEdge) follow(stream swanherdv1.EdgeControlService_SessionClient) er
 		}
 		if c := m.GetIntent(); c != nil {
 			err = e.update(c)
+		}
+		if c := m.GetCommand(); c != nil {
+			e.commands = append(e.commands, c)
+			err = stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_CommandResult{
+				CommandResult: &swanherdv1.CommandResult{Id: c.GetId(), Error: e.refuses},
+			}})
 		}
 		if m.GetConfirm() != nil {
 			err = stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{

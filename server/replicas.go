@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	replicav1 "github.com/swanherd/swanherd/proto/swanherd/replica/v1"
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/pki"
 	"github.com/swanherd/swanherd/server/replica"
@@ -54,7 +57,7 @@ func (s *Server) makeReplica() {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
-	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.cfg.Log))
+	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command, s.cfg.Log))
 	s.follower = &replica.Follower{
 		Name:  s.name,
 		Store: s.store,
@@ -75,6 +78,18 @@ func (s *Server) makeReplica() {
 			}
 		},
 		Log: s.cfg.Log,
+	}
+}
+
+// command gives a command to an edge, wherever it has its session.
+func (s *Server) command(ctx context.Context, edge string, c *swanherdv1.Command) error {
+	switch home, ok := s.fleet.Home(edge); {
+	case !ok:
+		return status.Errorf(codes.FailedPrecondition, "%s has no session with the controller; it takes commands when it is back", edge)
+	case home == "" || s.follower == nil:
+		return s.sessions.Command(ctx, edge, c)
+	default:
+		return s.follower.Command(ctx, home, edge, c)
 	}
 }
 

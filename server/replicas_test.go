@@ -126,6 +126,9 @@ func TestReplicasActAsOne(t *testing.T) {
 		r.counted("the tunnel to be up", allUp)
 	}
 
+	a.commands(berlin)
+	c.commands(berlin) // by way of a
+
 	// The edge comes to another replica while its session here still stands.
 	before := oslo.ended
 	oslo.at(c)
@@ -171,6 +174,29 @@ func TestReplicasActAsOne(t *testing.T) {
 	if got := c.actions(); strings.Count(got, "tunnel.degraded") != 1 {
 		t.Errorf("transitions are %s", got)
 	}
+}
+
+// commands has an edge's tunnel rekeyed, wherever the edge has its session.
+func (c *controller) commands(e *testEdge) {
+	c.t.Helper()
+	had := len(e.commands)
+	req := &swanherdv1.RekeyTunnelRequest{Name: "networks/demo/tunnels/berlin--oslo", Reauthenticate: true}
+	resp, err := c.fleet().RekeyTunnel(c.t.Context(), req)
+	if err != nil || resp.GetEdge() != e.name {
+		c.t.Fatalf("RekeyTunnel: %v, %v", resp, err)
+	}
+	e.mu.Lock()
+	if len(e.commands) != had+1 || e.commands[had].GetRekeyTunnel().GetTunnel() != req.GetName() || !e.commands[had].GetRekeyTunnel().GetReauthenticate() {
+		c.t.Errorf("the edge got %v", e.commands[had:])
+	}
+	e.refuses = "it has no SA"
+	e.mu.Unlock()
+	if _, err := c.fleet().RekeyTunnel(c.t.Context(), req); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "it has no SA") {
+		c.t.Errorf("what the edge does not do: %v", err)
+	}
+	e.mu.Lock()
+	e.refuses = ""
+	e.mu.Unlock()
 }
 
 // Without a quorum edges keep their sessions, reads go on and say how old they are, and

@@ -191,8 +191,10 @@ func (s *Server) makeServices(context.Context) error {
 		return err
 	}
 	s.services = services{
-		topology:   topology,
-		fleet:      api.NewFleet(s.store, s.sealer, s.fleet, s.keeper, s.cfg.Version),
+		topology: topology,
+		fleet: api.NewFleet(api.FleetConfig{
+			Store: s.store, Sealer: s.sealer, Fleet: s.fleet, Keeper: s.keeper, Command: s.command, Version: s.cfg.Version,
+		}),
 		access:     api.NewAccess(s.store, s.keeper, s.cfg.Version),
 		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
 

@@ -37,6 +37,7 @@ func TestFleetNetns(t *testing.T) {
 		run  func(*fleetTest)
 	}{
 		{"a used token is refused", (*fleetTest).usedToken},
+		{"tunnels are rekeyed by command", (*fleetTest).rekeyed},
 		{"the controller is killed under traffic", (*fleetTest).controllerKilled},
 		{"an edge is killed and comes back", (*fleetTest).edgeKilled},
 		{"an edge starts without the controller", (*fleetTest).headlessStart},
@@ -366,6 +367,31 @@ func (f *fleetTest) spis() map[string]string {
 		}
 	}
 	return all
+}
+
+// rekeyed has every tunnel make new SAs, one half by new authentications, under traffic.
+func (f *fleetTest) rekeyed() {
+	ping := f.traffic("berlin", "oslo")
+	ike, child := f.ikeSPIs(), f.spis()
+	for i, t := range f.tunnels() {
+		if _, err := f.demo.fleet.RekeyTunnel(f.ctx, &swanherdv1.RekeyTunnelRequest{Name: t.GetName(), Reauthenticate: i%2 == 0}); err != nil {
+			f.Fatal(err)
+		}
+	}
+	f.await("new SAs of every tunnel", func() bool {
+		for name, spi := range f.ikeSPIs() {
+			if spi == "" || spi == ike[name] || f.spis()[name] == child[name] {
+				return false
+			}
+		}
+		return f.up() == len(ike)
+	})
+	if sent, received := ping.end(); sent != received {
+		f.Errorf("%d of %d pings were lost", sent-received, sent)
+	}
+	if events, err := f.demo.fleet.ListEvents(f.ctx, &swanherdv1.ListEventsRequest{Parent: network, Filter: `action = "tunnel.rekey"`}); err != nil || len(events.GetEvents()) != len(ike) {
+		f.Errorf("the log has %d rekeys, %v", len(events.GetEvents()), err)
+	}
 }
 
 func (f *fleetTest) listSites() []*swanherdv1.Site {

@@ -103,7 +103,9 @@ type Config struct {
 	Intent       Intent
 	Health       Health
 	Uplinks      Uplinks
-	Logger       *slog.Logger
+	// Command begins what an operator wants done, and does not block; nil: nothing is.
+	Command func(*swanherdv1.Command) error
+	Logger  *slog.Logger
 }
 
 // Status is what a person wants to know of the session.

@@ -243,6 +243,8 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 		s.c.cfg.Logger.Debug("intent is current", "revision", m.Bookmark.GetSourceRevision())
 	case *swanherdv1.ControllerMessage_Confirm:
 		return s.confirm(m.Confirm.GetSetDigest())
+	case *swanherdv1.ControllerMessage_Command:
+		return s.command(m.Command)
 	case *swanherdv1.ControllerMessage_FullStatusRequest:
 		return s.sendFull()
 	case *swanherdv1.ControllerMessage_Pong:
@@ -253,6 +255,19 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 		}
 	}
 	return nil // a message of a newer controller is not for this agent
+}
+
+// command has a command carried out and answers whether that has begun.
+func (s *session) command(c *swanherdv1.Command) error {
+	err := errors.New("this agent takes no commands")
+	if s.c.cfg.Command != nil {
+		err = s.c.cfg.Command(c)
+	}
+	result := &swanherdv1.CommandResult{Id: c.GetId()}
+	if err != nil {
+		result.Error = err.Error()
+	}
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_CommandResult{CommandResult: result}})
 }
 
 // away is a Goaway as an error.

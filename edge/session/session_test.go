@@ -69,6 +69,7 @@ type fleet struct {
 	changed, uplinks, tookBack chan struct{}
 	transitions                []*swanherdv1.TunnelReport
 	kept                       []string // endpoints and the last good one, as told last
+	commands                   []string // tunnels that were to be rekeyed
 }
 
 func newFleet() *fleet {
@@ -118,6 +119,16 @@ func (f *fleet) keep(endpoints []string, last string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.kept = append(endpoints, last)
+}
+
+func (f *fleet) command(c *swanherdv1.Command) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c.GetRekeyTunnel() == nil {
+		return errors.New("what is that?")
+	}
+	f.commands = append(f.commands, c.GetRekeyTunnel().GetTunnel())
+	return nil
 }
 
 func (f *fleet) Full() []*swanherdv1.TunnelReport {
@@ -170,7 +181,7 @@ func play(t *testing.T, f *fleet, during func(c *Client, ctl *controller), scrip
 				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 		},
 		Endpoints: []string{"one:1", "two:2"}, Last: "one:1", AgentVersion: "test", DataPlane: "userspace",
-		Intent: intents{f}, Keep: f.keep, Health: f, Uplinks: uplinks{f}, Logger: slog.New(slog.DiscardHandler),
+		Intent: intents{f}, Keep: f.keep, Health: f, Uplinks: uplinks{f}, Command: f.command, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	wg.Go(func() { c.Run(ctx) })

@@ -81,6 +81,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer},
 	"/swanherd.v1.FleetService/WatchTunnels":   {role: viewer},
 	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer},
+	"/swanherd.v1.FleetService/RekeyTunnel":    {role: operator},
 	"/swanherd.v1.FleetService/ListEvents":     {role: viewer},
 	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},
 

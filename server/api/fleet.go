@@ -38,12 +38,28 @@ type Fleet struct {
 	sealer  *store.Sealer
 	fleet   *fleet.Fleet
 	keeper  *access.Keeper
+	command Command
 	version string
 }
 
-// NewFleet returns the service; version is the server's build.
-func NewFleet(s *store.Store, sealer *store.Sealer, live *fleet.Fleet, keeper *access.Keeper, version string) *Fleet {
-	return &Fleet{store: s, sealer: sealer, fleet: live, keeper: keeper, version: version}
+// Command gives a command to an edge, whichever replica has its session, and waits until
+// the edge has begun. Its error is a gRPC status.
+type Command func(ctx context.Context, edge string, c *swanherdv1.Command) error
+
+// FleetConfig is what a Fleet needs; all of it is required.
+type FleetConfig struct {
+	Store   *store.Store
+	Sealer  *store.Sealer
+	Fleet   *fleet.Fleet
+	Keeper  *access.Keeper
+	Command Command
+	// Version is the server's build.
+	Version string
+}
+
+// NewFleet returns the service.
+func NewFleet(c FleetConfig) *Fleet {
+	return &Fleet{store: c.Store, sealer: c.Sealer, fleet: c.Fleet, keeper: c.Keeper, command: c.Command, version: c.Version}
 }
 
 // GetTunnel implements FleetService.

@@ -108,6 +108,18 @@ func (f *Fleet) EdgeStatus(name string) *swanherdv1.EdgeStatus {
 	return nil
 }
 
+// Home says which replica holds the edge's session, empty for this one; ok is false when
+// it has none.
+func (f *Fleet) Home(edge string) (replica string, ok bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	e := f.edges[edge]
+	if e == nil || e.session == "" {
+		return "", false
+	}
+	return e.home, true
+}
+
 type cachedCounts struct {
 	seq    uint64
 	counts *swanherdv1.FleetCounts

@@ -113,10 +113,9 @@ func (f *Follower) follow(ctx context.Context, r *storev1.Replica) {
 
 // stream takes in what the replica tells until the stream breaks or falls silent.
 func (f *Follower) stream(ctx context.Context, r *storev1.Replica, synced func()) error {
-	conn, err := grpc.NewClient("passthrough:///"+r.GetAddress(), grpc.WithTransportCredentials(f.Credentials),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	conn, err := f.dial(r)
 	if err != nil {
-		return fmt.Errorf("reach %s: %w", r.GetName(), err)
+		return err
 	}
 	defer conn.Close()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -149,4 +148,13 @@ func (f *Follower) stream(ctx context.Context, r *storev1.Replica, synced func()
 			synced()
 		}
 	}
+}
+
+func (f *Follower) dial(r *storev1.Replica) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+r.GetAddress(), grpc.WithTransportCredentials(f.Credentials),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
+	if err != nil {
+		return nil, fmt.Errorf("reach %s: %w", r.GetName(), err)
+	}
+	return conn, nil
 }

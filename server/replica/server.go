@@ -26,12 +26,13 @@ type Server struct {
 
 	name  string
 	fleet *fleet.Fleet
+	run   Run
 	log   *slog.Logger
 }
 
 // NewServer returns the service of the replica of that name, `replicas/{replica}`.
-func NewServer(name string, f *fleet.Fleet, log *slog.Logger) *Server {
-	return &Server{name: name, fleet: f, log: log}
+func NewServer(name string, f *fleet.Fleet, run Run, log *slog.Logger) *Server {
+	return &Server{name: name, fleet: f, run: run, log: log}
 }
 
 // Follow implements ReplicaService.

@@ -46,6 +46,7 @@ type session struct {
 
 	delivery
 	outbox
+	commands  commands
 	reportSeq uint64
 	connected bool
 	// leaveAt is when the edge is asked to connect anew.
@@ -313,6 +314,8 @@ func (s *session) handle(m *swanherdv1.EdgeMessage) error {
 		return s.drifted(m.Drift)
 	case *swanherdv1.EdgeMessage_RedirectResult:
 		fleet.Note(edge, "edge.redirect_failed", "cannot be welcomed where it was redirected to: "+clip(m.RedirectResult.GetMessage(), maxText))
+	case *swanherdv1.EdgeMessage_CommandResult:
+		s.answered(m.CommandResult)
 	case *swanherdv1.EdgeMessage_Ping:
 		s.pong = &swanherdv1.Pong{PingSendTime: m.Ping.GetSendTime()}
 	}

@@ -77,7 +77,7 @@ func (x WatchTunnelsResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchTunnelsResponse_Kind.Descriptor instead.
 func (WatchTunnelsResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{4, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6, 0}
 }
 
 // What sort of event it is.
@@ -129,7 +129,7 @@ func (x Event_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Kind.Descriptor instead.
 func (Event_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14, 0}
 }
 
 type GetTunnelRequest struct {
@@ -176,6 +176,104 @@ func (x *GetTunnelRequest) GetName() string {
 	return ""
 }
 
+type RekeyTunnelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// By a new authentication, which also proves both ends' certificates again.
+	Reauthenticate bool `protobuf:"varint,2,opt,name=reauthenticate,proto3" json:"reauthenticate,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RekeyTunnelRequest) Reset() {
+	*x = RekeyTunnelRequest{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyTunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyTunnelRequest) ProtoMessage() {}
+
+func (x *RekeyTunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyTunnelRequest.ProtoReflect.Descriptor instead.
+func (*RekeyTunnelRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RekeyTunnelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RekeyTunnelRequest) GetReauthenticate() bool {
+	if x != nil {
+		return x.Reauthenticate
+	}
+	return false
+}
+
+type RekeyTunnelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The end that has begun, `networks/{network}/edges/{edge}`.
+	Edge          string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RekeyTunnelResponse) Reset() {
+	*x = RekeyTunnelResponse{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyTunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyTunnelResponse) ProtoMessage() {}
+
+func (x *RekeyTunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyTunnelResponse.ProtoReflect.Descriptor instead.
+func (*RekeyTunnelResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RekeyTunnelResponse) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
 type ListTunnelsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all.
@@ -195,7 +293,7 @@ type ListTunnelsRequest struct {
 
 func (x *ListTunnelsRequest) Reset() {
 	*x = ListTunnelsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +305,7 @@ func (x *ListTunnelsRequest) String() string {
 func (*ListTunnelsRequest) ProtoMessage() {}
 
 func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +318,7 @@ func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*ListTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListTunnelsRequest) GetParent() string {
@@ -275,7 +373,7 @@ type ListTunnelsResponse struct {
 
 func (x *ListTunnelsResponse) Reset() {
 	*x = ListTunnelsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -287,7 +385,7 @@ func (x *ListTunnelsResponse) String() string {
 func (*ListTunnelsResponse) ProtoMessage() {}
 
 func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -300,7 +398,7 @@ func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*ListTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListTunnelsResponse) GetTunnels() []*Tunnel {
@@ -326,7 +424,7 @@ type WatchTunnelsRequest struct {
 
 func (x *WatchTunnelsRequest) Reset() {
 	*x = WatchTunnelsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +436,7 @@ func (x *WatchTunnelsRequest) String() string {
 func (*WatchTunnelsRequest) ProtoMessage() {}
 
 func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +449,7 @@ func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchTunnelsRequest) GetParent() string {
@@ -371,7 +469,7 @@ type WatchTunnelsResponse struct {
 
 func (x *WatchTunnelsResponse) Reset() {
 	*x = WatchTunnelsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +481,7 @@ func (x *WatchTunnelsResponse) String() string {
 func (*WatchTunnelsResponse) ProtoMessage() {}
 
 func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +494,7 @@ func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchTunnelsResponse) GetKind() WatchTunnelsResponse_Kind {
@@ -423,7 +521,7 @@ type WatchFleetRequest struct {
 
 func (x *WatchFleetRequest) Reset() {
 	*x = WatchFleetRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +533,7 @@ func (x *WatchFleetRequest) String() string {
 func (*WatchFleetRequest) ProtoMessage() {}
 
 func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +546,7 @@ func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetRequest.ProtoReflect.Descriptor instead.
 func (*WatchFleetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchFleetRequest) GetParent() string {
@@ -482,7 +580,7 @@ type WatchFleetResponse struct {
 
 func (x *WatchFleetResponse) Reset() {
 	*x = WatchFleetResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +592,7 @@ func (x *WatchFleetResponse) String() string {
 func (*WatchFleetResponse) ProtoMessage() {}
 
 func (x *WatchFleetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +605,7 @@ func (x *WatchFleetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetResponse.ProtoReflect.Descriptor instead.
 func (*WatchFleetResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchFleetResponse) GetServerTime() *timestamppb.Timestamp {
@@ -587,7 +685,7 @@ type FleetCounts struct {
 
 func (x *FleetCounts) Reset() {
 	*x = FleetCounts{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +697,7 @@ func (x *FleetCounts) String() string {
 func (*FleetCounts) ProtoMessage() {}
 
 func (x *FleetCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +710,7 @@ func (x *FleetCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetCounts.ProtoReflect.Descriptor instead.
 func (*FleetCounts) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FleetCounts) GetUp() uint32 {
@@ -701,7 +799,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -713,7 +811,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -726,7 +824,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListEventsRequest) GetParent() string {
@@ -767,7 +865,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +877,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +890,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -820,7 +918,7 @@ type VerifyAuditLogRequest struct {
 
 func (x *VerifyAuditLogRequest) Reset() {
 	*x = VerifyAuditLogRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +930,7 @@ func (x *VerifyAuditLogRequest) String() string {
 func (*VerifyAuditLogRequest) ProtoMessage() {}
 
 func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +943,7 @@ func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VerifyAuditLogRequest) GetParent() string {
@@ -876,7 +974,7 @@ type VerifyAuditLogResponse struct {
 
 func (x *VerifyAuditLogResponse) Reset() {
 	*x = VerifyAuditLogResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +986,7 @@ func (x *VerifyAuditLogResponse) String() string {
 func (*VerifyAuditLogResponse) ProtoMessage() {}
 
 func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +999,7 @@ func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VerifyAuditLogResponse) GetEvents() int64 {
@@ -975,7 +1073,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1085,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1098,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Event) GetName() string {
@@ -1065,7 +1163,12 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1fswanherd/v1/fleet_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\".\n" +
 	"\x10GetTunnelRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xfa\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"X\n" +
+	"\x12RekeyTunnelRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12&\n" +
+	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\")\n" +
+	"\x13RekeyTunnelResponse\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\"\xfa\x01\n" +
 	"\x12ListTunnelsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1145,13 +1248,14 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"KIND_AUDIT\x10\x01\x12\x13\n" +
-	"\x0fKIND_TRANSITION\x10\x022\xcf\x05\n" +
+	"\x0fKIND_TRANSITION\x10\x022\xd4\x06\n" +
 	"\fFleetService\x12h\n" +
 	"\tGetTunnel\x12\x1d.swanherd.v1.GetTunnelRequest\x1a\x13.swanherd.v1.Tunnel\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=networks/*/tunnels/*}\x12y\n" +
 	"\vListTunnels\x12\x1f.swanherd.v1.ListTunnelsRequest\x1a .swanherd.v1.ListTunnelsResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/tunnels\x12\x84\x01\n" +
 	"\fWatchTunnels\x12 .swanherd.v1.WatchTunnelsRequest\x1a!.swanherd.v1.WatchTunnelsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=networks/*}/tunnels:watch0\x01\x12O\n" +
 	"\n" +
-	"WatchFleet\x12\x1e.swanherd.v1.WatchFleetRequest\x1a\x1f.swanherd.v1.WatchFleetResponse0\x01\x12u\n" +
+	"WatchFleet\x12\x1e.swanherd.v1.WatchFleetRequest\x1a\x1f.swanherd.v1.WatchFleetResponse0\x01\x12\x82\x01\n" +
+	"\vRekeyTunnel\x12\x1f.swanherd.v1.RekeyTunnelRequest\x1a .swanherd.v1.RekeyTunnelResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=networks/*/tunnels/*}:rekey\x12u\n" +
 	"\n" +
 	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/events\x12\x8a\x01\n" +
 	"\x0eVerifyAuditLog\x12\".swanherd.v1.VerifyAuditLogRequest\x1a#.swanherd.v1.VerifyAuditLogResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=networks/*}/auditLog:verifyB\xac\x01\n" +
@@ -1170,55 +1274,59 @@ func file_swanherd_v1_fleet_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_fleet_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(WatchTunnelsResponse_Kind)(0), // 0: swanherd.v1.WatchTunnelsResponse.Kind
 	(Event_Kind)(0),                // 1: swanherd.v1.Event.Kind
 	(*GetTunnelRequest)(nil),       // 2: swanherd.v1.GetTunnelRequest
-	(*ListTunnelsRequest)(nil),     // 3: swanherd.v1.ListTunnelsRequest
-	(*ListTunnelsResponse)(nil),    // 4: swanherd.v1.ListTunnelsResponse
-	(*WatchTunnelsRequest)(nil),    // 5: swanherd.v1.WatchTunnelsRequest
-	(*WatchTunnelsResponse)(nil),   // 6: swanherd.v1.WatchTunnelsResponse
-	(*WatchFleetRequest)(nil),      // 7: swanherd.v1.WatchFleetRequest
-	(*WatchFleetResponse)(nil),     // 8: swanherd.v1.WatchFleetResponse
-	(*FleetCounts)(nil),            // 9: swanherd.v1.FleetCounts
-	(*ListEventsRequest)(nil),      // 10: swanherd.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),     // 11: swanherd.v1.ListEventsResponse
-	(*VerifyAuditLogRequest)(nil),  // 12: swanherd.v1.VerifyAuditLogRequest
-	(*VerifyAuditLogResponse)(nil), // 13: swanherd.v1.VerifyAuditLogResponse
-	(*Event)(nil),                  // 14: swanherd.v1.Event
-	(TunnelStatus)(0),              // 15: swanherd.v1.TunnelStatus
-	(*Tunnel)(nil),                 // 16: swanherd.v1.Tunnel
-	(*timestamppb.Timestamp)(nil),  // 17: google.protobuf.Timestamp
-	(*Edge)(nil),                   // 18: swanherd.v1.Edge
+	(*RekeyTunnelRequest)(nil),     // 3: swanherd.v1.RekeyTunnelRequest
+	(*RekeyTunnelResponse)(nil),    // 4: swanherd.v1.RekeyTunnelResponse
+	(*ListTunnelsRequest)(nil),     // 5: swanherd.v1.ListTunnelsRequest
+	(*ListTunnelsResponse)(nil),    // 6: swanherd.v1.ListTunnelsResponse
+	(*WatchTunnelsRequest)(nil),    // 7: swanherd.v1.WatchTunnelsRequest
+	(*WatchTunnelsResponse)(nil),   // 8: swanherd.v1.WatchTunnelsResponse
+	(*WatchFleetRequest)(nil),      // 9: swanherd.v1.WatchFleetRequest
+	(*WatchFleetResponse)(nil),     // 10: swanherd.v1.WatchFleetResponse
+	(*FleetCounts)(nil),            // 11: swanherd.v1.FleetCounts
+	(*ListEventsRequest)(nil),      // 12: swanherd.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),     // 13: swanherd.v1.ListEventsResponse
+	(*VerifyAuditLogRequest)(nil),  // 14: swanherd.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil), // 15: swanherd.v1.VerifyAuditLogResponse
+	(*Event)(nil),                  // 16: swanherd.v1.Event
+	(TunnelStatus)(0),              // 17: swanherd.v1.TunnelStatus
+	(*Tunnel)(nil),                 // 18: swanherd.v1.Tunnel
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
+	(*Edge)(nil),                   // 20: swanherd.v1.Edge
 }
 var file_swanherd_v1_fleet_service_proto_depIdxs = []int32{
-	15, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
-	16, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	17, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
+	18, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
 	0,  // 2: swanherd.v1.WatchTunnelsResponse.kind:type_name -> swanherd.v1.WatchTunnelsResponse.Kind
-	16, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
-	17, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
-	9,  // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
-	16, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
-	18, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
-	14, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
-	17, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
-	17, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
+	18, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
+	19, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
+	11, // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
+	18, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	20, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
+	16, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
+	19, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
+	19, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
 	1,  // 11: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
 	2,  // 12: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
-	3,  // 13: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
-	5,  // 14: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
-	7,  // 15: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
-	10, // 16: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
-	12, // 17: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
-	16, // 18: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
-	4,  // 19: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
-	6,  // 20: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
-	8,  // 21: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
-	11, // 22: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
-	13, // 23: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
+	5,  // 13: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
+	7,  // 14: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
+	9,  // 15: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
+	3,  // 16: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
+	12, // 17: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
+	14, // 18: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
+	18, // 19: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
+	6,  // 20: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
+	8,  // 21: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
+	10, // 22: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
+	4,  // 23: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
+	13, // 24: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
+	15, // 25: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1237,7 +1345,7 @@ func file_swanherd_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_fleet_service_proto_rawDesc), len(file_swanherd_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	FleetService_ListTunnels_FullMethodName    = "/swanherd.v1.FleetService/ListTunnels"
 	FleetService_WatchTunnels_FullMethodName   = "/swanherd.v1.FleetService/WatchTunnels"
 	FleetService_WatchFleet_FullMethodName     = "/swanherd.v1.FleetService/WatchFleet"
+	FleetService_RekeyTunnel_FullMethodName    = "/swanherd.v1.FleetService/RekeyTunnel"
 	FleetService_ListEvents_FullMethodName     = "/swanherd.v1.FleetService/ListEvents"
 	FleetService_VerifyAuditLog_FullMethodName = "/swanherd.v1.FleetService/VerifyAuditLog"
 )
@@ -41,6 +42,9 @@ type FleetServiceClient interface {
 	// Streams what a status screen needs: counts and sites first, then tunnels
 	// problems first, then changes, with a heartbeat each second.
 	WatchFleet(ctx context.Context, in *WatchFleetRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchFleetResponse], error)
+	// Makes new SAs of a tunnel before their time, without a gap. Needs a session
+	// of one of its ends, with whichever replica of the controller.
+	RekeyTunnel(ctx context.Context, in *RekeyTunnelRequest, opts ...grpc.CallOption) (*RekeyTunnelResponse, error)
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	// Checks that the audit events of a network are those that were written.
 	VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error)
@@ -112,6 +116,16 @@ func (c *fleetServiceClient) WatchFleet(ctx context.Context, in *WatchFleetReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FleetService_WatchFleetClient = grpc.ServerStreamingClient[WatchFleetResponse]
 
+func (c *fleetServiceClient) RekeyTunnel(ctx context.Context, in *RekeyTunnelRequest, opts ...grpc.CallOption) (*RekeyTunnelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RekeyTunnelResponse)
+	err := c.cc.Invoke(ctx, FleetService_RekeyTunnel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEventsResponse)
@@ -146,6 +160,9 @@ type FleetServiceServer interface {
 	// Streams what a status screen needs: counts and sites first, then tunnels
 	// problems first, then changes, with a heartbeat each second.
 	WatchFleet(*WatchFleetRequest, grpc.ServerStreamingServer[WatchFleetResponse]) error
+	// Makes new SAs of a tunnel before their time, without a gap. Needs a session
+	// of one of its ends, with whichever replica of the controller.
+	RekeyTunnel(context.Context, *RekeyTunnelRequest) (*RekeyTunnelResponse, error)
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	// Checks that the audit events of a network are those that were written.
 	VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error)
@@ -170,6 +187,9 @@ func (UnimplementedFleetServiceServer) WatchTunnels(*WatchTunnelsRequest, grpc.S
 }
 func (UnimplementedFleetServiceServer) WatchFleet(*WatchFleetRequest, grpc.ServerStreamingServer[WatchFleetResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchFleet not implemented")
+}
+func (UnimplementedFleetServiceServer) RekeyTunnel(context.Context, *RekeyTunnelRequest) (*RekeyTunnelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RekeyTunnel not implemented")
 }
 func (UnimplementedFleetServiceServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
@@ -256,6 +276,24 @@ func _FleetService_WatchFleet_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type FleetService_WatchFleetServer = grpc.ServerStreamingServer[WatchFleetResponse]
 
+func _FleetService_RekeyTunnel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RekeyTunnelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).RekeyTunnel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_RekeyTunnel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).RekeyTunnel(ctx, req.(*RekeyTunnelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEventsRequest)
 	if err := dec(in); err != nil {
@@ -306,6 +344,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListTunnels",
 			Handler:    _FleetService_ListTunnels_Handler,
+		},
+		{
+			MethodName: "RekeyTunnel",
+			Handler:    _FleetService_RekeyTunnel_Handler,
 		},
 		{
 			MethodName: "ListEvents",

@@ -303,6 +303,7 @@ type EdgeMessage struct {
 	//	*EdgeMessage_Reverted
 	//	*EdgeMessage_Drift
 	//	*EdgeMessage_RedirectResult
+	//	*EdgeMessage_CommandResult
 	Message       isEdgeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -435,6 +436,15 @@ func (x *EdgeMessage) GetRedirectResult() *RedirectResult {
 	return nil
 }
 
+func (x *EdgeMessage) GetCommandResult() *CommandResult {
+	if x != nil {
+		if x, ok := x.Message.(*EdgeMessage_CommandResult); ok {
+			return x.CommandResult
+		}
+	}
+	return nil
+}
+
 type isEdgeMessage_Message interface {
 	isEdgeMessage_Message()
 }
@@ -479,6 +489,10 @@ type EdgeMessage_RedirectResult struct {
 	RedirectResult *RedirectResult `protobuf:"bytes,10,opt,name=redirect_result,json=redirectResult,proto3,oneof"`
 }
 
+type EdgeMessage_CommandResult struct {
+	CommandResult *CommandResult `protobuf:"bytes,11,opt,name=command_result,json=commandResult,proto3,oneof"`
+}
+
 func (*EdgeMessage_Hello) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Ack) isEdgeMessage_Message() {}
@@ -499,6 +513,8 @@ func (*EdgeMessage_Drift) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_RedirectResult) isEdgeMessage_Message() {}
 
+func (*EdgeMessage_CommandResult) isEdgeMessage_Message() {}
+
 // ControllerMessage is what the controller says.
 type ControllerMessage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -513,6 +529,7 @@ type ControllerMessage struct {
 	//	*ControllerMessage_Confirm
 	//	*ControllerMessage_FlowGrant
 	//	*ControllerMessage_Redirect
+	//	*ControllerMessage_Command
 	Message       isControllerMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -636,6 +653,15 @@ func (x *ControllerMessage) GetRedirect() *Redirect {
 	return nil
 }
 
+func (x *ControllerMessage) GetCommand() *Command {
+	if x != nil {
+		if x, ok := x.Message.(*ControllerMessage_Command); ok {
+			return x.Command
+		}
+	}
+	return nil
+}
+
 type isControllerMessage_Message interface {
 	isControllerMessage_Message()
 }
@@ -678,6 +704,10 @@ type ControllerMessage_Redirect struct {
 	Redirect *Redirect `protobuf:"bytes,9,opt,name=redirect,proto3,oneof"`
 }
 
+type ControllerMessage_Command struct {
+	Command *Command `protobuf:"bytes,10,opt,name=command,proto3,oneof"`
+}
+
 func (*ControllerMessage_Welcome) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Intent) isControllerMessage_Message() {}
@@ -695,6 +725,8 @@ func (*ControllerMessage_Confirm) isControllerMessage_Message() {}
 func (*ControllerMessage_FlowGrant) isControllerMessage_Message() {}
 
 func (*ControllerMessage_Redirect) isControllerMessage_Message() {}
+
+func (*ControllerMessage_Command) isControllerMessage_Message() {}
 
 // Hello opens a session.
 type Hello struct {
@@ -2245,11 +2277,199 @@ func (x *Pong) GetSendTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Command is something that an operator wants done at once. It changes no
+// intent, and is said once: an edge without a session does not get it later.
+type Command struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique in the session; the result has it too.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Action:
+	//
+	//	*Command_RekeyTunnel
+	Action        isCommand_Action `protobuf_oneof:"action"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Command) Reset() {
+	*x = Command{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Command) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Command) ProtoMessage() {}
+
+func (x *Command) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Command.ProtoReflect.Descriptor instead.
+func (*Command) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Command) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Command) GetAction() isCommand_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *Command) GetRekeyTunnel() *RekeyTunnel {
+	if x != nil {
+		if x, ok := x.Action.(*Command_RekeyTunnel); ok {
+			return x.RekeyTunnel
+		}
+	}
+	return nil
+}
+
+type isCommand_Action interface {
+	isCommand_Action()
+}
+
+type Command_RekeyTunnel struct {
+	RekeyTunnel *RekeyTunnel `protobuf:"bytes,2,opt,name=rekey_tunnel,json=rekeyTunnel,proto3,oneof"`
+}
+
+func (*Command_RekeyTunnel) isCommand_Action() {}
+
+// RekeyTunnel makes new SAs of a tunnel before their time (RFC 7296, Section
+// 2.8).
+type RekeyTunnel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/tunnels/{tunnel}`.
+	Tunnel string `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// By a new authentication, which also proves both ends' certificates again
+	// (Section 2.8.3).
+	Reauthenticate bool `protobuf:"varint,2,opt,name=reauthenticate,proto3" json:"reauthenticate,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RekeyTunnel) Reset() {
+	*x = RekeyTunnel{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RekeyTunnel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RekeyTunnel) ProtoMessage() {}
+
+func (x *RekeyTunnel) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RekeyTunnel.ProtoReflect.Descriptor instead.
+func (*RekeyTunnel) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RekeyTunnel) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
+func (x *RekeyTunnel) GetReauthenticate() bool {
+	if x != nil {
+		return x.Reauthenticate
+	}
+	return false
+}
+
+// CommandResult is what became of a command.
+type CommandResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why the edge does not do it; empty: it has begun.
+	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandResult) Reset() {
+	*x = CommandResult{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandResult) ProtoMessage() {}
+
+func (x *CommandResult) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
+func (*CommandResult) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CommandResult) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *CommandResult) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_swanherd_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\x91\x04\n" +
+	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xd6\x04\n" +
 	"\vEdgeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.swanherd.v1.HelloH\x00R\x05hello\x12$\n" +
 	"\x03ack\x18\x02 \x01(\v2\x10.swanherd.v1.AckH\x00R\x03ack\x12'\n" +
@@ -2261,8 +2481,9 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedH\x00R\breverted\x120\n" +
 	"\x05drift\x18\t \x01(\v2\x18.swanherd.v1.DriftReportH\x00R\x05drift\x12F\n" +
 	"\x0fredirect_result\x18\n" +
-	" \x01(\v2\x1b.swanherd.v1.RedirectResultH\x00R\x0eredirectResultB\t\n" +
-	"\amessage\"\x83\x04\n" +
+	" \x01(\v2\x1b.swanherd.v1.RedirectResultH\x00R\x0eredirectResult\x12C\n" +
+	"\x0ecommand_result\x18\v \x01(\v2\x1a.swanherd.v1.CommandResultH\x00R\rcommandResultB\t\n" +
+	"\amessage\"\xb5\x04\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.swanherd.v1.WelcomeH\x00R\awelcome\x122\n" +
 	"\x06intent\x18\x02 \x01(\v2\x18.swanherd.v1.IntentChunkH\x00R\x06intent\x123\n" +
@@ -2273,7 +2494,9 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\aconfirm\x18\a \x01(\v2\x14.swanherd.v1.ConfirmH\x00R\aconfirm\x127\n" +
 	"\n" +
 	"flow_grant\x18\b \x01(\v2\x16.swanherd.v1.FlowGrantH\x00R\tflowGrant\x123\n" +
-	"\bredirect\x18\t \x01(\v2\x15.swanherd.v1.RedirectH\x00R\bredirectB\t\n" +
+	"\bredirect\x18\t \x01(\v2\x15.swanherd.v1.RedirectH\x00R\bredirect\x120\n" +
+	"\acommand\x18\n" +
+	" \x01(\v2\x14.swanherd.v1.CommandH\x00R\acommandB\t\n" +
 	"\amessage\"\xc9\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x17\n" +
@@ -2400,7 +2623,17 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x81\x01\n" +
 	"\x04Pong\x12@\n" +
 	"\x0eping_send_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fpingSendTime\x127\n" +
-	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime*K\n" +
+	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"b\n" +
+	"\aCommand\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12=\n" +
+	"\frekey_tunnel\x18\x02 \x01(\v2\x18.swanherd.v1.RekeyTunnelH\x00R\vrekeyTunnelB\b\n" +
+	"\x06action\"M\n" +
+	"\vRekeyTunnel\x12\x16\n" +
+	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12&\n" +
+	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\"5\n" +
+	"\rCommandResult\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error*K\n" +
 	"\x0fProtocolVersion\x12 \n" +
 	"\x1cPROTOCOL_VERSION_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PROTOCOL_VERSION_1\x10\x012]\n" +
@@ -2421,7 +2654,7 @@ func file_swanherd_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(ProtocolVersion)(0),          // 0: swanherd.v1.ProtocolVersion
 	(Ack_Stage)(0),                // 1: swanherd.v1.Ack.Stage
@@ -2454,14 +2687,17 @@ var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(*FullStatusRequest)(nil),     // 28: swanherd.v1.FullStatusRequest
 	(*Ping)(nil),                  // 29: swanherd.v1.Ping
 	(*Pong)(nil),                  // 30: swanherd.v1.Pong
-	(*Uplink)(nil),                // 31: swanherd.v1.Uplink
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
-	(*EdgeSettings)(nil),          // 34: swanherd.v1.EdgeSettings
-	(*TunnelIntent)(nil),          // 35: swanherd.v1.TunnelIntent
-	(*TrustBundle)(nil),           // 36: swanherd.v1.TrustBundle
-	(*TunnelReport)(nil),          // 37: swanherd.v1.TunnelReport
-	(*SaCounters)(nil),            // 38: swanherd.v1.SaCounters
+	(*Command)(nil),               // 31: swanherd.v1.Command
+	(*RekeyTunnel)(nil),           // 32: swanherd.v1.RekeyTunnel
+	(*CommandResult)(nil),         // 33: swanherd.v1.CommandResult
+	(*Uplink)(nil),                // 34: swanherd.v1.Uplink
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*EdgeSettings)(nil),          // 37: swanherd.v1.EdgeSettings
+	(*TunnelIntent)(nil),          // 38: swanherd.v1.TunnelIntent
+	(*TrustBundle)(nil),           // 39: swanherd.v1.TrustBundle
+	(*TunnelReport)(nil),          // 40: swanherd.v1.TunnelReport
+	(*SaCounters)(nil),            // 41: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	7,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
@@ -2474,53 +2710,56 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	14, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
 	27, // 8: swanherd.v1.EdgeMessage.drift:type_name -> swanherd.v1.DriftReport
 	26, // 9: swanherd.v1.EdgeMessage.redirect_result:type_name -> swanherd.v1.RedirectResult
-	9,  // 10: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
-	11, // 11: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
-	22, // 12: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
-	23, // 13: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
-	28, // 14: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
-	30, // 15: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
-	13, // 16: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
-	24, // 17: swanherd.v1.ControllerMessage.flow_grant:type_name -> swanherd.v1.FlowGrant
-	25, // 18: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
-	8,  // 19: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
-	31, // 20: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
-	14, // 21: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
-	32, // 22: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	33, // 23: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	33, // 24: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
-	34, // 25: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
-	35, // 26: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	36, // 27: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
-	10, // 28: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	33, // 29: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
-	8,  // 30: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
-	1,  // 31: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
-	2,  // 32: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
-	8,  // 33: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
-	3,  // 34: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
-	8,  // 35: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
-	16, // 36: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	37, // 37: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
-	19, // 38: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
-	20, // 39: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	38, // 40: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	31, // 41: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	33, // 42: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	33, // 43: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
-	33, // 44: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
-	4,  // 45: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
-	32, // 46: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
-	32, // 47: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	32, // 48: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	32, // 49: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	5,  // 50: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	6,  // 51: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	51, // [51:52] is the sub-list for method output_type
-	50, // [50:51] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	33, // 10: swanherd.v1.EdgeMessage.command_result:type_name -> swanherd.v1.CommandResult
+	9,  // 11: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
+	11, // 12: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
+	22, // 13: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
+	23, // 14: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
+	28, // 15: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
+	30, // 16: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
+	13, // 17: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
+	24, // 18: swanherd.v1.ControllerMessage.flow_grant:type_name -> swanherd.v1.FlowGrant
+	25, // 19: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
+	31, // 20: swanherd.v1.ControllerMessage.command:type_name -> swanherd.v1.Command
+	8,  // 21: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
+	34, // 22: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
+	14, // 23: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
+	35, // 24: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	36, // 25: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	36, // 26: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
+	37, // 27: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
+	38, // 28: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
+	39, // 29: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
+	10, // 30: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
+	36, // 31: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	8,  // 32: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
+	1,  // 33: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
+	2,  // 34: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
+	8,  // 35: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
+	3,  // 36: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
+	8,  // 37: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
+	16, // 38: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
+	40, // 39: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	19, // 40: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
+	20, // 41: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
+	41, // 42: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	34, // 43: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	36, // 44: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	36, // 45: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
+	36, // 46: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
+	4,  // 47: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
+	35, // 48: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
+	35, // 49: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	35, // 50: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	35, // 51: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	32, // 52: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
+	5,  // 53: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 54: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	54, // [54:55] is the sub-list for method output_type
+	53, // [53:54] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -2542,6 +2781,7 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*EdgeMessage_Reverted)(nil),
 		(*EdgeMessage_Drift)(nil),
 		(*EdgeMessage_RedirectResult)(nil),
+		(*EdgeMessage_CommandResult)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -2553,11 +2793,15 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*ControllerMessage_Confirm)(nil),
 		(*ControllerMessage_FlowGrant)(nil),
 		(*ControllerMessage_Redirect)(nil),
+		(*ControllerMessage_Command)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*IntentResource_Settings)(nil),
 		(*IntentResource_Tunnel)(nil),
 		(*IntentResource_Trust)(nil),
+	}
+	file_swanherd_v1_session_service_proto_msgTypes[26].OneofWrappers = []any{
+		(*Command_RekeyTunnel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2565,7 +2809,7 @@ func file_swanherd_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_session_service_proto_rawDesc), len(file_swanherd_v1_session_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -305,11 +305,100 @@ func (x *EndReport) GetReceiveTime() *timestamppb.Timestamp {
 	return nil
 }
 
+type CommandRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/edges/{edge}`.
+	Edge          string      `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Command       *v1.Command `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandRequest) Reset() {
+	*x = CommandRequest{}
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandRequest) ProtoMessage() {}
+
+func (x *CommandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandRequest.ProtoReflect.Descriptor instead.
+func (*CommandRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_replica_v1_replica_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *CommandRequest) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
+func (x *CommandRequest) GetCommand() *v1.Command {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+type CommandResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandResponse) Reset() {
+	*x = CommandResponse{}
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandResponse) ProtoMessage() {}
+
+func (x *CommandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandResponse.ProtoReflect.Descriptor instead.
+func (*CommandResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_replica_v1_replica_service_proto_rawDescGZIP(), []int{5}
+}
+
 var File_swanherd_replica_v1_replica_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_replica_v1_replica_service_proto_rawDesc = "" +
 	"\n" +
-	")swanherd/replica/v1/replica_service.proto\x12\x13swanherd.replica.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"+\n" +
+	")swanherd/replica/v1/replica_service.proto\x12\x13swanherd.replica.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!swanherd/v1/session_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"+\n" +
 	"\rFollowRequest\x12\x1a\n" +
 	"\bcounters\x18\x01 \x01(\bR\bcounters\"\xae\x01\n" +
 	"\x0eFollowResponse\x12\x18\n" +
@@ -329,9 +418,14 @@ const file_swanherd_replica_v1_replica_service_proto_rawDesc = "" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x16\n" +
 	"\x06tunnel\x18\x02 \x01(\tR\x06tunnel\x121\n" +
 	"\x06report\x18\x03 \x01(\v2\x19.swanherd.v1.TunnelReportR\x06report\x12=\n" +
-	"\freceive_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime2g\n" +
+	"\freceive_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\"T\n" +
+	"\x0eCommandRequest\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\x12.\n" +
+	"\acommand\x18\x02 \x01(\v2\x14.swanherd.v1.CommandR\acommand\"\x11\n" +
+	"\x0fCommandResponse2\xbd\x01\n" +
 	"\x0eReplicaService\x12U\n" +
-	"\x06Follow\x12\".swanherd.replica.v1.FollowRequest\x1a#.swanherd.replica.v1.FollowResponse(\x010\x01B\xde\x01\n" +
+	"\x06Follow\x12\".swanherd.replica.v1.FollowRequest\x1a#.swanherd.replica.v1.FollowResponse(\x010\x01\x12T\n" +
+	"\aCommand\x12#.swanherd.replica.v1.CommandRequest\x1a$.swanherd.replica.v1.CommandResponseB\xde\x01\n" +
 	"\x17com.swanherd.replica.v1B\x13ReplicaServiceProtoP\x01Z@github.com/swanherd/swanherd/proto/swanherd/replica/v1;replicav1\xa2\x02\x03SRX\xaa\x02\x13Swanherd.Replica.V1\xca\x02\x13Swanherd\\Replica\\V1\xe2\x02\x1fSwanherd\\Replica\\V1\\GPBMetadata\xea\x02\x15Swanherd::Replica::V1b\x06proto3"
 
 var (
@@ -346,33 +440,39 @@ func file_swanherd_replica_v1_replica_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_replica_v1_replica_service_proto_rawDescData
 }
 
-var file_swanherd_replica_v1_replica_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_swanherd_replica_v1_replica_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_swanherd_replica_v1_replica_service_proto_goTypes = []any{
 	(*FollowRequest)(nil),         // 0: swanherd.replica.v1.FollowRequest
 	(*FollowResponse)(nil),        // 1: swanherd.replica.v1.FollowResponse
 	(*EdgeSession)(nil),           // 2: swanherd.replica.v1.EdgeSession
 	(*EndReport)(nil),             // 3: swanherd.replica.v1.EndReport
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(*v1.Uplink)(nil),             // 5: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),         // 6: swanherd.v1.EdgeStatus
-	(*v1.TunnelReport)(nil),       // 7: swanherd.v1.TunnelReport
+	(*CommandRequest)(nil),        // 4: swanherd.replica.v1.CommandRequest
+	(*CommandResponse)(nil),       // 5: swanherd.replica.v1.CommandResponse
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*v1.Uplink)(nil),             // 7: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),         // 8: swanherd.v1.EdgeStatus
+	(*v1.TunnelReport)(nil),       // 9: swanherd.v1.TunnelReport
+	(*v1.Command)(nil),            // 10: swanherd.v1.Command
 }
 var file_swanherd_replica_v1_replica_service_proto_depIdxs = []int32{
-	2, // 0: swanherd.replica.v1.FollowResponse.edges:type_name -> swanherd.replica.v1.EdgeSession
-	3, // 1: swanherd.replica.v1.FollowResponse.ends:type_name -> swanherd.replica.v1.EndReport
-	4, // 2: swanherd.replica.v1.EdgeSession.start_time:type_name -> google.protobuf.Timestamp
-	4, // 3: swanherd.replica.v1.EdgeSession.end_time:type_name -> google.protobuf.Timestamp
-	5, // 4: swanherd.replica.v1.EdgeSession.uplinks:type_name -> swanherd.v1.Uplink
-	6, // 5: swanherd.replica.v1.EdgeSession.status:type_name -> swanherd.v1.EdgeStatus
-	7, // 6: swanherd.replica.v1.EndReport.report:type_name -> swanherd.v1.TunnelReport
-	4, // 7: swanherd.replica.v1.EndReport.receive_time:type_name -> google.protobuf.Timestamp
-	0, // 8: swanherd.replica.v1.ReplicaService.Follow:input_type -> swanherd.replica.v1.FollowRequest
-	1, // 9: swanherd.replica.v1.ReplicaService.Follow:output_type -> swanherd.replica.v1.FollowResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	2,  // 0: swanherd.replica.v1.FollowResponse.edges:type_name -> swanherd.replica.v1.EdgeSession
+	3,  // 1: swanherd.replica.v1.FollowResponse.ends:type_name -> swanherd.replica.v1.EndReport
+	6,  // 2: swanherd.replica.v1.EdgeSession.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 3: swanherd.replica.v1.EdgeSession.end_time:type_name -> google.protobuf.Timestamp
+	7,  // 4: swanherd.replica.v1.EdgeSession.uplinks:type_name -> swanherd.v1.Uplink
+	8,  // 5: swanherd.replica.v1.EdgeSession.status:type_name -> swanherd.v1.EdgeStatus
+	9,  // 6: swanherd.replica.v1.EndReport.report:type_name -> swanherd.v1.TunnelReport
+	6,  // 7: swanherd.replica.v1.EndReport.receive_time:type_name -> google.protobuf.Timestamp
+	10, // 8: swanherd.replica.v1.CommandRequest.command:type_name -> swanherd.v1.Command
+	0,  // 9: swanherd.replica.v1.ReplicaService.Follow:input_type -> swanherd.replica.v1.FollowRequest
+	4,  // 10: swanherd.replica.v1.ReplicaService.Command:input_type -> swanherd.replica.v1.CommandRequest
+	1,  // 11: swanherd.replica.v1.ReplicaService.Follow:output_type -> swanherd.replica.v1.FollowResponse
+	5,  // 12: swanherd.replica.v1.ReplicaService.Command:output_type -> swanherd.replica.v1.CommandResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_replica_v1_replica_service_proto_init() }
@@ -386,7 +486,7 @@ func file_swanherd_replica_v1_replica_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_replica_v1_replica_service_proto_rawDesc), len(file_swanherd_replica_v1_replica_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

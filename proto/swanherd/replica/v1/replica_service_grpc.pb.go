@@ -22,7 +22,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ReplicaService_Follow_FullMethodName = "/swanherd.replica.v1.ReplicaService/Follow"
+	ReplicaService_Follow_FullMethodName  = "/swanherd.replica.v1.ReplicaService/Follow"
+	ReplicaService_Command_FullMethodName = "/swanherd.replica.v1.ReplicaService/Command"
 )
 
 // ReplicaServiceClient is the client API for ReplicaService service.
@@ -36,6 +37,9 @@ type ReplicaServiceClient interface {
 	// all of it, then each change. A follower that is slow loses intermediate
 	// states, never the last one.
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, FollowResponse], error)
+	// Gives a command to an edge that has its session with this replica.
+	// NOT_FOUND: it has none here any longer.
+	Command(ctx context.Context, in *CommandRequest, opts ...grpc.CallOption) (*CommandResponse, error)
 }
 
 type replicaServiceClient struct {
@@ -59,6 +63,16 @@ func (c *replicaServiceClient) Follow(ctx context.Context, opts ...grpc.CallOpti
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ReplicaService_FollowClient = grpc.BidiStreamingClient[FollowRequest, FollowResponse]
 
+func (c *replicaServiceClient) Command(ctx context.Context, in *CommandRequest, opts ...grpc.CallOption) (*CommandResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CommandResponse)
+	err := c.cc.Invoke(ctx, ReplicaService_Command_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicaServiceServer is the server API for ReplicaService service.
 // All implementations must embed UnimplementedReplicaServiceServer
 // for forward compatibility.
@@ -70,6 +84,9 @@ type ReplicaServiceServer interface {
 	// all of it, then each change. A follower that is slow loses intermediate
 	// states, never the last one.
 	Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error
+	// Gives a command to an edge that has its session with this replica.
+	// NOT_FOUND: it has none here any longer.
+	Command(context.Context, *CommandRequest) (*CommandResponse, error)
 	mustEmbedUnimplementedReplicaServiceServer()
 }
 
@@ -82,6 +99,9 @@ type UnimplementedReplicaServiceServer struct{}
 
 func (UnimplementedReplicaServiceServer) Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error {
 	return status.Error(codes.Unimplemented, "method Follow not implemented")
+}
+func (UnimplementedReplicaServiceServer) Command(context.Context, *CommandRequest) (*CommandResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Command not implemented")
 }
 func (UnimplementedReplicaServiceServer) mustEmbedUnimplementedReplicaServiceServer() {}
 func (UnimplementedReplicaServiceServer) testEmbeddedByValue()                        {}
@@ -111,13 +131,36 @@ func _ReplicaService_Follow_Handler(srv interface{}, stream grpc.ServerStream) e
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ReplicaService_FollowServer = grpc.BidiStreamingServer[FollowRequest, FollowResponse]
 
+func _ReplicaService_Command_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CommandRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicaServiceServer).Command(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicaService_Command_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicaServiceServer).Command(ctx, req.(*CommandRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ReplicaService_ServiceDesc is the grpc.ServiceDesc for ReplicaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var ReplicaService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "swanherd.replica.v1.ReplicaService",
 	HandlerType: (*ReplicaServiceServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Command",
+			Handler:    _ReplicaService_Command_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Follow",
