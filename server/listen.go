@@ -272,10 +272,10 @@ func (s *Server) makeEdge() error {
 				_, err := s.verifyEdge(state.PeerCertificates[0])
 				return err
 			},
-		}), maxHandshakes)),
+		}), maxHandshakes, handshakeWait)),
 		grpc.MaxRecvMsgSize(maxEdgeMessage),
 		grpc.MaxConcurrentStreams(maxEdgeStreams),
-		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.ConnectionTimeout(handshakeWait+2*handshakeTimeout),
 		// An edge is quiet nearly always, and there are many: no buffer is kept for
 		// each, nor a window that grows.
 		grpc.ReadBufferSize(0),
