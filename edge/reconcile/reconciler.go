@@ -20,6 +20,8 @@ const (
 	// resyncInterval is how often everything is held against the plan, in case
 	// that somebody else changed it.
 	resyncInterval = 30 * time.Second
+	// Following the paths of tunnels takes at most one part in restFactor of the time.
+	restFactor = 10
 	// patience is how long a tunnel waits for its peer to initiate before it
 	// does so itself, restartPatience how long after a restart: peers may hold
 	// SAs of the run before and find out by their liveness check alone. An edge
@@ -166,10 +168,8 @@ func (r *Reconciler) Deferred() map[string]error {
 func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 	resync := time.NewTicker(resyncInterval)
 	defer resync.Stop()
-	var pathsChanged <-chan struct{}
-	if r.cfg.Paths != nil {
-		pathsChanged = r.cfg.Paths.InnerMTUsChanged()
-	}
+	paths := r.pathsChanged()
+	var rested <-chan time.Time
 	said := ""
 	for {
 		do := r.Resync
@@ -178,8 +178,16 @@ func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 			return
 		case <-hostChanged:
 		case <-resync.C:
-		case <-pathsChanged:
-			do = r.followPaths
+		case <-rested:
+			paths = r.pathsChanged()
+			continue
+		case <-paths:
+			do = func() error {
+				began := time.Now()
+				err := r.followPaths()
+				paths, rested = nil, time.After(restFactor*time.Since(began))
+				return err
+			}
 		}
 		text := ""
 		if err := do(); err != nil {
@@ -190,6 +198,14 @@ func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 		}
 		said = text
 	}
+}
+
+// pathsChanged is sent to when the routes may need other MTUs; nil for never.
+func (r *Reconciler) pathsChanged() <-chan struct{} {
+	if r.cfg.Paths == nil {
+		return nil
+	}
+	return r.cfg.Paths.InnerMTUsChanged()
 }
 
 // reach brings the engine and the host to the intent.

@@ -252,6 +252,10 @@ func TestFullUplinkStallsNoOther(t *testing.T) {
 	if err != nil {
 		t.Fatalf("the slow uplink does not fill: %v: %+v", err, x.a.Drops())
 	}
+	// The first one may have found the interface's queue full of what was written above.
+	if x.ping(siteA.Addr(), siteB.Addr(), 1) != nil {
+		t.Log("one echo request was lost")
+	}
 	if err := x.ping(siteA.Addr(), siteB.Addr(), 20); err != nil {
 		t.Errorf("the other uplink stands still: %v", err)
 	}
