@@ -74,6 +74,8 @@ func (c *controller) populated(network string) *samples {
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",
+			"swanherd.v1.ExplainRequest.source":                               "10.1.0.1",
+			"swanherd.v1.ExplainRequest.destination":                          "10.2.0.1",
 			"swanherd.v1.RedeemLoginLinkRequest.code":                         "nonsense",
 			"swanherd.v1.EnrollRequest.token":                                 made.GetSecret(),
 			"swanherd.v1.EnrollRequest.control_csr":                           e.csr(e.control),

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -164,6 +165,23 @@ func TestCommandLinePlans(t *testing.T) {
 	x.says(64, "", "plan", "give the files")
 }
 
+func TestCommandLineExplains(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	x.says(0, fleetFile(c), "apply -f -", "5 created")
+	c.enrolled("berlin")
+	x.says(1, "", "explain 10.1.0.5 10.2.0.5", "no path: site lima has no edge; enrol one")
+	c.enrolled("lima")
+	c.planned("networks/demo")
+	x.says(0, "", "explain 10.1.0.5 10.2.0.5", "berlin--lima", "10.1.0.0/16 > 10.2.0.0/16", "reachable: over a tunnel of its own")
+	x.says(1, "", "explain 10.1.0.5 192.168.0.1", "no site of networks/demo has a prefix with 192.168.0.1")
+	x.says(3, "", "explain 10.1.0.5 nowhere", "destination: ")
+	resp, body := c.rest("GET", "/v1/networks/demo:explain?source=10.1.0.5&destination=10.2.0.5", c.token, "")
+	if resp.StatusCode != 200 || !strings.Contains(body, `"reachable":true`) {
+		t.Errorf("by REST: %d %s", resp.StatusCode, body)
+	}
+}
+
 // until is a writer that calls done, once, when what was written has text.
 type until struct {
 	text string
@@ -185,9 +203,11 @@ func TestCommandLineWatches(t *testing.T) {
 	x := c.terminal()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	synced := &until{text: "rome", done: func() { go c.setSite("wien", "Wien") }}
+	var changing sync.WaitGroup
+	synced := &until{text: "rome", done: func() { changing.Go(func() { c.setSite("wien", "Wien") }) }}
 	changed := &until{text: "UPSERTED  wien", done: cancel}
 	code := cli.Main(ctx, []string{"get", "sites", "--watch", "--config", x.config}, cli.IO{Out: io.MultiWriter(synced, changed), Err: io.Discard})
+	changing.Wait()
 	if code != 0 || ctx.Err() != context.Canceled {
 		t.Errorf("exit code %d, %v; it showed\n%s", code, ctx.Err(), changed.seen.String())
 	}

@@ -1,8 +1,11 @@
 package server_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/base64"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -115,6 +118,29 @@ func reviseToken(t *testing.T, token, old, new string) string {
 		t.Fatal(err)
 	}
 	return base64.RawURLEncoding.EncodeToString([]byte(strings.Replace(string(b), old, new, 1)))
+}
+
+func TestWatchByREST(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.s.Info().OperatorAddr.String()+"/v1/networks/demo:watch?kinds=sites", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+c.token)
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: c.roots}}}
+	defer client.CloseIdleConnections()
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	line, err := bufio.NewReader(resp.Body).ReadString('\n')
+	if err != nil || !strings.Contains(line, "networks/demo/sites/berlin") || !strings.Contains(line, "KIND_UPSERTED") {
+		t.Errorf("%s: %q, %v", resp.Status, line, err)
+	}
 }
 
 // A stream ends with the right to see it.

@@ -50,6 +50,7 @@ const (
 // in it is refused; a test holds it complete.
 var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/Apply":         {role: operator},
+	"/swanherd.v1.TopologyService/Explain":       {role: viewer},
 	"/swanherd.v1.TopologyService/Watch":         {role: viewer},
 	"/swanherd.v1.TopologyService/GetNetwork":    {role: viewer},
 	"/swanherd.v1.TopologyService/ListNetworks":  {role: viewer, scope: ownAffairs},

@@ -356,6 +356,7 @@ func meshesNaming(t *model.Topology, site string) []string {
 func names(m *swanherdv1.Mesh, site string) bool {
 	selectors := []*swanherdv1.SiteSelector{
 		m.GetFullMesh().GetSites(), m.GetHubAndSpoke().GetHubs(), m.GetHubAndSpoke().GetSpokes(),
+		m.GetRegional().GetHubs(), m.GetRegional().GetSpokes(),
 	}
 	for _, s := range selectors {
 		for _, named := range s.GetSites() {

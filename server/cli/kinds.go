@@ -157,6 +157,8 @@ func meshKind() kind {
 				topology = "hub and spoke"
 			case *swanherdv1.Mesh_ExplicitLinks:
 				topology = "explicit links"
+			case *swanherdv1.Mesh_Regional:
+				topology = "regional"
 			}
 			return []string{base(x.GetName()), topology, base(x.GetProfile()), age(x.GetCreateTime(), now)}
 		},

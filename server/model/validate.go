@@ -181,8 +181,48 @@ func (v *validator) mesh(m *swanherdv1.Mesh) {
 		if len(spokes) > 0 && !slices.ContainsFunc(spokes, func(s string) bool { return !slices.Contains(hubs, s) }) {
 			v.add(m.GetName(), "hub_and_spoke.spokes", "selects no site that is not a hub", "select at least one other site")
 		}
+	case *swanherdv1.Mesh_Regional:
+		v.regional(m, topology.Regional)
 	case *swanherdv1.Mesh_ExplicitLinks:
 		v.links(m, topology.ExplicitLinks.GetLinks())
+	}
+}
+
+// regional checks that every site has a region, and every region a hub.
+func (v *validator) regional(m *swanherdv1.Mesh, r *swanherdv1.Regional) {
+	hubs := v.selector(m, "regional.hubs", r.GetHubs())
+	spokes := v.selector(m, "regional.spokes", r.GetSpokes())
+	regions := map[string]bool{}
+	var nowhere, alone []string
+	for _, hub := range hubs {
+		if region := RegionOf(r, v.t.Sites.Value(hub)); region != "" {
+			regions[region] = true
+		} else {
+			nowhere = append(nowhere, hub)
+		}
+	}
+	label := regionLabel(r)
+	v.listed(m, "regional.hubs", nowhere, "has no label "+label, "give it one, or select by labels that only hubs with it carry")
+	nowhere = nil
+	for _, spoke := range spokes {
+		if slices.Contains(hubs, spoke) {
+			continue
+		}
+		switch region := RegionOf(r, v.t.Sites.Value(spoke)); {
+		case region == "":
+			nowhere = append(nowhere, spoke)
+		case !regions[region]:
+			alone = append(alone, spoke)
+		}
+	}
+	v.listed(m, "regional.spokes", nowhere, "has no label "+label, "give it one, or select by labels that only spokes with it carry")
+	v.listed(m, "regional.spokes", alone, "is in a region without a hub", "make a site with the same "+label+" a hub")
+}
+
+// listed reports what is wrong with each of some sites that a selector picks.
+func (v *validator) listed(m *swanherdv1.Mesh, field string, sites []string, problem, remedy string) {
+	for _, s := range sites[:min(maxListed, len(sites))] {
+		v.add(m.GetName(), field, s+" "+problem, remedy)
 	}
 }
 

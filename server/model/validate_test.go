@@ -106,6 +106,20 @@ func TestViolations(t *testing.T) {
 		{"no spoke", func(m *swanherdv1.Manifest) {
 			m.Meshes[0].Topology = hubs(&swanherdv1.SiteSelector{All: true}, &swanherdv1.SiteSelector{All: true})
 		}, [][]string{{"meshes[0].hub_and_spoke.spokes", "no site that is not a hub"}}},
+		{"a region without a hub", func(m *swanherdv1.Manifest) {
+			m.Sites = append(m.Sites, &swanherdv1.Site{Name: "networks/demo/sites/lima", Labels: map[string]string{"region": "amer"}})
+			m.Meshes[0].Topology = &swanherdv1.Mesh_Regional{Regional: &swanherdv1.Regional{
+				Hubs: &swanherdv1.SiteSelector{Sites: []string{"networks/demo/sites/berlin"}}, Spokes: &swanherdv1.SiteSelector{All: true},
+			}}
+		}, [][]string{
+			{"meshes[0].regional.spokes", "lima is in a region without a hub", "the same region"},
+			{"meshes[0].regional.spokes", "oslo has no label region"},
+		}},
+		{"a hub without a region", func(m *swanherdv1.Manifest) {
+			m.Meshes[0].Topology = &swanherdv1.Mesh_Regional{Regional: &swanherdv1.Regional{
+				RegionLabel: "zone", Hubs: &swanherdv1.SiteSelector{All: true}, Spokes: &swanherdv1.SiteSelector{All: true},
+			}}
+		}, [][]string{{"meshes[0].regional.hubs", "berlin has no label zone"}, {"meshes[0].regional.hubs", "oslo has no label zone"}}},
 		{"algorithms", func(m *swanherdv1.Manifest) {
 			m.Profiles[0].IkeProposals = []string{"aes256gcm16-prfsha384-x25519", "rot13-x25519"}
 			m.Profiles[0].EspProposals = []string{"aes256gcm16-prfsha384"}

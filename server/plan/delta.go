@@ -147,9 +147,11 @@ func (d *delta) touchedSites(n *network) map[*site]bool {
 // changesTransit says whether what transit offers in the mesh may differ: when
 // a site of it changed, or which hub is the first to have an edge.
 func (d *delta) changesTransit(m *mesh, moved map[*site]bool) bool {
-	for s := range m.roles {
-		if d.sites[s.name] || m.roles[s] == roleHub && moved[s] {
-			return true
+	for _, part := range m.parts() {
+		for s := range part.roles {
+			if d.sites[s.name] || part.roles[s] == roleHub && moved[s] {
+				return true
+			}
 		}
 	}
 	return false

@@ -19,6 +19,9 @@
 //     known.
 //   - With transit, the first hub by name that has an enabled edge carries the
 //     traffic between spokes, except between those that are connected directly.
+//   - A regional mesh is a hub-and-spoke mesh for each region and a full one of all
+//     hubs. With transit, a region's first hub carries for its spokes what is in the
+//     other regions, and for the other regions' hubs what its spokes have.
 //   - A Child SA has at most maxSelectors traffic selectors per side, since a
 //     payload cannot hold more than 255 (RFC 7296, Section 3.13) and has to
 //     reach the peer in few packets; more prefixes make more Child SAs.

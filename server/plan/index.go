@@ -60,8 +60,12 @@ type mesh struct {
 	wantsTransit bool
 	// carried is what transit offers: the prefixes of all spokes and its own.
 	carried prefixSet
+	// own is what of carried is of the mesh's own region, in a regional mesh.
+	own prefixSet
 	// texts of the prefixes that carried gave, so that each exists once.
 	texts map[netip.Prefix]string
+	// regions is set when the mesh is a part of a regional one.
+	regions *regions
 	// What all tunnels of the mesh share; messages are never changed.
 	ikeRekey, childRekey, dpdDelay *durationpb.Duration
 	replayWindow                   uint32
@@ -93,7 +97,7 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 	}
 	for row := range t.Meshes.InNetwork(name) {
 		if profile, ok := t.Profiles.Get(row.Value.GetProfile()); ok {
-			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value))
+			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value)...)
 		}
 	}
 	n.setTrust(t, name)
@@ -201,7 +205,11 @@ func (n *network) setTrust(t *model.Topology, name model.NetworkName) {
 	n.trust = digest.Resource(trust)
 }
 
-func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {
+// resolve finds the sites of a mesh. A regional one is several.
+func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) []*mesh {
+	if r := m.GetRegional(); r != nil {
+		return n.resolveRegional(t, name, m, profile)
+	}
 	resolved := newMesh(m.GetName(), profile)
 	switch topology := m.GetTopology().(type) {
 	case *swanherdv1.Mesh_FullMesh:
@@ -231,7 +239,7 @@ func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherd
 			resolved.assign([]*site{a, b}, roleMember)
 		}
 	}
-	return resolved
+	return []*mesh{resolved}
 }
 
 func newMesh(name string, profile *swanherdv1.Profile) *mesh {
@@ -268,6 +276,11 @@ func (m *mesh) assign(sites []*site, r role) {
 }
 
 func (m *mesh) setTransit() {
+	if m.regions != nil && m == m.regions.between {
+		m.wantsTransit = true
+		m.regions.spread()
+		return
+	}
 	m.wantsTransit, m.transit, m.carried = true, nil, nil
 	for _, h := range m.hubs {
 		if len(h.edges) > 0 {
@@ -303,17 +316,18 @@ func (m *mesh) peers(s *site) [][]*site {
 }
 
 // offered returns what site s has to offer to site t in the mesh: its own
-// prefixes and, where s carries transit for t, those of the other spokes that
+// prefixes and, where s carries transit for t, those of the others in the mesh that
 // t has no tunnel of its own with.
 func (n *network) offered(m *mesh, s, t *site) []string {
-	if m.transit != s || m.roles[t] != roleSpoke {
+	carried, ok := m.carries(s, t)
+	if !ok {
 		return s.texts
 	}
-	carried := m.carried.without(t.prefixes)
+	carried = carried.without(t.prefixes)
 	for _, other := range n.meshes {
 		for _, group := range other.peers(t) {
 			for _, direct := range group {
-				if direct != s && direct != t && m.roles[direct] == roleSpoke {
+				if direct != s && direct != t && m.behind(direct) {
 					carried = carried.without(direct.prefixes)
 				}
 			}

@@ -73,6 +73,12 @@ func hubAndSpoke(hubs, spokes *swanherdv1.SiteSelector, transit bool) *swanherdv
 	}}}
 }
 
+func regional(label string, hubs, spokes *swanherdv1.SiteSelector, transit bool) *swanherdv1.Mesh {
+	return &swanherdv1.Mesh{Topology: &swanherdv1.Mesh_Regional{Regional: &swanherdv1.Regional{
+		RegionLabel: label, Hubs: hubs, Spokes: spokes, Transit: transit,
+	}}}
+}
+
 func links(pairs ...[2]string) *swanherdv1.Mesh {
 	l := &swanherdv1.ExplicitLinks{}
 	for _, p := range pairs {

@@ -140,7 +140,9 @@ func randomSelector(t *rapid.T, name string) *swanherdv1.SiteSelector {
 
 func randomMesh(t *rapid.T, b *builder) {
 	id := rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh")
-	switch rapid.IntRange(0, 2).Draw(t, "kind") {
+	switch rapid.IntRange(0, 3).Draw(t, "kind") {
+	case 3:
+		b.mesh(id, regional("role", randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit")))
 	case 0:
 		b.mesh(id, fullMesh(randomSelector(t, "sites")))
 	case 1:

@@ -802,6 +802,7 @@ type Mesh struct {
 	//	*Mesh_FullMesh
 	//	*Mesh_HubAndSpoke
 	//	*Mesh_ExplicitLinks
+	//	*Mesh_Regional
 	Topology      isMesh_Topology        `protobuf_oneof:"topology"`
 	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
@@ -903,6 +904,15 @@ func (x *Mesh) GetExplicitLinks() *ExplicitLinks {
 	return nil
 }
 
+func (x *Mesh) GetRegional() *Regional {
+	if x != nil {
+		if x, ok := x.Topology.(*Mesh_Regional); ok {
+			return x.Regional
+		}
+	}
+	return nil
+}
+
 func (x *Mesh) GetUid() string {
 	if x != nil {
 		return x.Uid
@@ -947,11 +957,17 @@ type Mesh_ExplicitLinks struct {
 	ExplicitLinks *ExplicitLinks `protobuf:"bytes,6,opt,name=explicit_links,json=explicitLinks,proto3,oneof"`
 }
 
+type Mesh_Regional struct {
+	Regional *Regional `protobuf:"bytes,7,opt,name=regional,proto3,oneof"`
+}
+
 func (*Mesh_FullMesh) isMesh_Topology() {}
 
 func (*Mesh_HubAndSpoke) isMesh_Topology() {}
 
 func (*Mesh_ExplicitLinks) isMesh_Topology() {}
+
+func (*Mesh_Regional) isMesh_Topology() {}
 
 // A SiteSelector picks sites of the mesh's network: all of them, or those that
 // carry every label of match_labels, together with those named in sites.
@@ -1124,6 +1140,81 @@ func (x *HubAndSpoke) GetTransit() bool {
 	return false
 }
 
+// Regional connects every spoke with the hubs of its region, and all hubs with one
+// another. The region of a site is what it carries as a label.
+type Regional struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key of the label that says a site's region. Empty: `region`.
+	RegionLabel string `protobuf:"bytes,1,opt,name=region_label,json=regionLabel,proto3" json:"region_label,omitempty"`
+	// Each of them carries the label.
+	Hubs *SiteSelector `protobuf:"bytes,2,opt,name=hubs,proto3" json:"hubs,omitempty"`
+	// Each of them carries the label; its region has a hub.
+	Spokes *SiteSelector `protobuf:"bytes,3,opt,name=spokes,proto3" json:"spokes,omitempty"`
+	// Carry traffic between spokes: within a region over the first hub by name that
+	// has an enabled edge, between regions over those of both.
+	Transit       bool `protobuf:"varint,4,opt,name=transit,proto3" json:"transit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Regional) Reset() {
+	*x = Regional{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Regional) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Regional) ProtoMessage() {}
+
+func (x *Regional) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Regional.ProtoReflect.Descriptor instead.
+func (*Regional) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Regional) GetRegionLabel() string {
+	if x != nil {
+		return x.RegionLabel
+	}
+	return ""
+}
+
+func (x *Regional) GetHubs() *SiteSelector {
+	if x != nil {
+		return x.Hubs
+	}
+	return nil
+}
+
+func (x *Regional) GetSpokes() *SiteSelector {
+	if x != nil {
+		return x.Spokes
+	}
+	return nil
+}
+
+func (x *Regional) GetTransit() bool {
+	if x != nil {
+		return x.Transit
+	}
+	return false
+}
+
 // ExplicitLinks connects the named pairs of sites only.
 type ExplicitLinks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1134,7 +1225,7 @@ type ExplicitLinks struct {
 
 func (x *ExplicitLinks) Reset() {
 	*x = ExplicitLinks{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1237,7 @@ func (x *ExplicitLinks) String() string {
 func (*ExplicitLinks) ProtoMessage() {}
 
 func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1250,7 @@ func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplicitLinks.ProtoReflect.Descriptor instead.
 func (*ExplicitLinks) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ExplicitLinks) GetLinks() []*Link {
@@ -1181,7 +1272,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1284,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1297,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Link) GetSiteA() string {
@@ -1264,7 +1355,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1367,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1380,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Profile) GetName() string {
@@ -1424,7 +1515,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1527,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1540,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -1556,7 +1647,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\fintent_error\x18\b \x01(\tR\vintentError\x12R\n" +
 	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12%\n" +
 	"\x0econflict_epoch\x18\n" +
-	" \x01(\tR\rconflictEpoch\"\xbc\x06\n" +
+	" \x01(\tR\rconflictEpoch\"\xf1\x06\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
@@ -1564,7 +1655,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x06labels\x18\t \x03(\v2\x1d.swanherd.v1.Mesh.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x124\n" +
 	"\tfull_mesh\x18\x04 \x01(\v2\x15.swanherd.v1.FullMeshH\x00R\bfullMesh\x12>\n" +
 	"\rhub_and_spoke\x18\x05 \x01(\v2\x18.swanherd.v1.HubAndSpokeH\x00R\vhubAndSpoke\x12C\n" +
-	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x12\x15\n" +
+	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x123\n" +
+	"\bregional\x18\a \x01(\v2\x15.swanherd.v1.RegionalH\x00R\bregional\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -1589,7 +1681,12 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\vHubAndSpoke\x125\n" +
 	"\x04hubs\x18\x01 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x04hubs\x129\n" +
 	"\x06spokes\x18\x02 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06spokes\x12\x18\n" +
-	"\atransit\x18\x03 \x01(\bR\atransit\"B\n" +
+	"\atransit\x18\x03 \x01(\bR\atransit\"\xec\x01\n" +
+	"\bRegional\x12T\n" +
+	"\fregion_label\x18\x01 \x01(\tB1\xbaH.r,2*^([a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?)?$R\vregionLabel\x125\n" +
+	"\x04hubs\x18\x02 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x04hubs\x129\n" +
+	"\x06spokes\x18\x03 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06spokes\x12\x18\n" +
+	"\atransit\x18\x04 \x01(\bR\atransit\"B\n" +
 	"\rExplicitLinks\x121\n" +
 	"\x05links\x18\x01 \x03(\v2\x11.swanherd.v1.LinkB\b\xbaH\x05\x92\x01\x02\b\x01R\x05links\"D\n" +
 	"\x04Link\x12\x1d\n" +
@@ -1659,7 +1756,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -1673,64 +1770,68 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(*SiteSelector)(nil),               // 9: swanherd.v1.SiteSelector
 	(*FullMesh)(nil),                   // 10: swanherd.v1.FullMesh
 	(*HubAndSpoke)(nil),                // 11: swanherd.v1.HubAndSpoke
-	(*ExplicitLinks)(nil),              // 12: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                       // 13: swanherd.v1.Link
-	(*Profile)(nil),                    // 14: swanherd.v1.Profile
-	(*Manifest)(nil),                   // 15: swanherd.v1.Manifest
-	nil,                                // 16: swanherd.v1.Site.LabelsEntry
-	nil,                                // 17: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 18: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 19: swanherd.v1.Profile.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 22: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 23: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 24: swanherd.v1.TrafficFlowConfidentiality
+	(*Regional)(nil),                   // 12: swanherd.v1.Regional
+	(*ExplicitLinks)(nil),              // 13: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 14: swanherd.v1.Link
+	(*Profile)(nil),                    // 15: swanherd.v1.Profile
+	(*Manifest)(nil),                   // 16: swanherd.v1.Manifest
+	nil,                                // 17: swanherd.v1.Site.LabelsEntry
+	nil,                                // 18: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 19: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 20: swanherd.v1.Profile.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 23: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 24: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 25: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	20, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	20, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	16, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	21, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	21, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	17, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	4,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	20, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	20, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	21, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	21, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	7,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	20, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	20, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	21, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	21, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 10: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	20, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	21, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 12: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	20, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	17, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	21, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	18, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
 	10, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
 	11, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	12, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	20, // 18: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	20, // 19: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	18, // 20: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	9,  // 21: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	9,  // 22: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	9,  // 23: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	13, // 24: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	21, // 25: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	21, // 26: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	21, // 27: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	22, // 28: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	23, // 29: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	24, // 30: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	19, // 31: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	20, // 32: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	20, // 33: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 34: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	14, // 35: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 36: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 37: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	13, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	12, // 18: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	21, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	21, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	19, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	9,  // 22: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	9,  // 23: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	9,  // 24: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	9,  // 25: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	9,  // 26: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	14, // 27: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	22, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	22, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	22, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	23, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	24, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	25, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	20, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	21, // 35: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	21, // 36: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	2,  // 37: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	15, // 38: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	3,  // 39: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	8,  // 40: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -1743,6 +1844,7 @@ func file_swanherd_v1_topology_proto_init() {
 		(*Mesh_FullMesh)(nil),
 		(*Mesh_HubAndSpoke)(nil),
 		(*Mesh_ExplicitLinks)(nil),
+		(*Mesh_Regional)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1750,7 +1852,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

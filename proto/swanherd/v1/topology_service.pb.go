@@ -202,7 +202,7 @@ func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Kind.Descriptor instead.
 func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type ApplyRequest struct {
@@ -791,6 +791,261 @@ func (x *ResourceChange) GetFields() []string {
 	return nil
 }
 
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Addresses, IPv4 or IPv6.
+	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Destination   string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ExplainRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the plan has a path. Whether its tunnels are up is in the hops.
+	Reachable bool `protobuf:"varint,1,opt,name=reachable,proto3" json:"reachable,omitempty"`
+	// Why it is reachable, or is not.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Sites that have the addresses, `networks/{network}/sites/{site}`; empty: none.
+	SourceSite      string `protobuf:"bytes,3,opt,name=source_site,json=sourceSite,proto3" json:"source_site,omitempty"`
+	DestinationSite string `protobuf:"bytes,4,opt,name=destination_site,json=destinationSite,proto3" json:"destination_site,omitempty"`
+	// In order. Where there is no path, as far as it goes.
+	Hops          []*ExplainHop `protobuf:"bytes,5,rep,name=hops,proto3" json:"hops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ExplainResponse) GetReachable() bool {
+	if x != nil {
+		return x.Reachable
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetSourceSite() string {
+	if x != nil {
+		return x.SourceSite
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetDestinationSite() string {
+	if x != nil {
+		return x.DestinationSite
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetHops() []*ExplainHop {
+	if x != nil {
+		return x.Hops
+	}
+	return nil
+}
+
+// ExplainHop is one tunnel on a path.
+type ExplainHop struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/tunnels/{tunnel}`.
+	Tunnel string `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// The mesh that it comes from.
+	Mesh     string `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	FromEdge string `protobuf:"bytes,3,opt,name=from_edge,json=fromEdge,proto3" json:"from_edge,omitempty"`
+	ToEdge   string `protobuf:"bytes,4,opt,name=to_edge,json=toEdge,proto3" json:"to_edge,omitempty"`
+	FromSite string `protobuf:"bytes,5,opt,name=from_site,json=fromSite,proto3" json:"from_site,omitempty"`
+	ToSite   string `protobuf:"bytes,6,opt,name=to_site,json=toSite,proto3" json:"to_site,omitempty"`
+	// The traffic selectors that take the packet, as the sending edge has them.
+	LocalPrefix  string `protobuf:"bytes,7,opt,name=local_prefix,json=localPrefix,proto3" json:"local_prefix,omitempty"`
+	RemotePrefix string `protobuf:"bytes,8,opt,name=remote_prefix,json=remotePrefix,proto3" json:"remote_prefix,omitempty"`
+	// Of the tunnel, now.
+	Status        TunnelStatus `protobuf:"varint,9,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainHop) Reset() {
+	*x = ExplainHop{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainHop) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainHop) ProtoMessage() {}
+
+func (x *ExplainHop) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainHop.ProtoReflect.Descriptor instead.
+func (*ExplainHop) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ExplainHop) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetMesh() string {
+	if x != nil {
+		return x.Mesh
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetFromEdge() string {
+	if x != nil {
+		return x.FromEdge
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetToEdge() string {
+	if x != nil {
+		return x.ToEdge
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetFromSite() string {
+	if x != nil {
+		return x.FromSite
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetToSite() string {
+	if x != nil {
+		return x.ToSite
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetLocalPrefix() string {
+	if x != nil {
+		return x.LocalPrefix
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetRemotePrefix() string {
+	if x != nil {
+		return x.RemotePrefix
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetStatus() TunnelStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TunnelStatus_TUNNEL_STATUS_UNSPECIFIED
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller may see.
@@ -807,7 +1062,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1074,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1087,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchRequest) GetParent() string {
@@ -877,7 +1132,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1144,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1157,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchResponse) GetKind() WatchResponse_Kind {
@@ -1014,7 +1269,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1281,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1294,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -1066,7 +1321,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1333,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1346,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1133,7 +1388,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1145,7 +1400,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1158,7 +1413,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1191,7 +1446,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1458,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1471,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateNetworkRequest) GetNetworkId() string {
@@ -1265,7 +1520,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1277,7 +1532,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1290,7 +1545,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1346,7 +1601,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1613,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1626,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1418,7 +1673,7 @@ type GetSiteRequest struct {
 
 func (x *GetSiteRequest) Reset() {
 	*x = GetSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1685,7 @@ func (x *GetSiteRequest) String() string {
 func (*GetSiteRequest) ProtoMessage() {}
 
 func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1698,7 @@ func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSiteRequest.ProtoReflect.Descriptor instead.
 func (*GetSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetSiteRequest) GetName() string {
@@ -1472,7 +1727,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1739,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1752,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListSitesRequest) GetParent() string {
@@ -1546,7 +1801,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1813,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1826,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -1606,7 +1861,7 @@ type CreateSiteRequest struct {
 
 func (x *CreateSiteRequest) Reset() {
 	*x = CreateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1618,7 +1873,7 @@ func (x *CreateSiteRequest) String() string {
 func (*CreateSiteRequest) ProtoMessage() {}
 
 func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1631,7 +1886,7 @@ func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSiteRequest.ProtoReflect.Descriptor instead.
 func (*CreateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CreateSiteRequest) GetParent() string {
@@ -1687,7 +1942,7 @@ type UpdateSiteRequest struct {
 
 func (x *UpdateSiteRequest) Reset() {
 	*x = UpdateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1699,7 +1954,7 @@ func (x *UpdateSiteRequest) String() string {
 func (*UpdateSiteRequest) ProtoMessage() {}
 
 func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1712,7 +1967,7 @@ func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSiteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateSiteRequest) GetSite() *Site {
@@ -1768,7 +2023,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2035,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2048,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -1840,7 +2095,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2107,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2120,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetEdgeRequest) GetName() string {
@@ -1894,7 +2149,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2161,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2174,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListEdgesRequest) GetParent() string {
@@ -1968,7 +2223,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2235,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2248,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -2026,7 +2281,7 @@ type UpdateEdgeRequest struct {
 
 func (x *UpdateEdgeRequest) Reset() {
 	*x = UpdateEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2293,7 @@ func (x *UpdateEdgeRequest) String() string {
 func (*UpdateEdgeRequest) ProtoMessage() {}
 
 func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2306,7 @@ func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdgeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *UpdateEdgeRequest) GetEdge() *Edge {
@@ -2100,7 +2355,7 @@ type DeleteEdgeRequest struct {
 
 func (x *DeleteEdgeRequest) Reset() {
 	*x = DeleteEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2367,7 @@ func (x *DeleteEdgeRequest) String() string {
 func (*DeleteEdgeRequest) ProtoMessage() {}
 
 func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2380,7 @@ func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEdgeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeleteEdgeRequest) GetName() string {
@@ -2182,7 +2437,7 @@ type ResumeEdgesRequest struct {
 
 func (x *ResumeEdgesRequest) Reset() {
 	*x = ResumeEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2449,7 @@ func (x *ResumeEdgesRequest) String() string {
 func (*ResumeEdgesRequest) ProtoMessage() {}
 
 func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2462,7 @@ func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResumeEdgesRequest) GetParent() string {
@@ -2248,7 +2503,7 @@ type ResumeEdgesResponse struct {
 
 func (x *ResumeEdgesResponse) Reset() {
 	*x = ResumeEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2515,7 @@ func (x *ResumeEdgesResponse) String() string {
 func (*ResumeEdgesResponse) ProtoMessage() {}
 
 func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2528,7 @@ func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResumeEdgesResponse) GetNames() []string {
@@ -2292,7 +2547,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2559,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2572,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -2346,7 +2601,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2613,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2626,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -2420,7 +2675,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2432,7 +2687,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2445,7 +2700,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -2480,7 +2735,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2492,7 +2747,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2505,7 +2760,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -2561,7 +2816,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2828,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2841,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -2642,7 +2897,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +2909,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +2922,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -2714,7 +2969,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +2981,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2994,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -2768,7 +3023,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +3035,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +3048,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -2842,7 +3097,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2854,7 +3109,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2867,7 +3122,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -2902,7 +3157,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2914,7 +3169,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2927,7 +3182,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -2983,7 +3238,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2995,7 +3250,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3008,7 +3263,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -3064,7 +3319,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3076,7 +3331,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3089,7 +3344,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -3131,7 +3386,7 @@ var File_swanherd_v1_topology_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
-	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1aswanherd/v1/topology.proto\"\xc9\x02\n" +
+	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xc9\x02\n" +
 	"\fApplyRequest\x129\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.swanherd.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
 	"\x05prune\x18\x02 \x01(\bR\x05prune\x12W\n" +
@@ -3196,7 +3451,29 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x10ACTION_UNCHANGED\x10\x01\x12\x12\n" +
 	"\x0eACTION_CREATED\x10\x02\x12\x12\n" +
 	"\x0eACTION_UPDATED\x10\x03\x12\x12\n" +
-	"\x0eACTION_DELETED\x10\x04\"\xa7\x01\n" +
+	"\x0eACTION_DELETED\x10\x04\"|\n" +
+	"\x0eExplainRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
+	"\x06source\x18\x02 \x01(\tB\a\xbaH\x04r\x02p\x01R\x06source\x12)\n" +
+	"\vdestination\x18\x03 \x01(\tB\a\xbaH\x04r\x02p\x01R\vdestination\"\xc0\x01\n" +
+	"\x0fExplainResponse\x12\x1c\n" +
+	"\treachable\x18\x01 \x01(\bR\treachable\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vsource_site\x18\x03 \x01(\tR\n" +
+	"sourceSite\x12)\n" +
+	"\x10destination_site\x18\x04 \x01(\tR\x0fdestinationSite\x12+\n" +
+	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\x9f\x02\n" +
+	"\n" +
+	"ExplainHop\x12\x16\n" +
+	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12\x12\n" +
+	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12\x1b\n" +
+	"\tfrom_edge\x18\x03 \x01(\tR\bfromEdge\x12\x17\n" +
+	"\ato_edge\x18\x04 \x01(\tR\x06toEdge\x12\x1b\n" +
+	"\tfrom_site\x18\x05 \x01(\tR\bfromSite\x12\x17\n" +
+	"\ato_site\x18\x06 \x01(\tR\x06toSite\x12!\n" +
+	"\flocal_prefix\x18\a \x01(\tR\vlocalPrefix\x12#\n" +
+	"\rremote_prefix\x18\b \x01(\tR\fremotePrefix\x121\n" +
+	"\x06status\x18\t \x01(\x0e2\x19.swanherd.v1.TunnelStatusR\x06status\"\xa7\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12J\n" +
 	"\x05kinds\x18\x02 \x03(\tB4\xbaH1\x92\x01.\",r*R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\x05edgesR\x05kinds\x12+\n" +
@@ -3391,10 +3668,9 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xe2\x17\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xd1\x18\n" +
 	"\x0fTopologyService\x12]\n" +
-	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12g\n" +
-	"\x05Watch\x12\x19.swanherd.v1.WatchRequest\x1a\x1a.swanherd.v1.WatchResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=networks/*}:watch0\x01\x12a\n" +
+	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
 	"GetNetwork\x12\x1e.swanherd.v1.GetNetworkRequest\x1a\x14.swanherd.v1.Network\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/{name=networks/*}\x12i\n" +
 	"\fListNetworks\x12 .swanherd.v1.ListNetworksRequest\x1a!.swanherd.v1.ListNetworksResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/networks\x12g\n" +
@@ -3430,7 +3706,9 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\fListProfiles\x12 .swanherd.v1.ListProfilesRequest\x1a!.swanherd.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/profiles\x12{\n" +
 	"\rCreateProfile\x12!.swanherd.v1.CreateProfileRequest\x1a\x14.swanherd.v1.Profile\"1\x82\xd3\xe4\x93\x02+:\aprofile\" /v1/{parent=networks/*}/profiles\x12\x83\x01\n" +
 	"\rUpdateProfile\x12!.swanherd.v1.UpdateProfileRequest\x1a\x14.swanherd.v1.Profile\"9\x82\xd3\xe4\x93\x023:\aprofile2(/v1/{profile.name=networks/*/profiles/*}\x12t\n" +
-	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}B\xaf\x01\n" +
+	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}\x12g\n" +
+	"\x05Watch\x12\x19.swanherd.v1.WatchRequest\x1a\x1a.swanherd.v1.WatchResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=networks/*}:watch0\x01\x12m\n" +
+	"\aExplain\x12\x1b.swanherd.v1.ExplainRequest\x1a\x1c.swanherd.v1.ExplainResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}:explainB\xaf\x01\n" +
 	"\x0fcom.swanherd.v1B\x14TopologyServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -3446,7 +3724,7 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(TunnelChange_Effect)(0),      // 0: swanherd.v1.TunnelChange.Effect
 	(ResourceChange_Action)(0),    // 1: swanherd.v1.ResourceChange.Action
@@ -3458,52 +3736,56 @@ var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(*EdgeChange)(nil),            // 7: swanherd.v1.EdgeChange
 	(*ReachabilityChange)(nil),    // 8: swanherd.v1.ReachabilityChange
 	(*ResourceChange)(nil),        // 9: swanherd.v1.ResourceChange
-	(*WatchRequest)(nil),          // 10: swanherd.v1.WatchRequest
-	(*WatchResponse)(nil),         // 11: swanherd.v1.WatchResponse
-	(*GetNetworkRequest)(nil),     // 12: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),   // 13: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 14: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),  // 15: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),  // 16: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),  // 17: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),        // 18: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),      // 19: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),     // 20: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),     // 21: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),     // 22: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),     // 23: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),        // 24: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),      // 25: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),     // 26: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),     // 27: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),     // 28: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),    // 29: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),   // 30: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),        // 31: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),     // 32: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),    // 33: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),     // 34: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),     // 35: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),     // 36: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),     // 37: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 38: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 39: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 40: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 41: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 42: swanherd.v1.DeleteProfileRequest
-	nil,                           // 43: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),              // 44: swanherd.v1.Manifest
-	(*Network)(nil),               // 45: swanherd.v1.Network
-	(*Site)(nil),                  // 46: swanherd.v1.Site
-	(*Mesh)(nil),                  // 47: swanherd.v1.Mesh
-	(*Profile)(nil),               // 48: swanherd.v1.Profile
-	(*Edge)(nil),                  // 49: swanherd.v1.Edge
-	(*fieldmaskpb.FieldMask)(nil), // 50: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 51: google.protobuf.Empty
+	(*ExplainRequest)(nil),        // 10: swanherd.v1.ExplainRequest
+	(*ExplainResponse)(nil),       // 11: swanherd.v1.ExplainResponse
+	(*ExplainHop)(nil),            // 12: swanherd.v1.ExplainHop
+	(*WatchRequest)(nil),          // 13: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),         // 14: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),     // 15: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),   // 16: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),  // 17: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),  // 18: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),  // 19: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),  // 20: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),        // 21: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),      // 22: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),     // 23: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),     // 24: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),     // 25: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),     // 26: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),        // 27: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),      // 28: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),     // 29: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),     // 30: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),     // 31: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),    // 32: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),   // 33: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),        // 34: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),     // 35: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),    // 36: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),     // 37: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),     // 38: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),     // 39: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),     // 40: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),   // 41: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),  // 42: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),  // 43: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),  // 44: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),  // 45: swanherd.v1.DeleteProfileRequest
+	nil,                           // 46: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),              // 47: swanherd.v1.Manifest
+	(TunnelStatus)(0),             // 48: swanherd.v1.TunnelStatus
+	(*Network)(nil),               // 49: swanherd.v1.Network
+	(*Site)(nil),                  // 50: swanherd.v1.Site
+	(*Mesh)(nil),                  // 51: swanherd.v1.Mesh
+	(*Profile)(nil),               // 52: swanherd.v1.Profile
+	(*Edge)(nil),                  // 53: swanherd.v1.Edge
+	(*fieldmaskpb.FieldMask)(nil), // 54: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 55: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	44, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	43, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	47, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	46, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
 	9,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
 	5,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
 	6,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
@@ -3511,90 +3793,94 @@ var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
 	8,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
 	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
 	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	2,  // 9: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	45, // 10: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	46, // 11: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	47, // 12: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	48, // 13: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	49, // 14: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	45, // 15: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	45, // 16: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	45, // 17: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	50, // 18: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	46, // 19: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	46, // 20: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	46, // 21: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	50, // 22: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	49, // 23: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	49, // 24: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	50, // 25: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	47, // 26: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	47, // 27: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	47, // 28: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	50, // 29: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	48, // 30: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	48, // 31: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	48, // 32: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	50, // 33: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 34: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	10, // 35: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	12, // 36: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	13, // 37: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	15, // 38: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	16, // 39: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	17, // 40: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	18, // 41: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	19, // 42: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	21, // 43: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	22, // 44: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	23, // 45: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	24, // 46: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	25, // 47: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	27, // 48: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	28, // 49: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	29, // 50: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	31, // 51: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	32, // 52: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	34, // 53: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	35, // 54: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	36, // 55: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	37, // 56: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	38, // 57: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	40, // 58: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	41, // 59: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	42, // 60: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	4,  // 61: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	11, // 62: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	45, // 63: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	14, // 64: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	45, // 65: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	45, // 66: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	51, // 67: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	46, // 68: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	20, // 69: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	46, // 70: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	46, // 71: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	51, // 72: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	49, // 73: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	26, // 74: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	49, // 75: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	51, // 76: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	30, // 77: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	47, // 78: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	33, // 79: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	47, // 80: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	47, // 81: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	51, // 82: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	48, // 83: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	39, // 84: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	48, // 85: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	48, // 86: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	51, // 87: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	61, // [61:88] is the sub-list for method output_type
-	34, // [34:61] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	12, // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
+	48, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	2,  // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	49, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	50, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	51, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	52, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	53, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	49, // 17: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	49, // 18: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	49, // 19: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	54, // 20: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	50, // 21: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	50, // 22: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	50, // 23: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	54, // 24: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	53, // 25: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	53, // 26: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	54, // 27: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	51, // 28: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	51, // 29: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	51, // 30: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	54, // 31: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	52, // 32: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	52, // 33: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	52, // 34: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	54, // 35: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	3,  // 36: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	15, // 37: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	16, // 38: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	18, // 39: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	19, // 40: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	20, // 41: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	21, // 42: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	22, // 43: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	24, // 44: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	25, // 45: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	26, // 46: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	27, // 47: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	28, // 48: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	30, // 49: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	31, // 50: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	32, // 51: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	34, // 52: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	35, // 53: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	37, // 54: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	38, // 55: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	39, // 56: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	40, // 57: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	41, // 58: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	43, // 59: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	44, // 60: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	45, // 61: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	13, // 62: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	10, // 63: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	4,  // 64: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	49, // 65: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	17, // 66: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	49, // 67: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	49, // 68: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	55, // 69: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	50, // 70: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	23, // 71: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	50, // 72: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	50, // 73: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	55, // 74: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	53, // 75: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	29, // 76: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	53, // 77: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	55, // 78: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	33, // 79: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	51, // 80: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	36, // 81: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	51, // 82: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	51, // 83: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	55, // 84: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	52, // 85: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	42, // 86: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	52, // 87: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	52, // 88: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	55, // 89: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	14, // 90: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	11, // 91: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	64, // [64:92] is the sub-list for method output_type
+	36, // [36:64] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -3603,7 +3889,8 @@ func file_swanherd_v1_topology_service_proto_init() {
 		return
 	}
 	file_swanherd_v1_topology_proto_init()
-	file_swanherd_v1_topology_service_proto_msgTypes[8].OneofWrappers = []any{
+	file_swanherd_v1_tunnel_proto_init()
+	file_swanherd_v1_topology_service_proto_msgTypes[11].OneofWrappers = []any{
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Site)(nil),
 		(*WatchResponse_Mesh)(nil),
@@ -3616,7 +3903,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   41,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,7 +21,6 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	TopologyService_Apply_FullMethodName         = "/swanherd.v1.TopologyService/Apply"
-	TopologyService_Watch_FullMethodName         = "/swanherd.v1.TopologyService/Watch"
 	TopologyService_GetNetwork_FullMethodName    = "/swanherd.v1.TopologyService/GetNetwork"
 	TopologyService_ListNetworks_FullMethodName  = "/swanherd.v1.TopologyService/ListNetworks"
 	TopologyService_CreateNetwork_FullMethodName = "/swanherd.v1.TopologyService/CreateNetwork"
@@ -47,6 +46,8 @@ const (
 	TopologyService_CreateProfile_FullMethodName = "/swanherd.v1.TopologyService/CreateProfile"
 	TopologyService_UpdateProfile_FullMethodName = "/swanherd.v1.TopologyService/UpdateProfile"
 	TopologyService_DeleteProfile_FullMethodName = "/swanherd.v1.TopologyService/DeleteProfile"
+	TopologyService_Watch_FullMethodName         = "/swanherd.v1.TopologyService/Watch"
+	TopologyService_Explain_FullMethodName       = "/swanherd.v1.TopologyService/Explain"
 )
 
 // TopologyServiceClient is the client API for TopologyService service.
@@ -60,11 +61,6 @@ type TopologyServiceClient interface {
 	// created or updated, and with prune the ones of the same networks that it
 	// does not name are deleted. Nothing is stored when anything is wrong.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
-	// Streams the resources that there are, then each change. A stream that broke
-	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
-	// comes first. Changes that follow one another closely may come as one; the last
-	// state always comes.
-	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*Network, error)
 	ListNetworks(ctx context.Context, in *ListNetworksRequest, opts ...grpc.CallOption) (*ListNetworksResponse, error)
 	CreateNetwork(ctx context.Context, in *CreateNetworkRequest, opts ...grpc.CallOption) (*Network, error)
@@ -91,6 +87,14 @@ type TopologyServiceClient interface {
 	CreateProfile(ctx context.Context, in *CreateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	UpdateProfile(ctx context.Context, in *UpdateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	DeleteProfile(ctx context.Context, in *DeleteProfileRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Streams the resources that there are, then each change. A stream that broke
+	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
+	// comes first. Changes that follow one another closely may come as one; the last
+	// state always comes.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Tells over which tunnels a packet goes from one address to another, or why it
+	// does not.
+	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 }
 
 type topologyServiceClient struct {
@@ -110,25 +114,6 @@ func (c *topologyServiceClient) Apply(ctx context.Context, in *ApplyRequest, opt
 	}
 	return out, nil
 }
-
-func (c *topologyServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &TopologyService_ServiceDesc.Streams[0], TopologyService_Watch_FullMethodName, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type TopologyService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
 func (c *topologyServiceClient) GetNetwork(ctx context.Context, in *GetNetworkRequest, opts ...grpc.CallOption) (*Network, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -380,6 +365,35 @@ func (c *topologyServiceClient) DeleteProfile(ctx context.Context, in *DeletePro
 	return out, nil
 }
 
+func (c *topologyServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &TopologyService_ServiceDesc.Streams[0], TopologyService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TopologyService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
+func (c *topologyServiceClient) Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainResponse)
+	err := c.cc.Invoke(ctx, TopologyService_Explain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TopologyServiceServer is the server API for TopologyService service.
 // All implementations must embed UnimplementedTopologyServiceServer
 // for forward compatibility.
@@ -391,11 +405,6 @@ type TopologyServiceServer interface {
 	// created or updated, and with prune the ones of the same networks that it
 	// does not name are deleted. Nothing is stored when anything is wrong.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Streams the resources that there are, then each change. A stream that broke
-	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
-	// comes first. Changes that follow one another closely may come as one; the last
-	// state always comes.
-	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	GetNetwork(context.Context, *GetNetworkRequest) (*Network, error)
 	ListNetworks(context.Context, *ListNetworksRequest) (*ListNetworksResponse, error)
 	CreateNetwork(context.Context, *CreateNetworkRequest) (*Network, error)
@@ -422,6 +431,14 @@ type TopologyServiceServer interface {
 	CreateProfile(context.Context, *CreateProfileRequest) (*Profile, error)
 	UpdateProfile(context.Context, *UpdateProfileRequest) (*Profile, error)
 	DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error)
+	// Streams the resources that there are, then each change. A stream that broke
+	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
+	// comes first. Changes that follow one another closely may come as one; the last
+	// state always comes.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Tells over which tunnels a packet goes from one address to another, or why it
+	// does not.
+	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	mustEmbedUnimplementedTopologyServiceServer()
 }
 
@@ -434,9 +451,6 @@ type UnimplementedTopologyServiceServer struct{}
 
 func (UnimplementedTopologyServiceServer) Apply(context.Context, *ApplyRequest) (*ApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
-}
-func (UnimplementedTopologyServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
-	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedTopologyServiceServer) GetNetwork(context.Context, *GetNetworkRequest) (*Network, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetNetwork not implemented")
@@ -513,6 +527,12 @@ func (UnimplementedTopologyServiceServer) UpdateProfile(context.Context, *Update
 func (UnimplementedTopologyServiceServer) DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteProfile not implemented")
 }
+func (UnimplementedTopologyServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedTopologyServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
 func (UnimplementedTopologyServiceServer) mustEmbedUnimplementedTopologyServiceServer() {}
 func (UnimplementedTopologyServiceServer) testEmbeddedByValue()                         {}
 
@@ -551,17 +571,6 @@ func _TopologyService_Apply_Handler(srv interface{}, ctx context.Context, dec fu
 	}
 	return interceptor(ctx, in, info, handler)
 }
-
-func _TopologyService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(WatchRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(TopologyServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
-}
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type TopologyService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
 func _TopologyService_GetNetwork_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetNetworkRequest)
@@ -1013,6 +1022,35 @@ func _TopologyService_DeleteProfile_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(TopologyServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type TopologyService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
+func _TopologyService_Explain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).Explain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_Explain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).Explain(ctx, req.(*ExplainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TopologyService_ServiceDesc is the grpc.ServiceDesc for TopologyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1123,6 +1161,10 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteProfile",
 			Handler:    _TopologyService_DeleteProfile_Handler,
+		},
+		{
+			MethodName: "Explain",
+			Handler:    _TopologyService_Explain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,52 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/plan"
+)
+
+// Explain implements TopologyService.
+func (s *Topology) Explain(_ context.Context, req *swanherdv1.ExplainRequest) (*swanherdv1.ExplainResponse, error) {
+	network, err := model.ParseNetworkName(req.GetParent())
+	if err != nil {
+		return nil, access.Invalid("parent", err.Error())
+	}
+	snap := s.store.Snapshot()
+	if _, ok := snap.Networks.Get(req.GetParent()); !ok {
+		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetParent())
+	}
+	from, err := address("source", req.GetSource())
+	if err != nil {
+		return nil, err
+	}
+	to, err := address("destination", req.GetDestination())
+	if err != nil {
+		return nil, err
+	}
+	if from.Is4() != to.Is4() {
+		return nil, access.Invalid("destination", "is not of the same IP version as source")
+	}
+	out := plan.Explain(&snap.Topology, network, from, to)
+	for _, hop := range out.GetHops() {
+		if t, ok := s.fleet.Tunnel(hop.GetTunnel()); ok {
+			hop.Status = t.GetStatus()
+		}
+	}
+	return out, nil
+}
+
+func address(field, text string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(text)
+	if err != nil || a.Zone() != "" {
+		return a, access.Invalid(field, "is not an address such as 10.1.0.5 or 2001:db8::5")
+	}
+	return a.Unmap(), nil
+}

@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// errUnreachable is not an error of the command: it makes the exit code say that
+// there is no path.
+var errUnreachable = errors.New("there is no path")
+
+func newExplain(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use:   "explain SOURCE DESTINATION",
+		Short: "Show over which tunnels a packet goes from one address to another, or why it does not",
+		Long: `Show over which tunnels a packet goes from one address to another, or why it
+does not. The exit code is 1 when there is no path.`,
+		Example: "  swanherd explain 10.1.0.5 10.9.0.7",
+		Args:    exactly(2, "two addresses"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			resp, err := c.topology.Explain(cmd.Context(), &swanherdv1.ExplainRequest{Parent: c.parent, Source: args[0], Destination: args[1]})
+			if err != nil {
+				return err
+			}
+			if err := s.printExplanation(resp); err != nil {
+				return err
+			}
+			if !resp.GetReachable() {
+				return errUnreachable
+			}
+			return nil
+		},
+	}
+}
+
+func (s *session) printExplanation(resp *swanherdv1.ExplainResponse) error {
+	if s.output != "table" {
+		return s.printMessage(resp)
+	}
+	if len(resp.GetHops()) > 0 {
+		t := newTable(s.Out, "FROM", "TO", "TUNNEL", "STATUS", "MESH", "SELECTORS")
+		for _, h := range resp.GetHops() {
+			t.row(base(h.GetFromSite()), base(h.GetToSite()), base(h.GetTunnel()), enumWord(h.GetStatus()), base(h.GetMesh()),
+				h.GetLocalPrefix()+" > "+h.GetRemotePrefix())
+		}
+		if err := t.flush(); err != nil {
+			return err
+		}
+	}
+	verdict := "no path: "
+	if resp.GetReachable() {
+		verdict = "reachable: "
+	}
+	_, err := fmt.Fprintln(s.Out, verdict+safe(resp.GetReason()))
+	return err
+}
