@@ -28,6 +28,8 @@ import (
 type controller struct {
 	program, dir                    string
 	operators, edges, metricsListen string
+	// credential is the operator's file.
+	credential string
 	// more are further arguments: those of a replica.
 	more []string
 
@@ -155,6 +157,7 @@ func (c *controller) ready(ctx context.Context) error {
 }
 
 func (c *controller) connect(credential string) error {
+	c.credential = credential
 	x, err := cli.ReadCredential(credential)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ import (
 // edge is a simulated one. It runs every intent at once, by saying that all tunnels are
 // up.
 type edge struct {
-	load     *load
+	crew     *hands
 	index    int
 	identity *state.Identity
 
@@ -84,7 +84,7 @@ func (e *edge) run(ctx context.Context) {
 				grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithContextDialer(session.Connect))
 		},
 		Endpoints: e.identity.SessionEndpoints, AgentVersion: "load", DataPlane: "userspace",
-		Intent: e, Health: health{e}, Uplinks: uplinks{e}, Logger: e.load.quiet,
+		Intent: e, Health: health{e}, Uplinks: uplinks{e}, Logger: quiet,
 	}).Run(ctx)
 }
 
@@ -109,7 +109,7 @@ func (e *edge) Apply(_ context.Context, i *state.Intent, within time.Duration) e
 	e.running, e.trial = i, within > 0
 	e.report(before, i)
 	e.mu.Unlock()
-	e.load.applied(e.index, i)
+	e.crew.applied(e.index, time.Now())
 	select {
 	case e.transitions <- struct{}{}:
 	default:

@@ -98,7 +98,7 @@ type faults struct {
 func newFaults(t *testing.T) *faults {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(cancel)
-	f := &faults{t: t, ctx: ctx, load: &load{options: options{edges: 12, hubs: 2, replicas: 3, json: true}, dir: t.TempDir()}}
+	f := &faults{t: t, ctx: ctx, load: &load{options: options{edges: 12, hubs: 2, replicas: 3, crew: 100, json: true}, dir: t.TempDir()}}
 	runtime.LockOSThread() // the processes end with this thread
 	t.Cleanup(f.close)
 	var err error
@@ -111,7 +111,6 @@ func newFaults(t *testing.T) *faults {
 		t.Fatal(err)
 	}
 	f.results.Edges = f.options.edges
-	f.quiet = quiet
 	for _, step := range []func(context.Context) error{f.makeTopology, f.enrol, f.connect} {
 		if err := step(ctx); err != nil {
 			t.Fatal(err)
@@ -170,7 +169,7 @@ func (f *faults) until(what string, ok func(metric func(string) float64) bool) {
 func (f *faults) whole(n int) {
 	f.t.Helper()
 	f.until("the fleet to be whole", func(metric func(string) float64) bool {
-		return int(metric("swanherd_replicas")) == n && int(metric("swanherd_edges_in_sync")) == len(f.edges) &&
+		return int(metric("swanherd_replicas")) == n && int(metric("swanherd_edges_in_sync")) == f.options.edges &&
 			int(metric(`swanherd_tunnels{network="networks/load",status="up"}`)) == 21
 	})
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -9,12 +10,9 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
-	"github.com/swanherd/swanherd/edge/enroll"
-	"github.com/swanherd/swanherd/edge/state"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -31,21 +29,14 @@ type load struct {
 	// controllers are the replicas; controller is the first, which is asked.
 	controllers []*controller
 	controller  *controller
-	edges       []*edge
-	quiet       *slog.Logger
-
-	stop    context.CancelFunc // of the edges
-	running sync.WaitGroup
+	crews       []crew
 
 	mu   sync.Mutex
-	wait func(index int, i *state.Intent, at time.Time) // for each intent that is applied
+	wait func(index int, at time.Time) // for each intent that is applied
 }
 
 func (l *load) close() {
-	if l.stop != nil {
-		l.stop()
-		l.running.Wait()
-	}
+	_ = l.each(func(c crew) error { c.close(); return nil })
 	for _, c := range l.controllers {
 		c.kill()
 	}
@@ -81,16 +72,15 @@ func (l *load) memory(ctx context.Context) (sum memory, err error) {
 }
 
 // applied is called by an edge when it runs an intent.
-func (l *load) applied(index int, i *state.Intent) {
-	at := time.Now()
+func (l *load) applied(index int, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.wait != nil {
-		l.wait(index, i, at)
+		l.wait(index, at)
 	}
 }
 
-func (l *load) onApplied(f func(int, *state.Intent, time.Time)) {
+func (l *load) onApplied(f func(int, time.Time)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.wait = f
@@ -104,7 +94,6 @@ func (l *load) step(format string, args ...any) {
 
 func (l *load) measure(ctx context.Context) (err error) {
 	l.results = results{Edges: l.options.edges, Replicas: max(l.replicas, 1), Hubs: l.hubs, Tunnels: l.hubs*(l.options.edges-l.hubs) + l.hubs*(l.hubs-1)/2, CPUs: runtime.NumCPU()}
-	l.quiet = quiet
 	// The controller goes when we go, by a signal that is tied to this thread.
 	runtime.LockOSThread()
 	if l.controllers, err = newControllers(ctx, l.dir, max(l.replicas, 1)); err != nil {
@@ -174,71 +163,40 @@ func (l *load) makeTopology(ctx context.Context) error {
 	return nil
 }
 
-// enrolers is how many edges enrol at a time.
-const enrolers = 16
-
-func (l *load) enrol(ctx context.Context) error {
-	began := time.Now()
-	l.edges = make([]*edge, l.options.edges)
-	next, failed := make(chan int), make(chan error, enrolers)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var all sync.WaitGroup
-	for range enrolers {
-		all.Go(func() {
-			if err := l.enrolSome(ctx, next); err != nil {
-				failed <- err
-				cancel()
-			}
-		})
+// gatherCrews makes the crews: one in this process, or as many in processes of their own
+// as it takes.
+func (l *load) gatherCrews() {
+	if l.options.edges <= l.options.crew {
+		l.crews = []crew{&hands{count: l.options.edges, enrolAt: l.controller.edges, access: l.controller.access, applied: l.applied}}
+		return
 	}
-feed:
-	for i := range l.edges {
-		select {
-		case next <- i:
-		case <-ctx.Done():
-			break feed
-		}
+	for first := 0; first < l.options.edges; first += l.options.crew {
+		at := l.controllers[len(l.crews)%len(l.controllers)]
+		l.crews = append(l.crews, &worker{applied: l.applied, job: job{
+			First: first, Count: min(l.options.crew, l.options.edges-first),
+			Credential: l.controller.credential, Operators: at.operators, Edges: at.edges,
+		}})
 	}
-	close(next)
-	all.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-	}
-	l.results.add("enrolments a second", float64(len(l.edges))/time.Since(began).Seconds(), "/s", "")
-	return ctx.Err()
 }
 
-func (l *load) enrolSome(ctx context.Context, next <-chan int) error {
-	var client swanherdv1.EnrollmentServiceClient
-	for i := range next {
-		made, err := l.controller.access.CreateEnrollmentToken(ctx, &swanherdv1.CreateEnrollmentTokenRequest{
-			Parent: network, EnrollmentToken: &swanherdv1.EnrollmentToken{Site: siteName(i)},
-		})
-		if err != nil {
-			return err
-		}
-		token, err := enroll.ParseToken(made.GetSecret())
-		if err != nil {
-			return err
-		}
-		if client == nil {
-			conn, err := grpc.NewClient("passthrough:///"+l.controller.edges,
-				grpc.WithTransportCredentials(enroll.PinnedTLS(token, l.controller.edges)), grpc.WithNoProxy())
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			client = swanherdv1.NewEnrollmentServiceClient(conn)
-		}
-		id, err := newIdentity(ctx, client, made.GetSecret())
-		if err != nil {
-			return err
-		}
-		l.edges[i] = &edge{load: l, index: i, identity: id, transitions: make(chan struct{}, 1)}
+// each has every crew do the same at the same time.
+func (l *load) each(do func(crew) error) error {
+	errs := make([]error, len(l.crews))
+	var all sync.WaitGroup
+	for i, c := range l.crews {
+		all.Go(func() { errs[i] = do(c) })
 	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func (l *load) enrol(ctx context.Context) error {
+	l.gatherCrews()
+	began := time.Now()
+	if err := l.each(func(c crew) error { return c.enrol(ctx) }); err != nil {
+		return err
+	}
+	l.results.add("enrolments a second", float64(l.options.edges)/time.Since(began).Seconds(), "/s", "")
 	return nil
 }
 
@@ -248,10 +206,8 @@ func (l *load) connect(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	var edges context.Context
-	edges, l.stop = context.WithCancel(context.WithoutCancel(ctx))
-	for _, e := range l.edges {
-		l.running.Go(func() { e.run(edges) })
+	if err := l.each(crew.connect); err != nil {
+		return err
 	}
 	if err := l.settle(ctx); err != nil {
 		return err
@@ -264,7 +220,7 @@ func (l *load) connect(ctx context.Context) error {
 	if err := l.profile(); err != nil {
 		return err
 	}
-	each := func(octets float64) float64 { return octets / float64(len(l.edges)) / 1024 }
+	each := func(octets float64) float64 { return octets / float64(l.options.edges) / 1024 }
 	l.results.add("memory of the controllers", after.resident/(1<<20), "MiB", "")
 	l.results.add("memory for each session", each(after.resident-before.resident), "KiB", "64")
 	l.results.add("of it in use: heap and stacks", each(after.inUse-before.inUse), "KiB", "")
@@ -291,11 +247,11 @@ func (l *load) settle(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if int(in) == len(l.edges) {
+		if int(in) == l.options.edges {
 			return nil
 		}
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("%.0f of %d edges are in sync: %w", in, len(l.edges), err)
+			return fmt.Errorf("%.0f of %d edges are in sync: %w", in, l.options.edges, err)
 		}
 	}
 }
@@ -305,13 +261,13 @@ func (l *load) settle(ctx context.Context) error {
 func (l *load) changeSites(ctx context.Context) error {
 	var times []time.Duration
 	for n := range l.changes {
-		i := l.hubs + n%(len(l.edges)-l.hubs)
+		i := l.hubs + n%(l.options.edges-l.hubs)
 		missing := map[int]bool{i: true}
 		for hub := range l.hubs {
 			missing[hub] = true
 		}
 		done := make(chan time.Time, 1)
-		l.onApplied(func(index int, _ *state.Intent, at time.Time) {
+		l.onApplied(func(index int, at time.Time) {
 			if missing[index] {
 				if delete(missing, index); len(missing) == 0 {
 					done <- at
@@ -348,10 +304,10 @@ func (l *load) changeAll(ctx context.Context) error {
 		var times []time.Duration
 		done := make(chan struct{})
 		began := time.Now()
-		l.onApplied(func(index int, _ *state.Intent, at time.Time) {
+		l.onApplied(func(index int, at time.Time) {
 			if !had[index] {
 				had[index] = true
-				if times = append(times, at.Sub(began)); len(had) == len(l.edges) {
+				if times = append(times, at.Sub(began)); len(had) == l.options.edges {
 					close(done)
 				}
 			}
@@ -384,7 +340,7 @@ func (l *load) changeAll(ctx context.Context) error {
 const idleTime = 20 * time.Second
 
 func (l *load) idle(ctx context.Context) error {
-	if err := pause(ctx, 2*time.Second); err != nil { // what became of the last change is being written
+	if err := pause(ctx, 12*time.Second); err != nil { // what became of the last change is written, and sealed
 		return err
 	}
 	before, err := l.controller.revision(ctx)
@@ -454,11 +410,11 @@ func (l *load) gather(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if int(open) == len(l.edges) {
+		if int(open) == l.options.edges {
 			return nil
 		}
 		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("%.0f of %d edges have a session: %w", open, len(l.edges), err)
+			return fmt.Errorf("%.0f of %d edges have a session: %w", open, l.options.edges, err)
 		}
 	}
 }

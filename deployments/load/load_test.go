@@ -3,23 +3,34 @@ package main
 import (
 	"bytes"
 	"context"
+	"os"
 	"slices"
 	"testing"
 	"time"
 )
 
+// TestMain makes the tests' program a worker, too.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-worker" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
 // TestLoad runs a small fleet through every phase.
-func TestLoad(t *testing.T) { runThrough(t, 1) }
+func TestLoad(t *testing.T) { runThrough(t, 1, 100) }
 
-func TestLoadOfReplicas(t *testing.T) { runThrough(t, 3) }
+// TestLoadOfReplicas has edges in several processes too.
+func TestLoadOfReplicas(t *testing.T) { runThrough(t, 3, 5) }
 
-func runThrough(t *testing.T, replicas int) {
+func runThrough(t *testing.T, replicas, crew int) {
 	if testing.Short() {
 		return // it builds a controller without the race detector
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	l := &load{options: options{edges: 12, hubs: 2, replicas: replicas, changes: 3, json: true}, dir: t.TempDir()}
+	l := &load{options: options{edges: 12, hubs: 2, replicas: replicas, crew: crew, changes: 3, json: true}, dir: t.TempDir()}
 	defer l.close()
 	if err := l.measure(ctx); err != nil {
 		for _, c := range l.controllers {

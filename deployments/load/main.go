@@ -3,10 +3,11 @@
 //	go run ./deployments/load -edges 10000
 //
 // The controller is the real program, in a process of its own with etcd inside; with
-// -replicas 3 there are three whose etcds form a cluster. The edges
-// are in this process: each enrols with a token and keys of its own, holds a session over
-// mutual TLS through the agent's own session code, takes intents, answers, and reports
-// tunnels and counters. Only what runs the intent is not real: there is no data plane.
+// -replicas 3 there are three whose etcds form a cluster. The edges are in this process,
+// or in several if there are many: each enrols with a token and keys of its own, holds a
+// session over mutual TLS through the agent's own session code, takes intents, answers,
+// and reports tunnels and counters. Only what runs the intent is not real: there is no
+// data plane.
 //
 // The topology is a hub-and-spoke mesh. Everything is on loopback, bounded in time, and
 // gone at the end. Figures are of this machine and this run: the edges take their share of
@@ -28,8 +29,10 @@ import (
 type options struct {
 	edges, hubs, changes int
 	replicas             int
-	json                 bool
-	limit                time.Duration
+	// crew is how many edges a process has at most: each takes an open file.
+	crew  int
+	json  bool
+	limit time.Duration
 	// profiles is where the controller's profiles with all sessions go, empty for nowhere.
 	profiles string
 }
@@ -40,13 +43,20 @@ func main() {
 	flag.IntVar(&o.hubs, "hubs", 4, "how many of them are hubs")
 	flag.IntVar(&o.replicas, "replicas", 1, "how many controllers act as one")
 	flag.IntVar(&o.changes, "changes", 100, "how many changes of one site are measured")
+	flag.IntVar(&o.crew, "crew", 9000, "how many edges are simulated in one process")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, as pprof reads them")
+	var worker string
+	flag.StringVar(&worker, "worker", "", "be a process of simulated edges for another one of this program, which says what to do as `JSON`")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	do := func() error { return run(ctx, o) }
+	if worker != "" {
+		do = func() error { return work(ctx, worker) }
+	}
+	if err := do(); err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
 	}
@@ -56,7 +66,7 @@ func run(ctx context.Context, o options) error {
 	if o.hubs < 1 || o.edges <= o.hubs {
 		return fmt.Errorf("%d edges with %d hubs: want at least a hub and an edge that is none", o.edges, o.hubs)
 	}
-	if err := raiseFileLimit(uint64(2*o.edges + 1000)); err != nil {
+	if err := raiseFileLimit(o.files()); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.limit)
@@ -81,6 +91,12 @@ func run(ctx context.Context, o options) error {
 		return encoder.Encode(l.results)
 	}
 	return l.results.print(os.Stdout)
+}
+
+// files is how many files a process has open at most: a crew while it dials anew, or a
+// controller that has the edges of another one too.
+func (o options) files() uint64 {
+	return uint64(max(2*min(o.edges, o.crew), o.edges/max(o.replicas-1, 1)) + 1000)
 }
 
 // raiseFileLimit lets this process and the controller have n files open.
