@@ -30,7 +30,8 @@ func (c *controller) populated(network string) *samples {
 		s.Name, s.Labels = text(s.GetName()), map[string]string{"region": "emea"}
 	}
 	ctx := c.t.Context()
-	if _, err := c.topology().Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m}); err != nil {
+	applied, err := c.topology().Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m})
+	if err != nil {
 		c.t.Fatal(err)
 	}
 	token := func(site string) *swanherdv1.EnrollmentToken {
@@ -68,7 +69,7 @@ func (c *controller) populated(network string) *samples {
 	return &samples{
 		network: network,
 		ids: map[string]string{
-			"site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
+			"revision": fmt.Sprint(applied.GetRevision()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 		},

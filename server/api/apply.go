@@ -23,17 +23,20 @@ func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*sw
 			return err
 		}
 		return e.check()
-	}, func(e *edit) *swanherdv1.ApplyResponse {
-		resp := &swanherdv1.ApplyResponse{Changes: e.changes}
-		if e.changed() {
-			resp.Plan = plan.Preview(&e.base.Topology, &e.next)
-			resp.TunnelsAdded, resp.TunnelsRemoved = resp.GetPlan().GetTunnelsAdded(), resp.GetPlan().GetTunnelsRemoved()
-		}
-		if req.GetValidateOnly() {
-			resp.Revision = e.base.Revision
-		}
-		return resp
-	})
+	}, func(e *edit) *swanherdv1.ApplyResponse { return e.applied(req.GetValidateOnly()) })
+}
+
+// applied is the answer to a change of much at once.
+func (e *edit) applied(validateOnly bool) *swanherdv1.ApplyResponse {
+	resp := &swanherdv1.ApplyResponse{Changes: e.changes}
+	if e.changed() {
+		resp.Plan = plan.Preview(&e.base.Topology, &e.next)
+		resp.TunnelsAdded, resp.TunnelsRemoved = resp.GetPlan().GetTunnelsAdded(), resp.GetPlan().GetTunnelsRemoved()
+	}
+	if validateOnly {
+		resp.Revision = e.base.Revision
+	}
+	return resp
 }
 
 // merge puts a manifest into the topology. With prune, what its networks have

@@ -185,6 +185,9 @@ func (e *edit) commit(ctx context.Context) (int64, error) {
 	if e.changed() {
 		e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)
 		e.audit()
+		if err := e.record(); err != nil {
+			return 0, err
+		}
 	} else if e.txn.Empty() {
 		return e.base.Revision, nil
 	}
@@ -198,6 +201,7 @@ func (e *edit) commit(ctx context.Context) (int64, error) {
 	if _, err := e.svc.store.WaitRevision(ctx, revision); err != nil {
 		return 0, status.FromContextError(ctx.Err()).Err()
 	}
+	e.trimRevisions(ctx)
 	return revision, nil
 }
 

@@ -26,6 +26,8 @@
 //	expiry_checks/last                     store.v1.ExpiryCheck
 //	token_uses/{token}                     store.v1.TokenUse
 //	events/{network}/{ulid}                swanherd.v1.Event, a transition
+//	revisions/{network}/{ulid}             swanherd.store.v1.TopologyRevision
+//	requests/{hash of who}/{request_id}    swanherd.store.v1.AnsweredRequest
 //	audit/{network}/{ulid}                 swanherd.v1.Event, what somebody did
 //	audit_seals/{network}/{revision}       store.v1.AuditSeal
 //	replicas/{replica}                     store.v1.Replica, under its lease

@@ -13,6 +13,7 @@ import (
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -3382,11 +3383,338 @@ func (x *DeleteProfileRequest) GetValidateOnly() bool {
 	return false
 }
 
+// A Revision is one change of a network's topology. It is never changed.
+type Revision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/revisions/{revision}`, with the store revision at which the
+	// change took effect.
+	Name       string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Revision   int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Who made it, as in Event.actor.
+	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	// In a few words, such as `2 created, 1 deleted: site.create networks/demo/sites/berlin`.
+	Summary string            `protobuf:"bytes,5,opt,name=summary,proto3" json:"summary,omitempty"`
+	Changes []*ResourceChange `protobuf:"bytes,6,rep,name=changes,proto3" json:"changes,omitempty"`
+	// The network as it was then. Only in the answer to Get.
+	Manifest      *Manifest `protobuf:"bytes,7,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revision) Reset() {
+	*x = Revision{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revision) ProtoMessage() {}
+
+func (x *Revision) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revision.ProtoReflect.Descriptor instead.
+func (*Revision) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *Revision) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Revision) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Revision) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Revision) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Revision) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *Revision) GetChanges() []*ResourceChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *Revision) GetManifest() *Manifest {
+	if x != nil {
+		return x.Manifest
+	}
+	return nil
+}
+
+type ListRevisionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; 0: 100, at most 1000.
+	PageSize  int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `actor = "token:ops"`; empty: all.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevisionsRequest) Reset() {
+	*x = ListRevisionsRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevisionsRequest) ProtoMessage() {}
+
+func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListRevisionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListRevisionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevisionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRevisionsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+type ListRevisionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revisions     []*Revision            `protobuf:"bytes,1,rep,name=revisions,proto3" json:"revisions,omitempty"`
+	NextPageToken string                 `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevisionsResponse) Reset() {
+	*x = ListRevisionsResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevisionsResponse) ProtoMessage() {}
+
+func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListRevisionsResponse) GetRevisions() []*Revision {
+	if x != nil {
+		return x.Revisions
+	}
+	return nil
+}
+
+func (x *ListRevisionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type GetRevisionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevisionRequest) Reset() {
+	*x = GetRevisionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevisionRequest) ProtoMessage() {}
+
+func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
+func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetRevisionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RestoreRevisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check and plan, store nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// As in ApplyRequest.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreRevisionRequest) Reset() {
+	*x = RestoreRevisionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreRevisionRequest) ProtoMessage() {}
+
+func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreRevisionRequest.ProtoReflect.Descriptor instead.
+func (*RestoreRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *RestoreRevisionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RestoreRevisionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RestoreRevisionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_swanherd_v1_topology_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
-	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xc9\x02\n" +
+	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xc9\x02\n" +
 	"\fApplyRequest\x129\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.swanherd.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
 	"\x05prune\x18\x02 \x01(\bR\x05prune\x12W\n" +
@@ -3668,7 +3996,34 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly2\xd1\x18\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\x8e\x03\n" +
+	"\bRevision\x12\x17\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x1f\n" +
+	"\brevision\x18\x02 \x01(\x03B\x03\xe0A\x03R\brevision\x12@\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"createTime\x12\x19\n" +
+	"\x05actor\x18\x04 \x01(\tB\x03\xe0A\x03R\x05actor\x12\x1d\n" +
+	"\asummary\x18\x05 \x01(\tB\x03\xe0A\x03R\asummary\x12:\n" +
+	"\achanges\x18\x06 \x03(\v2\x1b.swanherd.v1.ResourceChangeB\x03\xe0A\x03R\achanges\x126\n" +
+	"\bmanifest\x18\a \x01(\v2\x15.swanherd.v1.ManifestB\x03\xe0A\x03R\bmanifest:X\xeaAU\n" +
+	"\x15swanherd.dev/Revision\x12'networks/{network}/revisions/{revision}*\trevisions2\brevision\"\xa0\x01\n" +
+	"\x14ListRevisionsRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\"t\n" +
+	"\x15ListRevisionsResponse\x123\n" +
+	"\trevisions\x18\x01 \x03(\v2\x15.swanherd.v1.RevisionR\trevisions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"0\n" +
+	"\x12GetRevisionRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x85\x01\n" +
+	"\x16RestoreRevisionRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xd2\x1b\n" +
 	"\x0fTopologyService\x12]\n" +
 	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
@@ -3708,7 +4063,10 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rUpdateProfile\x12!.swanherd.v1.UpdateProfileRequest\x1a\x14.swanherd.v1.Profile\"9\x82\xd3\xe4\x93\x023:\aprofile2(/v1/{profile.name=networks/*/profiles/*}\x12t\n" +
 	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}\x12g\n" +
 	"\x05Watch\x12\x19.swanherd.v1.WatchRequest\x1a\x1a.swanherd.v1.WatchResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=networks/*}:watch0\x01\x12m\n" +
-	"\aExplain\x12\x1b.swanherd.v1.ExplainRequest\x1a\x1c.swanherd.v1.ExplainResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}:explainB\xaf\x01\n" +
+	"\aExplain\x12\x1b.swanherd.v1.ExplainRequest\x1a\x1c.swanherd.v1.ExplainResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}:explain\x12\x81\x01\n" +
+	"\rListRevisions\x12!.swanherd.v1.ListRevisionsRequest\x1a\".swanherd.v1.ListRevisionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=networks/*}/revisions\x12p\n" +
+	"\vGetRevision\x12\x1f.swanherd.v1.GetRevisionRequest\x1a\x15.swanherd.v1.Revision\")\x82\xd3\xe4\x93\x02#\x12!/v1/{name=networks/*/revisions/*}\x12\x88\x01\n" +
+	"\x0fRestoreRevision\x12#.swanherd.v1.RestoreRevisionRequest\x1a\x1a.swanherd.v1.ApplyResponse\"4\x82\xd3\xe4\x93\x02.:\x01*\")/v1/{name=networks/*/revisions/*}:restoreB\xaf\x01\n" +
 	"\x0fcom.swanherd.v1B\x14TopologyServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -3724,68 +4082,74 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
-	(TunnelChange_Effect)(0),      // 0: swanherd.v1.TunnelChange.Effect
-	(ResourceChange_Action)(0),    // 1: swanherd.v1.ResourceChange.Action
-	(WatchResponse_Kind)(0),       // 2: swanherd.v1.WatchResponse.Kind
-	(*ApplyRequest)(nil),          // 3: swanherd.v1.ApplyRequest
-	(*ApplyResponse)(nil),         // 4: swanherd.v1.ApplyResponse
-	(*ChangePlan)(nil),            // 5: swanherd.v1.ChangePlan
-	(*TunnelChange)(nil),          // 6: swanherd.v1.TunnelChange
-	(*EdgeChange)(nil),            // 7: swanherd.v1.EdgeChange
-	(*ReachabilityChange)(nil),    // 8: swanherd.v1.ReachabilityChange
-	(*ResourceChange)(nil),        // 9: swanherd.v1.ResourceChange
-	(*ExplainRequest)(nil),        // 10: swanherd.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 11: swanherd.v1.ExplainResponse
-	(*ExplainHop)(nil),            // 12: swanherd.v1.ExplainHop
-	(*WatchRequest)(nil),          // 13: swanherd.v1.WatchRequest
-	(*WatchResponse)(nil),         // 14: swanherd.v1.WatchResponse
-	(*GetNetworkRequest)(nil),     // 15: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),   // 16: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),  // 17: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),  // 18: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),  // 19: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),  // 20: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),        // 21: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),      // 22: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),     // 23: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),     // 24: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),     // 25: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),     // 26: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),        // 27: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),      // 28: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),     // 29: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),     // 30: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),     // 31: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),    // 32: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),   // 33: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),        // 34: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),     // 35: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),    // 36: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),     // 37: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),     // 38: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),     // 39: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),     // 40: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),   // 41: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),  // 42: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),  // 43: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),  // 44: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),  // 45: swanherd.v1.DeleteProfileRequest
-	nil,                           // 46: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),              // 47: swanherd.v1.Manifest
-	(TunnelStatus)(0),             // 48: swanherd.v1.TunnelStatus
-	(*Network)(nil),               // 49: swanherd.v1.Network
-	(*Site)(nil),                  // 50: swanherd.v1.Site
-	(*Mesh)(nil),                  // 51: swanherd.v1.Mesh
-	(*Profile)(nil),               // 52: swanherd.v1.Profile
-	(*Edge)(nil),                  // 53: swanherd.v1.Edge
-	(*fieldmaskpb.FieldMask)(nil), // 54: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 55: google.protobuf.Empty
+	(TunnelChange_Effect)(0),       // 0: swanherd.v1.TunnelChange.Effect
+	(ResourceChange_Action)(0),     // 1: swanherd.v1.ResourceChange.Action
+	(WatchResponse_Kind)(0),        // 2: swanherd.v1.WatchResponse.Kind
+	(*ApplyRequest)(nil),           // 3: swanherd.v1.ApplyRequest
+	(*ApplyResponse)(nil),          // 4: swanherd.v1.ApplyResponse
+	(*ChangePlan)(nil),             // 5: swanherd.v1.ChangePlan
+	(*TunnelChange)(nil),           // 6: swanherd.v1.TunnelChange
+	(*EdgeChange)(nil),             // 7: swanherd.v1.EdgeChange
+	(*ReachabilityChange)(nil),     // 8: swanherd.v1.ReachabilityChange
+	(*ResourceChange)(nil),         // 9: swanherd.v1.ResourceChange
+	(*ExplainRequest)(nil),         // 10: swanherd.v1.ExplainRequest
+	(*ExplainResponse)(nil),        // 11: swanherd.v1.ExplainResponse
+	(*ExplainHop)(nil),             // 12: swanherd.v1.ExplainHop
+	(*WatchRequest)(nil),           // 13: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),          // 14: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),      // 15: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),    // 16: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),   // 17: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),   // 18: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),   // 19: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),   // 20: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),         // 21: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),       // 22: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),      // 23: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),      // 24: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),      // 25: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),      // 26: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),         // 27: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),       // 28: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),      // 29: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),      // 30: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),      // 31: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),     // 32: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),    // 33: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),         // 34: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),      // 35: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),     // 36: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),      // 37: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),      // 38: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),      // 39: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),      // 40: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),    // 41: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),   // 42: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),   // 43: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),   // 44: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),   // 45: swanherd.v1.DeleteProfileRequest
+	(*Revision)(nil),               // 46: swanherd.v1.Revision
+	(*ListRevisionsRequest)(nil),   // 47: swanherd.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),  // 48: swanherd.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),     // 49: swanherd.v1.GetRevisionRequest
+	(*RestoreRevisionRequest)(nil), // 50: swanherd.v1.RestoreRevisionRequest
+	nil,                            // 51: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),               // 52: swanherd.v1.Manifest
+	(TunnelStatus)(0),              // 53: swanherd.v1.TunnelStatus
+	(*Network)(nil),                // 54: swanherd.v1.Network
+	(*Site)(nil),                   // 55: swanherd.v1.Site
+	(*Mesh)(nil),                   // 56: swanherd.v1.Mesh
+	(*Profile)(nil),                // 57: swanherd.v1.Profile
+	(*Edge)(nil),                   // 58: swanherd.v1.Edge
+	(*fieldmaskpb.FieldMask)(nil),  // 59: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),  // 60: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),          // 61: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	47, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	46, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	52, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	51, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
 	9,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
 	5,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
 	6,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
@@ -3794,93 +4158,103 @@ var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
 	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
 	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
 	12, // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
-	48, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	53, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
 	2,  // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	49, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	50, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	51, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	52, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	53, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	49, // 17: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	49, // 18: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	49, // 19: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	54, // 20: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	50, // 21: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	50, // 22: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	50, // 23: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	54, // 24: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	53, // 25: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	53, // 26: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	54, // 27: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	51, // 28: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	51, // 29: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	51, // 30: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	54, // 31: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	52, // 32: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	52, // 33: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	52, // 34: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	54, // 35: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	3,  // 36: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	15, // 37: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	16, // 38: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	18, // 39: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	19, // 40: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	20, // 41: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	21, // 42: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	22, // 43: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	24, // 44: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	25, // 45: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	26, // 46: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	27, // 47: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	28, // 48: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	30, // 49: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	31, // 50: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	32, // 51: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	34, // 52: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	35, // 53: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	37, // 54: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	38, // 55: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	39, // 56: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	40, // 57: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	41, // 58: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	43, // 59: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	44, // 60: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	45, // 61: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	13, // 62: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	10, // 63: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
-	4,  // 64: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	49, // 65: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	17, // 66: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	49, // 67: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	49, // 68: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	55, // 69: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	50, // 70: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	23, // 71: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	50, // 72: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	50, // 73: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	55, // 74: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	53, // 75: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	29, // 76: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	53, // 77: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	55, // 78: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	33, // 79: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	51, // 80: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	36, // 81: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	51, // 82: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	51, // 83: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	55, // 84: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	52, // 85: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	42, // 86: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	52, // 87: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	52, // 88: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	55, // 89: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	14, // 90: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	11, // 91: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
-	64, // [64:92] is the sub-list for method output_type
-	36, // [36:64] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	54, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	55, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	56, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	57, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	58, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	54, // 17: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	54, // 18: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	54, // 19: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	59, // 20: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	55, // 21: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	55, // 22: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	55, // 23: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	59, // 24: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	58, // 25: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	58, // 26: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	59, // 27: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56, // 28: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	56, // 29: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	56, // 30: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	59, // 31: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	57, // 32: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	57, // 33: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	57, // 34: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	59, // 35: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	60, // 36: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	9,  // 37: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
+	52, // 38: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
+	46, // 39: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
+	3,  // 40: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	15, // 41: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	16, // 42: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	18, // 43: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	19, // 44: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	20, // 45: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	21, // 46: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	22, // 47: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	24, // 48: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	25, // 49: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	26, // 50: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	27, // 51: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	28, // 52: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	30, // 53: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	31, // 54: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	32, // 55: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	34, // 56: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	35, // 57: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	37, // 58: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	38, // 59: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	39, // 60: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	40, // 61: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	41, // 62: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	43, // 63: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	44, // 64: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	45, // 65: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	13, // 66: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	10, // 67: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	47, // 68: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
+	49, // 69: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
+	50, // 70: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
+	4,  // 71: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	54, // 72: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	17, // 73: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	54, // 74: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	54, // 75: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	61, // 76: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	55, // 77: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	23, // 78: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	55, // 79: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	55, // 80: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	61, // 81: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	58, // 82: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	29, // 83: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	58, // 84: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	61, // 85: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	33, // 86: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	56, // 87: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	36, // 88: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	56, // 89: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	56, // 90: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	61, // 91: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	57, // 92: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	42, // 93: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	57, // 94: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	57, // 95: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	61, // 96: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	14, // 97: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	11, // 98: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	48, // 99: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
+	46, // 100: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
+	4,  // 101: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
+	71, // [71:102] is the sub-list for method output_type
+	40, // [40:71] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -3903,7 +4277,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   44,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,34 +20,37 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TopologyService_Apply_FullMethodName         = "/swanherd.v1.TopologyService/Apply"
-	TopologyService_GetNetwork_FullMethodName    = "/swanherd.v1.TopologyService/GetNetwork"
-	TopologyService_ListNetworks_FullMethodName  = "/swanherd.v1.TopologyService/ListNetworks"
-	TopologyService_CreateNetwork_FullMethodName = "/swanherd.v1.TopologyService/CreateNetwork"
-	TopologyService_UpdateNetwork_FullMethodName = "/swanherd.v1.TopologyService/UpdateNetwork"
-	TopologyService_DeleteNetwork_FullMethodName = "/swanherd.v1.TopologyService/DeleteNetwork"
-	TopologyService_GetSite_FullMethodName       = "/swanherd.v1.TopologyService/GetSite"
-	TopologyService_ListSites_FullMethodName     = "/swanherd.v1.TopologyService/ListSites"
-	TopologyService_CreateSite_FullMethodName    = "/swanherd.v1.TopologyService/CreateSite"
-	TopologyService_UpdateSite_FullMethodName    = "/swanherd.v1.TopologyService/UpdateSite"
-	TopologyService_DeleteSite_FullMethodName    = "/swanherd.v1.TopologyService/DeleteSite"
-	TopologyService_GetEdge_FullMethodName       = "/swanherd.v1.TopologyService/GetEdge"
-	TopologyService_ListEdges_FullMethodName     = "/swanherd.v1.TopologyService/ListEdges"
-	TopologyService_UpdateEdge_FullMethodName    = "/swanherd.v1.TopologyService/UpdateEdge"
-	TopologyService_DeleteEdge_FullMethodName    = "/swanherd.v1.TopologyService/DeleteEdge"
-	TopologyService_ResumeEdges_FullMethodName   = "/swanherd.v1.TopologyService/ResumeEdges"
-	TopologyService_GetMesh_FullMethodName       = "/swanherd.v1.TopologyService/GetMesh"
-	TopologyService_ListMeshes_FullMethodName    = "/swanherd.v1.TopologyService/ListMeshes"
-	TopologyService_CreateMesh_FullMethodName    = "/swanherd.v1.TopologyService/CreateMesh"
-	TopologyService_UpdateMesh_FullMethodName    = "/swanherd.v1.TopologyService/UpdateMesh"
-	TopologyService_DeleteMesh_FullMethodName    = "/swanherd.v1.TopologyService/DeleteMesh"
-	TopologyService_GetProfile_FullMethodName    = "/swanherd.v1.TopologyService/GetProfile"
-	TopologyService_ListProfiles_FullMethodName  = "/swanherd.v1.TopologyService/ListProfiles"
-	TopologyService_CreateProfile_FullMethodName = "/swanherd.v1.TopologyService/CreateProfile"
-	TopologyService_UpdateProfile_FullMethodName = "/swanherd.v1.TopologyService/UpdateProfile"
-	TopologyService_DeleteProfile_FullMethodName = "/swanherd.v1.TopologyService/DeleteProfile"
-	TopologyService_Watch_FullMethodName         = "/swanherd.v1.TopologyService/Watch"
-	TopologyService_Explain_FullMethodName       = "/swanherd.v1.TopologyService/Explain"
+	TopologyService_Apply_FullMethodName           = "/swanherd.v1.TopologyService/Apply"
+	TopologyService_GetNetwork_FullMethodName      = "/swanherd.v1.TopologyService/GetNetwork"
+	TopologyService_ListNetworks_FullMethodName    = "/swanherd.v1.TopologyService/ListNetworks"
+	TopologyService_CreateNetwork_FullMethodName   = "/swanherd.v1.TopologyService/CreateNetwork"
+	TopologyService_UpdateNetwork_FullMethodName   = "/swanherd.v1.TopologyService/UpdateNetwork"
+	TopologyService_DeleteNetwork_FullMethodName   = "/swanherd.v1.TopologyService/DeleteNetwork"
+	TopologyService_GetSite_FullMethodName         = "/swanherd.v1.TopologyService/GetSite"
+	TopologyService_ListSites_FullMethodName       = "/swanherd.v1.TopologyService/ListSites"
+	TopologyService_CreateSite_FullMethodName      = "/swanherd.v1.TopologyService/CreateSite"
+	TopologyService_UpdateSite_FullMethodName      = "/swanherd.v1.TopologyService/UpdateSite"
+	TopologyService_DeleteSite_FullMethodName      = "/swanherd.v1.TopologyService/DeleteSite"
+	TopologyService_GetEdge_FullMethodName         = "/swanherd.v1.TopologyService/GetEdge"
+	TopologyService_ListEdges_FullMethodName       = "/swanherd.v1.TopologyService/ListEdges"
+	TopologyService_UpdateEdge_FullMethodName      = "/swanherd.v1.TopologyService/UpdateEdge"
+	TopologyService_DeleteEdge_FullMethodName      = "/swanherd.v1.TopologyService/DeleteEdge"
+	TopologyService_ResumeEdges_FullMethodName     = "/swanherd.v1.TopologyService/ResumeEdges"
+	TopologyService_GetMesh_FullMethodName         = "/swanherd.v1.TopologyService/GetMesh"
+	TopologyService_ListMeshes_FullMethodName      = "/swanherd.v1.TopologyService/ListMeshes"
+	TopologyService_CreateMesh_FullMethodName      = "/swanherd.v1.TopologyService/CreateMesh"
+	TopologyService_UpdateMesh_FullMethodName      = "/swanherd.v1.TopologyService/UpdateMesh"
+	TopologyService_DeleteMesh_FullMethodName      = "/swanherd.v1.TopologyService/DeleteMesh"
+	TopologyService_GetProfile_FullMethodName      = "/swanherd.v1.TopologyService/GetProfile"
+	TopologyService_ListProfiles_FullMethodName    = "/swanherd.v1.TopologyService/ListProfiles"
+	TopologyService_CreateProfile_FullMethodName   = "/swanherd.v1.TopologyService/CreateProfile"
+	TopologyService_UpdateProfile_FullMethodName   = "/swanherd.v1.TopologyService/UpdateProfile"
+	TopologyService_DeleteProfile_FullMethodName   = "/swanherd.v1.TopologyService/DeleteProfile"
+	TopologyService_Watch_FullMethodName           = "/swanherd.v1.TopologyService/Watch"
+	TopologyService_Explain_FullMethodName         = "/swanherd.v1.TopologyService/Explain"
+	TopologyService_ListRevisions_FullMethodName   = "/swanherd.v1.TopologyService/ListRevisions"
+	TopologyService_GetRevision_FullMethodName     = "/swanherd.v1.TopologyService/GetRevision"
+	TopologyService_RestoreRevision_FullMethodName = "/swanherd.v1.TopologyService/RestoreRevision"
 )
 
 // TopologyServiceClient is the client API for TopologyService service.
@@ -95,6 +98,13 @@ type TopologyServiceClient interface {
 	// Tells over which tunnels a packet goes from one address to another, or why it
 	// does not.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
+	// The changes of a network's topology, newest first; the last 200 are kept.
+	ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error)
+	// One change, with the network as it was after it.
+	GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*Revision, error)
+	// Makes the network what it was after a change, as a new change. Edges stay as
+	// they are.
+	RestoreRevision(ctx context.Context, in *RestoreRevisionRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
 }
 
 type topologyServiceClient struct {
@@ -394,6 +404,36 @@ func (c *topologyServiceClient) Explain(ctx context.Context, in *ExplainRequest,
 	return out, nil
 }
 
+func (c *topologyServiceClient) ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevisionsResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ListRevisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*Revision, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Revision)
+	err := c.cc.Invoke(ctx, TopologyService_GetRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) RestoreRevision(ctx context.Context, in *RestoreRevisionRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyResponse)
+	err := c.cc.Invoke(ctx, TopologyService_RestoreRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TopologyServiceServer is the server API for TopologyService service.
 // All implementations must embed UnimplementedTopologyServiceServer
 // for forward compatibility.
@@ -439,6 +479,13 @@ type TopologyServiceServer interface {
 	// Tells over which tunnels a packet goes from one address to another, or why it
 	// does not.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
+	// The changes of a network's topology, newest first; the last 200 are kept.
+	ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error)
+	// One change, with the network as it was after it.
+	GetRevision(context.Context, *GetRevisionRequest) (*Revision, error)
+	// Makes the network what it was after a change, as a new change. Edges stay as
+	// they are.
+	RestoreRevision(context.Context, *RestoreRevisionRequest) (*ApplyResponse, error)
 	mustEmbedUnimplementedTopologyServiceServer()
 }
 
@@ -532,6 +579,15 @@ func (UnimplementedTopologyServiceServer) Watch(*WatchRequest, grpc.ServerStream
 }
 func (UnimplementedTopologyServiceServer) Explain(context.Context, *ExplainRequest) (*ExplainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Explain not implemented")
+}
+func (UnimplementedTopologyServiceServer) ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevisions not implemented")
+}
+func (UnimplementedTopologyServiceServer) GetRevision(context.Context, *GetRevisionRequest) (*Revision, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRevision not implemented")
+}
+func (UnimplementedTopologyServiceServer) RestoreRevision(context.Context, *RestoreRevisionRequest) (*ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreRevision not implemented")
 }
 func (UnimplementedTopologyServiceServer) mustEmbedUnimplementedTopologyServiceServer() {}
 func (UnimplementedTopologyServiceServer) testEmbeddedByValue()                         {}
@@ -1051,6 +1107,60 @@ func _TopologyService_Explain_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_ListRevisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ListRevisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ListRevisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ListRevisions(ctx, req.(*ListRevisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_GetRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).GetRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_GetRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).GetRevision(ctx, req.(*GetRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_RestoreRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).RestoreRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_RestoreRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).RestoreRevision(ctx, req.(*RestoreRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TopologyService_ServiceDesc is the grpc.ServiceDesc for TopologyService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1165,6 +1275,18 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Explain",
 			Handler:    _TopologyService_Explain_Handler,
+		},
+		{
+			MethodName: "ListRevisions",
+			Handler:    _TopologyService_ListRevisions_Handler,
+		},
+		{
+			MethodName: "GetRevision",
+			Handler:    _TopologyService_GetRevision_Handler,
+		},
+		{
+			MethodName: "RestoreRevision",
+			Handler:    _TopologyService_RestoreRevision_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

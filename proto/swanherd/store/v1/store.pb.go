@@ -1421,6 +1421,123 @@ func (x *AnsweredRequest) GetResponse() []byte {
 	return nil
 }
 
+// TopologyRevision is one change of a network's topology; the revision of its key is
+// that at which it took effect.
+type TopologyRevision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Actor string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// A RevisionContent, compressed (RFC 1951).
+	Content       []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TopologyRevision) Reset() {
+	*x = TopologyRevision{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TopologyRevision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TopologyRevision) ProtoMessage() {}
+
+func (x *TopologyRevision) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TopologyRevision.ProtoReflect.Descriptor instead.
+func (*TopologyRevision) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *TopologyRevision) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *TopologyRevision) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *TopologyRevision) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+// RevisionContent is what changed, and what it takes to go back.
+type RevisionContent struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Changes []*v1.ResourceChange   `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// What was updated or deleted, as it was before.
+	Before        *v1.Manifest `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevisionContent) Reset() {
+	*x = RevisionContent{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevisionContent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevisionContent) ProtoMessage() {}
+
+func (x *RevisionContent) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevisionContent.ProtoReflect.Descriptor instead.
+func (*RevisionContent) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RevisionContent) GetChanges() []*v1.ResourceChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *RevisionContent) GetBefore() *v1.Manifest {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -1435,7 +1552,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1564,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1577,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1488,7 +1605,7 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\"\x86\x01\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1604,7 +1721,14 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x0fAnsweredRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
 	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
-	"\bresponse\x18\x03 \x01(\fR\bresponse\"[\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\"r\n" +
+	"\x10TopologyRevision\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\"w\n" +
+	"\x0fRevisionContent\x125\n" +
+	"\achanges\x18\x01 \x03(\v2\x1b.swanherd.v1.ResourceChangeR\achanges\x12-\n" +
+	"\x06before\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\x06before\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -1627,7 +1751,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -1648,50 +1772,57 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*AuditSeal)(nil),                  // 16: swanherd.store.v1.AuditSeal
 	(*Replica)(nil),                    // 17: swanherd.store.v1.Replica
 	(*AnsweredRequest)(nil),            // 18: swanherd.store.v1.AnsweredRequest
-	(*SealedSecret)(nil),               // 19: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 21: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 22: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 23: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 25: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 26: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 27: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 28: swanherd.v1.EnrollmentRequest
+	(*TopologyRevision)(nil),           // 19: swanherd.store.v1.TopologyRevision
+	(*RevisionContent)(nil),            // 20: swanherd.store.v1.RevisionContent
+	(*SealedSecret)(nil),               // 21: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 23: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 24: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 25: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 26: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 27: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 28: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 29: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 30: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 31: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 32: swanherd.v1.Manifest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	20, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	22, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	21, // 2: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	22, // 3: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	20, // 4: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	20, // 5: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	23, // 6: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	20, // 7: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	24, // 8: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	25, // 9: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	26, // 10: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	23, // 2: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	24, // 3: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	22, // 4: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	22, // 5: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	25, // 6: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	22, // 7: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 8: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	27, // 9: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	28, // 10: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	9,  // 11: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 12: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	20, // 13: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 14: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	22, // 13: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 14: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	11, // 15: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	27, // 16: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	19, // 17: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	20, // 18: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	20, // 19: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	24, // 20: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	28, // 21: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	20, // 22: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	20, // 23: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	20, // 24: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	20, // 25: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	20, // 26: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	29, // 16: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	21, // 17: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	22, // 18: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	22, // 19: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	26, // 20: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	30, // 21: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	22, // 22: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	22, // 23: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	22, // 24: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	22, // 25: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	22, // 26: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	22, // 27: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	31, // 28: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	32, // 29: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1705,7 +1836,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
