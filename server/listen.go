@@ -281,6 +281,7 @@ func (s *Server) makeEdge() error {
 		grpc.ReadBufferSize(0),
 		grpc.WriteBufferSize(edgeWriteBuffer),
 		grpc.SharedWriteBuffer(true),
+		grpc.HeaderTableSize(0), // one stream after the other: no header comes twice
 		grpc.StaticStreamWindowSize(edgeWindow),
 		grpc.StaticConnWindowSize(edgeWindow),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 15 * time.Second}),

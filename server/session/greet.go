@@ -81,6 +81,9 @@ func (s *session) admission(ctx context.Context) error {
 		_ = s.stream.Send(goaway("too many edges come at a time", wait, 0))
 		return status.Errorf(codes.ResourceExhausted, "too many edges come at a time; come back in %s", wait.Round(time.Millisecond))
 	}
+	if wait == 0 {
+		return nil
+	}
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {

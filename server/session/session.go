@@ -203,6 +203,7 @@ func (s *session) send() {
 			s.sending = false
 			return
 		}
+		farewell := s.ending != nil
 		s.stuck = time.Now()
 		s.mu.Unlock()
 		err := s.stream.Send(m)
@@ -211,7 +212,7 @@ func (s *session) send() {
 		if err != nil {
 			return // for ever sending: nothing else is
 		}
-		if m.GetGoaway() != nil && s.ending != nil {
+		if farewell {
 			s.end(s.ending.status())
 			return
 		}
