@@ -239,11 +239,19 @@ func TestCreditsForCounters(t *testing.T) {
 			Name: "networks/demo/tunnels/t", A: &swanherdv1.TunnelEnd{Edge: berlin}, B: &swanherdv1.TunnelEnd{Edge: "networks/demo/edges/oslo"},
 		}}})
 		e := w.dial(&swanherdv1.Hello{})
+		ping := &swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{Ping: &swanherdv1.Ping{}}}
+		granted := func() *swanherdv1.FlowGrant {
+			for {
+				if g := e.recv().GetFlowGrant(); g != nil {
+					return g
+				}
+			}
+		}
 		for _, want := range []time.Duration{20 * time.Second, 40 * time.Second, 80 * time.Second, 0} {
 			session.Tend(w.server, time.Now().Add(-time.Second)) // it is late
 			session.Tend(w.server, time.Now().Add(-200*time.Millisecond))
-			g := e.recv().GetFlowGrant()
-			if g == nil || g.GetCounterInterval().AsDuration() != want {
+			e.send(ping) // what is sent next brings the grant along
+			if g := granted(); g.GetCounterInterval().AsDuration() != want {
 				t.Fatalf("got %v, want counters each %v", g, want)
 			}
 		}
@@ -259,14 +267,18 @@ func TestCreditsForCounters(t *testing.T) {
 			t.Errorf("a transition under load is lost: %v", tunnel)
 		}
 		done := make(chan struct{})
-		go func() { defer close(done); e.pinging(50 * time.Second) }()
-		for want := 80 * time.Second; want >= 10*time.Second; {
-			if g := e.recv().GetFlowGrant(); g != nil {
-				if g.GetCounterInterval().AsDuration() != want {
-					t.Errorf("got %v, want counters each %v", g, want)
-				}
-				want /= 2
+		go func() {
+			defer close(done)
+			for range 50 {
+				e.send(ping)
+				time.Sleep(time.Second)
 			}
+		}()
+		for want := 80 * time.Second; want >= 10*time.Second; {
+			if g := granted(); g.GetCounterInterval().AsDuration() != want {
+				t.Errorf("got %v, want counters each %v", g, want)
+			}
+			want /= 2
 		}
 		<-done
 	})

@@ -377,8 +377,8 @@ func (s *session) tend(now time.Time, interval time.Duration) {
 		return
 	}
 	due := s.due(now)
-	if s.interval != interval {
-		s.interval, s.told, due = interval, false, true
+	if s.interval != interval { // told with what is sent next: load must not make load
+		s.interval, s.told = interval, false
 	}
 	if !s.leaving && !now.Before(s.leaveAt) {
 		s.leaving, due = true, true
