@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"log/slog"
+	"regexp"
 	"time"
 
 	"go.uber.org/zap"
@@ -29,6 +30,10 @@ var expected = map[string]bool{
 	"setting up serving from embedded etcd failed.":                                        true,
 }
 
+// earlyCampaign is what a member says whose election timer is faster than its disk: it
+// tries again.
+var earlyCampaign = regexp.MustCompile(`^[0-9a-f]+ cannot campaign at term \d+ since there are still pending configuration changes`)
+
 // slogCore is a zapcore.Core that writes to slog. etcd is talkative: what it
 // says below a warning is of use to its developers only.
 type slogCore struct{ log *slog.Logger }
@@ -49,7 +54,7 @@ func (c slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zap
 func (c slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	level := slog.LevelWarn
 	switch {
-	case expected[entry.Message]:
+	case expected[entry.Message], earlyCampaign.MatchString(entry.Message):
 		level = slog.LevelDebug
 	case entry.Level > zapcore.WarnLevel:
 		level = slog.LevelError
