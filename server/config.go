@@ -112,6 +112,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Out == nil {
 		c.Out = os.Stdout
 	}
+	return c, c.mistakes()
+}
+
+// mistakes says everything that is wrong with c, whose defaults are filled in.
+func (c Config) mistakes() error {
 	var errs []error
 	for flag, address := range map[string]string{"listen": c.Listen, "edge-listen": c.EdgeListen, "metrics-listen": c.MetricsListen, "replica-listen": c.ReplicaListen} {
 		if _, _, err := net.SplitHostPort(address); err != nil {
@@ -149,7 +154,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.EtcdTLS != nil && len(c.EtcdEndpoints) == 0 {
 		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))
 	}
-	return c, errors.Join(errs...)
+	return errors.Join(errs...)
 }
 
 // KeyCredential is the name of the systemd credential that holds the key of secrets, as

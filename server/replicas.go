@@ -57,7 +57,7 @@ func (s *Server) makeReplica() {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
-	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command, s.cfg.Log))
+	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command))
 	s.follower = &replica.Follower{
 		Name:  s.name,
 		Store: s.store,

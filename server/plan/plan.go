@@ -45,27 +45,3 @@ func Make(t *model.Topology) *Plan {
 	p, _ := NewPlanner().Update(t)
 	return p
 }
-
-// TunnelNames returns the names of the tunnels that Make would plan, at a
-// fraction of its cost: for telling what a change would do.
-func TunnelNames(t *model.Topology) map[string]bool {
-	names := map[string]bool{}
-	for row := range t.Networks.All() {
-		name, err := model.ParseNetworkName(row.Name)
-		if err != nil {
-			continue // refused before it was stored
-		}
-		n := newNetwork(t, name, &network{})
-		for _, e := range n.edges {
-			n.eachPeer(e, func(m *mesh, peer *edge) {
-				if e.name > peer.name {
-					return // seen from the other end
-				}
-				if a, b, ok := n.ends(m, e, peer); ok {
-					names[tunnelName(&a, &b)] = true
-				}
-			})
-		}
-	}
-	return names
-}

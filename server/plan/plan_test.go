@@ -132,8 +132,8 @@ func TestSizes(t *testing.T) {
 		if p.Tunnels.Len() != c.tunnels {
 			t.Errorf("%s: %d tunnels, want %d", c.name, p.Tunnels.Len(), c.tunnels)
 		}
-		if names := TunnelNames(c.b.snapshot()); len(names) != c.tunnels {
-			t.Errorf("%s: TunnelNames has %d, want %d", c.name, len(names), c.tunnels)
+		if names := tunnelNames(c.b.snapshot()); len(names) != c.tunnels {
+			t.Errorf("%s: the topology has %d, want %d", c.name, len(names), c.tunnels)
 		}
 	}
 }

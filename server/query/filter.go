@@ -20,9 +20,6 @@ type test func(protoreflect.Message) bool
 // is wanted.
 func (f Filter) Matches(m protoreflect.Message) bool { return f.test == nil || f.test(m) }
 
-// Empty says whether the filter wants all.
-func (f Filter) Empty() bool { return f.test == nil }
-
 // ParseFilter parses a filter for messages of that type. The error says what is
 // wrong with it.
 func ParseFilter(text string, d protoreflect.MessageDescriptor) (Filter, error) {

@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"log/slog"
 	"time"
 
 	"google.golang.org/grpc"
@@ -27,12 +26,11 @@ type Server struct {
 	name  string
 	fleet *fleet.Fleet
 	run   Run
-	log   *slog.Logger
 }
 
 // NewServer returns the service of the replica of that name, `replicas/{replica}`.
-func NewServer(name string, f *fleet.Fleet, run Run, log *slog.Logger) *Server {
-	return &Server{name: name, fleet: f, run: run, log: log}
+func NewServer(name string, f *fleet.Fleet, run Run) *Server {
+	return &Server{name: name, fleet: f, run: run}
 }
 
 // Follow implements ReplicaService.
