@@ -250,7 +250,9 @@ func (sa *ikeSA) notProtected(parsed *wire.Message) {
 	}
 }
 
-// hint notes that something unauthenticated casts doubt on the SA.
+// hint notes that something unauthenticated casts doubt on the SA. A request that is
+// out already is as good a question as a new one: it is repeated at once, as its
+// answer may have been lost with the peer's state, and its next turn may be far.
 func (sa *ikeSA) hint() {
 	sa.m.stats.Hints++
 	if sa.state != stateEstablished || sa.m.now.Before(sa.probeAt) {
@@ -258,6 +260,9 @@ func (sa *ikeSA) hint() {
 	}
 	sa.probeAt = sa.m.now.Add(hintInterval)
 	sa.wantProbe = true
+	if o := sa.window.outstanding; o != nil {
+		sa.repeat(o)
+	}
 }
 
 // authentic notes that a fresh message passed the integrity check. Pieces of
