@@ -214,8 +214,7 @@ func testQueuesRekeyed(t *testing.T, q *queues) {
 			passes("traffic on the new SA", queue)
 		}
 		mustApply(t, q.pair.A.Plane, removal(old.outA), removal(old.inA))
-		drained := flow.passed.Load() + numberedWindow + 1
-		waitUntil(t, "what the old SA had sent", func() bool { return flow.passed.Load() >= drained || flow.stuck() })
+		flow.waitForSent(t)
 		mustApply(t, q.pair.B.Plane, removal(old.outB), removal(old.inB))
 	}
 	passed, wrong := flow.end()

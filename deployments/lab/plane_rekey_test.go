@@ -45,8 +45,7 @@ func testRekeyUnderLoad(t *testing.T) {
 		mustApply(t, a, dataplane.InstallSA{SA: next.outA})
 		waitUntil(t, "traffic on the new SA", func() bool { return countersOf(t, b, next.inB).Packets > 0 || flow.stuck() })
 		mustApply(t, a, removal(old.outA), removal(old.inA))
-		drained := flow.passed.Load() + numberedWindow + 1
-		waitUntil(t, "what the old SA had sent", func() bool { return flow.passed.Load() >= drained || flow.stuck() })
+		flow.waitForSent(t)
 		mustApply(t, b, removal(old.outB), removal(old.inB))
 		old = next
 	}
