@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -240,6 +242,28 @@ func (l *load) profile() error {
 	return nil
 }
 
+// profileProcessor keeps what the controller's processor does in the next seconds, and
+// this process's, if that is wanted. The function that it returns waits for it.
+func (l *load) profileProcessor() (func() error, error) {
+	if l.profiles == "" {
+		return func() error { return nil }, nil
+	}
+	own, err := os.Create(filepath.Join(l.profiles, "cpu-load"))
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(own); err != nil {
+		return nil, err
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := l.controller.profile("profile?seconds=5", filepath.Join(l.profiles, "cpu"))
+		pprof.StopCPUProfile()
+		done <- errors.Join(err, own.Close())
+	}()
+	return func() error { return <-done }, nil
+}
+
 // settle waits until every edge runs and keeps what is planned for it.
 func (l *load) settle(ctx context.Context) error {
 	for {
@@ -298,6 +322,10 @@ const rounds = 5
 
 // changeAll changes what every tunnel has in it.
 func (l *load) changeAll(ctx context.Context) error {
+	profiled, err := l.profileProcessor()
+	if err != nil {
+		return err
+	}
 	var each, all []time.Duration
 	for n := range rounds {
 		had := map[int]bool{}
@@ -333,7 +361,7 @@ func (l *load) changeAll(ctx context.Context) error {
 	}
 	l.results.times("change of all until an edge runs it", each, "p99 2 s")
 	l.results.times("change of all until the last edge runs it", all, "")
-	return nil
+	return profiled()
 }
 
 // idleTime is how long nothing happens.

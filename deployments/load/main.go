@@ -45,7 +45,7 @@ func main() {
 	flag.IntVar(&o.changes, "changes", 100, "how many changes of one site are measured")
 	flag.IntVar(&o.crew, "crew", 9000, "how many edges are simulated in one process")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
-	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, as pprof reads them")
+	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, and for its processor and this one's during the changes of all, as pprof reads them")
 	var worker string
 	flag.StringVar(&worker, "worker", "", "be a process of simulated edges for another one of this program, which says what to do as `JSON`")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
