@@ -195,7 +195,7 @@ func (s *Server) makeServices(context.Context) error {
 		fleet: api.NewFleet(api.FleetConfig{
 			Store: s.store, Sealer: s.sealer, Fleet: s.fleet, Keeper: s.keeper, Command: s.command, Version: s.cfg.Version,
 		}),
-		access:     api.NewAccess(s.store, s.keeper, s.cfg.Version),
+		access:     api.NewAccess(s.store, s.sealer, s.keeper, s.cfg.Version),
 		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
 
 		certificates: api.NewCertificates(s.store, s.pki),

@@ -78,7 +78,7 @@ func (k *Keeper) Bootstrap(ctx context.Context, keep func(token string) error) (
 	if err := keep(formatAPIToken(id, secret)); err != nil {
 		return "", err
 	}
-	err := k.putAPIToken(ctx, token, secret, "system", nil)
+	err := k.putAPIToken(ctx, token, secret, "system", func(*store.Txn) error { return nil })
 	if status.Code(err) == codes.AlreadyExists { // another replica was first
 		return "", nil
 	}
@@ -123,8 +123,9 @@ func (k *Keeper) Authenticate(token string) (Principal, error) {
 
 var errBadToken = status.Error(codes.Unauthenticated, "the API token is not valid; sign in again")
 
-// CreateAPIToken makes a token and returns it with its secret.
-func (k *Keeper) CreateAPIToken(ctx context.Context, want *swanherdv1.ApiToken) (*swanherdv1.ApiToken, error) {
+// CreateAPIToken makes a token and returns it with its secret. keep adds to the
+// transaction what has to be remembered of the answer.
+func (k *Keeper) CreateAPIToken(ctx context.Context, want *swanherdv1.ApiToken, keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
 	if err := inFuture("api_token.expire_time", want.GetExpireTime()); err != nil {
 		return nil, err
 	}
@@ -141,31 +142,38 @@ func (k *Keeper) CreateAPIToken(ctx context.Context, want *swanherdv1.ApiToken) 
 		ExpireTime:  want.GetExpireTime(),
 		CreateTime:  timestamppb.Now(),
 	}
-	return k.issue(ctx, token, PrincipalFrom(ctx).Actor, nil)
+	return k.issue(ctx, token, PrincipalFrom(ctx).Actor, keep)
 }
 
 // issue stores the token under a new secret, which is in the answer only. more
 // adds to the transaction.
-func (k *Keeper) issue(ctx context.Context, token *swanherdv1.ApiToken, actor string, more func(*store.Txn)) (*swanherdv1.ApiToken, error) {
+func (k *Keeper) issue(ctx context.Context, token *swanherdv1.ApiToken, actor string, more func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
 	secret := newSecret()
-	if err := k.putAPIToken(ctx, token, secret, actor, more); err != nil {
+	out := withAPISecret(token, secret)
+	err := k.putAPIToken(ctx, token, secret, actor, func(t *store.Txn) error { return more(t, out) })
+	if err != nil {
 		return nil, err
 	}
-	out := proto.Clone(token).(*swanherdv1.ApiToken)
-	_, id, _ := strings.Cut(token.GetName(), "/")
-	out.Secret = formatAPIToken(id, secret)
 	return out, nil
 }
 
-func (k *Keeper) putAPIToken(ctx context.Context, token *swanherdv1.ApiToken, secret []byte, actor string, more func(*store.Txn)) error {
+// withAPISecret is the token as its owner gets it.
+func withAPISecret(token *swanherdv1.ApiToken, secret []byte) *swanherdv1.ApiToken {
+	out := proto.CloneOf(token)
+	_, id, _ := strings.Cut(token.GetName(), "/")
+	out.Secret = formatAPIToken(id, secret)
+	return out
+}
+
+func (k *Keeper) putAPIToken(ctx context.Context, token *swanherdv1.ApiToken, secret []byte, actor string, more func(*store.Txn) error) error {
 	t := k.store.Txn()
 	k.store.APITokens.CreateIn(t, token.GetName(), &storev1.ApiToken{
 		Token: token, SecretSha256: hashSecret(secret), Actor: actor,
 	})
 	role := strings.ToLower(strings.TrimPrefix(token.GetRole().String(), "ROLE_"))
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(actor, token.GetName(), "apiToken.create", "role "+role))
-	if more != nil {
-		more(t)
+	if err := more(t); err != nil {
+		return err
 	}
 	return k.commit(ctx, t)
 }
@@ -184,8 +192,8 @@ func (k *Keeper) commit(ctx context.Context, t *store.Txn) error {
 }
 
 // RotateAPIToken gives the token another secret and returns it with that; the one
-// before works for the grace.
-func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Duration, expire *timestamppb.Timestamp) (*swanherdv1.ApiToken, error) {
+// before works for the grace. keep is as in CreateAPIToken.
+func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Duration, expire *timestamppb.Timestamp, keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
 	if err := inFuture("expire_time", expire); err != nil {
 		return nil, err
 	}
@@ -204,12 +212,13 @@ func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Dur
 	t := k.store.Txn()
 	k.store.APITokens.UpdateIn(t, name, changed, row.Revision)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.rotate", fmt.Sprintf("the secret before works for %s more", grace)))
+	out := withAPISecret(changed.GetToken(), secret)
+	if err := keep(t, out); err != nil {
+		return nil, err
+	}
 	if err := k.commit(ctx, t); err != nil {
 		return nil, err
 	}
-	out := proto.CloneOf(changed.GetToken())
-	_, id, _ := strings.Cut(name, "/")
-	out.Secret = formatAPIToken(id, secret)
 	return out, nil
 }
 
@@ -283,8 +292,9 @@ func (k *Keeper) RedeemLoginLink(ctx context.Context, code string) (*swanherdv1.
 		ExpireTime:  timestamppb.New(expire),
 		CreateTime:  timestamppb.Now(),
 	}
-	out, err := k.issue(ctx, token, row.Value.GetActor(), func(t *store.Txn) {
+	out, err := k.issue(ctx, token, row.Value.GetActor(), func(t *store.Txn, _ *swanherdv1.ApiToken) error {
 		k.store.LoginLinks.DeleteIn(t, row.Name, row.Revision)
+		return nil
 	})
 	if c := status.Code(err); c == codes.NotFound || c == codes.Aborted { // somebody else was faster
 		return nil, errBadLink
@@ -310,8 +320,9 @@ func (k *Keeper) sessionEnd(link *storev1.LoginLink, now time.Time) (_ time.Time
 
 var errBadLink = status.Error(codes.PermissionDenied, "the login link is not valid: it was used, or is too old; ask for a new one")
 
-// CreateEnrollmentToken makes a token with which edges of a site enrol.
-func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want *swanherdv1.EnrollmentToken) (*swanherdv1.EnrollmentToken, error) {
+// CreateEnrollmentToken makes a token with which edges of a site enrol. keep is as in
+// CreateAPIToken.
+func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want *swanherdv1.EnrollmentToken, keep func(*store.Txn, *swanherdv1.EnrollmentToken) error) (*swanherdv1.EnrollmentToken, error) {
 	network, err := model.ParseNetworkName(parent)
 	if err != nil {
 		return nil, Invalid("parent", err.Error())
@@ -349,10 +360,17 @@ func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want 
 	k.store.EnrollmentTokens.CreateIn(t, name.String(), &storev1.EnrollmentToken{Token: token, SecretSha256: hashSecret(secret)})
 	k.store.AppendEventIn(t, network, Audit(PrincipalFrom(ctx).Actor, name.String(), "enrollmentToken.create",
 		fmt.Sprintf("for %s, %d uses", cmp.Or(token.GetEdge(), token.GetSite(), "sites that it makes"), token.GetMaxUses())))
+	out, err := k.withSecret(token, secret)
+	if err != nil {
+		return nil, err
+	}
+	if err := keep(t, out); err != nil {
+		return nil, err
+	}
 	if err := k.commit(ctx, t); err != nil {
 		return nil, err
 	}
-	return k.withSecret(token, secret)
+	return out, nil
 }
 
 // checkEnrollmentToken says what of a wanted token makes no sense.

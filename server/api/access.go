@@ -21,18 +21,21 @@ type Access struct {
 	swanherdv1.UnimplementedAccessServiceServer
 
 	store   *store.Store
+	sealer  *store.Sealer
 	keeper  *access.Keeper
 	version string
 }
 
 // NewAccess returns the service; version is the server's build.
-func NewAccess(s *store.Store, keeper *access.Keeper, version string) *Access {
-	return &Access{store: s, keeper: keeper, version: version}
+func NewAccess(s *store.Store, sealer *store.Sealer, keeper *access.Keeper, version string) *Access {
+	return &Access{store: s, sealer: sealer, keeper: keeper, version: version}
 }
 
 // CreateEnrollmentToken implements AccessService.
 func (a *Access) CreateEnrollmentToken(ctx context.Context, req *swanherdv1.CreateEnrollmentTokenRequest) (*swanherdv1.EnrollmentToken, error) {
-	return a.keeper.CreateEnrollmentToken(ctx, req.GetParent(), req.GetEnrollmentToken())
+	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.EnrollmentToken) error) (*swanherdv1.EnrollmentToken, error) {
+		return a.keeper.CreateEnrollmentToken(ctx, req.GetParent(), req.GetEnrollmentToken(), keep)
+	})
 }
 
 // ListEnrollmentTokens implements AccessService.
@@ -66,7 +69,9 @@ func (a *Access) DeleteEnrollmentToken(ctx context.Context, req *swanherdv1.Dele
 
 // CreateApiToken implements AccessService.
 func (a *Access) CreateApiToken(ctx context.Context, req *swanherdv1.CreateApiTokenRequest) (*swanherdv1.ApiToken, error) {
-	return a.keeper.CreateAPIToken(ctx, req.GetApiToken())
+	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
+		return a.keeper.CreateAPIToken(ctx, req.GetApiToken(), keep)
+	})
 }
 
 // ListApiTokens implements AccessService.
@@ -128,7 +133,9 @@ func (a *Access) RotateApiToken(ctx context.Context, req *swanherdv1.RotateApiTo
 	if req.GetExpireTime() != nil && (p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global()) {
 		return nil, status.Errorf(codes.PermissionDenied, "%s may not change when its token expires; ask an administrator", p.Actor)
 	}
-	return a.keeper.RotateAPIToken(ctx, name, req.GetGrace().AsDuration(), req.GetExpireTime())
+	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
+		return a.keeper.RotateAPIToken(ctx, name, req.GetGrace().AsDuration(), req.GetExpireTime(), keep)
+	})
 }
 
 // CreateLoginLink implements AccessService.

@@ -84,21 +84,31 @@ func keepAnswer(ctx context.Context, e *edit, req change, out proto.Message) err
 	return e.svc.store.AnswerIn(ctx, e.txn, e.actor, req.GetRequestId(), &storev1.AnsweredRequest{Method: method, RequestSha256: sum, Response: b})
 }
 
+// answered returns what the actor's request was answered before, and the revision of
+// what it changed; nil when it was not made before.
+func answered(ctx context.Context, s *store.Store, actor, id string, req proto.Message) (*storev1.AnsweredRequest, int64, error) {
+	a, revision, err := s.Answered(ctx, actor, id)
+	if err != nil || a == nil {
+		return nil, 0, err
+	}
+	sum, err := requestSum(req)
+	if err != nil {
+		return nil, 0, err
+	}
+	method, _ := grpc.Method(ctx)
+	if a.GetMethod() != method || !bytes.Equal(a.GetRequestSha256(), sum) {
+		return nil, 0, access.Invalid("request_id", "was used for another request; make a new one for each request")
+	}
+	return a, revision, nil
+}
+
 // replay returns what the request was answered before; an invalid message when it
 // was not made before.
 func replay[R proto.Message](ctx context.Context, s *store.Store, actor string, req change) (R, error) {
 	var none R
-	a, revision, err := s.Answered(ctx, actor, req.GetRequestId())
+	a, revision, err := answered(ctx, s, actor, req.GetRequestId(), req)
 	if err != nil || a == nil {
 		return none, err
-	}
-	sum, err := requestSum(req)
-	if err != nil {
-		return none, err
-	}
-	method, _ := grpc.Method(ctx)
-	if a.GetMethod() != method || !bytes.Equal(a.GetRequestSha256(), sum) {
-		return none, access.Invalid("request_id", "was used for another request; make a new one for each request")
 	}
 	out := none.ProtoReflect().New().Interface().(R)
 	if err := proto.Unmarshal(a.GetResponse(), out); err != nil {

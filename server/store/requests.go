@@ -62,10 +62,14 @@ func requestName(actor, id string) string {
 	return "requests/" + hex.EncodeToString(sum[:16]) + "/" + id
 }
 
+// AnswerKey returns the etcd key of the answer to a request; an answer that holds a
+// secret is sealed for it.
+func AnswerKey(actor, id string) (string, error) { return requestLayout.key(requestName(actor, id)) }
+
 // Answered returns what the actor's request with that id was answered, and the
 // revision of what it changed; nil when there was none.
 func (s *Store) Answered(ctx context.Context, actor, id string) (*storev1.AnsweredRequest, int64, error) {
-	key, err := requestLayout.key(requestName(actor, id))
+	key, err := AnswerKey(actor, id)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -86,8 +90,7 @@ func (s *Store) Answered(ctx context.Context, actor, id string) (*storev1.Answer
 // AnswerIn keeps the answer as a part of t, which depends on there being none yet:
 // Commit answers ErrExists when the request was answered in between.
 func (s *Store) AnswerIn(ctx context.Context, t *Txn, actor, id string, answer *storev1.AnsweredRequest) error {
-	name := requestName(actor, id)
-	key, err := requestLayout.key(name)
+	key, err := AnswerKey(actor, id)
 	if err != nil {
 		return err
 	}
@@ -102,6 +105,6 @@ func (s *Store) AnswerIn(ctx context.Context, t *Txn, actor, id string, answer *
 		return fmt.Errorf("encode the answer to a request: %w", err)
 	}
 	t.require("the answer to request "+id, key, 0)
-	t.write(name, key, clientv3.OpPut(key, string(b), clientv3.WithLease(lease)))
+	t.write("the answer to request "+id, key, clientv3.OpPut(key, string(b), clientv3.WithLease(lease)))
 	return nil
 }

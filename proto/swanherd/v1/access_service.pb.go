@@ -241,8 +241,12 @@ type CreateEnrollmentTokenRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Parent          string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	EnrollmentToken *EnrollmentToken       `protobuf:"bytes,2,opt,name=enrollment_token,json=enrollmentToken,proto3" json:"enrollment_token,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer, with the secret, and changes nothing again
+	// (AIP-155); another request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateEnrollmentTokenRequest) Reset() {
@@ -289,11 +293,21 @@ func (x *CreateEnrollmentTokenRequest) GetEnrollmentToken() *EnrollmentToken {
 	return nil
 }
 
+func (x *CreateEnrollmentTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ListEnrollmentTokensRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Parent        string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	PageSize      int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	PageSize  int32                  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string                 `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As in ListSitesRequest.
+	Filter        string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,6 +359,20 @@ func (x *ListEnrollmentTokensRequest) GetPageSize() int32 {
 func (x *ListEnrollmentTokensRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListEnrollmentTokensRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListEnrollmentTokensRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
 	}
 	return ""
 }
@@ -566,7 +594,11 @@ type RotateApiTokenRequest struct {
 	// How long the secret before goes on to work. Default: it ends at once.
 	Grace *durationpb.Duration `protobuf:"bytes,2,opt,name=grace,proto3" json:"grace,omitempty"`
 	// Another end of the token; default: as it is.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer, with the secret, and changes nothing again
+	// (AIP-155); another request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -622,9 +654,20 @@ func (x *RotateApiTokenRequest) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *RotateApiTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type CreateApiTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	ApiToken      *ApiToken              `protobuf:"bytes,1,opt,name=api_token,json=apiToken,proto3" json:"api_token,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	ApiToken *ApiToken              `protobuf:"bytes,1,opt,name=api_token,json=apiToken,proto3" json:"api_token,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer, with the secret, and changes nothing again
+	// (AIP-155); another request with it is refused.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -666,10 +709,20 @@ func (x *CreateApiTokenRequest) GetApiToken() *ApiToken {
 	return nil
 }
 
+func (x *CreateApiTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ListApiTokensRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	PageSize      int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	PageSize  int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string                 `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// As in ListSitesRequest.
+	Filter        string `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	OrderBy       string `protobuf:"bytes,4,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -714,6 +767,20 @@ func (x *ListApiTokensRequest) GetPageSize() int32 {
 func (x *ListApiTokensRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListApiTokensRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListApiTokensRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
 	}
 	return ""
 }
@@ -1116,16 +1183,20 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x0fSiteLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:|\xeaAy\n" +
-	"\x1cswanherd.dev/EnrollmentToken\x126networks/{network}/enrollmentTokens/{enrollment_token}*\x10enrollmentTokens2\x0fenrollmentToken\"\x8f\x01\n" +
+	"\x1cswanherd.dev/EnrollmentToken\x126networks/{network}/enrollmentTokens/{enrollment_token}*\x10enrollmentTokens2\x0fenrollmentToken\"\xbb\x01\n" +
 	"\x1cCreateEnrollmentTokenRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12O\n" +
-	"\x10enrollment_token\x18\x02 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenB\x06\xbaH\x03\xc8\x01\x01R\x0fenrollmentToken\"\x85\x01\n" +
+	"\x10enrollment_token\x18\x02 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenB\x06\xbaH\x03\xc8\x01\x01R\x0fenrollmentToken\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xcc\x01\n" +
 	"\x1bListEnrollmentTokensRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x91\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x91\x01\n" +
 	"\x1cListEnrollmentTokensResponse\x12I\n" +
 	"\x11enrollment_tokens\x18\x01 \x03(\v2\x1c.swanherd.v1.EnrollmentTokenR\x10enrollmentTokens\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
@@ -1145,19 +1216,25 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x0elast_used_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\flastUsedTime\x12@\n" +
 	"\vrotate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"rotateTime:F\xeaAC\n" +
-	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\xb1\x01\n" +
+	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\xdd\x01\n" +
 	"\x15RotateApiTokenRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12?\n" +
 	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x05grace\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"S\n" +
+	"expireTime\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x7f\n" +
 	"\x15CreateApiTokenRequest\x12:\n" +
-	"\tapi_token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenB\x06\xbaH\x03\xc8\x01\x01R\bapiToken\"^\n" +
+	"\tapi_token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenB\x06\xbaH\x03\xc8\x01\x01R\bapiToken\x12*\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xa5\x01\n" +
 	"\x14ListApiTokensRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"u\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"u\n" +
 	"\x15ListApiTokensResponse\x124\n" +
 	"\n" +
 	"api_tokens\x18\x01 \x03(\v2\x15.swanherd.v1.ApiTokenR\tapiTokens\x12&\n" +

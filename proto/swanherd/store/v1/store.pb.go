@@ -1365,9 +1365,11 @@ type AnsweredRequest struct {
 	RequestSha256 []byte `protobuf:"bytes,2,opt,name=request_sha256,json=requestSha256,proto3" json:"request_sha256,omitempty"`
 	// The response, compressed (RFC 1951), without the revision at which it took
 	// effect: that is this record's own.
-	Response      []byte `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Response []byte `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
+	// Takes the place of response when that holds a secret.
+	SealedResponse *SealedSecret `protobuf:"bytes,4,opt,name=sealed_response,json=sealedResponse,proto3" json:"sealed_response,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AnsweredRequest) Reset() {
@@ -1417,6 +1419,13 @@ func (x *AnsweredRequest) GetRequestSha256() []byte {
 func (x *AnsweredRequest) GetResponse() []byte {
 	if x != nil {
 		return x.Response
+	}
+	return nil
+}
+
+func (x *AnsweredRequest) GetSealedResponse() *SealedSecret {
+	if x != nil {
+		return x.SealedResponse
 	}
 	return nil
 }
@@ -1717,11 +1726,12 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x0eedge_endpoints\x18\x03 \x03(\tR\redgeEndpoints\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
 	"\n" +
-	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"l\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xb6\x01\n" +
 	"\x0fAnsweredRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
 	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
-	"\bresponse\x18\x03 \x01(\fR\bresponse\"r\n" +
+	"\bresponse\x18\x03 \x01(\fR\bresponse\x12H\n" +
+	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\"r\n" +
 	"\x10TopologyRevision\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -1815,14 +1825,15 @@ var file_swanherd_store_v1_store_proto_depIdxs = []int32{
 	22, // 24: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
 	22, // 25: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
 	22, // 26: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	22, // 27: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	31, // 28: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	32, // 29: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	21, // 27: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	22, // 28: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	31, // 29: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	32, // 30: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }

@@ -1,0 +1,87 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// secretRequest is what the requests that are answered with a secret have in common.
+type secretRequest interface {
+	proto.Message
+	GetRequestId() string
+}
+
+// onceSealed is once for what is answered with a secret. The answer is kept sealed, so
+// that who lost it on the way gets the same one, by the same request: without that, a
+// token would be there that nobody has, and one that was rotated would be lost.
+func onceSealed[R proto.Message](ctx context.Context, a *Access, req secretRequest, make func(keep func(*store.Txn, R) error) (R, error)) (R, error) {
+	id, actor := req.GetRequestId(), access.PrincipalFrom(ctx).Actor
+	if id == "" {
+		return make(func(*store.Txn, R) error { return nil })
+	}
+	if out, found, err := replaySealed[R](ctx, a, actor, id, req); found || err != nil {
+		return out, access.StoreError(err)
+	}
+	out, err := make(func(t *store.Txn, out R) error { return a.keepSealed(ctx, t, actor, id, req, out) })
+	if c := status.Code(err); c == codes.AlreadyExists || c == codes.Aborted { // as when it is made twice at once
+		if before, found, err := replaySealed[R](ctx, a, actor, id, req); found || err != nil {
+			return before, access.StoreError(err)
+		}
+	}
+	return out, access.StoreError(err)
+}
+
+// keepSealed adds to t what the request is answered.
+func (a *Access) keepSealed(ctx context.Context, t *store.Txn, actor, id string, req, out proto.Message) error {
+	b, err := proto.Marshal(out)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	defer clear(b)
+	sum, err := requestSum(req)
+	if err != nil {
+		return err
+	}
+	key, err := store.AnswerKey(actor, id)
+	if err != nil {
+		return err
+	}
+	method, _ := grpc.Method(ctx)
+	return a.store.AnswerIn(ctx, t, actor, id, &storev1.AnsweredRequest{
+		Method: method, RequestSha256: sum, SealedResponse: a.sealer.Seal(key, b),
+	})
+}
+
+// replaySealed is what the request was answered before, if it was made.
+func replaySealed[R proto.Message](ctx context.Context, a *Access, actor, id string, req proto.Message) (out R, found bool, _ error) {
+	before, revision, err := answered(ctx, a.store, actor, id, req)
+	if err != nil || before == nil {
+		return out, false, err
+	}
+	key, err := store.AnswerKey(actor, id)
+	if err != nil {
+		return out, false, err
+	}
+	b, err := a.sealer.Open(key, before.GetSealedResponse())
+	if err != nil {
+		return out, false, status.Errorf(codes.Internal, "the answer to the request before: %v", err)
+	}
+	defer clear(b)
+	if _, err := a.store.WaitRevision(ctx, revision); err != nil { // the token has to work here
+		return out, false, status.FromContextError(ctx.Err()).Err()
+	}
+	out = out.ProtoReflect().New().Interface().(R)
+	if err := proto.Unmarshal(b, out); err != nil {
+		return out, false, status.Errorf(codes.Internal, "decode the answer to the request before: %v", err)
+	}
+	return out, true, nil
+}
