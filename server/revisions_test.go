@@ -126,3 +126,39 @@ func TestOldRevisionsAreForgotten(t *testing.T) {
 		t.Errorf("the oldest has %q", got)
 	}
 }
+
+// A site that an edge made by enrolling is a change like any other: the revisions
+// before it are without it, and those after it with it.
+func TestSitesOfEnrolmentAreInRevisions(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	token := c.makeToken(&swanherdv1.EnrollmentToken{CreateSite: true, MaxUses: 5, SiteLabels: map[string]string{"region": "emea"}})
+	for _, id := range []string{"depot", "kiosk"} {
+		if _, err := c.newEdge().tryEnroll(token.GetSecret(), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.enrolled("berlin") // whose site is there
+	c.setSite("depot", "Depot")
+	all := c.revisions()
+	var said []string
+	for _, r := range all {
+		said = append(said, strings.ReplaceAll(r.GetSummary(), "networks/demo/sites/", "")+" by "+strings.TrimPrefix(r.GetActor(), "enrollmentToken:"+token.GetName()[len("networks/demo/enrollmentTokens/"):]))
+	}
+	want := []string{"site.update depot by token:admin", "site.create kiosk by ", "site.create depot by ", "network.create 1, profile.create 1, site.create 3, mesh.create 1 by token:admin"}
+	if !slices.Equal(said, want) {
+		t.Fatalf("changes are\n%s\nwant\n%s", strings.Join(said, "\n"), strings.Join(want, "\n"))
+	}
+	for i, sites := range []int{5, 5, 4, 3} {
+		if got := len(c.revision(all[i].GetName()).GetSites()); got != sites {
+			t.Errorf("%s: %d sites, want %d", all[i].GetSummary(), got, sites)
+		}
+	}
+	if _, err := c.topology().RestoreRevision(t.Context(), &swanherdv1.RestoreRevisionRequest{Name: all[2].GetName()}); err != nil {
+		t.Fatal(err)
+	}
+	now := c.revision(c.revisions()[0].GetName())
+	if diff := cmp.Diff(c.revision(all[2].GetName()), now, protocmp.Transform()); diff != "" {
+		t.Errorf("restored (-kept +now):\n%s", diff)
+	}
+}

@@ -212,7 +212,9 @@ func (s *Enrollment) admit(ctx context.Context, g *grant, identity model.Row[*st
 	remembered := &storev1.EdgeIdentity{Edge: g.edge.String(), EnrollmentToken: g.source(), ControlKeySha256: csrs.controlKey()}
 	switch {
 	case identity.Revision == 0:
-		s.createIn(t, g, now)
+		if err := s.createIn(t, g, now); err != nil {
+			return nil, err
+		}
 	case g.repeated(identity.Value, csrs):
 		remembered = proto.CloneOf(identity.Value)
 	default:
@@ -227,22 +229,20 @@ func (s *Enrollment) admit(ctx context.Context, g *grant, identity model.Row[*st
 	if err := s.commit(ctx, t); err != nil {
 		return nil, err
 	}
+	if identity.Revision == 0 && g.token != nil && g.token.Value.GetToken().GetCreateSite() {
+		trimRevisions(ctx, s.store, model.NetworkName{Network: g.site.Network})
+	}
 	return &swanherdv1.EnrollResponse{Edge: g.edge.String(), Certificates: certificates.message(now), SessionEndpoints: s.endpoints}, nil
 }
 
 // createIn makes the edge, and its site if the token does that, as a part of t.
-func (s *Enrollment) createIn(t *store.Txn, g *grant, now time.Time) {
+func (s *Enrollment) createIn(t *store.Txn, g *grant, now time.Time) error {
 	g.useIn(t, s.store, now)
 	_, exists := s.store.Snapshot().Sites.Get(g.site.String())
 	if token := g.token; token != nil && token.Value.GetToken().GetCreateSite() && !exists {
-		s.store.Sites.CreateIn(t, g.site.String(), &swanherdv1.Site{
-			Name:       g.site.String(),
-			Labels:     token.Value.GetToken().GetSiteLabels(),
-			Uid:        newUID(),
-			CreateTime: timestamppb.New(now),
-			UpdateTime: timestamppb.New(now),
-		})
-		s.auditIn(t, g, g.site.String(), "site.create", "")
+		if err := s.createSiteIn(t, g, now); err != nil {
+			return err
+		}
 	} else {
 		s.store.Sites.RequireIn(t, g.site.String(), store.AnyRevision)
 	}
@@ -254,6 +254,26 @@ func (s *Enrollment) createIn(t *store.Txn, g *grant, now time.Time) {
 		UpdateTime: timestamppb.New(now),
 	})
 	s.auditIn(t, g, g.edge.String(), "edge.enroll", "serves "+g.site.String())
+	return nil
+}
+
+// createSiteIn makes the site of an edge as a part of t: a change of the topology like
+// any other, which can be seen and taken back among the network's revisions.
+func (s *Enrollment) createSiteIn(t *store.Txn, g *grant, now time.Time) error {
+	s.store.Sites.CreateIn(t, g.site.String(), &swanherdv1.Site{
+		Name:       g.site.String(),
+		Labels:     g.token.Value.GetToken().GetSiteLabels(),
+		Uid:        newUID(),
+		CreateTime: timestamppb.New(now),
+		UpdateTime: timestamppb.New(now),
+	})
+	s.auditIn(t, g, g.site.String(), "site.create", "")
+	return s.store.RecordIn(t, model.NetworkName{Network: g.site.Network}, store.TopologyRevision{
+		TopologyRevision: &storev1.TopologyRevision{Actor: g.actor(), Time: timestamppb.New(now)},
+		Content: &storev1.RevisionContent{Changes: []*swanherdv1.ResourceChange{
+			{Name: g.site.String(), Action: swanherdv1.ResourceChange_ACTION_CREATED},
+		}},
+	})
 }
 
 // replaceIn revokes what the edge had, as a part of t: another device takes its name

@@ -201,7 +201,9 @@ func (e *edit) commit(ctx context.Context) (int64, error) {
 	if _, err := e.svc.store.WaitRevision(ctx, revision); err != nil {
 		return 0, status.FromContextError(ctx.Err()).Err()
 	}
-	e.trimRevisions(ctx)
+	for network := range e.changedNetworks() {
+		trimRevisions(ctx, e.svc.store, network)
+	}
 	return revision, nil
 }
 

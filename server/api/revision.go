@@ -57,11 +57,9 @@ func (e *edit) changedNetworks() map[model.NetworkName]*storev1.RevisionContent 
 	return out
 }
 
-func (e *edit) trimRevisions(ctx context.Context) {
-	for network := range e.changedNetworks() {
-		if err := e.svc.store.TrimRevisions(ctx, network); err != nil { // the next change tries again
-			slog.DebugContext(ctx, "trim revisions", "network", network.String(), "error", err)
-		}
+func trimRevisions(ctx context.Context, s *store.Store, network model.NetworkName) {
+	if err := s.TrimRevisions(ctx, network); err != nil { // the next change tries again
+		slog.DebugContext(ctx, "trim revisions", "network", network.String(), "error", err)
 	}
 }
 
