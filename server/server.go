@@ -45,6 +45,7 @@ type Server struct {
 	store     *store.Store
 	sealer    *store.Sealer
 	pki       *pki.Keeper
+	verifier  pki.Verifier
 	authority *pki.Authority
 	identity  *serverIdentity
 	keeper    *access.Keeper
@@ -224,15 +225,15 @@ func (s *Server) networks() []string {
 // verifyEdge proves that a certificate is an edge's that may connect now. The edge may
 // just have enrolled with another replica.
 func (s *Server) verifyEdge(cert *x509.Certificate) (access.EdgeIdentity, error) {
-	id, err := edgeOf(s.store.Snapshot(), cert)
+	id, err := s.edgeOf(s.store.Snapshot(), cert)
 	if err != nil {
-		id, err = edgeOf(s.store.CatchUp(context.Background()), cert)
+		id, err = s.edgeOf(s.store.CatchUp(context.Background()), cert)
 	}
 	return id, err
 }
 
-func edgeOf(snap *store.Snapshot, cert *x509.Certificate) (access.EdgeIdentity, error) {
-	name, err := pki.VerifyControl(snap, cert, time.Now())
+func (s *Server) edgeOf(snap *store.Snapshot, cert *x509.Certificate) (access.EdgeIdentity, error) {
+	name, err := s.verifier.Control(snap, cert, time.Now())
 	if err != nil {
 		return access.EdgeIdentity{}, status.Error(codes.PermissionDenied, err.Error())
 	}
@@ -242,7 +243,7 @@ func edgeOf(snap *store.Snapshot, cert *x509.Certificate) (access.EdgeIdentity, 
 // admit says whether an edge that has proved itself may still have a session. It does
 // not block.
 func (s *Server) admit(id access.EdgeIdentity) error {
-	_, err := edgeOf(s.store.Snapshot(), id.Certificate)
+	_, err := s.edgeOf(s.store.Snapshot(), id.Certificate)
 	return err
 }
 

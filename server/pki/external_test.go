@@ -122,7 +122,7 @@ func TestExternalAuthority(t *testing.T) {
 	if _, err := c.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Errorf("who trusts the external root alone does not take the edge: %v", err)
 	}
-	if _, err := VerifyControl(w.store.Snapshot(), c.Leaf, now); err != nil && !strings.Contains(err.Error(), "does not exist") { // the edge, which this test does not make
+	if _, err := new(Verifier).Control(w.store.Snapshot(), c.Leaf, now); err != nil && !strings.Contains(err.Error(), "does not exist") { // the edge, which this test does not make
 		t.Errorf("the controller does not take the edge: %v", err)
 	}
 	// What else the external root signs is not trusted.
@@ -131,7 +131,7 @@ func TestExternalAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := VerifyControl(w.store.Snapshot(), block[0], now); err == nil {
+	if _, err := new(Verifier).Control(w.store.Snapshot(), block[0], now); err == nil {
 		t.Error("a certificate of the external root is taken for an edge's")
 	}
 	if _, err := w.keeper.ImportIn(w.store.Txn(), w.authority(), demo, good, now); !errors.Is(err, ErrRotation) {

@@ -276,7 +276,9 @@ func TestKeeperRace(t *testing.T) {
 	}
 }
 
-func TestVerifyControl(t *testing.T) {
+// TestVerifier also asks again about what was proved: what is remembered must not outlive
+// the edge, its certificate or its authority.
+func TestVerifier(t *testing.T) {
 	ctx := t.Context()
 	s, sealer := openStore(t)
 	k := NewKeeper(s, sealer)
@@ -309,8 +311,11 @@ func TestVerifyControl(t *testing.T) {
 		return c
 	}
 	good := issue(demo, berlin)
-	if edge, err := VerifyControl(snap, good.Leaf, now); err != nil || edge != berlin {
-		t.Errorf("VerifyControl = %v, %v", edge, err)
+	var v Verifier
+	for range 2 {
+		if edge, err := v.Control(snap, good.Leaf, now); err != nil || edge != berlin {
+			t.Errorf("Control = %v, %v", edge, err)
+		}
 	}
 	a, err := k.Network(ctx, demo)
 	if err != nil {
@@ -330,7 +335,7 @@ func TestVerifyControl(t *testing.T) {
 		"expired":                     {good.Leaf, now.Add(ControlLifetime + time.Second)},
 		"an IKE certificate":          {ike.Leaf, now},
 	} {
-		if edge, err := VerifyControl(snap, c.leaf, c.at); err == nil {
+		if edge, err := v.Control(snap, c.leaf, c.at); err == nil {
 			t.Errorf("%s: passes as %s", name, edge)
 		}
 	}
@@ -345,7 +350,7 @@ func TestVerifyControl(t *testing.T) {
 	if snap, err = s.WaitRevision(ctx, revision); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := VerifyControl(snap, good.Leaf, now); !errors.Is(err, ErrRevoked) {
+	if _, err := v.Control(snap, good.Leaf, now); !errors.Is(err, ErrRevoked) {
 		t.Errorf("revoked certificate: %v, want ErrRevoked", err)
 	}
 	if !Revoked(snap, demo, ike.Serial) {

@@ -37,6 +37,10 @@ func newWorld(t *testing.T, edges ...string) *world {
 	if err := w.keeper.CreateNetworkIn(txn, demo, now); err != nil {
 		t.Fatal(err)
 	}
+	for _, e := range edges {
+		name := model.EdgeName{Network: demo.Network, Edge: e}.String()
+		s.Edges.CreateIn(txn, name, &swanherdv1.Edge{Name: name})
+	}
 	w.commit(txn)
 	for _, e := range edges {
 		w.issue(e)
@@ -151,6 +155,10 @@ func TestRotationWaitsForEveryEdge(t *testing.T) {
 	}
 	// Until then certificates are of the old one, and both verify.
 	old := w.issue("berlin")
+	var verifier Verifier
+	if _, err := verifier.Control(w.store.Snapshot(), old.Leaf, now); err != nil {
+		t.Error(err)
+	}
 	if old.IssuerPin == w.authority().Value.GetRotation().GetIssuerPin() {
 		t.Error("the new authority issued before every edge trusts it")
 	}
@@ -185,7 +193,7 @@ func TestRotationWaitsForEveryEdge(t *testing.T) {
 	if after.GetRotation() != nil || string(after.GetCertificate()) == string(before.Value.GetCertificate()) || len(model.TrustAnchors(after)) != 1 {
 		t.Errorf("at the end: %v", after)
 	}
-	if _, err := VerifyControl(w.store.Snapshot(), old.Leaf, now); err == nil {
+	if _, err := verifier.Control(w.store.Snapshot(), old.Leaf, now); err == nil {
 		t.Error("a certificate of the authority that was dropped is taken")
 	}
 	want := []string{"certificateAuthority.reissue: 2 of 2", "certificateAuthority.retire: 2 of 2"}
