@@ -131,7 +131,7 @@ func (s *Server) openStore(ctx context.Context) error {
 	if err := os.MkdirAll(s.cfg.DataDir, 0o700); err != nil {
 		return fmt.Errorf("make data directory: %w", err)
 	}
-	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Restored: s.cfg.Restored, Logger: s.cfg.Log}
+	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Restored: s.cfg.Restored, Program: s.cfg.Version, Logger: s.cfg.Log}
 	if len(cfg.Endpoints) == 0 {
 		cfg.DataDir = s.cfg.DataDir
 	}

@@ -59,6 +59,9 @@ const (
 func (s *Store) CatchUp(ctx context.Context) *Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, catchUpTimeout)
 	defer cancel()
+	if s.schema.isSuperseded() {
+		return s.Snapshot()
+	}
 	s.catchUp.Lock()
 	defer s.catchUp.Unlock()
 	if time.Since(s.caughtUp) >= catchUpInterval {
@@ -101,6 +104,9 @@ func (s *Store) look(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if s.schema.isSuperseded() { // the snapshot stays as it is
+			return
 		}
 		if s.Snapshot().Revision >= revision && !asked.IsZero() {
 			s.current.Store(asked.UnixNano())

@@ -246,7 +246,7 @@ func (s *Store) trimAudit(ctx context.Context, l *Leadership, sealer *Sealer, ne
 	// From here on the log begins behind the base, whatever is left of what is before it.
 	for _, seal := range log.seals[:base] {
 		if key, err := sealLayout.key(seal.GetName()); err == nil {
-			if _, err := s.client.Delete(ctx, key); err != nil {
+			if err := s.remove(ctx, clientv3.OpDelete(key)); err != nil {
 				return fmt.Errorf("remove %s: %w", seal.GetName(), err)
 			}
 		}
@@ -256,7 +256,7 @@ func (s *Store) trimAudit(ctx context.Context, l *Leadership, sealer *Sealer, ne
 		for _, kv := range part {
 			drop = append(drop, clientv3.OpDelete(string(kv.Key)))
 		}
-		if _, err := s.client.Txn(ctx).Then(drop...).Commit(); err != nil {
+		if err := s.remove(ctx, drop...); err != nil {
 			return fmt.Errorf("remove the oldest audit events of %s: %w", network, err)
 		}
 	}

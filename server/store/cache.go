@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,9 +107,12 @@ func (s *Store) publish(snap *Snapshot) {
 
 // loadSnapshot makes the newest state the snapshot.
 func (s *Store) loadSnapshot(ctx context.Context) error {
-	resp, err := s.client.Get(ctx, epochKey)
+	resp, err := s.client.Get(ctx, schemaKey)
 	if err != nil {
 		return fmt.Errorf("read the store's revision: %w", err)
+	}
+	if len(resp.Kvs) == 0 || resp.Kvs[0].ModRevision != s.schema.revision {
+		return s.supersede()
 	}
 	snap, err := s.load(ctx, resp.Header.Revision)
 	if err != nil {
@@ -128,7 +132,7 @@ var errCompacted = errors.New("watched revision was compacted")
 func (s *Store) follow(ctx context.Context) {
 	for {
 		err := s.watch(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || s.schema.isSuperseded() {
 			return
 		}
 		s.log.Warn("watch of the store ended; watching again", "revision", s.Snapshot().Revision, "error", err)
@@ -161,14 +165,21 @@ func (s *Store) watch(ctx context.Context) error {
 		if err := resp.Err(); err != nil {
 			return err
 		}
-		s.advance(&resp)
+		if !s.advance(&resp) {
+			return s.supersede()
+		}
 	}
 	return errors.New("watch channel was closed")
 }
 
 // advance publishes the snapshot that resp makes of the present one. A value
-// that cannot be decoded is left out and reported: it must not stop the rest.
-func (s *Store) advance(resp *clientv3.WatchResponse) {
+// that cannot be decoded is left out and reported: it must not stop the rest. It is
+// false, and the snapshot stays, when another replica brought the store to a newer
+// schema: what comes from there on may not be what it seems.
+func (s *Store) advance(resp *clientv3.WatchResponse) bool {
+	if slices.ContainsFunc(resp.Events, s.schema.changedBy) {
+		return false
+	}
 	revision := int64(0)
 	switch {
 	case len(resp.Events) > 0:
@@ -179,7 +190,7 @@ func (s *Store) advance(resp *clientv3.WatchResponse) {
 	}
 	old := s.Snapshot()
 	if revision <= old.Revision {
-		return
+		return true
 	}
 	next := *old
 	next.Revision = revision
@@ -195,4 +206,5 @@ func (s *Store) advance(resp *clientv3.WatchResponse) {
 		}
 	}
 	s.publish(&next)
+	return true
 }

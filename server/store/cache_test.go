@@ -291,10 +291,11 @@ func TestLargeTransactions(t *testing.T) {
 		}
 		return txn
 	}
-	if _, err := fill(embeddedMaxTxnOps + 1).Commit(ctx); !errors.Is(err, ErrTooLarge) {
-		t.Errorf("%d operations: %v, want ErrTooLarge", embeddedMaxTxnOps+1, err)
+	if _, err := fill(embeddedMaxTxnOps).Commit(ctx); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("%d operations and the schema's: %v, want ErrTooLarge", embeddedMaxTxnOps, err)
 	}
-	revision, err := fill(embeddedMaxTxnOps).Commit(ctx)
+	const most = embeddedMaxTxnOps - 1
+	revision, err := fill(most).Commit(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,11 +303,11 @@ func TestLargeTransactions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if snap.Sites.Len() != embeddedMaxTxnOps || snap.Revision != revision {
-		t.Errorf("%d sites at revision %d, want %d at %d", snap.Sites.Len(), snap.Revision, embeddedMaxTxnOps, revision)
+	if snap.Sites.Len() != most || snap.Revision != revision {
+		t.Errorf("%d sites at revision %d, want %d at %d", snap.Sites.Len(), snap.Revision, most, revision)
 	}
 	rows, _, err := s.Sites.List(ctx, model.NetworkName{Network: "demo"})
-	if err != nil || len(rows) != embeddedMaxTxnOps {
+	if err != nil || len(rows) != most {
 		t.Errorf("List has %d sites, %v", len(rows), err)
 	}
 	if other, _, err := s.Sites.List(ctx, model.NetworkName{Network: "dem"}); err != nil || len(other) != 0 {

@@ -33,6 +33,8 @@
 //	replicas/{replica}                     store.v1.Replica, under its lease
 //	leader/{lease}                         the campaigns of the replicas, under their leases
 //	meta/epoch                             store.v1.Epoch
+//	meta/schema                            store.v1.Schema, the version of all this
+//	meta/migration                         store.v1.MigrationProgress, while there is one
 //
 // Every exported method may be called from any goroutine, save those of Txn.
 // Messages reached through a Snapshot are shared and must not be changed.

@@ -19,6 +19,9 @@ var (
 	// ErrUnavailable: etcd did not answer in time. A write may have been stored or not:
 	// read again before repeating it.
 	ErrUnavailable = errors.New("the store does not answer")
+	// ErrSuperseded: another replica has brought the store to a newer schema than this
+	// program knows, which does not write any more.
+	ErrSuperseded = errors.New("the store has a newer schema than this program")
 )
 
 // A ConditionError is a condition of a write that did not hold; nothing was

@@ -206,7 +206,7 @@ func (s *Store) trimNetwork(ctx context.Context, network model.NetworkName) erro
 		return nil
 	}
 	last := string(oldest.Kvs[len(oldest.Kvs)-1].Key)
-	if _, err := s.client.Delete(ctx, prefix, clientv3.WithRange(last+"\x00")); err != nil {
+	if err := s.remove(ctx, clientv3.OpDelete(prefix, clientv3.WithRange(last+"\x00"))); err != nil {
 		return fmt.Errorf("remove the oldest events of %s: %w", network, err)
 	}
 	return nil

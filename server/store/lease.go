@@ -73,19 +73,28 @@ func (s *Store) serveLease(ctx context.Context, d Duties) error {
 	if _, err := s.client.Put(ctx, key, string(b), clientv3.WithLease(session.Lease())); err != nil {
 		return fmt.Errorf("announce %s: %w", d.Replica.GetName(), err)
 	}
-	return lead(ctx, session, d)
+	if err := s.lead(ctx, session, d); err != nil && !s.schema.isSuperseded() {
+		return err
+	}
+	select { // of a replica that may not lead any more the lease goes on
+	case <-ctx.Done():
+	case <-session.Done():
+	}
+	return errors.New("lease ended")
 }
 
-// lead waits for the leadership, and leads until the lease or ctx ends.
-func lead(ctx context.Context, session *concurrency.Session, d Duties) error {
+// lead waits for the leadership, and leads until the lease or ctx ends, or the store has
+// a schema that this program does not know.
+func (s *Store) lead(ctx context.Context, session *concurrency.Session, d Duties) error {
 	turn, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
 		case <-session.Done():
-			cancel()
+		case <-s.schema.superseded:
 		case <-turn.Done():
 		}
+		cancel()
 	}()
 	election := concurrency.NewElection(session, electionPrefix)
 	if err := election.Campaign(turn, d.Replica.GetName()); err != nil {
@@ -93,7 +102,10 @@ func lead(ctx context.Context, session *concurrency.Session, d Duties) error {
 	}
 	d.Lead(turn, &Leadership{key: election.Key(), revision: election.Rev()})
 	<-turn.Done()
-	return errors.New("lease ended")
+	if s.schema.isSuperseded() {
+		return election.Resign(ctx)
+	}
+	return nil
 }
 
 // giveUp gives the lease back, so that others need not wait for its end.

@@ -58,6 +58,9 @@ func (s *Store) SnapshotAt(ctx context.Context, revision int64) (*Snapshot, erro
 	if snap := s.past.get(revision); snap != nil {
 		return snap, nil
 	}
+	if revision < s.schema.revision { // what was stored then may be of another schema
+		return nil, ErrPast
+	}
 	present := s.Snapshot()
 	if present.Revision < revision { // another replica is ahead
 		present = s.CatchUp(ctx)

@@ -90,6 +90,5 @@ func (s *Store) TrimRevisions(ctx context.Context, network model.NetworkName) er
 	if err != nil || len(oldest.Kvs) == 0 {
 		return err
 	}
-	_, err = s.client.Delete(ctx, prefix, clientv3.WithRange(string(oldest.Kvs[len(oldest.Kvs)-1].Key)+"\x00"))
-	return err
+	return s.remove(ctx, clientv3.OpDelete(prefix, clientv3.WithRange(string(oldest.Kvs[len(oldest.Kvs)-1].Key)+"\x00")))
 }

@@ -41,8 +41,12 @@ type Config struct {
 	// EventRetention is how many transitions are kept per network, AuditRetention how many
 	// audit events. Default 20,000 and 100,000.
 	EventRetention, AuditRetention int
+	// Program is this program's version, for who comes to its store with an older one.
+	Program string
 	// Logger; nil: slog.Default().
 	Logger *slog.Logger
+
+	migrations []migration // nil: those of this program
 }
 
 // Store is the controller's durable state. Close it when done.
@@ -73,6 +77,7 @@ type Store struct {
 	maxTxnOps      int
 	eventRetention int
 	auditRetention int
+	schema         schemaFence
 	epoch          string
 	pastEpochs     map[string]int64
 	ids            *eventIDs
@@ -121,6 +126,9 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 			s.disconnect()
 		}
 	}()
+	if err := s.migrate(ctx, cfg); err != nil {
+		return nil, err
+	}
 	if err := s.ensureEpoch(ctx, cfg.Restored); err != nil {
 		return nil, err
 	}

@@ -15,9 +15,9 @@ import (
 //
 // A transaction is never split: what must hold together has to fit into one.
 // etcd takes 128 operations at once by default and the embedded one 4096
-// (Config.MaxTxnOps); beyond that Commit answers ErrTooLarge. Writes that do
-// not depend on one another, such as statuses of edges, belong into several
-// transactions of at most 100.
+// (Config.MaxTxnOps), of which the schema's comparison is one; beyond that Commit
+// answers ErrTooLarge. Writes that do not depend on one another, such as statuses
+// of edges, belong into several transactions of at most 100.
 //
 // A Txn is for one goroutine.
 type Txn struct {
@@ -85,13 +85,14 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 	if t.err != nil {
 		return 0, t.err
 	}
-	if n := max(len(t.conditions), len(t.writes)); n > t.store.maxTxnOps {
+	if n := max(1+len(t.conditions), len(t.writes)); n > t.store.maxTxnOps {
 		return 0, fmt.Errorf("%w: %d operations, etcd takes %d at once; apply in parts, or raise --max-txn-ops of the etcd cluster and --etcd-max-txn-ops here",
 			ErrTooLarge, n, t.store.maxTxnOps)
 	}
-	compares := make([]clientv3.Cmp, len(t.conditions))
-	reads := make([]clientv3.Op, len(t.conditions))
-	for i, c := range t.conditions {
+	conditions := append([]condition{t.store.schema.condition()}, t.conditions...)
+	compares := make([]clientv3.Cmp, len(conditions))
+	reads := make([]clientv3.Op, len(conditions))
+	for i, c := range conditions {
 		compares[i] = c.compare()
 		reads[i] = clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	}
@@ -108,17 +109,20 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 		return 0, fmt.Errorf("commit transaction: %w", err)
 	}
 	if !resp.Succeeded {
-		return 0, t.violated(resp)
+		return 0, t.store.violated(conditions, resp)
 	}
 	return resp.Header.Revision, nil
 }
 
-// violated finds the condition that did not hold.
-func (t *Txn) violated(resp *clientv3.TxnResponse) error {
-	for i, c := range t.conditions {
+// violated finds the condition that did not hold. The first one is the schema's.
+func (s *Store) violated(conditions []condition, resp *clientv3.TxnResponse) error {
+	for i, c := range conditions {
 		var have int64
 		if kvs := resp.Responses[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
 			have = kvs[0].ModRevision
+		}
+		if i == 0 && !c.holds(have) {
+			return s.supersede()
 		}
 		if !c.holds(have) {
 			return &ConditionError{Name: c.name, Want: cmp.Or(c.notAfter, c.want), Have: have}

@@ -75,7 +75,7 @@ func (x IssuedCertificate_Purpose) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IssuedCertificate_Purpose.Descriptor instead.
 func (IssuedCertificate_Purpose) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // Epoch identifies the store; created once, with the store.
@@ -194,6 +194,125 @@ func (x *PastEpoch) GetEndRevision() int64 {
 	return 0
 }
 
+// Schema is which version of the layout and of the messages the store has. It is
+// written when a migration begins and when it ends, and every write of a controller
+// depends on it: one that knows an older version only does not write then.
+type Schema struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// While migrating, the version that is to be.
+	Version   int32 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Migrating bool  `protobuf:"varint,2,opt,name=migrating,proto3" json:"migrating,omitempty"`
+	// Version of the program that wrote this.
+	Program       string                 `protobuf:"bytes,3,opt,name=program,proto3" json:"program,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Schema) Reset() {
+	*x = Schema{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Schema) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Schema) ProtoMessage() {}
+
+func (x *Schema) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Schema.ProtoReflect.Descriptor instead.
+func (*Schema) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Schema) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Schema) GetMigrating() bool {
+	if x != nil {
+		return x.Migrating
+	}
+	return false
+}
+
+func (x *Schema) GetProgram() string {
+	if x != nil {
+		return x.Program
+	}
+	return ""
+}
+
+func (x *Schema) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+// MigrationProgress is how far a migration is.
+type MigrationProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last key that was migrated.
+	After         string `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MigrationProgress) Reset() {
+	*x = MigrationProgress{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MigrationProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MigrationProgress) ProtoMessage() {}
+
+func (x *MigrationProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MigrationProgress.ProtoReflect.Descriptor instead.
+func (*MigrationProgress) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MigrationProgress) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
 // EnrollmentToken is a token with the hash of its secret; token.secret is empty.
 type EnrollmentToken struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -205,7 +324,7 @@ type EnrollmentToken struct {
 
 func (x *EnrollmentToken) Reset() {
 	*x = EnrollmentToken{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +336,7 @@ func (x *EnrollmentToken) String() string {
 func (*EnrollmentToken) ProtoMessage() {}
 
 func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[2]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +349,7 @@ func (x *EnrollmentToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentToken.ProtoReflect.Descriptor instead.
 func (*EnrollmentToken) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrollmentToken) GetToken() *v1.EnrollmentToken {
@@ -263,7 +382,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +394,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[3]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +407,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApiToken) GetToken() *v1.ApiToken {
@@ -339,7 +458,7 @@ type TokenUse struct {
 
 func (x *TokenUse) Reset() {
 	*x = TokenUse{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +470,7 @@ func (x *TokenUse) String() string {
 func (*TokenUse) ProtoMessage() {}
 
 func (x *TokenUse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[4]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +483,7 @@ func (x *TokenUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
 func (*TokenUse) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TokenUse) GetName() string {
@@ -400,7 +519,7 @@ type LoginLink struct {
 
 func (x *LoginLink) Reset() {
 	*x = LoginLink{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -412,7 +531,7 @@ func (x *LoginLink) String() string {
 func (*LoginLink) ProtoMessage() {}
 
 func (x *LoginLink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[5]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -425,7 +544,7 @@ func (x *LoginLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginLink.ProtoReflect.Descriptor instead.
 func (*LoginLink) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LoginLink) GetName() string {
@@ -488,7 +607,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +619,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[6]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +632,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EdgeStatus) GetEdge() string {
@@ -569,7 +688,7 @@ type EdgeIdentity struct {
 
 func (x *EdgeIdentity) Reset() {
 	*x = EdgeIdentity{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +700,7 @@ func (x *EdgeIdentity) String() string {
 func (*EdgeIdentity) ProtoMessage() {}
 
 func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[7]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +713,7 @@ func (x *EdgeIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeIdentity.ProtoReflect.Descriptor instead.
 func (*EdgeIdentity) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EdgeIdentity) GetEdge() string {
@@ -640,7 +759,7 @@ type IssuedCertificate struct {
 
 func (x *IssuedCertificate) Reset() {
 	*x = IssuedCertificate{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +771,7 @@ func (x *IssuedCertificate) String() string {
 func (*IssuedCertificate) ProtoMessage() {}
 
 func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[8]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +784,7 @@ func (x *IssuedCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedCertificate.ProtoReflect.Descriptor instead.
 func (*IssuedCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IssuedCertificate) GetSerial() string {
@@ -716,7 +835,7 @@ type CertificateAuthority struct {
 
 func (x *CertificateAuthority) Reset() {
 	*x = CertificateAuthority{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +847,7 @@ func (x *CertificateAuthority) String() string {
 func (*CertificateAuthority) ProtoMessage() {}
 
 func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[9]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +860,7 @@ func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CertificateAuthority) GetName() string {
@@ -804,7 +923,7 @@ type AuthorityRotation struct {
 
 func (x *AuthorityRotation) Reset() {
 	*x = AuthorityRotation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +935,7 @@ func (x *AuthorityRotation) String() string {
 func (*AuthorityRotation) ProtoMessage() {}
 
 func (x *AuthorityRotation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[10]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +948,7 @@ func (x *AuthorityRotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorityRotation.ProtoReflect.Descriptor instead.
 func (*AuthorityRotation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AuthorityRotation) GetPhase() v1.CertificateAuthority_Phase {
@@ -918,7 +1037,7 @@ type EnrollmentRequest struct {
 
 func (x *EnrollmentRequest) Reset() {
 	*x = EnrollmentRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1049,7 @@ func (x *EnrollmentRequest) String() string {
 func (*EnrollmentRequest) ProtoMessage() {}
 
 func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[11]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1062,7 @@ func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EnrollmentRequest) GetRequest() *v1.EnrollmentRequest {
@@ -991,7 +1110,7 @@ type ExpiryCheck struct {
 
 func (x *ExpiryCheck) Reset() {
 	*x = ExpiryCheck{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1122,7 @@ func (x *ExpiryCheck) String() string {
 func (*ExpiryCheck) ProtoMessage() {}
 
 func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[12]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1135,7 @@ func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpiryCheck.ProtoReflect.Descriptor instead.
 func (*ExpiryCheck) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExpiryCheck) GetCheckTime() *timestamppb.Timestamp {
@@ -1039,7 +1158,7 @@ type DeviceSerial struct {
 
 func (x *DeviceSerial) Reset() {
 	*x = DeviceSerial{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1170,7 @@ func (x *DeviceSerial) String() string {
 func (*DeviceSerial) ProtoMessage() {}
 
 func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1183,7 @@ func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceSerial.ProtoReflect.Descriptor instead.
 func (*DeviceSerial) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeviceSerial) GetName() string {
@@ -1097,7 +1216,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1228,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1241,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Revocation) GetName() string {
@@ -1191,7 +1310,7 @@ type AuditSeal struct {
 
 func (x *AuditSeal) Reset() {
 	*x = AuditSeal{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1322,7 @@ func (x *AuditSeal) String() string {
 func (*AuditSeal) ProtoMessage() {}
 
 func (x *AuditSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1335,7 @@ func (x *AuditSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSeal.ProtoReflect.Descriptor instead.
 func (*AuditSeal) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AuditSeal) GetName() string {
@@ -1292,7 +1411,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1423,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1436,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Replica) GetName() string {
@@ -1374,7 +1493,7 @@ type AnsweredRequest struct {
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1505,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1518,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -1444,7 +1563,7 @@ type TopologyRevision struct {
 
 func (x *TopologyRevision) Reset() {
 	*x = TopologyRevision{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1575,7 @@ func (x *TopologyRevision) String() string {
 func (*TopologyRevision) ProtoMessage() {}
 
 func (x *TopologyRevision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1588,7 @@ func (x *TopologyRevision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopologyRevision.ProtoReflect.Descriptor instead.
 func (*TopologyRevision) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TopologyRevision) GetActor() string {
@@ -1505,7 +1624,7 @@ type RevisionContent struct {
 
 func (x *RevisionContent) Reset() {
 	*x = RevisionContent{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1636,7 @@ func (x *RevisionContent) String() string {
 func (*RevisionContent) ProtoMessage() {}
 
 func (x *RevisionContent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1649,7 @@ func (x *RevisionContent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevisionContent.ProtoReflect.Descriptor instead.
 func (*RevisionContent) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RevisionContent) GetChanges() []*v1.ResourceChange {
@@ -1561,7 +1680,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1573,7 +1692,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1586,7 +1705,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1622,7 +1741,14 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x04past\x18\x03 \x03(\v2\x1c.swanherd.store.v1.PastEpochR\x04past\">\n" +
 	"\tPastEpoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
-	"\fend_revision\x18\x02 \x01(\x03R\vendRevision\"j\n" +
+	"\fend_revision\x18\x02 \x01(\x03R\vendRevision\"\x8a\x01\n" +
+	"\x06Schema\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x05R\aversion\x12\x1c\n" +
+	"\tmigrating\x18\x02 \x01(\bR\tmigrating\x12\x18\n" +
+	"\aprogram\x18\x03 \x01(\tR\aprogram\x12.\n" +
+	"\x04time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\")\n" +
+	"\x11MigrationProgress\x12\x14\n" +
+	"\x05after\x18\x01 \x01(\tR\x05after\"j\n" +
 	"\x0fEnrollmentToken\x122\n" +
 	"\x05token\x18\x01 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenR\x05token\x12#\n" +
 	"\rsecret_sha256\x18\x02 \x01(\fR\fsecretSha256\"\xe3\x01\n" +
@@ -1761,79 +1887,82 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
 	(*PastEpoch)(nil),                  // 2: swanherd.store.v1.PastEpoch
-	(*EnrollmentToken)(nil),            // 3: swanherd.store.v1.EnrollmentToken
-	(*ApiToken)(nil),                   // 4: swanherd.store.v1.ApiToken
-	(*TokenUse)(nil),                   // 5: swanherd.store.v1.TokenUse
-	(*LoginLink)(nil),                  // 6: swanherd.store.v1.LoginLink
-	(*EdgeStatus)(nil),                 // 7: swanherd.store.v1.EdgeStatus
-	(*EdgeIdentity)(nil),               // 8: swanherd.store.v1.EdgeIdentity
-	(*IssuedCertificate)(nil),          // 9: swanherd.store.v1.IssuedCertificate
-	(*CertificateAuthority)(nil),       // 10: swanherd.store.v1.CertificateAuthority
-	(*AuthorityRotation)(nil),          // 11: swanherd.store.v1.AuthorityRotation
-	(*EnrollmentRequest)(nil),          // 12: swanherd.store.v1.EnrollmentRequest
-	(*ExpiryCheck)(nil),                // 13: swanherd.store.v1.ExpiryCheck
-	(*DeviceSerial)(nil),               // 14: swanherd.store.v1.DeviceSerial
-	(*Revocation)(nil),                 // 15: swanherd.store.v1.Revocation
-	(*AuditSeal)(nil),                  // 16: swanherd.store.v1.AuditSeal
-	(*Replica)(nil),                    // 17: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),            // 18: swanherd.store.v1.AnsweredRequest
-	(*TopologyRevision)(nil),           // 19: swanherd.store.v1.TopologyRevision
-	(*RevisionContent)(nil),            // 20: swanherd.store.v1.RevisionContent
-	(*SealedSecret)(nil),               // 21: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 23: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 24: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 25: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 26: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 27: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 28: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 29: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 30: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 31: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 32: swanherd.v1.Manifest
+	(*Schema)(nil),                     // 3: swanherd.store.v1.Schema
+	(*MigrationProgress)(nil),          // 4: swanherd.store.v1.MigrationProgress
+	(*EnrollmentToken)(nil),            // 5: swanherd.store.v1.EnrollmentToken
+	(*ApiToken)(nil),                   // 6: swanherd.store.v1.ApiToken
+	(*TokenUse)(nil),                   // 7: swanherd.store.v1.TokenUse
+	(*LoginLink)(nil),                  // 8: swanherd.store.v1.LoginLink
+	(*EdgeStatus)(nil),                 // 9: swanherd.store.v1.EdgeStatus
+	(*EdgeIdentity)(nil),               // 10: swanherd.store.v1.EdgeIdentity
+	(*IssuedCertificate)(nil),          // 11: swanherd.store.v1.IssuedCertificate
+	(*CertificateAuthority)(nil),       // 12: swanherd.store.v1.CertificateAuthority
+	(*AuthorityRotation)(nil),          // 13: swanherd.store.v1.AuthorityRotation
+	(*EnrollmentRequest)(nil),          // 14: swanherd.store.v1.EnrollmentRequest
+	(*ExpiryCheck)(nil),                // 15: swanherd.store.v1.ExpiryCheck
+	(*DeviceSerial)(nil),               // 16: swanherd.store.v1.DeviceSerial
+	(*Revocation)(nil),                 // 17: swanherd.store.v1.Revocation
+	(*AuditSeal)(nil),                  // 18: swanherd.store.v1.AuditSeal
+	(*Replica)(nil),                    // 19: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 20: swanherd.store.v1.AnsweredRequest
+	(*TopologyRevision)(nil),           // 21: swanherd.store.v1.TopologyRevision
+	(*RevisionContent)(nil),            // 22: swanherd.store.v1.RevisionContent
+	(*SealedSecret)(nil),               // 23: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 25: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 26: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 27: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 28: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 29: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 30: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 31: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 32: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 33: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 34: swanherd.v1.Manifest
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	22, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	24, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	23, // 2: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	24, // 3: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	22, // 4: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	22, // 5: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	25, // 6: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	22, // 7: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 8: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	27, // 9: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	28, // 10: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
-	9,  // 11: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	0,  // 12: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	22, // 13: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 14: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	11, // 15: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	29, // 16: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	21, // 17: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	22, // 18: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	22, // 19: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	26, // 20: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	30, // 21: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	22, // 22: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	22, // 23: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	22, // 24: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	22, // 25: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	22, // 26: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	21, // 27: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	22, // 28: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	31, // 29: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	32, // 30: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	24, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	25, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	26, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	24, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	24, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	27, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	24, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	29, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	30, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	11, // 12: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
+	0,  // 13: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	24, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	13, // 16: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	31, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	23, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	24, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	24, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	28, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	32, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	24, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	24, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	24, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	24, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	23, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	24, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	33, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	34, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1847,7 +1976,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
