@@ -262,6 +262,15 @@ func (r Remote) Equal(o Remote) bool {
 		r.Either == o.Either && slices.Equal(r.Legacy, o.Legacy)
 }
 
+// EqualBarRoots is Equal for two that both take certificates, or both do not, whatever
+// the authorities.
+func (r Remote) EqualBarRoots(o Remote) bool {
+	if r.Roots != nil && o.Roots != nil {
+		o.Roots = r.Roots
+	}
+	return r.Equal(o)
+}
+
 func configError(detail, remedy string) error {
 	return &Error{Reason: ReasonConfiguration, Detail: detail, Remedy: remedy}
 }
@@ -292,6 +301,20 @@ func (r *Roots) Equal(other *Roots) bool {
 		return r == other
 	}
 	return slices.EqualFunc(r.certs, other.certs, (*x509.Certificate).Equal)
+}
+
+// Covers reports whether everything that other trusts is trusted by r as well. Nil
+// trusts nothing.
+func (r *Roots) Covers(other *Roots) bool {
+	if other == nil {
+		return true
+	}
+	for _, c := range other.certs {
+		if r == nil || !slices.ContainsFunc(r.certs, c.Equal) {
+			return false
+		}
+	}
+	return true
 }
 
 // UnionRoots returns the authorities of all sets, each once. Nil sets are

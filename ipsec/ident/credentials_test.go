@@ -259,3 +259,40 @@ func TestDistinguishedNameIsSentAsInCertificate(t *testing.T) {
 		}
 	}
 }
+
+func TestRootsCover(t *testing.T) {
+	a, b := newAuthority("a", nil).cert, newAuthority("b", nil).cert
+	for name, c := range map[string]struct {
+		r, other *Roots
+		want     bool
+	}{
+		"one less":       {NewRoots(a, b), NewRoots(b), true},
+		"another order":  {NewRoots(b, a), NewRoots(a, b), true},
+		"one more":       {NewRoots(a), NewRoots(a, b), false},
+		"nothing":        {NewRoots(a), nil, true},
+		"by nothing":     {nil, NewRoots(a), false},
+		"both of nobody": {nil, nil, true},
+	} {
+		if got := c.r.Covers(c.other); got != c.want {
+			t.Errorf("%s: %t", name, got)
+		}
+	}
+}
+
+func TestRemoteEqualBarRoots(t *testing.T) {
+	a, b := NewRoots(newAuthority("a", nil).cert), NewRoots(newAuthority("b", nil).cert)
+	id, other := ID{wire.IDFQDN, "x"}, ID{wire.IDFQDN, "y"}
+	for _, c := range []struct {
+		x, y Remote
+		want bool
+	}{
+		{Remote{ID: id, Roots: a}, Remote{ID: id, Roots: b}, true},
+		{Remote{ID: id, Roots: a}, Remote{ID: other, Roots: a}, false},
+		{Remote{ID: id, Roots: a}, Remote{ID: id, PSK: PSK("x")}, false},
+		{Remote{ID: id, Roots: a}, Remote{ID: id, Roots: b, Legacy: []wire.AuthMethod{wire.AuthRSA}}, false},
+	} {
+		if got := c.x.EqualBarRoots(c.y); got != c.want || c.y.EqualBarRoots(c.x) != c.want {
+			t.Errorf("%+v and %+v: %t", c.x, c.y, got)
+		}
+	}
+}

@@ -10,6 +10,7 @@ type lifetime struct {
 	expireAt    time.Time
 	endAt       time.Time // half-open, redundant and lingering ones end then
 	renewAt     time.Time // it is replaced then, if the peer has not done that
+	outdated    bool      // a new configuration wants it replaced, and until then it stays
 	wantRekey   bool
 }
 

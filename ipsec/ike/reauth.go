@@ -211,8 +211,13 @@ func (t *Tunnel) retryReauth(failed *ikeSA) {
 	if i == nil || i.replaces == nil || !i.replaces.alive() || i.redirectedFrom.IsValid() {
 		return
 	}
+	at := t.now.Add(t.backoff(t.failures))
+	if i.replaces.outdated {
+		i.replaces.renewAt = at
+		return
+	}
 	if e := i.replaces.evidence; e != nil {
-		e.reauthAt = t.now.Add(t.backoff(t.failures))
+		e.reauthAt = at
 	}
 }
 

@@ -28,7 +28,7 @@ func (t *Tunnel) reconfigure(cfg Config) {
 		t.tellPath(0)
 		t.pathMTU.forget()
 	}
-	if !old.Peer.Revocations.Equal(cfg.Peer.Revocations) {
+	if !old.Peer.Revocations.Equal(cfg.Peer.Revocations) || !cfg.Peer.Roots.Covers(old.Peer.Roots) {
 		t.revalidate()
 	}
 }
@@ -92,9 +92,13 @@ func (t *Tunnel) outdateChildren(name string) {
 }
 
 // reconfigureIKE rekeys for new proposals, and begins a new IKE SA for what only
-// IKE_AUTH can change. A responder gives the peer, which may be reconfigured as
-// well, some time to do so before it begins itself or, if it cannot, deletes its
-// IKE SA.
+// IKE_AUTH can change. The one that is there stays until the new one is up, unless
+// its address is gone: the peer may get its part of the change later, or never. A
+// responder gives it some time to begin before it does so itself or, if it cannot,
+// asks the peer to.
+//
+// Other authorities are no reason for that: what the peer has proved is looked at
+// again if one is trusted no longer (revalidate.go), and that is all.
 //
 // Who is to begin, and where the peer is thought to be, say nothing against an
 // IKE SA that is there: a responder often learns the peer's address from the
@@ -105,7 +109,7 @@ func (t *Tunnel) reconfigureIKE(old, fresh *Config) {
 			o.die()
 		}
 	}
-	if !sameParties(old, fresh) || !fresh.Resume {
+	if !sameParties(old, fresh) || !fresh.Peer.Roots.Covers(old.Peer.Roots) || !fresh.Resume {
 		t.dropTicket(true)
 	}
 	if !sameParties(old, fresh) || !sameEnds(old, fresh) || old.Role != fresh.Role {
@@ -114,6 +118,9 @@ func (t *Tunnel) reconfigureIKE(old, fresh *Config) {
 	}
 	t.redirectAll(old)
 	sa := t.primary()
+	if sa != nil && !sameParties(old, fresh) {
+		sa.outdated = true
+	}
 	switch {
 	case sa == nil || !t.wanted:
 	case sameParties(old, fresh) && sa.mayStay(old, fresh):
@@ -130,13 +137,16 @@ func (t *Tunnel) reconfigureIKE(old, fresh *Config) {
 		}
 		t.renew(sa)
 	default:
-		sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime)
 		sa.renewAt = t.now.Add(redundantTime / 2)
+		if sa.mayStay(old, fresh) {
+			break
+		}
+		sa.reason, sa.endAt = ReasonReconfigured, t.now.Add(redundantTime) // it leads nowhere
 	}
 }
 
 // sameParties reports whether both configurations prove the same identities to
-// each other in the same way.
+// each other in the same way, whichever authorities vouch for them.
 func sameParties(a, b *Config) bool {
 	return sameCredentials(a, b) && (a.ForceEncap || !b.ForceEncap)
 }
@@ -173,6 +183,6 @@ func (sa *ikeSA) mayStay(old, fresh *Config) bool {
 }
 
 func sameCredentials(a, b *Config) bool {
-	return a.Credentials.Equal(b.Credentials) && a.Peer.Equal(b.Peer) &&
+	return a.Credentials.Equal(b.Credentials) && a.Peer.EqualBarRoots(b.Peer) &&
 		slices.EqualFunc(a.PPKs, b.PPKs, ident.PPK.Equal) && a.PPKRequired == b.PPKRequired
 }

@@ -14,7 +14,8 @@ import (
 // the revocation information is another ([Revalidate], Reconfigure), when a new
 // IKE SA of the peer was refused because its certificate is revoked, and, if
 // that is configured, when one of them expires. An IKE SA whose peer would no
-// longer be let in ends at once.
+// longer be let in ends at once; one whose authority is trusted no longer has time
+// for the peer to prove itself anew, for it may have a certificate of another one.
 
 // evidence is what a peer has proved its identity by. IKE SAs that descend from
 // each other by rekeying share it.
@@ -78,13 +79,25 @@ func (t *Tunnel) verifyAgain(sa *ikeSA) bool {
 		return ident.Revalidate(remote, id, certs, now)
 	}, func(peer *ident.VerifiedPeer, err error) {
 		sa.verifying = false
-		if err != nil {
+		var why *ident.Error
+		switch {
+		case err == nil:
+			e.expires = peer.Expires
+		case errors.As(err, &why) && why.Reason == ident.ReasonUntrusted:
+			t.demandProof(sa)
+		default:
 			t.refute(e, err)
-			return
 		}
-		e.expires = peer.Expires
 	})
 	return true
+}
+
+// demandProof has the peer prove itself anew in time, or the IKE SA ends.
+func (t *Tunnel) demandProof(sa *ikeSA) {
+	sa.wantReauth = true
+	if e, end := sa.evidence, t.now.Add(2*redundantTime); e.endAt.IsZero() || end.Before(e.endAt) {
+		e.endAt = end
+	}
 }
 
 // refute ends every IKE SA that rests on evidence which does not hold any more,

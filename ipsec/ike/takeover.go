@@ -50,7 +50,11 @@ func (t *Tunnel) renew(sa *ikeSA) {
 		return
 	}
 	sa.renewAt = time.Time{}
-	if sa == t.primary() && t.wanted && !t.isReplacing(sa) && (t.mayInitiate() || t.mayTakeOver()) {
+	switch {
+	case sa != t.primary() || !t.wanted || t.isReplacing(sa):
+	case t.mayInitiate() || t.mayTakeOver():
 		t.initiate(sa)
+	case sa.outdated:
+		sa.wantTell, sa.askedAuth = true, true
 	}
 }

@@ -262,7 +262,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.rivalry.inherit(&old.rivalry)
 	fresh.proofState.inherit(&old.proofState)
 	fresh.internalState = old.internalState
-	fresh.endAt, fresh.renewAt = old.endAt, old.renewAt
+	fresh.endAt, fresh.renewAt, fresh.outdated = old.endAt, old.renewAt, old.outdated
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil
 	old.dropSeries()
