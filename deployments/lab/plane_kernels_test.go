@@ -13,11 +13,13 @@ import (
 // virtual machine whose kernel has ESP.
 func TestKernelPlane(t *testing.T) { planeOn(t, lab.KernelDir, true) }
 
-// TestKernelOld and TestKernelNew are TestKernelPlane on other kernels: the oldest that
-// is supported, and one that is new.
+// TestKernelOld, TestKernelNew and TestKernelUbuntu are TestKernelPlane on other kernels:
+// the oldest that is supported, one that is new, and one of another distribution.
 func TestKernelOld(t *testing.T) { planeOn(t, lab.KernelOldDir, false) }
 
 func TestKernelNew(t *testing.T) { planeOn(t, lab.KernelNewDir, true) }
+
+func TestKernelUbuntu(t *testing.T) { planeOn(t, lab.KernelUbuntuDir, false) }
 
 // planeOn is for a kernel on which SAs have a direction, or have none.
 func planeOn(t *testing.T, kernel string, directed bool) {

@@ -42,17 +42,29 @@ func Probe() error {
 }
 
 // abilities are what newer kernels can do. Older ones leave out attributes that they do
-// not know, without saying so.
+// not know, without saying so, or have others of the same numbers, as Ubuntu's 6.8 has.
 type abilities struct {
 	direction bool // an SA is of one direction (XFRMA_SA_DIR, since Linux 6.10)
 	perCPU    bool // and of one CPU (XFRMA_SA_PCPU, since Linux 6.13)
 }
 
 // abilities finds them by an SA that is removed at once.
-func (c *conn) abilities() (able abilities, err error) {
+func (c *conn) abilities() (abilities, error) {
+	able, err := c.try(abilities{direction: true, perCPU: true})
+	if err != nil {
+		able, err = c.try(abilities{})
+	}
+	if err != nil {
+		return able, fmt.Errorf("an SA with AES-GCM: %w", err)
+	}
+	return able, nil
+}
+
+// try makes an SA that wants these abilities, and returns those of them that there are.
+func (c *conn) try(want abilities) (able abilities, err error) {
 	suite := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, ESN: true}
 	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
-	a := &association{request: requestTag, SA: dataplane.SA{
+	a := &association{request: requestTag, cpu: anyCPU, SA: dataplane.SA{
 		SPI: dataplane.MinSPI, Direction: dataplane.Inbound, Local: loopback, Remote: loopback, Suite: suite, Key: make([]byte, suite.KeyLen()),
 	}}
 	rand.Read(a.Key) // cannot fail
@@ -60,22 +72,23 @@ func (c *conn) abilities() (able abilities, err error) {
 	if err != nil {
 		return able, err
 	}
-	s.direct()
-	s.cpu = 0
+	if want.direction {
+		s.direct()
+	}
+	if want.perCPU {
+		s.cpu = 0
+	}
 	// One that was killed may have left it.
 	answers := c.send(s.ask(nl.XFRM_MSG_DELSA), s.newState(), s.ask(nl.XFRM_MSG_GETSA), s.ask(nl.XFRM_MSG_DELSA))
 	defer clear(answers[2].body) // it has the key
-	err = firstError(answers[1:])
-	if err == nil {
-		var f *facts
-		if f, err = decodeState(answers[2].body); err == nil {
-			able = abilities{direction: f.direction == s.direction, perCPU: f.cpu == s.cpu}
-			s.direction, s.cpu = f.direction, f.cpu
-			err = s.differs(f)
-		}
+	if err := firstError(answers[1:]); err != nil {
+		return able, err
 	}
+	f, err := decodeState(answers[2].body)
 	if err != nil {
-		return able, fmt.Errorf("an SA with AES-GCM: %w", err)
+		return able, err
 	}
-	return able, nil
+	able = abilities{direction: want.direction && f.direction == s.direction, perCPU: want.perCPU && f.cpu == s.cpu}
+	s.direction, s.cpu = f.direction, f.cpu
+	return able, s.differs(f)
 }
