@@ -43,6 +43,9 @@ type Config struct {
 	// each direction, 0 for one for every two processors; with that of the kernel, how
 	// many SAs may share the traffic of a child, 0 for 17.
 	Workers int
+	// ESPOffload asks network interfaces to encrypt and decrypt, with the kernel's data
+	// plane and where ESP is not in UDP.
+	ESPOffload bool
 	// FailClosed keeps what was routed into tunnels from leaving in clear also when
 	// the agent ends in order, until another one runs, or Release.
 	FailClosed bool

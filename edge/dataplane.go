@@ -74,7 +74,7 @@ func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, er
 	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
 	// A nil pointer must not become an interface that is not nil.
 	if name == DataPlaneKernel {
-		p, err := xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Logger: logger})
+		p, err := xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Offload: c.ESPOffload, Logger: logger})
 		if err != nil {
 			return nil, err
 		}

@@ -34,8 +34,8 @@ apt-get -qq download "$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*
 			fetch: debianKernel("sid"),
 		},
 		{
-			// Debian's have no CONFIG_INET_ESPINTCP.
-			name: lab.KernelTCPDir, why: "with ESP in TCP", optional: true,
+			// Debian's have neither CONFIG_INET_ESPINTCP nor CONFIG_NETDEVSIM.
+			name: lab.KernelUbuntuDir, why: "with ESP in TCP, and interfaces that imitate hardware for ESP", optional: true,
 			fetch: `apt-get -qq update
 apt-get -qq -y --no-install-recommends install ubuntu-keyring
 mkdir -p ubuntu/lists/partial
@@ -43,7 +43,7 @@ echo "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] ` + ubuntuM
 options="-o Dir::Etc::SourceList=/tmp/ubuntu/sources.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=/tmp/ubuntu/lists -o Dir::Cache=/tmp/ubuntu -o Acquire::Languages=none"
 apt-get -qq $options update
 release="$(apt-cache $options depends linux-image-virtual | sed -n 's/.*Depends: linux-image-//p')"
-apt-get -qq $options download "linux-image-$release" "linux-modules-$release"`,
+apt-get -qq $options download "linux-image-$release" "linux-modules-$release" "linux-modules-extra-$release"`,
 		},
 	}
 }

@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,27 +35,34 @@ var kernelModules = []string{
 // runInGuest runs the test that calls it, and no other, in a virtual machine with
 // that kernel and with the trees as disks, and reports its subtests here.
 func runInGuest(t *testing.T, kernelDir string, trees ...string) {
-	runInGuestWith(t, nil, kernelDir, trees...)
+	runInGuestOf(t, guest{}, kernelDir, trees...)
 }
 
 // runInGuestWith does so with further programs in /run.
 func runInGuestWith(t *testing.T, files func() []string, kernelDir string, trees ...string) {
-	runInGuestOf(t, 2, files, kernelDir, trees...)
+	runInGuestOf(t, guest{files: files}, kernelDir, trees...)
 }
 
-// runInGuestOf does so on a number of CPUs.
-func runInGuestOf(t *testing.T, cpus int, files func() []string, kernelDir string, trees ...string) {
+// guest is what a virtual machine has that others have not.
+type guest struct {
+	cpus    int             // 0: 2
+	files   func() []string // programs in /run; nil: none
+	modules []string        // of the kernel
+}
+
+// runInGuestOf does so in such a machine.
+func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {
 	if testing.Short() {
 		return // with the race detector it would take very long
 	}
 	lab.Require(t, "qemu-system-x86_64")
 	vm := lab.VM{
-		Modules: kernelModules, MemoryMB: 1024, CPUs: cpus,
+		Modules: slices.Concat(kernelModules, g.modules), MemoryMB: 1024, CPUs: cmp.Or(g.cpus, 2),
 		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
 	}
-	if files != nil {
-		vm.Files = files()
+	if g.files != nil {
+		vm.Files = g.files()
 	}
 	keys, err := keysForGuest()
 	if err != nil {
@@ -80,15 +89,15 @@ func runInGuestOf(t *testing.T, cpus int, files func() []string, kernelDir strin
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 16*time.Minute)
 	defer cancel()
-	guest, status, err := boot(t, ctx, vm)
+	said, status, err := boot(t, ctx, vm)
 	if errors.Is(err, lab.ErrKernelPanic) {
-		t.Logf("%v; it is booted once more. Its last words:\n%s", err, strings.Join(guest.last, "\n"))
-		guest, status, err = boot(t, ctx, vm)
+		t.Logf("%v; it is booted once more. Its last words:\n%s", err, strings.Join(said.last, "\n"))
+		said, status, err = boot(t, ctx, vm)
 	}
-	ran := guest.report(t)
+	ran := said.report(t)
 	switch {
 	case err != nil:
-		t.Fatalf("%v; its last words:\n%s", err, strings.Join(guest.last, "\n"))
+		t.Fatalf("%v; its last words:\n%s", err, strings.Join(said.last, "\n"))
 	case ran == 0:
 		t.Fatal("nothing ran in the virtual machine")
 	case status != 0 && !t.Failed():

@@ -16,7 +16,7 @@ func TestInteropTCP(t *testing.T) {
 		runCases(t, tcpCases(), newLibreswanPeer)
 		return
 	}
-	runInGuest(t, lab.KernelTCPDir, lab.TreeStrongSwan, lab.TreeLibreswan)
+	runInGuest(t, lab.KernelUbuntuDir, lab.TreeStrongSwan, lab.TreeLibreswan)
 }
 
 // tcpCases have each end connect. What their kernel decrypts of segments that were

@@ -26,7 +26,7 @@ func TestKernelQueues(t *testing.T) {
 // TestKernelCPUComes has a CPU come that was not there when the planes began.
 func TestKernelCPUComes(t *testing.T) {
 	if !inGuest() {
-		runInGuestOf(t, 3, nil, lab.KernelNewDir, lab.TreeStrongSwan)
+		runInGuestOf(t, guest{cpus: 3}, lab.KernelNewDir, lab.TreeStrongSwan)
 		return
 	}
 	t.Run("third of three", testCPUComes)

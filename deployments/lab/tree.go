@@ -19,8 +19,9 @@ const (
 	// KernelDir stands beside the trees: a kernel that has ESP.
 	KernelDir = "kernel"
 	// KernelOldDir has the oldest that is supported, KernelNewDir a new one, and
-	// KernelTCPDir one with ESP in TCP as well (RFC 9329).
-	KernelOldDir, KernelNewDir, KernelTCPDir = "kernel-old", "kernel-new", "kernel-tcp"
+	// KernelUbuntuDir one with ESP in TCP (RFC 9329) and with network interfaces that
+	// imitate hardware for ESP.
+	KernelOldDir, KernelNewDir, KernelUbuntuDir = "kernel-old", "kernel-new", "kernel-ubuntu"
 )
 
 // TreeDir is where the tree of that name is, or will be: in the cache of the

@@ -213,8 +213,7 @@ func (p *Plane) free(c *child, a *association) {
 	}
 }
 
-// put makes the state of an SA, which goes on from what from says unless that is
-// nil, and compares what the kernel has made of it.
+// put makes the state of an SA, which goes on from what from says unless that is nil.
 func (p *Plane) put(a *association, from *facts) error {
 	s, err := a.state(from)
 	if err != nil {
@@ -226,10 +225,23 @@ func (p *Plane) put(a *association, from *facts) error {
 	if err := p.deleteRetired(func(r retired) bool { return r.stateID == s.stateID }); err != nil {
 		return err
 	}
+	if s.device = p.device(a); s.device != 0 {
+		err := p.make(s)
+		if err == nil {
+			return nil
+		}
+		p.logger.Debug("the network interface does not take an SA: the processor does it", "tunnel", a.Tunnel, "direction", a.Direction, "interface", s.device, "error", err)
+		s.device = 0
+	}
+	return explain(p.make(s), a)
+}
+
+// make has the kernel make a state, and compares what it has made of it.
+func (p *Plane) make(s *state) error {
 	answers := p.kernel.send(s.newState(), s.ask(nl.XFRM_MSG_GETSA))
 	defer clear(answers[1].body) // it has the keys
 	if err := answers[0].err; err != nil {
-		return explain(err, a)
+		return err
 	}
 	f, err := decodeState(answers[1].body)
 	if answers[1].err != nil {

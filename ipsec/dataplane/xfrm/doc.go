@@ -36,8 +36,10 @@
 // still be given out. XFRM_MSG_MIGRATE_STATE of Linux 7.2 is about one state, but wants the
 // same policies that block meanwhile. What somebody else migrates of ours is put back.
 //
-// Offload to hardware (XFRMA_OFFLOAD_DEV) is not there: none of the kernels that the tests
-// run on has a device that can do it, also not an imitated one.
+// A network interface may do the cipher (XFRMA_OFFLOAD_DEV), if it is asked: see
+// [Config.Offload]. The other kind of offload, of whole packets with their policies, is
+// not there: the only device that the tests have, which is imitated, refuses it, and it
+// takes no XFRM interface into account.
 //
 // What newer kernels can do is found when the plane begins, by an SA that is made with
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA

@@ -58,6 +58,7 @@ type state struct {
 	direction uint8 // saIn or saOut; 0 where the kernel does not know it
 	cpu       uint32
 	padTo     uint32 // octets of an inner packet, 0 for none
+	device    int    // index of the interface that is to do the cipher, 0 for none
 	outer     dataplane.Outer
 	encap     *encap
 	replay    replay
@@ -150,6 +151,9 @@ func (s *state) newState() request {
 	}
 	if s.padTo != 0 {
 		body = appendAttribute(body, nl.XFRMA_TFCPAD, nl.Uint32Attr(s.padTo))
+	}
+	if s.device != 0 {
+		body = appendAttribute(body, nl.XFRMA_OFFLOAD_DEV, s.encodeOffload())
 	}
 	if s.cpu != anyCPU {
 		body = appendAttribute(body, nl.XFRMA_SA_PCPU, nl.Uint32Attr(s.cpu))

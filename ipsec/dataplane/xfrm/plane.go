@@ -56,6 +56,10 @@ type Config struct {
 	// for 17. If the kernel has SAs for single CPUs, and this is more than the number
 	// of CPUs, each CPU uses one of its own, and there is one that all may use.
 	Workers int
+	// Offload asks the network interfaces to encrypt and decrypt ESP that is not in UDP,
+	// each SA that through which its peer is reached. What one cannot do the processor
+	// does.
+	Offload bool
 	// Logger gets what an operator should know, never once for a packet. Nil
 	// discards.
 	Logger *slog.Logger
@@ -77,6 +81,7 @@ func (c Config) withDefaults() Config {
 type Plane struct {
 	logger  *slog.Logger
 	mark    uint32
+	offload bool
 	link    *link
 	sockets *sockets
 	monitor *monitor
@@ -121,7 +126,7 @@ var _ dataplane.RoutedPlane = (*Plane)(nil)
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
-		logger: c.Logger, mark: c.Mark, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
+		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
 		given: map[uint32]bool{}, paths: newPaths(), watched: newWatched(),
 	}
