@@ -65,11 +65,15 @@ func (c *controller) populated(network string) *samples {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	events, err := c.fleet().ListEvents(ctx, &swanherdv1.ListEventsRequest{Parent: network, PageSize: 1})
+	if err != nil || len(events.GetEvents()) != 1 {
+		c.t.Fatalf("events are %v, %v", events, err)
+	}
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
 		ids: map[string]string{
-			"revision": fmt.Sprint(applied.GetRevision()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
+			"revision": fmt.Sprint(applied.GetRevision()), "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 		},

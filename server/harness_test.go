@@ -449,13 +449,20 @@ func (c *controller) counted(what string, ok func(*swanherdv1.FleetCounts) bool)
 
 func (c *controller) rest(method, path, token, body string) (*http.Response, string) {
 	c.t.Helper()
+	header := http.Header{}
+	if token != "" {
+		header.Set("Authorization", "Bearer "+token)
+	}
+	return c.restWith(method, path, body, header)
+}
+
+func (c *controller) restWith(method, path, body string, header http.Header) (*http.Response, string) {
+	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, "https://"+c.s.Info().OperatorAddr.String()+path, strings.NewReader(body))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if token != "" {
-		req.Header.Set("Authorization", "Bearer "+token)
-	}
+	req.Header = header
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: c.roots}}
 	defer transport.CloseIdleConnections()
 	resp, err := transport.RoundTrip(req)

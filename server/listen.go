@@ -169,14 +169,19 @@ func (l *loop) close() {
 
 type sourceKey struct{}
 
+// httpSource is where an HTTP request came from, and what the client called itself.
+type httpSource struct{ address, userAgent string }
+
 // withSourceHeader passes on where the HTTP request came from, and nothing that
 // claims to be that.
 func withSourceHeader(ctx context.Context) context.Context {
 	md, _ := metadata.FromOutgoingContext(ctx)
 	md = md.Copy()
 	md.Delete(sourceHeader)
-	if source, ok := ctx.Value(sourceKey{}).(string); ok {
-		md.Set(sourceHeader, source)
+	md.Delete(access.UserAgentHeader)
+	if source, ok := ctx.Value(sourceKey{}).(httpSource); ok {
+		md.Set(sourceHeader, source.address)
+		md.Set(access.UserAgentHeader, access.PlainUserAgent(source.userAgent))
 	}
 	return metadata.NewOutgoingContext(ctx, md)
 }
@@ -217,7 +222,7 @@ func (s *Server) makeOperator(ctx context.Context) error {
 				g.ServeHTTP(w, r)
 				return
 			}
-			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sourceKey{}, r.RemoteAddr)))
+			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sourceKey{}, httpSource{r.RemoteAddr, r.UserAgent()})))
 		}),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: 10 * time.Second,

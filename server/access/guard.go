@@ -131,6 +131,7 @@ func (g *Guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 	if err := g.admit(ctx, r, message); err != nil {
 		return nil, err
 	}
+	ctx = g.withSource(ctx, info.FullMethod, message)
 	resp, err := handler(ctx, req)
 	if r.guessable {
 		g.countFailure(ctx, info.FullMethod, err)
@@ -144,7 +145,7 @@ func (g *Guard) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInf
 		return err
 	}
 	wrapped := middleware.WrapServerStream(ss)
-	wrapped.WrappedContext = ctx
+	wrapped.WrappedContext = g.withSource(ctx, info.FullMethod, nil)
 	return handler(srv, &guardedStream{WrappedServerStream: wrapped, guard: g, rule: r})
 }
 
@@ -272,7 +273,7 @@ func (g *Guard) countFailure(ctx context.Context, method string, err error) {
 	if suppressed > 0 {
 		message += fmt.Sprintf("; %d more were not recorded", suppressed)
 	}
-	write, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	write, cancel := context.WithTimeout(context.WithoutCancel(g.withSource(ctx, method, nil)), 5*time.Second)
 	defer cancel()
 	event := Audit("source:"+source.String(), method, "token.reject", message)
 	if err := g.keeper.store.AppendEvent(write, store.NoNetwork, event); err != nil {

@@ -87,6 +87,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer},
 	"/swanherd.v1.FleetService/RekeyTunnel":    {role: operator},
 	"/swanherd.v1.FleetService/ListEvents":     {role: viewer},
+	"/swanherd.v1.FleetService/GetEvent":       {role: viewer},
 	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},
 
 	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator},

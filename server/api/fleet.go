@@ -136,6 +136,22 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 	}
 }
 
+// GetEvent implements FleetService.
+func (f *Fleet) GetEvent(ctx context.Context, req *swanherdv1.GetEventRequest) (*swanherdv1.Event, error) {
+	parts := strings.Split(req.GetName(), "/")
+	if len(parts) != 4 || parts[0] != "networks" || parts[2] != "events" || parts[1] == "" || parts[3] == "" {
+		return nil, access.Invalid("name", "is not a name of the form networks/{network}/events/{event}")
+	}
+	if parts[1] == store.NoNetwork.Network && !access.PrincipalFrom(ctx).Global() {
+		return nil, status.Error(codes.PermissionDenied, "what belongs to no network is for who is bound to none")
+	}
+	e, err := f.store.Event(ctx, req.GetName())
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	return e, nil
+}
+
 // maxEventsRead bounds how many events one page of a filtered list looks at; it may
 // be shorter than asked for then (AIP-158).
 const maxEventsRead = 5000

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,8 +13,160 @@ import (
 
 func newAudit(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "The log of what people and machines changed"}
-	cmd.AddCommand(newAuditVerify(s))
+	cmd.AddCommand(newAuditList(s), newAuditShow(s), newAuditVerify(s))
 	return cmd
+}
+
+// auditFilter is which audit events are wanted; texts may hold `*`.
+type auditFilter struct {
+	actor, action, resource, from, request, more string
+	global                                       bool
+}
+
+func (f auditFilter) String() string {
+	terms := []string{"kind = AUDIT"}
+	for _, t := range []struct{ field, value string }{
+		{"actor", f.actor}, {"action", f.action}, {"resource", f.resource}, {"source.address", f.from}, {"source.request_id", f.request},
+	} {
+		if t.value != "" {
+			terms = append(terms, fmt.Sprintf("%s = %q", t.field, t.value))
+		}
+	}
+	if f.global {
+		terms = append(terms, `name = "networks/-/events/*"`)
+	}
+	if f.more != "" {
+		terms = append(terms, "("+f.more+")")
+	}
+	return strings.Join(terms, " AND ")
+}
+
+func newAuditList(s *session) *cobra.Command {
+	var limit int32
+	var filter auditFilter
+	cmd := &cobra.Command{
+		Use: "list", Short: "Show who changed what, newest first", Args: cobra.NoArgs,
+		Example: `  swanherd audit list --actor 'token:ops' --action 'site.*'
+  swanherd audit list --resource '*/sites/berlin' --from 192.0.2.7`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if limit < 1 || limit > pageSize {
+				return usagef("--limit %d is not within 1 and %d", limit, pageSize)
+			}
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: auditParent(c, filter.global), PageSize: limit, Filter: filter.String()})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(resp)
+			}
+			t := newTable(s.Out, "EVENT", "TIME", "ACTOR", "FROM", "ACTION", "RESOURCE", "CHANGED")
+			for _, e := range resp.GetEvents() {
+				t.row(e.GetName()[strings.LastIndexByte(e.GetName(), '/')+1:], e.GetTime().AsTime().Local().Format(time.DateTime), e.GetActor(),
+					e.GetSource().GetAddress(), e.GetAction(), e.GetResource(), changedPaths(e))
+			}
+			return t.flush()
+		},
+	}
+	flags := cmd.Flags()
+	flags.Int32Var(&limit, "limit", 50, "how many")
+	flags.StringVar(&filter.actor, "actor", "", "by whom, such as token:ops; * stands for any text, here and below")
+	flags.StringVar(&filter.action, "action", "", "what was done, such as site.update")
+	flags.StringVar(&filter.resource, "resource", "", "what it was done to, such as '*/sites/berlin'")
+	flags.StringVar(&filter.from, "from", "", "the address that it came from")
+	flags.StringVar(&filter.request, "request-id", "", "the request_id that it came with")
+	flags.StringVar(&filter.more, "filter", "", "a condition besides (AIP-160), as in 'message:revoked'")
+	flags.BoolVar(&filter.global, "global", false, "what belongs to no network, such as API tokens")
+	return cmd
+}
+
+func auditParent(c *client, global bool) string {
+	if global {
+		return "networks/-"
+	}
+	return c.parent
+}
+
+// maxPaths is how many fields a line of a list names.
+const maxPaths = 4
+
+func changedPaths(e *swanherdv1.Event) string {
+	var paths []string
+	for _, c := range e.GetChanges()[:min(len(e.GetChanges()), maxPaths)] {
+		paths = append(paths, c.GetPath())
+	}
+	if more := len(e.GetChanges()) + int(e.GetChangesOmitted()) - len(paths); more > 0 {
+		paths = append(paths, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(paths, ", ")
+}
+
+func newAuditShow(s *session) *cobra.Command {
+	var global bool
+	cmd := &cobra.Command{
+		Use: "show EVENT", Short: "Show one event: from where, and each field before and after", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			name := args[0]
+			if !strings.Contains(name, "/") {
+				name = auditParent(c, global) + "/events/" + name
+			}
+			e, err := c.fleet.GetEvent(cmd.Context(), &swanherdv1.GetEventRequest{Name: name})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(e)
+			}
+			_, err = fmt.Fprint(s.Out, describeEvent(e))
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&global, "global", false, "an event that belongs to no network")
+	return cmd
+}
+
+func describeEvent(e *swanherdv1.Event) string {
+	var b strings.Builder
+	line := func(label, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "%-11s %s\n", label+":", value)
+		}
+	}
+	line("event", e.GetName())
+	line("time", e.GetTime().AsTime().Local().Format(time.DateTime))
+	line("actor", e.GetActor())
+	line("action", e.GetAction())
+	line("resource", e.GetResource())
+	line("revision", fmt.Sprint(e.GetRevision()))
+	line("message", e.GetMessage())
+	source := e.GetSource()
+	line("from", source.GetAddress())
+	line("credential", source.GetCredential())
+	line("user agent", source.GetUserAgent())
+	line("method", source.GetMethod())
+	line("request id", source.GetRequestId())
+	for _, c := range e.GetChanges() {
+		fmt.Fprintf(&b, "\n%s\n", c.GetPath())
+		if c.GetOldValue() != "" {
+			fmt.Fprintf(&b, "  - %s\n", c.GetOldValue())
+		}
+		if c.GetNewValue() != "" {
+			fmt.Fprintf(&b, "  + %s\n", c.GetNewValue())
+		}
+	}
+	if more := e.GetChangesOmitted(); more > 0 {
+		fmt.Fprintf(&b, "\nand %d more fields\n", more)
+	}
+	return b.String()
 }
 
 func newAuditVerify(s *session) *cobra.Command {

@@ -26,6 +26,8 @@ type Collection[T proto.Message] struct {
 	layout layout
 	empty  T
 	table  func(*Snapshot) *model.Table[T]
+	// aside: it holds what goes with resources of another one, under their names.
+	aside bool
 }
 
 // ETag is the form in which the API shows a modification revision.
@@ -136,6 +138,20 @@ func (c *Collection[T]) PutIn(t *Txn, name string, value T) {
 		return
 	}
 	t.write(name, key, clientv3.OpPut(key, string(b)))
+	c.tell(t, name, key, value)
+}
+
+// tell has the audit of t know what becomes of the resource; a nil value: it goes.
+func (c *Collection[T]) tell(t *Txn, name, key string, value proto.Message) {
+	if c.aside {
+		return
+	}
+	t.resources[name] = rewritten{key, value, func(snap *Snapshot) proto.Message {
+		if row, ok := c.table(snap).Get(name); ok {
+			return row.Value
+		}
+		return nil
+	}}
 }
 
 // DeleteIn is Delete as a part of t.
@@ -152,6 +168,7 @@ func (c *Collection[T]) DropIn(t *Txn, name string) {
 		return
 	}
 	t.write(name, key, clientv3.OpDelete(key))
+	c.tell(t, name, key, nil)
 }
 
 // RequireIn makes t depend on the resource being at the given revision, or on

@@ -63,7 +63,8 @@ func (e *eventIDs) next(now time.Time) (ulid.ULID, error) {
 }
 
 // AppendEventIn writes an event of the network as a part of t, so that a change
-// and its audit are one. It sets the event's name and, when unset, its time.
+// and its audit are one. It sets the event's name and, when unset, its time; Commit sets
+// the source of an audit event, and what t changes in its resource.
 func (s *Store) AppendEventIn(t *Txn, network model.NetworkName, event *swanherdv1.Event) {
 	if event.GetTime() == nil {
 		event.Time = timestamppb.Now()
@@ -79,12 +80,7 @@ func (s *Store) AppendEventIn(t *Txn, network model.NetworkName, event *swanherd
 		t.fail(err)
 		return
 	}
-	b, err := proto.Marshal(event)
-	if err != nil {
-		t.fail(fmt.Errorf("encode event: %w", err))
-		return
-	}
-	t.write(event.GetName(), key, clientv3.OpPut(key, string(b)))
+	t.events = append(t.events, appended{key, event})
 }
 
 // AppendEvent writes an event by itself.
@@ -138,6 +134,24 @@ func (s *Store) eventsBefore(ctx context.Context, prefix, before string, limit i
 		}
 	}
 	return events, nil
+}
+
+// Event reads an event. The error is ErrNotFound when there is none.
+func (s *Store) Event(ctx context.Context, name string) (*swanherdv1.Event, error) {
+	for _, l := range []layout{auditLayout, eventLayout} {
+		key, err := l.key(name)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return s.client.Get(ctx, key) })
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", name, err)
+		}
+		if len(resp.Kvs) > 0 {
+			return decodeEvent(resp.Kvs[0])
+		}
+	}
+	return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
 }
 
 func decodeEvent(kv *mvccpb.KeyValue) (*swanherdv1.Event, error) {

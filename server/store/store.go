@@ -195,6 +195,7 @@ func (s *Store) makeCollections() {
 	s.DeviceSerials = collect(s, "device_serials", "deviceSerials/*", func(n *Snapshot) *model.Table[*storev1.DeviceSerial] { return &n.DeviceSerials })
 	s.TokenUses = collect(s, "token_uses", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.TokenUse] { return &n.TokenUses })
 	s.ExpiryChecks = collect(s, "expiry_checks", "expiryChecks/*", func(n *Snapshot) *model.Table[*storev1.ExpiryCheck] { return &n.ExpiryChecks })
+	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside = true, true, true
 }
 
 func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {

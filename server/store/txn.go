@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -25,6 +26,8 @@ type Txn struct {
 	conditions []condition
 	writes     []clientv3.Op
 	written    map[string]bool
+	events     []appended
+	resources  map[string]rewritten // by name
 	err        error
 }
 
@@ -59,10 +62,12 @@ func (c condition) holds(have int64) bool {
 }
 
 // Txn begins a transaction.
-func (s *Store) Txn() *Txn { return &Txn{store: s, written: map[string]bool{}} }
+func (s *Store) Txn() *Txn {
+	return &Txn{store: s, written: map[string]bool{}, resources: map[string]rewritten{}}
+}
 
 // Empty says whether the transaction writes nothing.
-func (t *Txn) Empty() bool { return len(t.writes) == 0 }
+func (t *Txn) Empty() bool { return len(t.writes) == 0 && len(t.events) == 0 }
 
 func (t *Txn) fail(err error) { t.err = errors.Join(t.err, err) }
 
@@ -85,7 +90,12 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 	if t.err != nil {
 		return 0, t.err
 	}
-	if n := max(1+len(t.conditions), len(t.writes)); n > t.store.maxTxnOps {
+	events, err := t.eventOps(ctx)
+	if err != nil {
+		return 0, err
+	}
+	writes := append(slices.Clone(t.writes), events...)
+	if n := max(1+len(t.conditions), len(writes)); n > t.store.maxTxnOps {
 		return 0, fmt.Errorf("%w: %d operations, etcd takes %d at once; apply in parts, or raise --max-txn-ops of the etcd cluster and --etcd-max-txn-ops here",
 			ErrTooLarge, n, t.store.maxTxnOps)
 	}
@@ -97,7 +107,7 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 		reads[i] = clientv3.OpGet(c.key, clientv3.WithKeysOnly())
 	}
 	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return t.store.client.Txn(ctx).If(compares...).Then(t.writes...).Else(reads...).Commit()
+		return t.store.client.Txn(ctx).If(compares...).Then(writes...).Else(reads...).Commit()
 	})
 	if errors.Is(err, rpctypes.ErrRequestTooLarge) || errors.Is(err, rpctypes.ErrTooManyOps) {
 		return 0, fmt.Errorf("%w: %w; apply in parts", ErrTooLarge, err)

@@ -129,7 +129,7 @@ func (x Event_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Kind.Descriptor instead.
 func (Event_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type GetTunnelRequest struct {
@@ -783,6 +783,52 @@ func (x *FleetCounts) GetEdgesInSync() uint32 {
 	return 0
 }
 
+type GetEventRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/events/{event}`; `networks/-/events/{event}` of what belongs
+	// to no network.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEventRequest) Reset() {
+	*x = GetEventRequest{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEventRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEventRequest) ProtoMessage() {}
+
+func (x *GetEventRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEventRequest.ProtoReflect.Descriptor instead.
+func (*GetEventRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GetEventRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all.
@@ -799,7 +845,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +857,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +870,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListEventsRequest) GetParent() string {
@@ -865,7 +911,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +923,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +936,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -918,7 +964,7 @@ type VerifyAuditLogRequest struct {
 
 func (x *VerifyAuditLogRequest) Reset() {
 	*x = VerifyAuditLogRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +976,7 @@ func (x *VerifyAuditLogRequest) String() string {
 func (*VerifyAuditLogRequest) ProtoMessage() {}
 
 func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +989,7 @@ func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VerifyAuditLogRequest) GetParent() string {
@@ -974,7 +1020,7 @@ type VerifyAuditLogResponse struct {
 
 func (x *VerifyAuditLogResponse) Reset() {
 	*x = VerifyAuditLogResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1032,7 @@ func (x *VerifyAuditLogResponse) String() string {
 func (*VerifyAuditLogResponse) ProtoMessage() {}
 
 func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1045,7 @@ func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VerifyAuditLogResponse) GetEvents() int64 {
@@ -1066,14 +1112,20 @@ type Event struct {
 	Action  string `protobuf:"bytes,6,opt,name=action,proto3" json:"action,omitempty"`
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	// Store revision of the change, for audit events.
-	Revision      int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Revision int64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Where an audit event came from; unset: from the controller itself.
+	Source *EventSource `protobuf:"bytes,9,opt,name=source,proto3" json:"source,omitempty"`
+	// What changed in the resource, for audit events.
+	Changes []*FieldChange `protobuf:"bytes,10,rep,name=changes,proto3" json:"changes,omitempty"`
+	// How many more fields changed.
+	ChangesOmitted int32 `protobuf:"varint,11,opt,name=changes_omitted,json=changesOmitted,proto3" json:"changes_omitted,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1137,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1150,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Event) GetName() string {
@@ -1157,11 +1209,32 @@ func (x *Event) GetRevision() int64 {
 	return 0
 }
 
+func (x *Event) GetSource() *EventSource {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *Event) GetChanges() []*FieldChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *Event) GetChangesOmitted() int32 {
+	if x != nil {
+		return x.ChangesOmitted
+	}
+	return 0
+}
+
 var File_swanherd_v1_fleet_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1fswanherd/v1/fleet_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\".\n" +
+	"\x1fswanherd/v1/fleet_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17swanherd/v1/audit.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\".\n" +
 	"\x10GetTunnelRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"X\n" +
 	"\x12RekeyTunnelRequest\x12\x1a\n" +
@@ -1214,7 +1287,9 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x05sites\x18\b \x01(\rR\x05sites\x12%\n" +
 	"\x0esites_isolated\x18\t \x01(\rR\rsitesIsolated\x12\"\n" +
 	"\redges_in_sync\x18\n" +
-	" \x01(\rR\vedgesInSync\"\x9d\x01\n" +
+	" \x01(\rR\vedgesInSync\"-\n" +
+	"\x0fGetEventRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x9d\x01\n" +
 	"\x11ListEventsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1234,7 +1309,7 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x04hash\x18\x04 \x01(\fR\x04hash\x12)\n" +
 	"\x10through_revision\x18\x05 \x01(\x03R\x0fthroughRevision\x127\n" +
 	"\tseal_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bsealTime\x12\x18\n" +
-	"\aproblem\x18\a \x01(\tR\aproblem\"\xbb\x02\n" +
+	"\aproblem\x18\a \x01(\tR\aproblem\"\x95\x04\n" +
 	"\x05Event\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12+\n" +
@@ -1243,12 +1318,17 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\bresource\x18\x05 \x01(\tR\bresource\x12\x16\n" +
 	"\x06action\x18\x06 \x01(\tR\x06action\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12\x1a\n" +
-	"\brevision\x18\b \x01(\x03R\brevision\"A\n" +
+	"\brevision\x18\b \x01(\x03R\brevision\x120\n" +
+	"\x06source\x18\t \x01(\v2\x18.swanherd.v1.EventSourceR\x06source\x122\n" +
+	"\achanges\x18\n" +
+	" \x03(\v2\x18.swanherd.v1.FieldChangeR\achanges\x12'\n" +
+	"\x0fchanges_omitted\x18\v \x01(\x05R\x0echangesOmitted\"A\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"KIND_AUDIT\x10\x01\x12\x13\n" +
-	"\x0fKIND_TRANSITION\x10\x022\xd4\x06\n" +
+	"\x0fKIND_TRANSITION\x10\x02:I\xeaAF\n" +
+	"\x12swanherd.dev/Event\x12!networks/{network}/events/{event}*\x06events2\x05event2\xba\a\n" +
 	"\fFleetService\x12h\n" +
 	"\tGetTunnel\x12\x1d.swanherd.v1.GetTunnelRequest\x1a\x13.swanherd.v1.Tunnel\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=networks/*/tunnels/*}\x12y\n" +
 	"\vListTunnels\x12\x1f.swanherd.v1.ListTunnelsRequest\x1a .swanherd.v1.ListTunnelsResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/tunnels\x12\x84\x01\n" +
@@ -1257,7 +1337,8 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"WatchFleet\x12\x1e.swanherd.v1.WatchFleetRequest\x1a\x1f.swanherd.v1.WatchFleetResponse0\x01\x12\x82\x01\n" +
 	"\vRekeyTunnel\x12\x1f.swanherd.v1.RekeyTunnelRequest\x1a .swanherd.v1.RekeyTunnelResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=networks/*/tunnels/*}:rekey\x12u\n" +
 	"\n" +
-	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/events\x12\x8a\x01\n" +
+	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/events\x12d\n" +
+	"\bGetEvent\x12\x1c.swanherd.v1.GetEventRequest\x1a\x12.swanherd.v1.Event\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=networks/*/events/*}\x12\x8a\x01\n" +
 	"\x0eVerifyAuditLog\x12\".swanherd.v1.VerifyAuditLogRequest\x1a#.swanherd.v1.VerifyAuditLogResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=networks/*}/auditLog:verifyB\xac\x01\n" +
 	"\x0fcom.swanherd.v1B\x11FleetServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
@@ -1274,7 +1355,7 @@ func file_swanherd_v1_fleet_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_fleet_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(WatchTunnelsResponse_Kind)(0), // 0: swanherd.v1.WatchTunnelsResponse.Kind
 	(Event_Kind)(0),                // 1: swanherd.v1.Event.Kind
@@ -1288,48 +1369,55 @@ var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(*WatchFleetRequest)(nil),      // 9: swanherd.v1.WatchFleetRequest
 	(*WatchFleetResponse)(nil),     // 10: swanherd.v1.WatchFleetResponse
 	(*FleetCounts)(nil),            // 11: swanherd.v1.FleetCounts
-	(*ListEventsRequest)(nil),      // 12: swanherd.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),     // 13: swanherd.v1.ListEventsResponse
-	(*VerifyAuditLogRequest)(nil),  // 14: swanherd.v1.VerifyAuditLogRequest
-	(*VerifyAuditLogResponse)(nil), // 15: swanherd.v1.VerifyAuditLogResponse
-	(*Event)(nil),                  // 16: swanherd.v1.Event
-	(TunnelStatus)(0),              // 17: swanherd.v1.TunnelStatus
-	(*Tunnel)(nil),                 // 18: swanherd.v1.Tunnel
-	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
-	(*Edge)(nil),                   // 20: swanherd.v1.Edge
+	(*GetEventRequest)(nil),        // 12: swanherd.v1.GetEventRequest
+	(*ListEventsRequest)(nil),      // 13: swanherd.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),     // 14: swanherd.v1.ListEventsResponse
+	(*VerifyAuditLogRequest)(nil),  // 15: swanherd.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil), // 16: swanherd.v1.VerifyAuditLogResponse
+	(*Event)(nil),                  // 17: swanherd.v1.Event
+	(TunnelStatus)(0),              // 18: swanherd.v1.TunnelStatus
+	(*Tunnel)(nil),                 // 19: swanherd.v1.Tunnel
+	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
+	(*Edge)(nil),                   // 21: swanherd.v1.Edge
+	(*EventSource)(nil),            // 22: swanherd.v1.EventSource
+	(*FieldChange)(nil),            // 23: swanherd.v1.FieldChange
 }
 var file_swanherd_v1_fleet_service_proto_depIdxs = []int32{
-	17, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
-	18, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	18, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
+	19, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
 	0,  // 2: swanherd.v1.WatchTunnelsResponse.kind:type_name -> swanherd.v1.WatchTunnelsResponse.Kind
-	18, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
-	19, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
+	19, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
+	20, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
 	11, // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
-	18, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
-	20, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
-	16, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
-	19, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
-	19, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
+	19, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	21, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
+	17, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
+	20, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
+	20, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
 	1,  // 11: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
-	2,  // 12: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
-	5,  // 13: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
-	7,  // 14: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
-	9,  // 15: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
-	3,  // 16: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
-	12, // 17: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
-	14, // 18: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
-	18, // 19: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
-	6,  // 20: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
-	8,  // 21: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
-	10, // 22: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
-	4,  // 23: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
-	13, // 24: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
-	15, // 25: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	22, // 12: swanherd.v1.Event.source:type_name -> swanherd.v1.EventSource
+	23, // 13: swanherd.v1.Event.changes:type_name -> swanherd.v1.FieldChange
+	2,  // 14: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
+	5,  // 15: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
+	7,  // 16: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
+	9,  // 17: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
+	3,  // 18: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
+	13, // 19: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
+	12, // 20: swanherd.v1.FleetService.GetEvent:input_type -> swanherd.v1.GetEventRequest
+	15, // 21: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
+	19, // 22: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
+	6,  // 23: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
+	8,  // 24: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
+	10, // 25: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
+	4,  // 26: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
+	14, // 27: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
+	17, // 28: swanherd.v1.FleetService.GetEvent:output_type -> swanherd.v1.Event
+	16, // 29: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
+	22, // [22:30] is the sub-list for method output_type
+	14, // [14:22] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_fleet_service_proto_init() }
@@ -1337,6 +1425,7 @@ func file_swanherd_v1_fleet_service_proto_init() {
 	if File_swanherd_v1_fleet_service_proto != nil {
 		return
 	}
+	file_swanherd_v1_audit_proto_init()
 	file_swanherd_v1_topology_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
 	type x struct{}
@@ -1345,7 +1434,7 @@ func file_swanherd_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_fleet_service_proto_rawDesc), len(file_swanherd_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

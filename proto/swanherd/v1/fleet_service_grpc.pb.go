@@ -25,6 +25,7 @@ const (
 	FleetService_WatchFleet_FullMethodName     = "/swanherd.v1.FleetService/WatchFleet"
 	FleetService_RekeyTunnel_FullMethodName    = "/swanherd.v1.FleetService/RekeyTunnel"
 	FleetService_ListEvents_FullMethodName     = "/swanherd.v1.FleetService/ListEvents"
+	FleetService_GetEvent_FullMethodName       = "/swanherd.v1.FleetService/GetEvent"
 	FleetService_VerifyAuditLog_FullMethodName = "/swanherd.v1.FleetService/VerifyAuditLog"
 )
 
@@ -46,6 +47,7 @@ type FleetServiceClient interface {
 	// of one of its ends, with whichever replica of the controller.
 	RekeyTunnel(ctx context.Context, in *RekeyTunnelRequest, opts ...grpc.CallOption) (*RekeyTunnelResponse, error)
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
+	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error)
 	// Checks that the audit events of a network are those that were written.
 	VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error)
 }
@@ -136,6 +138,16 @@ func (c *fleetServiceClient) ListEvents(ctx context.Context, in *ListEventsReque
 	return out, nil
 }
 
+func (c *fleetServiceClient) GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Event)
+	err := c.cc.Invoke(ctx, FleetService_GetEvent_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(VerifyAuditLogResponse)
@@ -164,6 +176,7 @@ type FleetServiceServer interface {
 	// of one of its ends, with whichever replica of the controller.
 	RekeyTunnel(context.Context, *RekeyTunnelRequest) (*RekeyTunnelResponse, error)
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
+	GetEvent(context.Context, *GetEventRequest) (*Event, error)
 	// Checks that the audit events of a network are those that were written.
 	VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
@@ -193,6 +206,9 @@ func (UnimplementedFleetServiceServer) RekeyTunnel(context.Context, *RekeyTunnel
 }
 func (UnimplementedFleetServiceServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
+}
+func (UnimplementedFleetServiceServer) GetEvent(context.Context, *GetEventRequest) (*Event, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEvent not implemented")
 }
 func (UnimplementedFleetServiceServer) VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyAuditLog not implemented")
@@ -312,6 +328,24 @@ func _FleetService_ListEvents_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_GetEvent_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEventRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).GetEvent(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_GetEvent_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).GetEvent(ctx, req.(*GetEventRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_VerifyAuditLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(VerifyAuditLogRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +386,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEvents",
 			Handler:    _FleetService_ListEvents_Handler,
+		},
+		{
+			MethodName: "GetEvent",
+			Handler:    _FleetService_GetEvent_Handler,
 		},
 		{
 			MethodName: "VerifyAuditLog",
