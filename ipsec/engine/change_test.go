@@ -23,8 +23,7 @@ var rewrite = flag.Bool("rewrite", false, "rewrite the golden files in testdata;
 
 const (
 	changeLatency = 10 * time.Millisecond // one way
-	trafficPace   = 20 * time.Millisecond
-	never         = time.Duration(-1) // the other end never follows
+	never         = time.Duration(-1)     // the other end never follows
 )
 
 // changed are the two ends of a tunnel. The first one is to initiate, as a controller
@@ -187,8 +186,42 @@ func golden(t *testing.T, path, got string) {
 	}
 }
 
-// measure makes the change at one end, and after gap at the other.
-func (c *change) measure(t *testing.T, aFirst bool, gap time.Duration) (result string) {
+// TestRefusedChangeUnderTraffic has one end alone keep each change for half a day, in
+// which all SAs are replaced several times: that costs nothing. Then the other end has it
+// too.
+func TestRefusedChangeUnderTraffic(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes 10 s")
+	}
+	for _, c := range changes {
+		if c.brief || c.name == "authority exchanged" {
+			continue
+		}
+		for _, aFirst := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/a first %t", c.name, aFirst), func(t *testing.T) {
+				if got := c.run(t, trial{aFirst: aFirst, gap: 12 * time.Hour, pace: 10 * time.Second}); !strings.HasPrefix(got, "0") || strings.HasSuffix(got, "down") {
+					t.Error(got)
+				}
+			})
+		}
+	}
+}
+
+// trial is how a change is made: with gap between the ends, and a packet in each
+// direction at the pace.
+type trial struct {
+	aFirst    bool
+	gap, pace time.Duration
+}
+
+func (c *change) measure(t *testing.T, aFirst bool, gap time.Duration) string {
+	return c.run(t, trial{aFirst, gap, 20 * time.Millisecond})
+}
+
+// run makes the change at one end, and after the gap at the other, and says what became
+// of it.
+func (c *change) run(t *testing.T, how trial) (result string) {
+	aFirst, gap := how.aFirst, how.gap
 	synctest.Test(t, func(t *testing.T) {
 		old, fresh := newChangePKI(t), newChangePKI(t)
 		sw := memory.NewSwitch()
@@ -204,7 +237,7 @@ func (c *change) measure(t *testing.T, aFirst bool, gap time.Duration) (result s
 		b.apply([]TunnelConfig{ends.b}, Added)
 		a.apply([]TunnelConfig{ends.a}, Added)
 		a.waitState("tunnel", ike.StateUp, 10*time.Second)
-		flow := newFlow(t, a, b)
+		flow := newFlow(a, b, how.pace)
 		flow.run(10 * time.Second) // as if it had been up for long
 		before := a.status("tunnel")
 
@@ -262,19 +295,19 @@ func asPlanned(c TunnelConfig) TunnelConfig {
 
 // flow is packets in both directions.
 type flow struct {
-	t    *testing.T
+	pace time.Duration
 	ends [2]*node
 	sent uint32
 	seen [2]map[uint32]bool // by the end that received them
 }
 
-func newFlow(t *testing.T, a, b *node) *flow {
-	return &flow{t: t, ends: [2]*node{a, b}, seen: [2]map[uint32]bool{{}, {}}}
+func newFlow(a, b *node, pace time.Duration) *flow {
+	return &flow{pace: pace, ends: [2]*node{a, b}, seen: [2]map[uint32]bool{{}, {}}}
 }
 
 // run sends for a while.
 func (f *flow) run(d time.Duration) {
-	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(trafficPace) {
+	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(f.pace) {
 		f.sent++
 		for i, from := range []int{0, 1} {
 			p := binary.BigEndian.AppendUint32(packetFor(lan(1+i, 0), lan(2-i, 0)), f.sent)
@@ -298,5 +331,5 @@ func (f *flow) lost() time.Duration {
 	time.Sleep(time.Second)
 	f.receive()
 	received := min(len(f.seen[0]), len(f.seen[1]))
-	return time.Duration(int(f.sent)-received) * trafficPace
+	return time.Duration(int(f.sent)-received) * f.pace
 }

@@ -13,10 +13,11 @@ import (
 // authTask is the initiator's IKE_AUTH with the first Child SA (RFC 7296,
 // Section 1.2).
 type authTask struct {
-	sa    *ikeSA
-	cfg   *ChildConfig // nil: without a Child SA
-	spi   uint32
-	offer []suite.ESPProposal
+	sa      *ikeSA
+	cfg     *ChildConfig // nil: without a Child SA
+	spi     uint32
+	offer   []suite.ESPProposal
+	present int // so many of the offer are the present proposals
 
 	localTS, remoteTS []ts.Selector
 }
@@ -39,7 +40,8 @@ func (a *authTask) chooseChild() *Error {
 	if err != nil {
 		return &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: wire.ExchangeIKEAuth, Err: err}
 	}
-	a.cfg, a.spi, a.offer = cfg, spi, suite.WithoutKeyExchange(cfg.Proposals)
+	a.cfg, a.spi, a.offer = cfg, spi, suite.WithoutKeyExchange(a.sa.t.childOffer(cfg))
+	a.present = len(suite.WithoutKeyExchange(cfg.Proposals))
 	return nil
 }
 
@@ -242,7 +244,7 @@ func (a *authTask) readChild(m *message) (childSpec, *Error) {
 	if err := sa.checkInternal(); err != nil {
 		return childSpec{}, &Error{Op: "create Child SA", Exchange: m.Exchange, Err: err}
 	}
-	spec, err := sa.readChildAnswer(m, a.cfg, a.offer, a.localTS, a.remoteTS)
+	spec, err := sa.readChildAnswer(m, a.cfg, a.offer, a.present, a.localTS, a.remoteTS)
 	if err == nil {
 		err = sa.checkPasses(spec.suite)
 	}
@@ -435,11 +437,10 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 		return childSpec{}, nil, err
 	}
 	offer.internal = internal
-	chosen, answer, e := sa.chooseESP(m, suite.WithoutKeyExchange(offer.cfg.Proposals))
+	answer, e := sa.chooseChild(m, &offer, suite.WithoutKeyExchange)
 	if e != nil {
 		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}
 	}
-	offer.suite = chosen
 	offer.lowestNonce = sa.lowestNonce
 	if offer.outbound, err = outboundSPI(m, answer.Number); err != nil {
 		return childSpec{}, nil, err
@@ -447,7 +448,7 @@ func (t *Tunnel) answerFirstChild(sa *ikeSA, m *message) (childSpec, []wire.Payl
 	if offer.inbound, e = t.allocateSPI(offer.cfg); e != nil {
 		return childSpec{}, nil, &Error{Op: "allocate SPI", Kind: KindDataPlane, Exchange: m.Exchange, Notify: wire.NotifyTemporaryFailure, Err: e}
 	}
-	offer.keys, e = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, chosen)
+	offer.keys, e = suite.DeriveChildKeys(sa.suite, sa.keys.D, nil, sa.init.ni, sa.init.nr, offer.suite)
 	if e != nil {
 		t.releaseSPI(offer.inbound)
 		return childSpec{}, nil, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e}

@@ -41,6 +41,7 @@ type childSA struct {
 	state             childState
 	inbound, outbound uint32 // SPIs
 	suite             suite.ESPSuite
+	former            []suite.ESPProposal // under which it was made, if there are others now
 	mode              dataplane.Mode
 	noTFC             bool   // as in childSpec
 	first             string // child of the data plane, and
@@ -113,6 +114,7 @@ type childSpec struct {
 	cfg               *ChildConfig
 	inbound, outbound uint32
 	suite             suite.ESPSuite
+	former            bool // by proposals that are not configured any more
 	mode              dataplane.Mode
 	noTFC             bool // the peer takes no padding against traffic analysis
 	shared            bool // both ends have several for these selectors
@@ -142,6 +144,7 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 	if old := spec.replaces; old != nil {
 		c.shared = c.shared || old.shared
 	}
+	c.noteFormer(&spec)
 	t.setLifetime(c, spec.cfg)
 	c.at = sa.endpoints()
 	t.children = append(t.children, c)

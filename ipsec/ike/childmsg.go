@@ -47,8 +47,8 @@ func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
 }
 
 // readChildAnswer reads the answer to a request made by childPayloads with the
-// same offer. inbound, nonces and keys are the caller's to fill in.
-func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, local, remote []ts.Selector) (childSpec, error) {
+// same offer, of which so many proposals are the present ones. inbound, nonces and keys are the caller's to fill in.
+func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, present int, local, remote []ts.Selector) (childSpec, error) {
 	spec := childSpec{cfg: cfg, initiator: true}
 	if err := m.contradiction(); err != nil {
 		return spec, err
@@ -62,6 +62,7 @@ func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESP
 		return spec, err
 	}
 	spec.suite, spec.outbound = chosen, be32(answer.Proposals[0].SPI)
+	spec.former = fellBack(answer, present)
 	if spec.outbound < dataplane.MinSPI {
 		return spec, fmt.Errorf("SPI %d of the answer is reserved", spec.outbound)
 	}
@@ -116,8 +117,20 @@ func within(answer, offer []ts.Selector) bool {
 	return len(answer) > 0 && ts.Covers(offer, answer)
 }
 
-// chooseESP chooses the suite of a Child SA that a request is for: AH only on a
-// path that it passes.
+// chooseChild chooses the suite of a Child SA that a request is for, as reduce leaves the
+// proposals.
+func (sa *ikeSA) chooseChild(m *message, spec *childSpec, reduce func([]suite.ESPProposal) []suite.ESPProposal) (wire.Proposal, error) {
+	chosen, answer, err := sa.chooseESP(m, reduce(spec.cfg.Proposals))
+	if former := sa.t.formerESP(spec.cfg.Name); err != nil && former != nil {
+		if s, a, e := sa.chooseESP(m, reduce(former)); e == nil {
+			chosen, answer, err, spec.former = s, a, nil, true
+		}
+	}
+	spec.suite = chosen
+	return answer, err
+}
+
+// chooseESP chooses a suite by policy: AH only on a path that it passes.
 func (sa *ikeSA) chooseESP(m *message, policy []suite.ESPProposal) (suite.ESPSuite, wire.Proposal, error) {
 	passing := policy
 	if sa.encapsulates() {

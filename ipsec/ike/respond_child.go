@@ -66,17 +66,16 @@ func (sa *ikeSA) answerChild(m *message) {
 		return
 	}
 	spec.replaces, spec.internal = old, internal
-	chosen, answer, e := sa.chooseESP(m, spec.cfg.Proposals)
+	answer, e := sa.chooseChild(m, &spec, asTheyAre)
 	if e != nil {
 		sa.refuseChild(m, &Error{Op: "create Child SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: e})
 		return
 	}
-	if ke := find[*wire.KE](m); chosen.KeyExchange != 0 && (ke == nil || ke.Group != chosen.KeyExchange) {
+	if ke, chosen := find[*wire.KE](m), spec.suite; chosen.KeyExchange != 0 && (ke == nil || ke.Group != chosen.KeyExchange) {
 		// RFC 7296, Section 1.3.
 		sa.refuse(m, wire.NotifyInvalidKEPayload, binary.BigEndian.AppendUint16(nil, uint16(chosen.KeyExchange)))
 		return
 	}
-	spec.suite = chosen
 	if spec.outbound, err = outboundSPI(m, answer.Number); err != nil {
 		sa.refuseChild(m, err)
 		return
@@ -88,6 +87,8 @@ func (sa *ikeSA) answerChild(m *message) {
 	sa.reserved = spec.inbound
 	sa.deriveChild(m, spec, answer)
 }
+
+func asTheyAre(ps []suite.ESPProposal) []suite.ESPProposal { return ps }
 
 // rekeyTarget finds the Child SA that a REKEY_SA notification names by the SPI
 // that the peer expects in inbound packets, or the refusal (RFC 7296, Section 2.25).
@@ -238,8 +239,9 @@ func (t *Tunnel) peerRekeyed(old, fresh *childSA) {
 }
 
 // peerCreated notes that the peer made a Child SA that replaces none by name.
-// If we are making the same, the nonces decide later; otherwise the peer would
-// not have made it if it still had the one that we have.
+// If we are making the same, the nonces decide later; otherwise the peer has lost the
+// one that we have, or wants another one in its place. Then it deletes that when it has
+// our answer: until it has, it receives on the old one alone.
 func (t *Tunnel) peerCreated(sa *ikeSA, fresh *childSA) {
 	if c, ok := sa.active.(*createChildTask); ok && c.cfg.Name == fresh.name {
 		c.passive = fresh
@@ -249,7 +251,7 @@ func (t *Tunnel) peerCreated(sa *ikeSA, fresh *childSA) {
 		if o != fresh && o.name == fresh.name && o.ike == sa && o.live() {
 			o.replacedBy = fresh
 			o.redundant = true
-			o.end(ReasonRedundant)
+			o.endAt = t.now.Add(confirmTime)
 		}
 	}
 	t.childUp(fresh)

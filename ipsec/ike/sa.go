@@ -126,7 +126,9 @@ type parties struct {
 // protection is what the messages are protected with.
 type protection struct {
 	suite suite.IKESuite
-	keys  *suite.IKEKeys
+	// former are the proposals under which the SA was made, if there are others now.
+	former []suite.IKEProposal
+	keys   *suite.IKEKeys
 	protectors
 	fragment bool // both ends can fragment (RFC 7383)
 }

@@ -215,6 +215,11 @@ func (s *story) run(d *datadriven.TestData) {
 		cfg.Children = slices.Clone(cfg.Children)
 		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
 		n.step(Reconfigure{cfg})
+	case "reload": // as other implementations do it: what is there is left alone
+		cfg := *n.t.cfg
+		cfg.Children = slices.Clone(cfg.Children)
+		configurePair(s.t, &cfg, n.name, d.CmdArgs[1:])
+		n.t.configure(&cfg)
 	case "deliver", "drop", "dup", "mutate":
 		s.packets(d)
 	case "readdress":
@@ -331,6 +336,17 @@ func (s *story) run(d *datadriven.TestData) {
 		}
 	case "why":
 		s.why(n)
+	case "suites":
+		for _, n := range s.w.nodes() {
+			if sa := n.t.primary(); sa != nil {
+				s.w.note("%s: IKE %s, former %s\n", n.name, sa.suite, texts(sa.former))
+			}
+			for _, c := range n.t.children {
+				if c.live() {
+					s.w.note("%s: %s %s, former %s\n", n.name, c.name, c.suite, texts(c.former))
+				}
+			}
+		}
 	case "reauth":
 		n.step(Reauthenticate{})
 	case "revoke":

@@ -23,6 +23,8 @@ type childExchange struct {
 	sa  *ikeSA
 	cfg *ChildConfig
 	old *childSA // being replaced; nil for a new one
+	// offer are the present proposals, and behind them the former.
+	offer []suite.ESPProposal
 
 	spi               uint32 // 0 while none is reserved
 	ni                []byte
@@ -55,7 +57,7 @@ type createChildTask struct {
 func (c *createChildTask) start() {
 	local, remote := c.sa.t.proposedTS(c.cfg.Name, c.sa.narrowed(c.cfg.LocalTS, false), c.sa.narrowed(c.cfg.RemoteTS, true))
 	c.x = &childExchange{
-		sa: c.sa, cfg: c.cfg, localTS: local, remoteTS: remote,
+		sa: c.sa, cfg: c.cfg, offer: c.sa.t.childOffer(c.cfg), localTS: local, remoteTS: remote,
 		failed: c.failed, succeeded: c.succeeded,
 	}
 	c.x.begin(preferredGroup(c.cfg.Proposals))
@@ -183,7 +185,7 @@ func (x *childExchange) send() {
 	} else {
 		payloads = append(payloads, x.sa.requestInternal()...)
 	}
-	payloads = append(payloads, childPayloads(x.cfg.Proposals, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg.Mode)...)
+	payloads = append(payloads, childPayloads(x.offer, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg.Mode)...)
 	payloads = append(payloads, resourceInfo(x.cfg)...)
 	x.sa.ask(wire.ExchangeCreateChildSA, payloads, x.answered)
 }
@@ -239,7 +241,7 @@ func (x *childExchange) retry(data []byte) {
 	}
 	group := wire.KeyExchangeID(binary.BigEndian.Uint16(data))
 	superseded := x.old != nil && (x.old.passive != nil || x.old.state != childInstalled)
-	if !offersGroup(x.cfg.Proposals, group) || group == wire.KeyExchangeNone || superseded {
+	if !offersGroup(x.offer, group) || group == wire.KeyExchangeNone || superseded {
 		x.fail(invalid)
 		return
 	}
@@ -253,7 +255,7 @@ func (x *childExchange) read(m *message) (childSpec, []byte, error) {
 	if err := x.sa.checkInternal(); err != nil && x.old == nil {
 		return childSpec{}, nil, err
 	}
-	spec, err := x.sa.readChildAnswer(m, x.cfg, x.cfg.Proposals, x.localTS, x.remoteTS)
+	spec, err := x.sa.readChildAnswer(m, x.cfg, x.offer, len(x.cfg.Proposals), x.localTS, x.remoteTS)
 	if err == nil {
 		err = x.sa.checkPasses(spec.suite)
 	}

@@ -19,7 +19,7 @@ type rekeyChildTask struct {
 func newRekeyChildTask(sa *ikeSA, old *childSA, cfg *ChildConfig) *rekeyChildTask {
 	r := &rekeyChildTask{sa: sa, old: old}
 	r.x = &childExchange{
-		sa: sa, cfg: cfg, old: old, localTS: old.localTS, remoteTS: old.remoteTS,
+		sa: sa, cfg: cfg, old: old, offer: sa.t.childOffer(cfg), localTS: old.localTS, remoteTS: old.remoteTS,
 		lost: r.lost, failed: r.failed, succeeded: r.succeeded,
 	}
 	return r

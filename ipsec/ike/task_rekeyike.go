@@ -19,6 +19,7 @@ type rekeyIKETask struct {
 	old     *ikeSA
 	spi     wire.SPI
 	ni      []byte
+	offer   []suite.IKEProposal
 	ke      *suite.KeyExchange
 	retries int
 	// passive is what the peer's rekeying made meanwhile; its nonce counts even
@@ -35,7 +36,7 @@ type rekeyIKETask struct {
 func (r *rekeyIKETask) start() {
 	r.old.rekey = r
 	r.spi = r.old.m.runtime.NewSPI()
-	r.ni = r.old.m.nonce()
+	r.ni, r.offer = r.old.m.nonce(), r.old.rekeyOffer()
 	r.begin(r.old.groupToRekey())
 }
 
@@ -59,7 +60,7 @@ func (r *rekeyIKETask) begin(group wire.KeyExchangeID) {
 		}
 		r.ke = ke
 		r.old.ask(wire.ExchangeCreateChildSA, []wire.Payload{
-			&wire.SA{Proposals: suite.OfferIKE(r.old.t.cfg.Proposals, r.spi[:])},
+			&wire.SA{Proposals: suite.OfferIKE(r.offer, r.spi[:])},
 			&wire.Nonce{Data: r.ni},
 			&wire.KE{Group: ke.Group(), Data: ke.Public()},
 		}, r.answered)
@@ -123,7 +124,7 @@ func (r *rekeyIKETask) lost(nonce []byte) bool {
 }
 
 func (r *rekeyIKETask) retry(data []byte) {
-	group, ok := offeredGroup(data, r.old.t.cfg.Proposals)
+	group, ok := offeredGroup(data, r.offer)
 	if !ok || r.retries >= maxKERetries || r.passive != nil {
 		r.fail(groupError("rekey IKE SA", wire.ExchangeCreateChildSA, data))
 		return
@@ -143,7 +144,7 @@ func (r *rekeyIKETask) read(m *message) (*ikeSA, []byte, error) {
 		return nil, nil, err
 	}
 	p := answer.Proposals[0]
-	chosen, err := suite.AcceptIKE(p, r.old.t.cfg.Proposals)
+	chosen, err := suite.AcceptIKE(p, r.offer)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -262,6 +263,7 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.rivalry.inherit(&old.rivalry)
 	fresh.proofState.inherit(&old.proofState)
 	fresh.internalState = old.internalState
+	t.inheritFormer(old, fresh)
 	fresh.endAt, fresh.renewAt, fresh.outdated = old.endAt, old.renewAt, old.outdated
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil
@@ -334,7 +336,7 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 	}
 	ke := find[*wire.KE](m)
 	offered := find[*wire.SA](m).Proposals
-	chosen, answer, err := suite.ChooseIKE(offered, t.cfg.Proposals)
+	chosen, answer, err := suite.ChooseIKE(offered, sa.rekeyOffer())
 	if err != nil {
 		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: err})
 		return
