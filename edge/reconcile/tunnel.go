@@ -30,6 +30,7 @@ const (
 	// The first tries follow each other quickly: when a tunnel is new, its
 	// peer often gets the same intent a moment later.
 	reconnectBase = 250 * time.Millisecond
+	eager         = 100 * time.Millisecond
 )
 
 // tcpModes: fallback by default, as it costs nothing where UDP passes.
@@ -81,7 +82,7 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 		DPD:            b.duration("dpd_delay", t.GetDpdDelay(), defaultDPD),
 		RetransmitBase: retransmitBase, RetransmitBackoff: retransmitBackoff, RetransmitTries: retransmitTries,
 		Handshake: quick, Probe: quick,
-		ReconnectBase: reconnectBase, TakeOver: b.env.Patience,
+		ReconnectBase: reconnectBase, Eager: eager, TakeOver: b.env.Patience,
 	}
 	for i, child := range t.GetChildren() {
 		c.Children = append(c.Children, b.child(fmt.Sprintf("children[%d]", i), child))

@@ -190,10 +190,11 @@ func golden(t *testing.T, path, got string) {
 // which all SAs are replaced several times: that costs nothing. Then the other end has it
 // too.
 func TestRefusedChangeUnderTraffic(t *testing.T) {
+	list := changes
 	if testing.Short() {
-		t.Skip("takes 10 s")
+		list = list[:4] // the suites
 	}
-	for _, c := range changes {
+	for _, c := range list {
 		if c.brief || c.name == "authority exchanged" {
 			continue
 		}
@@ -288,7 +289,7 @@ func asPlanned(c TunnelConfig) TunnelConfig {
 	quick := ike.Schedule{Base: 500 * time.Millisecond, Backoff: 1.7, Tries: 5}
 	c.Timing = ike.Timing{
 		DPD: 10 * time.Second, RetransmitBase: quick.Base, RetransmitBackoff: quick.Backoff, RetransmitTries: quick.Tries,
-		Handshake: quick, Probe: quick, ReconnectBase: 250 * time.Millisecond, TakeOver: 6 * time.Second,
+		Handshake: quick, Probe: quick, ReconnectBase: 250 * time.Millisecond, Eager: 100 * time.Millisecond, TakeOver: 6 * time.Second,
 	}
 	return c
 }

@@ -254,6 +254,11 @@ type Timing struct {
 	// ReconnectBase (1 s), which doubles with each failure up to ReconnectMax
 	// (60 s).
 	ReconnectBase, ReconnectMax time.Duration
+	// Eager (off) is when the first message of a tunnel that has never been up is
+	// repeated, and once more after twice that, before Handshake begins. A refusal then
+	// counts one less for ReconnectBase. It is for peers that are both told of a tunnel
+	// by somebody else: the responder may hear of it a moment later.
+	Eager time.Duration
 	// HalfOpen (30 s) is how long a peer may take between IKE_SA_INIT and
 	// IKE_AUTH.
 	HalfOpen time.Duration
@@ -307,7 +312,7 @@ func (t Timing) validate() error {
 		return fmt.Errorf("timing: jitter %v is not between 0 and 0.9", t.Jitter)
 	case min(t.RetransmitBackoff, t.Handshake.Backoff, t.Probe.Backoff) < 1:
 		return fmt.Errorf("timing: retransmit backoff %v is below 1 (RFC 7296, Section 2.1 wants growing intervals)", min(t.RetransmitBackoff, t.Handshake.Backoff, t.Probe.Backoff))
-	case t.RetransmitBase < 0 || t.ReconnectBase < 0 || t.ReconnectMax < 0 || t.HalfOpen < 0 || t.OverTime < 0 || t.KeepAlive < 0 || t.Handshake.Base < 0 || t.Probe.Base < 0:
+	case t.RetransmitBase < 0 || t.ReconnectBase < 0 || t.ReconnectMax < 0 || t.Eager < 0 || t.HalfOpen < 0 || t.OverTime < 0 || t.KeepAlive < 0 || t.Handshake.Base < 0 || t.Probe.Base < 0:
 		return errors.New("timing: an interval is negative")
 	case min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries) < 0:
 		return fmt.Errorf("timing: %d retransmit tries", min(t.RetransmitTries, t.Handshake.Tries, t.Probe.Tries))

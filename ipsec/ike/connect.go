@@ -14,6 +14,7 @@ type attempts struct {
 	wanted    bool // between Connect and Disconnect
 	closing   bool // Disconnect is under way
 	failures  int
+	wasUp     bool
 	pair      int       // of addresses that the next attempt is made between
 	connectAt time.Time // of the next attempt, zero if none is planned
 	doubtAt   time.Time // earliest next doubtPeer
@@ -74,7 +75,11 @@ func (t *Tunnel) planConnection() bool {
 		}
 	}
 	if t.connectAt.IsZero() {
-		delay := t.backoff(t.failures / len(t.pairs()))
+		failures := t.failures
+		if t.timing.Eager > 0 && !t.wasUp {
+			failures = max(failures-1, 0)
+		}
+		delay := t.backoff(failures / len(t.pairs()))
 		if !t.mayInitiate() {
 			delay = t.takeOverDelay()
 		}
@@ -165,7 +170,7 @@ func (t *Tunnel) establish(sa *ikeSA) {
 	t.setIKELifetime(sa)
 	sa.refreshSoon()
 	t.setAuthLifetime(sa)
-	t.connectAt = time.Time{}
+	t.connectAt, t.wasUp = time.Time{}, true
 	t.lastError = nil
 	t.pathMTU.soon(t)
 	t.emit(IKEUp{sa.status()})

@@ -135,7 +135,7 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 			c.Remote, _ = netip.ParseAddrPort(v) // "any" is none
 		case "at":
 			c.Local = netip.MustParseAddrPort(v)
-		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience", "silence", "pathmtu":
+		case "rekey-child", "rekey-ike", "reauth", "dpd", "overtime", "retransmit", "takeover", "reconnect-max", "half-open", "keepalive", "patience", "silence", "pathmtu", "eager":
 			configureTiming(t, &c.Timing, key, v)
 		case "jitter":
 			c.Timing.Jitter = mustFloat(v)
@@ -196,6 +196,8 @@ func configureTiming(t testing.TB, timing *Timing, key, v string) {
 		timing.RetransmitBase = d
 	case "takeover":
 		timing.TakeOver = d
+	case "eager":
+		timing.Eager = d
 	case "reconnect-max":
 		timing.ReconnectMax = d
 	case "half-open":

@@ -89,6 +89,7 @@ type outstanding struct {
 type repetition struct {
 	begun    time.Time // when it was sent first
 	pace     Schedule
+	eager    int // further repetitions before the pace begins
 	tries    int // repetitions of these datagrams
 	silent   int // repetitions in all
 	interval time.Duration
@@ -191,6 +192,9 @@ func (sa *ikeSA) newRequest(exchange wire.ExchangeType, datagrams [][]byte, hand
 			pace: pace, interval: pace.Base, begun: sa.m.now, at: sa.m.now.Add(sa.vary(pace.Base)),
 		},
 	}
+	if o := sa.window.outstanding; sa.isEager() {
+		o.eager, o.at = eagerTries, sa.m.now.Add(sa.vary(sa.m.timing.Eager))
+	}
 	sa.window.nextSend++
 	if sa.window.nextSend == manyMessageIDs {
 		sa.wantRekey = true
@@ -219,6 +223,10 @@ const maxHintedTries = 2
 func (sa *ikeSA) retransmit() bool {
 	o := sa.window.outstanding
 	if o == nil || !sa.m.due(o.at) {
+		return true
+	}
+	if o.eager > 0 {
+		sa.repeatEagerly(o)
 		return true
 	}
 	limit := o.pace.Tries
@@ -252,6 +260,24 @@ func (sa *ikeSA) retransmit() bool {
 		sa.setSuspect(true)
 	}
 	return true
+}
+
+// eagerTries is how often a first message is repeated at the intervals of Timing.Eager.
+const eagerTries = 2
+
+// isEager reports whether sa is the first attempt of a tunnel.
+func (sa *ikeSA) isEager() bool {
+	return sa.state == stateInit && sa.m.timing.Eager > 0 && !sa.t.wasUp && sa.t.failures == 0
+}
+
+func (sa *ikeSA) repeatEagerly(o *outstanding) {
+	o.eager--
+	wait := o.interval
+	if o.eager > 0 {
+		wait = 2 * sa.m.timing.Eager
+	}
+	o.at = sa.m.now.Add(sa.vary(wait))
+	sa.repeat(o)
 }
 
 // repeat sends a request once more. If it was cut smaller, the datagrams that were
