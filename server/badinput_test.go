@@ -69,6 +69,7 @@ func (c *controller) populated(network string) *samples {
 	if err != nil || len(events.GetEvents()) != 1 {
 		c.t.Fatalf("events are %v, %v", events, err)
 	}
+	changeSet, rollout := c.rolledOut(network)
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
@@ -76,6 +77,7 @@ func (c *controller) populated(network string) *samples {
 			"revision": fmt.Sprint(applied.GetRevision()), "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
+			"change_set": changeSet, "rollout": rollout,
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",

@@ -28,8 +28,11 @@ type follower struct {
 	metrics  *history.Metrics
 	log      *slog.Logger
 
-	planner *plan.Planner
-	seen    *store.Snapshot
+	composer *plan.Composer
+	stages   stages
+	seen     *store.Snapshot
+	// publish is told of each plan.
+	publish func(*store.Snapshot, *plan.Plan)
 }
 
 func newFollower(s *Server) *follower {
@@ -40,8 +43,10 @@ func newFollower(s *Server) *follower {
 		sessions: s.sessions,
 		metrics:  s.metrics,
 		log:      s.cfg.Log,
-		planner:  plan.NewPlanner(),
+		composer: plan.NewComposer(),
+		stages:   stages{},
 		seen:     &store.Snapshot{},
+		publish:  s.publish,
 	}
 }
 
@@ -84,7 +89,7 @@ func (f *follower) step() {
 	}
 	before := f.seen
 	f.seen = snap
-	p, changes := f.planner.Update(&snap.Topology)
+	p, changes := f.composer.Update(&snap.Topology, f.stages.of(snap))
 	f.fleet.Apply(fleetChange(before, snap, p, changes))
 	for _, name := range changes.Intents {
 		f.post(p, name)
@@ -95,6 +100,7 @@ func (f *follower) step() {
 		}
 	}
 	f.board.Advance(snap.Revision)
+	f.publish(snap, p)
 	for _, name := range changes.RemovedIntents {
 		f.board.Post(name, nil)
 	}

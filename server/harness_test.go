@@ -145,6 +145,10 @@ func (c *controller) devices() swanherdv1.DeviceServiceClient {
 	return swanherdv1.NewDeviceServiceClient(c.dial(c.token))
 }
 
+func (c *controller) rollouts() swanherdv1.RolloutServiceClient {
+	return swanherdv1.NewRolloutServiceClient(c.dial(c.token))
+}
+
 func (c *controller) fleet() swanherdv1.FleetServiceClient {
 	return swanherdv1.NewFleetServiceClient(c.dial(c.token))
 }
@@ -191,14 +195,18 @@ type testEdge struct {
 	mu sync.Mutex
 	// applied is what the edge runs, by resource name.
 	applied map[string]*swanherdv1.IntentResource
+	// got is every resource that it ever got.
+	got     []*swanherdv1.IntentResource
 	running *swanherdv1.AppliedIntent
 	// updates and bookmarks of the present session.
 	updates, bookmarks int
 	// commands that it got; refuses is what it answers to them, empty: it does them.
 	commands []*swanherdv1.Command
 	refuses  string
-	changed  chan struct{}
-	ended    chan error
+	// nacks is what it answers to updates, empty: it takes them.
+	nacks   string
+	changed chan struct{}
+	ended   chan error
 }
 
 func (c *controller) newEdge() *testEdge {
@@ -351,6 +359,12 @@ func (e *testEdge) follow(stream swanherdv1.EdgeControlService_SessionClient) er
 // update takes in an update of one chunk and acknowledges it.
 func (e *testEdge) update(c *swanherdv1.IntentChunk) error {
 	e.updates++
+	e.got = append(e.got, c.GetUpserts()...)
+	if e.nacks != "" {
+		return e.stream.Send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Nack{Nack: &swanherdv1.Nack{
+			Nonce: c.GetNonce(), Code: swanherdv1.Nack_CODE_INVALID, Running: e.running, Errors: []*swanherdv1.ResourceError{{Message: e.nacks}},
+		}}})
+	}
 	if c.GetFull() {
 		e.applied = map[string]*swanherdv1.IntentResource{}
 	}

@@ -113,6 +113,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterAccessServiceServer(g, s.services.access)
 	swanherdv1.RegisterCertificateServiceServer(g, s.services.certificates)
 	swanherdv1.RegisterDeviceServiceServer(g, s.services.devices)
+	swanherdv1.RegisterRolloutServiceServer(g, s.services.rollouts)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

@@ -116,6 +116,7 @@ func (s *Server) serveReplicas(ctx context.Context) {
 // lead does, until ctx ends, what only one replica is to do.
 func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	s.cfg.Log.Info("leading")
+	s.leadsSince.Store(time.Now().UnixNano())
 	s.leads.Store(true)
 	defer s.leads.Store(false)
 	var duties sync.WaitGroup
@@ -124,6 +125,7 @@ func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	duties.Go(func() { s.forgetExpired(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })
+	duties.Go(func() { s.driveRollouts(ctx, l) })
 	duties.Go(func() { _ = s.keeper.Run(ctx) })
 	duties.Wait()
 	s.cfg.Log.Info("leading no more")

@@ -148,6 +148,16 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.EnrollmentToken{Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.Device":
 		return &swanherdv1.Device{SerialNumber: "FRESH-" + strings.TrimPrefix(n, "networks/"), Site: n + "/sites/" + s.ids["site"]}
+	case "swanherd.v1.ChangeSet":
+		return &swanherdv1.ChangeSet{
+			Manifest: s.resource("swanherd.v1.Manifest").(*swanherdv1.Manifest), ApprovalRequired: true,
+			Assertions: []*swanherdv1.Assertion{{Source: "10.2.0.0/16", Destination: "10.3.0.0/16", AfterOnly: true}},
+		}
+	case "swanherd.v1.Rollout":
+		return &swanherdv1.Rollout{
+			ChangeSet: n + "/changeSets/" + s.ids["change_set"], Batches: []*swanherdv1.RolloutBatch{{MatchLabels: map[string]string{"region": "emea"}, Percent: 10}},
+			Policy: &swanherdv1.RolloutPolicy{},
+		}
 	case "swanherd.v1.ApiToken":
 		return &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}
 	case "swanherd.v1.Manifest":

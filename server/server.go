@@ -41,6 +41,9 @@ type Server struct {
 	// lives: `replicas/{replica}`.
 	name  string
 	leads atomic.Bool
+	// leadsSince is when this replica began to lead, in nanoseconds of Unix time.
+	leadsSince atomic.Int64
+	planned    atomic.Pointer[planned]
 
 	store     *store.Store
 	sealer    *store.Sealer
@@ -82,6 +85,7 @@ type services struct {
 
 	certificates *api.Certificates
 	devices      *api.Devices
+	rollouts     *api.Rollouts
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -201,6 +205,7 @@ func (s *Server) makeServices(context.Context) error {
 
 		certificates: api.NewCertificates(s.store, s.pki),
 		devices:      api.NewDevices(s.store),
+		rollouts:     api.NewRollouts(s.store, topology, s.view),
 	}
 	return nil
 }

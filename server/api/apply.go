@@ -44,10 +44,10 @@ func (e *edit) applied(validateOnly bool) *swanherdv1.ApplyResponse {
 func (e *edit) merge(m *swanherdv1.Manifest, prune model.Prune) error {
 	merged, found := model.MergeManifest(&e.base.Topology, m, prune)
 	for name, field := range merged.Fields {
-		e.fields[name] = "manifest." + field
+		e.fields[name] = e.within + field
 	}
 	for i := range found {
-		found[i].Field = "manifest." + found[i].Field
+		found[i].Field = e.within + found[i].Field
 		found[i].Resource = ""
 	}
 	e.violate(found)

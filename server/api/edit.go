@@ -35,6 +35,10 @@ type edit struct {
 	txn   *store.Txn
 
 	changes []*swanherdv1.ResourceChange
+	// rollout is the one that the edit is the end of, `networks/{network}/rollouts/{rollout}`.
+	rollout string
+	// within is where in the request the manifest is.
+	within string
 	// fields maps names to where in the request the resource is.
 	fields     model.Fields
 	violations []access.Violation
@@ -51,6 +55,7 @@ func (s *Topology) begin(ctx context.Context) *edit {
 		base:   base,
 		next:   base.Topology,
 		txn:    s.store.Txn(),
+		within: "manifest.",
 		fields: model.Fields{},
 	}
 }
@@ -183,6 +188,9 @@ func (e *edit) changed() bool {
 // network since begin.
 func (e *edit) commit(ctx context.Context) (int64, error) {
 	if e.changed() {
+		if err := e.checkRollouts(); err != nil {
+			return 0, err
+		}
 		e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)
 		e.audit()
 		if err := e.record(); err != nil {

@@ -53,6 +53,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterAccessServiceHandler,
 		swanherdv1.RegisterCertificateServiceHandler,
 		swanherdv1.RegisterDeviceServiceHandler,
+		swanherdv1.RegisterRolloutServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

@@ -33,7 +33,7 @@ func (e *edit) record() error {
 				appendResource(content.GetBefore(), &e.base.Topology, c.GetName())
 			}
 		}
-		r := store.TopologyRevision{TopologyRevision: &storev1.TopologyRevision{Actor: e.actor, Time: timestamppb.New(e.now)}, Content: content}
+		r := store.TopologyRevision{TopologyRevision: &storev1.TopologyRevision{Actor: e.actor, Time: timestamppb.New(e.now), Rollout: e.rollout}, Content: content}
 		if err := e.svc.store.RecordIn(e.txn, network, r); err != nil {
 			return err
 		}
@@ -123,21 +123,32 @@ func (s *Topology) ListRevisions(ctx context.Context, req *swanherdv1.ListRevisi
 	return &swanherdv1.ListRevisionsResponse{Revisions: out, NextPageToken: next}, nil
 }
 
-func shownRevision(network model.NetworkName, r store.TopologyRevision) *swanherdv1.Revision {
+// summaryOf is what changed in a few words.
+func summaryOf(changes []*swanherdv1.ResourceChange) string {
 	counts := map[string]int{}
 	var order []string
-	for _, c := range r.Content.GetChanges() {
+	for _, c := range changes {
+		if c.GetAction() == swanherdv1.ResourceChange_ACTION_UNCHANGED {
+			continue
+		}
 		word := wordOf(c.GetName()) + "." + verb(c.GetAction())
 		if counts[word]++; counts[word] == 1 {
 			order = append(order, word)
 		}
 	}
+	if len(changes) == 1 && len(order) == 1 {
+		return order[0] + " " + changes[0].GetName()
+	}
 	for i, word := range order {
 		order[i] = fmt.Sprintf("%s %d", word, counts[word])
 	}
-	summary := strings.Join(order, ", ")
-	if c := r.Content.GetChanges(); len(c) == 1 {
-		summary = wordOf(c[0].GetName()) + "." + verb(c[0].GetAction()) + " " + c[0].GetName()
+	return strings.Join(order, ", ")
+}
+
+func shownRevision(network model.NetworkName, r store.TopologyRevision) *swanherdv1.Revision {
+	summary := summaryOf(r.Content.GetChanges())
+	if r.GetRollout() != "" {
+		summary = r.GetRollout() + ": " + summary
 	}
 	return &swanherdv1.Revision{
 		Name: fmt.Sprintf("%s/revisions/%d", network, r.Revision), Revision: r.Revision, CreateTime: r.GetTime(),

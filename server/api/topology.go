@@ -214,6 +214,7 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 			s.store.EnrollmentRequests.DropIn(e.txn, row.Name)
 		}
 		e.dropDevices(n, func(*swanherdv1.Device) bool { return true })
+		e.dropRollouts(n)
 		s.store.DropRevisionsIn(e.txn, n)
 		s.pki.DropNetworkIn(e.txn, n)
 		return nil

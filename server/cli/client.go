@@ -29,6 +29,7 @@ type client struct {
 
 	certificates swanherdv1.CertificateServiceClient
 	devices      swanherdv1.DeviceServiceClient
+	rollouts     swanherdv1.RolloutServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -85,6 +86,7 @@ func newClient(x *Context) (*client, error) {
 
 		certificates: swanherdv1.NewCertificateServiceClient(conn),
 		devices:      swanherdv1.NewDeviceServiceClient(conn),
+		rollouts:     swanherdv1.NewRolloutServiceClient(conn),
 	}, nil
 }
 

@@ -299,7 +299,7 @@ func (m *Manifest) Locate(err error) error {
 			continue
 		}
 		for _, v := range bad.GetFieldViolations() {
-			v.Field = m.where(strings.TrimPrefix(v.GetField(), "manifest."))
+			v.Field = m.where(strings.TrimPrefix(strings.TrimPrefix(v.GetField(), "change_set."), "manifest."))
 		}
 		located, derr := status.New(st.Code(), st.Message()).WithDetails(bad)
 		if derr != nil {

@@ -97,6 +97,19 @@ func (f *Fleet) Tunnels(network string) []*swanherdv1.Tunnel {
 	return out
 }
 
+// TunnelStatuses returns the status of each tunnel of network.
+func (f *Fleet) TunnelStatuses(network string) map[string]swanherdv1.TunnelStatus {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := map[string]swanherdv1.TunnelStatus{}
+	for name, t := range f.tunnels {
+		if inNetwork(name, network) {
+			out[name] = t.view.GetStatus()
+		}
+	}
+	return out
+}
+
 // EdgeStatus returns what is known of an edge right now; nil when the fleet
 // has no such edge.
 func (f *Fleet) EdgeStatus(name string) *swanherdv1.EdgeStatus {

@@ -27,6 +27,10 @@ type (
 	EnrollmentRequestName struct{ Network, Request string }
 	// DeviceName is `networks/{network}/devices/{device}`.
 	DeviceName struct{ Network, Device string }
+	// ChangeSetName is `networks/{network}/changeSets/{change_set}`.
+	ChangeSetName struct{ Network, ChangeSet string }
+	// RolloutName is `networks/{network}/rollouts/{rollout}`.
+	RolloutName struct{ Network, Rollout string }
 )
 
 // idPattern is the form of the last segment that a person chooses: a DNS label
@@ -53,6 +57,10 @@ func (n EnrollmentRequestName) String() string {
 	return "networks/" + n.Network + "/enrollmentRequests/" + n.Request
 }
 func (n DeviceName) String() string { return "networks/" + n.Network + "/devices/" + n.Device }
+func (n ChangeSetName) String() string {
+	return "networks/" + n.Network + "/changeSets/" + n.ChangeSet
+}
+func (n RolloutName) String() string { return "networks/" + n.Network + "/rollouts/" + n.Rollout }
 
 // IKEIdentity is the edge's name on the wire, an FQDN identity of RFC 7296,
 // Section 3.5, and the DNS name of its IKE certificate.
@@ -122,6 +130,18 @@ func ParseEnrollmentRequestName(s string) (EnrollmentRequestName, error) {
 func ParseDeviceName(s string) (DeviceName, error) {
 	network, id, err := parseChild(s, "devices", "device", idPattern)
 	return DeviceName{network, id}, err
+}
+
+// ParseChangeSetName parses `networks/{network}/changeSets/{change_set}`.
+func ParseChangeSetName(s string) (ChangeSetName, error) {
+	network, id, err := parseChild(s, "changeSets", "change_set", idPattern)
+	return ChangeSetName{network, id}, err
+}
+
+// ParseRolloutName parses `networks/{network}/rollouts/{rollout}`.
+func ParseRolloutName(s string) (RolloutName, error) {
+	network, id, err := parseChild(s, "rollouts", "rollout", idPattern)
+	return RolloutName{network, id}, err
 }
 
 // ParseAuthorityName parses `networks/{network}/certificateAuthority`.

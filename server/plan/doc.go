@@ -5,6 +5,9 @@
 // disagree. A Planner remembers what it planned, and recomputes only what a
 // change of the topology touches; the result is the same as that of Make.
 //
+// While a rollout brings a change to the edges by and by, a Composer makes the plan of
+// what there is and of what is to be.
+//
 // The package does no I/O, reads no clock and starts no goroutine. A Planner
 // is for one goroutine; a Plan is immutable and may be read from any.
 //

@@ -21,6 +21,8 @@ const counterInterval = 10 * time.Second
 // A Planner plans one topology after another and recomputes only what changed
 // in between. It is for one goroutine.
 type Planner struct {
+	// only is the one network that is planned; the zero name: all.
+	only     model.NetworkName
 	topology *model.Topology
 	plan     *Plan
 	networks map[model.NetworkName]*network
@@ -38,11 +40,20 @@ func NewPlanner() *Planner {
 	}
 }
 
+// NewNetworkPlanner returns a planner that sees only one network.
+func NewNetworkPlanner(network model.NetworkName) *Planner {
+	p := NewPlanner()
+	p.only = network
+	return p
+}
+
 // Update plans the topology and tells what changed since the last call.
 func (p *Planner) Update(t *model.Topology) (*Plan, Changes) {
 	out := newOutput(t.Revision)
 	for name, d := range touched(p.topology, t) {
-		p.updateNetwork(t, name, d, out)
+		if p.only.Network == "" || p.only == name {
+			p.updateNetwork(t, name, d, out)
+		}
 	}
 	p.topology = t
 	p.plan = out.apply(p.plan)

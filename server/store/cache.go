@@ -32,6 +32,10 @@ type Snapshot struct {
 	DeviceSerials      model.Table[*storev1.DeviceSerial]
 	TokenUses          model.Table[*storev1.TokenUse]
 	ExpiryChecks       model.Table[*storev1.ExpiryCheck]
+
+	ChangeSets   model.Table[*swanherdv1.ChangeSet]
+	Rollouts     model.Table[*storev1.Rollout]
+	RolloutPlans model.Table[*storev1.RolloutPlan]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

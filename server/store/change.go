@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -25,10 +26,31 @@ func (s *Store) ChangeTopologyIn(t *Txn, from, to *model.Topology) {
 	changeIn(t, s.Meshes, from.Meshes, to.Meshes, networks)
 	changeIn(t, s.Edges, from.Edges, to.Edges, networks)
 	for network := range networks {
-		key := guardLayout.prefix() + network
-		t.conditions = append(t.conditions, condition{name: "the topology of networks/" + network, key: key, notAfter: from.Revision})
-		t.write("guard of "+network, key, clientv3.OpPut(key, ""))
+		s.GuardTopologyIn(t, model.NetworkName{Network: network}, from.Revision)
 	}
+}
+
+// GuardTopologyIn makes t depend on nobody having changed the network's topology since
+// a revision, and is itself such a change to everybody else.
+func (s *Store) GuardTopologyIn(t *Txn, network model.NetworkName, revision int64) {
+	key := guardLayout.prefix() + network.Network
+	t.conditions = append(t.conditions, condition{name: "the topology of " + network.String(), key: key, notAfter: revision})
+	t.write("guard of "+network.Network, key, clientv3.OpPut(key, ""))
+}
+
+// TopologyRevisionOf is the revision at which somebody last changed the network's
+// topology.
+func (s *Store) TopologyRevisionOf(ctx context.Context, network model.NetworkName) (int64, error) {
+	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return s.client.Get(ctx, guardLayout.prefix()+network.Network, clientv3.WithKeysOnly())
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read the guard of %s: %w", network, err)
+	}
+	if len(resp.Kvs) == 0 {
+		return 0, nil
+	}
+	return resp.Kvs[0].ModRevision, nil
 }
 
 // guardLayout is where a key per network is written with each change of its

@@ -28,6 +28,9 @@
 //	events/{network}/{ulid}                swanherd.v1.Event, a transition
 //	revisions/{network}/{ulid}             swanherd.store.v1.TopologyRevision
 //	requests/{hash of who}/{request_id}    swanherd.store.v1.AnsweredRequest
+//	change_sets/{network}/{change_set}     swanherd.v1.ChangeSet
+//	rollouts/{network}/{rollout}           store.v1.Rollout
+//	rollout_plans/{network}/{rollout}      store.v1.RolloutPlan, until the rollout ends
 //	audit/{network}/{ulid}                 swanherd.v1.Event, what somebody did
 //	audit_seals/{network}/{revision}       store.v1.AuditSeal
 //	replicas/{replica}                     store.v1.Replica, under its lease

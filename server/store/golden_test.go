@@ -37,6 +37,7 @@ func storedKinds(s *Store) []storedKind {
 		kindOf(s.EdgeStatuses), kindOf(s.EdgeIdentities), kindOf(s.EnrollmentTokens), kindOf(s.APITokens), kindOf(s.LoginLinks),
 		kindOf(s.Authorities), kindOf(s.Revocations), kindOf(s.Replicas), kindOf(s.EnrollmentRequests), kindOf(s.Devices),
 		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks),
+		kindOf(s.ChangeSets), kindOf(s.Rollouts), kindOf(s.RolloutPlans),
 		{eventLayout, &swanherdv1.Event{}},
 		{auditLayout, &swanherdv1.Event{}},
 		{sealLayout, &storev1.AuditSeal{}},

@@ -71,6 +71,10 @@ type Store struct {
 	TokenUses          *Collection[*storev1.TokenUse]
 	ExpiryChecks       *Collection[*storev1.ExpiryCheck]
 
+	ChangeSets   *Collection[*swanherdv1.ChangeSet]
+	Rollouts     *Collection[*storev1.Rollout]
+	RolloutPlans *Collection[*storev1.RolloutPlan]
+
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
 	log            *slog.Logger
@@ -195,7 +199,10 @@ func (s *Store) makeCollections() {
 	s.DeviceSerials = collect(s, "device_serials", "deviceSerials/*", func(n *Snapshot) *model.Table[*storev1.DeviceSerial] { return &n.DeviceSerials })
 	s.TokenUses = collect(s, "token_uses", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.TokenUse] { return &n.TokenUses })
 	s.ExpiryChecks = collect(s, "expiry_checks", "expiryChecks/*", func(n *Snapshot) *model.Table[*storev1.ExpiryCheck] { return &n.ExpiryChecks })
-	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside = true, true, true
+	s.ChangeSets = collect(s, "change_sets", "networks/*/changeSets/*", func(n *Snapshot) *model.Table[*swanherdv1.ChangeSet] { return &n.ChangeSets })
+	s.Rollouts = collect(s, "rollouts", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.Rollout] { return &n.Rollouts })
+	s.RolloutPlans = collect(s, "rollout_plans", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.RolloutPlan] { return &n.RolloutPlans })
+	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside, s.RolloutPlans.aside = true, true, true, true
 }
 
 func collect[T proto.Message](s *Store, dir, form string, table func(*Snapshot) *model.Table[T]) *Collection[T] {

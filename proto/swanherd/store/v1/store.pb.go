@@ -1556,7 +1556,9 @@ type TopologyRevision struct {
 	Actor string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
 	Time  *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// A RevisionContent, compressed (RFC 1951).
-	Content       []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	Content []byte `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
+	// The rollout that it is the end of, `networks/{network}/rollouts/{rollout}`.
+	Rollout       string `protobuf:"bytes,4,opt,name=rollout,proto3" json:"rollout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1610,6 +1612,13 @@ func (x *TopologyRevision) GetContent() []byte {
 		return x.Content
 	}
 	return nil
+}
+
+func (x *TopologyRevision) GetRollout() string {
+	if x != nil {
+		return x.Rollout
+	}
+	return ""
 }
 
 // RevisionContent is what changed, and what it takes to go back.
@@ -1666,6 +1675,196 @@ func (x *RevisionContent) GetBefore() *v1.Manifest {
 	return nil
 }
 
+// Rollout is how far a rollout is, written at each step of it.
+type Rollout struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the API shows it, but for its progress.
+	Rollout *v1.Rollout `protobuf:"bytes,1,opt,name=rollout,proto3" json:"rollout,omitempty"`
+	// How many edges have the change, of those in RolloutPlan.edges the first ones.
+	Admitted uint32 `protobuf:"varint,2,opt,name=admitted,proto3" json:"admitted,omitempty"`
+	// Store revisions after which those of the batch were admitted, rising: what an edge
+	// said of an intent from before says nothing of the change.
+	AfterRevisions []int64 `protobuf:"varint,3,rep,packed,name=after_revisions,json=afterRevisions,proto3" json:"after_revisions,omitempty"`
+	// Since when the batch is good, or is not.
+	Good  bool                   `protobuf:"varint,4,opt,name=good,proto3" json:"good,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// When the batch began: tunnels that were not up and edges that had no session, the
+	// last segments of their names.
+	Down          []string `protobuf:"bytes,6,rep,name=down,proto3" json:"down,omitempty"`
+	Offline       []string `protobuf:"bytes,7,rep,name=offline,proto3" json:"offline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollout) Reset() {
+	*x = Rollout{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollout) ProtoMessage() {}
+
+func (x *Rollout) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
+func (*Rollout) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Rollout) GetRollout() *v1.Rollout {
+	if x != nil {
+		return x.Rollout
+	}
+	return nil
+}
+
+func (x *Rollout) GetAdmitted() uint32 {
+	if x != nil {
+		return x.Admitted
+	}
+	return 0
+}
+
+func (x *Rollout) GetAfterRevisions() []int64 {
+	if x != nil {
+		return x.AfterRevisions
+	}
+	return nil
+}
+
+func (x *Rollout) GetGood() bool {
+	if x != nil {
+		return x.Good
+	}
+	return false
+}
+
+func (x *Rollout) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Rollout) GetDown() []string {
+	if x != nil {
+		return x.Down
+	}
+	return nil
+}
+
+func (x *Rollout) GetOffline() []string {
+	if x != nil {
+		return x.Offline
+	}
+	return nil
+}
+
+// RolloutPlan is what a rollout brings to whom; it is written once, and goes when the
+// rollout ends.
+type RolloutPlan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/rollouts/{rollout}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What is created or updated, as it is to be, and names of what is deleted.
+	Upserts *v1.Manifest `protobuf:"bytes,2,opt,name=upserts,proto3" json:"upserts,omitempty"`
+	Deleted []string     `protobuf:"bytes,3,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	// Last segments of the names of the edges, in the order in which they are admitted,
+	// and how many there are up to the end of each batch.
+	Edges         []string        `protobuf:"bytes,4,rep,name=edges,proto3" json:"edges,omitempty"`
+	BatchEnds     []uint32        `protobuf:"varint,5,rep,packed,name=batch_ends,json=batchEnds,proto3" json:"batch_ends,omitempty"`
+	Assertions    []*v1.Assertion `protobuf:"bytes,6,rep,name=assertions,proto3" json:"assertions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RolloutPlan) Reset() {
+	*x = RolloutPlan{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RolloutPlan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RolloutPlan) ProtoMessage() {}
+
+func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
+func (*RolloutPlan) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RolloutPlan) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RolloutPlan) GetUpserts() *v1.Manifest {
+	if x != nil {
+		return x.Upserts
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetDeleted() []string {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetEdges() []string {
+	if x != nil {
+		return x.Edges
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetBatchEnds() []uint32 {
+	if x != nil {
+		return x.BatchEnds
+	}
+	return nil
+}
+
+func (x *RolloutPlan) GetAssertions() []*v1.Assertion {
+	if x != nil {
+		return x.Assertions
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -1680,7 +1879,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1891,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1904,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1733,7 +1932,7 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1857,14 +2056,33 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
 	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
 	"\bresponse\x18\x03 \x01(\fR\bresponse\x12H\n" +
-	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\"r\n" +
+	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\"\x8c\x01\n" +
 	"\x10TopologyRevision\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
-	"\acontent\x18\x03 \x01(\fR\acontent\"w\n" +
+	"\acontent\x18\x03 \x01(\fR\acontent\x12\x18\n" +
+	"\arollout\x18\x04 \x01(\tR\arollout\"w\n" +
 	"\x0fRevisionContent\x125\n" +
 	"\achanges\x18\x01 \x03(\v2\x1b.swanherd.v1.ResourceChangeR\achanges\x12-\n" +
-	"\x06before\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\x06before\"[\n" +
+	"\x06before\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\x06before\"\xf2\x01\n" +
+	"\aRollout\x12.\n" +
+	"\arollout\x18\x01 \x01(\v2\x14.swanherd.v1.RolloutR\arollout\x12\x1a\n" +
+	"\badmitted\x18\x02 \x01(\rR\badmitted\x12'\n" +
+	"\x0fafter_revisions\x18\x03 \x03(\x03R\x0eafterRevisions\x12\x12\n" +
+	"\x04good\x18\x04 \x01(\bR\x04good\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04down\x18\x06 \x03(\tR\x04down\x12\x18\n" +
+	"\aoffline\x18\a \x03(\tR\aoffline\"\xd9\x01\n" +
+	"\vRolloutPlan\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\aupserts\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\aupserts\x12\x18\n" +
+	"\adeleted\x18\x03 \x03(\tR\adeleted\x12\x14\n" +
+	"\x05edges\x18\x04 \x03(\tR\x05edges\x12\x1d\n" +
+	"\n" +
+	"batch_ends\x18\x05 \x03(\rR\tbatchEnds\x126\n" +
+	"\n" +
+	"assertions\x18\x06 \x03(\v2\x16.swanherd.v1.AssertionR\n" +
+	"assertions\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -1887,7 +2105,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -1912,57 +2130,65 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*AnsweredRequest)(nil),            // 20: swanherd.store.v1.AnsweredRequest
 	(*TopologyRevision)(nil),           // 21: swanherd.store.v1.TopologyRevision
 	(*RevisionContent)(nil),            // 22: swanherd.store.v1.RevisionContent
-	(*SealedSecret)(nil),               // 23: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 25: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 26: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 27: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 28: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 29: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 30: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 31: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 32: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 33: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 34: swanherd.v1.Manifest
+	(*Rollout)(nil),                    // 23: swanherd.store.v1.Rollout
+	(*RolloutPlan)(nil),                // 24: swanherd.store.v1.RolloutPlan
+	(*SealedSecret)(nil),               // 25: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 27: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 28: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 29: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 31: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 32: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 33: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 34: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 35: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 36: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 37: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 38: swanherd.v1.Assertion
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	24, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	26, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	24, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	25, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	26, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	24, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	24, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	27, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	24, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	29, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	30, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	26, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	27, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	28, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	26, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	26, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	29, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	26, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	31, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	32, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 12: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 13: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	24, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	23, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	26, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	25, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	13, // 16: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	31, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	23, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	24, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	24, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	28, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	32, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	24, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	24, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	24, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	24, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	24, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	23, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	24, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	33, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	34, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	33, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	25, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	26, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	26, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	30, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	34, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	26, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	26, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	26, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	26, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	26, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	25, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	26, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	35, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	36, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	37, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	26, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	36, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	38, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -1976,7 +2202,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,125 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+)
+
+// Ways answers over which tunnels of a plan one prefix reaches another. Unlike
+// Explain it knows nothing but the plan, so it is also for plans that are made of two
+// topologies.
+type Ways struct {
+	plan *Plan
+	// sites by name, with the ends of tunnels that they have.
+	sites map[string]*waySite
+}
+
+type waySite struct {
+	name     string
+	prefixes []netip.Prefix
+	ends     []wayEnd
+}
+
+// wayEnd is an end of a tunnel, seen from its site.
+type wayEnd struct {
+	tunnel, edge, to string
+}
+
+// NewWays makes the index of a network's tunnels.
+func NewWays(p *Plan, network model.NetworkName) *Ways {
+	w := &Ways{plan: p, sites: map[string]*waySite{}}
+	for row := range p.Tunnels.InNetwork(network) {
+		a, b := row.Value.GetA(), row.Value.GetB()
+		w.add(row.Name, a, b)
+		w.add(row.Name, b, a)
+	}
+	return w
+}
+
+func (w *Ways) add(tunnel string, at, to *swanherdv1.TunnelEnd) {
+	s := w.sites[at.GetSite()]
+	if s == nil {
+		s = &waySite{name: at.GetSite(), prefixes: parsePrefixes(at.GetPrefixes())}
+		w.sites[at.GetSite()] = s
+	}
+	s.ends = append(s.ends, wayEnd{tunnel, at.GetEdge(), to.GetSite()})
+}
+
+// Reach says whether all of source reaches all of destination over tunnels of which
+// usable is true, and if not why. At each site the way is the tunnel whose traffic
+// selectors take both, the narrowest first.
+func (w *Ways) Reach(source, destination netip.Prefix, usable func(tunnel string) bool) (reason string, ok bool) {
+	at := w.siteOf(source)
+	if at == nil {
+		return fmt.Sprintf("no site with a tunnel has %s", source), false
+	}
+	for visited := map[*waySite]bool{}; !covers(at.prefixes, destination); {
+		if visited[at] || len(visited) == maxHops {
+			return fmt.Sprintf("the way goes round in circles at %s", short(at.name)), false
+		}
+		visited[at] = true
+		next, down := w.hop(at, source, destination, usable)
+		switch {
+		case next == nil && down != "":
+			return fmt.Sprintf("tunnel %s is not up", short(down)), false
+		case next == nil:
+			return fmt.Sprintf("no tunnel at %s takes %s to %s", short(at.name), source, destination), false
+		}
+		at = next
+	}
+	return "", true
+}
+
+// siteOf is the site with the narrowest prefix that covers p.
+func (w *Ways) siteOf(p netip.Prefix) *waySite {
+	var found *waySite
+	bits := -1
+	for _, s := range w.sites {
+		for _, have := range s.prefixes {
+			if have.Bits() > bits && cover(have, p) {
+				found, bits = s, have.Bits()
+			}
+		}
+	}
+	return found
+}
+
+// hop is the site behind the best tunnel at a site; without one, a tunnel that would
+// do if it were usable.
+func (w *Ways) hop(at *waySite, source, destination netip.Prefix, usable func(string) bool) (next *waySite, down string) {
+	bits := -1
+	for _, e := range at.ends {
+		for _, child := range w.plan.tunnelIntent(e.edge, e.tunnel).GetChildren() {
+			if !covers(parsePrefixes(child.GetLocalTs()), source) {
+				continue
+			}
+			for _, remote := range parsePrefixes(child.GetRemoteTs()) {
+				switch {
+				case remote.Bits() <= bits || !cover(remote, destination):
+				case !usable(e.tunnel):
+					down = e.tunnel
+				default:
+					next, bits = w.sites[e.to], remote.Bits()
+				}
+			}
+		}
+	}
+	return next, down
+}
+
+// cover says whether all of p is in have.
+func cover(have, p netip.Prefix) bool {
+	return have.Bits() <= p.Bits() && have.Contains(p.Addr())
+}
+
+func covers(have []netip.Prefix, p netip.Prefix) bool {
+	for _, h := range have {
+		if cover(h, p) {
+			return true
+		}
+	}
+	return false
+}

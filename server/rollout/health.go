@@ -1,0 +1,287 @@
+package rollout
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/plan"
+)
+
+// View is how a network is, as one replica sees it.
+type View struct {
+	Network model.NetworkName
+	// Plan is what the edges are to run, made from the store as of Plan.Revision, in
+	// which the rollout is as it is given to Step.
+	Plan *plan.Plan
+	// Began is the revision of the replica's first plan: how old what was in it is, the
+	// replica does not know.
+	Began int64
+	// Known is since when the replica sees the fleet. What it did not see is held
+	// against nobody.
+	Known time.Time
+	// Edges are what is known of each edge, nil: nothing. Sites are those of the edges.
+	Edges func(edge string) *swanherdv1.EdgeStatus
+	Sites func(edge string) string
+	// Tunnels have a status when it is known.
+	Tunnels map[string]swanherdv1.TunnelStatus
+}
+
+// up says whether a tunnel carries traffic.
+func (v *View) up(tunnel string) bool {
+	s := v.Tunnels[tunnel]
+	return s == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP || s == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED
+}
+
+// edgeState is how far an edge is with what it is to run.
+type edgeState int
+
+const (
+	edgePending edgeState = iota
+	edgeConfirmed
+	edgeRefused
+	edgeReverted
+	edgeOffline
+)
+
+// edge is how far an edge is with what it is to run since edges were admitted. Its own
+// replica may not have told it yet; then what it says is about something else.
+func (v *View) edge(name string, admissions []int64) edgeState {
+	row, ok := v.Plan.Intents.Get(name)
+	if !ok {
+		return edgeConfirmed // it was deleted
+	}
+	s := v.Edges(name)
+	// The last admission that may have changed what it is to run.
+	since, _ := slices.BinarySearch(admissions, row.Revision)
+	switch {
+	case !s.GetConnected():
+		return edgeOffline
+	case since > 0 && row.Revision > v.Began && s.GetPlannedRevision() <= admissions[since-1]:
+		return edgePending
+	}
+	switch s.GetIntentState() {
+	case swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
+		return edgeConfirmed
+	case swanherdv1.IntentState_INTENT_STATE_REJECTED:
+		return edgeRefused
+	case swanherdv1.IntentState_INTENT_STATE_REVERTED:
+		return edgeReverted
+	}
+	return edgePending
+}
+
+// baseline notes in the rollout what is not well before a batch, so that it is not
+// held against it.
+func (v *View) baseline(r *storev1.Rollout, p *storev1.RolloutPlan) {
+	r.Down, r.Offline = nil, nil
+	for row := range v.Plan.Tunnels.InNetwork(v.Network) {
+		if !v.up(row.Name) {
+			r.Down = append(r.Down, last(row.Name))
+		}
+	}
+	for _, id := range p.GetEdges() {
+		if !v.Edges(v.edgeName(id)).GetConnected() {
+			r.Offline = append(r.Offline, id)
+		}
+	}
+}
+
+func last(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+
+func (v *View) edgeName(id string) string {
+	return model.EdgeName{Network: v.Network.Network, Edge: id}.String()
+}
+
+// health is what a view says of a rollout.
+type health struct {
+	// Admitted edges, by how far they are. Offline are those that were so before.
+	confirmed, refused, reverted, offline []string
+	// pending edges, and what part of the batch is through: of wanted ones.
+	pending      []string
+	done, wanted int
+	// down are the tunnels that were up, or are new, and are not up.
+	down []string
+	// unsettled are the sites that have no tunnel, or an edge that is not through.
+	unsettled map[string]bool
+	// broken are the assertions that do not hold, with the reason.
+	broken []string
+}
+
+// look finds how the edges that have the change are.
+func (v *View) look(r *storev1.Rollout, p *storev1.RolloutPlan) *health {
+	h := &health{unsettled: map[string]bool{}}
+	first := uint32(0)
+	if b := r.GetRollout().GetBatch(); b > 0 {
+		first = p.GetBatchEnds()[b-1]
+	}
+	wasOffline := set(r.GetOffline())
+	for i, id := range p.GetEdges()[:r.GetAdmitted()] {
+		name, through := v.edgeName(id), false
+		switch state := v.edge(name, r.GetAfterRevisions()); {
+		case state == edgeConfirmed:
+			h.confirmed, through = append(h.confirmed, id), true
+		case state == edgeRefused:
+			h.refused = append(h.refused, id)
+		case state == edgeReverted:
+			h.reverted = append(h.reverted, id)
+		case state == edgeOffline && wasOffline[id]:
+			h.offline = append(h.offline, id)
+			continue
+		default:
+			h.pending = append(h.pending, id)
+			h.unsettled[v.Sites(name)] = true
+		}
+		if uint32(i) >= first && !wasOffline[id] {
+			h.wanted++
+			if through {
+				h.done++
+			}
+		}
+	}
+	v.lookAtTunnels(h, set(r.GetDown()), wasOffline)
+	h.broken = v.Broken(p.GetAssertions(), lastAdmitted(r, p))
+	return h
+}
+
+// lookAtTunnels finds those that are down and were not, and the sites that have no
+// other. Where an end was offline nothing is expected of a new one.
+func (v *View) lookAtTunnels(h *health, wasDown, wasOffline map[string]bool) {
+	lit, dark := map[string]bool{}, map[string]bool{}
+	for row := range v.Plan.Tunnels.InNetwork(v.Network) {
+		a, b := row.Value.GetA(), row.Value.GetB()
+		if v.up(row.Name) {
+			lit[a.GetSite()], lit[b.GetSite()] = true, true
+			continue
+		}
+		if !wasDown[last(row.Name)] && !wasOffline[last(a.GetEdge())] && !wasOffline[last(b.GetEdge())] {
+			h.down = append(h.down, last(row.Name))
+			dark[a.GetSite()], dark[b.GetSite()] = true, true
+		}
+	}
+	for s := range dark {
+		if !lit[s] {
+			h.unsettled[s] = true
+		}
+	}
+}
+
+func set(names []string) map[string]bool {
+	out := make(map[string]bool, len(names))
+	for _, n := range names {
+		out[n] = true
+	}
+	return out
+}
+
+func lastAdmitted(r *storev1.Rollout, p *storev1.RolloutPlan) bool {
+	return int(r.GetAdmitted()) == len(p.GetEdges())
+}
+
+// Broken are the assertions that do not hold, each with the reason; those that are for
+// the end only when it is reached.
+func (v *View) Broken(assertions []*swanherdv1.Assertion, end bool) []string {
+	return Broken(v.Plan, v.Network, assertions, end, v.up)
+}
+
+// Broken are the assertions that do not hold by a plan over tunnels that are usable.
+func Broken(p *plan.Plan, network model.NetworkName, assertions []*swanherdv1.Assertion, end bool, usable func(string) bool) []string {
+	if len(assertions) == 0 {
+		return nil
+	}
+	var out []string
+	ways := plan.NewWays(p, network)
+	for _, a := range assertions {
+		if a.GetAfterOnly() && !end {
+			continue
+		}
+		source, destination, err := ParseAssertion(a)
+		if err != nil {
+			continue // refused before it was stored
+		}
+		if reason, ok := ways.Reach(source, destination, usable); !ok {
+			out = append(out, fmt.Sprintf("%s does not reach %s: %s", source, destination, reason))
+		}
+	}
+	return out
+}
+
+// AssertionError is what is wrong with a field of an assertion.
+type AssertionError struct{ Field, Message string }
+
+func (e *AssertionError) Error() string { return e.Field + ": " + e.Message }
+
+// ParseAssertion returns the two prefixes; the error is an *AssertionError.
+func ParseAssertion(a *swanherdv1.Assertion) (source, destination netip.Prefix, err error) {
+	for field, to := range map[string]*netip.Prefix{"source": &source, "destination": &destination} {
+		text := a.GetSource()
+		if field == "destination" {
+			text = a.GetDestination()
+		}
+		if *to, err = netip.ParsePrefix(text); err != nil || *to != to.Masked() {
+			return source, destination, &AssertionError{field, "is not a prefix such as 10.1.0.0/16 or 2001:db8::/48, with no bits behind its length"}
+		}
+	}
+	if source.Addr().Is4() != destination.Addr().Is4() {
+		return source, destination, &AssertionError{"destination", "is not of the same IP version as source"}
+	}
+	return source, destination, nil
+}
+
+// maxWords bounds the lists of names in reasons and progress.
+const maxWords = 100
+
+// some are the first of names, in words.
+func some(names []string) string {
+	const most = 5
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
+
+// Progress is what the API shows of a rollout that goes on.
+func (v *View) Progress(r *storev1.Rollout, p *storev1.RolloutPlan) *swanherdv1.Rollout_Progress {
+	h := v.look(r, p)
+	waiting := h.waiting(r.GetRollout().GetPolicy())
+	return &swanherdv1.Rollout_Progress{
+		Edges: uint32(len(p.GetEdges())), Admitted: r.GetAdmitted(), Confirmed: uint32(len(h.confirmed)), Refused: uint32(len(h.refused)),
+		Reverted: uint32(len(h.reverted)), Offline: uint32(len(h.offline)), TunnelsDown: uint32(len(h.down)),
+		Waiting: waiting[:min(maxWords, len(waiting))],
+	}
+}
+
+// refusal is why the change must not go on at once; empty: nothing.
+func (h *health) refusal(policy *swanherdv1.RolloutPolicy) string {
+	var reasons []string
+	if len(h.refused) > int(policy.GetMaxNacks()) {
+		reasons = append(reasons, fmt.Sprintf("%s refused the change", some(h.refused)))
+	}
+	if len(h.reverted) > int(policy.GetMaxReverts()) {
+		reasons = append(reasons, fmt.Sprintf("%s took the change back", some(h.reverted)))
+	}
+	return strings.Join(reasons, "; ")
+}
+
+// waiting is what the admitted edges are not good for yet; nothing: they are.
+func (h *health) waiting(policy *swanherdv1.RolloutPolicy) []string {
+	var out []string
+	tolerated := len(h.refused) + len(h.reverted)
+	percent := int(policy.GetSuccessPercent())
+	if percent == 0 {
+		percent = 100
+	}
+	if need := (max(0, h.wanted-tolerated)*percent + 99) / 100; h.done < need {
+		out = append(out, fmt.Sprintf("%d of %d edges confirmed, not yet %s", h.done, h.wanted, some(h.pending)))
+	}
+	if len(h.down) > int(policy.GetMaxTunnelsDown()) {
+		slices.Sort(h.down)
+		out = append(out, fmt.Sprintf("%d tunnels are not up: %s", len(h.down), some(h.down)))
+	}
+	return append(out, h.broken...)
+}
