@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"net/netip"
@@ -167,17 +166,14 @@ func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Durat
 	return d
 }
 
-// tunnelName is `networks/{network}/tunnels/{a}--{b}`, with the uplinks behind
-// it where there are several to choose from. An id may itself hold "--"; then
-// a hash keeps the names of different tunnels apart.
+// tunnelName is `networks/{network}/tunnels/{a}--{b}`, over whichever uplinks: a tunnel
+// that changes to another one keeps its SAs until it has those of the new one, where
+// one of another name would take the place of one that is closed. An id may itself hold
+// "--"; then a hash keeps the names of different tunnels apart.
 func tunnelName(a, b *end) string {
-	parts := []string{a.edge.id.Edge, b.edge.id.Edge}
-	if len(a.edge.uplinks) > 1 || len(b.edge.uplinks) > 1 {
-		parts = append(parts, cmp.Or(a.uplink.name(), "none"), cmp.Or(b.uplink.name(), "none"))
-	}
-	id := strings.Join(parts, "--")
-	if strings.Count(id, "--") != len(parts)-1 {
-		sum := sha256.Sum256([]byte(strings.Join(parts, "/")))
+	id := a.edge.id.Edge + "--" + b.edge.id.Edge
+	if strings.Count(id, "--") != 1 {
+		sum := sha256.Sum256([]byte(a.edge.id.Edge + "/" + b.edge.id.Edge))
 		id += "." + hex.EncodeToString(sum[:8])
 	}
 	return model.TunnelName{Network: a.edge.id.Network, Tunnel: id}.String()

@@ -118,6 +118,26 @@ func hubAndSpokeOf(n int, transit bool) *builder {
 	return b
 }
 
+// A tunnel is the same one over whichever uplinks it goes: what is closed under one name
+// and begun under another is an interruption.
+func TestTunnelOutlivesItsUplinks(t *testing.T) {
+	b := fullMeshOf(2)
+	first := Make(b.snapshot())
+	lte := uplink("lte", "198.51.100.1")
+	for name, uplinks := range map[string][]*swanherdv1.Uplink{
+		"a second one":     {uplink("wan1", "198.18.0.1"), lte},
+		"a cheaper one":    {{Name: "wan1", Cost: 10, TransportClass: lte.GetTransportClass(), Addresses: []string{"198.18.0.1"}}, lte},
+		"another one":      {lte},
+		"none as it seems": nil,
+	} {
+		b.uplinks("site-00000", uplinks...)
+		now := Make(b.snapshot())
+		if got, want := names2(now), names2(first); len(got) != 1 || got[0] != want[0] {
+			t.Errorf("%s: the tunnels are %v, were %v", name, got, want)
+		}
+	}
+}
+
 func TestSizes(t *testing.T) {
 	for _, c := range []struct {
 		name    string

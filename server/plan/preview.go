@@ -108,8 +108,9 @@ func (p *Plan) tunnelIntent(edge, name string) *swanherdv1.TunnelIntent {
 
 // compareIntents tells how one end of a tunnel takes its new intent: as the IKE
 // engine does it, what is negotiated is replaced before it is given up, what is the
-// engine's own changes in place. Where the peer is and who it is cannot be changed
-// in an IKE SA; that the peer's address becomes known is no change of where it is.
+// engine's own changes in place (ipsec/engine/testdata/changes.txt). What is at an
+// address that is no more cannot wait for that; that the peer's address becomes known is
+// no change of where it is.
 func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.TunnelChange_Effect, reasons []string) {
 	effect = swanherdv1.TunnelChange_EFFECT_UPDATED
 	differs := func(e swanherdv1.TunnelChange_Effect, field string, differ bool) {
@@ -129,7 +130,7 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 		func(a, b *swanherdv1.PeerEndpoint) bool { return proto.Equal(a, b) }))
 	differs(interrupted, "uplink", old.GetUplink() != now.GetUplink())
 	differs(interrupted, "local_address", old.GetLocalAddress() != now.GetLocalAddress())
-	differs(interrupted, "authentication", !proto.Equal(old.GetAuthentication(), now.GetAuthentication()))
+	differs(rekeyed, "authentication", !proto.Equal(old.GetAuthentication(), now.GetAuthentication()))
 	differs(rekeyed, "ike_proposals", !slices.Equal(old.GetIkeProposals(), now.GetIkeProposals()))
 	differs(updated, "ike_rekey_time", !proto.Equal(old.GetIkeRekeyTime(), now.GetIkeRekeyTime()))
 	differs(updated, "dpd_delay", !proto.Equal(old.GetDpdDelay(), now.GetDpdDelay()))

@@ -54,6 +54,7 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 				checkSame(t, plan, Make(top))
 				checkChanges(t, before, plan, changes)
 				checkEnds(t, plan)
+				checkContinuity(t, before, plan)
 				if names := slices.Sorted(maps.Keys(tunnelNames(top))); !slices.Equal(names, names2(plan)) {
 					t.Fatalf("the topology has %v, the plan %v", names, names2(plan))
 				}
@@ -253,6 +254,32 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 	if !slices.Equal(got.Intents, want.Intents) || !slices.Equal(got.RemovedIntents, want.RemovedIntents) ||
 		!slices.Equal(got.Tunnels, want.Tunnels) || !slices.Equal(got.RemovedTunnels, want.RemovedTunnels) {
 		t.Fatalf("changes are %+v, want %+v", got, want)
+	}
+}
+
+// checkContinuity checks that a pair that was connected, and is, has the same tunnel, and
+// Child SAs of the same names from the first on: the engine changes these without giving
+// anything up that it has.
+func checkContinuity(t *rapid.T, before, after *Plan) {
+	was := map[[2]string]string{}
+	for row := range before.Tunnels.All() {
+		was[[2]string{row.Value.GetA().GetEdge(), row.Value.GetB().GetEdge()}] = row.Name
+	}
+	for row := range after.Tunnels.All() {
+		a := row.Value.GetA().GetEdge()
+		name, ok := was[[2]string{a, row.Value.GetB().GetEdge()}]
+		if !ok {
+			continue
+		}
+		if name != row.Name {
+			t.Fatalf("the tunnel %s of two edges is %s now", name, row.Name)
+		}
+		old, now := before.tunnelIntent(a, name).GetChildren(), after.tunnelIntent(a, name).GetChildren()
+		for i := range min(len(old), len(now)) {
+			if old[i].GetName() != now[i].GetName() {
+				t.Fatalf("%s: Child SA %s is %s now", name, old[i].GetName(), now[i].GetName())
+			}
+		}
 	}
 }
 
