@@ -70,6 +70,18 @@ func (c *controller) populated(network string) *samples {
 		c.t.Fatalf("events are %v, %v", events, err)
 	}
 	changeSet, rollout := c.rolledOut(network)
+	rule, err := c.alerts().CreateAlertRule(ctx, &swanherdv1.CreateAlertRuleRequest{Parent: network, AlertRuleId: "offline", AlertRule: &swanherdv1.AlertRule{
+		Condition: swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OFFLINE, Severity: swanherdv1.AlertSeverity_ALERT_SEVERITY_WARNING,
+	}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	sink, err := c.alerts().CreateWebhookSink(ctx, &swanherdv1.CreateWebhookSinkRequest{Parent: network, WebhookSinkId: "noc", WebhookSink: &swanherdv1.WebhookSink{
+		Url: "https://receiver.invalid/alerts", Secret: "whsec_" + strings.Repeat("abcd", 8),
+	}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
@@ -78,6 +90,7 @@ func (c *controller) populated(network string) *samples {
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
+			"alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",

@@ -76,6 +76,8 @@ type Config struct {
 	// ConfirmWithin is after what time an edge takes an update back that cost it
 	// the controller. Default 30 s.
 	ConfirmWithin time.Duration
+	// WebhookAllowLocal lets webhooks go to receivers on this host and its link.
+	WebhookAllowLocal bool
 	// Profiling serves /debug/pprof on MetricsListen.
 	Profiling bool
 

@@ -149,6 +149,10 @@ func (c *controller) rollouts() swanherdv1.RolloutServiceClient {
 	return swanherdv1.NewRolloutServiceClient(c.dial(c.token))
 }
 
+func (c *controller) alerts() swanherdv1.AlertServiceClient {
+	return swanherdv1.NewAlertServiceClient(c.dial(c.token))
+}
+
 func (c *controller) fleet() swanherdv1.FleetServiceClient {
 	return swanherdv1.NewFleetServiceClient(c.dial(c.token))
 }
@@ -191,6 +195,8 @@ type testEdge struct {
 	ike     ed25519.PrivateKey
 	chain   [][]byte
 	stream  swanherdv1.EdgeControlService_SessionClient
+	// hangUp ends the connection of the session.
+	hangUp func() error
 
 	mu sync.Mutex
 	// applied is what the edge runs, by resource name.
@@ -309,6 +315,7 @@ func (e *testEdge) open() {
 		e.t.Fatal(err)
 	}
 	e.stream, e.updates, e.bookmarks = stream, 0, 0
+	e.hangUp = conn.Close
 	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
 		ProtocolVersion: 1, BootId: "boot", AgentVersion: "test", DataPlane: "userspace", Applied: e.running,
 		Uplinks: []*swanherdv1.Uplink{{Name: "wan1", Addresses: []string{"192.0.2.1"}, Port: 4500}},

@@ -114,6 +114,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterCertificateServiceServer(g, s.services.certificates)
 	swanherdv1.RegisterDeviceServiceServer(g, s.services.devices)
 	swanherdv1.RegisterRolloutServiceServer(g, s.services.rollouts)
+	swanherdv1.RegisterAlertServiceServer(g, s.services.alerts)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

@@ -126,6 +126,8 @@ func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })
 	duties.Go(func() { s.driveRollouts(ctx, l) })
+	duties.Go(func() { s.alerter.run(ctx, l) })
+	duties.Go(func() { s.alerter.courier.Run(ctx) })
 	duties.Go(func() { _ = s.keeper.Run(ctx) })
 	duties.Wait()
 	s.cfg.Log.Info("leading no more")

@@ -158,6 +158,15 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 			ChangeSet: n + "/changeSets/" + s.ids["change_set"], Batches: []*swanherdv1.RolloutBatch{{MatchLabels: map[string]string{"region": "emea"}, Percent: 10}},
 			Policy: &swanherdv1.RolloutPolicy{},
 		}
+	case "swanherd.v1.AlertRule":
+		return &swanherdv1.AlertRule{
+			Name: n + "/alertRules/" + s.ids["alert_rule"], Condition: swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OFFLINE,
+			Severity: swanherdv1.AlertSeverity_ALERT_SEVERITY_WARNING, MatchLabels: map[string]string{"region": "emea"},
+		}
+	case "swanherd.v1.WebhookSink":
+		return &swanherdv1.WebhookSink{
+			Name: n + "/webhookSinks/" + s.ids["webhook_sink"], Url: "https://receiver.invalid/alerts", Secret: "whsec_" + strings.Repeat("abcd", 8),
+		}
 	case "swanherd.v1.ApiToken":
 		return &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}
 	case "swanherd.v1.Manifest":

@@ -57,6 +57,7 @@ type Server struct {
 	board     *session.Board
 	sessions  *session.Server
 	metrics   *history.Metrics
+	alerter   *alerter
 	health    *health.Server
 	services  services
 
@@ -86,6 +87,7 @@ type services struct {
 	certificates *api.Certificates
 	devices      *api.Devices
 	rollouts     *api.Rollouts
+	alerts       *api.Alerts
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -207,7 +209,7 @@ func (s *Server) makeServices(context.Context) error {
 		devices:      api.NewDevices(s.store),
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
 	}
-	return nil
+	return s.makeAlerts()
 }
 
 // staleFor says for how long what this replica knows may be old.

@@ -68,7 +68,7 @@ var (
 )
 
 // shown is a stored resource as the API shows it, with its etag.
-func shown[T resource](row model.Row[T]) T {
+func shown[T proto.Message](row model.Row[T]) T {
 	out := proto.Clone(row.Value).(T)
 	setString(out, "etag", store.ETag(row.Revision))
 	return out

@@ -14,7 +14,7 @@ import (
 // masked returns old with the fields of want that the mask names; without a
 // mask, with those that are set in want; with `*`, with all of them (AIP-134,
 // AIP-161).
-func masked[T resource](old, want T, mask *fieldmaskpb.FieldMask) (T, error) {
+func masked[T proto.Message](old, want T, mask *fieldmaskpb.FieldMask) (T, error) {
 	out := proto.Clone(old).(T)
 	paths := mask.GetPaths()
 	if len(paths) == 1 && paths[0] == "*" {

@@ -54,6 +54,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterCertificateServiceHandler,
 		swanherdv1.RegisterDeviceServiceHandler,
 		swanherdv1.RegisterRolloutServiceHandler,
+		swanherdv1.RegisterAlertServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

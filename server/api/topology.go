@@ -215,6 +215,7 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 		}
 		e.dropDevices(n, func(*swanherdv1.Device) bool { return true })
 		e.dropRollouts(n)
+		e.dropAlertsOf(n)
 		s.store.DropRevisionsIn(e.txn, n)
 		s.pki.DropNetworkIn(e.txn, n)
 		return nil

@@ -30,6 +30,7 @@ type client struct {
 	certificates swanherdv1.CertificateServiceClient
 	devices      swanherdv1.DeviceServiceClient
 	rollouts     swanherdv1.RolloutServiceClient
+	alerts       swanherdv1.AlertServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -87,6 +88,7 @@ func newClient(x *Context) (*client, error) {
 		certificates: swanherdv1.NewCertificateServiceClient(conn),
 		devices:      swanherdv1.NewDeviceServiceClient(conn),
 		rollouts:     swanherdv1.NewRolloutServiceClient(conn),
+		alerts:       swanherdv1.NewAlertServiceClient(conn),
 	}, nil
 }
 

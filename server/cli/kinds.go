@@ -18,11 +18,13 @@ type kind struct {
 	singular string
 	// segment is the collection's segment in resource names.
 	segment string
-	header  []string
-	row     func(proto.Message, time.Time) []string
-	list    func(ctx context.Context, c *client, want listing) (proto.Message, error)
-	get     func(ctx context.Context, c *client, name string) (proto.Message, error)
-	remove  func(ctx context.Context, c *client, want removal) error // nil: cannot be deleted
+	// fleetWide kinds are also of the fleet as a whole, `networks/-`.
+	fleetWide bool
+	header    []string
+	row       func(proto.Message, time.Time) []string
+	list      func(ctx context.Context, c *client, want listing) (proto.Message, error)
+	get       func(ctx context.Context, c *client, name string) (proto.Message, error)
+	remove    func(ctx context.Context, c *client, want removal) error // nil: cannot be deleted
 }
 
 // listing is which page of a list is wanted.
@@ -35,7 +37,7 @@ type removal struct {
 }
 
 func kinds() []kind {
-	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), tunnelKind()}
+	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), tunnelKind(), alertRuleKind(), webhookKind()}
 }
 
 func findKind(word string) (kind, error) {
@@ -60,7 +62,7 @@ func (k kind) name(c *client, id string) (string, error) {
 	if k.segment == "" {
 		return "networks/" + id, nil
 	}
-	if c.parent == "networks/-" {
+	if c.parent == "networks/-" && !k.fleetWide {
 		return "", usagef("%s %q: name one network with --network, or give the full name", k.singular, id)
 	}
 	return fmt.Sprintf("%s/%s/%s", c.parent, k.segment, id), nil

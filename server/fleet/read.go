@@ -39,6 +39,11 @@ func (f *Fleet) Since(seq uint64, network string) Delta {
 	f.looked()
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	return f.since(seq, network)
+}
+
+// since needs the lock.
+func (f *Fleet) since(seq uint64, network string) Delta {
 	d := Delta{Seq: f.seq}
 	if seq != 0 && seq < f.floor {
 		d.Reset = true
@@ -203,4 +208,26 @@ func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
 // inSync reports whether an edge in that state runs what is planned for it.
 func inSync(s swanherdv1.IntentState) bool {
 	return s == swanherdv1.IntentState_INTENT_STATE_APPLIED || s == swanherdv1.IntentState_INTENT_STATE_CONFIRMED
+}
+
+// Changes is a Delta with what there is to say of edges whose state is not known.
+type Changes struct {
+	Delta
+	// Unreachable are those of Edges whose home, another replica, lives and cannot be
+	// reached: whether they have a session is unknown.
+	Unreachable map[string]struct{}
+}
+
+// Changes returns what changed in all networks after seq, as Since does. It is for who
+// always looks: it does not count as somebody's interest in counters.
+func (f *Fleet) Changes(seq uint64) Changes {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	c := Changes{Delta: f.since(seq, AllNetworks), Unreachable: map[string]struct{}{}}
+	for _, e := range c.Edges {
+		if held := f.edges[e.GetName()]; held != nil && held.unreachable {
+			c.Unreachable[e.GetName()] = struct{}{}
+		}
+	}
+	return c
 }

@@ -7,6 +7,8 @@
 //	swanherd_sites{network}                               sites
 //	swanherd_sites_isolated{network}                      sites none of whose tunnels is up
 //	swanherd_tunnels{network,status}                      tunnels by status: up, degraded, down, negotiating, stale
+//	swanherd_alerts_firing{severity}                      alerts that fire, by severity: info, warning, critical
+//	swanherd_webhook_deliveries_total{result}             tries to deliver a webhook: delivered, failed, dropped
 //	swanherd_leader                                       1 at the replica that leads
 //	swanherd_replicas                                     replicas that hold a lease
 //	swanherd_store_stale_seconds                          for how long what the replica knows may be old

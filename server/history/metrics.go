@@ -34,6 +34,7 @@ type Metrics struct {
 	answer       *prometheus.HistogramVec
 	plan         prometheus.Histogram
 	store        prometheus.Histogram
+	webhooks     *prometheus.CounterVec
 }
 
 // New returns metrics of the fleet; networks lists the networks there are,
@@ -68,7 +69,8 @@ func New(fleet Counter, networks func() []string) *Metrics {
 			Name: "swanherd_store_roundtrip_seconds", Help: "Linearizable read of etcd, probed.", Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 12),
 		}),
 	}
-	m.registry.MustRegister(m.GRPC, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store,
+	m.webhooks = newWebhooks()
+	m.registry.MustRegister(m.GRPC, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store, m.webhooks,
 		&fleetCollector{fleet: fleet, networks: networks},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

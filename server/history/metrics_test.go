@@ -50,6 +50,8 @@ func used() *history.Metrics {
 	m.IntentAnswered("ack", time.Second)
 	m.Planned(time.Second)
 	m.WatchReplica(func() bool { return true }, func() int { return 3 }, func() time.Duration { return 1500 * time.Millisecond })
+	m.WatchAlerts(func() map[string]int { return map[string]int{"warning": 3} })
+	m.WebhookTried(history.Failed)
 	return m
 }
 
@@ -78,6 +80,10 @@ func TestMetrics(t *testing.T) {
 		`swanherd_leader 1`,
 		`swanherd_replicas 3`,
 		`swanherd_store_stale_seconds 1.5`,
+		`swanherd_alerts_firing{severity="warning"} 3`,
+		`swanherd_alerts_firing{severity="critical"} 0`,
+		`swanherd_webhook_deliveries_total{result="delivered"} 0`,
+		`swanherd_webhook_deliveries_total{result="failed"} 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s in the metrics", want)

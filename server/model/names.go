@@ -144,6 +144,16 @@ func ParseRolloutName(s string) (RolloutName, error) {
 	return RolloutName{network, id}, err
 }
 
+// CheckFleetName says what is wrong with a name of what networks have, and the fleet as a
+// whole, as `networks/-`: `networks/{network}/{collection}/{kind}`.
+func CheckFleetName(s, collection, kind string) error {
+	if rest, ok := strings.CutPrefix(s, "networks/-/"+collection+"/"); ok && idPattern.MatchString(rest) {
+		return nil
+	}
+	_, _, err := parseChild(s, collection, kind, idPattern)
+	return err
+}
+
 // ParseAuthorityName parses `networks/{network}/certificateAuthority`.
 func ParseAuthorityName(s string) (NetworkName, error) {
 	network, ok := strings.CutSuffix(s, "/certificateAuthority")

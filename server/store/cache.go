@@ -36,6 +36,12 @@ type Snapshot struct {
 	ChangeSets   model.Table[*swanherdv1.ChangeSet]
 	Rollouts     model.Table[*storev1.Rollout]
 	RolloutPlans model.Table[*storev1.RolloutPlan]
+
+	AlertRules        model.Table[*swanherdv1.AlertRule]
+	Alerts            model.Table[*swanherdv1.Alert]
+	AlertDefaults     model.Table[*storev1.AlertDefaults]
+	WebhookSinks      model.Table[*storev1.WebhookSink]
+	WebhookDeliveries model.Table[*storev1.WebhookDelivery]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

@@ -171,6 +171,12 @@ func (c *Collection[T]) DropIn(t *Txn, name string) {
 	c.tell(t, name, key, nil)
 }
 
+// DropNetworkIn removes, as a part of t, what the collection has in a network.
+func (c *Collection[T]) DropNetworkIn(t *Txn, network model.NetworkName) {
+	prefix := c.layout.networkPrefix(network.Network)
+	t.write("what is in "+network.String(), prefix, clientv3.OpDelete(prefix, clientv3.WithPrefix()))
+}
+
 // RequireIn makes t depend on the resource being at the given revision, or on
 // its existence for AnyRevision, without writing it.
 func (c *Collection[T]) RequireIn(t *Txn, name string, revision int64) {

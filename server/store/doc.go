@@ -24,6 +24,11 @@
 //	devices/{network}/{device}             swanherd.v1.Device
 //	device_serials/{serial}                store.v1.DeviceSerial
 //	expiry_checks/last                     store.v1.ExpiryCheck
+//	alert_rules/{network}/{rule}           swanherd.v1.AlertRule; network - for the whole fleet
+//	alert_defaults/first                   store.v1.AlertDefaults
+//	alerts/{network}/{alert}               swanherd.v1.Alert, one that fires or was resolved
+//	webhook_sinks/{network}/{sink}         store.v1.WebhookSink
+//	webhook_deliveries/{network}/{sink}/{id}  store.v1.WebhookDelivery
 //	token_uses/{token}                     store.v1.TokenUse
 //	events/{network}/{ulid}                swanherd.v1.Event, a transition
 //	revisions/{network}/{ulid}             swanherd.store.v1.TopologyRevision

@@ -38,6 +38,7 @@ func storedKinds(s *Store) []storedKind {
 		kindOf(s.Authorities), kindOf(s.Revocations), kindOf(s.Replicas), kindOf(s.EnrollmentRequests), kindOf(s.Devices),
 		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks),
 		kindOf(s.ChangeSets), kindOf(s.Rollouts), kindOf(s.RolloutPlans),
+		kindOf(s.AlertRules), kindOf(s.Alerts), kindOf(s.AlertDefaults), kindOf(s.WebhookSinks), kindOf(s.WebhookDeliveries),
 		{eventLayout, &swanherdv1.Event{}},
 		{auditLayout, &swanherdv1.Event{}},
 		{sealLayout, &storev1.AuditSeal{}},

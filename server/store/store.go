@@ -75,6 +75,12 @@ type Store struct {
 	Rollouts     *Collection[*storev1.Rollout]
 	RolloutPlans *Collection[*storev1.RolloutPlan]
 
+	AlertRules        *Collection[*swanherdv1.AlertRule]
+	Alerts            *Collection[*swanherdv1.Alert]
+	AlertDefaults     *Collection[*storev1.AlertDefaults]
+	WebhookSinks      *Collection[*storev1.WebhookSink]
+	WebhookDeliveries *Collection[*storev1.WebhookDelivery]
+
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
 	log            *slog.Logger
@@ -202,6 +208,11 @@ func (s *Store) makeCollections() {
 	s.ChangeSets = collect(s, "change_sets", "networks/*/changeSets/*", func(n *Snapshot) *model.Table[*swanherdv1.ChangeSet] { return &n.ChangeSets })
 	s.Rollouts = collect(s, "rollouts", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.Rollout] { return &n.Rollouts })
 	s.RolloutPlans = collect(s, "rollout_plans", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.RolloutPlan] { return &n.RolloutPlans })
+	s.AlertRules = collect(s, "alert_rules", "networks/*/alertRules/*", func(n *Snapshot) *model.Table[*swanherdv1.AlertRule] { return &n.AlertRules })
+	s.Alerts = collect(s, "alerts", "networks/*/alerts/*", func(n *Snapshot) *model.Table[*swanherdv1.Alert] { return &n.Alerts })
+	s.AlertDefaults = collect(s, "alert_defaults", "alertDefaults/*", func(n *Snapshot) *model.Table[*storev1.AlertDefaults] { return &n.AlertDefaults })
+	s.WebhookSinks = collect(s, "webhook_sinks", "networks/*/webhookSinks/*", func(n *Snapshot) *model.Table[*storev1.WebhookSink] { return &n.WebhookSinks })
+	s.WebhookDeliveries = collect(s, "webhook_deliveries", "networks/*/webhookSinks/*/deliveries/*", func(n *Snapshot) *model.Table[*storev1.WebhookDelivery] { return &n.WebhookDeliveries })
 	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside, s.RolloutPlans.aside = true, true, true, true
 }
 

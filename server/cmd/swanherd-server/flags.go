@@ -90,6 +90,7 @@ up, and keep it apart from backups of the store.`,
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")
+	f.BoolVar(&cfg.WebhookAllowLocal, "webhook-allow-local", false, "let webhooks go to receivers on this host and its link, which operators could misuse")
 	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	f.StringVar(&o.logFormat, "log-format", "text", "text or json, on standard error")

@@ -1865,6 +1865,169 @@ func (x *RolloutPlan) GetAssertions() []*v1.Assertion {
 	return nil
 }
 
+// WebhookSink is a sink with its sealed secret; sink.secret is empty.
+type WebhookSink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Sink  *v1.WebhookSink        `protobuf:"bytes,1,opt,name=sink,proto3" json:"sink,omitempty"`
+	// The octets of the key, as Standard Webhooks encode them behind `whsec_`.
+	Secret        *SealedSecret `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookSink) Reset() {
+	*x = WebhookSink{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookSink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookSink) ProtoMessage() {}
+
+func (x *WebhookSink) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookSink.ProtoReflect.Descriptor instead.
+func (*WebhookSink) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WebhookSink) GetSink() *v1.WebhookSink {
+	if x != nil {
+		return x.Sink
+	}
+	return nil
+}
+
+func (x *WebhookSink) GetSecret() *SealedSecret {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// WebhookDelivery is an alert that a sink is to get; removed when it has.
+type WebhookDelivery struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/webhookSinks/{webhook_sink}/deliveries/{id}`. Ids are in the
+	// order of what happened, and made from it, so that they are the same at each try.
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Alert         *v1.Alert              `protobuf:"bytes,2,opt,name=alert,proto3" json:"alert,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WebhookDelivery) Reset() {
+	*x = WebhookDelivery{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WebhookDelivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WebhookDelivery) ProtoMessage() {}
+
+func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WebhookDelivery.ProtoReflect.Descriptor instead.
+func (*WebhookDelivery) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *WebhookDelivery) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WebhookDelivery) GetAlert() *v1.Alert {
+	if x != nil {
+		return x.Alert
+	}
+	return nil
+}
+
+func (x *WebhookDelivery) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+// AlertDefaults says that the rules which there are by default were made, so that
+// those that somebody deletes stay away.
+type AlertDefaults struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AlertDefaults) Reset() {
+	*x = AlertDefaults{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AlertDefaults) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AlertDefaults) ProtoMessage() {}
+
+func (x *AlertDefaults) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AlertDefaults.ProtoReflect.Descriptor instead.
+func (*AlertDefaults) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AlertDefaults) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -1879,7 +2042,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2054,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2067,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -1932,7 +2095,7 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a\x1fswanherd/v1/alert_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -2082,7 +2245,18 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"batch_ends\x18\x05 \x03(\rR\tbatchEnds\x126\n" +
 	"\n" +
 	"assertions\x18\x06 \x03(\v2\x16.swanherd.v1.AssertionR\n" +
-	"assertions\"[\n" +
+	"assertions\"t\n" +
+	"\vWebhookSink\x12,\n" +
+	"\x04sink\x18\x01 \x01(\v2\x18.swanherd.v1.WebhookSinkR\x04sink\x127\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x06secret\"\x8c\x01\n" +
+	"\x0fWebhookDelivery\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
+	"\x05alert\x18\x02 \x01(\v2\x12.swanherd.v1.AlertR\x05alert\x12;\n" +
+	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"L\n" +
+	"\rAlertDefaults\x12;\n" +
+	"\vcreate_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -2105,7 +2279,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2132,63 +2306,73 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*RevisionContent)(nil),            // 22: swanherd.store.v1.RevisionContent
 	(*Rollout)(nil),                    // 23: swanherd.store.v1.Rollout
 	(*RolloutPlan)(nil),                // 24: swanherd.store.v1.RolloutPlan
-	(*SealedSecret)(nil),               // 25: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 26: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 27: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 28: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 29: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 31: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 32: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 33: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 34: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 35: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 36: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 37: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 38: swanherd.v1.Assertion
+	(*WebhookSink)(nil),                // 25: swanherd.store.v1.WebhookSink
+	(*WebhookDelivery)(nil),            // 26: swanherd.store.v1.WebhookDelivery
+	(*AlertDefaults)(nil),              // 27: swanherd.store.v1.AlertDefaults
+	(*SealedSecret)(nil),               // 28: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 29: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 30: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 31: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 32: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 34: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 35: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 36: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 37: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 38: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 39: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 40: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 41: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 42: swanherd.v1.WebhookSink
+	(*v1.Alert)(nil),                   // 43: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	26, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	29, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	26, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	27, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	28, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	26, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	26, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	29, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	26, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	31, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	32, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	29, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	30, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	31, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	29, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	29, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	32, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	29, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	34, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	35, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 12: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 13: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	26, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	29, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	13, // 16: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	33, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	25, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	26, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	26, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	30, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	34, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	26, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	26, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	26, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	26, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	26, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	25, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	26, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	35, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	36, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	37, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	26, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	36, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	38, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	36, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	28, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	29, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	29, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	33, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	37, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	29, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	29, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	29, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	29, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	28, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	29, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	38, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	39, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	40, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	29, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	39, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	41, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	42, // 36: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	28, // 37: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	43, // 38: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	29, // 39: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	29, // 40: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2202,7 +2386,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
