@@ -46,6 +46,9 @@ type Config struct {
 	// not exist. Replicas share it. Default: the systemd credential KeyCredential, if
 	// the service has it, or secret.key in DataDir.
 	KeyFile string
+	// KMS wraps the keys that seal secrets, which are in the store then; KeyFile, if
+	// there is one, opens what it sealed before. Nil: the key is in KeyFile.
+	KMS store.Wrapper
 
 	// Restored says that the store was restored from a backup: edges that run something
 	// newer keep it until an operator resumes them.

@@ -115,6 +115,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterDeviceServiceServer(g, s.services.devices)
 	swanherdv1.RegisterRolloutServiceServer(g, s.services.rollouts)
 	swanherdv1.RegisterAlertServiceServer(g, s.services.alerts)
+	swanherdv1.RegisterKeyServiceServer(g, s.services.keys)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

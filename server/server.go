@@ -47,6 +47,7 @@ type Server struct {
 
 	store     *store.Store
 	sealer    *store.Sealer
+	keyRing   *store.KeyRing
 	pki       *pki.Keeper
 	verifier  pki.Verifier
 	authority *pki.Authority
@@ -88,6 +89,7 @@ type services struct {
 	devices      *api.Devices
 	rollouts     *api.Rollouts
 	alerts       *api.Alerts
+	keys         *api.Keys
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -145,7 +147,14 @@ func (s *Server) openStore(ctx context.Context) error {
 	if s.store, err = store.Open(ctx, cfg); err != nil {
 		return err
 	}
-	if s.sealer, err = store.LoadSealer(s.cfg.KeyFile); err != nil {
+	load := store.LoadSealer
+	if s.cfg.KMS != nil {
+		load = store.OldKeys
+	}
+	if s.sealer, err = load(s.cfg.KeyFile); err != nil {
+		return err
+	}
+	if s.keyRing, err = s.store.OpenKeyRing(ctx, s.cfg.KMS, s.sealer); err != nil {
 		return err
 	}
 	s.pki = pki.NewKeeper(s.store, s.sealer)
@@ -208,6 +217,7 @@ func (s *Server) makeServices(context.Context) error {
 		certificates: api.NewCertificates(s.store, s.pki),
 		devices:      api.NewDevices(s.store),
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
+		keys:         api.NewKeys(s.store, s.keyRing),
 	}
 	return s.makeAlerts()
 }
@@ -302,6 +312,7 @@ func (s *Server) serve(ctx context.Context) error {
 	s.background.Go(func() { s.keeper.RunUses(run) })
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
+	s.background.Go(func() { s.keyRing.Follow(run) })
 	s.serveReplicas(run)
 	s.startServing()
 	return ctx.Err()

@@ -144,6 +144,9 @@ var rules = map[string]rule{
 	"/swanherd.v1.AlertService/DeleteWebhookSink":  {role: operator},
 	"/swanherd.v1.AlertService/TestWebhookSink":    {role: operator},
 
+	"/swanherd.v1.KeyService/GetSealing":    {role: admin, scope: everywhere},
+	"/swanherd.v1.KeyService/RotateSealing": {role: admin, scope: everywhere},
+
 	"/swanherd.v1.EnrollmentService/PollEnrollment":   {caller: forAnyone, guessable: true},
 	"/swanherd.v1.EnrollmentService/Enroll":           {caller: forAnyone, guessable: true},
 	"/swanherd.v1.EnrollmentService/RenewCertificate": {caller: forEdges},

@@ -55,6 +55,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterDeviceServiceHandler,
 		swanherdv1.RegisterRolloutServiceHandler,
 		swanherdv1.RegisterAlertServiceHandler,
+		swanherdv1.RegisterKeyServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

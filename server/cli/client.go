@@ -31,6 +31,7 @@ type client struct {
 	devices      swanherdv1.DeviceServiceClient
 	rollouts     swanherdv1.RolloutServiceClient
 	alerts       swanherdv1.AlertServiceClient
+	keys         swanherdv1.KeyServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -89,6 +90,7 @@ func newClient(x *Context) (*client, error) {
 		devices:      swanherdv1.NewDeviceServiceClient(conn),
 		rollouts:     swanherdv1.NewRolloutServiceClient(conn),
 		alerts:       swanherdv1.NewAlertServiceClient(conn),
+		keys:         swanherdv1.NewKeyServiceClient(conn),
 	}, nil
 }
 

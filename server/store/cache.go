@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/protobuf/proto"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -42,6 +43,7 @@ type Snapshot struct {
 	AlertDefaults     model.Table[*storev1.AlertDefaults]
 	WebhookSinks      model.Table[*storev1.WebhookSink]
 	WebhookDeliveries model.Table[*storev1.WebhookDelivery]
+	DataKeys          model.Table[*storev1.DataKeys]
 }
 
 // cachedCollection is a collection as the watch cache sees it.
@@ -49,6 +51,7 @@ type cachedCollection interface {
 	prefix() string
 	load(*Snapshot, []*mvccpb.KeyValue) error
 	apply(*Snapshot, *clientv3.Event) error
+	message() proto.Message
 }
 
 // Snapshot returns the newest state that the watch cache has. It may be

@@ -215,6 +215,9 @@ func (c *Collection[T]) row(kv *mvccpb.KeyValue) (model.Row[T], error) {
 
 func (c *Collection[T]) prefix() string { return c.layout.prefix() }
 
+// message is an empty one of the collection's.
+func (c *Collection[T]) message() proto.Message { return c.empty.ProtoReflect().New().Interface() }
+
 func (c *Collection[T]) load(snap *Snapshot, kvs []*mvccpb.KeyValue) error {
 	rows := make([]model.Row[T], len(kvs))
 	for i, kv := range kvs {

@@ -23,6 +23,7 @@
 //	enrollment_requests/{network}/{key}    store.v1.EnrollmentRequest
 //	devices/{network}/{device}             swanherd.v1.Device
 //	device_serials/{serial}                store.v1.DeviceSerial
+//	data_keys/all                          store.v1.DataKeys
 //	expiry_checks/last                     store.v1.ExpiryCheck
 //	alert_rules/{network}/{rule}           swanherd.v1.AlertRule; network - for the whole fleet
 //	alert_defaults/first                   store.v1.AlertDefaults

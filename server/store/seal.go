@@ -15,17 +15,19 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 )
 
 // A Sealer encrypts secrets before they are stored, with AES-256-GCM (NIST SP
-// 800-38D) and keys from a file that is not in the store. The etcd key of the
-// record is additional data: a ciphertext moved to another record does not open.
-// With random nonces one key is good for 2^32 secrets.
+// 800-38D) and keys from a file that is not in the store, or that a key management
+// service unwraps. The etcd key of the record is additional data: a ciphertext moved to
+// another record does not open. With random nonces one key is good for 2^32 secrets.
 type Sealer struct {
-	active string // id of the key that seals
-	keys   map[string]sealKey
+	mu     sync.RWMutex
+	active string             // guarded by mu; id of the key that seals
+	keys   map[string]sealKey // guarded by mu
 }
 
 type sealKey struct {
@@ -50,6 +52,24 @@ func LoadSealer(path string) (*Sealer, error) {
 		return nil, fmt.Errorf("read key file: %w", err)
 	}
 	defer clear(b)
+	return parseKeys(path, b)
+}
+
+// OldKeys returns a sealer of the keys in a file, as LoadSealer does, of none when there
+// is no file: a key ring seals with others.
+func OldKeys(path string) (*Sealer, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &Sealer{keys: map[string]sealKey{}}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read key file: %w", err)
+	}
+	defer clear(b)
+	return parseKeys(path, b)
+}
+
+func parseKeys(path string, b []byte) (*Sealer, error) {
 	s := &Sealer{keys: map[string]sealKey{}}
 	for n, line := range strings.Fields(string(b)) {
 		key, err := base64.StdEncoding.DecodeString(line)
@@ -98,9 +118,14 @@ func createKeyFile(path string) ([]byte, error) {
 	return b, nil
 }
 
-func (s *Sealer) add(key []byte) (id string, err error) {
+// keyID is how a key is called in what it sealed.
+func keyID(key []byte) string {
 	sum := sha256.Sum256(key)
-	id = hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:8])
+}
+
+func (s *Sealer) add(key []byte) (id string, err error) {
+	id = keyID(key)
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return "", fmt.Errorf("make cipher: %w", err)
@@ -113,21 +138,44 @@ func (s *Sealer) add(key []byte) (id string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("derive a key: %w", err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.keys[id] = sealKey{aead, mac}
 	return id, nil
+}
+
+// sealing returns the key that seals.
+func (s *Sealer) sealing() (id string, key sealKey) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.active, s.keys[s.active]
+}
+
+func (s *Sealer) key(id string) (sealKey, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	key, ok := s.keys[id]
+	return key, ok
+}
+
+// Active is the id of the key that seals.
+func (s *Sealer) Active() string {
+	id, _ := s.sealing()
+	return id
 }
 
 // Authenticate returns the HMAC-SHA-256 of a message and the id of the key that it is
 // under.
 func (s *Sealer) Authenticate(message []byte) (keyID string, mac []byte) {
-	return s.active, s.keys[s.active].authenticate(message)
+	id, key := s.sealing()
+	return id, key.authenticate(message)
 }
 
 // Authentic says whether mac is what Authenticate made of the message under that key.
 func (s *Sealer) Authentic(keyID string, message, mac []byte) error {
-	key, ok := s.keys[keyID]
+	key, ok := s.key(keyID)
 	if !ok {
-		return fmt.Errorf("key %q is not in the key file; add that key to the file", keyID)
+		return fmt.Errorf("key %q is not in the key file, nor among those of the store; add that key to the file", keyID)
 	}
 	if !hmac.Equal(mac, key.authenticate(message)) {
 		return errors.New("it was not made by this controller")
@@ -144,23 +192,23 @@ func (k sealKey) authenticate(message []byte) []byte {
 // Seal encrypts a secret that is stored under the given etcd key; see
 // Collection.Key.
 func (s *Sealer) Seal(etcdKey string, secret []byte) *storev1.SealedSecret {
-	aead := s.keys[s.active].aead
-	nonce := make([]byte, aead.NonceSize())
+	id, key := s.sealing()
+	nonce := make([]byte, key.aead.NonceSize())
 	rand.Read(nonce)
 	return &storev1.SealedSecret{
-		KeyId:      s.active,
+		KeyId:      id,
 		Nonce:      nonce,
-		Ciphertext: aead.Seal(nil, nonce, secret, []byte(etcdKey)),
+		Ciphertext: key.aead.Seal(nil, nonce, secret, []byte(etcdKey)),
 	}
 }
 
 // Open decrypts what Seal made for the same etcd key.
 func (s *Sealer) Open(etcdKey string, sealed *storev1.SealedSecret) ([]byte, error) {
-	key, ok := s.keys[sealed.GetKeyId()]
-	aead := key.aead
+	key, ok := s.key(sealed.GetKeyId())
 	if !ok {
-		return nil, fmt.Errorf("secret of %s is sealed with key %q, which is not in the key file; add that key to the file", etcdKey, sealed.GetKeyId())
+		return nil, fmt.Errorf("secret of %s is sealed with key %q, which is not in the key file, nor among those of the store; add that key to the file", etcdKey, sealed.GetKeyId())
 	}
+	aead := key.aead
 	if len(sealed.GetNonce()) != aead.NonceSize() {
 		return nil, fmt.Errorf("secret of %s: nonce has %d octets, not %d", etcdKey, len(sealed.GetNonce()), aead.NonceSize())
 	}

@@ -70,6 +70,7 @@ type Store struct {
 	DeviceSerials      *Collection[*storev1.DeviceSerial]
 	TokenUses          *Collection[*storev1.TokenUse]
 	ExpiryChecks       *Collection[*storev1.ExpiryCheck]
+	DataKeys           *Collection[*storev1.DataKeys]
 
 	ChangeSets   *Collection[*swanherdv1.ChangeSet]
 	Rollouts     *Collection[*storev1.Rollout]
@@ -204,6 +205,7 @@ func (s *Store) makeCollections() {
 	s.Devices = collect(s, "devices", "networks/*/devices/*", func(n *Snapshot) *model.Table[*swanherdv1.Device] { return &n.Devices })
 	s.DeviceSerials = collect(s, "device_serials", "deviceSerials/*", func(n *Snapshot) *model.Table[*storev1.DeviceSerial] { return &n.DeviceSerials })
 	s.TokenUses = collect(s, "token_uses", "apiTokens/*", func(n *Snapshot) *model.Table[*storev1.TokenUse] { return &n.TokenUses })
+	s.DataKeys = collect(s, "data_keys", "dataKeys/*", func(n *Snapshot) *model.Table[*storev1.DataKeys] { return &n.DataKeys })
 	s.ExpiryChecks = collect(s, "expiry_checks", "expiryChecks/*", func(n *Snapshot) *model.Table[*storev1.ExpiryCheck] { return &n.ExpiryChecks })
 	s.ChangeSets = collect(s, "change_sets", "networks/*/changeSets/*", func(n *Snapshot) *model.Table[*swanherdv1.ChangeSet] { return &n.ChangeSets })
 	s.Rollouts = collect(s, "rollouts", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.Rollout] { return &n.Rollouts })

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/swanherd/swanherd/server"
+	"github.com/swanherd/swanherd/server/kms"
 	"github.com/swanherd/swanherd/server/session"
 	"github.com/swanherd/swanherd/server/store"
 )
@@ -19,6 +21,7 @@ import (
 type options struct {
 	etcdCA, etcdCert, etcdKey string
 	cluster                   store.Cluster
+	vault                     kms.VaultConfig
 	members                   []string
 	logLevel, logFormat       string
 }
@@ -58,6 +61,9 @@ up, and keep it apart from backups of the store.`,
 			if cfg.Cluster, err = o.etcdCluster(); err != nil {
 				return err
 			}
+			if cfg.KMS, err = o.kms(); err != nil {
+				return err
+			}
 			if cfg.Log, err = o.logger(); err != nil {
 				return err
 			}
@@ -79,6 +85,12 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.cluster.CertFile, "cluster-cert", "", "PEM file of this member's certificate, for servers and clients")
 	f.StringVar(&o.cluster.KeyFile, "cluster-key", "", "PEM file of its key")
 	f.StringVar(&cfg.KeyFile, "key-file", "", "key that seals secrets in the store; made when missing (default the systemd credential swanherd-secret-key, or DATA-DIR/secret.key)")
+	f.StringVar(&o.vault.Address, "kms-vault", "", "HashiCorp Vault or OpenBao whose transit engine wraps the keys of secrets, https://host:8200; --key-file opens what it sealed before")
+	f.StringVar(&o.vault.Mount, "kms-vault-mount", "transit", "where that engine is mounted")
+	f.StringVar(&o.vault.Key, "kms-vault-key", "swanherd", "its key")
+	f.StringVar(&o.vault.Namespace, "kms-vault-namespace", "", "the namespace of the engine")
+	f.StringVar(&o.vault.TokenFile, "kms-vault-token-file", "", "file of a token that may encrypt and decrypt with the key, read for each request (default the systemd credential swanherd-vault-token)")
+	f.StringVar(&o.vault.CAFile, "kms-vault-ca", "", "PEM file of the authorities that its certificate chains to")
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "address for operators: gRPC, REST, dashboard")
 	f.StringVar(&cfg.EdgeListen, "edge-listen", server.DefaultEdgeListen, "address for edges")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
@@ -108,6 +120,17 @@ func (o *options) etcdCluster() (*store.Cluster, error) {
 	var err error
 	o.cluster.Peers, err = store.ParsePeers(o.members)
 	return &o.cluster, err
+}
+
+// kms is what wraps the keys of secrets; nil: they are in the key file.
+func (o *options) kms() (store.Wrapper, error) {
+	if o.vault.Address == "" {
+		return nil, nil
+	}
+	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); o.vault.TokenFile == "" && dir != "" {
+		o.vault.TokenFile = filepath.Join(dir, "swanherd-vault-token")
+	}
+	return kms.NewVault(o.vault)
 }
 
 // etcdTLS loads the TLS configuration for the etcd cluster; nil: none asked for.

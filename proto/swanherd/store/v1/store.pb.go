@@ -2028,6 +2028,133 @@ func (x *AlertDefaults) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// DataKeys are the keys that seal secrets, each wrapped with a key of a key management
+// service, which is not in the store.
+type DataKeys struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first one seals; the others open what is not yet sealed with it.
+	Keys          []*DataKey `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataKeys) Reset() {
+	*x = DataKeys{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataKeys) ProtoMessage() {}
+
+func (x *DataKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataKeys.ProtoReflect.Descriptor instead.
+func (*DataKeys) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DataKeys) GetKeys() []*DataKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// DataKey is one key, of 32 octets.
+type DataKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As SealedSecret.key_id.
+	Id      string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Wrapped []byte `protobuf:"bytes,2,opt,name=wrapped,proto3" json:"wrapped,omitempty"`
+	// Which key wraps it, as store.Wrapper names it.
+	Wrapper    string                 `protobuf:"bytes,3,opt,name=wrapper,proto3" json:"wrapper,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Since when another one seals; unset: this one does.
+	RetireTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=retire_time,json=retireTime,proto3" json:"retire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DataKey) Reset() {
+	*x = DataKey{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DataKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DataKey) ProtoMessage() {}
+
+func (x *DataKey) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DataKey.ProtoReflect.Descriptor instead.
+func (*DataKey) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DataKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DataKey) GetWrapped() []byte {
+	if x != nil {
+		return x.Wrapped
+	}
+	return nil
+}
+
+func (x *DataKey) GetWrapper() string {
+	if x != nil {
+		return x.Wrapper
+	}
+	return ""
+}
+
+func (x *DataKey) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *DataKey) GetRetireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetireTime
+	}
+	return nil
+}
+
 // SealedSecret is a secret under a key that is not in the store: AES-256-GCM
 // with the store key of the record as additional data.
 type SealedSecret struct {
@@ -2042,7 +2169,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2181,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2194,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -2256,7 +2383,17 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"createTime\"L\n" +
 	"\rAlertDefaults\x12;\n" +
 	"\vcreate_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"[\n" +
+	"createTime\":\n" +
+	"\bDataKeys\x12.\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1a.swanherd.store.v1.DataKeyR\x04keys\"\xc7\x01\n" +
+	"\aDataKey\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\awrapped\x18\x02 \x01(\fR\awrapped\x12\x18\n" +
+	"\awrapper\x18\x03 \x01(\tR\awrapper\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vretire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"retireTime\"[\n" +
 	"\fSealedSecret\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x14\n" +
 	"\x05nonce\x18\x02 \x01(\fR\x05nonce\x12\x1e\n" +
@@ -2279,7 +2416,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2309,70 +2446,75 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*WebhookSink)(nil),                // 25: swanherd.store.v1.WebhookSink
 	(*WebhookDelivery)(nil),            // 26: swanherd.store.v1.WebhookDelivery
 	(*AlertDefaults)(nil),              // 27: swanherd.store.v1.AlertDefaults
-	(*SealedSecret)(nil),               // 28: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 29: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 30: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 31: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 32: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 34: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 35: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 36: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 37: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 38: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 39: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 40: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 41: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 42: swanherd.v1.WebhookSink
-	(*v1.Alert)(nil),                   // 43: swanherd.v1.Alert
+	(*DataKeys)(nil),                   // 28: swanherd.store.v1.DataKeys
+	(*DataKey)(nil),                    // 29: swanherd.store.v1.DataKey
+	(*SealedSecret)(nil),               // 30: swanherd.store.v1.SealedSecret
+	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 32: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 33: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 34: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 36: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 37: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 38: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 39: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 40: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 41: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 42: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 43: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 44: swanherd.v1.WebhookSink
+	(*v1.Alert)(nil),                   // 45: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	29, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	31, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	29, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	30, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	31, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	29, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	29, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	32, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	29, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	33, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	34, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	35, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	31, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	32, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	33, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	31, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	31, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	34, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	31, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	36, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	37, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 12: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 13: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	29, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	31, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	13, // 16: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	36, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	28, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	29, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	29, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	33, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	37, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	29, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	29, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	29, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	29, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	28, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	29, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	38, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	39, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	40, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	29, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	39, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	41, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	42, // 36: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	28, // 37: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	43, // 38: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	29, // 39: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	29, // 40: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	38, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	30, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	31, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	31, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	35, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	39, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	31, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	31, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	31, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	31, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	30, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	31, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	40, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	41, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	42, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	31, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	41, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	43, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	44, // 36: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	30, // 37: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	45, // 38: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	31, // 39: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	31, // 40: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	29, // 41: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	31, // 42: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	31, // 43: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2386,7 +2528,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
