@@ -105,6 +105,7 @@ func (c *controller) populated(network string) *samples {
 			"swanherd.v1.PollEnrollmentRequest.ike_csr":                       waiting.csr(waiting.ike),
 			"swanherd.v1.ImportCertificateAuthorityRequest.certificate_chain": "a chain that nothing waits for",
 			"swanherd.v1.ForceCertificateAuthorityRequest.phase":              swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING.Number(),
+			"swanherd.v1.RotateSealingRequest.what":                           swanherdv1.RotateSealingRequest_WHAT_DATA_KEY.Number(),
 			"swanherd.v1.RenewCertificateRequest.control_csr":                 e.csr(e.control),
 			"swanherd.v1.RenewCertificateRequest.ike_csr":                     e.csr(e.ike),
 		},
