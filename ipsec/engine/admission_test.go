@@ -142,7 +142,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 		c := TunnelConfig{Name: name, Role: ike.RoleResponder}
 		c.Credentials.ID = ours
 		edit(&c)
-		return target{newTunnel(name, nil), &c}
+		return target{tunnel: newTunnel(name, nil), config: &c}
 	}
 	port := func(s string) netip.AddrPort { return netip.AddrPortFrom(addr(s), 4500) }
 	targets := []target{

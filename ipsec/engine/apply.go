@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
 )
 
 // Change is what Apply did with a tunnel.
@@ -140,7 +142,7 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 	}
 	onlyMoved := change == Changed && sameConfig(en.config, &c)
 	kept := c
-	e.tunnels[c.Name] = &entry{tunnel: t, config: &kept, local: full.Local, wanted: true}
+	e.tunnels[c.Name] = &entry{tunnel: t, config: &kept, former: formerProposals(en, &c), local: full.Local, wanted: true}
 	inLoop(t, done, func() {
 		if onlyMoved && t.machine != nil && !t.closing {
 			t.step(time.Now(), ike.AddressChange{Local: full.Local.Addr(), Additional: full.Mobility.Local})
@@ -149,6 +151,19 @@ func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) 
 		t.configure(time.Now(), m, &full)
 	})
 	return change, nil
+}
+
+// formerProposals are those that a tunnel had before c, if c has others, or before that.
+func formerProposals(en *entry, c *TunnelConfig) []suite.IKEProposal {
+	switch {
+	case en == nil || !en.wanted:
+		return nil
+	case reflect.DeepEqual(en.config.Proposals, c.Proposals):
+		return en.former
+	case len(en.config.Proposals) == 0:
+		return usualIKE
+	}
+	return en.config.Proposals
 }
 
 // isAs reports whether a tunnel is what c describes, its local address included
@@ -256,7 +271,7 @@ func (e *Engine) publishIndex() {
 		ix.byName[name] = en.tunnel
 		ix.sorted = append(ix.sorted, en.tunnel)
 		if en.wanted {
-			targets = append(targets, target{en.tunnel, en.config})
+			targets = append(targets, target{en.tunnel, en.config, en.former})
 		}
 	}
 	ix.matcher = newMatcher(targets, e.front.runtime())

@@ -298,7 +298,7 @@ func asPlanned(c TunnelConfig) TunnelConfig {
 type flow struct {
 	pace time.Duration
 	ends [2]*node
-	sent uint32
+	sent []time.Time
 	seen [2]map[uint32]bool // by the end that received them
 }
 
@@ -309,9 +309,9 @@ func newFlow(a, b *node, pace time.Duration) *flow {
 // run sends for a while.
 func (f *flow) run(d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(f.pace) {
-		f.sent++
+		f.sent = append(f.sent, time.Now())
 		for i, from := range []int{0, 1} {
-			p := binary.BigEndian.AppendUint32(packetFor(lan(1+i, 0), lan(2-i, 0)), f.sent)
+			p := binary.BigEndian.AppendUint32(packetFor(lan(1+i, 0), lan(2-i, 0)), uint32(len(f.sent)))
 			_ = f.ends[from].plane.Send(p) // what is not sent does not arrive
 		}
 		f.receive()
@@ -332,5 +332,17 @@ func (f *flow) lost() time.Duration {
 	time.Sleep(time.Second)
 	f.receive()
 	received := min(len(f.seen[0]), len(f.seen[1]))
-	return time.Duration(int(f.sent)-received) * f.pace
+	return time.Duration(len(f.sent)-received) * f.pace
+}
+
+// losses says which packets did not arrive.
+func (f *flow) losses() (out []string) {
+	for i, at := range f.sent {
+		for end, seen := range f.seen {
+			if !seen[uint32(i+1)] {
+				out = append(out, fmt.Sprintf("%s not received by %s", at.Format("04:05.000"), f.ends[end].id))
+			}
+		}
+	}
+	return out
 }

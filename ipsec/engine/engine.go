@@ -15,6 +15,7 @@ import (
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -54,9 +55,10 @@ type Engine struct {
 // entry is what Apply knows of a tunnel.
 type entry struct {
 	tunnel *tunnel
-	config *TunnelConfig  // shared, not to be changed
-	local  netip.AddrPort // completed
-	wanted bool           // false: closing, or closed
+	config *TunnelConfig       // shared, not to be changed
+	former []suite.IKEProposal // before the last change of them, which the peer may not have
+	local  netip.AddrPort      // completed
+	wanted bool                // false: closing, or closed
 }
 
 // index is what everybody may read: a copy of the tunnels that Apply made.

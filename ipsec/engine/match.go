@@ -6,6 +6,7 @@ import (
 
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
+	"github.com/swanherd/swanherd/ipsec/suite"
 )
 
 // matcher finds the tunnel that a peer means. It is immutable; Apply makes a
@@ -30,6 +31,7 @@ type matcher struct {
 type target struct {
 	tunnel *tunnel
 	config *TunnelConfig
+	former []suite.IKEProposal
 }
 
 // newMatcher makes a matcher for the tunnels in targets. Half-open responders get
@@ -59,13 +61,13 @@ func newMatcher(targets []target, runtime ike.Runtime) *matcher {
 			m.byPeer[id.Key()] = append(m.byPeer[id.Key()], t)
 		}
 		if t.movable() {
-			anywhere.add(t.config)
+			anywhere.add(t)
 		}
 		if specified(remote) {
 			if at[remote] == nil {
 				at[remote] = &greeting{first: t.tunnel}
 			}
-			at[remote].add(t.config)
+			at[remote].add(t)
 		}
 	}
 	configs := newConfigs(ident.NewPPKSet(lists...), runtime)

@@ -20,8 +20,9 @@ type welcome struct {
 type greeting struct {
 	first      *tunnel
 	proposals  []suite.IKEProposal
-	seen       []string       // proposals as text
-	sets       []*ident.Roots // those of the tunnels, equal neighbours once
+	former     []suite.IKEProposal // after all of the proposals; the tunnels know whether they still take them
+	seen       []string            // proposals as text
+	sets       []*ident.Roots      // those of the tunnels, equal neighbours once
 	methods    ident.Methods
 	natPort    uint16
 	forceEncap bool
@@ -35,7 +36,9 @@ type greeting struct {
 // usualIKE is what a tunnel without proposals has.
 var usualIKE = suite.DefaultIKE()
 
-func (g *greeting) add(c *TunnelConfig) {
+func (g *greeting) add(t target) {
+	c := t.config
+	g.former = append(g.former, t.former...)
 	if g.natPort == 0 {
 		g.natPort = c.NATPort
 	}
@@ -55,6 +58,7 @@ func (g *greeting) add(c *TunnelConfig) {
 // addAll adds what is said to peers anywhere.
 func (g *greeting) addAll(anywhere *greeting) {
 	g.addProposals(anywhere.proposals)
+	g.former = append(g.former, anywhere.former...)
 	g.addRoots(anywhere.sets...)
 	g.methods |= anywhere.methods
 	g.childless = g.childless || anywhere.childless
@@ -121,6 +125,7 @@ func newConfigs(ppks *ident.PPKSet, runtime ike.Runtime) *configs {
 }
 
 func (c *configs) of(g *greeting) *ike.HalfOpenConfig {
+	g.addProposals(g.former)
 	fresh := &ike.HalfOpenConfig{
 		Proposals: g.proposals, Roots: g.roots(), Methods: g.methods, PPKs: c.ppks, NATPort: g.natPort,
 		ForceEncap: g.forceEncap, ProhibitNAT: !g.allowNAT, Childless: g.childless, RedirectTo: g.redirectTo(), Runtime: c.runtime,

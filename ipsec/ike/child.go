@@ -41,7 +41,6 @@ type childSA struct {
 	state             childState
 	inbound, outbound uint32 // SPIs
 	suite             suite.ESPSuite
-	former            []suite.ESPProposal // under which it was made, if there are others now
 	mode              dataplane.Mode
 	noTFC             bool   // as in childSpec
 	first             string // child of the data plane, and

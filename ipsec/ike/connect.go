@@ -157,6 +157,7 @@ func (t *Tunnel) finishClosing() {
 func (t *Tunnel) establish(sa *ikeSA) {
 	sa.state = stateEstablished
 	sa.notePPK()
+	sa.wantRekey = !t.agreedOn(sa) && !sa.redundant
 	sa.established = t.now
 	sa.hears(t.now)
 	sa.origin = origin{sa.initiator, sa.begun, sa.established, sa.lowestNonce}

@@ -36,6 +36,10 @@ type keySeries[T any] struct {
 // suite that was chosen.
 func (s *keySeries[T]) begin(m *message, methods []wire.KeyExchangeID) {
 	if len(methods) == 0 {
+		if s.ke != nil { // it went with another proposal
+			s.ke.Destroy()
+			s.ke = nil
+		}
 		s.finish(nil)
 		return
 	}

@@ -9,61 +9,64 @@ import (
 )
 
 // Other proposals may reach one end long before the other, which may refuse them
-// altogether. So an SA that was made under former ones may be replaced under these,
-// until the peer agrees to one of the present: those go first, at both ends, and the
-// peer that chooses is the one that the SA is with. A new IKE SA is made under the
-// present ones alone.
+// altogether. So what was agreed under former ones may be replaced under these, or made
+// anew when it is lost, until the peer agrees to one of the present: those go first, at
+// both ends, and it takes the peer itself to choose another, for AUTH covers the offers.
 
-// outdateProposals has the SAs remember the proposals under which they were made.
-func (t *Tunnel) outdateProposals(old, fresh *Config) {
-	if !reflect.DeepEqual(old.Proposals, fresh.Proposals) {
-		for _, sa := range t.sas {
-			if sa.former == nil && sa.state.in(stateUsable) {
-				sa.former = old.Proposals
-			}
+// outdateProposals has those that were agreed on, or are about to be, remembered as
+// former ones. The configuration is the fresh one already.
+func (t *Tunnel) outdateProposals(old *Config) {
+	if t.formerIKE == nil && slices.ContainsFunc(t.sas, (*ikeSA).lives) {
+		t.formerIKE = old.Proposals
+	}
+	if reflect.DeepEqual(t.formerIKE, t.cfg.Proposals) {
+		t.formerIKE = nil
+	}
+	for i := range t.slots {
+		s, before := &t.slots[i], old.child(t.slots[i].name)
+		if before != nil && s.former == nil && slices.ContainsFunc(t.sas, (*ikeSA).lives) {
+			s.former = before.Proposals
+		}
+		if reflect.DeepEqual(s.former, t.cfg.Children[i].Proposals) {
+			s.former = nil
 		}
 	}
-	for _, c := range t.children {
-		before, now := old.child(c.name), fresh.child(c.name)
-		if before != nil && now != nil && c.former == nil && !reflect.DeepEqual(before.Proposals, now.Proposals) {
-			c.former = before.Proposals
-		}
+}
+
+// lives reports whether sa is there or in the making.
+func (sa *ikeSA) lives() bool { return !sa.state.in(stateLingering | stateDead) }
+
+// ikeOffer is what an IKE SA may be made under, the present proposals first.
+func (t *Tunnel) ikeOffer() []suite.IKEProposal { return slices.Concat(t.cfg.Proposals, t.formerIKE) }
+
+// agreedOn ends the former proposals if sa, which has just been made, is under one of the
+// present, and reports whether it is.
+func (t *Tunnel) agreedOn(sa *ikeSA) bool {
+	present := slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(sa.suite) })
+	if present {
+		t.formerIKE = nil
 	}
+	return present
 }
 
-// rekeyOffer is what sa may be replaced under, the present proposals first.
-func (sa *ikeSA) rekeyOffer() []suite.IKEProposal {
-	return slices.Concat(sa.t.cfg.Proposals, sa.former)
-}
-
-// inheritFormer notes whether the IKE SA in place of old is one of the present proposals.
-func (t *Tunnel) inheritFormer(old, fresh *ikeSA) {
-	if old.former == nil || slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(fresh.suite) }) {
-		return
-	}
-	fresh.former, fresh.wantRekey = old.former, old.wantRekey
-}
-
-// formerESP are the proposals under which the Child SAs of a name were made, as far as
-// they are not the present ones; nil if they are.
+// formerESP are the former proposals for Child SAs of a name, nil if there are none.
 func (t *Tunnel) formerESP(name string) []suite.ESPProposal {
-	for _, c := range t.children {
-		if c.name == name && c.known() && c.former != nil {
-			return c.former
-		}
+	if s := t.slot(name); s != nil {
+		return s.former
 	}
 	return nil
 }
 
-// noteFormer notes that c was made under proposals that are former ones: because the peer
-// has no others, or because they became so meanwhile.
+// noteFormer ends the former proposals if c is under one of the present. If the present
+// ones came while c was in the making, it is made once more.
 func (c *childSA) noteFormer(spec *childSpec) {
-	if spec.former {
-		c.former = c.t.formerESP(c.name)
-	}
-	now := c.t.cfg.child(c.name)
-	if now != nil && now != spec.cfg && !reflect.DeepEqual(now.Proposals, spec.cfg.Proposals) {
-		c.former, c.wantRekey = spec.cfg.Proposals, true
+	s, now := c.t.slot(c.name), c.t.cfg.child(c.name)
+	switch {
+	case s == nil:
+	case now != spec.cfg && !reflect.DeepEqual(now.Proposals, spec.cfg.Proposals):
+		c.wantRekey = true
+	case !spec.former:
+		s.former = nil
 	}
 }
 

@@ -438,7 +438,7 @@ func (t *Tunnel) Adopt(now time.Time, h *HalfOpen) error {
 	if !t.wanted || t.closing {
 		return fmt.Errorf("tunnel %s is not wanted", t.cfg.Name)
 	}
-	if !slices.ContainsFunc(t.cfg.Proposals, func(p suite.IKEProposal) bool { return p.Allows(h.sa.suite) }) {
+	if !slices.ContainsFunc(t.ikeOffer(), func(p suite.IKEProposal) bool { return p.Allows(h.sa.suite) }) {
 		return &mismatch{
 			kind: KindProposals, payload: wire.PayloadSA, ours: texts(t.cfg.Proposals), theirs: []string{h.sa.suite.String()},
 			text: fmt.Sprintf("tunnel %s does not allow the suite %s", t.cfg.Name, h.sa.suite),

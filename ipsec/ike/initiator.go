@@ -143,7 +143,7 @@ func (sa *ikeSA) sendInit() {
 		payloads = append(payloads, &wire.Notify{Kind: wire.NotifyCookie, Data: i.cookie})
 	}
 	payloads = append(payloads,
-		&wire.SA{Proposals: suite.OfferIKE(sa.t.cfg.Proposals, nil)},
+		&wire.SA{Proposals: suite.OfferIKE(sa.t.ikeOffer(), nil)},
 		&wire.KE{Group: i.ke.Group(), Data: i.ke.Public()},
 		&wire.Nonce{Data: i.ni})
 	payloads = append(payloads, sa.natOffer()...)
@@ -229,7 +229,7 @@ func (sa *ikeSA) retryWithCookie(cookie []byte) {
 // wants, if it is one that we offered (RFC 7296, Section 1.2). The offer stays
 // the same, so nobody can talk us into a weaker one.
 func (sa *ikeSA) retryWithGroup(data []byte) {
-	group, ok := offeredGroup(data, sa.t.cfg.Proposals)
+	group, ok := offeredGroup(data, sa.t.ikeOffer())
 	repeated := ok && group == sa.init.group // on the way when we began again
 	if !ok || repeated || !sa.mayRetry() {
 		sa.m.stats.Hints++
@@ -286,7 +286,7 @@ func (sa *ikeSA) acceptInit(m *message) error {
 	case string(nr.Data) == string(i.ni):
 		return errors.New("nonce is our own")
 	}
-	chosen, err := suite.AcceptIKE(answer.Proposals[0], sa.t.cfg.Proposals)
+	chosen, err := suite.AcceptIKE(answer.Proposals[0], sa.t.ikeOffer())
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ func (t *Tunnel) reconfigure(cfg Config) {
 	}
 	old := t.cfg
 	t.configure(&cfg)
-	t.outdateProposals(old, &cfg)
+	t.outdateProposals(old)
 	t.reconfigureChildren(old.Children, cfg.Children)
 	t.reconfigureIKE(old, &cfg)
 	t.reconfigureInternal(old, &cfg)

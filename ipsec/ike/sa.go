@@ -126,9 +126,7 @@ type parties struct {
 // protection is what the messages are protected with.
 type protection struct {
 	suite suite.IKESuite
-	// former are the proposals under which the SA was made, if there are others now.
-	former []suite.IKEProposal
-	keys   *suite.IKEKeys
+	keys  *suite.IKEKeys
 	protectors
 	fragment bool // both ends can fragment (RFC 7383)
 }

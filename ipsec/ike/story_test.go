@@ -339,11 +339,11 @@ func (s *story) run(d *datadriven.TestData) {
 	case "suites":
 		for _, n := range s.w.nodes() {
 			if sa := n.t.primary(); sa != nil {
-				s.w.note("%s: IKE %s, former %s\n", n.name, sa.suite, texts(sa.former))
+				s.w.note("%s: IKE %s, former %s\n", n.name, sa.suite, texts(n.t.formerIKE))
 			}
 			for _, c := range n.t.children {
 				if c.live() {
-					s.w.note("%s: %s %s, former %s\n", n.name, c.name, c.suite, texts(c.former))
+					s.w.note("%s: %s %s, former %s\n", n.name, c.name, c.suite, texts(n.t.formerESP(c.name)))
 				}
 			}
 		}

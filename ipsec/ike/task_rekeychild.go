@@ -185,7 +185,7 @@ func (t *Tunnel) childUp(c *childSA) {
 
 func (t *Tunnel) resetSlot(name string) {
 	if s := t.slot(name); s != nil {
-		*s = slot{name: name}
+		*s = slot{name: name, former: s.former}
 	}
 	t.recovered(name)
 }

@@ -36,7 +36,7 @@ type rekeyIKETask struct {
 func (r *rekeyIKETask) start() {
 	r.old.rekey = r
 	r.spi = r.old.m.runtime.NewSPI()
-	r.ni, r.offer = r.old.m.nonce(), r.old.rekeyOffer()
+	r.ni, r.offer = r.old.m.nonce(), r.old.t.ikeOffer()
 	r.begin(r.old.groupToRekey())
 }
 
@@ -263,7 +263,9 @@ func (t *Tunnel) replaceIKE(old, fresh *ikeSA) {
 	fresh.rivalry.inherit(&old.rivalry)
 	fresh.proofState.inherit(&old.proofState)
 	fresh.internalState = old.internalState
-	t.inheritFormer(old, fresh)
+	if !t.agreedOn(fresh) {
+		fresh.wantRekey = old.wantRekey // for proposals that came meanwhile
+	}
 	fresh.endAt, fresh.renewAt, fresh.outdated = old.endAt, old.renewAt, old.outdated
 	fresh.orphans = append(fresh.orphans, old.orphans...)
 	old.orphans = nil
@@ -336,7 +338,7 @@ func (sa *ikeSA) answerIKERekey(m *message) {
 	}
 	ke := find[*wire.KE](m)
 	offered := find[*wire.SA](m).Proposals
-	chosen, answer, err := suite.ChooseIKE(offered, sa.rekeyOffer())
+	chosen, answer, err := suite.ChooseIKE(offered, t.ikeOffer())
 	if err != nil {
 		sa.refuseChild(m, &Error{Op: "rekey IKE SA", Exchange: m.Exchange, Notify: wire.NotifyNoProposalChosen, Err: err})
 		return

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	"github.com/swanherd/swanherd/ipsec/suite"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -20,6 +21,8 @@ type Tunnel struct {
 	slots    []slot     // one for each of cfg.Children, in that order
 	streams  []stream   // the TCP connections that it uses
 	ticket   *heldTicket
+	// formerIKE are the proposals before the present ones, see former.go.
+	formerIKE []suite.IKEProposal
 	// redirects are when the latest gateways sent us to others.
 	redirects []time.Time
 
@@ -39,9 +42,10 @@ type Tunnel struct {
 type slot struct {
 	name      string
 	failures  int
-	notBefore time.Time // no attempt before that
-	yield     time.Time // nor before that while it is the peer's part
-	acquired  bool      // traffic asked for it
+	notBefore time.Time           // no attempt before that
+	yield     time.Time           // nor before that while it is the peer's part
+	acquired  bool                // traffic asked for it
+	former    []suite.ESPProposal // see former.go
 	// The addresses of the packet that did, if they are known, and whether
 	// the peer wants a Child SA for them alone.
 	source, destination netip.Addr
