@@ -54,6 +54,12 @@ func (c *controller) populated(network string) *samples {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	binding, err := swanherdv1.NewRoleBindingServiceClient(c.dial(c.token)).CreateRoleBinding(ctx, &swanherdv1.CreateRoleBindingRequest{
+		RoleBinding: &swanherdv1.RoleBinding{Member: "group:" + strings.ReplaceAll(network, "/", "-"), Role: swanherdv1.Role_ROLE_VIEWER, Networks: []string{network}},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
 	device, err := c.devices().CreateDevice(ctx, &swanherdv1.CreateDeviceRequest{
 		Parent: network, Device: &swanherdv1.Device{SerialNumber: "S-" + strings.ReplaceAll(network, "/", "-"), Site: m.GetSites()[2].GetName()},
 	})
@@ -88,7 +94,7 @@ func (c *controller) populated(network string) *samples {
 		ids: map[string]string{
 			"revision": fmt.Sprint(applied.GetRevision()), "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
-			"device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
+			"role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
 			"alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
 		},

@@ -29,7 +29,7 @@ type body struct {
 func (s *Server) bounded(r *http.Request) io.ReadCloser {
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if strings.EqualFold(scheme, "Bearer") {
-		if _, err := s.keeper.Authenticate(strings.TrimSpace(token)); err == nil {
+		if _, err := s.keeper.Authenticate(r.Context(), strings.TrimSpace(token)); err == nil {
 			return &body{r.Body, maxBody, fmt.Errorf("the request is longer than %d octets; send it in parts", maxBody)}
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -84,6 +85,9 @@ type Config struct {
 	// Profiling serves /debug/pprof on MetricsListen.
 	Profiling bool
 
+	// OIDC is the identity provider that people sign in with, besides API tokens; nil: none.
+	OIDC *access.OIDC
+
 	// Dashboard makes what is served at / on Listen; conn calls the operator
 	// services in the caller's name. Nil: none.
 	Dashboard func(conn grpc.ClientConnInterface) (http.Handler, error)
@@ -148,6 +152,14 @@ func (c Config) mistakes() error {
 		u, err := url.Parse(c.AdvertiseURL)
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.Path != "" && u.Path != "/" {
 			errs = append(errs, fmt.Errorf("advertise-url %q: want https://host:port", c.AdvertiseURL))
+		}
+	}
+	if c.OIDC != nil {
+		if u, err := url.Parse(c.OIDC.Issuer); err != nil || u.Scheme != "https" || u.Host == "" {
+			errs = append(errs, fmt.Errorf("oidc-issuer %q: want the https:// URL of the identity provider", c.OIDC.Issuer))
+		}
+		if c.OIDC.ClientID == "" {
+			errs = append(errs, errors.New("oidc-issuer, but no oidc-client-id; give what the provider calls this controller"))
 		}
 	}
 	if c.CounterInterval != 0 && c.CounterInterval < time.Second {

@@ -43,7 +43,7 @@ type controller struct {
 	roots *x509.CertPool
 }
 
-func startController(t testing.TB) *controller {
+func startController(t testing.TB, more ...func(*server.Config)) *controller {
 	t.Helper()
 	c := &controller{t: t, cfg: server.Config{
 		DataDir:       filepath.Join(t.TempDir(), "controller"),
@@ -53,6 +53,9 @@ func startController(t testing.TB) *controller {
 		Version:       "test",
 		Log:           slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}}
+	for _, f := range more {
+		f(&c.cfg)
+	}
 	c.start()
 	c.token = c.s.Info().AdminToken
 	if c.token == "" {

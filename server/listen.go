@@ -116,6 +116,8 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterRolloutServiceServer(g, s.services.rollouts)
 	swanherdv1.RegisterAlertServiceServer(g, s.services.alerts)
 	swanherdv1.RegisterKeyServiceServer(g, s.services.keys)
+	swanherdv1.RegisterRoleBindingServiceServer(g, s.services.bindings)
+	swanherdv1.RegisterSignInServiceServer(g, s.services.signIn)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

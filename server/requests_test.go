@@ -169,6 +169,8 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		}
 	case "swanherd.v1.ApiToken":
 		return &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}
+	case "swanherd.v1.RoleBinding":
+		return &swanherdv1.RoleBinding{Member: "group:noc", Role: swanherdv1.Role_ROLE_VIEWER, Networks: []string{n}}
 	case "swanherd.v1.Manifest":
 		m := &swanherdv1.Manifest{
 			Networks: []*swanherdv1.Network{s.resource("swanherd.v1.Network").(*swanherdv1.Network)},

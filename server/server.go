@@ -90,6 +90,8 @@ type services struct {
 	rollouts     *api.Rollouts
 	alerts       *api.Alerts
 	keys         *api.Keys
+	bindings     *api.RoleBindings
+	signIn       *api.SignIn
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -176,6 +178,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		EdgeEndpoints: s.info.EdgeEndpoints,
 		CAPin:         s.info.CAPin,
 		URL:           s.info.URL,
+		OIDC:          s.cfg.OIDC,
 		Log:           s.cfg.Log,
 	})
 	s.recorder = fleet.NewRecorder(journal{s.store}, s.cfg.Log)
@@ -218,6 +221,8 @@ func (s *Server) makeServices(context.Context) error {
 		devices:      api.NewDevices(s.store),
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
 		keys:         api.NewKeys(s.store, s.keyRing),
+		bindings:     api.NewRoleBindings(s.store, s.keeper),
+		signIn:       api.NewSignIn(s.keeper),
 	}
 	return s.makeAlerts()
 }
@@ -310,6 +315,7 @@ func (s *Server) serve(ctx context.Context) error {
 		}
 	})
 	s.background.Go(func() { s.keeper.RunUses(run) })
+	s.background.Go(func() { s.keeper.RunProvider(run) })
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.background.Go(func() { s.keyRing.Follow(run) })

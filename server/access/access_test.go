@@ -90,7 +90,7 @@ func TestNetworksOfRequests(t *testing.T) {
 			t.Errorf("%T: got %s, want %s", x.req, got, x.want)
 		}
 	}
-	if (Principal{Networks: []string{"networks/a"}}).Sees("/") {
+	if (Principal{Grants: []Grant{{Role: viewer, Networks: []string{"networks/a"}}}}).Sees("/") {
 		t.Error("a request without a name passes for a bound principal")
 	}
 }

@@ -18,6 +18,8 @@ const (
 	ReasonInUse        = "IN_USE"
 	ReasonUnavailable  = "STORE_UNAVAILABLE"
 	ReasonExpired      = "REVISION_EXPIRED"
+	// The identity provider does not answer.
+	ReasonProviderUnavailable = "IDENTITY_PROVIDER_UNAVAILABLE"
 )
 
 const errorDomain = "swanherd.dev"

@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -190,29 +191,33 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 	if err != nil {
 		return rule{}, nil, err
 	}
-	if p.Role < r.role {
-		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role)
+	if p.Role() < r.role {
+		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role())
 	}
-	if r.scope == everywhere && !p.Global() {
+	enough := p.With(r.role)
+	if r.scope == everywhere && !enough.Global() {
 		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s concerns all networks, %s is bound to %s",
-			method, p.Actor, strings.Join(p.Networks, ", "))
+			method, p.Actor, strings.Join(enough.Networks(), ", "))
 	}
-	return r, WithPrincipal(ctx, p), nil
+	return r, WithPrincipal(ctx, enough), nil
 }
 
 // operator authenticates by the call's bearer token (RFC 6750, Section 2.1).
 func (g *Guard) operator(ctx context.Context, method string) (Principal, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(values) != 1 {
-		return Principal{}, status.Error(codes.Unauthenticated, "no API token; send it as `authorization: Bearer swa_...`")
+		return Principal{}, status.Error(codes.Unauthenticated, "no token; send an API token as `authorization: Bearer swa_...`, or an ID token so")
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, status.Error(codes.Unauthenticated, "authorization is not of the form `Bearer swa_...`")
 	}
-	p, err := g.keeper.Authenticate(strings.TrimSpace(token))
+	p, err := g.keeper.Authenticate(ctx, strings.TrimSpace(token))
 	if err == nil { // however many others behind the same address were wrong
 		return p, nil
+	}
+	if status.Code(err) != codes.Unauthenticated || errors.Is(err, errOldIDToken) { // nothing that was guessed
+		return Principal{}, err
 	}
 	if g.keeper.failures.blocked(g.source(ctx)) {
 		return Principal{}, errTooManyFailures()

@@ -41,7 +41,9 @@ type Config struct {
 	CAPin         string
 	// URL is the dashboard's, `https://host:7443`.
 	URL string
-	Log *slog.Logger
+	// OIDC is the identity provider of people; nil: they have API tokens.
+	OIDC *OIDC
+	Log  *slog.Logger
 }
 
 // Keeper keeps tokens and login links, and authenticates who shows one. Its
@@ -52,11 +54,16 @@ type Keeper struct {
 	failures *failureLimiter
 	audits   *auditLimiter
 	uses     *tokenUses
+	provider *provider // nil: there is none
 }
 
 // NewKeeper returns a keeper of what the store holds.
 func NewKeeper(cfg Config) *Keeper {
-	return &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses()}
+	k := &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses()}
+	if cfg.OIDC != nil {
+		k.provider = newProvider(*cfg.OIDC, cfg.Log)
+	}
+	return k
 }
 
 // Bootstrap makes the administrator's token of a new store and returns its
@@ -88,9 +95,12 @@ func (k *Keeper) Bootstrap(ctx context.Context, keep func(token string) error) (
 	return formatAPIToken(id, secret), nil
 }
 
-// Authenticate returns who shows the API token. Whatever is wrong with it, the
-// error is the same UNAUTHENTICATED.
-func (k *Keeper) Authenticate(token string) (Principal, error) {
+// Authenticate returns who shows the token, an API token or an ID token. Whatever is
+// wrong with it, the error is the same UNAUTHENTICATED.
+func (k *Keeper) Authenticate(ctx context.Context, token string) (Principal, error) {
+	if k.provider != nil && isIDToken(token) {
+		return k.person(ctx, token)
+	}
 	id, secret, err := parseAPIToken(token)
 	if err != nil {
 		return Principal{}, errBadToken
@@ -111,9 +121,8 @@ func (k *Keeper) Authenticate(token string) (Principal, error) {
 	}
 	k.uses.note(row.Name, now)
 	p := Principal{
-		Actor:    "token:" + id,
-		Role:     row.Value.GetToken().GetRole(),
-		Networks: row.Value.GetToken().GetNetworks(),
+		Actor:  "token:" + id,
+		Grants: []Grant{{Role: row.Value.GetToken().GetRole(), Networks: row.Value.GetToken().GetNetworks()}},
 	}
 	if expire != nil {
 		p.ExpireTime = expire.AsTime()
@@ -210,6 +219,11 @@ func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Dur
 		changed.Token.ExpireTime = expire
 	}
 	t := k.store.Txn()
+	if expire != nil {
+		if err := k.keepAdministrator(t, row.Value.GetToken()); err != nil {
+			return nil, err
+		}
+	}
 	k.store.APITokens.UpdateIn(t, name, changed, row.Revision)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.rotate", fmt.Sprintf("the secret before works for %s more", grace)))
 	out := withAPISecret(changed.GetToken(), secret)
@@ -224,8 +238,15 @@ func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Dur
 
 // DeleteAPIToken revokes a token at once.
 func (k *Keeper) DeleteAPIToken(ctx context.Context, name string) error {
+	row, err := k.store.APITokens.Get(ctx, name)
+	if err != nil {
+		return StoreError(err)
+	}
 	t := k.store.Txn()
-	k.store.APITokens.DeleteIn(t, name, store.AnyRevision)
+	if err := k.keepAdministrator(t, row.Value.GetToken()); err != nil {
+		return err
+	}
+	k.store.APITokens.DeleteIn(t, name, row.Revision)
 	k.store.TokenUses.DropIn(t, name)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.delete", ""))
 	return k.commit(ctx, t)
@@ -239,8 +260,11 @@ func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLogi
 	if role == swanherdv1.Role_ROLE_UNSPECIFIED {
 		role = swanherdv1.Role_ROLE_VIEWER
 	}
-	if role > p.Role {
-		return nil, status.Errorf(codes.PermissionDenied, "a login link has at most your own role, %s", p.Role)
+	if role > p.Role() {
+		return nil, status.Errorf(codes.PermissionDenied, "a login link has at most your own role, %s", p.Role())
+	}
+	if p.identity != nil { // its rights change with the bindings, and the link's would not
+		return nil, status.Errorf(codes.PermissionDenied, "a login link is for who has an API token; %s signs in to the dashboard itself", p.Actor)
 	}
 	ttl, sessionTTL := DefaultLinkLife, DefaultLinkSessionLife
 	if req.GetTtl() != nil {
@@ -254,7 +278,7 @@ func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLogi
 	link := &storev1.LoginLink{
 		Name:       linkName(code),
 		Role:       role,
-		Networks:   p.Networks,
+		Networks:   p.Networks(),
 		ExpireTime: expire,
 		SessionTtl: durationpb.New(sessionTTL),
 		Actor:      p.Actor,
@@ -510,15 +534,4 @@ func inFuture(field string, t *timestamppb.Timestamp) error {
 		return Invalid(field, "lies in the past; leave it out for the default")
 	}
 	return nil
-}
-
-// Holds says whether the principal's token is still good, for streams that
-// last longer than it may be.
-func (k *Keeper) Holds(p Principal, now time.Time) bool {
-	_, id, ok := strings.Cut(p.Actor, ":")
-	if !ok || !p.ExpireTime.IsZero() && !now.Before(p.ExpireTime) {
-		return false
-	}
-	_, ok = k.store.Snapshot().APITokens.Get("apiTokens/" + id)
-	return ok
 }

@@ -102,6 +102,13 @@ var rules = map[string]rule{
 
 	"/swanherd.v1.AccessService/RotateApiToken": {role: viewer, scope: ownAffairs}, // of others: admin, by the handler
 
+	"/swanherd.v1.RoleBindingService/CreateRoleBinding": {role: admin, scope: everywhere},
+	"/swanherd.v1.RoleBindingService/GetRoleBinding":    {role: admin, scope: everywhere},
+	"/swanherd.v1.RoleBindingService/ListRoleBindings":  {role: admin, scope: everywhere},
+	"/swanherd.v1.RoleBindingService/DeleteRoleBinding": {role: admin, scope: everywhere},
+
+	"/swanherd.v1.SignInService/GetIdentityProvider": {caller: forAnyone},
+
 	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer},
 	"/swanherd.v1.CertificateService/RevokeEdge":                 {role: operator},
 	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer},

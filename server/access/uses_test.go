@@ -38,7 +38,7 @@ func TestUsesOfATokenAreOneWrite(t *testing.T) {
 	for range 8 {
 		users.Go(func() {
 			for range 50 {
-				if _, err := k.Authenticate(secret); err != nil {
+				if _, err := k.Authenticate(t.Context(), secret); err != nil {
 					t.Error(err)
 				}
 			}
@@ -65,7 +65,11 @@ func TestUsesOfATokenAreOneWrite(t *testing.T) {
 		t.Error("its use does not show after it was written")
 	}
 	// What is deleted meanwhile does not come back.
-	if _, err := k.Authenticate(secret); err != nil {
+	if _, err := k.Authenticate(t.Context(), secret); err != nil {
+		t.Fatal(err)
+	}
+	another := &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_ADMIN}
+	if _, err := k.CreateAPIToken(t.Context(), another, func(*store.Txn, *swanherdv1.ApiToken) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if err := k.DeleteAPIToken(t.Context(), bootstrapToken); err != nil {

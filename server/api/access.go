@@ -101,10 +101,13 @@ const ownToken = "apiTokens/self"
 // tokenOf is the token that a caller names: its own, or any for an administrator.
 func tokenOf(ctx context.Context, name, verb string) (string, error) {
 	p := access.PrincipalFrom(ctx)
+	id, isToken := strings.CutPrefix(p.Actor, "token:")
 	switch {
+	case name == ownToken && isToken:
+		return "apiTokens/" + id, nil
 	case name == ownToken:
-		return "apiTokens/" + strings.TrimPrefix(p.Actor, "token:"), nil
-	case p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global():
+		return "", status.Errorf(codes.FailedPrecondition, "%s signed in without an API token; there is none to %s", p.Actor, verb)
+	case !p.Administers():
 		return "", status.Errorf(codes.PermissionDenied, "%s may %s its own token only, %s", p.Actor, verb, ownToken)
 	}
 	if id, ok := strings.CutPrefix(name, "apiTokens/"); !ok || !model.ValidID(id) {
@@ -130,7 +133,7 @@ func (a *Access) RotateApiToken(ctx context.Context, req *swanherdv1.RotateApiTo
 		return nil, err
 	}
 	p := access.PrincipalFrom(ctx)
-	if req.GetExpireTime() != nil && (p.Role < swanherdv1.Role_ROLE_ADMIN || !p.Global()) {
+	if req.GetExpireTime() != nil && !p.Administers() {
 		return nil, status.Errorf(codes.PermissionDenied, "%s may not change when its token expires; ask an administrator", p.Actor)
 	}
 	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
@@ -151,17 +154,19 @@ func (a *Access) RedeemLoginLink(ctx context.Context, req *swanherdv1.RedeemLogi
 // WhoAmI implements AccessService.
 func (a *Access) WhoAmI(ctx context.Context, _ *swanherdv1.WhoAmIRequest) (*swanherdv1.WhoAmIResponse, error) {
 	p := access.PrincipalFrom(ctx)
-	resp := &swanherdv1.WhoAmIResponse{Actor: p.Actor, Role: p.Role, Networks: p.Networks, ServerVersion: a.version}
+	// Of several roles the highest, and where it is.
+	resp := &swanherdv1.WhoAmIResponse{Actor: p.Actor, Role: p.Role(), Networks: p.With(p.Role()).Networks(), ServerVersion: a.version}
 	if !p.ExpireTime.IsZero() {
 		resp.ExpireTime = timestamppb.New(p.ExpireTime)
 	}
 	return resp, nil
 }
 
-// stillValid ends a stream whose caller's token expired or was revoked.
+// stillValid ends a stream whose caller's token expired or was revoked, or whose caller's
+// role bindings changed.
 func stillValid(keeper *access.Keeper, p access.Principal, now time.Time) error {
 	if !keeper.Holds(p, now) {
-		return status.Error(codes.Unauthenticated, "the API token is no longer valid; sign in again")
+		return status.Error(codes.Unauthenticated, "what this stream was opened with is no longer valid; sign in again")
 	}
 	return nil
 }

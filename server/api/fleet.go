@@ -234,7 +234,7 @@ func (v *viewer) counts() *swanherdv1.FleetCounts {
 		return v.fleet.Counts(v.parent)
 	}
 	sum := &swanherdv1.FleetCounts{}
-	for _, n := range v.who.Networks {
+	for _, n := range v.who.Networks() {
 		c := v.fleet.Counts(n)
 		sum.Up += c.GetUp()
 		sum.Degraded += c.GetDegraded()

@@ -56,6 +56,8 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterRolloutServiceHandler,
 		swanherdv1.RegisterAlertServiceHandler,
 		swanherdv1.RegisterKeyServiceHandler,
+		swanherdv1.RegisterRoleBindingServiceHandler,
+		swanherdv1.RegisterSignInServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

@@ -61,6 +61,8 @@ func Main(ctx context.Context, args []string, streams IO) int {
 // once dialled, the clients.
 type session struct {
 	IO
+	// ctx is the context of the command that runs.
+	ctx        context.Context
 	configFile string
 	context    string
 	network    string
@@ -89,7 +91,8 @@ func newRoot(streams IO) *cobra.Command {
 	flags.StringVar(&s.context, "context", "", "context to use instead of the current one")
 	flags.StringVarP(&s.network, "network", "n", "", "network to work in, - for all (default: the context's)")
 	flags.StringVarP(&s.output, "output", "o", "table", "output: table, json or yaml")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		s.ctx = cmd.Context()
 		switch s.output {
 		case "table", "json", "yaml":
 			return nil
@@ -97,9 +100,9 @@ func newRoot(streams IO) *cobra.Command {
 		return usagef("--output %q is not one of table, json, yaml", s.output)
 	}
 	root.AddCommand(
-		newLogin(s), newWhoAmI(s), newContexts(s),
+		newLogin(s), newLogout(s), newWhoAmI(s), newContexts(s),
 		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s), newResume(s),
-		newToken(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s),
+		newToken(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s), newRole(s),
 		newDashboard(s), newEvents(s), newExplain(s), newRevision(s), newChangeSet(s), newRollout(s), newAudit(s), newKey(s), newTunnel(s), newAlert(s), newWebhook(s),
 	)
 	return root

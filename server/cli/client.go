@@ -32,6 +32,7 @@ type client struct {
 	rollouts     swanherdv1.RolloutServiceClient
 	alerts       swanherdv1.AlertServiceClient
 	keys         swanherdv1.KeyServiceClient
+	bindings     swanherdv1.RoleBindingServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -72,7 +73,11 @@ func (s *session) currentContext() (*Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cfg.find(s.context)
+	x, err := cfg.find(s.context)
+	if err != nil {
+		return nil, err
+	}
+	return s.refreshed(s.ctx, x)
 }
 
 func newClient(x *Context) (*client, error) {
@@ -91,11 +96,12 @@ func newClient(x *Context) (*client, error) {
 		rollouts:     swanherdv1.NewRolloutServiceClient(conn),
 		alerts:       swanherdv1.NewAlertServiceClient(conn),
 		keys:         swanherdv1.NewKeyServiceClient(conn),
+		bindings:     swanherdv1.NewRoleBindingServiceClient(conn),
 	}, nil
 }
 
 // Connect returns a connection to the server of x that trusts only the pinned
-// authority and shows x's token.
+// authority and shows x's token, as it is.
 func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	tlsConfig, err := pinnedTLS(x.Server, x.CAPin)
 	if err != nil {
@@ -103,7 +109,7 @@ func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	}
 	return grpc.NewClient(x.Server, append(more,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
-		grpc.WithPerRPCCredentials(bearer(x.Token)),
+		grpc.WithPerRPCCredentials(x.bearer()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
 	)...)
 }
@@ -163,7 +169,15 @@ func verifyPinned(cs tls.ConnectionState, host string, pin []byte) error {
 	return nil
 }
 
-// bearer is an API token as per-call credentials.
+// bearer is what x signs in with.
+func (x *Context) bearer() bearer {
+	if x.OIDC != nil {
+		return bearer(x.OIDC.IDToken)
+	}
+	return bearer(x.Token)
+}
+
+// bearer is an API token or an ID token as per-call credentials.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {

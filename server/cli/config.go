@@ -27,9 +27,11 @@ type Context struct {
 	Server string `yaml:"server"`
 	// CAPin is "sha256:" and the hash of the controller authority's public
 	// key in hexadecimal, as the controller printed it.
-	CAPin   string `yaml:"ca_pin"`
-	Token   string `yaml:"token"`
-	Network string `yaml:"network,omitempty"`
+	CAPin string `yaml:"ca_pin"`
+	Token string `yaml:"token,omitempty"`
+	// OIDC is a sign-in with the identity provider, in place of Token.
+	OIDC    *IDSession `yaml:"oidc,omitempty"`
+	Network string     `yaml:"network,omitempty"`
 }
 
 func defaultConfigFile() string {
@@ -75,6 +77,14 @@ func (c *Config) save(file string) error {
 	return os.Rename(tmp, file)
 }
 
+// remove forgets a context.
+func (c *Config) remove(name string) {
+	c.Contexts = slices.DeleteFunc(c.Contexts, func(x *Context) bool { return x.Name == name })
+	if c.Current == name {
+		c.Current = ""
+	}
+}
+
 // set adds or replaces a context and makes it the current one.
 func (c *Config) set(x *Context) {
 	if i := slices.IndexFunc(c.Contexts, func(o *Context) bool { return o.Name == x.Name }); i >= 0 {
@@ -91,7 +101,7 @@ func (c *Config) find(name string) (*Context, error) {
 		name = c.Current
 	}
 	if name == "" {
-		return nil, usagef("not signed in: run `swanherd login --credential FILE` with the file that the controller wrote at its first start, or `swanherd login SERVER --ca-pin PIN --token TOKEN`")
+		return nil, usagef("not signed in: run `swanherd login --credential FILE` with the file that the controller wrote at its first start, or `swanherd login SERVER --ca-pin PIN` with --token TOKEN or --oidc")
 	}
 	for _, x := range c.Contexts {
 		if x.Name == name {

@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,16 +22,22 @@ type credential struct {
 
 func newLogin(s *session) *cobra.Command {
 	var x Context
-	var file string
+	var file, caFile string
+	var withOIDC, device bool
 	cmd := &cobra.Command{
 		Use:   "login [SERVER]",
 		Short: "Sign in to a controller and remember it as a context",
 		Long: `Sign in to a controller and remember it as a context.
 
 At its first start the controller writes a credential file and prints the same:
-its address, the pin of its authority's key, and an administrator's token.`,
+its address, the pin of its authority's key, and an administrator's token.
+
+With --oidc you sign in with your organisation's identity provider, in a browser of
+this machine, or with --device in one of any other. The sign-in is renewed by itself
+for as long as the provider lets it, and ends with "swanherd logout".`,
 		Example: "  swanherd login --credential /var/lib/swanherd/admin-credential\n" +
-			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...",
+			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...\n" +
+			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --oidc",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -45,10 +53,15 @@ its address, the pin of its authority's key, and an administrator's token.`,
 			if len(args) == 1 {
 				x.Server = args[0]
 			}
-			if x.Server == "" || x.CAPin == "" || x.Token == "" {
-				return usagef("give --credential FILE, or SERVER with --ca-pin and --token")
+			if x.Server == "" || x.CAPin == "" || x.Token == "" && !withOIDC {
+				return usagef("give --credential FILE, or SERVER with --ca-pin, and --token or --oidc")
 			}
 			x.Network = strings.TrimPrefix(s.network, "networks/")
+			if withOIDC {
+				if err := s.signIn(cmd.Context(), &x, caFile, device); err != nil {
+					return err
+				}
+			}
 			return s.login(cmd, &x)
 		},
 	}
@@ -57,6 +70,9 @@ its address, the pin of its authority's key, and an administrator's token.`,
 	flags.StringVar(&x.Name, "name", "default", "name of the context")
 	flags.StringVar(&x.CAPin, "ca-pin", "", "pin of the controller authority's key, sha256:...")
 	flags.StringVar(&x.Token, "token", "", "API token; better from the environment variable SWANHERD_TOKEN")
+	flags.BoolVar(&withOIDC, "oidc", false, "sign in with the identity provider, in a browser")
+	flags.BoolVar(&device, "device", false, "with --oidc: in a browser of another device")
+	flags.StringVar(&caFile, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
 	cmd.PreRun = func(*cobra.Command, []string) {
 		if x.Token == "" {
 			x.Token = os.Getenv("SWANHERD_TOKEN")
@@ -76,6 +92,56 @@ func ReadCredential(file string) (*Context, error) {
 		return nil, usagef("%s: %w", file, err)
 	}
 	return &Context{Server: c.Server, CAPin: c.CAPin, Token: c.Token}, nil
+}
+
+// signIn makes the context one of a person who signs in with the identity provider.
+func (s *session) signIn(ctx context.Context, x *Context, caFile string, device bool) error {
+	x.Token = ""
+	session, err := identityProvider(ctx, x)
+	if err != nil {
+		return err
+	}
+	if caFile != "" {
+		if session.CAFile, err = filepath.Abs(caFile); err != nil {
+			return err
+		}
+	}
+	x.OIDC = session
+	if device {
+		return s.signInByDevice(ctx, session)
+	}
+	return s.signInByBrowser(ctx, session)
+}
+
+func newLogout(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "logout", Short: "Forget the current context and what it signs in with", Args: cobra.NoArgs,
+		Long: `Forget the current context and what it signs in with.
+
+A sign-in with the identity provider is ended there too, if it can. An API token stays
+good, as others may use it: "swanherd apitoken delete self" ends it.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(s.configFile)
+			if err != nil {
+				return err
+			}
+			x, err := cfg.find(s.context)
+			if err != nil {
+				return err
+			}
+			cfg.remove(x.Name)
+			if err := cfg.save(s.configFile); err != nil {
+				return err
+			}
+			if x.OIDC != nil {
+				if err := x.OIDC.revoke(cmd.Context()); err != nil {
+					fmt.Fprintf(s.Err, "warning: the sign-in is forgotten here, but the identity provider may not know: %v\n", err)
+				}
+			}
+			fmt.Fprintf(s.Err, "signed out of %s, context %q is forgotten\n", x.Server, x.Name)
+			return nil
+		},
+	}
 }
 
 // login proves the credential before it is stored.

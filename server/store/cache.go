@@ -44,6 +44,7 @@ type Snapshot struct {
 	WebhookSinks      model.Table[*storev1.WebhookSink]
 	WebhookDeliveries model.Table[*storev1.WebhookDelivery]
 	DataKeys          model.Table[*storev1.DataKeys]
+	RoleBindings      model.Table[*swanherdv1.RoleBinding]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

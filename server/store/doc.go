@@ -17,6 +17,7 @@
 //	edge_identities/{network}/{edge}       store.v1.EdgeIdentity
 //	enrollment_tokens/{network}/{token}    store.v1.EnrollmentToken
 //	api_tokens/{token}                     store.v1.ApiToken
+//	role_bindings/{role_binding}           swanherd.v1.RoleBinding
 //	login_links/{hash}                     store.v1.LoginLink
 //	cas/controller, cas/networks/{network} store.v1.CertificateAuthority
 //	revocations/{network}/{serial}         store.v1.Revocation

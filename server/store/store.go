@@ -71,6 +71,7 @@ type Store struct {
 	TokenUses          *Collection[*storev1.TokenUse]
 	ExpiryChecks       *Collection[*storev1.ExpiryCheck]
 	DataKeys           *Collection[*storev1.DataKeys]
+	RoleBindings       *Collection[*swanherdv1.RoleBinding]
 
 	ChangeSets   *Collection[*swanherdv1.ChangeSet]
 	Rollouts     *Collection[*storev1.Rollout]
@@ -215,6 +216,7 @@ func (s *Store) makeCollections() {
 	s.AlertDefaults = collect(s, "alert_defaults", "alertDefaults/*", func(n *Snapshot) *model.Table[*storev1.AlertDefaults] { return &n.AlertDefaults })
 	s.WebhookSinks = collect(s, "webhook_sinks", "networks/*/webhookSinks/*", func(n *Snapshot) *model.Table[*storev1.WebhookSink] { return &n.WebhookSinks })
 	s.WebhookDeliveries = collect(s, "webhook_deliveries", "networks/*/webhookSinks/*/deliveries/*", func(n *Snapshot) *model.Table[*storev1.WebhookDelivery] { return &n.WebhookDeliveries })
+	s.RoleBindings = collect(s, "role_bindings", "roleBindings/*", func(n *Snapshot) *model.Table[*swanherdv1.RoleBinding] { return &n.RoleBindings })
 	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside, s.RolloutPlans.aside = true, true, true, true
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/swanherd/swanherd/server"
+	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/kms"
 	"github.com/swanherd/swanherd/server/session"
 	"github.com/swanherd/swanherd/server/store"
@@ -23,6 +24,8 @@ type options struct {
 	cluster                   store.Cluster
 	vault                     kms.VaultConfig
 	members                   []string
+	oidc                      access.OIDC
+	oidcCA                    string
 	logLevel, logFormat       string
 }
 
@@ -68,6 +71,9 @@ up, and keep it apart from backups of the store.`,
 				return err
 			}
 			slog.SetDefault(cfg.Log)
+			if cfg.OIDC, err = o.identityProvider(); err != nil {
+				return err
+			}
 			return run(cfg)
 		},
 	}
@@ -99,6 +105,10 @@ up, and keep it apart from backups of the store.`,
 	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")
 	f.StringSliceVar(&cfg.RedirectEdges, "redirect-edges", nil, "send edges to these endpoints, host:port,...; they go once they are welcomed there")
 	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
+	f.StringVar(&o.oidc.Issuer, "oidc-issuer", "", "URL of the identity provider (OpenID Connect) that people may sign in with")
+	f.StringVar(&o.oidc.ClientID, "oidc-client-id", "", "what the identity provider calls this controller; a public client with the device flow and redirects to loopback")
+	f.StringVar(&o.oidc.GroupsClaim, "oidc-groups-claim", "groups", "claim of ID tokens with a person's groups")
+	f.StringVar(&o.oidcCA, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")
@@ -139,15 +149,9 @@ func (o *options) etcdTLS() (*tls.Config, error) {
 		return nil, nil
 	}
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if o.etcdCA != "" {
-		b, err := os.ReadFile(o.etcdCA)
-		if err != nil {
-			return nil, fmt.Errorf("read --etcd-ca: %w", err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(b) {
-			return nil, fmt.Errorf("read --etcd-ca: %s holds no certificate in PEM", o.etcdCA)
-		}
+	var err error
+	if cfg.RootCAs, err = authorities("etcd-ca", o.etcdCA); err != nil {
+		return nil, err
 	}
 	if (o.etcdCert == "") != (o.etcdKey == "") {
 		return nil, errors.New("--etcd-cert and --etcd-key go together; give both")
@@ -160,6 +164,35 @@ func (o *options) etcdTLS() (*tls.Config, error) {
 		cfg.Certificates = []tls.Certificate{pair}
 	}
 	return cfg, nil
+}
+
+// authorities reads the file of a flag; nil: there is none.
+func authorities(flag, file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read --%s: %w", flag, err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(b) {
+		return nil, fmt.Errorf("read --%s: %s holds no certificate in PEM", flag, file)
+	}
+	return pool, nil
+}
+
+// identityProvider is who people sign in with; nil: they have API tokens.
+func (o *options) identityProvider() (*access.OIDC, error) {
+	if o.oidc.Issuer == "" {
+		if o.oidc.ClientID != "" || o.oidcCA != "" {
+			return nil, errors.New("--oidc-client-id or --oidc-ca, but no --oidc-issuer; name the identity provider")
+		}
+		return nil, nil
+	}
+	var err error
+	o.oidc.RootCAs, err = authorities("oidc-ca", o.oidcCA)
+	return &o.oidc, err
 }
 
 // logger writes to standard error. Under systemd, which stamps lines itself,

@@ -1,0 +1,103 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func newRole(s *session) *cobra.Command {
+	cmd := &cobra.Command{Use: "role", Short: "What people may do who sign in with the identity provider"}
+	cmd.AddCommand(newRoleGrant(s), newRoleList(s), newRoleRevoke(s))
+	return cmd
+}
+
+func newRoleGrant(s *session) *cobra.Command {
+	binding := &swanherdv1.RoleBinding{}
+	cmd := &cobra.Command{
+		Use: "grant ROLE MEMBER", Short: "Give a role to a person or a group of the identity provider", Args: exactly(2, "a role and whom to give it"),
+		Example: "  swanherd role grant operator group:noc\n  swanherd role grant viewer email:alice@example.net --in customer-a",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			role, ok := swanherdv1.Role_value["ROLE_"+strings.ToUpper(args[0])]
+			if !ok || role == 0 {
+				return usagef("%q is not one of viewer, operator, admin", args[0])
+			}
+			binding.Role, binding.Member = swanherdv1.Role(role), args[1]
+			for i, n := range binding.Networks {
+				binding.Networks[i] = "networks/" + strings.TrimPrefix(n, "networks/")
+			}
+			c, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			made, err := c.bindings.CreateRoleBinding(cmd.Context(), &swanherdv1.CreateRoleBindingRequest{RoleBinding: binding})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(made)
+			}
+			fmt.Fprintf(s.Out, "%s: %s is %s in %s\n", base(made.GetName()), made.GetMember(), strings.ToLower(enumWord(made.GetRole())), orAll(made.GetNetworks()))
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&binding.Networks, "in", nil, "networks where they have it; none: all")
+	flags.StringVar(&binding.Description, "description", "", "what it is for")
+	return cmd
+}
+
+func newRoleList(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List who has which role, and where", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			return s.list(cmd.Context(), c, bindingKind(), listing{})
+		},
+	}
+}
+
+func bindingKind() kind {
+	return kind{
+		plural: "role bindings", singular: "role binding",
+		header: []string{"NAME", "ROLE", "MEMBER", "NETWORKS", "AGE", "DESCRIPTION"},
+		row: func(m proto.Message, now time.Time) []string {
+			b := m.(*swanherdv1.RoleBinding)
+			return []string{
+				base(b.GetName()), enumWord(b.GetRole()), b.GetMember(), orAll(b.GetNetworks()), age(b.GetCreateTime(), now), b.GetDescription(),
+			}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.bindings.ListRoleBindings(ctx, &swanherdv1.ListRoleBindingsRequest{PageSize: pageSize, PageToken: want.token})
+		},
+	}
+}
+
+func newRoleRevoke(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke NAME", Short: "Take a role away, at once", Args: exactly(1, "the binding's name, as `role list` shows it"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := s.dial()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			name := "roleBindings/" + strings.TrimPrefix(args[0], "roleBindings/")
+			if _, err := c.bindings.DeleteRoleBinding(cmd.Context(), &swanherdv1.DeleteRoleBindingRequest{Name: name}); err != nil {
+				return err
+			}
+			return s.printDeleted(name, false)
+		},
+	}
+}
