@@ -134,7 +134,11 @@ func (s *Server) stepRollout(ctx context.Context, l *store.Leadership, p *planne
 	if v.Plan != p.plan { // there is a newer one, and perhaps another state of the rollout
 		return nil
 	}
-	result := rollout.Step(now, row.Value, p.snap.RolloutPlans.Value(row.Name), v)
+	brings, ok := p.snap.RolloutPlans.Get(row.Name)
+	if !ok {
+		return fmt.Errorf("%s has no plan: it was not written by a controller", row.Name)
+	}
+	result := rollout.Step(now, row.Value, brings.Value, v)
 	if result.Complete {
 		err := s.services.rollouts.Complete(ctx, row, result.Next, s.rolloutEvent(row.Name, result, now), l.FenceIn)
 		if c := status.Code(err); c != codes.FailedPrecondition && c != codes.InvalidArgument {

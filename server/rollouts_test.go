@@ -362,6 +362,26 @@ func TestRolloutSurvivesItsLeader(t *testing.T) {
 	s.windows("at the end", star3(newWindow, newWindow, newWindow)...)
 }
 
+// The only controller is started anew in the middle of a batch: the edges that have the
+// change keep it, and get nothing for it.
+func TestRolloutSurvivesARestart(t *testing.T) {
+	s := startStaged(t, startController(t))
+	name := s.rollout(s.change("bigger", 2048), quick(2*time.Second))
+	s.reach(name, "good in its first batch", at(0, 2))
+	s.restart()
+	for _, e := range s.edges() {
+		<-e.ended
+		e.open()
+		e.wait("a bookmark", func() bool { return e.bookmarks == 1 })
+		if e.updates != 0 {
+			t.Errorf("%s got %d updates when it came back", e.name, e.updates)
+		}
+		e.report(swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED)
+	}
+	s.reach(name, "completed", in(swanherdv1.Rollout_STATE_COMPLETED))
+	s.windows("at the end", star3(newWindow, newWindow, newWindow)...)
+}
+
 // leads says whether the replica is the leader, by its metrics.
 func (c *controller) leads() bool {
 	c.t.Helper()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"maps"
 	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -71,15 +72,31 @@ func (c *Composer) Update(t *model.Topology, stages []Stage) (*Plan, Changes) {
 	}
 	edges, tunnels := setOf(changes.Intents, changes.RemovedIntents), setOf(changes.Tunnels, changes.RemovedTunnels)
 	c.updateTargets(t, stages, edges, tunnels)
-	out := newOutput(t.Revision)
-	for name := range edges {
-		c.composeEdge(name, out)
+	next := &composition{revision: t.Revision}
+	for _, name := range slices.Sorted(maps.Keys(edges)) {
+		c.composeEdge(name, next)
 	}
-	for name := range tunnels {
-		c.composeTunnel(name, out)
+	for _, name := range slices.Sorted(maps.Keys(tunnels)) {
+		c.composeTunnel(name, next)
 	}
-	c.composed = out.apply(c.composed)
-	return c.composed, out.changes()
+	c.composed = next.apply(c.composed)
+	return c.composed, next.changes
+}
+
+// composition gathers what an Update of a Composer changes.
+type composition struct {
+	revision int64
+	intents  []model.Row[*Intent]
+	tunnels  []model.Row[*swanherdv1.Tunnel]
+	changes  Changes
+}
+
+func (n *composition) apply(before *Plan) *Plan {
+	return &Plan{
+		Revision: n.revision,
+		Intents:  before.Intents.Apply(n.intents, n.changes.RemovedIntents),
+		Tunnels:  before.Tunnels.Apply(n.tunnels, n.changes.RemovedTunnels),
+	}
 }
 
 func setOf(lists ...[]string) map[string]bool {
@@ -160,72 +177,68 @@ func sameTunnel(a, b *swanherdv1.Tunnel) bool {
 // targetOf is the stage that is about the network of a resource; nil for none.
 func (c *Composer) targetOf(name string) *target {
 	for _, g := range c.targets {
-		if network, err := model.NetworkOf(name); err == nil && network == g.stage.Network {
+		if strings.HasPrefix(name, g.stage.Network.String()+"/") {
 			return g
 		}
 	}
 	return nil
 }
 
-// composeEdge adds to out how an edge's intent differs from the one before.
-func (c *Composer) composeEdge(name string, out *output) {
-	base := c.base.plan.Intents.Value(name)
-	if base == nil {
-		if _, ok := c.composed.Intents.Get(name); ok {
-			out.removed[name] = true
-		}
-		return
+// composeEdge adds how an edge's intent differs from the one before.
+func (c *Composer) composeEdge(name string, next *composition) {
+	before, want := c.composed.Intents.Value(name), c.base.plan.Intents.Value(name)
+	if g := c.targetOf(name); want != nil && g != nil {
+		want = g.compose(want)
 	}
-	want := base.Resources
-	if g := c.targetOf(name); g != nil {
-		want = g.compose(name, want)
-	}
-	upserts, removals := digest.Difference(resources(c.composed.Intents.Value(name)), want)
-	for _, r := range upserts {
-		out.setResource(name, r.GetName(), r)
-	}
-	for _, r := range removals {
-		out.setResource(name, r, nil)
+	switch {
+	case want == nil && before != nil:
+		next.changes.RemovedIntents = append(next.changes.RemovedIntents, name)
+	case want != nil && (before == nil || !bytes.Equal(before.Resources.Digest(), want.Resources.Digest())):
+		next.intents = append(next.intents, model.Row[*Intent]{Name: name, Value: want, Revision: next.revision})
+		next.changes.Intents = append(next.changes.Intents, name)
 	}
 }
 
 // compose is the edge's intent with as much of the change as it is to have.
-func (g *target) compose(edge string, base *digest.Set) *digest.Set {
-	if !g.stage.admits(edge) {
+func (g *target) compose(base *Intent) *Intent {
+	if !g.stage.admits(base.Edge) {
 		return base
 	}
-	upserts, removals := digest.Difference(base, resources(g.planner.plan.Intents.Value(edge)))
-	upserts = slices.DeleteFunc(upserts, func(r *swanherdv1.IntentResource) bool {
-		return r.GetTunnel() != nil && !g.stage.admits(r.GetTunnel().GetPeerEdge())
-	})
-	removals = slices.DeleteFunc(removals, func(name string) bool {
-		r := base.Get(name)
-		return r.GetTunnel() != nil && !g.stage.admits(r.GetTunnel().GetPeerEdge())
-	})
-	return base.With(upserts, removals)
+	upserts, removals := digest.Difference(base.Resources, resources(g.planner.plan.Intents.Value(base.Edge)))
+	upserts = slices.DeleteFunc(upserts, func(r *swanherdv1.IntentResource) bool { return !g.admitsPeer(r) })
+	removals = slices.DeleteFunc(removals, func(name string) bool { return !g.admitsPeer(base.Resources.Get(name)) })
+	if len(upserts)+len(removals) == 0 {
+		return base
+	}
+	return &Intent{Edge: base.Edge, Resources: base.Resources.With(upserts, removals)}
 }
 
-// composeTunnel adds to out how a tunnel differs from the one before.
-func (c *Composer) composeTunnel(name string, out *output) {
-	want := c.base.plan.Tunnels.Value(name)
+// admitsPeer says whether the other end has the change, if the resource is a tunnel.
+func (g *target) admitsPeer(r *swanherdv1.IntentResource) bool {
+	return r.GetTunnel() == nil || g.stage.admits(r.GetTunnel().GetPeerEdge())
+}
+
+// composeTunnel adds how a tunnel differs from the one before.
+func (c *Composer) composeTunnel(name string, next *composition) {
+	before, want := c.composed.Tunnels.Value(name), c.base.plan.Tunnels.Value(name)
 	if g := c.targetOf(name); g != nil {
 		to := g.planner.plan.Tunnels.Value(name)
 		ends := to
 		if ends == nil {
 			ends = want
 		}
-		if ends != nil && g.stage.admits(ends.GetA().GetEdge()) && g.stage.admits(ends.GetB().GetEdge()) {
+		if g.stage.admits(ends.GetA().GetEdge()) && g.stage.admits(ends.GetB().GetEdge()) {
 			want = to
 		}
 	}
-	before := c.composed.Tunnels.Value(name)
 	switch {
 	case sameTunnel(before, want):
 	case want == nil:
-		out.tunnels[name] = nil
+		next.changes.RemovedTunnels = append(next.changes.RemovedTunnels, name)
 	default:
 		own := proto.CloneOf(want)
-		own.PlannedRevision = out.revision
-		out.tunnels[name] = own
+		own.PlannedRevision = next.revision
+		next.tunnels = append(next.tunnels, model.Row[*swanherdv1.Tunnel]{Name: name, Value: own, Revision: next.revision})
+		next.changes.Tunnels = append(next.changes.Tunnels, name)
 	}
 }
