@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -85,6 +87,26 @@ func (s *Server) view(network model.NetworkName) *rollout.View {
 		Edges:   s.fleet.EdgeStatus,
 		Sites:   func(edge string) string { return p.snap.Edges.Value(edge).GetSite() },
 		Tunnels: s.fleet.TunnelStatuses(network.String()),
+	}
+}
+
+var descRollouts = prometheus.NewDesc("swanherd_rollouts", "Rollouts that have not ended.", []string{"network", "state"}, nil)
+
+// rolloutCollector counts the rollouts when it is scraped.
+type rolloutCollector struct{ snapshot func() *store.Snapshot }
+
+// Describe implements prometheus.Collector.
+func (rolloutCollector) Describe(ch chan<- *prometheus.Desc) { ch <- descRollouts }
+
+// Collect implements prometheus.Collector.
+func (c rolloutCollector) Collect(ch chan<- prometheus.Metric) {
+	for row := range c.snapshot().Rollouts.All() {
+		state := row.Value.GetRollout().GetState()
+		network, err := model.NetworkOf(row.Name)
+		if err == nil && !rollout.Ended(state) { // at most one of a network
+			word := strings.ToLower(strings.TrimPrefix(state.String(), "STATE_"))
+			ch <- prometheus.MustNewConstMetric(descRollouts, prometheus.GaugeValue, 1, network.String(), word)
+		}
 	}
 }
 

@@ -251,6 +251,9 @@ func TestRolloutHaltsPausesAndResumes(t *testing.T) {
 		!strings.Contains(r.GetReason(), "10.2.0.0/16 does not reach 10.3.0.0/16: tunnel berlin--oslo is not up") {
 		t.Errorf("the reason is %q", r.GetReason())
 	}
+	if want := `swanherd_rollouts{network="networks/demo",state="halted"} 1`; !strings.Contains(s.metrics(), want) {
+		t.Errorf("the metrics lack %s", want)
+	}
 	s.windows("while halted", star3(newWindow, oldWindow, oldWindow)...)
 	s.oslo.report(swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED)
 	s.berlin.report(swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED)
@@ -362,6 +365,50 @@ func TestRolloutSurvivesItsLeader(t *testing.T) {
 	s.windows("at the end", star3(newWindow, newWindow, newWindow)...)
 }
 
+// A change that takes something away: what goes is gone at the end and not before, from
+// the store as from the edges.
+func TestRolloutDeletes(t *testing.T) {
+	s := startStaged(t, startController(t))
+	m := star()
+	m.Sites = m.GetSites()[:3]
+	m.Sites[2].Prefixes = append(m.Sites[2].Prefixes, "10.33.0.0/16")
+	c, err := s.rollouts().CreateChangeSet(t.Context(), &swanherdv1.CreateChangeSetRequest{Parent: "networks/demo", ChangeSet: &swanherdv1.ChangeSet{
+		Manifest: m, Prune: true, Assertions: []*swanherdv1.Assertion{
+			{Source: "10.2.0.0/16", Destination: "10.1.0.0/16"}, {Source: "10.2.0.0/16", Destination: "10.33.0.0/16", AfterOnly: true},
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := c.GetPlan(); p.GetTunnelsRemoved() != 1 || p.GetEdgesTouched() != 4 {
+		t.Errorf("the plan is %v", p)
+	}
+	r, err := s.rollouts().CreateRollout(t.Context(), &swanherdv1.CreateRolloutRequest{Parent: "networks/demo", Rollout: &swanherdv1.Rollout{
+		ChangeSet: c.GetName(), Policy: quick(500 * time.Millisecond), Batches: []*swanherdv1.RolloutBatch{{MatchLabels: map[string]string{"canary": "yes"}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.reach(r.GetName(), "good in its first batch", at(0, 2))
+	s.madrid.until("berlin--madrid")
+	if _, err := s.topology().GetSite(t.Context(), &swanherdv1.GetSiteRequest{Name: "networks/demo/sites/madrid"}); err != nil {
+		t.Errorf("the site, before the end: %v", err)
+	}
+	s.reach(r.GetName(), "completed", in(swanherdv1.Rollout_STATE_COMPLETED))
+	s.madrid.until()
+	s.berlin.until("berlin--oslo", "berlin--rome")
+	if _, err := s.topology().GetSite(t.Context(), &swanherdv1.GetSiteRequest{Name: "networks/demo/sites/madrid"}); status.Code(err) != codes.NotFound {
+		t.Errorf("the site, at the end: %v, want NOT_FOUND", err)
+	}
+	rome, err := s.topology().GetSite(t.Context(), &swanherdv1.GetSiteRequest{Name: "networks/demo/sites/rome"})
+	if err != nil || len(rome.GetPrefixes()) != 2 {
+		t.Errorf("the site that changed: %v, %v", rome, err)
+	}
+	if got := s.revisions()[0].GetSummary(); got != r.GetName()+": site.update 1, site.delete 1" {
+		t.Errorf("the revision is %q", got)
+	}
+}
+
 // The only controller is started anew in the middle of a batch: the edges that have the
 // change keep it, and get nothing for it.
 func TestRolloutSurvivesARestart(t *testing.T) {
@@ -383,7 +430,9 @@ func TestRolloutSurvivesARestart(t *testing.T) {
 }
 
 // leads says whether the replica is the leader, by its metrics.
-func (c *controller) leads() bool {
+func (c *controller) leads() bool { return strings.Contains(c.metrics(), "\nswanherd_leader 1\n") }
+
+func (c *controller) metrics() string {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), http.MethodGet, "http://"+c.s.Info().MetricsAddr.String()+"/metrics", nil)
 	if err != nil {
@@ -398,7 +447,7 @@ func (c *controller) leads() bool {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return strings.Contains(string(text), "\nswanherd_leader 1\n")
+	return string(text)
 }
 
 // rolledOut makes a change set that waits for an approval, and a rollout that has ended,

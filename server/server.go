@@ -185,6 +185,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 	s.fleet = fleet.New(fleet.Config{Recorder: s.recorder, Leads: s.leads.Load})
 	s.metrics = history.New(s.fleet, s.networks)
 	s.metrics.Collect(pki.ExpiryCollector{Snapshot: s.store.Snapshot})
+	s.metrics.Collect(rolloutCollector{s.store.Snapshot})
 	s.metrics.WatchReplica(s.leads.Load, func() int { return s.store.Snapshot().Replicas.Len() }, s.staleFor)
 	s.board = session.NewBoard()
 	s.sessions = session.New(session.Config{
