@@ -92,6 +92,30 @@ func (v *View) baseline(r *storev1.Rollout, p *storev1.RolloutPlan) {
 	}
 }
 
+// shrink takes out of the baseline what has become well: from then on it is asked for.
+// It also mends a baseline that was made before the replica had heard of everything.
+func (v *View) shrink(r *storev1.Rollout) {
+	r.Down = slices.DeleteFunc(r.GetDown(), func(id string) bool {
+		return v.up(model.TunnelName{Network: v.Network.Network, Tunnel: id}.String())
+	})
+	r.Offline = slices.DeleteFunc(r.GetOffline(), func(id string) bool { return v.Edges(v.edgeName(id)).GetConnected() })
+}
+
+const (
+	// comeBack is how long a replica that began to lead waits for edges to come back
+	// before it takes them for offline, if they were seen within recently before.
+	comeBack = 30 * time.Second
+	recently = 10 * time.Minute
+)
+
+// gathering says whether edges may still be on their way to a new leader.
+func (v *View) gathering(now time.Time, p *storev1.RolloutPlan) bool {
+	return now.Sub(v.Known) < comeBack && slices.ContainsFunc(p.GetEdges(), func(id string) bool {
+		s := v.Edges(v.edgeName(id))
+		return !s.GetConnected() && v.Known.Sub(s.GetLastSeenTime().AsTime()) < recently
+	})
+}
+
 func last(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
 func (v *View) edgeName(id string) string {

@@ -83,6 +83,7 @@ func (s *step) run() {
 		s.begin()
 		return
 	}
+	s.v.shrink(s.r)
 	h := s.v.look(s.r, s.p)
 	policy := s.r.GetRollout().GetPolicy()
 	if reason := h.refusal(policy); reason != "" {
@@ -151,8 +152,13 @@ func (s *step) ended() bool {
 	return true
 }
 
-// begin begins a batch, or judges one anew that was paused.
+// begin begins a batch, or judges one anew that was paused, once it is known how the
+// fleet is.
 func (s *step) begin() {
+	if s.v.gathering(s.now, s.p) {
+		s.r.Since = nil
+		return
+	}
 	s.v.baseline(s.r, s.p)
 	s.r.AfterRevisions = nil
 	r := s.r.GetRollout()

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -308,6 +309,49 @@ func TestBaseline(t *testing.T) {
 	s.answer("a")
 	s.pass(2 * time.Second)
 	s.is(reverted, 0, 0, "a refused")
+}
+
+// What was not well and has become so is asked for from then on.
+func TestBaselineShrinks(t *testing.T) {
+	for _, breaks := range map[string]func(*sim){
+		"tunnel": func(s *sim) { s.tunnel("a", down) },
+		"edge":   func(s *sim) { s.edges["a"].Connected = false },
+	} {
+		s := newSim(t, bakes(time.Hour))
+		s.p.Assertions = nil
+		s.edges["a"].Connected = false
+		s.tunnel("a", down)
+		s.pass(2 * time.Second)
+		s.edges["a"].Connected = true
+		s.answer("a")
+		s.tunnel("a", up)
+		s.pass(time.Minute)
+		s.is(running, 0, 5, "")
+		breaks(s)
+		s.pass(33 * time.Second)
+		s.is(reverted, 0, 0, "batch 1: ")
+	}
+}
+
+// A leader that has just begun waits for edges that were there a moment ago, and not for
+// those that are gone for long.
+func TestLeaderWaitsForEdgesBeforeItBegins(t *testing.T) {
+	s := newSim(t, bakes(time.Hour))
+	s.p.Assertions = nil
+	s.edges["a"] = &swanherdv1.EdgeStatus{LastSeenTime: timestamppb.New(start.Add(-time.Hour))}
+	s.edges["b"] = &swanherdv1.EdgeStatus{LastSeenTime: timestamppb.New(start.Add(-time.Minute))}
+	s.pass(10 * time.Second)
+	s.is(running, 0, 0, "")
+	s.edges["b"].Connected = true
+	s.pass(2 * time.Second)
+	s.is(running, 0, 5, "")
+	if got := fmt.Sprint(s.r.GetOffline()); got != "[a]" {
+		t.Errorf("offline are %s", got)
+	}
+	s = newSim(t, bakes(time.Hour))
+	s.edges["b"] = &swanherdv1.EdgeStatus{LastSeenTime: timestamppb.New(start.Add(-time.Minute))}
+	s.pass(32 * time.Second) // it does not come
+	s.is(running, 0, 5, "")
 }
 
 // What an edge said before its replica knew of the change says nothing.

@@ -507,8 +507,8 @@ func (x *RolloutBatch) GetMaxEdges() uint32 {
 type RolloutPolicy struct {
 	state     protoimpl.MessageState  `protogen:"open.v1"`
 	OnFailure RolloutPolicy_OnFailure `protobuf:"varint,1,opt,name=on_failure,json=onFailure,proto3,enum=swanherd.v1.RolloutPolicy_OnFailure" json:"on_failure,omitempty"`
-	// Part of a batch's edges that have to confirm the change. Edges that had no
-	// session when the batch began are left out. 0: 100.
+	// Part of a batch's edges that have to confirm the change. Edges that have had no
+	// session since the batch began are left out. 0: 100.
 	SuccessPercent uint32 `protobuf:"varint,2,opt,name=success_percent,json=successPercent,proto3" json:"success_percent,omitempty"`
 	// How long a batch has to be good without a break. Default one minute.
 	BakeTime *durationpb.Duration `protobuf:"bytes,3,opt,name=bake_time,json=bakeTime,proto3" json:"bake_time,omitempty"`

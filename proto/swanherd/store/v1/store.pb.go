@@ -1688,8 +1688,8 @@ type Rollout struct {
 	// Since when the batch is good, or is not.
 	Good  bool                   `protobuf:"varint,4,opt,name=good,proto3" json:"good,omitempty"`
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
-	// When the batch began: tunnels that were not up and edges that had no session, the
-	// last segments of their names.
+	// Tunnels that have not been up and edges that have had no session since the batch
+	// began, the last segments of their names.
 	Down          []string `protobuf:"bytes,6,rep,name=down,proto3" json:"down,omitempty"`
 	Offline       []string `protobuf:"bytes,7,rep,name=offline,proto3" json:"offline,omitempty"`
 	unknownFields protoimpl.UnknownFields
