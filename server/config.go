@@ -80,6 +80,9 @@ type Config struct {
 	// ConfirmWithin is after what time an edge takes an update back that cost it
 	// the controller. Default 30 s.
 	ConfirmWithin time.Duration
+	// HistoryOctets bounds what is kept on disk of how tunnels were. Default
+	// history.DefaultMaxOctets.
+	HistoryOctets int64
 	// WebhookAllowLocal lets webhooks go to receivers on this host and its link.
 	WebhookAllowLocal bool
 	// Profiling serves /debug/pprof on MetricsListen.
@@ -167,6 +170,9 @@ func (c Config) mistakes() error {
 	}
 	if c.ConfirmWithin != 0 && (c.ConfirmWithin < time.Second || c.ConfirmWithin > time.Hour) {
 		errs = append(errs, fmt.Errorf("confirm-within %v: want 1s to 1h", c.ConfirmWithin))
+	}
+	if c.HistoryOctets != 0 && c.HistoryOctets < 1<<20 {
+		errs = append(errs, fmt.Errorf("history-size %d octets: want at least 1 MiB", c.HistoryOctets))
 	}
 	if c.EtcdTLS != nil && len(c.EtcdEndpoints) == 0 {
 		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))

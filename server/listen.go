@@ -118,6 +118,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterKeyServiceServer(g, s.services.keys)
 	swanherdv1.RegisterRoleBindingServiceServer(g, s.services.bindings)
 	swanherdv1.RegisterSignInServiceServer(g, s.services.signIn)
+	swanherdv1.RegisterHistoryServiceServer(g, s.services.history)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

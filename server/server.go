@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -59,6 +61,7 @@ type Server struct {
 	sessions  *session.Server
 	metrics   *history.Metrics
 	alerter   *alerter
+	series    *history.Series
 	health    *health.Server
 	services  services
 
@@ -92,6 +95,7 @@ type services struct {
 	keys         *api.Keys
 	bindings     *api.RoleBindings
 	signIn       *api.SignIn
+	history      *api.History
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -160,7 +164,8 @@ func (s *Server) openStore(ctx context.Context) error {
 		return err
 	}
 	s.pki = pki.NewKeeper(s.store, s.sealer)
-	return nil
+	s.series, err = history.OpenSeries(filepath.Join(s.cfg.DataDir, "history.db"), s.cfg.HistoryOctets, s.cfg.Log)
+	return err
 }
 
 func (s *Server) makeParts(ctx context.Context) error {
@@ -225,6 +230,7 @@ func (s *Server) makeServices(context.Context) error {
 		bindings:     api.NewRoleBindings(s.store, s.keeper),
 		signIn:       api.NewSignIn(s.keeper),
 	}
+	s.services.history = api.NewHistory(s.store, s.fleet, s.series)
 	return s.makeAlerts()
 }
 
@@ -317,6 +323,9 @@ func (s *Server) serve(ctx context.Context) error {
 	})
 	s.background.Go(func() { s.keeper.RunUses(run) })
 	s.background.Go(func() { s.keeper.RunProvider(run) })
+	s.background.Go(func() {
+		s.series.Run(run, cmp.Or(s.cfg.CounterInterval, session.DefaultCounterInterval), (&sampler{seen: s.fleet.Seen}).sample)
+	})
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.background.Go(func() { s.keyRing.Follow(run) })
@@ -368,8 +377,11 @@ func (s *Server) close() error {
 	s.stop()
 	s.background.Wait()
 	var err error
+	if s.series != nil {
+		err = s.series.Close(time.Now())
+	}
 	if s.store != nil {
-		err = s.store.Close()
+		err = errors.Join(err, s.store.Close())
 	}
 	if err != nil {
 		return errors.Join(errors.New("close store"), err)

@@ -58,6 +58,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterKeyServiceHandler,
 		swanherdv1.RegisterRoleBindingServiceHandler,
 		swanherdv1.RegisterSignInServiceHandler,
+		swanherdv1.RegisterHistoryServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

@@ -33,6 +33,7 @@ type client struct {
 	alerts       swanherdv1.AlertServiceClient
 	keys         swanherdv1.KeyServiceClient
 	bindings     swanherdv1.RoleBindingServiceClient
+	history      swanherdv1.HistoryServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -97,6 +98,7 @@ func newClient(x *Context) (*client, error) {
 		alerts:       swanherdv1.NewAlertServiceClient(conn),
 		keys:         swanherdv1.NewKeyServiceClient(conn),
 		bindings:     swanherdv1.NewRoleBindingServiceClient(conn),
+		history:      swanherdv1.NewHistoryServiceClient(conn),
 	}, nil
 }
 

@@ -231,3 +231,31 @@ func (f *Fleet) Changes(seq uint64) Changes {
 	}
 	return c
 }
+
+// Seen is a tunnel of which this replica keeps the history.
+type Seen struct {
+	Tunnel *swanherdv1.Tunnel
+	// End is the one that counts: the first whose edge has a session here; nil: neither.
+	End *swanherdv1.TunnelEnd
+}
+
+// Seen returns the tunnels whose transitions this replica records: each is with one
+// replica.
+func (f *Fleet) Seen() []Seen {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := make([]Seen, 0, len(f.tunnels))
+	for _, t := range f.tunnels {
+		if !f.records(t) {
+			continue
+		}
+		s := Seen{Tunnel: t.view}
+		for _, end := range []*swanherdv1.TunnelEnd{t.view.GetA(), t.view.GetB()} {
+			if e := f.edges[end.GetEdge()]; s.End == nil && e != nil && e.session != "" && e.home == "" {
+				s.End = end
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,5 +1,6 @@
-// Package history is what the controller tells of itself over time: its
-// Prometheus metrics. Their names and labels are stable.
+// Package history is what the controller tells over time: how tunnels were, from series
+// on its disk (Series), and of itself Prometheus metrics. Their names and labels are
+// stable.
 //
 //	swanherd_edges{network}                               edges enrolled
 //	swanherd_edges_connected{network}                     edges with a session

@@ -13,6 +13,7 @@ import (
 
 	"github.com/swanherd/swanherd/server"
 	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/history"
 	"github.com/swanherd/swanherd/server/kms"
 	"github.com/swanherd/swanherd/server/session"
 	"github.com/swanherd/swanherd/server/store"
@@ -27,6 +28,7 @@ type options struct {
 	oidc                      access.OIDC
 	oidcCA                    string
 	logLevel, logFormat       string
+	historySize               int64 // MiB
 }
 
 func newCommand(run func(server.Config) error) *cobra.Command {
@@ -70,6 +72,7 @@ up, and keep it apart from backups of the store.`,
 			if cfg.Log, err = o.logger(); err != nil {
 				return err
 			}
+			cfg.HistoryOctets = o.historySize << 20
 			slog.SetDefault(cfg.Log)
 			if cfg.OIDC, err = o.identityProvider(); err != nil {
 				return err
@@ -112,6 +115,7 @@ up, and keep it apart from backups of the store.`,
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")
+	f.Int64Var(&o.historySize, "history-size", history.DefaultMaxOctets>>20, "how much of how tunnels were is kept in DATA-DIR, in MiB")
 	f.BoolVar(&cfg.WebhookAllowLocal, "webhook-allow-local", false, "let webhooks go to receivers on this host and its link, which operators could misuse")
 	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")

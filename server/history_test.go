@@ -1,0 +1,103 @@
+package server_test
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+func (c *controller) history(name string) (*swanherdv1.History, error) {
+	return swanherdv1.NewHistoryServiceClient(c.dial(c.token)).QueryHistory(c.t.Context(), &swanherdv1.QueryHistoryRequest{Name: name})
+}
+
+// reportSA reports the edge's tunnel as established, with what went through its SA.
+func (e *testEdge) reportSA(octetsIn uint64) {
+	e.t.Helper()
+	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{Status: &swanherdv1.StatusReport{Sequence: 1, Full: true, Tunnels: []*swanherdv1.TunnelReport{{
+		Tunnel: "networks/demo/tunnels/berlin--oslo", State: swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED,
+		ChildSas: []*swanherdv1.ChildSa{{SpiIn: "1", Counters: &swanherdv1.SaCounters{OctetsIn: octetsIn, PacketsIn: octetsIn / 100}}},
+	}}}}})
+}
+
+// What edges report becomes history, of the tunnel and of its network, each octet once,
+// and it survives a restart.
+func TestHistoryOfATunnel(t *testing.T) {
+	c := startController(t)
+	c.cfg.CounterInterval = time.Second
+	c.restart()
+	c.apply()
+	berlin, oslo := c.enrolled("berlin"), c.enrolled("oslo")
+	for _, e := range []*testEdge{berlin, oslo} {
+		e.open()
+		e.until("berlin--oslo")
+		e.reportSA(1000)
+	}
+	const name = "networks/demo/tunnels/berlin--oslo/history"
+	until := func(what string, ok func(*swanherdv1.HistoryPoint) bool) {
+		t.Helper()
+		var last *swanherdv1.HistoryPoint
+		for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+			h, err := c.history(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last = h.GetTotal(); ok(last) {
+				return
+			}
+		}
+		t.Fatalf("no %s; there is %v", what, last)
+	}
+	until("time up", func(p *swanherdv1.HistoryPoint) bool { return p.GetUpSamples() > 0 })
+	for _, e := range []*testEdge{berlin, oslo} { // of which one counts
+		e.reportSA(8000)
+	}
+	until("traffic", func(p *swanherdv1.HistoryPoint) bool { return p.GetOctetsIn() == 7000 && p.GetPacketsIn() == 70 })
+	oslo.report(swanherdv1.TunnelState_TUNNEL_STATE_FAILED)
+	berlin.report(swanherdv1.TunnelState_TUNNEL_STATE_FAILED)
+	until("time down", func(p *swanherdv1.HistoryPoint) bool { return p.GetUpSamples() < p.GetSamples() })
+	c.restart()
+	of, err := c.history(name)
+	if err != nil || of.GetTotal().GetOctetsIn() != 7000 || of.GetStep().GetSeconds() != 60 || len(of.GetPoints()) == 0 {
+		t.Errorf("after a restart: %v, %v", of, err)
+	}
+	all, err := c.history("networks/demo/history")
+	if err != nil || all.GetTotal().GetOctetsIn() != 7000 {
+		t.Errorf("of the network: %v, %v", all, err)
+	}
+	x := c.terminal()
+	x.says(0, "", "history tunnel berlin--oslo --since 1d", "UP", "6.8 KiB", "70")
+	x.says(0, "", "history network --since 30d --step 1d", "total")
+	x.says(4, "", "history tunnel berlin--paris", "does not exist")
+	x.says(64, "", "history network --since yesterday", "is no time such as 90m, 24h or 7d")
+	if resp, body := c.rest("GET", "/v1/"+name+"?step=600s", c.token, ""); resp.StatusCode != 200 {
+		t.Errorf("REST: %s", body)
+	}
+}
+
+func TestHistoryOfWhatTime(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	client := swanherdv1.NewHistoryServiceClient(c.dial(c.token))
+	for field, req := range map[string]*swanherdv1.QueryHistoryRequest{
+		"start_time": {StartTime: timestamppb.New(time.Now().Add(time.Hour))},
+		"end_time":   {EndTime: &timestamppb.Timestamp{Seconds: 1 << 60}},
+		"step":       {Step: durationpb.New(-time.Second)},
+	} {
+		req.Name = "networks/demo/history"
+		if _, err := client.QueryHistory(t.Context(), req); status.Code(err) != codes.InvalidArgument || violated(err)[0] != field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	long, err := client.QueryHistory(t.Context(), &swanherdv1.QueryHistoryRequest{
+		Name: "networks/demo/history", StartTime: timestamppb.New(time.Unix(0, 0)), EndTime: timestamppb.New(time.Now().Add(1000 * time.Hour)),
+	})
+	if err != nil || len(long.GetPoints()) > 1500 {
+		t.Errorf("since 1970: %v, %v", long, err)
+	}
+}
