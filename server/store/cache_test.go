@@ -278,6 +278,25 @@ func TestTopologyChangesAreSerial(t *testing.T) {
 	if after.Sites.Len() != 0 || after.Networks.Value(demo).GetDescription() != "x" {
 		t.Errorf("%d sites, network %v", after.Sites.Len(), after.Networks.Value(demo))
 	}
+
+	// What only guards the topology, as the begin of a rollout, is a change to others.
+	network := model.NetworkName{Network: "demo"}
+	if at, err := s.TopologyRevisionOf(ctx, network); err != nil || at != revision {
+		t.Errorf("the topology changed at %d, %v, want %d", at, err, revision)
+	}
+	for _, c := range []struct {
+		at   int64
+		want error
+	}{{revision - 1, ErrConflict}, {revision, nil}, {revision, ErrConflict}} {
+		txn := s.Txn()
+		s.GuardTopologyIn(txn, network, c.at)
+		if _, err := txn.Commit(ctx); !errors.Is(err, c.want) {
+			t.Errorf("guarded at %d: %v, want %v", c.at, err, c.want)
+		}
+	}
+	if err := add(after, berlin); !errors.Is(err, ErrConflict) {
+		t.Errorf("a change of what was guarded since: %v, want ErrConflict", err)
+	}
 }
 
 func TestLargeTransactions(t *testing.T) {
