@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"crypto/x509"
 	"embed"
 	"fmt"
 	"io/fs"
@@ -32,8 +33,9 @@ const contentSecurityPolicy = "default-src 'none'; script-src 'self'; style-src 
 	"font-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 // New returns the dashboard as a handler for the root of a TLS listener. conn
-// reaches the controller's operator services.
-func New(conn grpc.ClientConnInterface) (http.Handler, error) {
+// reaches the controller's operator services. providerRoots are the authorities of the
+// certificate of its identity provider; nil: the system's.
+func New(conn grpc.ClientConnInterface, providerRoots *x509.CertPool) (http.Handler, error) {
 	files, err := fs.Sub(dist, "dist")
 	if err != nil {
 		return nil, err
@@ -46,6 +48,10 @@ func New(conn grpc.ClientConnInterface) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /auth/login", access.login)
 	mux.HandleFunc("POST /auth/logout", access.logout)
+	people := newProvider(conn, providerRoots)
+	mux.HandleFunc("GET /auth/provider", people.describe)
+	mux.HandleFunc("GET /auth/oidc", people.begin)
+	mux.HandleFunc("GET "+callbackPath, people.callback)
 	mux.Handle("POST "+rpcPrefix+"/", http.StripPrefix(rpcPrefix, bridge.New(bridge.Config{
 		Conn: conn, Methods: methods, Authorization: authorization,
 	})))

@@ -55,7 +55,7 @@ func newTestDashboard(t *testing.T) (*httptest.Server, *access) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	h, err := New(conn)
+	h, err := New(conn, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,7 @@
 // calls the controller's API.
 //
 // The handler holds no state of its own: a session is an API token of the
-// controller in a cookie that scripts cannot read, so any replica serves any
+// controller, or an ID token of its identity provider, in a cookie that scripts cannot read, so any replica serves any
 // browser. It asks the controller for everything, with the viewer's own token,
 // and so shows nobody more than the API would.
 //

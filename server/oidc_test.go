@@ -19,18 +19,19 @@ import (
 	"github.com/swanherd/swanherd/server"
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/cli"
+	"github.com/swanherd/swanherd/server/providertest"
 )
 
 // startSignIn starts a controller with a provider and the people of an organisation.
-func startSignIn(t testing.TB, life string) (*controller, *identityProvider) {
+func startSignIn(t testing.TB, life time.Duration) (*controller, *providertest.Provider) {
 	t.Helper()
-	p := startProvider(t, life,
-		person{Name: "alice", Email: "Alice@example.net", Verified: true, Groups: []string{"noc", "all"}},
-		person{Name: "bob", Email: "bob@example.net", Verified: true, Groups: []string{"all"}},
+	p := providertest.Start(t, life, "https://127.0.0.1/unused",
+		providertest.Person{Name: "alice", Email: "Alice@example.net", Verified: true, Groups: []string{"noc", "all"}},
+		providertest.Person{Name: "bob", Email: "bob@example.net", Verified: true, Groups: []string{"all"}},
 		// Says to be somebody else, which nobody verified.
-		person{Name: "mallory", Email: "alice@example.net"},
+		providertest.Person{Name: "mallory", Email: "alice@example.net"},
 	)
-	c := startController(t, func(cfg *server.Config) { cfg.OIDC = p.settings() })
+	c := startController(t, func(cfg *server.Config) { cfg.OIDC = p.Settings() })
 	c.apply()
 	c.knowsProvider()
 	return c, p
@@ -103,9 +104,9 @@ const (
 
 // People may do what their bindings give, there where it is given, in their own name.
 func TestPeopleHaveTheRolesOfTheirBindings(t *testing.T) {
-	c, p := startSignIn(t, "1h")
+	c, p := startSignIn(t, time.Hour)
 	nobody := &terminal{c: c, config: filepath.Join(t.TempDir(), "config.yaml")}
-	code, text := nobody.signsIn(nobody.login(p), signInURL, func(at string) { p.visit(at, "alice") })
+	code, text := nobody.signsIn(nobody.login(p), signInURL, func(at string) { p.Visit(p.Browser(p.Roots()), at, "alice") })
 	if code != 5 || !strings.Contains(text, "email:alice@example.net has no role") {
 		t.Errorf("without a binding: exit code %d, %s", code, text)
 	}
@@ -144,7 +145,7 @@ func TestPeopleHaveTheRolesOfTheirBindings(t *testing.T) {
 	// An address counts only if the provider verified it.
 	c.bind("email:alice@example.net", admin)
 	mallory := &terminal{c: c, config: filepath.Join(t.TempDir(), "config.yaml")}
-	code, text = mallory.signsIn(mallory.login(p), signInURL, func(at string) { p.visit(at, "mallory") })
+	code, text = mallory.signsIn(mallory.login(p), signInURL, func(at string) { p.Visit(p.Browser(p.Roots()), at, "mallory") })
 	if code != 5 || !strings.Contains(text, "subject:mallory has no role") {
 		t.Errorf("with an address that is not verified: exit code %d, %s", code, text)
 	}
@@ -153,7 +154,7 @@ func TestPeopleHaveTheRolesOfTheirBindings(t *testing.T) {
 
 // A role that was taken away is gone at once, and what is open by it ends.
 func TestRoleIsTakenAwayAtOnce(t *testing.T) {
-	c, p := startSignIn(t, "1h")
+	c, p := startSignIn(t, time.Hour)
 	b := c.bind("group:noc", viewer, "networks/demo")
 	token := c.signedIn(p, "alice").context().OIDC.IDToken
 	watch, err := swanherdv1.NewTopologyServiceClient(c.dial(token)).Watch(t.Context(), &swanherdv1.WatchRequest{Parent: "networks/demo"})
@@ -177,12 +178,12 @@ func TestRoleIsTakenAwayAtOnce(t *testing.T) {
 
 // Only what the provider made for this controller counts, for as long as it says.
 func TestIDTokensAreProved(t *testing.T) {
-	c, p := startSignIn(t, "3s")
+	c, p := startSignIn(t, 3*time.Second)
 	for _, group := range []string{"group:all", "group:noc"} {
 		c.bind(group, viewer)
 	}
 	other := startController(t, func(cfg *server.Config) {
-		cfg.OIDC = p.settings()
+		cfg.OIDC = p.Settings()
 		cfg.OIDC.ClientID = "wiki"
 	})
 	other.knowsProvider()
@@ -223,10 +224,10 @@ func TestIDTokensAreProved(t *testing.T) {
 
 // The command line goes on with another token when one ends, until one signs out.
 func TestSignInIsRenewedAndEnded(t *testing.T) {
-	c, p := startSignIn(t, "10s") // ends so soon that each command asks for another one
+	c, p := startSignIn(t, 10*time.Second) // ends so soon that each command asks for another one
 	c.bind("group:noc", viewer)
 	x := &terminal{c: c, config: filepath.Join(t.TempDir(), "config.yaml")}
-	code, text := x.signsIn(x.login(p)+" --device", deviceCode, func(code string) { p.confirm(code, "alice", "allowed") })
+	code, text := x.signsIn(x.login(p)+" --device", deviceCode, func(code string) { p.Confirm(code, "alice", "allowed") })
 	if code != 0 {
 		t.Fatalf("by device: %s", text)
 	}
@@ -247,7 +248,7 @@ func TestSignInIsRenewedAndEnded(t *testing.T) {
 	x.says(1, "", "whoami", "could not be renewed")
 
 	denied := &terminal{c: c, config: filepath.Join(t.TempDir(), "config.yaml")}
-	code, text = denied.signsIn(denied.login(p)+" --device", deviceCode, func(code string) { p.confirm(code, "alice", "denied") })
+	code, text = denied.signsIn(denied.login(p)+" --device", deviceCode, func(code string) { p.Confirm(code, "alice", "denied") })
 	if code != 1 || !strings.Contains(text, "access_denied") {
 		t.Errorf("who refuses: exit code %d, %s", code, text)
 	}
@@ -255,13 +256,13 @@ func TestSignInIsRenewedAndEnded(t *testing.T) {
 
 // Who is signed in goes on when the provider is down. Nobody new is let in, and told why.
 func TestProviderMayBeDown(t *testing.T) {
-	c, p := startSignIn(t, "1h")
+	c, p := startSignIn(t, time.Hour)
 	c.bind("group:noc", viewer)
 	token := c.signedIn(p, "alice").context().OIDC.IDToken
 	if err := c.whoAmI(token); err != nil {
 		t.Fatal(err)
 	}
-	p.stop()
+	p.Stop()
 	if err := c.whoAmI(token); err != nil {
 		t.Errorf("who was signed in: %v", err)
 	}
@@ -272,7 +273,7 @@ func TestProviderMayBeDown(t *testing.T) {
 	if err := c.whoAmI(token); status.Code(err) != codes.Unavailable || reason(err) != access.ReasonProviderUnavailable {
 		t.Errorf("without the provider's keys: %v", err)
 	}
-	p.start() // with other keys
+	p.Restart() // with other keys
 	c.eventually("the provider to be known", func() bool {
 		return status.Code(c.whoAmI(token)) == codes.Unauthenticated
 	})

@@ -22,6 +22,16 @@ export async function login(code: string): Promise<string | undefined> {
   }
 }
 
+/** hasProvider says whether people sign in with an identity provider. */
+export async function hasProvider(): Promise<boolean> {
+  try {
+    const answer = await fetch("/auth/provider");
+    return answer.ok && (await answer.json()).issuer !== "";
+  } catch {
+    return false;
+  }
+}
+
 /** logout ends the session, here and at the controller; the reason when it cannot. */
 export async function logout(): Promise<string | undefined> {
   try {

@@ -1,6 +1,7 @@
 import { useComputed } from "@preact/signals";
-import { useEffect, useMemo } from "preact/hooks";
+import { useEffect, useMemo, useState } from "preact/hooks";
 import { address } from "./address";
+import { hasProvider } from "./api";
 import { ConnectionBar, Live } from "./connection";
 import { AbsentEdges, Announcer, Counts } from "./counts";
 import { TunnelDetails } from "./details";
@@ -80,10 +81,19 @@ function Screen({ page }: { page: Page }) {
 }
 
 function SignedOut({ reason }: { reason: string }) {
+  const [provider, setProvider] = useState(false);
+  useEffect(() => {
+    hasProvider().then(setProvider);
+  }, []);
   return (
     <main class="signed-out">
       <h1>Swanherd</h1>
       {reason !== "" && <p role="alert">Sign-in failed: {reason}.</p>}
+      {provider && (
+        <p>
+          <a href="/auth/oidc">Sign in with your organisation</a>
+        </p>
+      )}
       <p>You are not signed in. Ask the controller for a sign-in link:</p>
       <pre>swanherd dashboard</pre>
       <p>The link works once. The session's role is viewer, unless the command asks for more.</p>

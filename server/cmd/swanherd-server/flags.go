@@ -109,7 +109,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringSliceVar(&cfg.RedirectEdges, "redirect-edges", nil, "send edges to these endpoints, host:port,...; they go once they are welcomed there")
 	f.StringVar(&cfg.AdvertiseURL, "advertise-url", "", "where browsers reach --listen, https://host:port (default its address)")
 	f.StringVar(&o.oidc.Issuer, "oidc-issuer", "", "URL of the identity provider (OpenID Connect) that people may sign in with")
-	f.StringVar(&o.oidc.ClientID, "oidc-client-id", "", "what the identity provider calls this controller; a public client with the device flow and redirects to loopback")
+	f.StringVar(&o.oidc.ClientID, "oidc-client-id", "", "what the identity provider calls this controller; a public client with the device flow, and redirects to loopback and to /auth/oidc/callback of --advertise-url")
 	f.StringVar(&o.oidc.GroupsClaim, "oidc-groups-claim", "groups", "claim of ID tokens with a person's groups")
 	f.StringVar(&o.oidcCA, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")

@@ -21,7 +21,12 @@ func main() {
 	defer stop()
 	cmd := newCommand(func(cfg server.Config) error {
 		cfg.Version = version()
-		cfg.Dashboard = func(conn grpc.ClientConnInterface) (http.Handler, error) { return dashboard.New(conn) }
+		cfg.Dashboard = func(conn grpc.ClientConnInterface) (http.Handler, error) {
+			if cfg.OIDC == nil {
+				return dashboard.New(conn, nil)
+			}
+			return dashboard.New(conn, cfg.OIDC.RootCAs)
+		}
 		return server.Run(ctx, cfg)
 	})
 	if err := cmd.ExecuteContext(ctx); err != nil {
