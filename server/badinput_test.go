@@ -92,7 +92,7 @@ func (c *controller) populated(network string) *samples {
 	return &samples{
 		network: network,
 		ids: map[string]string{
-			"revision": fmt.Sprint(applied.GetRevision()), "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
+			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,

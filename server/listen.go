@@ -119,6 +119,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterRoleBindingServiceServer(g, s.services.bindings)
 	swanherdv1.RegisterSignInServiceServer(g, s.services.signIn)
 	swanherdv1.RegisterHistoryServiceServer(g, s.services.history)
+	swanherdv1.RegisterClusterServiceServer(g, s.services.cluster)
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }

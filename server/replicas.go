@@ -123,6 +123,7 @@ func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	duties.Go(func() { s.store.TrimEvents(ctx) })
 	duties.Go(func() { s.store.SealAudit(ctx, l, s.sealer) })
 	duties.Go(func() { s.keyRing.Reseal(ctx, l) })
+	duties.Go(func() { s.store.PromoteMembers(ctx) })
 	duties.Go(func() { s.forgetExpired(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })

@@ -167,6 +167,8 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.WebhookSink{
 			Name: n + "/webhookSinks/" + s.ids["webhook_sink"], Url: "https://receiver.invalid/alerts", Secret: "whsec_" + strings.Repeat("abcd", 8),
 		}
+	case "swanherd.v1.ClusterMember":
+		return &swanherdv1.ClusterMember{PeerAddress: "https://192.0.2.1:2380"}
 	case "swanherd.v1.ApiToken":
 		return &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER}
 	case "swanherd.v1.RoleBinding":

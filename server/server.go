@@ -96,6 +96,7 @@ type services struct {
 	bindings     *api.RoleBindings
 	signIn       *api.SignIn
 	history      *api.History
+	cluster      *api.Cluster
 }
 
 // Start starts a controller and returns once it serves. A Start that fails
@@ -229,6 +230,7 @@ func (s *Server) makeServices(context.Context) error {
 		keys:         api.NewKeys(s.store, s.keyRing),
 		bindings:     api.NewRoleBindings(s.store, s.keeper),
 		signIn:       api.NewSignIn(s.keeper),
+		cluster:      api.NewCluster(s.store),
 	}
 	s.services.history = api.NewHistory(s.store, s.fleet, s.series)
 	return s.makeAlerts()

@@ -153,6 +153,10 @@ var rules = map[string]rule{
 	"/swanherd.v1.AlertService/DeleteWebhookSink": {role: operator},
 	"/swanherd.v1.AlertService/TestWebhookSink":   {role: operator},
 
+	"/swanherd.v1.ClusterService/ListClusterMembers":  {role: admin, scope: everywhere},
+	"/swanherd.v1.ClusterService/CreateClusterMember": {role: admin, scope: everywhere},
+	"/swanherd.v1.ClusterService/DeleteClusterMember": {role: admin, scope: everywhere},
+
 	"/swanherd.v1.KeyService/GetSealing":    {role: admin, scope: everywhere},
 	"/swanherd.v1.KeyService/RotateSealing": {role: admin, scope: everywhere},
 

@@ -59,6 +59,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterRoleBindingServiceHandler,
 		swanherdv1.RegisterSignInServiceHandler,
 		swanherdv1.RegisterHistoryServiceHandler,
+		swanherdv1.RegisterClusterServiceHandler,
 	} {
 		if err := register(ctx, gateway, conn); err != nil {
 			return nil, err

@@ -34,6 +34,7 @@ type client struct {
 	keys         swanherdv1.KeyServiceClient
 	bindings     swanherdv1.RoleBindingServiceClient
 	history      swanherdv1.HistoryServiceClient
+	cluster      swanherdv1.ClusterServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
 	// commands that need none.
 	parent string
@@ -99,6 +100,7 @@ func newClient(x *Context) (*client, error) {
 		keys:         swanherdv1.NewKeyServiceClient(conn),
 		bindings:     swanherdv1.NewRoleBindingServiceClient(conn),
 		history:      swanherdv1.NewHistoryServiceClient(conn),
+		cluster:      swanherdv1.NewClusterServiceClient(conn),
 	}, nil
 }
 

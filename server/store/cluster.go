@@ -21,6 +21,9 @@ type Cluster struct {
 	// `https://host:port`. It has to be the same at every member at its first start; later
 	// the store knows better.
 	Peers map[string]string
+	// Join says that the cluster is there already, and lets this one in (Store.AddMember).
+	// Peers are those that it has then. It matters at the first start only.
+	Join bool
 	// Listen is the address that this member listens on for the others,
 	// `https://address:port`. Default: its own of Peers.
 	Listen string
@@ -73,6 +76,9 @@ func (c *Cluster) configure(cfg *embed.Config) error {
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*listen}, []url.URL{*advertise}
 	cfg.InitialCluster = strings.Join(initial, ",")
 	cfg.InitialClusterToken = "swanherd"
+	if c.Join {
+		cfg.ClusterState = embed.ClusterStateFlagExisting
+	}
 	// etcd's defaults: there is an election to lose now.
 	cfg.TickMs, cfg.ElectionMs = 100, 1000
 	cfg.PeerTLSInfo = transport.TLSInfo{CertFile: c.CertFile, KeyFile: c.KeyFile, TrustedCAFile: c.CAFile, ClientCertAuth: c.CAFile != ""}

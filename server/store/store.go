@@ -85,6 +85,7 @@ type Store struct {
 
 	client         *clientv3.Client
 	embedded       *embedded // nil with an external cluster
+	cluster        *Cluster  // nil: the embedded etcd is alone, or there is none
 	log            *slog.Logger
 	maxTxnOps      int
 	eventRetention int
@@ -238,6 +239,7 @@ func (s *Store) connect(ctx context.Context, cfg Config) error {
 			return err
 		}
 		s.embedded, s.client, s.maxTxnOps = e, e.client(), embeddedMaxTxnOps
+		s.cluster = cfg.Cluster
 		return nil
 	case len(cfg.Endpoints) > 0:
 		if s.maxTxnOps == 0 {

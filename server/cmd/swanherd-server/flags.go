@@ -89,6 +89,7 @@ up, and keep it apart from backups of the store.`,
 	f.IntVar(&cfg.EtcdMaxTxnOps, "etcd-max-txn-ops", 0, "the cluster's --max-txn-ops (default 128)")
 	f.StringSliceVar(&o.members, "cluster", nil, "members of a cluster of embedded etcds, NAME=https://host:port,...")
 	f.StringVar(&o.cluster.Member, "cluster-member", "", "which of them this controller is")
+	f.BoolVar(&o.cluster.Join, "cluster-join", false, "the cluster is there, and lets this one in (\"swanherd replica add\"); for the first start")
 	f.StringVar(&o.cluster.Listen, "cluster-listen", "", "address for the other members, https://address:port (default this one's of --cluster)")
 	f.StringVar(&o.cluster.CAFile, "cluster-ca", "", "PEM file of the authority that members' certificates chain to")
 	f.StringVar(&o.cluster.CertFile, "cluster-cert", "", "PEM file of this member's certificate, for servers and clients")
