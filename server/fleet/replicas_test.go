@@ -176,7 +176,18 @@ func TestUnreachableReplica(t *testing.T) {
 		synctest.Wait()
 		before := a.journal.actions()
 
+		if c := a.fleet.Changes(0); len(c.Edges) != 2 || len(c.Unreachable) != 0 {
+			t.Errorf("of %d edges it is unknown what becomes of %v", len(c.Edges), c.Unreachable)
+		}
+		if seen, other := a.fleet.Seen(), b.fleet.Seen(); len(seen)+len(other) != 1 {
+			t.Errorf("%d replicas keep the history of one tunnel", len(seen)+len(other))
+		}
 		a.fleet.Unreachable(b.name)
+		if c := a.fleet.Changes(0); len(c.Unreachable) != 1 {
+			t.Errorf("of the edge whose replica cannot be reached it is known what becomes of it: %v", c.Unreachable)
+		} else if _, ok := c.Unreachable[berlin]; !ok {
+			t.Errorf("%v cannot be reached, want %s", c.Unreachable, berlin)
+		}
 		if got, why := a.status(); got != swanherdv1.TunnelStatus_TUNNEL_STATUS_UP {
 			t.Errorf("at once the tunnel is %v: %s", got, why)
 		}

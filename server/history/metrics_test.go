@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -52,6 +53,8 @@ func used() *history.Metrics {
 	m.WatchReplica(func() bool { return true }, func() int { return 3 }, func() time.Duration { return 1500 * time.Millisecond })
 	m.WatchAlerts(func() map[string]int { return map[string]int{"warning": 3} })
 	m.WebhookTried(history.Failed)
+	// The server collects it, and has the test of what it says.
+	m.Collect(prometheus.NewGauge(prometheus.GaugeOpts{Name: "swanherd_rollouts", Help: "Rollouts."}))
 	return m
 }
 
