@@ -358,3 +358,41 @@ func TestCommandLineAlerts(t *testing.T) {
 	x.says(0, "", "delete alertrule down", "networks/demo/alertRules/down")
 	x.says(4, "", "get alertrule down", "does not exist")
 }
+
+// An alert that fires goes on firing when another replica leads, and is resolved by that
+// one under the same name.
+func TestAnAlertOutlivesTheLeader(t *testing.T) {
+	replicas := startReplicas(t)
+	lead := -1
+	for deadline := time.Now().Add(30 * time.Second); lead < 0 && time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		lead = slices.IndexFunc(replicas, func(c *controller) bool { return strings.Contains(c.metrics(), "swanherd_leader 1") })
+	}
+	if lead < 0 {
+		t.Fatal("nobody leads")
+	}
+	leader, other := replicas[lead], replicas[(lead+1)%3]
+	leader.apply()
+	r := newReceiver(t, 0)
+	leader.sink("networks/demo", r.sink())
+	leader.alertRule("networks/demo", "gone", offlineRule())
+	e := leader.enrolled("berlin")
+	e.at(other)
+	other.counted("a session", func(n *swanherdv1.FleetCounts) bool { return n.GetEdgesConnected() == 1 })
+	if err := e.hangUp(); err != nil {
+		t.Fatal(err)
+	}
+	fired := r.next("the loss of an edge")
+	if err := leader.s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e.at(other)
+	over := r.next("its return")
+	if fired.Type != "dev.swanherd.alert.firing" || over.Type != "dev.swanherd.alert.resolved" || over.Data.Name != fired.Data.Name {
+		t.Errorf("the webhooks were %+v and %+v", fired, over)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.tries) != 2 {
+		t.Errorf("there were %d messages, want 2: %v", len(r.tries), r.tries)
+	}
+}

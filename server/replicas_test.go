@@ -51,6 +51,8 @@ func startReplicas(t *testing.T) []*controller {
 			ReplicaListen: "127.0.0.1:0",
 			Version:       "test",
 			Log:           slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})).With("member", i),
+
+			WebhookAllowLocal: true,
 		}}
 		replicas[i] = c
 		starting.Go(func() {
