@@ -241,7 +241,7 @@ func TestRolloutRevertsByItself(t *testing.T) {
 func TestRolloutHaltsPausesAndResumes(t *testing.T) {
 	s := startStaged(t, startController(t))
 	policy := quick(never)
-	policy.OnFailure, policy.SettleTimeout = swanherdv1.RolloutPolicy_ON_FAILURE_HALT, durationpb.New(time.Second)
+	policy.OnFailure, policy.SettleTimeout = swanherdv1.RolloutPolicy_ON_FAILURE_HALT, durationpb.New(4*time.Second)
 	name := s.rollout(s.change("bigger", 2048), policy)
 	s.reach(name, "good", at(0, 2))
 	s.oslo.report(swanherdv1.TunnelState_TUNNEL_STATE_FAILED)
