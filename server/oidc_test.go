@@ -129,6 +129,19 @@ func TestPeopleHaveTheRolesOfTheirBindings(t *testing.T) {
 		t.Errorf("the file of the credentials: %v, %v", info.Mode(), err)
 	}
 
+	// The log has each sign-in once, however many calls are made with it.
+	events, err := c.fleet().ListEvents(t.Context(), &swanherdv1.ListEventsRequest{Parent: "networks/-", Filter: `action="signIn.accept" OR action="signIn.refuse"`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var signIns []string
+	for _, e := range events.GetEvents() {
+		signIns = append(signIns, e.GetAction()+" "+e.GetActor()+" from "+e.GetSource().GetAddress())
+	}
+	if got := strings.Join(signIns, ", "); got != "signIn.accept email:alice@example.net from 127.0.0.1, signIn.refuse email:alice@example.net from 127.0.0.1" {
+		t.Errorf("the sign-ins in the log are %s", got)
+	}
+
 	// Of two roles each is good where it was given, and the higher one not where the lower is.
 	c.bind("email:BOB@example.net", viewer)
 	c.bind("subject:bob", admin, "networks/demo")

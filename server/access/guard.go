@@ -212,7 +212,9 @@ func (g *Guard) operator(ctx context.Context, method string) (Principal, error) 
 	if !strings.EqualFold(scheme, "Bearer") {
 		return Principal{}, status.Error(codes.Unauthenticated, "authorization is not of the form `Bearer swa_...`")
 	}
-	p, err := g.keeper.Authenticate(ctx, strings.TrimSpace(token))
+	token = strings.TrimSpace(token)
+	p, err := g.keeper.Authenticate(ctx, token)
+	g.recordSignIn(ctx, method, token, p, err)
 	if err == nil { // however many others behind the same address were wrong
 		return p, nil
 	}

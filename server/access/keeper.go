@@ -55,11 +55,12 @@ type Keeper struct {
 	audits   *auditLimiter
 	uses     *tokenUses
 	provider *provider // nil: there is none
+	signIns  *signIns
 }
 
 // NewKeeper returns a keeper of what the store holds.
 func NewKeeper(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses()}
+	k := &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses(), signIns: newSignIns()}
 	if cfg.OIDC != nil {
 		k.provider = newProvider(*cfg.OIDC, cfg.Log)
 	}

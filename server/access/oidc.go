@@ -252,7 +252,8 @@ func isIDToken(token string) bool {
 	return len(token) <= maxIDToken && !strings.HasPrefix(token, apiTokenPrefix) && strings.Count(token, ".") == 2
 }
 
-// person authenticates by an ID token. What it may do is what its bindings give now.
+// person authenticates by an ID token. What it may do is what its bindings give now; who
+// has none is returned with the error, for the audit log.
 func (k *Keeper) person(ctx context.Context, token string) (Principal, error) {
 	who, expire, err := k.provider.verify(ctx, token)
 	if err != nil {
@@ -262,11 +263,12 @@ func (k *Keeper) person(ctx context.Context, token string) (Principal, error) {
 	if len(grants) == 0 { // another replica may just have made one
 		grants = grantsOf(k.store.CatchUp(ctx), who)
 	}
+	p := Principal{Actor: who.actor(), Grants: grants, ExpireTime: expire, identity: who}
 	if len(grants) == 0 {
-		return Principal{}, status.Errorf(codes.PermissionDenied,
+		return p, status.Errorf(codes.PermissionDenied,
 			"%s has no role; an administrator gives one with `swanherd role grant`", who.actor())
 	}
-	return Principal{Actor: who.actor(), Grants: grants, ExpireTime: expire, identity: who}, nil
+	return p, nil
 }
 
 // RunProvider looks for the identity provider until it has answered or ctx ends.
