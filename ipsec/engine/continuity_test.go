@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,12 +23,15 @@ type edition struct {
 	prefixes int
 	issued   int // certificates: how often
 	trusts   int // authorities beside the one in use
+	name     int // of the initiator
+	encap    bool
+	swapped  bool // roles
 	dpd      time.Duration
 }
 
 // next is another one.
 func (e edition) next(r *rand.Rand) edition {
-	switch r.IntN(6) {
+	switch r.IntN(9) {
 	case 0:
 		e.ike = []string{"aes128gcm16-prfsha256-x25519", "aes256gcm16-prfsha384-ecp384", "aes256ctr-sha512-ecp256"}[r.IntN(3)]
 	case 1:
@@ -39,10 +43,18 @@ func (e edition) next(r *rand.Rand) edition {
 	case 4:
 		e.trusts = 1 - e.trusts
 	case 5:
+		e.name++
+	case 6:
+		e.encap = !e.encap
+	case 7:
+		e.swapped = !e.swapped
+	case 8:
 		e.dpd = time.Duration(5+r.IntN(20)) * time.Second
 	}
 	return e
 }
+
+func (e edition) initiator() ident.ID { return must(ident.ParseID(fmt.Sprintf("a%d.example", e.name))) }
 
 // continuity is two ends of a tunnel that are brought from one edition to the next, each
 // in its own time.
@@ -60,9 +72,12 @@ type continuity struct {
 
 func (c *continuity) config(end int) TunnelConfig {
 	n, peer := c.ends[end], c.ends[1-end]
-	role := []ike.Role{ike.RoleEither, ike.RoleResponder}[end]
-	config := asPlanned(n.tunnelConfig("tunnel", role, peer, lan(1+end, 0), lan(2-end, 0)))
-	e := c.at[end]
+	e, roles := c.at[end], []ike.Role{ike.RoleEither, ike.RoleResponder}
+	if e.swapped {
+		slices.Reverse(roles)
+	}
+	config := asPlanned(n.tunnelConfig("tunnel", roles[end], peer, lan(1+end, 0), lan(2-end, 0)))
+	config.ForceEncap = e.encap
 	config.Proposals = []suite.IKEProposal{must(suite.ParseIKE(e.ike))}
 	child := &config.Children[0]
 	child.Proposals = []suite.ESPProposal{must(suite.ParseESP(e.esp))}
@@ -75,14 +90,21 @@ func (c *continuity) config(end int) TunnelConfig {
 	if e.trusts > 0 {
 		config.Peer.Roots = ident.UnionRoots(c.old.roots, c.fresh.roots)
 	}
+	if e.name > 0 && end == 1 {
+		config.Peer.ID = e.initiator()
+	}
 	config.Timing.DPD = e.dpd
 	return config
 }
 
 // apply brings an end to an edition.
 func (c *continuity) apply(end int, e edition) {
-	if e.issued != c.at[end].issued || c.own[end].Signer == nil {
-		c.own[end] = c.old.issue(c.ends[end].id)
+	if at := c.at[end]; e.issued != at.issued || e.name != at.name || c.own[end].Signer == nil {
+		id := c.ends[end].id
+		if e.name > 0 && end == 0 {
+			id = e.initiator().Data
+		}
+		c.own[end] = c.old.issue(id)
 	}
 	c.at[end] = e
 	c.told = append(c.told, fmt.Sprintf("%s %s gets %+v", time.Now().Format("04:05.000"), c.ends[end].id, e))

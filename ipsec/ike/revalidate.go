@@ -71,6 +71,7 @@ func (t *Tunnel) verifyAgain(sa *ikeSA) bool {
 	sa.verifying = true
 	e, remote, id, now := sa.evidence, t.cfg.Peer, sa.remoteID, t.outside(t.now)
 	chain := e.chain
+	remote.ID = id // that another one is wanted now is a change, and no doubt about this one
 	runJob(sa, ClassEstablished, func() (*ident.VerifiedPeer, error) {
 		certs, err := ident.ParseChain(chain)
 		if err != nil {
