@@ -200,51 +200,64 @@ func kindOfKey(t *testing.T, kinds []storedKind, key string) storedKind {
 	return storedKind{}
 }
 
-// goldenStore is the golden store of this version; with -update it is made when there is
-// none, of one record of each kind in which each field is set.
+// goldenStore is the golden store of this version. With -update it gets a record, in which
+// each field is set, of each kind that it has none of; those that it has stay as they are.
 func goldenStore(t *testing.T) []goldenRecord {
 	t.Helper()
 	file := goldenFile("store.json")
+	var out []goldenRecord
 	b, err := os.ReadFile(file)
-	if os.IsNotExist(err) && *update {
-		s := open(t, t.TempDir())
-		defer s.Close()
-		var out []goldenRecord
-		for _, k := range storedKinds(s) {
-			m := k.empty.ProtoReflect().New()
-			fill(m, 0)
-			value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
-			if err != nil {
-				t.Fatal(err)
-			}
-			means, err := protojson.Marshal(m.Interface())
-			if err != nil {
-				t.Fatal(err)
-			}
-			varying := slices.DeleteFunc(slices.Clone(k.layout.form), func(f string) bool { return f[0] != '*' })
-			for i := range varying {
-				varying[i] = fmt.Sprintf("golden%d", i)
-			}
-			key := k.layout.prefix() + strings.Join(varying, "/")
-			if k.layout.dir == "meta" {
-				key = epochKey
-			}
-			out = append(out, goldenRecord{key, base64.StdEncoding.EncodeToString(value), means})
-		}
-		if b, err = json.MarshalIndent(out, "", "  "); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, append(b, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	} else if err != nil {
+	if err == nil {
+		err = json.NewDecoder(bytes.NewReader(b)).Decode(&out)
+	}
+	if err != nil && (!*update || !os.IsNotExist(err)) {
 		t.Fatal(err)
 	}
-	var out []goldenRecord
-	if err := json.NewDecoder(bytes.NewReader(b)).Decode(&out); err != nil {
-		t.Fatal(err)
+	s := open(t, t.TempDir())
+	defer s.Close()
+	for _, k := range storedKinds(s) {
+		if slices.ContainsFunc(out, func(r goldenRecord) bool { return strings.HasPrefix(r.Key, k.layout.prefix()) }) {
+			continue
+		}
+		if !*update {
+			t.Errorf("nothing in %s is below %s\n%s", file, k.layout.prefix(), goldenAdvice)
+			continue
+		}
+		out = append(out, k.record(t))
+	}
+	if *update {
+		if b, err = json.MarshalIndent(out, "", "  "); err == nil {
+			err = os.WriteFile(file, append(b, '\n'), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	return out
+}
+
+// record is one of the kind in which each field is set.
+func (k storedKind) record(t *testing.T) goldenRecord {
+	t.Helper()
+	m := k.empty.ProtoReflect().New()
+	fill(m, 0)
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(m.Interface())
+	if err != nil {
+		t.Fatal(err)
+	}
+	means, err := protojson.Marshal(m.Interface())
+	if err != nil {
+		t.Fatal(err)
+	}
+	varying := slices.DeleteFunc(slices.Clone(k.layout.form), func(f string) bool { return f[0] != '*' })
+	for i := range varying {
+		varying[i] = fmt.Sprintf("golden%d", i)
+	}
+	key := k.layout.prefix() + strings.Join(varying, "/")
+	if k.layout.dir == "meta" {
+		key = epochKey
+	}
+	return goldenRecord{key, base64.StdEncoding.EncodeToString(value), means}
 }
 
 // maxFill bounds how deep messages are in one another in a golden store.
