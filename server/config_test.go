@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/server"
+	"github.com/swanherd/swanherd/server/access"
 )
 
 func TestConfigMistakesAreNamed(t *testing.T) {
@@ -20,6 +21,8 @@ func TestConfigMistakesAreNamed(t *testing.T) {
 		"counter-interval 1ns: want at least 1s":   {CounterInterval: 1},
 		"counter-interval -1s: want at least 1s":   {CounterInterval: -time.Second},
 		"confirm-within 2h0m0s: want 1s to 1h":     {ConfirmWithin: 2 * time.Hour},
+		`oidc-issuer "http://id": want the https`:  {OIDC: &access.OIDC{Issuer: "http://id", ClientID: "swanherd"}},
+		"oidc-issuer, but no oidc-client-id; give": {OIDC: &access.OIDC{Issuer: "https://id.example.net"}},
 		"certificates for etcd, but no etcd-endpo": {EtcdTLS: &tls.Config{}},
 	} {
 		cfg.DataDir = filepath.Join(t.TempDir(), "controller")
