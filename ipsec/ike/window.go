@@ -147,13 +147,8 @@ func (w *window) accept(sum [sha256.Size]byte) {
 	w.before.destroy()
 }
 
-// request sends payloads as a new request of ours; handle gets the response.
-// There must be none outstanding.
-func (sa *ikeSA) request(exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
-	return sa.requestOver(route{}, exchange, payloads, handle)
-}
-
-// requestOver is request for one that tests a path, or sa.path if test is zero.
+// requestOver sends payloads as a new request of ours, one that tests a path, or over
+// sa.path if test is zero; handle gets the response. There must be none outstanding.
 func (sa *ikeSA) requestOver(test route, exchange wire.ExchangeType, payloads []wire.Payload, handle func(*message)) error {
 	o, err := sa.newSealed(exchange, payloads, sa.datagram(), handle)
 	if err != nil {

@@ -46,8 +46,6 @@ func ValidID(id string) bool { return idPattern.MatchString(id) }
 func (n NetworkName) String() string { return "networks/" + n.Network }
 func (n SiteName) String() string    { return "networks/" + n.Network + "/sites/" + n.Site }
 func (n EdgeName) String() string    { return "networks/" + n.Network + "/edges/" + n.Edge }
-func (n MeshName) String() string    { return "networks/" + n.Network + "/meshes/" + n.Mesh }
-func (n ProfileName) String() string { return "networks/" + n.Network + "/profiles/" + n.Profile }
 func (n TunnelName) String() string  { return "networks/" + n.Network + "/tunnels/" + n.Tunnel }
 func (n EnrollmentTokenName) String() string {
 	return "networks/" + n.Network + "/enrollmentTokens/" + n.Token

@@ -405,15 +405,6 @@ func (p *policy) appendInterface(body []byte) []byte {
 	return appendAttribute(body, nl.XFRMA_IF_ID, nl.Uint32Attr(p.ifID))
 }
 
-// deletePolicy removes a policy; one that is not there is no error.
-func (c *conn) deletePolicy(p *policy) error {
-	_, err := c.do(p.ask(nl.XFRM_MSG_DELPOLICY))
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	return err
-}
-
 // policies returns those in the kernel.
 func (c *conn) policies() ([]*policy, error) {
 	var all []*policy
