@@ -22,7 +22,7 @@ func TestLongRequests(t *testing.T) {
 		octets     int
 		contains   string
 	}{
-		{"stranger", "", 100, "no API token"},
+		{"stranger", "", 100, "no token"},
 		{"stranger", "", 1 << 20, "has no valid API token"},
 		{"wrong token", "swa_admin_AAAA", 1 << 20, "has no valid API token"},
 		{"administrator", c.token, 1 << 20, "description"},

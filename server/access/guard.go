@@ -206,7 +206,7 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 func (g *Guard) operator(ctx context.Context, method string) (Principal, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
 	if len(values) != 1 {
-		return Principal{}, status.Error(codes.Unauthenticated, "no token; send an API token as `authorization: Bearer swa_...`, or an ID token so")
+		return Principal{}, status.Error(codes.Unauthenticated, "no token; send `authorization: Bearer` and an API token (swa_...) or an ID token")
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "Bearer") {
