@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 
@@ -32,14 +33,18 @@ import (
 // the time since when it may be old (RFC 3339).
 const StaleHeader = "swanherd-stale-since"
 
+// parseStrictly is for all: package runtime has one parser of queries, which no option
+// of another server may set while requests are served.
+var parseStrictly = sync.OnceFunc(func() { runtime.NewServeMux(runtime.SetQueryParameterParser(strictQuery{})) })
+
 // NewREST returns the REST form of the operator services, /v1/ and
 // /openapi.json, which calls them over conn.
 func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
+	parseStrictly()
 	gateway := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.JSONPb{
 			MarshalOptions: protojson.MarshalOptions{EmitDefaultValues: true},
 		}),
-		runtime.SetQueryParameterParser(strictQuery{}),
 		runtime.WithErrorHandler(problem),
 		runtime.WithRoutingErrorHandler(routingProblem),
 		// Authorization passes by itself; the default would also let callers set
