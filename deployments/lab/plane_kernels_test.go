@@ -1,6 +1,8 @@
 package lab_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -28,6 +30,7 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 		return
 	}
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
+	t.Run("room for SAs", roomForSAs)
 	conform(t)
 }
 
@@ -58,5 +61,25 @@ func saDirections(t *testing.T, directed bool) {
 				t.Errorf("SA to %s on %s has direction %d, want %d", s.Dst, planeOuter(i).Addr(), s.SADir, want)
 			}
 		}
+	}
+}
+
+// roomForSAs looks at the size of the kernel's tables, which must not grow under traffic,
+// and that nothing is left of what made them grow.
+func roomForSAs(t *testing.T) {
+	host := lonelyHost(t)
+	plane, err := kernelPlane(host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { plane.Close() })
+	out, err := host.Run(t.Context(), "ip", "-s", "xfrm", "state", "count")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var states, places int
+	_, err = fmt.Sscanf(strings.Join(strings.Fields(out), " "), "SAD count %d (buckets count %d", &states, &places)
+	if err != nil || states != 0 || places < 512 {
+		t.Errorf("%d states, %d places (%v), want none and 512: %s", states, places, err, out)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,17 +28,22 @@ func TestKernelRekey(t *testing.T) {
 func testRekeyUnderLoad(t *testing.T) {
 	const rekeys = 100
 	pair, hosts := planePair(t, [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane})
+	rekey := 0
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("it went wrong in rekey %d", rekey)
+			for i, h := range hosts {
+				t.Logf("what the kernel of host %d dropped:\n%s", i, xfrmDrops(h))
+			}
+		}
+	})
 	tap := tapWire(t, hosts[1])
 	a, b := pair.A.Plane, pair.B.Plane
 	old := childSAs(t, pair, "aes128gcm16-esn")
 	mustApply(t, b, old.policyB, dataplane.InstallSA{SA: old.inB}, dataplane.InstallSA{SA: old.outB})
 	mustApply(t, a, old.policyA, dataplane.InstallSA{SA: old.inA}, dataplane.InstallSA{SA: old.outA})
 	flow := startNumbered(pair.A.Send, pair.B.Received)
-	for i := range rekeys {
-		if flow.stuck() {
-			t.Logf("it went wrong in rekey %d", i)
-			break
-		}
+	for ; rekey < rekeys && !flow.stuck(); rekey++ {
 		// The order of RFC 7296, Section 2.8: the end that answers can receive and
 		// send first, then the end that asked; each deletes what it had last.
 		next := successorSAs(t, pair, "aes128gcm16-esn", old)
@@ -152,6 +159,24 @@ func planesOf(t *testing.T, open func(*lab.Namespace) (dataplane.Plane, error)) 
 		routeBehind(t, hosts[i], i)
 	}
 	return pair, hosts
+}
+
+// xfrmDrops are the counters of what a host's kernel dropped, but for those that are 0.
+func xfrmDrops(host *lab.Namespace) string {
+	var out strings.Builder
+	err := host.Do(func() error {
+		text, err := os.ReadFile("/proc/thread-self/net/xfrm_stat")
+		for line := range strings.Lines(string(text)) {
+			if f := strings.Fields(line); len(f) == 2 && f[1] != "0" {
+				out.WriteString(line)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return out.String()
 }
 
 func removal(sa dataplane.SA) dataplane.Op {

@@ -144,6 +144,9 @@ func New(c Config) (_ *Plane, err error) {
 	if p.able, err = p.kernel.abilities(); err != nil {
 		return nil, err
 	}
+	if err = p.kernel.enlargeTables(); err != nil {
+		return nil, err
+	}
 	if p.able.perCPU {
 		p.cpus = cpusFor(c.Workers)
 	}
@@ -331,7 +334,7 @@ type retired struct {
 }
 
 // retireTime is how long such a state stays at least.
-const retireTime = 200 * time.Millisecond
+const retireTime = time.Second
 
 // deleteRetired removes the retired states that which is true for.
 func (p *Plane) deleteRetired(which func(retired) bool) error {

@@ -62,13 +62,7 @@ func (c *conn) abilities() (abilities, error) {
 
 // try makes an SA that wants these abilities, and returns those of them that there are.
 func (c *conn) try(want abilities) (able abilities, err error) {
-	suite := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, ESN: true}
-	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
-	a := &association{request: requestTag, cpu: anyCPU, SA: dataplane.SA{
-		SPI: dataplane.MinSPI, Direction: dataplane.Inbound, Local: loopback, Remote: loopback, Suite: suite, Key: make([]byte, suite.KeyLen()),
-	}}
-	rand.Read(a.Key) // cannot fail
-	s, err := a.state(nil)
+	s, err := trialState(dataplane.MinSPI)
 	if err != nil {
 		return able, err
 	}
@@ -91,4 +85,15 @@ func (c *conn) try(want abilities) (able abilities, err error) {
 	able = abilities{direction: want.direction && f.direction == s.direction, perCPU: want.perCPU && f.cpu == s.cpu}
 	s.direction, s.cpu = f.direction, f.cpu
 	return able, s.differs(f)
+}
+
+// trialState is an inbound SA of loopback's with a key that nobody knows.
+func trialState(spi uint32) (*state, error) {
+	suite := suite.ESPSuite{Encryption: wire.EncryptionAESGCM16, KeyBits: 128, ESN: true}
+	loopback := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0)
+	a := &association{request: requestTag, cpu: anyCPU, SA: dataplane.SA{
+		SPI: spi, Direction: dataplane.Inbound, Local: loopback, Remote: loopback, Suite: suite, Key: make([]byte, suite.KeyLen()),
+	}}
+	rand.Read(a.Key) // cannot fail
+	return a.state(nil)
 }
