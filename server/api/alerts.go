@@ -135,7 +135,7 @@ func (s *Alerts) createRule(ctx context.Context, rule *swanherdv1.AlertRule) (*s
 	t := s.Store.Txn()
 	s.inParent(t, rule.GetName())
 	s.Store.AlertRules.CreateIn(t, rule.GetName(), rule)
-	s.audit(ctx, t, rule.GetName(), "alert_rule.create", rule.GetCondition().String())
+	s.audit(ctx, t, rule.GetName(), "alertRule.create", rule.GetCondition().String())
 	return dated(ctx, s.Store, t, rule)
 }
 
@@ -200,7 +200,7 @@ func (s *Alerts) UpdateAlertRule(ctx context.Context, req *swanherdv1.UpdateAler
 	next.UpdateTime = timestamppb.New(time.Now())
 	t := s.Store.Txn()
 	s.Store.AlertRules.UpdateIn(t, row.Name, next, row.Revision)
-	s.audit(ctx, t, row.Name, "alert_rule.update", changedFields(row.Value, next))
+	s.audit(ctx, t, row.Name, "alertRule.update", changedFields(row.Value, next))
 	return dated(ctx, s.Store, t, next)
 }
 
@@ -218,7 +218,7 @@ func (s *Alerts) DeleteAlertRule(ctx context.Context, req *swanherdv1.DeleteAler
 	if err := checkAlertName(ctx, "name", req.GetName(), "alertRules", "alert_rule"); err != nil {
 		return nil, err
 	}
-	return deleteRow(ctx, s, s.Store.AlertRules, s.Store.Snapshot().AlertRules, req, "alert_rule.delete")
+	return deleteRow(ctx, s, s.Store.AlertRules, s.Store.Snapshot().AlertRules, req, "alertRule.delete")
 }
 
 // deleteAlertRequest is what the requests that delete have in common.

@@ -73,7 +73,7 @@ func (s *Alerts) createSink(ctx context.Context, sink *swanherdv1.WebhookSink) (
 	t := s.Store.Txn()
 	s.inParent(t, sink.GetName())
 	s.Store.WebhookSinks.CreateIn(t, sink.GetName(), stored)
-	s.audit(ctx, t, sink.GetName(), "webhook_sink.create", "")
+	s.audit(ctx, t, sink.GetName(), "webhookSink.create", "")
 	return dated(ctx, s.Store, t, proto.CloneOf(sink))
 }
 
@@ -161,7 +161,7 @@ func (s *Alerts) UpdateWebhookSink(ctx context.Context, req *swanherdv1.UpdateWe
 	next.UpdateTime = timestamppb.New(time.Now())
 	t := s.Store.Txn()
 	s.Store.WebhookSinks.UpdateIn(t, row.Name, stored, row.Revision)
-	s.audit(ctx, t, row.Name, "webhook_sink.update", fields)
+	s.audit(ctx, t, row.Name, "webhookSink.update", fields)
 	return dated(ctx, s.Store, t, proto.CloneOf(next))
 }
 
@@ -170,7 +170,7 @@ func (s *Alerts) DeleteWebhookSink(ctx context.Context, req *swanherdv1.DeleteWe
 	if err := checkAlertName(ctx, "name", req.GetName(), "webhookSinks", "webhook_sink"); err != nil {
 		return nil, err
 	}
-	return deleteRow(ctx, s, s.Store.WebhookSinks, s.Store.Snapshot().WebhookSinks, req, "webhook_sink.delete")
+	return deleteRow(ctx, s, s.Store.WebhookSinks, s.Store.Snapshot().WebhookSinks, req, "webhookSink.delete")
 }
 
 // TestWebhookSink implements AlertService.
