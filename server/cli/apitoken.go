@@ -28,14 +28,11 @@ func newAPITokenCreate(s *session) *cobra.Command {
 		Use: "create --role ROLE", Short: "Make a token and print it; it is not shown again", Args: cobra.NoArgs,
 		Example: "  swanherd apitoken create --role viewer --in customer-a --ttl 720h --description grafana",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			value, ok := swanherdv1.Role_value["ROLE_"+strings.ToUpper(role)]
-			if !ok || value == 0 {
-				return usagef("--role %q is not one of viewer, operator, admin", role)
+			var err error
+			if token.Role, err = parseRole(role); err != nil {
+				return err
 			}
-			token.Role = swanherdv1.Role(value)
-			for i, n := range token.Networks {
-				token.Networks[i] = "networks/" + strings.TrimPrefix(n, "networks/")
-			}
+			token.Networks = networkNames(token.Networks)
 			if ttl > 0 {
 				token.ExpireTime = timestamppb.New(time.Now().Add(ttl))
 			}
@@ -71,14 +68,9 @@ func (s *session) printSecret(token *swanherdv1.ApiToken) error {
 func newAPITokenList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List tokens; their secrets are not known any more", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			return s.list(cmd.Context(), c, apiTokenKind(), listing{})
-		},
+		}),
 	}
 }
 
@@ -107,12 +99,7 @@ func newAPITokenRotate(s *session) *cobra.Command {
 	var grace time.Duration
 	cmd := &cobra.Command{
 		Use: "rotate NAME", Short: "Give a token another secret and print it; self is the one in use", Args: exactly(1, "the token's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, args []string) error {
 			made, err := c.access.RotateApiToken(cmd.Context(), &swanherdv1.RotateApiTokenRequest{
 				Name: apiTokenName(args[0]), Grace: durationpb.New(grace),
 			})
@@ -120,7 +107,7 @@ func newAPITokenRotate(s *session) *cobra.Command {
 				return err
 			}
 			return s.printSecret(made)
-		},
+		}),
 	}
 	cmd.Flags().DurationVar(&grace, "grace", 0, "how long the secret before goes on to work")
 	return cmd
@@ -129,18 +116,13 @@ func newAPITokenRotate(s *session) *cobra.Command {
 func newAPITokenDelete(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete NAME", Short: "Delete a token; it stops to work at once", Args: exactly(1, "the token's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, args []string) error {
 			name := apiTokenName(args[0])
 			if _, err := c.access.DeleteApiToken(cmd.Context(), &swanherdv1.DeleteApiTokenRequest{Name: name}); err != nil {
 				return err
 			}
 			return s.printDeleted(name, false)
-		},
+		}),
 	}
 }
 

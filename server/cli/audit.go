@@ -109,12 +109,7 @@ func newAuditShow(s *session) *cobra.Command {
 	var global bool
 	cmd := &cobra.Command{
 		Use: "show EVENT", Short: "Show one event: from where, and each field before and after", Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name := args[0]
 			if !strings.Contains(name, "/") {
 				name = auditParent(c, global) + "/events/" + name
@@ -128,7 +123,7 @@ func newAuditShow(s *session) *cobra.Command {
 			}
 			_, err = fmt.Fprint(s.Out, describeEvent(e))
 			return err
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&global, "global", false, "an event that belongs to no network")
 	return cmd
@@ -180,12 +175,7 @@ with 1 when something was.
 The hash of the newest seal stands in the log of the controller too. Kept
 elsewhere, it also shows a store that was put back as a whole.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			parent := c.parent
 			if global {
 				parent = "networks/-"
@@ -203,7 +193,7 @@ elsewhere, it also shows a store that was put back as a whole.`,
 				return errors.New("the audit log was altered: " + resp.GetProblem())
 			}
 			return err
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&global, "global", false, "the log of what belongs to no network, such as API tokens")
 	return cmd

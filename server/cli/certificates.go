@@ -24,18 +24,13 @@ func newCertList(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "List certificates in use, what expires next first", Args: cobra.NoArgs,
 		Example: "  swanherd cert list --within 168h",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			want := listing{orderBy: "expire_time"}
 			if within > 0 {
 				want.filter = fmt.Sprintf("expire_time < %q", time.Now().Add(within).UTC().Format(time.RFC3339))
 			}
 			return s.list(cmd.Context(), c, certificateKind(), want)
-		},
+		}),
 	}
 	cmd.Flags().DurationVar(&within, "within", 0, "only those that expire within this time; 0: all")
 	return cmd
@@ -63,14 +58,9 @@ func shortHash(hash string) string { return hash[:min(len(hash), 16)] }
 func newCertRevocations(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "revocations", Short: "List revoked certificates, and how many edges know of each", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			return s.list(cmd.Context(), c, revocationKind(), listing{})
-		},
+		}),
 	}
 }
 
@@ -140,12 +130,7 @@ func (s *session) authorityCommand(use, short string,
 ) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			a, err := do(cmd, c, c.parent+"/certificateAuthority")
 			if err != nil {
 				return err
@@ -155,7 +140,7 @@ func (s *session) authorityCommand(use, short string,
 			}
 			s.printAuthority(a)
 			return nil
-		},
+		}),
 	}
 }
 

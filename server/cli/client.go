@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/spf13/cobra"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -68,6 +69,27 @@ func (s *session) dialNetwork() (*client, error) {
 	}
 	c.parent = parent
 	return c, nil
+}
+
+// connected runs f with a connection.
+func (s *session) connected(f func(*cobra.Command, *client, []string) error) func(*cobra.Command, []string) error {
+	return s.over(s.dial, f)
+}
+
+// inNetwork runs f with a connection for commands that work in one network.
+func (s *session) inNetwork(f func(*cobra.Command, *client, []string) error) func(*cobra.Command, []string) error {
+	return s.over(s.dialNetwork, f)
+}
+
+func (s *session) over(dial func() (*client, error), f func(*cobra.Command, *client, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		c, err := dial()
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		return f(cmd, c, args)
+	}
 }
 
 func (s *session) currentContext() (*Context, error) {

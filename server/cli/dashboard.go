@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -52,9 +51,9 @@ type linkFlags struct {
 }
 
 func (f linkFlags) request() (*swanherdv1.CreateLoginLinkRequest, error) {
-	role, ok := swanherdv1.Role_value["ROLE_"+strings.ToUpper(f.role)]
-	if !ok || role == int32(swanherdv1.Role_ROLE_UNSPECIFIED) {
-		return nil, usagef("--role %q is not one of viewer, operator, admin", f.role)
+	role, err := parseRole(f.role)
+	if err != nil {
+		return nil, err
 	}
 	if f.ttl <= 0 || f.ttl > 24*time.Hour {
 		return nil, usagef("--ttl %v is not within 0 and 24h", f.ttl)
@@ -63,6 +62,6 @@ func (f linkFlags) request() (*swanherdv1.CreateLoginLinkRequest, error) {
 		return nil, usagef("--session-ttl %v is not within 0 and 168h", f.sessionTTL)
 	}
 	return &swanherdv1.CreateLoginLinkRequest{
-		Role: swanherdv1.Role(role), Ttl: durationpb.New(f.ttl), SessionTtl: durationpb.New(f.sessionTTL),
+		Role: role, Ttl: durationpb.New(f.ttl), SessionTtl: durationpb.New(f.sessionTTL),
 	}, nil
 }

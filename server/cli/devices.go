@@ -58,26 +58,16 @@ func newDeviceCreate(s *session) *cobra.Command {
 func newDeviceList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List registered devices", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			return s.list(cmd.Context(), c, deviceKind(), listing{})
-		},
+		}),
 	}
 }
 
 func newDeviceDelete(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete SERIAL|NAME", Short: "Forget a device; the edge that it became stays", Args: exactly(1, "the device"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name, err := deviceName(cmd.Context(), c, args[0])
 			if err != nil {
 				return err
@@ -86,7 +76,7 @@ func newDeviceDelete(s *session) *cobra.Command {
 				return err
 			}
 			return s.printDeleted(name, false)
-		},
+		}),
 	}
 }
 
@@ -117,14 +107,9 @@ func newEnrollment(s *session) *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{
 			Use: "list", Short: "List requests; compare the key with what the edge's log shows", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				c, err := s.dialNetwork()
-				if err != nil {
-					return err
-				}
-				defer c.close()
+			RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 				return s.list(cmd.Context(), c, requestKind(), listing{})
-			},
+			}),
 		},
 		s.decision("approve", "Admit an edge", func(ctx context.Context, c *client, name string) (*swanherdv1.EnrollmentRequest, error) {
 			return c.devices.ApproveEnrollmentRequest(ctx, &swanherdv1.ApproveEnrollmentRequestRequest{Name: name})
@@ -139,12 +124,7 @@ func newEnrollment(s *session) *cobra.Command {
 func (s *session) decision(use, short string, decide func(context.Context, *client, string) (*swanherdv1.EnrollmentRequest, error)) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " REQUEST", Short: short, Args: exactly(1, "the request's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name, err := requestKind().name(c, args[0])
 			if err != nil {
 				return err
@@ -158,7 +138,7 @@ func (s *session) decision(use, short string, decide func(context.Context, *clie
 			}
 			fmt.Fprintf(s.Out, "%s, key %s: %s\n", base(r.GetEdge()), r.GetKeyFingerprint(), strings.ToLower(enumWord(r.GetState())))
 			return nil
-		},
+		}),
 	}
 }
 

@@ -23,18 +23,13 @@ func newEdge(s *session) *cobra.Command {
 func (s *session) edgeCommand(use, short, example string, run func(cmd *cobra.Command, c *client, name string) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " NAME", Short: short, Example: example, Args: exactly(1, "the edge's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name, err := edgeKind().name(c, args[0])
 			if err != nil {
 				return err
 			}
 			return run(cmd, c, name)
-		},
+		}),
 	}
 }
 

@@ -21,12 +21,7 @@ func newExplain(s *session) *cobra.Command {
 does not. The exit code is 1 when there is no path.`,
 		Example: "  swanherd explain 10.1.0.5 10.9.0.7",
 		Args:    exactly(2, "two addresses"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			resp, err := c.topology.Explain(cmd.Context(), &swanherdv1.ExplainRequest{Parent: c.parent, Source: args[0], Destination: args[1]})
 			if err != nil {
 				return err
@@ -38,7 +33,7 @@ does not. The exit code is 1 when there is no path.`,
 				return errUnreachable
 			}
 			return nil
-		},
+		}),
 	}
 }
 

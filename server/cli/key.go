@@ -18,18 +18,13 @@ func newKey(s *session) *cobra.Command {
 func newKeyShow(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "show", Short: "Show which keys there are, and what is sealed with each", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			sealing, err := c.keys.GetSealing(cmd.Context(), &swanherdv1.GetSealingRequest{})
 			if err != nil {
 				return err
 			}
 			return s.printSealing(sealing)
-		},
+		}),
 	}
 }
 
@@ -43,12 +38,7 @@ replica is restarted meanwhile. "swanherd key show" tells how far that is.
 With --wrapping the keys stay, and are wrapped with the newest version of the
 key of the key management service: rotate that there first.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			req := &swanherdv1.RotateSealingRequest{What: swanherdv1.RotateSealingRequest_WHAT_DATA_KEY}
 			if wrapping {
 				req.What = swanherdv1.RotateSealingRequest_WHAT_WRAPPING
@@ -58,7 +48,7 @@ key of the key management service: rotate that there first.`,
 				return err
 			}
 			return s.printSealing(sealing)
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&wrapping, "wrapping", false, "wrap the keys anew, and make none")
 	return cmd

@@ -170,12 +170,7 @@ func (s *session) login(cmd *cobra.Command, x *Context) error {
 func newWhoAmI(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "whoami", Short: "Show who the controller takes you for", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			who, err := c.access.WhoAmI(cmd.Context(), &swanherdv1.WhoAmIRequest{})
 			if err != nil {
 				return err
@@ -186,6 +181,6 @@ func newWhoAmI(s *session) *cobra.Command {
 			t := newTable(s.Out, "ACTOR", "ROLE", "NETWORKS", "SERVER VERSION")
 			t.row(who.GetActor(), enumWord(who.GetRole()), orAll(who.GetNetworks()), who.GetServerVersion())
 			return t.flush()
-		},
+		}),
 	}
 }

@@ -18,12 +18,7 @@ func newReplica(s *session) *cobra.Command {
 func newReplicaList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the members of the cluster", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			resp, err := c.cluster.ListClusterMembers(cmd.Context(), &swanherdv1.ListClusterMembersRequest{})
 			if err != nil {
 				return err
@@ -43,7 +38,7 @@ func newReplicaList(s *session) *cobra.Command {
 				t.row(strings.TrimPrefix(m.GetName(), "clusterMembers/"), m.GetMember(), state, m.GetPeerAddress())
 			}
 			return t.flush()
-		},
+		}),
 	}
 }
 
@@ -55,12 +50,7 @@ func newReplicaAdd(s *session) *cobra.Command {
 To exchange one that is dead for good, remove that one first. The new one begins
 with an empty --data-dir, also when it has the name or the address of the one
 before. It counts from when it has what the others have.`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, args []string) error {
 			made, err := c.cluster.CreateClusterMember(cmd.Context(), &swanherdv1.CreateClusterMemberRequest{
 				ClusterMember: &swanherdv1.ClusterMember{PeerAddress: args[1]},
 			})
@@ -76,7 +66,7 @@ before. It counts from when it has what the others have.`,
 			}
 			_, err = fmt.Fprintf(s.Out, "--cluster %s --cluster-member %s --cluster-join\n", peersOf(all, made.GetName(), args[0]), args[0])
 			return err
-		},
+		}),
 	}
 }
 
@@ -96,12 +86,7 @@ func peersOf(all *swanherdv1.ListClusterMembersResponse, own, called string) str
 func newReplicaRemove(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "remove MEMBER", Short: "Take a member out of the cluster for good, by its name or id", Args: exactly(1, "the member's name or id"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, args []string) error {
 			all, err := c.cluster.ListClusterMembers(cmd.Context(), &swanherdv1.ListClusterMembersRequest{})
 			if err != nil {
 				return err
@@ -117,6 +102,6 @@ func newReplicaRemove(s *session) *cobra.Command {
 				return err
 			}
 			return usagef("the cluster has no member %q; see `swanherd replica list`", args[0])
-		},
+		}),
 	}
 }

@@ -110,15 +110,3 @@ func newRevisionRestore(s *session) *cobra.Command {
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "check and show what would change; store nothing")
 	return cmd
 }
-
-// inNetwork runs f with a connection for commands that work in one network.
-func (s *session) inNetwork(f func(*cobra.Command, *client, []string) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
-		c, err := s.dialNetwork()
-		if err != nil {
-			return err
-		}
-		defer c.close()
-		return f(cmd, c, args)
-	}
-}

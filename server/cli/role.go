@@ -18,20 +18,35 @@ func newRole(s *session) *cobra.Command {
 	return cmd
 }
 
+// parseRole reads a role as people write it.
+func parseRole(word string) (swanherdv1.Role, error) {
+	role := swanherdv1.Role(swanherdv1.Role_value["ROLE_"+strings.ToUpper(word)])
+	if role == swanherdv1.Role_ROLE_UNSPECIFIED {
+		return role, usagef("role %q is not one of viewer, operator, admin", word)
+	}
+	return role, nil
+}
+
+// networkNames are the names of networks that people may name by their ids alone.
+func networkNames(words []string) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = "networks/" + strings.TrimPrefix(w, "networks/")
+	}
+	return out
+}
+
 func newRoleGrant(s *session) *cobra.Command {
 	binding := &swanherdv1.RoleBinding{}
 	cmd := &cobra.Command{
 		Use: "grant ROLE MEMBER", Short: "Give a role to a person or a group of the identity provider", Args: exactly(2, "a role and whom to give it"),
 		Example: "  swanherd role grant operator group:noc\n  swanherd role grant viewer email:alice@example.net --in customer-a",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			role, ok := swanherdv1.Role_value["ROLE_"+strings.ToUpper(args[0])]
-			if !ok || role == 0 {
-				return usagef("%q is not one of viewer, operator, admin", args[0])
+			role, err := parseRole(args[0])
+			if err != nil {
+				return err
 			}
-			binding.Role, binding.Member = swanherdv1.Role(role), args[1]
-			for i, n := range binding.Networks {
-				binding.Networks[i] = "networks/" + strings.TrimPrefix(n, "networks/")
-			}
+			binding.Role, binding.Member, binding.Networks = role, args[1], networkNames(binding.Networks)
 			c, err := s.dial()
 			if err != nil {
 				return err
@@ -57,14 +72,9 @@ func newRoleGrant(s *session) *cobra.Command {
 func newRoleList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List who has which role, and where", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, _ []string) error {
 			return s.list(cmd.Context(), c, bindingKind(), listing{})
-		},
+		}),
 	}
 }
 
@@ -87,17 +97,12 @@ func bindingKind() kind {
 func newRoleRevoke(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "revoke NAME", Short: "Take a role away, at once", Args: exactly(1, "the binding's name, as `role list` shows it"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dial()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.connected(func(cmd *cobra.Command, c *client, args []string) error {
 			name := "roleBindings/" + strings.TrimPrefix(args[0], "roleBindings/")
 			if _, err := c.bindings.DeleteRoleBinding(cmd.Context(), &swanherdv1.DeleteRoleBindingRequest{Name: name}); err != nil {
 				return err
 			}
 			return s.printDeleted(name, false)
-		},
+		}),
 	}
 }

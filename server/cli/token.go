@@ -71,12 +71,7 @@ func (s *session) createToken(cmd *cobra.Command, c *client, token *swanherdv1.E
 func newTokenList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List tokens; their secrets are not known any more", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
 			resp := &swanherdv1.ListEnrollmentTokensResponse{}
 			for token := ""; ; {
 				page, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{
@@ -103,7 +98,7 @@ func newTokenList(s *session) *cobra.Command {
 					strings.Join(k.GetAllowedCidrs(), ","), approval, k.GetDescription())
 			}
 			return t.flush()
-		},
+		}),
 	}
 }
 
@@ -123,12 +118,7 @@ func tokenFor(k *swanherdv1.EnrollmentToken) string {
 func newTokenDelete(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete NAME", Short: "Delete a token; edges that used it stay", Args: exactly(1, "the token's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name := args[0]
 			if !strings.HasPrefix(name, "networks/") {
 				name = c.parent + "/enrollmentTokens/" + name
@@ -137,7 +127,7 @@ func newTokenDelete(s *session) *cobra.Command {
 				return err
 			}
 			return s.printDeleted(name, false)
-		},
+		}),
 	}
 }
 

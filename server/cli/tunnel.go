@@ -20,12 +20,7 @@ func newTunnelRekey(s *session) *cobra.Command {
 		Use: "rekey NAME", Short: "Make new SAs of a tunnel before their time, without a gap",
 		Example: "  swanherd tunnel rekey berlin--oslo\n  swanherd tunnel rekey berlin--oslo --reauthenticate",
 		Args:    exactly(1, "the tunnel's name"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			name, err := tunnelKind().name(c, args[0])
 			if err != nil {
 				return err
@@ -39,7 +34,7 @@ func newTunnelRekey(s *session) *cobra.Command {
 			}
 			_, err = fmt.Fprintf(s.Out, "%s has begun\n", resp.GetEdge())
 			return err
-		},
+		}),
 	}
 	cmd.Flags().BoolVar(&reauthenticate, "reauthenticate", false, "by a new authentication, which also proves both ends' certificates again")
 	return cmd
