@@ -227,7 +227,7 @@ func (s *Rollouts) GetRollout(_ context.Context, req *swanherdv1.GetRolloutReque
 	r := shownRollout(row)
 	p, active := snap.RolloutPlans.Get(req.GetName())
 	if view := s.view(model.NetworkName{Network: name.Network}); active && view != nil {
-		r.Progress = view.Progress(row.Value, p.Value)
+		r.Progress = view.Progress(row.Revision, row.Value, p.Value)
 	}
 	return r, nil
 }

@@ -269,8 +269,12 @@ func some(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
-// Progress is what the API shows of a rollout that goes on.
-func (v *View) Progress(r *storev1.Rollout, p *storev1.RolloutPlan) *swanherdv1.Rollout_Progress {
+// Progress is what the API shows of a rollout that goes on and was stored at a revision;
+// nil while that is not planned here: what edges confirmed is then what they ran before.
+func (v *View) Progress(revision int64, r *storev1.Rollout, p *storev1.RolloutPlan) *swanherdv1.Rollout_Progress {
+	if v.Plan.Revision < revision {
+		return nil
+	}
 	h := v.look(r, p)
 	waiting := h.waiting(r.GetRollout().GetPolicy())
 	return &swanherdv1.Rollout_Progress{

@@ -147,6 +147,10 @@ func (s *sim) view() *View {
 	}
 }
 
+func (s *sim) progress() *swanherdv1.Rollout_Progress {
+	return s.view().Progress(s.topology.Revision, s.r, s.p)
+}
+
 // pass lets time pass, a step each second.
 func (s *sim) pass(d time.Duration) {
 	s.Helper()
@@ -174,7 +178,7 @@ func (s *sim) is(state swanherdv1.Rollout_State, batch, admitted uint32, reason 
 	r := s.r.GetRollout()
 	if r.GetState() != state || r.GetBatch() != batch || s.r.GetAdmitted() != admitted || !strings.Contains(r.GetReason(), reason) || reason == "" && r.GetReason() != "" {
 		s.Fatalf("after %s: %s in batch %d, %d admitted, %q; want %s, %d, %d, %q\n%v", s.now.Sub(start), r.GetState(), r.GetBatch(),
-			s.r.GetAdmitted(), r.GetReason(), state, batch, admitted, reason, s.view().Progress(s.r, s.p))
+			s.r.GetAdmitted(), r.GetReason(), state, batch, admitted, reason, s.progress())
 	}
 }
 
@@ -431,8 +435,21 @@ func TestYoungReplica(t *testing.T) {
 	s.topology.Revision += 100
 	s.write(s.r)
 	s.began = s.plan.Revision
-	if p := s.view().Progress(s.r, s.p); p.GetConfirmed() != 2 {
+	if p := s.progress(); p.GetConfirmed() != 2 {
 		t.Errorf("progress is %v, want both edges confirmed", p)
+	}
+}
+
+// Nobody is told that edges confirmed a change that this replica has not planned yet.
+func TestProgressIsNotAhead(t *testing.T) {
+	s := newSim(t, bakes(time.Minute), one)
+	before := s.view()
+	s.pass(10 * time.Second)
+	if p := before.Progress(s.topology.Revision, s.r, s.p); p != nil {
+		t.Errorf("before the plan progress is %v", p)
+	}
+	if p := s.progress(); p.GetConfirmed() != 2 {
+		t.Errorf("after the plan progress is %v, want both edges confirmed", p)
 	}
 }
 

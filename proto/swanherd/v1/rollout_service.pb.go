@@ -630,7 +630,7 @@ type Rollout struct {
 	// The batch that it is at, from 0 on; of as many as there are in batch_states.
 	Batch       uint32           `protobuf:"varint,7,opt,name=batch,proto3" json:"batch,omitempty"`
 	BatchStates []*Rollout_Batch `protobuf:"bytes,8,rep,name=batch_states,json=batchStates,proto3" json:"batch_states,omitempty"`
-	// Only in the answer to Get, while it has not ended.
+	// Only in the answer to Get, while it has not ended, and once who answers has planned it.
 	Progress *Rollout_Progress `protobuf:"bytes,9,opt,name=progress,proto3" json:"progress,omitempty"`
 	// Who began it, as in Event.actor.
 	Actor         string                 `protobuf:"bytes,10,opt,name=actor,proto3" json:"actor,omitempty"`
