@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/status"
 
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/api"
 	"github.com/swanherd/swanherd/server/fleet"
@@ -180,6 +181,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		return s.authority.IssueServer(key, hosts, now)
 	}}
 	s.keeper = access.NewKeeper(access.Config{
+		Tunnel:        func(name string) (*swanherdv1.Tunnel, bool) { return s.fleet.Tunnel(name) },
 		Store:         s.store,
 		EdgeEndpoints: s.info.EdgeEndpoints,
 		CAPin:         s.info.CAPin,

@@ -139,12 +139,22 @@ func foreignNames(d protoreflect.FieldDescriptor, names []string, text func(stri
 
 // renamed changes every text of a message that names a network.
 func renamed(m protoreflect.Message, f func(string) string) {
+	renamedFields(m, func(text string) string {
+		if strings.Contains(text, "beta") {
+			return f(text)
+		}
+		return text
+	})
+}
+
+// renamedFields changes every text of a message that is a field of its own.
+func renamedFields(m protoreflect.Message, f func(string) string) {
 	m.Range(func(d protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		switch {
-		case d.Kind() == protoreflect.StringKind && !d.IsList() && !d.IsMap() && strings.Contains(v.String(), "beta"):
+		case d.Kind() == protoreflect.StringKind && !d.IsList() && !d.IsMap():
 			m.Set(d, protoreflect.ValueOfString(f(v.String())))
 		case d.Message() != nil && !d.IsList() && !d.IsMap():
-			renamed(m.Mutable(d).Message(), f)
+			renamedFields(m.Mutable(d).Message(), f)
 		}
 		return true
 	})

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -54,7 +55,7 @@ func grantsOf(snap *store.Snapshot, who *identity) []Grant {
 	var out []Grant
 	for row := range snap.RoleBindings.All() {
 		if who.is(row.Value.GetMember()) {
-			out = append(out, Grant{Role: row.Value.GetRole(), Networks: row.Value.GetNetworks()})
+			out = append(out, Grant{Role: row.Value.GetRole(), Networks: row.Value.GetNetworks(), Labels: row.Value.GetMatchLabels()})
 		}
 	}
 	return out
@@ -81,6 +82,7 @@ func (k *Keeper) CreateRoleBinding(ctx context.Context, want *swanherdv1.RoleBin
 		Networks:    want.GetNetworks(),
 		Description: want.GetDescription(),
 		CreateTime:  timestamppb.Now(),
+		MatchLabels: want.GetMatchLabels(),
 	}
 	t := k.store.Txn()
 	k.store.RoleBindings.CreateIn(t, binding.GetName(), binding)
@@ -112,6 +114,9 @@ func (k *Keeper) auditBinding(ctx context.Context, t *store.Txn, b *swanherdv1.R
 			where += fmt.Sprintf(" and %d more", more)
 		}
 	}
+	if len(b.GetMatchLabels()) > 0 {
+		where += ", for what carries " + LabelText(b.GetMatchLabels())
+	}
 	role := strings.ToLower(strings.TrimPrefix(b.GetRole().String(), "ROLE_"))
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, b.GetName(), action, fmt.Sprintf("%s is %s in %s", b.GetMember(), role, where)))
 }
@@ -138,7 +143,7 @@ func (k *Keeper) keepAdministrator(t *store.Txn, token *swanherdv1.ApiToken) err
 
 // lasts says whether the token is an administrator's of everything, for good.
 func lasts(token *swanherdv1.ApiToken) bool {
-	return token.GetRole() == admin && len(token.GetNetworks()) == 0 && token.GetExpireTime() == nil
+	return token.GetRole() == admin && len(token.GetNetworks()) == 0 && len(token.GetMatchLabels()) == 0 && token.GetExpireTime() == nil
 }
 
 // Holds says whether what the principal may do is still as it was, for streams that
@@ -148,8 +153,13 @@ func (k *Keeper) Holds(p Principal, now time.Time) bool {
 		return false
 	}
 	if p.identity != nil {
-		current := Principal{Grants: grantsOf(k.store.Snapshot(), p.identity)}.With(p.needed).Grants
-		return slices.EqualFunc(current, p.Grants, func(a, b Grant) bool { return a.Role == b.Role && slices.Equal(a.Networks, b.Networks) })
+		current := Principal{Grants: grantsOf(k.store.Snapshot(), p.identity)}.With(p.needed)
+		if p.whole {
+			current = current.Whole()
+		}
+		return slices.EqualFunc(current.Grants, p.Grants, func(a, b Grant) bool {
+			return a.Role == b.Role && slices.Equal(a.Networks, b.Networks) && maps.Equal(a.Labels, b.Labels)
+		})
 	}
 	id, ok := strings.CutPrefix(p.Actor, "token:")
 	if !ok {

@@ -18,6 +18,8 @@ const (
 	ReasonInUse        = "IN_USE"
 	ReasonUnavailable  = "STORE_UNAVAILABLE"
 	ReasonExpired      = "REVISION_EXPIRED"
+	// Labels limit the caller's role, and what is asked for does not carry them.
+	ReasonOutOfScope = "OUT_OF_SCOPE"
 	// The identity provider does not answer.
 	ReasonProviderUnavailable = "IDENTITY_PROVIDER_UNAVAILABLE"
 )

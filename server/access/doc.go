@@ -14,8 +14,10 @@
 // rejected tokens. Secrets are stored as SHA-256 only: they are 256 random
 // bits, so there is nothing that a slow hash would protect.
 //
-// It never issues certificates (package pki does) and never looks into the
-// topology.
+// A role may be limited to what carries labels: a [Scope] says what of a network that
+// is. Methods that do not look at it are closed to such callers.
+//
+// It never issues certificates (package pki does).
 //
 // Concurrency: everything exported may be used from any goroutine.
 package access

@@ -195,6 +195,13 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role())
 	}
 	enough := p.With(r.role)
+	if !r.limited {
+		if enough = enough.Whole(); len(enough.Grants) == 0 {
+			return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s concerns whole networks, the role of %s is limited to what carries %s",
+				method, p.Actor, p.With(r.role).limits(""))
+		}
+	}
+	enough.tunnel = g.keeper.cfg.Tunnel
 	if r.scope == everywhere && !enough.Global() {
 		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s concerns all networks, %s is bound to %s",
 			method, p.Actor, strings.Join(enough.Networks(), ", "))
@@ -241,6 +248,9 @@ func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
 				return status.Errorf(codes.PermissionDenied, "%s may not act in %s", p.Actor, n)
 			}
 		}
+		if err := g.inScope(p, r, m); err != nil {
+			return err
+		}
 	}
 	if e, ok := m.(*swanherdv1.EdgeMessage); ok && e.GetHello() == nil && e.GetUplinks() == nil {
 		return nil
@@ -250,6 +260,20 @@ func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
 		return nil
 	}
 	return InvalidAll(violations)
+}
+
+// inScope holds what the request names to the labels that limit the caller. What it
+// means to make, or lists, the handler looks at.
+func (g *Guard) inScope(p Principal, r rule, m proto.Message) error {
+	name := nameIn(m)
+	if name == "" || !p.limited() {
+		return nil
+	}
+	scope := p.Scope(g.keeper.store.Snapshot())
+	if r.role > viewer && !scope.Changes(name) || !scope.Sees(name) {
+		return scope.Denied(name)
+	}
+	return nil
 }
 
 // complete is false of the resource in an update: it may hold nothing but what

@@ -43,7 +43,9 @@ type Config struct {
 	URL string
 	// OIDC is the identity provider of people; nil: they have API tokens.
 	OIDC *OIDC
-	Log  *slog.Logger
+	// Tunnel finds a tunnel by its name: who may see it is a question of its ends.
+	Tunnel func(name string) (*swanherdv1.Tunnel, bool)
+	Log    *slog.Logger
 }
 
 // Keeper keeps tokens and login links, and authenticates who shows one. Its
@@ -122,8 +124,10 @@ func (k *Keeper) Authenticate(ctx context.Context, token string) (Principal, err
 	}
 	k.uses.note(row.Name, now)
 	p := Principal{
-		Actor:  "token:" + id,
-		Grants: []Grant{{Role: row.Value.GetToken().GetRole(), Networks: row.Value.GetToken().GetNetworks()}},
+		Actor: "token:" + id,
+		Grants: []Grant{{
+			Role: row.Value.GetToken().GetRole(), Networks: row.Value.GetToken().GetNetworks(), Labels: row.Value.GetToken().GetMatchLabels(),
+		}},
 	}
 	if expire != nil {
 		p.ExpireTime = expire.AsTime()
@@ -151,6 +155,7 @@ func (k *Keeper) CreateAPIToken(ctx context.Context, want *swanherdv1.ApiToken, 
 		Description: want.GetDescription(),
 		ExpireTime:  want.GetExpireTime(),
 		CreateTime:  timestamppb.Now(),
+		MatchLabels: want.GetMatchLabels(),
 	}
 	return k.issue(ctx, token, PrincipalFrom(ctx).Actor, keep)
 }
@@ -180,8 +185,11 @@ func (k *Keeper) putAPIToken(ctx context.Context, token *swanherdv1.ApiToken, se
 	k.store.APITokens.CreateIn(t, token.GetName(), &storev1.ApiToken{
 		Token: token, SecretSha256: hashSecret(secret), Actor: actor,
 	})
-	role := strings.ToLower(strings.TrimPrefix(token.GetRole().String(), "ROLE_"))
-	k.store.AppendEventIn(t, store.NoNetwork, Audit(actor, token.GetName(), "apiToken.create", "role "+role))
+	message := "role " + strings.ToLower(strings.TrimPrefix(token.GetRole().String(), "ROLE_"))
+	if len(token.GetMatchLabels()) > 0 {
+		message += ", for what carries " + LabelText(token.GetMatchLabels())
+	}
+	k.store.AppendEventIn(t, store.NoNetwork, Audit(actor, token.GetName(), "apiToken.create", message))
 	if err := more(t); err != nil {
 		return err
 	}
@@ -283,6 +291,8 @@ func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLogi
 		ExpireTime: expire,
 		SessionTtl: durationpb.New(sessionTTL),
 		Actor:      p.Actor,
+
+		MatchLabels: p.Grants[0].Labels, // who has a token has one grant
 	}
 	t := k.store.Txn()
 	k.store.LoginLinks.CreateIn(t, link.GetName(), link)
@@ -316,6 +326,7 @@ func (k *Keeper) RedeemLoginLink(ctx context.Context, code string) (*swanherdv1.
 		Description: "browser session from a login link of " + row.Value.GetActor(),
 		ExpireTime:  timestamppb.New(expire),
 		CreateTime:  timestamppb.Now(),
+		MatchLabels: row.Value.GetMatchLabels(),
 	}
 	out, err := k.issue(ctx, token, row.Value.GetActor(), func(t *store.Txn, _ *swanherdv1.ApiToken) error {
 		k.store.LoginLinks.DeleteIn(t, row.Name, row.Revision)

@@ -38,6 +38,10 @@ type rule struct {
 	// guessable methods take a secret from the request; wrong ones count
 	// against their source.
 	guessable bool
+	// limited methods are for callers too whose role labels limit. The guard looks at
+	// what the request names; the handler shows, makes and changes what is in the
+	// caller's Scope and no more. All other methods such callers are refused.
+	limited bool
 }
 
 const (
@@ -49,29 +53,29 @@ const (
 // rules lists what every method of every service needs. A method that is not
 // in it is refused; a test holds it complete.
 var rules = map[string]rule{
-	"/swanherd.v1.TopologyService/Apply":           {role: operator},
+	"/swanherd.v1.TopologyService/Apply":           {role: operator, limited: true},
 	"/swanherd.v1.TopologyService/ListRevisions":   {role: viewer},
 	"/swanherd.v1.TopologyService/GetRevision":     {role: viewer},
 	"/swanherd.v1.TopologyService/RestoreRevision": {role: operator},
-	"/swanherd.v1.TopologyService/Explain":         {role: viewer},
-	"/swanherd.v1.TopologyService/Watch":           {role: viewer},
-	"/swanherd.v1.TopologyService/GetNetwork":      {role: viewer},
-	"/swanherd.v1.TopologyService/ListNetworks":    {role: viewer, scope: ownAffairs},
+	"/swanherd.v1.TopologyService/Explain":         {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/Watch":           {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/GetNetwork":      {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/ListNetworks":    {role: viewer, scope: ownAffairs, limited: true},
 	"/swanherd.v1.TopologyService/CreateNetwork":   {role: operator},
 	"/swanherd.v1.TopologyService/UpdateNetwork":   {role: operator},
 	"/swanherd.v1.TopologyService/DeleteNetwork":   {role: operator},
-	"/swanherd.v1.TopologyService/GetSite":         {role: viewer},
-	"/swanherd.v1.TopologyService/ListSites":       {role: viewer},
-	"/swanherd.v1.TopologyService/CreateSite":      {role: operator},
-	"/swanherd.v1.TopologyService/UpdateSite":      {role: operator},
-	"/swanherd.v1.TopologyService/DeleteSite":      {role: operator},
-	"/swanherd.v1.TopologyService/GetEdge":         {role: viewer},
-	"/swanherd.v1.TopologyService/ListEdges":       {role: viewer},
-	"/swanherd.v1.TopologyService/UpdateEdge":      {role: operator},
-	"/swanherd.v1.TopologyService/DeleteEdge":      {role: operator},
-	"/swanherd.v1.TopologyService/ResumeEdges":     {role: operator},
-	"/swanherd.v1.TopologyService/GetMesh":         {role: viewer},
-	"/swanherd.v1.TopologyService/ListMeshes":      {role: viewer},
+	"/swanherd.v1.TopologyService/GetSite":         {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/ListSites":       {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/CreateSite":      {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/UpdateSite":      {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/DeleteSite":      {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/GetEdge":         {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/ListEdges":       {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/UpdateEdge":      {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/DeleteEdge":      {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/ResumeEdges":     {role: operator, limited: true},
+	"/swanherd.v1.TopologyService/GetMesh":         {role: viewer, limited: true},
+	"/swanherd.v1.TopologyService/ListMeshes":      {role: viewer, limited: true},
 	"/swanherd.v1.TopologyService/CreateMesh":      {role: operator},
 	"/swanherd.v1.TopologyService/UpdateMesh":      {role: operator},
 	"/swanherd.v1.TopologyService/DeleteMesh":      {role: operator},
@@ -81,26 +85,26 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/UpdateProfile":   {role: operator},
 	"/swanherd.v1.TopologyService/DeleteProfile":   {role: operator},
 
-	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer},
-	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer},
-	"/swanherd.v1.FleetService/WatchTunnels":   {role: viewer},
-	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer},
-	"/swanherd.v1.FleetService/RekeyTunnel":    {role: operator},
-	"/swanherd.v1.FleetService/ListEvents":     {role: viewer},
-	"/swanherd.v1.FleetService/GetEvent":       {role: viewer},
+	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer, limited: true},
+	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer, limited: true},
+	"/swanherd.v1.FleetService/WatchTunnels":   {role: viewer, limited: true},
+	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer, limited: true},
+	"/swanherd.v1.FleetService/RekeyTunnel":    {role: operator, limited: true},
+	"/swanherd.v1.FleetService/ListEvents":     {role: viewer, limited: true},
+	"/swanherd.v1.FleetService/GetEvent":       {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},
 
-	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator},
-	"/swanherd.v1.AccessService/ListEnrollmentTokens":  {role: viewer},
-	"/swanherd.v1.AccessService/DeleteEnrollmentToken": {role: operator},
+	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator, limited: true},
+	"/swanherd.v1.AccessService/ListEnrollmentTokens":  {role: viewer, limited: true},
+	"/swanherd.v1.AccessService/DeleteEnrollmentToken": {role: operator, limited: true},
 	"/swanherd.v1.AccessService/CreateApiToken":        {role: admin, scope: everywhere},
 	"/swanherd.v1.AccessService/ListApiTokens":         {role: admin, scope: everywhere},
-	"/swanherd.v1.AccessService/DeleteApiToken":        {role: viewer, scope: ownAffairs}, // of others: admin, by the handler
-	"/swanherd.v1.AccessService/CreateLoginLink":       {role: viewer, scope: ownAffairs},
+	"/swanherd.v1.AccessService/DeleteApiToken":        {role: viewer, scope: ownAffairs, limited: true}, // of others: admin, by the handler
+	"/swanherd.v1.AccessService/CreateLoginLink":       {role: viewer, scope: ownAffairs, limited: true},
 	"/swanherd.v1.AccessService/RedeemLoginLink":       {caller: forAnyone, guessable: true},
-	"/swanherd.v1.AccessService/WhoAmI":                {role: viewer, scope: ownAffairs},
+	"/swanherd.v1.AccessService/WhoAmI":                {role: viewer, scope: ownAffairs, limited: true},
 
-	"/swanherd.v1.AccessService/RotateApiToken": {role: viewer, scope: ownAffairs}, // of others: admin, by the handler
+	"/swanherd.v1.AccessService/RotateApiToken": {role: viewer, scope: ownAffairs, limited: true}, // of others: admin, by the handler
 
 	"/swanherd.v1.RoleBindingService/CreateRoleBinding": {role: admin, scope: everywhere},
 	"/swanherd.v1.RoleBindingService/GetRoleBinding":    {role: admin, scope: everywhere},
@@ -109,43 +113,43 @@ var rules = map[string]rule{
 
 	"/swanherd.v1.SignInService/GetIdentityProvider": {caller: forAnyone},
 
-	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer},
-	"/swanherd.v1.CertificateService/RevokeEdge":                 {role: operator},
-	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer},
+	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer, limited: true},
+	"/swanherd.v1.CertificateService/RevokeEdge":                 {role: operator, limited: true},
+	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer, limited: true},
 	"/swanherd.v1.CertificateService/GetCertificateAuthority":    {role: viewer},
 	"/swanherd.v1.CertificateService/RotateCertificateAuthority": {role: admin},
 	"/swanherd.v1.CertificateService/ImportCertificateAuthority": {role: admin},
 	"/swanherd.v1.CertificateService/ForceCertificateAuthority":  {role: admin},
 	"/swanherd.v1.CertificateService/CancelCertificateAuthority": {role: admin},
 
-	"/swanherd.v1.DeviceService/CreateDevice":             {role: operator},
-	"/swanherd.v1.DeviceService/GetDevice":                {role: viewer},
-	"/swanherd.v1.DeviceService/ListDevices":              {role: viewer},
-	"/swanherd.v1.DeviceService/DeleteDevice":             {role: operator},
-	"/swanherd.v1.DeviceService/ListEnrollmentRequests":   {role: viewer},
-	"/swanherd.v1.DeviceService/ApproveEnrollmentRequest": {role: operator},
-	"/swanherd.v1.DeviceService/DenyEnrollmentRequest":    {role: operator},
+	"/swanherd.v1.DeviceService/CreateDevice":             {role: operator, limited: true},
+	"/swanherd.v1.DeviceService/GetDevice":                {role: viewer, limited: true},
+	"/swanherd.v1.DeviceService/ListDevices":              {role: viewer, limited: true},
+	"/swanherd.v1.DeviceService/DeleteDevice":             {role: operator, limited: true},
+	"/swanherd.v1.DeviceService/ListEnrollmentRequests":   {role: viewer, limited: true},
+	"/swanherd.v1.DeviceService/ApproveEnrollmentRequest": {role: operator, limited: true},
+	"/swanherd.v1.DeviceService/DenyEnrollmentRequest":    {role: operator, limited: true},
 
-	"/swanherd.v1.RolloutService/CreateChangeSet":  {role: operator},
-	"/swanherd.v1.RolloutService/GetChangeSet":     {role: viewer},
-	"/swanherd.v1.RolloutService/ListChangeSets":   {role: viewer},
-	"/swanherd.v1.RolloutService/DeleteChangeSet":  {role: operator},
-	"/swanherd.v1.RolloutService/PlanChangeSet":    {role: operator},
-	"/swanherd.v1.RolloutService/ApproveChangeSet": {role: operator},
-	"/swanherd.v1.RolloutService/CreateRollout":    {role: operator},
-	"/swanherd.v1.RolloutService/GetRollout":       {role: viewer},
-	"/swanherd.v1.RolloutService/ListRollouts":     {role: viewer},
-	"/swanherd.v1.RolloutService/PauseRollout":     {role: operator},
-	"/swanherd.v1.RolloutService/ResumeRollout":    {role: operator},
-	"/swanherd.v1.RolloutService/AbortRollout":     {role: operator},
-	"/swanherd.v1.HistoryService/QueryHistory":     {role: viewer},
+	"/swanherd.v1.RolloutService/CreateChangeSet":  {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/GetChangeSet":     {role: viewer, limited: true},
+	"/swanherd.v1.RolloutService/ListChangeSets":   {role: viewer, limited: true},
+	"/swanherd.v1.RolloutService/DeleteChangeSet":  {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/PlanChangeSet":    {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/ApproveChangeSet": {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/CreateRollout":    {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/GetRollout":       {role: viewer, limited: true},
+	"/swanherd.v1.RolloutService/ListRollouts":     {role: viewer, limited: true},
+	"/swanherd.v1.RolloutService/PauseRollout":     {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/ResumeRollout":    {role: operator, limited: true},
+	"/swanherd.v1.RolloutService/AbortRollout":     {role: operator, limited: true},
+	"/swanherd.v1.HistoryService/QueryHistory":     {role: viewer, limited: true},
 
 	"/swanherd.v1.AlertService/CreateAlertRule":   {role: operator},
 	"/swanherd.v1.AlertService/GetAlertRule":      {role: viewer},
 	"/swanherd.v1.AlertService/ListAlertRules":    {role: viewer},
 	"/swanherd.v1.AlertService/UpdateAlertRule":   {role: operator},
 	"/swanherd.v1.AlertService/DeleteAlertRule":   {role: operator},
-	"/swanherd.v1.AlertService/ListAlerts":        {role: viewer},
+	"/swanherd.v1.AlertService/ListAlerts":        {role: viewer, limited: true},
 	"/swanherd.v1.AlertService/CreateWebhookSink": {role: operator},
 	"/swanherd.v1.AlertService/GetWebhookSink":    {role: viewer},
 	"/swanherd.v1.AlertService/ListWebhookSinks":  {role: viewer},
@@ -224,6 +228,29 @@ func networksOfManifest(m *swanherdv1.Manifest) []string {
 		add(r.GetName())
 	}
 	return out
+}
+
+// nameIn is the name of what a request is about, its own or that of the resource in it;
+// empty: it is about a parent, or about nothing that has a name.
+func nameIn(req proto.Message) string {
+	m := req.ProtoReflect()
+	fields := m.Descriptor().Fields()
+	if f := fields.ByName("name"); f != nil && f.Kind() == protoreflect.StringKind {
+		return m.Get(f).String()
+	}
+	if fields.ByName("parent") != nil || fields.ByName(updateMask) == nil {
+		return ""
+	}
+	for i := range fields.Len() {
+		f := fields.Get(i)
+		if f.Kind() != protoreflect.MessageKind || f.IsList() || f.IsMap() {
+			continue
+		}
+		if id := f.Message().Fields().ByName("name"); id != nil {
+			return m.Get(f).Message().Get(id).String()
+		}
+	}
+	return ""
 }
 
 // networkOf returns the first two segments of a resource name.

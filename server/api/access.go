@@ -1,12 +1,14 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -33,6 +35,11 @@ func NewAccess(s *store.Store, sealer *store.Sealer, keeper *access.Keeper, vers
 
 // CreateEnrollmentToken implements AccessService.
 func (a *Access) CreateEnrollmentToken(ctx context.Context, req *swanherdv1.CreateEnrollmentTokenRequest) (*swanherdv1.EnrollmentToken, error) {
+	named := proto.CloneOf(req.GetEnrollmentToken())
+	named.Name = req.GetParent() + "/enrollmentTokens/-"
+	if scope := scopeOf(ctx, a.store.Snapshot()); !scope.Admits(named) {
+		return nil, scope.Denied(cmp.Or(named.GetEdge(), named.GetSite(), "sites that the token makes in "+req.GetParent()))
+	}
 	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.EnrollmentToken) error) (*swanherdv1.EnrollmentToken, error) {
 		return a.keeper.CreateEnrollmentToken(ctx, req.GetParent(), req.GetEnrollmentToken(), keep)
 	})
@@ -51,7 +58,7 @@ func (a *Access) ListEnrollmentTokens(ctx context.Context, req *swanherdv1.ListE
 	if snap, err = q.snapshot(ctx, a.store, snap); err != nil {
 		return nil, err
 	}
-	rows := rowsOf(snap.EnrollmentTokens, req.GetParent(), q.first(), access.PrincipalFrom(ctx).Sees)
+	rows := rowsOf(snap.EnrollmentTokens, req.GetParent(), q.first(), scopeOf(ctx, snap))
 	tokens, next := page(q, func(yield func(*swanherdv1.EnrollmentToken) bool) {
 		for row := range rows {
 			if !yield(row.Value.GetToken()) {
@@ -156,6 +163,9 @@ func (a *Access) WhoAmI(ctx context.Context, _ *swanherdv1.WhoAmIRequest) (*swan
 	p := access.PrincipalFrom(ctx)
 	// Of several roles the highest, and where it is.
 	resp := &swanherdv1.WhoAmIResponse{Actor: p.Actor, Role: p.Role(), Networks: p.With(p.Role()).Networks(), ServerVersion: a.version}
+	for _, g := range p.Grants {
+		resp.Grants = append(resp.Grants, &swanherdv1.RoleGrant{Role: g.Role, Networks: g.Networks, MatchLabels: g.Labels})
+	}
 	if !p.ExpireTime.IsZero() {
 		resp.ExpireTime = timestamppb.New(p.ExpireTime)
 	}

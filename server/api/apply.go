@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -30,13 +31,36 @@ func (s *Topology) Apply(ctx context.Context, req *swanherdv1.ApplyRequest) (*sw
 func (e *edit) applied(validateOnly bool) *swanherdv1.ApplyResponse {
 	resp := &swanherdv1.ApplyResponse{Changes: e.changes}
 	if e.changed() {
-		resp.Plan = plan.Preview(&e.base.Topology, &e.next)
+		resp.Plan = e.preview()
 		resp.TunnelsAdded, resp.TunnelsRemoved = resp.GetPlan().GetTunnelsAdded(), resp.GetPlan().GetTunnelsRemoved()
 	}
 	if validateOnly {
 		resp.Revision = e.base.Revision
 	}
 	return resp
+}
+
+// preview is what the edit does to the fleet: all of it in numbers, by name what the
+// caller sees.
+func (e *edit) preview() *swanherdv1.ChangePlan {
+	p := plan.Preview(&e.base.Topology, &e.next)
+	was, is := e.scopes()
+	if !was.Limited() {
+		return p
+	}
+	hideChanges(p, func(name string) bool { return !was.Sees(name) && !is.Sees(name) })
+	return p
+}
+
+// hideChanges takes from a plan the names of what is hidden; a tunnel is when both of
+// its ends are.
+func hideChanges(p *swanherdv1.ChangePlan, hidden func(string) bool) {
+	if p == nil {
+		return
+	}
+	p.Tunnels = slices.DeleteFunc(p.Tunnels, func(t *swanherdv1.TunnelChange) bool { return hidden(t.GetEdgeA()) && hidden(t.GetEdgeB()) })
+	p.Edges = slices.DeleteFunc(p.Edges, func(c *swanherdv1.EdgeChange) bool { return hidden(c.GetEdge()) })
+	p.Reachability = slices.DeleteFunc(p.Reachability, func(c *swanherdv1.ReachabilityChange) bool { return hidden(c.GetSite()) })
 }
 
 // merge puts a manifest into the topology. With prune, what its networks have
@@ -52,6 +76,9 @@ func (e *edit) merge(m *swanherdv1.Manifest, prune model.Prune) error {
 	}
 	e.violate(found)
 	e.next, e.changes = *merged.Topology, merged.Changes
+	if err := e.checkScope(); err != nil { // before anything is told of what is there
+		return err
+	}
 	if err := e.checkETags(m); err != nil {
 		return err
 	}

@@ -49,7 +49,7 @@ func (s *Certificates) ListCertificates(ctx context.Context, req *swanherdv1.Lis
 		return nil, err
 	}
 	after, _, _ := strings.Cut(q.first(), certificateSegment)
-	rows := rowsOf(snap.EdgeIdentities, req.GetParent(), "", access.PrincipalFrom(ctx).Sees)
+	rows := rowsOf(snap.EdgeIdentities, req.GetParent(), "", scopeOf(ctx, snap))
 	certificates, next := page(q, func(yield func(*swanherdv1.Certificate) bool) {
 		for row := range rows {
 			if row.Name < after {
@@ -122,7 +122,9 @@ func (s *Certificates) RevokeEdge(ctx context.Context, req *swanherdv1.RevokeEdg
 func (s *Certificates) ListRevocations(ctx context.Context, req *swanherdv1.ListRevocationsRequest) (*swanherdv1.ListRevocationsResponse, error) {
 	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*storev1.Revocation] { return snap.Revocations },
 		func(snap *store.Snapshot, row model.Row[*storev1.Revocation]) *swanherdv1.Revocation {
-			return revocation(snap, row)
+			r := revocation(snap, row)
+			r.Pending = slices.DeleteFunc(r.Pending, func(edge string) bool { return !scopeOf(ctx, snap).Sees(edge) })
+			return r
 		})
 	if err != nil {
 		return nil, err

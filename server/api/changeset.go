@@ -57,6 +57,9 @@ func (s *Rollouts) CreateChangeSet(ctx context.Context, req *swanherdv1.CreateCh
 	if err := s.plan(e, network, c); err != nil {
 		return nil, err
 	}
+	if scope := e.who.Scope(e.base); !scope.HoldsAll(c) {
+		return nil, scope.Denied("a change set with more than sites that carry them")
+	}
 	if len(inNetwork(e.base.ChangeSets, network)) >= maxChangeSets {
 		return nil, status.Errorf(codes.ResourceExhausted, "%s has %d change sets; delete those that are done with", network, maxChangeSets)
 	}
@@ -74,12 +77,15 @@ func (s *Rollouts) storedChangeSet(ctx context.Context, t *store.Txn, c *swanher
 		return nil, access.StoreError(err)
 	}
 	_, _ = s.store.WaitRevision(ctx, revision) // it is stored
-	return shownChangeSet(model.Row[*swanherdv1.ChangeSet]{Value: c, Revision: revision}), nil
+	return shownChangeSet(scopeOf(ctx, s.store.Snapshot()), model.Row[*swanherdv1.ChangeSet]{Value: c, Revision: revision}), nil
 }
 
-func shownChangeSet(row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
+func shownChangeSet(scope access.Scope, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
 	c := proto.CloneOf(row.Value)
 	c.Etag = store.ETag(row.Revision)
+	if scope.Limited() {
+		hideChanges(c.GetPlan(), func(name string) bool { return !scope.Sees(name) })
+	}
 	return c
 }
 
@@ -164,22 +170,23 @@ func checkAssertions(e *edit, network model.NetworkName, c *swanherdv1.ChangeSet
 }
 
 // GetChangeSet implements RolloutService.
-func (s *Rollouts) GetChangeSet(_ context.Context, req *swanherdv1.GetChangeSetRequest) (*swanherdv1.ChangeSet, error) {
+func (s *Rollouts) GetChangeSet(ctx context.Context, req *swanherdv1.GetChangeSetRequest) (*swanherdv1.ChangeSet, error) {
 	if _, err := model.ParseChangeSetName(req.GetName()); err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	row, ok := s.store.Snapshot().ChangeSets.Get(req.GetName())
+	snap := s.store.Snapshot()
+	row, ok := snap.ChangeSets.Get(req.GetName())
 	if !ok {
 		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
 	}
-	return shownChangeSet(row), nil
+	return shownChangeSet(scopeOf(ctx, snap), row), nil
 }
 
 // ListChangeSets implements RolloutService.
 func (s *Rollouts) ListChangeSets(ctx context.Context, req *swanherdv1.ListChangeSetsRequest) (*swanherdv1.ListChangeSetsResponse, error) {
 	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*swanherdv1.ChangeSet] { return snap.ChangeSets },
-		func(_ *store.Snapshot, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
-			c := shownChangeSet(row)
+		func(snap *store.Snapshot, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
+			c := shownChangeSet(scopeOf(ctx, snap), row)
 			c.Manifest, c.Changes, c.Plan = nil, nil, nil
 			return c
 		})

@@ -47,6 +47,9 @@ func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDevice
 	if site.Network != network.Network {
 		return nil, access.Invalid("device.site", fmt.Sprintf("%s is not a site of %s", site, network))
 	}
+	if scope := scopeOf(ctx, s.store.Snapshot()); !scope.Changes(site.String()) {
+		return nil, scope.Denied(site.String())
+	}
 	name := model.DeviceName{Network: network.Network, Device: "d" + newUID()}
 	device := &swanherdv1.Device{
 		Name:           name.String(),

@@ -29,6 +29,7 @@ const maxAudits = 50
 type edit struct {
 	svc   *Topology
 	actor string
+	who   access.Principal
 	now   time.Time
 	base  *store.Snapshot
 	next  model.Topology
@@ -51,6 +52,7 @@ func (s *Topology) begin(ctx context.Context) *edit {
 	return &edit{
 		svc:    s,
 		actor:  access.PrincipalFrom(ctx).Actor,
+		who:    access.PrincipalFrom(ctx),
 		now:    time.Now(),
 		base:   base,
 		next:   base.Topology,
@@ -129,6 +131,9 @@ func (e *edit) note(name string, action swanherdv1.ResourceChange_Action, fields
 // INVALID_ARGUMENT; what would be wrong with what is there already, as a mesh that
 // names a site that goes, is in the way: FAILED_PRECONDITION.
 func (e *edit) check() error {
+	if err := e.checkScope(); err != nil {
+		return err
+	}
 	e.violate(model.ValidateState(&e.next, e.fields))
 	e.checkMoves()
 	switch {
@@ -139,6 +144,34 @@ func (e *edit) check() error {
 		return access.InUse(fmt.Sprintf("%s is in the way: %s", first.Subject, first.Description), e.obstacles)
 	}
 	return nil
+}
+
+// checkScope refuses what labels keep from the caller: what changes has to carry them as
+// it is, and as it will be.
+func (e *edit) checkScope() error {
+	was, is := e.scopes()
+	if !was.Limited() {
+		return nil
+	}
+	for _, c := range e.changes {
+		created, deleted := c.GetAction() == swanherdv1.ResourceChange_ACTION_CREATED, c.GetAction() == swanherdv1.ResourceChange_ACTION_DELETED
+		switch {
+		case c.GetAction() == swanherdv1.ResourceChange_ACTION_UNCHANGED:
+		case !created && !was.Changes(c.GetName()), !deleted && !is.Changes(c.GetName()):
+			if _, asked := e.fields[c.GetName()]; !asked && deleted {
+				return was.Denied("what the manifest leaves out in " + networkOf(c.GetName()).String())
+			}
+			return was.Denied(c.GetName())
+		}
+	}
+	return nil
+}
+
+// scopes are the caller's scope as the topology is, and as it would be.
+func (e *edit) scopes() (was, is access.Scope) {
+	next := *e.base
+	next.Topology = e.next
+	return e.who.Scope(e.base), e.who.Scope(&next)
 }
 
 // checkMoves refuses to move an edge to a site that is not there. An edge

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"google.golang.org/grpc/codes"
@@ -14,7 +15,7 @@ import (
 )
 
 // Explain implements TopologyService.
-func (s *Topology) Explain(_ context.Context, req *swanherdv1.ExplainRequest) (*swanherdv1.ExplainResponse, error) {
+func (s *Topology) Explain(ctx context.Context, req *swanherdv1.ExplainRequest) (*swanherdv1.ExplainResponse, error) {
 	network, err := model.ParseNetworkName(req.GetParent())
 	if err != nil {
 		return nil, access.Invalid("parent", err.Error())
@@ -35,6 +36,9 @@ func (s *Topology) Explain(_ context.Context, req *swanherdv1.ExplainRequest) (*
 		return nil, access.Invalid("destination", "is not of the same IP version as source")
 	}
 	out := plan.Explain(&snap.Topology, network, from, to)
+	if scope := scopeOf(ctx, snap); scope.Limited() && !scope.Sees(out.GetSourceSite()) && !scope.Sees(out.GetDestinationSite()) {
+		return nil, scope.Denied(fmt.Sprintf("what is between %s and %s", from, to))
+	}
 	for _, hop := range out.GetHops() {
 		if t, ok := s.fleet.Tunnel(hop.GetTunnel()); ok {
 			hop.Status = t.GetStatus()

@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"time"
@@ -87,11 +88,11 @@ func (f *Fleet) ListTunnels(ctx context.Context, req *swanherdv1.ListTunnelsRequ
 	start, _ := slices.BinarySearchFunc(tunnels, q.first()+"\x00", func(t *swanherdv1.Tunnel, name string) int {
 		return cmp.Compare(t.GetName(), name)
 	})
-	sees := access.PrincipalFrom(ctx).Sees
+	scope := scopeOf(ctx, f.store.Snapshot())
 	page, next := page(q, func(yield func(*swanherdv1.Tunnel) bool) {
 		for _, t := range tunnels[start:] {
 			wanted := len(req.GetStatuses()) == 0 || slices.Contains(req.GetStatuses(), t.GetStatus())
-			if wanted && sees(networkOf(t.GetName()).String()) && !yield(t) {
+			if wanted && seesTunnel(scope, t) && !yield(t) {
 				return
 			}
 		}
@@ -112,6 +113,7 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 	if strings.ContainsRune(q.token.After, '/') {
 		return nil, errPageToken
 	}
+	scope := scopeOf(ctx, snap)
 	networks := eventNetworks(snap, req.GetParent(), access.PrincipalFrom(ctx))
 	resp := &swanherdv1.ListEventsResponse{}
 	for before, read := q.token.After, 0; ; {
@@ -120,7 +122,7 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 			return nil, access.StoreError(err)
 		}
 		for _, e := range events {
-			if before = store.EventID(e); q.filter.Matches(e.ProtoReflect()) {
+			if before = store.EventID(e); q.filter.Matches(e.ProtoReflect()) && showsEvent(scope, e) {
 				if resp.Events = append(resp.Events, e); len(resp.Events) == q.size {
 					break
 				}
@@ -145,11 +147,21 @@ func (f *Fleet) GetEvent(ctx context.Context, req *swanherdv1.GetEventRequest) (
 	if parts[1] == store.NoNetwork.Network && !access.PrincipalFrom(ctx).Global() {
 		return nil, status.Error(codes.PermissionDenied, "what belongs to no network is for who is bound to none")
 	}
+	scope := scopeOf(ctx, f.store.Snapshot())
 	e, err := f.store.Event(ctx, req.GetName())
-	if err != nil {
+	switch {
+	case scope.Limited() && (errors.Is(err, store.ErrNotFound) || err == nil && !showsEvent(scope, e)):
+		return nil, scope.Denied(req.GetName())
+	case err != nil:
 		return nil, access.StoreError(err)
 	}
 	return e, nil
+}
+
+// showsEvent says whether the caller sees what an event is about. Who is limited to
+// labels has what of a network carries them, and not what is of all.
+func showsEvent(scope access.Scope, e *swanherdv1.Event) bool {
+	return !scope.Limited() || scope.Sees(e.GetResource())
 }
 
 // maxEventsRead bounds how many events one page of a filtered list looks at; it may
@@ -194,60 +206,6 @@ func eventNetworks(snap *store.Snapshot, parent string, p access.Principal) []mo
 		}
 	}
 	return out
-}
-
-// viewer follows the fleet for one stream.
-type viewer struct {
-	fleet  *fleet.Fleet
-	parent string
-	who    access.Principal
-	seq    uint64
-}
-
-func (f *Fleet) newViewer(ctx context.Context, parent string) (*viewer, error) {
-	if err := checkParent(&f.store.Snapshot().Topology, parent); err != nil {
-		return nil, err
-	}
-	return &viewer{fleet: f.fleet, parent: parent, who: access.PrincipalFrom(ctx)}, nil
-}
-
-// next returns what changed since the last call, as far as the caller sees it.
-func (v *viewer) next() (fleet.Delta, error) {
-	d := v.fleet.Since(v.seq, v.parent)
-	v.seq = d.Seq
-	if d.Reset {
-		return d, status.Error(codes.Aborted, "the stream fell too far behind; watch again")
-	}
-	if v.parent != fleet.AllNetworks || v.who.Global() {
-		return d, nil
-	}
-	hidden := func(name string) bool { return !v.who.Sees(networkOf(name).String()) }
-	d.Tunnels = slices.DeleteFunc(d.Tunnels, func(t *swanherdv1.Tunnel) bool { return hidden(t.GetName()) })
-	d.Edges = slices.DeleteFunc(d.Edges, func(e *swanherdv1.Edge) bool { return hidden(e.GetName()) })
-	d.RemovedTunnels = slices.DeleteFunc(d.RemovedTunnels, hidden)
-	d.RemovedEdges = slices.DeleteFunc(d.RemovedEdges, hidden)
-	return d, nil
-}
-
-func (v *viewer) counts() *swanherdv1.FleetCounts {
-	if v.parent != fleet.AllNetworks || v.who.Global() {
-		return v.fleet.Counts(v.parent)
-	}
-	sum := &swanherdv1.FleetCounts{}
-	for _, n := range v.who.Networks() {
-		c := v.fleet.Counts(n)
-		sum.Up += c.GetUp()
-		sum.Degraded += c.GetDegraded()
-		sum.Down += c.GetDown()
-		sum.Negotiating += c.GetNegotiating()
-		sum.Stale += c.GetStale()
-		sum.Edges += c.GetEdges()
-		sum.EdgesConnected += c.GetEdgesConnected()
-		sum.EdgesInSync += c.GetEdgesInSync()
-		sum.Sites += c.GetSites()
-		sum.SitesIsolated += c.GetSitesIsolated()
-	}
-	return sum
 }
 
 // WatchTunnels implements FleetService.

@@ -226,9 +226,9 @@ func checkParent(t *model.Topology, parent string) error {
 	return nil
 }
 
-// rowsOf yields the rows of a collection in parent that the caller sees and that
-// come after that name.
-func rowsOf[T any](table model.Table[T], parent, after string, sees func(string) bool) iter.Seq[model.Row[T]] {
+// rowsOf yields the rows of a collection in parent that are in the caller's scope and
+// that come after that name.
+func rowsOf[T any](table model.Table[T], parent, after string, scope access.Scope) iter.Seq[model.Row[T]] {
 	prefix := ""
 	if parent != "" && parent != fleet.AllNetworks {
 		prefix = parent + "/"
@@ -238,11 +238,25 @@ func rowsOf[T any](table model.Table[T], parent, after string, sees func(string)
 			if !strings.HasPrefix(row.Name, prefix) {
 				return
 			}
-			if sees(networkOf(row.Name).String()) && !yield(row) {
+			if scope.Sees(subject(row)) && !yield(row) {
 				return
 			}
 		}
 	}
+}
+
+// subject is the name by which it is decided who sees a row: its own, or that of what it
+// is about.
+func subject[T any](row model.Row[T]) string {
+	if about, ok := any(row.Value).(interface{ GetResource() string }); ok {
+		return about.GetResource()
+	}
+	return row.Name
+}
+
+// scopeOf is the caller's scope in the snapshot.
+func scopeOf(ctx context.Context, snap *store.Snapshot) access.Scope {
+	return access.PrincipalFrom(ctx).Scope(snap)
 }
 
 // parentRequest is a listRequest about what networks have.
@@ -267,7 +281,7 @@ func listRows[T proto.Message, R named](ctx context.Context, s *store.Store, req
 	if snap, err = q.snapshot(ctx, s, snap); err != nil {
 		return nil, "", err
 	}
-	all := rowsOf(rows(snap), req.GetParent(), q.first(), access.PrincipalFrom(ctx).Sees)
+	all := rowsOf(rows(snap), req.GetParent(), q.first(), scopeOf(ctx, snap))
 	out, next := page(q, func(yield func(R) bool) {
 		for row := range all {
 			if !yield(shown(snap, row)) {

@@ -41,13 +41,18 @@ func (e *edit) resume(network model.NetworkName, names []string) (resumed []stri
 	if _, ok := e.base.Networks.Get(network.String()); !ok {
 		return nil, status.Errorf(codes.NotFound, "%s does not exist", network)
 	}
-	named := len(names) > 0
+	named, scope := len(names) > 0, e.who.Scope(e.base)
 	if !named {
 		for row := range e.base.Edges.InNetwork(network) {
-			names = append(names, row.Name)
+			if scope.Changes(row.Name) {
+				names = append(names, row.Name)
+			}
 		}
 	}
 	for _, name := range slices.Compact(slices.Sorted(slices.Values(names))) {
+		if !scope.Changes(name) {
+			return nil, scope.Denied(name)
+		}
 		row, ok := e.base.Edges.Get(name)
 		if !ok {
 			return nil, status.Errorf(codes.NotFound, "%s does not exist", name)

@@ -80,6 +80,9 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 	}
 	r.Name = model.RolloutName{Network: network.Network, Rollout: cmp.Or(req.GetRolloutId(), "r"+newUID())}.String()
 	return attempt(ctx, s.topology, func(e *edit) (*swanherdv1.Rollout, error) {
+		if scope := e.who.Scope(e.base); !scope.Changes(changeSet.String()) {
+			return nil, scope.Denied(changeSet.String())
+		}
 		r.Actor, r.CreateTime = e.actor, timestamppb.New(e.now)
 		c, ok := e.base.ChangeSets.Get(changeSet.String())
 		if !ok {
@@ -104,7 +107,7 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 			return nil, err
 		}
 		_, _ = s.store.WaitRevision(ctx, revision) // it is stored
-		return shownRollout(model.Row[*storev1.Rollout]{Value: state, Revision: revision}), nil
+		return shownRollout(e.who.Scope(e.base), model.Row[*storev1.Rollout]{Value: state, Revision: revision}), nil
 	})
 }
 
@@ -207,14 +210,17 @@ func (s *Rollouts) forgetEndedIn(e *edit, network model.NetworkName) {
 	}
 }
 
-func shownRollout(row model.Row[*storev1.Rollout]) *swanherdv1.Rollout {
+func shownRollout(scope access.Scope, row model.Row[*storev1.Rollout]) *swanherdv1.Rollout {
 	r := proto.CloneOf(row.Value.GetRollout())
 	r.Etag = store.ETag(row.Revision)
+	if scope.Limited() && r.GetReason() != "" {
+		r.Reason = "who sees the whole network sees why: it may name edges that your role is not for"
+	}
 	return r
 }
 
 // GetRollout implements RolloutService.
-func (s *Rollouts) GetRollout(_ context.Context, req *swanherdv1.GetRolloutRequest) (*swanherdv1.Rollout, error) {
+func (s *Rollouts) GetRollout(ctx context.Context, req *swanherdv1.GetRolloutRequest) (*swanherdv1.Rollout, error) {
 	name, err := model.ParseRolloutName(req.GetName())
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
@@ -224,10 +230,14 @@ func (s *Rollouts) GetRollout(_ context.Context, req *swanherdv1.GetRolloutReque
 	if !ok {
 		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
 	}
-	r := shownRollout(row)
+	scope := scopeOf(ctx, snap)
+	r := shownRollout(scope, row)
 	p, active := snap.RolloutPlans.Get(req.GetName())
 	if view := s.view(model.NetworkName{Network: name.Network}); active && view != nil {
 		r.Progress = view.Progress(row.Revision, row.Value, p.Value)
+		if r.Progress != nil && scope.Limited() {
+			r.Progress.Waiting = nil // it names edges, in scope or not
+		}
 	}
 	return r, nil
 }
@@ -235,7 +245,9 @@ func (s *Rollouts) GetRollout(_ context.Context, req *swanherdv1.GetRolloutReque
 // ListRollouts implements RolloutService.
 func (s *Rollouts) ListRollouts(ctx context.Context, req *swanherdv1.ListRolloutsRequest) (*swanherdv1.ListRolloutsResponse, error) {
 	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*storev1.Rollout] { return snap.Rollouts },
-		func(_ *store.Snapshot, row model.Row[*storev1.Rollout]) *swanherdv1.Rollout { return shownRollout(row) })
+		func(snap *store.Snapshot, row model.Row[*storev1.Rollout]) *swanherdv1.Rollout {
+			return shownRollout(scopeOf(ctx, snap), row)
+		})
 	if err != nil {
 		return nil, err
 	}

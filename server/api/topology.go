@@ -74,7 +74,7 @@ func list[T resource](ctx context.Context, s *Topology, k kind[T], req listReque
 	if snap, err = q.snapshot(ctx, s.store, snap); err != nil {
 		return nil, "", err
 	}
-	rows := rowsOf(*k.rows(&snap.Topology), q.parent, q.first(), access.PrincipalFrom(ctx).Sees)
+	rows := rowsOf(*k.rows(&snap.Topology), q.parent, q.first(), scopeOf(ctx, snap))
 	out, next := page(q, func(yield func(T) bool) {
 		for row := range rows {
 			if !yield(s.shown(row.Name, shown(row)).(T)) {

@@ -42,7 +42,7 @@ type topologyWatch struct {
 	token  resumeToken
 	stream swanherdv1.TopologyService_WatchServer
 	// seen is what the caller has.
-	seen *model.Topology
+	seen *store.Snapshot
 }
 
 // Watch implements TopologyService.
@@ -54,7 +54,7 @@ func (s *Topology) Watch(req *swanherdv1.WatchRequest, stream swanherdv1.Topolog
 	if err != nil {
 		return err
 	}
-	if err := w.advance(&s.store.Snapshot().Topology, swanherdv1.WatchResponse_KIND_SYNCED); err != nil {
+	if err := w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_SYNCED); err != nil {
 		return err
 	}
 	bookmark, check := time.NewTicker(bookmarkInterval), time.NewTicker(tokenCheckInterval)
@@ -67,9 +67,9 @@ func (s *Topology) Watch(req *swanherdv1.WatchRequest, stream swanherdv1.Topolog
 		case now := <-check.C:
 			err = stillValid(s.keeper, w.who, now)
 		case <-sub.Changed():
-			err = w.advance(&s.store.Snapshot().Topology, swanherdv1.WatchResponse_KIND_UNSPECIFIED)
+			err = w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_UNSPECIFIED)
 		case <-bookmark.C:
-			err = w.advance(&s.store.Snapshot().Topology, swanherdv1.WatchResponse_KIND_BOOKMARK)
+			err = w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_BOOKMARK)
 		}
 		if err != nil {
 			return err
@@ -89,7 +89,7 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 	}
 	w := &topologyWatch{
 		svc: s, req: req, who: access.PrincipalFrom(ctx), stream: stream,
-		token: resumeToken{Query: sum[:8], Epoch: s.store.Epoch()}, seen: &model.Topology{},
+		token: resumeToken{Query: sum[:8], Epoch: s.store.Epoch()}, seen: &store.Snapshot{},
 	}
 	if req.GetResumeToken() == "" {
 		return w, nil
@@ -110,13 +110,13 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 	if err != nil {
 		return nil, access.StoreError(err)
 	}
-	w.seen = &snap.Topology
+	w.seen = snap
 	return w, nil
 }
 
 // advance sends what differs between what the caller has and now. closing, unless
 // it is unspecified, is sent behind it.
-func (w *topologyWatch) advance(now *model.Topology, closing swanherdv1.WatchResponse_Kind) error {
+func (w *topologyWatch) advance(now *store.Snapshot, closing swanherdv1.WatchResponse_Kind) error {
 	out := slices.Concat(
 		watched(w, networks, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Network) {
 			r.Resource = &swanherdv1.WatchResponse_Network{Network: m}
@@ -162,27 +162,42 @@ func (w *topologyWatch) resume(revision int64) (string, error) {
 }
 
 // watched are the messages about one kind of resource.
-func watched[T resource](w *topologyWatch, k kind[T], now *model.Topology, set func(*swanherdv1.WatchResponse, T)) []*swanherdv1.WatchResponse {
+func watched[T resource](w *topologyWatch, k kind[T], now *store.Snapshot, set func(*swanherdv1.WatchResponse, T)) []*swanherdv1.WatchResponse {
 	if len(w.req.GetKinds()) > 0 && !slices.Contains(w.req.GetKinds(), k.collection) {
 		return nil
 	}
+	was, is := w.who.Scope(w.seen), w.who.Scope(now)
 	var out []*swanherdv1.WatchResponse
-	for c := range model.Diff(*k.rows(w.seen), *k.rows(now)) {
-		network := networkOf(c.Name).String()
-		if w.req.GetParent() != fleet.AllNetworks && network != w.req.GetParent() || !w.who.Sees(network) {
-			continue
+	tell := func(name string, old, current *model.Row[T]) {
+		network := networkOf(name).String()
+		if w.req.GetParent() != fleet.AllNetworks && network != w.req.GetParent() {
+			return
 		}
 		r := &swanherdv1.WatchResponse{Kind: swanherdv1.WatchResponse_KIND_UPSERTED}
-		if c.New != nil {
-			set(r, w.svc.shown(c.Name, shown(*c.New)).(T))
-		} else {
+		switch {
+		case current != nil && is.Sees(name):
+			set(r, w.svc.shown(name, shown(*current)).(T))
+		case old != nil && was.Sees(name):
 			var none T
 			gone := none.ProtoReflect().New().Interface().(T)
-			setString(gone, "name", c.Name)
+			setString(gone, "name", name)
 			r.Kind = swanherdv1.WatchResponse_KIND_REMOVED
 			set(r, gone)
+		default:
+			return
 		}
 		out = append(out, r)
+	}
+	rows := k.rows(&now.Topology)
+	for c := range model.Diff(*k.rows(&w.seen.Topology), *rows) {
+		tell(c.Name, c.Old, c.New)
+	}
+	if is.Limited() && k.collection == edges.collection { // and those that their sites' labels move
+		for row := range rows.All() {
+			if old, ok := k.rows(&w.seen.Topology).Get(row.Name); ok && old.Revision == row.Revision && was.Sees(row.Name) != is.Sees(row.Name) {
+				tell(row.Name, &old, &row)
+			}
+		}
 	}
 	return out
 }

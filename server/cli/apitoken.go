@@ -51,6 +51,7 @@ func newAPITokenCreate(s *session) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&role, "role", "", "viewer, operator or admin")
 	flags.StringSliceVar(&token.Networks, "in", nil, "networks that it is good for; none: all")
+	flags.StringToStringVarP(&token.MatchLabels, "labels", "l", nil, "good only for what carries these labels, key=value")
 	flags.StringVar(&token.Description, "description", "", "what it is for")
 	flags.DurationVar(&ttl, "ttl", 0, "how long it is good; 0: until it is deleted")
 	return cmd
@@ -77,7 +78,7 @@ func newAPITokenList(s *session) *cobra.Command {
 func apiTokenKind() kind {
 	return kind{
 		plural: "API tokens", singular: "API token",
-		header: []string{"NAME", "ROLE", "NETWORKS", "EXPIRES", "LAST USED", "ROTATED", "AGE", "DESCRIPTION"},
+		header: []string{"NAME", "ROLE", "NETWORKS", "LABELS", "EXPIRES", "LAST USED", "ROTATED", "AGE", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			t := m.(*swanherdv1.ApiToken)
 			var networks []string
@@ -85,7 +86,7 @@ func apiTokenKind() kind {
 				networks = append(networks, base(n))
 			}
 			return []string{
-				base(t.GetName()), enumWord(t.GetRole()), strings.Join(networks, ","), age(t.GetExpireTime(), now), age(t.GetLastUsedTime(), now),
+				base(t.GetName()), enumWord(t.GetRole()), strings.Join(networks, ","), labels(t.GetMatchLabels()), age(t.GetExpireTime(), now), age(t.GetLastUsedTime(), now),
 				age(t.GetRotateTime(), now), age(t.GetCreateTime(), now), t.GetDescription(),
 			}
 		},

@@ -178,8 +178,10 @@ func newWhoAmI(s *session) *cobra.Command {
 			if s.output != "table" {
 				return s.printMessage(who)
 			}
-			t := newTable(s.Out, "ACTOR", "ROLE", "NETWORKS", "SERVER VERSION")
-			t.row(who.GetActor(), enumWord(who.GetRole()), orAll(who.GetNetworks()), who.GetServerVersion())
+			t := newTable(s.Out, "ACTOR", "ROLE", "NETWORKS", "LABELS", "SERVER VERSION")
+			for _, g := range who.GetGrants() {
+				t.row(who.GetActor(), enumWord(g.GetRole()), orAll(g.GetNetworks()), labels(g.GetMatchLabels()), who.GetServerVersion())
+			}
 			return t.flush()
 		}),
 	}

@@ -27,6 +27,14 @@ func parseRole(word string) (swanherdv1.Role, error) {
 	return role, nil
 }
 
+// whereText says where a role is for.
+func whereText(networks []string, match map[string]string) string {
+	if len(match) == 0 {
+		return orAll(networks)
+	}
+	return orAll(networks) + ", for what carries " + labels(match)
+}
+
 // networkNames are the names of networks that people may name by their ids alone.
 func networkNames(words []string) []string {
 	out := make([]string, len(words))
@@ -40,7 +48,8 @@ func newRoleGrant(s *session) *cobra.Command {
 	binding := &swanherdv1.RoleBinding{}
 	cmd := &cobra.Command{
 		Use: "grant ROLE MEMBER", Short: "Give a role to a person or a group of the identity provider", Args: exactly(2, "a role and whom to give it"),
-		Example: "  swanherd role grant operator group:noc\n  swanherd role grant viewer email:alice@example.net --in customer-a",
+		Example: "  swanherd role grant operator group:noc\n  swanherd role grant viewer email:alice@example.net --in customer-a\n" +
+			"  swanherd role grant operator group:noc-emea --in customer-a --labels region=emea",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			role, err := parseRole(args[0])
 			if err != nil {
@@ -59,12 +68,13 @@ func newRoleGrant(s *session) *cobra.Command {
 			if s.output != "table" {
 				return s.printMessage(made)
 			}
-			fmt.Fprintf(s.Out, "%s: %s is %s in %s\n", base(made.GetName()), made.GetMember(), strings.ToLower(enumWord(made.GetRole())), orAll(made.GetNetworks()))
+			fmt.Fprintf(s.Out, "%s: %s is %s in %s\n", base(made.GetName()), made.GetMember(), strings.ToLower(enumWord(made.GetRole())), whereText(made.GetNetworks(), made.GetMatchLabels()))
 			return nil
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&binding.Networks, "in", nil, "networks where they have it; none: all")
+	flags.StringToStringVarP(&binding.MatchLabels, "labels", "l", nil, "only for what carries these labels, key=value")
 	flags.StringVar(&binding.Description, "description", "", "what it is for")
 	return cmd
 }
@@ -81,11 +91,11 @@ func newRoleList(s *session) *cobra.Command {
 func bindingKind() kind {
 	return kind{
 		plural: "role bindings", singular: "role binding",
-		header: []string{"NAME", "ROLE", "MEMBER", "NETWORKS", "AGE", "DESCRIPTION"},
+		header: []string{"NAME", "ROLE", "MEMBER", "NETWORKS", "LABELS", "AGE", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			b := m.(*swanherdv1.RoleBinding)
 			return []string{
-				base(b.GetName()), enumWord(b.GetRole()), b.GetMember(), orAll(b.GetNetworks()), age(b.GetCreateTime(), now), b.GetDescription(),
+				base(b.GetName()), enumWord(b.GetRole()), b.GetMember(), orAll(b.GetNetworks()), labels(b.GetMatchLabels()), age(b.GetCreateTime(), now), b.GetDescription(),
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {

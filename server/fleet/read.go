@@ -157,53 +157,78 @@ func (f *Fleet) Counts(network string) *swanherdv1.FleetCounts {
 }
 
 func (f *Fleet) count(network string) *swanherdv1.FleetCounts {
-	c := &swanherdv1.FleetCounts{}
-	reached := map[string]struct{}{}
+	var tally Tally
 	for name, t := range f.tunnels {
-		if !inNetwork(name, network) {
-			continue
+		if inNetwork(name, network) {
+			tally.Tunnel(t.view)
 		}
-		switch t.view.GetStatus() {
-		case swanherdv1.TunnelStatus_TUNNEL_STATUS_UP:
-			c.Up++
-		case swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:
-			c.Degraded++
-		case swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:
-			c.Down++
-			continue
-		case swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING:
-			c.Negotiating++
-			continue
-		default:
-			c.Stale++
-			continue
-		}
-		reached[t.plan.GetA().GetSite()] = struct{}{}
-		reached[t.plan.GetB().GetSite()] = struct{}{}
 	}
 	for name, e := range f.edges {
-		if !inNetwork(name, network) {
-			continue
-		}
-		c.Edges++
-		if e.status.GetConnected() {
-			c.EdgesConnected++
-		}
-		if e.status.GetConnected() && inSync(e.status.GetIntentState()) {
-			c.EdgesInSync++
+		if inNetwork(name, network) {
+			tally.Edge(e.status)
 		}
 	}
 	for s := range f.sites {
-		if !inNetwork(s, network) {
-			continue
-		}
-		c.Sites++
-		if _, ok := reached[s]; !ok {
-			c.SitesIsolated++
+		if inNetwork(s, network) {
+			tally.Site(s)
 		}
 	}
-	return c
+	return tally.Counts()
 }
+
+// Tally counts a part of a fleet: its tunnels, its edges, then its sites. The zero value
+// has counted nothing.
+type Tally struct {
+	counts  swanherdv1.FleetCounts
+	reached map[string]struct{} // sites with a tunnel that is up
+}
+
+// Tunnel counts a tunnel.
+func (y *Tally) Tunnel(t *swanherdv1.Tunnel) {
+	c := &y.counts
+	switch t.GetStatus() {
+	case swanherdv1.TunnelStatus_TUNNEL_STATUS_UP:
+		c.Up++
+	case swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:
+		c.Degraded++
+	case swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:
+		c.Down++
+		return
+	case swanherdv1.TunnelStatus_TUNNEL_STATUS_NEGOTIATING:
+		c.Negotiating++
+		return
+	default:
+		c.Stale++
+		return
+	}
+	if y.reached == nil {
+		y.reached = map[string]struct{}{}
+	}
+	y.reached[t.GetA().GetSite()] = struct{}{}
+	y.reached[t.GetB().GetSite()] = struct{}{}
+}
+
+// Edge counts an edge by its status.
+func (y *Tally) Edge(s *swanherdv1.EdgeStatus) {
+	y.counts.Edges++
+	if s.GetConnected() {
+		y.counts.EdgesConnected++
+	}
+	if s.GetConnected() && inSync(s.GetIntentState()) {
+		y.counts.EdgesInSync++
+	}
+}
+
+// Site counts a site by its name, after the tunnels.
+func (y *Tally) Site(name string) {
+	y.counts.Sites++
+	if _, ok := y.reached[name]; !ok {
+		y.counts.SitesIsolated++
+	}
+}
+
+// Counts is what was counted.
+func (y *Tally) Counts() *swanherdv1.FleetCounts { return &y.counts }
 
 // inSync reports whether an edge in that state runs what is planned for it.
 func inSync(s swanherdv1.IntentState) bool {

@@ -487,8 +487,11 @@ type ApiToken struct {
 	Secret     string                 `protobuf:"bytes,6,opt,name=secret,proto3" json:"secret,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it was used last, to within some minutes; unset: never.
-	LastUsedTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
-	RotateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=rotate_time,json=rotateTime,proto3" json:"rotate_time,omitempty"`
+	LastUsedTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used_time,json=lastUsedTime,proto3" json:"last_used_time,omitempty"`
+	RotateTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=rotate_time,json=rotateTime,proto3" json:"rotate_time,omitempty"`
+	// Labels that sites carry, all of them, for it to be good for them, their edges and
+	// what belongs to these; empty: it is good for all. See RoleBinding.match_labels.
+	MatchLabels   map[string]string `protobuf:"bytes,10,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -582,6 +585,13 @@ func (x *ApiToken) GetLastUsedTime() *timestamppb.Timestamp {
 func (x *ApiToken) GetRotateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.RotateTime
+	}
+	return nil
+}
+
+func (x *ApiToken) GetMatchLabels() map[string]string {
+	if x != nil {
+		return x.MatchLabels
 	}
 	return nil
 }
@@ -1081,12 +1091,15 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 
 type WhoAmIResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `token:{id}`.
-	Actor         string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// `token:{id}`, or who signed in, as in Event.actor.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The highest role of the caller, and the networks where it has that.
 	Role          Role                   `protobuf:"varint,2,opt,name=role,proto3,enum=swanherd.v1.Role" json:"role,omitempty"`
 	Networks      []string               `protobuf:"bytes,3,rep,name=networks,proto3" json:"networks,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	ServerVersion string                 `protobuf:"bytes,5,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	// Every role of the caller, and where.
+	Grants        []*RoleGrant `protobuf:"bytes,6,rep,name=grants,proto3" json:"grants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1156,6 +1169,76 @@ func (x *WhoAmIResponse) GetServerVersion() string {
 	return ""
 }
 
+func (x *WhoAmIResponse) GetGrants() []*RoleGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+// RoleGrant is a role, and where somebody has it.
+type RoleGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Role  Role                   `protobuf:"varint,1,opt,name=role,proto3,enum=swanherd.v1.Role" json:"role,omitempty"`
+	// Empty: in all networks.
+	Networks []string `protobuf:"bytes,2,rep,name=networks,proto3" json:"networks,omitempty"`
+	// As RoleBinding.match_labels.
+	MatchLabels   map[string]string `protobuf:"bytes,3,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleGrant) Reset() {
+	*x = RoleGrant{}
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleGrant) ProtoMessage() {}
+
+func (x *RoleGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleGrant.ProtoReflect.Descriptor instead.
+func (*RoleGrant) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RoleGrant) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *RoleGrant) GetNetworks() []string {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+func (x *RoleGrant) GetMatchLabels() map[string]string {
+	if x != nil {
+		return x.MatchLabels
+	}
+	return nil
+}
+
 var File_swanherd_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_access_service_proto_rawDesc = "" +
@@ -1201,7 +1284,7 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x11enrollment_tokens\x18\x01 \x03(\v2\x1c.swanherd.v1.EnrollmentTokenR\x10enrollmentTokens\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
 	"\x1cDeleteEnrollmentTokenRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x8b\x04\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xd4\x05\n" +
 	"\bApiToken\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x121\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleB\n" +
@@ -1215,7 +1298,12 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"createTime\x12E\n" +
 	"\x0elast_used_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\flastUsedTime\x12@\n" +
 	"\vrotate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"rotateTime:F\xeaAC\n" +
+	"rotateTime\x12\x86\x01\n" +
+	"\fmatch_labels\x18\n" +
+	" \x03(\v2&.swanherd.v1.ApiToken.MatchLabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\vmatchLabels\x1a>\n" +
+	"\x10MatchLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:F\xeaAC\n" +
 	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\xdd\x01\n" +
 	"\x15RotateApiTokenRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12?\n" +
@@ -1253,14 +1341,22 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x16RedeemLoginLinkRequest\x12\x1e\n" +
 	"\x04code\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04code\"\x0f\n" +
-	"\rWhoAmIRequest\"\xcd\x01\n" +
+	"\rWhoAmIRequest\"\xfd\x01\n" +
 	"\x0eWhoAmIResponse\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleR\x04role\x12\x1a\n" +
 	"\bnetworks\x18\x03 \x03(\tR\bnetworks\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12%\n" +
-	"\x0eserver_version\x18\x05 \x01(\tR\rserverVersion*P\n" +
+	"\x0eserver_version\x18\x05 \x01(\tR\rserverVersion\x12.\n" +
+	"\x06grants\x18\x06 \x03(\v2\x16.swanherd.v1.RoleGrantR\x06grants\"\xda\x01\n" +
+	"\tRoleGrant\x12%\n" +
+	"\x04role\x18\x01 \x01(\x0e2\x11.swanherd.v1.RoleR\x04role\x12\x1a\n" +
+	"\bnetworks\x18\x02 \x03(\tR\bnetworks\x12J\n" +
+	"\fmatch_labels\x18\x03 \x03(\v2'.swanherd.v1.RoleGrant.MatchLabelsEntryR\vmatchLabels\x1a>\n" +
+	"\x10MatchLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*P\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_VIEWER\x10\x01\x12\x11\n" +
@@ -1294,7 +1390,7 @@ func file_swanherd_v1_access_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_access_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_swanherd_v1_access_service_proto_goTypes = []any{
 	(Role)(0),                            // 0: swanherd.v1.Role
 	(*EnrollmentToken)(nil),              // 1: swanherd.v1.EnrollmentToken
@@ -1313,57 +1409,64 @@ var file_swanherd_v1_access_service_proto_goTypes = []any{
 	(*RedeemLoginLinkRequest)(nil),       // 14: swanherd.v1.RedeemLoginLinkRequest
 	(*WhoAmIRequest)(nil),                // 15: swanherd.v1.WhoAmIRequest
 	(*WhoAmIResponse)(nil),               // 16: swanherd.v1.WhoAmIResponse
-	nil,                                  // 17: swanherd.v1.EnrollmentToken.SiteLabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 19: google.protobuf.Duration
-	(*emptypb.Empty)(nil),                // 20: google.protobuf.Empty
+	(*RoleGrant)(nil),                    // 17: swanherd.v1.RoleGrant
+	nil,                                  // 18: swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	nil,                                  // 19: swanherd.v1.ApiToken.MatchLabelsEntry
+	nil,                                  // 20: swanherd.v1.RoleGrant.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 22: google.protobuf.Duration
+	(*emptypb.Empty)(nil),                // 23: google.protobuf.Empty
 }
 var file_swanherd_v1_access_service_proto_depIdxs = []int32{
-	18, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
-	17, // 2: swanherd.v1.EnrollmentToken.site_labels:type_name -> swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	21, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
+	18, // 2: swanherd.v1.EnrollmentToken.site_labels:type_name -> swanherd.v1.EnrollmentToken.SiteLabelsEntry
 	1,  // 3: swanherd.v1.CreateEnrollmentTokenRequest.enrollment_token:type_name -> swanherd.v1.EnrollmentToken
 	1,  // 4: swanherd.v1.ListEnrollmentTokensResponse.enrollment_tokens:type_name -> swanherd.v1.EnrollmentToken
 	0,  // 5: swanherd.v1.ApiToken.role:type_name -> swanherd.v1.Role
-	18, // 6: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 7: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
-	18, // 8: swanherd.v1.ApiToken.last_used_time:type_name -> google.protobuf.Timestamp
-	18, // 9: swanherd.v1.ApiToken.rotate_time:type_name -> google.protobuf.Timestamp
-	19, // 10: swanherd.v1.RotateApiTokenRequest.grace:type_name -> google.protobuf.Duration
-	18, // 11: swanherd.v1.RotateApiTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 12: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
-	6,  // 13: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
-	0,  // 14: swanherd.v1.CreateLoginLinkRequest.role:type_name -> swanherd.v1.Role
-	19, // 15: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
-	19, // 16: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
-	18, // 17: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 18: swanherd.v1.WhoAmIResponse.role:type_name -> swanherd.v1.Role
-	18, // 19: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 20: swanherd.v1.AccessService.CreateEnrollmentToken:input_type -> swanherd.v1.CreateEnrollmentTokenRequest
-	3,  // 21: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
-	5,  // 22: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
-	8,  // 23: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
-	9,  // 24: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
-	7,  // 25: swanherd.v1.AccessService.RotateApiToken:input_type -> swanherd.v1.RotateApiTokenRequest
-	11, // 26: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
-	12, // 27: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
-	14, // 28: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
-	15, // 29: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
-	1,  // 30: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
-	4,  // 31: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
-	20, // 32: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
-	6,  // 33: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
-	10, // 34: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
-	6,  // 35: swanherd.v1.AccessService.RotateApiToken:output_type -> swanherd.v1.ApiToken
-	20, // 36: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
-	13, // 37: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
-	6,  // 38: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
-	16, // 39: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	21, // 6: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
+	21, // 7: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
+	21, // 8: swanherd.v1.ApiToken.last_used_time:type_name -> google.protobuf.Timestamp
+	21, // 9: swanherd.v1.ApiToken.rotate_time:type_name -> google.protobuf.Timestamp
+	19, // 10: swanherd.v1.ApiToken.match_labels:type_name -> swanherd.v1.ApiToken.MatchLabelsEntry
+	22, // 11: swanherd.v1.RotateApiTokenRequest.grace:type_name -> google.protobuf.Duration
+	21, // 12: swanherd.v1.RotateApiTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	6,  // 13: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
+	6,  // 14: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
+	0,  // 15: swanherd.v1.CreateLoginLinkRequest.role:type_name -> swanherd.v1.Role
+	22, // 16: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
+	22, // 17: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
+	21, // 18: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 19: swanherd.v1.WhoAmIResponse.role:type_name -> swanherd.v1.Role
+	21, // 20: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 21: swanherd.v1.WhoAmIResponse.grants:type_name -> swanherd.v1.RoleGrant
+	0,  // 22: swanherd.v1.RoleGrant.role:type_name -> swanherd.v1.Role
+	20, // 23: swanherd.v1.RoleGrant.match_labels:type_name -> swanherd.v1.RoleGrant.MatchLabelsEntry
+	2,  // 24: swanherd.v1.AccessService.CreateEnrollmentToken:input_type -> swanherd.v1.CreateEnrollmentTokenRequest
+	3,  // 25: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
+	5,  // 26: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
+	8,  // 27: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
+	9,  // 28: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
+	7,  // 29: swanherd.v1.AccessService.RotateApiToken:input_type -> swanherd.v1.RotateApiTokenRequest
+	11, // 30: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
+	12, // 31: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
+	14, // 32: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
+	15, // 33: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
+	1,  // 34: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
+	4,  // 35: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
+	23, // 36: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
+	6,  // 37: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
+	10, // 38: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
+	6,  // 39: swanherd.v1.AccessService.RotateApiToken:output_type -> swanherd.v1.ApiToken
+	23, // 40: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
+	13, // 41: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
+	6,  // 42: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
+	16, // 43: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_access_service_proto_init() }
@@ -1377,7 +1480,7 @@ func file_swanherd_v1_access_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_access_service_proto_rawDesc), len(file_swanherd_v1_access_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

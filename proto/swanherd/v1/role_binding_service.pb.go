@@ -38,9 +38,18 @@ type RoleBinding struct {
 	Role   Role   `protobuf:"varint,3,opt,name=role,proto3,enum=swanherd.v1.Role" json:"role,omitempty"`
 	// Networks where they have it, `networks/{network}`; empty: all, and the controller
 	// as a whole.
-	Networks      []string               `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
-	Description   string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Networks    []string               `protobuf:"bytes,4,rep,name=networks,proto3" json:"networks,omitempty"`
+	Description string                 `protobuf:"bytes,5,opt,name=description,proto3" json:"description,omitempty"`
+	CreateTime  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// Labels that limit the role to what carries all of them; empty: no limit. In scope
+	// are sites that carry them, their edges, and what belongs to either: devices,
+	// certificates, enrollment tokens and requests, alerts and events. A tunnel is seen
+	// from either end, and commanded where both ends are in scope. A mesh that carries
+	// them is seen. A change set, and a rollout of it, is in scope if all that it holds is.
+	// What changes has to be in scope before and after. Everything else of a network, such
+	// as profiles, revisions and the authority, is for those whose role has no such limit:
+	// PERMISSION_DENIED, whether it is there or not.
+	MatchLabels   map[string]string `protobuf:"bytes,7,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,6 +122,13 @@ func (x *RoleBinding) GetDescription() string {
 func (x *RoleBinding) GetCreateTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *RoleBinding) GetMatchLabels() map[string]string {
+	if x != nil {
+		return x.MatchLabels
 	}
 	return nil
 }
@@ -374,7 +390,7 @@ var File_swanherd_v1_role_binding_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
 	"\n" +
-	"&swanherd/v1/role_binding_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\"\x93\x03\n" +
+	"&swanherd/v1/role_binding_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\"\xdf\x04\n" +
 	"\vRoleBinding\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12L\n" +
 	"\x06member\x18\x02 \x01(\tB4\xbaH1r/(\x80\x042*^(subject|email|group):[^\\x00-\\x20\\x7f].*$R\x06member\x121\n" +
@@ -383,7 +399,11 @@ const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
 	"\bnetworks\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\bnetworks\x12*\n" +
 	"\vdescription\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vdescription\x12@\n" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"createTime:U\xeaAR\n" +
+	"createTime\x12\x89\x01\n" +
+	"\fmatch_labels\x18\a \x03(\v2).swanherd.v1.RoleBinding.MatchLabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\vmatchLabels\x1a>\n" +
+	"\x10MatchLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:U\xeaAR\n" +
 	"\x18swanherd.dev/RoleBinding\x12\x1broleBindings/{role_binding}*\froleBindings2\vroleBinding\"_\n" +
 	"\x18CreateRoleBindingRequest\x12C\n" +
 	"\frole_binding\x18\x01 \x01(\v2\x18.swanherd.v1.RoleBindingB\x06\xbaH\x03\xc8\x01\x01R\vroleBinding\"3\n" +
@@ -420,7 +440,7 @@ func file_swanherd_v1_role_binding_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_role_binding_service_proto_rawDescData
 }
 
-var file_swanherd_v1_role_binding_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_swanherd_v1_role_binding_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_swanherd_v1_role_binding_service_proto_goTypes = []any{
 	(*RoleBinding)(nil),              // 0: swanherd.v1.RoleBinding
 	(*CreateRoleBindingRequest)(nil), // 1: swanherd.v1.CreateRoleBindingRequest
@@ -428,28 +448,30 @@ var file_swanherd_v1_role_binding_service_proto_goTypes = []any{
 	(*ListRoleBindingsRequest)(nil),  // 3: swanherd.v1.ListRoleBindingsRequest
 	(*ListRoleBindingsResponse)(nil), // 4: swanherd.v1.ListRoleBindingsResponse
 	(*DeleteRoleBindingRequest)(nil), // 5: swanherd.v1.DeleteRoleBindingRequest
-	(Role)(0),                        // 6: swanherd.v1.Role
-	(*timestamppb.Timestamp)(nil),    // 7: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),            // 8: google.protobuf.Empty
+	nil,                              // 6: swanherd.v1.RoleBinding.MatchLabelsEntry
+	(Role)(0),                        // 7: swanherd.v1.Role
+	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),            // 9: google.protobuf.Empty
 }
 var file_swanherd_v1_role_binding_service_proto_depIdxs = []int32{
-	6, // 0: swanherd.v1.RoleBinding.role:type_name -> swanherd.v1.Role
-	7, // 1: swanherd.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
-	0, // 2: swanherd.v1.CreateRoleBindingRequest.role_binding:type_name -> swanherd.v1.RoleBinding
-	0, // 3: swanherd.v1.ListRoleBindingsResponse.role_bindings:type_name -> swanherd.v1.RoleBinding
-	1, // 4: swanherd.v1.RoleBindingService.CreateRoleBinding:input_type -> swanherd.v1.CreateRoleBindingRequest
-	2, // 5: swanherd.v1.RoleBindingService.GetRoleBinding:input_type -> swanherd.v1.GetRoleBindingRequest
-	3, // 6: swanherd.v1.RoleBindingService.ListRoleBindings:input_type -> swanherd.v1.ListRoleBindingsRequest
-	5, // 7: swanherd.v1.RoleBindingService.DeleteRoleBinding:input_type -> swanherd.v1.DeleteRoleBindingRequest
-	0, // 8: swanherd.v1.RoleBindingService.CreateRoleBinding:output_type -> swanherd.v1.RoleBinding
-	0, // 9: swanherd.v1.RoleBindingService.GetRoleBinding:output_type -> swanherd.v1.RoleBinding
-	4, // 10: swanherd.v1.RoleBindingService.ListRoleBindings:output_type -> swanherd.v1.ListRoleBindingsResponse
-	8, // 11: swanherd.v1.RoleBindingService.DeleteRoleBinding:output_type -> google.protobuf.Empty
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	7, // 0: swanherd.v1.RoleBinding.role:type_name -> swanherd.v1.Role
+	8, // 1: swanherd.v1.RoleBinding.create_time:type_name -> google.protobuf.Timestamp
+	6, // 2: swanherd.v1.RoleBinding.match_labels:type_name -> swanherd.v1.RoleBinding.MatchLabelsEntry
+	0, // 3: swanherd.v1.CreateRoleBindingRequest.role_binding:type_name -> swanherd.v1.RoleBinding
+	0, // 4: swanherd.v1.ListRoleBindingsResponse.role_bindings:type_name -> swanherd.v1.RoleBinding
+	1, // 5: swanherd.v1.RoleBindingService.CreateRoleBinding:input_type -> swanherd.v1.CreateRoleBindingRequest
+	2, // 6: swanherd.v1.RoleBindingService.GetRoleBinding:input_type -> swanherd.v1.GetRoleBindingRequest
+	3, // 7: swanherd.v1.RoleBindingService.ListRoleBindings:input_type -> swanherd.v1.ListRoleBindingsRequest
+	5, // 8: swanherd.v1.RoleBindingService.DeleteRoleBinding:input_type -> swanherd.v1.DeleteRoleBindingRequest
+	0, // 9: swanherd.v1.RoleBindingService.CreateRoleBinding:output_type -> swanherd.v1.RoleBinding
+	0, // 10: swanherd.v1.RoleBindingService.GetRoleBinding:output_type -> swanherd.v1.RoleBinding
+	4, // 11: swanherd.v1.RoleBindingService.ListRoleBindings:output_type -> swanherd.v1.ListRoleBindingsResponse
+	9, // 12: swanherd.v1.RoleBindingService.DeleteRoleBinding:output_type -> google.protobuf.Empty
+	9, // [9:13] is the sub-list for method output_type
+	5, // [5:9] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_role_binding_service_proto_init() }
@@ -464,7 +486,7 @@ func file_swanherd_v1_role_binding_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_role_binding_service_proto_rawDesc), len(file_swanherd_v1_role_binding_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -512,7 +512,9 @@ type LoginLink struct {
 	// How long the token lasts that the link turns into.
 	SessionTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=session_ttl,json=sessionTtl,proto3" json:"session_ttl,omitempty"`
 	// Who made it, as in Event.actor.
-	Actor         string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	Actor string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
+	// As swanherd.v1.ApiToken.match_labels.
+	MatchLabels   map[string]string `protobuf:"bytes,7,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -587,6 +589,13 @@ func (x *LoginLink) GetActor() string {
 		return x.Actor
 	}
 	return ""
+}
+
+func (x *LoginLink) GetMatchLabels() map[string]string {
+	if x != nil {
+		return x.MatchLabels
+	}
+	return nil
 }
 
 // EdgeStatus is what an edge last reported, written when it changes.
@@ -2249,7 +2258,7 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x11previous_end_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x0fpreviousEndTime\"`\n" +
 	"\bTokenUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
-	"\x0elast_used_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xf1\x01\n" +
+	"\x0elast_used_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\x83\x03\n" +
 	"\tLoginLink\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleR\x04role\x12\x1a\n" +
@@ -2258,7 +2267,11 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"expireTime\x12:\n" +
 	"\vsession_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"sessionTtl\x12\x14\n" +
-	"\x05actor\x18\x06 \x01(\tR\x05actor\"\xc8\x01\n" +
+	"\x05actor\x18\x06 \x01(\tR\x05actor\x12P\n" +
+	"\fmatch_labels\x18\a \x03(\v2-.swanherd.store.v1.LoginLink.MatchLabelsEntryR\vmatchLabels\x1a>\n" +
+	"\x10MatchLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +
 	"\n" +
 	"EdgeStatus\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12-\n" +
@@ -2416,7 +2429,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2449,72 +2462,74 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*DataKeys)(nil),                   // 28: swanherd.store.v1.DataKeys
 	(*DataKey)(nil),                    // 29: swanherd.store.v1.DataKey
 	(*SealedSecret)(nil),               // 30: swanherd.store.v1.SealedSecret
-	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 32: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 33: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 34: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 36: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 37: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 38: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 39: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 40: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 41: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 42: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 43: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 44: swanherd.v1.WebhookSink
-	(*v1.Alert)(nil),                   // 45: swanherd.v1.Alert
+	nil,                                // 31: swanherd.store.v1.LoginLink.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 33: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 34: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 35: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 36: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 37: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 38: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 39: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 40: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 41: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 42: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 43: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 44: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 45: swanherd.v1.WebhookSink
+	(*v1.Alert)(nil),                   // 46: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	31, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	32, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	31, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	32, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	33, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	31, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	31, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	34, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	31, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	35, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	36, // 10: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	37, // 11: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
-	11, // 12: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	0,  // 13: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	31, // 14: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 15: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	13, // 16: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	38, // 17: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	30, // 18: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	31, // 19: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	31, // 20: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	35, // 21: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	39, // 22: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	31, // 23: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	31, // 24: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	31, // 25: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	31, // 26: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	31, // 27: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	30, // 28: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	31, // 29: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	40, // 30: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	41, // 31: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	42, // 32: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	31, // 33: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	41, // 34: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	43, // 35: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	44, // 36: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	30, // 37: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	45, // 38: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	31, // 39: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	31, // 40: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	29, // 41: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	31, // 42: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	31, // 43: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	32, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	33, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	34, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	32, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	32, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	35, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	32, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	36, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	31, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
+	37, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	38, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	11, // 13: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
+	0,  // 14: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	32, // 15: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 16: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	13, // 17: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	39, // 18: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	30, // 19: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	32, // 20: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	32, // 21: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	36, // 22: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	40, // 23: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	32, // 24: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	32, // 25: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	32, // 26: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 27: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	32, // 28: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	30, // 29: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	32, // 30: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	41, // 31: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	42, // 32: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	43, // 33: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	32, // 34: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	42, // 35: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	44, // 36: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	45, // 37: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	30, // 38: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	46, // 39: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	32, // 40: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	32, // 41: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	29, // 42: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	32, // 43: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	32, // 44: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2528,7 +2543,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/access_service.proto.
  */
 export const file_swanherd_v1_access_service: GenFile = /*@__PURE__*/
-  fileDesc("CiBzd2FuaGVyZC92MS9hY2Nlc3Nfc2VydmljZS5wcm90bxILc3dhbmhlcmQudjEiDwoNV2hvQW1JUmVxdWVzdCKbAQoOV2hvQW1JUmVzcG9uc2USDQoFYWN0b3IYASABKAkSHwoEcm9sZRgCIAEoDjIRLnN3YW5oZXJkLnYxLlJvbGUSEAoIbmV0d29ya3MYAyADKAkSLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnNlcnZlcl92ZXJzaW9uGAUgASgJKlAKBFJvbGUSFAoQUk9MRV9VTlNQRUNJRklFRBAAEg8KC1JPTEVfVklFV0VSEAESEQoNUk9MRV9PUEVSQVRPUhACEg4KClJPTEVfQURNSU4QAzJSCg1BY2Nlc3NTZXJ2aWNlEkEKBldob0FtSRIaLnN3YW5oZXJkLnYxLldob0FtSVJlcXVlc3QaGy5zd2FuaGVyZC52MS5XaG9BbUlSZXNwb25zZUI7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("CiBzd2FuaGVyZC92MS9hY2Nlc3Nfc2VydmljZS5wcm90bxILc3dhbmhlcmQudjEiDwoNV2hvQW1JUmVxdWVzdCLDAQoOV2hvQW1JUmVzcG9uc2USDQoFYWN0b3IYASABKAkSHwoEcm9sZRgCIAEoDjIRLnN3YW5oZXJkLnYxLlJvbGUSEAoIbmV0d29ya3MYAyADKAkSLwoLZXhwaXJlX3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDnNlcnZlcl92ZXJzaW9uGAUgASgJEiYKBmdyYW50cxgGIAMoCzIWLnN3YW5oZXJkLnYxLlJvbGVHcmFudCKxAQoJUm9sZUdyYW50Eh8KBHJvbGUYASABKA4yES5zd2FuaGVyZC52MS5Sb2xlEhAKCG5ldHdvcmtzGAIgAygJEj0KDG1hdGNoX2xhYmVscxgDIAMoCzInLnN3YW5oZXJkLnYxLlJvbGVHcmFudC5NYXRjaExhYmVsc0VudHJ5GjIKEE1hdGNoTGFiZWxzRW50cnkSCwoDa2V5GAEgASgJEg0KBXZhbHVlGAIgASgJOgI4ASpQCgRSb2xlEhQKEFJPTEVfVU5TUEVDSUZJRUQQABIPCgtST0xFX1ZJRVdFUhABEhEKDVJPTEVfT1BFUkFUT1IQAhIOCgpST0xFX0FETUlOEAMyUgoNQWNjZXNzU2VydmljZRJBCgZXaG9BbUkSGi5zd2FuaGVyZC52MS5XaG9BbUlSZXF1ZXN0Ghsuc3dhbmhlcmQudjEuV2hvQW1JUmVzcG9uc2VCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * @generated from message swanherd.v1.WhoAmIRequest
@@ -32,13 +32,15 @@ export const WhoAmIRequestSchema: GenMessage<WhoAmIRequest> = /*@__PURE__*/
  */
 export type WhoAmIResponse = Message<"swanherd.v1.WhoAmIResponse"> & {
   /**
-   * `token:{id}`.
+   * `token:{id}`, or who signed in, as in Event.actor.
    *
    * @generated from field: string actor = 1;
    */
   actor: string;
 
   /**
+   * The highest role of the caller, and the networks where it has that.
+   *
    * @generated from field: swanherd.v1.Role role = 2;
    */
   role: Role;
@@ -57,6 +59,13 @@ export type WhoAmIResponse = Message<"swanherd.v1.WhoAmIResponse"> & {
    * @generated from field: string server_version = 5;
    */
   serverVersion: string;
+
+  /**
+   * Every role of the caller, and where.
+   *
+   * @generated from field: repeated swanherd.v1.RoleGrant grants = 6;
+   */
+  grants: RoleGrant[];
 };
 
 /**
@@ -65,6 +74,39 @@ export type WhoAmIResponse = Message<"swanherd.v1.WhoAmIResponse"> & {
  */
 export const WhoAmIResponseSchema: GenMessage<WhoAmIResponse> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_access_service, 1);
+
+/**
+ * RoleGrant is a role, and where somebody has it.
+ *
+ * @generated from message swanherd.v1.RoleGrant
+ */
+export type RoleGrant = Message<"swanherd.v1.RoleGrant"> & {
+  /**
+   * @generated from field: swanherd.v1.Role role = 1;
+   */
+  role: Role;
+
+  /**
+   * Empty: in all networks.
+   *
+   * @generated from field: repeated string networks = 2;
+   */
+  networks: string[];
+
+  /**
+   * As RoleBinding.match_labels.
+   *
+   * @generated from field: map<string, string> match_labels = 3;
+   */
+  matchLabels: { [key: string]: string };
+};
+
+/**
+ * Describes the message swanherd.v1.RoleGrant.
+ * Use `create(RoleGrantSchema)` to create a new message.
+ */
+export const RoleGrantSchema: GenMessage<RoleGrant> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_access_service, 2);
 
 /**
  * Role is what an operator may do.

@@ -1,0 +1,162 @@
+package access
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// Scope says what of the fleet, as it was in a snapshot, a caller may see and change.
+// Where labels limit a caller's role it is what carries them; what it does not know
+// is outside.
+type Scope struct {
+	who  Principal
+	snap *store.Snapshot
+}
+
+// Scope is the principal's scope in the snapshot.
+func (p Principal) Scope(snap *store.Snapshot) Scope { return Scope{p, snap} }
+
+// Limited says whether labels limit what the caller sees anywhere.
+func (s Scope) Limited() bool { return s.who.limited() }
+
+// Sees says whether the caller may see what has the name, such as
+// `networks/{network}/sites/{site}`.
+func (s Scope) Sees(name string) bool { return s.has(name, false) }
+
+// Changes says whether the caller may change it, if its role is one that changes things.
+func (s Scope) Changes(name string) bool { return s.has(name, true) }
+
+// Denied is PERMISSION_DENIED for what is not in scope, whether it is there or not.
+func (s Scope) Denied(name string) error {
+	limits := s.who.limits(networkOf(name))
+	return withDetails(codes.PermissionDenied,
+		fmt.Sprintf("%s may not act on %s: its role is limited to what carries %s", s.who.Actor, name, limits),
+		errorInfo(ReasonOutOfScope, map[string]string{"resource": name, "labels": limits}))
+}
+
+func (s Scope) has(name string, change bool) bool {
+	network := networkOf(name)
+	if s.who.SeesAll(network) || !s.who.limited() {
+		return s.who.Sees(network)
+	}
+	if !s.who.Sees(network) {
+		return false
+	}
+	parts := strings.Split(name, "/")
+	if len(parts) == 2 {
+		return !change
+	}
+	if len(parts) < 4 {
+		return false
+	}
+	of := strings.Join(parts[:4], "/") // an edge, of the certificate of an edge
+	switch parts[2] {
+	case "sites":
+		return s.site(of)
+	case "edges":
+		return s.edge(of)
+	case "tunnels":
+		return s.tunnel(of, change)
+	case "meshes":
+		mesh, ok := s.snap.Meshes.Get(of)
+		return ok && !change && s.who.carried(network, mesh.Value.GetLabels())
+	case "events":
+		return !change // by what each is about
+	case "changeSets":
+		c, ok := s.snap.ChangeSets.Get(of)
+		return ok && s.HoldsAll(c.Value)
+	case "rollouts":
+		return s.has(s.snap.Rollouts.Value(of).GetRollout().GetChangeSet(), change)
+	}
+	return s.belongs(of, parts[2])
+}
+
+// belongs says whether what belongs to a site or an edge is in scope.
+func (s Scope) belongs(name, collection string) bool {
+	switch collection {
+	case "devices":
+		return s.site(s.snap.Devices.Value(name).GetSite())
+	case "enrollmentTokens":
+		token, ok := s.snap.EnrollmentTokens.Get(name)
+		return ok && s.Admits(token.Value.GetToken())
+	case "enrollmentRequests":
+		r := s.snap.EnrollmentRequests.Value(name).GetRequest()
+		_, exists := s.snap.Edges.Get(r.GetEdge())
+		return s.site(r.GetSite()) && (!exists || s.edge(r.GetEdge()))
+	case "revocations":
+		return s.edge(s.snap.Revocations.Value(name).GetEdge())
+	case "alerts":
+		return s.Sees(s.snap.Alerts.Value(name).GetResource())
+	}
+	return false
+}
+
+// Admits says whether an enrolment token is for nothing but what is in scope. One that
+// makes sites may be used for any site.
+func (s Scope) Admits(token *swanherdv1.EnrollmentToken) bool {
+	if s.who.SeesAll(networkOf(token.GetName())) {
+		return true
+	}
+	site, edge := token.GetSite(), token.GetEdge()
+	return !token.GetCreateSite() && site+edge != "" && (site == "" || s.site(site)) && (edge == "" || s.edge(edge))
+}
+
+// HoldsAll says whether all that a change set holds and changes is in scope: sites that
+// carry the labels, as they are and as they will be.
+func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
+	network, m := networkOf(c.GetName()), c.GetManifest()
+	if s.who.SeesAll(network) {
+		return true
+	}
+	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes()) > 0 {
+		return false
+	}
+	made := map[string]bool{}
+	for _, site := range m.GetSites() {
+		_, exists := s.snap.Sites.Get(site.GetName())
+		if !s.who.carried(network, site.GetLabels()) || exists && !s.site(site.GetName()) {
+			return false
+		}
+		made[site.GetName()] = true
+	}
+	for _, change := range c.GetChanges() {
+		if !made[change.GetName()] && !s.Changes(change.GetName()) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s Scope) site(name string) bool {
+	row, ok := s.snap.Sites.Get(name)
+	return ok && s.who.carried(networkOf(name), row.Value.GetLabels())
+}
+
+// edge is in scope where its site is.
+func (s Scope) edge(name string) bool {
+	row, ok := s.snap.Edges.Get(name)
+	return ok && s.site(row.Value.GetSite())
+}
+
+// tunnel is seen from either end; what is done to it is done at both.
+func (s Scope) tunnel(name string, change bool) bool {
+	if s.who.tunnel == nil {
+		return false
+	}
+	t, ok := s.who.tunnel(name)
+	return ok && s.Tunnel(t, change)
+}
+
+// Tunnel says whether a tunnel is in scope by its ends.
+func (s Scope) Tunnel(t *swanherdv1.Tunnel, change bool) bool {
+	if s.who.SeesAll(networkOf(t.GetName())) {
+		return true
+	}
+	a, b := s.edge(t.GetA().GetEdge()), s.edge(t.GetB().GetEdge())
+	return a && b || (a || b) && !change
+}
