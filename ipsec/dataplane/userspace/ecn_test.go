@@ -3,7 +3,7 @@ package userspace
 import (
 	"testing"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 )
 
 // TestMergeECN is Figure 4 of RFC 6040.

@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 )
 
 // synPacket is a TCP SYN with the given options, padded to a word.

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 )
 
 // TestOuterRule: DSCP, ECN and DF of the outer header by those of the inner one

@@ -13,7 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 	"github.com/swanherd/swanherd/ipsec/esp"
 	"github.com/swanherd/swanherd/ipsec/ts"
 )

@@ -5,7 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 )
 
 // vnetHeaderLen is the length of the virtio header before each packet of the

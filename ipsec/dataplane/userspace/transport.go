@@ -7,7 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace/internal/checksum"
+	"github.com/swanherd/swanherd/ipsec/dataplane/internal/checksum"
 	"github.com/swanherd/swanherd/ipsec/esp"
 	"github.com/swanherd/swanherd/ipsec/ts"
 )
