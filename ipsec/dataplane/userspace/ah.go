@@ -2,14 +2,18 @@ package userspace
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/esp"
 )
 
 // AH (RFC 4302) covers the outer IP header, which the transmitter therefore writes
-// itself, so that no kernel fragments the packet: what is too long is fragmented
-// before AH, as tunnel mode may (Section 3.3.4), or its sender is told.
+// itself, so that no kernel fragments the packet. In tunnel mode what is too long is
+// fragmented before AH; transport mode protects whole packets alone, and what it makes of
+// them is fragmented here (Section 3.3.4). Or its sender is told.
 
 // open checks and opens a packet: of AH with its IP header, of ESP without. In
 // transport mode the payload of AH is the whole packet, but for the AH.
@@ -46,11 +50,17 @@ func (sa *inboundSA) lost() uint64 {
 // is protected: no kernel fragments AH, nor to less than it believes to pass.
 func (sa *outboundSA) fragmentsFirst(e *endpoint) bool { return sa.ah != nil || e.path.hole.Load() }
 
+// fragmentsLater reports whether what carries a packet that this host has put together
+// from fragments may be fragmented itself.
+func (sa *outboundSA) fragmentsLater(e *endpoint) bool {
+	return sa.ah != nil && sa.transport || !sa.fragmentsFirst(e)
+}
+
 // fragments reports whether a packet that is too long for e passes in fragments: of the
 // outer packet, or of itself.
 func (sa *outboundSA) fragments(e *endpoint, packet []byte, v6 bool) bool {
 	if sa.fragmentsFirst(e) {
-		return !sa.transport && mayFragment(packet, v6) && packet[0]&15 == ipv4HeaderLen/4
+		return (sa.ah != nil || !sa.transport) && mayFragment(packet, v6) && packet[0]&15 == ipv4HeaderLen/4
 	}
 	return mayFragment(packet, v6) || sa.outer.df == dataplane.DFClear
 }
@@ -70,7 +80,7 @@ func (sa *outboundSA) sealedLen(e *endpoint, n int) int {
 
 // tooLong reports whether a packet has to be fragmented before it is protected.
 func (t *transmitter) tooLong(sa *outboundSA, e *endpoint, packet []byte) bool {
-	return sa.fragmentsFirst(e) && e.path.limit.Load() != 0 && len(packet) > sa.fits(e) && sa.fragments(e, packet, t.inner.v6)
+	return sa.fragmentsFirst(e) && !sa.transport && e.path.limit.Load() != 0 && len(packet) > sa.fits(e) && sa.fragments(e, packet, t.inner.v6)
 }
 
 // sealFragments is seal for such a packet.
@@ -111,6 +121,61 @@ func (t *transmitter) nextFragment(packet []byte, at, most int) (b []byte, next 
 	binary.BigEndian.PutUint16(b[6:], field)
 	setHeaderChecksum(b[:ipv4HeaderLen])
 	return b, at + n
+}
+
+// nextFragment6 is nextFragment for an IPv6 packet whose extension headers, if any, are
+// not for the way (RFC 8200, Section 4.5).
+func (t *transmitter) nextFragment6(packet []byte, at, most int) (b []byte, next int) {
+	const header = ipv6HeaderLen + ipv6FragmentLen
+	n := len(packet) - at
+	last := n <= most-header
+	if !last {
+		n = (most - header) &^ 7
+	}
+	if n <= 0 {
+		return nil, len(packet)
+	}
+	if t.fragment == nil {
+		t.fragment = make([]byte, maxPacket)
+	}
+	b = t.fragment[:header+n]
+	copy(b, packet[:ipv6HeaderLen])
+	copy(b[header:], packet[at:])
+	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
+	b[6] = protoFragment
+	h := b[ipv6HeaderLen:header]
+	field := uint16(at - ipv6HeaderLen)
+	if !last {
+		field |= 1
+	}
+	h[0], h[1] = packet[6], 0
+	binary.BigEndian.PutUint16(h[2:], field)
+	binary.BigEndian.PutUint32(h[4:], t.identity6)
+	return b, at + n
+}
+
+// sendAH sends a packet of AH, in fragments if it is too long and may be fragmented: in
+// IPv6 only what this host itself had made fragments of comes to this length.
+func (t *transmitter) sendAH(e *endpoint, packet []byte, wait bool) unix.Errno {
+	limit, v6 := int(e.path.limit.Load()), packet[0]>>4 == 6
+	if limit == 0 || len(packet) <= limit || !v6 && !mayFragment(packet, false) {
+		return e.raw.sendWait(e, packet, &t.control, wait)
+	}
+	header, cut := ipv4HeaderLen, t.nextFragment
+	if v6 {
+		header, cut = ipv6HeaderLen, t.nextFragment6
+		t.identity6 = rand.Uint32() // RFC 7739
+	}
+	for at := header; at < len(packet); {
+		var b []byte
+		if b, at = cut(packet, at, limit); b == nil {
+			return unix.EMSGSIZE
+		}
+		if errno := e.raw.sendWait(e, b, &t.control, wait); errno != 0 {
+			return errno // the others would be of no use
+		}
+	}
+	return 0
 }
 
 // protect appends the protected packet to dst.

@@ -55,8 +55,8 @@
 // set. What the host has cut into fragments is put together first, and the kernel cuts
 // what carries it (RFC 4303, Section 3.3.4); not on a path on which IKE has found out
 // that less arrives, as the kernel would cut for what it believes: such packets are
-// dropped. With AH the host's own header goes on the wire, which no kernel cuts, and
-// fragments do not pass.
+// dropped. With AH the host's own header goes on the wire, and the plane cuts the packet
+// itself.
 //
 // Options of IPv4 and headers that are read on the way, hop-by-hop options and routing,
 // belong before ESP (RFC 4303, Section 3.1.1), into a header that is the kernel's here. It
@@ -64,7 +64,8 @@
 // from those it lets open raw sockets, and some options it fills in itself. Between
 // two hosts none is in use: router alert, for which most are sent, goes to groups or to
 // routers on the way, neither of which are peers. So such packets are dropped and counted
-// (unfit), where the kernel's data plane carries them, and AH does.
+// (unfit), where the kernel's data plane carries them. AH sends them, and receives them in
+// IPv4: of IPv6 it would have to know what the kernel took off before AH.
 //
 // # Path MTU
 //

@@ -277,7 +277,13 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 	var first unix.Errno
 	for rest := g.buf; len(rest) > 0; {
 		n := min(g.size, len(rest))
-		if errno := lane.sendWait(e, rest[:n], &t.control, wait); errno != 0 && first == 0 {
+		errno := unix.Errno(0)
+		if e.native() && e.raw.ah {
+			errno = t.sendAH(e, rest[:n], wait)
+		} else {
+			errno = lane.sendWait(e, rest[:n], &t.control, wait)
+		}
+		if errno != 0 && first == 0 {
 			first = errno
 		}
 		rest = rest[n:]

@@ -9,7 +9,8 @@ import (
 
 // What is longer than the interface takes the host's stack cuts into fragments before it
 // comes here, and transport mode protects whole packets alone. So they are put together
-// first, and what comes of it is cut by the kernel behind ESP (RFC 4303, Section 3.3.4).
+// first, and what comes of it is cut behind ESP, by the kernel, or AH (RFC 4303 and
+// 4302, Section 3.3.4).
 //
 // They are of this host's own stack, which gives them to one queue, in their order. What
 // is in another, or has options, is not taken.
@@ -147,7 +148,7 @@ func (t *transmitter) joined(sa *outboundSA, packet []byte) bool {
 	case !ok:
 		return false
 	case f.offset == 0:
-		if sa == nil || !sa.transport || sa.ah != nil || !f.more {
+		if sa == nil || !sa.transport || !f.more {
 			return false
 		}
 		t.joins.begin(&f, packet)

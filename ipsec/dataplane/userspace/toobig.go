@@ -36,7 +36,7 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 		}
 	}
 	fits := sa.fits(e)
-	if length <= fits || sa.fragments(e, packet, t.inner.v6) || t.whole && !sa.fragmentsFirst(e) {
+	if length <= fits || sa.fragments(e, packet, t.inner.v6) || t.whole && sa.fragmentsLater(e) {
 		return false
 	}
 	if t.inner.v6 && fits < minMTU && sa.ah == nil {

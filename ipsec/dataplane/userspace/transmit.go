@@ -44,6 +44,7 @@ type transmitter struct {
 	scratch   []byte // for one packet, nil until it is needed
 	fragment  []byte // for one fragment, likewise
 	identity  uint16 // of the last IPv4 header that was written
+	identity6 uint32 // of the IPv6 packet that is cut
 	timed     bool   // a deadline may be set
 	kept      kept
 	joins     joins
