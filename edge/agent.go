@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/health"
@@ -133,9 +134,9 @@ func (a *agent) open() error {
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
 		DataPlane: reconcile.DataPlane{
-			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
+			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace,
 		},
-		Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
+		Queues: a.plane.Workers, Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)
@@ -193,6 +194,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	})
+	if p, ok := a.plane.(dataplane.DriftingPlane); ok {
+		parts.Go(func() { a.tellDrifts(ctx, p.Drifts()) })
+	}
 	err := a.start(ctx, &parts)
 	if err == nil {
 		<-ctx.Done()
@@ -305,6 +309,22 @@ func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
 		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// tellDrifts has the controller told of what the data plane found.
+func (a *agent) tellDrifts(ctx context.Context, drifts <-chan dataplane.Drift) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-drifts:
+			kind := swanherdv1.DriftReport_KIND_UNREPAIRABLE
+			if d.Repaired {
+				kind = swanherdv1.DriftReport_KIND_REPAIRED
+			}
+			a.drifted(&swanherdv1.DriftReport{Kind: kind, Subject: "policies", Message: d.Message, Time: timestamppb.Now()})
+		}
+	}
 }
 
 // drifted has the controller told of a drift.

@@ -21,16 +21,18 @@ import (
 // the intents of these tests differ.
 type machine struct{ mtu int }
 
-func (m *machine) Apply([]engine.TunnelConfig) []engine.TunnelResult    { return nil }
-func (m *machine) Revalidate()                                          {}
-func (m *machine) SetRoutes(string, []hostnet.Route) error              { return nil }
-func (m *machine) Drift(string, int, []hostnet.Route) ([]string, error) { return nil, nil }
-func (m *machine) SetDefault(string, hostnet.Default) error             { return nil }
-func (m *machine) Intercept(string, []netip.Addr) error                 { return nil }
-func (m *machine) EnableForwarding(hostnet.Forwarding) error            { return nil }
-func (m *machine) MTU(string) (int, error)                              { return 1500, nil }
-func (m *machine) SourceTo(netip.Addr) (netip.Addr, error)              { return netip.Addr{}, nil }
-func (m *machine) SetLink(_ string, mtu int) error                      { m.mtu = mtu; return nil }
+func (m *machine) Apply([]engine.TunnelConfig) []engine.TunnelResult { return nil }
+func (m *machine) Revalidate()                                       {}
+func (m *machine) SetRoutes(string, []hostnet.Route) error           { return nil }
+func (m *machine) Drift(string, int, []hostnet.Route, hostnet.Default) ([]string, error) {
+	return nil, nil
+}
+func (m *machine) SetDefault(string, hostnet.Default) error  { return nil }
+func (m *machine) Intercept(string, []netip.Addr) error      { return nil }
+func (m *machine) EnableForwarding(hostnet.Forwarding) error { return nil }
+func (m *machine) MTU(string) (int, error)                   { return 1500, nil }
+func (m *machine) SourceTo(netip.Addr) (netip.Addr, error)   { return netip.Addr{}, nil }
+func (m *machine) SetLink(_ string, mtu int) error           { m.mtu = mtu; return nil }
 func (m *machine) AddressIn([]netip.Prefix, bool, string) (netip.Addr, error) {
 	return netip.Addr{}, nil
 }

@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -37,10 +38,7 @@ type Default struct {
 // before them. It goes on after an error and returns all of them.
 func (h *Host) SetDefault(name string, want Default) error {
 	var errs []error
-	for family, all := range map[int]netip.Prefix{
-		unix.AF_INET:  netip.PrefixFrom(netip.IPv4Unspecified(), 0),
-		unix.AF_INET6: netip.PrefixFrom(netip.IPv6Unspecified(), 0),
-	} {
+	for family, all := range allOf {
 		if err := h.setDefault(name, family, all, want); err != nil {
 			errs = append(errs, err)
 		}
@@ -48,25 +46,44 @@ func (h *Host) SetDefault(name string, want Default) error {
 	return errors.Join(errs...)
 }
 
-// setDefault does so for one family, whose addresses all are.
-func (h *Host) setDefault(name string, family int, all netip.Prefix, want Default) error {
+// allOf are the addresses of each family.
+var allOf = map[int]netip.Prefix{
+	unix.AF_INET:  netip.PrefixFrom(netip.IPv4Unspecified(), 0),
+	unix.AF_INET6: netip.PrefixFrom(netip.IPv6Unspecified(), 0),
+}
+
+// of is the part of one family, whose addresses all are: for whom there are rules, and the
+// routes of the table.
+func (d Default) of(h *Host, name string, all netip.Prefix) (from []netip.Prefix, routes []*netlink.Route, err error) {
 	ofFamily := func(list []netip.Prefix) []netip.Prefix {
 		return slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool { return p.Addr().Is4() != all.Addr().Is4() })
 	}
-	from, routes := ofFamily(want.From), []*netlink.Route(nil)
-	if len(from) > 0 {
-		link, err := h.nl.LinkByName(name)
-		if err != nil {
-			return fmt.Errorf("find interface %s: %w", name, err)
-		}
-		into := Route{Prefix: all, MTU: want.MTU}
-		into.limit(link)
-		routes = append(routes, guard(all), message(link, into))
-		for _, p := range ofFamily(want.Except) {
-			except := guard(p)
-			except.Type, except.Priority = unix.RTN_THROW, 0
-			routes = append(routes, except)
-		}
+	if from = ofFamily(d.From); len(from) == 0 {
+		return nil, nil, nil
+	}
+	link, err := h.nl.LinkByName(name)
+	if err != nil {
+		return nil, nil, fmt.Errorf("find interface %s: %w", name, err)
+	}
+	into := Route{Prefix: all, MTU: d.MTU}
+	into.limit(link)
+	routes = append(routes, guard(all), message(link, into))
+	for _, p := range ofFamily(d.Except) {
+		except := guard(p)
+		except.Type, except.Priority = unix.RTN_THROW, 0
+		routes = append(routes, except)
+	}
+	for _, r := range routes {
+		r.Table, r.Type = defaultTable, cmp.Or(r.Type, unix.RTN_UNICAST)
+	}
+	return from, routes, nil
+}
+
+// setDefault does so for one family, whose addresses all are.
+func (h *Host) setDefault(name string, family int, all netip.Prefix, want Default) error {
+	from, routes, err := want.of(h, name, all)
+	if err != nil {
+		return err
 	}
 	rules, err := h.defaultRules(family)
 	if err != nil {
@@ -82,38 +99,42 @@ func (h *Host) setDefault(name string, family int, all netip.Prefix, want Defaul
 	return errors.Join(errs...)
 }
 
+// defaultRoute identifies one of the table.
+type defaultRoute struct {
+	prefix netip.Prefix
+	kind   int
+}
+
+func identify(r *netlink.Route, family int) defaultRoute {
+	prefix, _ := prefixOf(r.Dst, family)
+	return defaultRoute{prefix, r.Type}
+}
+
+// tableRoutes returns those of the table, also of an earlier run.
+func (h *Host) tableRoutes(family int) (map[defaultRoute]netlink.Route, error) {
+	have := map[defaultRoute]netlink.Route{}
+	like := netlink.Route{Protocol: RouteProtocol, Table: defaultTable}
+	err := h.eachRoute(family, like, func(r *netlink.Route) { have[identify(r, family)] = *r })
+	if err != nil {
+		return nil, fmt.Errorf("list the default routes of tunnels: %w", err)
+	}
+	return have, nil
+}
+
 // setDefaultRoutes makes want the routes of the table.
 func (h *Host) setDefaultRoutes(family int, want []*netlink.Route) error {
-	var have []netlink.Route
-	like := netlink.Route{Protocol: RouteProtocol, Table: defaultTable}
-	err := h.eachRoute(family, like, func(r *netlink.Route) { have = append(have, *r) })
+	have, err := h.tableRoutes(family)
 	if err != nil {
-		return fmt.Errorf("list the default routes of tunnels: %w", err)
+		return err
 	}
 	var errs []error
-	type identity struct {
-		prefix netip.Prefix
-		kind   int
-	}
-	identify := func(r *netlink.Route) identity {
-		prefix, _ := prefixOf(r.Dst, family)
-		return identity{prefix, r.Type}
-	}
-	wanted := map[identity]bool{}
 	for _, r := range want {
-		if r.Type == 0 {
-			r.Type = unix.RTN_UNICAST
-		}
-		r.Table = defaultTable
-		wanted[identify(r)] = true
+		delete(have, identify(r, family))
 		if err := h.nl.RouteReplace(r); err != nil {
 			errs = append(errs, fmt.Errorf("set route %s of table %d: %w", r.Dst, defaultTable, privileged(err)))
 		}
 	}
 	for _, r := range have {
-		if wanted[identify(&r)] {
-			continue
-		}
 		if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("remove route %s of table %d: %w", r.Dst, defaultTable, privileged(err)))
 		}

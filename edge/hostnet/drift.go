@@ -3,13 +3,17 @@ package hostnet
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Drift says how an interface and the edge's routes through it differ from what SetLink,
-// with that MTU unless it is 0, and SetRoutes made of them: a sentence for each
+// with that MTU unless it is 0, SetRoutes and SetDefault made of them: a sentence for each
 // difference, none if it is all as it was. What the kernel chooses it may choose otherwise.
-func (h *Host) Drift(name string, mtu int, routes []Route) ([]string, error) {
+func (h *Host) Drift(name string, mtu int, routes []Route, way Default) ([]string, error) {
 	link, err := h.nl.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("find interface %s: %w", name, err)
@@ -37,6 +41,49 @@ func (h *Host) Drift(name string, mtu int, routes []Route) ([]string, error) {
 	}
 	for prefix := range have {
 		out = append(out, fmt.Sprintf("route %s was too many", prefix))
+	}
+	guards, err := h.guards()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if !guards[r.Prefix] {
+			out = append(out, fmt.Sprintf("the guard of route %s was gone", r.Prefix))
+		}
+	}
+	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
+		more, err := h.driftOfDefault(name, family, allOf[family], way)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, more...)
+	}
+	return out, nil
+}
+
+// driftOfDefault is of the rules and the table of one family.
+func (h *Host) driftOfDefault(name string, family int, all netip.Prefix, way Default) (out []string, err error) {
+	from, routes, err := way.of(h, name, all)
+	if err != nil {
+		return nil, err
+	}
+	rules, err := h.defaultRules(family)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range from {
+		if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return comesFrom(r, p) }) {
+			out = append(out, fmt.Sprintf("the rule for what comes from %s was gone", p))
+		}
+	}
+	have, err := h.tableRoutes(family)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range routes {
+		if _, there := have[identify(r, family)]; !there {
+			out = append(out, fmt.Sprintf("route %s of table %d was gone", r.Dst, defaultTable))
+		}
 	}
 	return out, nil
 }

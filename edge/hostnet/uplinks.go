@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
@@ -132,15 +133,17 @@ func signal(c chan<- struct{}) {
 	}
 }
 
-// subscribe forwards the kernel's notifications of address, route and link
+// subscribe forwards the kernel's notifications of address, route, rule and link
 // changes to notes until done is closed; lost is closed when one of the
 // subscriptions has ended, as it does when the kernel had to drop notifications.
 func (u *Uplinks) subscribe(notes chan<- struct{}, done <-chan struct{}) (lost <-chan struct{}, err error) {
 	addrs, routes, links := make(chan netlink.AddrUpdate), make(chan netlink.RouteUpdate), make(chan netlink.LinkUpdate)
+	rules := make(chan struct{})
 	if err := errors.Join(
 		netlink.AddrSubscribe(addrs, done),
 		netlink.RouteSubscribe(routes, done),
 		netlink.LinkSubscribe(links, done),
+		subscribeToRules(rules, done),
 	); err != nil {
 		return nil, fmt.Errorf("subscribe to netlink: %w", err)
 	}
@@ -152,6 +155,7 @@ func (u *Uplinks) subscribe(notes chan<- struct{}, done <-chan struct{}) (lost <
 			go drain(addrs)
 			go drain(routes)
 			go drain(links)
+			go drain(rules)
 		}()
 		for {
 			var ok bool
@@ -163,6 +167,7 @@ func (u *Uplinks) subscribe(notes chan<- struct{}, done <-chan struct{}) (lost <
 					continue // our own doing; that one is gone may be another's
 				}
 			case _, ok = <-links:
+			case _, ok = <-rules:
 			}
 			if !ok {
 				break
@@ -171,6 +176,34 @@ func (u *Uplinks) subscribe(notes chan<- struct{}, done <-chan struct{}) (lost <
 		}
 	}()
 	return ended, nil
+}
+
+// subscribeToRules sends to gone after a rule was removed, until done is closed, and
+// closes it at the end.
+func subscribeToRules(gone chan<- struct{}, done <-chan struct{}) error {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
+	if err != nil {
+		return err
+	}
+	go func() {
+		<-done
+		s.Close()
+	}()
+	go func() {
+		defer close(gone)
+		for {
+			messages, _, err := s.Receive()
+			if err != nil {
+				return
+			}
+			for _, m := range messages {
+				if m.Header.Type == unix.RTM_DELRULE {
+					gone <- struct{}{}
+				}
+			}
+		}
+	}()
+	return nil
 }
 
 func drain[T any](c <-chan T) {

@@ -16,7 +16,7 @@ func (r *Reconciler) lookForDrift() []string {
 	if r.routing == nil {
 		return nil
 	}
-	drift, err := r.cfg.Host.Drift(r.cfg.Interface, r.mtu, r.routing.Routes)
+	drift, err := r.cfg.Host.Drift(r.cfg.Interface, r.mtu, r.routing.Routes, r.routing.Default)
 	if err != nil {
 		return []string{err.Error()}
 	}

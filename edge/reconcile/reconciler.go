@@ -43,7 +43,7 @@ type Engine interface {
 type Host interface {
 	SetLink(name string, mtu int) error
 	SetRoutes(name string, want []hostnet.Route) error
-	Drift(name string, mtu int, routes []hostnet.Route) ([]string, error)
+	Drift(name string, mtu int, routes []hostnet.Route, way hostnet.Default) ([]string, error)
 	SetDefault(name string, want hostnet.Default) error
 	Intercept(name string, to []netip.Addr) error
 	EnableForwarding(hostnet.Forwarding) error
@@ -63,6 +63,9 @@ type Config struct {
 	// Identity is the enrolled identity of now, nil without one.
 	Identity  func() *state.Identity
 	DataPlane DataPlane
+	// Queues is how many Child SAs can share the traffic of one child now (RFC 9611),
+	// which is more when processors come. Nil: what DataPlane says.
+	Queues func() int
 	// Paths tells how long packets into tunnels may be, for their routes. Nil: the data
 	// plane sees to it itself.
 	Paths Paths
@@ -296,6 +299,9 @@ func (r *Reconciler) setRoutes() error {
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 	env := Environment{Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Patience: r.patience, CheckRevoked: r.revoked.Check}
+	if r.cfg.Queues != nil {
+		env.DataPlane.Queues = r.cfg.Queues()
+	}
 	for _, up := range env.Uplinks {
 		if mtu, err := r.cfg.Host.MTU(up.GetInterface()); err == nil && (env.UplinkMTU == 0 || mtu < env.UplinkMTU) {
 			env.UplinkMTU = mtu

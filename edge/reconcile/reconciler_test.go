@@ -41,7 +41,9 @@ type host struct {
 	drifts []*swanherdv1.DriftReport // that were told
 }
 
-func (h *host) Drift(string, int, []hostnet.Route) ([]string, error) { return h.drift, nil }
+func (h *host) Drift(string, int, []hostnet.Route, hostnet.Default) ([]string, error) {
+	return h.drift, nil
+}
 
 func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
 	h.steps = append(h.steps, "tunnels")
