@@ -18,6 +18,7 @@ import (
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/health"
 	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/edge/session"
 	"github.com/swanherd/swanherd/edge/state"
@@ -46,6 +47,7 @@ type agent struct {
 	engine     *engine.Engine
 	reconciler *reconcile.Reconciler
 	tracker    *health.Tracker
+	probes     *probe.Service
 	runner     *runner
 	identity   atomic.Pointer[state.Identity]
 	client     atomic.Pointer[session.Client] // nil without a controller
@@ -129,6 +131,10 @@ func (a *agent) open() error {
 	if a.engine, err = engine.New(ec); err != nil {
 		return err
 	}
+	a.probes = probe.New(probe.Config{
+		Interface: a.plane.Interface(), Logger: a.cfg.Logger,
+		Up: func() map[string]bool { return a.tracker.Established() },
+	})
 	_, streams := a.plane.(dataplane.StreamPlane)
 	paths, _ := a.plane.(dataplane.RoutedPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
@@ -136,9 +142,12 @@ func (a *agent) open() error {
 		DataPlane: reconcile.DataPlane{
 			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace,
 		},
-		Queues: a.plane.Workers, Paths: paths, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
+		Queues: a.plane.Workers, Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
-	a.tracker = health.New(health.Source{Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred})
+	a.tracker = health.New(health.Source{
+		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred,
+		Quality: a.probes.Quality, Violations: a.probes.Violations,
+	})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)
 	return nil
 }
@@ -219,6 +228,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup) error {
 	events := a.engine.Subscribe(eventBuffer)
 	parts.Go(func() { defer events.Close(); a.tracker.Run(ctx, events) })
 	parts.Go(func() { a.uplinks.Run(ctx) })
+	parts.Go(func() { a.probes.Run(ctx) })
 	if err := a.serveStatus(ctx, parts); err != nil {
 		return err
 	}

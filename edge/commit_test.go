@@ -33,6 +33,8 @@ func (m *machine) EnableForwarding(hostnet.Forwarding) error { return nil }
 func (m *machine) MTU(string) (int, error)                   { return 1500, nil }
 func (m *machine) SourceTo(netip.Addr) (netip.Addr, error)   { return netip.Addr{}, nil }
 func (m *machine) SetLink(_ string, mtu int) error           { m.mtu = mtu; return nil }
+func (m *machine) HasIPv6(string) bool                       { return true }
+func (m *machine) SetLocal(string, netip.Prefix) error       { return nil }
 func (m *machine) AddressIn([]netip.Prefix, bool, string) (netip.Addr, error) {
 	return netip.Addr{}, nil
 }

@@ -434,14 +434,14 @@ func (e *testEdge) until(tunnels ...string) {
 	})
 }
 
-func (e *testEdge) report(state swanherdv1.TunnelState) {
+func (e *testEdge) report(state swanherdv1.TunnelState, over ...*swanherdv1.SlaViolation) {
 	e.t.Helper()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	r := &swanherdv1.StatusReport{Sequence: 1, Full: true}
 	for name, res := range e.applied {
 		if res.GetTunnel() != nil {
-			r.Tunnels = append(r.Tunnels, &swanherdv1.TunnelReport{Tunnel: name, State: state})
+			r.Tunnels = append(r.Tunnels, &swanherdv1.TunnelReport{Tunnel: name, State: state, SlaViolations: over})
 		}
 	}
 	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{Status: r}})

@@ -78,9 +78,13 @@ func TestEdgesOnKernel(t *testing.T) {
 
 func testEdgesOnKernel(t *testing.T) {
 	p := newEdgePair(t, "psk", "--data-plane", "auto", "--tcp-port", "0")
+	p.probed = "{maxLossPercent: 50}"
 	p.start(0)
 	p.start(1)
 	p.check("at first")
+	for i := range p.edges {
+		p.awaitQuality(i, "probes to be answered", func(t tunnelStatus) bool { return t.Quality.answered() >= 20 })
+	}
 	if table := p.status(0, "json"); !strings.Contains(table, `"data_plane": "kernel"`) {
 		t.Errorf("status of edge 0, want the kernel's data plane:\n%s", table)
 	}
@@ -150,6 +154,9 @@ type edgePair struct {
 	child [2]string
 	port  int  // of IKE, 4500 if 0
 	dual  bool // the LANs have IPv6 too
+	// probed is the SLA of a tunnel that is probed, in the form of an intent; empty: it is
+	// not.
+	probed string
 }
 
 // newEdgePair makes two edges that do not run yet, with more options for both agents.
@@ -194,6 +201,11 @@ func (p *edgePair) edgeIntent(i int) string {
 		return fmt.Sprintf("[10.%d.0.0/24]", i+1)
 	}
 	settings := "settings:\n  localPrefixes: " + lan(i) + "\n"
+	probe := ""
+	if p.probed != "" {
+		settings += fmt.Sprintf("  probes: {networkPrefix: 'fd00:5a::/48', localPrefix: 'fd00:5a:0:%d::/96'}\n", i+1)
+		probe = fmt.Sprintf("    probe: {localAddress: 'fd00:5a:0:%d::7', remoteAddress: 'fd00:5a:0:%d::7', interval: 0.1s, sla: %s}\n", i+1, other+1, p.probed)
+	}
 	method := "psk: {file: psk}"
 	if p.auth == "certificate" {
 		files := [2][2]string{{"ours.pem", "ours.key"}, {"charon/x509/theirs.pem", "charon/private/theirs.key"}}[i]
@@ -219,7 +231,7 @@ func (p *edgePair) edgeIntent(i int) string {
       remoteId: %s
       %s
     children: [{name: net, %s}]
-`, role, other+1, port, further, edgeNames[i], edgeNames[other], method, child)
+%s`, role, other+1, port, further, edgeNames[i], edgeNames[other], method, child, probe)
 }
 
 // check waits until both ends have the tunnel, passes traffic, and sees that it
@@ -274,8 +286,11 @@ type tunnelStatus struct {
 		Counters struct {
 			PacketsIn  int `json:"packets_in,string"`
 			PacketsOut int `json:"packets_out,string"`
+			Missing    int `json:"missing,string"`
 		}
 	} `json:"child_sas"`
+	Quality    pathQuality
+	Violations []struct{ Metric string } `json:"sla_violations"`
 }
 
 // tunnels are the tunnels in the status of an agent, none if it does not answer

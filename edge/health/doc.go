@@ -20,6 +20,11 @@
 //	swanherd_edge_tunnel_failure{tunnel,kind}             1 while the tunnel's last failure is of that kind (TunnelErrorKind)
 //	swanherd_edge_tunnel_path_mtu_octets{tunnel}          the longest IP datagram that is known to reach the peer (RFC 8899)
 //	swanherd_edge_tunnel_path_limited{tunnel}             1 while the path drops longer ones that the host would send
+//	swanherd_edge_tunnel_probe_rtt_seconds{tunnel,quantile}   round trips of the last 100 probes: 0.5, 0.99
+//	swanherd_edge_tunnel_probe_jitter_seconds{tunnel,direction}  mean difference between the delays of successive probes
+//	swanherd_edge_tunnel_probes_total{tunnel}             probes of which it is known whether they were answered
+//	swanherd_edge_tunnel_probes_lost_total{tunnel}        and those that were not
+//	swanherd_edge_tunnel_sla_violated{tunnel,metric}      1 while the path is over that limit of its SLA: loss, latency, jitter
 //	swanherd_edge_session_connected                       1 with a session with the controller
 //	swanherd_edge_child_packets_total{tunnel,child,direction}   packets through the Child SAs of a name
 //	swanherd_edge_child_bytes_total{tunnel,child,direction}     octets of them

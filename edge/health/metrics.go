@@ -50,6 +50,11 @@ var (
 	descFailure    = describe("tunnel_failure", "1 while the last failure of the tunnel is of that kind.", "tunnel", "kind")
 	descPathMTU    = describe("tunnel_path_mtu_octets", "The longest IP datagram that is known to reach the peer.", "tunnel")
 	descPathHole   = describe("tunnel_path_limited", "1 while the path to the peer drops datagrams that the host would send.", "tunnel")
+	descRTT        = describe("tunnel_probe_rtt_seconds", "Round trips of the last 100 probes through the tunnel, by quantile.", "tunnel", "quantile")
+	descJitter     = describe("tunnel_probe_jitter_seconds", "Mean difference between the delays of successive probes.", "tunnel", "direction")
+	descProbes     = describe("tunnel_probes_total", "Probes of which it is known whether they were answered.", "tunnel")
+	descProbesLost = describe("tunnel_probes_lost_total", "Probes that were not answered.", "tunnel")
+	descOverSLA    = describe("tunnel_sla_violated", "1 while the path is over that limit of its SLA.", "tunnel", "metric")
 	descSession    = describe("session_connected", "1 if the edge has a session with the controller.")
 	descPackets    = describe("child_packets_total", "Packets through the Child SAs of this name.", "tunnel", "child", "direction")
 	descBytes      = describe("child_bytes_total", "Octets of inner packets through the Child SAs of this name.", "tunnel", "child", "direction")
@@ -74,7 +79,7 @@ var (
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descTunnels, descTunnelUp, descFailure, descPathMTU, descPathHole, descSession, descPackets, descBytes, descDrops, descMissing,
+		descTunnels, descTunnelUp, descFailure, descPathMTU, descPathHole, descRTT, descJitter, descProbes, descProbesLost, descOverSLA, descSession, descPackets, descBytes, descDrops, descMissing,
 		descReceived, descSent, descSendErrors, descIKEDrops, descUnknown, descHandshakes, descShed, descHalfOpen,
 		descStreams, descRefused, descTCPDrops, descPlane, descPlaneLost, descPanics,
 	} {
@@ -90,7 +95,7 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	count := func(d *prometheus.Desc, v uint64, labels ...string) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	m.collectTunnels(gauge)
+	m.collectTunnels(gauge, count)
 	gauge(descSession, number(m.connected()))
 	m.collectChildren(count)
 	e := m.engine()
@@ -112,7 +117,7 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	count(descPanics, e.Panics)
 }
 
-func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string)) {
+func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
 	states := map[swanherdv1.TunnelState]int{}
 	for _, r := range m.tracker.Reports() {
 		states[r.GetState()]++
@@ -123,6 +128,7 @@ func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string
 			gauge(descPathMTU, float64(path.GetOctets()), r.GetTunnel())
 			gauge(descPathHole, number(path.GetLimited()), r.GetTunnel())
 		}
+		collectPath(r, gauge, count)
 		gauge(descTunnelUp, number(r.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED), r.GetTunnel())
 	}
 	for value := range swanherdv1.TunnelState_name {
@@ -130,6 +136,27 @@ func (m *Metrics) collectTunnels(gauge func(*prometheus.Desc, float64, ...string
 			gauge(descTunnels, float64(states[s]), StateWord(s))
 		}
 	}
+}
+
+// collectPath is what probes show of a tunnel.
+func collectPath(r *swanherdv1.TunnelReport, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	for _, v := range r.GetSlaViolations() {
+		gauge(descOverSLA, 1, r.GetTunnel(), metricWord(v.GetMetric()))
+	}
+	q := r.GetQuality()
+	if q == nil {
+		return
+	}
+	count(descProbes, q.GetProbes(), r.GetTunnel())
+	count(descProbesLost, q.GetProbesLost(), r.GetTunnel())
+	if q.GetWindowProbes() == q.GetWindowLost() {
+		return
+	}
+	const micro = 1e-6
+	gauge(descRTT, micro*float64(q.GetRttP50Us()), r.GetTunnel(), "0.5")
+	gauge(descRTT, micro*float64(q.GetRttP99Us()), r.GetTunnel(), "0.99")
+	gauge(descJitter, micro*float64(q.GetJitterOutUs()), r.GetTunnel(), "out")
+	gauge(descJitter, micro*float64(q.GetJitterInUs()), r.GetTunnel(), "in")
 }
 
 func (m *Metrics) collectChildren(count func(*prometheus.Desc, uint64, ...string)) {

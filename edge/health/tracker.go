@@ -29,6 +29,10 @@ type Source struct {
 	Counters func() []dataplane.Counters
 	// Deferred are tunnels that the engine does not have yet, and why.
 	Deferred func() map[string]error
+	// Quality is what probes show of a tunnel, nil for nothing, and Violations are the
+	// limits of its SLA that it is over.
+	Quality    func(tunnel string) *swanherdv1.PathQuality
+	Violations func(tunnel string) []*swanherdv1.SlaViolation
 }
 
 // Tracker knows the latest report of each tunnel and which of them are news.
@@ -87,7 +91,9 @@ func (t *Tracker) Run(ctx context.Context, events *engine.Subscription) {
 func (t *Tracker) Look(now time.Time) {
 	next := map[string]*swanherdv1.TunnelReport{}
 	for _, s := range t.source.Status() {
-		next[s.Name] = report(s)
+		r := report(s)
+		r.SlaViolations = t.source.Violations(s.Name)
+		next[s.Name] = r
 	}
 	for name, err := range t.source.Deferred() {
 		if next[name] == nil {
@@ -174,9 +180,21 @@ func (t *Tracker) Reports() []*swanherdv1.TunnelReport {
 		for _, c := range r.GetChildSas() {
 			c.Counters = sas.of(r.GetTunnel(), c)
 		}
+		r.Quality = t.source.Quality(r.GetTunnel())
 		out = append(out, r)
 	}
 	slices.SortFunc(out, byTunnel)
+	return out
+}
+
+// Established returns the tunnels that have all their SAs.
+func (t *Tracker) Established() map[string]bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make(map[string]bool, len(t.reports))
+	for name, r := range t.reports {
+		out[name] = r.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED
+	}
 	return out
 }
 
@@ -184,7 +202,7 @@ func (t *Tracker) Reports() []*swanherdv1.TunnelReport {
 func (t *Tracker) Counters() []*swanherdv1.TunnelCounters {
 	var out []*swanherdv1.TunnelCounters
 	for _, r := range t.Reports() {
-		tc := &swanherdv1.TunnelCounters{Tunnel: r.GetTunnel()}
+		tc := &swanherdv1.TunnelCounters{Tunnel: r.GetTunnel(), Quality: r.GetQuality()}
 		for _, c := range r.GetChildSas() {
 			tc.Children = append(tc.Children, &swanherdv1.ChildCounters{SpiIn: c.GetSpiIn(), Counters: c.GetCounters()})
 		}
@@ -220,6 +238,7 @@ func (m saCounters) of(tunnel string, c *swanherdv1.ChildSa) *swanherdv1.SaCount
 	return &swanherdv1.SaCounters{
 		PacketsIn: in.Packets, OctetsIn: in.Bytes, PacketsOut: out.Packets, OctetsOut: out.Bytes,
 		ReplayDrops: in.ReplayDrops, IntegrityFailures: in.AuthFailures, PolicyDrops: in.SelectorDrops + out.SelectorDrops,
+		Missing: in.Missing,
 	}
 }
 

@@ -27,13 +27,17 @@ type plant struct {
 	tunnels  []engine.TunnelStatus
 	counters []dataplane.Counters
 	deferred map[string]error
+	quality  *swanherdv1.PathQuality
+	over     []*swanherdv1.SlaViolation
 }
 
 func (p *plant) tracker() *Tracker {
 	return New(Source{
-		Status:   func() []engine.TunnelStatus { return p.tunnels },
-		Counters: func() []dataplane.Counters { return p.counters },
-		Deferred: func() map[string]error { return p.deferred },
+		Status:     func() []engine.TunnelStatus { return p.tunnels },
+		Counters:   func() []dataplane.Counters { return p.counters },
+		Deferred:   func() map[string]error { return p.deferred },
+		Quality:    func(string) *swanherdv1.PathQuality { return p.quality },
+		Violations: func(string) []*swanherdv1.SlaViolation { return p.over },
 	})
 }
 
@@ -92,7 +96,15 @@ func TestTransitions(t *testing.T) {
 	look(10, "a established, b idle")
 	look(11, "")
 	p.counters = []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound, Packets: 5}}
-	look(12, "") // counters are no news
+	p.quality = &swanherdv1.PathQuality{Probes: 5, RttAvgUs: 700}
+	look(12, "") // counters are no news, nor is what probes show
+	if c := tr.Counters(); len(c) != 1 || c[0].GetQuality().GetRttAvgUs() != 700 {
+		t.Errorf("counters = %v", c)
+	}
+	p.over = []*swanherdv1.SlaViolation{{Metric: swanherdv1.SlaMetric_SLA_METRIC_LOSS, Measured: 7, Limit: 1}}
+	look(12, "a established, b idle") // but that it is not good enough
+	p.over = nil
+	look(12, "a established, b idle")
 	p.tunnels = []engine.TunnelStatus{down("a", &ike.Error{Op: "IKE_AUTH", Err: ike.ErrNoAnswer})}
 	p.deferred = map[string]error{"c": errors.New("no route")}
 	look(13, "a failed, c failed, b gone")
@@ -272,6 +284,8 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	p := &plant{
 		tunnels:  []engine.TunnelStatus{up("a"), down("b", &ike.Error{Kind: ike.KindNoAnswer})},
 		counters: []dataplane.Counters{{Tunnel: "a", Child: "net", SPI: 0x100, Direction: dataplane.Inbound}},
+		quality:  &swanherdv1.PathQuality{WindowProbes: 100, RttP50Us: 700},
+		over:     []*swanherdv1.SlaViolation{{Metric: swanherdv1.SlaMetric_SLA_METRIC_LOSS, Measured: 7, Limit: 1}},
 	}
 	tr := p.tracker()
 	tr.Look(time.Unix(1, 0))

@@ -18,3 +18,8 @@ func KindWord(k swanherdv1.TunnelErrorKind) string {
 func StateWord(s swanherdv1.TunnelState) string {
 	return strings.ToLower(strings.TrimPrefix(s.String(), "TUNNEL_STATE_"))
 }
+
+// metricWord is what a limit of an SLA is about: "loss".
+func metricWord(m swanherdv1.SlaMetric) string {
+	return strings.ToLower(strings.TrimPrefix(m.String(), "SLA_METRIC_"))
+}

@@ -27,6 +27,9 @@
 // 21335`); what the agent sends carries a mark ([Mark]) that the rule passes by. An uplink
 // with strict reverse path filtering (rp_filter=1) would drop what such a peer sends.
 //
+// The addresses of probes are a prefix of IPv6 that the host answers for as a whole (`ip
+// -6 route show table local proto 83`), so that the interface has not one for each tunnel.
+//
 // It never touches a route, address, rule or firewall entry of somebody else,
 // and never decides which routes there should be.
 //

@@ -429,3 +429,33 @@ func TestForwarding(t *testing.T) {
 		}
 	}
 }
+
+// A local prefix makes each of its addresses one of the host, and goes without a trace.
+func TestLocalPrefix(t *testing.T) {
+	h := inNamespace(t)
+	link := iface(t, h, "swan0")
+	if !h.HasIPv6("swan0") || h.HasIPv6("missing0") {
+		t.Error("which interfaces have IPv6 is not known")
+	}
+	mine := func(address string) bool {
+		routes, err := h.nl.RouteGet(net.ParseIP(address))
+		return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
+	}
+	first, second := netip.MustParsePrefix("fd00:1::/96"), netip.MustParsePrefix("fd00:2::/96")
+	must(t, h.SetLocal("swan0", first), h.SetLocal("swan0", first))
+	if !mine("fd00:1::7") || mine("fd00:2::7") {
+		t.Error("the prefix is not the host's")
+	}
+	must(t, h.SetLocal("swan0", second))
+	if mine("fd00:1::7") || !mine("fd00:2::7") {
+		t.Error("the next prefix is not in the place of the first")
+	}
+	must(t, h.SetLocal("swan0", netip.Prefix{}))
+	if mine("fd00:2::7") {
+		t.Error("the prefix is still the host's")
+	}
+	must(t, h.nl.LinkDel(link))
+	if err := h.SetLocal("swan0", first); err == nil {
+		t.Error("a prefix without an interface")
+	}
+}

@@ -69,7 +69,7 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 	return errors.Join(append(errs, h.removeGuards(guards, wanted))...)
 }
 
-// Flush removes the edge's routes through the interface, and leaves the guards. It is no
+// Flush removes the edge's routes through the interface, and its local prefix, and leaves the guards. It is no
 // error if there is no such interface: its routes went with it.
 func (h *Host) Flush(name string) error {
 	link, err := h.nl.LinkByName(name)
@@ -86,7 +86,7 @@ func (h *Host) Flush(name string) error {
 			err = errors.Join(err, fmt.Errorf("remove route %s dev %s: %w", prefix, name, privileged(e)))
 		}
 	}
-	return err
+	return errors.Join(err, h.SetLocal(name, netip.Prefix{}))
 }
 
 // own returns the edge's routes through the interface.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/state"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
@@ -36,6 +37,8 @@ type Environment struct {
 	// prefixes; zero: none.
 	Source4, Source6 netip.Addr
 	DataPlane        DataPlane
+	// IPv6: the tunnel interface has it. Probes need it.
+	IPv6 bool
 	// Patience is how long a tunnel that is to wait for its peer waits before
 	// it initiates itself.
 	Patience time.Duration
@@ -69,6 +72,10 @@ type Plan struct {
 	LocalNets  []netip.Prefix
 	Revoked    []string // serial numbers in hexadecimal
 	Forwarding struct{ IPv4, IPv6 bool }
+	// Probes are the paths to be measured, with addresses in ProbeNetwork; those of
+	// ProbeLocal are this host's. Zero: there are none.
+	Probes                   []probe.Path
+	ProbeNetwork, ProbeLocal netip.Prefix
 }
 
 // Routing is the part of a Plan that leads packets to tunnels.
@@ -90,6 +97,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 		errs = append(errs, trustErr)
 	}
 	p.settings(intent.GetSettings(), env)
+	p.probeSettings(intent.GetSettings().GetProbes(), env, &errs)
 	p.Revoked = append(p.Revoked, intent.GetTrust().GetRevokedSerials()...)
 	names := map[string]bool{}
 	p.Tunnels = make([]engine.TunnelConfig, 0, len(intent.GetTunnels())) // tens of thousands grow badly
@@ -104,8 +112,10 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 			continue // its fields make no sense yet
 		}
 		b := &tunnelBuilder{intent: t, material: m, trust: trust, distrust: trustErr != nil, env: env, errs: &errs}
-		p.Tunnels = append(p.Tunnels, b.build())
+		b.build()
 		p.addRoutes(t.GetName(), b, env, &errs)
+		p.addProbe(b)
+		p.Tunnels = append(p.Tunnels, b.config)
 	}
 	if len(errs) > 0 {
 		return nil, errs

@@ -50,6 +50,8 @@ type Host interface {
 	AddressIn(prefixes []netip.Prefix, v4 bool, except string) (netip.Addr, error)
 	SourceTo(remote netip.Addr) (netip.Addr, error)
 	MTU(name string) (int, error)
+	SetLocal(name string, prefix netip.Prefix) error
+	HasIPv6(name string) bool
 }
 
 // Config is what a Reconciler needs.
@@ -69,6 +71,8 @@ type Config struct {
 	// Paths tells how long packets into tunnels may be, for their routes. Nil: the data
 	// plane sees to it itself.
 	Paths Paths
+	// Probes measures tunnels; nil: none are.
+	Probes Probes
 	// Drifted is told what on the host was not as it was left; nil: nobody is. It must
 	// not block.
 	Drifted func(*swanherdv1.DriftReport)
@@ -96,6 +100,7 @@ type Reconciler struct {
 	deferred map[string]error
 	patience time.Duration // of tunnels that are to wait for their peer
 	warned   string        // the last warning about forwarding
+	unprobed string        // and about probes
 	drift    string        // what was last told that it cannot be repaired
 }
 
@@ -232,6 +237,7 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 	if err := r.reachHost(plan); err != nil {
 		failed.add("", "", err.Error())
 	}
+	r.reachProbes(plan)
 	if len(failed) > 0 {
 		return &ApplyError{failed}
 	}
@@ -302,6 +308,7 @@ func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 	if r.cfg.Queues != nil {
 		env.DataPlane.Queues = r.cfg.Queues()
 	}
+	env.IPv6 = r.cfg.Probes != nil && r.cfg.Host.HasIPv6(r.cfg.Interface)
 	for _, up := range env.Uplinks {
 		if mtu, err := r.cfg.Host.MTU(up.GetInterface()); err == nil && (env.UplinkMTU == 0 || mtu < env.UplinkMTU) {
 			env.UplinkMTU = mtu

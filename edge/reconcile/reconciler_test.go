@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/state"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ike"
@@ -31,6 +32,12 @@ type host struct {
 
 	defaults    hostnet.Default
 	intercepted []netip.Addr
+
+	// noIPv6: the host has none. local is what was made local, paths what is to be probed.
+	noIPv6  bool
+	noLocal error
+	local   netip.Prefix
+	paths   []probe.Path
 
 	rejectTunnel, rejectRoutes, noRoute, noForward error
 
@@ -91,6 +98,12 @@ func (h *host) AddressIn([]netip.Prefix, bool, string) (netip.Addr, error) {
 func (h *host) SourceTo(netip.Addr) (netip.Addr, error) {
 	return netip.MustParseAddr("192.0.2.1"), h.noRoute
 }
+func (h *host) HasIPv6(string) bool    { return !h.noIPv6 }
+func (h *host) Set(paths []probe.Path) { h.paths = paths }
+func (h *host) SetLocal(_ string, want netip.Prefix) error {
+	h.local = want
+	return h.noLocal
+}
 func (h *host) MTU(string) (int, error) { return 1500, nil }
 
 func newTestReconciler(t *testing.T, h *host) *Reconciler {
@@ -98,7 +111,7 @@ func newTestReconciler(t *testing.T, h *host) *Reconciler {
 	id := &state.Identity{IKEChain: m.Chain, NetworkRoots: m.Roots}
 	id.IKE = m.Signer.(ed25519.PrivateKey)
 	return New(Config{
-		Engine: h, Host: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
+		Engine: h, Host: h, Probes: h, Interface: "swan0", Uplinks: func() []*swanherdv1.Uplink { return environment().Uplinks },
 		Drifted:  func(d *swanherdv1.DriftReport) { h.drifts = append(h.drifts, d) },
 		Identity: func() *state.Identity { return id }, Logger: slog.New(slog.DiscardHandler),
 	})

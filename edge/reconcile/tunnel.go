@@ -59,7 +59,7 @@ func (b *tunnelBuilder) fail(field, message string) {
 	b.errs.add(b.intent.GetName(), field, message)
 }
 
-func (b *tunnelBuilder) build() engine.TunnelConfig {
+func (b *tunnelBuilder) build() {
 	t, c := b.intent, &b.config
 	c.Name = t.GetName()
 	c.ForceEncap = t.GetForceUdpEncapsulation()
@@ -87,11 +87,8 @@ func (b *tunnelBuilder) build() engine.TunnelConfig {
 	for i, child := range t.GetChildren() {
 		c.Children = append(c.Children, b.child(fmt.Sprintf("children[%d]", i), child))
 	}
-	return *c
 }
 
-// remote is the first endpoint that the edge can have an address for, the first
-// of all if that cannot be told.
 // tcpMode is what the intent says about TCP encapsulation. A data plane that has none
 // does without where it would only be the second choice.
 func (b *tunnelBuilder) tcpMode() ike.TCPMode {
@@ -105,6 +102,8 @@ func (b *tunnelBuilder) tcpMode() ike.TCPMode {
 	return ike.TCPNever
 }
 
+// remote is the first endpoint that the edge can have an address for, the first
+// of all if that cannot be told.
 func (b *tunnelBuilder) remote() netip.AddrPort {
 	all := b.endpoints()
 	for _, endpoint := range all {

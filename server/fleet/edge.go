@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -151,8 +152,9 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 		return
 	}
 	now := time.Now()
-	touched := map[string]struct{}{}
+	touched, before := map[string]struct{}{}, e.reports
 	if r.GetFull() {
+		before = maps.Clone(e.reports)
 		for t := range e.reports {
 			touched[t] = struct{}{}
 		}
@@ -169,6 +171,7 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 	}
 	for _, m := range r.GetTunnels() {
 		if _, planned := e.tunnels[m.GetTunnel()]; planned {
+			keepCounters(m, before[m.GetTunnel()].message)
 			e.reports[m.GetTunnel()] = report{message: m, received: now}
 			touched[m.GetTunnel()] = struct{}{}
 		}
@@ -196,18 +199,34 @@ func (f *Fleet) Count(name string, r *swanherdv1.CounterReport) {
 		if !ok || row == nil {
 			continue
 		}
-		if m, changed := withCounters(old.message, t.GetChildren()); changed {
+		if m, changed := withCounters(old.message, t); changed {
 			e.reports[t.GetTunnel()] = report{message: m, received: now}
 			f.refreshTunnel(row, now, countedHere)
 		}
 	}
 }
 
+// keepCounters gives a report that has none the counters of the one before, where the SAs
+// are the same: a transition is told without.
+func keepCounters(m, before *swanherdv1.TunnelReport) {
+	if m.GetQuality() == nil {
+		m.Quality = before.GetQuality()
+	}
+	for _, sa := range m.GetChildSas() {
+		for _, old := range before.GetChildSas() {
+			if sa.GetCounters() == nil && sa.GetSpiIn() == old.GetSpiIn() {
+				sa.Counters = old.GetCounters()
+			}
+		}
+	}
+}
+
 // withCounters returns a copy of m with the counters in it.
-func withCounters(m *swanherdv1.TunnelReport, counters []*swanherdv1.ChildCounters) (*swanherdv1.TunnelReport, bool) {
+func withCounters(m *swanherdv1.TunnelReport, counters *swanherdv1.TunnelCounters) (*swanherdv1.TunnelReport, bool) {
 	out := proto.Clone(m).(*swanherdv1.TunnelReport)
-	changed := false
-	for _, c := range counters {
+	changed := !proto.Equal(out.GetQuality(), counters.GetQuality())
+	out.Quality = counters.GetQuality()
+	for _, c := range counters.GetChildren() {
 		for _, sa := range out.GetChildSas() {
 			if sa.GetSpiIn() == c.GetSpiIn() && !proto.Equal(sa.GetCounters(), c.GetCounters()) {
 				sa.Counters = c.GetCounters()

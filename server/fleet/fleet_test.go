@@ -287,3 +287,48 @@ func TestRecorderKeepsWhatTheStoreDidNotTake(t *testing.T) {
 		}
 	})
 }
+
+// A path that is over its SLA degrades the tunnel, with the measured in the reason, and
+// what is told of a transition leaves the counters.
+func TestPathOverSLA(t *testing.T) {
+	f := fleet.New(fleet.Config{})
+	f.Apply(topology())
+	f.Connect(berlin, fleet.SessionStart{ID: "1"})
+	f.Connect(oslo, fleet.SessionStart{ID: "2"})
+	r := report(up, "")
+	r.Tunnels[0].ChildSas = []*swanherdv1.ChildSa{{Name: "net", SpiIn: "1"}}
+	f.Report(berlin, r)
+	f.Report(oslo, report(up, ""))
+	f.Count(berlin, &swanherdv1.CounterReport{Tunnels: []*swanherdv1.TunnelCounters{{
+		Tunnel: tunnel, Quality: &swanherdv1.PathQuality{Probes: 7},
+		Children: []*swanherdv1.ChildCounters{{SpiIn: "1", Counters: &swanherdv1.SaCounters{PacketsIn: 5}}},
+	}}})
+	over := report(up, "")
+	over.Full = false
+	over.Tunnels[0].ChildSas = []*swanherdv1.ChildSa{{Name: "net", SpiIn: "1"}}
+	over.Tunnels[0].SlaViolations = []*swanherdv1.SlaViolation{{Metric: swanherdv1.SlaMetric_SLA_METRIC_LOSS, Measured: 3.25, Limit: 1}}
+	f.Report(berlin, over)
+	got, _ := f.Tunnel(tunnel)
+	want := "berlin measured a loss of 3.25 %, over the 1 % of its SLA"
+	if got.GetStatus() != swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED || got.GetReason() != want || !fleet.OverSLA(got) {
+		t.Errorf("%s, %q, want %q", got.GetStatus(), got.GetReason(), want)
+	}
+	a := got.GetA().GetReport()
+	if a.GetQuality().GetProbes() != 7 || a.GetChildSas()[0].GetCounters().GetPacketsIn() != 5 {
+		t.Errorf("a transition cost the counters: %v", a)
+	}
+	if c := f.Counts("networks/demo"); c.GetSlaViolated() != 1 || c.GetDegraded() != 1 || !f.TunnelsOverSLA("networks/demo")[tunnel] {
+		t.Errorf("%v", c)
+	}
+	good := report(up, "")
+	good.Full = false
+	f.Report(berlin, good)
+	if got, _ := f.Tunnel(tunnel); got.GetStatus() != swanherdv1.TunnelStatus_TUNNEL_STATUS_UP || fleet.OverSLA(got) {
+		t.Errorf("%s, %q", got.GetStatus(), got.GetReason())
+	}
+	lacking := report(swanherdv1.TunnelState_TUNNEL_STATE_PARTIAL, "")
+	f.Report(berlin, lacking)
+	if got, _ := f.Tunnel(tunnel); got.GetStatus() != swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED || fleet.OverSLA(got) {
+		t.Errorf("a tunnel that lacks an SA: %s, over its SLA %v", got.GetStatus(), fleet.OverSLA(got))
+	}
+}

@@ -115,6 +115,19 @@ func (f *Fleet) TunnelStatuses(network string) map[string]swanherdv1.TunnelStatu
 	return out
 }
 
+// TunnelsOverSLA returns the tunnels of network whose path is over a limit of its SLA.
+func (f *Fleet) TunnelsOverSLA(network string) map[string]bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := map[string]bool{}
+	for name, t := range f.tunnels {
+		if inNetwork(name, network) && OverSLA(t.view) {
+			out[name] = true
+		}
+	}
+	return out
+}
+
 // EdgeStatus returns what is known of an edge right now; nil when the fleet
 // has no such edge.
 func (f *Fleet) EdgeStatus(name string) *swanherdv1.EdgeStatus {
@@ -191,6 +204,9 @@ func (y *Tally) Tunnel(t *swanherdv1.Tunnel) {
 		c.Up++
 	case swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:
 		c.Degraded++
+		if OverSLA(t) {
+			c.SlaViolated++
+		}
 	case swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:
 		c.Down++
 		return

@@ -73,7 +73,7 @@ func statusOf(a, b endState) (swanherdv1.TunnelStatus, string) {
 		return statusWithSilentEnd(a, b)
 	}
 	if a.established() && b.established() {
-		return swanherdv1.TunnelStatus_TUNNEL_STATUS_UP, ""
+		return statusOfPath(a, b)
 	}
 	if a.usable() && b.usable() {
 		return swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, partialReason(a, b)
@@ -115,6 +115,43 @@ func silenceReason(e endState) string {
 		return e.id() + " has not connected since the controller started"
 	}
 	return e.id() + " has no session with the controller"
+}
+
+// statusOfPath is for a tunnel that has all its SAs: its path may not be good enough.
+func statusOfPath(a, b endState) (swanherdv1.TunnelStatus, string) {
+	var reasons []string
+	for _, e := range []endState{a, b} {
+		for _, v := range e.report.GetSlaViolations() {
+			reasons = append(reasons, e.id()+" measured "+violation(v))
+		}
+	}
+	if len(reasons) > 0 {
+		return swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, strings.Join(reasons, "; ")
+	}
+	return swanherdv1.TunnelStatus_TUNNEL_STATUS_UP, ""
+}
+
+// OverSLA says whether a tunnel that has all its SAs is degraded because its path is over
+// a limit of its SLA.
+func OverSLA(t *swanherdv1.Tunnel) bool {
+	for _, end := range []*swanherdv1.TunnelEnd{t.GetA(), t.GetB()} {
+		if end.GetReport().GetState() != swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED {
+			return false
+		}
+	}
+	return t.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED
+}
+
+// violation says what was measured when it began, which does not change with every look.
+func violation(v *swanherdv1.SlaViolation) string {
+	of, unit := "a loss", "%"
+	switch v.GetMetric() {
+	case swanherdv1.SlaMetric_SLA_METRIC_LATENCY:
+		of, unit = "a round trip", "ms"
+	case swanherdv1.SlaMetric_SLA_METRIC_JITTER:
+		of, unit = "a jitter", "ms"
+	}
+	return fmt.Sprintf("%s of %.3g %s, over the %.3g %s of its SLA", of, v.GetMeasured(), unit, v.GetLimit(), unit)
 }
 
 func partialReason(a, b endState) string {

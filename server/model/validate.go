@@ -94,6 +94,19 @@ func (v *validator) profile(p *swanherdv1.Profile) {
 	}
 	check(ProposalIKE, "ike_proposals", p.GetIkeProposals())
 	check(ProposalESP, "esp_proposals", p.GetEspProposals())
+	v.sla(p)
+}
+
+// sla checks that the SLA of a profile can be judged.
+func (v *validator) sla(p *swanherdv1.Profile) {
+	sla := p.GetSla()
+	switch {
+	case sla == nil:
+	case p.GetProbing().GetDisabled():
+		v.add(p.GetName(), "sla", "is judged by probes, and probing is disabled", "enable probing, or leave the SLA out")
+	case sla.GetTrafficClass() == swanherdv1.PathSla_TRAFFIC_CLASS_UNSPECIFIED && sla.MaxLossPercent == nil && sla.GetMaxLatency() == nil && sla.GetMaxJitter() == nil:
+		v.add(p.GetName(), "sla", "has no limit", "name a traffic_class, or one of max_loss_percent, max_latency and max_jitter")
+	}
 }
 
 // sitePrefix is a prefix and where it is.

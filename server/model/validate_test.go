@@ -53,6 +53,17 @@ func TestViolations(t *testing.T) {
 	}{
 		{"nothing", func(*swanherdv1.Manifest) {}, nil},
 		{
+			"an SLA without a limit", func(m *swanherdv1.Manifest) { m.Profiles[0].Sla = &swanherdv1.PathSla{} },
+			[][]string{{"profiles[0].sla", "has no limit", "name a traffic_class"}},
+		},
+		{
+			"an SLA without probes", func(m *swanherdv1.Manifest) {
+				m.Profiles[0].Sla = &swanherdv1.PathSla{TrafficClass: swanherdv1.PathSla_TRAFFIC_CLASS_VOICE}
+				m.Profiles[0].Probing = &swanherdv1.Probing{Disabled: true}
+			},
+			[][]string{{"profiles[0].sla", "probing is disabled"}},
+		},
+		{
 			"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
 			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}},
 		},

@@ -40,6 +40,8 @@ type edge struct {
 	uplinks []*uplinkInfo // by preference
 	// identity on the wire.
 	identity string
+	// probes is where the addresses of its probes are.
+	probes netip.Prefix
 }
 
 // mesh is a Mesh with its selectors resolved. One of the three groups is set.
@@ -69,6 +71,7 @@ type mesh struct {
 	// What all tunnels of the mesh share; messages are never changed.
 	ikeRekey, childRekey, dpdDelay *durationpb.Duration
 	replayWindow                   uint32
+	sla                            *swanherdv1.PathSla // nil: no limits
 }
 
 type role uint8
@@ -150,6 +153,7 @@ func (n *network) addEdge(t *model.Topology, row model.Row[*swanherdv1.Edge]) {
 		return // refused before it was stored
 	}
 	e := &edge{name: row.Name, id: id, site: n.sites[row.Value.GetSite()], enabled: !row.Value.GetDisabled(), identity: id.IKEIdentity()}
+	e.probes = probePrefix(id.Network, row.Name)
 	e.uplinks = preferred(t.EdgeStatuses.Value(row.Name).GetUplinks())
 	n.edges[row.Name] = e
 	if e.site == nil {
@@ -252,6 +256,7 @@ func newMesh(name string, profile *swanherdv1.Profile) *mesh {
 		childRekey:   orDefault(profile.GetChildRekeyTime(), defaultChildRekey),
 		dpdDelay:     orDefault(profile.GetDpdDelay(), defaultDPDDelay),
 		replayWindow: profile.GetReplayWindow(),
+		sla:          limitsOf(profile.GetSla()),
 	}
 	if m.replayWindow == 0 {
 		m.replayWindow = defaultReplayWindow

@@ -59,10 +59,12 @@ func (n *network) newLink(m *mesh, x, y *edge) *link {
 	}
 	name := tunnelName(&a, &b)
 	forA, forB := children(m, a.offered, b.offered)
+	intentA, intentB := intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
+	intentA.Probe, intentB.Probe = m.probes(name, &a, &b)
 	return &link{
 		tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()},
-		a:      digest.Resource(intent(name, m, &a, &b, forA)),
-		b:      digest.Resource(intent(name, m, &b, &a, forB)),
+		a:      digest.Resource(intentA),
+		b:      digest.Resource(intentB),
 	}
 }
 

@@ -235,6 +235,7 @@ func (p *Planner) updateSettings(n *network, e *edge, out *output) {
 	s := &swanherdv1.EdgeSettings{
 		Edge:            e.name,
 		CounterInterval: durationpb.New(counterInterval),
+		Probes:          e.probeSettings(),
 	}
 	if e.site != nil {
 		s.LocalPrefixes = e.site.texts

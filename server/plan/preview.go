@@ -136,6 +136,8 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 	differs(updated, "dpd_delay", !proto.Equal(old.GetDpdDelay(), now.GetDpdDelay()))
 	differs(updated, "role", old.GetRole() != now.GetRole())
 	differs(updated, "tcp_encapsulation", old.GetTcpEncapsulation() != now.GetTcpEncapsulation())
+	differs(updated, "probe", !proto.Equal(old.GetProbe(), now.GetProbe()) && sameProbes(old, now))
+	differs(rekeyed, "probe", !sameProbes(old, now))
 	compareChildren(old.GetChildren(), now.GetChildren(), func(field string, negotiated bool) {
 		if negotiated {
 			differs(rekeyed, "children."+field, true)
@@ -144,6 +146,12 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 		}
 	})
 	return effect, reasons
+}
+
+// sameProbes says whether probes have the same addresses, which are in the selectors.
+func sameProbes(old, now *swanherdv1.TunnelIntent) bool {
+	a, b := old.GetProbe(), now.GetProbe()
+	return a.GetLocalAddress() == b.GetLocalAddress() && a.GetRemoteAddress() == b.GetRemoteAddress()
 }
 
 // compareChildren tells which fields of Child SAs differ, and whether SAs have to be

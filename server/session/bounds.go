@@ -48,6 +48,9 @@ func clipError(e *swanherdv1.TunnelError) {
 	}
 }
 
+// maxViolations is how many limits an SLA has.
+const maxViolations = 3
+
 // checkUplinks refuses more than an edge can have. The rules of the message
 // hold each of them to its form.
 func checkUplinks(uplinks []*swanherdv1.Uplink) error {

@@ -334,6 +334,7 @@ func (s *session) reported(r *swanherdv1.StatusReport) {
 		if e := t.GetLastError(); e != nil {
 			clipError(e)
 		}
+		t.SlaViolations = t.GetSlaViolations()[:min(len(t.GetSlaViolations()), maxViolations)]
 	}
 	s.server.cfg.Fleet.Report(s.identity.Edge, r)
 }

@@ -19,6 +19,7 @@ func TestPrintStatus(t *testing.T) {
 		Session: &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
 		Uplinks: []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`)},
 		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","path_mtu":{"octets":1400,"limited":true,"search":"complete"},"state_time":"2026-11-23T11:59:00Z",
+			"quality":{"window_probes":100,"window_lost":2,"rtt_avg_us":12340},
 			"last_error":{"code":"TS_UNACCEPTABLE","message":"create Child SA: no","remote":true,"time":"2026-11-23T11:59:30Z",
 			"kind":"TUNNEL_ERROR_KIND_SELECTORS","exchange":"IKE_AUTH","payload":"TSi","child":"lan","ours":["a","b"],"remedy":"mirror them"}}`)},
 	}
@@ -34,8 +35,8 @@ Controller:  c:7444, connected for 5s, round trip 1.2 ms
 Intent:      none yet
 Uplink:      wan1  eth0  192.0.2.1
 
-TUNNEL  STATE   SINCE  REMOTE  PATH MTU        IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
-a--b    failed  1m0s   -       1400 (limited)  -          -      -           -   -    TS_UNACCEPTABLE
+TUNNEL  STATE   SINCE  REMOTE  PATH MTU        RTT       LOSS   IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
+a--b    failed  1m0s   -       1400 (limited)  12.34 ms  2.0 %  -          -      -           -   -    TS_UNACCEPTABLE
 
 a--b failed 30s ago, as the peer found:
   what:      create Child SA: no

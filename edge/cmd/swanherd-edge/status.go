@@ -94,7 +94,7 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	fmt.Fprintln(w, "TUNNEL\tSTATE\tSINCE\tREMOTE\tPATH MTU\tIKE SUITE\tCHILD\tSPI IN/OUT\tIN\tOUT\tLAST ERROR")
+	fmt.Fprintln(w, "TUNNEL\tSTATE\tSINCE\tREMOTE\tPATH MTU\tRTT\tLOSS\tIKE SUITE\tCHILD\tSPI IN/OUT\tIN\tOUT\tLAST ERROR")
 	for _, t := range tunnels {
 		printTunnel(w, t, now)
 	}
@@ -176,11 +176,11 @@ func printTunnel(w io.Writer, t *swanherdv1.TunnelReport, now time.Time) {
 		children = []*swanherdv1.ChildSa{nil}
 	}
 	for i, c := range children {
-		lead := "\t\t\t\t\t"
+		lead := "\t\t\t\t\t\t\t"
 		if i == 0 {
 			lead = strings.Join([]string{
 				name, health.StateWord(t.GetState()), age(now, at(t.GetStateTime())),
-				remote(t), pathMTU(t), dash(t.GetIkeSa().GetSuite()),
+				remote(t), pathMTU(t), roundTrip(t), loss(t), dash(t.GetIkeSa().GetSuite()),
 			}, "\t")
 		}
 		child, spis, in, out := "-", "-", "-", "-"
@@ -215,6 +215,23 @@ func pathMTU(t *swanherdv1.TunnelReport) string {
 	default:
 		return fmt.Sprint(path.GetOctets())
 	}
+}
+
+// roundTrip is the mean one of the probes in the window.
+func roundTrip(t *swanherdv1.TunnelReport) string {
+	if q := t.GetQuality(); q.GetWindowProbes() > q.GetWindowLost() {
+		return fmt.Sprintf("%.2f ms", float64(q.GetRttAvgUs())/1000)
+	}
+	return "-"
+}
+
+// loss is the part of the probes in the window that were lost.
+func loss(t *swanherdv1.TunnelReport) string {
+	q := t.GetQuality()
+	if q.GetWindowProbes() == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f %%", 100*float64(q.GetWindowLost())/float64(q.GetWindowProbes()))
 }
 
 func at(t *timestamppb.Timestamp) time.Time {

@@ -55,6 +55,8 @@ const (
 	// Fewer than min_replicas replicas of the controller live. For rules of
 	// `networks/-` only.
 	AlertCondition_ALERT_CONDITION_REPLICA_LOST AlertCondition = 11
+	// The path of a tunnel, at one end or both, is over a limit of its profile's SLA.
+	AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED AlertCondition = 12
 )
 
 // Enum value maps for AlertCondition.
@@ -72,6 +74,7 @@ var (
 		9:  "ALERT_CONDITION_AUTHORITY_EXPIRING",
 		10: "ALERT_CONDITION_MASS_LOSS",
 		11: "ALERT_CONDITION_REPLICA_LOST",
+		12: "ALERT_CONDITION_TUNNEL_SLA_VIOLATED",
 	}
 	AlertCondition_value = map[string]int32{
 		"ALERT_CONDITION_UNSPECIFIED":          0,
@@ -86,6 +89,7 @@ var (
 		"ALERT_CONDITION_AUTHORITY_EXPIRING":   9,
 		"ALERT_CONDITION_MASS_LOSS":            10,
 		"ALERT_CONDITION_REPLICA_LOST":         11,
+		"ALERT_CONDITION_TUNNEL_SLA_VIOLATED":  12,
 	}
 )
 
@@ -1737,7 +1741,7 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\tdelivered\x18\x01 \x01(\bR\tdelivered\x12\x1f\n" +
 	"\vstatus_code\x18\x02 \x01(\x05R\n" +
 	"statusCode\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error*\xbb\x03\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error*\xe4\x03\n" +
 	"\x0eAlertCondition\x12\x1f\n" +
 	"\x1bALERT_CONDITION_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cALERT_CONDITION_EDGE_OFFLINE\x10\x01\x12!\n" +
@@ -1751,7 +1755,8 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\"ALERT_CONDITION_AUTHORITY_EXPIRING\x10\t\x12\x1d\n" +
 	"\x19ALERT_CONDITION_MASS_LOSS\x10\n" +
 	"\x12 \n" +
-	"\x1cALERT_CONDITION_REPLICA_LOST\x10\v*\x81\x01\n" +
+	"\x1cALERT_CONDITION_REPLICA_LOST\x10\v\x12'\n" +
+	"#ALERT_CONDITION_TUNNEL_SLA_VIOLATED\x10\f*\x81\x01\n" +
 	"\rAlertSeverity\x12\x1e\n" +
 	"\x1aALERT_SEVERITY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ALERT_SEVERITY_INFO\x10\x01\x12\x1a\n" +

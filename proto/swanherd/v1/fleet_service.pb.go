@@ -678,7 +678,9 @@ type FleetCounts struct {
 	// Sites none of whose tunnels is up.
 	SitesIsolated uint32 `protobuf:"varint,9,opt,name=sites_isolated,json=sitesIsolated,proto3" json:"sites_isolated,omitempty"`
 	// Edges that run the newest intent planned for them.
-	EdgesInSync   uint32 `protobuf:"varint,10,opt,name=edges_in_sync,json=edgesInSync,proto3" json:"edges_in_sync,omitempty"`
+	EdgesInSync uint32 `protobuf:"varint,10,opt,name=edges_in_sync,json=edgesInSync,proto3" json:"edges_in_sync,omitempty"`
+	// Of the tunnels that are degraded, those whose path is over a limit of its SLA.
+	SlaViolated   uint32 `protobuf:"varint,11,opt,name=sla_violated,json=slaViolated,proto3" json:"sla_violated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +781,13 @@ func (x *FleetCounts) GetSitesIsolated() uint32 {
 func (x *FleetCounts) GetEdgesInSync() uint32 {
 	if x != nil {
 		return x.EdgesInSync
+	}
+	return 0
+}
+
+func (x *FleetCounts) GetSlaViolated() uint32 {
+	if x != nil {
+		return x.SlaViolated
 	}
 	return 0
 }
@@ -1275,7 +1284,7 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x05edges\x18\x05 \x03(\v2\x11.swanherd.v1.EdgeR\x05edges\x12#\n" +
 	"\rremoved_edges\x18\x06 \x03(\tR\fremovedEdges\x12\x16\n" +
 	"\x06synced\x18\a \x01(\bR\x06synced\x12!\n" +
-	"\fserver_build\x18\b \x01(\tR\vserverBuild\"\xa5\x02\n" +
+	"\fserver_build\x18\b \x01(\tR\vserverBuild\"\xc8\x02\n" +
 	"\vFleetCounts\x12\x0e\n" +
 	"\x02up\x18\x01 \x01(\rR\x02up\x12\x1a\n" +
 	"\bdegraded\x18\x02 \x01(\rR\bdegraded\x12\x12\n" +
@@ -1287,7 +1296,8 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x05sites\x18\b \x01(\rR\x05sites\x12%\n" +
 	"\x0esites_isolated\x18\t \x01(\rR\rsitesIsolated\x12\"\n" +
 	"\redges_in_sync\x18\n" +
-	" \x01(\rR\vedgesInSync\"-\n" +
+	" \x01(\rR\vedgesInSync\x12!\n" +
+	"\fsla_violated\x18\v \x01(\rR\vslaViolated\"-\n" +
 	"\x0fGetEventRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\x9d\x01\n" +
 	"\x11ListEventsRequest\x12\x1e\n" +

@@ -185,7 +185,16 @@ type HistoryPoint struct {
 	PacketsIn  uint64 `protobuf:"varint,6,opt,name=packets_in,json=packetsIn,proto3" json:"packets_in,omitempty"`
 	PacketsOut uint64 `protobuf:"varint,7,opt,name=packets_out,json=packetsOut,proto3" json:"packets_out,omitempty"`
 	// Packets that came and were dropped: replayed, not authentic, or not allowed.
-	Drops         uint64 `protobuf:"varint,8,opt,name=drops,proto3" json:"drops,omitempty"`
+	Drops uint64 `protobuf:"varint,8,opt,name=drops,proto3" json:"drops,omitempty"`
+	// Packets that never came: gaps in the sequence numbers, with no probe.
+	Missing uint64 `protobuf:"varint,9,opt,name=missing,proto3" json:"missing,omitempty"`
+	// Probes of which it is known whether they were answered, and those that were lost.
+	Probes     uint64 `protobuf:"varint,10,opt,name=probes,proto3" json:"probes,omitempty"`
+	ProbesLost uint64 `protobuf:"varint,11,opt,name=probes_lost,json=probesLost,proto3" json:"probes_lost,omitempty"`
+	// Means of the round trips of probes, and of how much the delay of one differs from that
+	// of the one before, in both directions; unset if nothing was measured.
+	Latency       *durationpb.Duration `protobuf:"bytes,12,opt,name=latency,proto3" json:"latency,omitempty"`
+	Jitter        *durationpb.Duration `protobuf:"bytes,13,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,6 +285,41 @@ func (x *HistoryPoint) GetDrops() uint64 {
 	return 0
 }
 
+func (x *HistoryPoint) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
+func (x *HistoryPoint) GetProbes() uint64 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *HistoryPoint) GetProbesLost() uint64 {
+	if x != nil {
+		return x.ProbesLost
+	}
+	return 0
+}
+
+func (x *HistoryPoint) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *HistoryPoint) GetJitter() *durationpb.Duration {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
 var File_swanherd_v1_history_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_history_service_proto_rawDesc = "" +
@@ -292,7 +336,7 @@ const file_swanherd_v1_history_service_proto_rawDesc = "" +
 	"\x04step\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04step\x121\n" +
 	"\x06points\x18\x03 \x03(\v2\x19.swanherd.v1.HistoryPointR\x06points\x12/\n" +
 	"\x05total\x18\x04 \x01(\v2\x19.swanherd.v1.HistoryPointR\x05total:v\xeaAs\n" +
-	"\x14swanherd.dev/History\x12+networks/{network}/tunnels/{tunnel}/history\x12\x1anetworks/{network}/history*\thistories2\ahistory\"\x89\x02\n" +
+	"\x14swanherd.dev/History\x12+networks/{network}/tunnels/{tunnel}/history\x12\x1anetworks/{network}/history*\thistories2\ahistory\"\xc4\x03\n" +
 	"\fHistoryPoint\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
 	"\asamples\x18\x02 \x01(\x04R\asamples\x12\x1d\n" +
@@ -305,7 +349,14 @@ const file_swanherd_v1_history_service_proto_rawDesc = "" +
 	"packets_in\x18\x06 \x01(\x04R\tpacketsIn\x12\x1f\n" +
 	"\vpackets_out\x18\a \x01(\x04R\n" +
 	"packetsOut\x12\x14\n" +
-	"\x05drops\x18\b \x01(\x04R\x05drops2\xab\x01\n" +
+	"\x05drops\x18\b \x01(\x04R\x05drops\x12\x18\n" +
+	"\amissing\x18\t \x01(\x04R\amissing\x12\x16\n" +
+	"\x06probes\x18\n" +
+	" \x01(\x04R\x06probes\x12\x1f\n" +
+	"\vprobes_lost\x18\v \x01(\x04R\n" +
+	"probesLost\x123\n" +
+	"\alatency\x18\f \x01(\v2\x19.google.protobuf.DurationR\alatency\x121\n" +
+	"\x06jitter\x18\r \x01(\v2\x19.google.protobuf.DurationR\x06jitter2\xab\x01\n" +
 	"\x0eHistoryService\x12\x98\x01\n" +
 	"\fQueryHistory\x12 .swanherd.v1.QueryHistoryRequest\x1a\x14.swanherd.v1.History\"P\x82\xd3\xe4\x93\x02JZ\x1f\x12\x1d/v1/{name=networks/*/history}\x12'/v1/{name=networks/*/tunnels/*/history}B\xae\x01\n" +
 	"\x0fcom.swanherd.v1B\x13HistoryServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
@@ -331,20 +382,22 @@ var file_swanherd_v1_history_service_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),   // 4: google.protobuf.Duration
 }
 var file_swanherd_v1_history_service_proto_depIdxs = []int32{
-	3, // 0: swanherd.v1.QueryHistoryRequest.start_time:type_name -> google.protobuf.Timestamp
-	3, // 1: swanherd.v1.QueryHistoryRequest.end_time:type_name -> google.protobuf.Timestamp
-	4, // 2: swanherd.v1.QueryHistoryRequest.step:type_name -> google.protobuf.Duration
-	4, // 3: swanherd.v1.History.step:type_name -> google.protobuf.Duration
-	2, // 4: swanherd.v1.History.points:type_name -> swanherd.v1.HistoryPoint
-	2, // 5: swanherd.v1.History.total:type_name -> swanherd.v1.HistoryPoint
-	3, // 6: swanherd.v1.HistoryPoint.time:type_name -> google.protobuf.Timestamp
-	0, // 7: swanherd.v1.HistoryService.QueryHistory:input_type -> swanherd.v1.QueryHistoryRequest
-	1, // 8: swanherd.v1.HistoryService.QueryHistory:output_type -> swanherd.v1.History
-	8, // [8:9] is the sub-list for method output_type
-	7, // [7:8] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3,  // 0: swanherd.v1.QueryHistoryRequest.start_time:type_name -> google.protobuf.Timestamp
+	3,  // 1: swanherd.v1.QueryHistoryRequest.end_time:type_name -> google.protobuf.Timestamp
+	4,  // 2: swanherd.v1.QueryHistoryRequest.step:type_name -> google.protobuf.Duration
+	4,  // 3: swanherd.v1.History.step:type_name -> google.protobuf.Duration
+	2,  // 4: swanherd.v1.History.points:type_name -> swanherd.v1.HistoryPoint
+	2,  // 5: swanherd.v1.History.total:type_name -> swanherd.v1.HistoryPoint
+	3,  // 6: swanherd.v1.HistoryPoint.time:type_name -> google.protobuf.Timestamp
+	4,  // 7: swanherd.v1.HistoryPoint.latency:type_name -> google.protobuf.Duration
+	4,  // 8: swanherd.v1.HistoryPoint.jitter:type_name -> google.protobuf.Duration
+	0,  // 9: swanherd.v1.HistoryService.QueryHistory:input_type -> swanherd.v1.QueryHistoryRequest
+	1,  // 10: swanherd.v1.HistoryService.QueryHistory:output_type -> swanherd.v1.History
+	10, // [10:11] is the sub-list for method output_type
+	9,  // [9:10] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_history_service_proto_init() }

@@ -285,7 +285,9 @@ type EdgeSettings struct {
 	// file; a managed edge uses what it enrolled with.
 	IdentityFiles *IdentityFiles `protobuf:"bytes,6,opt,name=identity_files,json=identityFiles,proto3" json:"identity_files,omitempty"`
 	// MTU of the tunnel interface; 0: computed from the uplink's.
-	TunnelMtu     uint32 `protobuf:"varint,7,opt,name=tunnel_mtu,json=tunnelMtu,proto3" json:"tunnel_mtu,omitempty"`
+	TunnelMtu uint32 `protobuf:"varint,7,opt,name=tunnel_mtu,json=tunnelMtu,proto3" json:"tunnel_mtu,omitempty"`
+	// Needed if a tunnel is probed.
+	Probes        *ProbeSettings `protobuf:"bytes,8,opt,name=probes,proto3" json:"probes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -369,6 +371,69 @@ func (x *EdgeSettings) GetTunnelMtu() uint32 {
 	return 0
 }
 
+func (x *EdgeSettings) GetProbes() *ProbeSettings {
+	if x != nil {
+		return x.Probes
+	}
+	return nil
+}
+
+// ProbeSettings says which addresses probes through tunnels have. Nothing but probes
+// uses them, and they are routed into tunnels alone.
+type ProbeSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of the network, such as `fd12:3456:789a::/48`.
+	NetworkPrefix string `protobuf:"bytes,1,opt,name=network_prefix,json=networkPrefix,proto3" json:"network_prefix,omitempty"`
+	// Those of this edge, a part of it.
+	LocalPrefix   string `protobuf:"bytes,2,opt,name=local_prefix,json=localPrefix,proto3" json:"local_prefix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeSettings) Reset() {
+	*x = ProbeSettings{}
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeSettings) ProtoMessage() {}
+
+func (x *ProbeSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeSettings.ProtoReflect.Descriptor instead.
+func (*ProbeSettings) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ProbeSettings) GetNetworkPrefix() string {
+	if x != nil {
+		return x.NetworkPrefix
+	}
+	return ""
+}
+
+func (x *ProbeSettings) GetLocalPrefix() string {
+	if x != nil {
+		return x.LocalPrefix
+	}
+	return ""
+}
+
 // IdentityFiles names PEM files.
 type IdentityFiles struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -380,7 +445,7 @@ type IdentityFiles struct {
 
 func (x *IdentityFiles) Reset() {
 	*x = IdentityFiles{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +457,7 @@ func (x *IdentityFiles) String() string {
 func (*IdentityFiles) ProtoMessage() {}
 
 func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +470,7 @@ func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityFiles.ProtoReflect.Descriptor instead.
 func (*IdentityFiles) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IdentityFiles) GetCertificate() string {
@@ -446,13 +511,15 @@ type TunnelIntent struct {
 	ForceUdpEncapsulation bool `protobuf:"varint,12,opt,name=force_udp_encapsulation,json=forceUdpEncapsulation,proto3" json:"force_udp_encapsulation,omitempty"`
 	// As in Profile.tcp_encapsulation.
 	TcpEncapsulation TcpEncapsulation `protobuf:"varint,13,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Unset: the tunnel is not probed, and no probe of the peer is answered.
+	Probe         *ProbeIntent `protobuf:"bytes,14,opt,name=probe,proto3" json:"probe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelIntent) Reset() {
 	*x = TunnelIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -464,7 +531,7 @@ func (x *TunnelIntent) String() string {
 func (*TunnelIntent) ProtoMessage() {}
 
 func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -477,7 +544,7 @@ func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelIntent.ProtoReflect.Descriptor instead.
 func (*TunnelIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TunnelIntent) GetName() string {
@@ -571,6 +638,88 @@ func (x *TunnelIntent) GetTcpEncapsulation() TcpEncapsulation {
 	return TcpEncapsulation_TCP_ENCAPSULATION_UNSPECIFIED
 }
 
+func (x *TunnelIntent) GetProbe() *ProbeIntent {
+	if x != nil {
+		return x.Probe
+	}
+	return nil
+}
+
+// ProbeIntent has an edge measure a tunnel by probes in it (STAMP, RFC 8762), and
+// answer those of its peer. The first child in tunnel mode carries them: the two
+// addresses are in its traffic selectors beside those that it names.
+type ProbeIntent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The two ends, IPv6; within local_prefix and network_prefix of the settings.
+	LocalAddress  string `protobuf:"bytes,1,opt,name=local_address,json=localAddress,proto3" json:"local_address,omitempty"`
+	RemoteAddress string `protobuf:"bytes,2,opt,name=remote_address,json=remoteAddress,proto3" json:"remote_address,omitempty"`
+	// The mean time between two probes. An edge that has very many tunnels probes each
+	// less often.
+	Interval *durationpb.Duration `protobuf:"bytes,3,opt,name=interval,proto3" json:"interval,omitempty"`
+	// What is to be judged; classes are resolved. Unset: nothing.
+	Sla           *PathSla `protobuf:"bytes,4,opt,name=sla,proto3" json:"sla,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeIntent) Reset() {
+	*x = ProbeIntent{}
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeIntent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeIntent) ProtoMessage() {}
+
+func (x *ProbeIntent) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeIntent.ProtoReflect.Descriptor instead.
+func (*ProbeIntent) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProbeIntent) GetLocalAddress() string {
+	if x != nil {
+		return x.LocalAddress
+	}
+	return ""
+}
+
+func (x *ProbeIntent) GetRemoteAddress() string {
+	if x != nil {
+		return x.RemoteAddress
+	}
+	return ""
+}
+
+func (x *ProbeIntent) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *ProbeIntent) GetSla() *PathSla {
+	if x != nil {
+		return x.Sla
+	}
+	return nil
+}
+
 // PeerEndpoint is an address at which a peer answers IKE.
 type PeerEndpoint struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -584,7 +733,7 @@ type PeerEndpoint struct {
 
 func (x *PeerEndpoint) Reset() {
 	*x = PeerEndpoint{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +745,7 @@ func (x *PeerEndpoint) String() string {
 func (*PeerEndpoint) ProtoMessage() {}
 
 func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +758,7 @@ func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerEndpoint.ProtoReflect.Descriptor instead.
 func (*PeerEndpoint) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PeerEndpoint) GetAddress() string {
@@ -644,7 +793,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -656,7 +805,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -669,7 +818,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Authentication) GetLocalId() string {
@@ -737,7 +886,7 @@ type CertificateAuthentication struct {
 
 func (x *CertificateAuthentication) Reset() {
 	*x = CertificateAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +898,7 @@ func (x *CertificateAuthentication) String() string {
 func (*CertificateAuthentication) ProtoMessage() {}
 
 func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +911,7 @@ func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthentication.ProtoReflect.Descriptor instead.
 func (*CertificateAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
 }
 
 // PskAuthentication takes the pre-shared key from a file, so that an intent
@@ -777,7 +926,7 @@ type PskAuthentication struct {
 
 func (x *PskAuthentication) Reset() {
 	*x = PskAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +938,7 @@ func (x *PskAuthentication) String() string {
 func (*PskAuthentication) ProtoMessage() {}
 
 func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +951,7 @@ func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PskAuthentication.ProtoReflect.Descriptor instead.
 func (*PskAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PskAuthentication) GetFile() string {
@@ -839,7 +988,7 @@ type ChildIntent struct {
 
 func (x *ChildIntent) Reset() {
 	*x = ChildIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1000,7 @@ func (x *ChildIntent) String() string {
 func (*ChildIntent) ProtoMessage() {}
 
 func (x *ChildIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1013,7 @@ func (x *ChildIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildIntent.ProtoReflect.Descriptor instead.
 func (*ChildIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChildIntent) GetName() string {
@@ -952,7 +1101,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x0frevoked_serials\x18\x02 \x03(\tR\x0erevokedSerials\x12\x1d\n" +
 	"\n" +
 	"issuer_pin\x18\x03 \x01(\tR\tissuerPin\x12<\n" +
-	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\xd9\x02\n" +
+	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\x8d\x03\n" +
 	"\fEdgeSettings\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -962,10 +1111,14 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x10counter_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\x12A\n" +
 	"\x0eidentity_files\x18\x06 \x01(\v2\x1a.swanherd.v1.IdentityFilesR\ridentityFiles\x12(\n" +
 	"\n" +
-	"tunnel_mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\ttunnelMtu\"S\n" +
+	"tunnel_mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\ttunnelMtu\x122\n" +
+	"\x06probes\x18\b \x01(\v2\x1a.swanherd.v1.ProbeSettingsR\x06probes\"s\n" +
+	"\rProbeSettings\x122\n" +
+	"\x0enetwork_prefix\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\rnetworkPrefix\x12.\n" +
+	"\flocal_prefix\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\vlocalPrefix\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xaa\x05\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xda\x05\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12\x1b\n" +
@@ -981,7 +1134,13 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	" \x01(\v2\x19.google.protobuf.DurationR\bdpdDelay\x12>\n" +
 	"\bchildren\x18\v \x03(\v2\x18.swanherd.v1.ChildIntentB\b\xbaH\x05\x92\x01\x02\b\x01R\bchildren\x126\n" +
 	"\x17force_udp_encapsulation\x18\f \x01(\bR\x15forceUdpEncapsulation\x12J\n" +
-	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\"P\n" +
+	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\x12.\n" +
+	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\"\xe2\x01\n" +
+	"\vProbeIntent\x12-\n" +
+	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
+	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +
+	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\x12&\n" +
+	"\x03sla\x18\x04 \x01(\v2\x14.swanherd.v1.PathSlaR\x03sla\"P\n" +
 	"\fPeerEndpoint\x12!\n" +
 	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02p\x01R\aaddress\x12\x1d\n" +
 	"\x04port\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xe1\x01\n" +
@@ -1032,50 +1191,57 @@ func file_swanherd_v1_intent_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_intent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_swanherd_v1_intent_proto_goTypes = []any{
 	(TunnelRole)(0),                    // 0: swanherd.v1.TunnelRole
 	(IpsecMode)(0),                     // 1: swanherd.v1.IpsecMode
 	(*EdgeIntent)(nil),                 // 2: swanherd.v1.EdgeIntent
 	(*TrustBundle)(nil),                // 3: swanherd.v1.TrustBundle
 	(*EdgeSettings)(nil),               // 4: swanherd.v1.EdgeSettings
-	(*IdentityFiles)(nil),              // 5: swanherd.v1.IdentityFiles
-	(*TunnelIntent)(nil),               // 6: swanherd.v1.TunnelIntent
-	(*PeerEndpoint)(nil),               // 7: swanherd.v1.PeerEndpoint
-	(*Authentication)(nil),             // 8: swanherd.v1.Authentication
-	(*CertificateAuthentication)(nil),  // 9: swanherd.v1.CertificateAuthentication
-	(*PskAuthentication)(nil),          // 10: swanherd.v1.PskAuthentication
-	(*ChildIntent)(nil),                // 11: swanherd.v1.ChildIntent
-	(*durationpb.Duration)(nil),        // 12: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 13: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 14: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 15: swanherd.v1.TrafficFlowConfidentiality
+	(*ProbeSettings)(nil),              // 5: swanherd.v1.ProbeSettings
+	(*IdentityFiles)(nil),              // 6: swanherd.v1.IdentityFiles
+	(*TunnelIntent)(nil),               // 7: swanherd.v1.TunnelIntent
+	(*ProbeIntent)(nil),                // 8: swanherd.v1.ProbeIntent
+	(*PeerEndpoint)(nil),               // 9: swanherd.v1.PeerEndpoint
+	(*Authentication)(nil),             // 10: swanherd.v1.Authentication
+	(*CertificateAuthentication)(nil),  // 11: swanherd.v1.CertificateAuthentication
+	(*PskAuthentication)(nil),          // 12: swanherd.v1.PskAuthentication
+	(*ChildIntent)(nil),                // 13: swanherd.v1.ChildIntent
+	(*durationpb.Duration)(nil),        // 14: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 15: swanherd.v1.TcpEncapsulation
+	(*PathSla)(nil),                    // 16: swanherd.v1.PathSla
+	(*OuterHeader)(nil),                // 17: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 18: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	4,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
-	6,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
+	7,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
 	3,  // 2: swanherd.v1.EdgeIntent.trust:type_name -> swanherd.v1.TrustBundle
-	12, // 3: swanherd.v1.TrustBundle.renew_within:type_name -> google.protobuf.Duration
-	12, // 4: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
-	5,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
-	0,  // 6: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
-	7,  // 7: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
-	8,  // 8: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
-	12, // 9: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
-	12, // 10: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
-	11, // 11: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	13, // 12: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	9,  // 13: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	10, // 14: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	12, // 15: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	1,  // 16: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
-	14, // 17: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
-	15, // 18: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 3: swanherd.v1.TrustBundle.renew_within:type_name -> google.protobuf.Duration
+	14, // 4: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
+	6,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
+	5,  // 6: swanherd.v1.EdgeSettings.probes:type_name -> swanherd.v1.ProbeSettings
+	0,  // 7: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
+	9,  // 8: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
+	10, // 9: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
+	14, // 10: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
+	14, // 11: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
+	13, // 12: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
+	15, // 13: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	8,  // 14: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
+	14, // 15: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
+	16, // 16: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
+	11, // 17: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	12, // 18: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	14, // 19: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 20: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	17, // 21: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	18, // 22: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -1084,7 +1250,7 @@ func file_swanherd_v1_intent_proto_init() {
 		return
 	}
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_intent_proto_msgTypes[6].OneofWrappers = []any{
+	file_swanherd_v1_intent_proto_msgTypes[8].OneofWrappers = []any{
 		(*Authentication_Certificate)(nil),
 		(*Authentication_Psk)(nil),
 	}
@@ -1094,7 +1260,7 @@ func file_swanherd_v1_intent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_intent_proto_rawDesc), len(file_swanherd_v1_intent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

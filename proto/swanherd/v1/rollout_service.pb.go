@@ -523,6 +523,9 @@ type RolloutPolicy struct {
 	// How many sites may be without a tunnel, or not done with the change, at once:
 	// a batch is admitted in so small parts. 0: as many as are in the batch.
 	DisruptionBudget uint32 `protobuf:"varint,8,opt,name=disruption_budget,json=disruptionBudget,proto3" json:"disruption_budget,omitempty"`
+	// Tunnels that were within their SLA when a batch began, or that it adds, and that may
+	// be over a limit.
+	MaxSlaViolations uint32 `protobuf:"varint,9,opt,name=max_sla_violations,json=maxSlaViolations,proto3" json:"max_sla_violations,omitempty"`
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -609,6 +612,13 @@ func (x *RolloutPolicy) GetMaxTunnelsDown() uint32 {
 func (x *RolloutPolicy) GetDisruptionBudget() uint32 {
 	if x != nil {
 		return x.DisruptionBudget
+	}
+	return 0
+}
+
+func (x *RolloutPolicy) GetMaxSlaViolations() uint32 {
+	if x != nil {
+		return x.MaxSlaViolations
 	}
 	return 0
 }
@@ -1581,7 +1591,10 @@ type Rollout_Progress struct {
 	// Tunnels that were up when the batch began, or that it added, and that are not up.
 	TunnelsDown uint32 `protobuf:"varint,7,opt,name=tunnels_down,json=tunnelsDown,proto3" json:"tunnels_down,omitempty"`
 	// What the batch waits for, in words; at most 100.
-	Waiting       []string `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting []string `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// Tunnels that were within their SLA when the batch began, or that it added, and that
+	// are over a limit.
+	SlaViolations uint32 `protobuf:"varint,9,opt,name=sla_violations,json=slaViolations,proto3" json:"sla_violations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1672,6 +1685,13 @@ func (x *Rollout_Progress) GetWaiting() []string {
 	return nil
 }
 
+func (x *Rollout_Progress) GetSlaViolations() uint32 {
+	if x != nil {
+		return x.SlaViolations
+	}
+	return 0
+}
+
 var File_swanherd_v1_rollout_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
@@ -1719,7 +1739,7 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\tmax_edges\x18\x03 \x01(\rR\bmaxEdges\x1a>\n" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x97\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x04\n" +
 	"\rRolloutPolicy\x12M\n" +
 	"\n" +
 	"on_failure\x18\x01 \x01(\x0e2$.swanherd.v1.RolloutPolicy.OnFailureB\b\xbaH\x05\x82\x01\x02\x10\x01R\tonFailure\x120\n" +
@@ -1731,11 +1751,12 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\vmax_reverts\x18\x06 \x01(\rR\n" +
 	"maxReverts\x12(\n" +
 	"\x10max_tunnels_down\x18\a \x01(\rR\x0emaxTunnelsDown\x12+\n" +
-	"\x11disruption_budget\x18\b \x01(\rR\x10disruptionBudget\"S\n" +
+	"\x11disruption_budget\x18\b \x01(\rR\x10disruptionBudget\x12,\n" +
+	"\x12max_sla_violations\x18\t \x01(\rR\x10maxSlaViolations\"S\n" +
 	"\tOnFailure\x12\x1a\n" +
 	"\x16ON_FAILURE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11ON_FAILURE_REVERT\x10\x01\x12\x13\n" +
-	"\x0fON_FAILURE_HALT\x10\x02\"\xc8\t\n" +
+	"\x0fON_FAILURE_HALT\x10\x02\"\xef\t\n" +
 	"\aRollout\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12%\n" +
 	"\n" +
@@ -1757,7 +1778,7 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x05edges\x18\x01 \x01(\rR\x05edges\x129\n" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
-	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x1a\xe7\x01\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x1a\x8e\x02\n" +
 	"\bProgress\x12\x14\n" +
 	"\x05edges\x18\x01 \x01(\rR\x05edges\x12\x1a\n" +
 	"\badmitted\x18\x02 \x01(\rR\badmitted\x12\x1c\n" +
@@ -1766,7 +1787,8 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\breverted\x18\x05 \x01(\rR\breverted\x12\x18\n" +
 	"\aoffline\x18\x06 \x01(\rR\aoffline\x12!\n" +
 	"\ftunnels_down\x18\a \x01(\rR\vtunnelsDown\x12\x18\n" +
-	"\awaiting\x18\b \x03(\tR\awaiting\"\x93\x01\n" +
+	"\awaiting\x18\b \x03(\tR\awaiting\x12%\n" +
+	"\x0esla_violations\x18\t \x01(\rR\rslaViolations\"\x93\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x01\x12\x10\n" +

@@ -1667,6 +1667,7 @@ type TunnelCounters struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tunnel        string                 `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
 	Children      []*ChildCounters       `protobuf:"bytes,2,rep,name=children,proto3" json:"children,omitempty"`
+	Quality       *PathQuality           `protobuf:"bytes,3,opt,name=quality,proto3" json:"quality,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1711,6 +1712,13 @@ func (x *TunnelCounters) GetTunnel() string {
 func (x *TunnelCounters) GetChildren() []*ChildCounters {
 	if x != nil {
 		return x.Children
+	}
+	return nil
+}
+
+func (x *TunnelCounters) GetQuality() *PathQuality {
+	if x != nil {
+		return x.Quality
 	}
 	return nil
 }
@@ -2586,10 +2594,11 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\atunnels\x18\x03 \x03(\v2\x19.swanherd.v1.TunnelReportR\atunnels\x12\x18\n" +
 	"\aremoved\x18\x04 \x03(\tR\aremoved\"F\n" +
 	"\rCounterReport\x125\n" +
-	"\atunnels\x18\x01 \x03(\v2\x1b.swanherd.v1.TunnelCountersR\atunnels\"`\n" +
+	"\atunnels\x18\x01 \x03(\v2\x1b.swanherd.v1.TunnelCountersR\atunnels\"\x94\x01\n" +
 	"\x0eTunnelCounters\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x126\n" +
-	"\bchildren\x18\x02 \x03(\v2\x1a.swanherd.v1.ChildCountersR\bchildren\"[\n" +
+	"\bchildren\x18\x02 \x03(\v2\x1a.swanherd.v1.ChildCountersR\bchildren\x122\n" +
+	"\aquality\x18\x03 \x01(\v2\x18.swanherd.v1.PathQualityR\aquality\"[\n" +
 	"\rChildCounters\x12\x15\n" +
 	"\x06spi_in\x18\x01 \x01(\tR\x05spiIn\x123\n" +
 	"\bcounters\x18\x02 \x01(\v2\x17.swanherd.v1.SaCountersR\bcounters\"=\n" +
@@ -2697,7 +2706,8 @@ var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(*TunnelIntent)(nil),          // 38: swanherd.v1.TunnelIntent
 	(*TrustBundle)(nil),           // 39: swanherd.v1.TrustBundle
 	(*TunnelReport)(nil),          // 40: swanherd.v1.TunnelReport
-	(*SaCounters)(nil),            // 41: swanherd.v1.SaCounters
+	(*PathQuality)(nil),           // 41: swanherd.v1.PathQuality
+	(*SaCounters)(nil),            // 42: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	7,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
@@ -2742,24 +2752,25 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	40, // 39: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
 	19, // 40: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
 	20, // 41: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	41, // 42: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	34, // 43: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	36, // 44: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	36, // 45: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
-	36, // 46: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
-	4,  // 47: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
-	35, // 48: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
-	35, // 49: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	35, // 50: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	35, // 51: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	32, // 52: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
-	5,  // 53: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	6,  // 54: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	54, // [54:55] is the sub-list for method output_type
-	53, // [53:54] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	41, // 42: swanherd.v1.TunnelCounters.quality:type_name -> swanherd.v1.PathQuality
+	42, // 43: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	34, // 44: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	36, // 45: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	36, // 46: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
+	36, // 47: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
+	4,  // 48: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
+	35, // 49: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
+	35, // 50: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	35, // 51: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	35, // 52: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	32, // 53: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
+	5,  // 54: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 55: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	55, // [55:56] is the sub-list for method output_type
+	54, // [54:55] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }

@@ -1344,7 +1344,11 @@ type Profile struct {
 	// Default: packets show their length and time.
 	TrafficFlowConfidentiality *TrafficFlowConfidentiality `protobuf:"bytes,12,opt,name=traffic_flow_confidentiality,json=trafficFlowConfidentiality,proto3" json:"traffic_flow_confidentiality,omitempty"`
 	// Selected by prune_labels of Apply and by filters.
-	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Labels map[string]string `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How tunnels are probed. Default: at a rate by the class of their uplinks.
+	Probing *Probing `protobuf:"bytes,14,opt,name=probing,proto3" json:"probing,omitempty"`
+	// How good the paths of tunnels have to be. A tunnel whose path is not is DEGRADED.
+	Sla           *PathSla               `protobuf:"bytes,15,opt,name=sla,proto3" json:"sla,omitempty"`
 	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -1474,6 +1478,20 @@ func (x *Profile) GetLabels() map[string]string {
 	return nil
 }
 
+func (x *Profile) GetProbing() *Probing {
+	if x != nil {
+		return x.Probing
+	}
+	return nil
+}
+
+func (x *Profile) GetSla() *PathSla {
+	if x != nil {
+		return x.Sla
+	}
+	return nil
+}
+
 func (x *Profile) GetUid() string {
 	if x != nil {
 		return x.Uid
@@ -1502,6 +1520,63 @@ func (x *Profile) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Probing says how tunnels are measured by probes in them (STAMP, RFC 8762).
+type Probing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// They are not, and no SLA can be judged.
+	Disabled bool `protobuf:"varint,1,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// The mean time between two probes of a tunnel from one end. A probe and its answer
+	// are about 300 octets outside. Default: 0.5 s; 1 s where an uplink is LTE, 2 s where
+	// one is by satellite, 10 s where one is metered.
+	Interval      *durationpb.Duration `protobuf:"bytes,2,opt,name=interval,proto3" json:"interval,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Probing) Reset() {
+	*x = Probing{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Probing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Probing) ProtoMessage() {}
+
+func (x *Probing) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Probing.ProtoReflect.Descriptor instead.
+func (*Probing) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Probing) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *Probing) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
 // A Manifest is a declarative set of resources: what a fleet file holds.
 type Manifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1515,7 +1590,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1602,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1615,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -1691,7 +1766,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x05links\x18\x01 \x03(\v2\x11.swanherd.v1.LinkB\b\xbaH\x05\x92\x01\x02\b\x01R\x05links\"D\n" +
 	"\x04Link\x12\x1d\n" +
 	"\x06site_a\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteA\x12\x1d\n" +
-	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\x8d\v\n" +
+	"\x06site_b\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x05siteB\"\xe5\v\n" +
 	"\aProfile\x12t\n" +
 	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/profiles/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12-\n" +
@@ -1709,7 +1784,9 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	" \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationB\b\xbaH\x05\x82\x01\x02\x10\x01R\x10tcpEncapsulation\x12;\n" +
 	"\fouter_header\x18\v \x01(\v2\x18.swanherd.v1.OuterHeaderR\vouterHeader\x12i\n" +
 	"\x1ctraffic_flow_confidentiality\x18\f \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality\x12u\n" +
-	"\x06labels\x18\r \x03(\v2 .swanherd.v1.Profile.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12\x15\n" +
+	"\x06labels\x18\r \x03(\v2 .swanherd.v1.Profile.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12.\n" +
+	"\aprobing\x18\x0e \x01(\v2\x14.swanherd.v1.ProbingR\aprobing\x12&\n" +
+	"\x03sla\x18\x0f \x01(\v2\x14.swanherd.v1.PathSlaR\x03sla\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
@@ -1719,7 +1796,10 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:S\xeaAP\n" +
-	"\x14swanherd.dev/Profile\x12%networks/{network}/profiles/{profile}*\bprofiles2\aprofile\"\xc2\x01\n" +
+	"\x14swanherd.dev/Profile\x12%networks/{network}/profiles/{profile}*\bprofiles2\aprofile\"o\n" +
+	"\aProbing\x12\x1a\n" +
+	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12H\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\"\xc2\x01\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x14.swanherd.v1.ProfileR\bprofiles\x12'\n" +
@@ -1756,7 +1836,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -1774,64 +1854,69 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(*ExplicitLinks)(nil),              // 13: swanherd.v1.ExplicitLinks
 	(*Link)(nil),                       // 14: swanherd.v1.Link
 	(*Profile)(nil),                    // 15: swanherd.v1.Profile
-	(*Manifest)(nil),                   // 16: swanherd.v1.Manifest
-	nil,                                // 17: swanherd.v1.Site.LabelsEntry
-	nil,                                // 18: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 19: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 20: swanherd.v1.Profile.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 22: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 23: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 24: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 25: swanherd.v1.TrafficFlowConfidentiality
+	(*Probing)(nil),                    // 16: swanherd.v1.Probing
+	(*Manifest)(nil),                   // 17: swanherd.v1.Manifest
+	nil,                                // 18: swanherd.v1.Site.LabelsEntry
+	nil,                                // 19: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 20: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 21: swanherd.v1.Profile.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 24: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 25: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 26: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 27: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	21, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	21, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	17, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	22, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	22, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	18, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	4,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	21, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	21, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	22, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	22, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	7,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	21, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	21, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	22, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	22, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 10: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	21, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	22, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 12: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	21, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	18, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	22, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	19, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
 	10, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
 	11, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
 	13, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
 	12, // 18: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	21, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	21, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	19, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	22, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	22, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	20, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
 	9,  // 22: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
 	9,  // 23: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
 	9,  // 24: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
 	9,  // 25: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
 	9,  // 26: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
 	14, // 27: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	22, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	22, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	22, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	23, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	24, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	25, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	20, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	21, // 35: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	21, // 36: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	2,  // 37: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	15, // 38: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 39: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 40: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	23, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	23, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	23, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	24, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	25, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	26, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	21, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	16, // 35: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	27, // 36: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	22, // 37: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	22, // 38: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	23, // 39: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	2,  // 40: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	15, // 41: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	3,  // 42: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	8,  // 43: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -1852,7 +1937,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -266,6 +266,62 @@ func (TunnelState) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
 }
 
+// What a limit of an SLA is about.
+type SlaMetric int32
+
+const (
+	SlaMetric_SLA_METRIC_UNSPECIFIED SlaMetric = 0
+	// Lost probes, in percent.
+	SlaMetric_SLA_METRIC_LOSS SlaMetric = 1
+	// The mean round trip, in milliseconds.
+	SlaMetric_SLA_METRIC_LATENCY SlaMetric = 2
+	// The greater jitter of both directions, in milliseconds.
+	SlaMetric_SLA_METRIC_JITTER SlaMetric = 3
+)
+
+// Enum value maps for SlaMetric.
+var (
+	SlaMetric_name = map[int32]string{
+		0: "SLA_METRIC_UNSPECIFIED",
+		1: "SLA_METRIC_LOSS",
+		2: "SLA_METRIC_LATENCY",
+		3: "SLA_METRIC_JITTER",
+	}
+	SlaMetric_value = map[string]int32{
+		"SLA_METRIC_UNSPECIFIED": 0,
+		"SLA_METRIC_LOSS":        1,
+		"SLA_METRIC_LATENCY":     2,
+		"SLA_METRIC_JITTER":      3,
+	}
+)
+
+func (x SlaMetric) Enum() *SlaMetric {
+	p := new(SlaMetric)
+	*p = x
+	return p
+}
+
+func (x SlaMetric) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SlaMetric) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[4].Descriptor()
+}
+
+func (SlaMetric) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[4]
+}
+
+func (x SlaMetric) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SlaMetric.Descriptor instead.
+func (SlaMetric) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
+}
+
 // What kind of failure a TunnelError is, for programs.
 type TunnelErrorKind int32
 
@@ -338,11 +394,11 @@ func (x TunnelErrorKind) String() string {
 }
 
 func (TunnelErrorKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[4].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[5].Descriptor()
 }
 
 func (TunnelErrorKind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[4]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[5]
 }
 
 func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
@@ -351,7 +407,63 @@ func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelErrorKind.Descriptor instead.
 func (TunnelErrorKind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+}
+
+// What the tunnel is to be good for.
+type PathSla_TrafficClass int32
+
+const (
+	PathSla_TRAFFIC_CLASS_UNSPECIFIED PathSla_TrafficClass = 0
+	// Loss 1 %, round trip 300 ms (ITU-T G.114: 150 ms one way), jitter 30 ms.
+	PathSla_TRAFFIC_CLASS_VOICE PathSla_TrafficClass = 1
+	// Loss 2 %, round trip 500 ms.
+	PathSla_TRAFFIC_CLASS_TRANSACTION PathSla_TrafficClass = 2
+	// Loss 5 %, round trip 1 s.
+	PathSla_TRAFFIC_CLASS_BULK PathSla_TrafficClass = 3
+)
+
+// Enum value maps for PathSla_TrafficClass.
+var (
+	PathSla_TrafficClass_name = map[int32]string{
+		0: "TRAFFIC_CLASS_UNSPECIFIED",
+		1: "TRAFFIC_CLASS_VOICE",
+		2: "TRAFFIC_CLASS_TRANSACTION",
+		3: "TRAFFIC_CLASS_BULK",
+	}
+	PathSla_TrafficClass_value = map[string]int32{
+		"TRAFFIC_CLASS_UNSPECIFIED": 0,
+		"TRAFFIC_CLASS_VOICE":       1,
+		"TRAFFIC_CLASS_TRANSACTION": 2,
+		"TRAFFIC_CLASS_BULK":        3,
+	}
+)
+
+func (x PathSla_TrafficClass) Enum() *PathSla_TrafficClass {
+	p := new(PathSla_TrafficClass)
+	*p = x
+	return p
+}
+
+func (x PathSla_TrafficClass) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PathSla_TrafficClass) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[6].Descriptor()
+}
+
+func (PathSla_TrafficClass) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[6]
+}
+
+func (x PathSla_TrafficClass) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PathSla_TrafficClass.Descriptor instead.
+func (PathSla_TrafficClass) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -754,7 +866,11 @@ type TunnelReport struct {
 	RemoteEndpoint string `protobuf:"bytes,8,opt,name=remote_endpoint,json=remoteEndpoint,proto3" json:"remote_endpoint,omitempty"`
 	LocalEndpoint  string `protobuf:"bytes,9,opt,name=local_endpoint,json=localEndpoint,proto3" json:"local_endpoint,omitempty"`
 	// What probes have shown of the path to the peer (RFC 8899).
-	PathMtu       *PathMtu `protobuf:"bytes,10,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"`
+	PathMtu *PathMtu `protobuf:"bytes,10,opt,name=path_mtu,json=pathMtu,proto3" json:"path_mtu,omitempty"`
+	// What probes through the tunnel show of it; unset while there are none.
+	Quality *PathQuality `protobuf:"bytes,11,opt,name=quality,proto3" json:"quality,omitempty"`
+	// Limits of the profile's SLA that the path is over at this end.
+	SlaViolations []*SlaViolation `protobuf:"bytes,12,rep,name=sla_violations,json=slaViolations,proto3" json:"sla_violations,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +975,343 @@ func (x *TunnelReport) GetPathMtu() *PathMtu {
 	return nil
 }
 
+func (x *TunnelReport) GetQuality() *PathQuality {
+	if x != nil {
+		return x.Quality
+	}
+	return nil
+}
+
+func (x *TunnelReport) GetSlaViolations() []*SlaViolation {
+	if x != nil {
+		return x.SlaViolations
+	}
+	return nil
+}
+
+// PathQuality is what probes through a tunnel (STAMP, RFC 8762) show at one of its
+// ends. Each end probes by itself.
+type PathQuality struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The window: the last probes of which it is known whether they were answered, at
+	// most 100. Of those that were lost the peer's count says how many did not reach it
+	// (out), and how many of its answers did not come (in); of the newest it does not yet.
+	WindowProbes  uint32 `protobuf:"varint,1,opt,name=window_probes,json=windowProbes,proto3" json:"window_probes,omitempty"`
+	WindowLost    uint32 `protobuf:"varint,2,opt,name=window_lost,json=windowLost,proto3" json:"window_lost,omitempty"`
+	WindowLostOut uint32 `protobuf:"varint,3,opt,name=window_lost_out,json=windowLostOut,proto3" json:"window_lost_out,omitempty"`
+	WindowLostIn  uint32 `protobuf:"varint,4,opt,name=window_lost_in,json=windowLostIn,proto3" json:"window_lost_in,omitempty"`
+	// Round trips in the window in microseconds, without the time that the peer took to
+	// answer: the least, the mean, the median and the 99th percentile.
+	RttMinUs uint32 `protobuf:"varint,5,opt,name=rtt_min_us,json=rttMinUs,proto3" json:"rtt_min_us,omitempty"`
+	RttAvgUs uint32 `protobuf:"varint,6,opt,name=rtt_avg_us,json=rttAvgUs,proto3" json:"rtt_avg_us,omitempty"`
+	RttP50Us uint32 `protobuf:"varint,7,opt,name=rtt_p50_us,json=rttP50Us,proto3" json:"rtt_p50_us,omitempty"`
+	RttP99Us uint32 `protobuf:"varint,8,opt,name=rtt_p99_us,json=rttP99Us,proto3" json:"rtt_p99_us,omitempty"`
+	// The mean of how much the delay of a probe differs from that of the one before, one
+	// way, in microseconds (RFC 5481, Section 4.1). It needs no common clock.
+	JitterOutUs uint32 `protobuf:"varint,9,opt,name=jitter_out_us,json=jitterOutUs,proto3" json:"jitter_out_us,omitempty"`
+	JitterInUs  uint32 `protobuf:"varint,10,opt,name=jitter_in_us,json=jitterInUs,proto3" json:"jitter_in_us,omitempty"`
+	// The mean delay out less that in, in microseconds, as the clocks of both ends say:
+	// it is off by twice as much as these differ.
+	OneWayDifferenceUs int64 `protobuf:"zigzag64,11,opt,name=one_way_difference_us,json=oneWayDifferenceUs,proto3" json:"one_way_difference_us,omitempty"`
+	// What was since the agent began to probe the path: probes of which it is known
+	// whether they were answered, those that were lost, the sum of the round trips of the
+	// others in microseconds, and the sum of the differences that jitter is the mean of,
+	// in microseconds and in both directions, with their number.
+	Probes        uint64 `protobuf:"varint,12,opt,name=probes,proto3" json:"probes,omitempty"`
+	ProbesLost    uint64 `protobuf:"varint,13,opt,name=probes_lost,json=probesLost,proto3" json:"probes_lost,omitempty"`
+	RttSumUs      uint64 `protobuf:"varint,14,opt,name=rtt_sum_us,json=rttSumUs,proto3" json:"rtt_sum_us,omitempty"`
+	JitterSumUs   uint64 `protobuf:"varint,15,opt,name=jitter_sum_us,json=jitterSumUs,proto3" json:"jitter_sum_us,omitempty"`
+	JitterCount   uint64 `protobuf:"varint,16,opt,name=jitter_count,json=jitterCount,proto3" json:"jitter_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathQuality) Reset() {
+	*x = PathQuality{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathQuality) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathQuality) ProtoMessage() {}
+
+func (x *PathQuality) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathQuality.ProtoReflect.Descriptor instead.
+func (*PathQuality) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PathQuality) GetWindowProbes() uint32 {
+	if x != nil {
+		return x.WindowProbes
+	}
+	return 0
+}
+
+func (x *PathQuality) GetWindowLost() uint32 {
+	if x != nil {
+		return x.WindowLost
+	}
+	return 0
+}
+
+func (x *PathQuality) GetWindowLostOut() uint32 {
+	if x != nil {
+		return x.WindowLostOut
+	}
+	return 0
+}
+
+func (x *PathQuality) GetWindowLostIn() uint32 {
+	if x != nil {
+		return x.WindowLostIn
+	}
+	return 0
+}
+
+func (x *PathQuality) GetRttMinUs() uint32 {
+	if x != nil {
+		return x.RttMinUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetRttAvgUs() uint32 {
+	if x != nil {
+		return x.RttAvgUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetRttP50Us() uint32 {
+	if x != nil {
+		return x.RttP50Us
+	}
+	return 0
+}
+
+func (x *PathQuality) GetRttP99Us() uint32 {
+	if x != nil {
+		return x.RttP99Us
+	}
+	return 0
+}
+
+func (x *PathQuality) GetJitterOutUs() uint32 {
+	if x != nil {
+		return x.JitterOutUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetJitterInUs() uint32 {
+	if x != nil {
+		return x.JitterInUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetOneWayDifferenceUs() int64 {
+	if x != nil {
+		return x.OneWayDifferenceUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetProbes() uint64 {
+	if x != nil {
+		return x.Probes
+	}
+	return 0
+}
+
+func (x *PathQuality) GetProbesLost() uint64 {
+	if x != nil {
+		return x.ProbesLost
+	}
+	return 0
+}
+
+func (x *PathQuality) GetRttSumUs() uint64 {
+	if x != nil {
+		return x.RttSumUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetJitterSumUs() uint64 {
+	if x != nil {
+		return x.JitterSumUs
+	}
+	return 0
+}
+
+func (x *PathQuality) GetJitterCount() uint64 {
+	if x != nil {
+		return x.JitterCount
+	}
+	return 0
+}
+
+// SlaViolation is a limit that a path is over.
+type SlaViolation struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Metric SlaMetric              `protobuf:"varint,1,opt,name=metric,proto3,enum=swanherd.v1.SlaMetric" json:"metric,omitempty"`
+	// What was measured when it went over, and the limit.
+	Measured float64 `protobuf:"fixed64,2,opt,name=measured,proto3" json:"measured,omitempty"`
+	Limit    float64 `protobuf:"fixed64,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// By the edge's clock.
+	StartTime     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SlaViolation) Reset() {
+	*x = SlaViolation{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SlaViolation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SlaViolation) ProtoMessage() {}
+
+func (x *SlaViolation) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SlaViolation.ProtoReflect.Descriptor instead.
+func (*SlaViolation) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SlaViolation) GetMetric() SlaMetric {
+	if x != nil {
+		return x.Metric
+	}
+	return SlaMetric_SLA_METRIC_UNSPECIFIED
+}
+
+func (x *SlaViolation) GetMeasured() float64 {
+	if x != nil {
+		return x.Measured
+	}
+	return 0
+}
+
+func (x *SlaViolation) GetLimit() float64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SlaViolation) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+// PathSla says how good the path of a tunnel has to be. What is unset has no limit, or
+// that of the class.
+type PathSla struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	TrafficClass PathSla_TrafficClass   `protobuf:"varint,1,opt,name=traffic_class,json=trafficClass,proto3,enum=swanherd.v1.PathSla_TrafficClass" json:"traffic_class,omitempty"`
+	// Lost probes of those in the window.
+	MaxLossPercent *float64 `protobuf:"fixed64,2,opt,name=max_loss_percent,json=maxLossPercent,proto3,oneof" json:"max_loss_percent,omitempty"`
+	// Of the mean round trip.
+	MaxLatency *durationpb.Duration `protobuf:"bytes,3,opt,name=max_latency,json=maxLatency,proto3" json:"max_latency,omitempty"`
+	// Of the jitter in each direction.
+	MaxJitter     *durationpb.Duration `protobuf:"bytes,4,opt,name=max_jitter,json=maxJitter,proto3" json:"max_jitter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathSla) Reset() {
+	*x = PathSla{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathSla) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathSla) ProtoMessage() {}
+
+func (x *PathSla) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathSla.ProtoReflect.Descriptor instead.
+func (*PathSla) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PathSla) GetTrafficClass() PathSla_TrafficClass {
+	if x != nil {
+		return x.TrafficClass
+	}
+	return PathSla_TRAFFIC_CLASS_UNSPECIFIED
+}
+
+func (x *PathSla) GetMaxLossPercent() float64 {
+	if x != nil && x.MaxLossPercent != nil {
+		return *x.MaxLossPercent
+	}
+	return 0
+}
+
+func (x *PathSla) GetMaxLatency() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLatency
+	}
+	return nil
+}
+
+func (x *PathSla) GetMaxJitter() *durationpb.Duration {
+	if x != nil {
+		return x.MaxJitter
+	}
+	return nil
+}
+
 // PathMtu says how long the IP datagrams to a peer may be.
 type PathMtu struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -875,7 +1328,7 @@ type PathMtu struct {
 
 func (x *PathMtu) Reset() {
 	*x = PathMtu{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1340,7 @@ func (x *PathMtu) String() string {
 func (*PathMtu) ProtoMessage() {}
 
 func (x *PathMtu) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1353,7 @@ func (x *PathMtu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathMtu.ProtoReflect.Descriptor instead.
 func (*PathMtu) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PathMtu) GetOctets() uint32 {
@@ -958,7 +1411,7 @@ type TunnelError struct {
 
 func (x *TunnelError) Reset() {
 	*x = TunnelError{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1423,7 @@ func (x *TunnelError) String() string {
 func (*TunnelError) ProtoMessage() {}
 
 func (x *TunnelError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1436,7 @@ func (x *TunnelError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelError.ProtoReflect.Descriptor instead.
 func (*TunnelError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *TunnelError) GetCode() string {
@@ -1095,7 +1548,7 @@ type IkeSa struct {
 
 func (x *IkeSa) Reset() {
 	*x = IkeSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1560,7 @@ func (x *IkeSa) String() string {
 func (*IkeSa) ProtoMessage() {}
 
 func (x *IkeSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1573,7 @@ func (x *IkeSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IkeSa.ProtoReflect.Descriptor instead.
 func (*IkeSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IkeSa) GetInitiatorSpi() string {
@@ -1228,7 +1681,7 @@ type ChildSa struct {
 
 func (x *ChildSa) Reset() {
 	*x = ChildSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1693,7 @@ func (x *ChildSa) String() string {
 func (*ChildSa) ProtoMessage() {}
 
 func (x *ChildSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1706,7 @@ func (x *ChildSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSa.ProtoReflect.Descriptor instead.
 func (*ChildSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ChildSa) GetName() string {
@@ -1338,14 +1791,17 @@ type SaCounters struct {
 	// Packets whose integrity check failed.
 	IntegrityFailures uint64 `protobuf:"varint,6,opt,name=integrity_failures,json=integrityFailures,proto3" json:"integrity_failures,omitempty"`
 	// Packets that no selector of the SA allows.
-	PolicyDrops   uint64 `protobuf:"varint,7,opt,name=policy_drops,json=policyDrops,proto3" json:"policy_drops,omitempty"`
+	PolicyDrops uint64 `protobuf:"varint,7,opt,name=policy_drops,json=policyDrops,proto3" json:"policy_drops,omitempty"`
+	// Sequence numbers that never arrived: what the path to this end lost, with no probe
+	// (RFC 4303, Section 3.4.3).
+	Missing       uint64 `protobuf:"varint,8,opt,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SaCounters) Reset() {
 	*x = SaCounters{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1813,7 @@ func (x *SaCounters) String() string {
 func (*SaCounters) ProtoMessage() {}
 
 func (x *SaCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1826,7 @@ func (x *SaCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaCounters.ProtoReflect.Descriptor instead.
 func (*SaCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SaCounters) GetPacketsIn() uint64 {
@@ -1422,6 +1878,13 @@ func (x *SaCounters) GetPolicyDrops() uint64 {
 	return 0
 }
 
+func (x *SaCounters) GetMissing() uint64 {
+	if x != nil {
+		return x.Missing
+	}
+	return 0
+}
+
 var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
@@ -1458,7 +1921,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\vpad_to_path\x18\x02 \x01(\bH\x00R\tpadToPath\x12P\n" +
 	"\rfill_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\ffillIntervalB\t\n" +
-	"\apadding\"\xf1\x03\n" +
+	"\apadding\"\xe7\x04\n" +
 	"\fTunnelReport\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.swanherd.v1.TunnelStateR\x05state\x129\n" +
@@ -1472,7 +1935,56 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x0fremote_endpoint\x18\b \x01(\tR\x0eremoteEndpoint\x12%\n" +
 	"\x0elocal_endpoint\x18\t \x01(\tR\rlocalEndpoint\x12/\n" +
 	"\bpath_mtu\x18\n" +
-	" \x01(\v2\x14.swanherd.v1.PathMtuR\apathMtu\"S\n" +
+	" \x01(\v2\x14.swanherd.v1.PathMtuR\apathMtu\x122\n" +
+	"\aquality\x18\v \x01(\v2\x18.swanherd.v1.PathQualityR\aquality\x12@\n" +
+	"\x0esla_violations\x18\f \x03(\v2\x19.swanherd.v1.SlaViolationR\rslaViolations\"\xb0\x04\n" +
+	"\vPathQuality\x12#\n" +
+	"\rwindow_probes\x18\x01 \x01(\rR\fwindowProbes\x12\x1f\n" +
+	"\vwindow_lost\x18\x02 \x01(\rR\n" +
+	"windowLost\x12&\n" +
+	"\x0fwindow_lost_out\x18\x03 \x01(\rR\rwindowLostOut\x12$\n" +
+	"\x0ewindow_lost_in\x18\x04 \x01(\rR\fwindowLostIn\x12\x1c\n" +
+	"\n" +
+	"rtt_min_us\x18\x05 \x01(\rR\brttMinUs\x12\x1c\n" +
+	"\n" +
+	"rtt_avg_us\x18\x06 \x01(\rR\brttAvgUs\x12\x1c\n" +
+	"\n" +
+	"rtt_p50_us\x18\a \x01(\rR\brttP50Us\x12\x1c\n" +
+	"\n" +
+	"rtt_p99_us\x18\b \x01(\rR\brttP99Us\x12\"\n" +
+	"\rjitter_out_us\x18\t \x01(\rR\vjitterOutUs\x12 \n" +
+	"\fjitter_in_us\x18\n" +
+	" \x01(\rR\n" +
+	"jitterInUs\x121\n" +
+	"\x15one_way_difference_us\x18\v \x01(\x12R\x12oneWayDifferenceUs\x12\x16\n" +
+	"\x06probes\x18\f \x01(\x04R\x06probes\x12\x1f\n" +
+	"\vprobes_lost\x18\r \x01(\x04R\n" +
+	"probesLost\x12\x1c\n" +
+	"\n" +
+	"rtt_sum_us\x18\x0e \x01(\x04R\brttSumUs\x12\"\n" +
+	"\rjitter_sum_us\x18\x0f \x01(\x04R\vjitterSumUs\x12!\n" +
+	"\fjitter_count\x18\x10 \x01(\x04R\vjitterCount\"\xab\x01\n" +
+	"\fSlaViolation\x12.\n" +
+	"\x06metric\x18\x01 \x01(\x0e2\x16.swanherd.v1.SlaMetricR\x06metric\x12\x1a\n" +
+	"\bmeasured\x18\x02 \x01(\x01R\bmeasured\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x01R\x05limit\x129\n" +
+	"\n" +
+	"start_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xd1\x03\n" +
+	"\aPathSla\x12P\n" +
+	"\rtraffic_class\x18\x01 \x01(\x0e2!.swanherd.v1.PathSla.TrafficClassB\b\xbaH\x05\x82\x01\x02\x10\x01R\ftrafficClass\x12F\n" +
+	"\x10max_loss_percent\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x0emaxLossPercent\x88\x01\x01\x12L\n" +
+	"\vmax_latency\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b<2\x04\x10\xc0\x84=R\n" +
+	"maxLatency\x12J\n" +
+	"\n" +
+	"max_jitter\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
+	"\"\x02\b<2\x04\x10\xa0\x8d\x06R\tmaxJitter\"}\n" +
+	"\fTrafficClass\x12\x1d\n" +
+	"\x19TRAFFIC_CLASS_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13TRAFFIC_CLASS_VOICE\x10\x01\x12\x1d\n" +
+	"\x19TRAFFIC_CLASS_TRANSACTION\x10\x02\x12\x16\n" +
+	"\x12TRAFFIC_CLASS_BULK\x10\x03B\x13\n" +
+	"\x11_max_loss_percent\"S\n" +
 	"\aPathMtu\x12\x16\n" +
 	"\x06octets\x18\x01 \x01(\rR\x06octets\x12\x18\n" +
 	"\alimited\x18\x02 \x01(\bR\alimited\x12\x16\n" +
@@ -1520,7 +2032,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
 	"rekey_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\trekeyTime\x123\n" +
 	"\bcounters\x18\n" +
-	" \x01(\v2\x17.swanherd.v1.SaCountersR\bcounters\"\xfd\x01\n" +
+	" \x01(\v2\x17.swanherd.v1.SaCountersR\bcounters\"\x97\x02\n" +
 	"\n" +
 	"SaCounters\x12\x1d\n" +
 	"\n" +
@@ -1532,7 +2044,8 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"octets_out\x18\x04 \x01(\x04R\toctetsOut\x12!\n" +
 	"\freplay_drops\x18\x05 \x01(\x04R\vreplayDrops\x12-\n" +
 	"\x12integrity_failures\x18\x06 \x01(\x04R\x11integrityFailures\x12!\n" +
-	"\fpolicy_drops\x18\a \x01(\x04R\vpolicyDrops*\xaf\x01\n" +
+	"\fpolicy_drops\x18\a \x01(\x04R\vpolicyDrops\x12\x18\n" +
+	"\amissing\x18\b \x01(\x04R\amissing*\xaf\x01\n" +
 	"\fTunnelStatus\x12\x1d\n" +
 	"\x19TUNNEL_STATUS_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10TUNNEL_STATUS_UP\x10\x01\x12\x1a\n" +
@@ -1556,7 +2069,12 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x17TUNNEL_STATE_CONNECTING\x10\x02\x12\x1c\n" +
 	"\x18TUNNEL_STATE_ESTABLISHED\x10\x03\x12\x18\n" +
 	"\x14TUNNEL_STATE_PARTIAL\x10\x04\x12\x17\n" +
-	"\x13TUNNEL_STATE_FAILED\x10\x05*\x9d\x03\n" +
+	"\x13TUNNEL_STATE_FAILED\x10\x05*k\n" +
+	"\tSlaMetric\x12\x1a\n" +
+	"\x16SLA_METRIC_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSLA_METRIC_LOSS\x10\x01\x12\x16\n" +
+	"\x12SLA_METRIC_LATENCY\x10\x02\x12\x15\n" +
+	"\x11SLA_METRIC_JITTER\x10\x03*\x9d\x03\n" +
 	"\x0fTunnelErrorKind\x12!\n" +
 	"\x1dTUNNEL_ERROR_KIND_UNSPECIFIED\x10\x00\x12\x1f\n" +
 	"\x1bTUNNEL_ERROR_KIND_PROPOSALS\x10\x01\x12\x1f\n" +
@@ -1585,55 +2103,67 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_tunnel_proto_rawDescData
 }
 
-var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),                  // 0: swanherd.v1.TunnelStatus
 	(TcpEncapsulation)(0),              // 1: swanherd.v1.TcpEncapsulation
 	(DontFragment)(0),                  // 2: swanherd.v1.DontFragment
 	(TunnelState)(0),                   // 3: swanherd.v1.TunnelState
-	(TunnelErrorKind)(0),               // 4: swanherd.v1.TunnelErrorKind
-	(*Tunnel)(nil),                     // 5: swanherd.v1.Tunnel
-	(*TunnelEnd)(nil),                  // 6: swanherd.v1.TunnelEnd
-	(*OuterHeader)(nil),                // 7: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 8: swanherd.v1.TrafficFlowConfidentiality
-	(*TunnelReport)(nil),               // 9: swanherd.v1.TunnelReport
-	(*PathMtu)(nil),                    // 10: swanherd.v1.PathMtu
-	(*TunnelError)(nil),                // 11: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                      // 12: swanherd.v1.IkeSa
-	(*ChildSa)(nil),                    // 13: swanherd.v1.ChildSa
-	(*SaCounters)(nil),                 // 14: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil),      // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 16: google.protobuf.Duration
+	(SlaMetric)(0),                     // 4: swanherd.v1.SlaMetric
+	(TunnelErrorKind)(0),               // 5: swanherd.v1.TunnelErrorKind
+	(PathSla_TrafficClass)(0),          // 6: swanherd.v1.PathSla.TrafficClass
+	(*Tunnel)(nil),                     // 7: swanherd.v1.Tunnel
+	(*TunnelEnd)(nil),                  // 8: swanherd.v1.TunnelEnd
+	(*OuterHeader)(nil),                // 9: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 10: swanherd.v1.TrafficFlowConfidentiality
+	(*TunnelReport)(nil),               // 11: swanherd.v1.TunnelReport
+	(*PathQuality)(nil),                // 12: swanherd.v1.PathQuality
+	(*SlaViolation)(nil),               // 13: swanherd.v1.SlaViolation
+	(*PathSla)(nil),                    // 14: swanherd.v1.PathSla
+	(*PathMtu)(nil),                    // 15: swanherd.v1.PathMtu
+	(*TunnelError)(nil),                // 16: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                      // 17: swanherd.v1.IkeSa
+	(*ChildSa)(nil),                    // 18: swanherd.v1.ChildSa
+	(*SaCounters)(nil),                 // 19: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
-	6,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
-	6,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
+	8,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
+	8,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	15, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
-	9,  // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	15, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	20, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	11, // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
+	20, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
 	2,  // 6: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
-	16, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
+	21, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
 	3,  // 8: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	15, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	12, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	13, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	11, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	15, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	10, // 14: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
-	15, // 15: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	4,  // 16: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	15, // 17: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	15, // 18: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	15, // 19: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	15, // 20: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	14, // 21: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	20, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	17, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	18, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	16, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	20, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	15, // 14: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
+	12, // 15: swanherd.v1.TunnelReport.quality:type_name -> swanherd.v1.PathQuality
+	13, // 16: swanherd.v1.TunnelReport.sla_violations:type_name -> swanherd.v1.SlaViolation
+	4,  // 17: swanherd.v1.SlaViolation.metric:type_name -> swanherd.v1.SlaMetric
+	20, // 18: swanherd.v1.SlaViolation.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 19: swanherd.v1.PathSla.traffic_class:type_name -> swanherd.v1.PathSla.TrafficClass
+	21, // 20: swanherd.v1.PathSla.max_latency:type_name -> google.protobuf.Duration
+	21, // 21: swanherd.v1.PathSla.max_jitter:type_name -> google.protobuf.Duration
+	20, // 22: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	5,  // 23: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	20, // 24: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	20, // 25: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	20, // 26: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	20, // 27: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	19, // 28: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -1646,13 +2176,14 @@ func file_swanherd_v1_tunnel_proto_init() {
 		(*TrafficFlowConfidentiality_PadTo)(nil),
 		(*TrafficFlowConfidentiality_PadToPath)(nil),
 	}
+	file_swanherd_v1_tunnel_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   10,
+			NumEnums:      7,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

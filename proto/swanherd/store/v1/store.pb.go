@@ -1699,8 +1699,10 @@ type Rollout struct {
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	// Tunnels that have not been up and edges that have had no session since the batch
 	// began, the last segments of their names.
-	Down          []string `protobuf:"bytes,6,rep,name=down,proto3" json:"down,omitempty"`
-	Offline       []string `protobuf:"bytes,7,rep,name=offline,proto3" json:"offline,omitempty"`
+	Down    []string `protobuf:"bytes,6,rep,name=down,proto3" json:"down,omitempty"`
+	Offline []string `protobuf:"bytes,7,rep,name=offline,proto3" json:"offline,omitempty"`
+	// Tunnels that have been over a limit of their SLA since, likewise.
+	Violating     []string `protobuf:"bytes,8,rep,name=violating,proto3" json:"violating,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1780,6 +1782,13 @@ func (x *Rollout) GetDown() []string {
 func (x *Rollout) GetOffline() []string {
 	if x != nil {
 		return x.Offline
+	}
+	return nil
+}
+
+func (x *Rollout) GetViolating() []string {
+	if x != nil {
+		return x.Violating
 	}
 	return nil
 }
@@ -2367,7 +2376,7 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\arollout\x18\x04 \x01(\tR\arollout\"w\n" +
 	"\x0fRevisionContent\x125\n" +
 	"\achanges\x18\x01 \x03(\v2\x1b.swanherd.v1.ResourceChangeR\achanges\x12-\n" +
-	"\x06before\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\x06before\"\xf2\x01\n" +
+	"\x06before\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\x06before\"\x90\x02\n" +
 	"\aRollout\x12.\n" +
 	"\arollout\x18\x01 \x01(\v2\x14.swanherd.v1.RolloutR\arollout\x12\x1a\n" +
 	"\badmitted\x18\x02 \x01(\rR\badmitted\x12'\n" +
@@ -2375,7 +2384,8 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x04good\x18\x04 \x01(\bR\x04good\x120\n" +
 	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
 	"\x04down\x18\x06 \x03(\tR\x04down\x12\x18\n" +
-	"\aoffline\x18\a \x03(\tR\aoffline\"\xd9\x01\n" +
+	"\aoffline\x18\a \x03(\tR\aoffline\x12\x1c\n" +
+	"\tviolating\x18\b \x03(\tR\tviolating\"\xd9\x01\n" +
 	"\vRolloutPlan\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
 	"\aupserts\x18\x02 \x01(\v2\x15.swanherd.v1.ManifestR\aupserts\x12\x18\n" +

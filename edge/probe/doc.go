@@ -1,0 +1,34 @@
+// Package probe measures the paths of tunnels: loss, round trip and jitter, by packets
+// that go through the tunnels themselves (STAMP, RFC 8762, unauthenticated mode), and
+// whether that is within the limits of an SLA.
+//
+// It owns the format of probes, when they are sent, which answers count, and what the
+// figures are. It never chooses a path, and nothing it does brings a tunnel up or takes it
+// down.
+//
+// [Prober] and [Reflector] do no I/O and read no clock. [Service] runs them over two
+// sockets that are bound to the tunnel interface: a probe is a packet as others, which
+// the policies lead into the SAs of its tunnel, and what comes out of the interface passed
+// the integrity check and the selectors of an SA (RFC 4301, Section 5.2).
+//
+// # What a packet can do
+//
+// Between the two addresses of a path there is one tunnel, so they say who sent a packet.
+// All others are dropped. An answer counts once, for a probe that waits for one, and only
+// if it has that probe's timestamp, whose lowest bits are random. A probe is answered by
+// as many octets or fewer, and not more often than twice the rate at which the peer is to
+// probe. The memory of a path is the same whatever comes.
+//
+// # Figures
+//
+// A probe that is not answered within two seconds is lost. The figures are of the last 100
+// probes. The reflector counts its answers, so that the two directions of loss are told
+// apart (RFC 8762, Section 4). Jitter is the mean difference between the one-way delays of
+// successive probes (RFC 5481, Section 4.1), which needs no common clock. Times are taken
+// in this process, so they hold what its host adds to a packet's way: some tens of
+// microseconds, more when it is busy.
+//
+// # Concurrency
+//
+// A Service may be used from any goroutine.
+package probe
