@@ -19,9 +19,14 @@ func (c *controller) history(name string) (*swanherdv1.History, error) {
 // reportSA reports the edge's tunnel as established, with what went through its SA.
 func (e *testEdge) reportSA(octetsIn uint64) {
 	e.t.Helper()
+	probes, lost := octetsIn/10, octetsIn/1000
+	quality := &swanherdv1.PathQuality{
+		WindowProbes: 100, WindowLost: 1, RttAvgUs: 2100, Probes: probes, ProbesLost: lost,
+		RttSumUs: 2000 * (probes - lost), JitterSumUs: 300 * probes, JitterCount: probes,
+	}
 	e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Status{Status: &swanherdv1.StatusReport{Sequence: 1, Full: true, Tunnels: []*swanherdv1.TunnelReport{{
-		Tunnel: "networks/demo/tunnels/berlin--oslo", State: swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED,
-		ChildSas: []*swanherdv1.ChildSa{{SpiIn: "1", Counters: &swanherdv1.SaCounters{OctetsIn: octetsIn, PacketsIn: octetsIn / 100}}},
+		Tunnel: "networks/demo/tunnels/berlin--oslo", State: swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED, Quality: quality,
+		ChildSas: []*swanherdv1.ChildSa{{SpiIn: "1", Counters: &swanherdv1.SaCounters{OctetsIn: octetsIn, PacketsIn: octetsIn / 100, Missing: octetsIn / 1000}}},
 	}}}}})
 }
 
@@ -58,6 +63,12 @@ func TestHistoryOfATunnel(t *testing.T) {
 		e.reportSA(8000)
 	}
 	until("traffic", func(p *swanherdv1.HistoryPoint) bool { return p.GetOctetsIn() == 7000 && p.GetPacketsIn() == 70 })
+	until("figures of probes", func(p *swanherdv1.HistoryPoint) bool {
+		return p.GetProbes() == 700 && p.GetProbesLost() == 7 && p.GetMissing() == 7 &&
+			p.GetLatency().AsDuration() == 2*time.Millisecond && p.GetJitter().AsDuration() == 300*time.Microsecond
+	})
+	c.terminal().says(0, "", "tunnel quality", "berlin--oslo", "2.10 ms", "1.0 %")
+	c.terminal().says(0, "", "tunnel quality berlin--oslo -o yaml", "rttAvgUs: 2100")
 	oslo.report(swanherdv1.TunnelState_TUNNEL_STATE_FAILED)
 	berlin.report(swanherdv1.TunnelState_TUNNEL_STATE_FAILED)
 	until("time down", func(p *swanherdv1.HistoryPoint) bool { return p.GetUpSamples() < p.GetSamples() })
@@ -71,7 +82,7 @@ func TestHistoryOfATunnel(t *testing.T) {
 		t.Errorf("of the network: %v, %v", all, err)
 	}
 	x := c.terminal()
-	x.says(0, "", "history tunnel berlin--oslo --since 1d", "UP", "6.8 KiB", "70")
+	x.says(0, "", "history tunnel berlin--oslo --since 1d", "UP", "6.8 KiB", "70", "2.00 ms", "0.30 ms", "1.00 %")
 	x.says(0, "", "history network --since 30d --step 1d", "total")
 	x.says(4, "", "history tunnel berlin--paris", "does not exist")
 	x.says(64, "", "history network --since yesterday", "is no time such as 90m, 24h or 7d")

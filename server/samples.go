@@ -17,10 +17,11 @@ type sampler struct {
 	last map[string]counted
 }
 
-// counted are the counters of one end's SAs, by SPI.
+// counted are the counters of one end's SAs, by SPI, and what its probes showed.
 type counted struct {
-	edge string
-	sas  map[string]*swanherdv1.SaCounters
+	edge    string
+	sas     map[string]*swanherdv1.SaCounters
+	quality *swanherdv1.PathQuality
 }
 
 // sample looks at each tunnel, and sums up each network.
@@ -51,7 +52,7 @@ func (s *sampler) sample(time.Time) map[string]history.Point {
 }
 
 func countersOf(end *swanherdv1.TunnelEnd) counted {
-	c := counted{edge: end.GetEdge(), sas: map[string]*swanherdv1.SaCounters{}}
+	c := counted{edge: end.GetEdge(), sas: map[string]*swanherdv1.SaCounters{}, quality: end.GetReport().GetQuality()}
 	for _, sa := range end.GetReport().GetChildSas() {
 		c.sas[sa.GetSpiIn()] = sa.GetCounters()
 	}
@@ -75,8 +76,27 @@ func grown(before, now counted) history.Point {
 		p.PacketsIn += less(c.GetPacketsIn(), old.GetPacketsIn())
 		p.PacketsOut += less(c.GetPacketsOut(), old.GetPacketsOut())
 		p.Drops += less(drops(c), drops(old))
+		p.Missing += less(c.GetMissing(), old.GetMissing())
 	}
+	measured(&p, before.quality, now.quality)
 	return p
+}
+
+// measured adds what probes showed since the look before. Figures that went back are of a
+// path that is probed anew; of those that were not there before nobody knows how long it
+// took.
+func measured(p *history.Point, before, now *swanherdv1.PathQuality) {
+	if before == nil {
+		return
+	}
+	if now.GetProbes() < before.GetProbes() || now.GetProbesLost() < before.GetProbesLost() {
+		before = nil
+	}
+	p.Probes = less(now.GetProbes(), before.GetProbes())
+	p.ProbesLost = less(now.GetProbesLost(), before.GetProbesLost())
+	p.RTT = less(now.GetRttSumUs(), before.GetRttSumUs())
+	p.Jitter = less(now.GetJitterSumUs(), before.GetJitterSumUs())
+	p.Jitters = less(now.GetJitterCount(), before.GetJitterCount())
 }
 
 // less is a - b; 0 if an edge counts backwards.

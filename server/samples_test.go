@@ -72,3 +72,40 @@ func TestSamples(t *testing.T) {
 		}
 	}
 }
+
+// What probes show is counted once too, also when a path is probed anew.
+func TestSamplesOfProbes(t *testing.T) {
+	const name = "networks/demo/tunnels/t"
+	var e *swanherdv1.TunnelEnd
+	s := &sampler{seen: func() []fleet.Seen {
+		return []fleet.Seen{{Tunnel: &swanherdv1.Tunnel{Name: name, Status: swanherdv1.TunnelStatus_TUNNEL_STATUS_UP}, End: e}}
+	}}
+	for _, step := range []struct {
+		what          string
+		edge          string
+		probes, lost  uint64
+		missing       uint64
+		want          history.Point
+		withoutProbes bool
+	}{
+		{what: "first seen", edge: "a", probes: 1000, lost: 10, missing: 7},
+		{what: "more", edge: "a", probes: 1100, lost: 12, missing: 9, want: history.Point{Missing: 2, Probes: 100, ProbesLost: 2, RTT: 98000, Jitter: 9800, Jitters: 98}},
+		{what: "anew", edge: "a", probes: 20, lost: 1, missing: 9, want: history.Point{Probes: 20, ProbesLost: 1, RTT: 19000, Jitter: 1900, Jitters: 19}},
+		{what: "none", edge: "a", missing: 9, withoutProbes: true},
+		{what: "and again", edge: "a", probes: 5000, missing: 9},
+		{what: "the other end", edge: "b", probes: 9000},
+	} {
+		e = end(step.edge, map[string]uint64{"1": 0})
+		e.Report.ChildSas[0].Counters.Missing = step.missing
+		if !step.withoutProbes {
+			answers := step.probes - step.lost
+			e.Report.Quality = &swanherdv1.PathQuality{
+				Probes: step.probes, ProbesLost: step.lost, RttSumUs: 1000 * answers, JitterSumUs: 100 * answers, JitterCount: answers,
+			}
+		}
+		step.want.Samples, step.want.Up = 1, 1
+		if got := s.sample(time.Time{})[name]; got != step.want {
+			t.Errorf("%s: %+v, want %+v", step.what, got, step.want)
+		}
+	}
+}

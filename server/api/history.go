@@ -105,8 +105,21 @@ func span(req *swanherdv1.QueryHistoryRequest, now time.Time) (start, end time.T
 }
 
 func shownPoint(p history.Point, at time.Time) *swanherdv1.HistoryPoint {
-	return &swanherdv1.HistoryPoint{
+	out := &swanherdv1.HistoryPoint{
 		Time: timestamppb.New(at), Samples: p.Samples, UpSamples: p.Up, OctetsIn: p.OctetsIn, OctetsOut: p.OctetsOut,
 		PacketsIn: p.PacketsIn, PacketsOut: p.PacketsOut, Drops: p.Drops,
+		Missing: p.Missing, Probes: p.Probes, ProbesLost: p.ProbesLost,
 	}
+	if answers := p.Probes - min(p.Probes, p.ProbesLost); answers > 0 {
+		out.Latency = durationpb.New(mean(p.RTT, answers))
+	}
+	if p.Jitters > 0 {
+		out.Jitter = durationpb.New(mean(p.Jitter, p.Jitters))
+	}
+	return out
+}
+
+// mean is of microseconds. What edges say may be nonsense, but is a time.
+func mean(sum, n uint64) time.Duration {
+	return time.Duration(min(sum/n, uint64(time.Hour/time.Microsecond))) * time.Microsecond
 }

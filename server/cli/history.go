@@ -14,7 +14,7 @@ import (
 )
 
 func newHistory(s *session) *cobra.Command {
-	cmd := &cobra.Command{Use: "history", Short: "How tunnels were: up or not, and what went through them"}
+	cmd := &cobra.Command{Use: "history", Short: "How tunnels were: up or not, what went through them, and how good their paths were"}
 	cmd.AddCommand(
 		s.historyOf("tunnel NAME", "Show how a tunnel was", "swanherd history tunnel berlin--oslo --since 24h", exactly(1, "a tunnel"),
 			func(c *client, args []string) (string, error) { return tunnelKind().name(c, args[0]) }),
@@ -57,7 +57,7 @@ func (s *session) historyOf(use, short, example string, args cobra.PositionalArg
 			if s.output != "table" {
 				return s.printMessage(got)
 			}
-			t := newTable(s.Out, "TIME", "UP", "IN", "OUT", "PACKETS IN", "PACKETS OUT", "DROPS")
+			t := newTable(s.Out, "TIME", "UP", "IN", "OUT", "PACKETS IN", "PACKETS OUT", "DROPS", "RTT", "JITTER", "LOSS")
 			for _, p := range got.GetPoints() {
 				t.row(historyRow(p.GetTime().AsTime().Local().Format(time.DateTime), p)...)
 			}
@@ -71,14 +71,27 @@ func (s *session) historyOf(use, short, example string, args cobra.PositionalArg
 }
 
 func historyRow(first string, p *swanherdv1.HistoryPoint) []string {
-	up := ""
-	if p.GetSamples() > 0 {
-		up = fmt.Sprintf("%.2f %%", 100*float64(p.GetUpSamples())/float64(p.GetSamples()))
-	}
 	return []string{
-		first, up, octets(p.GetOctetsIn()), octets(p.GetOctetsOut()),
+		first, part(p.GetUpSamples(), p.GetSamples()), octets(p.GetOctetsIn()), octets(p.GetOctetsOut()),
 		strconv.FormatUint(p.GetPacketsIn(), 10), strconv.FormatUint(p.GetPacketsOut(), 10), strconv.FormatUint(p.GetDrops(), 10),
+		span(p.GetLatency()), span(p.GetJitter()), part(p.GetProbesLost(), p.GetProbes()),
 	}
+}
+
+// part renders one number as a part of another; of nothing there is none.
+func part(of, all uint64) string {
+	if all == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2f %%", 100*float64(of)/float64(all))
+}
+
+// span renders a short time.
+func span(d *durationpb.Duration) string {
+	if d == nil {
+		return ""
+	}
+	return millis(float64(d.AsDuration().Microseconds()))
 }
 
 // parseSpan reads a span of time, which may also be one of days.

@@ -7,6 +7,7 @@
 //	swanherd_edges_in_sync{network}                       edges that run their newest intent
 //	swanherd_sites{network}                               sites
 //	swanherd_sites_isolated{network}                      sites none of whose tunnels is up
+//	swanherd_tunnels_sla_violated{network}                tunnels whose path is over a limit of its SLA
 //	swanherd_tunnels{network,status}                      tunnels by status: up, degraded, down, negotiating, stale
 //	swanherd_rollouts{network,state}                      rollouts that have not ended: running, paused, halted, reverting
 //	swanherd_alerts_firing{severity}                      alerts that fire, by severity: info, warning, critical
@@ -25,7 +26,7 @@
 //	grpc_server_handled_total{grpc_service,grpc_method,grpc_code,grpc_type}  calls of the API, and its companions
 //	go_*, process_*                                       the process
 //
-// Of several replicas each knows the whole fleet: the first seven are the same at each of
+// Of several replicas each knows the whole fleet: the first eight are the same at each of
 // them, and not to be added up.
 //
 // Labels are bounded: networks are the operator's, everything else is an enum.

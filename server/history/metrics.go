@@ -164,12 +164,13 @@ var (
 	descInSync    = fleetDesc("edges_in_sync", "Edges that run their newest intent.")
 	descSites     = fleetDesc("sites", "Sites.")
 	descIsolated  = fleetDesc("sites_isolated", "Sites none of whose tunnels is up.")
+	descOverSLA   = fleetDesc("tunnels_sla_violated", "Tunnels whose path is over a limit of its SLA.")
 	descTunnels   = fleetDesc("tunnels", "Tunnels by status.", "status")
 )
 
 // Describe implements prometheus.Collector.
 func (c *fleetCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descEdges, descConnected, descInSync, descSites, descIsolated, descTunnels} {
+	for _, d := range []*prometheus.Desc{descEdges, descConnected, descInSync, descSites, descIsolated, descOverSLA, descTunnels} {
 		ch <- d
 	}
 }
@@ -186,6 +187,7 @@ func (c *fleetCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descInSync, n.GetEdgesInSync())
 		gauge(descSites, n.GetSites())
 		gauge(descIsolated, n.GetSitesIsolated())
+		gauge(descOverSLA, n.GetSlaViolated())
 		gauge(descTunnels, n.GetUp(), "up")
 		gauge(descTunnels, n.GetDegraded(), "degraded")
 		gauge(descTunnels, n.GetDown(), "down")

@@ -182,6 +182,11 @@ func TestAnyHistoryComesBack(t *testing.T) {
 			p := history.Point{
 				Samples: rapid.Uint64Range(1, 5).Draw(r, "looks"), OctetsIn: rapid.Uint64Range(0, 1<<40).Draw(r, "in"), Drops: rapid.Uint64Range(0, 3).Draw(r, "drops"),
 			}
+			if rapid.Bool().Draw(r, "probed") {
+				p.Probes = rapid.Uint64Range(0, 1000).Draw(r, "probes")
+				p.ProbesLost, p.Missing = rapid.Uint64Range(0, p.Probes).Draw(r, "lost"), rapid.Uint64Range(0, 9).Draw(r, "missing")
+				p.RTT, p.Jitter, p.Jitters = rapid.Uint64Range(0, 1<<40).Draw(r, "rtt"), rapid.Uint64Range(0, 1<<30).Draw(r, "jitter"), p.Probes
+			}
 			p.Up = rapid.Uint64Range(0, p.Samples).Draw(r, "up")
 			s.Add(now, map[string]history.Point{tunnel: p})
 			want = want.Plus(p)
