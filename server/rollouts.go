@@ -87,6 +87,7 @@ func (s *Server) view(network model.NetworkName) *rollout.View {
 		Edges:   s.fleet.EdgeStatus,
 		Sites:   func(edge string) string { return p.snap.Edges.Value(edge).GetSite() },
 		Tunnels: s.fleet.TunnelStatuses(network.String()),
+		OverSLA: s.fleet.TunnelsOverSLA(network.String()),
 	}
 }
 

@@ -236,6 +236,26 @@ func TestRolloutRevertsByItself(t *testing.T) {
 	}
 }
 
+// A path that goes over its SLA while the change bakes takes the change back; one that
+// was over it before does not.
+func TestRolloutRevertsOverSLA(t *testing.T) {
+	s := startStaged(t, startController(t))
+	over := &swanherdv1.SlaViolation{Metric: swanherdv1.SlaMetric_SLA_METRIC_LOSS, Measured: 7, Limit: 1}
+	const established = swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED
+	s.madrid.report(established, over)
+	s.counted("a path to be over its SLA", func(n *swanherdv1.FleetCounts) bool { return n.GetSlaViolated() == 1 && n.GetDegraded() == 1 })
+	policy := quick(never)
+	policy.SettleTimeout = durationpb.New(time.Second)
+	name := s.rollout(s.change("lossy", 2048), policy)
+	s.reach(name, "good in its first batch", at(0, 2))
+	s.oslo.report(established, over)
+	r := s.reach(name, "reverted", in(swanherdv1.Rollout_STATE_REVERTED))
+	if want := "1 tunnels are over their SLA: berlin--oslo"; !strings.Contains(r.GetReason(), want) {
+		t.Errorf("the reason is %q, want %q", r.GetReason(), want)
+	}
+	s.windows("at the end", star3(oldWindow, oldWindow, oldWindow)...)
+}
+
 // A tunnel that does not come up again halts the rollout if the policy says so; a
 // person lets it go on.
 func TestRolloutHaltsPausesAndResumes(t *testing.T) {

@@ -178,7 +178,7 @@ func (f *facts) setTunnel(name string, next *swanherdv1.Tunnel) {
 	if next != nil {
 		f.tunnels[name] = next
 	}
-	if old != nil && next != nil && old.GetStatus() == next.GetStatus() && slices.Equal(sitesOf(old), sitesOf(next)) {
+	if old != nil && next != nil && old.GetStatus() == next.GetStatus() && fleet.OverSLA(old) == fleet.OverSLA(next) && slices.Equal(sitesOf(old), sitesOf(next)) {
 		return // its counters, or the reason
 	}
 	f.countTunnel(old, -1)
@@ -357,6 +357,9 @@ func (f *facts) judgeTunnel(r *rule, t *swanherdv1.Tunnel) answer {
 	if r.GetCondition() == swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DEGRADED {
 		want, word = swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, "degraded"
 	}
+	if r.GetCondition() == swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED {
+		return judgePath(t)
+	}
 	switch t.GetStatus() {
 	case want:
 		summary := strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", path.Base(t.GetName()), word, t.GetReason()), ": ")
@@ -365,6 +368,17 @@ func (f *facts) judgeTunnel(r *rule, t *swanherdv1.Tunnel) answer {
 		return answer{}
 	}
 	return answer{state: unknown} // negotiating, as between two tries, or stale
+}
+
+// judgePath is about the path of a tunnel: of one that has no SAs nothing is known.
+func judgePath(t *swanherdv1.Tunnel) answer {
+	switch {
+	case fleet.OverSLA(t):
+		return answer{state: yes, since: t.GetStatusTime().AsTime(), summary: clip(fmt.Sprintf("the path of %s is not good enough: %s", path.Base(t.GetName()), t.GetReason()))}
+	case t.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP, t.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED:
+		return answer{}
+	}
+	return answer{state: unknown}
 }
 
 func (f *facts) judgeNetwork(r *rule, name string) answer {

@@ -29,6 +29,7 @@ const (
 	reverted  = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REVERTED
 	expiring  = swanherdv1.AlertCondition_ALERT_CONDITION_CERTIFICATE_EXPIRING
 	authority = swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING
+	slow      = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED
 	massLoss  = swanherdv1.AlertCondition_ALERT_CONDITION_MASS_LOSS
 	fewer     = swanherdv1.AlertCondition_ALERT_CONDITION_REPLICA_LOST
 )
@@ -88,6 +89,16 @@ func (w *world) tunnel(a, b string, status swanherdv1.TunnelStatus) {
 		Name: "networks/demo/tunnels/" + a + "--" + b, Status: status, StatusTime: timestamppb.New(w.now),
 		A: &swanherdv1.TunnelEnd{Site: "networks/demo/sites/" + a}, B: &swanherdv1.TunnelEnd{Site: "networks/demo/sites/" + b},
 	})
+}
+
+const established = swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED
+
+// path is a tunnel that is degraded, with that state at both ends: if it is established,
+// because of its path.
+func (w *world) path(a, b string, state swanherdv1.TunnelState) {
+	w.tunnel(a, b, swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED)
+	t := w.in.Fleet.Tunnels[len(w.in.Fleet.Tunnels)-1]
+	t.A.Report, t.B.Report = &swanherdv1.TunnelReport{State: state}, &swanherdv1.TunnelReport{State: state}
 }
 
 // step steps the machine and returns what came of it, `+berlin` for an alert about
@@ -200,6 +211,11 @@ func TestConditions(t *testing.T) {
 			func(w *world) { w.tunnel("berlin", "oslo", isDown) }, func(w *world) { w.tunnel("berlin", "oslo", up) }, "berlin--oslo"},
 		"a tunnel is degraded": {degraded,
 			func(w *world) { w.tunnel("berlin", "oslo", swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED) }, func(w *world) { w.tunnel("berlin", "oslo", up) }, "berlin--oslo"},
+		"a path is over its SLA": {slow,
+			func(w *world) { w.path("berlin", "oslo", established) }, func(w *world) { w.tunnel("berlin", "oslo", up) }, "berlin--oslo"},
+		"a path is over its SLA, of a tunnel that was degraded before": {slow,
+			func(w *world) { w.path("berlin", "oslo", established) },
+			func(w *world) { w.path("berlin", "oslo", swanherdv1.TunnelState_TUNNEL_STATE_PARTIAL) }, "berlin--oslo"},
 		"a site is isolated": {isolated,
 			func(w *world) { w.tunnel("berlin", "oslo", isDown); w.tunnel("lima", "oslo", up) }, func(w *world) { w.tunnel("berlin", "oslo", up) }, "berlin"},
 		"replicas are missing": {fewer,

@@ -39,6 +39,7 @@ var kinds = map[swanherdv1.AlertCondition]kind{
 	swanherdv1.AlertCondition_ALERT_CONDITION_SITE_ISOLATED:        ofSites,
 	swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DOWN:          ofTunnels,
 	swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DEGRADED:      ofTunnels,
+	swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED:  ofTunnels,
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OUT_OF_SYNC:     ofEdges,
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REJECTED:        ofEdges,
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REVERTED:        ofEdges,

@@ -34,10 +34,10 @@ func newRollout(s *session) *cobra.Command {
 
 // rolloutFlags are what a rollout is made of on the command line.
 type rolloutFlags struct {
-	id, onFailure                       string
-	batches                             []string
-	bake, settle                        time.Duration
-	success, nacks, reverts, down, risk uint32
+	id, onFailure                                   string
+	batches                                         []string
+	bake, settle                                    time.Duration
+	success, nacks, reverts, down, violations, risk uint32
 }
 
 func (f *rolloutFlags) add(cmd *cobra.Command) {
@@ -50,6 +50,7 @@ func (f *rolloutFlags) add(cmd *cobra.Command) {
 	flags.Uint32Var(&f.nacks, "max-nacks", 0, "edges that may refuse the change")
 	flags.Uint32Var(&f.reverts, "max-reverts", 0, "edges that may take it back")
 	flags.Uint32Var(&f.down, "max-tunnels-down", 0, "tunnels that were up and may be not up")
+	flags.Uint32Var(&f.violations, "max-sla-violations", 0, "tunnels that were within their SLA and may be over it")
 	flags.Uint32Var(&f.risk, "budget", 0, "sites that may be without a tunnel, or not done, at once; 0: a whole batch")
 	flags.StringVar(&f.onFailure, "on-failure", "revert", "what happens when a batch fails: revert or halt")
 }
@@ -57,7 +58,7 @@ func (f *rolloutFlags) add(cmd *cobra.Command) {
 func (f *rolloutFlags) rollout(changeSet string) (*swanherdv1.Rollout, error) {
 	r := &swanherdv1.Rollout{ChangeSet: changeSet, Policy: &swanherdv1.RolloutPolicy{
 		SuccessPercent: f.success, BakeTime: durationpb.New(f.bake), SettleTimeout: durationpb.New(f.settle),
-		MaxNacks: f.nacks, MaxReverts: f.reverts, MaxTunnelsDown: f.down, DisruptionBudget: f.risk,
+		MaxNacks: f.nacks, MaxReverts: f.reverts, MaxTunnelsDown: f.down, MaxSlaViolations: f.violations, DisruptionBudget: f.risk,
 	}}
 	switch f.onFailure {
 	case "revert":
@@ -274,8 +275,8 @@ func rolloutText(r *swanherdv1.Rollout, now time.Time) string {
 	if p == nil {
 		return b.String()
 	}
-	fmt.Fprintf(&b, "  %d of %d edges have the change: %d confirmed, %d refused, %d reverted, %d offline; %d tunnels down\n",
-		p.GetAdmitted(), p.GetEdges(), p.GetConfirmed(), p.GetRefused(), p.GetReverted(), p.GetOffline(), p.GetTunnelsDown())
+	fmt.Fprintf(&b, "  %d of %d edges have the change: %d confirmed, %d refused, %d reverted, %d offline; %d tunnels down, %d over their SLA\n",
+		p.GetAdmitted(), p.GetEdges(), p.GetConfirmed(), p.GetRefused(), p.GetReverted(), p.GetOffline(), p.GetTunnelsDown(), p.GetSlaViolations())
 	for _, w := range p.GetWaiting() {
 		fmt.Fprintf(&b, "  waiting: %s\n", safe(w))
 	}

@@ -30,6 +30,8 @@ type View struct {
 	Sites func(edge string) string
 	// Tunnels have a status when it is known.
 	Tunnels map[string]swanherdv1.TunnelStatus
+	// OverSLA are those whose path is over a limit of its SLA.
+	OverSLA map[string]bool
 }
 
 // up says whether a tunnel carries traffic.
@@ -79,8 +81,11 @@ func (v *View) edge(name string, admissions []int64) edgeState {
 // baseline notes in the rollout what is not well before a batch, so that it is not
 // held against it.
 func (v *View) baseline(r *storev1.Rollout, p *storev1.RolloutPlan) {
-	r.Down, r.Offline = nil, nil
+	r.Down, r.Offline, r.Violating = nil, nil, nil
 	for row := range v.Plan.Tunnels.InNetwork(v.Network) {
+		if v.OverSLA[row.Name] {
+			r.Violating = append(r.Violating, last(row.Name))
+		}
 		if !v.up(row.Name) {
 			r.Down = append(r.Down, last(row.Name))
 		}
@@ -97,6 +102,10 @@ func (v *View) baseline(r *storev1.Rollout, p *storev1.RolloutPlan) {
 func (v *View) shrink(r *storev1.Rollout) {
 	r.Down = slices.DeleteFunc(r.GetDown(), func(id string) bool {
 		return v.up(model.TunnelName{Network: v.Network.Network, Tunnel: id}.String())
+	})
+	r.Violating = slices.DeleteFunc(r.GetViolating(), func(id string) bool {
+		name := model.TunnelName{Network: v.Network.Network, Tunnel: id}.String()
+		return v.Tunnels[name] == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP
 	})
 	r.Offline = slices.DeleteFunc(r.GetOffline(), func(id string) bool { return v.Edges(v.edgeName(id)).GetConnected() })
 }
@@ -131,6 +140,8 @@ type health struct {
 	done, wanted int
 	// down are the tunnels that were up, or are new, and are not up.
 	down []string
+	// violating are the tunnels that were within their SLA, or are new, and are over it.
+	violating []string
 	// unsettled are the sites that have no tunnel, or an edge that is not through.
 	unsettled map[string]bool
 	// broken are the assertions that do not hold, with the reason.
@@ -169,6 +180,7 @@ func (v *View) look(r *storev1.Rollout, p *storev1.RolloutPlan) *health {
 		}
 	}
 	v.lookAtTunnels(h, set(r.GetDown()), wasOffline)
+	v.lookAtPaths(h, set(r.GetViolating()))
 	h.broken = v.Broken(p.GetAssertions(), lastAdmitted(r, p))
 	return h
 }
@@ -193,6 +205,16 @@ func (v *View) lookAtTunnels(h *health, wasDown, wasOffline map[string]bool) {
 			h.unsettled[s] = true
 		}
 	}
+}
+
+// lookAtPaths finds the tunnels that are over their SLA and were not.
+func (v *View) lookAtPaths(h *health, before map[string]bool) {
+	for name := range v.OverSLA {
+		if !before[last(name)] {
+			h.violating = append(h.violating, last(name))
+		}
+	}
+	slices.Sort(h.violating)
 }
 
 func set(names []string) map[string]bool {
@@ -279,7 +301,7 @@ func (v *View) Progress(revision int64, r *storev1.Rollout, p *storev1.RolloutPl
 	waiting := h.waiting(r.GetRollout().GetPolicy())
 	return &swanherdv1.Rollout_Progress{
 		Edges: uint32(len(p.GetEdges())), Admitted: r.GetAdmitted(), Confirmed: uint32(len(h.confirmed)), Refused: uint32(len(h.refused)),
-		Reverted: uint32(len(h.reverted)), Offline: uint32(len(h.offline)), TunnelsDown: uint32(len(h.down)),
+		Reverted: uint32(len(h.reverted)), Offline: uint32(len(h.offline)), TunnelsDown: uint32(len(h.down)), SlaViolations: uint32(len(h.violating)),
 		Waiting: waiting[:min(maxWords, len(waiting))],
 	}
 }
@@ -310,6 +332,9 @@ func (h *health) waiting(policy *swanherdv1.RolloutPolicy) []string {
 	if len(h.down) > int(policy.GetMaxTunnelsDown()) {
 		slices.Sort(h.down)
 		out = append(out, fmt.Sprintf("%d tunnels are not up: %s", len(h.down), some(h.down)))
+	}
+	if len(h.violating) > int(policy.GetMaxSlaViolations()) {
+		out = append(out, fmt.Sprintf("%d tunnels are over their SLA: %s", len(h.violating), some(h.violating)))
 	}
 	return append(out, h.broken...)
 }

@@ -146,7 +146,7 @@ func (s *step) ended() bool {
 		return false
 	}
 	r.State, r.EndTime = completed, timestamppb.New(s.now)
-	s.r.Down, s.r.Offline = nil, nil
+	s.r.Down, s.r.Offline, s.r.Violating = nil, nil, nil
 	s.told.Complete = true
 	s.tell("rollout.complete", fmt.Sprintf("%d edges have the change", len(s.p.GetEdges())))
 	return true
@@ -252,7 +252,7 @@ func (s *step) goBack() {
 	}
 	r := s.r.GetRollout()
 	r.State, r.EndTime = reverted, timestamppb.New(s.now)
-	s.r.Down, s.r.Offline = nil, nil
+	s.r.Down, s.r.Offline, s.r.Violating = nil, nil, nil
 	message := "every edge that can be reached runs what it ran before"
 	if len(left) > 0 {
 		message = fmt.Sprintf("%s have not confirmed what they ran before", some(left))

@@ -39,6 +39,7 @@ type sim struct {
 	refuse  map[string]swanherdv1.IntentState // what an edge answers instead
 	lazy    map[string]bool                   // edges whose replica has not told them yet
 	tunnels map[string]swanherdv1.TunnelStatus
+	overSLA map[string]bool
 	told    []string
 }
 
@@ -141,7 +142,7 @@ func (s *sim) changed(id string) bool {
 
 func (s *sim) view() *View {
 	return &View{
-		Network: demo, Plan: s.plan, Began: s.began, Known: s.known, Tunnels: s.tunnels,
+		Network: demo, Plan: s.plan, Began: s.began, Known: s.known, Tunnels: s.tunnels, OverSLA: s.overSLA,
 		Edges: func(edge string) *swanherdv1.EdgeStatus { return s.edges[last(edge)] },
 		Sites: func(edge string) string { return "networks/demo/sites/" + last(edge) },
 	}
@@ -179,6 +180,20 @@ func (s *sim) is(state swanherdv1.Rollout_State, batch, admitted uint32, reason 
 	if r.GetState() != state || r.GetBatch() != batch || s.r.GetAdmitted() != admitted || !strings.Contains(r.GetReason(), reason) || reason == "" && r.GetReason() != "" {
 		s.Fatalf("after %s: %s in batch %d, %d admitted, %q; want %s, %d, %d, %q\n%v", s.now.Sub(start), r.GetState(), r.GetBatch(),
 			s.r.GetAdmitted(), r.GetReason(), state, batch, admitted, reason, s.progress())
+	}
+}
+
+// path says whether that of a spoke to the hub is over its SLA.
+func (s *sim) path(spoke string, over bool) {
+	if s.overSLA == nil {
+		s.overSLA = map[string]bool{}
+	}
+	name := "networks/demo/tunnels/" + spoke + "--hub"
+	s.overSLA[name] = over
+	if s.tunnels[name] = up; over {
+		s.tunnels[name] = swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED
+	} else {
+		delete(s.overSLA, name)
 	}
 }
 
@@ -240,6 +255,15 @@ func TestGates(t *testing.T) {
 		{
 			name: "a tunnel may be down", breaks: func(s *sim) { s.tunnel("d", down) },
 			policy: func(p *swanherdv1.RolloutPolicy) { p.MaxTunnelsDown = 1 }, after: 40 * time.Second, state: running,
+		},
+		{name: "a path is over its SLA for a moment", breaks: func(s *sim) { s.path("d", true) }, after: 29 * time.Second, state: running},
+		{
+			name: "a path stays over its SLA", breaks: func(s *sim) { s.path("d", true) },
+			after: 33 * time.Second, state: reverted, reason: "batch 1: 1 tunnels are over their SLA: d--hub",
+		},
+		{
+			name: "a path may be over its SLA", breaks: func(s *sim) { s.path("d", true) },
+			policy: func(p *swanherdv1.RolloutPolicy) { p.MaxSlaViolations = 1 }, after: 40 * time.Second, state: running,
 		},
 		{
 			name: "what is asserted holds no more", breaks: func(s *sim) { s.tunnel("b", down) },
