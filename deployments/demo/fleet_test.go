@@ -20,9 +20,11 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/deployments/lab/wan"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -38,6 +40,7 @@ func TestFleetNetns(t *testing.T) {
 	}{
 		{"a used token is refused", (*fleetTest).usedToken},
 		{"tunnels are rekeyed by command", (*fleetTest).rekeyed},
+		{"a path becomes too slow", (*fleetTest).pathTooSlow},
 		{"the controller is killed under traffic", (*fleetTest).controllerKilled},
 		{"an edge is killed and comes back", (*fleetTest).edgeKilled},
 		{"an edge starts without the controller", (*fleetTest).headlessStart},
@@ -75,7 +78,7 @@ func newFleet(t *testing.T) *fleetTest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &demo{options: options{dir: dir}, began: time.Now(), progress: t.Output(), operators: operators}
+	d := &demo{options: options{dir: dir, line: "tokyo"}, began: time.Now(), progress: t.Output(), operators: operators}
 	t.Cleanup(func() {
 		d.stop()
 		operators.Close()
@@ -259,6 +262,52 @@ func (f *fleetTest) cutOff() {
 	f.await("every edge to run and keep what is planned", func() bool {
 		return len(f.inState(swanherdv1.IntentState_INTENT_STATE_CONFIRMED)) == 4 && f.up() == 6
 	})
+}
+
+// pathTooSlow has tokyo's line become slow: probes show it at both ends of its tunnels, and
+// by the profile's SLA these are degraded, which is over when the SLA is.
+func (f *fleetTest) pathTooSlow() {
+	profile := func(p *swanherdv1.Profile) {
+		p.Name = network + "/profiles/default"
+		_, err := f.topology.UpdateProfile(f.ctx, &swanherdv1.UpdateProfileRequest{
+			Profile: p, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"sla", "probing"}},
+		})
+		if err != nil {
+			f.Fatal(err)
+		}
+	}
+	before := f.spis()
+	profile(&swanherdv1.Profile{
+		Probing: &swanherdv1.Probing{Interval: durationpb.New(100 * time.Millisecond)}, Sla: &swanherdv1.PathSla{MaxLatency: durationpb.New(50 * time.Millisecond)},
+	})
+	f.await("probes in each tunnel, from both ends", func() bool {
+		for _, t := range f.tunnels() {
+			for _, end := range []*swanherdv1.TunnelEnd{t.GetA(), t.GetB()} {
+				if q := end.GetReport().GetQuality(); q.GetWindowProbes()-q.GetWindowLost() < 20 {
+					return false
+				}
+			}
+		}
+		return f.up() == 6
+	})
+	f.world.line.Set(wan.Conditions{Delay: 100 * time.Millisecond}, wan.Conditions{Delay: 100 * time.Millisecond})
+	f.await("tokyo's tunnels, and no others, to be degraded", func() bool {
+		degraded := 0
+		for _, t := range f.tunnels() {
+			if t.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED && strings.Contains(t.GetReason(), "ms, over the 50 ms of its SLA") {
+				degraded++
+			}
+		}
+		return degraded == 3 && f.up() == 3
+	})
+	f.world.line.Set(wan.Conditions{}, wan.Conditions{})
+	profile(&swanherdv1.Profile{})
+	f.await("all to be up", func() bool { return f.up() == 6 })
+	for name, spi := range f.spis() {
+		if before[name] != spi {
+			f.Errorf("%s was negotiated anew for how it is probed", name)
+		}
+	}
 }
 
 // drift takes a route of berlin's away: it is there again at once, and an event tells.

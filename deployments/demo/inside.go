@@ -94,7 +94,7 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.world, err = newWorld(manifest.GetSites()); err != nil {
+	if d.world, err = newWorld(manifest.GetSites(), d.line); err != nil {
 		return nil, err
 	}
 	d.step("emulated WAN with %d sites", len(d.world.sites))
@@ -392,7 +392,7 @@ func (d *demo) stop() {
 	if d.server != nil {
 		d.server.Stop(10 * time.Second)
 	}
-	d.world.net.Close()
+	d.world.close()
 }
 
 // printLogs shows the end of each program's output, for a failure.

@@ -26,6 +26,8 @@ type options struct {
 	listen string
 	// dir is the scratch directory with the binaries; it is removed at the end.
 	dir string
+	// line is the site whose cable to the WAN has conditions that can be set; empty: none.
+	line string
 }
 
 func main() {

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/deployments/lab/wan"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -25,6 +27,18 @@ type world struct {
 	net        *lab.Network
 	controller *lab.Namespace
 	sites      []*site
+	// behind is the site whose cable to the WAN is line; empty: none.
+	behind string
+	line   *wan.Line
+}
+
+// close takes the WAN away.
+func (w *world) close() error {
+	var err error
+	if w.line != nil {
+		err = w.line.Close()
+	}
+	return errors.Join(err, w.net.Close())
 }
 
 // The controller's address on the WAN, and the port of its edge listener.
@@ -33,24 +47,25 @@ var controllerAddr = netip.MustParseAddr("203.0.113.2")
 const edgePort = 7444
 
 // newWorld makes a router with the controller and every site of the manifest
-// on links of their own: 198.51.100.(4i)/30 for site i.
-func newWorld(sites []*swanherdv1.Site) (*world, error) {
-	w := &world{net: lab.New()}
+// on links of their own: 198.51.100.(4i)/30 for site i. The one of the site behind is a
+// line whose conditions can be set.
+func newWorld(sites []*swanherdv1.Site, behind string) (*world, error) {
+	w := &world{net: lab.New(), behind: behind}
 	var err error
 	if w.controller, err = w.net.Add("controller"); err != nil {
 		return w, err
 	}
-	wan, err := w.net.Add("wan")
+	router, err := w.net.Add("wan")
 	if err != nil {
 		return w, err
 	}
-	err = w.attach(w.controller, "wan0", netip.MustParsePrefix("203.0.113.0/30"), wan, "controller")
+	err = w.attach(w.controller, "wan0", netip.MustParsePrefix("203.0.113.0/30"), router, "controller")
 	if err != nil {
 		return w, err
 	}
 	for i, s := range sites {
 		prefix := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(4 * i)}), 30)
-		if err := w.addSite(s, prefix, wan); err != nil {
+		if err := w.addSite(s, prefix, router); err != nil {
 			return w, err
 		}
 	}
@@ -58,20 +73,42 @@ func newWorld(sites []*swanherdv1.Site) (*world, error) {
 }
 
 // attach links a host with the WAN's router and points its default route there.
-func (w *world) attach(host *lab.Namespace, device string, prefix netip.Prefix, wan *lab.Namespace, wanDevice string) error {
-	router := prefix.Addr().Next()
-	own := router.Next()
-	err := w.net.Link(
+func (w *world) attach(host *lab.Namespace, device string, prefix netip.Prefix, router *lab.Namespace, routerDevice string) error {
+	gateway := prefix.Addr().Next()
+	own := gateway.Next()
+	link := w.net.Link
+	if w.behind != "" && host.Name == w.behind {
+		link = w.linkByLine
+	}
+	err := link(
 		lab.End{Host: host, Interface: device, Addresses: []netip.Prefix{netip.PrefixFrom(own, prefix.Bits())}},
-		lab.End{Host: wan, Interface: wanDevice, Addresses: []netip.Prefix{netip.PrefixFrom(router, prefix.Bits())}},
+		lab.End{Host: router, Interface: routerDevice, Addresses: []netip.Prefix{netip.PrefixFrom(gateway, prefix.Bits())}},
 	)
 	if err != nil {
 		return err
 	}
-	return host.Route(netip.MustParsePrefix("0.0.0.0/0"), router)
+	return host.Route(netip.MustParsePrefix("0.0.0.0/0"), gateway)
 }
 
-func (w *world) addSite(s *swanherdv1.Site, wanPrefix netip.Prefix, wan *lab.Namespace) error {
+// linkByLine joins two hosts by the line.
+func (w *world) linkByLine(a, b lab.End) error {
+	between, err := w.net.Add("line")
+	if err != nil {
+		return err
+	}
+	if err := w.net.Link(a, lab.End{Host: between, Interface: "a"}); err != nil {
+		return err
+	}
+	if err := w.net.Link(b, lab.End{Host: between, Interface: "b"}); err != nil {
+		return err
+	}
+	return between.Do(func() error {
+		w.line, err = wan.Join("a", "b", 1)
+		return err
+	})
+}
+
+func (w *world) addSite(s *swanherdv1.Site, wanPrefix netip.Prefix, router *lab.Namespace) error {
 	name := s.GetName()[len("networks/demo/sites/"):]
 	x := &site{name: name}
 	var err error
@@ -81,7 +118,7 @@ func (w *world) addSite(s *swanherdv1.Site, wanPrefix netip.Prefix, wan *lab.Nam
 	if x.lan, err = w.net.Add(name + "-lan"); err != nil {
 		return err
 	}
-	if err := w.attach(x.edge, "wan1", wanPrefix, wan, "to-"+name); err != nil {
+	if err := w.attach(x.edge, "wan1", wanPrefix, router, "to-"+name); err != nil {
 		return err
 	}
 	x.wanAddr = wanPrefix.Addr().Next().Next()
