@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/tunnel.proto.
  */
 export const file_swanherd_v1_tunnel: GenFile = /*@__PURE__*/
-  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgiggMKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dSI6CgdQYXRoTXR1Eg4KBm9jdGV0cxgBIAEoDRIPCgdsaW1pdGVkGAIgASgIEg4KBnNlYXJjaBgDIAEoCSKCAgoLVHVubmVsRXJyb3ISDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEg4KBnJlbW90ZRgDIAEoCBIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgRraW5kGAUgASgOMhwuc3dhbmhlcmQudjEuVHVubmVsRXJyb3JLaW5kEhAKCGV4Y2hhbmdlGAYgASgJEg8KB3BheWxvYWQYByABKAkSDgoGbm90aWZ5GAggASgJEg0KBWNoaWxkGAkgASgJEgwKBG91cnMYCiADKAkSDgoGdGhlaXJzGAsgAygJEg4KBnJlbWVkeRgMIAEoCSK4AgoFSWtlU2ESFQoNaW5pdGlhdG9yX3NwaRgBIAEoCRIVCg1yZXNwb25kZXJfc3BpGAIgASgJEhEKCWluaXRpYXRvchgDIAEoCBINCgVzdWl0ZRgEIAEoCRI0ChBlc3RhYmxpc2hlZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpyZWtleV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghsb2NhbF9pZBgHIAEoCRIRCglyZW1vdGVfaWQYCCABKAkSEwoLcmVtb3RlX2F1dGgYCSABKAkSEQoJbmF0X2xvY2FsGAogASgIEhIKCm5hdF9yZW1vdGUYCyABKAgSGAoQdGNwX2VuY2Fwc3VsYXRlZBgMIAEoCCKLAgoHQ2hpbGRTYRIMCgRuYW1lGAEgASgJEg4KBnNwaV9pbhgCIAEoCRIPCgdzcGlfb3V0GAMgASgJEg0KBXN1aXRlGAQgASgJEgwKBG1vZGUYBSABKAkSEAoIbG9jYWxfdHMYBiADKAkSEQoJcmVtb3RlX3RzGAcgAygJEjQKEGVzdGFibGlzaGVkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCGNvdW50ZXJzGAogASgLMhcuc3dhbmhlcmQudjEuU2FDb3VudGVycyKkAQoKU2FDb3VudGVycxISCgpwYWNrZXRzX2luGAEgASgEEhEKCW9jdGV0c19pbhgCIAEoBBITCgtwYWNrZXRzX291dBgDIAEoBBISCgpvY3RldHNfb3V0GAQgASgEEhQKDHJlcGxheV9kcm9wcxgFIAEoBBIaChJpbnRlZ3JpdHlfZmFpbHVyZXMYBiABKAQSFAoMcG9saWN5X2Ryb3BzGAcgASgEKq8BCgxUdW5uZWxTdGF0dXMSHQoZVFVOTkVMX1NUQVRVU19VTlNQRUNJRklFRBAAEhQKEFRVTk5FTF9TVEFUVVNfVVAQARIaChZUVU5ORUxfU1RBVFVTX0RFR1JBREVEEAISFgoSVFVOTkVMX1NUQVRVU19ET1dOEAMSHQoZVFVOTkVMX1NUQVRVU19ORUdPVElBVElORxAEEhcKE1RVTk5FTF9TVEFUVVNfU1RBTEUQBSqwAQoLVHVubmVsU3RhdGUSHAoYVFVOTkVMX1NUQVRFX1VOU1BFQ0lGSUVEEAASFQoRVFVOTkVMX1NUQVRFX0lETEUQARIbChdUVU5ORUxfU1RBVEVfQ09OTkVDVElORxACEhwKGFRVTk5FTF9TVEFURV9FU1RBQkxJU0hFRBADEhgKFFRVTk5FTF9TVEFURV9QQVJUSUFMEAQSFwoTVFVOTkVMX1NUQVRFX0ZBSUxFRBAFKp0DCg9UdW5uZWxFcnJvcktpbmQSIQodVFVOTkVMX0VSUk9SX0tJTkRfVU5TUEVDSUZJRUQQABIfChtUVU5ORUxfRVJST1JfS0lORF9QUk9QT1NBTFMQARIfChtUVU5ORUxfRVJST1JfS0lORF9TRUxFQ1RPUlMQAhIkCiBUVU5ORUxfRVJST1JfS0lORF9BVVRIRU5USUNBVElPThADEh8KG1RVTk5FTF9FUlJPUl9LSU5EX05PX0FOU1dFUhAEEhwKGFRVTk5FTF9FUlJPUl9LSU5EX0NPT0tJRRAFEhoKFlRVTk5FTF9FUlJPUl9LSU5EX0JVU1kQBhIeChpUVU5ORUxfRVJST1JfS0lORF9QUk9UT0NPTBAHEiAKHFRVTk5FTF9FUlJPUl9LSU5EX0RBVEFfUExBTkUQCBIdChlUVU5ORUxfRVJST1JfS0lORF9FWFBJUkVEEAkSIwofVFVOTkVMX0VSUk9SX0tJTkRfQ09ORklHVVJBVElPThAKEh4KGlRVTk5FTF9FUlJPUl9LSU5EX0lOVEVSTkFMEAtCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIvABCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDItoBCglUdW5uZWxFbmQSDAoEZWRnZRgBIAEoCRIMCgRzaXRlGAIgASgJEg4KBnVwbGluaxgDIAEoCRIQCghlbmRwb2ludBgEIAEoCRIQCghwcmVmaXhlcxgFIAMoCRIRCglpbml0aWF0b3IYBiABKAgSKQoGcmVwb3J0GAcgASgLMhkuc3dhbmhlcmQudjEuVHVubmVsUmVwb3J0EjAKDHJlY2VpdmVfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASDQoFc3RhbGUYCSABKAgi4AMKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dRIpCgdxdWFsaXR5GAsgASgLMhguc3dhbmhlcmQudjEuUGF0aFF1YWxpdHkSMQoOc2xhX3Zpb2xhdGlvbnMYDCADKAsyGS5zd2FuaGVyZC52MS5TbGFWaW9sYXRpb24i7AIKC1BhdGhRdWFsaXR5EhUKDXdpbmRvd19wcm9iZXMYASABKA0SEwoLd2luZG93X2xvc3QYAiABKA0SFwoPd2luZG93X2xvc3Rfb3V0GAMgASgNEhYKDndpbmRvd19sb3N0X2luGAQgASgNEhIKCnJ0dF9taW5fdXMYBSABKA0SEgoKcnR0X2F2Z191cxgGIAEoDRISCgpydHRfcDUwX3VzGAcgASgNEhIKCnJ0dF9wOTlfdXMYCCABKA0SFQoNaml0dGVyX291dF91cxgJIAEoDRIUCgxqaXR0ZXJfaW5fdXMYCiABKA0SHQoVb25lX3dheV9kaWZmZXJlbmNlX3VzGAsgASgSEg4KBnByb2JlcxgMIAEoBBITCgtwcm9iZXNfbG9zdBgNIAEoBBISCgpydHRfc3VtX3VzGA4gASgEEhUKDWppdHRlcl9zdW1fdXMYDyABKAQSFAoMaml0dGVyX2NvdW50GBAgASgEIocBCgxTbGFWaW9sYXRpb24SJgoGbWV0cmljGAEgASgOMhYuc3dhbmhlcmQudjEuU2xhTWV0cmljEhAKCG1lYXN1cmVkGAIgASgBEg0KBWxpbWl0GAMgASgBEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjoKB1BhdGhNdHUSDgoGb2N0ZXRzGAEgASgNEg8KB2xpbWl0ZWQYAiABKAgSDgoGc2VhcmNoGAMgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIrgCCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCBIYChB0Y3BfZW5jYXBzdWxhdGVkGAwgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIrUBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQSDwoHbWlzc2luZxgIIAEoBCqvAQoMVHVubmVsU3RhdHVzEh0KGVRVTk5FTF9TVEFUVVNfVU5TUEVDSUZJRUQQABIUChBUVU5ORUxfU1RBVFVTX1VQEAESGgoWVFVOTkVMX1NUQVRVU19ERUdSQURFRBACEhYKElRVTk5FTF9TVEFUVVNfRE9XThADEh0KGVRVTk5FTF9TVEFUVVNfTkVHT1RJQVRJTkcQBBIXChNUVU5ORUxfU1RBVFVTX1NUQUxFEAUqsAEKC1R1bm5lbFN0YXRlEhwKGFRVTk5FTF9TVEFURV9VTlNQRUNJRklFRBAAEhUKEVRVTk5FTF9TVEFURV9JRExFEAESGwoXVFVOTkVMX1NUQVRFX0NPTk5FQ1RJTkcQAhIcChhUVU5ORUxfU1RBVEVfRVNUQUJMSVNIRUQQAxIYChRUVU5ORUxfU1RBVEVfUEFSVElBTBAEEhcKE1RVTk5FTF9TVEFURV9GQUlMRUQQBSprCglTbGFNZXRyaWMSGgoWU0xBX01FVFJJQ19VTlNQRUNJRklFRBAAEhMKD1NMQV9NRVRSSUNfTE9TUxABEhYKElNMQV9NRVRSSUNfTEFURU5DWRACEhUKEVNMQV9NRVRSSUNfSklUVEVSEAMqnQMKD1R1bm5lbEVycm9yS2luZBIhCh1UVU5ORUxfRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1BST1BPU0FMUxABEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1NFTEVDVE9SUxACEiQKIFRVTk5FTF9FUlJPUl9LSU5EX0FVVEhFTlRJQ0FUSU9OEAMSHwobVFVOTkVMX0VSUk9SX0tJTkRfTk9fQU5TV0VSEAQSHAoYVFVOTkVMX0VSUk9SX0tJTkRfQ09PS0lFEAUSGgoWVFVOTkVMX0VSUk9SX0tJTkRfQlVTWRAGEh4KGlRVTk5FTF9FUlJPUl9LSU5EX1BST1RPQ09MEAcSIAocVFVOTkVMX0VSUk9SX0tJTkRfREFUQV9QTEFORRAIEh0KGVRVTk5FTF9FUlJPUl9LSU5EX0VYUElSRUQQCRIjCh9UVU5ORUxfRVJST1JfS0lORF9DT05GSUdVUkFUSU9OEAoSHgoaVFVOTkVMX0VSUk9SX0tJTkRfSU5URVJOQUwQC0I7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * A Tunnel is the logical link between two edges' uplinks: one intent on both
@@ -215,6 +215,20 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
    * @generated from field: swanherd.v1.PathMtu path_mtu = 10;
    */
   pathMtu?: PathMtu | undefined;
+
+  /**
+   * What probes through the tunnel show of it; unset while there are none.
+   *
+   * @generated from field: swanherd.v1.PathQuality quality = 11;
+   */
+  quality?: PathQuality | undefined;
+
+  /**
+   * Limits of the profile's SLA that the path is over at this end.
+   *
+   * @generated from field: repeated swanherd.v1.SlaViolation sla_violations = 12;
+   */
+  slaViolations: SlaViolation[];
 };
 
 /**
@@ -223,6 +237,157 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
  */
 export const TunnelReportSchema: GenMessage<TunnelReport> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_tunnel, 2);
+
+/**
+ * PathQuality is what probes through a tunnel (STAMP, RFC 8762) show at one of its
+ * ends. Each end probes by itself.
+ *
+ * @generated from message swanherd.v1.PathQuality
+ */
+export type PathQuality = Message<"swanherd.v1.PathQuality"> & {
+  /**
+   * The window: the last probes of which it is known whether they were answered, at
+   * most 100. Of those that were lost the peer's count says how many did not reach it
+   * (out), and how many of its answers did not come (in); of the newest it does not yet.
+   *
+   * @generated from field: uint32 window_probes = 1;
+   */
+  windowProbes: number;
+
+  /**
+   * @generated from field: uint32 window_lost = 2;
+   */
+  windowLost: number;
+
+  /**
+   * @generated from field: uint32 window_lost_out = 3;
+   */
+  windowLostOut: number;
+
+  /**
+   * @generated from field: uint32 window_lost_in = 4;
+   */
+  windowLostIn: number;
+
+  /**
+   * Round trips in the window in microseconds, without the time that the peer took to
+   * answer: the least, the mean, the median and the 99th percentile.
+   *
+   * @generated from field: uint32 rtt_min_us = 5;
+   */
+  rttMinUs: number;
+
+  /**
+   * @generated from field: uint32 rtt_avg_us = 6;
+   */
+  rttAvgUs: number;
+
+  /**
+   * @generated from field: uint32 rtt_p50_us = 7;
+   */
+  rttP50Us: number;
+
+  /**
+   * @generated from field: uint32 rtt_p99_us = 8;
+   */
+  rttP99Us: number;
+
+  /**
+   * The mean of how much the delay of a probe differs from that of the one before, one
+   * way, in microseconds (RFC 5481, Section 4.1). It needs no common clock.
+   *
+   * @generated from field: uint32 jitter_out_us = 9;
+   */
+  jitterOutUs: number;
+
+  /**
+   * @generated from field: uint32 jitter_in_us = 10;
+   */
+  jitterInUs: number;
+
+  /**
+   * The mean delay out less that in, in microseconds, as the clocks of both ends say:
+   * it is off by twice as much as these differ.
+   *
+   * @generated from field: sint64 one_way_difference_us = 11;
+   */
+  oneWayDifferenceUs: bigint;
+
+  /**
+   * What was since the agent began to probe the path: probes of which it is known
+   * whether they were answered, those that were lost, the sum of the round trips of the
+   * others in microseconds, and the sum of the differences that jitter is the mean of,
+   * in microseconds and in both directions, with their number.
+   *
+   * @generated from field: uint64 probes = 12;
+   */
+  probes: bigint;
+
+  /**
+   * @generated from field: uint64 probes_lost = 13;
+   */
+  probesLost: bigint;
+
+  /**
+   * @generated from field: uint64 rtt_sum_us = 14;
+   */
+  rttSumUs: bigint;
+
+  /**
+   * @generated from field: uint64 jitter_sum_us = 15;
+   */
+  jitterSumUs: bigint;
+
+  /**
+   * @generated from field: uint64 jitter_count = 16;
+   */
+  jitterCount: bigint;
+};
+
+/**
+ * Describes the message swanherd.v1.PathQuality.
+ * Use `create(PathQualitySchema)` to create a new message.
+ */
+export const PathQualitySchema: GenMessage<PathQuality> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_tunnel, 3);
+
+/**
+ * SlaViolation is a limit that a path is over.
+ *
+ * @generated from message swanherd.v1.SlaViolation
+ */
+export type SlaViolation = Message<"swanherd.v1.SlaViolation"> & {
+  /**
+   * @generated from field: swanherd.v1.SlaMetric metric = 1;
+   */
+  metric: SlaMetric;
+
+  /**
+   * What was measured when it went over, and the limit.
+   *
+   * @generated from field: double measured = 2;
+   */
+  measured: number;
+
+  /**
+   * @generated from field: double limit = 3;
+   */
+  limit: number;
+
+  /**
+   * By the edge's clock.
+   *
+   * @generated from field: google.protobuf.Timestamp start_time = 4;
+   */
+  startTime?: Timestamp | undefined;
+};
+
+/**
+ * Describes the message swanherd.v1.SlaViolation.
+ * Use `create(SlaViolationSchema)` to create a new message.
+ */
+export const SlaViolationSchema: GenMessage<SlaViolation> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_tunnel, 4);
 
 /**
  * PathMtu says how long the IP datagrams to a peer may be.
@@ -258,7 +423,7 @@ export type PathMtu = Message<"swanherd.v1.PathMtu"> & {
  * Use `create(PathMtuSchema)` to create a new message.
  */
 export const PathMtuSchema: GenMessage<PathMtu> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 3);
+  messageDesc(file_swanherd_v1_tunnel, 5);
 
 /**
  * TunnelError says what went wrong last, where and when.
@@ -354,7 +519,7 @@ export type TunnelError = Message<"swanherd.v1.TunnelError"> & {
  * Use `create(TunnelErrorSchema)` to create a new message.
  */
 export const TunnelErrorSchema: GenMessage<TunnelError> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 4);
+  messageDesc(file_swanherd_v1_tunnel, 6);
 
 /**
  * IkeSa is an established IKE SA (RFC 7296).
@@ -436,7 +601,7 @@ export type IkeSa = Message<"swanherd.v1.IkeSa"> & {
  * Use `create(IkeSaSchema)` to create a new message.
  */
 export const IkeSaSchema: GenMessage<IkeSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 5);
+  messageDesc(file_swanherd_v1_tunnel, 7);
 
 /**
  * ChildSa is an established pair of ESP SAs.
@@ -504,7 +669,7 @@ export type ChildSa = Message<"swanherd.v1.ChildSa"> & {
  * Use `create(ChildSaSchema)` to create a new message.
  */
 export const ChildSaSchema: GenMessage<ChildSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 6);
+  messageDesc(file_swanherd_v1_tunnel, 8);
 
 /**
  * SaCounters counts since the SA pair was installed.
@@ -552,6 +717,14 @@ export type SaCounters = Message<"swanherd.v1.SaCounters"> & {
    * @generated from field: uint64 policy_drops = 7;
    */
   policyDrops: bigint;
+
+  /**
+   * Sequence numbers that never arrived: what the path to this end lost, with no probe
+   * (RFC 4303, Section 3.4.3).
+   *
+   * @generated from field: uint64 missing = 8;
+   */
+  missing: bigint;
 };
 
 /**
@@ -559,7 +732,7 @@ export type SaCounters = Message<"swanherd.v1.SaCounters"> & {
  * Use `create(SaCountersSchema)` to create a new message.
  */
 export const SaCountersSchema: GenMessage<SaCounters> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 7);
+  messageDesc(file_swanherd_v1_tunnel, 9);
 
 /**
  * TunnelStatus is computed once, on the controller, and shown everywhere.
@@ -668,6 +841,45 @@ export const TunnelStateSchema: GenEnum<TunnelState> = /*@__PURE__*/
   enumDesc(file_swanherd_v1_tunnel, 1);
 
 /**
+ * What a limit of an SLA is about.
+ *
+ * @generated from enum swanherd.v1.SlaMetric
+ */
+export enum SlaMetric {
+  /**
+   * @generated from enum value: SLA_METRIC_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * Lost probes, in percent.
+   *
+   * @generated from enum value: SLA_METRIC_LOSS = 1;
+   */
+  LOSS = 1,
+
+  /**
+   * The mean round trip, in milliseconds.
+   *
+   * @generated from enum value: SLA_METRIC_LATENCY = 2;
+   */
+  LATENCY = 2,
+
+  /**
+   * The greater jitter of both directions, in milliseconds.
+   *
+   * @generated from enum value: SLA_METRIC_JITTER = 3;
+   */
+  JITTER = 3,
+}
+
+/**
+ * Describes the enum swanherd.v1.SlaMetric.
+ */
+export const SlaMetricSchema: GenEnum<SlaMetric> = /*@__PURE__*/
+  enumDesc(file_swanherd_v1_tunnel, 2);
+
+/**
  * What kind of failure a TunnelError is, for programs.
  *
  * @generated from enum swanherd.v1.TunnelErrorKind
@@ -760,5 +972,5 @@ export enum TunnelErrorKind {
  * Describes the enum swanherd.v1.TunnelErrorKind.
  */
 export const TunnelErrorKindSchema: GenEnum<TunnelErrorKind> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_tunnel, 2);
+  enumDesc(file_swanherd_v1_tunnel, 3);
 
