@@ -24,9 +24,10 @@
 // A probe that is not answered within two seconds is lost. The figures are of the last 100
 // probes. The reflector counts its answers, so that the two directions of loss are told
 // apart (RFC 8762, Section 4). Jitter is the mean difference between the one-way delays of
-// successive probes (RFC 5481, Section 4.1), which needs no common clock. Times are taken
-// in this process, so they hold what its host adds to a packet's way: some tens of
-// microseconds, more when it is busy.
+// successive probes (RFC 5481, Section 4.1), which needs no common clock. Times of arrival
+// are the kernel's, so that answers can be taken up several at once; those of sending are
+// this process's, just before the call. What the hosts add to a packet's way is in them:
+// some tens of microseconds, more with a data plane that is busy.
 //
 // # Concurrency
 //

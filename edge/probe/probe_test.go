@@ -114,7 +114,7 @@ func (w *wan) next(end time.Time) time.Time {
 }
 
 func (w *wan) answer(payload []byte) {
-	reply := w.reflector.Answer(w.now.Add(w.skew), there, here, 64, payload)
+	reply := w.reflector.Answer(w.now.Add(w.skew), w.now.Add(w.skew+w.think), there, here, 64, payload)
 	if reply == nil {
 		return
 	}
@@ -122,7 +122,6 @@ func (w *wan) answer(payload []byte) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	a.Time = ntp(w.now.Add(w.skew + w.think))
 	before := w.now
 	w.now = w.now.Add(w.think)
 	w.fly(false, a.Test.Sequence, a.append(nil))
@@ -324,20 +323,20 @@ func TestManyPaths(t *testing.T) {
 func TestReflector(t *testing.T) {
 	r := NewReflector()
 	probe := test{Sequence: 9, Time: ntp(start)}.append(nil)
-	if r.Answer(start, there, here, 64, probe) != nil {
+	if r.Answer(start, start, there, here, 64, probe) != nil {
 		t.Error("a stranger was answered")
 	}
 	r.Set([]Path{{Local: there, Remote: here, Interval: time.Second}})
 	for name, packet := range map[string][]byte{"short": probe[:packetLen-1], "empty": nil} {
-		if r.Answer(start, there, here, 64, packet) != nil {
+		if r.Answer(start, start, there, here, 64, packet) != nil {
 			t.Errorf("%s was answered", name)
 		}
 	}
-	if r.Answer(start, here, there, 64, probe) != nil {
+	if r.Answer(start, start, here, there, 64, probe) != nil {
 		t.Error("the wrong way about was answered")
 	}
 	for i := range uint32(reflectBurst + 5) {
-		reply := r.Answer(start, there, here, 61, append(bytes.Clone(probe), make([]byte, 50)...))
+		reply := r.Answer(start, start, there, here, 61, append(bytes.Clone(probe), make([]byte, 50)...))
 		switch {
 		case i >= reflectBurst && reply != nil:
 			t.Errorf("answer %d at once", i)
@@ -350,7 +349,7 @@ func TestReflector(t *testing.T) {
 	}
 	answers := 0
 	for i := range time.Duration(1000) {
-		if r.Answer(start.Add(i*10*time.Millisecond), there, here, 64, probe) != nil {
+		if r.Answer(start.Add(i*10*time.Millisecond), start.Add(i*10*time.Millisecond), there, here, 64, probe) != nil {
 			answers++
 		}
 	}
@@ -359,7 +358,7 @@ func TestReflector(t *testing.T) {
 	}
 	// A new session is numbered from zero.
 	first := test{Sequence: 0}.append(nil)
-	if a, err := parseAnswer(r.Answer(start.Add(time.Hour), there, here, 64, first)); err != nil || a.Sequence != 0 {
+	if a, err := parseAnswer(r.Answer(start.Add(time.Hour), start.Add(time.Hour), there, here, 64, first)); err != nil || a.Sequence != 0 {
 		t.Errorf("first answer of a session: %+v, %v", a, err)
 	}
 }
@@ -438,7 +437,7 @@ func FuzzPackets(f *testing.F) {
 		if took != (ring.totals.answers == 1) || ring.totals.answers > uint64(w.sent) {
 			t.Errorf("%d answers to %d probes", ring.totals.answers, w.sent)
 		}
-		if reply := w.reflector.Answer(w.now, there, here, 64, packet); len(reply) > len(packet) {
+		if reply := w.reflector.Answer(w.now, w.now, there, here, 64, packet); len(reply) > len(packet) {
 			t.Errorf("%d octets answered by %d", len(packet), len(reply))
 		}
 		w.run(3 * time.Second)

@@ -46,9 +46,9 @@ func (r *Reflector) Set(list []Path) {
 	r.sessions = next
 }
 
-// Answer returns the answer to what came from remote to local with a hop limit, or nil if
-// it gets none: then nothing changed.
-func (r *Reflector) Answer(now time.Time, local, remote netip.Addr, hopLimit uint8, payload []byte) []byte {
+// Answer returns the answer, to be sent now, to what came from remote to local with a hop
+// limit, or nil if it gets none.
+func (r *Reflector) Answer(came, now time.Time, local, remote netip.Addr, hopLimit uint8, payload []byte) []byte {
 	t, err := parseTest(payload)
 	if err != nil {
 		return nil
@@ -60,7 +60,7 @@ func (r *Reflector) Answer(now time.Time, local, remote netip.Addr, hopLimit uin
 	if t.Sequence == 0 { // a new session (RFC 8762, Section 4.2.1)
 		s.next = 0
 	}
-	a := answer{Sequence: s.next, Received: ntp(now), Time: ntp(now), Test: t, HopLimit: hopLimit}
+	a := answer{Sequence: s.next, Received: ntp(came), Time: ntp(now), Test: t, HopLimit: hopLimit}
 	s.next++
 	return a.append(make([]byte, 0, packetLen))
 }

@@ -22,7 +22,8 @@ const (
 	// holds both and nothing else.
 	Port       = 862
 	SenderPort = 863
-	// gatherTime is how long a probe is held back so that several leave together.
+	// gatherTime is how long a probe is held back so that several leave together, and
+	// what has come so that several are taken up: when that was, the kernel tells.
 	gatherTime = 20 * time.Millisecond
 	// retryInterval is how often sockets that cannot be opened are tried again.
 	retryInterval = 30 * time.Second
@@ -165,12 +166,7 @@ func open(ctx context.Context, name string, port int) (*ipv6.PacketConn, error) 
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for probes on %s: %w", name, err)
 	}
-	p := ipv6.NewPacketConn(c)
-	if err := p.SetControlMessage(ipv6.FlagDst|ipv6.FlagHopLimit, true); err != nil {
-		c.Close()
-		return nil, fmt.Errorf("set up the socket for probes: %w", err)
-	}
-	return p, nil
+	return ipv6.NewPacketConn(c), nil
 }
 
 // probe sends what is due, and looks at the paths now and then.
@@ -241,11 +237,11 @@ func message(from, to netip.Addr, port int, payload []byte) ipv6.Message {
 
 // take takes in answers until the socket is closed.
 func (s *Service) take(conn *ipv6.PacketConn) error {
-	return receive(conn, func(now time.Time, m *received) *ipv6.Message {
+	return receive(conn, func(m *received) *ipv6.Message {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if m.from.Port() == Port {
-			s.prober.Take(now, m.to, m.from.Addr(), m.payload)
+			s.prober.Take(m.at, m.to, m.from.Addr(), m.payload)
 		}
 		return nil
 	})
@@ -253,10 +249,10 @@ func (s *Service) take(conn *ipv6.PacketConn) error {
 
 // reflect answers probes until the socket is closed.
 func (s *Service) reflect(conn *ipv6.PacketConn) error {
-	return receive(conn, func(now time.Time, m *received) *ipv6.Message {
+	return receive(conn, func(m *received) *ipv6.Message {
 		s.reflecting.Lock()
 		defer s.reflecting.Unlock()
-		reply := s.reflector.Answer(now, m.to, m.from.Addr(), m.hopLimit, m.payload)
+		reply := s.reflector.Answer(m.at, time.Now(), m.to, m.from.Addr(), m.hopLimit, m.payload)
 		if reply == nil {
 			return nil
 		}
@@ -269,17 +265,18 @@ func (s *Service) reflect(conn *ipv6.PacketConn) error {
 type received struct {
 	from     netip.AddrPort
 	to       netip.Addr
+	at       time.Time // when it came
 	hopLimit uint8
 	payload  []byte
 }
 
 // receive calls handle with each datagram, and sends what it returns, until the socket is
 // closed.
-func receive(conn *ipv6.PacketConn, handle func(time.Time, *received) *ipv6.Message) error {
+func receive(conn *ipv6.PacketConn, handle func(*received) *ipv6.Message) error {
 	messages := make([]ipv6.Message, batchSize)
 	for i := range messages {
 		messages[i].Buffers = [][]byte{make([]byte, maxPayload)}
-		messages[i].OOB = ipv6.NewControlMessage(ipv6.FlagDst | ipv6.FlagHopLimit)
+		messages[i].OOB = make([]byte, controlSpace)
 	}
 	replies := make([]ipv6.Message, 0, batchSize)
 	for {
@@ -293,8 +290,8 @@ func receive(conn *ipv6.PacketConn, handle func(time.Time, *received) *ipv6.Mess
 		}
 		replies = replies[:0]
 		for i := range messages[:n] {
-			if m, ok := parse(&messages[i]); ok {
-				if reply := handle(now, m); reply != nil {
+			if m, ok := parse(&messages[i], now); ok {
+				if reply := handle(m); reply != nil {
 					replies = append(replies, *reply)
 				}
 			}
@@ -306,15 +303,18 @@ func receive(conn *ipv6.PacketConn, handle func(time.Time, *received) *ipv6.Mess
 			}
 			sent += max(n, 1)
 		}
+		if n < batchSize {
+			time.Sleep(gatherTime)
+		}
 	}
 }
 
-func parse(m *ipv6.Message) (*received, bool) {
-	var c ipv6.ControlMessage
+func parse(m *ipv6.Message, now time.Time) (*received, bool) {
 	from, ok := m.Addr.(*net.UDPAddr)
-	if !ok || c.Parse(m.OOB[:m.NN]) != nil {
+	if !ok {
 		return nil, false
 	}
-	to, ok := netip.AddrFromSlice(c.Dst)
-	return &received{from: from.AddrPort(), to: to, hopLimit: uint8(c.HopLimit), payload: m.Buffers[0][:m.N]}, ok
+	r := &received{from: from.AddrPort(), at: now, payload: m.Buffers[0][:m.N]}
+	r.control(m.OOB[:m.NN])
+	return r, r.to.IsValid()
 }
