@@ -32,7 +32,8 @@
 // open connections. What waits is bounded for all children together, too.
 //
 // To send, there is a socket for each source address: what waits for a slow uplink
-// fills its own and holds up no other SA.
+// fills its own and holds up no other SA. They are not in the runtime's poller, which
+// each packet that leaves would wake, as it wakes who waits for room.
 //
 // # Several workers
 //

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,8 +26,11 @@ const (
 // Each transmitter has a lane for each source address, which stands for an uplink; SAs
 // that share an uplink share its rate anyway.
 type lane struct {
-	fd   int
-	file *os.File // owns fd; used to park in the poller and to close
+	fd      int
+	closing atomic.Bool // who waits for room gives up
+	// file owns fd, and conn parks in the poller, of a socket that receives. One that
+	// only sends has neither: the poller would be woken by every packet that leaves.
+	file *os.File
 	conn syscall.RawConn
 	// fragments says that datagrams of IPv4 go without DF. It is of the
 	// transmitter whose lane it is.
@@ -39,6 +44,22 @@ func (l *lane) poll() (err error) {
 		return fmt.Errorf("poll UDP socket: %w", err)
 	}
 	return nil
+}
+
+// wake ends the waiting of who sends and who receives.
+func (l *lane) wake(past time.Time) error {
+	l.closing.Store(true)
+	if l.file == nil {
+		return nil
+	}
+	return l.file.SetDeadline(past)
+}
+
+func (l *lane) close() error {
+	if l.file == nil {
+		return unix.Close(l.fd)
+	}
+	return l.file.Close()
 }
 
 // prepare enlarges the socket's buffers, past the system's limit where allowed,
@@ -183,10 +204,6 @@ func (s *socket) newLane() (*lane, error) {
 	l := &lane{fd: fd}
 	if err := s.bindLane(l); err != nil {
 		unix.Close(fd)
-		return nil, err
-	}
-	if err := l.poll(); err != nil {
-		l.file.Close()
 		return nil, err
 	}
 	return l, nil

@@ -379,3 +379,40 @@ func BenchmarkReceive(b *testing.B) {
 		i++
 	}
 }
+
+// BenchmarkReceiveSingly is the way of ESP packets whose datagrams have no UDP checksum,
+// and are not merged therefore, from the kernel's queue to the interface, without that.
+func BenchmarkReceiveSingly(b *testing.B) {
+	x := newPathBench(b)
+	l, to := x.plane.socket.lanes[0].find(&endpoint{}), x.plane.socket.newEndpoint(netip.AddrPort{}, x.plane.socket.local, false)
+	if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, unix.SO_NO_CHECK, 1); err != nil {
+		b.Fatal(err)
+	}
+	const segment = 1360
+	sealed, size := x.sealAll(b, superPacket(false, false, 40*segment, segment))
+	in := x.plane.inbound.get(0x1000)
+	config := esp.Config{SPI: 0x1000, Suite: gcm128, Key: make([]byte, gcm128.KeyLen())}
+	var took time.Duration
+	var packets int
+	for b.Loop() {
+		var err error
+		if in.esp, err = esp.NewInbound(config); err != nil { // begin the sequence numbers anew
+			b.Fatal(err)
+		}
+		for rest := sealed; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+			if errno := l.sendWait(to, rest[:min(size, len(rest))], &control{}, true); errno != 0 {
+				b.Fatal(errno)
+			}
+		}
+		start := time.Now()
+		for x.rx.in.receive(); x.rx.in.n > 0; x.rx.in.receive() {
+			packets += x.rx.in.n
+			x.rx.batch()
+		}
+		took += time.Since(start)
+	}
+	if c := x.plane.Counters(); c[0].Packets+c[1].Packets < uint64(packets) {
+		b.Errorf("%d packets received, counted %+v", packets, c)
+	}
+	b.ReportMetric(float64(took.Nanoseconds())/float64(packets), "ns/packet")
+}

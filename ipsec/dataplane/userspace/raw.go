@@ -162,12 +162,12 @@ func (r *rawSockets) each(f func(*rawSocket)) {
 }
 
 func (r *rawSockets) wake(past time.Time) (err error) {
-	r.each(func(s *rawSocket) { err = errors.Join(err, s.file.SetDeadline(past)) })
+	r.each(func(s *rawSocket) { err = errors.Join(err, s.wake(past)) })
 	return err
 }
 
 func (r *rawSockets) close() (err error) {
-	r.each(func(s *rawSocket) { err = errors.Join(err, s.file.Close()) })
+	r.each(func(s *rawSocket) { err = errors.Join(err, s.close()) })
 	return err
 }
 

@@ -54,16 +54,19 @@ func (l *lane) sendWait(e *endpoint, b []byte, c *control, wait bool) unix.Errno
 	return errno
 }
 
-// sendParked waits in the poller until b can be sent. It is apart from sendWait
-// because its closure costs an allocation.
+// sendPatience is how long who waits for room does not look whether the plane closes, in
+// milliseconds.
+const sendPatience = 50
+
+// sendParked waits until b can be sent. It is apart from sendWait because what it asks
+// the kernel with costs an allocation.
 func (l *lane) sendParked(e *endpoint, b []byte, c *control) unix.Errno {
-	var errno unix.Errno
-	err := l.conn.Write(func(uintptr) bool {
-		_, errno = l.send(e, b, c)
-		return errno != unix.EAGAIN
-	})
-	if err != nil {
-		return unix.ECANCELED // closing
+	for !l.closing.Load() {
+		// An error is the socket's, which sending finds as well.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(l.fd), Events: unix.POLLOUT}}, sendPatience)
+		if _, errno := l.send(e, b, c); errno != unix.EAGAIN {
+			return errno
+		}
 	}
-	return errno
+	return unix.ECANCELED
 }

@@ -85,7 +85,7 @@ func (s *socket) openFurther(workers int) error {
 			return fmt.Errorf("open further socket to receive: %w", err)
 		}
 		s.further = append(s.further, l)
-		if err := s.receiveInfo(l.fd, s.local.Addr()); err != nil {
+		if err := errors.Join(l.poll(), s.receiveInfo(l.fd, s.local.Addr())); err != nil {
 			return err
 		}
 	}
@@ -126,8 +126,8 @@ func (p *probes) close() {
 func (s *socket) close() error {
 	s.probes.close()
 	var err error
-	s.each(func(l *lane) { err = errors.Join(err, l.file.Close()) })
-	return errors.Join(err, s.file.Close())
+	s.each(func(l *lane) { err = errors.Join(err, l.close()) })
+	return errors.Join(err, s.lane.close())
 }
 
 // each calls f for every socket but the first.
@@ -144,8 +144,8 @@ func (s *socket) each(f func(*lane)) {
 
 // wake ends the waiting of all goroutines.
 func (s *socket) wake(past time.Time) error {
-	err := s.file.SetDeadline(past)
-	s.each(func(l *lane) { err = errors.Join(err, l.file.SetDeadline(past)) })
+	err := s.lane.wake(past)
+	s.each(func(l *lane) { err = errors.Join(err, l.wake(past)) })
 	return err
 }
 
