@@ -106,23 +106,30 @@ func one(name string, run func(*contender) float64) measurement {
 const (
 	rateTCP      = "TCP 1, Gbit/s"
 	processorTCP = "CPU, s/Gbit"
+	rateGateways = "TCP 1 between gateways, Gbit/s"
 	pingMedian   = "ping p50, ms"
 	pingHigh     = "ping p99, ms"
 )
 
+// single measures 1 stream, and what processor time of both daemons it takes.
+func single(rate, processor string, tcp func(*contender) float64) measurement {
+	return measurement{rate, []string{rate, processor}, func(c *contender) map[string]float64 {
+		before := c.processorTime()
+		got := tcp(c)
+		used := (c.processorTime() - before).Seconds()
+		figures := map[string]float64{rate: got}
+		if len(c.running) > 0 {
+			figures[processor] = used / (got * tcpSeconds)
+		}
+		return figures
+	}}
+}
+
 // measures that are of 1 stream or of pings use one SA, also where there are more, and
 // so do 8 streams but for those between the gateways.
 var measures = []measurement{
-	{rateTCP, []string{rateTCP, processorTCP}, func(c *contender) map[string]float64 {
-		before := c.processorTime()
-		rate := c.tcp()
-		used := (c.processorTime() - before).Seconds()
-		figures := map[string]float64{rateTCP: rate}
-		if len(c.running) > 0 {
-			figures[processorTCP] = used / (rate * tcpSeconds)
-		}
-		return figures
-	}},
+	single(rateTCP, processorTCP, func(c *contender) float64 { return c.tcp() }),
+	single(rateGateways, "CPU between gateways, s/Gbit", func(c *contender) float64 { return c.tcpOverFlows(1) }),
 	one("TCP 1 reverse, Gbit/s", func(c *contender) float64 { return c.tcp("--reverse") }),
 	one("TCP 8, Gbit/s", func(c *contender) float64 { return c.tcp("--parallel", "8") }),
 	one("TCP 8 reverse, Gbit/s", func(c *contender) float64 { return c.tcp("--parallel", "8", "--reverse") }),
