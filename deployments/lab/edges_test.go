@@ -78,13 +78,9 @@ func TestEdgesOnKernel(t *testing.T) {
 
 func testEdgesOnKernel(t *testing.T) {
 	p := newEdgePair(t, "psk", "--data-plane", "auto", "--tcp-port", "0")
-	p.probed = "{maxLossPercent: 50}"
 	p.start(0)
 	p.start(1)
 	p.check("at first")
-	for i := range p.edges {
-		p.awaitQuality(i, "probes to be answered", func(t tunnelStatus) bool { return t.Quality.answered() >= 20 })
-	}
 	if table := p.status(0, "json"); !strings.Contains(table, `"data_plane": "kernel"`) {
 		t.Errorf("status of edge 0, want the kernel's data plane:\n%s", table)
 	}
