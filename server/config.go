@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -90,6 +91,9 @@ type Config struct {
 
 	// OIDC is the identity provider that people sign in with, besides API tokens; nil: none.
 	OIDC *access.OIDC
+	// OperatorCAs are the authorities of client certificates with which people and
+	// programs may come in place of a token; nil: none is asked for.
+	OperatorCAs *x509.CertPool
 
 	// Dashboard makes what is served at / on Listen; conn calls the operator
 	// services in the caller's name. Nil: none.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -85,8 +87,8 @@ func (s *Server) listen(ctx context.Context) error {
 }
 
 // guarded returns the options that put the guard in front of every call.
-func (s *Server) guarded(edges access.Verifier, source func(context.Context) netip.Addr) ([]grpc.ServerOption, error) {
-	guard, err := access.NewGuard(s.keeper, edges, s.cfg.Log, source)
+func (s *Server) guarded(edges access.Verifier, source func(context.Context) netip.Addr, certificate func(context.Context) *x509.Certificate) ([]grpc.ServerOption, error) {
+	guard, err := access.NewGuard(s.keeper, edges, s.cfg.Log, source, certificate)
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +146,7 @@ func (s *Server) serveLoop() error {
 			}
 		}
 		return netip.Addr{}
-	})
+	}, access.ForwardedCertificate)
 	if err != nil {
 		return err
 	}
@@ -176,8 +178,25 @@ func (l *loop) close() {
 
 type sourceKey struct{}
 
-// httpSource is where an HTTP request came from, and what the client called itself.
-type httpSource struct{ address, userAgent string }
+// httpSource is where an HTTP request came from, what the client called itself, and the
+// client certificate that it may act by; nil: none.
+type httpSource struct {
+	address, userAgent string
+	certificate        *x509.Certificate
+}
+
+// sameSite refuses what a page of another site makes a browser ask for: it would show
+// the client certificate for that.
+var sameSite = http.NewCrossOriginProtection()
+
+// actingCertificate is the certificate that a REST call acts by. The dashboard's pages
+// have a sign-in of their own.
+func actingCertificate(r *http.Request) *x509.Certificate {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || !strings.HasPrefix(r.URL.Path, "/v1/") || sameSite.Check(r) != nil {
+		return nil
+	}
+	return r.TLS.VerifiedChains[0][0]
+}
 
 // withSourceHeader passes on where the HTTP request came from, and nothing that
 // claims to be that.
@@ -186,9 +205,13 @@ func withSourceHeader(ctx context.Context) context.Context {
 	md = md.Copy()
 	md.Delete(sourceHeader)
 	md.Delete(access.UserAgentHeader)
+	md.Delete(access.CertificateHeader)
 	if source, ok := ctx.Value(sourceKey{}).(httpSource); ok {
 		md.Set(sourceHeader, source.address)
 		md.Set(access.UserAgentHeader, access.PlainUserAgent(source.userAgent))
+		if source.certificate != nil {
+			md.Set(access.CertificateHeader, base64.StdEncoding.EncodeToString(source.certificate.Raw))
+		}
 	}
 	return metadata.NewOutgoingContext(ctx, md)
 }
@@ -201,7 +224,7 @@ type operatorServer struct {
 }
 
 func (s *Server) makeOperator(ctx context.Context) error {
-	options, err := s.guarded(nil, nil)
+	options, err := s.guarded(nil, access.PeerAddr, access.PeerCertificate)
 	if err != nil {
 		return err
 	}
@@ -229,7 +252,7 @@ func (s *Server) makeOperator(ctx context.Context) error {
 				g.ServeHTTP(w, r)
 				return
 			}
-			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sourceKey{}, httpSource{r.RemoteAddr, r.UserAgent()})))
+			mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), sourceKey{}, httpSource{r.RemoteAddr, r.UserAgent(), actingCertificate(r)})))
 		}),
 		BaseContext:       func(net.Listener) context.Context { return base },
 		ReadHeaderTimeout: 10 * time.Second,
@@ -266,7 +289,7 @@ const (
 // proves those that come in each handshake; methods that need one refuse calls
 // without.
 func (s *Server) makeEdge() error {
-	options, err := s.guarded(s.verifyEdge, nil)
+	options, err := s.guarded(s.verifyEdge, access.PeerAddr, access.PeerCertificate)
 	if err != nil {
 		return err
 	}
@@ -335,6 +358,9 @@ func (s *Server) startServing() {
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: s.identity.certificate,
 		NextProtos:     []string{"h2", "http/1.1"},
+	}
+	if s.cfg.OperatorCAs != nil {
+		tlsConfig.ClientAuth, tlsConfig.ClientCAs = tls.VerifyClientCertIfGiven, s.cfg.OperatorCAs
 	}
 	s.operator.http.TLSConfig = tlsConfig
 	s.background.Go(func() {

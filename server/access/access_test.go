@@ -1,7 +1,10 @@
 package access
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -108,6 +111,31 @@ func TestAPITokenForm(t *testing.T) {
 	} {
 		if _, _, err := parseAPIToken(bad); err == nil {
 			t.Errorf("%q is taken for a token", bad)
+		}
+	}
+}
+
+// What in a certificate cannot stand in a binding, or in a line of the log, is no name.
+func TestNamesOfCertificates(t *testing.T) {
+	for cn, want := range map[string]string{
+		"Dave Miller": "cert-cn:Dave Miller", "": "", " dave": "", "a\nb": "", "a\x00b": "", "\xff": "", strings.Repeat("a", 256): "",
+	} {
+		who := identityOf(&x509.Certificate{Subject: pkix.Name{CommonName: cn}})
+		if got := strings.Join(who.certificate, " "); got != want {
+			t.Errorf("%q: %q, want %q", cn, got, want)
+		}
+	}
+	who := identityOf(&x509.Certificate{
+		Subject: pkix.Name{CommonName: "c"}, EmailAddresses: []string{"A@x.net"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "acme", Path: "/ci"}},
+	})
+	if got := strings.Join(who.certificate, " "); got != "cert-uri:spiffe://acme/ci cert-email:a@x.net cert-cn:c" || who.actor() != "cert-uri:spiffe://acme/ci" {
+		t.Errorf("names are %s, the first %s", got, who.actor())
+	}
+	for member, want := range map[string]bool{
+		"cert-email:A@X.net": true, "cert-cn:c": true, "cert-cn:C": false, "email:a@x.net": false, "subject:": false, "group:c": false, "cert-uri:c": false,
+	} {
+		if who.is(member) != want {
+			t.Errorf("%q: %t", member, !want)
 		}
 	}
 }

@@ -20,28 +20,46 @@ import (
 // maxBindings bounds what every call of a person has to look at.
 const maxBindings = 10000
 
-// identity is somebody as the identity provider names them.
+// identity is somebody as the identity provider, or a client certificate, names them.
 type identity struct {
 	subject string
 	// email is empty unless the provider verified it.
 	email  string
 	groups []string
+	// certificate has the names in a client certificate, as members of bindings, such
+	// as `cert-uri:{uri}`; the first one is for the audit log.
+	certificate []string
 }
 
 // actor names the person in the audit log: by what people know, if it is sure.
 func (i *identity) actor() string {
+	if len(i.certificate) > 0 {
+		return i.certificate[0]
+	}
 	if i.email != "" {
 		return "email:" + i.email
 	}
 	return "subject:" + i.subject
 }
 
+// String is all by which the person is known beside its groups, for the audit log.
+func (i *identity) String() string {
+	if len(i.certificate) > 0 {
+		return "certificate of " + strings.Join(i.certificate, ", ")
+	}
+	return fmt.Sprintf("subject %q", i.subject)
+}
+
 // is says whether a member of a binding, such as `group:{group}`, is this person.
 func (i *identity) is(member string) bool {
 	kind, value, _ := strings.Cut(member, ":")
 	switch kind {
+	case "cert-uri", "cert-cn":
+		return slices.Contains(i.certificate, member)
+	case "cert-email":
+		return slices.Contains(i.certificate, kind+":"+strings.ToLower(value))
 	case "subject":
-		return value == i.subject
+		return i.subject != "" && value == i.subject
 	case "email":
 		return i.email != "" && strings.EqualFold(value, i.email)
 	case "group":

@@ -1,6 +1,6 @@
 // Package access decides who may do what: operators by API tokens, or by ID tokens of
-// an identity provider (OpenID Connect) and role bindings; edges by their control
-// certificates.
+// an identity provider (OpenID Connect) or client certificates, and role bindings; edges
+// by their control certificates.
 //
 // A binding is looked at in every call, and open streams end with what they were opened
 // by. The provider's keys are kept, so a provider that is down stops new sign-ins only.

@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,19 +38,19 @@ type Guard struct {
 	validate protovalidate.Validator
 	log      *slog.Logger
 	source   func(context.Context) netip.Addr
+	// certificate is the client certificate of an operator; nil: none.
+	certificate func(context.Context) *x509.Certificate
 }
 
 // NewGuard returns a guard. edges verifies control certificates; nil where no
-// edges call. source tells where a call comes from; nil: the peer's address.
-func NewGuard(keeper *Keeper, edges Verifier, log *slog.Logger, source func(context.Context) netip.Addr) (*Guard, error) {
+// edges call. source tells where a call comes from, and certificate the operator's client
+// certificate if it has proved one.
+func NewGuard(keeper *Keeper, edges Verifier, log *slog.Logger, source func(context.Context) netip.Addr, certificate func(context.Context) *x509.Certificate) (*Guard, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("make request validator: %w", err)
 	}
-	if source == nil {
-		source = PeerAddr
-	}
-	return &Guard{keeper: keeper, edges: edges, validate: v, log: log, source: source}, nil
+	return &Guard{keeper: keeper, edges: edges, validate: v, log: log, source: source, certificate: certificate}, nil
 }
 
 // PeerAddr returns the address at the other end of the call's connection.
@@ -209,9 +210,15 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 	return r, WithPrincipal(ctx, enough), nil
 }
 
-// operator authenticates by the call's bearer token (RFC 6750, Section 2.1).
+// operator authenticates by the call's bearer token (RFC 6750, Section 2.1), or without
+// one by the client certificate.
 func (g *Guard) operator(ctx context.Context, method string) (Principal, error) {
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")
+	if cert := g.certificate(ctx); len(values) == 0 && cert != nil {
+		p, err := g.keeper.holder(ctx, cert)
+		g.recordSignIn(ctx, method, string(cert.Raw), p, err)
+		return p, err
+	}
 	if len(values) != 1 {
 		return Principal{}, status.Error(codes.Unauthenticated, "no token; send `authorization: Bearer` and an API token (swa_...) or an ID token")
 	}

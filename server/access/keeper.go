@@ -273,7 +273,7 @@ func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLogi
 		return nil, status.Errorf(codes.PermissionDenied, "a login link has at most your own role, %s", p.Role())
 	}
 	if p.identity != nil { // its rights change with the bindings, and the link's would not
-		return nil, status.Errorf(codes.PermissionDenied, "a login link is for who has an API token; %s signs in to the dashboard itself", p.Actor)
+		return nil, status.Errorf(codes.PermissionDenied, "a login link is for who has an API token, which %s does not come with", p.Actor)
 	}
 	ttl, sessionTTL := DefaultLinkLife, DefaultLinkSessionLife
 	if req.GetTtl() != nil {

@@ -259,6 +259,12 @@ func (k *Keeper) person(ctx context.Context, token string) (Principal, error) {
 	if err != nil {
 		return Principal{}, err
 	}
+	return k.bound(ctx, who, expire)
+}
+
+// bound is the principal that the bindings make of somebody until its credential expires;
+// who has no role is returned with the error, for the audit log.
+func (k *Keeper) bound(ctx context.Context, who *identity, expire time.Time) (Principal, error) {
 	grants := grantsOf(k.store.Snapshot(), who)
 	if len(grants) == 0 { // another replica may just have made one
 		grants = grantsOf(k.store.CatchUp(ctx), who)

@@ -16,7 +16,7 @@ import (
 // maxSignIns bounds the memory that ID tokens cost which were seen.
 const maxSignIns = 1 << 14
 
-// signIns remembers which ID tokens were seen at this replica, so that the audit log
+// signIns remembers which ID tokens and certificates were seen at this replica, so that the audit log
 // has each once: the controller makes no session of its own that it could record.
 type signIns struct {
 	audits *auditLimiter
@@ -61,13 +61,13 @@ func (s *signIns) forget(now time.Time) {
 	}
 }
 
-// recordSignIn writes to the audit log that somebody comes with another ID token, and
-// whether it is good for anything. refused is why not.
-func (g *Guard) recordSignIn(ctx context.Context, method, token string, p Principal, refused error) {
-	if p.identity == nil || !g.keeper.signIns.first(token, p.ExpireTime, time.Now()) {
+// recordSignIn writes to the audit log that somebody comes with another ID token or client
+// certificate, and whether it is good for anything. refused is why not.
+func (g *Guard) recordSignIn(ctx context.Context, method, credential string, p Principal, refused error) {
+	if p.identity == nil || !g.keeper.signIns.first(credential, p.ExpireTime, time.Now()) {
 		return
 	}
-	action, message := "signIn.accept", fmt.Sprintf("subject %q, until %s", p.identity.subject, p.ExpireTime.UTC().Format(time.RFC3339))
+	action, message := "signIn.accept", fmt.Sprintf("%s, until %s", p.identity, p.ExpireTime.UTC().Format(time.RFC3339))
 	if status.Code(refused) == codes.PermissionDenied {
 		action, message = "signIn.refuse", status.Convert(refused).Message()
 	}

@@ -133,6 +133,13 @@ func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(x.Certificate, x.Key)
+		if err != nil {
+			return nil, usagef("client certificate of context %q: %w", x.Name, err)
+		}
+		tlsConfig.Certificates = []tls.Certificate{pair}
+	}
 	return grpc.NewClient(x.Server, append(more,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithPerRPCCredentials(x.bearer()),

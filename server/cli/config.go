@@ -30,8 +30,11 @@ type Context struct {
 	CAPin string `yaml:"ca_pin"`
 	Token string `yaml:"token,omitempty"`
 	// OIDC is a sign-in with the identity provider, in place of Token.
-	OIDC    *IDSession `yaml:"oidc,omitempty"`
-	Network string     `yaml:"network,omitempty"`
+	OIDC *IDSession `yaml:"oidc,omitempty"`
+	// Certificate and Key are PEM files of a client certificate, in place of Token.
+	Certificate string `yaml:"certificate,omitempty"`
+	Key         string `yaml:"key,omitempty"`
+	Network     string `yaml:"network,omitempty"`
 }
 
 func defaultConfigFile() string {

@@ -37,7 +37,8 @@ this machine, or with --device in one of any other. The sign-in is renewed by it
 for as long as the provider lets it, and ends with "swanherd logout".`,
 		Example: "  swanherd login --credential /var/lib/swanherd/admin-credential\n" +
 			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --token swa_...\n" +
-			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --oidc",
+			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --oidc\n" +
+			"  swanherd login ctrl.example.net:7443 --ca-pin sha256:... --certificate me.pem --key me.key",
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -53,8 +54,11 @@ for as long as the provider lets it, and ends with "swanherd logout".`,
 			if len(args) == 1 {
 				x.Server = args[0]
 			}
-			if x.Server == "" || x.CAPin == "" || x.Token == "" && !withOIDC {
-				return usagef("give --credential FILE, or SERVER with --ca-pin, and --token or --oidc")
+			if err := x.useCertificate(); err != nil {
+				return err
+			}
+			if x.Server == "" || x.CAPin == "" || x.Token == "" && x.Certificate == "" && !withOIDC {
+				return usagef("give --credential FILE, or SERVER with --ca-pin, and --token, --oidc or --certificate")
 			}
 			x.Network = strings.TrimPrefix(s.network, "networks/")
 			if withOIDC {
@@ -70,6 +74,8 @@ for as long as the provider lets it, and ends with "swanherd logout".`,
 	flags.StringVar(&x.Name, "name", "default", "name of the context")
 	flags.StringVar(&x.CAPin, "ca-pin", "", "pin of the controller authority's key, sha256:...")
 	flags.StringVar(&x.Token, "token", "", "API token; better from the environment variable SWANHERD_TOKEN")
+	flags.StringVar(&x.Certificate, "certificate", "", "PEM file of a client certificate to sign in with")
+	flags.StringVar(&x.Key, "key", "", "PEM file of its key")
 	flags.BoolVar(&withOIDC, "oidc", false, "sign in with the identity provider, in a browser")
 	flags.BoolVar(&device, "device", false, "with --oidc: in a browser of another device")
 	flags.StringVar(&caFile, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
@@ -79,6 +85,23 @@ for as long as the provider lets it, and ends with "swanherd logout".`,
 		}
 	}
 	return cmd
+}
+
+// useCertificate makes the context one that signs in with its client certificate, if it
+// has one.
+func (x *Context) useCertificate() (err error) {
+	if (x.Certificate == "") != (x.Key == "") {
+		return usagef("--certificate and --key go together; give both")
+	}
+	if x.Certificate == "" {
+		return nil
+	}
+	x.Token = "" // the environment's, or none: a token would count, not the certificate
+	if x.Certificate, err = filepath.Abs(x.Certificate); err != nil {
+		return err
+	}
+	x.Key, err = filepath.Abs(x.Key)
+	return err
 }
 
 // ReadCredential reads the file that the controller writes at its first start.

@@ -13,7 +13,7 @@ import (
 )
 
 func newRole(s *session) *cobra.Command {
-	cmd := &cobra.Command{Use: "role", Short: "What people may do who sign in with the identity provider"}
+	cmd := &cobra.Command{Use: "role", Short: "What people may do who sign in with the identity provider, or with a certificate"}
 	cmd.AddCommand(newRoleGrant(s), newRoleList(s), newRoleRevoke(s))
 	return cmd
 }
@@ -47,9 +47,10 @@ func networkNames(words []string) []string {
 func newRoleGrant(s *session) *cobra.Command {
 	binding := &swanherdv1.RoleBinding{}
 	cmd := &cobra.Command{
-		Use: "grant ROLE MEMBER", Short: "Give a role to a person or a group of the identity provider", Args: exactly(2, "a role and whom to give it"),
+		Use: "grant ROLE MEMBER", Short: "Give a role to a person or a group of the identity provider, or to a name in client certificates", Args: exactly(2, "a role and whom to give it"),
 		Example: "  swanherd role grant operator group:noc\n  swanherd role grant viewer email:alice@example.net --in customer-a\n" +
-			"  swanherd role grant operator group:noc-emea --in customer-a --labels region=emea",
+			"  swanherd role grant operator group:noc-emea --in customer-a --labels region=emea\n" +
+			"  swanherd role grant operator cert-uri:spiffe://example.net/ci --in customer-a",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			role, err := parseRole(args[0])
 			if err != nil {

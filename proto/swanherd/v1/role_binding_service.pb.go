@@ -31,9 +31,11 @@ const (
 type RoleBinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// Whose role it is, as the identity provider names them: `subject:{sub}`,
+	// Whose role it is. As the identity provider names them: `subject:{sub}`,
 	// `email:{address}` (only if the provider says that it verified it; upper and lower
-	// case are the same), or `group:{group}`.
+	// case are the same), or `group:{group}`. As a client certificate names them:
+	// `cert-uri:{uri}`, `cert-email:{address}` (subject alternative names) or
+	// `cert-cn:{common name}`.
 	Member string `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
 	Role   Role   `protobuf:"varint,3,opt,name=role,proto3,enum=swanherd.v1.Role" json:"role,omitempty"`
 	// Networks where they have it, `networks/{network}`; empty: all, and the controller
@@ -390,10 +392,10 @@ var File_swanherd_v1_role_binding_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
 	"\n" +
-	"&swanherd/v1/role_binding_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\"\xdf\x04\n" +
+	"&swanherd/v1/role_binding_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\"\xfb\x04\n" +
 	"\vRoleBinding\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12L\n" +
-	"\x06member\x18\x02 \x01(\tB4\xbaH1r/(\x80\x042*^(subject|email|group):[^\\x00-\\x20\\x7f].*$R\x06member\x121\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12h\n" +
+	"\x06member\x18\x02 \x01(\tBP\xbaHMrK(\x80\x042F^(subject|email|group|cert-uri|cert-email|cert-cn):[^\\x00-\\x20\\x7f].*$R\x06member\x121\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x11.swanherd.v1.RoleB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04role\x12%\n" +
 	"\bnetworks\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\bnetworks\x12*\n" +

@@ -31,7 +31,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // RoleBindingService decides what people may do who sign in with the organisation's
-// identity provider (OpenID Connect).
+// identity provider (OpenID Connect), and what people and programs may do that show a
+// client certificate.
 type RoleBindingServiceClient interface {
 	CreateRoleBinding(ctx context.Context, in *CreateRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
 	GetRoleBinding(ctx context.Context, in *GetRoleBindingRequest, opts ...grpc.CallOption) (*RoleBinding, error)
@@ -93,7 +94,8 @@ func (c *roleBindingServiceClient) DeleteRoleBinding(ctx context.Context, in *De
 // for forward compatibility.
 //
 // RoleBindingService decides what people may do who sign in with the organisation's
-// identity provider (OpenID Connect).
+// identity provider (OpenID Connect), and what people and programs may do that show a
+// client certificate.
 type RoleBindingServiceServer interface {
 	CreateRoleBinding(context.Context, *CreateRoleBindingRequest) (*RoleBinding, error)
 	GetRoleBinding(context.Context, *GetRoleBindingRequest) (*RoleBinding, error)

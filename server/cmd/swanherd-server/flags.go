@@ -26,7 +26,7 @@ type options struct {
 	vault                     kms.VaultConfig
 	members                   []string
 	oidc                      access.OIDC
-	oidcCA                    string
+	oidcCA, operatorCA        string
 	logLevel, logFormat       string
 	historySize               int64 // MiB
 }
@@ -77,6 +77,9 @@ up, and keep it apart from backups of the store.`,
 			if cfg.OIDC, err = o.identityProvider(); err != nil {
 				return err
 			}
+			if cfg.OperatorCAs, err = authorities("operator-ca", o.operatorCA); err != nil {
+				return err
+			}
 			return run(cfg)
 		},
 	}
@@ -113,6 +116,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.oidc.ClientID, "oidc-client-id", "", "what the identity provider calls this controller; a public client with the device flow, and redirects to loopback and to /auth/oidc/callback of --advertise-url")
 	f.StringVar(&o.oidc.GroupsClaim, "oidc-groups-claim", "groups", "claim of ID tokens with a person's groups")
 	f.StringVar(&o.oidcCA, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
+	f.StringVar(&o.operatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with (\"swanherd role grant ... cert-uri:...\")")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")
