@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,11 @@ func (c *controller) populated(network string) *samples {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.bind("subject:"+strings.ReplaceAll(network, "/", "-"), swanherdv1.Role_ROLE_VIEWER, network)
+	users, err := swanherdv1.NewUserServiceClient(c.dial(c.token)).ListUsers(ctx, &swanherdv1.ListUsersRequest{Filter: "member:" + strconv.Quote(strings.ReplaceAll(network, "/", "-"))})
+	if err != nil || len(users.GetUsers()) != 1 {
+		c.t.Fatalf("users are %v, %v", users, err)
+	}
 	device, err := c.devices().CreateDevice(ctx, &swanherdv1.CreateDeviceRequest{
 		Parent: network, Device: &swanherdv1.Device{SerialNumber: "S-" + strings.ReplaceAll(network, "/", "-"), Site: m.GetSites()[2].GetName()},
 	})
@@ -94,7 +100,7 @@ func (c *controller) populated(network string) *samples {
 		ids: map[string]string{
 			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
-			"role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
+			"user": last(users.GetUsers()[0].GetName()), "role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
 			"alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
 		},

@@ -119,6 +119,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterAlertServiceServer(g, s.services.alerts)
 	swanherdv1.RegisterKeyServiceServer(g, s.services.keys)
 	swanherdv1.RegisterRoleBindingServiceServer(g, s.services.bindings)
+	swanherdv1.RegisterUserServiceServer(g, s.services.users)
 	swanherdv1.RegisterSignInServiceServer(g, s.services.signIn)
 	swanherdv1.RegisterHistoryServiceServer(g, s.services.history)
 	swanherdv1.RegisterClusterServiceServer(g, s.services.cluster)

@@ -95,6 +95,7 @@ type services struct {
 	alerts       *api.Alerts
 	keys         *api.Keys
 	bindings     *api.RoleBindings
+	users        *api.Users
 	signIn       *api.SignIn
 	history      *api.History
 	cluster      *api.Cluster
@@ -231,6 +232,7 @@ func (s *Server) makeServices(context.Context) error {
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
 		keys:         api.NewKeys(s.store, s.keyRing),
 		bindings:     api.NewRoleBindings(s.store, s.keeper),
+		users:        api.NewUsers(s.store, s.keeper),
 		signIn:       api.NewSignIn(s.keeper),
 		cluster:      api.NewCluster(s.store),
 	}

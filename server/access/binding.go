@@ -171,7 +171,11 @@ func (k *Keeper) Holds(p Principal, now time.Time) bool {
 		return false
 	}
 	if p.identity != nil {
-		current := Principal{Grants: grantsOf(k.store.Snapshot(), p.identity)}.With(p.needed)
+		snap := k.store.Snapshot()
+		if disabled(snap, p.identity) {
+			return false
+		}
+		current := Principal{Grants: grantsOf(snap, p.identity)}.With(p.needed)
 		if p.whole {
 			current = current.Whole()
 		}

@@ -111,6 +111,11 @@ var rules = map[string]rule{
 	"/swanherd.v1.RoleBindingService/ListRoleBindings":  {role: admin, scope: everywhere},
 	"/swanherd.v1.RoleBindingService/DeleteRoleBinding": {role: admin, scope: everywhere},
 
+	"/swanherd.v1.UserService/GetUser":     {role: admin, scope: everywhere},
+	"/swanherd.v1.UserService/ListUsers":   {role: admin, scope: everywhere},
+	"/swanherd.v1.UserService/DisableUser": {role: admin, scope: everywhere},
+	"/swanherd.v1.UserService/EnableUser":  {role: admin, scope: everywhere},
+
 	"/swanherd.v1.SignInService/GetIdentityProvider": {caller: forAnyone},
 
 	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer, limited: true},

@@ -270,6 +270,9 @@ func (k *Keeper) bound(ctx context.Context, who *identity, expire time.Time) (Pr
 		grants = grantsOf(k.store.CatchUp(ctx), who)
 	}
 	p := Principal{Actor: who.actor(), Grants: grants, ExpireTime: expire, identity: who}
+	if disabled(k.store.Snapshot(), who) {
+		return p, status.Errorf(codes.PermissionDenied, "%s is locked out; an administrator lets it in again with `swanherd user enable`", who.actor())
+	}
 	if len(grants) == 0 {
 		return p, status.Errorf(codes.PermissionDenied,
 			"%s has no role; an administrator gives one with `swanherd role grant`", who.actor())

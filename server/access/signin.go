@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -67,13 +68,23 @@ func (g *Guard) recordSignIn(ctx context.Context, method, credential string, p P
 	if p.identity == nil || !g.keeper.signIns.first(credential, p.ExpireTime, time.Now()) {
 		return
 	}
+	source, now := g.withSource(WithPrincipal(ctx, p), method, nil), time.Now()
+	t := g.keeper.store.Txn()
 	action, message := "signIn.accept", fmt.Sprintf("%s, until %s", p.identity, p.ExpireTime.UTC().Format(time.RFC3339))
 	if status.Code(refused) == codes.PermissionDenied {
 		action, message = "signIn.refuse", status.Convert(refused).Message()
 	}
-	write, cancel := context.WithTimeout(context.WithoutCancel(g.withSource(WithPrincipal(ctx, p), method, nil)), 5*time.Second)
+	if refused == nil {
+		g.keeper.noteSignInIn(t, p.identity, g.source(ctx).Unmap().String(), now)
+	}
+	g.keeper.store.AppendEventIn(t, store.NoNetwork, Audit(p.Actor, method, action, message))
+	write, cancel := context.WithTimeout(context.WithoutCancel(source), 5*time.Second)
 	defer cancel()
-	if err := g.keeper.store.AppendEvent(write, store.NoNetwork, Audit(p.Actor, method, action, message)); err != nil {
+	_, err := t.Commit(write)
+	if errors.Is(err, store.ErrConflict) || errors.Is(err, store.ErrExists) { // another replica notes the same person
+		err = g.keeper.store.AppendEvent(write, store.NoNetwork, Audit(p.Actor, method, action, message))
+	}
+	if err != nil {
 		g.log.WarnContext(ctx, "cannot record a sign-in", "actor", p.Actor, "error", err)
 	}
 }

@@ -62,6 +62,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterAlertServiceHandler,
 		swanherdv1.RegisterKeyServiceHandler,
 		swanherdv1.RegisterRoleBindingServiceHandler,
+		swanherdv1.RegisterUserServiceHandler,
 		swanherdv1.RegisterSignInServiceHandler,
 		swanherdv1.RegisterHistoryServiceHandler,
 		swanherdv1.RegisterClusterServiceHandler,

@@ -34,6 +34,7 @@ type client struct {
 	alerts       swanherdv1.AlertServiceClient
 	keys         swanherdv1.KeyServiceClient
 	bindings     swanherdv1.RoleBindingServiceClient
+	users        swanherdv1.UserServiceClient
 	history      swanherdv1.HistoryServiceClient
 	cluster      swanherdv1.ClusterServiceClient
 	// parent is the network to work in, `networks/{network}`; empty for
@@ -121,6 +122,7 @@ func newClient(x *Context) (*client, error) {
 		alerts:       swanherdv1.NewAlertServiceClient(conn),
 		keys:         swanherdv1.NewKeyServiceClient(conn),
 		bindings:     swanherdv1.NewRoleBindingServiceClient(conn),
+		users:        swanherdv1.NewUserServiceClient(conn),
 		history:      swanherdv1.NewHistoryServiceClient(conn),
 		cluster:      swanherdv1.NewClusterServiceClient(conn),
 	}, nil

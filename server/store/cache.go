@@ -45,6 +45,7 @@ type Snapshot struct {
 	WebhookDeliveries model.Table[*storev1.WebhookDelivery]
 	DataKeys          model.Table[*storev1.DataKeys]
 	RoleBindings      model.Table[*swanherdv1.RoleBinding]
+	Users             model.Table[*swanherdv1.User]
 }
 
 // cachedCollection is a collection as the watch cache sees it.

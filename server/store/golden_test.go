@@ -36,7 +36,7 @@ func storedKinds(s *Store) []storedKind {
 		kindOf(s.Networks), kindOf(s.Profiles), kindOf(s.Sites), kindOf(s.Meshes), kindOf(s.Edges),
 		kindOf(s.EdgeStatuses), kindOf(s.EdgeIdentities), kindOf(s.EnrollmentTokens), kindOf(s.APITokens), kindOf(s.LoginLinks),
 		kindOf(s.Authorities), kindOf(s.Revocations), kindOf(s.Replicas), kindOf(s.EnrollmentRequests), kindOf(s.Devices),
-		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks), kindOf(s.RoleBindings), kindOf(s.DataKeys),
+		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks), kindOf(s.RoleBindings), kindOf(s.Users), kindOf(s.DataKeys),
 		kindOf(s.ChangeSets), kindOf(s.Rollouts), kindOf(s.RolloutPlans),
 		kindOf(s.AlertRules), kindOf(s.Alerts), kindOf(s.AlertDefaults), kindOf(s.WebhookSinks), kindOf(s.WebhookDeliveries),
 		{eventLayout, &swanherdv1.Event{}},

@@ -72,6 +72,7 @@ type Store struct {
 	ExpiryChecks       *Collection[*storev1.ExpiryCheck]
 	DataKeys           *Collection[*storev1.DataKeys]
 	RoleBindings       *Collection[*swanherdv1.RoleBinding]
+	Users              *Collection[*swanherdv1.User]
 
 	ChangeSets   *Collection[*swanherdv1.ChangeSet]
 	Rollouts     *Collection[*storev1.Rollout]
@@ -217,6 +218,7 @@ func (s *Store) makeCollections() {
 	s.AlertDefaults = collect(s, "alert_defaults", "alertDefaults/*", func(n *Snapshot) *model.Table[*storev1.AlertDefaults] { return &n.AlertDefaults })
 	s.WebhookSinks = collect(s, "webhook_sinks", "networks/*/webhookSinks/*", func(n *Snapshot) *model.Table[*storev1.WebhookSink] { return &n.WebhookSinks })
 	s.WebhookDeliveries = collect(s, "webhook_deliveries", "networks/*/webhookSinks/*/deliveries/*", func(n *Snapshot) *model.Table[*storev1.WebhookDelivery] { return &n.WebhookDeliveries })
+	s.Users = collect(s, "users", "users/*", func(n *Snapshot) *model.Table[*swanherdv1.User] { return &n.Users })
 	s.RoleBindings = collect(s, "role_bindings", "roleBindings/*", func(n *Snapshot) *model.Table[*swanherdv1.RoleBinding] { return &n.RoleBindings })
 	s.EdgeStatuses.aside, s.EdgeIdentities.aside, s.TokenUses.aside, s.RolloutPlans.aside = true, true, true, true
 }
