@@ -91,6 +91,8 @@ type Config struct {
 
 	// OIDC is the identity provider that people sign in with, besides API tokens; nil: none.
 	OIDC *access.OIDC
+	// RateLimit is how often each principal may call the API; zero fields: the defaults.
+	RateLimit access.RateLimit
 	// OperatorCAs are the authorities of client certificates with which people and
 	// programs may come in place of a token; nil: none is asked for.
 	OperatorCAs *x509.CertPool
@@ -168,6 +170,9 @@ func (c Config) mistakes() error {
 		if c.OIDC.ClientID == "" {
 			errs = append(errs, errors.New("oidc-issuer, but no oidc-client-id; give what the provider calls this controller"))
 		}
+	}
+	if c.RateLimit.Burst < 0 {
+		errs = append(errs, fmt.Errorf("rate-burst %d: want at least 1 call", c.RateLimit.Burst))
 	}
 	if c.CounterInterval != 0 && c.CounterInterval < time.Second {
 		errs = append(errs, fmt.Errorf("counter-interval %v: want at least 1s", c.CounterInterval))

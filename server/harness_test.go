@@ -31,6 +31,7 @@ import (
 	"github.com/swanherd/swanherd/proto/digest"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server"
+	"github.com/swanherd/swanherd/server/access"
 )
 
 // controller is a real one: embedded etcd, listeners on loopback.
@@ -50,6 +51,7 @@ func startController(t testing.TB, more ...func(*server.Config)) *controller {
 		Listen:        "127.0.0.1:0",
 		EdgeListen:    "127.0.0.1:0",
 		MetricsListen: "127.0.0.1:0",
+		RateLimit:     access.RateLimit{PerSecond: -1}, // some try thousands of bad requests
 		Version:       "test",
 		Log:           slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}}

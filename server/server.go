@@ -183,6 +183,8 @@ func (s *Server) makeParts(ctx context.Context) error {
 	}}
 	s.keeper = access.NewKeeper(access.Config{
 		Tunnel:        func(name string) (*swanherdv1.Tunnel, bool) { return s.fleet.Tunnel(name) },
+		RateLimit:     s.cfg.RateLimit,
+		Limited:       func() { s.metrics.CallLimited() },
 		Store:         s.store,
 		EdgeEndpoints: s.info.EdgeEndpoints,
 		CAPin:         s.info.CAPin,

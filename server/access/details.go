@@ -20,6 +20,8 @@ const (
 	ReasonExpired      = "REVISION_EXPIRED"
 	// Labels limit the caller's role, and what is asked for does not carry them.
 	ReasonOutOfScope = "OUT_OF_SCOPE"
+	// The principal calls more often than it may.
+	ReasonRateLimited = "RATE_LIMITED"
 	// The identity provider does not answer.
 	ReasonProviderUnavailable = "IDENTITY_PROVIDER_UNAVAILABLE"
 )

@@ -192,6 +192,12 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 	if err != nil {
 		return rule{}, nil, err
 	}
+	if wait := g.keeper.calls.take(p.Actor, time.Now()); wait > 0 {
+		if g.keeper.cfg.Limited != nil {
+			g.keeper.cfg.Limited()
+		}
+		return rule{}, nil, errTooManyCalls(p.Actor, wait)
+	}
 	if p.Role() < r.role {
 		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role())
 	}

@@ -45,7 +45,11 @@ type Config struct {
 	OIDC *OIDC
 	// Tunnel finds a tunnel by its name: who may see it is a question of its ends.
 	Tunnel func(name string) (*swanherdv1.Tunnel, bool)
-	Log    *slog.Logger
+	// RateLimit is how often each principal may call; Limited is told of each call that
+	// was refused for that, nil: nobody is.
+	RateLimit RateLimit
+	Limited   func()
+	Log       *slog.Logger
 }
 
 // Keeper keeps tokens and login links, and authenticates who shows one. Its
@@ -58,11 +62,12 @@ type Keeper struct {
 	uses     *tokenUses
 	provider *provider // nil: there is none
 	signIns  *signIns
+	calls    *callLimiter
 }
 
 // NewKeeper returns a keeper of what the store holds.
 func NewKeeper(cfg Config) *Keeper {
-	k := &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses(), signIns: newSignIns()}
+	k := &Keeper{cfg: cfg, store: cfg.Store, failures: newFailureLimiter(), audits: newAuditLimiter(), uses: newTokenUses(), signIns: newSignIns(), calls: newCallLimiter(cfg.RateLimit)}
 	if cfg.OIDC != nil {
 		k.provider = newProvider(*cfg.OIDC, cfg.Log)
 	}

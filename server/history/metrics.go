@@ -34,6 +34,7 @@ type Metrics struct {
 	answer       *prometheus.HistogramVec
 	plan         prometheus.Histogram
 	store        prometheus.Histogram
+	limited      prometheus.Counter
 	webhooks     *prometheus.CounterVec
 }
 
@@ -70,11 +71,17 @@ func New(fleet Counter, networks func() []string) *Metrics {
 		}),
 	}
 	m.webhooks = newWebhooks()
-	m.registry.MustRegister(m.GRPC, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store, m.webhooks,
+	m.limited = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "swanherd_calls_limited_total", Help: "Calls of the API that were refused as their principal calls too often.",
+	})
+	m.registry.MustRegister(m.GRPC, m.limited, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store, m.webhooks,
 		&fleetCollector{fleet: fleet, networks: networks},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+// CallLimited counts a call that was refused as its principal calls too often.
+func (m *Metrics) CallLimited() { m.limited.Inc() }
 
 // Collect adds what somebody else observes.
 func (m *Metrics) Collect(c prometheus.Collector) { m.registry.MustRegister(c) }

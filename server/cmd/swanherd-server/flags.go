@@ -116,6 +116,8 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.oidc.ClientID, "oidc-client-id", "", "what the identity provider calls this controller; a public client with the device flow, and redirects to loopback and to /auth/oidc/callback of --advertise-url")
 	f.StringVar(&o.oidc.GroupsClaim, "oidc-groups-claim", "groups", "claim of ID tokens with a person's groups")
 	f.StringVar(&o.oidcCA, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
+	f.Float64Var(&cfg.RateLimit.PerSecond, "rate-limit", access.DefaultCallsPerSecond, "calls a second that one token, person or certificate may make on average; below 0: any")
+	f.IntVar(&cfg.RateLimit.Burst, "rate-burst", access.DefaultCallsBurst, "calls that it may make at once")
 	f.StringVar(&o.operatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with (\"swanherd role grant ... cert-uri:...\")")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
