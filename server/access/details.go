@@ -22,6 +22,8 @@ const (
 	ReasonOutOfScope = "OUT_OF_SCOPE"
 	// The principal calls more often than it may.
 	ReasonRateLimited = "RATE_LIMITED"
+	// The network demands approval of its changes.
+	ReasonApprovalRequired = "APPROVAL_REQUIRED"
 	// The identity provider does not answer.
 	ReasonProviderUnavailable = "IDENTITY_PROVIDER_UNAVAILABLE"
 )

@@ -55,11 +55,14 @@ func userAgent(ctx context.Context) string {
 }
 
 // PlainUserAgent is what a client calls itself, of printable ASCII and no great length.
-func PlainUserAgent(text string) string {
+func PlainUserAgent(text string) string { return PlainText(text, maxUserAgent) }
+
+// PlainText is a text of at most so many octets, without what is not printable ASCII.
+func PlainText(text string, most int) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r > '~' {
 			return -1
 		}
 		return r
-	}, text[:min(len(text), maxUserAgent)])
+	}, text[:min(len(text), most)])
 }

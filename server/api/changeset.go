@@ -230,8 +230,9 @@ func (s *Rollouts) PlanChangeSet(ctx context.Context, req *swanherdv1.PlanChange
 // ApproveChangeSet implements RolloutService.
 func (s *Rollouts) ApproveChangeSet(ctx context.Context, req *swanherdv1.ApproveChangeSetRequest) (*swanherdv1.ChangeSet, error) {
 	actor := access.PrincipalFrom(ctx).Actor
-	return s.changeChangeSet(ctx, req.GetName(), "changeSet.approve", func(_ model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
-		if c.GetActor() == actor {
+	return s.changeChangeSet(ctx, req.GetName(), "changeSet.approve", func(network model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
+		snap := s.store.CatchUp(ctx)
+		if c.GetActor() == actor || demandsApproval(snap, network) && access.SameHand(snap, c.GetActor(), actor) {
 			return status.Errorf(codes.FailedPrecondition, "%s made the change set; somebody else has to approve it", actor)
 		}
 		if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {

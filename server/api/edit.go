@@ -30,10 +30,12 @@ type edit struct {
 	svc   *Topology
 	actor string
 	who   access.Principal
-	now   time.Time
-	base  *store.Snapshot
-	next  model.Topology
-	txn   *store.Txn
+	// breakGlass is why it is to pass without approval; empty: it is not.
+	breakGlass string
+	now        time.Time
+	base       *store.Snapshot
+	next       model.Topology
+	txn        *store.Txn
 
 	changes []*swanherdv1.ResourceChange
 	// rollout is the one that the edit is the end of, `networks/{network}/rollouts/{rollout}`.
@@ -50,9 +52,12 @@ type edit struct {
 func (s *Topology) begin(ctx context.Context) *edit {
 	base := s.store.Snapshot()
 	return &edit{
-		svc:    s,
-		actor:  access.PrincipalFrom(ctx).Actor,
-		who:    access.PrincipalFrom(ctx),
+		svc:   s,
+		actor: access.PrincipalFrom(ctx).Actor,
+		who:   access.PrincipalFrom(ctx),
+
+		breakGlass: access.BreakGlass(ctx),
+
 		now:    time.Now(),
 		base:   base,
 		next:   base.Topology,
@@ -222,6 +227,9 @@ func (e *edit) changed() bool {
 func (e *edit) commit(ctx context.Context) (int64, error) {
 	if e.changed() {
 		if err := e.checkRollouts(); err != nil {
+			return 0, err
+		}
+		if err := e.checkApproval(); err != nil {
 			return 0, err
 		}
 		e.svc.store.ChangeTopologyIn(e.txn, &e.base.Topology, &e.next)

@@ -27,6 +27,7 @@ import (
 
 	"github.com/swanherd/swanherd/proto/openapi"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
 )
 
 // StaleHeader is the header of an answer that was read while the store did not answer:
@@ -49,7 +50,9 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		runtime.WithRoutingErrorHandler(routingProblem),
 		// Authorization passes by itself; the default would also let callers set
 		// metadata of their choice.
-		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithIncomingHeaderMatcher(func(name string) (string, bool) {
+			return access.BreakGlassHeader, strings.EqualFold(name, access.BreakGlassHeader)
+		}),
 		runtime.WithOutgoingHeaderMatcher(func(name string) (string, bool) { return StaleHeader, name == StaleHeader }),
 	)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{

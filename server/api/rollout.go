@@ -44,6 +44,28 @@ func (e *edit) checkRollouts() error {
 	return nil
 }
 
+func demandsApproval(snap *store.Snapshot, network model.NetworkName) bool {
+	return snap.Networks.Value(network.String()).GetApprovalRequired()
+}
+
+// checkApproval refuses a change of a network that demands approval, unless it is the end
+// of a rollout or an administrator says why it cannot wait.
+func (e *edit) checkApproval() error {
+	for network := range e.changedNetworks() {
+		if !demandsApproval(e.base, network) || e.rollout != "" {
+			continue
+		}
+		if e.breakGlass == "" {
+			return access.NeedsApproval(network.String())
+		}
+		if err := e.who.MayBreakGlass(network.String()); err != nil {
+			return err
+		}
+		e.svc.store.AppendEventIn(e.txn, network, access.Audit(e.actor, network.String(), "network.breakGlass", e.breakGlass))
+	}
+	return nil
+}
+
 func underRollout(network model.NetworkName, r *swanherdv1.Rollout) error {
 	return access.InUse(fmt.Sprintf("%s is being changed by %s; wait for its end, or abort it", network, r.GetName()),
 		[]access.Obstacle{{Subject: r.GetName(), Description: "changes " + network.String() + "; wait for its end, or abort it"}})
@@ -117,8 +139,11 @@ func (s *Rollouts) mayBegin(ctx context.Context, e *edit, network model.NetworkN
 	switch {
 	case c.GetState() == swanherdv1.ChangeSet_STATE_COMPLETED:
 		return status.Errorf(codes.FailedPrecondition, "%s is a part of the network already; make another change set", c.GetName())
-	case c.GetApprovalRequired() && c.GetState() != swanherdv1.ChangeSet_STATE_APPROVED:
+	case (c.GetApprovalRequired() || demandsApproval(e.base, network)) && c.GetState() != swanherdv1.ChangeSet_STATE_APPROVED:
 		return status.Errorf(codes.FailedPrecondition, "%s is not approved; somebody else than %s has to approve it", c.GetName(), c.GetActor())
+	}
+	if demandsApproval(e.base, network) && access.SameHand(e.base, c.GetActor(), c.GetApprover()) {
+		return status.Errorf(codes.FailedPrecondition, "%s was approved by the same hand, %s; somebody else has to approve it", c.GetName(), c.GetApprover())
 	}
 	if r := runningRollout(e.base, network); r != nil {
 		return underRollout(network, r)

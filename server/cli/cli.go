@@ -67,6 +67,7 @@ type session struct {
 	context    string
 	network    string
 	output     string
+	breakGlass string
 	// documents counts what was printed as YAML.
 	documents int
 }
@@ -91,6 +92,7 @@ func newRoot(streams IO) *cobra.Command {
 	flags.StringVar(&s.context, "context", "", "context to use instead of the current one")
 	flags.StringVarP(&s.network, "network", "n", "", "network to work in, - for all (default: the context's)")
 	flags.StringVarP(&s.output, "output", "o", "table", "output: table, json or yaml")
+	flags.StringVar(&s.breakGlass, "break-glass", "", "why a change is made without the approval that its network demands, for the audit log; for administrators")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		s.ctx = cmd.Context()
 		switch s.output {

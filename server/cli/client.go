@@ -102,11 +102,15 @@ func (s *session) currentContext() (*Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.refreshed(s.ctx, x)
+	if x, err = s.refreshed(s.ctx, x); err != nil {
+		return nil, err
+	}
+	x.breakGlass = s.breakGlass
+	return x, nil
 }
 
 func newClient(x *Context) (*client, error) {
-	conn, err := Connect(x, grpc.WithUnaryInterceptor(warnStale))
+	conn, err := Connect(x, grpc.WithChainUnaryInterceptor(warnStale, x.withReason))
 	if err != nil {
 		return nil, err
 	}
@@ -147,6 +151,15 @@ func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
 		grpc.WithPerRPCCredentials(x.bearer()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16<<20)),
 	)...)
+}
+
+// withReason tells the controller why a change is made without approval, if there is a
+// reason.
+func (x *Context) withReason(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if x.breakGlass != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "swanherd-break-glass", x.breakGlass)
+	}
+	return invoke(ctx, method, req, reply, conn, opts...)
 }
 
 // staleHeader is what the controller marks answers with that may be old.

@@ -35,6 +35,9 @@ type Context struct {
 	Certificate string `yaml:"certificate,omitempty"`
 	Key         string `yaml:"key,omitempty"`
 	Network     string `yaml:"network,omitempty"`
+
+	// breakGlass is why changes are made without approval; empty: they are not.
+	breakGlass string
 }
 
 func defaultConfigFile() string {

@@ -168,6 +168,12 @@ type Network struct {
 	// Name for people.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	// Changes of the network, its profiles, sites and meshes are made by rollouts of change
+	// sets that somebody else than their author approved of, and not in any other way:
+	// FAILED_PRECONDITION with the reason APPROVAL_REQUIRED. An administrator of the whole
+	// network may pass with the header `swanherd-break-glass`, whose text is why: that is
+	// in the audit log. To end this is such a change too.
+	ApprovalRequired bool `protobuf:"varint,4,opt,name=approval_required,json=approvalRequired,proto3" json:"approval_required,omitempty"`
 	// Assigned by the server; never reused.
 	Uid string `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	// Changes with each write; give it back to Update and Delete to be refused
@@ -228,6 +234,13 @@ func (x *Network) GetDescription() string {
 		return x.Description
 	}
 	return ""
+}
+
+func (x *Network) GetApprovalRequired() bool {
+	if x != nil {
+		return x.ApprovalRequired
+	}
+	return false
 }
 
 func (x *Network) GetUid() string {
@@ -1650,11 +1663,12 @@ var File_swanherd_v1_topology_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\n" +
-	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\x9f\x03\n" +
+	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\xcc\x03\n" +
 	"\aNetwork\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xe0A\b\xbaH1\xc8\x01\x01r,2*^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12*\n" +
-	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12\x15\n" +
+	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12+\n" +
+	"\x11approval_required\x18\x04 \x01(\bR\x10approvalRequired\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
