@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 )
@@ -37,6 +38,10 @@ type options struct {
 	profiles string
 }
 
+// collectorPercent is GOGC of this program, unless the environment has another: the edges
+// have memory to spare here, and share the processors with the controller.
+const collectorPercent = 400
+
 func main() {
 	var o options
 	flag.IntVar(&o.edges, "edges", 1000, "how many edges, hubs among them")
@@ -50,6 +55,9 @@ func main() {
 	flag.StringVar(&worker, "worker", "", "be a process of simulated edges for another one of this program, which says what to do as `JSON`")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
 	flag.Parse()
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(collectorPercent)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	do := func() error { return run(ctx, o) }

@@ -114,15 +114,17 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	if e == nil {
 		return
 	}
+	if was := e.status; p == (IntentProgress{
+		was.GetPlannedRevision(), was.GetAppliedRevision(), was.GetIntentState(), was.GetIntentError(), was.GetConflictEpoch(),
+	}) {
+		return
+	}
 	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
 	status.PlannedRevision = p.PlannedRevision
 	status.AppliedRevision = p.AppliedRevision
 	status.IntentState = p.State
 	status.IntentError = p.Error
 	status.ConflictEpoch = p.ConflictEpoch
-	if proto.Equal(status, e.status) {
-		return
-	}
 	changed := e.status.GetIntentState() != p.State
 	e.status = status
 	f.publishEdge(e, toldHere)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -360,10 +361,21 @@ func (f *Fleet) bury(name string, now time.Time) {
 }
 
 func (f *Fleet) publishEdge(e *edge, n news) {
-	view := proto.Clone(e.stored).(*swanherdv1.Edge)
-	view.Status = proto.Clone(e.status).(*swanherdv1.EdgeStatus)
+	view := shallow(e.stored)
+	view.Status = e.status // never changed, but exchanged
 	f.publish(&row{name: view.GetName(), edge: view, isEdge: true}, n)
 	f.countSeq = f.seq
+}
+
+// shallow returns a copy of a message whose lists and messages are m's own: nobody changes
+// what is in a row, and what an edge says often must not cost a copy of all that is known.
+func shallow[M proto.Message](m M) M {
+	to := m.ProtoReflect().New()
+	m.ProtoReflect().Range(func(d protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		to.Set(d, v)
+		return true
+	})
+	return to.Interface().(M)
 }
 
 // refreshTunnel computes t's view anew and publishes it.
@@ -406,7 +418,7 @@ func settles(a, b endState) bool {
 }
 
 func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*swanherdv1.TunnelEnd, endState) {
-	view := proto.Clone(plan).(*swanherdv1.TunnelEnd)
+	view := shallow(plan)
 	state := endState{edge: plan.GetEdge()}
 	view.Stale = true
 	e := f.edges[plan.GetEdge()]

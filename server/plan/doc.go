@@ -8,8 +8,9 @@
 // While a rollout brings a change to the edges by and by, a Composer makes the plan of
 // what there is and of what is to be.
 //
-// The package does no I/O, reads no clock and starts no goroutine. A Planner
-// is for one goroutine; a Plan is immutable and may be read from any.
+// The package does no I/O, reads no clock, and leaves no goroutine behind: the versions of
+// many links all processors compute. A Planner is for one goroutine; a Plan is immutable
+// and may be read from any.
 //
 // The rules of a plan:
 //

@@ -85,9 +85,9 @@ func (n *network) hop(at *site, source, destination netip.Addr) (*swanherdv1.Exp
 			if l == nil {
 				return
 			}
-			intent := l.a.GetTunnel()
+			intent := l.a
 			if l.tunnel.GetB().GetEdge() == e.name {
-				intent = l.b.GetTunnel()
+				intent = l.b
 			}
 			for _, child := range intent.GetChildren() {
 				local, okLocal := narrowest(child.GetLocalTs(), source)

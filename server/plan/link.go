@@ -33,6 +33,20 @@ type link struct {
 	a, b   *swanherdv1.IntentResource
 }
 
+// A draft is a link before what it is for its ends has versions.
+type draft struct {
+	tunnel *swanherdv1.Tunnel
+	a, b   *swanherdv1.TunnelIntent
+}
+
+// link computes the versions, which is most of what planning costs.
+func (d *draft) link() *link {
+	if d == nil {
+		return nil
+	}
+	return &link{tunnel: d.tunnel, a: digest.Resource(d.a), b: digest.Resource(d.b)}
+}
+
 // plannedRevision is that of the plan in which the tunnel last changed.
 func (l *link) plannedRevision() int64 {
 	if l == nil {
@@ -52,7 +66,7 @@ type end struct {
 
 // newLink plans the tunnel between two edges whose sites the mesh connects, or
 // returns nil when there is nothing to protect on one side.
-func (n *network) newLink(m *mesh, x, y *edge) *link {
+func (n *network) newLink(m *mesh, x, y *edge) *draft {
 	a, b, ok := n.ends(m, x, y)
 	if !ok {
 		return nil
@@ -61,10 +75,10 @@ func (n *network) newLink(m *mesh, x, y *edge) *link {
 	forA, forB := children(m, a.offered, b.offered)
 	intentA, intentB := intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
 	intentA.Probe, intentB.Probe = m.probes(name, &a, &b)
-	return &link{
+	return &draft{
 		tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()},
-		a:      digest.Resource(intentA),
-		b:      digest.Resource(intentB),
+		a:      intentA,
+		b:      intentB,
 	}
 }
 

@@ -3,8 +3,11 @@ package plan
 import (
 	"bytes"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -132,10 +135,7 @@ func (p *Planner) updateNetwork(t *model.Topology, name model.NetworkName, d *de
 	maps.Copy(links, d.dirtyLinks(n))
 	maps.Copy(settings, d.dirtySettings(n))
 
-	done := map[[2]string]bool{}
-	for _, e := range slices.Sorted(maps.Keys(links)) {
-		p.updateLinks(n, e, done, out)
-	}
+	p.updateLinks(n, slices.Sorted(maps.Keys(links)), out)
 	for name := range settings {
 		if e := n.edges[name]; e != nil {
 			p.updateSettings(n, e, out)
@@ -166,29 +166,73 @@ func (p *Planner) index(t *model.Topology, name model.NetworkName, n *network, d
 	return n
 }
 
-// updateLinks recomputes every link of one edge, except those in done.
-func (p *Planner) updateLinks(n *network, name string, done map[[2]string]bool, out *output) {
-	wanted := map[string]*link{}
+// wantedLink is what the link between two edges is to be.
+type wantedLink struct {
+	x, y  string
+	draft *draft // nil: none
+	link  *link
+}
+
+// updateLinks recomputes every link of the edges. Their versions all processors compute.
+func (p *Planner) updateLinks(n *network, edges []string, out *output) {
+	var wanted []wantedLink
+	done := map[[2]string]bool{}
+	for _, e := range edges {
+		wanted = p.appendLinks(wanted, n, e, done)
+	}
+	inParallel(len(wanted), func(i int) { wanted[i].link = wanted[i].draft.link() })
+	for _, w := range wanted {
+		out.setLink(p.links[w.x][w.y], w.link)
+		p.setLink(w.x, w.y, w.link)
+		p.setLink(w.y, w.x, w.link)
+	}
+}
+
+// appendLinks appends every link of one edge, except those in done, by the name of the
+// edge at the other end.
+func (p *Planner) appendLinks(wanted []wantedLink, n *network, name string, done map[[2]string]bool) []wantedLink {
+	from := len(wanted)
 	if e := n.edges[name]; e != nil {
 		n.eachPeer(e, func(m *mesh, peer *edge) {
 			if key := pairKey(name, peer.name); !done[key] {
 				done[key] = true
-				wanted[peer.name] = n.newLink(m, e, peer)
+				wanted = append(wanted, wantedLink{x: name, y: peer.name, draft: n.newLink(m, e, peer)})
 			}
 		})
 	}
-	for _, peer := range slices.Sorted(maps.Keys(p.links[name])) {
-		if _, ok := wanted[peer]; !ok && !done[pairKey(name, peer)] {
-			done[pairKey(name, peer)] = true
-			wanted[peer] = nil
+	for peer := range p.links[name] {
+		if key := pairKey(name, peer); !done[key] {
+			done[key] = true
+			wanted = append(wanted, wantedLink{x: name, y: peer})
 		}
 	}
-	for _, peer := range slices.Sorted(maps.Keys(wanted)) {
-		before, after := p.links[name][peer], wanted[peer]
-		out.setLink(before, after)
-		p.setLink(name, peer, after)
-		p.setLink(peer, name, after)
+	slices.SortFunc(wanted[from:], func(a, b wantedLink) int { return strings.Compare(a.y, b.y) })
+	return wanted
+}
+
+// fewest is how many calls of f are worth a goroutine.
+const fewest = 32
+
+// inParallel calls f with 0 to n-1, on as many processors as there are.
+func inParallel(n int, f func(i int)) {
+	var next atomic.Int64
+	some := func() {
+		for {
+			to := int(next.Add(fewest))
+			for i := to - fewest; i < min(to, n); i++ {
+				f(i)
+			}
+			if to >= n {
+				return
+			}
+		}
 	}
+	var others sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), (n+fewest-1)/fewest) - 1 {
+		others.Go(some)
+	}
+	some()
+	others.Wait()
 }
 
 func (p *Planner) setLink(edge, peer string, l *link) {

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -280,7 +279,6 @@ func (s *session) sent(m *swanherdv1.ControllerMessage) {
 	if c == nil || s.flight == nil || c.GetNonce() != s.flight.nonce {
 		return
 	}
-	s.flight.octets += proto.Size(c)
 	if c.GetChunk()+1 == c.GetChunkCount() {
 		s.flight.whole = true
 		s.server.cfg.Metrics.IntentSent(s.flight.full, s.flight.octets, time.Since(s.flight.begun))

@@ -3,6 +3,7 @@ package session
 import (
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -25,8 +26,8 @@ type update struct {
 	full   bool
 	chunks []*swanherdv1.IntentChunk
 	begun  time.Time
-	octets int  // handed to the stream
-	whole  bool // all of it was
+	octets int  // of its resources and of the names of those that go
+	whole  bool // all of it was handed to the stream
 	// received: the edge has it whole.
 	received bool
 }
@@ -53,21 +54,23 @@ func newUpdate(nonce uint64, cfg Config, base, intent *Intent) *update {
 	}
 	upserts, removals := digest.Difference(have, intent.Resources)
 	chunk := &swanherdv1.IntentChunk{}
-	size := chunkOverhead
+	size := 0
 	room := func(n int) *swanherdv1.IntentChunk {
-		if size+n > maxChunk && size > chunkOverhead {
+		n += 1 + protowire.SizeVarint(uint64(n)) // as a field
+		if size+n > maxChunk-chunkOverhead && size > 0 {
 			u.chunks = append(u.chunks, chunk)
-			chunk, size = &swanherdv1.IntentChunk{}, chunkOverhead
+			chunk, size = &swanherdv1.IntentChunk{}, 0
 		}
 		size += n
+		u.octets += n
 		return chunk
 	}
 	for _, r := range upserts {
-		c := room(proto.Size(r) + 8)
+		c := room(proto.Size(r))
 		c.Upserts = append(c.Upserts, r)
 	}
 	for _, name := range removals {
-		c := room(len(name) + 8)
+		c := room(len(name))
 		c.Removals = append(c.Removals, name)
 	}
 	u.chunks = append(u.chunks, chunk)
