@@ -323,6 +323,7 @@ func (s *Server) serve(ctx context.Context) error {
 	s.makeReplica()
 	s.background.Go(func() { f.run(run) })
 	s.background.Go(func() { s.sessions.Run(run) })
+	s.background.Go(func() { s.tendMemory(run) })
 	s.background.Go(func() { _ = s.fleet.Run(run) })
 	s.background.Go(func() {
 		if err := s.recorder.Run(run); err != nil {

@@ -33,6 +33,8 @@ type load struct {
 	controller  *controller
 	crews       []crew
 
+	before memory // without sessions
+
 	mu   sync.Mutex
 	wait func(index int, at time.Time) // for each intent that is applied
 }
@@ -215,17 +217,26 @@ func (l *load) connect(ctx context.Context) error {
 		return err
 	}
 	l.results.took("from no session to all in sync", time.Since(began), "")
-	after, err := l.memory(ctx)
+	if err := pause(ctx, l.calm); err != nil {
+		return err
+	}
+	l.before = before
+	if err := l.weigh(ctx, ""); err != nil {
+		return err
+	}
+	return l.profile()
+}
+
+// weigh tells what the sessions take.
+func (l *load) weigh(ctx context.Context, when string) error {
+	m, err := l.memory(ctx)
 	if err != nil {
 		return err
 	}
-	if err := l.profile(); err != nil {
-		return err
-	}
 	each := func(octets float64) float64 { return octets / float64(l.options.edges) / 1024 }
-	l.results.add("memory of the controllers", after.resident/(1<<20), "MiB", "")
-	l.results.add("memory for each session", each(after.resident-before.resident), "KiB", "64")
-	l.results.add("of it in use: heap and stacks", each(after.inUse-before.inUse), "KiB", "")
+	l.results.add("memory of the controllers"+when, m.resident/(1<<20), "MiB", "")
+	l.results.add("memory for each session"+when, each(m.resident-l.before.resident), "KiB", "64")
+	l.results.add("of it in use: heap and stacks"+when, each(m.inUse-l.before.inUse), "KiB", "")
 	return nil
 }
 
@@ -392,7 +403,7 @@ func (l *load) idle(ctx context.Context) error {
 	}
 	l.results.add("writes to etcd while idle", float64(after-before), fmt.Sprintf("in %v", idleTime), "0")
 	l.results.add("processor while idle", 100*(now-cpu)/idleTime.Seconds(), "% of one", "")
-	return nil
+	return l.weigh(ctx, ", after the changes")
 }
 
 // lose kills a controller. A single one is started again; of several the others take its

@@ -34,6 +34,8 @@ type options struct {
 	crew  int
 	json  bool
 	limit time.Duration
+	// calm is how long nothing happens before the controllers' memory is looked at.
+	calm time.Duration
 	// profiles is where the controller's profiles with all sessions go, empty for nowhere.
 	profiles string
 }
@@ -53,6 +55,7 @@ func main() {
 	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, and for its processor and this one's during the changes of all, as pprof reads them")
 	var worker string
 	flag.StringVar(&worker, "worker", "", "be a process of simulated edges for another one of this program, which says what to do as `JSON`")
+	flag.DurationVar(&o.calm, "calm", 15*time.Second, "how long after the sessions' begin memory is looked at: what that left is given back after ten seconds")
 	flag.DurationVar(&o.limit, "limit", 20*time.Minute, "when to give up")
 	flag.Parse()
 	if os.Getenv("GOGC") == "" {

@@ -157,6 +157,7 @@ func (s *session) due(now time.Time) (due bool) {
 
 func (s *session) begin(wanted *Intent) {
 	s.nonce++
+	s.server.updated.Add(1)
 	s.flight = newUpdate(s.nonce, s.server.cfg, s.running, wanted)
 	for _, c := range s.flight.takeChunks() {
 		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Intent{Intent: c}})

@@ -118,6 +118,8 @@ type Server struct {
 	hellos *rate.Limiter
 	// counters is how often they are wanted now.
 	counters atomic.Int64
+	// begun and updated are how many sessions and updates there were.
+	begun, updated atomic.Uint64
 
 	mu       sync.Mutex
 	sessions map[string]*session // by edge
@@ -180,6 +182,12 @@ func (s *Server) tend(now time.Time) {
 // counterInterval is how often counters are wanted now; zero: not at all.
 func (s *Server) counterInterval() time.Duration { return time.Duration(s.counters.Load()) }
 
+// Begun is how many sessions have begun since the start.
+func (s *Server) Begun() uint64 { return s.begun.Load() }
+
+// Updated is how many updates have been begun since the start.
+func (s *Server) Updated() uint64 { return s.updated.Load() }
+
 // posted has the session of an edge look at its new intent.
 func (s *Server) posted(edge string) {
 	s.mu.Lock()
@@ -212,6 +220,7 @@ func (s *Server) Session(stream swanherdv1.EdgeControlService_SessionServer) err
 	if err := s.register(sess); err != nil {
 		return err
 	}
+	s.begun.Add(1)
 	s.cfg.Metrics.SessionOpened()
 	err = sess.run()
 	s.unregister(sess)
