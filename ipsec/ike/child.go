@@ -200,6 +200,7 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 		sa.SPI, sa.PeerSPI = c.outbound, c.inbound
 	}
 	if cfg := c.t.cfg.child(c.name); cfg != nil {
+		sa.LocalTS, sa.RemoteTS = cfg.carried(sa.LocalTS, sa.RemoteTS)
 		sa.ReplayWindow = cfg.ReplayWindow
 		sa.Limits = c.t.limits(cfg)
 		if d == dataplane.Outbound && c.mode == dataplane.Tunnel {

@@ -166,7 +166,11 @@ type ChildConfig struct {
 	Proposals []suite.ESPProposal
 	// LocalTS and RemoteTS are what the policy protects, at least one each.
 	LocalTS, RemoteTS []ts.Selector
-	Mode              dataplane.Mode
+	// CarriedLocal and CarriedRemote are what of LocalTS and RemoteTS the policy and the
+	// SAs of the data plane take, where that is less than what is negotiated: a peer
+	// that routes into its tunnels negotiates all addresses. Both are set, or none.
+	CarriedLocal, CarriedRemote []ts.Selector
+	Mode                        dataplane.Mode
 	// Priority orders the policies of a data plane; lower goes first.
 	Priority uint32
 	// ReplayWindow is in packets, 0 for the data plane's default.
@@ -396,6 +400,9 @@ func (c Config) validate() error {
 		case len(ch.LocalTS) == 0 || len(ch.RemoteTS) == 0:
 			return fmt.Errorf("tunnel %s: child %s needs local and remote traffic selectors", c.Name, ch.Name)
 		}
+		if (len(ch.CarriedLocal) == 0) != (len(ch.CarriedRemote) == 0) {
+			return fmt.Errorf("tunnel %s: child %s: what is carried is set of one side only", c.Name, ch.Name)
+		}
 		if err := ch.validateAppearance(); err != nil {
 			return fmt.Errorf("tunnel %s: child %s: %w", c.Name, ch.Name, err)
 		}
@@ -413,6 +420,14 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: %w", c.Name, err)
 	}
 	return nil
+}
+
+// carried is what of the negotiated selectors goes through the data plane.
+func (c *ChildConfig) carried(local, remote []ts.Selector) (l, r []ts.Selector) {
+	if len(c.CarriedLocal) == 0 {
+		return local, remote
+	}
+	return ts.Narrow(local, c.CarriedLocal), ts.Narrow(remote, c.CarriedRemote)
 }
 
 func (c *ChildConfig) validateAppearance() error {

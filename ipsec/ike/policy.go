@@ -27,9 +27,10 @@ func (t *Tunnel) setPolicies(children []ChildConfig) {
 			continue // that of the first serves
 		}
 		names = append(names, ch.Name)
+		local, remote := ch.carried(ch.LocalTS, ch.RemoteTS)
 		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
 			Tunnel: t.cfg.Name, Child: ch.Name,
-			Mode: ch.Mode, LocalTS: ch.LocalTS, RemoteTS: ch.RemoteTS, Priority: ch.Priority,
+			Mode: ch.Mode, LocalTS: local, RemoteTS: remote, Priority: ch.Priority,
 		}})
 	}
 	t.apply(nil, ops, func(errs []error) {

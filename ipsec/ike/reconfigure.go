@@ -63,6 +63,7 @@ func (t *Tunnel) reconfigureChildren(old, fresh []ChildConfig) {
 // samePolicy reports whether SAs of one configuration serve the other as well.
 func samePolicy(a, b ChildConfig) bool {
 	return slices.Equal(a.LocalTS, b.LocalTS) && slices.Equal(a.RemoteTS, b.RemoteTS) &&
+		slices.Equal(a.CarriedLocal, b.CarriedLocal) && slices.Equal(a.CarriedRemote, b.CarriedRemote) &&
 		a.Mode == b.Mode && a.ReplayWindow == b.ReplayWindow && a.Priority == b.Priority &&
 		a.Outer == b.Outer && a.TFC == b.TFC
 }
