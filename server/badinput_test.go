@@ -94,6 +94,7 @@ func (c *controller) populated(network string) *samples {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.gateway(network, e.name)
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
@@ -102,10 +103,11 @@ func (c *controller) populated(network string) *samples {
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"user": last(users.GetUsers()[0].GetName()), "role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
-			"alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
+			"gateway": "partner", "pre_shared_key": "partner", "alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",
+			"swanherd.v1.RenderGatewayConfigRequest.format":                   swanherdv1.GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_STRONGSWAN.Number(),
 			"swanherd.v1.ExplainRequest.source":                               "10.1.0.1",
 			"swanherd.v1.ExplainRequest.destination":                          "10.2.0.1",
 			"swanherd.v1.RedeemLoginLinkRequest.code":                         "nonsense",
@@ -121,6 +123,26 @@ func (c *controller) populated(network string) *samples {
 			"swanherd.v1.RenewCertificateRequest.control_csr":                 e.csr(e.control),
 			"swanherd.v1.RenewCertificateRequest.ike_csr":                     e.csr(e.ike),
 		},
+	}
+}
+
+// gateway makes a gateway with a pre-shared key, which an edge has a tunnel with.
+func (c *controller) gateway(network, edge string) {
+	c.t.Helper()
+	ctx := c.t.Context()
+	key, err := c.topology().CreatePreSharedKey(ctx, &swanherdv1.CreatePreSharedKeyRequest{
+		Parent: network, PreSharedKeyId: "partner", PreSharedKey: &swanherdv1.PreSharedKey{Secret: "a secret of a test"},
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	_, err = c.topology().CreateGateway(ctx, &swanherdv1.CreateGatewayRequest{Parent: network, GatewayId: "partner", Gateway: &swanherdv1.Gateway{
+		Profile: network + "/profiles/default", Address: "203.0.113.9", Prefixes: []string{"10.88.0.0/16"},
+		Authentication: &swanherdv1.Gateway_PreSharedKey{PreSharedKey: &swanherdv1.GatewayPreSharedKey{Key: key.GetName()}},
+		Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: edge}}},
+	}})
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -238,7 +260,7 @@ func related(a, b string) bool {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range min(len(x), len(y)) {
 		if x[i] != y[i] && !(strings.HasPrefix(x[i], "[") && strings.HasPrefix(y[i], "[")) {
-			return x[i] == "topology" // the oneof that the other is a member of
+			return slices.Contains([]string{"topology", "authentication", "who"}, x[i]) // the oneof that the other is a member of
 		}
 	}
 	return true

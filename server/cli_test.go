@@ -174,7 +174,7 @@ func TestCommandLineExplains(t *testing.T) {
 	c.enrolled("lima")
 	c.planned("networks/demo")
 	x.says(0, "", "explain 10.1.0.5 10.2.0.5", "berlin--lima", "10.1.0.0/16 > 10.2.0.0/16", "reachable: over a tunnel of its own")
-	x.says(1, "", "explain 10.1.0.5 192.168.0.1", "no site of networks/demo has a prefix with 192.168.0.1")
+	x.says(1, "", "explain 10.1.0.5 192.168.0.1", "no site or gateway of networks/demo has a prefix with 192.168.0.1")
 	x.says(3, "", "explain 10.1.0.5 nowhere", "destination: ")
 	resp, body := c.rest("GET", "/v1/networks/demo:explain?source=10.1.0.5&destination=10.2.0.5", c.token, "")
 	if resp.StatusCode != 200 || !strings.Contains(body, `"reachable":true`) {

@@ -43,11 +43,24 @@ func newFollower(s *Server) *follower {
 		sessions: s.sessions,
 		metrics:  s.metrics,
 		log:      s.cfg.Log,
-		composer: plan.NewComposer(),
+		composer: plan.NewComposer(s.openKey),
 		stages:   stages{},
 		seen:     &store.Snapshot{},
 		publish:  s.publish,
 	}
+}
+
+// openKey opens a pre-shared key; nil for one that does not open.
+func (s *Server) openKey(name string, key *storev1.PreSharedKey) []byte {
+	record, err := s.store.PreSharedKeys.Key(name)
+	if err == nil {
+		var secret []byte
+		if secret, err = s.sealer.Open(record, key.GetSecret()); err == nil {
+			return secret
+		}
+	}
+	s.cfg.Log.Error("a pre-shared key cannot be opened: its gateways have no tunnels", "key", name, "error", err)
+	return nil
 }
 
 // After each step there is a pause of pauseFactor times what it took: what changes

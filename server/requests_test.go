@@ -157,6 +157,14 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		}
 	case "swanherd.v1.Profile":
 		return &swanherdv1.Profile{Name: n + "/profiles/" + s.ids["profile"], IkeProposals: []string{"aes256gcm16-prfsha384-x25519"}}
+	case "swanherd.v1.Gateway":
+		return &swanherdv1.Gateway{
+			Name: n + "/gateways/" + s.ids["gateway"], Profile: n + "/profiles/" + s.ids["profile"], Address: "203.0.113.9", Prefixes: []string{"10.89.0.0/16"},
+			Authentication: &swanherdv1.Gateway_PreSharedKey{PreSharedKey: &swanherdv1.GatewayPreSharedKey{Key: n + "/preSharedKeys/" + s.ids["pre_shared_key"]}},
+			Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: n + "/edges/" + s.ids["edge"]}}},
+		}
+	case "swanherd.v1.PreSharedKey":
+		return &swanherdv1.PreSharedKey{Name: n + "/preSharedKeys/" + s.ids["pre_shared_key"], Secret: "a secret of a test"}
 	case "swanherd.v1.Edge":
 		return &swanherdv1.Edge{Name: n + "/edges/" + s.ids["edge"], Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.EnrollmentToken":
@@ -194,6 +202,7 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 			Profiles: []*swanherdv1.Profile{s.resource("swanherd.v1.Profile").(*swanherdv1.Profile)},
 			Sites:    []*swanherdv1.Site{s.resource("swanherd.v1.Site").(*swanherdv1.Site)},
 			Meshes:   []*swanherdv1.Mesh{s.resource("swanherd.v1.Mesh").(*swanherdv1.Mesh)},
+			Gateways: []*swanherdv1.Gateway{s.resource("swanherd.v1.Gateway").(*swanherdv1.Gateway)},
 		}
 		return m
 	}

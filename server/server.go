@@ -217,7 +217,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 }
 
 func (s *Server) makeServices(context.Context) error {
-	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper)
+	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper, s.sealer)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,9 @@
 // not touched, so that it is called after every change of anything, and at
 // intervals, without a thought about which change it was.
 //
+// Domain names of peers it looks up by the way. A tunnel whose peer has no address yet
+// waits as one for a peer that initiates: its policies stand, so that nothing leaves in clear.
+//
 // What somebody else did to the interface or to its routes it mends, when the kernel
 // tells of it and at intervals, and tells what it found.
 //

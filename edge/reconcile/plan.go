@@ -39,6 +39,8 @@ type Environment struct {
 	DataPlane        DataPlane
 	// IPv6: the tunnel interface has it. Probes need it.
 	IPv6 bool
+	// Hosts are the addresses of the domain names that are known, by name.
+	Hosts map[string][]netip.Addr
 	// Patience is how long a tunnel that is to wait for its peer waits before
 	// it initiates itself.
 	Patience time.Duration
@@ -172,7 +174,11 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 			}
 			continue
 		}
-		for j, selector := range child.RemoteTS {
+		field, selectors := "remote_ts", child.RemoteTS
+		if len(child.CarriedRemote) > 0 {
+			field, selectors = "remote_prefixes", child.CarriedRemote
+		}
+		for j, selector := range selectors {
 			for _, prefix := range ts.Prefixes(selector) {
 				if prefix.Bits() == 0 {
 					p.addDefault(name, b, i, prefix, env, errs)
@@ -183,7 +189,7 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 					continue
 				}
 				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
-					errs.add(name, fmt.Sprintf("children[%d].remote_ts[%d]", i, j), fmt.Sprintf(
+					errs.add(name, fmt.Sprintf("children[%d].%s[%d]", i, field, j), fmt.Sprintf(
 						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out, or give all of the family", prefix, peer))
 					continue
 				}

@@ -480,3 +480,51 @@ func TestRevocation(t *testing.T) {
 		t.Errorf("after the list was emptied: %v", err)
 	}
 }
+
+// A gateway brings its own secret or authorities, negotiates all addresses where it routes,
+// and is waited for while its name is not known.
+func TestGatewayTunnel(t *testing.T) {
+	m := material(t)
+	i := goodIntent()
+	tunnel := i.Tunnels[0]
+	tunnel.Authentication.Method = &swanherdv1.Authentication_Psk{Psk: &swanherdv1.PskAuthentication{Secret: []byte("of the controller"), Version: "v1"}}
+	tunnel.RemoteEndpoints = []*swanherdv1.PeerEndpoint{{Host: "vpn.example.com"}}
+	c := tunnel.Children[0]
+	c.LocalTs, c.RemoteTs = []string{"0.0.0.0/0"}, []string{"0.0.0.0/0"}
+	c.LocalPrefixes, c.RemotePrefixes = []string{"10.1.0.0/24"}, []string{"10.2.0.0/24"}
+	env := environment()
+	p, errs := NewPlan(i, m, env)
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	got := p.Tunnels[0]
+	if string(got.Credentials.PSK) != "of the controller" || string(got.Peer.PSK) != "of the controller" {
+		t.Error("the secret of the intent is not used")
+	}
+	if got.Role != ike.RoleResponder || got.Remote.IsValid() {
+		t.Errorf("before the name is known: role %v, remote %v", got.Role, got.Remote)
+	}
+	if child := got.Children[0]; child.RemoteTS[0].String() != "0.0.0.0/0" || child.CarriedRemote[0].String() != "10.2.0.0/24" || child.CarriedLocal[0].String() != "10.1.0.0/24" {
+		t.Errorf("child is %+v", child)
+	}
+	if len(p.Routes) != 1 || p.Routes[0].Prefix.String() != "10.2.0.0/24" || len(p.Default.From) > 0 {
+		t.Errorf("routes are %v, the default is for %v", p.Routes, p.Default.From)
+	}
+	env.Hosts = map[string][]netip.Addr{"vpn.example.com": {netip.MustParseAddr("198.51.100.7"), netip.MustParseAddr("198.51.100.8")}}
+	p, errs = NewPlan(i, m, env)
+	if errs != nil || p.Tunnels[0].Role != ike.RoleEither || p.Tunnels[0].Remote.String() != "198.51.100.7:500" {
+		t.Errorf("when the name is known: %v, %v", p, errs)
+	}
+
+	foreign := material(t)
+	anchor := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: foreign.Chain[0].Raw}))
+	tunnel.Authentication.Method = &swanherdv1.Authentication_Certificate{Certificate: &swanherdv1.CertificateAuthentication{TrustAnchors: []string{anchor}}}
+	p, errs = NewPlan(i, m, env)
+	if errs != nil || p.Tunnels[0].Peer.Roots == nil || p.Tunnels[0].Peer.CheckRevoked != nil {
+		t.Fatalf("with authorities of its own: %v, %v", p, errs)
+	}
+	tunnel.Authentication.GetCertificate().TrustAnchors[0] = "nothing"
+	if _, errs = NewPlan(i, m, env); len(errs) == 0 || errs[0].GetFieldPath() != "authentication.certificate.trust_anchors[0]" {
+		t.Errorf("a broken anchor: %v", errs)
+	}
+}

@@ -76,7 +76,9 @@ type Config struct {
 	// Drifted is told what on the host was not as it was left; nil: nobody is. It must
 	// not block.
 	Drifted func(*swanherdv1.DriftReport)
-	Logger  *slog.Logger
+	// LookUp returns the addresses of a domain name; nil: by the host's resolver.
+	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
+	Logger *slog.Logger
 }
 
 // Paths is what the reconciler needs of a dataplane.RoutedPlane.
@@ -89,6 +91,7 @@ type Paths interface {
 type Reconciler struct {
 	cfg     Config
 	revoked Revocation
+	hosts   *hosts
 
 	mu     sync.Mutex
 	intent *swanherdv1.EdgeIntent // nil before the first
@@ -108,7 +111,7 @@ type Reconciler struct {
 func New(cfg Config) *Reconciler {
 	return &Reconciler{
 		cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
-		patience: patience,
+		patience: patience, hosts: newHosts(cfg.LookUp, cfg.Logger),
 	}
 }
 
@@ -179,12 +182,16 @@ func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
 	paths := r.pathsChanged()
 	var rested <-chan time.Time
 	said := ""
+	var lookups sync.WaitGroup
+	defer lookups.Wait()
+	lookups.Go(func() { r.hosts.run(ctx) })
 	for {
 		do := r.Resync
 		select {
 		case <-ctx.Done():
 			return
 		case <-hostChanged:
+		case <-r.hosts.changed:
 		case <-resync.C:
 		case <-rested:
 			paths = r.pathsChanged()
@@ -304,7 +311,10 @@ func (r *Reconciler) setRoutes() error {
 
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
-	env := Environment{Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Patience: r.patience, CheckRevoked: r.revoked.Check}
+	env := Environment{
+		Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Hosts: r.hosts.of(intent),
+		Patience: r.patience, CheckRevoked: r.revoked.Check,
+	}
 	if r.cfg.Queues != nil {
 		env.DataPlane.Queues = r.cfg.Queues()
 	}

@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/swanherd/swanherd/edge/state"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ident"
 	"github.com/swanherd/swanherd/ipsec/ike"
@@ -121,17 +122,28 @@ func (b *tunnelBuilder) remote() netip.AddrPort {
 func (b *tunnelBuilder) endpoints() []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, e := range b.intent.GetRemoteEndpoints() {
-		addr, err := netip.ParseAddr(e.GetAddress())
-		if err != nil {
-			continue // refused by the rules of the proto
-		}
 		port := uint16(defaultIKEPort)
 		if e.GetPort() != 0 {
 			port = uint16(e.GetPort())
 		}
-		out = append(out, netip.AddrPortFrom(addr.Unmap(), port))
+		addrs := b.env.Hosts[e.GetHost()]
+		if e.GetHost() == "" {
+			addr, err := netip.ParseAddr(e.GetAddress())
+			if err != nil {
+				continue // refused by the rules of the proto
+			}
+			addrs = []netip.Addr{addr}
+		}
+		for _, addr := range addrs {
+			out = append(out, netip.AddrPortFrom(addr.Unmap(), port))
+		}
 	}
 	return out
+}
+
+// looksUp says whether the peer is reached by a domain name.
+func (b *tunnelBuilder) looksUp() bool {
+	return slices.ContainsFunc(b.intent.GetRemoteEndpoints(), func(e *swanherdv1.PeerEndpoint) bool { return e.GetHost() != "" })
 }
 
 // furtherRemotes are the addresses of the peer beside the one to begin with: an
@@ -191,6 +203,9 @@ func (b *tunnelBuilder) role() ike.Role {
 	switch b.intent.GetRole() {
 	case swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR:
 		if !known {
+			if b.looksUp() {
+				return ike.RoleResponder // its policies stand until the name is known
+			}
 			b.fail("remote_endpoints", "missing: an edge that is to initiate has to know where the peer is")
 		}
 		return ike.RoleEither // initiates, and answers too
@@ -211,7 +226,10 @@ func (b *tunnelBuilder) authentication() (local ident.Local, remote ident.Remote
 	}
 	switch method := a.GetMethod().(type) {
 	case *swanherdv1.Authentication_Psk:
-		local.PSK = b.material.PSKs[method.Psk.GetFile()]
+		local.PSK = ident.PSK(method.Psk.GetSecret())
+		if file := method.Psk.GetFile(); file != "" {
+			local.PSK = b.material.PSKs[file]
+		}
 		remote.PSK = local.PSK
 		if local.PSK == nil {
 			return local, remote // LoadMaterial said why
@@ -223,6 +241,10 @@ func (b *tunnelBuilder) authentication() (local ident.Local, remote ident.Remote
 	case *swanherdv1.Authentication_Certificate:
 		local.Signer, local.Chain = b.material.Signer, b.material.Chain
 		remote.Roots, remote.CheckRevoked = b.trust, b.env.CheckRevoked
+		if anchors := method.Certificate.GetTrustAnchors(); len(anchors) > 0 {
+			// The network's revocations are of its own authority's serial numbers.
+			remote.Roots, remote.CheckRevoked = b.foreignTrust(anchors), nil
+		}
 		if len(local.Chain) == 0 {
 			b.fail("authentication.certificate", "this edge has no certificate: enroll it, or name one in settings.identity_files")
 			return local, remote
@@ -238,6 +260,21 @@ func (b *tunnelBuilder) authentication() (local ident.Local, remote ident.Remote
 		b.fail("authentication", err.Error())
 	}
 	return local, remote
+}
+
+// foreignTrust are the authorities of a peer of another trust domain.
+func (b *tunnelBuilder) foreignTrust(anchors []string) *ident.Roots {
+	var certs []*x509.Certificate
+	for i, text := range anchors {
+		field := fmt.Sprintf("authentication.certificate.trust_anchors[%d]", i)
+		parsed, err := state.ParseCertificates(field, []byte(text))
+		if err != nil {
+			b.fail(field, err.Error())
+			continue
+		}
+		certs = append(certs, parsed...)
+	}
+	return ident.NewRoots(certs...)
 }
 
 func (b *tunnelBuilder) id(field, text string) ident.ID {
@@ -261,13 +298,15 @@ func certificateID(c *x509.Certificate) ident.ID {
 
 func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.ChildConfig {
 	c := ike.ChildConfig{
-		Name:         in.GetName(),
-		LocalTS:      b.selectors(field+".local_ts", in.GetLocalTs()),
-		RemoteTS:     b.selectors(field+".remote_ts", in.GetRemoteTs()),
-		RekeyTime:    b.duration(field+".rekey_time", in.GetRekeyTime(), 0),
-		RekeyBytes:   in.GetRekeyBytes(),
-		ReplayWindow: int(in.GetReplayWindow()),
-		Queues:       b.env.DataPlane.Queues,
+		Name:          in.GetName(),
+		LocalTS:       b.selectors(field+".local_ts", in.GetLocalTs()),
+		RemoteTS:      b.selectors(field+".remote_ts", in.GetRemoteTs()),
+		CarriedLocal:  b.selectors(field+".local_prefixes", in.GetLocalPrefixes()),
+		CarriedRemote: b.selectors(field+".remote_prefixes", in.GetRemotePrefixes()),
+		RekeyTime:     b.duration(field+".rekey_time", in.GetRekeyTime(), 0),
+		RekeyBytes:    in.GetRekeyBytes(),
+		ReplayWindow:  int(in.GetReplayWindow()),
+		Queues:        b.env.DataPlane.Queues,
 	}
 	if c.ReplayWindow == 0 {
 		c.ReplayWindow = defaultReplayWindow

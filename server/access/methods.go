@@ -84,6 +84,18 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/CreateProfile":   {role: operator},
 	"/swanherd.v1.TopologyService/UpdateProfile":   {role: operator},
 	"/swanherd.v1.TopologyService/DeleteProfile":   {role: operator},
+	"/swanherd.v1.TopologyService/GetGateway":      {role: viewer},
+	"/swanherd.v1.TopologyService/ListGateways":    {role: viewer},
+	"/swanherd.v1.TopologyService/CreateGateway":   {role: operator},
+	"/swanherd.v1.TopologyService/UpdateGateway":   {role: operator},
+	"/swanherd.v1.TopologyService/DeleteGateway":   {role: operator},
+
+	"/swanherd.v1.TopologyService/RenderGatewayConfig": {role: viewer},
+	"/swanherd.v1.TopologyService/GetPreSharedKey":     {role: viewer},
+	"/swanherd.v1.TopologyService/ListPreSharedKeys":   {role: viewer},
+	"/swanherd.v1.TopologyService/CreatePreSharedKey":  {role: operator},
+	"/swanherd.v1.TopologyService/UpdatePreSharedKey":  {role: operator},
+	"/swanherd.v1.TopologyService/DeletePreSharedKey":  {role: operator},
 
 	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer, limited: true},
@@ -230,6 +242,9 @@ func networksOfManifest(m *swanherdv1.Manifest) []string {
 		add(r.GetName())
 	}
 	for _, r := range m.GetMeshes() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetGateways() {
 		add(r.GetName())
 	}
 	return out

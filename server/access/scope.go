@@ -65,6 +65,9 @@ func (s Scope) has(name string, change bool) bool {
 	case "meshes":
 		mesh, ok := s.snap.Meshes.Get(of)
 		return ok && !change && s.who.carried(network, mesh.Value.GetLabels())
+	case "gateways":
+		gateway, ok := s.snap.Gateways.Get(of)
+		return ok && !change && s.who.carried(network, gateway.Value.GetLabels())
 	case "events":
 		return !change // by what each is about
 	case "changeSets":
@@ -113,7 +116,7 @@ func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
 	if s.who.SeesAll(network) {
 		return true
 	}
-	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes()) > 0 {
+	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetGateways()) > 0 {
 		return false
 	}
 	made := map[string]bool{}
@@ -158,5 +161,8 @@ func (s Scope) Tunnel(t *swanherdv1.Tunnel, change bool) bool {
 		return true
 	}
 	a, b := s.edge(t.GetA().GetEdge()), s.edge(t.GetB().GetEdge())
+	if t.GetB().GetGateway() != "" {
+		return a
+	}
 	return a && b || (a || b) && !change
 }

@@ -96,7 +96,8 @@ func (e *edit) checkETags(m *swanherdv1.Manifest) error {
 		checkAllETags(e, networks, m.GetNetworks()),
 		checkAllETags(e, profiles, m.GetProfiles()),
 		checkAllETags(e, sites, m.GetSites()),
-		checkAllETags(e, meshes, m.GetMeshes()))
+		checkAllETags(e, meshes, m.GetMeshes()),
+		checkAllETags(e, gateways, m.GetGateways()))
 }
 
 func checkAllETags[T resource](e *edit, k kind[T], wanted []T) error {

@@ -97,6 +97,7 @@ func checkChangeSet(network model.NetworkName, c *swanherdv1.ChangeSet) error {
 	collect(names, profiles.collection, c.GetManifest().GetProfiles())
 	collect(names, sites.collection, c.GetManifest().GetSites())
 	collect(names, meshes.collection, c.GetManifest().GetMeshes())
+	collect(names, gateways.collection, c.GetManifest().GetGateways())
 	for collection, list := range names {
 		for i, r := range list {
 			if in, err := model.NetworkOf(r.GetName()); err != nil || in != network {

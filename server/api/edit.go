@@ -271,6 +271,7 @@ func (e *edit) stamp() error {
 	stampRows(e, profiles)
 	stampRows(e, sites)
 	stampRows(e, meshes)
+	stampRows(e, gateways)
 	stampRows(e, edges)
 	return nil
 }

@@ -59,6 +59,12 @@ var (
 		stored: func(s *store.Store) *store.Collection[*swanherdv1.Profile] { return s.Profiles },
 		parse:  func(s string) error { _, err := model.ParseProfileName(s); return err },
 	}
+	gateways = kind[*swanherdv1.Gateway]{
+		word: "gateway", collection: "gateways",
+		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Gateway] { return &t.Gateways },
+		stored: func(s *store.Store) *store.Collection[*swanherdv1.Gateway] { return s.Gateways },
+		parse:  func(s string) error { _, err := model.ParseGatewayName(s); return err },
+	}
 	edges = kind[*swanherdv1.Edge]{
 		word: "edge", collection: "edges",
 		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Edge] { return &t.Edges },

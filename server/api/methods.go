@@ -119,6 +119,34 @@ func (s *Topology) UpdateProfile(ctx context.Context, req *swanherdv1.UpdateProf
 	return update(ctx, s, profiles, req.GetProfile(), req, req.GetAllowMissing())
 }
 
+// GetGateway implements TopologyService.
+func (s *Topology) GetGateway(_ context.Context, req *swanherdv1.GetGatewayRequest) (*swanherdv1.Gateway, error) {
+	return get(s, gateways, req.GetName())
+}
+
+// ListGateways implements TopologyService.
+func (s *Topology) ListGateways(ctx context.Context, req *swanherdv1.ListGatewaysRequest) (*swanherdv1.ListGatewaysResponse, error) {
+	out, next, err := list(ctx, s, gateways, req)
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.ListGatewaysResponse{Gateways: out, NextPageToken: next}, nil
+}
+
+// CreateGateway implements TopologyService.
+func (s *Topology) CreateGateway(ctx context.Context, req *swanherdv1.CreateGatewayRequest) (*swanherdv1.Gateway, error) {
+	name, err := childName(req.GetParent(), gateways.collection, req.GetGatewayId())
+	if err != nil {
+		return nil, err
+	}
+	return create(ctx, s, gateways, name, req.GetGateway(), req)
+}
+
+// UpdateGateway implements TopologyService.
+func (s *Topology) UpdateGateway(ctx context.Context, req *swanherdv1.UpdateGatewayRequest) (*swanherdv1.Gateway, error) {
+	return update(ctx, s, gateways, req.GetGateway(), req, req.GetAllowMissing())
+}
+
 // GetEdge implements TopologyService.
 func (s *Topology) GetEdge(_ context.Context, req *swanherdv1.GetEdgeRequest) (*swanherdv1.Edge, error) {
 	e, err := get(s, edges, req.GetName())

@@ -75,6 +75,8 @@ func appendResource(m *swanherdv1.Manifest, t *model.Topology, name string) {
 		m.Sites = appendPlain(m.Sites, t.Sites, name)
 	case meshes.word:
 		m.Meshes = appendPlain(m.Meshes, t.Meshes, name)
+	case gateways.word:
+		m.Gateways = appendPlain(m.Gateways, t.Gateways, name)
 	}
 }
 
@@ -223,7 +225,8 @@ func (s *Topology) networkAt(ctx context.Context, snap *store.Snapshot, network 
 		takeBack(&at, r.Content)
 	}
 	m := &swanherdv1.Manifest{}
-	for _, name := range slices.Concat([]string{network.String()}, inNetwork(at.Profiles, network), inNetwork(at.Sites, network), inNetwork(at.Meshes, network)) {
+	for _, name := range slices.Concat([]string{network.String()}, inNetwork(at.Profiles, network), inNetwork(at.Sites, network),
+		inNetwork(at.Meshes, network), inNetwork(at.Gateways, network)) {
 		appendResource(m, &at, name)
 	}
 	return records[len(records)-1], m, nil
@@ -236,12 +239,14 @@ func takeBack(t *model.Topology, content *storev1.RevisionContent) {
 			continue
 		}
 		t.Profiles, t.Sites, t.Meshes = t.Profiles.Without(c.GetName()), t.Sites.Without(c.GetName()), t.Meshes.Without(c.GetName())
+		t.Gateways = t.Gateways.Without(c.GetName())
 	}
 	before := content.GetBefore()
 	t.Networks = withAll(t.Networks, before.GetNetworks())
 	t.Profiles = withAll(t.Profiles, before.GetProfiles())
 	t.Sites = withAll(t.Sites, before.GetSites())
 	t.Meshes = withAll(t.Meshes, before.GetMeshes())
+	t.Gateways = withAll(t.Gateways, before.GetGateways())
 }
 
 func withAll[T resource](rows model.Table[T], values []T) model.Table[T] {

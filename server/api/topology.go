@@ -31,6 +31,7 @@ type Topology struct {
 	valid protovalidate.Validator
 	// keeper says whether the caller of a stream may still see it.
 	keeper *access.Keeper
+	sealer *store.Sealer
 
 	// mu is held from reading the snapshot that a change is validated against
 	// until the change is in the snapshot. Against other replicas the store
@@ -39,12 +40,12 @@ type Topology struct {
 }
 
 // NewTopology returns the service.
-func NewTopology(s *store.Store, authorities *pki.Keeper, live *fleet.Fleet, keeper *access.Keeper) (*Topology, error) {
+func NewTopology(s *store.Store, authorities *pki.Keeper, live *fleet.Fleet, keeper *access.Keeper, sealer *store.Sealer) (*Topology, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("make resource validator: %w", err)
 	}
-	return &Topology{store: s, pki: authorities, fleet: live, keeper: keeper, valid: v}, nil
+	return &Topology{store: s, pki: authorities, fleet: live, keeper: keeper, sealer: sealer, valid: v}, nil
 }
 
 func get[T resource](s *Topology, k kind[T], name string) (T, error) {
@@ -213,6 +214,9 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 		for row := range e.base.EnrollmentRequests.InNetwork(n) {
 			s.store.EnrollmentRequests.DropIn(e.txn, row.Name)
 		}
+		for row := range e.base.PreSharedKeys.InNetwork(n) {
+			s.store.PreSharedKeys.DropIn(e.txn, row.Name)
+		}
 		e.dropDevices(n, func(*swanherdv1.Device) bool { return true })
 		e.dropRollouts(n)
 		e.dropAlertsOf(n)
@@ -240,6 +244,7 @@ func emptyNetwork(e *edit, n model.NetworkName) error {
 	count("sites", inNetwork(e.base.Sites, n))
 	count("edges", inNetwork(e.base.Edges, n))
 	count("meshes", inNetwork(e.base.Meshes, n))
+	count("gateways", inNetwork(e.base.Gateways, n))
 	count("profiles", inNetwork(e.base.Profiles, n))
 	if len(has) == 0 {
 		return nil
@@ -315,7 +320,7 @@ func (s *Topology) DeleteMesh(ctx context.Context, req *swanherdv1.DeleteMeshReq
 // DeleteProfile implements TopologyService; a profile in use stays.
 func (s *Topology) DeleteProfile(ctx context.Context, req *swanherdv1.DeleteProfileRequest) (*emptypb.Empty, error) {
 	return deleted(ctx, s, profiles, req, func(e *edit) error {
-		if err := inUse(req.GetName(), "give it another profile first", meshesUsing(&e.next, req.GetName())); err != nil {
+		if err := inUse(req.GetName(), "give it another profile first", usersOf(&e.next, req.GetName())); err != nil {
 			return err
 		}
 		return remove(e, profiles, req.GetName(), req.GetEtag())
@@ -334,9 +339,19 @@ func (s *Topology) DeleteEdge(ctx context.Context, req *swanherdv1.DeleteEdgeReq
 	})
 }
 
-// meshesUsing returns the meshes that refer to the profile.
-func meshesUsing(t *model.Topology, profile string) []string {
+// DeleteGateway implements TopologyService.
+func (s *Topology) DeleteGateway(ctx context.Context, req *swanherdv1.DeleteGatewayRequest) (*emptypb.Empty, error) {
+	return deleted(ctx, s, gateways, req, func(e *edit) error { return remove(e, gateways, req.GetName(), req.GetEtag()) })
+}
+
+// usersOf returns the meshes and gateways that refer to the profile.
+func usersOf(t *model.Topology, profile string) []string {
 	var out []string
+	for row := range t.Gateways.InNetwork(networkOf(profile)) {
+		if row.Value.GetProfile() == profile {
+			out = append(out, row.Name)
+		}
+	}
 	for row := range t.Meshes.InNetwork(networkOf(profile)) {
 		if row.Value.GetProfile() == profile {
 			out = append(out, row.Name)

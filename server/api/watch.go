@@ -130,6 +130,9 @@ func (w *topologyWatch) advance(now *store.Snapshot, closing swanherdv1.WatchRes
 		watched(w, meshes, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Mesh) {
 			r.Resource = &swanherdv1.WatchResponse_Mesh{Mesh: m}
 		}),
+		watched(w, gateways, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Gateway) {
+			r.Resource = &swanherdv1.WatchResponse_Gateway{Gateway: m}
+		}),
 		watched(w, edges, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Edge) {
 			r.Resource = &swanherdv1.WatchResponse_Edge{Edge: m}
 		}))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -44,7 +45,7 @@ func (s *session) printExplanation(resp *swanherdv1.ExplainResponse) error {
 	if len(resp.GetHops()) > 0 {
 		t := newTable(s.Out, "FROM", "TO", "TUNNEL", "STATUS", "MESH", "SELECTORS")
 		for _, h := range resp.GetHops() {
-			t.row(base(h.GetFromSite()), base(h.GetToSite()), base(h.GetTunnel()), enumWord(h.GetStatus()), base(h.GetMesh()),
+			t.row(base(cmp.Or(h.GetFromSite(), h.GetFromGateway())), base(cmp.Or(h.GetToSite(), h.GetToGateway())), base(h.GetTunnel()), enumWord(h.GetStatus()), base(h.GetMesh()),
 				h.GetLocalPrefix()+" > "+h.GetRemotePrefix())
 		}
 		if err := t.flush(); err != nil {

@@ -93,6 +93,8 @@ func followed(m *swanherdv1.WatchResponse) proto.Message {
 		return r.Mesh
 	case *swanherdv1.WatchResponse_Profile:
 		return r.Profile
+	case *swanherdv1.WatchResponse_Gateway:
+		return r.Gateway
 	case *swanherdv1.WatchResponse_Edge:
 		return r.Edge
 	}

@@ -72,7 +72,7 @@ func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 		}
 	}
 	if proto.Size(m.Manifest) == 0 {
-		return nil, usagef("%s: no network, profile, site or mesh in it", strings.Join(read, ", "))
+		return nil, usagef("%s: no network, profile, site, mesh or gateway in it", strings.Join(read, ", "))
 	}
 	return m, m.checkDuplicates()
 }
@@ -176,6 +176,7 @@ func (m *Manifest) record(file string, doc []byte) error {
 	}
 	lengths := map[string]int{
 		"networks": len(m.Networks), "profiles": len(m.Profiles), "sites": len(m.Sites), "meshes": len(m.Meshes),
+		"gateways": len(m.Gateways),
 	}
 	if err := onceEach(file, "", root.Content[0]); err != nil {
 		return err
@@ -275,6 +276,9 @@ func (m *Manifest) checkDuplicates() error {
 	}
 	for i, r := range m.Meshes {
 		errs = append(errs, check("meshes", i, r.GetName()))
+	}
+	for i, r := range m.Gateways {
+		errs = append(errs, check("gateways", i, r.GetName()))
 	}
 	return errors.Join(errs...)
 }

@@ -388,7 +388,12 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 	var a, b endState
 	view.A, a = f.end(t.plan.GetName(), t.plan.GetA(), now)
 	view.B, b = f.end(t.plan.GetName(), t.plan.GetB(), now)
-	view.Status, view.Reason = statusOf(a, b)
+	if b.gateway = t.plan.GetB().GetGateway(); b.gateway != "" {
+		view.B.Stale = false // it never has a session
+		view.Status, view.Reason = statusWithGateway(a)
+	} else {
+		view.Status, view.Reason = statusOf(a, b)
+	}
 	old := t.view
 	if old.GetStatus() == view.GetStatus() {
 		view.StatusTime = old.GetStatusTime()
@@ -410,10 +415,13 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 }
 
 // settles says whether what the ends reported is enough to call the next change
-// a transition: both have spoken, or one says that it has no SA. After a start
+// a transition: both have spoken, or the one that can, or one says that it has no SA. After a start
 // of the controller the reports of a tunnel that was up all along come one
 // after the other, and are none.
 func settles(a, b endState) bool {
+	if b.gateway != "" {
+		return a.report != nil
+	}
 	return a.report != nil && b.report != nil || a.report != nil && !a.usable() || b.report != nil && !b.usable()
 }
 

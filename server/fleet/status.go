@@ -11,8 +11,10 @@ import (
 
 // endState is what the status of a tunnel depends on at one of its ends.
 type endState struct {
-	edge   string // resource name
-	report *swanherdv1.TunnelReport
+	edge string // resource name
+	// gateway is set where no edge is: nothing is heard of that end.
+	gateway string
+	report  *swanherdv1.TunnelReport
 	// live is true while the edge has a session, or lost it too recently to
 	// call its last report old.
 	live bool
@@ -82,6 +84,23 @@ func statusOf(a, b endState) (swanherdv1.TunnelStatus, string) {
 		return statusOneSided(a, b)
 	}
 	return statusWithoutSA(a, b)
+}
+
+// statusWithGateway is for a tunnel of which the other end is a gateway, by what the edge
+// says of it.
+func statusWithGateway(a endState) (swanherdv1.TunnelStatus, string) {
+	switch {
+	case !a.live:
+		return swanherdv1.TunnelStatus_TUNNEL_STATUS_STALE, silenceReason(a)
+	case a.established():
+		return swanherdv1.TunnelStatus_TUNNEL_STATUS_UP, ""
+	case a.usable():
+		return swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, partialReason(a, a)
+	case a.state() == swanherdv1.TunnelState_TUNNEL_STATE_IDLE:
+		return swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN, a.id() + " waits for the gateway: it has not initiated, or its name is not known yet"
+	default:
+		return statusWithoutSA(a, a)
+	}
 }
 
 // statusWithSilentEnd is for a tunnel at least one end of which has no session.

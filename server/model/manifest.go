@@ -31,13 +31,13 @@ func (m *Merged) Changed() bool {
 	})
 }
 
-// resource is what Network, Profile, Site and Mesh have in common.
+// resource is what Network, Profile, Site, Mesh and Gateway have in common.
 type resource interface {
 	proto.Message
 	GetName() string
 }
 
-// Prune says which profiles, sites and meshes go of those that a manifest does not
+// Prune says which profiles, sites, meshes and gateways go of those that a manifest does not
 // name and that are in the networks that it names or has resources of.
 type Prune struct {
 	// All: any go at all.
@@ -73,7 +73,9 @@ func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune Prune) (*Me
 	next.Profiles = mergeTable(m, t.Profiles, manifest.GetProfiles(), "profiles")
 	next.Sites = mergeTable(m, t.Sites, manifest.GetSites(), "sites")
 	next.Meshes = mergeTable(m, t.Meshes, manifest.GetMeshes(), "meshes")
+	next.Gateways = mergeTable(m, t.Gateways, manifest.GetGateways(), "gateways")
 	if prune.All {
+		next.Gateways = pruneTable(m, next.Gateways, prune.Labels)
 		next.Meshes = pruneTable(m, next.Meshes, prune.Labels)
 		next.Sites = pruneTable(m, next.Sites, prune.Labels)
 		next.Profiles = pruneTable(m, next.Profiles, prune.Labels)
@@ -147,6 +149,8 @@ func checkName(collection, name string) error {
 		_, err = ParseSiteName(name)
 	case "meshes":
 		_, err = ParseMeshName(name)
+	case "gateways":
+		_, err = ParseGatewayName(name)
 	}
 	return err
 }

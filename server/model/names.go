@@ -19,6 +19,10 @@ type (
 	MeshName struct{ Network, Mesh string }
 	// ProfileName is `networks/{network}/profiles/{profile}`.
 	ProfileName struct{ Network, Profile string }
+	// GatewayName is `networks/{network}/gateways/{gateway}`.
+	GatewayName struct{ Network, Gateway string }
+	// PreSharedKeyName is `networks/{network}/preSharedKeys/{pre_shared_key}`.
+	PreSharedKeyName struct{ Network, Key string }
 	// TunnelName is `networks/{network}/tunnels/{tunnel}`.
 	TunnelName struct{ Network, Tunnel string }
 	// EnrollmentTokenName is `networks/{network}/enrollmentTokens/{token}`.
@@ -46,6 +50,7 @@ func ValidID(id string) bool { return idPattern.MatchString(id) }
 func (n NetworkName) String() string { return "networks/" + n.Network }
 func (n SiteName) String() string    { return "networks/" + n.Network + "/sites/" + n.Site }
 func (n EdgeName) String() string    { return "networks/" + n.Network + "/edges/" + n.Edge }
+func (n GatewayName) String() string { return "networks/" + n.Network + "/gateways/" + n.Gateway }
 func (n TunnelName) String() string  { return "networks/" + n.Network + "/tunnels/" + n.Tunnel }
 func (n EnrollmentTokenName) String() string {
 	return "networks/" + n.Network + "/enrollmentTokens/" + n.Token
@@ -104,6 +109,18 @@ func ParseMeshName(s string) (MeshName, error) {
 func ParseProfileName(s string) (ProfileName, error) {
 	network, id, err := parseChild(s, "profiles", "profile", idPattern)
 	return ProfileName{network, id}, err
+}
+
+// ParseGatewayName parses `networks/{network}/gateways/{gateway}`.
+func ParseGatewayName(s string) (GatewayName, error) {
+	network, id, err := parseChild(s, "gateways", "gateway", idPattern)
+	return GatewayName{network, id}, err
+}
+
+// ParsePreSharedKeyName parses `networks/{network}/preSharedKeys/{pre_shared_key}`.
+func ParsePreSharedKeyName(s string) (PreSharedKeyName, error) {
+	network, id, err := parseChild(s, "preSharedKeys", "pre_shared_key", idPattern)
+	return PreSharedKeyName{network, id}, err
 }
 
 // ParseTunnelName parses `networks/{network}/tunnels/{tunnel}`.

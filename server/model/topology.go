@@ -16,6 +16,9 @@ type Topology struct {
 	Profiles Table[*swanherdv1.Profile]
 	Sites    Table[*swanherdv1.Site]
 	Meshes   Table[*swanherdv1.Mesh]
+	Gateways Table[*swanherdv1.Gateway]
+	// PreSharedKeys by `networks/{network}/preSharedKeys/{pre_shared_key}`; sealed.
+	PreSharedKeys Table[*storev1.PreSharedKey]
 	// Edges as stored: uplinks and status are in EdgeStatuses.
 	Edges Table[*swanherdv1.Edge]
 	// EdgeStatuses holds the reported uplinks, by the edge's name.

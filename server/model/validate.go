@@ -25,13 +25,19 @@ func ValidateState(t *Topology, fields Fields) Violations {
 		v.inNetwork(row.Name)
 		v.profile(row.Value)
 	}
-	bySite := map[string][]sitePrefix{} // by network
+	taken := map[string][]takenPrefix{} // by network
 	for row := range t.Sites.All() {
 		v.inNetwork(row.Name)
 		network := networkOf(row.Name)
-		bySite[network] = append(bySite[network], v.prefixes(row.Value)...)
+		taken[network] = append(taken[network], v.prefixes(row.Value)...)
 	}
-	for _, prefixes := range bySite {
+	for row := range t.Gateways.All() {
+		v.inNetwork(row.Name)
+		network := networkOf(row.Name)
+		v.gateway(row.Value, taken[network])
+		taken[network] = append(taken[network], v.prefixes(row.Value)...)
+	}
+	for _, prefixes := range taken {
 		v.overlaps(prefixes)
 	}
 	for row := range t.Meshes.All() {
@@ -109,20 +115,23 @@ func (v *validator) sla(p *swanherdv1.Profile) {
 	}
 }
 
-// sitePrefix is a prefix and where it is.
-type sitePrefix struct {
+// takenPrefix is a prefix and the site or gateway that has it.
+type takenPrefix struct {
 	prefix netip.Prefix
-	site   string
+	owner  string
 	index  int
 }
 
-func (p sitePrefix) field() string { return fmt.Sprintf("prefixes[%d]", p.index) }
+func (p takenPrefix) field() string { return fmt.Sprintf("prefixes[%d]", p.index) }
 
-// prefixes checks each prefix of a site by itself and returns the good ones.
-func (v *validator) prefixes(s *swanherdv1.Site) []sitePrefix {
-	var good []sitePrefix
+// prefixes checks each prefix of a site or gateway by itself and returns the good ones.
+func (v *validator) prefixes(s interface {
+	GetName() string
+	GetPrefixes() []string
+}) []takenPrefix {
+	var good []takenPrefix
 	for i, text := range s.GetPrefixes() {
-		at := sitePrefix{site: s.GetName(), index: i}
+		at := takenPrefix{owner: s.GetName(), index: i}
 		p, err := netip.ParsePrefix(text)
 		switch {
 		case err != nil:
@@ -141,11 +150,11 @@ func (v *validator) prefixes(s *swanherdv1.Site) []sitePrefix {
 
 // overlaps finds the prefixes that are inside others of the same network. In
 // ascending order, a prefix comes right after those that hold it.
-func (v *validator) overlaps(prefixes []sitePrefix) {
-	slices.SortFunc(prefixes, func(a, b sitePrefix) int {
-		return cmp.Or(a.prefix.Compare(b.prefix), strings.Compare(a.site, b.site), cmp.Compare(a.index, b.index))
+func (v *validator) overlaps(prefixes []takenPrefix) {
+	slices.SortFunc(prefixes, func(a, b takenPrefix) int {
+		return cmp.Or(a.prefix.Compare(b.prefix), strings.Compare(a.owner, b.owner), cmp.Compare(a.index, b.index))
 	})
-	var holding []sitePrefix
+	var holding []takenPrefix
 	for _, p := range prefixes {
 		for len(holding) > 0 && !holding[len(holding)-1].prefix.Overlaps(p.prefix) {
 			holding = holding[:len(holding)-1]
@@ -159,32 +168,45 @@ func (v *validator) overlaps(prefixes []sitePrefix) {
 
 // overlap reports one overlap, at the one of the two that was asked for; when
 // both were, at the later one.
-func (v *validator) overlap(a, b sitePrefix) {
-	atA, askedA := v.fields[a.site]
-	atB, askedB := v.fields[b.site]
+func (v *validator) overlap(a, b takenPrefix) {
+	atA, askedA := v.fields[a.owner]
+	atB, askedB := v.fields[b.owner]
 	if askedA && !askedB || askedA && natural(atA+"."+a.field(), atB+"."+b.field()) > 0 {
 		a, b = b, a
 	}
-	if a.site == b.site {
-		v.add(b.site, b.field(), fmt.Sprintf("%s overlaps %s of the same site (%s)", b.prefix, a.prefix, a.field()), "remove the narrower one")
+	if a.owner == b.owner {
+		v.add(b.owner, b.field(), fmt.Sprintf("%s overlaps %s of the same %s (%s)", b.prefix, a.prefix, ownerWord(a.owner), a.field()), "remove the narrower one")
 		return
 	}
-	where := a.site
-	if at, asked := v.fields[a.site]; asked {
+	where := a.owner
+	if at, asked := v.fields[a.owner]; asked {
 		where += ", " + at + "." + a.field()
 	}
-	v.add(b.site, b.field(), fmt.Sprintf("%s overlaps %s of %s", b.prefix, a.prefix, where),
-		"give each site of a network prefixes of its own")
+	v.add(b.owner, b.field(), fmt.Sprintf("%s overlaps %s of %s", b.prefix, a.prefix, where),
+		"give each site and gateway of a network prefixes of its own")
+}
+
+// ownerWord is the kind of what has a prefix.
+func ownerWord(name string) string {
+	if strings.Contains(name, "/gateways/") {
+		return "gateway"
+	}
+	return "site"
+}
+
+// usesProfile checks that a mesh or gateway names a profile of its network.
+func (v *validator) usesProfile(resource, profile string) {
+	network := networkOf(resource)
+	if name, err := ParseProfileName(profile); err == nil && "networks/"+name.Network != network { // whether it is there or not
+		v.add(resource, "profile", fmt.Sprintf("%s is in another network", profile), "use a profile of "+network)
+	} else if _, ok := v.t.Profiles.Get(profile); !ok {
+		v.add(resource, "profile", fmt.Sprintf("profile %q does not exist", clip(profile)),
+			"create it, or name one of the network's"+v.known(v.t.Profiles.names(network+"/")))
+	}
 }
 
 func (v *validator) mesh(m *swanherdv1.Mesh) {
-	network := networkOf(m.GetName())
-	if name, err := ParseProfileName(m.GetProfile()); err == nil && "networks/"+name.Network != network { // whether it is there or not
-		v.add(m.GetName(), "profile", fmt.Sprintf("%s is in another network", m.GetProfile()), "use a profile of "+network)
-	} else if _, ok := v.t.Profiles.Get(m.GetProfile()); !ok {
-		v.add(m.GetName(), "profile", fmt.Sprintf("profile %q does not exist", clip(m.GetProfile())),
-			"create it, or name one of the network's"+v.known(v.t.Profiles.names(network+"/")))
-	}
+	v.usesProfile(m.GetName(), m.GetProfile())
 	switch topology := m.GetTopology().(type) {
 	case *swanherdv1.Mesh_FullMesh:
 		v.selector(m, "full_mesh.sites", topology.FullMesh.GetSites())

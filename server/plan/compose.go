@@ -26,8 +26,12 @@ type Stage struct {
 	Admitted int
 }
 
-// admits says whether an edge has the change.
+// admits says whether an edge has the change. Where no edge is, but a gateway, nothing is
+// waited for.
 func (s *Stage) admits(edge string) bool {
+	if edge == "" {
+		return true
+	}
 	position, ok := s.Order[edge]
 	if !ok {
 		position = len(s.Order) - 1
@@ -47,6 +51,7 @@ type Composer struct {
 	// base's own.
 	composed *Plan
 	staged   bool
+	secrets  Secrets
 }
 
 // target is a stage with its plan.
@@ -57,9 +62,12 @@ type target struct {
 	edges, tunnels map[string]bool
 }
 
-// NewComposer returns a composer that planned the empty topology.
-func NewComposer() *Composer {
-	return &Composer{base: NewPlanner(), targets: map[string]*target{}, composed: &Plan{}}
+// NewComposer returns a composer that planned the empty topology. Its plans have the
+// pre-shared keys that secrets opens; nil for plans without them.
+func NewComposer(secrets Secrets) *Composer {
+	c := &Composer{base: NewPlanner(), targets: map[string]*target{}, composed: &Plan{}, secrets: secrets}
+	c.base.secrets = secrets
+	return c
 }
 
 // Update plans the topology and the stages, at most one of a network, and tells what
@@ -119,6 +127,7 @@ func (c *Composer) updateTargets(t *model.Topology, stages []Stage, edges, tunne
 		delete(before, s.Name)
 		if now == nil {
 			now = &target{planner: NewNetworkPlanner(s.Network)}
+			now.planner.secrets = c.secrets
 		}
 		admitted := now.stage.Admitted
 		now.stage = s

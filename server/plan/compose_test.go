@@ -19,7 +19,7 @@ func TestComposedPlan(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		b := newBuilder()
 		populate(t, b)
-		composer := NewComposer()
+		composer := NewComposer(nil)
 		before := &Plan{}
 		var stages []Stage
 		check := func() {
@@ -34,7 +34,7 @@ func TestComposedPlan(t *testing.T) {
 			case stages[0].Admitted == len(stages[0].Order):
 				checkSame(t, p, Make(stages[0].Target(top)))
 			}
-			anew, _ := NewComposer().Update(top, stages)
+			anew, _ := NewComposer(nil).Update(top, stages)
 			checkSame(t, p, anew)
 			before = p
 		}
@@ -115,7 +115,7 @@ func TestRevertIsNewer(t *testing.T) {
 		b.edge(id, id, uplink("wan0", fmt.Sprintf("192.0.2.%d", i+1)))
 	}
 	b.mesh("all", fullMesh(allSites))
-	c := NewComposer()
+	c := NewComposer(nil)
 	c.Update(b.snapshot(), nil)
 	stage := Stage{
 		Name: "r", Network: model.NetworkName{Network: "demo"}, Order: map[string]int{edgeName("a"): 0, edgeName("b"): 1}, Admitted: 2,

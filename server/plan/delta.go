@@ -19,7 +19,7 @@ type delta struct {
 	// settings is set when what the network's edges have in common changed.
 	settings bool
 	// Names of what changed.
-	sites, edges, uplinks, meshes, profiles map[string]bool
+	sites, edges, uplinks, meshes, profiles, gateways, keys map[string]bool
 }
 
 // touched finds the networks that differ and in what.
@@ -32,6 +32,7 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 			deltas[key] = &delta{
 				sites: map[string]bool{}, edges: map[string]bool{}, uplinks: map[string]bool{},
 				meshes: map[string]bool{}, profiles: map[string]bool{},
+				gateways: map[string]bool{}, keys: map[string]bool{},
 			}
 		}
 		return deltas[key]
@@ -56,6 +57,12 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 	for c := range model.Diff(from.Profiles, to.Profiles) {
 		d := at(c.Name)
 		d.profiles[c.Name], d.selection = true, true
+	}
+	for c := range model.Diff(from.Gateways, to.Gateways) {
+		at(c.Name).gateways[c.Name] = true
+	}
+	for c := range model.Diff(from.PreSharedKeys, to.PreSharedKeys) {
+		at(c.Name).keys[c.Name] = true
 	}
 	for c := range model.Diff(from.EdgeStatuses, to.EdgeStatuses) {
 		if c.Old == nil || c.New == nil || !sameUplinks(c.Old.Value.GetUplinks(), c.New.Value.GetUplinks()) {
@@ -96,6 +103,16 @@ func (d *delta) dirtyLinks(n *network) map[string]bool {
 	for s := range d.touchedSites(n) {
 		for _, e := range s.edges {
 			dirty[e.name] = true
+		}
+	}
+	for _, g := range n.gateways {
+		if !d.touchesGateway(g) {
+			continue
+		}
+		for _, e := range n.edges {
+			if g.attaches(e) {
+				dirty[e.name] = true
+			}
 		}
 	}
 	return dirty

@@ -26,6 +26,9 @@
 //   - A regional mesh is a hub-and-spoke mesh for each region and a full one of all
 //     hubs. With transit, a region's first hub carries for its spokes what is in the
 //     other regions, and for the other regions' hubs what its spokes have.
+//   - A gateway has a tunnel with each enabled edge that is attached to it. Only the edge has
+//     an intent of it; the gateway's end is told by package gatewayconfig. What the profile
+//     leaves open is what others know.
 //   - A Child SA has at most maxSelectors traffic selectors per side, since a
 //     payload cannot hold more than 255 (RFC 7296, Section 3.13) and has to
 //     reach the peer in few packets; more prefixes make more Child SAs.

@@ -18,19 +18,20 @@ const maxHops = 8
 // take it, the narrowest first. Where there is none it tells why. Of a hop, the
 // status is left to whoever knows it.
 func Explain(t *model.Topology, name model.NetworkName, source, destination netip.Addr) *swanherdv1.ExplainResponse {
-	n := newNetwork(t, name, &network{})
+	n := newNetwork(t, name, &network{}, nil)
 	out := &swanherdv1.ExplainResponse{}
 	from, to := n.siteOf(source), n.siteOf(destination)
 	switch {
 	case from == nil:
-		out.Reason = fmt.Sprintf("no site of %s has a prefix with %s", name, source)
+		out.Reason = fmt.Sprintf("no site or gateway of %s has a prefix with %s", name, source)
 		return out
 	case to == nil:
-		out.SourceSite = from.name
-		out.Reason = fmt.Sprintf("no site of %s has a prefix with %s", name, destination)
+		out.SourceSite, out.SourceGateway = n.placeNames(from)
+		out.Reason = fmt.Sprintf("no site or gateway of %s has a prefix with %s", name, destination)
 		return out
 	}
-	out.SourceSite, out.DestinationSite = from.name, to.name
+	out.SourceSite, out.SourceGateway = n.placeNames(from)
+	out.DestinationSite, out.DestinationGateway = n.placeNames(to)
 	visited := map[*site]bool{}
 	for at := from; at != to; {
 		visited[at] = true
@@ -50,14 +51,25 @@ func Explain(t *model.Topology, name model.NetworkName, source, destination neti
 	if out.Reason = "over a tunnel of its own"; len(out.GetHops()) > 1 {
 		out.Reason = fmt.Sprintf("over %d tunnels, by transit", len(out.GetHops()))
 	} else if from == to {
-		out.Reason = "both are of the same site"
+		if out.Reason = "both are of the same site"; out.GetSourceGateway() != "" {
+			out.Reason = "both are behind the same gateway"
+		}
 	}
 	return out
 }
 
 func short(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 
-// siteOf is the site with the narrowest prefix that has the address.
+// placeNames is the name of a site, or of the gateway whose place it is.
+func (n *network) placeNames(at *site) (site, gateway string) {
+	if g := n.gatewayAt(at); g != nil {
+		return "", g.name
+	}
+	return at.name, ""
+}
+
+// siteOf is the site, or the place of the gateway, with the narrowest prefix that has the
+// address.
 func (n *network) siteOf(addr netip.Addr) *site {
 	var found *site
 	bits := -1
@@ -68,42 +80,86 @@ func (n *network) siteOf(addr netip.Addr) *site {
 			}
 		}
 	}
+	for _, g := range n.gateways {
+		for _, p := range g.place.prefixes {
+			if p.Contains(addr) && p.Bits() > bits {
+				found, bits = g.place, p.Bits()
+			}
+		}
+	}
 	return found
 }
 
 // hop finds the tunnel that takes a packet at a site, and the site behind it.
 func (n *network) hop(at *site, source, destination netip.Addr) (*swanherdv1.ExplainHop, *site) {
-	var best *swanherdv1.ExplainHop
-	var next *site
-	bits := -1
+	best := bestHop{source: source, destination: destination, bits: -1}
 	for _, e := range at.edges {
 		n.eachPeer(e, func(m *mesh, peer *edge) {
 			if carried, ok := m.carries(peer.site, at); !hasAddr(peer.site.prefixes, destination) && !(ok && hasAddr(carried, destination)) {
 				return // spares making the tunnel
 			}
-			l := n.newLink(m, e, peer)
-			if l == nil {
-				return
-			}
-			intent := l.a
-			if l.tunnel.GetB().GetEdge() == e.name {
-				intent = l.b
-			}
-			for _, child := range intent.GetChildren() {
-				local, okLocal := narrowest(child.GetLocalTs(), source)
-				remote, okRemote := narrowest(child.GetRemoteTs(), destination)
-				better := remote.Bits() > bits || remote.Bits() == bits && best != nil && intent.GetName() < best.GetTunnel()
-				if okLocal && okRemote && better {
-					best = &swanherdv1.ExplainHop{
-						Tunnel: intent.GetName(), Mesh: m.name, FromEdge: e.name, ToEdge: peer.name, FromSite: at.name, ToSite: peer.site.name,
-						LocalPrefix: local.String(), RemotePrefix: remote.String(),
-					}
-					next, bits = peer.site, remote.Bits()
+			if l := n.newLink(m, e, peer); l != nil {
+				intent := l.a
+				if l.tunnel.GetB().GetEdge() == e.name {
+					intent = l.b
 				}
+				best.consider(intent, false, peer.site, &swanherdv1.ExplainHop{Mesh: m.name, FromEdge: e.name, ToEdge: peer.name, FromSite: at.name, ToSite: peer.site.name})
+			}
+		})
+		n.eachGateway(e, func(g *gateway) {
+			if l := n.newGatewayLink(g, e); l != nil {
+				best.consider(l.a, false, g.place, &swanherdv1.ExplainHop{FromEdge: e.name, ToGateway: g.name, FromSite: at.name})
 			}
 		})
 	}
-	return best, next
+	if g := n.gatewayAt(at); g != nil {
+		for _, e := range n.edges {
+			if !e.enabled || !g.attaches(e) {
+				continue
+			}
+			if l := n.newGatewayLink(g, e); l != nil {
+				best.consider(l.a, true, e.site, &swanherdv1.ExplainHop{FromGateway: g.name, ToEdge: e.name, ToSite: e.site.name})
+			}
+		}
+	}
+	return best.hop, best.next
+}
+
+// gatewayAt is the gateway whose place it is; nil at a site.
+func (n *network) gatewayAt(place *site) *gateway {
+	for _, g := range n.gateways {
+		if g.place == place {
+			return g
+		}
+	}
+	return nil
+}
+
+// bestHop is the tunnel with the narrowest selector for a packet, the first by name of
+// several.
+type bestHop struct {
+	source, destination netip.Addr
+	hop                 *swanherdv1.ExplainHop
+	next                *site
+	bits                int
+}
+
+// consider takes a tunnel, of which an intent of one end is known; mirrored: it is not the
+// end that sends.
+func (b *bestHop) consider(intent *swanherdv1.TunnelIntent, mirrored bool, next *site, hop *swanherdv1.ExplainHop) {
+	for _, child := range intent.GetChildren() {
+		near, far := protected(child)
+		if mirrored {
+			near, far = far, near
+		}
+		local, okLocal := narrowest(near, b.source)
+		remote, okRemote := narrowest(far, b.destination)
+		better := remote.Bits() > b.bits || remote.Bits() == b.bits && b.hop != nil && intent.GetName() < b.hop.GetTunnel()
+		if okLocal && okRemote && better {
+			hop.Tunnel, hop.LocalPrefix, hop.RemotePrefix = intent.GetName(), local.String(), remote.String()
+			b.hop, b.next, b.bits = hop, next, remote.Bits()
+		}
+	}
 }
 
 func hasAddr(prefixes []netip.Prefix, addr netip.Addr) bool {
@@ -122,6 +178,12 @@ func narrowest(texts []string, addr netip.Addr) (best netip.Prefix, ok bool) {
 
 // whyNone tells why no tunnel at a site takes what is for another one.
 func (n *network) whyNone(at, to *site) string {
+	if g := n.gatewayAt(to); g != nil {
+		return fmt.Sprintf("no edge of site %s holds a tunnel with gateway %s that has both addresses", short(at.name), short(g.name))
+	}
+	if g := n.gatewayAt(at); g != nil {
+		return fmt.Sprintf("gateway %s has no tunnel with an edge of site %s that has both addresses", short(g.name), short(to.name))
+	}
 	for _, s := range []*site{at, to} {
 		switch {
 		case len(s.all) == 0:

@@ -134,7 +134,7 @@ func TestWhyNot(t *testing.T) {
 		}
 	}
 	e := Explain(hubAndSpokeOf(2, true).snapshot(), model.NetworkName{Network: "demo"}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("192.168.1.1"))
-	if e.GetReachable() || e.GetReason() != "no site of networks/demo has a prefix with 192.168.1.1" {
+	if e.GetReachable() || e.GetReason() != "no site or gateway of networks/demo has a prefix with 192.168.1.1" {
 		t.Errorf("an address of nobody: %v", e)
 	}
 }

@@ -84,8 +84,21 @@ func goldenTopologies() map[string]*builder {
 	}
 	wide.site("site-00000", nil, prefixes...)
 
+	gateways := hubAndSpokeOf(2, false)
+	gateways.key("partner", "v1")
+	gateways.gateway("partner", &swanherdv1.Gateway{
+		Address: "203.0.113.9", Prefixes: []string{"192.168.0.0/24", "192.168.2.0/24"}, LocalIdentity: "hub.example",
+		Authentication: &swanherdv1.Gateway_PreSharedKey{PreSharedKey: &swanherdv1.GatewayPreSharedKey{Key: keyName("partner")}},
+		Attachments:    []*swanherdv1.GatewayAttachment{bySites("role", "hub")},
+	})
+	gateways.gateway("cloud", &swanherdv1.Gateway{
+		Address: "any", Identity: "cloud.example", Prefixes: []string{"192.168.4.0/22"}, Routing: swanherdv1.GatewayRouting_GATEWAY_ROUTING_ROUTE,
+		Authentication: &swanherdv1.Gateway_Certificate{Certificate: &swanherdv1.GatewayCertificate{TrustAnchors: []string{"an anchor"}}},
+		Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: edgeName("spoke-00001")}}},
+	})
+
 	return map[string]*builder{
-		"full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
+		"gateways": gateways, "full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
 		"two-hubs": hubs, "explicit-links": explicit, "odd-edges": odd, "many-prefixes": wide,
 	}
 }

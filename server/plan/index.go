@@ -19,6 +19,8 @@ type network struct {
 	sites  map[string]*site
 	edges  map[string]*edge
 	meshes []*mesh // by name; without those whose profile is missing
+	// gateways by name.
+	gateways []*gateway
 	// trust is the resource that all of the network's edges have in common.
 	trust *swanherdv1.IntentResource
 }
@@ -28,8 +30,9 @@ type site struct {
 	revision int64
 	prefixes []netip.Prefix
 	texts    []string // prefixes as strings
-	edges    []*edge  // enabled ones, by name
-	all      []*edge  // by name
+	labels   map[string]string
+	edges    []*edge // enabled ones, by name
+	all      []*edge // by name
 }
 
 type edge struct {
@@ -84,12 +87,12 @@ const (
 
 // newNetwork makes the index of a network. What it can it takes from the index
 // before.
-func newNetwork(t *model.Topology, name model.NetworkName, before *network) *network {
+func newNetwork(t *model.Topology, name model.NetworkName, before *network, secrets Secrets) *network {
 	n := &network{sites: map[string]*site{}, edges: map[string]*edge{}}
 	for row := range t.Sites.InNetwork(name) {
 		s := &site{name: row.Name}
 		if old := before.sites[row.Name]; old != nil && old.revision == row.Revision {
-			s.revision, s.prefixes, s.texts = old.revision, old.prefixes, old.texts
+			s.revision, s.prefixes, s.texts, s.labels = old.revision, old.prefixes, old.texts, old.labels
 		} else {
 			s.set(row)
 		}
@@ -103,6 +106,7 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network) *net
 			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value)...)
 		}
 	}
+	n.setGateways(t, name, secrets)
 	n.setTrust(t, name)
 	return n
 }
@@ -145,6 +149,7 @@ func (s *site) set(row model.Row[*swanherdv1.Site]) {
 	s.revision = row.Revision
 	s.prefixes = parsePrefixes(row.Value.GetPrefixes())
 	s.texts = prefixStrings(s.prefixes)
+	s.labels = row.Value.GetLabels()
 }
 
 func (n *network) addEdge(t *model.Topology, row model.Row[*swanherdv1.Edge]) {

@@ -27,13 +27,13 @@ const (
 )
 
 // A link is the tunnel between two edges with the intents of both ends; a has
-// the lower id.
+// the lower id. Of one with a gateway only a has an intent.
 type link struct {
 	tunnel *swanherdv1.Tunnel
 	a, b   *swanherdv1.IntentResource
 }
 
-// A draft is a link before what it is for its ends has versions.
+// A draft is a link before the intents of its ends have versions.
 type draft struct {
 	tunnel *swanherdv1.Tunnel
 	a, b   *swanherdv1.TunnelIntent
@@ -44,7 +44,11 @@ func (d *draft) link() *link {
 	if d == nil {
 		return nil
 	}
-	return &link{tunnel: d.tunnel, a: digest.Resource(d.a), b: digest.Resource(d.b)}
+	l := &link{tunnel: d.tunnel, a: digest.Resource(d.a)}
+	if d.b != nil {
+		l.b = digest.Resource(d.b)
+	}
+	return l
 }
 
 // plannedRevision is that of the plan in which the tunnel last changed.

@@ -63,6 +63,22 @@ func (b *builder) mesh(id string, m *swanherdv1.Mesh) {
 	put(b, &b.Meshes, meshName(id), m)
 }
 
+func gatewayName(id string) string { return "networks/demo/gateways/" + id }
+func keyName(id string) string     { return "networks/demo/preSharedKeys/" + id }
+
+func (b *builder) gateway(id string, g *swanherdv1.Gateway) {
+	g.Name, g.Profile = gatewayName(id), "networks/demo/profiles/default"
+	put(b, &b.Gateways, g.Name, g)
+}
+
+func (b *builder) key(id, version string) {
+	put(b, &b.PreSharedKeys, keyName(id), &storev1.PreSharedKey{Key: &swanherdv1.PreSharedKey{Name: keyName(id)}, Version: version})
+}
+
+func bySites(key, value string) *swanherdv1.GatewayAttachment {
+	return &swanherdv1.GatewayAttachment{Who: &swanherdv1.GatewayAttachment_Sites{Sites: &swanherdv1.GatewaySites{MatchLabels: map[string]string{key: value}}}}
+}
+
 func fullMesh(s *swanherdv1.SiteSelector) *swanherdv1.Mesh {
 	return &swanherdv1.Mesh{Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: s}}}
 }

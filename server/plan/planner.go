@@ -29,8 +29,11 @@ type Planner struct {
 	topology *model.Topology
 	plan     *Plan
 	networks map[model.NetworkName]*network
-	// links of each edge by the edge at the other end; a link is there twice.
+	// links of each edge by the edge or gateway at the other end, and the other way round:
+	// a link is there twice.
 	links map[string]map[string]*link
+	// secrets opens pre-shared keys; nil: the plan is without them.
+	secrets Secrets
 }
 
 // NewPlanner returns a planner that planned the empty topology.
@@ -106,7 +109,7 @@ func (o *output) setLink(before, after *link) {
 	if before == nil || !bytes.Equal(before.a.GetVersion(), after.a.GetVersion()) {
 		o.setResource(after.tunnel.GetA().GetEdge(), name, after.a)
 	}
-	if before == nil || !bytes.Equal(before.b.GetVersion(), after.b.GetVersion()) {
+	if after.b != nil && (before == nil || !bytes.Equal(before.b.GetVersion(), after.b.GetVersion())) {
 		o.setResource(after.tunnel.GetB().GetEdge(), name, after.b)
 	}
 	after.tunnel.PlannedRevision = before.plannedRevision()
@@ -119,7 +122,9 @@ func (o *output) setLink(before, after *link) {
 func (o *output) removeLink(l *link) {
 	name := l.tunnel.GetName()
 	o.setResource(l.tunnel.GetA().GetEdge(), name, nil)
-	o.setResource(l.tunnel.GetB().GetEdge(), name, nil)
+	if l.b != nil {
+		o.setResource(l.tunnel.GetB().GetEdge(), name, nil)
+	}
 	o.tunnels[name] = nil
 }
 
@@ -155,11 +160,14 @@ func (p *Planner) index(t *model.Topology, name model.NetworkName, n *network, d
 		delete(p.networks, name)
 		return &network{}
 	case d.all || d.selection:
-		n = newNetwork(t, name, n)
+		n = newNetwork(t, name, n, p.secrets)
 		p.networks[name] = n
 		return n
 	}
 	n.update(t, d)
+	if len(d.gateways)+len(d.keys) > 0 {
+		n.setGateways(t, name, p.secrets)
+	}
 	if d.settings {
 		n.setTrust(t, name)
 	}
@@ -198,6 +206,10 @@ func (p *Planner) appendLinks(wanted []wantedLink, n *network, name string, done
 				done[key] = true
 				wanted = append(wanted, wantedLink{x: name, y: peer.name, draft: n.newLink(m, e, peer)})
 			}
+		})
+		n.eachGateway(e, func(g *gateway) {
+			done[pairKey(name, g.name)] = true
+			wanted = append(wanted, wantedLink{x: name, y: g.name, draft: n.newGatewayLink(g, e)})
 		})
 	}
 	for peer := range p.links[name] {

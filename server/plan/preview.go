@@ -135,6 +135,7 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 	differs(updated, "ike_rekey_time", !proto.Equal(old.GetIkeRekeyTime(), now.GetIkeRekeyTime()))
 	differs(updated, "dpd_delay", !proto.Equal(old.GetDpdDelay(), now.GetDpdDelay()))
 	differs(updated, "role", old.GetRole() != now.GetRole())
+	differs(rekeyed, "force_udp_encapsulation", old.GetForceUdpEncapsulation() != now.GetForceUdpEncapsulation())
 	differs(updated, "tcp_encapsulation", old.GetTcpEncapsulation() != now.GetTcpEncapsulation())
 	differs(updated, "probe", !proto.Equal(old.GetProbe(), now.GetProbe()) && sameProbes(old, now))
 	differs(rekeyed, "probe", !sameProbes(old, now))
@@ -166,6 +167,8 @@ func compareChildren(old, now []*swanherdv1.ChildIntent, differ func(field strin
 			"esp_proposals":                slices.Equal(a.GetEspProposals(), b.GetEspProposals()),
 			"local_ts":                     slices.Equal(a.GetLocalTs(), b.GetLocalTs()),
 			"remote_ts":                    slices.Equal(a.GetRemoteTs(), b.GetRemoteTs()),
+			"local_prefixes":               slices.Equal(a.GetLocalPrefixes(), b.GetLocalPrefixes()),
+			"remote_prefixes":              slices.Equal(a.GetRemotePrefixes(), b.GetRemotePrefixes()),
 			"replay_window":                a.GetReplayWindow() == b.GetReplayWindow(),
 			"mode":                         a.GetMode() == b.GetMode(),
 			"outer_header":                 proto.Equal(a.GetOuterHeader(), b.GetOuterHeader()),
@@ -277,7 +280,8 @@ func reach(p *Plan, edges []string) prefixSet {
 	for _, edge := range edges {
 		for r := range resources(p.Intents.Value(edge)).All() {
 			for _, child := range r.GetTunnel().GetChildren() {
-				all = append(all, parsePrefixes(child.GetRemoteTs())...)
+				_, remote := protected(child)
+				all = append(all, parsePrefixes(remote)...)
 			}
 		}
 	}

@@ -157,7 +157,7 @@ func reaches(t *model.Topology, p *Plan, site string, addr netip.Addr) bool {
 		}
 		for r := range intent.Resources.All() {
 			for _, child := range r.GetTunnel().GetChildren() {
-				if holds(child.GetRemoteTs(), addr) {
+				if _, remote := protected(child); holds(remote, addr) {
 					return true
 				}
 			}

@@ -2,6 +2,8 @@ package plan
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -32,6 +34,8 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 			"uplinks": func(t *rapid.T) { b.uplinks(drawID(t, "edge"), randomUplinks(t)...) },
 			"mesh":    func(t *rapid.T) { randomMesh(t, b) },
 			"remove":  func(t *rapid.T) { randomRemoval(t, b) },
+			"gateway": func(t *rapid.T) { randomGateway(t, b) },
+			"key":     func(t *rapid.T) { b.key("partner", rapid.StringMatching(`v[0-9]`).Draw(t, "version")) },
 			"profile": func(t *rapid.T) {
 				put(b, &b.Profiles, "networks/demo/profiles/default", &swanherdv1.Profile{
 					Name: "networks/demo/profiles/default", ReplayWindow: rapid.SampledFrom([]uint32{0, 64, 2048}).Draw(t, "window"),
@@ -87,8 +91,13 @@ func tunnelNames(t *model.Topology) map[string]bool {
 		if err != nil {
 			continue // refused before it was stored
 		}
-		n := newNetwork(t, name, &network{})
+		n := newNetwork(t, name, &network{}, nil)
 		for _, e := range n.edges {
+			for row := range t.Gateways.InNetwork(name) {
+				if e.enabled && wantsGateway(t, row.Value, e) {
+					names[model.TunnelName{Network: name.Network, Tunnel: gatewayTunnelID(e.id.Edge, row.Name)}.String()] = true
+				}
+			}
 			n.eachPeer(e, func(m *mesh, peer *edge) {
 				if e.name > peer.name {
 					return // seen from the other end
@@ -100,6 +109,34 @@ func tunnelNames(t *model.Topology) map[string]bool {
 		}
 	}
 	return names
+}
+
+// wantsGateway says in another way than the planner does whether there is a tunnel.
+func wantsGateway(t *model.Topology, g *swanherdv1.Gateway, e *edge) bool {
+	if _, ok := t.Profiles.Get(g.GetProfile()); !ok || e.site == nil {
+		return false
+	}
+	if psk := g.GetPreSharedKey(); psk != nil {
+		if _, ok := t.PreSharedKeys.Get(psk.GetKey()); !ok {
+			return false
+		}
+	}
+	a := g.GetAttachments()[0]
+	attached := a.GetEdge() == e.name || a.GetSites() != nil && t.Sites.Value(e.site.name).GetLabels()["role"] == a.GetSites().GetMatchLabels()["role"]
+	protects := slices.ContainsFunc(t.Sites.Value(e.site.name).GetPrefixes(), func(p string) bool {
+		return slices.ContainsFunc(g.GetPrefixes(), func(q string) bool { return strings.Contains(p, ":") == strings.Contains(q, ":") })
+	})
+	return attached && protects
+}
+
+// gatewayTunnelID is the id of a tunnel; of the edges one has an ambiguous id.
+func gatewayTunnelID(edge, gateway string) string {
+	id := edge + "--" + short(gateway) + ".gw"
+	if strings.Contains(edge, "--") {
+		sum := sha256.Sum256([]byte(edge + "/" + short(gateway)))
+		id += "." + hex.EncodeToString(sum[:8])
+	}
+	return id
 }
 
 func names2(p *Plan) []string {
@@ -177,9 +214,32 @@ func randomMesh(t *rapid.T, b *builder) {
 	}
 }
 
+func randomGateway(t *rapid.T, b *builder) {
+	g := &swanherdv1.Gateway{
+		Address:  rapid.SampledFrom([]string{"203.0.113.9", "2001:db8:f::9", "vpn.example.com", "any"}).Draw(t, "address"),
+		Identity: "partner.example", Routing: swanherdv1.GatewayRouting(rapid.IntRange(0, 2).Draw(t, "routing")),
+		Prefixes: rapid.SampledFrom([][]string{{"192.168.0.0/24"}, {"192.168.0.0/24", "192.168.2.0/24"}, {"2001:db8:ff::/48"}}).Draw(t, "behind"),
+	}
+	if rapid.Bool().Draw(t, "psk") {
+		g.Authentication = &swanherdv1.Gateway_PreSharedKey{PreSharedKey: &swanherdv1.GatewayPreSharedKey{Key: keyName("partner")}}
+	} else {
+		g.Authentication = &swanherdv1.Gateway_Certificate{Certificate: &swanherdv1.GatewayCertificate{TrustAnchors: []string{"an anchor"}}}
+	}
+	if rapid.Bool().Draw(t, "by name") {
+		g.Attachments = []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: edgeName(drawID(t, "holder"))}}}
+	} else {
+		g.Attachments = []*swanherdv1.GatewayAttachment{bySites("role", rapid.SampledFrom([]string{"hub", "spoke"}).Draw(t, "holders"))}
+	}
+	b.gateway(rapid.SampledFrom([]string{"x", "y"}).Draw(t, "gateway"), g)
+}
+
 func randomRemoval(t *rapid.T, b *builder) {
 	id := drawID(t, "removed")
-	switch rapid.IntRange(0, 4).Draw(t, "kind") {
+	switch rapid.IntRange(0, 6).Draw(t, "kind") {
+	case 5:
+		drop(b, &b.Gateways, gatewayName(rapid.SampledFrom([]string{"x", "y"}).Draw(t, "gateway")))
+	case 6:
+		drop(b, &b.PreSharedKeys, keyName("partner"))
 	case 0:
 		drop(b, &b.Sites, siteName(id))
 	case 1:
@@ -263,11 +323,11 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 func checkContinuity(t *rapid.T, before, after *Plan) {
 	was := map[[2]string]string{}
 	for row := range before.Tunnels.All() {
-		was[[2]string{row.Value.GetA().GetEdge(), row.Value.GetB().GetEdge()}] = row.Name
+		was[[2]string{row.Value.GetA().GetEdge(), place(row.Value.GetB()) + row.Value.GetB().GetEdge()}] = row.Name
 	}
 	for row := range after.Tunnels.All() {
 		a := row.Value.GetA().GetEdge()
-		name, ok := was[[2]string{a, row.Value.GetB().GetEdge()}]
+		name, ok := was[[2]string{a, place(row.Value.GetB()) + row.Value.GetB().GetEdge()}]
 		if !ok {
 			continue
 		}
@@ -290,11 +350,14 @@ func checkEnds(t *rapid.T, p *Plan) {
 	for row := range p.Intents.All() {
 		ends += row.Value.Resources.Len() - 2 // settings and trust
 	}
-	if ends != 2*p.Tunnels.Len() {
-		t.Fatalf("%d tunnels have %d ends", p.Tunnels.Len(), ends)
-	}
+	gateways := 0
 	for row := range p.Tunnels.All() {
 		tunnel := row.Value
+		if tunnel.GetB().GetGateway() != "" {
+			gateways++
+			checkGatewayEnd(t, tunnel, p.tunnelIntent(tunnel.GetA().GetEdge(), row.Name))
+			continue
+		}
 		a := p.Intents.Value(tunnel.GetA().GetEdge()).Resources.Get(row.Name).GetTunnel()
 		b := p.Intents.Value(tunnel.GetB().GetEdge()).Resources.Get(row.Name).GetTunnel()
 		if a == nil || b == nil {
@@ -325,6 +388,27 @@ func checkEnds(t *rapid.T, p *Plan) {
 			mirror.LocalTs, mirror.RemoteTs = mirror.GetRemoteTs(), mirror.GetLocalTs()
 			if !proto.Equal(c, mirror) {
 				t.Fatalf("%s: children %v and, mirrored, %v", row.Name, c, mirror)
+			}
+		}
+	}
+	if ends != 2*p.Tunnels.Len()-gateways {
+		t.Fatalf("%d tunnels, %d with gateways, have %d ends", p.Tunnels.Len(), gateways, ends)
+	}
+}
+
+// checkGatewayEnd checks the one end of a tunnel with a gateway.
+func checkGatewayEnd(t *rapid.T, tunnel *swanherdv1.Tunnel, i *swanherdv1.TunnelIntent) {
+	if len(i.GetChildren()) == 0 || i.GetAuthentication().GetRemoteId() != "partner.example" {
+		t.Fatalf("%s: %v", tunnel.GetName(), i)
+	}
+	if tunnel.GetA().GetInitiator() == tunnel.GetB().GetInitiator() || tunnel.GetA().GetInitiator() != (len(i.GetRemoteEndpoints()) > 0) {
+		t.Fatalf("%s: who initiates? %v", tunnel.GetName(), tunnel)
+	}
+	for _, c := range i.GetChildren() {
+		_, remote := protected(c)
+		for _, p := range parsePrefixes(remote) {
+			if !covers(parsePrefixes(tunnel.GetB().GetPrefixes()), p) {
+				t.Fatalf("%s sends %s to a gateway that has %v", tunnel.GetName(), p, tunnel.GetB().GetPrefixes())
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -25,7 +26,11 @@ type waySite struct {
 
 // wayEnd is an end of a tunnel, seen from its site.
 type wayEnd struct {
-	tunnel, edge, to string
+	tunnel, to string
+	// edge whose intent says what the tunnel takes: the one here or, at a gateway, the one
+	// at the other end.
+	edge     string
+	mirrored bool
 }
 
 // NewWays makes the index of a network's tunnels.
@@ -40,13 +45,16 @@ func NewWays(p *Plan, network model.NetworkName) *Ways {
 }
 
 func (w *Ways) add(tunnel string, at, to *swanherdv1.TunnelEnd) {
-	s := w.sites[at.GetSite()]
+	s := w.sites[place(at)]
 	if s == nil {
-		s = &waySite{name: at.GetSite(), prefixes: parsePrefixes(at.GetPrefixes())}
-		w.sites[at.GetSite()] = s
+		s = &waySite{name: place(at), prefixes: parsePrefixes(at.GetPrefixes())}
+		w.sites[place(at)] = s
 	}
-	s.ends = append(s.ends, wayEnd{tunnel, at.GetEdge(), to.GetSite()})
+	s.ends = append(s.ends, wayEnd{tunnel: tunnel, to: place(to), edge: cmp.Or(at.GetEdge(), to.GetEdge()), mirrored: at.GetEdge() == ""})
 }
+
+// place is the site or the gateway at an end.
+func place(end *swanherdv1.TunnelEnd) string { return cmp.Or(end.GetSite(), end.GetGateway()) }
 
 // Reach says whether all of source reaches all of destination over tunnels of which
 // usable is true, and if not why. At each site the way is the tunnel whose traffic
@@ -93,10 +101,14 @@ func (w *Ways) hop(at *waySite, source, destination netip.Prefix, usable func(st
 	bits := -1
 	for _, e := range at.ends {
 		for _, child := range w.plan.tunnelIntent(e.edge, e.tunnel).GetChildren() {
-			if !covers(parsePrefixes(child.GetLocalTs()), source) {
+			near, far := protected(child)
+			if e.mirrored {
+				near, far = far, near
+			}
+			if !covers(parsePrefixes(near), source) {
 				continue
 			}
-			for _, remote := range parsePrefixes(child.GetRemoteTs()) {
+			for _, remote := range parsePrefixes(far) {
 				switch {
 				case remote.Bits() <= bits || !cover(remote, destination):
 				case !usable(e.tunnel):

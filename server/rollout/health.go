@@ -192,12 +192,12 @@ func (v *View) lookAtTunnels(h *health, wasDown, wasOffline map[string]bool) {
 	for row := range v.Plan.Tunnels.InNetwork(v.Network) {
 		a, b := row.Value.GetA(), row.Value.GetB()
 		if v.up(row.Name) {
-			lit[a.GetSite()], lit[b.GetSite()] = true, true
+			light(lit, a, b)
 			continue
 		}
 		if !wasDown[last(row.Name)] && !wasOffline[last(a.GetEdge())] && !wasOffline[last(b.GetEdge())] {
 			h.down = append(h.down, last(row.Name))
-			dark[a.GetSite()], dark[b.GetSite()] = true, true
+			light(dark, a, b)
 		}
 	}
 	for s := range dark {
@@ -215,6 +215,15 @@ func (v *View) lookAtPaths(h *health, before map[string]bool) {
 		}
 	}
 	slices.Sort(h.violating)
+}
+
+// light notes the sites of ends; a gateway is at none.
+func light(sites map[string]bool, ends ...*swanherdv1.TunnelEnd) {
+	for _, end := range ends {
+		if end.GetSite() != "" {
+			sites[end.GetSite()] = true
+		}
+	}
 }
 
 func set(names []string) map[string]bool {

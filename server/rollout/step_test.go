@@ -51,7 +51,7 @@ func put[T any](t *model.Table[T], name string, revision int64, value T) {
 
 func newSim(t *testing.T, policy *swanherdv1.RolloutPolicy, batches ...*swanherdv1.RolloutBatch) *sim {
 	s := &sim{
-		T: t, composer: plan.NewComposer(), now: start, known: start, edges: map[string]*swanherdv1.EdgeStatus{},
+		T: t, composer: plan.NewComposer(nil), now: start, known: start, edges: map[string]*swanherdv1.EdgeStatus{},
 		refuse: map[string]swanherdv1.IntentState{}, lazy: map[string]bool{}, tunnels: map[string]swanherdv1.TunnelStatus{},
 	}
 	top := &s.topology
@@ -428,7 +428,7 @@ func TestNewLeader(t *testing.T) {
 	s := newSim(t, bakes(time.Minute), one)
 	s.pass(40 * time.Second)
 	s.now = s.now.Add(10 * time.Minute) // nobody led
-	s.composer, s.known = plan.NewComposer(), s.now
+	s.composer, s.known = plan.NewComposer(nil), s.now
 	s.topology.Revision += 100
 	for _, e := range s.edges {
 		e.Connected = false
@@ -455,7 +455,7 @@ func TestYoungReplica(t *testing.T) {
 	for id := range s.edges {
 		s.lazy[id] = true
 	}
-	s.composer, s.known = plan.NewComposer(), s.now
+	s.composer, s.known = plan.NewComposer(nil), s.now
 	s.topology.Revision += 100
 	s.write(s.r)
 	s.began = s.plan.Revision

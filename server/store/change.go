@@ -11,7 +11,7 @@ import (
 )
 
 // ChangeTopologyIn makes the topology from into to as a part of t: it creates,
-// updates and deletes the networks, profiles, sites, meshes and edges in which
+// updates and deletes the networks, profiles, sites, meshes, gateways and edges in which
 // they differ, each on the condition that it is still at from's revision.
 //
 // What a state may be is a question of the whole, such as that no prefixes
@@ -24,6 +24,7 @@ func (s *Store) ChangeTopologyIn(t *Txn, from, to *model.Topology) {
 	changeIn(t, s.Profiles, from.Profiles, to.Profiles, networks)
 	changeIn(t, s.Sites, from.Sites, to.Sites, networks)
 	changeIn(t, s.Meshes, from.Meshes, to.Meshes, networks)
+	changeIn(t, s.Gateways, from.Gateways, to.Gateways, networks)
 	changeIn(t, s.Edges, from.Edges, to.Edges, networks)
 	for network := range networks {
 		s.GuardTopologyIn(t, model.NetworkName{Network: network}, from.Revision)

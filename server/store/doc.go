@@ -12,6 +12,8 @@
 //	sites/{network}/{site}                 swanherd.v1.Site
 //	meshes/{network}/{mesh}                swanherd.v1.Mesh
 //	profiles/{network}/{profile}           swanherd.v1.Profile
+//	gateways/{network}/{gateway}           swanherd.v1.Gateway
+//	pre_shared_keys/{network}/{key}        store.v1.PreSharedKey
 //	edges/{network}/{edge}                 swanherd.v1.Edge, without uplinks and status
 //	edge_status/{network}/{edge}           store.v1.EdgeStatus
 //	edge_identities/{network}/{edge}       store.v1.EdgeIdentity

@@ -55,6 +55,8 @@ type Store struct {
 	Profiles         *Collection[*swanherdv1.Profile]
 	Sites            *Collection[*swanherdv1.Site]
 	Meshes           *Collection[*swanherdv1.Mesh]
+	Gateways         *Collection[*swanherdv1.Gateway]
+	PreSharedKeys    *Collection[*storev1.PreSharedKey]
 	Edges            *Collection[*swanherdv1.Edge]
 	EdgeStatuses     *Collection[*storev1.EdgeStatus]
 	EdgeIdentities   *Collection[*storev1.EdgeIdentity]
@@ -195,6 +197,8 @@ func (s *Store) makeCollections() {
 	s.Profiles = collect(s, "profiles", "networks/*/profiles/*", func(n *Snapshot) *model.Table[*swanherdv1.Profile] { return &n.Profiles })
 	s.Sites = collect(s, "sites", "networks/*/sites/*", func(n *Snapshot) *model.Table[*swanherdv1.Site] { return &n.Sites })
 	s.Meshes = collect(s, "meshes", "networks/*/meshes/*", func(n *Snapshot) *model.Table[*swanherdv1.Mesh] { return &n.Meshes })
+	s.Gateways = collect(s, "gateways", "networks/*/gateways/*", func(n *Snapshot) *model.Table[*swanherdv1.Gateway] { return &n.Gateways })
+	s.PreSharedKeys = collect(s, "pre_shared_keys", "networks/*/preSharedKeys/*", func(n *Snapshot) *model.Table[*storev1.PreSharedKey] { return &n.PreSharedKeys })
 	s.Edges = collect(s, "edges", "networks/*/edges/*", func(n *Snapshot) *model.Table[*swanherdv1.Edge] { return &n.Edges })
 	s.EdgeStatuses = collect(s, "edge_status", "networks/*/edges/*", func(n *Snapshot) *model.Table[*storev1.EdgeStatus] { return &n.EdgeStatuses })
 	s.EdgeIdentities = collect(s, "edge_identities", "networks/*/edges/*", func(n *Snapshot) *model.Table[*storev1.EdgeIdentity] { return &n.EdgeIdentities })

@@ -46,7 +46,8 @@ export function TunnelDetails({ name, tunnel, loading, time, onClose }: Props) {
             <End end={tunnel.b} time={time} side="B" />
           </div>
           <p class="origin">
-            Planned from mesh {base(tunnel.mesh)} at revision {String(tunnel.plannedRevision)}.
+            Planned from {tunnel.mesh === "" ? "a gateway" : `mesh ${base(tunnel.mesh)}`} at revision{" "}
+            {String(tunnel.plannedRevision)}.
           </p>
         </>
       )}
@@ -71,14 +72,19 @@ function End({ end, time, side }: { end: TunnelEnd | undefined; time: number; si
   return (
     <section aria-label={`End ${side}`} class={end.stale ? "last-known" : undefined}>
       <h3>
-        {side}: {base(end.site)} <small>{end.uplink}</small> {end.initiator && <small>initiator</small>}
+        {side}: {base(end.site || end.gateway)} <small>{end.uplink}</small>{" "}
+        {end.initiator && <small>initiator</small>}
         {end.stale && <em>last known</em>}
       </h3>
       <dl>
-        <Item label="Edge" value={base(end.edge)} />
+        {end.edge === "" ? (
+          <Item label="Gateway" value={base(end.gateway)} />
+        ) : (
+          <Item label="Edge" value={base(end.edge)} />
+        )}
         <Item label="Endpoint" value={end.endpoint} />
         <Item label="Prefixes" value={end.prefixes.join(", ")} />
-        <Item label="Last report" value={lastReport(end, time)} />
+        {end.edge !== "" && <Item label="Last report" value={lastReport(end, time)} />}
         {r && <Item label="State" value={state(r.state, millis(r.stateTime), time)} />}
         {r?.nextAttemptTime && <Item label="Next try" value={ahead(r.nextAttemptTime, time)} />}
       </dl>

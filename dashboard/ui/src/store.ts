@@ -122,7 +122,9 @@ export class FleetStore {
 }
 
 function toRow(t: Tunnel): Row {
-  const ends = [t.a, t.b].flatMap((e) => (e ? [e.endpoint, base(e.site), base(e.edge), ...e.prefixes] : []));
+  const ends = [t.a, t.b].flatMap((e) =>
+    e ? [e.endpoint, base(e.site), base(e.edge), base(e.gateway), ...e.prefixes] : [],
+  );
   return {
     tunnel: t,
     look: look(t.status),

@@ -492,7 +492,7 @@ type TunnelIntent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}/tunnels/{tunnel}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The edge at the other end; for people.
+	// The edge at the other end, empty where a gateway is; for people.
 	PeerEdge string     `protobuf:"bytes,2,opt,name=peer_edge,json=peerEdge,proto3" json:"peer_edge,omitempty"`
 	Role     TunnelRole `protobuf:"varint,3,opt,name=role,proto3,enum=swanherd.v1.TunnelRole" json:"role,omitempty"`
 	// The edge's uplink that carries the tunnel; empty: by the routing table.
@@ -726,7 +726,10 @@ type PeerEndpoint struct {
 	Address string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
 	// UDP port; 0: 500 (RFC 7296, Section 2). On another port the non-ESP marker
 	// precedes IKE messages from the start (RFC 3948).
-	Port          uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// A domain name, in the place of address. The edge looks it up, and again now and
+	// then.
+	Host          string `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -773,6 +776,13 @@ func (x *PeerEndpoint) GetPort() uint32 {
 		return x.Port
 	}
 	return 0
+}
+
+func (x *PeerEndpoint) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
 }
 
 // Authentication says who the two ends are and how they prove it.
@@ -865,7 +875,7 @@ type isAuthentication_Method interface {
 }
 
 type Authentication_Certificate struct {
-	// Both ends show certificates that chain to the trust anchors.
+	// Both ends show certificates.
 	Certificate *CertificateAuthentication `protobuf:"bytes,3,opt,name=certificate,proto3,oneof"`
 }
 
@@ -879,7 +889,10 @@ func (*Authentication_Certificate) isAuthentication_Method() {}
 func (*Authentication_Psk) isAuthentication_Method() {}
 
 type CertificateAuthentication struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates in PEM that the peer's chains to, in the place of the edge's own
+	// trust anchors: a peer of another trust domain. Empty: those.
+	TrustAnchors  []string `protobuf:"bytes,1,rep,name=trust_anchors,json=trustAnchors,proto3" json:"trust_anchors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,12 +927,23 @@ func (*CertificateAuthentication) Descriptor() ([]byte, []int) {
 	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
 }
 
+func (x *CertificateAuthentication) GetTrustAnchors() []string {
+	if x != nil {
+		return x.TrustAnchors
+	}
+	return nil
+}
+
 // PskAuthentication takes the pre-shared key from a file, so that an intent
-// file holds no secret.
+// file holds no secret, or, in a managed edge, from the intent itself.
 type PskAuthentication struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// File with the key; a trailing newline is not part of it.
-	File          string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// The key, from the controller.
+	Secret []byte `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Which key it is: another one has another version. It says nothing of the key.
+	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -961,6 +985,20 @@ func (x *PskAuthentication) GetFile() string {
 	return ""
 }
 
+func (x *PskAuthentication) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *PskAuthentication) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 // ChildIntent is one Child SA of a tunnel.
 type ChildIntent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -982,8 +1020,12 @@ type ChildIntent struct {
 	OuterHeader *OuterHeader `protobuf:"bytes,9,opt,name=outer_header,json=outerHeader,proto3" json:"outer_header,omitempty"`
 	// As in Profile.traffic_flow_confidentiality.
 	TrafficFlowConfidentiality *TrafficFlowConfidentiality `protobuf:"bytes,10,opt,name=traffic_flow_confidentiality,json=trafficFlowConfidentiality,proto3" json:"traffic_flow_confidentiality,omitempty"`
-	unknownFields              protoimpl.UnknownFields
-	sizeCache                  protoimpl.SizeCache
+	// What of the traffic selectors the edge sends and takes, in CIDR form, where less
+	// than all: a peer that routes negotiates all addresses. Empty: all of them.
+	LocalPrefixes  []string `protobuf:"bytes,11,rep,name=local_prefixes,json=localPrefixes,proto3" json:"local_prefixes,omitempty"`
+	RemotePrefixes []string `protobuf:"bytes,12,rep,name=remote_prefixes,json=remotePrefixes,proto3" json:"remote_prefixes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ChildIntent) Reset() {
@@ -1086,6 +1128,20 @@ func (x *ChildIntent) GetTrafficFlowConfidentiality() *TrafficFlowConfidentialit
 	return nil
 }
 
+func (x *ChildIntent) GetLocalPrefixes() []string {
+	if x != nil {
+		return x.LocalPrefixes
+	}
+	return nil
+}
+
+func (x *ChildIntent) GetRemotePrefixes() []string {
+	if x != nil {
+		return x.RemotePrefixes
+	}
+	return nil
+}
+
 var File_swanherd_v1_intent_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_intent_proto_rawDesc = "" +
@@ -1140,19 +1196,27 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
 	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +
 	"\binterval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x14\xbaH\x11\xc8\x01\x01\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\x12&\n" +
-	"\x03sla\x18\x04 \x01(\v2\x14.swanherd.v1.PathSlaR\x03sla\"P\n" +
-	"\fPeerEndpoint\x12!\n" +
-	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02p\x01R\aaddress\x12\x1d\n" +
-	"\x04port\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xe1\x01\n" +
+	"\x03sla\x18\x04 \x01(\v2\x14.swanherd.v1.PathSlaR\x03sla\"\xd6\x01\n" +
+	"\fPeerEndpoint\x12$\n" +
+	"\aaddress\x18\x01 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02p\x01R\aaddress\x12\x1d\n" +
+	"\x04port\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\x12\x1e\n" +
+	"\x04host\x18\x03 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02h\x01R\x04host:a\xbaH^\x1a\\\n" +
+	"\x13peer_endpoint.where\x12\x1aset either address or host\x1a)(this.address == '') != (this.host == '')\"\xe1\x01\n" +
 	"\x0eAuthentication\x12\x19\n" +
 	"\blocal_id\x18\x01 \x01(\tR\alocalId\x12#\n" +
 	"\tremote_id\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\bremoteId\x12J\n" +
 	"\vcertificate\x18\x03 \x01(\v2&.swanherd.v1.CertificateAuthenticationH\x00R\vcertificate\x122\n" +
 	"\x03psk\x18\x04 \x01(\v2\x1e.swanherd.v1.PskAuthenticationH\x00R\x03pskB\x0f\n" +
-	"\x06method\x12\x05\xbaH\x02\b\x01\"\x1b\n" +
-	"\x19CertificateAuthentication\"/\n" +
-	"\x11PskAuthentication\x12\x1a\n" +
-	"\x04file\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04file\"\xf8\x03\n" +
+	"\x06method\x12\x05\xbaH\x02\b\x01\"@\n" +
+	"\x19CertificateAuthentication\x12#\n" +
+	"\rtrust_anchors\x18\x01 \x03(\tR\ftrustAnchors\"\xc9\x01\n" +
+	"\x11PskAuthentication\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1b\n" +
+	"\x06secret\x18\x02 \x01(\fB\x03\x80\x01\x01R\x06secret\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion:i\xbaHf\x1ad\n" +
+	"\x18psk_authentication.where\x12\x19set either file or secret\x1a-(this.file == '') != (size(this.secret) == 0)\"\xe6\x04\n" +
 	"\vChildIntent\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
 	"\resp_proposals\x18\x02 \x03(\tR\fespProposals\x12#\n" +
@@ -1166,7 +1230,11 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x04mode\x18\b \x01(\x0e2\x16.swanherd.v1.IpsecModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12;\n" +
 	"\fouter_header\x18\t \x01(\v2\x18.swanherd.v1.OuterHeaderR\vouterHeader\x12i\n" +
 	"\x1ctraffic_flow_confidentiality\x18\n" +
-	" \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality*_\n" +
+	" \x01(\v2'.swanherd.v1.TrafficFlowConfidentialityR\x1atrafficFlowConfidentiality\x124\n" +
+	"\x0elocal_prefixes\x18\v \x03(\tB\r\xbaH\n" +
+	"\x92\x01\a\"\x05r\x03\xe8\x01\x01R\rlocalPrefixes\x126\n" +
+	"\x0fremote_prefixes\x18\f \x03(\tB\r\xbaH\n" +
+	"\x92\x01\a\"\x05r\x03\xe8\x01\x01R\x0eremotePrefixes*_\n" +
 	"\n" +
 	"TunnelRole\x12\x1b\n" +
 	"\x17TUNNEL_ROLE_UNSPECIFIED\x10\x00\x12\x19\n" +

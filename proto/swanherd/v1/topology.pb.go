@@ -159,6 +159,111 @@ func (IntentState) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{1}
 }
 
+// What the traffic selectors of a gateway's tunnels are.
+type GatewayRouting int32
+
+const (
+	GatewayRouting_GATEWAY_ROUTING_UNSPECIFIED GatewayRouting = 0
+	// The prefixes of both ends.
+	GatewayRouting_GATEWAY_ROUTING_POLICY GatewayRouting = 1
+	// All addresses: the gateway routes into a tunnel interface. An edge still sends
+	// and takes what is between its site's prefixes and the gateway's alone.
+	GatewayRouting_GATEWAY_ROUTING_ROUTE GatewayRouting = 2
+)
+
+// Enum value maps for GatewayRouting.
+var (
+	GatewayRouting_name = map[int32]string{
+		0: "GATEWAY_ROUTING_UNSPECIFIED",
+		1: "GATEWAY_ROUTING_POLICY",
+		2: "GATEWAY_ROUTING_ROUTE",
+	}
+	GatewayRouting_value = map[string]int32{
+		"GATEWAY_ROUTING_UNSPECIFIED": 0,
+		"GATEWAY_ROUTING_POLICY":      1,
+		"GATEWAY_ROUTING_ROUTE":       2,
+	}
+)
+
+func (x GatewayRouting) Enum() *GatewayRouting {
+	p := new(GatewayRouting)
+	*p = x
+	return p
+}
+
+func (x GatewayRouting) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GatewayRouting) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_proto_enumTypes[2].Descriptor()
+}
+
+func (GatewayRouting) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_proto_enumTypes[2]
+}
+
+func (x GatewayRouting) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GatewayRouting.Descriptor instead.
+func (GatewayRouting) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+}
+
+// Which end of a gateway's tunnel initiates.
+type GatewayInitiator int32
+
+const (
+	GatewayInitiator_GATEWAY_INITIATOR_UNSPECIFIED GatewayInitiator = 0
+	// The edge, which answers too.
+	GatewayInitiator_GATEWAY_INITIATOR_EDGE GatewayInitiator = 1
+	// The gateway; the edge waits.
+	GatewayInitiator_GATEWAY_INITIATOR_GATEWAY GatewayInitiator = 2
+)
+
+// Enum value maps for GatewayInitiator.
+var (
+	GatewayInitiator_name = map[int32]string{
+		0: "GATEWAY_INITIATOR_UNSPECIFIED",
+		1: "GATEWAY_INITIATOR_EDGE",
+		2: "GATEWAY_INITIATOR_GATEWAY",
+	}
+	GatewayInitiator_value = map[string]int32{
+		"GATEWAY_INITIATOR_UNSPECIFIED": 0,
+		"GATEWAY_INITIATOR_EDGE":        1,
+		"GATEWAY_INITIATOR_GATEWAY":     2,
+	}
+)
+
+func (x GatewayInitiator) Enum() *GatewayInitiator {
+	p := new(GatewayInitiator)
+	*p = x
+	return p
+}
+
+func (x GatewayInitiator) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GatewayInitiator) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_proto_enumTypes[3].Descriptor()
+}
+
+func (GatewayInitiator) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_proto_enumTypes[3]
+}
+
+func (x GatewayInitiator) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GatewayInitiator.Descriptor instead.
+func (GatewayInitiator) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{3}
+}
+
 // A Network is an isolated overlay: its own sites, meshes, address space and
 // certificate authority.
 type Network struct {
@@ -1590,6 +1695,588 @@ func (x *Probing) GetInterval() *durationpb.Duration {
 	return nil
 }
 
+// A Gateway is an IPsec peer that is not ours: another vendor's, a partner's, or a
+// cloud's. Edges hold tunnels with it; what it needs for that is told by
+// RenderGatewayConfig.
+type Gateway struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Resource name, `networks/{network}/gateways/{gateway}`.
+	Name        string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// Selected by prune_labels of Apply and by filters.
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The profile its tunnels use, `networks/{network}/profiles/{profile}`. Where that
+	// has no proposals, gateways get `aes256gcm16-prfsha384-ecp384` and
+	// `aes256gcm16-ecp384-noesn`, which all formats of RenderGatewayConfig know.
+	Profile string `protobuf:"bytes,4,opt,name=profile,proto3" json:"profile,omitempty"`
+	// Where it is reached: an address, a domain name that the edges look up, or `any`
+	// for one that is not known and initiates.
+	Address string `protobuf:"bytes,5,opt,name=address,proto3" json:"address,omitempty"`
+	// UDP port of its IKE. 0: 500, and 4500 from the moment that a NAT is found (RFC
+	// 7296, Section 2.23).
+	Port uint32 `protobuf:"varint,6,opt,name=port,proto3" json:"port,omitempty"`
+	// The identity that it proves (RFC 7296, Section 3.5): FQDN, address, e-mail
+	// address, or distinguished name. Empty: its address.
+	Identity string `protobuf:"bytes,7,opt,name=identity,proto3" json:"identity,omitempty"`
+	// The identity that the edges show. Only with a pre-shared key; empty: that of the
+	// edge's certificate, `{edge}.{network}.swanherd.internal`.
+	LocalIdentity string `protobuf:"bytes,8,opt,name=local_identity,json=localIdentity,proto3" json:"local_identity,omitempty"`
+	// How both ends prove their identities.
+	//
+	// Types that are valid to be assigned to Authentication:
+	//
+	//	*Gateway_PreSharedKey
+	//	*Gateway_Certificate
+	Authentication isGateway_Authentication `protobuf_oneof:"authentication"`
+	// What is behind it, in CIDR form, host bits zero. No prefix may overlap one of a
+	// site or of another gateway of the network.
+	Prefixes []string `protobuf:"bytes,11,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	// The edges that hold a tunnel with it.
+	Attachments []*GatewayAttachment `protobuf:"bytes,12,rep,name=attachments,proto3" json:"attachments,omitempty"`
+	// Default: policy-based.
+	Routing GatewayRouting `protobuf:"varint,13,opt,name=routing,proto3,enum=swanherd.v1.GatewayRouting" json:"routing,omitempty"`
+	// Default: the edges, unless its address is `any`.
+	Initiator GatewayInitiator `protobuf:"varint,14,opt,name=initiator,proto3,enum=swanherd.v1.GatewayInitiator" json:"initiator,omitempty"`
+	// Encapsulate ESP in UDP even where no NAT was found, for paths that drop ESP.
+	ForceUdpEncapsulation bool                   `protobuf:"varint,15,opt,name=force_udp_encapsulation,json=forceUdpEncapsulation,proto3" json:"force_udp_encapsulation,omitempty"`
+	Uid                   string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag                  string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime            *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime            *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Gateway) Reset() {
+	*x = Gateway{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gateway) ProtoMessage() {}
+
+func (x *Gateway) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
+func (*Gateway) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Gateway) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Gateway) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *Gateway) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Gateway) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
+func (x *Gateway) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Gateway) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *Gateway) GetIdentity() string {
+	if x != nil {
+		return x.Identity
+	}
+	return ""
+}
+
+func (x *Gateway) GetLocalIdentity() string {
+	if x != nil {
+		return x.LocalIdentity
+	}
+	return ""
+}
+
+func (x *Gateway) GetAuthentication() isGateway_Authentication {
+	if x != nil {
+		return x.Authentication
+	}
+	return nil
+}
+
+func (x *Gateway) GetPreSharedKey() *GatewayPreSharedKey {
+	if x != nil {
+		if x, ok := x.Authentication.(*Gateway_PreSharedKey); ok {
+			return x.PreSharedKey
+		}
+	}
+	return nil
+}
+
+func (x *Gateway) GetCertificate() *GatewayCertificate {
+	if x != nil {
+		if x, ok := x.Authentication.(*Gateway_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+func (x *Gateway) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+func (x *Gateway) GetAttachments() []*GatewayAttachment {
+	if x != nil {
+		return x.Attachments
+	}
+	return nil
+}
+
+func (x *Gateway) GetRouting() GatewayRouting {
+	if x != nil {
+		return x.Routing
+	}
+	return GatewayRouting_GATEWAY_ROUTING_UNSPECIFIED
+}
+
+func (x *Gateway) GetInitiator() GatewayInitiator {
+	if x != nil {
+		return x.Initiator
+	}
+	return GatewayInitiator_GATEWAY_INITIATOR_UNSPECIFIED
+}
+
+func (x *Gateway) GetForceUdpEncapsulation() bool {
+	if x != nil {
+		return x.ForceUdpEncapsulation
+	}
+	return false
+}
+
+func (x *Gateway) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Gateway) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Gateway) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Gateway) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+type isGateway_Authentication interface {
+	isGateway_Authentication()
+}
+
+type Gateway_PreSharedKey struct {
+	PreSharedKey *GatewayPreSharedKey `protobuf:"bytes,9,opt,name=pre_shared_key,json=preSharedKey,proto3,oneof"`
+}
+
+type Gateway_Certificate struct {
+	Certificate *GatewayCertificate `protobuf:"bytes,10,opt,name=certificate,proto3,oneof"`
+}
+
+func (*Gateway_PreSharedKey) isGateway_Authentication() {}
+
+func (*Gateway_Certificate) isGateway_Authentication() {}
+
+// GatewayPreSharedKey is authentication by a secret that both ends know.
+type GatewayPreSharedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/preSharedKeys/{pre_shared_key}`.
+	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayPreSharedKey) Reset() {
+	*x = GatewayPreSharedKey{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayPreSharedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayPreSharedKey) ProtoMessage() {}
+
+func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayPreSharedKey.ProtoReflect.Descriptor instead.
+func (*GatewayPreSharedKey) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *GatewayPreSharedKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// GatewayCertificate is authentication by certificates: the gateway's chains to the
+// trust anchors and is for its identity, the edges' are of the network's authority.
+type GatewayCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificates of authorities in PEM, one or more each. They are believed for this
+	// gateway alone, and it alone is believed by them.
+	TrustAnchors  []string `protobuf:"bytes,1,rep,name=trust_anchors,json=trustAnchors,proto3" json:"trust_anchors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayCertificate) Reset() {
+	*x = GatewayCertificate{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayCertificate) ProtoMessage() {}
+
+func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayCertificate.ProtoReflect.Descriptor instead.
+func (*GatewayCertificate) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GatewayCertificate) GetTrustAnchors() []string {
+	if x != nil {
+		return x.TrustAnchors
+	}
+	return nil
+}
+
+// GatewayAttachment says which edges hold a tunnel: one by its name, or those of the
+// sites that carry every label.
+type GatewayAttachment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Who:
+	//
+	//	*GatewayAttachment_Edge
+	//	*GatewayAttachment_Sites
+	Who isGatewayAttachment_Who `protobuf_oneof:"who"`
+	// Which of several edges of a site the gateway is to prefer for it: lower goes
+	// first.
+	Priority      uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayAttachment) Reset() {
+	*x = GatewayAttachment{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayAttachment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayAttachment) ProtoMessage() {}
+
+func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayAttachment.ProtoReflect.Descriptor instead.
+func (*GatewayAttachment) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GatewayAttachment) GetWho() isGatewayAttachment_Who {
+	if x != nil {
+		return x.Who
+	}
+	return nil
+}
+
+func (x *GatewayAttachment) GetEdge() string {
+	if x != nil {
+		if x, ok := x.Who.(*GatewayAttachment_Edge); ok {
+			return x.Edge
+		}
+	}
+	return ""
+}
+
+func (x *GatewayAttachment) GetSites() *GatewaySites {
+	if x != nil {
+		if x, ok := x.Who.(*GatewayAttachment_Sites); ok {
+			return x.Sites
+		}
+	}
+	return nil
+}
+
+func (x *GatewayAttachment) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+type isGatewayAttachment_Who interface {
+	isGatewayAttachment_Who()
+}
+
+type GatewayAttachment_Edge struct {
+	// `networks/{network}/edges/{edge}`.
+	Edge string `protobuf:"bytes,1,opt,name=edge,proto3,oneof"`
+}
+
+type GatewayAttachment_Sites struct {
+	Sites *GatewaySites `protobuf:"bytes,2,opt,name=sites,proto3,oneof"`
+}
+
+func (*GatewayAttachment_Edge) isGatewayAttachment_Who() {}
+
+func (*GatewayAttachment_Sites) isGatewayAttachment_Who() {}
+
+// GatewaySites picks sites by their labels.
+type GatewaySites struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	MatchLabels   map[string]string      `protobuf:"bytes,1,rep,name=match_labels,json=matchLabels,proto3" json:"match_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewaySites) Reset() {
+	*x = GatewaySites{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewaySites) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewaySites) ProtoMessage() {}
+
+func (x *GatewaySites) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewaySites.ProtoReflect.Descriptor instead.
+func (*GatewaySites) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *GatewaySites) GetMatchLabels() map[string]string {
+	if x != nil {
+		return x.MatchLabels
+	}
+	return nil
+}
+
+// A PreSharedKey is a secret that the ends of a tunnel know. It reaches the edges of
+// the gateways that refer to it, is kept sealed, and is never shown.
+type PreSharedKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Resource name, `networks/{network}/preSharedKeys/{pre_shared_key}`.
+	Name        string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// The secret, 8 to 256 printable ASCII characters. It is needed to create the key;
+	// an update that leaves it out keeps it.
+	Secret string `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
+	// When the secret was set.
+	SecretTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=secret_time,json=secretTime,proto3" json:"secret_time,omitempty"`
+	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreSharedKey) Reset() {
+	*x = PreSharedKey{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreSharedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreSharedKey) ProtoMessage() {}
+
+func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
+func (*PreSharedKey) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PreSharedKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PreSharedKey) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *PreSharedKey) GetSecret() string {
+	if x != nil {
+		return x.Secret
+	}
+	return ""
+}
+
+func (x *PreSharedKey) GetSecretTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SecretTime
+	}
+	return nil
+}
+
+func (x *PreSharedKey) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PreSharedKey) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PreSharedKey) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *PreSharedKey) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
 // A Manifest is a declarative set of resources: what a fleet file holds.
 type Manifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1597,13 +2284,14 @@ type Manifest struct {
 	Profiles      []*Profile             `protobuf:"bytes,2,rep,name=profiles,proto3" json:"profiles,omitempty"`
 	Sites         []*Site                `protobuf:"bytes,3,rep,name=sites,proto3" json:"sites,omitempty"`
 	Meshes        []*Mesh                `protobuf:"bytes,4,rep,name=meshes,proto3" json:"meshes,omitempty"`
+	Gateways      []*Gateway             `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +2303,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +2316,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -1655,6 +2343,13 @@ func (x *Manifest) GetSites() []*Site {
 func (x *Manifest) GetMeshes() []*Mesh {
 	if x != nil {
 		return x.Meshes
+	}
+	return nil
+}
+
+func (x *Manifest) GetGateways() []*Gateway {
+	if x != nil {
+		return x.Gateways
 	}
 	return nil
 }
@@ -1813,12 +2508,70 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x14swanherd.dev/Profile\x12%networks/{network}/profiles/{profile}*\bprofiles2\aprofile\"o\n" +
 	"\aProbing\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12H\n" +
-	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\"\xc2\x01\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\"\x85\n" +
+	"\n" +
+	"\aGateway\x12t\n" +
+	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/gateways/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12u\n" +
+	"\x06labels\x18\x03 \x03(\v2 .swanherd.v1.Gateway.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12 \n" +
+	"\aprofile\x18\x04 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\aprofile\x12%\n" +
+	"\aaddress\x18\x05 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\x18\xfd\x01R\aaddress\x12\x1d\n" +
+	"\x04port\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\x12$\n" +
+	"\bidentity\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\bidentity\x12/\n" +
+	"\x0elocal_identity\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\rlocalIdentity\x12H\n" +
+	"\x0epre_shared_key\x18\t \x01(\v2 .swanherd.v1.GatewayPreSharedKeyH\x00R\fpreSharedKey\x12C\n" +
+	"\vcertificate\x18\n" +
+	" \x01(\v2\x1f.swanherd.v1.GatewayCertificateH\x00R\vcertificate\x12-\n" +
+	"\bprefixes\x18\v \x03(\tB\x11\xbaH\x0e\x92\x01\v\b\x01\x10@\"\x05r\x03\xe8\x01\x01R\bprefixes\x12L\n" +
+	"\vattachments\x18\f \x03(\v2\x1e.swanherd.v1.GatewayAttachmentB\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x10@R\vattachments\x12?\n" +
+	"\arouting\x18\r \x01(\x0e2\x1b.swanherd.v1.GatewayRoutingB\b\xbaH\x05\x82\x01\x02\x10\x01R\arouting\x12E\n" +
+	"\tinitiator\x18\x0e \x01(\x0e2\x1d.swanherd.v1.GatewayInitiatorB\b\xbaH\x05\x82\x01\x02\x10\x01R\tinitiator\x126\n" +
+	"\x17force_udp_encapsulation\x18\x0f \x01(\bR\x15forceUdpEncapsulation\x12\x15\n" +
+	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
+	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
+	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"createTime\x12@\n" +
+	"\vupdate_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:S\xeaAP\n" +
+	"\x14swanherd.dev/Gateway\x12%networks/{network}/gateways/{gateway}*\bgateways2\agatewayB\x17\n" +
+	"\x0eauthentication\x12\x05\xbaH\x02\b\x01\"/\n" +
+	"\x13GatewayPreSharedKey\x12\x18\n" +
+	"\x03key\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"M\n" +
+	"\x12GatewayCertificate\x127\n" +
+	"\rtrust_anchors\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\b\x01\x10\b\"\x06r\x04\x18\x80\x80\x01R\ftrustAnchors\"\x91\x01\n" +
+	"\x11GatewayAttachment\x12\x14\n" +
+	"\x04edge\x18\x01 \x01(\tH\x00R\x04edge\x121\n" +
+	"\x05sites\x18\x02 \x01(\v2\x19.swanherd.v1.GatewaySitesH\x00R\x05sites\x12%\n" +
+	"\bpriority\x18\x03 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\bpriorityB\f\n" +
+	"\x03who\x12\x05\xbaH\x02\b\x01\"\xa7\x01\n" +
+	"\fGatewaySites\x12W\n" +
+	"\fmatch_labels\x18\x01 \x03(\v2*.swanherd.v1.GatewaySites.MatchLabelsEntryB\b\xbaH\x05\x9a\x01\x02\b\x01R\vmatchLabels\x1a>\n" +
+	"\x10MatchLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\x04\n" +
+	"\fPreSharedKey\x12y\n" +
+	"\x04name\x18\x01 \x01(\tBe\xe0A\b\xbaH_\xc8\x01\x01rZ2X^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/preSharedKeys/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12@\n" +
+	"\x06secret\x18\x03 \x01(\tB(\xe0A\x04\xbaH\x1fr\x1d2\x1b^([!-~][ -~]{6,254}[!-~])?$\x80\x01\x01R\x06secret\x12@\n" +
+	"\vsecret_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"secretTime\x12\x15\n" +
+	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
+	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
+	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"createTime\x12@\n" +
+	"\vupdate_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"updateTime:n\xeaAk\n" +
+	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xf4\x01\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x14.swanherd.v1.ProfileR\bprofiles\x12'\n" +
 	"\x05sites\x18\x03 \x03(\v2\x11.swanherd.v1.SiteR\x05sites\x12)\n" +
-	"\x06meshes\x18\x04 \x03(\v2\x11.swanherd.v1.MeshR\x06meshes*\xa2\x01\n" +
+	"\x06meshes\x18\x04 \x03(\v2\x11.swanherd.v1.MeshR\x06meshes\x120\n" +
+	"\bgateways\x18\x05 \x03(\v2\x14.swanherd.v1.GatewayR\bgateways*\xa2\x01\n" +
 	"\x0eTransportClass\x12\x1f\n" +
 	"\x1bTRANSPORT_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
@@ -1834,7 +2587,15 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x15INTENT_STATE_RECEIVED\x10\x05\x12\x1a\n" +
 	"\x16INTENT_STATE_CONFIRMED\x10\x06\x12\x19\n" +
 	"\x15INTENT_STATE_REVERTED\x10\a\x12 \n" +
-	"\x1cINTENT_STATE_CONFLICT_PAUSED\x10\bB\xa8\x01\n" +
+	"\x1cINTENT_STATE_CONFLICT_PAUSED\x10\b*h\n" +
+	"\x0eGatewayRouting\x12\x1f\n" +
+	"\x1bGATEWAY_ROUTING_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16GATEWAY_ROUTING_POLICY\x10\x01\x12\x19\n" +
+	"\x15GATEWAY_ROUTING_ROUTE\x10\x02*p\n" +
+	"\x10GatewayInitiator\x12!\n" +
+	"\x1dGATEWAY_INITIATOR_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16GATEWAY_INITIATOR_EDGE\x10\x01\x12\x1d\n" +
+	"\x19GATEWAY_INITIATOR_GATEWAY\x10\x02B\xa8\x01\n" +
 	"\x0fcom.swanherd.v1B\rTopologyProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -1849,88 +2610,112 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
-	(*Network)(nil),                    // 2: swanherd.v1.Network
-	(*Site)(nil),                       // 3: swanherd.v1.Site
-	(*Location)(nil),                   // 4: swanherd.v1.Location
-	(*Edge)(nil),                       // 5: swanherd.v1.Edge
-	(*Uplink)(nil),                     // 6: swanherd.v1.Uplink
-	(*EdgeStatus)(nil),                 // 7: swanherd.v1.EdgeStatus
-	(*Mesh)(nil),                       // 8: swanherd.v1.Mesh
-	(*SiteSelector)(nil),               // 9: swanherd.v1.SiteSelector
-	(*FullMesh)(nil),                   // 10: swanherd.v1.FullMesh
-	(*HubAndSpoke)(nil),                // 11: swanherd.v1.HubAndSpoke
-	(*Regional)(nil),                   // 12: swanherd.v1.Regional
-	(*ExplicitLinks)(nil),              // 13: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                       // 14: swanherd.v1.Link
-	(*Profile)(nil),                    // 15: swanherd.v1.Profile
-	(*Probing)(nil),                    // 16: swanherd.v1.Probing
-	(*Manifest)(nil),                   // 17: swanherd.v1.Manifest
-	nil,                                // 18: swanherd.v1.Site.LabelsEntry
-	nil,                                // 19: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 20: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 21: swanherd.v1.Profile.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 24: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 25: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 26: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 27: swanherd.v1.PathSla
+	(GatewayRouting)(0),                // 2: swanherd.v1.GatewayRouting
+	(GatewayInitiator)(0),              // 3: swanherd.v1.GatewayInitiator
+	(*Network)(nil),                    // 4: swanherd.v1.Network
+	(*Site)(nil),                       // 5: swanherd.v1.Site
+	(*Location)(nil),                   // 6: swanherd.v1.Location
+	(*Edge)(nil),                       // 7: swanherd.v1.Edge
+	(*Uplink)(nil),                     // 8: swanherd.v1.Uplink
+	(*EdgeStatus)(nil),                 // 9: swanherd.v1.EdgeStatus
+	(*Mesh)(nil),                       // 10: swanherd.v1.Mesh
+	(*SiteSelector)(nil),               // 11: swanherd.v1.SiteSelector
+	(*FullMesh)(nil),                   // 12: swanherd.v1.FullMesh
+	(*HubAndSpoke)(nil),                // 13: swanherd.v1.HubAndSpoke
+	(*Regional)(nil),                   // 14: swanherd.v1.Regional
+	(*ExplicitLinks)(nil),              // 15: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 16: swanherd.v1.Link
+	(*Profile)(nil),                    // 17: swanherd.v1.Profile
+	(*Probing)(nil),                    // 18: swanherd.v1.Probing
+	(*Gateway)(nil),                    // 19: swanherd.v1.Gateway
+	(*GatewayPreSharedKey)(nil),        // 20: swanherd.v1.GatewayPreSharedKey
+	(*GatewayCertificate)(nil),         // 21: swanherd.v1.GatewayCertificate
+	(*GatewayAttachment)(nil),          // 22: swanherd.v1.GatewayAttachment
+	(*GatewaySites)(nil),               // 23: swanherd.v1.GatewaySites
+	(*PreSharedKey)(nil),               // 24: swanherd.v1.PreSharedKey
+	(*Manifest)(nil),                   // 25: swanherd.v1.Manifest
+	nil,                                // 26: swanherd.v1.Site.LabelsEntry
+	nil,                                // 27: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 28: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 29: swanherd.v1.Profile.LabelsEntry
+	nil,                                // 30: swanherd.v1.Gateway.LabelsEntry
+	nil,                                // 31: swanherd.v1.GatewaySites.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 34: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 35: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 36: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 37: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	22, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	22, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	18, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
-	4,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	22, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	22, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
-	7,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	22, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	22, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	32, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	32, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	26, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	6,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
+	32, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	32, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	8,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
+	9,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
+	32, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	32, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 10: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	22, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	32, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 12: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	22, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	19, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	10, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	11, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	13, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	12, // 18: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	22, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	22, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	20, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	9,  // 22: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	9,  // 23: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	9,  // 24: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	9,  // 25: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	9,  // 26: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	14, // 27: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	23, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	23, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	23, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	24, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	25, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	26, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	21, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	16, // 35: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	27, // 36: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	22, // 37: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	22, // 38: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	23, // 39: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	2,  // 40: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	15, // 41: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	3,  // 42: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	8,  // 43: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	32, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	27, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	12, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	13, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	15, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	14, // 18: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	32, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	32, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	28, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	11, // 22: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	11, // 23: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	11, // 24: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	11, // 25: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	11, // 26: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	16, // 27: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	33, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	33, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	33, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	34, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	35, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	36, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	29, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	18, // 35: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	37, // 36: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	32, // 37: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	32, // 38: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	33, // 39: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	30, // 40: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	20, // 41: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	21, // 42: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	22, // 43: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	2,  // 44: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	3,  // 45: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	32, // 46: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	32, // 47: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	23, // 48: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	31, // 49: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	32, // 50: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	32, // 51: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	32, // 52: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 53: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	17, // 54: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 55: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	10, // 56: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	19, // 57: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -1945,13 +2730,21 @@ func file_swanherd_v1_topology_proto_init() {
 		(*Mesh_ExplicitLinks)(nil),
 		(*Mesh_Regional)(nil),
 	}
+	file_swanherd_v1_topology_proto_msgTypes[15].OneofWrappers = []any{
+		(*Gateway_PreSharedKey)(nil),
+		(*Gateway_Certificate)(nil),
+	}
+	file_swanherd_v1_topology_proto_msgTypes[18].OneofWrappers = []any{
+		(*GatewayAttachment_Edge)(nil),
+		(*GatewayAttachment_Sites)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   20,
+			NumEnums:      4,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

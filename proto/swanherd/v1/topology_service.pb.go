@@ -26,6 +26,74 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The form of a gateway's configuration.
+type GatewayConfigFormat int32
+
+const (
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_UNSPECIFIED GatewayConfigFormat = 0
+	// swanctl.conf of strongSwan.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_STRONGSWAN GatewayConfigFormat = 1
+	// The command line of Cisco IOS XE.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_CISCO_IOSXE GatewayConfigFormat = 2
+	// The command line of Fortinet's FortiOS.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_FORTIOS GatewayConfigFormat = 3
+	// Set commands of Junos.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_JUNIPER GatewayConfigFormat = 4
+	// Commands of the AWS command line, for a site-to-site VPN connection.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_AWS GatewayConfigFormat = 5
+	// Commands of the Azure command line, for a VPN gateway's connection.
+	GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_AZURE GatewayConfigFormat = 6
+)
+
+// Enum value maps for GatewayConfigFormat.
+var (
+	GatewayConfigFormat_name = map[int32]string{
+		0: "GATEWAY_CONFIG_FORMAT_UNSPECIFIED",
+		1: "GATEWAY_CONFIG_FORMAT_STRONGSWAN",
+		2: "GATEWAY_CONFIG_FORMAT_CISCO_IOSXE",
+		3: "GATEWAY_CONFIG_FORMAT_FORTIOS",
+		4: "GATEWAY_CONFIG_FORMAT_JUNIPER",
+		5: "GATEWAY_CONFIG_FORMAT_AWS",
+		6: "GATEWAY_CONFIG_FORMAT_AZURE",
+	}
+	GatewayConfigFormat_value = map[string]int32{
+		"GATEWAY_CONFIG_FORMAT_UNSPECIFIED": 0,
+		"GATEWAY_CONFIG_FORMAT_STRONGSWAN":  1,
+		"GATEWAY_CONFIG_FORMAT_CISCO_IOSXE": 2,
+		"GATEWAY_CONFIG_FORMAT_FORTIOS":     3,
+		"GATEWAY_CONFIG_FORMAT_JUNIPER":     4,
+		"GATEWAY_CONFIG_FORMAT_AWS":         5,
+		"GATEWAY_CONFIG_FORMAT_AZURE":       6,
+	}
+)
+
+func (x GatewayConfigFormat) Enum() *GatewayConfigFormat {
+	p := new(GatewayConfigFormat)
+	*p = x
+	return p
+}
+
+func (x GatewayConfigFormat) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GatewayConfigFormat) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_service_proto_enumTypes[0].Descriptor()
+}
+
+func (GatewayConfigFormat) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_service_proto_enumTypes[0]
+}
+
+func (x GatewayConfigFormat) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GatewayConfigFormat.Descriptor instead.
+func (GatewayConfigFormat) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{0}
+}
+
 // What happens to the tunnel's traffic.
 type TunnelChange_Effect int32
 
@@ -74,11 +142,11 @@ func (x TunnelChange_Effect) String() string {
 }
 
 func (TunnelChange_Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[0].Descriptor()
+	return file_swanherd_v1_topology_service_proto_enumTypes[1].Descriptor()
 }
 
 func (TunnelChange_Effect) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[0]
+	return &file_swanherd_v1_topology_service_proto_enumTypes[1]
 }
 
 func (x TunnelChange_Effect) Number() protoreflect.EnumNumber {
@@ -130,11 +198,11 @@ func (x ResourceChange_Action) String() string {
 }
 
 func (ResourceChange_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_topology_service_proto_enumTypes[2].Descriptor()
 }
 
 func (ResourceChange_Action) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[1]
+	return &file_swanherd_v1_topology_service_proto_enumTypes[2]
 }
 
 func (x ResourceChange_Action) Number() protoreflect.EnumNumber {
@@ -190,11 +258,11 @@ func (x WatchResponse_Kind) String() string {
 }
 
 func (WatchResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_topology_service_proto_enumTypes[3].Descriptor()
 }
 
 func (WatchResponse_Kind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[2]
+	return &file_swanherd_v1_topology_service_proto_enumTypes[3]
 }
 
 func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
@@ -209,7 +277,8 @@ func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
 type ApplyRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Manifest *Manifest              `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
-	// Delete sites, meshes and profiles of the manifest's networks that it does not name.
+	// Delete sites, meshes, profiles and gateways of the manifest's networks that it does
+	// not name.
 	Prune bool `protobuf:"varint,2,opt,name=prune,proto3" json:"prune,omitempty"`
 	// With prune: delete only what carries all of these labels, so that several
 	// manifests can be about one network. Empty: whatever it carries.
@@ -507,7 +576,7 @@ type TunnelChange struct {
 	Effect TunnelChange_Effect `protobuf:"varint,2,opt,name=effect,proto3,enum=swanherd.v1.TunnelChange_Effect" json:"effect,omitempty"`
 	// What changes, as in `ike_proposals`, `children.remote_ts`.
 	Reasons []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// The edges at its ends.
+	// The edges at its ends; edge_b is empty where a gateway is.
 	EdgeA         string `protobuf:"bytes,4,opt,name=edge_a,json=edgeA,proto3" json:"edge_a,omitempty"`
 	EdgeB         string `protobuf:"bytes,5,opt,name=edge_b,json=edgeB,proto3" json:"edge_b,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -863,6 +932,9 @@ type ExplainResponse struct {
 	// Sites that have the addresses, `networks/{network}/sites/{site}`; empty: none.
 	SourceSite      string `protobuf:"bytes,3,opt,name=source_site,json=sourceSite,proto3" json:"source_site,omitempty"`
 	DestinationSite string `protobuf:"bytes,4,opt,name=destination_site,json=destinationSite,proto3" json:"destination_site,omitempty"`
+	// Gateways behind which they are, if at no site.
+	SourceGateway      string `protobuf:"bytes,6,opt,name=source_gateway,json=sourceGateway,proto3" json:"source_gateway,omitempty"`
+	DestinationGateway string `protobuf:"bytes,7,opt,name=destination_gateway,json=destinationGateway,proto3" json:"destination_gateway,omitempty"`
 	// In order. Where there is no path, as far as it goes.
 	Hops          []*ExplainHop `protobuf:"bytes,5,rep,name=hops,proto3" json:"hops,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -927,6 +999,20 @@ func (x *ExplainResponse) GetDestinationSite() string {
 	return ""
 }
 
+func (x *ExplainResponse) GetSourceGateway() string {
+	if x != nil {
+		return x.SourceGateway
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetDestinationGateway() string {
+	if x != nil {
+		return x.DestinationGateway
+	}
+	return ""
+}
+
 func (x *ExplainResponse) GetHops() []*ExplainHop {
 	if x != nil {
 		return x.Hops
@@ -939,7 +1025,7 @@ type ExplainHop struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}/tunnels/{tunnel}`.
 	Tunnel string `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
-	// The mesh that it comes from.
+	// The mesh that it comes from; empty for a tunnel with a gateway.
 	Mesh     string `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
 	FromEdge string `protobuf:"bytes,3,opt,name=from_edge,json=fromEdge,proto3" json:"from_edge,omitempty"`
 	ToEdge   string `protobuf:"bytes,4,opt,name=to_edge,json=toEdge,proto3" json:"to_edge,omitempty"`
@@ -949,7 +1035,10 @@ type ExplainHop struct {
 	LocalPrefix  string `protobuf:"bytes,7,opt,name=local_prefix,json=localPrefix,proto3" json:"local_prefix,omitempty"`
 	RemotePrefix string `protobuf:"bytes,8,opt,name=remote_prefix,json=remotePrefix,proto3" json:"remote_prefix,omitempty"`
 	// Of the tunnel, now.
-	Status        TunnelStatus `protobuf:"varint,9,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
+	Status TunnelStatus `protobuf:"varint,9,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
+	// The gateways at the tunnel's ends, where an edge is none.
+	FromGateway   string `protobuf:"bytes,10,opt,name=from_gateway,json=fromGateway,proto3" json:"from_gateway,omitempty"`
+	ToGateway     string `protobuf:"bytes,11,opt,name=to_gateway,json=toGateway,proto3" json:"to_gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1047,11 +1136,26 @@ func (x *ExplainHop) GetStatus() TunnelStatus {
 	return TunnelStatus_TUNNEL_STATUS_UNSPECIFIED
 }
 
+func (x *ExplainHop) GetFromGateway() string {
+	if x != nil {
+		return x.FromGateway
+	}
+	return ""
+}
+
+func (x *ExplainHop) GetToGateway() string {
+	if x != nil {
+		return x.ToGateway
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller may see.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Collections to watch: networks, sites, meshes, profiles, edges. Empty: all.
+	// Collections to watch: networks, sites, meshes, profiles, gateways, edges. Empty:
+	// all.
 	Kinds []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// From an earlier stream of the same request: begins with what changed since
 	// then instead of everything. OUT_OF_RANGE when the store has forgotten what was
@@ -1124,6 +1228,7 @@ type WatchResponse struct {
 	//	*WatchResponse_Mesh
 	//	*WatchResponse_Profile
 	//	*WatchResponse_Edge
+	//	*WatchResponse_Gateway
 	Resource isWatchResponse_Resource `protobuf_oneof:"resource"`
 	// Where to go on after this message. Empty when more of the same change follows.
 	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
@@ -1220,6 +1325,15 @@ func (x *WatchResponse) GetEdge() *Edge {
 	return nil
 }
 
+func (x *WatchResponse) GetGateway() *Gateway {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Gateway); ok {
+			return x.Gateway
+		}
+	}
+	return nil
+}
+
 func (x *WatchResponse) GetResumeToken() string {
 	if x != nil {
 		return x.ResumeToken
@@ -1251,6 +1365,10 @@ type WatchResponse_Edge struct {
 	Edge *Edge `protobuf:"bytes,6,opt,name=edge,proto3,oneof"`
 }
 
+type WatchResponse_Gateway struct {
+	Gateway *Gateway `protobuf:"bytes,8,opt,name=gateway,proto3,oneof"`
+}
+
 func (*WatchResponse_Network) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Site) isWatchResponse_Resource() {}
@@ -1260,6 +1378,8 @@ func (*WatchResponse_Mesh) isWatchResponse_Resource() {}
 func (*WatchResponse_Profile) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Edge) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Gateway) isWatchResponse_Resource() {}
 
 type GetNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3383,6 +3503,907 @@ func (x *DeleteProfileRequest) GetValidateOnly() bool {
 	return false
 }
 
+type GetGatewayRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGatewayRequest) Reset() {
+	*x = GetGatewayRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGatewayRequest) ProtoMessage() {}
+
+func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
+func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *GetGatewayRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListGatewaysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`; `networks/-` for all.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; 0: 100, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous answer's next_page_token.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `display_name:berlin AND
+	// create_time > "2026-01-02T00:00:00Z"`; empty: all.
+	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields to order by (AIP-132), such as `create_time desc, name`; empty: name.
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGatewaysRequest) Reset() {
+	*x = ListGatewaysRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGatewaysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGatewaysRequest) ProtoMessage() {}
+
+func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
+func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListGatewaysRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListGatewaysRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListGatewaysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListGatewaysRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListGatewaysRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListGatewaysResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Gateways []*Gateway             `protobuf:"bytes,1,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGatewaysResponse) Reset() {
+	*x = ListGatewaysResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGatewaysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGatewaysResponse) ProtoMessage() {}
+
+func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
+func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListGatewaysResponse) GetGateways() []*Gateway {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *ListGatewaysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type CreateGatewayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Last segment of the new resource's name.
+	GatewayId    string   `protobuf:"bytes,2,opt,name=gateway_id,json=gatewayId,proto3" json:"gateway_id,omitempty"`
+	Gateway      *Gateway `protobuf:"bytes,3,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	ValidateOnly bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateGatewayRequest) Reset() {
+	*x = CreateGatewayRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateGatewayRequest) ProtoMessage() {}
+
+func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateGatewayRequest.ProtoReflect.Descriptor instead.
+func (*CreateGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CreateGatewayRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateGatewayRequest) GetGatewayId() string {
+	if x != nil {
+		return x.GatewayId
+	}
+	return ""
+}
+
+func (x *CreateGatewayRequest) GetGateway() *Gateway {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *CreateGatewayRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateGatewayRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateGatewayRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Gateway *Gateway               `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
+	// Fields to write; empty: every field that is set.
+	UpdateMask   *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Create the resource when it does not exist (AIP-134).
+	AllowMissing  bool `protobuf:"varint,5,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateGatewayRequest) Reset() {
+	*x = UpdateGatewayRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateGatewayRequest) ProtoMessage() {}
+
+func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateGatewayRequest.ProtoReflect.Descriptor instead.
+func (*UpdateGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *UpdateGatewayRequest) GetGateway() *Gateway {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+func (x *UpdateGatewayRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateGatewayRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateGatewayRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateGatewayRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteGatewayRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Succeed when there is no such resource (AIP-135).
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, delete nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteGatewayRequest) Reset() {
+	*x = DeleteGatewayRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteGatewayRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteGatewayRequest) ProtoMessage() {}
+
+func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteGatewayRequest.ProtoReflect.Descriptor instead.
+func (*DeleteGatewayRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DeleteGatewayRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteGatewayRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteGatewayRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+func (x *DeleteGatewayRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteGatewayRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type GetPreSharedKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPreSharedKeyRequest) Reset() {
+	*x = GetPreSharedKeyRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPreSharedKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPreSharedKeyRequest) ProtoMessage() {}
+
+func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPreSharedKeyRequest.ProtoReflect.Descriptor instead.
+func (*GetPreSharedKeyRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *GetPreSharedKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListPreSharedKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`; `networks/-` for all.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; 0: 100, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous answer's next_page_token.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `display_name:berlin AND
+	// create_time > "2026-01-02T00:00:00Z"`; empty: all.
+	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields to order by (AIP-132), such as `create_time desc, name`; empty: name.
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPreSharedKeysRequest) Reset() {
+	*x = ListPreSharedKeysRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPreSharedKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPreSharedKeysRequest) ProtoMessage() {}
+
+func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPreSharedKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListPreSharedKeysRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListPreSharedKeysRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListPreSharedKeysRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListPreSharedKeysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListPreSharedKeysRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListPreSharedKeysRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListPreSharedKeysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	PreSharedKeys []*PreSharedKey        `protobuf:"bytes,1,rep,name=pre_shared_keys,json=preSharedKeys,proto3" json:"pre_shared_keys,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPreSharedKeysResponse) Reset() {
+	*x = ListPreSharedKeysResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPreSharedKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPreSharedKeysResponse) ProtoMessage() {}
+
+func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPreSharedKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListPreSharedKeysResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListPreSharedKeysResponse) GetPreSharedKeys() []*PreSharedKey {
+	if x != nil {
+		return x.PreSharedKeys
+	}
+	return nil
+}
+
+func (x *ListPreSharedKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type CreatePreSharedKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Last segment of the new resource's name.
+	PreSharedKeyId string        `protobuf:"bytes,2,opt,name=pre_shared_key_id,json=preSharedKeyId,proto3" json:"pre_shared_key_id,omitempty"`
+	PreSharedKey   *PreSharedKey `protobuf:"bytes,3,opt,name=pre_shared_key,json=preSharedKey,proto3" json:"pre_shared_key,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *CreatePreSharedKeyRequest) Reset() {
+	*x = CreatePreSharedKeyRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatePreSharedKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatePreSharedKeyRequest) ProtoMessage() {}
+
+func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *CreatePreSharedKeyRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreatePreSharedKeyRequest) GetPreSharedKeyId() string {
+	if x != nil {
+		return x.PreSharedKeyId
+	}
+	return ""
+}
+
+func (x *CreatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
+	if x != nil {
+		return x.PreSharedKey
+	}
+	return nil
+}
+
+type UpdatePreSharedKeyRequest struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	PreSharedKey *PreSharedKey          `protobuf:"bytes,1,opt,name=pre_shared_key,json=preSharedKey,proto3" json:"pre_shared_key,omitempty"`
+	// Fields to write; empty: every field that is set.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// Create the resource when it does not exist (AIP-134).
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdatePreSharedKeyRequest) Reset() {
+	*x = UpdatePreSharedKeyRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdatePreSharedKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdatePreSharedKeyRequest) ProtoMessage() {}
+
+func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
+func (*UpdatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *UpdatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
+	if x != nil {
+		return x.PreSharedKey
+	}
+	return nil
+}
+
+func (x *UpdatePreSharedKeyRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdatePreSharedKeyRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeletePreSharedKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Succeed when there is no such resource (AIP-135).
+	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeletePreSharedKeyRequest) Reset() {
+	*x = DeletePreSharedKeyRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeletePreSharedKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeletePreSharedKeyRequest) ProtoMessage() {}
+
+func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeletePreSharedKeyRequest.ProtoReflect.Descriptor instead.
+func (*DeletePreSharedKeyRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *DeletePreSharedKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeletePreSharedKeyRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeletePreSharedKeyRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type RenderGatewayConfigRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Format        GatewayConfigFormat    `protobuf:"varint,2,opt,name=format,proto3,enum=swanherd.v1.GatewayConfigFormat" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenderGatewayConfigRequest) Reset() {
+	*x = RenderGatewayConfigRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenderGatewayConfigRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenderGatewayConfigRequest) ProtoMessage() {}
+
+func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenderGatewayConfigRequest.ProtoReflect.Descriptor instead.
+func (*RenderGatewayConfigRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *RenderGatewayConfigRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RenderGatewayConfigRequest) GetFormat() GatewayConfigFormat {
+	if x != nil {
+		return x.Format
+	}
+	return GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_UNSPECIFIED
+}
+
+type RenderGatewayConfigResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The configuration, with a placeholder where a secret belongs.
+	Config string `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
+	// What whoever runs the gateway has to fill in, each as it stands in config.
+	Placeholders []string `protobuf:"bytes,2,rep,name=placeholders,proto3" json:"placeholders,omitempty"`
+	// What it cannot say, or what to look at before it is used.
+	Warnings      []string `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenderGatewayConfigResponse) Reset() {
+	*x = RenderGatewayConfigResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenderGatewayConfigResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenderGatewayConfigResponse) ProtoMessage() {}
+
+func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenderGatewayConfigResponse.ProtoReflect.Descriptor instead.
+func (*RenderGatewayConfigResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *RenderGatewayConfigResponse) GetConfig() string {
+	if x != nil {
+		return x.Config
+	}
+	return ""
+}
+
+func (x *RenderGatewayConfigResponse) GetPlaceholders() []string {
+	if x != nil {
+		return x.Placeholders
+	}
+	return nil
+}
+
+func (x *RenderGatewayConfigResponse) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
 // A Revision is one change of a network's topology. It is never changed.
 type Revision struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3404,7 +4425,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +4437,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +4450,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Revision) GetName() string {
@@ -3496,7 +4517,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +4529,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +4542,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListRevisionsRequest) GetParent() string {
@@ -3562,7 +4583,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3574,7 +4595,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3587,7 +4608,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -3613,7 +4634,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3625,7 +4646,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3638,7 +4659,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetRevisionRequest) GetName() string {
@@ -3661,7 +4682,7 @@ type RestoreRevisionRequest struct {
 
 func (x *RestoreRevisionRequest) Reset() {
 	*x = RestoreRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +4694,7 @@ func (x *RestoreRevisionRequest) String() string {
 func (*RestoreRevisionRequest) ProtoMessage() {}
 
 func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +4707,7 @@ func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRevisionRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RestoreRevisionRequest) GetName() string {
@@ -3783,14 +4804,16 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x0eExplainRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
 	"\x06source\x18\x02 \x01(\tB\a\xbaH\x04r\x02p\x01R\x06source\x12)\n" +
-	"\vdestination\x18\x03 \x01(\tB\a\xbaH\x04r\x02p\x01R\vdestination\"\xc0\x01\n" +
+	"\vdestination\x18\x03 \x01(\tB\a\xbaH\x04r\x02p\x01R\vdestination\"\x98\x02\n" +
 	"\x0fExplainResponse\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1f\n" +
 	"\vsource_site\x18\x03 \x01(\tR\n" +
 	"sourceSite\x12)\n" +
-	"\x10destination_site\x18\x04 \x01(\tR\x0fdestinationSite\x12+\n" +
-	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\x9f\x02\n" +
+	"\x10destination_site\x18\x04 \x01(\tR\x0fdestinationSite\x12%\n" +
+	"\x0esource_gateway\x18\x06 \x01(\tR\rsourceGateway\x12/\n" +
+	"\x13destination_gateway\x18\a \x01(\tR\x12destinationGateway\x12+\n" +
+	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\xe1\x02\n" +
 	"\n" +
 	"ExplainHop\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12\x12\n" +
@@ -3801,18 +4824,23 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\ato_site\x18\x06 \x01(\tR\x06toSite\x12!\n" +
 	"\flocal_prefix\x18\a \x01(\tR\vlocalPrefix\x12#\n" +
 	"\rremote_prefix\x18\b \x01(\tR\fremotePrefix\x121\n" +
-	"\x06status\x18\t \x01(\x0e2\x19.swanherd.v1.TunnelStatusR\x06status\"\xa7\x01\n" +
+	"\x06status\x18\t \x01(\x0e2\x19.swanherd.v1.TunnelStatusR\x06status\x12!\n" +
+	"\ffrom_gateway\x18\n" +
+	" \x01(\tR\vfromGateway\x12\x1d\n" +
+	"\n" +
+	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xb1\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
-	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12J\n" +
-	"\x05kinds\x18\x02 \x03(\tB4\xbaH1\x92\x01.\",r*R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\x05edgesR\x05kinds\x12+\n" +
-	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\xb9\x03\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12T\n" +
+	"\x05kinds\x18\x02 \x03(\tB>\xbaH;\x92\x018\"6r4R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\bgatewaysR\x05edgesR\x05kinds\x12+\n" +
+	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\xeb\x03\n" +
 	"\rWatchResponse\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.swanherd.v1.WatchResponse.KindR\x04kind\x120\n" +
 	"\anetwork\x18\x02 \x01(\v2\x14.swanherd.v1.NetworkH\x00R\anetwork\x12'\n" +
 	"\x04site\x18\x03 \x01(\v2\x11.swanherd.v1.SiteH\x00R\x04site\x12'\n" +
 	"\x04mesh\x18\x04 \x01(\v2\x11.swanherd.v1.MeshH\x00R\x04mesh\x120\n" +
 	"\aprofile\x18\x05 \x01(\v2\x14.swanherd.v1.ProfileH\x00R\aprofile\x12'\n" +
-	"\x04edge\x18\x06 \x01(\v2\x11.swanherd.v1.EdgeH\x00R\x04edge\x12!\n" +
+	"\x04edge\x18\x06 \x01(\v2\x11.swanherd.v1.EdgeH\x00R\x04edge\x120\n" +
+	"\agateway\x18\b \x01(\v2\x14.swanherd.v1.GatewayH\x00R\agateway\x12!\n" +
 	"\fresume_token\x18\a \x01(\tR\vresumeToken\"e\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -3996,7 +5024,77 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\x8e\x03\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"/\n" +
+	"\x11GetGatewayRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc4\x01\n" +
+	"\x13ListGatewaysRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"p\n" +
+	"\x14ListGatewaysResponse\x120\n" +
+	"\bgateways\x18\x01 \x03(\v2\x14.swanherd.v1.GatewayR\bgateways\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x02\n" +
+	"\x14CreateGatewayRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12G\n" +
+	"\n" +
+	"gateway_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\tgatewayId\x129\n" +
+	"\agateway\x18\x03 \x01(\v2\x14.swanherd.v1.GatewayB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\agateway\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x81\x02\n" +
+	"\x14UpdateGatewayRequest\x126\n" +
+	"\agateway\x18\x01 \x01(\v2\x14.swanherd.v1.GatewayB\x06\xbaH\x03\xc8\x01\x01R\agateway\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rallow_missing\x18\x05 \x01(\bR\fallowMissing\"\xbc\x01\n" +
+	"\x14DeleteGatewayRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"4\n" +
+	"\x16GetPreSharedKeyRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc9\x01\n" +
+	"\x18ListPreSharedKeysRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x86\x01\n" +
+	"\x19ListPreSharedKeysResponse\x12A\n" +
+	"\x0fpre_shared_keys\x18\x01 \x03(\v2\x19.swanherd.v1.PreSharedKeyR\rpreSharedKeys\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdc\x01\n" +
+	"\x19CreatePreSharedKeyRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12S\n" +
+	"\x11pre_shared_key_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x0epreSharedKeyId\x12J\n" +
+	"\x0epre_shared_key\x18\x03 \x01(\v2\x19.swanherd.v1.PreSharedKeyB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\fpreSharedKey\"\xc6\x01\n" +
+	"\x19UpdatePreSharedKeyRequest\x12G\n" +
+	"\x0epre_shared_key\x18\x01 \x01(\v2\x19.swanherd.v1.PreSharedKeyB\x06\xbaH\x03\xc8\x01\x01R\fpreSharedKey\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"p\n" +
+	"\x19DeletePreSharedKeyRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"~\n" +
+	"\x1aRenderGatewayConfigRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12D\n" +
+	"\x06format\x18\x02 \x01(\x0e2 .swanherd.v1.GatewayConfigFormatB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x06format\"u\n" +
+	"\x1bRenderGatewayConfigResponse\x12\x16\n" +
+	"\x06config\x18\x01 \x01(\tR\x06config\x12\"\n" +
+	"\fplaceholders\x18\x02 \x03(\tR\fplaceholders\x12\x1a\n" +
+	"\bwarnings\x18\x03 \x03(\tR\bwarnings\"\x8e\x03\n" +
 	"\bRevision\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x1f\n" +
 	"\brevision\x18\x02 \x01(\x03B\x03\xe0A\x03R\brevision\x12@\n" +
@@ -4023,7 +5121,15 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xd2\x1b\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId*\x8f\x02\n" +
+	"\x13GatewayConfigFormat\x12%\n" +
+	"!GATEWAY_CONFIG_FORMAT_UNSPECIFIED\x10\x00\x12$\n" +
+	" GATEWAY_CONFIG_FORMAT_STRONGSWAN\x10\x01\x12%\n" +
+	"!GATEWAY_CONFIG_FORMAT_CISCO_IOSXE\x10\x02\x12!\n" +
+	"\x1dGATEWAY_CONFIG_FORMAT_FORTIOS\x10\x03\x12!\n" +
+	"\x1dGATEWAY_CONFIG_FORMAT_JUNIPER\x10\x04\x12\x1d\n" +
+	"\x19GATEWAY_CONFIG_FORMAT_AWS\x10\x05\x12\x1f\n" +
+	"\x1bGATEWAY_CONFIG_FORMAT_AZURE\x10\x062\xb8'\n" +
 	"\x0fTopologyService\x12]\n" +
 	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
@@ -4061,7 +5167,19 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\fListProfiles\x12 .swanherd.v1.ListProfilesRequest\x1a!.swanherd.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/profiles\x12{\n" +
 	"\rCreateProfile\x12!.swanherd.v1.CreateProfileRequest\x1a\x14.swanherd.v1.Profile\"1\x82\xd3\xe4\x93\x02+:\aprofile\" /v1/{parent=networks/*}/profiles\x12\x83\x01\n" +
 	"\rUpdateProfile\x12!.swanherd.v1.UpdateProfileRequest\x1a\x14.swanherd.v1.Profile\"9\x82\xd3\xe4\x93\x023:\aprofile2(/v1/{profile.name=networks/*/profiles/*}\x12t\n" +
-	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}\x12g\n" +
+	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}\x12l\n" +
+	"\n" +
+	"GetGateway\x12\x1e.swanherd.v1.GetGatewayRequest\x1a\x14.swanherd.v1.Gateway\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=networks/*/gateways/*}\x12}\n" +
+	"\fListGateways\x12 .swanherd.v1.ListGatewaysRequest\x1a!.swanherd.v1.ListGatewaysResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/gateways\x12{\n" +
+	"\rCreateGateway\x12!.swanherd.v1.CreateGatewayRequest\x1a\x14.swanherd.v1.Gateway\"1\x82\xd3\xe4\x93\x02+:\agateway\" /v1/{parent=networks/*}/gateways\x12\x83\x01\n" +
+	"\rUpdateGateway\x12!.swanherd.v1.UpdateGatewayRequest\x1a\x14.swanherd.v1.Gateway\"9\x82\xd3\xe4\x93\x023:\agateway2(/v1/{gateway.name=networks/*/gateways/*}\x12t\n" +
+	"\rDeleteGateway\x12!.swanherd.v1.DeleteGatewayRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/gateways/*}\x12\x9f\x01\n" +
+	"\x13RenderGatewayConfig\x12'.swanherd.v1.RenderGatewayConfigRequest\x1a(.swanherd.v1.RenderGatewayConfigResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/{name=networks/*/gateways/*}:renderConfig\x12\x80\x01\n" +
+	"\x0fGetPreSharedKey\x12#.swanherd.v1.GetPreSharedKeyRequest\x1a\x19.swanherd.v1.PreSharedKey\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{name=networks/*/preSharedKeys/*}\x12\x91\x01\n" +
+	"\x11ListPreSharedKeys\x12%.swanherd.v1.ListPreSharedKeysRequest\x1a&.swanherd.v1.ListPreSharedKeysResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=networks/*}/preSharedKeys\x12\x96\x01\n" +
+	"\x12CreatePreSharedKey\x12&.swanherd.v1.CreatePreSharedKeyRequest\x1a\x19.swanherd.v1.PreSharedKey\"=\x82\xd3\xe4\x93\x027:\x0epre_shared_key\"%/v1/{parent=networks/*}/preSharedKeys\x12\xa5\x01\n" +
+	"\x12UpdatePreSharedKey\x12&.swanherd.v1.UpdatePreSharedKeyRequest\x1a\x19.swanherd.v1.PreSharedKey\"L\x82\xd3\xe4\x93\x02F:\x0epre_shared_key24/v1/{pre_shared_key.name=networks/*/preSharedKeys/*}\x12\x83\x01\n" +
+	"\x12DeletePreSharedKey\x12&.swanherd.v1.DeletePreSharedKeyRequest\x1a\x16.google.protobuf.Empty\"-\x82\xd3\xe4\x93\x02'*%/v1/{name=networks/*/preSharedKeys/*}\x12g\n" +
 	"\x05Watch\x12\x19.swanherd.v1.WatchRequest\x1a\x1a.swanherd.v1.WatchResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=networks/*}:watch0\x01\x12m\n" +
 	"\aExplain\x12\x1b.swanherd.v1.ExplainRequest\x1a\x1c.swanherd.v1.ExplainResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}:explain\x12\x81\x01\n" +
 	"\rListRevisions\x12!.swanherd.v1.ListRevisionsRequest\x1a\".swanherd.v1.ListRevisionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=networks/*}/revisions\x12p\n" +
@@ -4081,180 +5199,229 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_service_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
-	(TunnelChange_Effect)(0),       // 0: swanherd.v1.TunnelChange.Effect
-	(ResourceChange_Action)(0),     // 1: swanherd.v1.ResourceChange.Action
-	(WatchResponse_Kind)(0),        // 2: swanherd.v1.WatchResponse.Kind
-	(*ApplyRequest)(nil),           // 3: swanherd.v1.ApplyRequest
-	(*ApplyResponse)(nil),          // 4: swanherd.v1.ApplyResponse
-	(*ChangePlan)(nil),             // 5: swanherd.v1.ChangePlan
-	(*TunnelChange)(nil),           // 6: swanherd.v1.TunnelChange
-	(*EdgeChange)(nil),             // 7: swanherd.v1.EdgeChange
-	(*ReachabilityChange)(nil),     // 8: swanherd.v1.ReachabilityChange
-	(*ResourceChange)(nil),         // 9: swanherd.v1.ResourceChange
-	(*ExplainRequest)(nil),         // 10: swanherd.v1.ExplainRequest
-	(*ExplainResponse)(nil),        // 11: swanherd.v1.ExplainResponse
-	(*ExplainHop)(nil),             // 12: swanherd.v1.ExplainHop
-	(*WatchRequest)(nil),           // 13: swanherd.v1.WatchRequest
-	(*WatchResponse)(nil),          // 14: swanherd.v1.WatchResponse
-	(*GetNetworkRequest)(nil),      // 15: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),    // 16: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),   // 17: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),   // 18: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),   // 19: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),   // 20: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),         // 21: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),       // 22: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),      // 23: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),      // 24: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),      // 25: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),      // 26: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),         // 27: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),       // 28: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),      // 29: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),      // 30: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),      // 31: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),     // 32: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),    // 33: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),         // 34: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),      // 35: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),     // 36: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),      // 37: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),      // 38: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),      // 39: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),      // 40: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),    // 41: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),   // 42: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),   // 43: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),   // 44: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),   // 45: swanherd.v1.DeleteProfileRequest
-	(*Revision)(nil),               // 46: swanherd.v1.Revision
-	(*ListRevisionsRequest)(nil),   // 47: swanherd.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),  // 48: swanherd.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),     // 49: swanherd.v1.GetRevisionRequest
-	(*RestoreRevisionRequest)(nil), // 50: swanherd.v1.RestoreRevisionRequest
-	nil,                            // 51: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),               // 52: swanherd.v1.Manifest
-	(TunnelStatus)(0),              // 53: swanherd.v1.TunnelStatus
-	(*Network)(nil),                // 54: swanherd.v1.Network
-	(*Site)(nil),                   // 55: swanherd.v1.Site
-	(*Mesh)(nil),                   // 56: swanherd.v1.Mesh
-	(*Profile)(nil),                // 57: swanherd.v1.Profile
-	(*Edge)(nil),                   // 58: swanherd.v1.Edge
-	(*fieldmaskpb.FieldMask)(nil),  // 59: google.protobuf.FieldMask
-	(*timestamppb.Timestamp)(nil),  // 60: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),          // 61: google.protobuf.Empty
+	(GatewayConfigFormat)(0),            // 0: swanherd.v1.GatewayConfigFormat
+	(TunnelChange_Effect)(0),            // 1: swanherd.v1.TunnelChange.Effect
+	(ResourceChange_Action)(0),          // 2: swanherd.v1.ResourceChange.Action
+	(WatchResponse_Kind)(0),             // 3: swanherd.v1.WatchResponse.Kind
+	(*ApplyRequest)(nil),                // 4: swanherd.v1.ApplyRequest
+	(*ApplyResponse)(nil),               // 5: swanherd.v1.ApplyResponse
+	(*ChangePlan)(nil),                  // 6: swanherd.v1.ChangePlan
+	(*TunnelChange)(nil),                // 7: swanherd.v1.TunnelChange
+	(*EdgeChange)(nil),                  // 8: swanherd.v1.EdgeChange
+	(*ReachabilityChange)(nil),          // 9: swanherd.v1.ReachabilityChange
+	(*ResourceChange)(nil),              // 10: swanherd.v1.ResourceChange
+	(*ExplainRequest)(nil),              // 11: swanherd.v1.ExplainRequest
+	(*ExplainResponse)(nil),             // 12: swanherd.v1.ExplainResponse
+	(*ExplainHop)(nil),                  // 13: swanherd.v1.ExplainHop
+	(*WatchRequest)(nil),                // 14: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),               // 15: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),           // 16: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),         // 17: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 18: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),        // 19: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),        // 20: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),        // 21: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),              // 22: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),            // 23: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),           // 24: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),           // 25: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),           // 26: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),           // 27: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),              // 28: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),            // 29: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),           // 30: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),           // 31: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),           // 32: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),          // 33: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),         // 34: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),              // 35: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),           // 36: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),          // 37: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),           // 38: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),           // 39: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),           // 40: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),           // 41: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),         // 42: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),        // 43: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),        // 44: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),        // 45: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),        // 46: swanherd.v1.DeleteProfileRequest
+	(*GetGatewayRequest)(nil),           // 47: swanherd.v1.GetGatewayRequest
+	(*ListGatewaysRequest)(nil),         // 48: swanherd.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),        // 49: swanherd.v1.ListGatewaysResponse
+	(*CreateGatewayRequest)(nil),        // 50: swanherd.v1.CreateGatewayRequest
+	(*UpdateGatewayRequest)(nil),        // 51: swanherd.v1.UpdateGatewayRequest
+	(*DeleteGatewayRequest)(nil),        // 52: swanherd.v1.DeleteGatewayRequest
+	(*GetPreSharedKeyRequest)(nil),      // 53: swanherd.v1.GetPreSharedKeyRequest
+	(*ListPreSharedKeysRequest)(nil),    // 54: swanherd.v1.ListPreSharedKeysRequest
+	(*ListPreSharedKeysResponse)(nil),   // 55: swanherd.v1.ListPreSharedKeysResponse
+	(*CreatePreSharedKeyRequest)(nil),   // 56: swanherd.v1.CreatePreSharedKeyRequest
+	(*UpdatePreSharedKeyRequest)(nil),   // 57: swanherd.v1.UpdatePreSharedKeyRequest
+	(*DeletePreSharedKeyRequest)(nil),   // 58: swanherd.v1.DeletePreSharedKeyRequest
+	(*RenderGatewayConfigRequest)(nil),  // 59: swanherd.v1.RenderGatewayConfigRequest
+	(*RenderGatewayConfigResponse)(nil), // 60: swanherd.v1.RenderGatewayConfigResponse
+	(*Revision)(nil),                    // 61: swanherd.v1.Revision
+	(*ListRevisionsRequest)(nil),        // 62: swanherd.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),       // 63: swanherd.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),          // 64: swanherd.v1.GetRevisionRequest
+	(*RestoreRevisionRequest)(nil),      // 65: swanherd.v1.RestoreRevisionRequest
+	nil,                                 // 66: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),                    // 67: swanherd.v1.Manifest
+	(TunnelStatus)(0),                   // 68: swanherd.v1.TunnelStatus
+	(*Network)(nil),                     // 69: swanherd.v1.Network
+	(*Site)(nil),                        // 70: swanherd.v1.Site
+	(*Mesh)(nil),                        // 71: swanherd.v1.Mesh
+	(*Profile)(nil),                     // 72: swanherd.v1.Profile
+	(*Edge)(nil),                        // 73: swanherd.v1.Edge
+	(*Gateway)(nil),                     // 74: swanherd.v1.Gateway
+	(*fieldmaskpb.FieldMask)(nil),       // 75: google.protobuf.FieldMask
+	(*PreSharedKey)(nil),                // 76: swanherd.v1.PreSharedKey
+	(*timestamppb.Timestamp)(nil),       // 77: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),               // 78: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	52, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	51, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
-	9,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	5,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
-	6,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
-	7,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
-	8,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
-	0,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
-	1,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	12, // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
-	53, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
-	2,  // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	54, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	55, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	56, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	57, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	58, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	54, // 17: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	54, // 18: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	54, // 19: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	59, // 20: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	55, // 21: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	55, // 22: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	55, // 23: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	59, // 24: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	58, // 25: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	58, // 26: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	59, // 27: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	56, // 28: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	56, // 29: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	56, // 30: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	59, // 31: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	57, // 32: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	57, // 33: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	57, // 34: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	59, // 35: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	60, // 36: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	9,  // 37: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
-	52, // 38: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
-	46, // 39: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
-	3,  // 40: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	15, // 41: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	16, // 42: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	18, // 43: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	19, // 44: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	20, // 45: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	21, // 46: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	22, // 47: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	24, // 48: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	25, // 49: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	26, // 50: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	27, // 51: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	28, // 52: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	30, // 53: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	31, // 54: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	32, // 55: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	34, // 56: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	35, // 57: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	37, // 58: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	38, // 59: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	39, // 60: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	40, // 61: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	41, // 62: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	43, // 63: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	44, // 64: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	45, // 65: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	13, // 66: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	10, // 67: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
-	47, // 68: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
-	49, // 69: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
-	50, // 70: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
-	4,  // 71: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	54, // 72: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	17, // 73: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	54, // 74: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	54, // 75: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	61, // 76: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	55, // 77: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	23, // 78: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	55, // 79: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	55, // 80: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	61, // 81: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	58, // 82: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	29, // 83: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	58, // 84: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	61, // 85: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	33, // 86: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	56, // 87: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	36, // 88: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	56, // 89: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	56, // 90: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	61, // 91: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	57, // 92: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	42, // 93: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	57, // 94: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	57, // 95: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	61, // 96: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	14, // 97: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	11, // 98: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
-	48, // 99: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
-	46, // 100: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
-	4,  // 101: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
-	71, // [71:102] is the sub-list for method output_type
-	40, // [40:71] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	67, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	66, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	10, // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	6,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	7,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
+	8,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
+	9,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
+	1,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
+	2,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
+	13, // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
+	68, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	3,  // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	69, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	70, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	71, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	72, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	73, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	74, // 17: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
+	69, // 18: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	69, // 19: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	69, // 20: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	75, // 21: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	70, // 22: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	70, // 23: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	70, // 24: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	75, // 25: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	73, // 26: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	73, // 27: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	75, // 28: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	71, // 29: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	71, // 30: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	71, // 31: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	75, // 32: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	72, // 33: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	72, // 34: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	72, // 35: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	75, // 36: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	74, // 37: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
+	74, // 38: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	74, // 39: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	75, // 40: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
+	76, // 41: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
+	76, // 42: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	76, // 43: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	75, // 44: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 45: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
+	77, // 46: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	10, // 47: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
+	67, // 48: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
+	61, // 49: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
+	4,  // 50: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	16, // 51: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	17, // 52: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	19, // 53: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	20, // 54: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	21, // 55: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	22, // 56: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	23, // 57: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	25, // 58: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	26, // 59: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	27, // 60: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	28, // 61: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	29, // 62: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	31, // 63: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	32, // 64: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	33, // 65: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	35, // 66: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	36, // 67: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	38, // 68: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	39, // 69: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	40, // 70: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	41, // 71: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	42, // 72: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	44, // 73: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	45, // 74: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	46, // 75: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	47, // 76: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
+	48, // 77: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
+	50, // 78: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
+	51, // 79: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
+	52, // 80: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
+	59, // 81: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
+	53, // 82: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
+	54, // 83: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
+	56, // 84: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
+	57, // 85: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
+	58, // 86: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
+	14, // 87: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	11, // 88: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	62, // 89: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
+	64, // 90: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
+	65, // 91: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
+	5,  // 92: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	69, // 93: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	18, // 94: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	69, // 95: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	69, // 96: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	78, // 97: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	70, // 98: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	24, // 99: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	70, // 100: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	70, // 101: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	78, // 102: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	73, // 103: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	30, // 104: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	73, // 105: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	78, // 106: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	34, // 107: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	71, // 108: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	37, // 109: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	71, // 110: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	71, // 111: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	78, // 112: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	72, // 113: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	43, // 114: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	72, // 115: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	72, // 116: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	78, // 117: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	74, // 118: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
+	49, // 119: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
+	74, // 120: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
+	74, // 121: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
+	78, // 122: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
+	60, // 123: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
+	76, // 124: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	55, // 125: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
+	76, // 126: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	76, // 127: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	78, // 128: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
+	15, // 129: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	12, // 130: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	63, // 131: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
+	61, // 132: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
+	5,  // 133: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
+	92, // [92:134] is the sub-list for method output_type
+	50, // [50:92] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -4270,14 +5437,15 @@ func file_swanherd_v1_topology_service_proto_init() {
 		(*WatchResponse_Mesh)(nil),
 		(*WatchResponse_Profile)(nil),
 		(*WatchResponse_Edge)(nil),
+		(*WatchResponse_Gateway)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   49,
+			NumEnums:      4,
+			NumMessages:   63,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

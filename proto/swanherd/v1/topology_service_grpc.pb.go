@@ -20,37 +20,48 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TopologyService_Apply_FullMethodName           = "/swanherd.v1.TopologyService/Apply"
-	TopologyService_GetNetwork_FullMethodName      = "/swanherd.v1.TopologyService/GetNetwork"
-	TopologyService_ListNetworks_FullMethodName    = "/swanherd.v1.TopologyService/ListNetworks"
-	TopologyService_CreateNetwork_FullMethodName   = "/swanherd.v1.TopologyService/CreateNetwork"
-	TopologyService_UpdateNetwork_FullMethodName   = "/swanherd.v1.TopologyService/UpdateNetwork"
-	TopologyService_DeleteNetwork_FullMethodName   = "/swanherd.v1.TopologyService/DeleteNetwork"
-	TopologyService_GetSite_FullMethodName         = "/swanherd.v1.TopologyService/GetSite"
-	TopologyService_ListSites_FullMethodName       = "/swanherd.v1.TopologyService/ListSites"
-	TopologyService_CreateSite_FullMethodName      = "/swanherd.v1.TopologyService/CreateSite"
-	TopologyService_UpdateSite_FullMethodName      = "/swanherd.v1.TopologyService/UpdateSite"
-	TopologyService_DeleteSite_FullMethodName      = "/swanherd.v1.TopologyService/DeleteSite"
-	TopologyService_GetEdge_FullMethodName         = "/swanherd.v1.TopologyService/GetEdge"
-	TopologyService_ListEdges_FullMethodName       = "/swanherd.v1.TopologyService/ListEdges"
-	TopologyService_UpdateEdge_FullMethodName      = "/swanherd.v1.TopologyService/UpdateEdge"
-	TopologyService_DeleteEdge_FullMethodName      = "/swanherd.v1.TopologyService/DeleteEdge"
-	TopologyService_ResumeEdges_FullMethodName     = "/swanherd.v1.TopologyService/ResumeEdges"
-	TopologyService_GetMesh_FullMethodName         = "/swanherd.v1.TopologyService/GetMesh"
-	TopologyService_ListMeshes_FullMethodName      = "/swanherd.v1.TopologyService/ListMeshes"
-	TopologyService_CreateMesh_FullMethodName      = "/swanherd.v1.TopologyService/CreateMesh"
-	TopologyService_UpdateMesh_FullMethodName      = "/swanherd.v1.TopologyService/UpdateMesh"
-	TopologyService_DeleteMesh_FullMethodName      = "/swanherd.v1.TopologyService/DeleteMesh"
-	TopologyService_GetProfile_FullMethodName      = "/swanherd.v1.TopologyService/GetProfile"
-	TopologyService_ListProfiles_FullMethodName    = "/swanherd.v1.TopologyService/ListProfiles"
-	TopologyService_CreateProfile_FullMethodName   = "/swanherd.v1.TopologyService/CreateProfile"
-	TopologyService_UpdateProfile_FullMethodName   = "/swanherd.v1.TopologyService/UpdateProfile"
-	TopologyService_DeleteProfile_FullMethodName   = "/swanherd.v1.TopologyService/DeleteProfile"
-	TopologyService_Watch_FullMethodName           = "/swanherd.v1.TopologyService/Watch"
-	TopologyService_Explain_FullMethodName         = "/swanherd.v1.TopologyService/Explain"
-	TopologyService_ListRevisions_FullMethodName   = "/swanherd.v1.TopologyService/ListRevisions"
-	TopologyService_GetRevision_FullMethodName     = "/swanherd.v1.TopologyService/GetRevision"
-	TopologyService_RestoreRevision_FullMethodName = "/swanherd.v1.TopologyService/RestoreRevision"
+	TopologyService_Apply_FullMethodName               = "/swanherd.v1.TopologyService/Apply"
+	TopologyService_GetNetwork_FullMethodName          = "/swanherd.v1.TopologyService/GetNetwork"
+	TopologyService_ListNetworks_FullMethodName        = "/swanherd.v1.TopologyService/ListNetworks"
+	TopologyService_CreateNetwork_FullMethodName       = "/swanherd.v1.TopologyService/CreateNetwork"
+	TopologyService_UpdateNetwork_FullMethodName       = "/swanherd.v1.TopologyService/UpdateNetwork"
+	TopologyService_DeleteNetwork_FullMethodName       = "/swanherd.v1.TopologyService/DeleteNetwork"
+	TopologyService_GetSite_FullMethodName             = "/swanherd.v1.TopologyService/GetSite"
+	TopologyService_ListSites_FullMethodName           = "/swanherd.v1.TopologyService/ListSites"
+	TopologyService_CreateSite_FullMethodName          = "/swanherd.v1.TopologyService/CreateSite"
+	TopologyService_UpdateSite_FullMethodName          = "/swanherd.v1.TopologyService/UpdateSite"
+	TopologyService_DeleteSite_FullMethodName          = "/swanherd.v1.TopologyService/DeleteSite"
+	TopologyService_GetEdge_FullMethodName             = "/swanherd.v1.TopologyService/GetEdge"
+	TopologyService_ListEdges_FullMethodName           = "/swanherd.v1.TopologyService/ListEdges"
+	TopologyService_UpdateEdge_FullMethodName          = "/swanherd.v1.TopologyService/UpdateEdge"
+	TopologyService_DeleteEdge_FullMethodName          = "/swanherd.v1.TopologyService/DeleteEdge"
+	TopologyService_ResumeEdges_FullMethodName         = "/swanherd.v1.TopologyService/ResumeEdges"
+	TopologyService_GetMesh_FullMethodName             = "/swanherd.v1.TopologyService/GetMesh"
+	TopologyService_ListMeshes_FullMethodName          = "/swanherd.v1.TopologyService/ListMeshes"
+	TopologyService_CreateMesh_FullMethodName          = "/swanherd.v1.TopologyService/CreateMesh"
+	TopologyService_UpdateMesh_FullMethodName          = "/swanherd.v1.TopologyService/UpdateMesh"
+	TopologyService_DeleteMesh_FullMethodName          = "/swanherd.v1.TopologyService/DeleteMesh"
+	TopologyService_GetProfile_FullMethodName          = "/swanherd.v1.TopologyService/GetProfile"
+	TopologyService_ListProfiles_FullMethodName        = "/swanherd.v1.TopologyService/ListProfiles"
+	TopologyService_CreateProfile_FullMethodName       = "/swanherd.v1.TopologyService/CreateProfile"
+	TopologyService_UpdateProfile_FullMethodName       = "/swanherd.v1.TopologyService/UpdateProfile"
+	TopologyService_DeleteProfile_FullMethodName       = "/swanherd.v1.TopologyService/DeleteProfile"
+	TopologyService_GetGateway_FullMethodName          = "/swanherd.v1.TopologyService/GetGateway"
+	TopologyService_ListGateways_FullMethodName        = "/swanherd.v1.TopologyService/ListGateways"
+	TopologyService_CreateGateway_FullMethodName       = "/swanherd.v1.TopologyService/CreateGateway"
+	TopologyService_UpdateGateway_FullMethodName       = "/swanherd.v1.TopologyService/UpdateGateway"
+	TopologyService_DeleteGateway_FullMethodName       = "/swanherd.v1.TopologyService/DeleteGateway"
+	TopologyService_RenderGatewayConfig_FullMethodName = "/swanherd.v1.TopologyService/RenderGatewayConfig"
+	TopologyService_GetPreSharedKey_FullMethodName     = "/swanherd.v1.TopologyService/GetPreSharedKey"
+	TopologyService_ListPreSharedKeys_FullMethodName   = "/swanherd.v1.TopologyService/ListPreSharedKeys"
+	TopologyService_CreatePreSharedKey_FullMethodName  = "/swanherd.v1.TopologyService/CreatePreSharedKey"
+	TopologyService_UpdatePreSharedKey_FullMethodName  = "/swanherd.v1.TopologyService/UpdatePreSharedKey"
+	TopologyService_DeletePreSharedKey_FullMethodName  = "/swanherd.v1.TopologyService/DeletePreSharedKey"
+	TopologyService_Watch_FullMethodName               = "/swanherd.v1.TopologyService/Watch"
+	TopologyService_Explain_FullMethodName             = "/swanherd.v1.TopologyService/Explain"
+	TopologyService_ListRevisions_FullMethodName       = "/swanherd.v1.TopologyService/ListRevisions"
+	TopologyService_GetRevision_FullMethodName         = "/swanherd.v1.TopologyService/GetRevision"
+	TopologyService_RestoreRevision_FullMethodName     = "/swanherd.v1.TopologyService/RestoreRevision"
 )
 
 // TopologyServiceClient is the client API for TopologyService service.
@@ -58,7 +69,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // TopologyService stores what the operator wants: networks, sites, meshes,
-// profiles; and shows the edges that enrolled.
+// profiles, gateways and their keys; and shows the edges that enrolled.
 type TopologyServiceClient interface {
 	// Applies a whole manifest in one transaction: every resource in it is
 	// created or updated, and with prune the ones of the same networks that it
@@ -90,6 +101,19 @@ type TopologyServiceClient interface {
 	CreateProfile(ctx context.Context, in *CreateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	UpdateProfile(ctx context.Context, in *UpdateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	DeleteProfile(ctx context.Context, in *DeleteProfileRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
+	ListGateways(ctx context.Context, in *ListGatewaysRequest, opts ...grpc.CallOption) (*ListGatewaysResponse, error)
+	CreateGateway(ctx context.Context, in *CreateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
+	UpdateGateway(ctx context.Context, in *UpdateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
+	DeleteGateway(ctx context.Context, in *DeleteGatewayRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// The configuration of the gateway itself, for whoever runs it: what its tunnels
+	// are negotiated with, from its side. It holds no secrets.
+	RenderGatewayConfig(ctx context.Context, in *RenderGatewayConfigRequest, opts ...grpc.CallOption) (*RenderGatewayConfigResponse, error)
+	GetPreSharedKey(ctx context.Context, in *GetPreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error)
+	ListPreSharedKeys(ctx context.Context, in *ListPreSharedKeysRequest, opts ...grpc.CallOption) (*ListPreSharedKeysResponse, error)
+	CreatePreSharedKey(ctx context.Context, in *CreatePreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error)
+	UpdatePreSharedKey(ctx context.Context, in *UpdatePreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error)
+	DeletePreSharedKey(ctx context.Context, in *DeletePreSharedKeyRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// Streams the resources that there are, then each change. A stream that broke
 	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
 	// comes first. Changes that follow one another closely may come as one; the last
@@ -375,6 +399,116 @@ func (c *topologyServiceClient) DeleteProfile(ctx context.Context, in *DeletePro
 	return out, nil
 }
 
+func (c *topologyServiceClient) GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Gateway)
+	err := c.cc.Invoke(ctx, TopologyService_GetGateway_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) ListGateways(ctx context.Context, in *ListGatewaysRequest, opts ...grpc.CallOption) (*ListGatewaysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGatewaysResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ListGateways_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) CreateGateway(ctx context.Context, in *CreateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Gateway)
+	err := c.cc.Invoke(ctx, TopologyService_CreateGateway_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) UpdateGateway(ctx context.Context, in *UpdateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Gateway)
+	err := c.cc.Invoke(ctx, TopologyService_UpdateGateway_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) DeleteGateway(ctx context.Context, in *DeleteGatewayRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, TopologyService_DeleteGateway_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) RenderGatewayConfig(ctx context.Context, in *RenderGatewayConfigRequest, opts ...grpc.CallOption) (*RenderGatewayConfigResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenderGatewayConfigResponse)
+	err := c.cc.Invoke(ctx, TopologyService_RenderGatewayConfig_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) GetPreSharedKey(ctx context.Context, in *GetPreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreSharedKey)
+	err := c.cc.Invoke(ctx, TopologyService_GetPreSharedKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) ListPreSharedKeys(ctx context.Context, in *ListPreSharedKeysRequest, opts ...grpc.CallOption) (*ListPreSharedKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPreSharedKeysResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ListPreSharedKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) CreatePreSharedKey(ctx context.Context, in *CreatePreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreSharedKey)
+	err := c.cc.Invoke(ctx, TopologyService_CreatePreSharedKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) UpdatePreSharedKey(ctx context.Context, in *UpdatePreSharedKeyRequest, opts ...grpc.CallOption) (*PreSharedKey, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PreSharedKey)
+	err := c.cc.Invoke(ctx, TopologyService_UpdatePreSharedKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) DeletePreSharedKey(ctx context.Context, in *DeletePreSharedKeyRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, TopologyService_DeletePreSharedKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *topologyServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &TopologyService_ServiceDesc.Streams[0], TopologyService_Watch_FullMethodName, cOpts...)
@@ -439,7 +573,7 @@ func (c *topologyServiceClient) RestoreRevision(ctx context.Context, in *Restore
 // for forward compatibility.
 //
 // TopologyService stores what the operator wants: networks, sites, meshes,
-// profiles; and shows the edges that enrolled.
+// profiles, gateways and their keys; and shows the edges that enrolled.
 type TopologyServiceServer interface {
 	// Applies a whole manifest in one transaction: every resource in it is
 	// created or updated, and with prune the ones of the same networks that it
@@ -471,6 +605,19 @@ type TopologyServiceServer interface {
 	CreateProfile(context.Context, *CreateProfileRequest) (*Profile, error)
 	UpdateProfile(context.Context, *UpdateProfileRequest) (*Profile, error)
 	DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error)
+	GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error)
+	ListGateways(context.Context, *ListGatewaysRequest) (*ListGatewaysResponse, error)
+	CreateGateway(context.Context, *CreateGatewayRequest) (*Gateway, error)
+	UpdateGateway(context.Context, *UpdateGatewayRequest) (*Gateway, error)
+	DeleteGateway(context.Context, *DeleteGatewayRequest) (*emptypb.Empty, error)
+	// The configuration of the gateway itself, for whoever runs it: what its tunnels
+	// are negotiated with, from its side. It holds no secrets.
+	RenderGatewayConfig(context.Context, *RenderGatewayConfigRequest) (*RenderGatewayConfigResponse, error)
+	GetPreSharedKey(context.Context, *GetPreSharedKeyRequest) (*PreSharedKey, error)
+	ListPreSharedKeys(context.Context, *ListPreSharedKeysRequest) (*ListPreSharedKeysResponse, error)
+	CreatePreSharedKey(context.Context, *CreatePreSharedKeyRequest) (*PreSharedKey, error)
+	UpdatePreSharedKey(context.Context, *UpdatePreSharedKeyRequest) (*PreSharedKey, error)
+	DeletePreSharedKey(context.Context, *DeletePreSharedKeyRequest) (*emptypb.Empty, error)
 	// Streams the resources that there are, then each change. A stream that broke
 	// goes on, at whatever replica, by a resume_token of it: what happened meanwhile
 	// comes first. Changes that follow one another closely may come as one; the last
@@ -573,6 +720,39 @@ func (UnimplementedTopologyServiceServer) UpdateProfile(context.Context, *Update
 }
 func (UnimplementedTopologyServiceServer) DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteProfile not implemented")
+}
+func (UnimplementedTopologyServiceServer) GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetGateway not implemented")
+}
+func (UnimplementedTopologyServiceServer) ListGateways(context.Context, *ListGatewaysRequest) (*ListGatewaysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListGateways not implemented")
+}
+func (UnimplementedTopologyServiceServer) CreateGateway(context.Context, *CreateGatewayRequest) (*Gateway, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateGateway not implemented")
+}
+func (UnimplementedTopologyServiceServer) UpdateGateway(context.Context, *UpdateGatewayRequest) (*Gateway, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateGateway not implemented")
+}
+func (UnimplementedTopologyServiceServer) DeleteGateway(context.Context, *DeleteGatewayRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteGateway not implemented")
+}
+func (UnimplementedTopologyServiceServer) RenderGatewayConfig(context.Context, *RenderGatewayConfigRequest) (*RenderGatewayConfigResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenderGatewayConfig not implemented")
+}
+func (UnimplementedTopologyServiceServer) GetPreSharedKey(context.Context, *GetPreSharedKeyRequest) (*PreSharedKey, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetPreSharedKey not implemented")
+}
+func (UnimplementedTopologyServiceServer) ListPreSharedKeys(context.Context, *ListPreSharedKeysRequest) (*ListPreSharedKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPreSharedKeys not implemented")
+}
+func (UnimplementedTopologyServiceServer) CreatePreSharedKey(context.Context, *CreatePreSharedKeyRequest) (*PreSharedKey, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreatePreSharedKey not implemented")
+}
+func (UnimplementedTopologyServiceServer) UpdatePreSharedKey(context.Context, *UpdatePreSharedKeyRequest) (*PreSharedKey, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdatePreSharedKey not implemented")
+}
+func (UnimplementedTopologyServiceServer) DeletePreSharedKey(context.Context, *DeletePreSharedKeyRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeletePreSharedKey not implemented")
 }
 func (UnimplementedTopologyServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
@@ -1078,6 +1258,204 @@ func _TopologyService_DeleteProfile_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_GetGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetGatewayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).GetGateway(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_GetGateway_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).GetGateway(ctx, req.(*GetGatewayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_ListGateways_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGatewaysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ListGateways(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ListGateways_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ListGateways(ctx, req.(*ListGatewaysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_CreateGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateGatewayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).CreateGateway(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_CreateGateway_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).CreateGateway(ctx, req.(*CreateGatewayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_UpdateGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateGatewayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).UpdateGateway(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_UpdateGateway_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).UpdateGateway(ctx, req.(*UpdateGatewayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_DeleteGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteGatewayRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).DeleteGateway(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_DeleteGateway_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).DeleteGateway(ctx, req.(*DeleteGatewayRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_RenderGatewayConfig_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenderGatewayConfigRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).RenderGatewayConfig(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_RenderGatewayConfig_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).RenderGatewayConfig(ctx, req.(*RenderGatewayConfigRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_GetPreSharedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetPreSharedKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).GetPreSharedKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_GetPreSharedKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).GetPreSharedKey(ctx, req.(*GetPreSharedKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_ListPreSharedKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPreSharedKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ListPreSharedKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ListPreSharedKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ListPreSharedKeys(ctx, req.(*ListPreSharedKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_CreatePreSharedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreatePreSharedKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).CreatePreSharedKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_CreatePreSharedKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).CreatePreSharedKey(ctx, req.(*CreatePreSharedKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_UpdatePreSharedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdatePreSharedKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).UpdatePreSharedKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_UpdatePreSharedKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).UpdatePreSharedKey(ctx, req.(*UpdatePreSharedKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_DeletePreSharedKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeletePreSharedKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).DeletePreSharedKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_DeletePreSharedKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).DeletePreSharedKey(ctx, req.(*DeletePreSharedKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TopologyService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(WatchRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1271,6 +1649,50 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteProfile",
 			Handler:    _TopologyService_DeleteProfile_Handler,
+		},
+		{
+			MethodName: "GetGateway",
+			Handler:    _TopologyService_GetGateway_Handler,
+		},
+		{
+			MethodName: "ListGateways",
+			Handler:    _TopologyService_ListGateways_Handler,
+		},
+		{
+			MethodName: "CreateGateway",
+			Handler:    _TopologyService_CreateGateway_Handler,
+		},
+		{
+			MethodName: "UpdateGateway",
+			Handler:    _TopologyService_UpdateGateway_Handler,
+		},
+		{
+			MethodName: "DeleteGateway",
+			Handler:    _TopologyService_DeleteGateway_Handler,
+		},
+		{
+			MethodName: "RenderGatewayConfig",
+			Handler:    _TopologyService_RenderGatewayConfig_Handler,
+		},
+		{
+			MethodName: "GetPreSharedKey",
+			Handler:    _TopologyService_GetPreSharedKey_Handler,
+		},
+		{
+			MethodName: "ListPreSharedKeys",
+			Handler:    _TopologyService_ListPreSharedKeys_Handler,
+		},
+		{
+			MethodName: "CreatePreSharedKey",
+			Handler:    _TopologyService_CreatePreSharedKey_Handler,
+		},
+		{
+			MethodName: "UpdatePreSharedKey",
+			Handler:    _TopologyService_UpdatePreSharedKey_Handler,
+		},
+		{
+			MethodName: "DeletePreSharedKey",
+			Handler:    _TopologyService_DeletePreSharedKey_Handler,
 		},
 		{
 			MethodName: "Explain",

@@ -466,15 +466,17 @@ func (PathSla_TrafficClass) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7, 0}
 }
 
-// A Tunnel is the logical link between two edges' uplinks: one intent on both
-// ends, several SAs over its life. It is planned from meshes and read-only.
+// A Tunnel is the logical link between two edges' uplinks, or between an edge's and a
+// gateway: one intent on both ends, several SAs over its life. It is planned from
+// meshes and gateways and read-only.
 type Tunnel struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}/tunnels/{tunnel}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// The mesh it comes from.
-	Mesh   string       `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
-	A      *TunnelEnd   `protobuf:"bytes,3,opt,name=a,proto3" json:"a,omitempty"`
+	// The mesh it comes from; empty for a tunnel with a gateway.
+	Mesh string     `protobuf:"bytes,2,opt,name=mesh,proto3" json:"mesh,omitempty"`
+	A    *TunnelEnd `protobuf:"bytes,3,opt,name=a,proto3" json:"a,omitempty"`
+	// The gateway's end, in a tunnel with one.
 	B      *TunnelEnd   `protobuf:"bytes,4,opt,name=b,proto3" json:"b,omitempty"`
 	Status TunnelStatus `protobuf:"varint,5,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
 	// Why the status is not UP, for people; empty when it is.
@@ -591,7 +593,10 @@ type TunnelEnd struct {
 	// When the report reached the controller.
 	ReceiveTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=receive_time,json=receiveTime,proto3" json:"receive_time,omitempty"`
 	// True when the end's edge has no session with the controller.
-	Stale         bool `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
+	Stale bool `protobuf:"varint,9,opt,name=stale,proto3" json:"stale,omitempty"`
+	// `networks/{network}/gateways/{gateway}`, where no edge is. Then there is no site,
+	// no uplink and no report.
+	Gateway       string `protobuf:"bytes,10,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -687,6 +692,13 @@ func (x *TunnelEnd) GetStale() bool {
 		return x.Stale
 	}
 	return false
+}
+
+func (x *TunnelEnd) GetGateway() string {
+	if x != nil {
+		return x.Gateway
+	}
+	return ""
 }
 
 // OuterHeader says how the outer IP header of a packet is made from the inner
@@ -1900,7 +1912,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\vstatus_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"statusTime\x12)\n" +
 	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision:N\xeaAK\n" +
-	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xa9\x02\n" +
+	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xc3\x02\n" +
 	"\tTunnelEnd\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
@@ -1910,7 +1922,9 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\tinitiator\x18\x06 \x01(\bR\tinitiator\x121\n" +
 	"\x06report\x18\a \x01(\v2\x19.swanherd.v1.TunnelReportR\x06report\x12=\n" +
 	"\freceive_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vreceiveTime\x12\x14\n" +
-	"\x05stale\x18\t \x01(\bR\x05stale\"\x99\x01\n" +
+	"\x05stale\x18\t \x01(\bR\x05stale\x12\x18\n" +
+	"\agateway\x18\n" +
+	" \x01(\tR\agateway\"\x99\x01\n" +
 	"\vOuterHeader\x12 \n" +
 	"\x04dscp\x18\x01 \x01(\rB\a\xbaH\x04*\x02\x18?H\x00R\x04dscp\x88\x01\x01\x12\x15\n" +
 	"\x06no_ecn\x18\x02 \x01(\bR\x05noEcn\x12H\n" +

@@ -1937,6 +1937,68 @@ func (x *WebhookSink) GetSecret() *SealedSecret {
 	return nil
 }
 
+// PreSharedKey is a key with its sealed secret; key.secret is empty.
+type PreSharedKey struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Key    *v1.PreSharedKey       `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Secret *SealedSecret          `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	// Made anew with each secret, so that who has it is told of another one.
+	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PreSharedKey) Reset() {
+	*x = PreSharedKey{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PreSharedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PreSharedKey) ProtoMessage() {}
+
+func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
+func (*PreSharedKey) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PreSharedKey) GetKey() *v1.PreSharedKey {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PreSharedKey) GetSecret() *SealedSecret {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *PreSharedKey) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 // WebhookDelivery is an alert that a sink is to get; removed when it has.
 type WebhookDelivery struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1951,7 +2013,7 @@ type WebhookDelivery struct {
 
 func (x *WebhookDelivery) Reset() {
 	*x = WebhookDelivery{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1963,7 +2025,7 @@ func (x *WebhookDelivery) String() string {
 func (*WebhookDelivery) ProtoMessage() {}
 
 func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1976,7 +2038,7 @@ func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookDelivery.ProtoReflect.Descriptor instead.
 func (*WebhookDelivery) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WebhookDelivery) GetName() string {
@@ -2011,7 +2073,7 @@ type AlertDefaults struct {
 
 func (x *AlertDefaults) Reset() {
 	*x = AlertDefaults{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2085,7 @@ func (x *AlertDefaults) String() string {
 func (*AlertDefaults) ProtoMessage() {}
 
 func (x *AlertDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2098,7 @@ func (x *AlertDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertDefaults.ProtoReflect.Descriptor instead.
 func (*AlertDefaults) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AlertDefaults) GetCreateTime() *timestamppb.Timestamp {
@@ -2058,7 +2120,7 @@ type DataKeys struct {
 
 func (x *DataKeys) Reset() {
 	*x = DataKeys{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2070,7 +2132,7 @@ func (x *DataKeys) String() string {
 func (*DataKeys) ProtoMessage() {}
 
 func (x *DataKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2083,7 +2145,7 @@ func (x *DataKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKeys.ProtoReflect.Descriptor instead.
 func (*DataKeys) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DataKeys) GetKeys() []*DataKey {
@@ -2110,7 +2172,7 @@ type DataKey struct {
 
 func (x *DataKey) Reset() {
 	*x = DataKey{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2122,7 +2184,7 @@ func (x *DataKey) String() string {
 func (*DataKey) ProtoMessage() {}
 
 func (x *DataKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2135,7 +2197,7 @@ func (x *DataKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKey.ProtoReflect.Descriptor instead.
 func (*DataKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DataKey) GetId() string {
@@ -2187,7 +2249,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2261,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2274,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -2398,7 +2460,11 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"assertions\"t\n" +
 	"\vWebhookSink\x12,\n" +
 	"\x04sink\x18\x01 \x01(\v2\x18.swanherd.v1.WebhookSinkR\x04sink\x127\n" +
-	"\x06secret\x18\x02 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x06secret\"\x8c\x01\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x06secret\"\x8e\x01\n" +
+	"\fPreSharedKey\x12+\n" +
+	"\x03key\x18\x01 \x01(\v2\x19.swanherd.v1.PreSharedKeyR\x03key\x127\n" +
+	"\x06secret\x18\x02 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x06secret\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\"\x8c\x01\n" +
 	"\x0fWebhookDelivery\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\x05alert\x18\x02 \x01(\v2\x12.swanherd.v1.AlertR\x05alert\x12;\n" +
@@ -2439,7 +2505,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2467,79 +2533,83 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*Rollout)(nil),                    // 23: swanherd.store.v1.Rollout
 	(*RolloutPlan)(nil),                // 24: swanherd.store.v1.RolloutPlan
 	(*WebhookSink)(nil),                // 25: swanherd.store.v1.WebhookSink
-	(*WebhookDelivery)(nil),            // 26: swanherd.store.v1.WebhookDelivery
-	(*AlertDefaults)(nil),              // 27: swanherd.store.v1.AlertDefaults
-	(*DataKeys)(nil),                   // 28: swanherd.store.v1.DataKeys
-	(*DataKey)(nil),                    // 29: swanherd.store.v1.DataKey
-	(*SealedSecret)(nil),               // 30: swanherd.store.v1.SealedSecret
-	nil,                                // 31: swanherd.store.v1.LoginLink.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 33: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 34: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 35: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 36: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 37: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 38: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 39: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 40: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 41: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 42: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 43: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 44: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 45: swanherd.v1.WebhookSink
-	(*v1.Alert)(nil),                   // 46: swanherd.v1.Alert
+	(*PreSharedKey)(nil),               // 26: swanherd.store.v1.PreSharedKey
+	(*WebhookDelivery)(nil),            // 27: swanherd.store.v1.WebhookDelivery
+	(*AlertDefaults)(nil),              // 28: swanherd.store.v1.AlertDefaults
+	(*DataKeys)(nil),                   // 29: swanherd.store.v1.DataKeys
+	(*DataKey)(nil),                    // 30: swanherd.store.v1.DataKey
+	(*SealedSecret)(nil),               // 31: swanherd.store.v1.SealedSecret
+	nil,                                // 32: swanherd.store.v1.LoginLink.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 34: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 35: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 36: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 38: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 39: swanherd.v1.EdgeStatus
+	(v1.CertificateAuthority_Phase)(0), // 40: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 41: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 42: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 43: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 44: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 45: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 46: swanherd.v1.WebhookSink
+	(*v1.PreSharedKey)(nil),            // 47: swanherd.v1.PreSharedKey
+	(*v1.Alert)(nil),                   // 48: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	32, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	33, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	32, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	33, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	34, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	32, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	32, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	35, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	32, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	36, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	31, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
-	37, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	38, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	33, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	34, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	35, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	33, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	33, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	36, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	33, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	32, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
+	38, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	39, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 13: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
 	0,  // 14: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	32, // 15: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 16: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	33, // 15: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 16: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	13, // 17: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	39, // 18: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	30, // 19: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	32, // 20: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	32, // 21: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	36, // 22: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	40, // 23: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	32, // 24: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	32, // 25: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	32, // 26: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	32, // 27: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	32, // 28: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	30, // 29: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	32, // 30: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	41, // 31: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	42, // 32: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	43, // 33: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	32, // 34: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	42, // 35: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	44, // 36: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	45, // 37: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	30, // 38: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	46, // 39: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	32, // 40: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	32, // 41: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	29, // 42: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	32, // 43: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	32, // 44: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	40, // 18: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	31, // 19: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	33, // 20: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	33, // 21: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	37, // 22: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	41, // 23: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	33, // 24: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	33, // 25: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	33, // 26: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 27: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	33, // 28: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	31, // 29: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	33, // 30: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	42, // 31: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	43, // 32: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	44, // 33: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	33, // 34: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	43, // 35: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	45, // 36: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	46, // 37: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	31, // 38: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	47, // 39: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	31, // 40: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	48, // 41: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	33, // 42: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	33, // 43: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	30, // 44: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	33, // 45: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	33, // 46: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2553,7 +2623,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/model"
+	"github.com/swanherd/swanherd/server/store"
+)
+
+// The methods of TopologyService about pre-shared keys. Keys are in no manifest: what is
+// in one may be read by whoever may read the topology.
+
+// x a stored key as the API shows it: without its secret, which is not in the
+// stored key either.
+func shownPreSharedKey(row model.Row[*storev1.PreSharedKey]) *swanherdv1.PreSharedKey {
+	return shown(model.Row[*swanherdv1.PreSharedKey]{Name: row.Name, Value: row.Value.GetKey(), Revision: row.Revision})
+}
+
+func (s *Topology) keyRow(field, name string) (model.Row[*storev1.PreSharedKey], error) {
+	if _, err := model.ParsePreSharedKeyName(name); err != nil {
+		return model.Row[*storev1.PreSharedKey]{}, access.Invalid(field, err.Error())
+	}
+	row, ok := s.store.Snapshot().PreSharedKeys.Get(name)
+	if !ok {
+		return row, notThere(name)
+	}
+	return row, nil
+}
+
+// GetPreSharedKey implements TopologyService.
+func (s *Topology) GetPreSharedKey(_ context.Context, req *swanherdv1.GetPreSharedKeyRequest) (*swanherdv1.PreSharedKey, error) {
+	row, err := s.keyRow("name", req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return shownPreSharedKey(row), nil
+}
+
+// ListPreSharedKeys implements TopologyService.
+func (s *Topology) ListPreSharedKeys(ctx context.Context, req *swanherdv1.ListPreSharedKeysRequest) (*swanherdv1.ListPreSharedKeysResponse, error) {
+	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*storev1.PreSharedKey] { return snap.PreSharedKeys },
+		func(_ *store.Snapshot, row model.Row[*storev1.PreSharedKey]) *swanherdv1.PreSharedKey {
+			return shownPreSharedKey(row)
+		})
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.ListPreSharedKeysResponse{PreSharedKeys: out, NextPageToken: next}, nil
+}
+
+// CreatePreSharedKey implements TopologyService.
+func (s *Topology) CreatePreSharedKey(ctx context.Context, req *swanherdv1.CreatePreSharedKeyRequest) (*swanherdv1.PreSharedKey, error) {
+	if err := checkParent(&s.store.Snapshot().Topology, req.GetParent()); err != nil {
+		return nil, err
+	}
+	name, err := childName(req.GetParent(), "preSharedKeys", req.GetPreSharedKeyId())
+	if err != nil {
+		return nil, err
+	}
+	key := &swanherdv1.PreSharedKey{}
+	if want := req.GetPreSharedKey(); want != nil {
+		key = proto.CloneOf(want)
+	}
+	clearUnwritable(key)
+	key.Name = name
+	return s.createKey(ctx, key)
+}
+
+func (s *Topology) createKey(ctx context.Context, key *swanherdv1.PreSharedKey) (*swanherdv1.PreSharedKey, error) {
+	if err := s.checkKey(key); err != nil {
+		return nil, err
+	}
+	if key.GetSecret() == "" {
+		return nil, access.Invalid("pre_shared_key.secret", "is needed: 8 to 256 printable ASCII characters")
+	}
+	now := timestamppb.New(time.Now())
+	key.Uid, key.CreateTime, key.UpdateTime = strings.ToLower(ulid.Make().String()), now, now
+	stored, err := s.sealedKey(key, nil)
+	if err != nil {
+		return nil, err
+	}
+	t := s.store.Txn()
+	s.store.Networks.RequireIn(t, networkOf(key.GetName()).String(), store.AnyRevision)
+	s.store.PreSharedKeys.CreateIn(t, key.GetName(), stored)
+	s.auditKey(ctx, t, key.GetName(), "create", "")
+	return dated(ctx, s.store, t, proto.CloneOf(stored.GetKey()))
+}
+
+// checkKey says everything that is wrong with a key of the request.
+func (s *Topology) checkKey(key *swanherdv1.PreSharedKey) error {
+	var wrong []access.Violation
+	for _, v := range access.Violations(s.valid.Validate(key)) {
+		if v.Field == "secret" { // the rule's message is a pattern
+			v.Message = "has to be 8 to 256 printable ASCII characters without a space at either end"
+		}
+		wrong = append(wrong, access.Violation{Field: "pre_shared_key." + v.Field, Message: v.Message})
+	}
+	if len(wrong) > 0 {
+		return access.InvalidAll(wrong)
+	}
+	return nil
+}
+
+// sealedKey takes the secret out of a key and returns what is stored of it; without a new
+// secret it keeps the one before.
+func (s *Topology) sealedKey(key *swanherdv1.PreSharedKey, before *storev1.PreSharedKey) (*storev1.PreSharedKey, error) {
+	out := &storev1.PreSharedKey{Key: key, Secret: before.GetSecret(), Version: before.GetVersion()}
+	if key.GetSecret() == "" {
+		return out, nil
+	}
+	record, err := s.store.PreSharedKeys.Key(key.GetName())
+	if err != nil {
+		return nil, err
+	}
+	octets := []byte(key.GetSecret())
+	defer clear(octets)
+	key.Secret, key.SecretTime = "", key.GetUpdateTime()
+	out.Secret, out.Version = s.sealer.Seal(record, octets), strings.ToLower(ulid.Make().String())
+	return out, nil
+}
+
+func (s *Topology) auditKey(ctx context.Context, t *store.Txn, name, verb, message string) {
+	s.store.AppendEventIn(t, networkOf(name), access.Audit(access.PrincipalFrom(ctx).Actor, name, "preSharedKey."+verb, message))
+}
+
+// UpdatePreSharedKey implements TopologyService: another secret reaches the edges at once,
+// and each tunnel with it authenticates anew while the one before still carries traffic.
+func (s *Topology) UpdatePreSharedKey(ctx context.Context, req *swanherdv1.UpdatePreSharedKeyRequest) (*swanherdv1.PreSharedKey, error) {
+	want := req.GetPreSharedKey()
+	row, err := s.keyRow("pre_shared_key.name", want.GetName())
+	if err != nil && row.Name == "" && req.GetAllowMissing() {
+		if _, parsed := model.ParsePreSharedKeyName(want.GetName()); parsed != nil {
+			return nil, err
+		}
+		if err := checkParent(&s.store.Snapshot().Topology, networkOf(want.GetName()).String()); err != nil {
+			return nil, err
+		}
+		key := proto.CloneOf(want)
+		clearUnwritable(key)
+		return s.createKey(ctx, key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	old := model.Row[*swanherdv1.PreSharedKey]{Name: row.Name, Value: row.Value.GetKey(), Revision: row.Revision}
+	next, err := changed(old, want, want.GetEtag(), req.GetUpdateMask())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkKey(next); err != nil {
+		return nil, err
+	}
+	fields := changedFields(old.Value, next)
+	next.UpdateTime = timestamppb.New(time.Now())
+	stored, err := s.sealedKey(next, row.Value)
+	if err != nil {
+		return nil, err
+	}
+	t := s.store.Txn()
+	s.store.PreSharedKeys.UpdateIn(t, row.Name, stored, row.Revision)
+	s.auditKey(ctx, t, row.Name, "update", fields)
+	return dated(ctx, s.store, t, proto.CloneOf(stored.GetKey()))
+}
+
+// DeletePreSharedKey implements TopologyService; a key in use stays.
+func (s *Topology) DeletePreSharedKey(ctx context.Context, req *swanherdv1.DeletePreSharedKeyRequest) (*emptypb.Empty, error) {
+	s.mu.Lock() // no gateway begins to use it meanwhile; on other replicas the guard sees to it
+	defer s.mu.Unlock()
+	snap := s.store.Snapshot()
+	row, err := s.keyRow("name", req.GetName())
+	if err != nil {
+		if _, parsed := model.ParsePreSharedKeyName(req.GetName()); parsed == nil && req.GetAllowMissing() {
+			return &emptypb.Empty{}, nil
+		}
+		return nil, err
+	}
+	if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
+		return nil, err
+	}
+	var users []string
+	for g := range snap.Gateways.InNetwork(networkOf(row.Name)) {
+		if g.Value.GetPreSharedKey().GetKey() == row.Name {
+			users = append(users, g.Name)
+		}
+	}
+	if err := inUse(row.Name, "give it another key first", users); err != nil {
+		return nil, err
+	}
+	t := s.store.Txn()
+	s.store.PreSharedKeys.DeleteIn(t, row.Name, row.Revision)
+	s.store.GuardTopologyIn(t, networkOf(row.Name), snap.Revision)
+	s.auditKey(ctx, t, row.Name, "delete", "")
+	revision, err := t.Commit(ctx)
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	if _, err := s.store.WaitRevision(ctx, revision); err != nil {
+		return nil, fmt.Errorf("wait for the deletion to be seen: %w", err)
+	}
+	return &emptypb.Empty{}, nil
+}
