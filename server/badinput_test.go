@@ -107,6 +107,7 @@ func (c *controller) populated(network string) *samples {
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",
+			"swanherd.v1.RenderGatewayConfigRequest.name":                     network + "/gateways/partner",
 			"swanherd.v1.RenderGatewayConfigRequest.format":                   swanherdv1.GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_STRONGSWAN.Number(),
 			"swanherd.v1.ExplainRequest.source":                               "10.1.0.1",
 			"swanherd.v1.ExplainRequest.destination":                          "10.2.0.1",
