@@ -57,6 +57,11 @@ type SA struct {
 	// of them is neither sent nor accepted.
 	LocalTS, RemoteTS []ts.Selector
 
+	// Label tells apart traffic whose addresses may be the same (RFC 9478): what the SA
+	// carries comes from where the plane has traffic of that label come from, and goes
+	// there. A plane that has no such place refuses the SA. Empty: the plane's interface.
+	Label string
+
 	Limits Limits
 
 	// Outer says how the outer header is made. It is of outbound SAs in tunnel
@@ -117,6 +122,9 @@ type Policy struct {
 	// LocalTS and RemoteTS are matched with the source and destination of
 	// outbound packets. Both must match.
 	LocalTS, RemoteTS []ts.Selector
+	// Label is that of the traffic, as in SA: no policy matches traffic of another. An SA
+	// of another label than its policy's sends nothing.
+	Label string
 	// Priority decides between policies that match the same packet: a lower
 	// value goes first. Among equals the longest remote prefix goes first.
 	Priority uint32

@@ -157,7 +157,7 @@ func TestMatcherPicksTheBestFit(t *testing.T) {
 	}
 	m := newMatcher(targets, ike.Runtime{})
 	from := func(remote string, idi, idr ident.ID) claim {
-		return claim{idi, idr, port(remote), addr("192.0.2.1"), func([]ike.ChildConfig) int { return 0 }}
+		return claim{idi, idr, port(remote), addr("192.0.2.1"), func([]ike.ChildConfig) int { return 0 }, func([]ike.ChildConfig) bool { return true }}
 	}
 	for _, c := range []struct {
 		remote   string

@@ -114,10 +114,12 @@ type claim struct {
 	remote   netip.AddrPort
 	local    netip.Addr
 	wants    func([]ike.ChildConfig) int
+	// labelFits says whether it asks for a label that one of the children has.
+	labelFits func([]ike.ChildConfig) bool
 }
 
 func claimOf(h *ike.HalfOpen, local netip.Addr) claim {
-	return claim{h.PeerID(), h.LocalID(), h.Remote(), local, h.Wants}
+	return claim{h.PeerID(), h.LocalID(), h.Remote(), local, h.Wants, h.LabelFits}
 }
 
 // pick returns the tunnel that fits best, nil if none does. An identity that is
@@ -177,6 +179,11 @@ func (t target) score(c claim) int {
 			return 0
 		}
 		score += 4
+	}
+	// Tunnels of different labels are between the same two ends: the peer would take
+	// another one's IKE SA for a new one of its own.
+	if !c.labelFits(t.config.Children) {
+		return 0
 	}
 	switch fitOf(t.config.Local.Addr(), c.local) {
 	case fitsExactly:

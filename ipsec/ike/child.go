@@ -49,6 +49,7 @@ type childSA struct {
 	full              bool   // but no more further ones than
 	most              int    // these
 	localTS, remoteTS []ts.Selector
+	label             string // that was agreed on
 	at                route  // where the data plane has it, zero if that is not known
 	outboundKey       []byte // until promoted
 	sending           bool   // its outbound SA is installed
@@ -118,6 +119,7 @@ type childSpec struct {
 	noTFC             bool // the peer takes no padding against traffic analysis
 	shared            bool // both ends have several for these selectors
 	localTS, remoteTS []ts.Selector
+	label             string
 	initiator         bool // of the exchange
 	lowestNonce       []byte
 	keys              *suite.ChildKeys
@@ -136,7 +138,7 @@ func (t *Tunnel) install(sa *ikeSA, spec childSpec, send bool, then func(*childS
 	c := &childSA{
 		t: t, ike: sa, name: spec.cfg.Name, inbound: spec.inbound, outbound: spec.outbound,
 		first: cmp.Or(spec.cfg.first, spec.cfg.Name), queue: spec.cfg.queue, shared: spec.shared,
-		suite: spec.suite, mode: spec.mode, noTFC: spec.noTFC, localTS: spec.localTS, remoteTS: spec.remoteTS,
+		suite: spec.suite, mode: spec.mode, noTFC: spec.noTFC, localTS: spec.localTS, remoteTS: spec.remoteTS, label: spec.label,
 		outboundKey: out, initiator: spec.initiator, lowestNonce: spec.lowestNonce, replaces: spec.replaces,
 		madeOn: sa, ready: spec.initiator,
 	}
@@ -192,7 +194,7 @@ func (c *childSA) plane(d dataplane.Direction, key []byte) dataplane.SA {
 	sa := dataplane.SA{
 		Tunnel: c.t.cfg.Name, Child: c.first, Queue: c.queue, Direction: d, Mode: c.mode,
 		Local: at.local, Remote: at.remote, TCP: at.tcp, Suite: c.suite, Key: key,
-		LocalTS: c.localTS, RemoteTS: c.remoteTS, SPI: c.inbound, PeerSPI: c.outbound,
+		LocalTS: c.localTS, RemoteTS: c.remoteTS, Label: c.label, SPI: c.inbound, PeerSPI: c.outbound,
 	}
 	sa.PathMTU = c.t.pathMTU.at(c.ike.placed.route)
 	sa.Translated = c.mode == dataplane.Transport && (c.ike.localNAT || c.ike.remoteNAT)

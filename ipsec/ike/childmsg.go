@@ -13,7 +13,7 @@ import (
 
 // childPayloads is the part of a request that asks for a Child SA. nonce and ke
 // are nil in IKE_AUTH (RFC 7296, Section 1.2).
-func childPayloads(offer []suite.ESPProposal, spi uint32, nonce []byte, ke *suite.KeyExchange, local, remote []ts.Selector, mode dataplane.Mode) []wire.Payload {
+func childPayloads(offer []suite.ESPProposal, spi uint32, nonce []byte, ke *suite.KeyExchange, local, remote []ts.Selector, cfg *ChildConfig) []wire.Payload {
 	payloads := []wire.Payload{&wire.SA{Proposals: suite.OfferESP(offer, put32(spi))}}
 	if nonce != nil {
 		payloads = append(payloads, &wire.Nonce{Data: nonce})
@@ -21,8 +21,8 @@ func childPayloads(offer []suite.ESPProposal, spi uint32, nonce []byte, ke *suit
 	if ke != nil {
 		payloads = append(payloads, &wire.KE{Group: ke.Group(), Data: ke.Public()})
 	}
-	payloads = append(payloads, ts.ToWire(true, local), ts.ToWire(false, remote))
-	return appendMode(payloads, mode)
+	payloads = append(payloads, labelled(ts.ToWire(true, local), cfg.Label), labelled(ts.ToWire(false, remote), cfg.Label))
+	return appendMode(payloads, cfg.Mode)
 }
 
 // answerPayloads is the part of a response that grants one.
@@ -35,7 +35,7 @@ func answerPayloads(spec childSpec, answer wire.Proposal, nonce, public []byte) 
 	if public != nil {
 		payloads = append(payloads, &wire.KE{Group: spec.suite.KeyExchange, Data: public})
 	}
-	payloads = append(payloads, ts.ToWire(true, spec.remoteTS), ts.ToWire(false, spec.localTS))
+	payloads = append(payloads, labelled(ts.ToWire(true, spec.remoteTS), spec.label), labelled(ts.ToWire(false, spec.localTS), spec.label))
 	return append(appendMode(payloads, spec.mode), spec.resourceInfo()...)
 }
 
@@ -49,7 +49,7 @@ func appendMode(payloads []wire.Payload, mode dataplane.Mode) []wire.Payload {
 // readChildAnswer reads the answer to a request made by childPayloads with the
 // same offer, of which so many proposals are the present ones. inbound, nonces and keys are the caller's to fill in.
 func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESPProposal, present int, local, remote []ts.Selector) (childSpec, error) {
-	spec := childSpec{cfg: cfg, initiator: true}
+	spec := childSpec{cfg: cfg, initiator: true, label: cfg.Label}
 	if err := m.contradiction(); err != nil {
 		return spec, err
 	}
@@ -70,6 +70,9 @@ func (sa *ikeSA) readChildAnswer(m *message, cfg *ChildConfig, offer []suite.ESP
 		return spec, err
 	}
 	if spec.remoteTS, err = selectors(m, false); err != nil {
+		return spec, err
+	}
+	if err := checkLabel(m, cfg.Label); err != nil {
 		return spec, err
 	}
 	transport := m.notify(wire.NotifyUseTransportMode) != nil
@@ -187,7 +190,14 @@ func (sa *ikeSA) readChildOffer(m *message, old *childSA) (childSpec, *Error) {
 	if best.cfg == nil {
 		return best, unacceptable(&mismatch{
 			kind: KindSelectors, ours: t.selectorTexts(old), theirs: []string{selectorText(local, remote)},
-			text: "no Child SA is configured for " + selectorText(local, remote),
+			text: "no Child SA is configured for " + selectorText(local, remote) + labelSuffix(m),
+		})
+	}
+	// It may have been configured anew since; RFC 9478, Section 3.1: a rekeying keeps the label.
+	if old != nil && best.label != old.label {
+		return best, unacceptable(&mismatch{
+			kind: KindSelectors, ours: []string{labelText(old.label)}, theirs: []string{labelText(best.label)},
+			text: "rekeying would change the label",
 		})
 	}
 	best.shared = best.cfg.shares() && sharesResource(m)
@@ -220,12 +230,12 @@ func (sa *ikeSA) bestChild(m *message, old *childSA, local, remote []ts.Selector
 		l, r := sa.seenFor(cfg, local, remote)
 		l, r = ts.Narrow(l, sa.narrowed(cfg.LocalTS, false)), ts.Narrow(r, sa.narrowed(cfg.RemoteTS, true))
 		switch {
-		case len(l) == 0 || len(r) == 0:
+		case len(l) == 0 || len(r) == 0 || !asksFor(m, cfg.Label):
 		case old == nil && cfg.queue > 0 && sa.further(cfg.Name) != nil:
 			taken = true
 		// Prefer what fits wholly, and what has no SA yet.
 		case best.cfg == nil || t.fit(cfg, l, r) > t.fit(best.cfg, best.localTS, best.remoteTS):
-			best = childSpec{cfg: cfg, localTS: l, remoteTS: r}
+			best = childSpec{cfg: cfg, localTS: l, remoteTS: r, label: cfg.Label}
 		}
 	}
 	return best, taken

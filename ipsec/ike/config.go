@@ -171,6 +171,10 @@ type ChildConfig struct {
 	// that routes into its tunnels negotiates all addresses. Both are set, or none.
 	CarriedLocal, CarriedRemote []ts.Selector
 	Mode                        dataplane.Mode
+	// Label, if not empty, is a security label (RFC 9478): the Child SA is for traffic that
+	// bears it, which the data plane keeps apart from all other, so that the addresses may
+	// be the same. The peer has to have the same one.
+	Label string
 	// Priority orders the policies of a data plane; lower goes first.
 	Priority uint32
 	// ReplayWindow is in packets, 0 for the data plane's default.
@@ -404,6 +408,9 @@ func (c Config) validate() error {
 			return fmt.Errorf("tunnel %s: child %s: what is carried is set of one side only", c.Name, ch.Name)
 		}
 		if err := ch.validateAppearance(); err != nil {
+			return fmt.Errorf("tunnel %s: child %s: %w", c.Name, ch.Name, err)
+		}
+		if err := ch.validateLabel(); err != nil {
 			return fmt.Errorf("tunnel %s: child %s: %w", c.Name, ch.Name, err)
 		}
 		names[ch.Name] = true

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/wire"
 )
 
@@ -253,7 +252,7 @@ func TestNarrowedToAddress(t *testing.T) {
 		}
 		proposals := mustESP("aes128gcm16-esn")
 		w.b.t.cfg.Children[0].Proposals = proposals
-		payloads := childPayloads(proposals, 0x9999, bytes.Repeat([]byte{7}, 32), nil, mustTS(tt.offer), mustTS("10.2.0.0/16"), dataplane.Tunnel)
+		payloads := childPayloads(proposals, 0x9999, bytes.Repeat([]byte{7}, 32), nil, mustTS(tt.offer), mustTS("10.2.0.0/16"), &ChildConfig{})
 		answer := &message{payloads: w.asks(t, w.a, wire.ExchangeCreateChildSA, payloads...)}
 		got := ""
 		if n := answer.errorNotify(); n != nil {

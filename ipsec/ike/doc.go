@@ -53,6 +53,7 @@
 // RFC 6311 (message IDs of clusters), RFC 7427 and RFC 8420 (signatures), RFC 9593
 // (announcing authentication methods), RFC 7383 (fragmentation), RFC 9242 and RFC 9370
 // (additional key exchanges), RFC 8784 and RFC 9867 (post-quantum preshared keys),
-// RFC 8899 (path MTU discovery), RFC 9329 (TCP encapsulation), RFC 9611 (several Child SAs for the same selectors).
+// RFC 8899 (path MTU discovery), RFC 9329 (TCP encapsulation), RFC 9478 (labels),
+// RFC 9611 (several Child SAs for the same selectors).
 // Section by section: ../RFC.md.
 package ike

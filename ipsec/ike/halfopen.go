@@ -366,6 +366,9 @@ func (h *HalfOpen) Wants(children []ChildConfig) int {
 	best := 0
 	for i := range children {
 		ch := &children[i]
+		if !asksFor(h.sa.init.auth, ch.Label) {
+			continue
+		}
 		local, remote := h.sa.seenFor(ch, local, remote)
 		switch whole := ts.Covers(local, ch.LocalTS) && ts.Covers(remote, ch.RemoteTS); {
 		case whole && ts.Covers(ch.LocalTS, local) && ts.Covers(ch.RemoteTS, remote):

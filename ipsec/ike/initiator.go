@@ -428,7 +428,7 @@ func (sa *ikeSA) sendAuth(proof proofs) {
 	payloads = append(payloads, sa.requestInternal()...)
 	if cfg := a.cfg; cfg != nil {
 		a.localTS, a.remoteTS = t.proposedTS(cfg.Name, cfg.LocalTS, cfg.RemoteTS)
-		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, a.localTS, a.remoteTS, cfg.Mode)...)
+		payloads = append(payloads, childPayloads(a.offer, a.spi, nil, nil, a.localTS, a.remoteTS, cfg)...)
 		payloads = append(payloads, resourceInfo(cfg)...)
 	}
 	sa.state = stateAuth

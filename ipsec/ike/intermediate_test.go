@@ -428,7 +428,7 @@ func TestSeriesIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		cfg := w.b.cfg.Children[0]
-		payloads := childPayloads(cfg.Proposals, 0x9000+i, w.b.nonce(), ke, cfg.LocalTS, cfg.RemoteTS, cfg.Mode)
+		payloads := childPayloads(cfg.Proposals, 0x9000+i, w.b.nonce(), ke, cfg.LocalTS, cfg.RemoteTS, &cfg)
 		datagrams, err := sa.protect(wire.Header{Exchange: wire.ExchangeCreateChildSA, MessageID: sa.window.nextSend + i}, payloads)
 		if err != nil {
 			t.Fatal(err)

@@ -30,7 +30,7 @@ func (t *Tunnel) setPolicies(children []ChildConfig) {
 		local, remote := ch.carried(ch.LocalTS, ch.RemoteTS)
 		ops = append(ops, dataplane.SetPolicy{Policy: dataplane.Policy{
 			Tunnel: t.cfg.Name, Child: ch.Name,
-			Mode: ch.Mode, LocalTS: local, RemoteTS: remote, Priority: ch.Priority,
+			Mode: ch.Mode, LocalTS: local, RemoteTS: remote, Label: ch.Label, Priority: ch.Priority,
 		}})
 	}
 	t.apply(nil, ops, func(errs []error) {

@@ -65,7 +65,7 @@ func samePolicy(a, b ChildConfig) bool {
 	return slices.Equal(a.LocalTS, b.LocalTS) && slices.Equal(a.RemoteTS, b.RemoteTS) &&
 		slices.Equal(a.CarriedLocal, b.CarriedLocal) && slices.Equal(a.CarriedRemote, b.CarriedRemote) &&
 		a.Mode == b.Mode && a.ReplayWindow == b.ReplayWindow && a.Priority == b.Priority &&
-		a.Outer == b.Outer && a.TFC == b.TFC
+		a.Outer == b.Outer && a.TFC == b.TFC && a.Label == b.Label
 }
 
 // endChildren deletes the Child SAs of a name that is no longer configured.

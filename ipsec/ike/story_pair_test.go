@@ -102,6 +102,12 @@ func configurePair(t testing.TB, c *Config, name string, args []datadriven.CmdAr
 				second.LocalTS, second.RemoteTS = second.RemoteTS, second.LocalTS
 			}
 			c.Children = append(c.Children, second)
+		case "label":
+			c.Children[0].Label = v
+		case "second-label": // with the selectors of the first
+			second := c.Children[0]
+			second.Name, second.Label = "second", v
+			c.Children = append(c.Children, second)
 		case "only":
 			c.Children = []ChildConfig{*c.child(v)}
 		case "start":

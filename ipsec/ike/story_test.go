@@ -570,13 +570,20 @@ func (s *story) plane(n *node) {
 				if sa.Queue > 0 {
 					queue = fmt.Sprintf(" queue %d", sa.Queue)
 				}
+				if sa.Label != "" {
+					queue += " label " + sa.Label
+				}
 				s.w.note("%s %x %s %s -> %s %s %v %v%s\n", dir, spi, sa.Suite, sa.Local, sa.Remote, sa.Mode, sa.LocalTS, sa.RemoteTS, queue)
 			}
 		}
 	}
 	for _, ch := range n.t.cfg.Children {
 		if p, ok := n.policies[ch.Name]; ok {
-			s.w.note("policy %s %v %v\n", p.Child, p.LocalTS, p.RemoteTS)
+			label := ""
+			if p.Label != "" {
+				label = " label " + p.Label
+			}
+			s.w.note("policy %s %v %v%s\n", p.Child, p.LocalTS, p.RemoteTS, label)
 		}
 	}
 }

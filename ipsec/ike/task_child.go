@@ -185,7 +185,7 @@ func (x *childExchange) send() {
 	} else {
 		payloads = append(payloads, x.sa.requestInternal()...)
 	}
-	payloads = append(payloads, childPayloads(x.offer, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg.Mode)...)
+	payloads = append(payloads, childPayloads(x.offer, x.spi, x.ni, x.ke, x.localTS, x.remoteTS, x.cfg)...)
 	payloads = append(payloads, resourceInfo(x.cfg)...)
 	x.sa.ask(wire.ExchangeCreateChildSA, payloads, x.answered)
 }

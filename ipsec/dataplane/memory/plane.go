@@ -281,6 +281,8 @@ func validate(sa dataplane.SA) error {
 		return errors.New("install SA: outer address missing")
 	case len(sa.LocalTS) == 0 || len(sa.RemoteTS) == 0:
 		return errors.New("install SA: no traffic selectors")
+	case sa.Label != "":
+		return fmt.Errorf("install SA: %w", dataplane.NoLabel(sa.Label))
 	}
 	return nil
 }
@@ -320,6 +322,9 @@ func (p *Plane) setPolicy(pol dataplane.Policy) error {
 	}
 	if pol.Action == dataplane.Bypass {
 		return fmt.Errorf("set policy of %s/%s: nothing passes a plane in memory in clear", pol.Tunnel, pol.Child)
+	}
+	if pol.Label != "" {
+		return fmt.Errorf("set policy of %s/%s: %w", pol.Tunnel, pol.Child, dataplane.NoLabel(pol.Label))
 	}
 	pol.LocalTS, pol.RemoteTS = slices.Clone(pol.LocalTS), slices.Clone(pol.RemoteTS)
 	for _, q := range p.policies {

@@ -470,6 +470,7 @@ func testInvalid(t *testing.T, h *harness) {
 		"short key":      func(sa *dataplane.SA) { sa.Key = sa.Key[1:] },
 		"no remote":      func(sa *dataplane.SA) { sa.Remote = netip.AddrPort{} },
 		"no selectors":   func(sa *dataplane.SA) { sa.LocalTS = nil },
+		"unknown label":  func(sa *dataplane.SA) { sa.Label = "nowhere" },
 		"unknown cipher": func(sa *dataplane.SA) { sa.Suite.Encryption = 0xfff0 },
 	} {
 		sa := good
@@ -477,6 +478,11 @@ func testInvalid(t *testing.T, h *harness) {
 		if err := h.A.Plane.Apply([]dataplane.Op{dataplane.InstallSA{SA: sa}})[0]; err == nil {
 			t.Errorf("%s: installed", name)
 		}
+	}
+	labelled := h.policyA()
+	labelled.Policy.Label = "nowhere"
+	if err := h.A.Plane.Apply([]dataplane.Op{labelled})[0]; err == nil {
+		t.Error("a policy of an unknown label is set")
 	}
 	if c := h.A.Plane.Counters(); len(c) != 0 {
 		t.Errorf("%d SAs installed by operations that failed", len(c))

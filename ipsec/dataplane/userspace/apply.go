@@ -76,6 +76,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 		}
 		return errors.New("another SA has this SPI: remove it first")
 	}
+	in := p.insideOf(c.Label)
 	config := esp.Config{SPI: c.SPI, Suite: c.Suite, Key: c.Key, ReplayWindow: c.ReplayWindow}
 	e := p.endpoint(c.Local, c.Remote, c.TCP, c.Suite.AH)
 	e.prove(c.PathMTU, p.socket.probes)
@@ -85,6 +86,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 			return err
 		}
 		sa.init(c, e)
+		sa.inside = in
 		p.sas[key] = &sa.association
 		p.keepTime(key, &sa.association)
 		delete(p.reserved, c.SPI)
@@ -98,6 +100,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	}
 	sa.outer, sa.hidden = compileOuter(c.Outer), hidden{TFC: c.TFC}
 	sa.init(c, e)
+	sa.inside = in
 	p.sas[key] = &sa.association
 	p.keepTime(key, &sa.association)
 	ch := p.child(childKey{c.Tunnel, c.Child})
@@ -115,7 +118,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 // may wait for a packet.
 func (p *Plane) setFilled(list []*outboundSA) {
 	p.filled.Store(&list)
-	p.device.wake()
+	p.insides[0].device.wake()
 }
 
 func (p *Plane) filledSAs() []*outboundSA {
@@ -131,6 +134,8 @@ func (p *Plane) checkSA(c *dataplane.SA) error {
 		return errors.New("the SA has no tunnel as its owner")
 	case c.Direction != dataplane.Inbound && c.Direction != dataplane.Outbound:
 		return errors.New("the direction is neither in nor out")
+	case p.insideOf(c.Label) == nil:
+		return dataplane.NoLabel(c.Label)
 	}
 	if err := errors.Join(c.Outer.Validate(), c.TFC.ValidateFor(c)); err != nil {
 		return err
@@ -225,6 +230,10 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if spec.Action == dataplane.Bypass {
 		return errors.New("what comes to the interface cannot leave it in clear: route those destinations elsewhere")
 	}
+	in := p.insideOf(spec.Label)
+	if in == nil {
+		return dataplane.NoLabel(spec.Label)
+	}
 	if err := checkSelectors(spec.LocalTS, spec.RemoteTS); err != nil {
 		return err
 	}
@@ -233,8 +242,13 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if c.policy != nil && reflect.DeepEqual(c.spec, spec) {
 		return nil
 	}
-	root := p.without(c)
-	c.spec = spec
+	root := in.spd.Load()
+	if c.policy != nil && c.inside != in {
+		c.inside.spd.Store(c.withdrawn(c.inside.spd.Load()))
+	} else {
+		root = c.withdrawn(root)
+	}
+	c.spec, c.inside = spec, in
 	c.policy = &policy{
 		child: c, priority: spec.Priority,
 		selectors: selectors{local: compileSelectors(spec.LocalTS), remote: compileSelectors(spec.RemoteTS)},
@@ -243,20 +257,19 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 		root = root.insert(x.prefix, x.bits, c.policy)
 	}
 	c.choose()
-	p.spd.Store(root)
+	in.spd.Store(root)
 	return nil
 }
 
-// without returns the policy database without the policy of c.
-func (p *Plane) without(c *child) *spdNode {
-	root := p.spd.Load()
+// withdrawn returns a policy database without the policy of c.
+func (c *child) withdrawn(from *spdNode) *spdNode {
 	if c.policy == nil {
-		return root
+		return from
 	}
 	for _, x := range remotePrefixes(c.spec.RemoteTS) {
-		root = root.remove(x.prefix, x.bits, c.policy)
+		from = from.remove(x.prefix, x.bits, c.policy)
 	}
-	return root
+	return from
 }
 
 func (p *Plane) removePolicy(key childKey) {
@@ -264,8 +277,8 @@ func (p *Plane) removePolicy(key childKey) {
 	if c == nil || c.policy == nil {
 		return
 	}
-	p.spd.Store(p.without(c))
-	c.policy, c.spec = nil, dataplane.Policy{}
+	c.inside.spd.Store(c.withdrawn(c.inside.spd.Load()))
+	c.policy, c.spec, c.inside = nil, dataplane.Policy{}, nil
 	c.choose()
 	p.release(c)
 }

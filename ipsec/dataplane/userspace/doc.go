@@ -48,6 +48,12 @@
 // goroutine that reads each. The kernel neither segments nor merges there: a system
 // call a packet, so that UDP is the faster way without a NAT too.
 //
+// # Labels
+//
+// Traffic of a label ([dataplane.SA]) has an interface of its own, maybe in another network
+// namespace, with transmitters and a policy database of its own ([Label]). The socket is the
+// same for all: what arrives is told apart by its SA.
+//
 // # Transport mode
 //
 // A rule of the host leads what it says to its peer into the interface, but for what
@@ -101,6 +107,6 @@
 // # Standards
 //
 // RFC 4301, Sections 4.4 and 5 (processing) and 8 (path MTU), RFC 4303 (ESP), RFC 4302 (AH),
-// RFC 3948 (UDP encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 7296, Sections
-// 2.8 and 2.23 (rekeying, address changes).
+// RFC 3948 (UDP encapsulation), RFC 9329 (TCP encapsulation), RFC 6040 (ECN), RFC 9478 (labels),
+// RFC 7296, Sections 2.8 and 2.23 (rekeying, address changes).
 package userspace

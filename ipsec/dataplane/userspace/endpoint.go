@@ -35,7 +35,7 @@ type endpoint struct {
 	name          sockaddr   // remote
 	address       address    // remote
 	path          pathMTU
-	lanes         [maxWorkers]*lane // nil until the transmitter needs it
+	lanes         [maxWorkers]*lane // of the first inside; nil until the transmitter needs it
 }
 
 func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {

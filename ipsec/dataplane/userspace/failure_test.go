@@ -43,10 +43,10 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 	}
 	defer unix.Close(fd)
 	p := &Plane{
-		logger: slog.New(slog.DiscardHandler), device: &device{queues: []*queue{{}}}, socket: &socket{lane: lane{fd: fd}},
+		logger: slog.New(slog.DiscardHandler), insides: []*inside{{device: &device{queues: []*queue{{}}}}}, socket: &socket{lane: lane{fd: fd}},
 		inbound: newSPITable(), failed: make(chan error, 2),
 	}
-	r := newReceiver(p, newInbox(&p.socket.lane, nil), p.device.queues[0])
+	r := newReceiver(p, newInbox(&p.socket.lane, nil), 0)
 	p.running.Go(r.run)
 	deadline := time.Now().Add(10 * time.Second)
 	for p.Drops().ReceiveErrors < 3 && time.Now().Before(deadline) {

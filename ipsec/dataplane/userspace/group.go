@@ -296,6 +296,9 @@ func (t *transmitter) lane(e *endpoint) *lane {
 	if e.native() {
 		return &e.raw.lane
 	}
+	if t.inside != t.plane.insides[0] {
+		return t.lanes.find(e)
+	}
 	if e.lanes[t.worker] == nil {
 		e.lanes[t.worker] = t.lanes.find(e)
 	}

@@ -31,7 +31,7 @@ func newTurns(t testing.TB, sas, peers int) *turns {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sink.Close() })
-	x := &turns{&pathBench{plane: p, tx: p.transmitters[0], buf: make([]byte, 2*maxPacket)}, sink}
+	x := &turns{&pathBench{plane: p, tx: p.insides[0].transmitters[0], buf: make([]byte, 2*maxPacket)}, sink}
 	for n := range sas {
 		x.install(t, n, uint32(n), netip.AddrFrom4([4]byte{127, 1, byte(n % peers >> 8), byte(n % peers)}))
 	}

@@ -101,8 +101,10 @@ func (t *transmitter) sendKept() {
 
 // saArrived has the transmitters send what waited for it.
 func (p *Plane) saArrived() {
-	for _, t := range p.transmitters {
-		t.arrived.Store(true)
+	for _, in := range p.insides {
+		for _, t := range in.transmitters {
+			t.arrived.Store(true)
+		}
 	}
-	p.device.wake()
+	p.wake()
 }

@@ -43,6 +43,8 @@ func (r *run) transport() int {
 // super-packet. It is what the kernel's own GRO does for a network card.
 type merger struct {
 	plane  *Plane
+	inside *inside
+	mtu    interfaceMTU
 	fd     int
 	runs   [maxRuns]run
 	victim int
@@ -54,8 +56,8 @@ type merger struct {
 }
 
 // newMerger makes one that writes to a queue of the interface.
-func newMerger(p *Plane, q *queue) *merger {
-	return &merger{plane: p, fd: q.fd, tcp: p.device.mergeTCP, udp: p.device.mergeUDP}
+func newMerger(p *Plane, in *inside, q *queue) *merger {
+	return &merger{plane: p, inside: in, fd: q.fd, tcp: in.device.mergeTCP, udp: in.device.mergeUDP}
 }
 
 // candidate describes how a packet could be part of a run.
@@ -232,7 +234,7 @@ func (m *merger) flush(r *run) {
 	case unix.EINVAL:
 		// The test at the start did not show it: this kernel refuses
 		// super-packets. The sender repeats what is lost here, once.
-		m.plane.logger.Warn("kernel refuses super-packets; throughput suffers", "interface", m.plane.device.name)
+		m.plane.logger.Warn("kernel refuses super-packets; throughput suffers", "interface", m.inside.device.name)
 		m.tcp, m.udp = false, false
 		fallthrough
 	default:

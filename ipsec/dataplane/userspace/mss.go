@@ -99,16 +99,16 @@ type interfaceMTU struct {
 }
 
 // get returns 65535 where the kernel does not tell.
-func (m *interfaceMTU) get(d *device, p *probes, now time.Time) int {
+func (m *interfaceMTU) get(in *inside, now time.Time) int {
 	if now.Sub(m.asked) < pathInterval {
 		return m.mtu
 	}
 	m.asked, m.mtu = now, maxMTU
-	request, err := unix.NewIfreq(d.name)
+	request, err := unix.NewIfreq(in.device.name)
 	if err != nil {
 		return m.mtu
 	}
-	for _, fd := range p.fd {
+	for _, fd := range in.mtus.fd {
 		if fd >= 0 && unix.IoctlIfreq(fd, unix.SIOCGIFMTU, request) == nil {
 			m.mtu = int(request.Uint32())
 			break

@@ -89,7 +89,7 @@ func (r *remotePeer) receive(t *testing.T) (packets [][]byte) {
 func TestManyPeers(t *testing.T) {
 	const peers, rounds = 3 * maxGroups, 20
 	p := newPath(t, openNull(t))
-	tx := p.transmitters[0]
+	tx := p.insides[0].transmitters[0]
 	var remote []*remotePeer
 	for n := range peers {
 		remote = append(remote, p.addPeer(t, n))
@@ -172,7 +172,7 @@ func BenchmarkInstall(b *testing.B) {
 // what comes under the one after it, however much that is.
 func TestOrderOverRekey(t *testing.T) {
 	p := newPath(t, openNull(t))
-	tx := p.transmitters[0]
+	tx := p.insides[0].transmitters[0]
 	peer := p.addPeer(t, 0)
 	packet := append(make([]byte, vnetHeaderLen), datagram4(0, false, 100)...)
 	copy(packet[vnetHeaderLen+12:], []byte{10, 0, 0, 1, 10, 1, 0, 1})

@@ -55,6 +55,8 @@ type Config struct {
 	// one for every two processors. The packets of an SA keep their order, so that
 	// more of them are of use with several SAs.
 	Workers int
+	// Labels are further places for packets inside, beside Interface.
+	Labels []Label
 	// Logger gets what an operator should know, never once for a packet.
 	// Nil discards.
 	Logger *slog.Logger
@@ -84,27 +86,26 @@ func (c Config) withDefaults() (Config, error) {
 // Plane is the data plane in user space. It implements dataplane.Plane.
 type Plane struct {
 	logger *slog.Logger
-	device *device
-	socket *socket
-	raw    rawSockets
-	events chan dataplane.Event
-	failed chan error // holds one for each goroutine
-	stats  stats
+	// insides are where packets come from and go to, that without a label first.
+	insides []*inside
+	socket  *socket
+	raw     rawSockets
+	events  chan dataplane.Event
+	failed  chan error // holds one for each goroutine
+	stats   stats
 
 	transmitLatency, receiveLatency dataplane.Latency
 
 	keepMSS   bool
 	endpoints *endpoints
 	inbound   *spiTable
-	spd       atomic.Pointer[spdNode]
 	filled    atomic.Pointer[[]*outboundSA] // that send dummy packets
 	deliver   atomic.Pointer[func(dataplane.IKEDatagram)]
 	streams   atomic.Pointer[dataplane.StreamSend]
 	stop      atomic.Bool
 	running   sync.WaitGroup
 
-	transmitters []*transmitter
-	streamed     streamReceiver
+	streamed streamReceiver
 
 	mu        sync.Mutex
 	closed    bool
@@ -148,15 +149,18 @@ func New(c Config) (*Plane, error) {
 		c.Logger.Warn("this kernel refuses some super-packets; throughput suffers", "interface", d.name, "tcp", d.mergeTCP, "udp", d.mergeUDP)
 	}
 	p := &Plane{
-		logger: c.Logger, device: d, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
+		logger: c.Logger, insides: []*inside{{device: d, mtus: s.probes}}, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
 		keepMSS:   c.KeepMSS,
 		endpoints: newEndpoints(),
 		events:    make(chan dataplane.Event, eventBuffer),
-		failed:    make(chan error, 2*maxWorkers+len(rawSockets{}.all)),
+		failed:    make(chan error, (2+MaxLabels)*maxWorkers+len(rawSockets{}.all)),
 		inbound:   newSPITable(),
 		reserved:  map[uint32]bool{},
 		sas:       map[saKey]*association{},
 		children:  map[childKey]*child{},
+	}
+	if err := p.openInsides(c); err != nil {
+		return nil, errors.Join(fmt.Errorf("start userspace data plane: %w", err), p.closeInsides(), s.close(), p.raw.close())
 	}
 	p.start()
 	return p, nil
@@ -164,27 +168,30 @@ func New(c Config) (*Plane, error) {
 
 // start makes the goroutines that move packets and lets them run.
 func (p *Plane) start() {
-	first := p.device.queues[0]
-	p.streamed.receiver = newReceiver(p, nil, first)
+	p.streamed.receiver = newReceiver(p, nil, 0)
 	sockets := append([]*lane{&p.socket.lane}, p.socket.further...)
-	for i, q := range p.device.queues {
-		p.transmitters = append(p.transmitters, newTransmitter(p, i))
-		p.running.Go(newReceiver(p, newInbox(sockets[i], nil), q).run)
+	for i := range p.insides[0].device.queues {
+		for _, in := range p.insides {
+			in.transmitters = append(in.transmitters, newTransmitter(p, in, i))
+		}
+		p.running.Go(newReceiver(p, newInbox(sockets[i], nil), i).run)
 	}
-	for _, t := range p.transmitters {
-		p.running.Go(t.run)
+	for _, in := range p.insides {
+		for _, t := range in.transmitters {
+			p.running.Go(t.run)
+		}
 	}
-	p.raw.each(func(s *rawSocket) { p.running.Go(newReceiver(p, newInbox(&s.lane, s), first).run) })
+	p.raw.each(func(s *rawSocket) { p.running.Go(newReceiver(p, newInbox(&s.lane, s), 0).run) })
 }
 
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "userspace" }
 
 // Interface returns the name of the TUN interface, for routes.
-func (p *Plane) Interface() string { return p.device.name }
+func (p *Plane) Interface() string { return p.insides[0].device.name }
 
 // Workers returns how many goroutines move packets in each direction.
-func (p *Plane) Workers() int { return len(p.transmitters) }
+func (p *Plane) Workers() int { return len(p.insides[0].transmitters) }
 
 // ListenAddr returns where ESP in UDP and IKE arrive.
 func (p *Plane) ListenAddr() netip.AddrPort { return p.socket.local }
@@ -202,7 +209,7 @@ func (p *Plane) fail(err error) {
 	if p.stop.Load() {
 		return
 	}
-	p.logger.Error("data plane has failed", "interface", p.device.name, "error", err)
+	p.logger.Error("data plane has failed", "interface", p.Interface(), "error", err)
 	p.failed <- err
 }
 
@@ -294,10 +301,10 @@ func (p *Plane) Close() error {
 	// ended: they use the bare numbers.
 	p.stop.Store(true)
 	past := time.Unix(1, 0)
-	err := errors.Join(p.device.setDeadline(past), p.socket.wake(past), p.raw.wake(past))
+	err := errors.Join(p.setDeadlines(past), p.socket.wake(past), p.raw.wake(past))
 	p.running.Wait()
 	p.streamed.close()
-	err = errors.Join(err, p.device.close(), p.socket.close(), p.raw.close())
+	err = errors.Join(err, p.closeInsides(), p.socket.close(), p.raw.close())
 	close(p.events)
 	if err != nil {
 		return fmt.Errorf("close userspace data plane: %w", err)

@@ -28,10 +28,10 @@ const (
 type receiver struct {
 	plane   *Plane
 	socket  *socket
-	merger  *merger
+	merger  *merger   // the last one that was used
+	mergers []*merger // of each inside
 	inner   inner
 	now     time.Time
-	mtu     interfaceMTU
 	rebuilt rebuilt
 
 	sa     *inboundSA // of the last packet: held, and its counters are to be published
@@ -46,9 +46,11 @@ type receiver struct {
 	unknownRaised time.Time
 }
 
-// newReceiver makes one that writes to a queue of the interface.
-func newReceiver(p *Plane, in *inbox, q *queue) *receiver {
-	return &receiver{plane: p, socket: p.socket, merger: newMerger(p, q), in: in}
+// newReceiver makes one that writes to a queue of the interface, and that queue of those
+// of labels.
+func newReceiver(p *Plane, in *inbox, queue int) *receiver {
+	all := p.mergers(queue)
+	return &receiver{plane: p, socket: p.socket, merger: all[0], mergers: all, in: in}
 }
 
 // run serves the socket.
@@ -93,7 +95,9 @@ func (r *receiver) batch() {
 // finish ends a batch, whose memory is about to be used again.
 func (r *receiver) finish() {
 	r.publish()
-	r.merger.flushAll()
+	for _, m := range r.mergers {
+		m.flushAll()
+	}
 	r.rebuilt.reset()
 	r.plane.receiveLatency.Observe(time.Since(r.now))
 }
@@ -293,13 +297,14 @@ func (r *receiver) accept(sa *inboundSA, inside []byte) {
 	if sa.count(in.length) {
 		sa.expire(r.plane, r.now)
 	}
-	r.merger.add(inside, in)
+	r.mergerFor(sa).add(inside, in)
 }
 
 // clamp makes a connection that the peer's side opens keep to the MTU of the way
 // back, which is the peer's address.
 func (r *receiver) clamp(sa *inboundSA, b []byte) {
-	mtu := r.mtu.get(r.plane.device, r.socket.probes, r.now)
+	m := r.mergerFor(sa)
+	mtu := m.mtu.get(m.inside, r.now)
 	if e := sa.endpoint.Load(); e.limit(r.socket.probes, r.now) != 0 {
 		mtu = min(mtu, fits(&sa.config, e))
 	}

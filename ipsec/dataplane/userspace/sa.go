@@ -28,6 +28,7 @@ type association struct {
 	config      dataplane.SA // without its key
 	fingerprint [sha256.Size]byte
 	selectors   selectors
+	inside      *inside
 	endpoint    atomic.Pointer[endpoint]
 	transport   bool // mode
 
@@ -78,7 +79,7 @@ func (a *association) init(c dataplane.SA, e *endpoint) {
 func (a *association) same(c *dataplane.SA) bool {
 	s := selectors{local: compileSelectors(c.LocalTS), remote: compileSelectors(c.RemoteTS)}
 	return a.fingerprint == sha256.Sum256(c.Key) && a.config.Suite == c.Suite && a.config.Mode == c.Mode && a.config.Outer == c.Outer && a.config.TFC == c.TFC &&
-		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.selectors.equal(&s)
+		a.config.Tunnel == c.Tunnel && a.config.Child == c.Child && a.config.Label == c.Label && a.selectors.equal(&s)
 }
 
 func (a *association) event(kind dataplane.EventKind) dataplane.Event {
@@ -141,6 +142,7 @@ func newOutboundSA(c esp.Config) (*outboundSA, error) {
 type child struct {
 	tunnel, name string
 	policy       *policy // nil if there is none
+	inside       *inside // of the policy
 	discards     atomic.Bool
 	spec         dataplane.Policy
 	outbound     []*outboundSA
@@ -156,6 +158,9 @@ func (c *child) choose() {
 	var carriers []*outboundSA
 	for _, sa := range slices.Backward(c.outbound) {
 		same := func(o *outboundSA) bool { return o.config.Queue == sa.config.Queue }
+		if c.policy != nil && c.spec.Label != sa.config.Label {
+			continue
+		}
 		if c.spec.Action == dataplane.Protect && !slices.ContainsFunc(carriers, same) {
 			sa.narrow.Store(c.policy == nil || !sa.selectors.equal(&c.policy.selectors))
 			carriers = append(carriers, sa)

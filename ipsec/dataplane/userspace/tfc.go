@@ -27,7 +27,7 @@ type hidden struct {
 // filled are the SAs for which this transmitter has to send dummy packets: the first
 // one does it for all.
 func (t *transmitter) filled() *[]*outboundSA {
-	if t.worker != 0 {
+	if t.worker != 0 || t.inside != t.plane.insides[0] {
 		return nil
 	}
 	return t.plane.filled.Load()
@@ -51,7 +51,7 @@ func (t *transmitter) fits(sa *outboundSA, e *endpoint) int {
 	if e.path.limit.Load() != 0 {
 		return sa.fits(e)
 	}
-	return t.mtu.get(t.plane.device, t.socket.probes, t.now)
+	return t.mtu.get(t.inside, t.now)
 }
 
 // pad returns packet with zeros behind it up to n octets, in a buffer that is valid

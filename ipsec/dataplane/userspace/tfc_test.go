@@ -14,7 +14,7 @@ import (
 // again, also where segments lie one behind the other (RFC 4303, Section 2.7).
 func TestPadding(t *testing.T) {
 	p := newPath(t, openNull(t))
-	tx := p.transmitters[0]
+	tx := p.insides[0].transmitters[0]
 	peer := p.addPeerWith(t, 1, dataplane.TFC{PadTo: 1300}, dataplane.Limits{HardBytes: 100 * 1300})
 	b := superPacket(false, false, 5000, 1000)
 	ip := b[vnetHeaderLen:]
@@ -65,7 +65,7 @@ func TestPadding(t *testing.T) {
 // TestPaddingKeepsToPath: nothing is padded beyond what passes in one piece, and
 // what is longer stays as it is.
 func TestPaddingKeepsToPath(t *testing.T) {
-	tx := newPath(t, openNull(t)).transmitters[0]
+	tx := newPath(t, openNull(t)).insides[0].transmitters[0]
 	out, err := esp.NewOutbound(esp.Config{SPI: 0x1000, Suite: gcm128, Key: make([]byte, gcm128.KeyLen())})
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestPaddingKeepsToPath(t *testing.T) {
 
 func TestPaddingDoesNotAllocate(t *testing.T) {
 	p := newPath(t, openNull(t))
-	tx := p.transmitters[0]
+	tx := p.insides[0].transmitters[0]
 	p.addPeerWith(t, 1, dataplane.TFC{PadTo: 1300}, dataplane.Limits{})
 	b := superPacket(false, false, 5000, 1000)
 	copy(b[vnetHeaderLen+12:], []byte{10, 0, 0, 1, 10, 1, 1, 1})

@@ -27,7 +27,8 @@ const (
 // policy and SA, seal, send, all in one goroutine.
 type transmitter struct {
 	plane     *Plane
-	worker    int // which one it is
+	inside    *inside
+	worker    int // which one of it it is
 	queue     *queue
 	socket    *socket
 	lanes     *lanes
@@ -56,9 +57,9 @@ type transmitter struct {
 	tryRead func(uintptr) bool
 }
 
-func newTransmitter(p *Plane, worker int) *transmitter {
+func newTransmitter(p *Plane, in *inside, worker int) *transmitter {
 	t := &transmitter{
-		plane: p, worker: worker, queue: p.device.queues[worker], socket: p.socket, lanes: p.socket.lanes[worker], now: time.Now(),
+		plane: p, inside: in, worker: worker, queue: in.device.queues[worker], socket: p.socket, lanes: p.lanesOf(in, worker), now: time.Now(),
 		kept: kept{of: map[*child]*waiting{}},
 	}
 	t.buf = make([]byte, vnetHeaderLen+maxPacket+esp.TrailerRoom)
@@ -82,7 +83,7 @@ func (t *transmitter) run() {
 		if t.errno == unix.EAGAIN {
 			t.flushAll()
 			if err := t.park(); err != nil {
-				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.plane.device.name, err))
+				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.inside.device.name, err))
 				return
 			}
 		}
@@ -95,7 +96,7 @@ func (t *transmitter) run() {
 		case unix.EINTR, unix.EAGAIN:
 		default:
 			t.flushAll()
-			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.plane.device.name, t.errno))
+			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.inside.device.name, t.errno))
 			return
 		}
 	}
@@ -184,7 +185,7 @@ func (t *transmitter) process(b []byte) {
 			return
 		}
 		if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
-			mtu := t.mtu.get(t.plane.device, t.socket.probes, t.now)
+			mtu := t.mtu.get(t.inside, t.now)
 			if limit != 0 {
 				mtu = min(mtu, sa.fits(e))
 			}
@@ -206,7 +207,7 @@ func (t *transmitter) process(b []byte) {
 // counts the drop, or keeps the packet and asks for one if a policy wants it (RFC 4301,
 // Section 5.1).
 func (t *transmitter) find(f *flow, b []byte) *outboundSA {
-	p := t.cache.lookup(t.plane.spd.Load(), f)
+	p := t.cache.lookup(t.inside.spd.Load(), f)
 	if p == nil {
 		t.plane.stats.noPolicy.Add(1)
 		return nil

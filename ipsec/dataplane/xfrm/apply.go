@@ -163,6 +163,9 @@ func (p *Plane) install(sa dataplane.SA) error {
 	if err := check(&sa); err != nil {
 		return err
 	}
+	if sa.Label != "" {
+		return dataplane.NoLabel(sa.Label)
+	}
 	key := keyOf(sa.Direction, sa.Tunnel, sa.SPI)
 	if old := p.sas[key]; old != nil {
 		if old.Tunnel == sa.Tunnel && old.Child == sa.Child && old.Suite == sa.Suite && bytes.Equal(old.Key, sa.Key) {
@@ -493,6 +496,8 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 		return errors.New("the policy has no tunnel and child as its owner")
 	case spec.Action == dataplane.Bypass:
 		return errors.New("what comes to the interface cannot leave it in clear: route those destinations elsewhere")
+	case spec.Label != "":
+		return dataplane.NoLabel(spec.Label)
 	case spec.Priority > maxPriority:
 		return fmt.Errorf("priority %d: the kernel data plane takes up to %d", spec.Priority, maxPriority)
 	}

@@ -1,0 +1,149 @@
+package userspace
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// MaxLabels is how many labels a plane may have.
+const MaxLabels = 16
+
+// Label is a place of its own for traffic of one label ([dataplane.SA]): a TUN interface
+// that nothing but SAs of that label lead to and from.
+type Label struct {
+	// Name of the label, not empty.
+	Name string
+	// Interface is as in Config.
+	Interface string
+	// Enter runs a function in the network namespace that the interface is to be in. Nil:
+	// in that of the plane.
+	Enter func(func() error) error
+}
+
+// inside is where packets of one label come from and go to, that without a label being
+// the first. What matches no policy of an inside is dropped there: it is never looked for
+// in those of another.
+type inside struct {
+	label  string
+	device *device
+	spd    atomic.Pointer[spdNode]
+	// mtus asks for the MTU of the interface, in its network namespace.
+	mtus *probes
+	// transmitters serve the queues of the interface.
+	transmitters []*transmitter
+	// further are the lanes of transmitters that are not of the first inside.
+	further []*lanes
+}
+
+// openInsides makes the interfaces of labels, with as many queues as the first has.
+func (p *Plane) openInsides(c Config) error {
+	if len(c.Labels) > MaxLabels {
+		return fmt.Errorf("%d labels: there may be %d", len(c.Labels), MaxLabels)
+	}
+	if len(c.Labels) > 0 && !p.socket.shared {
+		return errors.New("labels need a kernel that lets several sockets have one port (SO_REUSEPORT)")
+	}
+	for _, l := range c.Labels {
+		if l.Name == "" || p.insideOf(l.Name) != nil {
+			return fmt.Errorf("label %q is empty or given twice", l.Name)
+		}
+		in := &inside{label: l.Name}
+		enter := l.Enter
+		if enter == nil {
+			enter = func(f func() error) error { return f() }
+		}
+		err := enter(func() (err error) {
+			in.mtus = openProbes(0)
+			in.device, err = openDevice(l.Interface, c.MTU, c.QueueLength, len(p.socket.lanes))
+			return err
+		})
+		p.insides = append(p.insides, in)
+		for range p.socket.lanes {
+			if err != nil {
+				break
+			}
+			var own *lanes
+			own, err = p.socket.newLanes()
+			in.further = append(in.further, own)
+		}
+		if err != nil {
+			return fmt.Errorf("interface for label %s: %w", l.Name, err)
+		}
+	}
+	return nil
+}
+
+// insideOf returns that of a label, nil if there is none.
+func (p *Plane) insideOf(label string) *inside {
+	for _, in := range p.insides {
+		if in.label == label {
+			return in
+		}
+	}
+	return nil
+}
+
+// lanesOf are those of one transmitter.
+func (p *Plane) lanesOf(in *inside, worker int) *lanes {
+	if in == p.insides[0] {
+		return p.socket.lanes[worker]
+	}
+	return in.further[worker]
+}
+
+// wake makes all transmitters look about.
+func (p *Plane) wake() {
+	for _, in := range p.insides {
+		in.device.wake()
+	}
+}
+
+func (p *Plane) setDeadlines(t time.Time) (err error) {
+	for _, in := range p.insides {
+		err = errors.Join(err, in.device.setDeadline(t))
+	}
+	return err
+}
+
+// closeInsides closes the interfaces, of which those of labels may be made by half, and
+// what sends from them.
+func (p *Plane) closeInsides() (err error) {
+	for i, in := range p.insides {
+		if in.device != nil {
+			err = errors.Join(err, in.device.close())
+		}
+		if i == 0 {
+			continue // the socket closes what is its own
+		}
+		if in.mtus != nil {
+			in.mtus.close()
+		}
+		for _, own := range in.further {
+			for _, l := range own.all {
+				err = errors.Join(err, l.file.Close())
+			}
+		}
+	}
+	return err
+}
+
+// mergers are those of one receiver, for each inside in the order of Plane.insides.
+func (p *Plane) mergers(queue int) (out []*merger) {
+	for _, in := range p.insides {
+		out = append(out, newMerger(p, in, in.device.queues[queue]))
+	}
+	return out
+}
+
+// mergerFor is the merger for packets of an SA.
+func (r *receiver) mergerFor(sa *inboundSA) *merger {
+	if r.merger.inside == sa.inside { // nearly always: the last one's, or there is but one
+		return r.merger
+	}
+	at := slices.IndexFunc(r.mergers, func(m *merger) bool { return m.inside == sa.inside })
+	r.merger = r.mergers[at]
+	return r.merger
+}
