@@ -30,6 +30,7 @@ func (c *controller) populated(network string) *samples {
 	for _, s := range m.GetSites() {
 		s.Name, s.Labels = text(s.GetName()), map[string]string{"region": "emea"}
 	}
+	m.Segments = []*swanherdv1.Segment{{Name: network + "/segments/corp"}}
 	ctx := c.t.Context()
 	applied, err := c.topology().Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m})
 	if err != nil {
@@ -99,7 +100,7 @@ func (c *controller) populated(network string) *samples {
 	return &samples{
 		network: network,
 		ids: map[string]string{
-			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "tunnel": "berlin--oslo",
+			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "segment": "corp", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"user": last(users.GetUsers()[0].GetName()), "role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,

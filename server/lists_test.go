@@ -250,11 +250,19 @@ func TestDeletion(t *testing.T) {
 			{SiteA: "networks/demo/sites/berlin", SiteB: "networks/demo/sites/oslo"},
 		}}},
 	})
+	corp := "networks/demo/segments/corp"
+	m.Segments = []*swanherdv1.Segment{{Name: corp}}
+	m.Sites[0].Segments = []*swanherdv1.SiteSegment{{Segment: corp, Prefixes: m.Sites[0].GetPrefixes()}}
+	m.Meshes[1].Segments = []string{corp}
 	topology, ctx := c.topology(), t.Context()
 	if _, err := topology.Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: "networks/demo/sites/berlin"})
+	_, err := topology.DeleteSegment(ctx, &swanherdv1.DeleteSegmentRequest{Name: corp})
+	if got := obstacles(err); status.Code(err) != codes.FailedPrecondition || !slices.Equal(got, []string{m.Sites[0].GetName(), "networks/demo/meshes/pair"}) {
+		t.Errorf("a segment in use: %v about %v", err, got)
+	}
+	_, err = topology.DeleteSite(ctx, &swanherdv1.DeleteSiteRequest{Name: "networks/demo/sites/berlin"})
 	if got := obstacles(err); status.Code(err) != codes.FailedPrecondition || !slices.Equal(got, []string{"networks/demo/meshes/pair"}) {
 		t.Errorf("a site that a mesh names: %v about %v", err, got)
 	}
@@ -263,7 +271,7 @@ func TestDeletion(t *testing.T) {
 		t.Errorf("a profile in use: %v about %v", err, got)
 	}
 	_, err = topology.DeleteNetwork(ctx, &swanherdv1.DeleteNetworkRequest{Name: "networks/demo"})
-	if got := obstacles(err); len(got) != 6 {
+	if got := obstacles(err); len(got) != 7 {
 		t.Errorf("a network that is not empty: %v about %v", err, got)
 	}
 	// What the rules of a mesh want of the rest is in the way too.

@@ -149,14 +149,18 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.Site{
 			Name: n + "/sites/" + s.ids["site"], Labels: map[string]string{"region": "emea"}, Prefixes: []string{"10.77.0.0/16"},
 			Location: &swanherdv1.Location{Latitude: 50},
+			Segments: []*swanherdv1.SiteSegment{{Segment: n + "/segments/" + s.ids["segment"], Prefixes: []string{"10.78.0.0/16"}}},
 		}
 	case "swanherd.v1.Mesh":
 		return &swanherdv1.Mesh{
 			Name: n + "/meshes/" + s.ids["mesh"], Profile: n + "/profiles/" + s.ids["profile"],
 			Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: all}},
+			Segments: []string{n + "/segments/default"},
 		}
 	case "swanherd.v1.Profile":
 		return &swanherdv1.Profile{Name: n + "/profiles/" + s.ids["profile"], IkeProposals: []string{"aes256gcm16-prfsha384-x25519"}}
+	case "swanherd.v1.Segment":
+		return &swanherdv1.Segment{Name: n + "/segments/" + s.ids["segment"], Labels: map[string]string{"region": "emea"}}
 	case "swanherd.v1.Gateway":
 		return &swanherdv1.Gateway{
 			Name: n + "/gateways/" + s.ids["gateway"], Profile: n + "/profiles/" + s.ids["profile"], Address: "203.0.113.9", Prefixes: []string{"10.89.0.0/16"},
@@ -200,6 +204,7 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		m := &swanherdv1.Manifest{
 			Networks: []*swanherdv1.Network{s.resource("swanherd.v1.Network").(*swanherdv1.Network)},
 			Profiles: []*swanherdv1.Profile{s.resource("swanherd.v1.Profile").(*swanherdv1.Profile)},
+			Segments: []*swanherdv1.Segment{s.resource("swanherd.v1.Segment").(*swanherdv1.Segment)},
 			Sites:    []*swanherdv1.Site{s.resource("swanherd.v1.Site").(*swanherdv1.Site)},
 			Meshes:   []*swanherdv1.Mesh{s.resource("swanherd.v1.Mesh").(*swanherdv1.Mesh)},
 			Gateways: []*swanherdv1.Gateway{s.resource("swanherd.v1.Gateway").(*swanherdv1.Gateway)},

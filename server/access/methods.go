@@ -96,6 +96,11 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/CreatePreSharedKey":  {role: operator},
 	"/swanherd.v1.TopologyService/UpdatePreSharedKey":  {role: operator},
 	"/swanherd.v1.TopologyService/DeletePreSharedKey":  {role: operator},
+	"/swanherd.v1.TopologyService/GetSegment":          {role: viewer},
+	"/swanherd.v1.TopologyService/ListSegments":        {role: viewer},
+	"/swanherd.v1.TopologyService/CreateSegment":       {role: operator},
+	"/swanherd.v1.TopologyService/UpdateSegment":       {role: operator},
+	"/swanherd.v1.TopologyService/DeleteSegment":       {role: operator},
 
 	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer, limited: true},
@@ -236,6 +241,9 @@ func networksOfManifest(m *swanherdv1.Manifest) []string {
 		add(r.GetName())
 	}
 	for _, r := range m.GetProfiles() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetSegments() {
 		add(r.GetName())
 	}
 	for _, r := range m.GetSites() {

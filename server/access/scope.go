@@ -116,7 +116,7 @@ func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
 	if s.who.SeesAll(network) {
 		return true
 	}
-	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetGateways()) > 0 {
+	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetSegments())+len(m.GetGateways()) > 0 {
 		return false
 	}
 	made := map[string]bool{}

@@ -95,6 +95,7 @@ func (e *edit) checkETags(m *swanherdv1.Manifest) error {
 	return errors.Join(
 		checkAllETags(e, networks, m.GetNetworks()),
 		checkAllETags(e, profiles, m.GetProfiles()),
+		checkAllETags(e, segments, m.GetSegments()),
 		checkAllETags(e, sites, m.GetSites()),
 		checkAllETags(e, meshes, m.GetMeshes()),
 		checkAllETags(e, gateways, m.GetGateways()))

@@ -97,6 +97,7 @@ func checkChangeSet(network model.NetworkName, c *swanherdv1.ChangeSet) error {
 	collect(names, profiles.collection, c.GetManifest().GetProfiles())
 	collect(names, sites.collection, c.GetManifest().GetSites())
 	collect(names, meshes.collection, c.GetManifest().GetMeshes())
+	collect(names, segments.collection, c.GetManifest().GetSegments())
 	collect(names, gateways.collection, c.GetManifest().GetGateways())
 	for collection, list := range names {
 		for i, r := range list {
@@ -112,6 +113,13 @@ func checkChangeSet(network model.NetworkName, c *swanherdv1.ChangeSet) error {
 		var bad *rollout.AssertionError
 		if _, _, err := rollout.ParseAssertion(a); errors.As(err, &bad) {
 			wrong = append(wrong, access.Violation{Field: fmt.Sprintf("change_set.assertions[%d].%s", i, bad.Field), Message: bad.Message})
+		}
+	}
+	for i, a := range c.GetAssertions() {
+		if segment, err := model.ParseSegmentName(a.GetSegment()); a.GetSegment() != "" && (err != nil || segment.Network != network.Network) {
+			wrong = append(wrong, access.Violation{
+				Field: fmt.Sprintf("change_set.assertions[%d].segment", i), Message: "is not of the form " + network.String() + "/segments/{segment}",
+			})
 		}
 	}
 	if len(c.GetPruneLabels()) > 0 && !c.GetPrune() {

@@ -269,6 +269,7 @@ func (e *edit) stamp() error {
 	}
 	stampRows(e, networks)
 	stampRows(e, profiles)
+	stampRows(e, segments)
 	stampRows(e, sites)
 	stampRows(e, meshes)
 	stampRows(e, gateways)

@@ -35,7 +35,14 @@ func (s *Topology) Explain(ctx context.Context, req *swanherdv1.ExplainRequest) 
 	if from.Is4() != to.Is4() {
 		return nil, access.Invalid("destination", "is not of the same IP version as source")
 	}
-	out := plan.Explain(&snap.Topology, network, from, to)
+	segment := model.SegmentName{Network: network.Network}
+	if name := req.GetSegment(); name != "" {
+		if problem, remedy := model.CheckSegment(&snap.Topology, network, name); problem != "" {
+			return nil, access.Invalid("segment", problem+"; "+remedy)
+		}
+		segment.Segment = model.SegmentID(name)
+	}
+	out := plan.Explain(&snap.Topology, segment, from, to)
 	if scope := scopeOf(ctx, snap); scope.Limited() && !scope.Sees(out.GetSourceSite()) && !scope.Sees(out.GetDestinationSite()) {
 		return nil, scope.Denied(fmt.Sprintf("what is between %s and %s", from, to))
 	}

@@ -65,6 +65,12 @@ var (
 		stored: func(s *store.Store) *store.Collection[*swanherdv1.Gateway] { return s.Gateways },
 		parse:  func(s string) error { _, err := model.ParseGatewayName(s); return err },
 	}
+	segments = kind[*swanherdv1.Segment]{
+		word: "segment", collection: "segments",
+		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Segment] { return &t.Segments },
+		stored: func(s *store.Store) *store.Collection[*swanherdv1.Segment] { return s.Segments },
+		parse:  func(s string) error { _, err := model.ParseSegmentName(s); return err },
+	}
 	edges = kind[*swanherdv1.Edge]{
 		word: "edge", collection: "edges",
 		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Edge] { return &t.Edges },

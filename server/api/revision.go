@@ -71,6 +71,8 @@ func appendResource(m *swanherdv1.Manifest, t *model.Topology, name string) {
 		m.Networks = appendPlain(m.Networks, t.Networks, name)
 	case profiles.word:
 		m.Profiles = appendPlain(m.Profiles, t.Profiles, name)
+	case segments.word:
+		m.Segments = appendPlain(m.Segments, t.Segments, name)
 	case sites.word:
 		m.Sites = appendPlain(m.Sites, t.Sites, name)
 	case meshes.word:
@@ -225,7 +227,7 @@ func (s *Topology) networkAt(ctx context.Context, snap *store.Snapshot, network 
 		takeBack(&at, r.Content)
 	}
 	m := &swanherdv1.Manifest{}
-	for _, name := range slices.Concat([]string{network.String()}, inNetwork(at.Profiles, network), inNetwork(at.Sites, network),
+	for _, name := range slices.Concat([]string{network.String()}, inNetwork(at.Profiles, network), inNetwork(at.Segments, network), inNetwork(at.Sites, network),
 		inNetwork(at.Meshes, network), inNetwork(at.Gateways, network)) {
 		appendResource(m, &at, name)
 	}
@@ -239,11 +241,13 @@ func takeBack(t *model.Topology, content *storev1.RevisionContent) {
 			continue
 		}
 		t.Profiles, t.Sites, t.Meshes = t.Profiles.Without(c.GetName()), t.Sites.Without(c.GetName()), t.Meshes.Without(c.GetName())
+		t.Segments = t.Segments.Without(c.GetName())
 		t.Gateways = t.Gateways.Without(c.GetName())
 	}
 	before := content.GetBefore()
 	t.Networks = withAll(t.Networks, before.GetNetworks())
 	t.Profiles = withAll(t.Profiles, before.GetProfiles())
+	t.Segments = withAll(t.Segments, before.GetSegments())
 	t.Sites = withAll(t.Sites, before.GetSites())
 	t.Meshes = withAll(t.Meshes, before.GetMeshes())
 	t.Gateways = withAll(t.Gateways, before.GetGateways())

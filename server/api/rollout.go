@@ -363,6 +363,8 @@ func (e *edit) amend(p *storev1.RolloutPlan) error {
 			err = remove(e, meshes, name, "")
 		case profiles.word:
 			err = remove(e, profiles, name, "")
+		case segments.word:
+			err = remove(e, segments, name, "")
 		}
 		if err != nil {
 			return status.Errorf(codes.FailedPrecondition, "delete %s: %v", name, err)

@@ -246,6 +246,7 @@ func emptyNetwork(e *edit, n model.NetworkName) error {
 	count("meshes", inNetwork(e.base.Meshes, n))
 	count("gateways", inNetwork(e.base.Gateways, n))
 	count("profiles", inNetwork(e.base.Profiles, n))
+	count("segments", inNetwork(e.base.Segments, n))
 	if len(has) == 0 {
 		return nil
 	}

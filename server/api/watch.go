@@ -124,6 +124,9 @@ func (w *topologyWatch) advance(now *store.Snapshot, closing swanherdv1.WatchRes
 		watched(w, profiles, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Profile) {
 			r.Resource = &swanherdv1.WatchResponse_Profile{Profile: m}
 		}),
+		watched(w, segments, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Segment) {
+			r.Resource = &swanherdv1.WatchResponse_Segment{Segment: m}
+		}),
 		watched(w, sites, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Site) {
 			r.Resource = &swanherdv1.WatchResponse_Site{Site: m}
 		}),

@@ -42,7 +42,7 @@ func (f *changeSetFlags) add(cmd *cobra.Command) {
 	f.manifestFlags.add(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&f.description, "description", "", "what the change is for")
-	flags.StringArrayVar(&f.assertions, "assert", nil, "prefixes of which the first reaches the second, before and after, as 10.1.0.0/16,10.9.0.0/16; may be repeated")
+	flags.StringArrayVar(&f.assertions, "assert", nil, "prefixes of which the first reaches the second, before and after, as 10.1.0.0/16,10.9.0.0/16, or with a segment behind them, 10.1.0.0/16,10.9.0.0/16,corp; may be repeated")
 	flags.BoolVar(&f.approval, "require-approval", false, "somebody else has to approve before it is rolled out")
 }
 
@@ -59,11 +59,15 @@ func (f *changeSetFlags) create(ctx context.Context, s *session, c *client, id s
 		Description: f.description, Manifest: m.Manifest, Prune: f.prune, PruneLabels: f.pruneLabels, ApprovalRequired: f.approval,
 	}
 	for _, text := range f.assertions {
-		source, destination, ok := strings.Cut(text, ",")
-		if !ok {
-			return nil, usagef("--assert %q: want two prefixes, as 10.1.0.0/16,10.9.0.0/16", text)
+		part := strings.Split(text, ",")
+		if len(part) != 2 && len(part) != 3 {
+			return nil, usagef("--assert %q: want two prefixes, as 10.1.0.0/16,10.9.0.0/16, and no more than a segment behind them", text)
 		}
-		set.Assertions = append(set.Assertions, &swanherdv1.Assertion{Source: source, Destination: destination})
+		a := &swanherdv1.Assertion{Source: part[0], Destination: part[1]}
+		if len(part) == 3 {
+			a.Segment = segmentName(c.parent, part[2])
+		}
+		set.Assertions = append(set.Assertions, a)
 	}
 	made, err := c.rollouts.CreateChangeSet(ctx, &swanherdv1.CreateChangeSetRequest{Parent: c.parent, ChangeSetId: id, ChangeSet: set})
 	if err != nil {
@@ -162,7 +166,11 @@ func (s *session) showChangeSet(c *swanherdv1.ChangeSet) error {
 	}
 	fmt.Fprintln(s.Out)
 	for _, a := range c.GetAssertions() {
-		fmt.Fprintf(s.Out, "asserts that %s reaches %s\n", a.GetSource(), a.GetDestination())
+		in := ""
+		if a.GetSegment() != "" {
+			in = " in segment " + safe(base(a.GetSegment()))
+		}
+		fmt.Fprintf(s.Out, "asserts that %s reaches %s%s\n", a.GetSource(), a.GetDestination(), in)
 	}
 	return s.printPlan(&swanherdv1.ApplyResponse{Changes: c.GetChanges(), Plan: c.GetPlan()})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +16,8 @@ import (
 var errUnreachable = errors.New("there is no path")
 
 func newExplain(s *session) *cobra.Command {
-	return &cobra.Command{
+	segment := ""
+	cmd := &cobra.Command{
 		Use:   "explain SOURCE DESTINATION",
 		Short: "Show over which tunnels a packet goes from one address to another, or why it does not",
 		Long: `Show over which tunnels a packet goes from one address to another, or why it
@@ -23,7 +25,8 @@ does not. The exit code is 1 when there is no path.`,
 		Example: "  swanherd explain 10.1.0.5 10.9.0.7",
 		Args:    exactly(2, "two addresses"),
 		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
-			resp, err := c.topology.Explain(cmd.Context(), &swanherdv1.ExplainRequest{Parent: c.parent, Source: args[0], Destination: args[1]})
+			req := &swanherdv1.ExplainRequest{Parent: c.parent, Source: args[0], Destination: args[1], Segment: segmentName(c.parent, segment)}
+			resp, err := c.topology.Explain(cmd.Context(), req)
 			if err != nil {
 				return err
 			}
@@ -36,6 +39,17 @@ does not. The exit code is 1 when there is no path.`,
 			return nil
 		}),
 	}
+	cmd.Flags().StringVar(&segment, "segment", "", "the segment of both addresses; empty: the default one")
+	return cmd
+}
+
+// segmentName is the name of a segment of which the id is given, or the name itself; empty
+// for the default one.
+func segmentName(network, segment string) string {
+	if segment == "" || strings.Contains(segment, "/") {
+		return segment
+	}
+	return network + "/segments/" + segment
 }
 
 func (s *session) printExplanation(resp *swanherdv1.ExplainResponse) error {

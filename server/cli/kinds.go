@@ -37,7 +37,7 @@ type removal struct {
 }
 
 func kinds() []kind {
-	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), gatewayKind(), pskKind(), tunnelKind(), alertRuleKind(), webhookKind()}
+	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), segmentKind(), gatewayKind(), pskKind(), tunnelKind(), alertRuleKind(), webhookKind()}
 }
 
 func findKind(word string) (kind, error) {
@@ -97,7 +97,13 @@ func siteKind() kind {
 		header: []string{"NAME", "PREFIXES", "LABELS", "AGE"},
 		row: func(m proto.Message, now time.Time) []string {
 			x := m.(*swanherdv1.Site)
-			return []string{base(x.GetName()), strings.Join(x.GetPrefixes(), ","), labels(x.GetLabels()), age(x.GetCreateTime(), now)}
+			prefixes := slices.Clone(x.GetPrefixes())
+			for _, in := range x.GetSegments() {
+				for _, prefix := range in.GetPrefixes() {
+					prefixes = append(prefixes, base(in.GetSegment())+":"+prefix)
+				}
+			}
+			return []string{base(x.GetName()), strings.Join(prefixes, ","), labels(x.GetLabels()), age(x.GetCreateTime(), now)}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.topology.ListSites(ctx, &swanherdv1.ListSitesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
@@ -195,6 +201,27 @@ func profileKind() kind {
 		},
 		remove: func(ctx context.Context, c *client, want removal) error {
 			_, err := c.topology.DeleteProfile(ctx, &swanherdv1.DeleteProfileRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
+			return err
+		},
+	}
+}
+
+func segmentKind() kind {
+	return kind{
+		plural: "segments", singular: "segment", segment: "segments",
+		header: []string{"NAME", "DISPLAY NAME", "LABELS", "AGE"},
+		row: func(m proto.Message, now time.Time) []string {
+			s := m.(*swanherdv1.Segment)
+			return []string{base(s.GetName()), s.GetDisplayName(), labels(s.GetLabels()), age(s.GetCreateTime(), now)}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.topology.ListSegments(ctx, &swanherdv1.ListSegmentsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.topology.GetSegment(ctx, &swanherdv1.GetSegmentRequest{Name: name})
+		},
+		remove: func(ctx context.Context, c *client, want removal) error {
+			_, err := c.topology.DeleteSegment(ctx, &swanherdv1.DeleteSegmentRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}

@@ -175,7 +175,7 @@ func (m *Manifest) record(file string, doc []byte) error {
 		return nil
 	}
 	lengths := map[string]int{
-		"networks": len(m.Networks), "profiles": len(m.Profiles), "sites": len(m.Sites), "meshes": len(m.Meshes),
+		"networks": len(m.Networks), "profiles": len(m.Profiles), "segments": len(m.Segments), "sites": len(m.Sites), "meshes": len(m.Meshes),
 		"gateways": len(m.Gateways),
 	}
 	if err := onceEach(file, "", root.Content[0]); err != nil {
@@ -270,6 +270,9 @@ func (m *Manifest) checkDuplicates() error {
 	}
 	for i, r := range m.Profiles {
 		errs = append(errs, check("profiles", i, r.GetName()))
+	}
+	for i, r := range m.Segments {
+		errs = append(errs, check("segments", i, r.GetName()))
 	}
 	for i, r := range m.Sites {
 		errs = append(errs, check("sites", i, r.GetName()))

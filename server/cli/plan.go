@@ -151,7 +151,11 @@ func (s *session) printPlan(resp *swanherdv1.ApplyResponse) error {
 		fmt.Fprintln(s.Out)
 		t := newTable(s.Out, "SITE", "NO LONGER REACHES", "NOW REACHES")
 		for _, c := range p.GetReachability()[:min(maxShown, len(p.GetReachability()))] {
-			t.row(base(c.GetSite()), some(c.GetLostPrefixes()), some(c.GetGainedPrefixes()))
+			site := base(c.GetSite())
+			if c.GetSegment() != "" {
+				site += ", segment " + base(c.GetSegment())
+			}
+			t.row(site, some(c.GetLostPrefixes()), some(c.GetGainedPrefixes()))
 		}
 		if err := t.flush(); err != nil {
 			return err

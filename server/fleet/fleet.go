@@ -383,6 +383,7 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 	view := &swanherdv1.Tunnel{
 		Name:            t.plan.GetName(),
 		Mesh:            t.plan.GetMesh(),
+		Segment:         t.plan.GetSegment(),
 		PlannedRevision: t.plan.GetPlannedRevision(),
 	}
 	var a, b endState

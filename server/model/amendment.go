@@ -22,6 +22,7 @@ func AmendmentBetween(from, to *Topology) Amendment {
 	c.Upserts.Profiles = changed(&c, from.Profiles, to.Profiles)
 	c.Upserts.Sites = changed(&c, from.Sites, to.Sites)
 	c.Upserts.Meshes = changed(&c, from.Meshes, to.Meshes)
+	c.Upserts.Segments = changed(&c, from.Segments, to.Segments)
 	c.Upserts.Gateways = changed(&c, from.Gateways, to.Gateways)
 	return c
 }
@@ -45,6 +46,7 @@ func (c Amendment) Apply(t *Topology) *Topology {
 	next.Profiles = apply(c, t.Profiles, c.Upserts.GetProfiles())
 	next.Sites = apply(c, t.Sites, c.Upserts.GetSites())
 	next.Meshes = apply(c, t.Meshes, c.Upserts.GetMeshes())
+	next.Segments = apply(c, t.Segments, c.Upserts.GetSegments())
 	next.Gateways = apply(c, t.Gateways, c.Upserts.GetGateways())
 	return &next
 }

@@ -31,13 +31,13 @@ func (m *Merged) Changed() bool {
 	})
 }
 
-// resource is what Network, Profile, Site, Mesh and Gateway have in common.
+// resource is what Network, Profile, Segment, Site, Mesh and Gateway have in common.
 type resource interface {
 	proto.Message
 	GetName() string
 }
 
-// Prune says which profiles, sites, meshes and gateways go of those that a manifest does not
+// Prune says which profiles, segments, sites, meshes and gateways go of those that a manifest does not
 // name and that are in the networks that it names or has resources of.
 type Prune struct {
 	// All: any go at all.
@@ -71,6 +71,7 @@ func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune Prune) (*Me
 	m := &merge{Merged: Merged{Topology: &next, Fields: Fields{}}, networks: map[string]bool{}}
 	next.Networks = mergeTable(m, t.Networks, manifest.GetNetworks(), "networks")
 	next.Profiles = mergeTable(m, t.Profiles, manifest.GetProfiles(), "profiles")
+	next.Segments = mergeTable(m, t.Segments, manifest.GetSegments(), "segments")
 	next.Sites = mergeTable(m, t.Sites, manifest.GetSites(), "sites")
 	next.Meshes = mergeTable(m, t.Meshes, manifest.GetMeshes(), "meshes")
 	next.Gateways = mergeTable(m, t.Gateways, manifest.GetGateways(), "gateways")
@@ -78,6 +79,7 @@ func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune Prune) (*Me
 		next.Gateways = pruneTable(m, next.Gateways, prune.Labels)
 		next.Meshes = pruneTable(m, next.Meshes, prune.Labels)
 		next.Sites = pruneTable(m, next.Sites, prune.Labels)
+		next.Segments = pruneTable(m, next.Segments, prune.Labels)
 		next.Profiles = pruneTable(m, next.Profiles, prune.Labels)
 	}
 	return &m.Merged, m.found
@@ -145,6 +147,8 @@ func checkName(collection, name string) error {
 		_, err = ParseNetworkName(name)
 	case "profiles":
 		_, err = ParseProfileName(name)
+	case "segments":
+		_, err = ParseSegmentName(name)
 	case "sites":
 		_, err = ParseSiteName(name)
 	case "meshes":

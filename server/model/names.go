@@ -19,6 +19,8 @@ type (
 	MeshName struct{ Network, Mesh string }
 	// ProfileName is `networks/{network}/profiles/{profile}`.
 	ProfileName struct{ Network, Profile string }
+	// SegmentName is `networks/{network}/segments/{segment}`.
+	SegmentName struct{ Network, Segment string }
 	// GatewayName is `networks/{network}/gateways/{gateway}`.
 	GatewayName struct{ Network, Gateway string }
 	// PreSharedKeyName is `networks/{network}/preSharedKeys/{pre_shared_key}`.
@@ -50,6 +52,7 @@ func ValidID(id string) bool { return idPattern.MatchString(id) }
 func (n NetworkName) String() string { return "networks/" + n.Network }
 func (n SiteName) String() string    { return "networks/" + n.Network + "/sites/" + n.Site }
 func (n EdgeName) String() string    { return "networks/" + n.Network + "/edges/" + n.Edge }
+func (n SegmentName) String() string { return "networks/" + n.Network + "/segments/" + n.Segment }
 func (n GatewayName) String() string { return "networks/" + n.Network + "/gateways/" + n.Gateway }
 func (n TunnelName) String() string  { return "networks/" + n.Network + "/tunnels/" + n.Tunnel }
 func (n EnrollmentTokenName) String() string {
@@ -109,6 +112,12 @@ func ParseMeshName(s string) (MeshName, error) {
 func ParseProfileName(s string) (ProfileName, error) {
 	network, id, err := parseChild(s, "profiles", "profile", idPattern)
 	return ProfileName{network, id}, err
+}
+
+// ParseSegmentName parses `networks/{network}/segments/{segment}`.
+func ParseSegmentName(s string) (SegmentName, error) {
+	network, id, err := parseChild(s, "segments", "segment", idPattern)
+	return SegmentName{network, id}, err
 }
 
 // ParseGatewayName parses `networks/{network}/gateways/{gateway}`.

@@ -16,6 +16,8 @@ type Topology struct {
 	Profiles Table[*swanherdv1.Profile]
 	Sites    Table[*swanherdv1.Site]
 	Meshes   Table[*swanherdv1.Mesh]
+	// Segments but for the default one, which is always there.
+	Segments Table[*swanherdv1.Segment]
 	Gateways Table[*swanherdv1.Gateway]
 	// PreSharedKeys by `networks/{network}/preSharedKeys/{pre_shared_key}`; sealed.
 	PreSharedKeys Table[*storev1.PreSharedKey]

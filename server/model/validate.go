@@ -25,24 +25,29 @@ func ValidateState(t *Topology, fields Fields) Violations {
 		v.inNetwork(row.Name)
 		v.profile(row.Value)
 	}
-	taken := map[string][]takenPrefix{} // by network
+	v.segments()
+	spaces := map[string][]takenPrefix{} // by network, or segment
 	for row := range t.Sites.All() {
 		v.inNetwork(row.Name)
 		network := networkOf(row.Name)
-		taken[network] = append(taken[network], v.prefixes(row.Value)...)
+		spaces[network] = append(spaces[network], v.prefixes(row.Value.GetName(), "", row.Value.GetPrefixes())...)
+		for segment, prefixes := range v.siteSegments(row.Value) {
+			spaces[segment] = append(spaces[segment], prefixes...)
+		}
 	}
-	for row := range t.Gateways.All() {
+	for row := range t.Gateways.All() { // these are in the default segment
 		v.inNetwork(row.Name)
 		network := networkOf(row.Name)
-		v.gateway(row.Value, taken[network])
-		taken[network] = append(taken[network], v.prefixes(row.Value)...)
+		v.gateway(row.Value, spaces[network])
+		spaces[network] = append(spaces[network], v.prefixes(row.Value.GetName(), "", row.Value.GetPrefixes())...)
 	}
-	for _, prefixes := range taken {
+	for _, prefixes := range spaces {
 		v.overlaps(prefixes)
 	}
 	for row := range t.Meshes.All() {
 		v.inNetwork(row.Name)
 		v.mesh(row.Value)
+		v.meshSegments(row.Value)
 	}
 	slices.SortStableFunc(v.found, func(a, b Violation) int {
 		return cmp.Or(natural(a.Field, b.Field), strings.Compare(a.Resource, b.Resource), strings.Compare(a.Problem, b.Problem))
@@ -119,27 +124,26 @@ func (v *validator) sla(p *swanherdv1.Profile) {
 type takenPrefix struct {
 	prefix netip.Prefix
 	owner  string
+	within string // the part of the owner that it is in, as in `segments[0].`
 	index  int
 }
 
-func (p takenPrefix) field() string { return fmt.Sprintf("prefixes[%d]", p.index) }
+func (p takenPrefix) field() string { return fmt.Sprintf("%sprefixes[%d]", p.within, p.index) }
 
-// prefixes checks each prefix of a site or gateway by itself and returns the good ones.
-func (v *validator) prefixes(s interface {
-	GetName() string
-	GetPrefixes() []string
-}) []takenPrefix {
+// prefixes checks each prefix of a site, of a segment in it, or of a gateway by itself and
+// returns the good ones.
+func (v *validator) prefixes(owner, within string, texts []string) []takenPrefix {
 	var good []takenPrefix
-	for i, text := range s.GetPrefixes() {
-		at := takenPrefix{owner: s.GetName(), index: i}
+	for i, text := range texts {
+		at := takenPrefix{owner: owner, within: within, index: i}
 		p, err := netip.ParsePrefix(text)
 		switch {
 		case err != nil:
-			v.add(s.GetName(), at.field(), fmt.Sprintf("%q is not a prefix", clip(text)), "write it as in 10.1.0.0/16 or 2001:db8:1::/48")
+			v.add(owner, at.field(), fmt.Sprintf("%q is not a prefix", clip(text)), "write it as in 10.1.0.0/16 or 2001:db8:1::/48")
 		case p.Addr().Is4In6():
-			v.add(s.GetName(), at.field(), fmt.Sprintf("%s is an IPv4 prefix in IPv6 form", text), "write it as IPv4")
+			v.add(owner, at.field(), fmt.Sprintf("%s is an IPv4 prefix in IPv6 form", text), "write it as IPv4")
 		case p.Masked() != p:
-			v.add(s.GetName(), at.field(), fmt.Sprintf("%s has host bits set", text), fmt.Sprintf("write %s", p.Masked()))
+			v.add(owner, at.field(), fmt.Sprintf("%s has host bits set", text), fmt.Sprintf("write %s", p.Masked()))
 		default:
 			at.prefix = p
 			good = append(good, at)
@@ -148,7 +152,7 @@ func (v *validator) prefixes(s interface {
 	return good
 }
 
-// overlaps finds the prefixes that are inside others of the same network. In
+// overlaps finds the prefixes that are inside others of the same network and segment. In
 // ascending order, a prefix comes right after those that hold it.
 func (v *validator) overlaps(prefixes []takenPrefix) {
 	slices.SortFunc(prefixes, func(a, b takenPrefix) int {
@@ -183,7 +187,7 @@ func (v *validator) overlap(a, b takenPrefix) {
 		where += ", " + at + "." + a.field()
 	}
 	v.add(b.owner, b.field(), fmt.Sprintf("%s overlaps %s of %s", b.prefix, a.prefix, where),
-		"give each site and gateway of a network prefixes of its own")
+		"give each site and gateway of a network prefixes of its own, or put sites into different segments")
 }
 
 // ownerWord is the kind of what has a prefix.

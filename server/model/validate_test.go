@@ -1,6 +1,8 @@
 package model
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,6 +32,17 @@ func manifest() *swanherdv1.Manifest {
 func validate(t *Topology, m *swanherdv1.Manifest) Violations {
 	merged, found := MergeManifest(t, m, Prune{})
 	return append(found, ValidateState(merged.Topology, merged.Fields)...)
+}
+
+// inSegments puts the prefixes of all sites into segments too.
+func inSegments(m *swanherdv1.Manifest, ids ...string) {
+	for _, id := range ids {
+		name := "networks/demo/segments/" + id
+		m.Segments = append(m.Segments, &swanherdv1.Segment{Name: name})
+		for _, s := range m.GetSites() {
+			s.Segments = append(s.Segments, &swanherdv1.SiteSegment{Segment: name, Prefixes: slices.Clone(s.GetPrefixes())})
+		}
+	}
 }
 
 func links(pairs ...string) *swanherdv1.Mesh_ExplicitLinks {
@@ -78,6 +91,51 @@ func TestViolations(t *testing.T) {
 		{
 			"overlap in one site", func(m *swanherdv1.Manifest) { m.Sites[0].Prefixes = []string{"10.1.0.0/16", "10.1.1.0/24"} },
 			[][]string{{"sites[0].prefixes[1]", "of the same site"}},
+		},
+		{
+			"the same prefixes in segments", func(m *swanherdv1.Manifest) { inSegments(m, "corp", "iot") }, nil,
+		},
+		{
+			"overlap in a segment", func(m *swanherdv1.Manifest) {
+				inSegments(m, "corp", "iot")
+				m.Sites[1].Segments[1].Prefixes = append(m.Sites[1].Segments[1].Prefixes, "10.1.7.0/24")
+			}, [][]string{{"sites[1].segments[1].prefixes[2]", "10.1.7.0/24 overlaps 10.1.0.0/16", "sites[0].segments[1].prefixes[0]"}},
+		},
+		{
+			"host bits in a segment", func(m *swanherdv1.Manifest) {
+				inSegments(m, "corp")
+				m.Sites[0].Segments[0].Prefixes[0] = "10.1.0.1/16"
+			}, [][]string{{"sites[0].segments[0].prefixes[0]", "host bits"}},
+		},
+		{
+			"unknown segments", func(m *swanherdv1.Manifest) {
+				inSegments(m, "corp")
+				m.Sites[0].Segments[0].Segment = "networks/demo/segments/guest"
+				m.Meshes[0].Segments = []string{"networks/demo/segments/guest", "networks/other/segments/corp", "corp"}
+			}, [][]string{
+				{"meshes[0].segments[0]", "guest does not exist", "networks/demo/segments/corp"}, {"meshes[0].segments[1]", "another network"},
+				{"meshes[0].segments[2]", "not a name"}, {"sites[0].segments[0].segment", "guest does not exist"},
+			},
+		},
+		{
+			"segments twice", func(m *swanherdv1.Manifest) {
+				inSegments(m, "corp")
+				m.Sites[0].Segments = append(m.Sites[0].Segments, &swanherdv1.SiteSegment{Segment: "networks/demo/segments/corp", Prefixes: []string{"10.9.0.0/16"}})
+				m.Meshes[0].Segments = []string{"networks/demo/segments/default", "networks/demo/segments/default"}
+			}, [][]string{{"meshes[0].segments[1]", "the same segment as segments[0]"}, {"sites[0].segments[1].segment", "the same segment as segments[0]"}},
+		},
+		{
+			"the default segment", func(m *swanherdv1.Manifest) {
+				m.Segments = []*swanherdv1.Segment{{Name: "networks/demo/segments/default"}}
+				m.Sites[0].Segments = []*swanherdv1.SiteSegment{{Segment: "networks/demo/segments/default", Prefixes: []string{"10.9.0.0/16"}}}
+			}, [][]string{{"segments[0].name", "always there"}, {"sites[0].segments[0].segment", "put them into prefixes"}},
+		},
+		{
+			"too many segments", func(m *swanherdv1.Manifest) {
+				for i := range maxSegments + 1 {
+					m.Segments = append(m.Segments, &swanherdv1.Segment{Name: fmt.Sprintf("networks/demo/segments/s%03d", i)})
+				}
+			}, [][]string{{"segments[64].name", "more than 64 segments"}},
 		},
 		{"default route and all", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[1] = "::/0" }, nil},
 		{

@@ -158,7 +158,7 @@ func TestWays(t *testing.T) {
 		{source: "10.1.0.0/16", destination: "10.9.0.0/16", reason: "no tunnel at a takes 10.1.0.0/16 to 10.9.0.0/16"},
 		{source: "10.0.0.0/8", destination: "10.1.0.0/16", reason: "no site with a tunnel has 10.0.0.0/8"},
 	} {
-		reason, ok := w.Reach(netip.MustParsePrefix(c.source), netip.MustParsePrefix(c.destination), func(tunnel string) bool {
+		reason, ok := w.Reach("", netip.MustParsePrefix(c.source), netip.MustParsePrefix(c.destination), func(tunnel string) bool {
 			return short(tunnel) != c.down
 		})
 		if reason != c.reason || ok != (c.reason == "") {

@@ -18,6 +18,8 @@ type delta struct {
 	selection bool
 	// settings is set when what the network's edges have in common changed.
 	settings bool
+	// segments is set when the network has other segments.
+	segments bool
 	// Names of what changed.
 	sites, edges, uplinks, meshes, profiles, gateways, keys map[string]bool
 }
@@ -45,7 +47,11 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 	for c := range model.Diff(from.Sites, to.Sites) {
 		d := at(c.Name)
 		d.sites[c.Name] = true
-		d.selection = d.selection || c.Old == nil || c.New == nil || !maps.Equal(c.Old.Value.GetLabels(), c.New.Value.GetLabels())
+		d.selection = d.selection || c.Old == nil || c.New == nil || !maps.Equal(c.Old.Value.GetLabels(), c.New.Value.GetLabels()) ||
+			!sameSegments(c.Old.Value, c.New.Value)
+	}
+	for c := range model.Diff(from.Segments, to.Segments) {
+		at(c.Name).segments = true
 	}
 	for c := range model.Diff(from.Edges, to.Edges) {
 		at(c.Name).edges[c.Name] = true
@@ -78,6 +84,18 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 		at(c.Name).settings = true
 	}
 	return deltas
+}
+
+// sameSegments says whether both are in the same segments.
+func sameSegments(x, y *swanherdv1.Site) bool {
+	in := func(s *swanherdv1.Site) map[string]bool {
+		names := map[string]bool{}
+		for _, x := range s.GetSegments() {
+			names[x.GetSegment()] = true
+		}
+		return names
+	}
+	return maps.Equal(in(x), in(y))
 }
 
 func sameUplinks(x, y []*swanherdv1.Uplink) bool {
@@ -121,7 +139,7 @@ func (d *delta) dirtyLinks(n *network) map[string]bool {
 // dirtySettings returns the edges of an index, before the change or after it, that are
 // new, gone, or have other settings.
 func (d *delta) dirtySettings(n *network) map[string]bool {
-	if d.all || d.settings {
+	if d.all || d.settings || d.segments {
 		dirty := n.edgeNames()
 		maps.Copy(dirty, d.edges)
 		return dirty

@@ -19,6 +19,9 @@
 //     enabled edge of the other, over the preferred pair of their uplinks.
 //   - A tunnel needs something to protect on both ends: sites without prefixes
 //     get none.
+//   - Segments other than the default one are planned each by itself, as if there were no
+//     other: with the prefixes that the sites have in it, the meshes that carry it, and
+//     tunnels of its own, which alone bear its label.
 //   - The edge with the lower id initiates, unless only its own address is
 //     known.
 //   - With transit, the first hub by name that has an enabled edge carries the

@@ -30,7 +30,7 @@ func explained(b *builder, from, to string) *swanherdv1.ExplainResponse {
 		row, _ := b.Sites.Get(siteName(id))
 		return netip.MustParsePrefix(row.Value.GetPrefixes()[0]).Addr().Next()
 	}
-	return Explain(b.snapshot(), model.NetworkName{Network: "demo"}, host(from), host(to))
+	return Explain(b.snapshot(), model.SegmentName{Network: "demo"}, host(from), host(to))
 }
 
 // path is an explanation in a few words.
@@ -133,7 +133,7 @@ func TestWhyNot(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, e.GetReason(), c.want)
 		}
 	}
-	e := Explain(hubAndSpokeOf(2, true).snapshot(), model.NetworkName{Network: "demo"}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("192.168.1.1"))
+	e := Explain(hubAndSpokeOf(2, true).snapshot(), model.SegmentName{Network: "demo"}, netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("192.168.1.1"))
 	if e.GetReachable() || e.GetReason() != "no site or gateway of networks/demo has a prefix with 192.168.1.1" {
 		t.Errorf("an address of nobody: %v", e)
 	}

@@ -17,7 +17,7 @@ type GatewayTunnel struct {
 // GatewayTunnels are the tunnels that the topology plans with a gateway, by the edge's
 // name.
 func GatewayTunnels(t *model.Topology, name model.GatewayName) []GatewayTunnel {
-	n := newNetwork(t, model.NetworkName{Network: name.Network}, &network{}, nil)
+	n := newNetwork(t, model.SegmentName{Network: name.Network}, &network{}, nil)
 	var out []GatewayTunnel
 	for row := range t.Edges.InNetwork(model.NetworkName{Network: name.Network}) {
 		n.eachGateway(n.edges[row.Name], func(g *gateway) {

@@ -97,7 +97,16 @@ func goldenTopologies() map[string]*builder {
 		Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: edgeName("spoke-00001")}}},
 	})
 
+	segments := fullMeshOf(3)
+	segments.segments("corp", "iot")
+	for i, in := range [][]string{{"corp", "iot"}, {"corp", "iot"}, {"corp"}} {
+		for _, segment := range in { // the prefixes are those of the default segment too
+			segments.siteSegment(fmt.Sprintf("site-%05d", i), segment, fmt.Sprintf("10.0.%d.0/24", i))
+		}
+	}
+
 	return map[string]*builder{
+		"segments": segments,
 		"gateways": gateways, "full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
 		"two-hubs": hubs, "explicit-links": explicit, "odd-edges": odd, "many-prefixes": wide,
 	}

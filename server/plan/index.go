@@ -13,15 +13,17 @@ import (
 	"github.com/swanherd/swanherd/server/model"
 )
 
-// network is the index of one network: who is where, and which meshes select
-// which sites.
+// network is the index of one segment of a network: who is where, and which meshes select
+// which sites. A segment has the sites that have prefixes in it, the default one all.
 type network struct {
-	sites  map[string]*site
-	edges  map[string]*edge
-	meshes []*mesh // by name; without those whose profile is missing
-	// gateways by name.
+	segment model.SegmentName // without a segment: the default one
+	sites   map[string]*site
+	edges   map[string]*edge
+	meshes  []*mesh // by name; without those whose profile is missing
+	// gateways by name; those of a network are in its default segment.
 	gateways []*gateway
-	// trust is the resource that all of the network's edges have in common.
+	// trust is the resource that all of the network's edges have in common; the default
+	// segment has it.
 	trust *swanherdv1.IntentResource
 }
 
@@ -87,14 +89,18 @@ const (
 
 // newNetwork makes the index of a network. What it can it takes from the index
 // before.
-func newNetwork(t *model.Topology, name model.NetworkName, before *network, secrets Secrets) *network {
-	n := &network{sites: map[string]*site{}, edges: map[string]*edge{}}
+func newNetwork(t *model.Topology, segment model.SegmentName, before *network, secrets Secrets) *network {
+	name := model.NetworkName{Network: segment.Network}
+	n := &network{segment: segment, sites: map[string]*site{}, edges: map[string]*edge{}}
 	for row := range t.Sites.InNetwork(name) {
+		if _, in := model.PrefixesIn(row.Value, segment.Segment); !in {
+			continue
+		}
 		s := &site{name: row.Name}
 		if old := before.sites[row.Name]; old != nil && old.revision == row.Revision {
 			s.revision, s.prefixes, s.texts, s.labels = old.revision, old.prefixes, old.texts, old.labels
 		} else {
-			s.set(row)
+			s.set(row, segment.Segment)
 		}
 		n.sites[row.Name] = s
 	}
@@ -102,12 +108,14 @@ func newNetwork(t *model.Topology, name model.NetworkName, before *network, secr
 		n.addEdge(t, row)
 	}
 	for row := range t.Meshes.InNetwork(name) {
-		if profile, ok := t.Profiles.Get(row.Value.GetProfile()); ok {
+		if profile, ok := t.Profiles.Get(row.Value.GetProfile()); ok && model.Carries(row.Value, segment.Segment) {
 			n.meshes = append(n.meshes, n.resolve(t, name, row.Value, profile.Value)...)
 		}
 	}
-	n.setGateways(t, name, secrets)
-	n.setTrust(t, name)
+	if segment.Segment == "" {
+		n.setGateways(t, name, secrets)
+		n.setTrust(t, name)
+	}
 	return n
 }
 
@@ -122,7 +130,7 @@ func (n *network) update(t *model.Topology, d *delta) {
 	}
 	for name := range d.sites {
 		if row, ok := t.Sites.Get(name); ok && n.sites[name] != nil {
-			n.sites[name].set(row)
+			n.sites[name].set(row, n.segment.Segment)
 		}
 	}
 	for name := range d.edges {
@@ -145,9 +153,10 @@ func (n *network) update(t *model.Topology, d *delta) {
 	}
 }
 
-func (s *site) set(row model.Row[*swanherdv1.Site]) {
+func (s *site) set(row model.Row[*swanherdv1.Site], segment string) {
 	s.revision = row.Revision
-	s.prefixes = parsePrefixes(row.Value.GetPrefixes())
+	texts, _ := model.PrefixesIn(row.Value, segment)
+	s.prefixes = parsePrefixes(texts)
 	s.texts = prefixStrings(s.prefixes)
 	s.labels = row.Value.GetLabels()
 }
@@ -272,8 +281,8 @@ func newMesh(name string, profile *swanherdv1.Profile) *mesh {
 func (n *network) selected(t *model.Topology, name model.NetworkName, selector *swanherdv1.SiteSelector) []*site {
 	var sites []*site
 	for row := range t.Sites.InNetwork(name) {
-		if model.Selects(selector, row.Value) {
-			sites = append(sites, n.sites[row.Name])
+		if s := n.sites[row.Name]; s != nil && model.Selects(selector, row.Value) {
+			sites = append(sites, s)
 		}
 	}
 	return sites

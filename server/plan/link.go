@@ -75,15 +75,17 @@ func (n *network) newLink(m *mesh, x, y *edge) *draft {
 	if !ok {
 		return nil
 	}
-	name := tunnelName(&a, &b)
+	name := tunnelName(&a, &b, n.segment.Segment)
 	forA, forB := children(m, a.offered, b.offered)
-	intentA, intentB := intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
-	intentA.Probe, intentB.Probe = m.probes(name, &a, &b)
-	return &draft{
-		tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()},
-		a:      intentA,
-		b:      intentB,
+	d := &draft{tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()}}
+	d.a, d.b = intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
+	if n.segment.Segment == "" {
+		d.a.Probe, d.b.Probe = m.probes(name, &a, &b)
+	} else { // where probes come from is of no segment
+		d.tunnel.Segment = n.segment.String()
+		d.a.Segment, d.b.Segment = n.segment.Segment, n.segment.Segment
 	}
+	return d
 }
 
 // ends decides everything about the tunnel between two edges; ok is false when
@@ -189,12 +191,16 @@ func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Durat
 // tunnelName is `networks/{network}/tunnels/{a}--{b}`, over whichever uplinks: a tunnel
 // that changes to another one keeps its SAs until it has those of the new one, where
 // one of another name would take the place of one that is closed. An id may itself hold
-// "--"; then a hash keeps the names of different tunnels apart.
-func tunnelName(a, b *end) string {
+// "--"; then a hash keeps the names of different tunnels apart. Behind it is the segment, if
+// that is not the default one.
+func tunnelName(a, b *end, segment string) string {
 	id := a.edge.id.Edge + "--" + b.edge.id.Edge
 	if strings.Count(id, "--") != 1 {
 		sum := sha256.Sum256([]byte(a.edge.id.Edge + "/" + b.edge.id.Edge))
 		id += "." + hex.EncodeToString(sum[:8])
+	}
+	if segment != "" {
+		id += "." + segment
 	}
 	return model.TunnelName{Network: a.edge.id.Network, Tunnel: id}.String()
 }

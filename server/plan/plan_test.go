@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/model"
@@ -43,6 +45,21 @@ func meshName(id string) string { return "networks/demo/meshes/" + id }
 
 func (b *builder) site(id string, labels map[string]string, prefixes ...string) {
 	put(b, &b.Sites, siteName(id), &swanherdv1.Site{Name: siteName(id), Labels: labels, Prefixes: prefixes})
+}
+
+// siteSegment adds to a site what it has in a segment.
+func (b *builder) siteSegment(id, segment string, prefixes ...string) {
+	s := proto.CloneOf(b.Sites.Value(siteName(id)))
+	s.Segments = append(s.Segments, &swanherdv1.SiteSegment{Segment: "networks/demo/segments/" + segment, Prefixes: prefixes})
+	put(b, &b.Sites, siteName(id), s)
+}
+
+// segments are there.
+func (b *builder) segments(ids ...string) {
+	for _, id := range ids {
+		name := "networks/demo/segments/" + id
+		put(b, &b.Segments, name, &swanherdv1.Segment{Name: name})
+	}
 }
 
 func (b *builder) edge(id, site string, uplinks ...*swanherdv1.Uplink) {

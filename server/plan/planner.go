@@ -28,10 +28,11 @@ type Planner struct {
 	only     model.NetworkName
 	topology *model.Topology
 	plan     *Plan
-	networks map[model.NetworkName]*network
-	// links of each edge by the edge or gateway at the other end, and the other way round:
-	// a link is there twice.
-	links map[string]map[string]*link
+	// networks by segment; without a segment it is the default one.
+	networks map[model.SegmentName]*network
+	// links by segment, of each edge by the edge or gateway at the other end, and the other
+	// way round: a link is there twice.
+	links map[string]map[string]map[string]*link
 	// secrets opens pre-shared keys; nil: the plan is without them.
 	secrets Secrets
 }
@@ -41,8 +42,8 @@ func NewPlanner() *Planner {
 	return &Planner{
 		topology: &model.Topology{},
 		plan:     &Plan{},
-		networks: map[model.NetworkName]*network{},
-		links:    map[string]map[string]*link{},
+		networks: map[model.SegmentName]*network{},
+		links:    map[string]map[string]map[string]*link{},
 	}
 }
 
@@ -130,41 +131,85 @@ func (o *output) removeLink(l *link) {
 
 // updateNetwork recomputes what d touches in one network.
 func (p *Planner) updateNetwork(t *model.Topology, name model.NetworkName, d *delta, out *output) {
-	n := p.networks[name]
+	segments := segmentsOf(p.topology, name, segmentsOf(t, name, nil))
+	n := p.networks[segments[0]]
 	if n == nil {
 		n = &network{}
 		d.all = true
 	}
-	links, settings := d.dirtyLinks(n), d.dirtySettings(n)
-	n = p.index(t, name, n, d)
-	maps.Copy(links, d.dirtyLinks(n))
+	settings := d.dirtySettings(n)
+	for _, segment := range segments {
+		p.updateSegment(t, segment, d, out)
+	}
+	if n = p.networks[segments[0]]; n == nil {
+		n = &network{}
+	}
 	maps.Copy(settings, d.dirtySettings(n))
-
-	p.updateLinks(n, slices.Sorted(maps.Keys(links)), out)
 	for name := range settings {
 		if e := n.edges[name]; e != nil {
-			p.updateSettings(n, e, out)
+			p.updateSettings(segments, e, out)
 		} else if _, planned := p.plan.Intents.Get(name); planned {
 			out.removed[name] = true
-			delete(p.links, name)
+			for _, links := range p.links {
+				delete(links, name)
+			}
 		}
 	}
 }
 
-// index brings the index of a network to the topology. What d does not touch stays as it
+// segmentsOf adds to others, in which they are not yet, the segments of a network: the
+// default one, then the others by name.
+func segmentsOf(t *model.Topology, name model.NetworkName, others []model.SegmentName) []model.SegmentName {
+	all := others
+	if all == nil {
+		all = []model.SegmentName{{Network: name.Network}}
+	}
+	for row := range t.Segments.InNetwork(name) {
+		segment := model.SegmentName{Network: name.Network, Segment: model.SegmentID(row.Name)}
+		if !slices.Contains(all, segment) {
+			all = append(all, segment)
+		}
+	}
+	return all
+}
+
+// updateSegment recomputes the links that d touches in one segment.
+func (p *Planner) updateSegment(t *model.Topology, segment model.SegmentName, d *delta, out *output) {
+	n := p.networks[segment]
+	if n == nil {
+		n = &network{segment: segment}
+		all := *d
+		all.all = true
+		d = &all
+	}
+	links := d.dirtyLinks(n)
+	n = p.index(t, segment, n, d)
+	maps.Copy(links, d.dirtyLinks(n))
+	p.updateLinks(n, slices.Sorted(maps.Keys(links)), out)
+}
+
+// index brings the index of a segment to the topology. What d does not touch stays as it
 // is: a change of one edge or site must not cost a look at all.
-func (p *Planner) index(t *model.Topology, name model.NetworkName, n *network, d *delta) *network {
+func (p *Planner) index(t *model.Topology, segment model.SegmentName, n *network, d *delta) *network {
+	name := model.NetworkName{Network: segment.Network}
 	_, exists := t.Networks.Get(name.String())
+	if segment.Segment != "" {
+		_, there := t.Segments.Get(segment.String())
+		exists = exists && there
+	}
 	switch {
 	case !exists:
-		delete(p.networks, name)
-		return &network{}
+		delete(p.networks, segment)
+		return &network{segment: segment}
 	case d.all || d.selection:
-		n = newNetwork(t, name, n, p.secrets)
-		p.networks[name] = n
+		n = newNetwork(t, segment, n, p.secrets)
+		p.networks[segment] = n
 		return n
 	}
 	n.update(t, d)
+	if segment.Segment != "" {
+		return n
+	}
 	if len(d.gateways)+len(d.keys) > 0 {
 		n.setGateways(t, name, p.secrets)
 	}
@@ -183,22 +228,27 @@ type wantedLink struct {
 
 // updateLinks recomputes every link of the edges. Their versions all processors compute.
 func (p *Planner) updateLinks(n *network, edges []string, out *output) {
+	links := p.links[n.segment.Segment]
+	if links == nil {
+		links = map[string]map[string]*link{}
+		p.links[n.segment.Segment] = links
+	}
 	var wanted []wantedLink
 	done := map[[2]string]bool{}
 	for _, e := range edges {
-		wanted = p.appendLinks(wanted, n, e, done)
+		wanted = n.appendLinks(wanted, e, links[e], done)
 	}
 	inParallel(len(wanted), func(i int) { wanted[i].link = wanted[i].draft.link() })
 	for _, w := range wanted {
-		out.setLink(p.links[w.x][w.y], w.link)
-		p.setLink(w.x, w.y, w.link)
-		p.setLink(w.y, w.x, w.link)
+		out.setLink(links[w.x][w.y], w.link)
+		setLink(links, w.x, w.y, w.link)
+		setLink(links, w.y, w.x, w.link)
 	}
 }
 
-// appendLinks appends every link of one edge, except those in done, by the name of the
-// edge at the other end.
-func (p *Planner) appendLinks(wanted []wantedLink, n *network, name string, done map[[2]string]bool) []wantedLink {
+// appendLinks appends every link of one edge, those to be and those of before, except
+// those in done, by the name of the edge or gateway at the other end.
+func (n *network) appendLinks(wanted []wantedLink, name string, before map[string]*link, done map[[2]string]bool) []wantedLink {
 	from := len(wanted)
 	if e := n.edges[name]; e != nil {
 		n.eachPeer(e, func(m *mesh, peer *edge) {
@@ -212,7 +262,7 @@ func (p *Planner) appendLinks(wanted []wantedLink, n *network, name string, done
 			wanted = append(wanted, wantedLink{x: name, y: g.name, draft: n.newGatewayLink(g, e)})
 		})
 	}
-	for peer := range p.links[name] {
+	for peer := range before {
 		if key := pairKey(name, peer); !done[key] {
 			done[key] = true
 			wanted = append(wanted, wantedLink{x: name, y: peer})
@@ -247,14 +297,14 @@ func inParallel(n int, f func(i int)) {
 	others.Wait()
 }
 
-func (p *Planner) setLink(edge, peer string, l *link) {
+func setLink(links map[string]map[string]*link, edge, peer string, l *link) {
 	switch {
 	case l == nil:
-		delete(p.links[edge], peer)
-	case p.links[edge] == nil:
-		p.links[edge] = map[string]*link{peer: l}
+		delete(links[edge], peer)
+	case links[edge] == nil:
+		links[edge] = map[string]*link{peer: l}
 	default:
-		p.links[edge][peer] = l
+		links[edge][peer] = l
 	}
 }
 
@@ -287,7 +337,7 @@ func (n *network) eachPeer(e *edge, f func(*mesh, *edge)) {
 	}
 }
 
-func (p *Planner) updateSettings(n *network, e *edge, out *output) {
+func (p *Planner) updateSettings(segments []model.SegmentName, e *edge, out *output) {
 	s := &swanherdv1.EdgeSettings{
 		Edge:            e.name,
 		CounterInterval: durationpb.New(counterInterval),
@@ -295,9 +345,14 @@ func (p *Planner) updateSettings(n *network, e *edge, out *output) {
 	}
 	if e.site != nil {
 		s.LocalPrefixes = e.site.texts
+		for _, segment := range segments[1:] {
+			if n := p.networks[segment]; n != nil && n.sites[e.site.name] != nil {
+				s.Segments = append(s.Segments, &swanherdv1.SegmentSettings{Segment: segment.Segment, LocalPrefixes: n.sites[e.site.name].texts})
+			}
+		}
 	}
 	p.updateResource(e, digest.Resource(s), out)
-	p.updateResource(e, n.trust, out)
+	p.updateResource(e, p.networks[segments[0]].trust, out)
 }
 
 // updateResource sets a resource of an edge unless it has the very same already.

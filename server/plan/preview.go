@@ -2,6 +2,7 @@ package plan
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -242,25 +243,41 @@ func (p *preview) reachability(changes Changes) {
 		if !touched[row.Name] {
 			continue
 		}
-		old, now := reach(p.before, before[row.Name]), reach(p.after, after[row.Name])
-		if slices.Equal(old, now) {
-			continue
-		}
-		c := &swanherdv1.ReachabilityChange{Site: row.Name, LostPrefixes: prefixStrings(old.without(now)), GainedPrefixes: prefixStrings(now.without(old))}
-		if len(c.GetLostPrefixes()) > 0 {
+		changes := p.siteReach(row.Name, before[row.Name], after[row.Name])
+		if slices.ContainsFunc(changes, func(c *swanherdv1.ReachabilityChange) bool { return len(c.GetLostPrefixes()) > 0 }) {
 			p.out.SitesLosing++
 		}
-		if len(c.GetGainedPrefixes()) > 0 {
+		if slices.ContainsFunc(changes, func(c *swanherdv1.ReachabilityChange) bool { return len(c.GetGainedPrefixes()) > 0 }) {
 			p.out.SitesGaining++
 		}
-		c.LostPrefixes = c.LostPrefixes[:min(maxPrefixes, len(c.LostPrefixes))]
-		c.GainedPrefixes = c.GainedPrefixes[:min(maxPrefixes, len(c.GainedPrefixes))]
-		all = append(all, c)
+		all = append(all, changes...)
 	}
 	slices.SortStableFunc(all, func(a, b *swanherdv1.ReachabilityChange) int {
 		return cmp.Compare(min(1, len(b.GetLostPrefixes())), min(1, len(a.GetLostPrefixes())))
 	})
 	p.out.Reachability = all[:min(maxPreviewed, len(all))]
+}
+
+// siteReach tells of a site what it reaches no more, or now does, in each segment; its
+// edges are those before and after the change.
+func (p *preview) siteReach(site string, before, after []string) (all []*swanherdv1.ReachabilityChange) {
+	had, has := reach(p.before, before), reach(p.after, after)
+	segments := setOf(slices.Collect(maps.Keys(had)), slices.Collect(maps.Keys(has)))
+	for _, segment := range slices.Sorted(maps.Keys(segments)) {
+		old, now := newPrefixSet(had[segment]), newPrefixSet(has[segment])
+		if slices.Equal(old, now) {
+			continue
+		}
+		c := &swanherdv1.ReachabilityChange{Site: site, LostPrefixes: prefixStrings(old.without(now)), GainedPrefixes: prefixStrings(now.without(old))}
+		if segment != "" {
+			network, _ := model.NetworkOf(site)
+			c.Segment = model.SegmentName{Network: network.Network, Segment: segment}.String()
+		}
+		c.LostPrefixes = c.LostPrefixes[:min(maxPrefixes, len(c.LostPrefixes))]
+		c.GainedPrefixes = c.GainedPrefixes[:min(maxPrefixes, len(c.GainedPrefixes))]
+		all = append(all, c)
+	}
+	return all
 }
 
 // edgesOf are the edges of the sites.
@@ -274,16 +291,17 @@ func edgesOf(t *model.Topology, sites map[string]bool) map[string][]string {
 	return out
 }
 
-// reach is what the edges have tunnels to.
-func reach(p *Plan, edges []string) prefixSet {
-	var all []netip.Prefix
+// reach is what the edges have tunnels to, by the id of the segment.
+func reach(p *Plan, edges []string) map[string][]netip.Prefix {
+	all := map[string][]netip.Prefix{}
 	for _, edge := range edges {
 		for r := range resources(p.Intents.Value(edge)).All() {
 			for _, child := range r.GetTunnel().GetChildren() {
+				segment := r.GetTunnel().GetSegment()
 				_, remote := protected(child)
-				all = append(all, parsePrefixes(remote)...)
+				all[segment] = append(all[segment], parsePrefixes(remote)...)
 			}
 		}
 	}
-	return newPrefixSet(all)
+	return all
 }

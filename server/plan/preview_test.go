@@ -132,24 +132,34 @@ func checkPreview(t *rapid.T, from, to *model.Topology) {
 		t.Fatalf("preview says %d edges, +%d -%d tunnels; the plans differ in %d edges, +%d -%d tunnels",
 			p.GetEdgesTouched(), p.GetTunnelsAdded(), p.GetTunnelsRemoved(), touched, added, removed)
 	}
+	for _, segment := range []string{"", "corp", "iot"} {
+		checkLosses(t, from, to, before, after, p, segment)
+	}
+}
+
+// checkLosses holds what a preview says that sites lose in a segment to the plans.
+func checkLosses(t *rapid.T, from, to *model.Topology, before, after *Plan, p *swanherdv1.ChangePlan, segment string) {
 	lost := map[string][]string{}
 	for _, c := range p.GetReachability() {
-		lost[c.GetSite()] = c.GetLostPrefixes()
+		if model.SegmentID(c.GetSegment()) == segment {
+			lost[c.GetSite()] = c.GetLostPrefixes()
+		}
 	}
 	for s := range to.Sites.All() {
 		for other := range from.Sites.All() {
-			for _, prefix := range parsePrefixes(other.Value.GetPrefixes()) {
-				loses := reaches(from, before, s.Name, prefix.Addr()) && !reaches(to, after, s.Name, prefix.Addr())
+			texts, _ := model.PrefixesIn(other.Value, segment)
+			for _, prefix := range parsePrefixes(texts) {
+				loses := reaches(from, before, segment, s.Name, prefix.Addr()) && !reaches(to, after, segment, s.Name, prefix.Addr())
 				if said := holds(lost[s.Name], prefix.Addr()); said != loses {
-					t.Fatalf("%s loses %s: %v, the preview says %v: %v", s.Name, prefix, loses, said, lost[s.Name])
+					t.Fatalf("in segment %q %s loses %s: %v, the preview says %v: %v", segment, s.Name, prefix, loses, said, lost[s.Name])
 				}
 			}
 		}
 	}
 }
 
-// reaches says whether an edge of the site has a tunnel to the address.
-func reaches(t *model.Topology, p *Plan, site string, addr netip.Addr) bool {
+// reaches says whether an edge of the site has a tunnel to the address in the segment.
+func reaches(t *model.Topology, p *Plan, segment, site string, addr netip.Addr) bool {
 	for row := range t.Edges.All() {
 		intent := p.Intents.Value(row.Name)
 		if row.Value.GetSite() != site || intent == nil {
@@ -157,7 +167,7 @@ func reaches(t *model.Topology, p *Plan, site string, addr netip.Addr) bool {
 		}
 		for r := range intent.Resources.All() {
 			for _, child := range r.GetTunnel().GetChildren() {
-				if _, remote := protected(child); holds(remote, addr) {
+				if _, remote := protected(child); r.GetTunnel().GetSegment() == segment && holds(remote, addr) {
 					return true
 				}
 			}

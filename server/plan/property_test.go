@@ -33,6 +33,7 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 			"edge":    func(t *rapid.T) { randomEdge(t, b) },
 			"uplinks": func(t *rapid.T) { b.uplinks(drawID(t, "edge"), randomUplinks(t)...) },
 			"mesh":    func(t *rapid.T) { randomMesh(t, b) },
+			"segment": func(t *rapid.T) { randomSegment(t, b) },
 			"remove":  func(t *rapid.T) { randomRemoval(t, b) },
 			"gateway": func(t *rapid.T) { randomGateway(t, b) },
 			"key":     func(t *rapid.T) { b.key("partner", rapid.StringMatching(`v[0-9]`).Draw(t, "version")) },
@@ -91,21 +92,23 @@ func tunnelNames(t *model.Topology) map[string]bool {
 		if err != nil {
 			continue // refused before it was stored
 		}
-		n := newNetwork(t, name, &network{}, nil)
-		for _, e := range n.edges {
-			for row := range t.Gateways.InNetwork(name) {
-				if e.enabled && wantsGateway(t, row.Value, e) {
-					names[model.TunnelName{Network: name.Network, Tunnel: gatewayTunnelID(e.id.Edge, row.Name)}.String()] = true
+		for _, segment := range segmentsOf(t, name, nil) {
+			n := newNetwork(t, segment, &network{}, nil)
+			for _, e := range n.edges {
+				for row := range t.Gateways.InNetwork(name) {
+					if segment.Segment == "" && e.enabled && wantsGateway(t, row.Value, e) {
+						names[model.TunnelName{Network: name.Network, Tunnel: gatewayTunnelID(e.id.Edge, row.Name)}.String()] = true
+					}
 				}
+				n.eachPeer(e, func(m *mesh, peer *edge) {
+					if e.name > peer.name {
+						return // seen from the other end
+					}
+					if a, b, ok := n.ends(m, e, peer); ok {
+						names[tunnelName(&a, &b, segment.Segment)] = true
+					}
+				})
 			}
-			n.eachPeer(e, func(m *mesh, peer *edge) {
-				if e.name > peer.name {
-					return // seen from the other end
-				}
-				if a, b, ok := n.ends(m, e, peer); ok {
-					names[tunnelName(&a, &b)] = true
-				}
-			})
 		}
 	}
 	return names
@@ -163,6 +166,29 @@ func randomSite(t *rapid.T, b *builder) {
 	}
 	role := rapid.SampledFrom([]string{"hub", "spoke", "other"}).Draw(t, "role")
 	b.site(id, map[string]string{"role": role}, prefixes...)
+	for _, segment := range []string{"corp", "iot"} {
+		if rapid.Bool().Draw(t, "in "+segment) { // with the same prefixes in each
+			b.siteSegment(id, segment, all[:1+rapid.IntRange(0, 2).Draw(t, "prefixes")]...)
+		}
+	}
+}
+
+// randomSegment makes a segment be there or not, or a mesh carry it or not.
+func randomSegment(t *rapid.T, b *builder) {
+	name := "networks/demo/segments/" + rapid.SampledFrom([]string{"corp", "iot"}).Draw(t, "segment")
+	switch rapid.IntRange(0, 2).Draw(t, "kind") {
+	case 0:
+		drop(b, &b.Segments, name)
+	case 1:
+		put(b, &b.Segments, name, &swanherdv1.Segment{Name: name})
+	default:
+		mesh := meshName(rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh"))
+		if row, ok := b.Meshes.Get(mesh); ok {
+			m := proto.CloneOf(row.Value)
+			m.Segments = rapid.SampledFrom([][]string{nil, {name}, {name, "networks/demo/segments/default"}}).Draw(t, "segments")
+			put(b, &b.Meshes, mesh, m)
+		}
+	}
 }
 
 func randomEdge(t *rapid.T, b *builder) {
@@ -321,13 +347,13 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 // Child SAs of the same names from the first on: the engine changes these without giving
 // anything up that it has.
 func checkContinuity(t *rapid.T, before, after *Plan) {
-	was := map[[2]string]string{}
+	was := map[[3]string]string{} // in each segment
 	for row := range before.Tunnels.All() {
-		was[[2]string{row.Value.GetA().GetEdge(), place(row.Value.GetB()) + row.Value.GetB().GetEdge()}] = row.Name
+		was[[3]string{row.Value.GetSegment(), row.Value.GetA().GetEdge(), place(row.Value.GetB()) + row.Value.GetB().GetEdge()}] = row.Name
 	}
 	for row := range after.Tunnels.All() {
 		a := row.Value.GetA().GetEdge()
-		name, ok := was[[2]string{a, place(row.Value.GetB()) + row.Value.GetB().GetEdge()}]
+		name, ok := was[[3]string{row.Value.GetSegment(), a, place(row.Value.GetB()) + row.Value.GetB().GetEdge()}]
 		if !ok {
 			continue
 		}

@@ -14,12 +14,15 @@ import (
 // topologies.
 type Ways struct {
 	plan *Plan
-	// sites by name, with the ends of tunnels that they have.
-	sites map[string]*waySite
+	// sites by segment and name, with the ends of tunnels that they have there.
+	sites map[waySiteKey]*waySite
 }
+
+type waySiteKey struct{ segment, site string }
 
 type waySite struct {
 	name     string
+	segment  string
 	prefixes []netip.Prefix
 	ends     []wayEnd
 }
@@ -35,20 +38,22 @@ type wayEnd struct {
 
 // NewWays makes the index of a network's tunnels.
 func NewWays(p *Plan, network model.NetworkName) *Ways {
-	w := &Ways{plan: p, sites: map[string]*waySite{}}
+	w := &Ways{plan: p, sites: map[waySiteKey]*waySite{}}
 	for row := range p.Tunnels.InNetwork(network) {
 		a, b := row.Value.GetA(), row.Value.GetB()
-		w.add(row.Name, a, b)
-		w.add(row.Name, b, a)
+		segment := model.SegmentID(row.Value.GetSegment())
+		w.add(row.Name, segment, a, b)
+		w.add(row.Name, segment, b, a)
 	}
 	return w
 }
 
-func (w *Ways) add(tunnel string, at, to *swanherdv1.TunnelEnd) {
-	s := w.sites[place(at)]
+func (w *Ways) add(tunnel, segment string, at, to *swanherdv1.TunnelEnd) {
+	key := waySiteKey{segment, place(at)}
+	s := w.sites[key]
 	if s == nil {
-		s = &waySite{name: place(at), prefixes: parsePrefixes(at.GetPrefixes())}
-		w.sites[place(at)] = s
+		s = &waySite{name: place(at), segment: segment, prefixes: parsePrefixes(at.GetPrefixes())}
+		w.sites[key] = s
 	}
 	s.ends = append(s.ends, wayEnd{tunnel: tunnel, to: place(to), edge: cmp.Or(at.GetEdge(), to.GetEdge()), mirrored: at.GetEdge() == ""})
 }
@@ -56,11 +61,12 @@ func (w *Ways) add(tunnel string, at, to *swanherdv1.TunnelEnd) {
 // place is the site or the gateway at an end.
 func place(end *swanherdv1.TunnelEnd) string { return cmp.Or(end.GetSite(), end.GetGateway()) }
 
-// Reach says whether all of source reaches all of destination over tunnels of which
-// usable is true, and if not why. At each site the way is the tunnel whose traffic
+// Reach says whether all of source reaches all of destination, both in the segment with
+// that id (empty: the default one), over tunnels of which usable is true, and if not why.
+// At each site the way is the tunnel whose traffic
 // selectors take both, the narrowest first.
-func (w *Ways) Reach(source, destination netip.Prefix, usable func(tunnel string) bool) (reason string, ok bool) {
-	at := w.siteOf(source)
+func (w *Ways) Reach(segment string, source, destination netip.Prefix, usable func(tunnel string) bool) (reason string, ok bool) {
+	at := w.siteOf(segment, source)
 	if at == nil {
 		return fmt.Sprintf("no site with a tunnel has %s", source), false
 	}
@@ -82,10 +88,13 @@ func (w *Ways) Reach(source, destination netip.Prefix, usable func(tunnel string
 }
 
 // siteOf is the site with the narrowest prefix that covers p.
-func (w *Ways) siteOf(p netip.Prefix) *waySite {
+func (w *Ways) siteOf(segment string, p netip.Prefix) *waySite {
 	var found *waySite
 	bits := -1
-	for _, s := range w.sites {
+	for key, s := range w.sites {
+		if key.segment != segment {
+			continue
+		}
 		for _, have := range s.prefixes {
 			if have.Bits() > bits && cover(have, p) {
 				found, bits = s, have.Bits()
@@ -114,7 +123,7 @@ func (w *Ways) hop(at *waySite, source, destination netip.Prefix, usable func(st
 				case !usable(e.tunnel):
 					down = e.tunnel
 				default:
-					next, bits = w.sites[e.to], remote.Bits()
+					next, bits = w.sites[waySiteKey{at.segment, e.to}], remote.Bits()
 				}
 			}
 		}

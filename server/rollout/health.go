@@ -259,8 +259,12 @@ func Broken(p *plan.Plan, network model.NetworkName, assertions []*swanherdv1.As
 		if err != nil {
 			continue // refused before it was stored
 		}
-		if reason, ok := ways.Reach(source, destination, usable); !ok {
-			out = append(out, fmt.Sprintf("%s does not reach %s: %s", source, destination, reason))
+		segment, in := model.SegmentID(a.GetSegment()), ""
+		if segment != "" {
+			in = " in segment " + segment
+		}
+		if reason, ok := ways.Reach(segment, source, destination, usable); !ok {
+			out = append(out, fmt.Sprintf("%s does not reach %s%s: %s", source, destination, in, reason))
 		}
 	}
 	return out

@@ -11,8 +11,8 @@ import (
 )
 
 // ChangeTopologyIn makes the topology from into to as a part of t: it creates,
-// updates and deletes the networks, profiles, sites, meshes, gateways and edges in which
-// they differ, each on the condition that it is still at from's revision.
+// updates and deletes the networks, profiles, segments, sites, meshes, gateways and edges
+// in which they differ, each on the condition that it is still at from's revision.
 //
 // What a state may be is a question of the whole, such as that no prefixes
 // overlap: so in every network that is touched the change also depends on nobody
@@ -22,6 +22,7 @@ func (s *Store) ChangeTopologyIn(t *Txn, from, to *model.Topology) {
 	networks := map[string]bool{}
 	changeIn(t, s.Networks, from.Networks, to.Networks, networks)
 	changeIn(t, s.Profiles, from.Profiles, to.Profiles, networks)
+	changeIn(t, s.Segments, from.Segments, to.Segments, networks)
 	changeIn(t, s.Sites, from.Sites, to.Sites, networks)
 	changeIn(t, s.Meshes, from.Meshes, to.Meshes, networks)
 	changeIn(t, s.Gateways, from.Gateways, to.Gateways, networks)

@@ -12,6 +12,7 @@
 //	sites/{network}/{site}                 swanherd.v1.Site
 //	meshes/{network}/{mesh}                swanherd.v1.Mesh
 //	profiles/{network}/{profile}           swanherd.v1.Profile
+//	segments/{network}/{segment}           swanherd.v1.Segment
 //	gateways/{network}/{gateway}           swanherd.v1.Gateway
 //	pre_shared_keys/{network}/{key}        store.v1.PreSharedKey
 //	edges/{network}/{edge}                 swanherd.v1.Edge, without uplinks and status

@@ -53,6 +53,7 @@ type Config struct {
 type Store struct {
 	Networks         *Collection[*swanherdv1.Network]
 	Profiles         *Collection[*swanherdv1.Profile]
+	Segments         *Collection[*swanherdv1.Segment]
 	Sites            *Collection[*swanherdv1.Site]
 	Meshes           *Collection[*swanherdv1.Mesh]
 	Gateways         *Collection[*swanherdv1.Gateway]
@@ -195,6 +196,7 @@ func (s *Store) Ping(ctx context.Context) error {
 func (s *Store) makeCollections() {
 	s.Networks = collect(s, "networks", "networks/*", func(n *Snapshot) *model.Table[*swanherdv1.Network] { return &n.Networks })
 	s.Profiles = collect(s, "profiles", "networks/*/profiles/*", func(n *Snapshot) *model.Table[*swanherdv1.Profile] { return &n.Profiles })
+	s.Segments = collect(s, "segments", "networks/*/segments/*", func(n *Snapshot) *model.Table[*swanherdv1.Segment] { return &n.Segments })
 	s.Sites = collect(s, "sites", "networks/*/sites/*", func(n *Snapshot) *model.Table[*swanherdv1.Site] { return &n.Sites })
 	s.Meshes = collect(s, "meshes", "networks/*/meshes/*", func(n *Snapshot) *model.Table[*swanherdv1.Mesh] { return &n.Meshes })
 	s.Gateways = collect(s, "gateways", "networks/*/gateways/*", func(n *Snapshot) *model.Table[*swanherdv1.Gateway] { return &n.Gateways })

@@ -287,7 +287,9 @@ type EdgeSettings struct {
 	// MTU of the tunnel interface; 0: computed from the uplink's.
 	TunnelMtu uint32 `protobuf:"varint,7,opt,name=tunnel_mtu,json=tunnelMtu,proto3" json:"tunnel_mtu,omitempty"`
 	// Needed if a tunnel is probed.
-	Probes        *ProbeSettings `protobuf:"bytes,8,opt,name=probes,proto3" json:"probes,omitempty"`
+	Probes *ProbeSettings `protobuf:"bytes,8,opt,name=probes,proto3" json:"probes,omitempty"`
+	// What the site has in segments other than the default one.
+	Segments      []*SegmentSettings `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,6 +380,68 @@ func (x *EdgeSettings) GetProbes() *ProbeSettings {
 	return nil
 }
 
+func (x *EdgeSettings) GetSegments() []*SegmentSettings {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+// SegmentSettings is what concerns one segment of an edge's site.
+type SegmentSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id of the segment.
+	Segment string `protobuf:"bytes,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	// Prefixes of the edge's site in it.
+	LocalPrefixes []string `protobuf:"bytes,2,rep,name=local_prefixes,json=localPrefixes,proto3" json:"local_prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentSettings) Reset() {
+	*x = SegmentSettings{}
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentSettings) ProtoMessage() {}
+
+func (x *SegmentSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentSettings.ProtoReflect.Descriptor instead.
+func (*SegmentSettings) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SegmentSettings) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
+func (x *SegmentSettings) GetLocalPrefixes() []string {
+	if x != nil {
+		return x.LocalPrefixes
+	}
+	return nil
+}
+
 // ProbeSettings says which addresses probes through tunnels have. Nothing but probes
 // uses them, and they are routed into tunnels alone.
 type ProbeSettings struct {
@@ -392,7 +456,7 @@ type ProbeSettings struct {
 
 func (x *ProbeSettings) Reset() {
 	*x = ProbeSettings{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +468,7 @@ func (x *ProbeSettings) String() string {
 func (*ProbeSettings) ProtoMessage() {}
 
 func (x *ProbeSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[3]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +481,7 @@ func (x *ProbeSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeSettings.ProtoReflect.Descriptor instead.
 func (*ProbeSettings) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProbeSettings) GetNetworkPrefix() string {
@@ -445,7 +509,7 @@ type IdentityFiles struct {
 
 func (x *IdentityFiles) Reset() {
 	*x = IdentityFiles{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +521,7 @@ func (x *IdentityFiles) String() string {
 func (*IdentityFiles) ProtoMessage() {}
 
 func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[4]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +534,7 @@ func (x *IdentityFiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityFiles.ProtoReflect.Descriptor instead.
 func (*IdentityFiles) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IdentityFiles) GetCertificate() string {
@@ -512,14 +576,17 @@ type TunnelIntent struct {
 	// As in Profile.tcp_encapsulation.
 	TcpEncapsulation TcpEncapsulation `protobuf:"varint,13,opt,name=tcp_encapsulation,json=tcpEncapsulation,proto3,enum=swanherd.v1.TcpEncapsulation" json:"tcp_encapsulation,omitempty"`
 	// Unset: the tunnel is not probed, and no probe of the peer is answered.
-	Probe         *ProbeIntent `protobuf:"bytes,14,opt,name=probe,proto3" json:"probe,omitempty"`
+	Probe *ProbeIntent `protobuf:"bytes,14,opt,name=probe,proto3" json:"probe,omitempty"`
+	// Id of the segment whose traffic it carries; empty: the default one. The Child SAs
+	// have it as their security label (RFC 9478), so both ends agree on it.
+	Segment       string `protobuf:"bytes,15,opt,name=segment,proto3" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TunnelIntent) Reset() {
 	*x = TunnelIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +598,7 @@ func (x *TunnelIntent) String() string {
 func (*TunnelIntent) ProtoMessage() {}
 
 func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[5]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +611,7 @@ func (x *TunnelIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelIntent.ProtoReflect.Descriptor instead.
 func (*TunnelIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TunnelIntent) GetName() string {
@@ -645,6 +712,13 @@ func (x *TunnelIntent) GetProbe() *ProbeIntent {
 	return nil
 }
 
+func (x *TunnelIntent) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
 // ProbeIntent has an edge measure a tunnel by probes in it (STAMP, RFC 8762), and
 // answer those of its peer. The first child in tunnel mode carries them: the two
 // addresses are in its traffic selectors beside those that it names.
@@ -664,7 +738,7 @@ type ProbeIntent struct {
 
 func (x *ProbeIntent) Reset() {
 	*x = ProbeIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +750,7 @@ func (x *ProbeIntent) String() string {
 func (*ProbeIntent) ProtoMessage() {}
 
 func (x *ProbeIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[6]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +763,7 @@ func (x *ProbeIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeIntent.ProtoReflect.Descriptor instead.
 func (*ProbeIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProbeIntent) GetLocalAddress() string {
@@ -736,7 +810,7 @@ type PeerEndpoint struct {
 
 func (x *PeerEndpoint) Reset() {
 	*x = PeerEndpoint{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +822,7 @@ func (x *PeerEndpoint) String() string {
 func (*PeerEndpoint) ProtoMessage() {}
 
 func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[7]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +835,7 @@ func (x *PeerEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerEndpoint.ProtoReflect.Descriptor instead.
 func (*PeerEndpoint) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PeerEndpoint) GetAddress() string {
@@ -803,7 +877,7 @@ type Authentication struct {
 
 func (x *Authentication) Reset() {
 	*x = Authentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +889,7 @@ func (x *Authentication) String() string {
 func (*Authentication) ProtoMessage() {}
 
 func (x *Authentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[8]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +902,7 @@ func (x *Authentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
 func (*Authentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Authentication) GetLocalId() string {
@@ -899,7 +973,7 @@ type CertificateAuthentication struct {
 
 func (x *CertificateAuthentication) Reset() {
 	*x = CertificateAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +985,7 @@ func (x *CertificateAuthentication) String() string {
 func (*CertificateAuthentication) ProtoMessage() {}
 
 func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[9]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +998,7 @@ func (x *CertificateAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthentication.ProtoReflect.Descriptor instead.
 func (*CertificateAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CertificateAuthentication) GetTrustAnchors() []string {
@@ -950,7 +1024,7 @@ type PskAuthentication struct {
 
 func (x *PskAuthentication) Reset() {
 	*x = PskAuthentication{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1036,7 @@ func (x *PskAuthentication) String() string {
 func (*PskAuthentication) ProtoMessage() {}
 
 func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[10]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1049,7 @@ func (x *PskAuthentication) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PskAuthentication.ProtoReflect.Descriptor instead.
 func (*PskAuthentication) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PskAuthentication) GetFile() string {
@@ -1030,7 +1104,7 @@ type ChildIntent struct {
 
 func (x *ChildIntent) Reset() {
 	*x = ChildIntent{}
-	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1116,7 @@ func (x *ChildIntent) String() string {
 func (*ChildIntent) ProtoMessage() {}
 
 func (x *ChildIntent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_intent_proto_msgTypes[11]
+	mi := &file_swanherd_v1_intent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1129,7 @@ func (x *ChildIntent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildIntent.ProtoReflect.Descriptor instead.
 func (*ChildIntent) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_intent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChildIntent) GetName() string {
@@ -1157,7 +1231,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x0frevoked_serials\x18\x02 \x03(\tR\x0erevokedSerials\x12\x1d\n" +
 	"\n" +
 	"issuer_pin\x18\x03 \x01(\tR\tissuerPin\x12<\n" +
-	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\x8d\x03\n" +
+	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\xd1\x03\n" +
 	"\fEdgeSettings\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -1168,13 +1242,18 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x0eidentity_files\x18\x06 \x01(\v2\x1a.swanherd.v1.IdentityFilesR\ridentityFiles\x12(\n" +
 	"\n" +
 	"tunnel_mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\ttunnelMtu\x122\n" +
-	"\x06probes\x18\b \x01(\v2\x1a.swanherd.v1.ProbeSettingsR\x06probes\"s\n" +
+	"\x06probes\x18\b \x01(\v2\x1a.swanherd.v1.ProbeSettingsR\x06probes\x12B\n" +
+	"\bsegments\x18\t \x03(\v2\x1c.swanherd.v1.SegmentSettingsB\b\xbaH\x05\x92\x01\x02\x10\x10R\bsegments\"\x8b\x01\n" +
+	"\x0fSegmentSettings\x12B\n" +
+	"\asegment\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\asegment\x124\n" +
+	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
+	"\x92\x01\a\"\x05r\x03\xe8\x01\x01R\rlocalPrefixes\"s\n" +
 	"\rProbeSettings\x122\n" +
 	"\x0enetwork_prefix\x18\x01 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\rnetworkPrefix\x12.\n" +
 	"\flocal_prefix\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\vlocalPrefix\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xda\x05\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xa1\x06\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12\x1b\n" +
@@ -1191,7 +1270,8 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\bchildren\x18\v \x03(\v2\x18.swanherd.v1.ChildIntentB\b\xbaH\x05\x92\x01\x02\b\x01R\bchildren\x126\n" +
 	"\x17force_udp_encapsulation\x18\f \x01(\bR\x15forceUdpEncapsulation\x12J\n" +
 	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\x12.\n" +
-	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\"\xe2\x01\n" +
+	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\x12E\n" +
+	"\asegment\x18\x0f \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\asegment\"\xe2\x01\n" +
 	"\vProbeIntent\x12-\n" +
 	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
 	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +
@@ -1259,57 +1339,59 @@ func file_swanherd_v1_intent_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_intent_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_swanherd_v1_intent_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_swanherd_v1_intent_proto_goTypes = []any{
 	(TunnelRole)(0),                    // 0: swanherd.v1.TunnelRole
 	(IpsecMode)(0),                     // 1: swanherd.v1.IpsecMode
 	(*EdgeIntent)(nil),                 // 2: swanherd.v1.EdgeIntent
 	(*TrustBundle)(nil),                // 3: swanherd.v1.TrustBundle
 	(*EdgeSettings)(nil),               // 4: swanherd.v1.EdgeSettings
-	(*ProbeSettings)(nil),              // 5: swanherd.v1.ProbeSettings
-	(*IdentityFiles)(nil),              // 6: swanherd.v1.IdentityFiles
-	(*TunnelIntent)(nil),               // 7: swanherd.v1.TunnelIntent
-	(*ProbeIntent)(nil),                // 8: swanherd.v1.ProbeIntent
-	(*PeerEndpoint)(nil),               // 9: swanherd.v1.PeerEndpoint
-	(*Authentication)(nil),             // 10: swanherd.v1.Authentication
-	(*CertificateAuthentication)(nil),  // 11: swanherd.v1.CertificateAuthentication
-	(*PskAuthentication)(nil),          // 12: swanherd.v1.PskAuthentication
-	(*ChildIntent)(nil),                // 13: swanherd.v1.ChildIntent
-	(*durationpb.Duration)(nil),        // 14: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 15: swanherd.v1.TcpEncapsulation
-	(*PathSla)(nil),                    // 16: swanherd.v1.PathSla
-	(*OuterHeader)(nil),                // 17: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 18: swanherd.v1.TrafficFlowConfidentiality
+	(*SegmentSettings)(nil),            // 5: swanherd.v1.SegmentSettings
+	(*ProbeSettings)(nil),              // 6: swanherd.v1.ProbeSettings
+	(*IdentityFiles)(nil),              // 7: swanherd.v1.IdentityFiles
+	(*TunnelIntent)(nil),               // 8: swanherd.v1.TunnelIntent
+	(*ProbeIntent)(nil),                // 9: swanherd.v1.ProbeIntent
+	(*PeerEndpoint)(nil),               // 10: swanherd.v1.PeerEndpoint
+	(*Authentication)(nil),             // 11: swanherd.v1.Authentication
+	(*CertificateAuthentication)(nil),  // 12: swanherd.v1.CertificateAuthentication
+	(*PskAuthentication)(nil),          // 13: swanherd.v1.PskAuthentication
+	(*ChildIntent)(nil),                // 14: swanherd.v1.ChildIntent
+	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 16: swanherd.v1.TcpEncapsulation
+	(*PathSla)(nil),                    // 17: swanherd.v1.PathSla
+	(*OuterHeader)(nil),                // 18: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 19: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	4,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
-	7,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
+	8,  // 1: swanherd.v1.EdgeIntent.tunnels:type_name -> swanherd.v1.TunnelIntent
 	3,  // 2: swanherd.v1.EdgeIntent.trust:type_name -> swanherd.v1.TrustBundle
-	14, // 3: swanherd.v1.TrustBundle.renew_within:type_name -> google.protobuf.Duration
-	14, // 4: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
-	6,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
-	5,  // 6: swanherd.v1.EdgeSettings.probes:type_name -> swanherd.v1.ProbeSettings
-	0,  // 7: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
-	9,  // 8: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
-	10, // 9: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
-	14, // 10: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
-	14, // 11: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
-	13, // 12: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	15, // 13: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	8,  // 14: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
-	14, // 15: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
-	16, // 16: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
-	11, // 17: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	12, // 18: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	14, // 19: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	1,  // 20: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
-	17, // 21: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
-	18, // 22: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	15, // 3: swanherd.v1.TrustBundle.renew_within:type_name -> google.protobuf.Duration
+	15, // 4: swanherd.v1.EdgeSettings.counter_interval:type_name -> google.protobuf.Duration
+	7,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
+	6,  // 6: swanherd.v1.EdgeSettings.probes:type_name -> swanherd.v1.ProbeSettings
+	5,  // 7: swanherd.v1.EdgeSettings.segments:type_name -> swanherd.v1.SegmentSettings
+	0,  // 8: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
+	10, // 9: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
+	11, // 10: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
+	15, // 11: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
+	15, // 12: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
+	14, // 13: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
+	16, // 14: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	9,  // 15: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
+	15, // 16: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
+	17, // 17: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
+	12, // 18: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	13, // 19: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	15, // 20: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 21: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	18, // 22: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	19, // 23: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -1318,7 +1400,7 @@ func file_swanherd_v1_intent_proto_init() {
 		return
 	}
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_intent_proto_msgTypes[8].OneofWrappers = []any{
+	file_swanherd_v1_intent_proto_msgTypes[9].OneofWrappers = []any{
 		(*Authentication_Certificate)(nil),
 		(*Authentication_Psk)(nil),
 	}
@@ -1328,7 +1410,7 @@ func file_swanherd_v1_intent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_intent_proto_rawDesc), len(file_swanherd_v1_intent_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -382,7 +382,10 @@ type Assertion struct {
 	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
 	// It need not hold before, as it is what the change is for; it is asked for when
 	// the last batch has it.
-	AfterOnly     bool `protobuf:"varint,3,opt,name=after_only,json=afterOnly,proto3" json:"after_only,omitempty"`
+	AfterOnly bool `protobuf:"varint,3,opt,name=after_only,json=afterOnly,proto3" json:"after_only,omitempty"`
+	// The segment that both are in, `networks/{network}/segments/{segment}`; empty: the
+	// default one.
+	Segment       string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +439,13 @@ func (x *Assertion) GetAfterOnly() bool {
 		return x.AfterOnly
 	}
 	return false
+}
+
+func (x *Assertion) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
 }
 
 // RolloutBatch is which edges get the change together: of those that it touches and
@@ -1727,12 +1737,13 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x0eSTATE_APPROVED\x10\x02\x12\x13\n" +
 	"\x0fSTATE_COMPLETED\x10\x03:^\xeaA[\n" +
 	"\x16swanherd.dev/ChangeSet\x12*networks/{network}/changeSets/{change_set}*\n" +
-	"changeSets2\tchangeSet\"t\n" +
+	"changeSets2\tchangeSet\"\x98\x01\n" +
 	"\tAssertion\x12\x1e\n" +
 	"\x06source\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06source\x12(\n" +
 	"\vdestination\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vdestination\x12\x1d\n" +
 	"\n" +
-	"after_only\x18\x03 \x01(\bR\tafterOnly\"\xe7\x01\n" +
+	"after_only\x18\x03 \x01(\bR\tafterOnly\x12\"\n" +
+	"\asegment\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asegment\"\xe7\x01\n" +
 	"\fRolloutBatch\x12W\n" +
 	"\fmatch_labels\x18\x01 \x03(\v2*.swanherd.v1.RolloutBatch.MatchLabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\vmatchLabels\x12!\n" +
 	"\apercent\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\apercent\x12\x1b\n" +

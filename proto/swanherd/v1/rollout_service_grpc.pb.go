@@ -53,7 +53,7 @@ type RolloutServiceClient interface {
 	// Approves a change as it is planned; somebody else than who made it has to.
 	ApproveChangeSet(ctx context.Context, in *ApproveChangeSetRequest, opts ...grpc.CallOption) (*ChangeSet, error)
 	// Begins to roll a change out. Until it ends nothing else changes the network's
-	// sites, meshes and profiles.
+	// sites, meshes, profiles and segments.
 	CreateRollout(ctx context.Context, in *CreateRolloutRequest, opts ...grpc.CallOption) (*Rollout, error)
 	GetRollout(ctx context.Context, in *GetRolloutRequest, opts ...grpc.CallOption) (*Rollout, error)
 	ListRollouts(ctx context.Context, in *ListRolloutsRequest, opts ...grpc.CallOption) (*ListRolloutsResponse, error)
@@ -213,7 +213,7 @@ type RolloutServiceServer interface {
 	// Approves a change as it is planned; somebody else than who made it has to.
 	ApproveChangeSet(context.Context, *ApproveChangeSetRequest) (*ChangeSet, error)
 	// Begins to roll a change out. Until it ends nothing else changes the network's
-	// sites, meshes and profiles.
+	// sites, meshes, profiles and segments.
 	CreateRollout(context.Context, *CreateRolloutRequest) (*Rollout, error)
 	GetRollout(context.Context, *GetRolloutRequest) (*Rollout, error)
 	ListRollouts(context.Context, *ListRolloutsRequest) (*ListRolloutsResponse, error)

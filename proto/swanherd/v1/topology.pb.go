@@ -385,10 +385,12 @@ type Site struct {
 	// Selected by meshes, by prune_labels of Apply and by filters; keys and values as
 	// in `region: emea`.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// The site's LANs in CIDR form, IPv4 or IPv6, host bits zero. No prefix may
-	// overlap one of another site of the same network.
-	Prefixes      []string               `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
-	Location      *Location              `protobuf:"bytes,5,opt,name=location,proto3" json:"location,omitempty"`
+	// The site's LANs in CIDR form, IPv4 or IPv6, host bits zero, of the default
+	// segment. No prefix may overlap one of another site of the same network and segment.
+	Prefixes []string  `protobuf:"bytes,4,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	Location *Location `protobuf:"bytes,5,opt,name=location,proto3" json:"location,omitempty"`
+	// The site's LANs of other segments.
+	Segments      []*SiteSegment         `protobuf:"bytes,6,rep,name=segments,proto3" json:"segments,omitempty"`
 	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -462,6 +464,13 @@ func (x *Site) GetLocation() *Location {
 	return nil
 }
 
+func (x *Site) GetSegments() []*SiteSegment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
 func (x *Site) GetUid() string {
 	if x != nil {
 		return x.Uid
@@ -490,6 +499,167 @@ func (x *Site) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// A SiteSegment is what a site has in one segment.
+type SiteSegment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/segments/{segment}`, not the default one.
+	Segment string `protobuf:"bytes,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	// As in Site.prefixes. The same prefixes may be those of other segments.
+	Prefixes      []string `protobuf:"bytes,2,rep,name=prefixes,proto3" json:"prefixes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SiteSegment) Reset() {
+	*x = SiteSegment{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SiteSegment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SiteSegment) ProtoMessage() {}
+
+func (x *SiteSegment) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SiteSegment.ProtoReflect.Descriptor instead.
+func (*SiteSegment) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SiteSegment) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
+func (x *SiteSegment) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
+// A Segment is a separate address space of a network, as a VRF is: prefixes of one
+// may be those of another too, and what is sent in one reaches no other. The default
+// segment, `networks/{network}/segments/default`, is always there and is not stored.
+type Segment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Resource name, `networks/{network}/segments/{segment}`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Name for people.
+	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
+	// Selected by prune_labels of Apply and by filters.
+	Labels        map[string]string      `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Segment) Reset() {
+	*x = Segment{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Segment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Segment) ProtoMessage() {}
+
+func (x *Segment) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Segment.ProtoReflect.Descriptor instead.
+func (*Segment) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Segment) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Segment) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *Segment) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Segment) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Segment) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Segment) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Segment) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Segment) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
 // A Location is where a site is on the map.
 type Location struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -503,7 +673,7 @@ type Location struct {
 
 func (x *Location) Reset() {
 	*x = Location{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[2]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +685,7 @@ func (x *Location) String() string {
 func (*Location) ProtoMessage() {}
 
 func (x *Location) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[2]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +698,7 @@ func (x *Location) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Location.ProtoReflect.Descriptor instead.
 func (*Location) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Location) GetLatitude() float64 {
@@ -577,7 +747,7 @@ type Edge struct {
 
 func (x *Edge) Reset() {
 	*x = Edge{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[3]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +759,7 @@ func (x *Edge) String() string {
 func (*Edge) ProtoMessage() {}
 
 func (x *Edge) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[3]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +772,7 @@ func (x *Edge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Edge.ProtoReflect.Descriptor instead.
 func (*Edge) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Edge) GetName() string {
@@ -703,7 +873,7 @@ type Uplink struct {
 
 func (x *Uplink) Reset() {
 	*x = Uplink{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[4]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +885,7 @@ func (x *Uplink) String() string {
 func (*Uplink) ProtoMessage() {}
 
 func (x *Uplink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[4]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +898,7 @@ func (x *Uplink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Uplink.ProtoReflect.Descriptor instead.
 func (*Uplink) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Uplink) GetName() string {
@@ -807,7 +977,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +989,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1002,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EdgeStatus) GetConnected() bool {
@@ -921,7 +1091,10 @@ type Mesh struct {
 	//	*Mesh_HubAndSpoke
 	//	*Mesh_ExplicitLinks
 	//	*Mesh_Regional
-	Topology      isMesh_Topology        `protobuf_oneof:"topology"`
+	Topology isMesh_Topology `protobuf_oneof:"topology"`
+	// The segments that it carries, `networks/{network}/segments/{segment}`, that of
+	// each in tunnels of its own. Empty: all that both ends of a tunnel have.
+	Segments      []string               `protobuf:"bytes,14,rep,name=segments,proto3" json:"segments,omitempty"`
 	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -932,7 +1105,7 @@ type Mesh struct {
 
 func (x *Mesh) Reset() {
 	*x = Mesh{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1117,7 @@ func (x *Mesh) String() string {
 func (*Mesh) ProtoMessage() {}
 
 func (x *Mesh) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1130,7 @@ func (x *Mesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mesh.ProtoReflect.Descriptor instead.
 func (*Mesh) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Mesh) GetName() string {
@@ -1027,6 +1200,13 @@ func (x *Mesh) GetRegional() *Regional {
 		if x, ok := x.Topology.(*Mesh_Regional); ok {
 			return x.Regional
 		}
+	}
+	return nil
+}
+
+func (x *Mesh) GetSegments() []string {
+	if x != nil {
+		return x.Segments
 	}
 	return nil
 }
@@ -1101,7 +1281,7 @@ type SiteSelector struct {
 
 func (x *SiteSelector) Reset() {
 	*x = SiteSelector{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1293,7 @@ func (x *SiteSelector) String() string {
 func (*SiteSelector) ProtoMessage() {}
 
 func (x *SiteSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1306,7 @@ func (x *SiteSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteSelector.ProtoReflect.Descriptor instead.
 func (*SiteSelector) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SiteSelector) GetAll() bool {
@@ -1160,7 +1340,7 @@ type FullMesh struct {
 
 func (x *FullMesh) Reset() {
 	*x = FullMesh{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1352,7 @@ func (x *FullMesh) String() string {
 func (*FullMesh) ProtoMessage() {}
 
 func (x *FullMesh) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1365,7 @@ func (x *FullMesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullMesh.ProtoReflect.Descriptor instead.
 func (*FullMesh) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FullMesh) GetSites() *SiteSelector {
@@ -1209,7 +1389,7 @@ type HubAndSpoke struct {
 
 func (x *HubAndSpoke) Reset() {
 	*x = HubAndSpoke{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1401,7 @@ func (x *HubAndSpoke) String() string {
 func (*HubAndSpoke) ProtoMessage() {}
 
 func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1414,7 @@ func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubAndSpoke.ProtoReflect.Descriptor instead.
 func (*HubAndSpoke) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HubAndSpoke) GetHubs() *SiteSelector {
@@ -1277,7 +1457,7 @@ type Regional struct {
 
 func (x *Regional) Reset() {
 	*x = Regional{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1289,7 +1469,7 @@ func (x *Regional) String() string {
 func (*Regional) ProtoMessage() {}
 
 func (x *Regional) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1302,7 +1482,7 @@ func (x *Regional) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Regional.ProtoReflect.Descriptor instead.
 func (*Regional) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Regional) GetRegionLabel() string {
@@ -1343,7 +1523,7 @@ type ExplicitLinks struct {
 
 func (x *ExplicitLinks) Reset() {
 	*x = ExplicitLinks{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1535,7 @@ func (x *ExplicitLinks) String() string {
 func (*ExplicitLinks) ProtoMessage() {}
 
 func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1548,7 @@ func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplicitLinks.ProtoReflect.Descriptor instead.
 func (*ExplicitLinks) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExplicitLinks) GetLinks() []*Link {
@@ -1390,7 +1570,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1582,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1595,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Link) GetSiteA() string {
@@ -1477,7 +1657,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1669,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1682,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Profile) GetName() string {
@@ -1653,7 +1833,7 @@ type Probing struct {
 
 func (x *Probing) Reset() {
 	*x = Probing{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1665,7 +1845,7 @@ func (x *Probing) String() string {
 func (*Probing) ProtoMessage() {}
 
 func (x *Probing) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1678,7 +1858,7 @@ func (x *Probing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probing.ProtoReflect.Descriptor instead.
 func (*Probing) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Probing) GetDisabled() bool {
@@ -1749,7 +1929,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1941,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1954,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Gateway) GetName() string {
@@ -1948,7 +2128,7 @@ type GatewayPreSharedKey struct {
 
 func (x *GatewayPreSharedKey) Reset() {
 	*x = GatewayPreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2140,7 @@ func (x *GatewayPreSharedKey) String() string {
 func (*GatewayPreSharedKey) ProtoMessage() {}
 
 func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2153,7 @@ func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayPreSharedKey.ProtoReflect.Descriptor instead.
 func (*GatewayPreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GatewayPreSharedKey) GetKey() string {
@@ -1996,7 +2176,7 @@ type GatewayCertificate struct {
 
 func (x *GatewayCertificate) Reset() {
 	*x = GatewayCertificate{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2188,7 @@ func (x *GatewayCertificate) String() string {
 func (*GatewayCertificate) ProtoMessage() {}
 
 func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2201,7 @@ func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayCertificate.ProtoReflect.Descriptor instead.
 func (*GatewayCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GatewayCertificate) GetTrustAnchors() []string {
@@ -2049,7 +2229,7 @@ type GatewayAttachment struct {
 
 func (x *GatewayAttachment) Reset() {
 	*x = GatewayAttachment{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2061,7 +2241,7 @@ func (x *GatewayAttachment) String() string {
 func (*GatewayAttachment) ProtoMessage() {}
 
 func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2074,7 +2254,7 @@ func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayAttachment.ProtoReflect.Descriptor instead.
 func (*GatewayAttachment) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GatewayAttachment) GetWho() isGatewayAttachment_Who {
@@ -2136,7 +2316,7 @@ type GatewaySites struct {
 
 func (x *GatewaySites) Reset() {
 	*x = GatewaySites{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2328,7 @@ func (x *GatewaySites) String() string {
 func (*GatewaySites) ProtoMessage() {}
 
 func (x *GatewaySites) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2341,7 @@ func (x *GatewaySites) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaySites.ProtoReflect.Descriptor instead.
 func (*GatewaySites) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GatewaySites) GetMatchLabels() map[string]string {
@@ -2193,7 +2373,7 @@ type PreSharedKey struct {
 
 func (x *PreSharedKey) Reset() {
 	*x = PreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2385,7 @@ func (x *PreSharedKey) String() string {
 func (*PreSharedKey) ProtoMessage() {}
 
 func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2398,7 @@ func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
 func (*PreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PreSharedKey) GetName() string {
@@ -2285,13 +2465,14 @@ type Manifest struct {
 	Sites         []*Site                `protobuf:"bytes,3,rep,name=sites,proto3" json:"sites,omitempty"`
 	Meshes        []*Mesh                `protobuf:"bytes,4,rep,name=meshes,proto3" json:"meshes,omitempty"`
 	Gateways      []*Gateway             `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
+	Segments      []*Segment             `protobuf:"bytes,6,rep,name=segments,proto3" json:"segments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2484,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2497,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -2354,6 +2535,13 @@ func (x *Manifest) GetGateways() []*Gateway {
 	return nil
 }
 
+func (x *Manifest) GetSegments() []*Segment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
 var File_swanherd_v1_topology_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_proto_rawDesc = "" +
@@ -2371,14 +2559,15 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime:@\xeaA=\n" +
-	"\x14swanherd.dev/Network\x12\x12networks/{network}*\bnetworks2\anetwork\"\xaa\x05\n" +
+	"\x14swanherd.dev/Network\x12\x12networks/{network}*\bnetworks2\anetwork\"\xea\x05\n" +
 	"\x04Site\x12q\n" +
 	"\x04name\x18\x01 \x01(\tB]\xe0A\b\xbaHW\xc8\x01\x01rR2P^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/sites/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12r\n" +
 	"\x06labels\x18\x03 \x03(\v2\x1d.swanherd.v1.Site.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12,\n" +
 	"\bprefixes\x18\x04 \x03(\tB\x10\xbaH\r\x92\x01\n" +
 	"\x10\x80\x02\"\x05r\x03\xe8\x01\x01R\bprefixes\x121\n" +
-	"\blocation\x18\x05 \x01(\v2\x15.swanherd.v1.LocationR\blocation\x12\x15\n" +
+	"\blocation\x18\x05 \x01(\v2\x15.swanherd.v1.LocationR\blocation\x12>\n" +
+	"\bsegments\x18\x06 \x03(\v2\x18.swanherd.v1.SiteSegmentB\b\xbaH\x05\x92\x01\x02\x10\x10R\bsegments\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -2389,7 +2578,26 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:D\xeaAA\n" +
-	"\x11swanherd.dev/Site\x12\x1fnetworks/{network}/sites/{site}*\x05sites2\x04site\"\x9a\x01\n" +
+	"\x11swanherd.dev/Site\x12\x1fnetworks/{network}/sites/{site}*\x05sites2\x04site\"_\n" +
+	"\vSiteSegment\x12 \n" +
+	"\asegment\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\asegment\x12.\n" +
+	"\bprefixes\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\b\x01\x10\x80\x02\"\x05r\x03\xe8\x01\x01R\bprefixes\"\x8d\x05\n" +
+	"\aSegment\x12t\n" +
+	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/segments/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12*\n" +
+	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12u\n" +
+	"\x06labels\x18\x04 \x03(\v2 .swanherd.v1.Segment.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12\x15\n" +
+	"\x03uid\x18\n" +
+	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
+	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"createTime\x12@\n" +
+	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:S\xeaAP\n" +
+	"\x14swanherd.dev/Segment\x12%networks/{network}/segments/{segment}*\bsegments2\asegment\"\x9a\x01\n" +
 	"\bLocation\x123\n" +
 	"\blatitude\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80V@)\x00\x00\x00\x00\x00\x80V\xc0R\blatitude\x125\n" +
 	"\tlongitude\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x80f@)\x00\x00\x00\x00\x00\x80f\xc0R\tlongitude\x12\"\n" +
@@ -2431,7 +2639,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\fintent_error\x18\b \x01(\tR\vintentError\x12R\n" +
 	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12%\n" +
 	"\x0econflict_epoch\x18\n" +
-	" \x01(\tR\rconflictEpoch\"\xf1\x06\n" +
+	" \x01(\tR\rconflictEpoch\"\x97\a\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
@@ -2440,7 +2648,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\tfull_mesh\x18\x04 \x01(\v2\x15.swanherd.v1.FullMeshH\x00R\bfullMesh\x12>\n" +
 	"\rhub_and_spoke\x18\x05 \x01(\v2\x18.swanherd.v1.HubAndSpokeH\x00R\vhubAndSpoke\x12C\n" +
 	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x123\n" +
-	"\bregional\x18\a \x01(\v2\x15.swanherd.v1.RegionalH\x00R\bregional\x12\x15\n" +
+	"\bregional\x18\a \x01(\v2\x15.swanherd.v1.RegionalH\x00R\bregional\x12$\n" +
+	"\bsegments\x18\x0e \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\bsegments\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -2565,13 +2774,14 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime:n\xeaAk\n" +
-	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xf4\x01\n" +
+	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xa6\x02\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x14.swanherd.v1.ProfileR\bprofiles\x12'\n" +
 	"\x05sites\x18\x03 \x03(\v2\x11.swanherd.v1.SiteR\x05sites\x12)\n" +
 	"\x06meshes\x18\x04 \x03(\v2\x11.swanherd.v1.MeshR\x06meshes\x120\n" +
-	"\bgateways\x18\x05 \x03(\v2\x14.swanherd.v1.GatewayR\bgateways*\xa2\x01\n" +
+	"\bgateways\x18\x05 \x03(\v2\x14.swanherd.v1.GatewayR\bgateways\x120\n" +
+	"\bsegments\x18\x06 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments*\xa2\x01\n" +
 	"\x0eTransportClass\x12\x1f\n" +
 	"\x1bTRANSPORT_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
@@ -2611,7 +2821,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -2619,103 +2829,111 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(GatewayInitiator)(0),              // 3: swanherd.v1.GatewayInitiator
 	(*Network)(nil),                    // 4: swanherd.v1.Network
 	(*Site)(nil),                       // 5: swanherd.v1.Site
-	(*Location)(nil),                   // 6: swanherd.v1.Location
-	(*Edge)(nil),                       // 7: swanherd.v1.Edge
-	(*Uplink)(nil),                     // 8: swanherd.v1.Uplink
-	(*EdgeStatus)(nil),                 // 9: swanherd.v1.EdgeStatus
-	(*Mesh)(nil),                       // 10: swanherd.v1.Mesh
-	(*SiteSelector)(nil),               // 11: swanherd.v1.SiteSelector
-	(*FullMesh)(nil),                   // 12: swanherd.v1.FullMesh
-	(*HubAndSpoke)(nil),                // 13: swanherd.v1.HubAndSpoke
-	(*Regional)(nil),                   // 14: swanherd.v1.Regional
-	(*ExplicitLinks)(nil),              // 15: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                       // 16: swanherd.v1.Link
-	(*Profile)(nil),                    // 17: swanherd.v1.Profile
-	(*Probing)(nil),                    // 18: swanherd.v1.Probing
-	(*Gateway)(nil),                    // 19: swanherd.v1.Gateway
-	(*GatewayPreSharedKey)(nil),        // 20: swanherd.v1.GatewayPreSharedKey
-	(*GatewayCertificate)(nil),         // 21: swanherd.v1.GatewayCertificate
-	(*GatewayAttachment)(nil),          // 22: swanherd.v1.GatewayAttachment
-	(*GatewaySites)(nil),               // 23: swanherd.v1.GatewaySites
-	(*PreSharedKey)(nil),               // 24: swanherd.v1.PreSharedKey
-	(*Manifest)(nil),                   // 25: swanherd.v1.Manifest
-	nil,                                // 26: swanherd.v1.Site.LabelsEntry
-	nil,                                // 27: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 28: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 29: swanherd.v1.Profile.LabelsEntry
-	nil,                                // 30: swanherd.v1.Gateway.LabelsEntry
-	nil,                                // 31: swanherd.v1.GatewaySites.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 34: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 35: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 36: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 37: swanherd.v1.PathSla
+	(*SiteSegment)(nil),                // 6: swanherd.v1.SiteSegment
+	(*Segment)(nil),                    // 7: swanherd.v1.Segment
+	(*Location)(nil),                   // 8: swanherd.v1.Location
+	(*Edge)(nil),                       // 9: swanherd.v1.Edge
+	(*Uplink)(nil),                     // 10: swanherd.v1.Uplink
+	(*EdgeStatus)(nil),                 // 11: swanherd.v1.EdgeStatus
+	(*Mesh)(nil),                       // 12: swanherd.v1.Mesh
+	(*SiteSelector)(nil),               // 13: swanherd.v1.SiteSelector
+	(*FullMesh)(nil),                   // 14: swanherd.v1.FullMesh
+	(*HubAndSpoke)(nil),                // 15: swanherd.v1.HubAndSpoke
+	(*Regional)(nil),                   // 16: swanherd.v1.Regional
+	(*ExplicitLinks)(nil),              // 17: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 18: swanherd.v1.Link
+	(*Profile)(nil),                    // 19: swanherd.v1.Profile
+	(*Probing)(nil),                    // 20: swanherd.v1.Probing
+	(*Gateway)(nil),                    // 21: swanherd.v1.Gateway
+	(*GatewayPreSharedKey)(nil),        // 22: swanherd.v1.GatewayPreSharedKey
+	(*GatewayCertificate)(nil),         // 23: swanherd.v1.GatewayCertificate
+	(*GatewayAttachment)(nil),          // 24: swanherd.v1.GatewayAttachment
+	(*GatewaySites)(nil),               // 25: swanherd.v1.GatewaySites
+	(*PreSharedKey)(nil),               // 26: swanherd.v1.PreSharedKey
+	(*Manifest)(nil),                   // 27: swanherd.v1.Manifest
+	nil,                                // 28: swanherd.v1.Site.LabelsEntry
+	nil,                                // 29: swanherd.v1.Segment.LabelsEntry
+	nil,                                // 30: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 31: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 32: swanherd.v1.Profile.LabelsEntry
+	nil,                                // 33: swanherd.v1.Gateway.LabelsEntry
+	nil,                                // 34: swanherd.v1.GatewaySites.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 36: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 37: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 38: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 39: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 40: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	32, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	32, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	26, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
-	6,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	32, // 4: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	32, // 5: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	8,  // 6: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
-	9,  // 7: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	32, // 8: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	32, // 9: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 10: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	32, // 11: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	1,  // 12: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	32, // 13: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	27, // 14: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	12, // 15: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	13, // 16: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	15, // 17: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	14, // 18: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	32, // 19: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	32, // 20: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	28, // 21: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	11, // 22: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	11, // 23: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	11, // 24: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	11, // 25: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	11, // 26: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	16, // 27: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	33, // 28: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	33, // 29: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	33, // 30: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	34, // 31: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	35, // 32: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	36, // 33: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	29, // 34: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	18, // 35: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	37, // 36: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	32, // 37: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	32, // 38: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	33, // 39: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	30, // 40: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
-	20, // 41: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
-	21, // 42: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
-	22, // 43: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
-	2,  // 44: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
-	3,  // 45: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	32, // 46: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	32, // 47: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
-	23, // 48: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
-	31, // 49: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	32, // 50: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	32, // 51: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	32, // 52: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 53: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	17, // 54: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 55: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	10, // 56: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	19, // 57: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	35, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	35, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	28, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	8,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
+	6,  // 4: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
+	35, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	35, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	29, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
+	35, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	35, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	10, // 10: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
+	11, // 11: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
+	35, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	35, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	0,  // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
+	35, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	1,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
+	35, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	30, // 18: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	14, // 19: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	15, // 20: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	17, // 21: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	16, // 22: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	35, // 23: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	35, // 24: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	31, // 25: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	13, // 26: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	13, // 27: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	13, // 28: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	13, // 29: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	13, // 30: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	18, // 31: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	36, // 32: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	36, // 33: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	36, // 34: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	37, // 35: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	38, // 36: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	39, // 37: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	32, // 38: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	20, // 39: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	40, // 40: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	35, // 41: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	35, // 42: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	36, // 43: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	33, // 44: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	22, // 45: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	23, // 46: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	24, // 47: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	2,  // 48: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	3,  // 49: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	35, // 50: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	35, // 51: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	25, // 52: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	34, // 53: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	35, // 54: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	35, // 55: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	35, // 56: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 57: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	19, // 58: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 59: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	12, // 60: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	21, // 61: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	7,  // 62: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -2724,17 +2942,17 @@ func file_swanherd_v1_topology_proto_init() {
 		return
 	}
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_topology_proto_msgTypes[6].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[8].OneofWrappers = []any{
 		(*Mesh_FullMesh)(nil),
 		(*Mesh_HubAndSpoke)(nil),
 		(*Mesh_ExplicitLinks)(nil),
 		(*Mesh_Regional)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[15].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[17].OneofWrappers = []any{
 		(*Gateway_PreSharedKey)(nil),
 		(*Gateway_Certificate)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[18].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[20].OneofWrappers = []any{
 		(*GatewayAttachment_Edge)(nil),
 		(*GatewayAttachment_Sites)(nil),
 	}
@@ -2744,7 +2962,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -277,7 +277,7 @@ func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
 type ApplyRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Manifest *Manifest              `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
-	// Delete sites, meshes, profiles and gateways of the manifest's networks that it does
+	// Delete sites, meshes, profiles, segments and gateways of the manifest's networks that it does
 	// not name.
 	Prune bool `protobuf:"varint,2,opt,name=prune,proto3" json:"prune,omitempty"`
 	// With prune: delete only what carries all of these labels, so that several
@@ -744,8 +744,10 @@ type ReachabilityChange struct {
 	// At most 100 each.
 	LostPrefixes   []string `protobuf:"bytes,2,rep,name=lost_prefixes,json=lostPrefixes,proto3" json:"lost_prefixes,omitempty"`
 	GainedPrefixes []string `protobuf:"bytes,3,rep,name=gained_prefixes,json=gainedPrefixes,proto3" json:"gained_prefixes,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// `networks/{network}/segments/{segment}`; empty: the default one.
+	Segment       string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReachabilityChange) Reset() {
@@ -797,6 +799,13 @@ func (x *ReachabilityChange) GetGainedPrefixes() []string {
 		return x.GainedPrefixes
 	}
 	return nil
+}
+
+func (x *ReachabilityChange) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
 }
 
 // ResourceChange is what Apply did with one resource.
@@ -866,8 +875,10 @@ type ExplainRequest struct {
 	// `networks/{network}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// Addresses, IPv4 or IPv6.
-	Source        string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	Destination   string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	Source      string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,3,opt,name=destination,proto3" json:"destination,omitempty"`
+	// The segment of both, `networks/{network}/segments/{segment}`; empty: the default one.
+	Segment       string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +930,13 @@ func (x *ExplainRequest) GetSource() string {
 func (x *ExplainRequest) GetDestination() string {
 	if x != nil {
 		return x.Destination
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetSegment() string {
+	if x != nil {
+		return x.Segment
 	}
 	return ""
 }
@@ -1154,8 +1172,8 @@ type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller may see.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Collections to watch: networks, sites, meshes, profiles, gateways, edges. Empty:
-	// all.
+	// Collections to watch: networks, sites, meshes, profiles, segments, gateways, edges.
+	// Empty: all.
 	Kinds []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// From an earlier stream of the same request: begins with what changed since
 	// then instead of everything. OUT_OF_RANGE when the store has forgotten what was
@@ -1229,6 +1247,7 @@ type WatchResponse struct {
 	//	*WatchResponse_Profile
 	//	*WatchResponse_Edge
 	//	*WatchResponse_Gateway
+	//	*WatchResponse_Segment
 	Resource isWatchResponse_Resource `protobuf_oneof:"resource"`
 	// Where to go on after this message. Empty when more of the same change follows.
 	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
@@ -1334,6 +1353,15 @@ func (x *WatchResponse) GetGateway() *Gateway {
 	return nil
 }
 
+func (x *WatchResponse) GetSegment() *Segment {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Segment); ok {
+			return x.Segment
+		}
+	}
+	return nil
+}
+
 func (x *WatchResponse) GetResumeToken() string {
 	if x != nil {
 		return x.ResumeToken
@@ -1369,6 +1397,10 @@ type WatchResponse_Gateway struct {
 	Gateway *Gateway `protobuf:"bytes,8,opt,name=gateway,proto3,oneof"`
 }
 
+type WatchResponse_Segment struct {
+	Segment *Segment `protobuf:"bytes,10,opt,name=segment,proto3,oneof"`
+}
+
 func (*WatchResponse_Network) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Site) isWatchResponse_Resource() {}
@@ -1380,6 +1412,8 @@ func (*WatchResponse_Profile) isWatchResponse_Resource() {}
 func (*WatchResponse_Edge) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Gateway) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Segment) isWatchResponse_Resource() {}
 
 type GetNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3503,6 +3537,428 @@ func (x *DeleteProfileRequest) GetValidateOnly() bool {
 	return false
 }
 
+type GetSegmentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetSegmentRequest) Reset() {
+	*x = GetSegmentRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetSegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetSegmentRequest) ProtoMessage() {}
+
+func (x *GetSegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetSegmentRequest.ProtoReflect.Descriptor instead.
+func (*GetSegmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *GetSegmentRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListSegmentsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`; `networks/-` for all.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; 0: 100, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous answer's next_page_token.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `display_name:berlin AND
+	// create_time > "2026-01-02T00:00:00Z"`; empty: all.
+	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields to order by (AIP-132), such as `create_time desc, name`; empty: name.
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSegmentsRequest) Reset() {
+	*x = ListSegmentsRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSegmentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSegmentsRequest) ProtoMessage() {}
+
+func (x *ListSegmentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSegmentsRequest.ProtoReflect.Descriptor instead.
+func (*ListSegmentsRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListSegmentsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListSegmentsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSegmentsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListSegmentsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListSegmentsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListSegmentsResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Segments []*Segment             `protobuf:"bytes,1,rep,name=segments,proto3" json:"segments,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSegmentsResponse) Reset() {
+	*x = ListSegmentsResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSegmentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSegmentsResponse) ProtoMessage() {}
+
+func (x *ListSegmentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSegmentsResponse.ProtoReflect.Descriptor instead.
+func (*ListSegmentsResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListSegmentsResponse) GetSegments() []*Segment {
+	if x != nil {
+		return x.Segments
+	}
+	return nil
+}
+
+func (x *ListSegmentsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type CreateSegmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Last segment of the new resource's name.
+	SegmentId    string   `protobuf:"bytes,2,opt,name=segment_id,json=segmentId,proto3" json:"segment_id,omitempty"`
+	Segment      *Segment `protobuf:"bytes,3,opt,name=segment,proto3" json:"segment,omitempty"`
+	ValidateOnly bool     `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSegmentRequest) Reset() {
+	*x = CreateSegmentRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSegmentRequest) ProtoMessage() {}
+
+func (x *CreateSegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSegmentRequest.ProtoReflect.Descriptor instead.
+func (*CreateSegmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *CreateSegmentRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateSegmentRequest) GetSegmentId() string {
+	if x != nil {
+		return x.SegmentId
+	}
+	return ""
+}
+
+func (x *CreateSegmentRequest) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *CreateSegmentRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateSegmentRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateSegmentRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Segment *Segment               `protobuf:"bytes,1,opt,name=segment,proto3" json:"segment,omitempty"`
+	// Fields to write; empty: every field that is set.
+	UpdateMask   *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Create the resource when it does not exist (AIP-134).
+	AllowMissing  bool `protobuf:"varint,5,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateSegmentRequest) Reset() {
+	*x = UpdateSegmentRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateSegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateSegmentRequest) ProtoMessage() {}
+
+func (x *UpdateSegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateSegmentRequest.ProtoReflect.Descriptor instead.
+func (*UpdateSegmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *UpdateSegmentRequest) GetSegment() *Segment {
+	if x != nil {
+		return x.Segment
+	}
+	return nil
+}
+
+func (x *UpdateSegmentRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateSegmentRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateSegmentRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateSegmentRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteSegmentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Succeed when there is no such resource (AIP-135).
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, delete nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSegmentRequest) Reset() {
+	*x = DeleteSegmentRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSegmentRequest) ProtoMessage() {}
+
+func (x *DeleteSegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSegmentRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSegmentRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DeleteSegmentRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteSegmentRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteSegmentRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+func (x *DeleteSegmentRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteSegmentRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 type GetGatewayRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3512,7 +3968,7 @@ type GetGatewayRequest struct {
 
 func (x *GetGatewayRequest) Reset() {
 	*x = GetGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3980,7 @@ func (x *GetGatewayRequest) String() string {
 func (*GetGatewayRequest) ProtoMessage() {}
 
 func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3993,7 @@ func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
 func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetGatewayRequest) GetName() string {
@@ -3566,7 +4022,7 @@ type ListGatewaysRequest struct {
 
 func (x *ListGatewaysRequest) Reset() {
 	*x = ListGatewaysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3578,7 +4034,7 @@ func (x *ListGatewaysRequest) String() string {
 func (*ListGatewaysRequest) ProtoMessage() {}
 
 func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3591,7 +4047,7 @@ func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
 func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListGatewaysRequest) GetParent() string {
@@ -3640,7 +4096,7 @@ type ListGatewaysResponse struct {
 
 func (x *ListGatewaysResponse) Reset() {
 	*x = ListGatewaysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3652,7 +4108,7 @@ func (x *ListGatewaysResponse) String() string {
 func (*ListGatewaysResponse) ProtoMessage() {}
 
 func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3665,7 +4121,7 @@ func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
 func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListGatewaysResponse) GetGateways() []*Gateway {
@@ -3700,7 +4156,7 @@ type CreateGatewayRequest struct {
 
 func (x *CreateGatewayRequest) Reset() {
 	*x = CreateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +4168,7 @@ func (x *CreateGatewayRequest) String() string {
 func (*CreateGatewayRequest) ProtoMessage() {}
 
 func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +4181,7 @@ func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*CreateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateGatewayRequest) GetParent() string {
@@ -3781,7 +4237,7 @@ type UpdateGatewayRequest struct {
 
 func (x *UpdateGatewayRequest) Reset() {
 	*x = UpdateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3793,7 +4249,7 @@ func (x *UpdateGatewayRequest) String() string {
 func (*UpdateGatewayRequest) ProtoMessage() {}
 
 func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3806,7 +4262,7 @@ func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *UpdateGatewayRequest) GetGateway() *Gateway {
@@ -3862,7 +4318,7 @@ type DeleteGatewayRequest struct {
 
 func (x *DeleteGatewayRequest) Reset() {
 	*x = DeleteGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3874,7 +4330,7 @@ func (x *DeleteGatewayRequest) String() string {
 func (*DeleteGatewayRequest) ProtoMessage() {}
 
 func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3887,7 +4343,7 @@ func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGatewayRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DeleteGatewayRequest) GetName() string {
@@ -3934,7 +4390,7 @@ type GetPreSharedKeyRequest struct {
 
 func (x *GetPreSharedKeyRequest) Reset() {
 	*x = GetPreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4402,7 @@ func (x *GetPreSharedKeyRequest) String() string {
 func (*GetPreSharedKeyRequest) ProtoMessage() {}
 
 func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4415,7 @@ func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetPreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetPreSharedKeyRequest) GetName() string {
@@ -3988,7 +4444,7 @@ type ListPreSharedKeysRequest struct {
 
 func (x *ListPreSharedKeysRequest) Reset() {
 	*x = ListPreSharedKeysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4456,7 @@ func (x *ListPreSharedKeysRequest) String() string {
 func (*ListPreSharedKeysRequest) ProtoMessage() {}
 
 func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4469,7 @@ func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListPreSharedKeysRequest) GetParent() string {
@@ -4062,7 +4518,7 @@ type ListPreSharedKeysResponse struct {
 
 func (x *ListPreSharedKeysResponse) Reset() {
 	*x = ListPreSharedKeysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4530,7 @@ func (x *ListPreSharedKeysResponse) String() string {
 func (*ListPreSharedKeysResponse) ProtoMessage() {}
 
 func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4543,7 @@ func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListPreSharedKeysResponse) GetPreSharedKeys() []*PreSharedKey {
@@ -4117,7 +4573,7 @@ type CreatePreSharedKeyRequest struct {
 
 func (x *CreatePreSharedKeyRequest) Reset() {
 	*x = CreatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4129,7 +4585,7 @@ func (x *CreatePreSharedKeyRequest) String() string {
 func (*CreatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4142,7 +4598,7 @@ func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *CreatePreSharedKeyRequest) GetParent() string {
@@ -4179,7 +4635,7 @@ type UpdatePreSharedKeyRequest struct {
 
 func (x *UpdatePreSharedKeyRequest) Reset() {
 	*x = UpdatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4191,7 +4647,7 @@ func (x *UpdatePreSharedKeyRequest) String() string {
 func (*UpdatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4204,7 +4660,7 @@ func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *UpdatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
@@ -4240,7 +4696,7 @@ type DeletePreSharedKeyRequest struct {
 
 func (x *DeletePreSharedKeyRequest) Reset() {
 	*x = DeletePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4252,7 +4708,7 @@ func (x *DeletePreSharedKeyRequest) String() string {
 func (*DeletePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4265,7 +4721,7 @@ func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeletePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *DeletePreSharedKeyRequest) GetName() string {
@@ -4299,7 +4755,7 @@ type RenderGatewayConfigRequest struct {
 
 func (x *RenderGatewayConfigRequest) Reset() {
 	*x = RenderGatewayConfigRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4767,7 @@ func (x *RenderGatewayConfigRequest) String() string {
 func (*RenderGatewayConfigRequest) ProtoMessage() {}
 
 func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4780,7 @@ func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigRequest.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RenderGatewayConfigRequest) GetName() string {
@@ -4355,7 +4811,7 @@ type RenderGatewayConfigResponse struct {
 
 func (x *RenderGatewayConfigResponse) Reset() {
 	*x = RenderGatewayConfigResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4367,7 +4823,7 @@ func (x *RenderGatewayConfigResponse) String() string {
 func (*RenderGatewayConfigResponse) ProtoMessage() {}
 
 func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4380,7 +4836,7 @@ func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigResponse.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *RenderGatewayConfigResponse) GetConfig() string {
@@ -4425,7 +4881,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +4893,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +4906,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *Revision) GetName() string {
@@ -4517,7 +4973,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4529,7 +4985,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4542,7 +4998,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListRevisionsRequest) GetParent() string {
@@ -4583,7 +5039,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4595,7 +5051,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4608,7 +5064,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -4634,7 +5090,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4646,7 +5102,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4659,7 +5115,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *GetRevisionRequest) GetName() string {
@@ -4682,7 +5138,7 @@ type RestoreRevisionRequest struct {
 
 func (x *RestoreRevisionRequest) Reset() {
 	*x = RestoreRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4694,7 +5150,7 @@ func (x *RestoreRevisionRequest) String() string {
 func (*RestoreRevisionRequest) ProtoMessage() {}
 
 func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4707,7 +5163,7 @@ func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRevisionRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RestoreRevisionRequest) GetName() string {
@@ -4786,11 +5242,12 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x0ftunnels_removed\x18\x03 \x01(\rR\x0etunnelsRemoved\x12'\n" +
 	"\x0ftunnels_changed\x18\x04 \x01(\rR\x0etunnelsChanged\x12)\n" +
 	"\x10settings_changed\x18\x05 \x01(\bR\x0fsettingsChanged\x12\x18\n" +
-	"\aremoved\x18\x06 \x01(\bR\aremoved\"v\n" +
+	"\aremoved\x18\x06 \x01(\bR\aremoved\"\x90\x01\n" +
 	"\x12ReachabilityChange\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12#\n" +
 	"\rlost_prefixes\x18\x02 \x03(\tR\flostPrefixes\x12'\n" +
-	"\x0fgained_prefixes\x18\x03 \x03(\tR\x0egainedPrefixes\"\xec\x01\n" +
+	"\x0fgained_prefixes\x18\x03 \x03(\tR\x0egainedPrefixes\x12\x18\n" +
+	"\asegment\x18\x04 \x01(\tR\asegment\"\xec\x01\n" +
 	"\x0eResourceChange\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
 	"\x06action\x18\x02 \x01(\x0e2\".swanherd.v1.ResourceChange.ActionR\x06action\x12\x16\n" +
@@ -4800,11 +5257,12 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x10ACTION_UNCHANGED\x10\x01\x12\x12\n" +
 	"\x0eACTION_CREATED\x10\x02\x12\x12\n" +
 	"\x0eACTION_UPDATED\x10\x03\x12\x12\n" +
-	"\x0eACTION_DELETED\x10\x04\"|\n" +
+	"\x0eACTION_DELETED\x10\x04\"\xa0\x01\n" +
 	"\x0eExplainRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
 	"\x06source\x18\x02 \x01(\tB\a\xbaH\x04r\x02p\x01R\x06source\x12)\n" +
-	"\vdestination\x18\x03 \x01(\tB\a\xbaH\x04r\x02p\x01R\vdestination\"\x98\x02\n" +
+	"\vdestination\x18\x03 \x01(\tB\a\xbaH\x04r\x02p\x01R\vdestination\x12\"\n" +
+	"\asegment\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asegment\"\x98\x02\n" +
 	"\x0fExplainResponse\x12\x1c\n" +
 	"\treachable\x18\x01 \x01(\bR\treachable\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1f\n" +
@@ -4828,11 +5286,11 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\ffrom_gateway\x18\n" +
 	" \x01(\tR\vfromGateway\x12\x1d\n" +
 	"\n" +
-	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xb1\x01\n" +
+	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xbb\x01\n" +
 	"\fWatchRequest\x12\x1e\n" +
-	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12T\n" +
-	"\x05kinds\x18\x02 \x03(\tB>\xbaH;\x92\x018\"6r4R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\bgatewaysR\x05edgesR\x05kinds\x12+\n" +
-	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\xeb\x03\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12^\n" +
+	"\x05kinds\x18\x02 \x03(\tBH\xbaHE\x92\x01B\"@r>R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\bsegmentsR\bgatewaysR\x05edgesR\x05kinds\x12+\n" +
+	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\x9d\x04\n" +
 	"\rWatchResponse\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.swanherd.v1.WatchResponse.KindR\x04kind\x120\n" +
 	"\anetwork\x18\x02 \x01(\v2\x14.swanherd.v1.NetworkH\x00R\anetwork\x12'\n" +
@@ -4840,7 +5298,9 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x04mesh\x18\x04 \x01(\v2\x11.swanherd.v1.MeshH\x00R\x04mesh\x120\n" +
 	"\aprofile\x18\x05 \x01(\v2\x14.swanherd.v1.ProfileH\x00R\aprofile\x12'\n" +
 	"\x04edge\x18\x06 \x01(\v2\x11.swanherd.v1.EdgeH\x00R\x04edge\x120\n" +
-	"\agateway\x18\b \x01(\v2\x14.swanherd.v1.GatewayH\x00R\agateway\x12!\n" +
+	"\agateway\x18\b \x01(\v2\x14.swanherd.v1.GatewayH\x00R\agateway\x120\n" +
+	"\asegment\x18\n" +
+	" \x01(\v2\x14.swanherd.v1.SegmentH\x00R\asegment\x12!\n" +
 	"\fresume_token\x18\a \x01(\tR\vresumeToken\"e\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
@@ -5025,6 +5485,42 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"/\n" +
+	"\x11GetSegmentRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc4\x01\n" +
+	"\x13ListSegmentsRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"p\n" +
+	"\x14ListSegmentsResponse\x120\n" +
+	"\bsegments\x18\x01 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x02\n" +
+	"\x14CreateSegmentRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12G\n" +
+	"\n" +
+	"segment_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\tsegmentId\x129\n" +
+	"\asegment\x18\x03 \x01(\v2\x14.swanherd.v1.SegmentB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\asegment\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x81\x02\n" +
+	"\x14UpdateSegmentRequest\x126\n" +
+	"\asegment\x18\x01 \x01(\v2\x14.swanherd.v1.SegmentB\x06\xbaH\x03\xc8\x01\x01R\asegment\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rallow_missing\x18\x05 \x01(\bR\fallowMissing\"\xbc\x01\n" +
+	"\x14DeleteSegmentRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"/\n" +
 	"\x11GetGatewayRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc4\x01\n" +
 	"\x13ListGatewaysRequest\x12\x1e\n" +
@@ -5129,7 +5625,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x1dGATEWAY_CONFIG_FORMAT_FORTIOS\x10\x03\x12!\n" +
 	"\x1dGATEWAY_CONFIG_FORMAT_JUNIPER\x10\x04\x12\x1d\n" +
 	"\x19GATEWAY_CONFIG_FORMAT_AWS\x10\x05\x12\x1f\n" +
-	"\x1bGATEWAY_CONFIG_FORMAT_AZURE\x10\x062\xb8'\n" +
+	"\x1bGATEWAY_CONFIG_FORMAT_AZURE\x10\x062\x9e,\n" +
 	"\x0fTopologyService\x12]\n" +
 	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
@@ -5169,6 +5665,12 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rUpdateProfile\x12!.swanherd.v1.UpdateProfileRequest\x1a\x14.swanherd.v1.Profile\"9\x82\xd3\xe4\x93\x023:\aprofile2(/v1/{profile.name=networks/*/profiles/*}\x12t\n" +
 	"\rDeleteProfile\x12!.swanherd.v1.DeleteProfileRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/profiles/*}\x12l\n" +
 	"\n" +
+	"GetSegment\x12\x1e.swanherd.v1.GetSegmentRequest\x1a\x14.swanherd.v1.Segment\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=networks/*/segments/*}\x12}\n" +
+	"\fListSegments\x12 .swanherd.v1.ListSegmentsRequest\x1a!.swanherd.v1.ListSegmentsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/segments\x12{\n" +
+	"\rCreateSegment\x12!.swanherd.v1.CreateSegmentRequest\x1a\x14.swanherd.v1.Segment\"1\x82\xd3\xe4\x93\x02+:\asegment\" /v1/{parent=networks/*}/segments\x12\x83\x01\n" +
+	"\rUpdateSegment\x12!.swanherd.v1.UpdateSegmentRequest\x1a\x14.swanherd.v1.Segment\"9\x82\xd3\xe4\x93\x023:\asegment2(/v1/{segment.name=networks/*/segments/*}\x12t\n" +
+	"\rDeleteSegment\x12!.swanherd.v1.DeleteSegmentRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/segments/*}\x12l\n" +
+	"\n" +
 	"GetGateway\x12\x1e.swanherd.v1.GetGatewayRequest\x1a\x14.swanherd.v1.Gateway\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=networks/*/gateways/*}\x12}\n" +
 	"\fListGateways\x12 .swanherd.v1.ListGatewaysRequest\x1a!.swanherd.v1.ListGatewaysResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/gateways\x12{\n" +
 	"\rCreateGateway\x12!.swanherd.v1.CreateGatewayRequest\x1a\x14.swanherd.v1.Gateway\"1\x82\xd3\xe4\x93\x02+:\agateway\" /v1/{parent=networks/*}/gateways\x12\x83\x01\n" +
@@ -5200,7 +5702,7 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 63)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(GatewayConfigFormat)(0),            // 0: swanherd.v1.GatewayConfigFormat
 	(TunnelChange_Effect)(0),            // 1: swanherd.v1.TunnelChange.Effect
@@ -5249,179 +5751,201 @@ var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(*CreateProfileRequest)(nil),        // 44: swanherd.v1.CreateProfileRequest
 	(*UpdateProfileRequest)(nil),        // 45: swanherd.v1.UpdateProfileRequest
 	(*DeleteProfileRequest)(nil),        // 46: swanherd.v1.DeleteProfileRequest
-	(*GetGatewayRequest)(nil),           // 47: swanherd.v1.GetGatewayRequest
-	(*ListGatewaysRequest)(nil),         // 48: swanherd.v1.ListGatewaysRequest
-	(*ListGatewaysResponse)(nil),        // 49: swanherd.v1.ListGatewaysResponse
-	(*CreateGatewayRequest)(nil),        // 50: swanherd.v1.CreateGatewayRequest
-	(*UpdateGatewayRequest)(nil),        // 51: swanherd.v1.UpdateGatewayRequest
-	(*DeleteGatewayRequest)(nil),        // 52: swanherd.v1.DeleteGatewayRequest
-	(*GetPreSharedKeyRequest)(nil),      // 53: swanherd.v1.GetPreSharedKeyRequest
-	(*ListPreSharedKeysRequest)(nil),    // 54: swanherd.v1.ListPreSharedKeysRequest
-	(*ListPreSharedKeysResponse)(nil),   // 55: swanherd.v1.ListPreSharedKeysResponse
-	(*CreatePreSharedKeyRequest)(nil),   // 56: swanherd.v1.CreatePreSharedKeyRequest
-	(*UpdatePreSharedKeyRequest)(nil),   // 57: swanherd.v1.UpdatePreSharedKeyRequest
-	(*DeletePreSharedKeyRequest)(nil),   // 58: swanherd.v1.DeletePreSharedKeyRequest
-	(*RenderGatewayConfigRequest)(nil),  // 59: swanherd.v1.RenderGatewayConfigRequest
-	(*RenderGatewayConfigResponse)(nil), // 60: swanherd.v1.RenderGatewayConfigResponse
-	(*Revision)(nil),                    // 61: swanherd.v1.Revision
-	(*ListRevisionsRequest)(nil),        // 62: swanherd.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),       // 63: swanherd.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),          // 64: swanherd.v1.GetRevisionRequest
-	(*RestoreRevisionRequest)(nil),      // 65: swanherd.v1.RestoreRevisionRequest
-	nil,                                 // 66: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),                    // 67: swanherd.v1.Manifest
-	(TunnelStatus)(0),                   // 68: swanherd.v1.TunnelStatus
-	(*Network)(nil),                     // 69: swanherd.v1.Network
-	(*Site)(nil),                        // 70: swanherd.v1.Site
-	(*Mesh)(nil),                        // 71: swanherd.v1.Mesh
-	(*Profile)(nil),                     // 72: swanherd.v1.Profile
-	(*Edge)(nil),                        // 73: swanherd.v1.Edge
-	(*Gateway)(nil),                     // 74: swanherd.v1.Gateway
-	(*fieldmaskpb.FieldMask)(nil),       // 75: google.protobuf.FieldMask
-	(*PreSharedKey)(nil),                // 76: swanherd.v1.PreSharedKey
-	(*timestamppb.Timestamp)(nil),       // 77: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),               // 78: google.protobuf.Empty
+	(*GetSegmentRequest)(nil),           // 47: swanherd.v1.GetSegmentRequest
+	(*ListSegmentsRequest)(nil),         // 48: swanherd.v1.ListSegmentsRequest
+	(*ListSegmentsResponse)(nil),        // 49: swanherd.v1.ListSegmentsResponse
+	(*CreateSegmentRequest)(nil),        // 50: swanherd.v1.CreateSegmentRequest
+	(*UpdateSegmentRequest)(nil),        // 51: swanherd.v1.UpdateSegmentRequest
+	(*DeleteSegmentRequest)(nil),        // 52: swanherd.v1.DeleteSegmentRequest
+	(*GetGatewayRequest)(nil),           // 53: swanherd.v1.GetGatewayRequest
+	(*ListGatewaysRequest)(nil),         // 54: swanherd.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),        // 55: swanherd.v1.ListGatewaysResponse
+	(*CreateGatewayRequest)(nil),        // 56: swanherd.v1.CreateGatewayRequest
+	(*UpdateGatewayRequest)(nil),        // 57: swanherd.v1.UpdateGatewayRequest
+	(*DeleteGatewayRequest)(nil),        // 58: swanherd.v1.DeleteGatewayRequest
+	(*GetPreSharedKeyRequest)(nil),      // 59: swanherd.v1.GetPreSharedKeyRequest
+	(*ListPreSharedKeysRequest)(nil),    // 60: swanherd.v1.ListPreSharedKeysRequest
+	(*ListPreSharedKeysResponse)(nil),   // 61: swanherd.v1.ListPreSharedKeysResponse
+	(*CreatePreSharedKeyRequest)(nil),   // 62: swanherd.v1.CreatePreSharedKeyRequest
+	(*UpdatePreSharedKeyRequest)(nil),   // 63: swanherd.v1.UpdatePreSharedKeyRequest
+	(*DeletePreSharedKeyRequest)(nil),   // 64: swanherd.v1.DeletePreSharedKeyRequest
+	(*RenderGatewayConfigRequest)(nil),  // 65: swanherd.v1.RenderGatewayConfigRequest
+	(*RenderGatewayConfigResponse)(nil), // 66: swanherd.v1.RenderGatewayConfigResponse
+	(*Revision)(nil),                    // 67: swanherd.v1.Revision
+	(*ListRevisionsRequest)(nil),        // 68: swanherd.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),       // 69: swanherd.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),          // 70: swanherd.v1.GetRevisionRequest
+	(*RestoreRevisionRequest)(nil),      // 71: swanherd.v1.RestoreRevisionRequest
+	nil,                                 // 72: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),                    // 73: swanherd.v1.Manifest
+	(TunnelStatus)(0),                   // 74: swanherd.v1.TunnelStatus
+	(*Network)(nil),                     // 75: swanherd.v1.Network
+	(*Site)(nil),                        // 76: swanherd.v1.Site
+	(*Mesh)(nil),                        // 77: swanherd.v1.Mesh
+	(*Profile)(nil),                     // 78: swanherd.v1.Profile
+	(*Edge)(nil),                        // 79: swanherd.v1.Edge
+	(*Gateway)(nil),                     // 80: swanherd.v1.Gateway
+	(*Segment)(nil),                     // 81: swanherd.v1.Segment
+	(*fieldmaskpb.FieldMask)(nil),       // 82: google.protobuf.FieldMask
+	(*PreSharedKey)(nil),                // 83: swanherd.v1.PreSharedKey
+	(*timestamppb.Timestamp)(nil),       // 84: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),               // 85: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	67, // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	66, // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
-	10, // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	6,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
-	7,  // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
-	8,  // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
-	9,  // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
-	1,  // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
-	2,  // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	13, // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
-	68, // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
-	3,  // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	69, // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	70, // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	71, // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	72, // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	73, // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	74, // 17: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
-	69, // 18: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	69, // 19: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	69, // 20: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	75, // 21: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	70, // 22: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	70, // 23: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	70, // 24: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	75, // 25: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	73, // 26: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	73, // 27: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	75, // 28: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	71, // 29: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	71, // 30: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	71, // 31: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	75, // 32: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	72, // 33: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	72, // 34: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	72, // 35: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	75, // 36: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	74, // 37: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
-	74, // 38: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	74, // 39: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	75, // 40: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
-	76, // 41: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
-	76, // 42: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	76, // 43: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	75, // 44: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 45: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
-	77, // 46: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	10, // 47: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
-	67, // 48: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
-	61, // 49: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
-	4,  // 50: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	16, // 51: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	17, // 52: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	19, // 53: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	20, // 54: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	21, // 55: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	22, // 56: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	23, // 57: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	25, // 58: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	26, // 59: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	27, // 60: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	28, // 61: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	29, // 62: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	31, // 63: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	32, // 64: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	33, // 65: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	35, // 66: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	36, // 67: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	38, // 68: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	39, // 69: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	40, // 70: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	41, // 71: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	42, // 72: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	44, // 73: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	45, // 74: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	46, // 75: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	47, // 76: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
-	48, // 77: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
-	50, // 78: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
-	51, // 79: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
-	52, // 80: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
-	59, // 81: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
-	53, // 82: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
-	54, // 83: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
-	56, // 84: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
-	57, // 85: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
-	58, // 86: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
-	14, // 87: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	11, // 88: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
-	62, // 89: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
-	64, // 90: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
-	65, // 91: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
-	5,  // 92: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	69, // 93: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	18, // 94: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	69, // 95: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	69, // 96: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	78, // 97: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	70, // 98: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	24, // 99: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	70, // 100: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	70, // 101: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	78, // 102: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	73, // 103: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	30, // 104: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	73, // 105: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	78, // 106: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	34, // 107: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	71, // 108: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	37, // 109: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	71, // 110: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	71, // 111: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	78, // 112: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	72, // 113: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	43, // 114: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	72, // 115: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	72, // 116: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	78, // 117: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	74, // 118: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
-	49, // 119: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
-	74, // 120: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
-	74, // 121: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
-	78, // 122: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
-	60, // 123: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
-	76, // 124: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	55, // 125: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
-	76, // 126: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	76, // 127: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	78, // 128: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
-	15, // 129: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	12, // 130: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
-	63, // 131: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
-	61, // 132: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
-	5,  // 133: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
-	92, // [92:134] is the sub-list for method output_type
-	50, // [50:92] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	73,  // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	72,  // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	10,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	6,   // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	7,   // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
+	8,   // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
+	9,   // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
+	1,   // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
+	2,   // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
+	13,  // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
+	74,  // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	3,   // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	75,  // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	76,  // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	77,  // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	78,  // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	79,  // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	80,  // 17: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
+	81,  // 18: swanherd.v1.WatchResponse.segment:type_name -> swanherd.v1.Segment
+	75,  // 19: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	75,  // 20: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	75,  // 21: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	82,  // 22: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	76,  // 23: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	76,  // 24: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	76,  // 25: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	82,  // 26: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	79,  // 27: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	79,  // 28: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	82,  // 29: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	77,  // 30: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	77,  // 31: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	77,  // 32: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	82,  // 33: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	78,  // 34: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	78,  // 35: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	78,  // 36: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	82,  // 37: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	81,  // 38: swanherd.v1.ListSegmentsResponse.segments:type_name -> swanherd.v1.Segment
+	81,  // 39: swanherd.v1.CreateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	81,  // 40: swanherd.v1.UpdateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	82,  // 41: swanherd.v1.UpdateSegmentRequest.update_mask:type_name -> google.protobuf.FieldMask
+	80,  // 42: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
+	80,  // 43: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	80,  // 44: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	82,  // 45: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
+	83,  // 46: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
+	83,  // 47: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	83,  // 48: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	82,  // 49: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,   // 50: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
+	84,  // 51: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	10,  // 52: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
+	73,  // 53: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
+	67,  // 54: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
+	4,   // 55: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	16,  // 56: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	17,  // 57: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	19,  // 58: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	20,  // 59: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	21,  // 60: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	22,  // 61: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	23,  // 62: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	25,  // 63: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	26,  // 64: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	27,  // 65: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	28,  // 66: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	29,  // 67: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	31,  // 68: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	32,  // 69: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	33,  // 70: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	35,  // 71: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	36,  // 72: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	38,  // 73: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	39,  // 74: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	40,  // 75: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	41,  // 76: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	42,  // 77: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	44,  // 78: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	45,  // 79: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	46,  // 80: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	47,  // 81: swanherd.v1.TopologyService.GetSegment:input_type -> swanherd.v1.GetSegmentRequest
+	48,  // 82: swanherd.v1.TopologyService.ListSegments:input_type -> swanherd.v1.ListSegmentsRequest
+	50,  // 83: swanherd.v1.TopologyService.CreateSegment:input_type -> swanherd.v1.CreateSegmentRequest
+	51,  // 84: swanherd.v1.TopologyService.UpdateSegment:input_type -> swanherd.v1.UpdateSegmentRequest
+	52,  // 85: swanherd.v1.TopologyService.DeleteSegment:input_type -> swanherd.v1.DeleteSegmentRequest
+	53,  // 86: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
+	54,  // 87: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
+	56,  // 88: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
+	57,  // 89: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
+	58,  // 90: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
+	65,  // 91: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
+	59,  // 92: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
+	60,  // 93: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
+	62,  // 94: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
+	63,  // 95: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
+	64,  // 96: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
+	14,  // 97: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	11,  // 98: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	68,  // 99: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
+	70,  // 100: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
+	71,  // 101: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
+	5,   // 102: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	75,  // 103: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	18,  // 104: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	75,  // 105: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	75,  // 106: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	85,  // 107: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	76,  // 108: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	24,  // 109: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	76,  // 110: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	76,  // 111: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	85,  // 112: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	79,  // 113: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	30,  // 114: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	79,  // 115: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	85,  // 116: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	34,  // 117: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	77,  // 118: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	37,  // 119: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	77,  // 120: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	77,  // 121: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	85,  // 122: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	78,  // 123: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	43,  // 124: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	78,  // 125: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	78,  // 126: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	85,  // 127: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	81,  // 128: swanherd.v1.TopologyService.GetSegment:output_type -> swanherd.v1.Segment
+	49,  // 129: swanherd.v1.TopologyService.ListSegments:output_type -> swanherd.v1.ListSegmentsResponse
+	81,  // 130: swanherd.v1.TopologyService.CreateSegment:output_type -> swanherd.v1.Segment
+	81,  // 131: swanherd.v1.TopologyService.UpdateSegment:output_type -> swanherd.v1.Segment
+	85,  // 132: swanherd.v1.TopologyService.DeleteSegment:output_type -> google.protobuf.Empty
+	80,  // 133: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
+	55,  // 134: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
+	80,  // 135: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
+	80,  // 136: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
+	85,  // 137: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
+	66,  // 138: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
+	83,  // 139: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	61,  // 140: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
+	83,  // 141: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	83,  // 142: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	85,  // 143: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
+	15,  // 144: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	12,  // 145: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	69,  // 146: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
+	67,  // 147: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
+	5,   // 148: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
+	102, // [102:149] is the sub-list for method output_type
+	55,  // [55:102] is the sub-list for method input_type
+	55,  // [55:55] is the sub-list for extension type_name
+	55,  // [55:55] is the sub-list for extension extendee
+	0,   // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -5438,6 +5962,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 		(*WatchResponse_Profile)(nil),
 		(*WatchResponse_Edge)(nil),
 		(*WatchResponse_Gateway)(nil),
+		(*WatchResponse_Segment)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -5445,7 +5970,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   63,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -46,6 +46,11 @@ const (
 	TopologyService_CreateProfile_FullMethodName       = "/swanherd.v1.TopologyService/CreateProfile"
 	TopologyService_UpdateProfile_FullMethodName       = "/swanherd.v1.TopologyService/UpdateProfile"
 	TopologyService_DeleteProfile_FullMethodName       = "/swanherd.v1.TopologyService/DeleteProfile"
+	TopologyService_GetSegment_FullMethodName          = "/swanherd.v1.TopologyService/GetSegment"
+	TopologyService_ListSegments_FullMethodName        = "/swanherd.v1.TopologyService/ListSegments"
+	TopologyService_CreateSegment_FullMethodName       = "/swanherd.v1.TopologyService/CreateSegment"
+	TopologyService_UpdateSegment_FullMethodName       = "/swanherd.v1.TopologyService/UpdateSegment"
+	TopologyService_DeleteSegment_FullMethodName       = "/swanherd.v1.TopologyService/DeleteSegment"
 	TopologyService_GetGateway_FullMethodName          = "/swanherd.v1.TopologyService/GetGateway"
 	TopologyService_ListGateways_FullMethodName        = "/swanherd.v1.TopologyService/ListGateways"
 	TopologyService_CreateGateway_FullMethodName       = "/swanherd.v1.TopologyService/CreateGateway"
@@ -68,7 +73,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TopologyService stores what the operator wants: networks, sites, meshes,
+// TopologyService stores what the operator wants: networks, segments, sites, meshes,
 // profiles, gateways and their keys; and shows the edges that enrolled.
 type TopologyServiceClient interface {
 	// Applies a whole manifest in one transaction: every resource in it is
@@ -101,6 +106,11 @@ type TopologyServiceClient interface {
 	CreateProfile(ctx context.Context, in *CreateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	UpdateProfile(ctx context.Context, in *UpdateProfileRequest, opts ...grpc.CallOption) (*Profile, error)
 	DeleteProfile(ctx context.Context, in *DeleteProfileRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	GetSegment(ctx context.Context, in *GetSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
+	ListSegments(ctx context.Context, in *ListSegmentsRequest, opts ...grpc.CallOption) (*ListSegmentsResponse, error)
+	CreateSegment(ctx context.Context, in *CreateSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
+	UpdateSegment(ctx context.Context, in *UpdateSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
+	DeleteSegment(ctx context.Context, in *DeleteSegmentRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
 	ListGateways(ctx context.Context, in *ListGatewaysRequest, opts ...grpc.CallOption) (*ListGatewaysResponse, error)
 	CreateGateway(ctx context.Context, in *CreateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
@@ -399,6 +409,56 @@ func (c *topologyServiceClient) DeleteProfile(ctx context.Context, in *DeletePro
 	return out, nil
 }
 
+func (c *topologyServiceClient) GetSegment(ctx context.Context, in *GetSegmentRequest, opts ...grpc.CallOption) (*Segment, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Segment)
+	err := c.cc.Invoke(ctx, TopologyService_GetSegment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) ListSegments(ctx context.Context, in *ListSegmentsRequest, opts ...grpc.CallOption) (*ListSegmentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSegmentsResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ListSegments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) CreateSegment(ctx context.Context, in *CreateSegmentRequest, opts ...grpc.CallOption) (*Segment, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Segment)
+	err := c.cc.Invoke(ctx, TopologyService_CreateSegment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) UpdateSegment(ctx context.Context, in *UpdateSegmentRequest, opts ...grpc.CallOption) (*Segment, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Segment)
+	err := c.cc.Invoke(ctx, TopologyService_UpdateSegment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) DeleteSegment(ctx context.Context, in *DeleteSegmentRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, TopologyService_DeleteSegment_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *topologyServiceClient) GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Gateway)
@@ -572,7 +632,7 @@ func (c *topologyServiceClient) RestoreRevision(ctx context.Context, in *Restore
 // All implementations must embed UnimplementedTopologyServiceServer
 // for forward compatibility.
 //
-// TopologyService stores what the operator wants: networks, sites, meshes,
+// TopologyService stores what the operator wants: networks, segments, sites, meshes,
 // profiles, gateways and their keys; and shows the edges that enrolled.
 type TopologyServiceServer interface {
 	// Applies a whole manifest in one transaction: every resource in it is
@@ -605,6 +665,11 @@ type TopologyServiceServer interface {
 	CreateProfile(context.Context, *CreateProfileRequest) (*Profile, error)
 	UpdateProfile(context.Context, *UpdateProfileRequest) (*Profile, error)
 	DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error)
+	GetSegment(context.Context, *GetSegmentRequest) (*Segment, error)
+	ListSegments(context.Context, *ListSegmentsRequest) (*ListSegmentsResponse, error)
+	CreateSegment(context.Context, *CreateSegmentRequest) (*Segment, error)
+	UpdateSegment(context.Context, *UpdateSegmentRequest) (*Segment, error)
+	DeleteSegment(context.Context, *DeleteSegmentRequest) (*emptypb.Empty, error)
 	GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error)
 	ListGateways(context.Context, *ListGatewaysRequest) (*ListGatewaysResponse, error)
 	CreateGateway(context.Context, *CreateGatewayRequest) (*Gateway, error)
@@ -720,6 +785,21 @@ func (UnimplementedTopologyServiceServer) UpdateProfile(context.Context, *Update
 }
 func (UnimplementedTopologyServiceServer) DeleteProfile(context.Context, *DeleteProfileRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteProfile not implemented")
+}
+func (UnimplementedTopologyServiceServer) GetSegment(context.Context, *GetSegmentRequest) (*Segment, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetSegment not implemented")
+}
+func (UnimplementedTopologyServiceServer) ListSegments(context.Context, *ListSegmentsRequest) (*ListSegmentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSegments not implemented")
+}
+func (UnimplementedTopologyServiceServer) CreateSegment(context.Context, *CreateSegmentRequest) (*Segment, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSegment not implemented")
+}
+func (UnimplementedTopologyServiceServer) UpdateSegment(context.Context, *UpdateSegmentRequest) (*Segment, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateSegment not implemented")
+}
+func (UnimplementedTopologyServiceServer) DeleteSegment(context.Context, *DeleteSegmentRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSegment not implemented")
 }
 func (UnimplementedTopologyServiceServer) GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetGateway not implemented")
@@ -1258,6 +1338,96 @@ func _TopologyService_DeleteProfile_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_GetSegment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetSegmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).GetSegment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_GetSegment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).GetSegment(ctx, req.(*GetSegmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_ListSegments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSegmentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ListSegments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ListSegments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ListSegments(ctx, req.(*ListSegmentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_CreateSegment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateSegmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).CreateSegment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_CreateSegment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).CreateSegment(ctx, req.(*CreateSegmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_UpdateSegment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateSegmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).UpdateSegment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_UpdateSegment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).UpdateSegment(ctx, req.(*UpdateSegmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_DeleteSegment_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSegmentRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).DeleteSegment(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_DeleteSegment_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).DeleteSegment(ctx, req.(*DeleteSegmentRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TopologyService_GetGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetGatewayRequest)
 	if err := dec(in); err != nil {
@@ -1649,6 +1819,26 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteProfile",
 			Handler:    _TopologyService_DeleteProfile_Handler,
+		},
+		{
+			MethodName: "GetSegment",
+			Handler:    _TopologyService_GetSegment_Handler,
+		},
+		{
+			MethodName: "ListSegments",
+			Handler:    _TopologyService_ListSegments_Handler,
+		},
+		{
+			MethodName: "CreateSegment",
+			Handler:    _TopologyService_CreateSegment_Handler,
+		},
+		{
+			MethodName: "UpdateSegment",
+			Handler:    _TopologyService_UpdateSegment_Handler,
+		},
+		{
+			MethodName: "DeleteSegment",
+			Handler:    _TopologyService_DeleteSegment_Handler,
 		},
 		{
 			MethodName: "GetGateway",

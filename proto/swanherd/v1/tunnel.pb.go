@@ -485,8 +485,11 @@ type Tunnel struct {
 	StatusTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=status_time,json=statusTime,proto3" json:"status_time,omitempty"`
 	// Store revision of the plan that holds the tunnel.
 	PlannedRevision int64 `protobuf:"varint,8,opt,name=planned_revision,json=plannedRevision,proto3" json:"planned_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The segment whose traffic it carries, `networks/{network}/segments/{segment}`;
+	// empty: the default one.
+	Segment       string `protobuf:"bytes,10,opt,name=segment,proto3" json:"segment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Tunnel) Reset() {
@@ -573,6 +576,13 @@ func (x *Tunnel) GetPlannedRevision() int64 {
 		return x.PlannedRevision
 	}
 	return 0
+}
+
+func (x *Tunnel) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
 }
 
 // TunnelEnd is one end as its edge reports it.
@@ -1901,7 +1911,7 @@ var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x02\n" +
+	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n" +
 	"\x06Tunnel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12$\n" +
@@ -1911,7 +1921,9 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12;\n" +
 	"\vstatus_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"statusTime\x12)\n" +
-	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision:N\xeaAK\n" +
+	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision\x12\x18\n" +
+	"\asegment\x18\n" +
+	" \x01(\tR\asegment:N\xeaAK\n" +
 	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xc3\x02\n" +
 	"\tTunnelEnd\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
