@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/health"
@@ -41,6 +42,7 @@ type agent struct {
 	dir        *state.Dir
 	keyLog     []*os.File
 	host       *hostnet.Host
+	segments   []*segmentPlace
 	uplinks    *hostnet.Uplinks
 	plane      hostPlane
 	engine     *engine.Engine
@@ -72,7 +74,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 // Release lets go what an agent that ended keeps from leaving in clear. It is an error
 // while one runs with that state directory.
-func Release(stateDir, tunnelInterface string, logger *slog.Logger) error {
+func Release(stateDir, tunnelInterface string, segments []Segment, logger *slog.Logger) error {
 	dir, err := state.Open(stateDir)
 	if err != nil {
 		return err
@@ -83,7 +85,12 @@ func Release(stateDir, tunnelInterface string, logger *slog.Logger) error {
 		return err
 	}
 	defer host.Close()
-	return host.Release(tunnelInterface)
+	open, err := openSegments(segments, logger)
+	if err != nil {
+		return err
+	}
+	defer closeSegments(open)
+	return errors.Join(host.Release(tunnelInterface), release(open, tunnelInterface))
 }
 
 // open takes hold of what the agent needs of the host. Close gives back what
@@ -100,6 +107,9 @@ func (a *agent) open() error {
 	if a.host, err = hostnet.Open(a.cfg.Logger); err != nil {
 		return err
 	}
+	if a.segments, err = openSegments(a.cfg.Segments, a.cfg.Logger); err != nil {
+		return err
+	}
 	// The interface in the kernel outlives an agent that was killed, and what is
 	// routed into it stays protected: those routes go when others take their place.
 	if name != DataPlaneKernel {
@@ -110,7 +120,7 @@ func (a *agent) open() error {
 	if a.uplinks, err = a.host.NewUplinks(a.cfg.Uplinks, a.cfg.Interface, DefaultNATPort); err != nil {
 		return err
 	}
-	if a.plane, err = openDataPlane(name, a.cfg, a.cfg.Logger); err != nil {
+	if a.plane, err = openDataPlane(name, a.cfg, a.segments, a.cfg.Logger); err != nil {
 		return err
 	}
 	a.cfg.Logger.Info("data plane", "data_plane", name, "reason", reason, "interface", a.plane.Interface())
@@ -137,9 +147,9 @@ func (a *agent) open() error {
 	_, streams := a.plane.(dataplane.StreamPlane)
 	paths, _ := a.plane.(dataplane.RoutedPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
-		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(),
+		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), Segments: places(a.segments, a.cfg.Interface),
 		DataPlane: reconcile.DataPlane{
-			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace,
+			NoSegments: name == DataPlaneKernel, NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace,
 		},
 		Queues: a.plane.Workers, Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
@@ -157,16 +167,22 @@ func (a *agent) close() {
 		if err := a.host.Flush(a.plane.Interface()); err != nil {
 			a.cfg.Logger.Warn("cannot remove routes", "error", err)
 		}
+		for _, at := range a.segments {
+			if err := at.host.Flush(a.cfg.Interface); err != nil {
+				a.cfg.Logger.Warn("cannot remove routes", "segment", at.Name, "error", err)
+			}
+		}
 		if err := a.plane.Close(); err != nil {
 			a.cfg.Logger.Warn("cannot close the data plane", "error", err)
 		}
 	}
 	closeAll(a.keyLog)
 	if a.ended && !a.cfg.FailClosed {
-		if err := a.host.Release(a.cfg.Interface); err != nil {
+		if err := errors.Join(a.host.Release(a.cfg.Interface), release(a.segments, a.cfg.Interface)); err != nil {
 			a.cfg.Logger.Warn("cannot remove guards of routes and rules", "error", err)
 		}
 	}
+	closeSegments(a.segments)
 	if a.host != nil {
 		a.host.Close()
 	}
@@ -202,6 +218,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	})
+	if p, ok := a.plane.(dataplane.DriftingPlane); ok {
+		parts.Go(func() { a.tellDrifts(ctx, p.Drifts()) })
+	}
 	err := a.start(ctx, &parts)
 	if err == nil {
 		<-ctx.Done()
@@ -315,6 +334,22 @@ func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
 		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// tellDrifts has the controller told of what the data plane found.
+func (a *agent) tellDrifts(ctx context.Context, drifts <-chan dataplane.Drift) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-drifts:
+			kind := swanherdv1.DriftReport_KIND_UNREPAIRABLE
+			if d.Repaired {
+				kind = swanherdv1.DriftReport_KIND_REPAIRED
+			}
+			a.drifted(&swanherdv1.DriftReport{Kind: kind, Subject: "policies", Message: d.Message, Time: timestamppb.Now()})
+		}
+	}
 }
 
 // drifted has the controller told of a drift.

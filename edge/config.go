@@ -37,6 +37,8 @@ type Config struct {
 	// Uplinks by name and interface; empty: every interface with a default
 	// route.
 	Uplinks []*swanherdv1.Uplink
+	// Segments are where the LANs of segments other than the default one are.
+	Segments []Segment
 	// DataPlane is what the operator asks for.
 	DataPlane DataPlane
 	// Workers is how many goroutines of the userspace data plane move packets in

@@ -28,6 +28,9 @@ const (
 func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason string, err error) {
 	switch DataPlane(strings.ToLower(string(c.DataPlane))) {
 	case DataPlaneAuto, "":
+		if len(c.Segments) > 0 {
+			return DataPlaneUserspace, "the kernel's keeps no segments apart here", nil
+		}
 		if c.TCPPort != 0 {
 			return DataPlaneUserspace, "the kernel has no ESP in TCP; with --tcp-port 0 it may be used", nil
 		}
@@ -38,6 +41,9 @@ func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason strin
 	case DataPlaneUserspace:
 		return DataPlaneUserspace, "as configured", nil
 	case DataPlaneKernel:
+		if len(c.Segments) > 0 {
+			return "", "", fmt.Errorf("data plane %q keeps no segments apart; use --data-plane userspace or auto with --segment", c.DataPlane)
+		}
 		if err := probe(); err != nil {
 			return "", "", fmt.Errorf("data plane %q: %w; use --data-plane userspace or auto", c.DataPlane, err)
 		}
@@ -70,7 +76,7 @@ func mark(name DataPlane) uint32 {
 }
 
 // openDataPlane starts a data plane on all addresses.
-func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, error) {
+func openDataPlane(name DataPlane, c Config, segments []*segmentPlace, logger *slog.Logger) (hostPlane, error) {
 	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
 	// A nil pointer must not become an interface that is not nil.
 	if name == DataPlaneKernel {
@@ -83,7 +89,7 @@ func openDataPlane(name DataPlane, c Config, logger *slog.Logger) (hostPlane, er
 	if err := xfrm.Remove(c.Interface); err != nil {
 		return nil, err
 	}
-	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Mark: mark(name), Logger: logger})
+	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Mark: mark(name), Labels: labels(segments, c.Interface), Logger: logger})
 	if err != nil {
 		return nil, err
 	}

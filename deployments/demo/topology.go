@@ -26,6 +26,7 @@ type site struct {
 type world struct {
 	net        *lab.Network
 	controller *lab.Namespace
+	wan        *lab.Namespace
 	sites      []*site
 	// behind is the site whose cable to the WAN is line; empty: none.
 	behind string
@@ -59,6 +60,7 @@ func newWorld(sites []*swanherdv1.Site, behind string) (*world, error) {
 	if err != nil {
 		return w, err
 	}
+	w.wan = router
 	err = w.attach(w.controller, "wan0", netip.MustParsePrefix("203.0.113.0/30"), router, "controller")
 	if err != nil {
 		return w, err

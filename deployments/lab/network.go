@@ -58,6 +58,9 @@ func (n *Network) Add(name string) (*Namespace, error) {
 	return ns, ns.forward()
 }
 
+// Path is where programs can open the namespace, as long as this one has it.
+func (ns *Namespace) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), int(ns.fd)) }
+
 // newNamespace makes a namespace without moving the caller into it.
 func newNamespace() (netns.NsHandle, error) {
 	type result struct {

@@ -30,6 +30,10 @@
 // The addresses of probes are a prefix of IPv6 that the host answers for as a whole (`ip
 // -6 route show table local proto 83`), so that the interface has not one for each tunnel.
 //
+// The LANs of a segment are in a network namespace of their own ([Namespace]), with the
+// segment's tunnel interface and without uplinks. There all of this is the same, and what
+// is sent in one leaves by its tunnels or not at all, whatever routes there are elsewhere.
+//
 // It never touches a route, address, rule or firewall entry of somebody else,
 // and never decides which routes there should be.
 //

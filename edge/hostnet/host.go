@@ -16,6 +16,8 @@ type Host struct {
 	nl     *netlink.Handle
 	lister *netlink.Handle // see eachRoute
 	logger *slog.Logger
+	// within runs a function in the host's network namespace; nil: that of the process.
+	within func(func() error) error
 }
 
 // Open opens a channel to the kernel. It needs no privileges; most changes do.

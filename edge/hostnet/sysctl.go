@@ -19,6 +19,13 @@ type Forwarding struct {
 // EnableForwarding makes the kernel settings that the package comment lists. It
 // goes on after an error and returns all of them.
 func (h *Host) EnableForwarding(f Forwarding) error {
+	if h.within != nil {
+		return h.within(func() error { return h.enableForwarding(f) })
+	}
+	return h.enableForwarding(f)
+}
+
+func (h *Host) enableForwarding(f Forwarding) error {
 	var errs []error
 	set := func(value string, path ...string) {
 		if err := h.sysctl(value, path...); err != nil {

@@ -28,6 +28,9 @@ func (b *tunnelBuilder) appearance(field string, in *swanherdv1.ChildIntent, c *
 		return
 	}
 	c.Mode = dataplane.Transport
+	if b.intent.GetSegment() != "" {
+		b.fail(field+".mode", "transport mode is between the outer addresses of the two ends, which are of no segment: use tunnel mode")
+	}
 	if in.GetOuterHeader() != nil {
 		b.fail(field+".outer_header", "transport mode has no outer header: leave it out, or use tunnel mode")
 	}

@@ -15,7 +15,7 @@ import (
 
 // addDefault has what comes from the local selectors of child i, or from all of the site
 // where these hold everything too, take it as the way to all.
-func (p *Plan) addDefault(name string, b *tunnelBuilder, i int, all netip.Prefix, env Environment, errs *Errors) {
+func (p *Routing) addDefault(name string, b *tunnelBuilder, i int, all netip.Prefix, errs *Errors) {
 	if !slices.Contains(p.carriers[all], name) {
 		p.carriers[all] = append(p.carriers[all], name)
 	}
@@ -25,8 +25,8 @@ func (p *Plan) addDefault(name string, b *tunnelBuilder, i int, all netip.Prefix
 		errs.add(name, field, fmt.Sprintf("nothing says what comes from the site: the way to %s is for that alone, as this host itself has to reach its peers; name prefixes here or in local_prefixes", all))
 	}
 	for _, prefix := range from {
-		for _, a := range env.outside(b.config.Local.Addr()) {
-			if prefix.Contains(a) {
+		for _, a := range b.env.outside(b.config.Local.Addr()) {
+			if prefix.Contains(a) && !p.apart {
 				errs.add(name, field, fmt.Sprintf("%s holds %s, from which tunnels leave: their packets on the way to %s would be led back into one; leave it out", prefix, a, all))
 			}
 		}
@@ -38,7 +38,7 @@ func (p *Plan) addDefault(name string, b *tunnelBuilder, i int, all netip.Prefix
 
 // sources are the prefixes of the family of all that selectors hold, those of the site
 // in the place of all.
-func (p *Plan) sources(selectors []ts.Selector, all netip.Prefix) (from []netip.Prefix) {
+func (p *Routing) sources(selectors []ts.Selector, all netip.Prefix) (from []netip.Prefix) {
 	for _, s := range selectors {
 		prefixes := ts.Prefixes(s)
 		if slices.Contains(prefixes, all) {
@@ -66,7 +66,7 @@ func (env *Environment) outside(local netip.Addr) (out []netip.Addr) {
 }
 
 // exceptFromDefault leaves the site, and what other routes lead into tunnels, to these.
-func (p *Plan) exceptFromDefault() {
+func (p *Routing) exceptFromDefault() {
 	if len(p.Default.From) == 0 {
 		return
 	}

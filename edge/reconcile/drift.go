@@ -13,12 +13,21 @@ const maxDrift = 10
 
 // lookForDrift says how the host differs from what it was brought to last.
 func (r *Reconciler) lookForDrift() []string {
-	if r.routing == nil {
-		return nil
-	}
-	drift, err := r.cfg.Host.Drift(r.cfg.Interface, r.mtu, r.routing.Routes, r.routing.Default)
-	if err != nil {
-		return []string{err.Error()}
+	var drift []string
+	for _, at := range r.places {
+		if at.routing == nil {
+			return nil
+		}
+		here, err := at.Host.Drift(at.Interface, r.mtu, at.routing.Routes, at.routing.Default)
+		if err != nil {
+			return []string{at.wrap(err).Error()}
+		}
+		for _, text := range here {
+			if at.segment != "" {
+				text = "segment " + at.segment + ": " + text
+			}
+			drift = append(drift, text)
+		}
 	}
 	if more := len(drift) - maxDrift; more > 0 {
 		drift = append(drift[:maxDrift:maxDrift], "and more")

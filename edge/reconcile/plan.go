@@ -15,6 +15,7 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	"github.com/swanherd/swanherd/ipsec/ident"
+	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/ts"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -36,7 +37,9 @@ type Environment struct {
 	// Source4 and Source6 are addresses of the host inside the site's
 	// prefixes; zero: none.
 	Source4, Source6 netip.Addr
-	DataPlane        DataPlane
+	// Segments are those that have a place on this host.
+	Segments  map[string]SegmentEnvironment
+	DataPlane DataPlane
 	// IPv6: the tunnel interface has it. Probes need it.
 	IPv6 bool
 	// Hosts are the addresses of the domain names that are known, by name.
@@ -49,8 +52,15 @@ type Environment struct {
 	CheckRevoked func(*x509.Certificate) error
 }
 
+// SegmentEnvironment is what the host looks like in a segment.
+type SegmentEnvironment struct {
+	Source4, Source6 netip.Addr // as in Environment
+}
+
 // DataPlane is what the edge's data plane can do.
 type DataPlane struct {
+	// NoSegments: it keeps no segments apart.
+	NoSegments bool
 	// NoTCP: it sends no ESP in TCP.
 	NoTCP bool
 	// NoDummies: it sends no dummy packets (RFC 4303, Section 2.6).
@@ -66,33 +76,49 @@ type DataPlane struct {
 type Plan struct {
 	Tunnels []engine.TunnelConfig
 	*Routing
+	// Segments are the routing of each segment that has a place on this host.
+	Segments map[string]*Routing
 	// Intercepted are the peers of transport mode whose packets are led into the
 	// tunnel interface.
 	Intercepted []netip.Addr
 	// MTU of the tunnel interface in octets, 0: as it is.
-	MTU        int
-	LocalNets  []netip.Prefix
-	Revoked    []string // serial numbers in hexadecimal
-	Forwarding struct{ IPv4, IPv6 bool }
+	MTU     int
+	Revoked []string // serial numbers in hexadecimal
 	// Probes are the paths to be measured, with addresses in ProbeNetwork; those of
 	// ProbeLocal are this host's. Zero: there are none.
 	Probes                   []probe.Path
 	ProbeNetwork, ProbeLocal netip.Prefix
 }
 
-// Routing is the part of a Plan that leads packets to tunnels.
+// Routing is the part of a Plan that leads packets of one segment to tunnels.
 type Routing struct {
-	Routes []hostnet.Route
+	LocalNets  []netip.Prefix
+	Forwarding struct{ IPv4, IPv6 bool }
+	Routes     []hostnet.Route
 	// Default is for what a tunnel is the way out for.
 	Default hostnet.Default
 	// carriers are the tunnels that each route leads to.
 	carriers map[netip.Prefix][]string
+	// apart says that no tunnel leaves from where the routes are.
+	apart bool
+}
+
+func newRouting(texts []string) *Routing {
+	r := &Routing{carriers: map[netip.Prefix][]string{}, LocalNets: parsePrefixes(texts)}
+	for _, prefix := range r.LocalNets {
+		if prefix.Addr().Is4() {
+			r.Forwarding.IPv4 = true
+		} else {
+			r.Forwarding.IPv6 = true
+		}
+	}
+	return r
 }
 
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{Routing: &Routing{carriers: map[netip.Prefix][]string{}}}, Errors{}
+	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes())}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
@@ -115,7 +141,9 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 		}
 		b := &tunnelBuilder{intent: t, material: m, trust: trust, distrust: trustErr != nil, env: env, errs: &errs}
 		b.build()
-		p.addRoutes(t.GetName(), b, env, &errs)
+		if r := p.routingOf(b); r != nil {
+			r.addRoutes(t.GetName(), b, &errs)
+		}
 		p.addProbe(b)
 		p.Tunnels = append(p.Tunnels, b.config)
 	}
@@ -123,6 +151,9 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 		return nil, errs
 	}
 	p.exceptFromDefault()
+	for _, r := range p.Segments {
+		r.exceptFromDefault()
+	}
 	slices.SortFunc(p.Tunnels, func(a, b engine.TunnelConfig) int { return cmp.Compare(a.Name, b.Name) })
 	return p, nil
 }
@@ -137,14 +168,11 @@ func orEmpty(s *swanherdv1.EdgeSettings) *swanherdv1.EdgeSettings {
 // settings takes over what concerns the edge as a whole. The prefixes were
 // checked against the rules of the proto.
 func (p *Plan) settings(s *swanherdv1.EdgeSettings, env Environment) {
-	p.LocalNets = LocalPrefixes(s)
 	p.Revoked = slices.Clone(s.GetRevokedSerials())
-	for _, prefix := range p.LocalNets {
-		if prefix.Addr().Is4() {
-			p.Forwarding.IPv4 = true
-		} else {
-			p.Forwarding.IPv6 = true
-		}
+	p.Segments = make(map[string]*Routing, len(env.Segments))
+	for name := range env.Segments {
+		p.Segments[name] = newRouting(segmentPrefixes(s, name))
+		p.Segments[name].apart = true
 	}
 	switch {
 	case s.GetTunnelMtu() != 0:
@@ -156,8 +184,22 @@ func (p *Plan) settings(s *swanherdv1.EdgeSettings, env Environment) {
 
 // LocalPrefixes are the valid prefixes of the edge's site.
 func LocalPrefixes(s *swanherdv1.EdgeSettings) []netip.Prefix {
+	return parsePrefixes(s.GetLocalPrefixes())
+}
+
+// segmentPrefixes are those of the edge's site in a segment.
+func segmentPrefixes(s *swanherdv1.EdgeSettings, segment string) []string {
+	for _, x := range s.GetSegments() {
+		if x.GetSegment() == segment {
+			return x.GetLocalPrefixes()
+		}
+	}
+	return nil
+}
+
+func parsePrefixes(texts []string) []netip.Prefix {
 	var out []netip.Prefix
-	for _, text := range s.GetLocalPrefixes() {
+	for _, text := range texts {
 		if prefix, err := netip.ParsePrefix(text); err == nil {
 			out = append(out, prefix.Masked())
 		}
@@ -165,13 +207,34 @@ func LocalPrefixes(s *swanherdv1.EdgeSettings) []netip.Prefix {
 	return out
 }
 
+// routingOf is the routing of the segment that a tunnel is of, nil if that has no place.
+func (p *Plan) routingOf(b *tunnelBuilder) *Routing {
+	segment := b.intent.GetSegment()
+	if segment == "" {
+		if b.env.DataPlane.Intercepts {
+			p.intercept(b.config.Children)
+		}
+		return p.Routing
+	}
+	r := p.Segments[segment]
+	switch {
+	case b.env.DataPlane.NoSegments:
+		b.fail("segment", "the data plane of this edge keeps no segments apart: run it with --data-plane userspace")
+		return nil
+	case r == nil:
+		b.fail("segment", fmt.Sprintf("segment %s has no place on this edge: put its LAN interfaces into a network namespace of their own, and run the agent with --segment name=%[1]s,netns=NAME", segment))
+	}
+	return r
+}
+
 // addRoutes adds the routes that lead to the tunnel, each prefix once.
-func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *Errors) {
+func (p *Routing) addRoutes(name string, b *tunnelBuilder, errs *Errors) {
+	source4, source6 := b.env.Source4, b.env.Source6
+	if segment := b.intent.GetSegment(); segment != "" {
+		source4, source6 = b.env.Segments[segment].Source4, b.env.Segments[segment].Source6
+	}
 	for i, child := range b.config.Children {
 		if child.Mode == dataplane.Transport {
-			if env.DataPlane.Intercepts {
-				p.intercept(child.RemoteTS)
-			}
 			continue
 		}
 		field, selectors := "remote_ts", child.RemoteTS
@@ -181,14 +244,14 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 		for j, selector := range selectors {
 			for _, prefix := range ts.Prefixes(selector) {
 				if prefix.Bits() == 0 {
-					p.addDefault(name, b, i, prefix, env, errs)
+					p.addDefault(name, b, i, prefix, errs)
 					continue
 				}
 				others := p.carriers[prefix]
 				if len(others) > 0 && others[len(others)-1] == name {
 					continue
 				}
-				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) {
+				if peer := b.config.Remote.Addr(); peer.IsValid() && prefix.Contains(peer) && !p.apart {
 					errs.add(name, fmt.Sprintf("children[%d].%s[%d]", i, field, j), fmt.Sprintf(
 						"%s holds the peer's own address %s: packets to it would be led back into the tunnel; leave it out, or give all of the family", prefix, peer))
 					continue
@@ -196,9 +259,9 @@ func (p *Plan) addRoutes(name string, b *tunnelBuilder, env Environment, errs *E
 				if p.carriers[prefix] = append(others, name); len(others) > 0 {
 					continue
 				}
-				r := hostnet.Route{Prefix: prefix, Source: env.Source4}
+				r := hostnet.Route{Prefix: prefix, Source: source4}
 				if prefix.Addr().Is6() {
-					r.Source = env.Source6
+					r.Source = source6
 				}
 				p.Routes = append(p.Routes, r)
 			}
@@ -230,11 +293,16 @@ func (p *Routing) limitedTo(inner map[string]int) []hostnet.Route {
 	return routes
 }
 
-// intercept adds the hosts of selectors, each once.
-func (p *Plan) intercept(selectors []ts.Selector) {
-	for _, s := range selectors {
-		if !slices.Contains(p.Intercepted, s.First) {
-			p.Intercepted = append(p.Intercepted, s.First)
+// intercept adds the hosts that children in transport mode are about, each once.
+func (p *Plan) intercept(children []ike.ChildConfig) {
+	for _, child := range children {
+		if child.Mode != dataplane.Transport {
+			continue
+		}
+		for _, s := range child.RemoteTS {
+			if !slices.Contains(p.Intercepted, s.First) {
+				p.Intercepted = append(p.Intercepted, s.First)
+			}
 		}
 	}
 }

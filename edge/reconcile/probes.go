@@ -48,6 +48,10 @@ func (p *Plan) addProbe(b *tunnelBuilder) {
 	if intent == nil || !b.env.IPv6 {
 		return
 	}
+	if b.intent.GetSegment() != "" {
+		b.fail("probe", "a tunnel of a segment is not probed: probes are of the default one; leave this out")
+		return
+	}
 	if !p.ProbeLocal.IsValid() {
 		b.fail("probe", "there are no addresses for probes: give settings.probes, or leave this out")
 		return

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,6 +61,8 @@ type Config struct {
 	Host   Host
 	// Interface is the tunnel interface.
 	Interface string
+	// Segments are the places of segments on this host.
+	Segments map[string]Place
 	// Uplinks are the WAN attachments of now.
 	Uplinks func() []*swanherdv1.Uplink
 	// Identity is the enrolled identity of now, nil without one.
@@ -81,6 +84,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Place is where the packets of a segment come from and go to.
+type Place struct {
+	Host Host
+	// Interface is the segment's tunnel interface.
+	Interface string
+}
+
 // Paths is what the reconciler needs of a dataplane.RoutedPlane.
 type Paths interface {
 	InnerMTUs() map[string]int
@@ -95,24 +105,34 @@ type Reconciler struct {
 
 	mu     sync.Mutex
 	intent *swanherdv1.EdgeIntent // nil before the first
-	// routing is what the host was brought to last, nil before the first.
-	routing *Routing
-	mtu     int                   // that the interface was given last, 0 for none
-	locals  map[string]netip.Addr // local addresses that routing chose, by tunnel
+	places []*place               // that without a segment, then the others by name
+	mtu    int                    // that the interfaces were given last, 0 for none
+	locals map[string]netip.Addr  // local addresses that routing chose, by tunnel
 	// deferred are the tunnels that have to wait for the host, and why.
 	deferred map[string]error
 	patience time.Duration // of tunnels that are to wait for their peer
-	warned   string        // the last warning about forwarding
 	unprobed string        // and about probes
 	drift    string        // what was last told that it cannot be repaired
 }
 
+// place is a Place with what it was brought to last.
+type place struct {
+	Place
+	segment string   // empty: the default one
+	routing *Routing // nil before the first
+	warned  string   // the last warning about forwarding
+}
+
 // New returns a Reconciler that has nothing to do yet.
 func New(cfg Config) *Reconciler {
-	return &Reconciler{
+	r := &Reconciler{
 		cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
-		patience: patience, hosts: newHosts(cfg.LookUp, cfg.Logger),
+		patience: patience, hosts: newHosts(cfg.LookUp, cfg.Logger), places: []*place{{Place: Place{cfg.Host, cfg.Interface}}},
 	}
+	for _, segment := range slices.Sorted(maps.Keys(cfg.Segments)) {
+		r.places = append(r.places, &place{Place: cfg.Segments[segment], segment: segment})
+	}
+	return r
 }
 
 // ApplyError says what of a valid intent could not be brought about.
@@ -258,40 +278,63 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 }
 
 func (r *Reconciler) reachHost(plan *Plan) error {
-	if plan.MTU != 0 {
-		if err := r.cfg.Host.SetLink(r.cfg.Interface, plan.MTU); err != nil {
-			return err
+	r.mtu = plan.MTU
+	for _, at := range r.places {
+		if plan.MTU != 0 {
+			if err := at.Host.SetLink(at.Interface, plan.MTU); err != nil {
+				return at.wrap(err)
+			}
+		}
+		at.routing = plan.Routing
+		if at.segment != "" {
+			at.routing = plan.Segments[at.segment]
 		}
 	}
-	r.routing, r.mtu = plan.Routing, plan.MTU
 	if err := r.setRoutes(); err != nil {
 		return err
 	}
 	if err := r.cfg.Host.Intercept(r.cfg.Interface, plan.Intercepted); err != nil {
 		return err
 	}
-	f := hostnet.Forwarding{IPv4: plan.Forwarding.IPv4, IPv6: plan.Forwarding.IPv6, Tunnel: r.cfg.Interface}
-	for _, up := range r.cfg.Uplinks() {
-		f.Uplinks = append(f.Uplinks, up.GetInterface())
+	for _, at := range r.places {
+		r.forward(at)
+	}
+	return nil
+}
+
+// wrap names the segment in an error.
+func (p *place) wrap(err error) error {
+	if p.segment == "" {
+		return err
+	}
+	return fmt.Errorf("segment %s: %w", p.segment, err)
+}
+
+// forward makes the kernel forward what is of a place.
+func (r *Reconciler) forward(at *place) {
+	f := hostnet.Forwarding{IPv4: at.routing.Forwarding.IPv4, IPv6: at.routing.Forwarding.IPv6, Tunnel: at.Interface}
+	if at.segment == "" {
+		for _, up := range r.cfg.Uplinks() {
+			f.Uplinks = append(f.Uplinks, up.GetInterface())
+		}
 	}
 	// A host that may not be changed can be set up to forward by its operator,
 	// so this is no reason to refuse an intent.
 	text := ""
-	if err := r.cfg.Host.EnableForwarding(f); err != nil {
-		text = err.Error()
+	if err := at.Host.EnableForwarding(f); err != nil {
+		text = at.wrap(err).Error()
 	}
-	if text != "" && text != r.warned {
+	if text != "" && text != at.warned {
 		r.cfg.Logger.Warn("cannot make the kernel forward", "error", text)
 	}
-	r.warned = text
-	return nil
+	at.warned = text
 }
 
 // followPaths gives the routes the MTUs of the tunnels' paths.
 func (r *Reconciler) followPaths() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.routing == nil {
+	if r.places[0].routing == nil {
 		return nil
 	}
 	return r.setRoutes()
@@ -302,11 +345,16 @@ func (r *Reconciler) setRoutes() error {
 	if r.cfg.Paths != nil {
 		inner = r.cfg.Paths.InnerMTUs()
 	}
-	// The default route leaves to the others what is theirs, and comes after them.
-	if err := r.cfg.Host.SetRoutes(r.cfg.Interface, r.routing.limitedTo(inner)); err != nil {
-		return err
+	for _, at := range r.places {
+		// The default route leaves to the others what is theirs, and comes after them.
+		if err := at.Host.SetRoutes(at.Interface, at.routing.limitedTo(inner)); err != nil {
+			return at.wrap(err)
+		}
+		if err := at.Host.SetDefault(at.Interface, at.routing.defaultLimitedTo(inner)); err != nil {
+			return at.wrap(err)
+		}
 	}
-	return r.cfg.Host.SetDefault(r.cfg.Interface, r.routing.defaultLimitedTo(inner))
+	return nil
 }
 
 // environment looks at the host.
@@ -324,16 +372,28 @@ func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 			env.UplinkMTU = mtu
 		}
 	}
-	local := LocalPrefixes(intent.GetSettings())
-	for v4, to := range map[bool]*netip.Addr{true: &env.Source4, false: &env.Source6} {
-		addr, err := r.cfg.Host.AddressIn(local, v4, r.cfg.Interface)
+	env.Source4, env.Source6 = r.sources(r.places[0], LocalPrefixes(intent.GetSettings()))
+	env.Segments = map[string]SegmentEnvironment{}
+	for _, at := range r.places[1:] {
+		var in SegmentEnvironment
+		in.Source4, in.Source6 = r.sources(at, parsePrefixes(segmentPrefixes(intent.GetSettings(), at.segment)))
+		env.Segments[at.segment] = in
+	}
+	return env
+}
+
+// sources are addresses of this host, of each family, inside prefixes of the site; the zero
+// Addr where there is none.
+func (r *Reconciler) sources(at *place, local []netip.Prefix) (source4, source6 netip.Addr) {
+	for v4, to := range map[bool]*netip.Addr{true: &source4, false: &source6} {
+		addr, err := at.Host.AddressIn(local, v4, at.Interface)
 		if err != nil {
-			r.cfg.Logger.Warn("cannot look for an address of this host inside the site's prefixes", "error", err)
+			r.cfg.Logger.Warn("cannot look for an address of this host inside the site's prefixes", "error", at.wrap(err))
 			continue
 		}
 		*to = addr
 	}
-	return env
+	return source4, source6
 }
 
 // locate gives each tunnel that leaves it to routing its local address. A

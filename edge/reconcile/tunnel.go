@@ -307,6 +307,7 @@ func (b *tunnelBuilder) child(field string, in *swanherdv1.ChildIntent) ike.Chil
 		RekeyBytes:    in.GetRekeyBytes(),
 		ReplayWindow:  int(in.GetReplayWindow()),
 		Queues:        b.env.DataPlane.Queues,
+		Label:         b.intent.GetSegment(),
 	}
 	if c.ReplayWindow == 0 {
 		c.ReplayWindow = defaultReplayWindow

@@ -142,6 +142,7 @@ func newRunCommand() *cobra.Command {
 		token     tokenFlags
 		logging   logFlags
 		uplinks   []string
+		segments  []string
 		dataPlane string
 		metrics   string
 	)
@@ -173,6 +174,9 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 				}
 				cfg.Uplinks = append(cfg.Uplinks, u)
 			}
+			if cfg.Segments, err = parseSegments(segments); err != nil {
+				return err
+			}
 			if metrics != "" {
 				if cfg.MetricsListen, err = netip.ParseAddrPort(metrics); err != nil {
 					return usagef("--metrics-listen: %w", err)
@@ -188,6 +192,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 	f := cmd.Flags()
 	f.StringVar(&cfg.IntentFile, "intent", "", "run this intent file, without a controller")
 	f.StringArrayVar(&uplinks, "uplink", nil, "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]; may be repeated; without it, every interface with a default route")
+	segmentFlag(cmd, &segments)
 	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto, kernel or userspace; auto is the kernel's if --tcp-port is 0 and it works")
 	f.IntVar(&cfg.Workers, "workers", 0, "how many threads of the userspace data plane move packets in each direction; 0: one for every two processors. With that of the kernel, how many SAs may share the traffic of a child: one for each processor and one for all, if this is as many; 0: 17")
 	f.BoolVar(&cfg.ESPOffload, "esp-offload", false, "have network interfaces that can do it encrypt and decrypt ESP, with the kernel's data plane and where no NAT puts it into UDP; `ip xfrm state` shows which SAs are offloaded")
@@ -294,8 +299,25 @@ nobody else is who shows its serial number.`,
 	return cmd
 }
 
+// segmentFlag tells where the LANs of segments are.
+func segmentFlag(cmd *cobra.Command, to *[]string) {
+	cmd.Flags().StringArrayVar(to, "segment", nil, "name=corp,netns=corp: the network namespace that has the LAN interfaces of a segment other than the default one; may be repeated")
+}
+
+func parseSegments(texts []string) (out []edge.Segment, err error) {
+	for _, text := range texts {
+		s, err := edge.ParseSegment(text)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
 func newReleaseCommand() *cobra.Command {
 	var dir, tunnelInterface string
+	var segments []string
 	var logging logFlags
 	cmd := &cobra.Command{
 		Use:   "release",
@@ -310,10 +332,15 @@ directory.`,
 			if err != nil {
 				return err
 			}
-			return edge.Release(dir, tunnelInterface, logger)
+			open, err := parseSegments(segments)
+			if err != nil {
+				return err
+			}
+			return edge.Release(dir, tunnelInterface, open, logger)
 		},
 	}
 	stateDirFlag(cmd, &dir)
+	segmentFlag(cmd, &segments)
 	logging.add(cmd)
 	cmd.Flags().StringVar(&tunnelInterface, "tun-name", edge.DefaultInterface, "name of the tunnel interface")
 	return cmd
