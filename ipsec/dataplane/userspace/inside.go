@@ -101,9 +101,16 @@ func (p *Plane) wake() {
 	}
 }
 
-func (p *Plane) setDeadlines(t time.Time) (err error) {
+// wakeInsides ends the waiting of all who read from interfaces, and of who sends what
+// came from them.
+func (p *Plane) wakeInsides(past time.Time) (err error) {
 	for _, in := range p.insides {
-		err = errors.Join(err, in.device.setDeadline(t))
+		err = errors.Join(err, in.device.setDeadline(past))
+		for _, own := range in.further {
+			for _, l := range own.all {
+				err = errors.Join(err, l.wake(past))
+			}
+		}
 	}
 	return err
 }
@@ -123,7 +130,7 @@ func (p *Plane) closeInsides() (err error) {
 		}
 		for _, own := range in.further {
 			for _, l := range own.all {
-				err = errors.Join(err, l.file.Close())
+				err = errors.Join(err, l.close())
 			}
 		}
 	}

@@ -301,7 +301,7 @@ func (p *Plane) Close() error {
 	// ended: they use the bare numbers.
 	p.stop.Store(true)
 	past := time.Unix(1, 0)
-	err := errors.Join(p.setDeadlines(past), p.socket.wake(past), p.raw.wake(past))
+	err := errors.Join(p.wakeInsides(past), p.socket.wake(past), p.raw.wake(past))
 	p.running.Wait()
 	p.streamed.close()
 	err = errors.Join(err, p.closeInsides(), p.socket.close(), p.raw.close())
