@@ -31,6 +31,10 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	}
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
+	t.Run("transport mode keeps to a path", transportPath)
+	if kernel == lab.KernelDir {
+		t.Run("others change what is the plane's", drifts)
+	}
 	conform(t)
 }
 

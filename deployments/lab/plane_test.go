@@ -26,15 +26,14 @@ import (
 func conform(t *testing.T) {
 	const (
 		whenEither = planetest.Streams
-		whenFirst  = planetest.Waiting
 		whenSecond = planetest.UnknownSPIs | planetest.SelectorDrops
 	)
 	for name, of := range map[string]struct {
 		open  [2]func(*lab.Namespace) (dataplane.Plane, error)
 		lacks planetest.Lack
 	}{
-		"kernel to kernel":    {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, whenEither | whenFirst | whenSecond},
-		"kernel to userspace": {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, whenEither | whenFirst},
+		"kernel to kernel":    {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, whenEither | whenSecond},
+		"kernel to userspace": {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, whenEither},
 		"userspace to kernel": {[2]func(*lab.Namespace) (dataplane.Plane, error){userPlane(0), kernelPlane}, whenEither | whenSecond},
 	} {
 		t.Run(name, func(t *testing.T) {
