@@ -16,7 +16,10 @@ import (
 // new one inherits the Child SAs. Until the answer is there the peer may do the
 // same; the nonces decide (Section 2.8.2).
 type rekeyIKETask struct {
-	old     *ikeSA
+	old *ikeSA
+	// spi is that of the new one on our side; zero: another has it now. It is ours from
+	// the first request on: the peer may use the new IKE SA before we have the answer and
+	// the keys, and must not get our word, and the proof, that we have lost it.
 	spi     wire.SPI
 	ni      []byte
 	offer   []suite.IKEProposal
@@ -36,6 +39,7 @@ type rekeyIKETask struct {
 func (r *rekeyIKETask) start() {
 	r.old.rekey = r
 	r.spi = r.old.m.runtime.NewSPI()
+	r.old.t.emit(RegisterSPI{r.spi})
 	r.ni, r.offer = r.old.m.nonce(), r.old.t.ikeOffer()
 	r.begin(r.old.groupToRekey())
 }
@@ -71,6 +75,10 @@ func (r *rekeyIKETask) abandon() {
 	r.old.rekey = nil
 	r.destroyKE()
 	r.answer.abandon()
+	if !r.spi.IsZero() {
+		r.old.t.emit(UnregisterSPI{r.spi})
+		r.spi = wire.SPI{}
+	}
 }
 
 func (r *rekeyIKETask) destroyKE() {
@@ -215,6 +223,7 @@ func (r *rekeyIKETask) derive(m *message, fresh *ikeSA, nr []byte) {
 func (r *rekeyIKETask) succeed(fresh *ikeSA) {
 	old, t := r.old, r.old.t
 	series := r.series
+	r.spi = wire.SPI{} // fresh has it
 	r.abandon()
 	old.finish()
 	t.join(old, fresh)
