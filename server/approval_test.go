@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -28,13 +29,18 @@ func (c *controller) with(maker *grpc.ClientConn, role swanherdv1.Role) (*grpc.C
 func demanding(t *testing.T) *controller {
 	c := startController(t)
 	c.apply()
-	if _, err := c.topology().UpdateNetwork(t.Context(), &swanherdv1.UpdateNetworkRequest{
+	c.demandApproval()
+	return c
+}
+
+func (c *controller) demandApproval() {
+	c.t.Helper()
+	if _, err := c.topology().UpdateNetwork(c.t.Context(), &swanherdv1.UpdateNetworkRequest{
 		Network:    &swanherdv1.Network{Name: "networks/demo", ApprovalRequired: true},
 		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"approval_required"}},
 	}); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
-	return c
 }
 
 // No way leads around the approval that a network demands, but the one that is broken
@@ -106,7 +112,7 @@ func TestChangesNeedApproval(t *testing.T) {
 		t.Errorf("by REST: %d %s", resp.StatusCode, text)
 	}
 	x := c.terminal()
-	x.says(3, "", "delete site rome", "make a change set, have somebody else approve it")
+	x.says(3, "", "delete site rome", "make a change set (swanherd changeset create), have somebody else approve it")
 	x.says(0, "", "delete site rome --break-glass fire", "rome deleted")
 	x.says(0, "", "events --filter action=network.breakGlass", "the storm in Rome", "the flood", "fire", "token:admin")
 }
@@ -157,4 +163,38 @@ func TestFourEyes(t *testing.T) {
 		site, err := c.topology().GetSite(ctx, &swanherdv1.GetSiteRequest{Name: "networks/demo/sites/berlin"})
 		return err == nil && len(site.GetPrefixes()) == 2
 	})
+}
+
+// The secret of a key is in no change set. What a gateway authenticates with is changed by
+// having it use another key, which is one.
+func TestSecretsInUseNeedApproval(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	c.gateway("networks/demo", c.enrolled("berlin").name)
+	c.demandApproval()
+	ctx := t.Context()
+	update := func(ctx context.Context, key *swanherdv1.PreSharedKey) error {
+		key.Name = "networks/demo/preSharedKeys/" + key.GetName()
+		_, err := c.topology().UpdatePreSharedKey(ctx, &swanherdv1.UpdatePreSharedKeyRequest{PreSharedKey: key})
+		return err
+	}
+	err := update(ctx, &swanherdv1.PreSharedKey{Name: "partner", Secret: "another secret of it"})
+	if reason(err) != "APPROVAL_REQUIRED" || !strings.Contains(err.Error(), "make another key") {
+		t.Errorf("another secret of a key in use: %v", err)
+	}
+	if err := update(ctx, &swanherdv1.PreSharedKey{Name: "partner", DisplayName: "The partner"}); err != nil {
+		t.Errorf("another display name: %v", err)
+	}
+	if _, err := c.topology().CreatePreSharedKey(ctx, &swanherdv1.CreatePreSharedKeyRequest{
+		Parent: "networks/demo", PreSharedKeyId: "next", PreSharedKey: &swanherdv1.PreSharedKey{Secret: "the next secret"},
+	}); err != nil {
+		t.Errorf("another key: %v", err)
+	}
+	if err := update(ctx, &swanherdv1.PreSharedKey{Name: "next", Secret: "the one after it"}); err != nil {
+		t.Errorf("another secret of a key that nothing uses: %v", err)
+	}
+	broken := metadata.AppendToOutgoingContext(ctx, "swanherd-break-glass", "the secret is known")
+	if err := update(broken, &swanherdv1.PreSharedKey{Name: "partner", Secret: "another secret of it"}); err != nil {
+		t.Errorf("an administrator breaks the glass: %v", err)
+	}
 }

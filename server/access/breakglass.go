@@ -36,11 +36,12 @@ func (p Principal) MayBreakGlass(network string) error {
 }
 
 // NeedsApproval is FAILED_PRECONDITION: the network demands approval of its changes.
-func NeedsApproval(network string) error {
+// Before the change set that is to be approved, there may be something else to do.
+func NeedsApproval(network, before string) error {
+	remedy := before + "make a change set (swanherd changeset create), have somebody else approve it, and roll it out"
 	return withDetails(codes.FailedPrecondition,
-		network+" demands approval of changes: make a change set (swanherd changeset create), have somebody else approve it, and roll it out; "+
-			"an administrator may pass in an emergency (--break-glass REASON)",
+		network+" demands approval of changes: "+remedy+"; an administrator may pass in an emergency (--break-glass REASON)",
 		&errdetails.PreconditionFailure{Violations: []*errdetails.PreconditionFailure_Violation{{
-			Type: ReasonApprovalRequired, Subject: network, Description: "make a change set, have somebody else approve it, and roll it out",
+			Type: ReasonApprovalRequired, Subject: network, Description: remedy,
 		}}}, errorInfo(ReasonApprovalRequired, map[string]string{"network": network}))
 }

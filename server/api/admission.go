@@ -261,7 +261,7 @@ func (s *Enrollment) createIn(t *store.Txn, g *grant, now time.Time) error {
 // any other, which can be seen and taken back among the network's revisions.
 func (s *Enrollment) createSiteIn(t *store.Txn, g *grant, now time.Time) error {
 	if network := (model.NetworkName{Network: g.site.Network}); demandsApproval(s.store.Snapshot(), network) {
-		return access.NeedsApproval(network.String())
+		return access.NeedsApproval(network.String(), "")
 	}
 	s.store.Sites.CreateIn(t, g.site.String(), &swanherdv1.Site{
 		Name:       g.site.String(),

@@ -21,8 +21,8 @@ import (
 // The methods of TopologyService about pre-shared keys. Keys are in no manifest: what is
 // in one may be read by whoever may read the topology.
 
-// x a stored key as the API shows it: without its secret, which is not in the
-// stored key either.
+// shownPreSharedKey is a stored key as the API shows it: without its secret, which is
+// sealed beside it.
 func shownPreSharedKey(row model.Row[*storev1.PreSharedKey]) *swanherdv1.PreSharedKey {
 	return shown(model.Row[*swanherdv1.PreSharedKey]{Name: row.Name, Value: row.Value.GetKey(), Revision: row.Revision})
 }
@@ -168,9 +168,25 @@ func (s *Topology) UpdatePreSharedKey(ctx context.Context, req *swanherdv1.Updat
 		return nil, err
 	}
 	t := s.store.Txn()
+	if snap := s.store.Snapshot(); stored.GetVersion() != row.Value.GetVersion() && demandsApproval(snap, networkOf(row.Name)) && len(keyUsers(snap, row.Name)) > 0 {
+		err := s.breakGlassIn(t, access.PrincipalFrom(ctx), access.BreakGlass(ctx), networkOf(row.Name), "make another key (swanherd psk create) and have the gateway use it; for that ")
+		if err != nil {
+			return nil, err
+		}
+	}
 	s.store.PreSharedKeys.UpdateIn(t, row.Name, stored, row.Revision)
 	s.auditKey(ctx, t, row.Name, "update", fields)
 	return dated(ctx, s.store, t, proto.CloneOf(stored.GetKey()))
+}
+
+// keyUsers are the gateways that have the key.
+func keyUsers(snap *store.Snapshot, key string) (users []string) {
+	for g := range snap.Gateways.InNetwork(networkOf(key)) {
+		if g.Value.GetPreSharedKey().GetKey() == key {
+			users = append(users, g.Name)
+		}
+	}
+	return users
 }
 
 // DeletePreSharedKey implements TopologyService; a key in use stays.
@@ -188,13 +204,7 @@ func (s *Topology) DeletePreSharedKey(ctx context.Context, req *swanherdv1.Delet
 	if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
 		return nil, err
 	}
-	var users []string
-	for g := range snap.Gateways.InNetwork(networkOf(row.Name)) {
-		if g.Value.GetPreSharedKey().GetKey() == row.Name {
-			users = append(users, g.Name)
-		}
-	}
-	if err := inUse(row.Name, "give it another key first", users); err != nil {
+	if err := inUse(row.Name, "give it another key first", keyUsers(snap, row.Name)); err != nil {
 		return nil, err
 	}
 	t := s.store.Txn()

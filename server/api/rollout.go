@@ -55,14 +55,24 @@ func (e *edit) checkApproval() error {
 		if !demandsApproval(e.base, network) || e.rollout != "" {
 			continue
 		}
-		if e.breakGlass == "" {
-			return access.NeedsApproval(network.String())
-		}
-		if err := e.who.MayBreakGlass(network.String()); err != nil {
+		if err := e.svc.breakGlassIn(e.txn, e.who, e.breakGlass, network, ""); err != nil {
 			return err
 		}
-		e.svc.store.AppendEventIn(e.txn, network, access.Audit(e.actor, network.String(), "network.breakGlass", e.breakGlass))
 	}
+	return nil
+}
+
+// breakGlassIn refuses a change of a network that demands approval, unless an administrator
+// says why it cannot wait, which the audit log then has. What would have to be done before
+// a change set is said in the refusal.
+func (s *Topology) breakGlassIn(t *store.Txn, who access.Principal, why string, network model.NetworkName, before string) error {
+	if why == "" {
+		return access.NeedsApproval(network.String(), before)
+	}
+	if err := who.MayBreakGlass(network.String()); err != nil {
+		return err
+	}
+	s.store.AppendEventIn(t, network, access.Audit(who.Actor, network.String(), "network.breakGlass", why))
 	return nil
 }
 
