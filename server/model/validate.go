@@ -114,7 +114,7 @@ func (v *validator) sla(p *swanherdv1.Profile) {
 	switch {
 	case sla == nil:
 	case p.GetProbing().GetDisabled():
-		v.add(p.GetName(), "sla", "is judged by probes, and probing is disabled", "enable probing, or leave the SLA out")
+		v.add(p.GetName(), "probing.disabled", "disables the probes by which the sla is judged", "enable probing, or leave the SLA out")
 	case sla.GetTrafficClass() == swanherdv1.PathSla_TRAFFIC_CLASS_UNSPECIFIED && sla.MaxLossPercent == nil && sla.GetMaxLatency() == nil && sla.GetMaxJitter() == nil:
 		v.add(p.GetName(), "sla", "has no limit", "name a traffic_class, or one of max_loss_percent, max_latency and max_jitter")
 	}

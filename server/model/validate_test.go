@@ -74,7 +74,7 @@ func TestViolations(t *testing.T) {
 				m.Profiles[0].Sla = &swanherdv1.PathSla{TrafficClass: swanherdv1.PathSla_TRAFFIC_CLASS_VOICE}
 				m.Profiles[0].Probing = &swanherdv1.Probing{Disabled: true}
 			},
-			[][]string{{"profiles[0].sla", "probing is disabled"}},
+			[][]string{{"profiles[0].probing.disabled", "disables the probes by which the sla is judged"}},
 		},
 		{
 			"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
