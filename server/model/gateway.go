@@ -16,6 +16,10 @@ import (
 // AnyAddress is the address of a gateway that initiates from wherever it is.
 const AnyAddress = "any"
 
+// maxGatewayChildren bounds the Child SAs of a tunnel with a gateway that does not route:
+// there is one for each pair of prefixes.
+const maxGatewayChildren = 256
+
 // hostPattern is a domain name of two labels at least (RFC 1123, Section 2.1), so that
 // a mistyped address or keyword is not taken for one.
 var hostPattern = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -62,6 +66,43 @@ func (v *validator) gateway(g *swanherdv1.Gateway, sites []takenPrefix) {
 		}
 	}
 	v.attachments(g)
+	v.gatewayPairs(g)
+}
+
+// gatewayPairs checks that no site of an edge that holds a tunnel makes too many pairs of
+// prefixes.
+func (v *validator) gatewayPairs(g *swanherdv1.Gateway) {
+	if g.GetRouting() == swanherdv1.GatewayRouting_GATEWAY_ROUTING_ROUTE {
+		return
+	}
+	byEdge := map[string]bool{} // sites
+	for _, a := range g.GetAttachments() {
+		byEdge[v.t.Edges.Value(a.GetEdge()).GetSite()] = true
+	}
+	theirs := families(g.GetPrefixes())
+	for row := range v.t.Sites.WithPrefix(networkOf(g.GetName()) + "/") {
+		if _, selected := Attaches(g, "", row.Value.GetLabels()); !selected && !byEdge[row.Name] {
+			continue
+		}
+		ours := families(row.Value.GetPrefixes())
+		if n := ours[0]*theirs[0] + ours[1]*theirs[1]; n > maxGatewayChildren {
+			v.add(g.GetName(), "prefixes", fmt.Sprintf("with those of %s they are %d pairs, each of which has a Child SA; %d are the most", row.Name, n, maxGatewayChildren),
+				"summarize prefixes, or set routing to GATEWAY_ROUTING_ROUTE if the gateway can do that")
+			return
+		}
+	}
+}
+
+// families counts the prefixes of IPv4 and of IPv6.
+func families(prefixes []string) (n [2]int) {
+	for _, text := range prefixes {
+		if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() {
+			n[0]++
+		} else if err == nil {
+			n[1]++
+		}
+	}
+	return n
 }
 
 func (v *validator) gatewayAddress(g *swanherdv1.Gateway, sites []takenPrefix) {

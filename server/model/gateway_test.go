@@ -8,6 +8,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"math/big"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,14 @@ func anchorPEM(t *testing.T, authority bool) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// hosts are n prefixes.
+func hosts(n int) (out []string) {
+	for i := range n {
+		out = append(out, netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i >> 8), byte(i)}), 32).String())
+	}
+	return out
 }
 
 func TestGatewayViolations(t *testing.T) {
@@ -90,6 +99,15 @@ func TestGatewayViolations(t *testing.T) {
 			[][]string{{"prefixes[1]", "overlaps 172.31.0.0/16 of networks/demo/gateways/other"}}},
 		{"overlap with itself", func(g *swanherdv1.Gateway) { g.Prefixes = append(g.Prefixes, "192.168.0.128/25") },
 			[][]string{{"prefixes[1]", "of the same gateway"}}},
+		{"as many pairs as there may be", func(g *swanherdv1.Gateway) { g.Prefixes = hosts(256) }, nil},
+		{"a pair too many", func(g *swanherdv1.Gateway) { g.Prefixes = hosts(257) }, [][]string{{"prefixes", "networks/demo/sites/berlin", "257 pairs"}}},
+		{"a pair too many by labels", func(g *swanherdv1.Gateway) {
+			g.Prefixes = hosts(257)
+			g.Attachments[0] = &swanherdv1.GatewayAttachment{Who: &swanherdv1.GatewayAttachment_Sites{Sites: &swanherdv1.GatewaySites{}}}
+		}, [][]string{{"prefixes", "257 pairs"}}},
+		{"many prefixes in one Child SA", func(g *swanherdv1.Gateway) {
+			g.Prefixes, g.Routing = hosts(257), swanherdv1.GatewayRouting_GATEWAY_ROUTING_ROUTE
+		}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			top := stored(t, manifest(), 7)
