@@ -52,6 +52,9 @@ func (d *document) juniperIKE() error {
 		if err != nil {
 			return err
 		}
+		if w.ciphers[0] == "aes-256-gcm" && w.prfs[0] != "sha-384" {
+			return d.profileFault(p.field, "Junos has AES-256-GCM with the pseudorandom function SHA-384 alone", "propose prfsha384")
+		}
 		set := fmt.Sprintf("set security ike proposal swanherd-%d ", i+1)
 		d.line(set+"authentication-method %s", method)
 		d.line(set+"dh-group %s", w.groups[0])

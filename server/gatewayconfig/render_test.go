@@ -149,6 +149,7 @@ func TestUnsupported(t *testing.T) {
 	}{
 		{"cisco", func(f *fleet) { f.profile.IkeProposals = []string{"aes256gcm16-prfsha384-x25519"} }, "ike_proposals[0]", "no key exchange x25519"},
 		{"juniper", func(f *fleet) { f.profile.EspProposals = []string{"chacha20poly1305-ecp384"} }, "esp_proposals[0]", "no cipher chacha20poly1305"},
+		{"juniper", func(f *fleet) { f.profile.IkeProposals = []string{"aes256gcm16-prfsha256-ecp384"} }, "ike_proposals[0]", "SHA-384 alone"},
 		{"fortios", func(f *fleet) { f.profile.EspProposals = []string{"aes256gcm16-ecp384-esn"} }, "esp_proposals[0]", "extended sequence numbers"},
 		{"azure", func(f *fleet) { f.profile.IkeProposals = []string{"aes256gcm16-prfsha384-ecp384-ke1_mlkem768"} }, "ike_proposals[0]", "ke1_mlkem768"},
 		{"azure", func(f *fleet) { f.profile.ChildRekeyTime = durationpb.New(time.Minute) }, "child_rekey_time", "300 s"},
