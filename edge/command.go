@@ -14,6 +14,9 @@ func (a *agent) command(c *swanherdv1.Command) error {
 	switch action := c.GetAction().(type) {
 	case *swanherdv1.Command_RekeyTunnel:
 		return a.rekey(action.RekeyTunnel)
+	case *swanherdv1.Command_RestartTunnel:
+		a.cfg.Logger.Info("tunnel begins anew at the controller's wish", "tunnel", action.RestartTunnel.GetTunnel())
+		return a.engine.Restart(action.RestartTunnel.GetTunnel())
 	default:
 		return errors.New("this agent does not know the command; update it")
 	}

@@ -193,6 +193,9 @@ func (c *controller) commands(e *testEdge) {
 	}
 	e.refuses = "it has no SA"
 	e.mu.Unlock()
+	if _, err := c.fleet().RestartTunnel(c.t.Context(), &swanherdv1.RestartTunnelRequest{Name: req.GetName()}); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "it has no SA") {
+		c.t.Errorf("a restart that the edge does not do: %v", err)
+	}
 	if _, err := c.fleet().RekeyTunnel(c.t.Context(), req); status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "it has no SA") {
 		c.t.Errorf("what the edge does not do: %v", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -40,6 +41,7 @@ func TestFleetNetns(t *testing.T) {
 	}{
 		{"a used token is refused", (*fleetTest).usedToken},
 		{"tunnels are rekeyed by command", (*fleetTest).rekeyed},
+		{"a tunnel is restarted by command", (*fleetTest).restarted},
 		{"a path becomes too slow", (*fleetTest).pathTooSlow},
 		{"the controller is killed under traffic", (*fleetTest).controllerKilled},
 		{"an edge is killed and comes back", (*fleetTest).edgeKilled},
@@ -441,6 +443,26 @@ func (f *fleetTest) rekeyed() {
 	if events, err := f.demo.fleet.ListEvents(f.ctx, &swanherdv1.ListEventsRequest{Parent: network, Filter: `action = "tunnel.rekey"`}); err != nil || len(events.GetEvents()) != len(ike) {
 		f.Errorf("the log has %d rekeys, %v", len(events.GetEvents()), err)
 	}
+}
+
+// restarted has one tunnel begin anew. The others stay as they are.
+func (f *fleetTest) restarted() {
+	const one = network + "/tunnels/berlin--oslo"
+	before := f.ikeSPIs()
+	if _, err := f.demo.fleet.RestartTunnel(f.ctx, &swanherdv1.RestartTunnelRequest{Name: one}); err != nil {
+		f.Fatal(err)
+	}
+	f.await("another IKE SA of "+one, func() bool {
+		spi := f.ikeSPIs()[one]
+		return spi != "" && spi != before[one] && f.up() == len(before)
+	})
+	after := f.ikeSPIs()
+	delete(before, one)
+	delete(after, one)
+	if !maps.Equal(after, before) {
+		f.Errorf("IKE SAs of the others are %v, were %v", after, before)
+	}
+	f.ping(f.site("berlin"), f.site("oslo"))
 }
 
 func (f *fleetTest) listSites() []*swanherdv1.Site {

@@ -304,6 +304,10 @@ func (e *Engine) RekeyIKE(name string) error { return e.command(name, ike.RekeyI
 // says that there is no such tunnel.
 func (e *Engine) Reauthenticate(name string) error { return e.command(name, ike.Reauthenticate{}) }
 
+// Restart deletes all SAs of a tunnel and has it connect anew. Nothing goes in clear
+// meanwhile. An error says that there is no such tunnel.
+func (e *Engine) Restart(name string) error { return e.command(name, ike.Restart{}) }
+
 // RekeyChild rekeys a Child SA of a tunnel now, all of them if child is empty.
 // An error says that there is no such tunnel.
 func (e *Engine) RekeyChild(name, child string) error {

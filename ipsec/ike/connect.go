@@ -107,6 +107,11 @@ func (t *Tunnel) backoff(failures int) time.Duration {
 // disconnect deletes everything with the peer's knowledge.
 func (t *Tunnel) disconnect() {
 	t.wanted, t.closing = false, true
+	t.deleteAll()
+}
+
+// deleteAll deletes all SAs with the peer's knowledge.
+func (t *Tunnel) deleteAll() {
 	t.dropTicket(true)
 	t.connectAt = time.Time{}
 	for _, sa := range t.sas {

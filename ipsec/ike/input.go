@@ -95,6 +95,11 @@ type RekeyIKE struct{}
 // not to begin asks the peer to (RFC 4478).
 type Reauthenticate struct{}
 
+// Restart deletes all IKE SAs with the peer's knowledge and connects anew, from nothing:
+// for when what is there looks well and carries nothing. The policies stay, so that
+// packets wait or are dropped meanwhile, and never go in clear.
+type Restart struct{}
+
 // Revalidate has the certificates of the peer verified again, because what is
 // revoked may have changed. An IKE SA whose peer would no longer be let in ends.
 type Revalidate struct{}
@@ -116,5 +121,6 @@ func (Reconfigure) input()    {}
 func (RekeyChild) input()     {}
 func (RekeyIKE) input()       {}
 func (Reauthenticate) input() {}
+func (Restart) input()        {}
 func (Revalidate) input()     {}
 func (Tick) input()           {}

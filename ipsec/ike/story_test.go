@@ -33,6 +33,7 @@ import (
 //	                             or names them
 //	rekey NODE [child=NAME] [nonce=HH...]
 //	rekey-ike NODE [nonce=HH...]
+//	anew NODE                deletes all and connects anew
 //	delete NODE child=(NAME,...)   policy no longer wants their present SAs
 //	internal                 the internal addresses that the ends have and lend
 //	occupy NODE ADDR...      somebody else holds these of its pool; vacate undoes it
@@ -202,6 +203,8 @@ func (s *story) run(d *datadriven.TestData) {
 		n.step(RekeyChild{Child: s.arg(d, "child")})
 	case "rekey-ike":
 		n.step(RekeyIKE{})
+	case "anew":
+		n.step(Restart{})
 	case "delete":
 		names, _ := d.Arg("child")
 		for _, c := range n.t.children {

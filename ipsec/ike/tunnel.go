@@ -158,6 +158,9 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		}
 	case Reauthenticate:
 		t.reauthenticate()
+	case Restart:
+		t.transcript.note(now, wire.SPI{}, "restarted by command")
+		t.deleteAll()
 	case Revalidate:
 		t.revalidate()
 	case Complaint:

@@ -107,6 +107,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.FleetService/WatchTunnels":   {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/WatchFleet":     {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/RekeyTunnel":    {role: operator, limited: true},
+	"/swanherd.v1.FleetService/RestartTunnel":  {role: operator, limited: true},
 	"/swanherd.v1.FleetService/ListEvents":     {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/GetEvent":       {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},

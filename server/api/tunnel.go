@@ -17,35 +17,54 @@ const commandTimeout = 10 * time.Second
 
 // RekeyTunnel implements FleetService.
 func (f *Fleet) RekeyTunnel(ctx context.Context, req *swanherdv1.RekeyTunnelRequest) (*swanherdv1.RekeyTunnelResponse, error) {
-	name, err := model.ParseTunnelName(req.GetName())
-	if err != nil {
-		return nil, access.Invalid("name", err.Error())
+	how := ""
+	if req.GetReauthenticate() {
+		how = ", with a new authentication"
 	}
-	t, ok := f.fleet.Tunnel(req.GetName())
-	if !ok {
-		return nil, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
-	}
-	edge, err := f.reachableEnd(t)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	err = f.command(ctx, edge, &swanherdv1.Command{Action: &swanherdv1.Command_RekeyTunnel{
+	edge, err := f.commandTunnel(ctx, req.GetName(), "rekey", how, &swanherdv1.Command{Action: &swanherdv1.Command_RekeyTunnel{
 		RekeyTunnel: &swanherdv1.RekeyTunnel{Tunnel: req.GetName(), Reauthenticate: req.GetReauthenticate()},
 	}})
 	if err != nil {
 		return nil, err
 	}
-	message := "by " + edge
-	if req.GetReauthenticate() {
-		message += ", with a new authentication"
-	}
-	event := access.Audit(access.PrincipalFrom(ctx).Actor, req.GetName(), "tunnel.rekey", message)
-	if err := f.store.AppendEvent(ctx, model.NetworkName{Network: name.Network}, event); err != nil {
-		return nil, access.StoreError(err)
-	}
 	return &swanherdv1.RekeyTunnelResponse{Edge: edge}, nil
+}
+
+// RestartTunnel implements FleetService.
+func (f *Fleet) RestartTunnel(ctx context.Context, req *swanherdv1.RestartTunnelRequest) (*swanherdv1.RestartTunnelResponse, error) {
+	edge, err := f.commandTunnel(ctx, req.GetName(), "restart", "", &swanherdv1.Command{Action: &swanherdv1.Command_RestartTunnel{
+		RestartTunnel: &swanherdv1.RestartTunnel{Tunnel: req.GetName()},
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return &swanherdv1.RestartTunnelResponse{Edge: edge}, nil
+}
+
+// commandTunnel has an end of the tunnel carry out a command, and returns that end when it
+// has begun. How is for the audit log.
+func (f *Fleet) commandTunnel(ctx context.Context, tunnel, verb, how string, c *swanherdv1.Command) (edge string, err error) {
+	name, err := model.ParseTunnelName(tunnel)
+	if err != nil {
+		return "", access.Invalid("name", err.Error())
+	}
+	t, ok := f.fleet.Tunnel(tunnel)
+	if !ok {
+		return "", status.Errorf(codes.NotFound, "%s does not exist", tunnel)
+	}
+	if edge, err = f.reachableEnd(t); err != nil {
+		return "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := f.command(ctx, edge, c); err != nil {
+		return "", err
+	}
+	event := access.Audit(access.PrincipalFrom(ctx).Actor, tunnel, "tunnel."+verb, "by "+edge+how)
+	if err := f.store.AppendEvent(ctx, model.NetworkName{Network: name.Network}, event); err != nil {
+		return "", access.StoreError(err)
+	}
+	return edge, nil
 }
 
 // reachableEnd is an end of the tunnel that takes commands, the initiator if it can be:

@@ -5,13 +5,14 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 func newTunnel(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "tunnel", Short: "Look at the paths of tunnels, and act on a tunnel"}
-	cmd.AddCommand(newTunnelRekey(s), newTunnelQuality(s))
+	cmd.AddCommand(newTunnelRekey(s), newTunnelRestart(s), newTunnelQuality(s))
 	return cmd
 }
 
@@ -30,15 +31,42 @@ func newTunnelRekey(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if s.output != "table" {
-				return s.printMessage(resp)
-			}
-			_, err = fmt.Fprintf(s.Out, "%s has begun\n", resp.GetEdge())
-			return err
+			return s.printBegun(resp)
 		}),
 	}
 	cmd.Flags().BoolVar(&reauthenticate, "reauthenticate", false, "by a new authentication, which also proves both ends' certificates again")
 	return cmd
+}
+
+func newTunnelRestart(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "restart NAME", Short: "Delete all SAs of a tunnel and have it connect anew, with a gap",
+		Example: "  swanherd tunnel restart berlin--oslo",
+		Args:    exactly(1, "the tunnel's name"),
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
+			name, err := tunnelKind().name(c, args[0])
+			if err != nil {
+				return err
+			}
+			resp, err := c.fleet.RestartTunnel(cmd.Context(), &swanherdv1.RestartTunnelRequest{Name: name})
+			if err != nil {
+				return err
+			}
+			return s.printBegun(resp)
+		}),
+	}
+}
+
+// printBegun says which end of a tunnel has begun to do what it was told.
+func (s *session) printBegun(resp interface {
+	proto.Message
+	GetEdge() string
+}) error {
+	if s.output != "table" {
+		return s.printMessage(resp)
+	}
+	_, err := fmt.Fprintf(s.Out, "%s has begun\n", resp.GetEdge())
+	return err
 }
 
 func newTunnelQuality(s *session) *cobra.Command {

@@ -77,7 +77,7 @@ func (x WatchTunnelsResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchTunnelsResponse_Kind.Descriptor instead.
 func (WatchTunnelsResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // What sort of event it is.
@@ -129,7 +129,7 @@ func (x Event_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Event_Kind.Descriptor instead.
 func (Event_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{15, 0}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{17, 0}
 }
 
 type GetTunnelRequest struct {
@@ -274,6 +274,95 @@ func (x *RekeyTunnelResponse) GetEdge() string {
 	return ""
 }
 
+type RestartTunnelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartTunnelRequest) Reset() {
+	*x = RestartTunnelRequest{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartTunnelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartTunnelRequest) ProtoMessage() {}
+
+func (x *RestartTunnelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartTunnelRequest.ProtoReflect.Descriptor instead.
+func (*RestartTunnelRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RestartTunnelRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RestartTunnelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The end that has begun, `networks/{network}/edges/{edge}`.
+	Edge          string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartTunnelResponse) Reset() {
+	*x = RestartTunnelResponse{}
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartTunnelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartTunnelResponse) ProtoMessage() {}
+
+func (x *RestartTunnelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartTunnelResponse.ProtoReflect.Descriptor instead.
+func (*RestartTunnelResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RestartTunnelResponse) GetEdge() string {
+	if x != nil {
+		return x.Edge
+	}
+	return ""
+}
+
 type ListTunnelsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all.
@@ -293,7 +382,7 @@ type ListTunnelsRequest struct {
 
 func (x *ListTunnelsRequest) Reset() {
 	*x = ListTunnelsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +394,7 @@ func (x *ListTunnelsRequest) String() string {
 func (*ListTunnelsRequest) ProtoMessage() {}
 
 func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +407,7 @@ func (x *ListTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*ListTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListTunnelsRequest) GetParent() string {
@@ -373,7 +462,7 @@ type ListTunnelsResponse struct {
 
 func (x *ListTunnelsResponse) Reset() {
 	*x = ListTunnelsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +474,7 @@ func (x *ListTunnelsResponse) String() string {
 func (*ListTunnelsResponse) ProtoMessage() {}
 
 func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +487,7 @@ func (x *ListTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*ListTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTunnelsResponse) GetTunnels() []*Tunnel {
@@ -424,7 +513,7 @@ type WatchTunnelsRequest struct {
 
 func (x *WatchTunnelsRequest) Reset() {
 	*x = WatchTunnelsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +525,7 @@ func (x *WatchTunnelsRequest) String() string {
 func (*WatchTunnelsRequest) ProtoMessage() {}
 
 func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +538,7 @@ func (x *WatchTunnelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsRequest.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchTunnelsRequest) GetParent() string {
@@ -469,7 +558,7 @@ type WatchTunnelsResponse struct {
 
 func (x *WatchTunnelsResponse) Reset() {
 	*x = WatchTunnelsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +570,7 @@ func (x *WatchTunnelsResponse) String() string {
 func (*WatchTunnelsResponse) ProtoMessage() {}
 
 func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +583,7 @@ func (x *WatchTunnelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTunnelsResponse.ProtoReflect.Descriptor instead.
 func (*WatchTunnelsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchTunnelsResponse) GetKind() WatchTunnelsResponse_Kind {
@@ -521,7 +610,7 @@ type WatchFleetRequest struct {
 
 func (x *WatchFleetRequest) Reset() {
 	*x = WatchFleetRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +622,7 @@ func (x *WatchFleetRequest) String() string {
 func (*WatchFleetRequest) ProtoMessage() {}
 
 func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +635,7 @@ func (x *WatchFleetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetRequest.ProtoReflect.Descriptor instead.
 func (*WatchFleetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchFleetRequest) GetParent() string {
@@ -580,7 +669,7 @@ type WatchFleetResponse struct {
 
 func (x *WatchFleetResponse) Reset() {
 	*x = WatchFleetResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +681,7 @@ func (x *WatchFleetResponse) String() string {
 func (*WatchFleetResponse) ProtoMessage() {}
 
 func (x *WatchFleetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +694,7 @@ func (x *WatchFleetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchFleetResponse.ProtoReflect.Descriptor instead.
 func (*WatchFleetResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *WatchFleetResponse) GetServerTime() *timestamppb.Timestamp {
@@ -687,7 +776,7 @@ type FleetCounts struct {
 
 func (x *FleetCounts) Reset() {
 	*x = FleetCounts{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +788,7 @@ func (x *FleetCounts) String() string {
 func (*FleetCounts) ProtoMessage() {}
 
 func (x *FleetCounts) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +801,7 @@ func (x *FleetCounts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetCounts.ProtoReflect.Descriptor instead.
 func (*FleetCounts) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FleetCounts) GetUp() uint32 {
@@ -803,7 +892,7 @@ type GetEventRequest struct {
 
 func (x *GetEventRequest) Reset() {
 	*x = GetEventRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +904,7 @@ func (x *GetEventRequest) String() string {
 func (*GetEventRequest) ProtoMessage() {}
 
 func (x *GetEventRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +917,7 @@ func (x *GetEventRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEventRequest.ProtoReflect.Descriptor instead.
 func (*GetEventRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetEventRequest) GetName() string {
@@ -854,7 +943,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +955,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +968,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListEventsRequest) GetParent() string {
@@ -920,7 +1009,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1021,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1034,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListEventsResponse) GetEvents() []*Event {
@@ -973,7 +1062,7 @@ type VerifyAuditLogRequest struct {
 
 func (x *VerifyAuditLogRequest) Reset() {
 	*x = VerifyAuditLogRequest{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -985,7 +1074,7 @@ func (x *VerifyAuditLogRequest) String() string {
 func (*VerifyAuditLogRequest) ProtoMessage() {}
 
 func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -998,7 +1087,7 @@ func (x *VerifyAuditLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogRequest.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VerifyAuditLogRequest) GetParent() string {
@@ -1029,7 +1118,7 @@ type VerifyAuditLogResponse struct {
 
 func (x *VerifyAuditLogResponse) Reset() {
 	*x = VerifyAuditLogResponse{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1130,7 @@ func (x *VerifyAuditLogResponse) String() string {
 func (*VerifyAuditLogResponse) ProtoMessage() {}
 
 func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1143,7 @@ func (x *VerifyAuditLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyAuditLogResponse.ProtoReflect.Descriptor instead.
 func (*VerifyAuditLogResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VerifyAuditLogResponse) GetEvents() int64 {
@@ -1134,7 +1223,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1235,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_fleet_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1248,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_fleet_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Event) GetName() string {
@@ -1250,6 +1339,10 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12&\n" +
 	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\")\n" +
 	"\x13RekeyTunnelResponse\x12\x12\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\"2\n" +
+	"\x14RestartTunnelRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"+\n" +
+	"\x15RestartTunnelResponse\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\"\xfa\x01\n" +
 	"\x12ListTunnelsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
@@ -1338,14 +1431,15 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"KIND_AUDIT\x10\x01\x12\x13\n" +
 	"\x0fKIND_TRANSITION\x10\x02:I\xeaAF\n" +
-	"\x12swanherd.dev/Event\x12!networks/{network}/events/{event}*\x06events2\x05event2\xba\a\n" +
+	"\x12swanherd.dev/Event\x12!networks/{network}/events/{event}*\x06events2\x05event2\xc7\b\n" +
 	"\fFleetService\x12h\n" +
 	"\tGetTunnel\x12\x1d.swanherd.v1.GetTunnelRequest\x1a\x13.swanherd.v1.Tunnel\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=networks/*/tunnels/*}\x12y\n" +
 	"\vListTunnels\x12\x1f.swanherd.v1.ListTunnelsRequest\x1a .swanherd.v1.ListTunnelsResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/tunnels\x12\x84\x01\n" +
 	"\fWatchTunnels\x12 .swanherd.v1.WatchTunnelsRequest\x1a!.swanherd.v1.WatchTunnelsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=networks/*}/tunnels:watch0\x01\x12O\n" +
 	"\n" +
 	"WatchFleet\x12\x1e.swanherd.v1.WatchFleetRequest\x1a\x1f.swanherd.v1.WatchFleetResponse0\x01\x12\x82\x01\n" +
-	"\vRekeyTunnel\x12\x1f.swanherd.v1.RekeyTunnelRequest\x1a .swanherd.v1.RekeyTunnelResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=networks/*/tunnels/*}:rekey\x12u\n" +
+	"\vRekeyTunnel\x12\x1f.swanherd.v1.RekeyTunnelRequest\x1a .swanherd.v1.RekeyTunnelResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=networks/*/tunnels/*}:rekey\x12\x8a\x01\n" +
+	"\rRestartTunnel\x12!.swanherd.v1.RestartTunnelRequest\x1a\".swanherd.v1.RestartTunnelResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{name=networks/*/tunnels/*}:restart\x12u\n" +
 	"\n" +
 	"ListEvents\x12\x1e.swanherd.v1.ListEventsRequest\x1a\x1f.swanherd.v1.ListEventsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/events\x12d\n" +
 	"\bGetEvent\x12\x1c.swanherd.v1.GetEventRequest\x1a\x12.swanherd.v1.Event\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=networks/*/events/*}\x12\x8a\x01\n" +
@@ -1365,66 +1459,70 @@ func file_swanherd_v1_fleet_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_fleet_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_swanherd_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_swanherd_v1_fleet_service_proto_goTypes = []any{
 	(WatchTunnelsResponse_Kind)(0), // 0: swanherd.v1.WatchTunnelsResponse.Kind
 	(Event_Kind)(0),                // 1: swanherd.v1.Event.Kind
 	(*GetTunnelRequest)(nil),       // 2: swanherd.v1.GetTunnelRequest
 	(*RekeyTunnelRequest)(nil),     // 3: swanherd.v1.RekeyTunnelRequest
 	(*RekeyTunnelResponse)(nil),    // 4: swanherd.v1.RekeyTunnelResponse
-	(*ListTunnelsRequest)(nil),     // 5: swanherd.v1.ListTunnelsRequest
-	(*ListTunnelsResponse)(nil),    // 6: swanherd.v1.ListTunnelsResponse
-	(*WatchTunnelsRequest)(nil),    // 7: swanherd.v1.WatchTunnelsRequest
-	(*WatchTunnelsResponse)(nil),   // 8: swanherd.v1.WatchTunnelsResponse
-	(*WatchFleetRequest)(nil),      // 9: swanherd.v1.WatchFleetRequest
-	(*WatchFleetResponse)(nil),     // 10: swanherd.v1.WatchFleetResponse
-	(*FleetCounts)(nil),            // 11: swanherd.v1.FleetCounts
-	(*GetEventRequest)(nil),        // 12: swanherd.v1.GetEventRequest
-	(*ListEventsRequest)(nil),      // 13: swanherd.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),     // 14: swanherd.v1.ListEventsResponse
-	(*VerifyAuditLogRequest)(nil),  // 15: swanherd.v1.VerifyAuditLogRequest
-	(*VerifyAuditLogResponse)(nil), // 16: swanherd.v1.VerifyAuditLogResponse
-	(*Event)(nil),                  // 17: swanherd.v1.Event
-	(TunnelStatus)(0),              // 18: swanherd.v1.TunnelStatus
-	(*Tunnel)(nil),                 // 19: swanherd.v1.Tunnel
-	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
-	(*Edge)(nil),                   // 21: swanherd.v1.Edge
-	(*EventSource)(nil),            // 22: swanherd.v1.EventSource
-	(*FieldChange)(nil),            // 23: swanherd.v1.FieldChange
+	(*RestartTunnelRequest)(nil),   // 5: swanherd.v1.RestartTunnelRequest
+	(*RestartTunnelResponse)(nil),  // 6: swanherd.v1.RestartTunnelResponse
+	(*ListTunnelsRequest)(nil),     // 7: swanherd.v1.ListTunnelsRequest
+	(*ListTunnelsResponse)(nil),    // 8: swanherd.v1.ListTunnelsResponse
+	(*WatchTunnelsRequest)(nil),    // 9: swanherd.v1.WatchTunnelsRequest
+	(*WatchTunnelsResponse)(nil),   // 10: swanherd.v1.WatchTunnelsResponse
+	(*WatchFleetRequest)(nil),      // 11: swanherd.v1.WatchFleetRequest
+	(*WatchFleetResponse)(nil),     // 12: swanherd.v1.WatchFleetResponse
+	(*FleetCounts)(nil),            // 13: swanherd.v1.FleetCounts
+	(*GetEventRequest)(nil),        // 14: swanherd.v1.GetEventRequest
+	(*ListEventsRequest)(nil),      // 15: swanherd.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),     // 16: swanherd.v1.ListEventsResponse
+	(*VerifyAuditLogRequest)(nil),  // 17: swanherd.v1.VerifyAuditLogRequest
+	(*VerifyAuditLogResponse)(nil), // 18: swanherd.v1.VerifyAuditLogResponse
+	(*Event)(nil),                  // 19: swanherd.v1.Event
+	(TunnelStatus)(0),              // 20: swanherd.v1.TunnelStatus
+	(*Tunnel)(nil),                 // 21: swanherd.v1.Tunnel
+	(*timestamppb.Timestamp)(nil),  // 22: google.protobuf.Timestamp
+	(*Edge)(nil),                   // 23: swanherd.v1.Edge
+	(*EventSource)(nil),            // 24: swanherd.v1.EventSource
+	(*FieldChange)(nil),            // 25: swanherd.v1.FieldChange
 }
 var file_swanherd_v1_fleet_service_proto_depIdxs = []int32{
-	18, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
-	19, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	20, // 0: swanherd.v1.ListTunnelsRequest.statuses:type_name -> swanherd.v1.TunnelStatus
+	21, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
 	0,  // 2: swanherd.v1.WatchTunnelsResponse.kind:type_name -> swanherd.v1.WatchTunnelsResponse.Kind
-	19, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
-	20, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
-	11, // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
-	19, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
-	21, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
-	17, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
-	20, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
-	20, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
+	21, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
+	22, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
+	13, // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
+	21, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	23, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
+	19, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
+	22, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
+	22, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
 	1,  // 11: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
-	22, // 12: swanherd.v1.Event.source:type_name -> swanherd.v1.EventSource
-	23, // 13: swanherd.v1.Event.changes:type_name -> swanherd.v1.FieldChange
+	24, // 12: swanherd.v1.Event.source:type_name -> swanherd.v1.EventSource
+	25, // 13: swanherd.v1.Event.changes:type_name -> swanherd.v1.FieldChange
 	2,  // 14: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
-	5,  // 15: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
-	7,  // 16: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
-	9,  // 17: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
+	7,  // 15: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
+	9,  // 16: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
+	11, // 17: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
 	3,  // 18: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
-	13, // 19: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
-	12, // 20: swanherd.v1.FleetService.GetEvent:input_type -> swanherd.v1.GetEventRequest
-	15, // 21: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
-	19, // 22: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
-	6,  // 23: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
-	8,  // 24: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
-	10, // 25: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
-	4,  // 26: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
-	14, // 27: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
-	17, // 28: swanherd.v1.FleetService.GetEvent:output_type -> swanherd.v1.Event
-	16, // 29: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
+	5,  // 19: swanherd.v1.FleetService.RestartTunnel:input_type -> swanherd.v1.RestartTunnelRequest
+	15, // 20: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
+	14, // 21: swanherd.v1.FleetService.GetEvent:input_type -> swanherd.v1.GetEventRequest
+	17, // 22: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
+	21, // 23: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
+	8,  // 24: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
+	10, // 25: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
+	12, // 26: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
+	4,  // 27: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
+	6,  // 28: swanherd.v1.FleetService.RestartTunnel:output_type -> swanherd.v1.RestartTunnelResponse
+	16, // 29: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
+	19, // 30: swanherd.v1.FleetService.GetEvent:output_type -> swanherd.v1.Event
+	18, // 31: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
+	23, // [23:32] is the sub-list for method output_type
+	14, // [14:23] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1444,7 +1542,7 @@ func file_swanherd_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_fleet_service_proto_rawDesc), len(file_swanherd_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,7 @@ const (
 	FleetService_WatchTunnels_FullMethodName   = "/swanherd.v1.FleetService/WatchTunnels"
 	FleetService_WatchFleet_FullMethodName     = "/swanherd.v1.FleetService/WatchFleet"
 	FleetService_RekeyTunnel_FullMethodName    = "/swanherd.v1.FleetService/RekeyTunnel"
+	FleetService_RestartTunnel_FullMethodName  = "/swanherd.v1.FleetService/RestartTunnel"
 	FleetService_ListEvents_FullMethodName     = "/swanherd.v1.FleetService/ListEvents"
 	FleetService_GetEvent_FullMethodName       = "/swanherd.v1.FleetService/GetEvent"
 	FleetService_VerifyAuditLog_FullMethodName = "/swanherd.v1.FleetService/VerifyAuditLog"
@@ -46,6 +47,10 @@ type FleetServiceClient interface {
 	// Makes new SAs of a tunnel before their time, without a gap. Needs a session
 	// of one of its ends, with whichever replica of the controller.
 	RekeyTunnel(ctx context.Context, in *RekeyTunnelRequest, opts ...grpc.CallOption) (*RekeyTunnelResponse, error)
+	// Deletes all SAs of a tunnel and has its ends connect anew: for when what is there
+	// looks well and carries nothing. Packets wait or are dropped meanwhile; none goes in
+	// clear. Needs a session of one of its ends, with whichever replica of the controller.
+	RestartTunnel(ctx context.Context, in *RestartTunnelRequest, opts ...grpc.CallOption) (*RestartTunnelResponse, error)
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error)
 	// Checks that the audit events of a network are those that were written.
@@ -128,6 +133,16 @@ func (c *fleetServiceClient) RekeyTunnel(ctx context.Context, in *RekeyTunnelReq
 	return out, nil
 }
 
+func (c *fleetServiceClient) RestartTunnel(ctx context.Context, in *RestartTunnelRequest, opts ...grpc.CallOption) (*RestartTunnelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RestartTunnelResponse)
+	err := c.cc.Invoke(ctx, FleetService_RestartTunnel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEventsResponse)
@@ -175,6 +190,10 @@ type FleetServiceServer interface {
 	// Makes new SAs of a tunnel before their time, without a gap. Needs a session
 	// of one of its ends, with whichever replica of the controller.
 	RekeyTunnel(context.Context, *RekeyTunnelRequest) (*RekeyTunnelResponse, error)
+	// Deletes all SAs of a tunnel and has its ends connect anew: for when what is there
+	// looks well and carries nothing. Packets wait or are dropped meanwhile; none goes in
+	// clear. Needs a session of one of its ends, with whichever replica of the controller.
+	RestartTunnel(context.Context, *RestartTunnelRequest) (*RestartTunnelResponse, error)
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	GetEvent(context.Context, *GetEventRequest) (*Event, error)
 	// Checks that the audit events of a network are those that were written.
@@ -203,6 +222,9 @@ func (UnimplementedFleetServiceServer) WatchFleet(*WatchFleetRequest, grpc.Serve
 }
 func (UnimplementedFleetServiceServer) RekeyTunnel(context.Context, *RekeyTunnelRequest) (*RekeyTunnelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RekeyTunnel not implemented")
+}
+func (UnimplementedFleetServiceServer) RestartTunnel(context.Context, *RestartTunnelRequest) (*RestartTunnelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestartTunnel not implemented")
 }
 func (UnimplementedFleetServiceServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
@@ -310,6 +332,24 @@ func _FleetService_RekeyTunnel_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_RestartTunnel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestartTunnelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).RestartTunnel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_RestartTunnel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).RestartTunnel(ctx, req.(*RestartTunnelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEventsRequest)
 	if err := dec(in); err != nil {
@@ -382,6 +422,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RekeyTunnel",
 			Handler:    _FleetService_RekeyTunnel_Handler,
+		},
+		{
+			MethodName: "RestartTunnel",
+			Handler:    _FleetService_RestartTunnel_Handler,
 		},
 		{
 			MethodName: "ListEvents",

@@ -2294,6 +2294,7 @@ type Command struct {
 	// Types that are valid to be assigned to Action:
 	//
 	//	*Command_RekeyTunnel
+	//	*Command_RestartTunnel
 	Action        isCommand_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2352,6 +2353,15 @@ func (x *Command) GetRekeyTunnel() *RekeyTunnel {
 	return nil
 }
 
+func (x *Command) GetRestartTunnel() *RestartTunnel {
+	if x != nil {
+		if x, ok := x.Action.(*Command_RestartTunnel); ok {
+			return x.RestartTunnel
+		}
+	}
+	return nil
+}
+
 type isCommand_Action interface {
 	isCommand_Action()
 }
@@ -2360,7 +2370,13 @@ type Command_RekeyTunnel struct {
 	RekeyTunnel *RekeyTunnel `protobuf:"bytes,2,opt,name=rekey_tunnel,json=rekeyTunnel,proto3,oneof"`
 }
 
+type Command_RestartTunnel struct {
+	RestartTunnel *RestartTunnel `protobuf:"bytes,3,opt,name=restart_tunnel,json=restartTunnel,proto3,oneof"`
+}
+
 func (*Command_RekeyTunnel) isCommand_Action() {}
+
+func (*Command_RestartTunnel) isCommand_Action() {}
 
 // RekeyTunnel makes new SAs of a tunnel before their time (RFC 7296, Section
 // 2.8).
@@ -2419,6 +2435,52 @@ func (x *RekeyTunnel) GetReauthenticate() bool {
 	return false
 }
 
+// RestartTunnel deletes all SAs of a tunnel and connects anew.
+type RestartTunnel struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/tunnels/{tunnel}`.
+	Tunnel        string `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartTunnel) Reset() {
+	*x = RestartTunnel{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartTunnel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartTunnel) ProtoMessage() {}
+
+func (x *RestartTunnel) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartTunnel.ProtoReflect.Descriptor instead.
+func (*RestartTunnel) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RestartTunnel) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
 // CommandResult is what became of a command.
 type CommandResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2431,7 +2493,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2505,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2518,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CommandResult) GetId() uint64 {
@@ -2632,14 +2694,17 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x81\x01\n" +
 	"\x04Pong\x12@\n" +
 	"\x0eping_send_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fpingSendTime\x127\n" +
-	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"b\n" +
+	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\xa7\x01\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12=\n" +
-	"\frekey_tunnel\x18\x02 \x01(\v2\x18.swanherd.v1.RekeyTunnelH\x00R\vrekeyTunnelB\b\n" +
+	"\frekey_tunnel\x18\x02 \x01(\v2\x18.swanherd.v1.RekeyTunnelH\x00R\vrekeyTunnel\x12C\n" +
+	"\x0erestart_tunnel\x18\x03 \x01(\v2\x1a.swanherd.v1.RestartTunnelH\x00R\rrestartTunnelB\b\n" +
 	"\x06action\"M\n" +
 	"\vRekeyTunnel\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12&\n" +
-	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\"5\n" +
+	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\"'\n" +
+	"\rRestartTunnel\x12\x16\n" +
+	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\"5\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error*K\n" +
@@ -2663,7 +2728,7 @@ func file_swanherd_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(ProtocolVersion)(0),          // 0: swanherd.v1.ProtocolVersion
 	(Ack_Stage)(0),                // 1: swanherd.v1.Ack.Stage
@@ -2698,16 +2763,17 @@ var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(*Pong)(nil),                  // 30: swanherd.v1.Pong
 	(*Command)(nil),               // 31: swanherd.v1.Command
 	(*RekeyTunnel)(nil),           // 32: swanherd.v1.RekeyTunnel
-	(*CommandResult)(nil),         // 33: swanherd.v1.CommandResult
-	(*Uplink)(nil),                // 34: swanherd.v1.Uplink
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
-	(*EdgeSettings)(nil),          // 37: swanherd.v1.EdgeSettings
-	(*TunnelIntent)(nil),          // 38: swanherd.v1.TunnelIntent
-	(*TrustBundle)(nil),           // 39: swanherd.v1.TrustBundle
-	(*TunnelReport)(nil),          // 40: swanherd.v1.TunnelReport
-	(*PathQuality)(nil),           // 41: swanherd.v1.PathQuality
-	(*SaCounters)(nil),            // 42: swanherd.v1.SaCounters
+	(*RestartTunnel)(nil),         // 33: swanherd.v1.RestartTunnel
+	(*CommandResult)(nil),         // 34: swanherd.v1.CommandResult
+	(*Uplink)(nil),                // 35: swanherd.v1.Uplink
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
+	(*EdgeSettings)(nil),          // 38: swanherd.v1.EdgeSettings
+	(*TunnelIntent)(nil),          // 39: swanherd.v1.TunnelIntent
+	(*TrustBundle)(nil),           // 40: swanherd.v1.TrustBundle
+	(*TunnelReport)(nil),          // 41: swanherd.v1.TunnelReport
+	(*PathQuality)(nil),           // 42: swanherd.v1.PathQuality
+	(*SaCounters)(nil),            // 43: swanherd.v1.SaCounters
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	7,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
@@ -2720,7 +2786,7 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	14, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
 	27, // 8: swanherd.v1.EdgeMessage.drift:type_name -> swanherd.v1.DriftReport
 	26, // 9: swanherd.v1.EdgeMessage.redirect_result:type_name -> swanherd.v1.RedirectResult
-	33, // 10: swanherd.v1.EdgeMessage.command_result:type_name -> swanherd.v1.CommandResult
+	34, // 10: swanherd.v1.EdgeMessage.command_result:type_name -> swanherd.v1.CommandResult
 	9,  // 11: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
 	11, // 12: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
 	22, // 13: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
@@ -2732,16 +2798,16 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	25, // 19: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
 	31, // 20: swanherd.v1.ControllerMessage.command:type_name -> swanherd.v1.Command
 	8,  // 21: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
-	34, // 22: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
+	35, // 22: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
 	14, // 23: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
-	35, // 24: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	36, // 25: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	36, // 26: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
-	37, // 27: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
-	38, // 28: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	39, // 29: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
+	36, // 24: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	37, // 25: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	37, // 26: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
+	38, // 27: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
+	39, // 28: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
+	40, // 29: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
 	10, // 30: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	36, // 31: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	37, // 31: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
 	8,  // 32: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
 	1,  // 33: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
 	2,  // 34: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
@@ -2749,28 +2815,29 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	3,  // 36: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
 	8,  // 37: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
 	16, // 38: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	40, // 39: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	41, // 39: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
 	19, // 40: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
 	20, // 41: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	41, // 42: swanherd.v1.TunnelCounters.quality:type_name -> swanherd.v1.PathQuality
-	42, // 43: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	34, // 44: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	36, // 45: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	36, // 46: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
-	36, // 47: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
+	42, // 42: swanherd.v1.TunnelCounters.quality:type_name -> swanherd.v1.PathQuality
+	43, // 43: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	35, // 44: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	37, // 45: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	37, // 46: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
+	37, // 47: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
 	4,  // 48: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
-	35, // 49: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
-	35, // 50: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	35, // 51: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	35, // 52: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	36, // 49: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
+	36, // 50: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	36, // 51: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	36, // 52: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
 	32, // 53: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
-	5,  // 54: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	6,  // 55: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	55, // [55:56] is the sub-list for method output_type
-	54, // [54:55] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	33, // 54: swanherd.v1.Command.restart_tunnel:type_name -> swanherd.v1.RestartTunnel
+	5,  // 55: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 56: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	56, // [56:57] is the sub-list for method output_type
+	55, // [55:56] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -2813,6 +2880,7 @@ func file_swanherd_v1_session_service_proto_init() {
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[26].OneofWrappers = []any{
 		(*Command_RekeyTunnel)(nil),
+		(*Command_RestartTunnel)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2820,7 +2888,7 @@ func file_swanherd_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_session_service_proto_rawDesc), len(file_swanherd_v1_session_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
