@@ -21,35 +21,38 @@ import (
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 )
 
-// conform runs the conformance suite on two data planes of the kernel, and on one
-// beside that in user space.
+// What the kernel's data plane lacks, and that in user space: in either place, and at the
+// second end alone.
+const (
+	lackedAnywhere = planetest.Streams
+	lackedSecond   = planetest.UnknownSPIs | planetest.SelectorDrops
+)
+
+// conform runs the conformance suite on two data planes of the kernel.
 func conform(t *testing.T) {
-	const (
-		whenEither = planetest.Streams
-		whenSecond = planetest.UnknownSPIs | planetest.SelectorDrops
-	)
-	for name, of := range map[string]struct {
-		open  [2]func(*lab.Namespace) (dataplane.Plane, error)
-		lacks planetest.Lack
-	}{
-		"kernel to kernel":    {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, whenEither | whenSecond},
-		"kernel to userspace": {[2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, whenEither},
-		"userspace to kernel": {[2]func(*lab.Namespace) (dataplane.Plane, error){userPlane(0), kernelPlane}, whenEither | whenSecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			planetest.RunWithout(t, of.lacks, func(t *testing.T) *planetest.Pair {
-				pair, _ := planePair(t, of.open)
-				return pair
-			})
+	conformOf(t, "kernel to kernel", [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, lackedAnywhere|lackedSecond)
+}
+
+// conformMixed runs it on a data plane of the kernel beside one in user space.
+func conformMixed(t *testing.T) {
+	conformOf(t, "kernel to userspace", [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, lackedAnywhere)
+	conformOf(t, "userspace to kernel", [2]func(*lab.Namespace) (dataplane.Plane, error){userPlane(0), kernelPlane}, lackedAnywhere|lackedSecond)
+}
+
+func conformOf(t *testing.T, name string, open [2]func(*lab.Namespace) (dataplane.Plane, error), lacks planetest.Lack) {
+	t.Run(name, func(t *testing.T) {
+		planetest.RunWithout(t, lacks, func(t *testing.T) *planetest.Pair {
+			pair, _ := planePair(t, open)
+			return pair
 		})
-		t.Run(name+", native", func(t *testing.T) {
-			planetest.RunWithout(t, of.lacks|planetest.Encapsulation, func(t *testing.T) *planetest.Pair {
-				pair, _ := planePair(t, of.open)
-				pair.Native = true
-				return pair
-			})
+	})
+	t.Run(name+", native", func(t *testing.T) {
+		planetest.RunWithout(t, lacks|planetest.Encapsulation, func(t *testing.T) *planetest.Pair {
+			pair, _ := planePair(t, open)
+			pair.Native = true
+			return pair
 		})
-	}
+	})
 }
 
 // kernelPlane opens the data plane of the kernel on a host.
