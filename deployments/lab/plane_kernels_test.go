@@ -31,11 +31,9 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	}
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
-	t.Run("transport mode keeps to a path", transportPath)
 	conform(t)
 	if kernel == lab.KernelDir { // what passes between the two data planes is of no kernel
 		conformMixed(t)
-		t.Run("others change what is the plane's", drifts)
 	}
 }
 

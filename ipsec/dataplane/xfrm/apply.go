@@ -49,10 +49,8 @@ type child struct {
 	outbound  []*association
 	inbound   []*association
 	heir      *template // of an earlier process: carries the traffic until there is an outbound SA
-	trap      *trap     // nil while there is an outbound SA, and where there can be none
-	kept      kept
-	moving    bool // its SAs are on the way to other addresses: nothing is sent
-	uneven    bool // a CPU has no outbound SA of its own, although one was installed
+	moving    bool      // its SAs are on the way to other addresses: nothing is sent
+	uneven    bool      // a CPU has no outbound SA of its own, although one was installed
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -73,7 +71,6 @@ func (p *Plane) Apply(ops []dataplane.Op) []error {
 	for i, op := range ops {
 		results[i] = p.apply(op)
 	}
-	p.setTraps()
 	return results
 }
 
@@ -98,7 +95,6 @@ func (p *Plane) apply(op dataplane.Op) error {
 	case dataplane.RemovePolicy:
 		if c := p.children[childKey{op.Tunnel, op.Child}]; c != nil {
 			c.spec, c.selectors, c.heir = dataplane.Policy{}, nil, nil
-			p.takeKept(c)
 			err = p.program(c)
 			p.forget(c)
 		}
@@ -108,7 +104,6 @@ func (p *Plane) apply(op dataplane.Op) error {
 		}
 	case dataplane.SetPathMTU:
 		p.paths.set(op.Tunnel, op.MTU)
-		p.tellPaths(op.Tunnel)
 	default:
 		err = fmt.Errorf("operation %T is not known", op)
 	}
@@ -207,10 +202,8 @@ func (p *Plane) install(sa dataplane.SA) error {
 	}
 	if sa.Direction == dataplane.Outbound {
 		p.disinherit(c)
-		p.sendKept(c)
 		if p.paths.set(sa.Tunnel, sa.PathMTU); sa.PathMTU != 0 {
 			p.paths.tell() // another suite may have room for less
-			p.tellPaths(sa.Tunnel)
 		}
 	}
 	return nil

@@ -24,19 +24,9 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There is no ESP in TCP here, and there are
 // no dummy packets.
-//
-// It drops packets for which it has no SA. So that the first of them wait, policies
-// without an SA lead to one whose peer is a socket of this process on loopback.
-//
 // The MTU of a path is that of the route to the peer. What IKE finds out about it is for
 // the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
-// mode has no such routes: there the kernel is told by ICMP, as by a router.
-//
-// # What others do
-//
-// Whoever has the right to can change what is ours in the kernel. Policies that were
-// removed, changed or added are put right, states that were moved are put back, and those
-// that were removed are over; [Plane.Drifts] tells of all of it.
+// mode has no such routes, and does without.
 //
 // # What depends on the kernel
 //
@@ -55,8 +45,8 @@
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
 // has a direction, and the kernel refuses it the other way. Since 6.13, and with updates of
 // 6.12, an outbound SA can be one CPU's alone (RFC 9611): a child then has one for each CPU
-// that is online, and one for all, which carries everything while a CPU has none of its
-// own, such as one that has come. The CPU is that on which a packet comes to the interface.
+// that was online when the plane began, and one for all, which carries everything while a
+// CPU has none of its own. The CPU is that on which a packet comes to the interface.
 //
 // # Netlink
 //

@@ -89,17 +89,13 @@ type Plane struct {
 	running sync.WaitGroup
 	done    chan struct{}
 	failed  chan error // holds one
-	drifts  chan dataplane.Drift
-	others  *others
 
 	mu       sync.Mutex
 	closed   bool
 	kernel   *conn
 	able     abilities
-	workers  int      // how many outbound SAs of a child there may be
 	cpus     []uint32 // that can have outbound SAs of their own
-	cpusAt   time.Time
-	ranks    uint64 // how many outbound SAs have one; see rank
+	ranks    uint64   // how many outbound SAs have one; see rank
 	removals *removals
 	reserved map[uint32]bool // inbound SPIs without an SA
 	sas      map[saKey]*association
@@ -110,13 +106,6 @@ type Plane struct {
 	given    map[uint32]bool // those in use
 	left     leftovers
 	paths    paths
-	outlet   *outlet // nil if the host does not let us have it
-	traps    traps
-	told     told
-
-	disturbed bool      // others have changed what is ours since it was looked at
-	audited   time.Time // when that was
-
 	watched
 }
 
@@ -129,10 +118,7 @@ type saKey struct {
 	spi       uint32
 }
 
-var (
-	_ dataplane.RoutedPlane   = (*Plane)(nil)
-	_ dataplane.DriftingPlane = (*Plane)(nil)
-)
+var _ dataplane.RoutedPlane = (*Plane)(nil)
 
 // New makes the interface and the sockets. Nothing passes the interface until
 // policies and SAs are applied, but for what an earlier process left in the kernel,
@@ -140,9 +126,9 @@ var (
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
-		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1), drifts: make(chan dataplane.Drift, driftBuffer),
+		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
-		given: map[uint32]bool{}, paths: newPaths(), told: told{mtus: map[netip.Addr]int{}}, watched: newWatched(),
+		given: map[uint32]bool{}, paths: newPaths(), watched: newWatched(),
 	}
 	defer func() {
 		if err != nil {
@@ -164,7 +150,6 @@ func New(c Config) (_ *Plane, err error) {
 	if p.able.perCPU {
 		p.cpus = cpusFor(c.Workers)
 	}
-	p.workers = c.Workers
 	if p.removals, err = openRemovals(); err != nil {
 		return nil, err
 	}
@@ -180,17 +165,9 @@ func New(c Config) (_ *Plane, err error) {
 	if p.monitor, err = openMonitor(); err != nil {
 		return nil, err
 	}
-	if p.others, err = openOthers(p.kernel); err != nil {
-		return nil, err
-	}
-	if err := p.openTraps(); err != nil {
-		p.logger.Warn("the first packets of a tunnel that is made for them will not wait for it", "error", err)
-	}
 	p.running.Go(func() { p.monitor.run(p.notice) })
 	p.running.Go(p.lookAfter)
 	p.running.Go(p.watchLink)
-	p.running.Go(p.watchTraps)
-	p.running.Go(p.hearOthers)
 	return p, nil
 }
 
@@ -201,7 +178,7 @@ func (p *Plane) Name() string { return "kernel" }
 func (p *Plane) Interface() string { return p.link.name }
 
 // Workers is how many outbound SAs of a child are used side by side: one that all CPUs
-// may use, and one for each. It becomes more when CPUs come.
+// may use, and one for each.
 func (p *Plane) Workers() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -285,8 +262,6 @@ func (p *Plane) Close() error {
 	close(p.done)
 	p.monitor.stop()
 	p.sockets.stop()
-	p.traps.stop()
-	p.others.file.Close()
 	p.running.Wait()
 	close(p.events)
 	return errors.Join(err, p.release())
@@ -303,13 +278,6 @@ func (p *Plane) release() error {
 	}
 	if p.monitor != nil {
 		p.monitor.stop()
-	}
-	p.traps.stop()
-	if p.others != nil {
-		p.others.file.Close()
-	}
-	if p.outlet != nil {
-		p.outlet.close()
 	}
 	if p.kernel != nil {
 		p.kernel.close()
@@ -352,8 +320,7 @@ func ours(ifID, request uint32) bool {
 }
 
 func (q *policy) ours() bool {
-	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority &&
-		(q.selector.protocol == unix.IPPROTO_UDP || q.selector.protocol == unix.IPPROTO_ICMPV6)
+	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority && q.selector.protocol == unix.IPPROTO_UDP
 	return q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request)
 }
 
@@ -377,9 +344,6 @@ func (p *Plane) deleteRetired(which func(retired) bool) error {
 			return false
 		}
 		err = errors.Join(err, p.kernel.deleteState(r.stateID))
-		if r.destination == trapAddress {
-			delete(p.traps.of, r.spi)
-		}
 		return true
 	})
 	return err

@@ -21,10 +21,11 @@ const (
 	// bypassPriority is below that of every other policy, and marks those of
 	// bypassIKE as ours.
 	bypassPriority = 0x10
-
-	// Of ICMPv6 (RFC 4861, Sections 4.3 and 4.4).
-	neighborSolicitation, neighborAdvertisement = 135, 136
 )
+
+// nowhere are the outer addresses of a policy whose child has no outbound SA: the
+// kernel asks for one and drops the packet.
+var nowhere = map[bool]netip.Addr{true: netip.MustParseAddr("127.0.0.1"), false: netip.IPv6Loopback()}
 
 // slot is a place in the kernel's SPD, which has one policy in it.
 type slot struct {
@@ -53,7 +54,6 @@ func (e *entry) winner() *child {
 // program brings the kernel's policies of a child to what they should be, in one
 // call. What is new is there before what is old goes.
 func (p *Plane) program(c *child) error {
-	p.aboutTrap(c)
 	wanted, err := c.policies(p.everyCPU(c))
 	if err != nil {
 		return err
@@ -180,7 +180,8 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 			c.put(all, policy{direction: directionOut, selector: s, template: *c.heir}, 0)
 			continue
 		}
-		c.put(all, policy{direction: directionOut, selector: s, template: c.toTrap()}, 1)
+		at := nowhere[s.destination.Addr().Is4()]
+		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.idle)}, 1)
 	}
 	if n := len(c.outbound); n > 0 && c.selectors != nil {
 		a := c.outbound[n-1]
@@ -201,12 +202,8 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 			return nil, err
 		}
 		for _, s := range selectors {
-			any := c.template(netip.Addr{}, netip.Addr{}, c.request)
-			if c.mode == dataplane.Transport {
-				any.family = familyOf(s.source.Addr()) // the outer header is the inner one
-			}
 			for _, direction := range []uint8{directionIn, directionForward} {
-				c.put(all, policy{direction: direction, selector: s.reversed(), template: any}, 0)
+				c.put(all, policy{direction: direction, selector: s.reversed(), template: c.template(netip.Addr{}, netip.Addr{}, c.request)}, 0)
 			}
 		}
 	}
@@ -235,13 +232,6 @@ func (c *child) interfaceID() uint32 {
 	return interfaceID
 }
 
-// toTrap is for what has no outbound SA: it is of its trap, or of nothing.
-func (c *child) toTrap() template {
-	return template{
-		source: trapAddress, destination: trapAddress, family: unix.AF_INET, protocol: unix.IPPROTO_ESP, mode: modeTunnel, request: c.idle,
-	}
-}
-
 func (c *child) template(source, destination netip.Addr, request uint32) template {
 	t := template{source: source, destination: destination, family: unix.AF_INET, protocol: c.protocol, mode: modeTunnel, request: request}
 	if destination.IsValid() {
@@ -254,8 +244,7 @@ func (c *child) template(source, destination netip.Addr, request uint32) templat
 }
 
 // bypassIKE adds the policies that let IKE pass between the addresses of transport
-// mode, which has no interface that would keep the two apart, and that by which IPv6
-// neighbours find each other: no SA can come about before that.
+// mode: it has no interface that would keep the two apart.
 func bypassIKE(all map[slot]policy) {
 	var more []policy
 	for s := range all {
@@ -266,15 +255,6 @@ func bypassIKE(all map[slot]policy) {
 			if s.direction != directionOut {
 				q.selector.sourcePort, q.selector.destinationPort = maskedPort{}, maskedPort{port, 0xffff}
 			}
-			more = append(more, q)
-		}
-		if s.selector.source.Addr().Is4() {
-			continue
-		}
-		for _, kind := range []uint16{neighborSolicitation, neighborAdvertisement} {
-			q := policy{direction: s.direction, selector: s.selector, priority: bypassPriority}
-			q.selector.protocol = unix.IPPROTO_ICMPV6
-			q.selector.sourcePort, q.selector.destinationPort = maskedPort{kind, 0xffff}, maskedPort{}
 			more = append(more, q)
 		}
 	}

@@ -21,8 +21,6 @@ const (
 	// An inbound SA is looked at for its first packet at once, and then after ever
 	// longer waits: most are used soon, or not for long.
 	firstLook, lastLook = watchInterval, 10 * time.Second
-	// cpuInterval is how often the plane looks whether there are new CPUs.
-	cpuInterval = 2 * time.Second
 	// lookRound bounds how many are looked at in one round.
 	lookRound = batchRequests
 )
@@ -105,14 +103,6 @@ func (p *Plane) lookOnce(now time.Time) {
 		}
 	}
 	p.askAgain(now)
-	p.dropKept(now)
-	p.tellPathsAgain(now)
-	p.audit(now)
-	if now.Sub(p.cpusAt) >= cpuInterval {
-		p.cpusAt = now
-		p.lookForCPUs()
-	}
-	p.setTraps()
 }
 
 // due returns the SAs that are to be looked at now, those first that were looked at
@@ -183,7 +173,7 @@ func (p *Plane) askAgain(now time.Time) {
 	for len(p.asking) > 0 && !now.Before(p.asking[0].again) {
 		c := p.asking[0].child
 		p.asking = p.asking[1:]
-		if !c.asked || c.trap != nil || p.children[c.childKey] != c {
+		if !c.asked || p.children[c.childKey] != c {
 			continue
 		}
 		p.askAnew(c)
