@@ -428,6 +428,47 @@ func TestRolloutDeletes(t *testing.T) {
 	}
 }
 
+// Whatever a manifest may leave out goes at the end of a rollout.
+func TestRolloutDeletesOfEachKind(t *testing.T) {
+	s := startStaged(t, startController(t))
+	ctx, topology := t.Context(), s.topology()
+	s.gateway("networks/demo", s.berlin.name)
+	_, err := topology.Apply(ctx, &swanherdv1.ApplyRequest{Manifest: &swanherdv1.Manifest{
+		Segments: []*swanherdv1.Segment{{Name: "networks/demo/segments/spare"}},
+		Profiles: []*swanherdv1.Profile{{Name: "networks/demo/profiles/spare"}},
+		Sites:    []*swanherdv1.Site{{Name: "networks/demo/sites/spare"}},
+		Meshes: []*swanherdv1.Mesh{{
+			Name: "networks/demo/meshes/spare", Profile: "networks/demo/profiles/spare",
+			Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: &swanherdv1.SiteSelector{MatchLabels: map[string]string{"canary": "yes"}}}},
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.berlin.until("berlin--madrid", "berlin--oslo", "berlin--partner.gw", "berlin--rome")
+	c, err := s.rollouts().CreateChangeSet(ctx, &swanherdv1.CreateChangeSetRequest{Parent: "networks/demo", ChangeSet: &swanherdv1.ChangeSet{Manifest: star(), Prune: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := s.rollouts().CreateRollout(ctx, &swanherdv1.CreateRolloutRequest{Parent: "networks/demo", Rollout: &swanherdv1.Rollout{ChangeSet: c.GetName(), Policy: quick(100 * time.Millisecond)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.reach(r.GetName(), "completed", in(swanherdv1.Rollout_STATE_COMPLETED))
+	s.berlin.until("berlin--madrid", "berlin--oslo", "berlin--rome")
+	for kind, err := range map[string]error{
+		"gateway": second(topology.GetGateway(ctx, &swanherdv1.GetGatewayRequest{Name: "networks/demo/gateways/partner"})),
+		"segment": second(topology.GetSegment(ctx, &swanherdv1.GetSegmentRequest{Name: "networks/demo/segments/spare"})),
+		"profile": second(topology.GetProfile(ctx, &swanherdv1.GetProfileRequest{Name: "networks/demo/profiles/spare"})),
+		"site":    second(topology.GetSite(ctx, &swanherdv1.GetSiteRequest{Name: "networks/demo/sites/spare"})),
+		"mesh":    second(topology.GetMesh(ctx, &swanherdv1.GetMeshRequest{Name: "networks/demo/meshes/spare"})),
+	} {
+		if status.Code(err) != codes.NotFound {
+			t.Errorf("the %s at the end: %v, want NOT_FOUND", kind, err)
+		}
+	}
+}
+
 // The only controller is started anew in the middle of a batch: the edges that have the
 // change keep it, and get nothing for it.
 func TestRolloutSurvivesARestart(t *testing.T) {

@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -375,6 +376,10 @@ func (e *edit) amend(p *storev1.RolloutPlan) error {
 			err = remove(e, profiles, name, "")
 		case segments.word:
 			err = remove(e, segments, name, "")
+		case gateways.word:
+			err = remove(e, gateways, name, "")
+		default:
+			err = errors.New("this controller does not know what it is")
 		}
 		if err != nil {
 			return status.Errorf(codes.FailedPrecondition, "delete %s: %v", name, err)
