@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/cli"
 )
 
@@ -210,5 +211,22 @@ func TestCommandLineWatches(t *testing.T) {
 	changing.Wait()
 	if code != 0 || ctx.Err() != context.Canceled {
 		t.Errorf("exit code %d, %v; it showed\n%s", code, ctx.Err(), changed.seen.String())
+	}
+}
+
+// What is watched need not be a site.
+func TestCommandLineWatchesSegments(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	_, err := c.topology().CreateSegment(t.Context(), &swanherdv1.CreateSegmentRequest{Parent: "networks/demo", SegmentId: "lab", Segment: &swanherdv1.Segment{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	shown := &until{text: "UPSERTED  lab", done: cancel}
+	code := cli.Main(ctx, []string{"get", "segments", "--watch", "--config", c.terminal().config}, cli.IO{Out: shown, Err: io.Discard})
+	if code != 0 || ctx.Err() != context.Canceled {
+		t.Errorf("exit code %d, %v; it showed\n%s", code, ctx.Err(), shown.seen.String())
 	}
 }

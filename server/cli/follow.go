@@ -84,19 +84,10 @@ func (s *session) printFollowed(k kind, m *swanherdv1.WatchResponse) error {
 
 // followed is the resource in a message; nil when there is none.
 func followed(m *swanherdv1.WatchResponse) proto.Message {
-	switch r := m.GetResource().(type) {
-	case *swanherdv1.WatchResponse_Network:
-		return r.Network
-	case *swanherdv1.WatchResponse_Site:
-		return r.Site
-	case *swanherdv1.WatchResponse_Mesh:
-		return r.Mesh
-	case *swanherdv1.WatchResponse_Profile:
-		return r.Profile
-	case *swanherdv1.WatchResponse_Gateway:
-		return r.Gateway
-	case *swanherdv1.WatchResponse_Edge:
-		return r.Edge
+	message := m.ProtoReflect()
+	field := message.WhichOneof(message.Descriptor().Oneofs().ByName("resource"))
+	if field == nil {
+		return nil
 	}
-	return nil
+	return message.Get(field).Message().Interface()
 }

@@ -72,7 +72,7 @@ func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 		}
 	}
 	if proto.Size(m.Manifest) == 0 {
-		return nil, usagef("%s: no network, profile, site, mesh or gateway in it", strings.Join(read, ", "))
+		return nil, usagef("%s: no network, profile, segment, site, mesh or gateway in it", strings.Join(read, ", "))
 	}
 	return m, m.checkDuplicates()
 }
