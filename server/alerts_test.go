@@ -387,6 +387,9 @@ func TestAnAlertOutlivesTheLeader(t *testing.T) {
 	}
 	e.at(other)
 	over := r.next("its return")
+	if over.ID == fired.ID { // the leader ended before it had noted the delivery: a receiver knows it by its ID
+		over = r.next("its return")
+	}
 	if fired.Type != "dev.swanherd.alert.firing" || over.Type != "dev.swanherd.alert.resolved" || over.Data.Name != fired.Data.Name {
 		t.Errorf("the webhooks were %+v and %+v", fired, over)
 	}
