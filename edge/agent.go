@@ -148,9 +148,9 @@ func (a *agent) open() error {
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), Segments: places(a.segments, a.cfg.Interface),
 		DataPlane: reconcile.DataPlane{
-			NoSegments: name == DataPlaneKernel, NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace,
+			NoSegments: name == DataPlaneKernel, NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
-		Queues: a.plane.Workers, Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
+		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{
 		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred,

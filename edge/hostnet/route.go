@@ -69,8 +69,8 @@ func (h *Host) SetRoutes(name string, want []Route) error {
 	return errors.Join(append(errs, h.removeGuards(guards, wanted))...)
 }
 
-// Flush removes the edge's routes through the interface, and its local prefix, and leaves the guards. It is no
-// error if there is no such interface: its routes went with it.
+// Flush removes the edge's routes through the interface, and its local prefix, and leaves
+// the guards. It is no error if there is no such interface: its routes went with it.
 func (h *Host) Flush(name string) error {
 	link, err := h.nl.LinkByName(name)
 	var missing netlink.LinkNotFoundError

@@ -31,6 +31,8 @@ type hosts struct {
 
 	mu    sync.Mutex
 	known map[string][]netip.Addr // by name; nil: not known yet
+
+	said map[string]string // the last error of each name; of run alone
 }
 
 func newHosts(lookUp func(context.Context, string) ([]netip.Addr, error), log *slog.Logger) *hosts {
@@ -39,7 +41,7 @@ func newHosts(lookUp func(context.Context, string) ([]netip.Addr, error), log *s
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
-	return &hosts{lookUp: lookUp, log: log, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), known: map[string][]netip.Addr{}}
+	return &hosts{lookUp: lookUp, log: log, wanted: make(chan struct{}, 1), changed: make(chan struct{}, 1), known: map[string][]netip.Addr{}, said: map[string]string{}}
 }
 
 // of returns what is known of the names in an intent, and has those looked up that are new.
@@ -98,12 +100,22 @@ func (h *hosts) lookUpAll(ctx context.Context) (all bool) {
 		attempt, cancel := context.WithTimeout(ctx, lookUpTimeout)
 		addrs, err := h.lookUp(attempt, name)
 		cancel()
-		if err != nil {
-			h.log.Warn("cannot look up where a peer is", "host", name, "error", err)
-		}
+		h.tell(name, err)
 		all = h.learn(name, addrs) && all
 	}
 	return all
+}
+
+// tell logs an error once, until there is another one or none.
+func (h *hosts) tell(name string, err error) {
+	if err == nil {
+		delete(h.said, name)
+		return
+	}
+	if h.said[name] != err.Error() {
+		h.log.Warn("cannot look up where a peer is", "host", name, "error", err)
+	}
+	h.said[name] = err.Error()
 }
 
 // learn takes an answer in, and says whether the name has an address. The one in use stays

@@ -68,9 +68,6 @@ type Config struct {
 	// Identity is the enrolled identity of now, nil without one.
 	Identity  func() *state.Identity
 	DataPlane DataPlane
-	// Queues is how many Child SAs can share the traffic of one child now (RFC 9611),
-	// which is more when processors come. Nil: what DataPlane says.
-	Queues func() int
 	// Paths tells how long packets into tunnels may be, for their routes. Nil: the data
 	// plane sees to it itself.
 	Paths Paths
@@ -362,9 +359,6 @@ func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 	env := Environment{
 		Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Hosts: r.hosts.of(intent),
 		Patience: r.patience, CheckRevoked: r.revoked.Check,
-	}
-	if r.cfg.Queues != nil {
-		env.DataPlane.Queues = r.cfg.Queues()
 	}
 	env.IPv6 = r.cfg.Probes != nil && r.cfg.Host.HasIPv6(r.cfg.Interface)
 	for _, up := range env.Uplinks {
