@@ -17,8 +17,8 @@ import (
 // maxSignIns bounds the memory that ID tokens cost which were seen.
 const maxSignIns = 1 << 14
 
-// signIns remembers which ID tokens and certificates were seen at this replica, so that the audit log
-// has each once: the controller makes no session of its own that it could record.
+// signIns remembers which ID tokens and certificates were seen at this replica, so that
+// the audit log has each once: the controller makes no session of its own that it could record.
 type signIns struct {
 	audits *auditLimiter
 

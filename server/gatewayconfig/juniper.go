@@ -151,11 +151,9 @@ func (d *document) juniperVPN(n int, t Tunnel) {
 			}
 		}
 	}
-	when := "on-traffic"
+	when := "responder-only"
 	if t.gatewayInitiates() {
 		when = "immediately"
-	} else {
-		when = "responder-only"
 	}
 	d.line(set+"establish-tunnels %s", when)
 }

@@ -147,7 +147,7 @@ func (d *document) routed() bool {
 	return d.Gateway.GetRouting() == swanherdv1.GatewayRouting_GATEWAY_ROUTING_ROUTE
 }
 
-// initiates says whether it is the gateway that begins.
+// gatewayInitiates says whether it is the gateway that begins.
 func (t Tunnel) gatewayInitiates() bool {
 	return t.Intent.GetRole() == swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER
 }

@@ -37,8 +37,8 @@ type resource interface {
 	GetName() string
 }
 
-// Prune says which profiles, segments, sites, meshes and gateways go of those that a manifest does not
-// name and that are in the networks that it names or has resources of.
+// Prune says which profiles, segments, sites, meshes and gateways go of those that a
+// manifest does not name and that are in the networks that it names or has resources of.
 type Prune struct {
 	// All: any go at all.
 	All bool

@@ -14,9 +14,9 @@ import (
 const maxHops = 8
 
 // Explain tells over which tunnels a packet goes from one address to another in a
-// segment of a network, the default one if its name has none, as far as the plan says: at each edge the tunnel whose traffic selectors
-// take it, the narrowest first. Where there is none it tells why. Of a hop, the
-// status is left to whoever knows it.
+// segment of a network, the default one if its name has none, as far as the plan says: at
+// each edge the tunnel whose traffic selectors take it, the narrowest first. Where there is
+// none it tells why. Of a hop, the status is left to whoever knows it.
 func Explain(t *model.Topology, segment model.SegmentName, source, destination netip.Addr) *swanherdv1.ExplainResponse {
 	n := newNetwork(t, segment, &network{}, nil)
 	name := model.NetworkName{Network: segment.Network}.String()

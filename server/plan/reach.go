@@ -63,8 +63,8 @@ func place(end *swanherdv1.TunnelEnd) string { return cmp.Or(end.GetSite(), end.
 
 // Reach says whether all of source reaches all of destination, both in the segment with
 // that id (empty: the default one), over tunnels of which usable is true, and if not why.
-// At each site the way is the tunnel whose traffic
-// selectors take both, the narrowest first.
+// At each site the way is the tunnel whose traffic selectors take both, the narrowest
+// first.
 func (w *Ways) Reach(segment string, source, destination netip.Prefix, usable func(tunnel string) bool) (reason string, ok bool) {
 	at := w.siteOf(segment, source)
 	if at == nil {
