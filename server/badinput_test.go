@@ -183,6 +183,7 @@ func (c *controller) connTo(m protoreflect.MethodDescriptor, operators *grpc.Cli
 func TestEveryFieldOfEveryRequestMayBeBad(t *testing.T) {
 	for _, m := range sampledMethods(t) {
 		t.Run(string(m.Parent().Name())+"/"+string(m.Name()), func(t *testing.T) {
+			t.Parallel()
 			c := startController(t) // of its own, as wrong secrets are limited
 			s := c.populated("networks/tenant")
 			conn := c.connTo(m, c.dial(c.token), c.newEdge().dial())

@@ -24,6 +24,7 @@ func TestEveryFieldOfEveryRESTRequestMayBeBad(t *testing.T) {
 			continue
 		}
 		t.Run(string(m.Name()), func(t *testing.T) {
+			t.Parallel()
 			c := startController(t)
 			s := c.populated("networks/tenant")
 			good := s.request(t, m)

@@ -50,7 +50,7 @@ func cisco(d *document) error {
 	if err != nil {
 		return err
 	}
-	d.line("crypto ipsec security-association replay window-size %d", min(t1024(d), 1024))
+	d.line("crypto ipsec security-association replay window-size %d", d.ciscoWindow())
 	if d.routed() {
 		d.ciscoTunnels(transforms, group)
 	} else {
@@ -59,13 +59,14 @@ func cisco(d *document) error {
 	return nil
 }
 
-// t1024 is the anti-replay window, of which IOS XE has 64 to 1024 packets.
-func t1024(d *document) uint32 {
+// ciscoWindow is the anti-replay window, of which IOS XE has 64 to 1024 packets.
+func (d *document) ciscoWindow() uint32 {
+	const most = 1024
 	w := d.Tunnels[0].child().GetReplayWindow()
-	if w > 1024 {
-		d.warn("the anti-replay window of %d packets is 1024 on IOS XE", w)
+	if w > most {
+		d.warn("the anti-replay window of %d packets is %d on IOS XE", w, most)
 	}
-	return w
+	return min(w, most)
 }
 
 func (d *document) ciscoProposals() error {
