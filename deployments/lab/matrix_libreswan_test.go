@@ -175,12 +175,15 @@ func (p *libreswanPeer) initiate(ctx context.Context) error {
 	return p.command(ctx, "--name", "ours", "--initiate")
 }
 
+// rekeyIKE does not wait: what comes of it is seen at both ends, and whack, which
+// waits with two states, has been left with one of them after a rekeying that
+// succeeded.
 func (p *libreswanPeer) rekeyIKE(ctx context.Context) error {
-	return p.command(ctx, "--name", "ours", "--rekey-ike")
+	return p.command(ctx, "--name", "ours", "--rekey-ike", "--asynchronous")
 }
 
 func (p *libreswanPeer) rekeyChild(ctx context.Context, _ string) error {
-	return p.command(ctx, "--name", "ours", "--rekey-child")
+	return p.command(ctx, "--name", "ours", "--rekey-child", "--asynchronous")
 }
 
 // closeIKE deletes the IKE SA and what it has, without the connection's end.
