@@ -26,6 +26,7 @@ const hole = 1400
 // as soon as it was; UDP datagrams of any size pass then.
 func TestEdgesThroughBlackHole(t *testing.T) {
 	lab.Require(t, "ip", "nft")
+	t.Parallel()
 	testEdgesThroughBlackHole(t, 8<<20)
 }
 
@@ -70,6 +71,7 @@ func testEdgesThroughBlackHole(t *testing.T, size int64, options ...string) *edg
 // to end. Our end finds that out before any probe goes, and leaves it at that.
 func TestStrongSwanThroughBlackHole(t *testing.T) {
 	lab.Require(t, append([]string{"ip", "nft"}, lab.CharonPrograms...)...)
+	t.Parallel()
 	x := newInterop(t, buildAgent(t), "psk", "ours")
 	x.writeCredentials()
 	x.dig(x.theirs)

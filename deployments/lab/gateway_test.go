@@ -18,6 +18,7 @@ import (
 // each end has rekeyed.
 func TestGatewayStrongSwan(t *testing.T) {
 	lab.Require(t, lab.CharonPrograms...)
+	t.Parallel()
 	programs := t.TempDir()
 	for name, pkg := range map[string]string{
 		"swanherd-server": "./../../server/cmd/swanherd-server", "swanherd": "./../../server/cmd/swanherd", "swanherd-edge": "./../../edge/cmd/swanherd-edge",

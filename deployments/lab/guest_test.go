@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -48,7 +49,12 @@ type guest struct {
 	cpus    int             // 0: 2
 	files   func() []string // programs in /run; nil: none
 	modules []string        // of the kernel
+	alone   bool            // no other machine runs beside it
 }
+
+// machines bounds how many of them run at a time: however many processors it has, each
+// keeps about one of the host's busy.
+var machines = make(chan struct{}, runtime.NumCPU())
 
 // runInGuestOf does so in such a machine.
 func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {
@@ -56,6 +62,11 @@ func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {
 		return // with the race detector it would take very long
 	}
 	lab.Require(t, "qemu-system-x86_64")
+	if !g.alone {
+		t.Parallel()
+		machines <- struct{}{}
+		defer func() { <-machines }()
+	}
 	vm := lab.VM{
 		Modules: slices.Concat(kernelModules, g.modules), MemoryMB: 1024, CPUs: cmp.Or(g.cpus, 2),
 		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},

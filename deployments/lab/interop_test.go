@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,17 +40,27 @@ func TestInteropStrongSwan(t *testing.T) {
 	}
 }
 
-// buildAgent compiles swanherd-edge once for all cases, with further arguments for go
+// agents are the programs that buildAgent has made, by its further arguments.
+var agents sync.Map
+
+// buildAgent compiles swanherd-edge once for all tests, with further arguments for go
 // build.
 func buildAgent(t testing.TB, args ...string) string {
 	t.Helper()
 	if inGuest() {
 		return "/run/swanherd-edge" // see runInGuestWith
 	}
-	file := filepath.Join(t.TempDir(), "swanherd-edge")
-	out, err := exec.CommandContext(t.Context(), "go", append(append([]string{"build", "-o", file}, args...), "github.com/swanherd/swanherd/edge/cmd/swanherd-edge")...).CombinedOutput()
+	build, _ := agents.LoadOrStore(strings.Join(args, " "), sync.OnceValues(func() (string, error) {
+		file := filepath.Join(scratch, rand.Text(), "swanherd-edge")
+		out, err := exec.Command("go", append(append([]string{"build", "-o", file}, args...), "github.com/swanherd/swanherd/edge/cmd/swanherd-edge")...).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("build the agent: %w\n%s", err, out)
+		}
+		return file, nil
+	}))
+	file, err := build.(func() (string, error))()
 	if err != nil {
-		t.Fatalf("build the agent: %v\n%s", err, out)
+		t.Fatal(err)
 	}
 	return file
 }

@@ -2,6 +2,7 @@ package lab_test
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"runtime"
 	"strconv"
@@ -9,6 +10,9 @@ import (
 
 	"github.com/swanherd/swanherd/deployments/lab"
 )
+
+// scratch is a directory that goes when all tests have ended.
+var scratch string
 
 // TestMain lets more cases of interoperation run at a time than there are
 // processors, unless -parallel says how many: they mostly wait.
@@ -19,7 +23,15 @@ func TestMain(m *testing.M) {
 	if !given {
 		flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0)))
 	}
-	os.Exit(m.Run())
+	os.Exit(func() int {
+		var err error
+		if scratch, err = os.MkdirTemp("", "lab"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(scratch)
+		return m.Run()
+	}())
 }
 
 // longInterop says whether what is orthogonal is combined, which takes minutes

@@ -19,7 +19,7 @@ import (
 // how many there were.
 func TestKernelRekey(t *testing.T) {
 	if !inGuest() {
-		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
+		runInGuestOf(t, guest{alone: true}, lab.KernelDir, lab.TreeStrongSwan)
 		return
 	}
 	t.Run("under load", testRekeyUnderLoad)

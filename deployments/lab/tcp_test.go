@@ -16,7 +16,8 @@ import (
 // connection, and goes back to UDP when that passes.
 func TestEdgesOverTCP(t *testing.T) {
 	lab.Require(t, "nft")
-	x := &tcpEdges{pair: newPair(t, 120*time.Second), agent: buildAgent(t)}
+	t.Parallel()
+	x := &tcpEdges{pair: newPair(t, 4*time.Minute), agent: buildAgent(t)}
 	x.write("psk", psk)
 	unblock := x.firewall("meta l4proto { udp, esp } drop")
 	for i := range x.agents {
