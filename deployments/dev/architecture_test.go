@@ -25,12 +25,14 @@ type pkg struct {
 	TestImports  []string
 	XTestImports []string
 	GoFiles      []string
+	TestGoFiles  []string
+	XTestGoFiles []string
 	Dir          string
 }
 
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Name,Doc,Imports,TestImports,XTestImports,GoFiles,Dir", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Name,Doc,Imports,TestImports,XTestImports,GoFiles,TestGoFiles,XTestGoFiles,Dir", "./...")
 	cmd.Dir = root(t)
 	out, err := cmd.Output()
 	if err != nil {
@@ -123,6 +125,29 @@ func TestPurePackagesDoNoIO(t *testing.T) {
 			}
 			if at := clock.Find(text); at != nil {
 				t.Errorf("%s/%s calls %s...): time is an argument there", p.ImportPath, file, at)
+			}
+		}
+	}
+}
+
+// The race detector leaves out what has nothing for it.
+func TestSequentialPackagesStartNothing(t *testing.T) {
+	concurrent := regexp.MustCompile(`(?m)^\s*go (func|\w+[.(])|\.Go\(|\bsync\.|\.Parallel\(|\bchan\b`)
+	all := packages(t)
+	for _, suffix := range sequential {
+		i := slices.IndexFunc(all, func(p pkg) bool { return "/"+p.ImportPath == suffix })
+		if i < 0 {
+			t.Errorf("there is no package %s", suffix)
+			continue
+		}
+		p := all[i]
+		for _, file := range slices.Concat(p.GoFiles, p.TestGoFiles, p.XTestGoFiles) {
+			text, err := os.ReadFile(filepath.Join(p.Dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := concurrent.Find(text); at != nil {
+				t.Errorf("%s/%s has %q: test it with the race detector, and take it out of the list in test.go", p.ImportPath, file, at)
 			}
 		}
 	}
