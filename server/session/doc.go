@@ -25,7 +25,7 @@
 // decides a tunnel's status (package fleet does) and stores nothing.
 //
 // Concurrency: Board and Server may be used from any goroutine. A session's state is
-// guarded by its mutex. One goroutine reads its stream, and one writes while there is
+// guarded by its mutex. One goroutine at a time reads its stream, and one writes while there is
 // something to write: the receiver waits for nothing that the edge has to do. What is
 // due by the clock Server.Run does, once a second for all of them.
 package session

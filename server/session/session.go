@@ -19,7 +19,7 @@ import (
 	"github.com/swanherd/swanherd/server/access"
 )
 
-// session is one edge's stream. One goroutine reads the stream; another writes to it
+// session is one edge's stream. One goroutine at a time reads the stream; another writes to it
 // while there is something to write, and only then: ten thousand edges are quiet nearly
 // always. The RPC's own goroutine does nothing but wait for the end.
 type session struct {
@@ -78,7 +78,7 @@ func (s *session) log() *slog.Logger { return s.server.cfg.Log.With("edge", s.id
 // run waits for the session's end. Its error is a gRPC status.
 func (s *session) run() error {
 	defer close(s.done)
-	go s.receive()
+	go s.receive(nil)
 	err := <-s.over
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -121,30 +121,30 @@ func (s *session) finishLocked(e *ending) {
 	}
 }
 
-// receive takes in what the edge says until the stream ends. It waits for nothing that
-// the edge has to do: an edge that does not read would wait for us, and we for it.
-func (s *session) receive() {
-	ctx := s.stream.Context()
-	for pace := (*rate.Limiter)(nil); ; {
-		m, err := s.stream.Recv()
-		switch {
-		case err != nil:
-			err = streamEnd(err)
-		case pace == nil:
-			pace = rate.NewLimiter(floodRate, floodBurst)
-			s.hear()
-			err = s.admission(ctx)
-		case pace.Wait(ctx) != nil:
-			err = streamEnd(ctx.Err())
-		}
-		if err == nil {
-			err = s.take(m)
-		}
-		if err != nil {
-			s.end(err)
-			return
-		}
+// receive takes in the next thing that the edge says, and leaves the one after it to a new
+// goroutine, until the stream ends: to decode takes a larger stack than to wait, and it is
+// the waiting that lasts. It waits for nothing that the edge has to do: an edge that does
+// not read would wait for us, and we for it.
+func (s *session) receive(pace *rate.Limiter) {
+	m, err := s.stream.Recv()
+	switch ctx := s.stream.Context(); {
+	case err != nil:
+		err = streamEnd(err)
+	case pace == nil:
+		pace = rate.NewLimiter(floodRate, floodBurst)
+		s.hear()
+		err = s.admission(ctx)
+	case pace.Wait(ctx) != nil:
+		err = streamEnd(ctx.Err())
 	}
+	if err == nil {
+		err = s.take(m)
+	}
+	if err != nil {
+		s.end(err)
+		return
+	}
+	go s.receive(pace)
 }
 
 // hear notes that the edge speaks.
