@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"time"
+	"unique"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -154,6 +155,7 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 		return
 	}
 	now := time.Now()
+	received := timestamppb.New(now)
 	touched, before := map[string]struct{}{}, e.reports
 	if r.GetFull() {
 		before = maps.Clone(e.reports)
@@ -174,7 +176,8 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 	for _, m := range r.GetTunnels() {
 		if _, planned := e.tunnels[m.GetTunnel()]; planned {
 			keepCounters(m, before[m.GetTunnel()].message)
-			e.reports[m.GetTunnel()] = report{message: m, received: now}
+			f.shareWords(m)
+			e.reports[m.GetTunnel()] = report{message: m, received: received}
 			touched[m.GetTunnel()] = struct{}{}
 		}
 	}
@@ -195,6 +198,7 @@ func (f *Fleet) Count(name string, r *swanherdv1.CounterReport) {
 		return
 	}
 	now := time.Now()
+	received := timestamppb.New(now)
 	for _, t := range r.GetTunnels() {
 		old, ok := e.reports[t.GetTunnel()]
 		row := f.tunnels[t.GetTunnel()]
@@ -202,7 +206,7 @@ func (f *Fleet) Count(name string, r *swanherdv1.CounterReport) {
 			continue
 		}
 		if m, changed := withCounters(old.message, t); changed {
-			e.reports[t.GetTunnel()] = report{message: m, received: now}
+			e.reports[t.GetTunnel()] = report{message: m, received: received}
 			f.refreshTunnel(row, now, countedHere)
 		}
 	}
@@ -222,6 +226,28 @@ func keepCounters(m, before *swanherdv1.TunnelReport) {
 		}
 	}
 }
+
+// shareWords has the report hold what many reports have in common once for all: names,
+// suites and selectors are more than half of its text.
+func (f *Fleet) shareWords(m *swanherdv1.TunnelReport) {
+	if t := f.tunnels[m.GetTunnel()]; t != nil {
+		m.Tunnel = t.plan.GetName()
+	}
+	if sa := m.GetIkeSa(); sa != nil {
+		sa.Suite = shared(sa.GetSuite())
+	}
+	for _, sa := range m.GetChildSas() {
+		sa.Name, sa.Suite, sa.Mode = shared(sa.GetName()), shared(sa.GetSuite()), shared(sa.GetMode())
+		for _, selectors := range [][]string{sa.GetLocalTs(), sa.GetRemoteTs()} {
+			for i, s := range selectors {
+				selectors[i] = shared(s)
+			}
+		}
+	}
+}
+
+// shared is s as others have it that are equal.
+func shared(s string) string { return unique.Make(s).Value() }
 
 // withCounters returns a copy of m with the counters in it.
 func withCounters(m *swanherdv1.TunnelReport, counters *swanherdv1.TunnelCounters) (*swanherdv1.TunnelReport, bool) {

@@ -126,7 +126,7 @@ type edge struct {
 
 type report struct {
 	message  *swanherdv1.TunnelReport
-	received time.Time
+	received *timestamppb.Timestamp // shared, and never changed
 }
 
 // New returns an empty fleet.
@@ -445,7 +445,7 @@ func (f *Fleet) end(tunnel string, plan *swanherdv1.TunnelEnd, now time.Time) (*
 	if r, ok := e.reports[tunnel]; ok {
 		state.report = r.message
 		view.Report = r.message
-		view.ReceiveTime = timestamppb.New(r.received)
+		view.ReceiveTime = r.received
 		if r.message.GetLocalEndpoint() != "" {
 			view.Endpoint = r.message.GetLocalEndpoint()
 		}

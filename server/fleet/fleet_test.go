@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/fleet"
@@ -238,6 +239,32 @@ func TestReplacedEdgeStartsAnew(t *testing.T) {
 	f.Report(oslo, report(up, ""))
 	if got, _ := f.Tunnel(tunnel); got.GetB().GetReport() == nil {
 		t.Error("report of the new edge did not arrive")
+	}
+}
+
+// What reports have in common is in memory once, however often edges send it.
+func TestReportsShareWords(t *testing.T) {
+	f := fleet.New(fleet.Config{})
+	f.Apply(topology())
+	var words [][]string
+	for _, edge := range []string{berlin, oslo} {
+		f.Connect(edge, fleet.SessionStart{ID: edge})
+		r := report(up, "")
+		sa := r.GetTunnels()[0]
+		sa.Tunnel = strings.Clone(tunnel)
+		sa.IkeSa = &swanherdv1.IkeSa{Suite: strings.Clone("aes256gcm16")}
+		sa.ChildSas = []*swanherdv1.ChildSa{{
+			Name: strings.Clone("lan"), Suite: strings.Clone("aes128gcm16"), Mode: strings.Clone("tunnel"),
+			LocalTs: []string{strings.Clone("10.1.0.0/16")}, RemoteTs: []string{strings.Clone("10.2.0.0/16")},
+		}}
+		f.Report(edge, r)
+		c := sa.GetChildSas()[0]
+		words = append(words, []string{sa.GetTunnel(), sa.GetIkeSa().GetSuite(), c.GetName(), c.GetSuite(), c.GetMode(), c.GetLocalTs()[0], c.GetRemoteTs()[0]})
+	}
+	for i, word := range words[0] {
+		if other := words[1][i]; other != word || unsafe.StringData(other) != unsafe.StringData(word) {
+			t.Errorf("%q and %q: want one string", word, other)
+		}
 	}
 }
 

@@ -83,7 +83,7 @@ func (f *Fleet) share(s *Share, r *row) {
 		}
 		out := &replicav1.EndReport{Edge: end, Tunnel: r.name}
 		if held, ok := e.reports[r.name]; ok {
-			out.Report, out.ReceiveTime = held.message, timestamppb.New(held.received)
+			out.Report, out.ReceiveTime = held.message, held.received
 		}
 		s.Ends = append(s.Ends, out)
 	}
@@ -197,7 +197,7 @@ func (f *Fleet) adoptEnd(e *edge, replica string, end *replicav1.EndReport, now 
 	case end.GetReport() == nil:
 		delete(e.reports, end.GetTunnel())
 	default:
-		e.reports[end.GetTunnel()] = report{message: end.GetReport(), received: end.GetReceiveTime().AsTime()}
+		e.reports[end.GetTunnel()] = report{message: end.GetReport(), received: end.GetReceiveTime()}
 	}
 	if t := f.tunnels[end.GetTunnel()]; t != nil {
 		f.refreshTunnel(t, now, noNews)
