@@ -84,8 +84,23 @@ func (a *operatorCA) client(uri, email, cn string) tls.Certificate {
 }
 
 func (a *operatorCA) settings(cfg *server.Config) {
-	cfg.OperatorCAs = x509.NewCertPool()
-	cfg.OperatorCAs.AddCert(a.cert)
+	cfg.OperatorCA = filepath.Join(a.t.TempDir(), "operators.pem")
+	writeAuthorities(a.t, cfg.OperatorCA, a)
+}
+
+// writeAuthorities puts the certificates of authorities into a file, in one step.
+func writeAuthorities(t testing.TB, file string, authorities ...*operatorCA) {
+	t.Helper()
+	var text []byte
+	for _, a := range authorities {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})...)
+	}
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // shows is a connection with the certificate and, unless it is empty, a token.
@@ -156,6 +171,58 @@ func TestOperatorsByCertificate(t *testing.T) {
 	events, err := c.fleet().ListEvents(t.Context(), &swanherdv1.ListEventsRequest{Parent: "networks/-", Filter: `action:"signIn"`})
 	if err != nil || len(events.GetEvents()) != 3 {
 		t.Errorf("sign-ins in the audit log: %v, %v", events, err)
+	}
+}
+
+// The file of authorities counts as it is now: who is of a new one comes in, and of one that
+// is gone nobody stays, not even in a stream. A file with a mistake changes nothing.
+func TestOperatorAuthoritiesChange(t *testing.T) {
+	before, after := newOperatorCA(t), newOperatorCA(t)
+	var file string
+	c := startController(t, before.settings, func(cfg *server.Config) { file = cfg.OperatorCA })
+	c.apply()
+	c.bind("cert-cn:dave", viewer)
+	old, fresh := before.client("", "", "dave"), after.client("", "", "dave")
+	enters := func(what string, cert tls.Certificate, want bool) {
+		t.Helper()
+		if who, err := c.takenFor(c.shows(cert, "")); (err == nil) != want {
+			t.Errorf("%s: %s, %v", what, who, err)
+		}
+	}
+	enters("a certificate of an authority to come", fresh, false)
+	writeAuthorities(t, file, before, after)
+	enters("of the new authority", fresh, true)
+	enters("of the old one", old, true)
+	stay := c.shows(fresh, "")
+	watch := func(conn *grpc.ClientConn) grpc.ServerStreamingClient[swanherdv1.WatchResponse] {
+		stream, err := swanherdv1.NewTopologyServiceClient(conn).Watch(t.Context(), &swanherdv1.WatchRequest{Parent: "networks/demo"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for synced := false; !synced; {
+			m, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			synced = m.GetKind() == swanherdv1.WatchResponse_KIND_SYNCED
+		}
+		return stream
+	}
+	stays, goes := watch(stay), watch(c.shows(old, ""))
+	if err := os.WriteFile(file, []byte("no certificate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	enters("with a mistake in the file", old, true)
+	writeAuthorities(t, file, after)
+	if _, err := goes.Recv(); status.Code(err) != codes.Unavailable {
+		t.Errorf("the stream of who has no authority any more ends with %v", err)
+	}
+	enters("of an authority that is gone", old, false)
+	if _, err := c.topology().CreateSite(t.Context(), &swanherdv1.CreateSiteRequest{Parent: "networks/demo", SiteId: "graz"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stays.Recv(); err != nil {
+		t.Errorf("the stream of who has an authority: %v", err)
 	}
 }
 

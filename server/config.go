@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -93,9 +92,10 @@ type Config struct {
 	OIDC *access.OIDC
 	// RateLimit is how often each principal may call the API; zero fields: the defaults.
 	RateLimit access.RateLimit
-	// OperatorCAs are the authorities of client certificates with which people and
-	// programs may come in place of a token; nil: none is asked for.
-	OperatorCAs *x509.CertPool
+	// OperatorCA is a file, PEM, of the authorities of client certificates with which people
+	// and programs may come in place of a token; empty: none is asked for. It is read
+	// again when it changes.
+	OperatorCA string
 
 	// Dashboard makes what is served at / on Listen; conn calls the operator
 	// services in the caller's name. Nil: none.

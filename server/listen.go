@@ -360,10 +360,10 @@ func (s *Server) startServing() {
 		GetCertificate: s.identity.certificate,
 		NextProtos:     []string{"h2", "http/1.1"},
 	}
-	if s.cfg.OperatorCAs != nil {
-		tlsConfig.ClientAuth, tlsConfig.ClientCAs = tls.VerifyClientCertIfGiven, s.cfg.OperatorCAs
-	}
 	s.operator.http.TLSConfig = tlsConfig
+	if s.operatorCAs != nil {
+		s.operatorCAs.configure(s.operator.http)
+	}
 	s.background.Go(func() {
 		s.served("operators", s.operator.http.ServeTLS(s.listeners.operator, "", ""))
 	})

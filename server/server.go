@@ -73,6 +73,7 @@ type Server struct {
 	replicaGRPC *grpc.Server
 	follower    *replica.Follower
 	operator    *operatorServer
+	operatorCAs *operatorCAs // nil: operators have no certificates
 	metricsH    *http.Server
 
 	stop       context.CancelFunc
@@ -177,6 +178,11 @@ func (s *Server) makeParts(ctx context.Context) error {
 		return err
 	}
 	s.info.CAPin = s.authority.Pin()
+	if s.cfg.OperatorCA != "" {
+		if s.operatorCAs, err = readOperatorCAs(s.cfg.OperatorCA, s.cfg.Log); err != nil {
+			return err
+		}
+	}
 	hosts := hostsOf(s.info)
 	s.identity = &serverIdentity{issue: func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
 		return s.authority.IssueServer(key, hosts, now)
@@ -338,6 +344,9 @@ func (s *Server) serve(ctx context.Context) error {
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.background.Go(func() { s.keyRing.Follow(run) })
+	if s.operatorCAs != nil {
+		s.background.Go(func() { s.operatorCAs.run(run) })
+	}
 	s.serveReplicas(run)
 	s.startServing()
 	return ctx.Err()

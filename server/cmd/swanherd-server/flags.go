@@ -26,7 +26,7 @@ type options struct {
 	vault                     kms.VaultConfig
 	members                   []string
 	oidc                      access.OIDC
-	oidcCA, operatorCA        string
+	oidcCA                    string
 	logLevel, logFormat       string
 	historySize               int64 // MiB
 }
@@ -77,9 +77,6 @@ up, and keep it apart from backups of the store.`,
 			if cfg.OIDC, err = o.identityProvider(); err != nil {
 				return err
 			}
-			if cfg.OperatorCAs, err = authorities("operator-ca", o.operatorCA); err != nil {
-				return err
-			}
 			return run(cfg)
 		},
 	}
@@ -118,7 +115,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&o.oidcCA, "oidc-ca", "", "PEM file of the authorities of the identity provider's certificate (default the system's)")
 	f.Float64Var(&cfg.RateLimit.PerSecond, "rate-limit", access.DefaultCallsPerSecond, "calls a second that one token, person or certificate may make on average; below 0: any")
 	f.IntVar(&cfg.RateLimit.Burst, "rate-burst", access.DefaultCallsBurst, "calls that it may make at once")
-	f.StringVar(&o.operatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with (\"swanherd role grant ... cert-uri:...\")")
+	f.StringVar(&cfg.OperatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with, read again when it changes (\"swanherd role grant ... cert-uri:...\")")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")

@@ -1,0 +1,164 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// operatorCAInterval is how often the file of the operators' authorities is looked at
+// besides at each handshake.
+const operatorCAInterval = time.Second
+
+// operatorCAs are the authorities of operators' client certificates, as their file has them
+// now. A file that cannot be read, or holds no certificate, changes nothing.
+type operatorCAs struct {
+	file string
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	text []byte // of the file, as it was read last
+	// mistake is what is wrong with it, said is what was logged.
+	mistake error
+	said    string
+	pool    *x509.CertPool
+	roots   map[string]bool // by their DER
+	conns   map[*tls.Conn]bool
+}
+
+// readOperatorCAs reads the file for the first time.
+func readOperatorCAs(file string, log *slog.Logger) (*operatorCAs, error) {
+	a := &operatorCAs{file: file, log: log, conns: map[*tls.Conn]bool{}}
+	if err := a.read(); err != nil {
+		return nil, fmt.Errorf("--operator-ca: %w", err)
+	}
+	return a, nil
+}
+
+// read takes what the file has now, and ends the connections that came with a certificate
+// of an authority that is no longer in it.
+func (a *operatorCAs) read() error {
+	text, err := os.ReadFile(a.file)
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if bytes.Equal(text, a.text) {
+		return a.mistake
+	}
+	a.mistake = nil
+	before := a.text
+	a.text = text
+	pool, roots := x509.NewCertPool(), map[string]bool{}
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			a.mistake = fmt.Errorf("%s holds a PEM block %q that is no certificate", a.file, block.Type)
+			return a.mistake
+		}
+		pool.AddCert(c)
+		roots[string(c.Raw)] = true
+	}
+	if len(roots) == 0 {
+		a.mistake = fmt.Errorf("%s holds no certificate in PEM", a.file)
+		return a.mistake
+	}
+	a.pool, a.roots = pool, roots
+	if before != nil {
+		a.log.Info("the authorities of operators' certificates changed", "file", a.file, "authorities", len(roots))
+	}
+	for conn := range a.conns {
+		a.endUntrusted(conn)
+	}
+	return nil
+}
+
+// refresh reads the file again; what is wrong with it is logged, once, and the authorities stay.
+func (a *operatorCAs) refresh() {
+	text := ""
+	if err := a.read(); err != nil {
+		text = err.Error()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if text != "" && text != a.said {
+		a.log.Warn("the authorities of operators' certificates stay as they are", "error", text)
+	}
+	a.said = text
+}
+
+// run looks at the file until ctx ends.
+func (a *operatorCAs) run(ctx context.Context) {
+	ticker := time.NewTicker(operatorCAInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			a.refresh()
+		}
+	}
+}
+
+// configure has the server ask for client certificates of the authorities of the moment.
+func (a *operatorCAs) configure(s *http.Server) {
+	base := s.TLSConfig
+	base.ClientAuth = tls.VerifyClientCertIfGiven
+	// Each connection proves its certificate: a ticket would carry an authority on that is gone.
+	base.SessionTicketsDisabled = true
+	base.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		a.refresh()
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		c := base.Clone()
+		c.GetConfigForClient, c.ClientCAs = nil, a.pool
+		return c, nil
+	}
+	s.ConnState = a.connState
+}
+
+// connState keeps the connections that came with a client certificate. They are active for
+// the first time when the handshake is over.
+func (a *operatorCAs) connState(c net.Conn, state http.ConnState) {
+	conn, ok := c.(*tls.Conn)
+	if !ok {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch state {
+	case http.StateActive:
+		if len(conn.ConnectionState().VerifiedChains) > 0 {
+			a.conns[conn] = true
+			a.endUntrusted(conn) // the file may have changed since the handshake
+		}
+	case http.StateClosed, http.StateHijacked:
+		delete(a.conns, conn)
+	}
+}
+
+// endUntrusted closes a connection whose certificate is of none of the authorities, and with
+// it every call and stream.
+func (a *operatorCAs) endUntrusted(conn *tls.Conn) {
+	for _, chain := range conn.ConnectionState().VerifiedChains {
+		if a.roots[string(chain[len(chain)-1].Raw)] {
+			return
+		}
+	}
+	conn.NetConn().Close() // not its own Close, which waits for who does not read
+}
