@@ -2,13 +2,16 @@ package server_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -42,7 +45,7 @@ func TestGateways(t *testing.T) {
 		got, err := c.fleet().GetTunnel(ctx, &swanherdv1.GetTunnelRequest{Name: tunnel})
 		return err == nil && got.GetStatus() == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP && got.GetB().GetGateway() == "networks/demo/gateways/partner"
 	})
-	c.checkNoSecret("a secret of a test", "another secret of it")
+	c.checkNoSecret("a secret of a test", "another secret of it", c.madeOnce())
 
 	for what, err := range map[string]error{
 		"key":     second(topology.DeletePreSharedKey(ctx, &swanherdv1.DeletePreSharedKeyRequest{Name: "networks/demo/preSharedKeys/partner"})),
@@ -63,6 +66,49 @@ func TestGateways(t *testing.T) {
 	if _, err := topology.DeletePreSharedKey(ctx, &swanherdv1.DeletePreSharedKeyRequest{Name: "networks/demo/preSharedKeys/partner"}); err != nil {
 		t.Errorf("delete the key that nothing uses any more: %v", err)
 	}
+}
+
+// madeOnce makes keys by requests that come again, and returns the hash of one, by which its
+// secret could be guessed.
+func (c *controller) madeOnce() (sum string) {
+	c.t.Helper()
+	ctx, t, topology := c.t.Context(), c.t, c.topology()
+	req := &swanherdv1.CreatePreSharedKeyRequest{
+		Parent: "networks/demo", PreSharedKeyId: "once", PreSharedKey: &swanherdv1.PreSharedKey{Secret: "guessable"}, ValidateOnly: true, RequestId: requestA,
+	}
+	if _, err := topology.CreatePreSharedKey(ctx, req); err != nil {
+		t.Errorf("validate: %v", err)
+	}
+	if _, err := topology.GetPreSharedKey(ctx, &swanherdv1.GetPreSharedKeyRequest{Name: "networks/demo/preSharedKeys/once"}); status.Code(err) != codes.NotFound {
+		t.Errorf("what was only validated: %v", err)
+	}
+	req.ValidateOnly = false
+	first, err := topology.CreatePreSharedKey(ctx, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := topology.CreatePreSharedKey(ctx, req)
+	if err != nil || !proto.Equal(first, again) || first.GetEtag() == "" {
+		t.Errorf("again: %v, %v, want %v", again, err, first)
+	}
+	other := proto.CloneOf(req)
+	other.PreSharedKey.Secret = "another guess"
+	if _, err := topology.CreatePreSharedKey(ctx, other); status.Code(err) != codes.InvalidArgument || !slices.Equal(violated(err), []string{"request_id"}) {
+		t.Errorf("with another secret: %v", err)
+	}
+	remove := &swanherdv1.DeletePreSharedKeyRequest{Name: first.GetName(), RequestId: requestB, ValidateOnly: true}
+	for _, only := range []bool{true, false, false} {
+		remove.ValidateOnly = only
+		if _, err := topology.DeletePreSharedKey(ctx, remove); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256(b)
+	return string(hash[:])
 }
 
 func second[T any](_ T, err error) error { return err }

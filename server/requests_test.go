@@ -168,7 +168,7 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 			Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: n + "/edges/" + s.ids["edge"]}}},
 		}
 	case "swanherd.v1.PreSharedKey":
-		return &swanherdv1.PreSharedKey{Name: n + "/preSharedKeys/" + s.ids["pre_shared_key"], Secret: "a secret of a test"}
+		return &swanherdv1.PreSharedKey{Name: n + "/preSharedKeys/" + s.ids["pre_shared_key"], Secret: "a secret of a test", Labels: map[string]string{"region": "emea"}}
 	case "swanherd.v1.Edge":
 		return &swanherdv1.Edge{Name: n + "/edges/" + s.ids["edge"], Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.EnrollmentToken":

@@ -212,6 +212,7 @@ func TestLabelScope(t *testing.T) {
 	}
 	c.listed(conn)
 	c.changedByPart(conn)
+	c.conflicts(conn)
 }
 
 // listed holds lists to what carries region=emea.
@@ -295,6 +296,12 @@ func (c *controller) changedByPart(conn *grpc.ClientConn) {
 	}
 	_, err = own.AbortRollout(ctx, &swanherdv1.AbortRolloutRequest{Name: "networks/demo/rollouts/r-theirs"})
 	outOfScope(t, "abort others'", err)
+	change := &swanherdv1.UpdateSiteRequest{Site: &swanherdv1.Site{Name: "networks/demo/sites/oslo", DisplayName: "Oslo"}}
+	_, err = swanherdv1.NewTopologyServiceClient(conn).UpdateSite(ctx, change)
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a change while others roll out: %v", err)
+	}
+	namesNothingNew(t, "a change while others roll out", change, err)
 	if _, err := c.rollouts().AbortRollout(ctx, &swanherdv1.AbortRolloutRequest{Name: "networks/demo/rollouts/r-theirs"}); err != nil {
 		t.Fatal(err)
 	}

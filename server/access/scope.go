@@ -2,11 +2,13 @@ package access
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -67,7 +69,12 @@ func (s Scope) has(name string, change bool) bool {
 		return ok && !change && s.who.carried(network, mesh.Value.GetLabels())
 	case "gateways":
 		gateway, ok := s.snap.Gateways.Get(of)
-		return ok && !change && s.who.carried(network, gateway.Value.GetLabels())
+		return ok && s.gateway(gateway.Value, change)
+	case "segments":
+		segment, ok := s.snap.Segments.Get(of)
+		return ok && !change && (s.who.carried(network, segment.Value.GetLabels()) || s.inSegment(of))
+	case "preSharedKeys":
+		return s.key(of)
 	case "events":
 		return !change // by what each is about
 	case "changeSets":
@@ -116,13 +123,20 @@ func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
 	if s.who.SeesAll(network) {
 		return true
 	}
-	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetSegments())+len(m.GetGateways()) > 0 {
+	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetSegments()) > 0 {
 		return false
 	}
 	made := map[string]bool{}
+	for _, gateway := range m.GetGateways() {
+		old, exists := s.snap.Gateways.Get(gateway.GetName())
+		if !s.gateway(gateway, true) || exists && !s.gateway(old.Value, true) {
+			return false
+		}
+		made[gateway.GetName()] = true
+	}
 	for _, site := range m.GetSites() {
 		_, exists := s.snap.Sites.Get(site.GetName())
-		if !s.who.carried(network, site.GetLabels()) || exists && !s.site(site.GetName()) {
+		if !s.who.carried(network, site.GetLabels()) || exists && !s.site(site.GetName()) || s.Enters(site) != "" {
 			return false
 		}
 		made[site.GetName()] = true
@@ -133,6 +147,75 @@ func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
 		}
 	}
 	return true
+}
+
+// Carried says whether what carries the labels in the network is in scope.
+func (s Scope) Carried(network string, labels map[string]string) bool {
+	return s.who.SeesAll(network) || s.who.carried(network, labels)
+}
+
+// Enters is a segment that a site is not in yet and would be, and that the caller does not
+// see; empty: none. Who makes segments says who else may come in.
+func (s Scope) Enters(site *swanherdv1.Site) string {
+	before := s.snap.Sites.Value(site.GetName()).GetSegments()
+	for _, x := range site.GetSegments() {
+		same := func(b *swanherdv1.SiteSegment) bool { return b.GetSegment() == x.GetSegment() }
+		if !slices.ContainsFunc(before, same) && !s.Sees(x.GetSegment()) {
+			return x.GetSegment()
+		}
+	}
+	return ""
+}
+
+// inSegment says whether a site in scope is in the segment.
+func (s Scope) inSegment(segment string) bool {
+	for row := range s.snap.Sites.WithPrefix(networkOf(segment) + "/") {
+		in := func(x *swanherdv1.SiteSegment) bool { return x.GetSegment() == segment }
+		if slices.ContainsFunc(row.Value.GetSegments(), in) && s.site(row.Name) {
+			return true
+		}
+	}
+	return false
+}
+
+// key is in scope where it carries the labels.
+func (s Scope) key(name string) bool {
+	row, ok := s.snap.PreSharedKeys.Get(name)
+	return ok && s.who.carried(networkOf(name), row.Value.GetKey().GetLabels())
+}
+
+// gateway is seen by its labels and from each edge that holds a tunnel with it. Who
+// changes it has all of these edges, whatever sites there will be, and its key: with
+// another address it would be used against whom its owner does not know.
+func (s Scope) gateway(g *swanherdv1.Gateway, change bool) bool {
+	network := networkOf(g.GetName())
+	if s.who.SeesAll(network) || !change && s.who.carried(network, g.GetLabels()) {
+		return true
+	}
+	within := func(a *swanherdv1.GatewayAttachment) bool {
+		if a.GetSites() != nil {
+			return s.who.carried(network, a.GetSites().GetMatchLabels())
+		}
+		return networkOf(a.GetEdge()) == network && s.edge(a.GetEdge())
+	}
+	if !change {
+		return slices.ContainsFunc(g.GetAttachments(), within) || s.attached(g)
+	}
+	outside := func(a *swanherdv1.GatewayAttachment) bool { return !within(a) }
+	if len(g.GetAttachments()) == 0 || slices.ContainsFunc(g.GetAttachments(), outside) {
+		return false
+	}
+	return g.GetPreSharedKey() == nil || s.key(g.GetPreSharedKey().GetKey())
+}
+
+// attached says whether a gateway selects a site in scope.
+func (s Scope) attached(g *swanherdv1.Gateway) bool {
+	for row := range s.snap.Sites.WithPrefix(networkOf(g.GetName()) + "/") {
+		if _, ok := model.Attaches(g, "", row.Value.GetLabels()); ok && s.site(row.Name) {
+			return true
+		}
+	}
+	return false
 }
 
 func (s Scope) site(name string) bool {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -59,6 +60,9 @@ func (s *Rollouts) CreateChangeSet(ctx context.Context, req *swanherdv1.CreateCh
 	}
 	if scope := e.who.Scope(e.base); !scope.HoldsAll(c) {
 		return nil, scope.Denied("a change set with more than sites that carry them")
+	}
+	if _, exists := e.base.ChangeSets.Get(c.GetName()); exists && !e.who.Scope(e.base).Sees(c.GetName()) {
+		return nil, e.who.Scope(e.base).Denied(c.GetName())
 	}
 	if len(inNetwork(e.base.ChangeSets, network)) >= maxChangeSets {
 		return nil, status.Errorf(codes.ResourceExhausted, "%s has %d change sets; delete those that are done with", network, maxChangeSets)
@@ -169,13 +173,22 @@ func checkAssertions(e *edit, network model.NetworkName, c *swanherdv1.ChangeSet
 	for when, t := range []*model.Topology{&e.base.Topology, &e.next} {
 		p, _ := planner.Update(t)
 		for _, reason := range rollout.Broken(p, network, c.GetAssertions(), when == 1, func(string) bool { return true }) {
-			in = append(in, access.Obstacle{Subject: c.GetName(), Description: []string{"before the change ", "after the change "}[when] + reason})
+			in = append(in, access.Obstacle{Subject: c.GetName(), Description: []string{"before the change ", "after the change "}[when] + broken(e, reason)})
 		}
 	}
 	if len(in) > 0 {
 		return access.InUse("an assertion does not hold by the plan: "+in[0].Description, in)
 	}
 	return nil
+}
+
+// broken is why an assertion does not hold, without where the packet is lost if that is not
+// for all to know.
+func broken(e *edit, reason string) string {
+	if e.who.Scope(e.base).Limited() {
+		reason, _, _ = strings.Cut(reason, ": ")
+	}
+	return reason
 }
 
 // GetChangeSet implements RolloutService.

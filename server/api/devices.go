@@ -69,7 +69,7 @@ func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDevice
 		fmt.Sprintf("%s for %s", device.GetSerialNumber(), site)))
 	revision, err := t.Commit(ctx)
 	if errors.Is(err, store.ErrExists) {
-		return nil, s.registered(network, device.GetSerialNumber())
+		return nil, s.registered(ctx, device.GetSerialNumber())
 	}
 	if err != nil {
 		return nil, access.StoreError(err)
@@ -78,11 +78,11 @@ func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDevice
 	return device, nil
 }
 
-// registered says that a serial number is taken, and by what if that is in the same
-// network: the caller may not see others.
-func (s *Devices) registered(network model.NetworkName, serial string) error {
-	name := s.store.Snapshot().DeviceSerials.Value(deviceSerialName(serial)).GetDevice()
-	if !strings.HasPrefix(name, network.String()+"/") {
+// registered says that a serial number is taken, and by what if the caller may see that.
+func (s *Devices) registered(ctx context.Context, serial string) error {
+	snap := s.store.Snapshot()
+	name := snap.DeviceSerials.Value(deviceSerialName(serial)).GetDevice()
+	if !scopeOf(ctx, snap).Sees(name) {
 		name = "a device"
 	}
 	return status.Errorf(codes.AlreadyExists, "%s is registered with serial number %s already", name, serial)

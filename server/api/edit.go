@@ -139,7 +139,7 @@ func (e *edit) check() error {
 	if err := e.checkScope(); err != nil {
 		return err
 	}
-	e.violate(model.ValidateState(&e.next, e.fields))
+	e.violate(model.ValidateState(&e.next, e.fields, e.sees()))
 	e.checkMoves()
 	switch {
 	case len(e.violations) > 0:
@@ -169,7 +169,25 @@ func (e *edit) checkScope() error {
 			return was.Denied(c.GetName())
 		}
 	}
+	for c := range model.Diff(e.base.Sites, e.next.Sites) {
+		if c.New == nil {
+			continue
+		}
+		if segment := was.Enters(c.New.Value); segment != "" {
+			return was.Denied(segment)
+		}
+	}
 	return nil
+}
+
+// sees says whether the caller may be told of what has a name, as it is or as it would be;
+// nil: of all.
+func (e *edit) sees() func(name string) bool {
+	was, is := e.scopes()
+	if !was.Limited() {
+		return nil
+	}
+	return func(name string) bool { return was.Sees(name) || is.Sees(name) }
 }
 
 // scopes are the caller's scope as the topology is, and as it would be.
@@ -200,12 +218,19 @@ func (e *edit) checkMoves() {
 // violate adds what package model found: violations in the request, obstacles in
 // what was stored before.
 func (e *edit) violate(found model.Violations) {
+	sees := e.sees()
 	for _, v := range found {
 		message := v.Problem
 		if v.Remedy != "" {
 			message += "; " + v.Remedy
 		}
 		if _, asked := e.fields[v.Resource]; !asked && v.Resource != "" {
+			if sees != nil && !sees(v.Resource) {
+				e.obstacles = append(e.obstacles, access.Obstacle{
+					Subject: networkOf(v.Resource).String(), Description: model.Outside + " needs it as it is; ask who has the whole network",
+				})
+				continue
+			}
 			e.obstacles = append(e.obstacles, access.Obstacle{Subject: v.Resource, Description: v.Field + ": " + message})
 			continue
 		}

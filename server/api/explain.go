@@ -37,7 +37,7 @@ func (s *Topology) Explain(ctx context.Context, req *swanherdv1.ExplainRequest) 
 	}
 	segment := model.SegmentName{Network: network.Network}
 	if name := req.GetSegment(); name != "" {
-		if problem, remedy := model.CheckSegment(&snap.Topology, network, name); problem != "" {
+		if problem, remedy := model.CheckSegment(&snap.Topology, network, name, scopeOf(ctx, snap).Sees); problem != "" {
 			return nil, access.Invalid("segment", problem+"; "+remedy)
 		}
 		segment.Segment = model.SegmentID(name)

@@ -18,7 +18,7 @@ import (
 )
 
 // RenderGatewayConfig implements TopologyService.
-func (s *Topology) RenderGatewayConfig(_ context.Context, req *swanherdv1.RenderGatewayConfigRequest) (*swanherdv1.RenderGatewayConfigResponse, error) {
+func (s *Topology) RenderGatewayConfig(ctx context.Context, req *swanherdv1.RenderGatewayConfigRequest) (*swanherdv1.RenderGatewayConfigResponse, error) {
 	name, err := model.ParseGatewayName(req.GetName())
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
@@ -27,6 +27,9 @@ func (s *Topology) RenderGatewayConfig(_ context.Context, req *swanherdv1.Render
 	row, ok := snap.Gateways.Get(req.GetName())
 	if !ok {
 		return nil, notThere(req.GetName())
+	}
+	if scope := scopeOf(ctx, snap); !scope.Changes(row.Name) { // it tells of every edge that has a tunnel with it
+		return nil, scope.Denied(row.Name)
 	}
 	in := gatewayconfig.Input{Gateway: row.Value}
 	for _, t := range plan.GatewayTunnels(&snap.Topology, name) {

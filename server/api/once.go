@@ -53,7 +53,11 @@ func once[R proto.Message](ctx context.Context, s *Topology, req change, prepare
 		}
 		out := answer(e)
 		if id != "" {
-			if err := keepAnswer(ctx, e, req, out); err != nil {
+			kept := proto.Clone(out)
+			if !e.changed() { // then the answer is of the revision that there is
+				date(kept, e.base.Revision)
+			}
+			if err := keepAnswer(ctx, s.store, e.txn, e.actor, req, kept, nil); err != nil {
 				return none, err
 			}
 		}
@@ -66,12 +70,9 @@ func once[R proto.Message](ctx context.Context, s *Topology, req change, prepare
 	})
 }
 
-// keepAnswer adds to the edit's transaction what the request is answered.
-func keepAnswer(ctx context.Context, e *edit, req change, out proto.Message) error {
-	if !e.changed() { // then the answer is of the revision that there is
-		out = proto.Clone(out)
-		date(out, e.base.Revision)
-	}
+// keepAnswer adds to the transaction what the request is answered; whole is, sealed, the hash
+// of all of a request that comes here without its secret, nil for others.
+func keepAnswer(ctx context.Context, s *store.Store, t *store.Txn, actor string, req change, out proto.Message, whole *storev1.SealedSecret) error {
 	b, err := proto.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
@@ -81,7 +82,7 @@ func keepAnswer(ctx context.Context, e *edit, req change, out proto.Message) err
 		return err
 	}
 	method, _ := grpc.Method(ctx)
-	return e.svc.store.AnswerIn(ctx, e.txn, e.actor, req.GetRequestId(), &storev1.AnsweredRequest{Method: method, RequestSha256: sum, Response: b})
+	return s.AnswerIn(ctx, t, actor, req.GetRequestId(), &storev1.AnsweredRequest{Method: method, RequestSha256: sum, Response: b, SealedRequestSha256: whole})
 }
 
 // answered returns what the actor's request was answered before, and the revision of
@@ -97,9 +98,13 @@ func answered(ctx context.Context, s *store.Store, actor, id string, req proto.M
 	}
 	method, _ := grpc.Method(ctx)
 	if a.GetMethod() != method || !bytes.Equal(a.GetRequestSha256(), sum) {
-		return nil, 0, access.Invalid("request_id", "was used for another request; make a new one for each request")
+		return nil, 0, errOtherRequest()
 	}
 	return a, revision, nil
+}
+
+func errOtherRequest() error {
+	return access.Invalid("request_id", "was used for another request; make a new one for each request")
 }
 
 // replay returns what the request was answered before; an invalid message when it
@@ -110,6 +115,12 @@ func replay[R proto.Message](ctx context.Context, s *store.Store, actor string, 
 	if err != nil || a == nil {
 		return none, err
 	}
+	return answerOf[R](ctx, s, a, revision)
+}
+
+// answerOf is the answer that was kept, of that revision.
+func answerOf[R proto.Message](ctx context.Context, s *store.Store, a *storev1.AnsweredRequest, revision int64) (R, error) {
+	var none R
 	out := none.ProtoReflect().New().Interface().(R)
 	if err := proto.Unmarshal(a.GetResponse(), out); err != nil {
 		return none, status.Errorf(codes.Internal, "decode the answer to the request before: %v", err)

@@ -2,11 +2,14 @@ package api
 
 import (
 	"context"
-	"fmt"
+	"crypto/subtle"
+	"errors"
 	"strings"
 	"time"
 
 	"github.com/oklog/ulid/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/emptypb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -74,10 +77,17 @@ func (s *Topology) CreatePreSharedKey(ctx context.Context, req *swanherdv1.Creat
 	}
 	clearUnwritable(key)
 	key.Name = name
-	return s.createKey(ctx, key)
+	return onceKey(ctx, s, req, func(t *store.Txn) (*swanherdv1.PreSharedKey, error) { return s.createKeyIn(ctx, t, key) })
 }
 
-func (s *Topology) createKey(ctx context.Context, key *swanherdv1.PreSharedKey) (*swanherdv1.PreSharedKey, error) {
+func (s *Topology) createKeyIn(ctx context.Context, t *store.Txn, key *swanherdv1.PreSharedKey) (*swanherdv1.PreSharedKey, error) {
+	snap := s.store.Snapshot()
+	if scope := scopeOf(ctx, snap); !scope.Carried(networkOf(key.GetName()).String(), key.GetLabels()) {
+		return nil, scope.Denied(key.GetName())
+	}
+	if row, exists := snap.PreSharedKeys.Get(key.GetName()); exists {
+		return nil, taken(scopeOf(ctx, snap), row.Name)
+	}
 	if err := s.checkKey(key); err != nil {
 		return nil, err
 	}
@@ -90,11 +100,10 @@ func (s *Topology) createKey(ctx context.Context, key *swanherdv1.PreSharedKey) 
 	if err != nil {
 		return nil, err
 	}
-	t := s.store.Txn()
 	s.store.Networks.RequireIn(t, networkOf(key.GetName()).String(), store.AnyRevision)
 	s.store.PreSharedKeys.CreateIn(t, key.GetName(), stored)
 	s.auditKey(ctx, t, key.GetName(), "create", "")
-	return dated(ctx, s.store, t, proto.CloneOf(stored.GetKey()))
+	return proto.CloneOf(stored.GetKey()), nil
 }
 
 // checkKey says everything that is wrong with a key of the request.
@@ -138,25 +147,34 @@ func (s *Topology) auditKey(ctx context.Context, t *store.Txn, name, verb, messa
 // and each tunnel with it authenticates anew while the one before still carries traffic.
 func (s *Topology) UpdatePreSharedKey(ctx context.Context, req *swanherdv1.UpdatePreSharedKeyRequest) (*swanherdv1.PreSharedKey, error) {
 	want := req.GetPreSharedKey()
-	row, err := s.keyRow("pre_shared_key.name", want.GetName())
-	if err != nil && row.Name == "" && req.GetAllowMissing() {
-		if _, parsed := model.ParsePreSharedKeyName(want.GetName()); parsed != nil {
-			return nil, err
+	if _, err := model.ParsePreSharedKeyName(want.GetName()); err != nil {
+		return nil, access.Invalid("pre_shared_key.name", err.Error())
+	}
+	return onceKey(ctx, s, req, func(t *store.Txn) (*swanherdv1.PreSharedKey, error) {
+		row, ok := s.store.Snapshot().PreSharedKeys.Get(want.GetName())
+		switch {
+		case ok:
+			return s.updateKeyIn(ctx, t, row, req)
+		case !req.GetAllowMissing():
+			return nil, notThere(want.GetName())
 		}
 		if err := checkParent(&s.store.Snapshot().Topology, networkOf(want.GetName()).String()); err != nil {
 			return nil, err
 		}
 		key := proto.CloneOf(want)
 		clearUnwritable(key)
-		return s.createKey(ctx, key)
-	}
-	if err != nil {
-		return nil, err
-	}
+		return s.createKeyIn(ctx, t, key)
+	})
+}
+
+func (s *Topology) updateKeyIn(ctx context.Context, t *store.Txn, row model.Row[*storev1.PreSharedKey], req *swanherdv1.UpdatePreSharedKeyRequest) (*swanherdv1.PreSharedKey, error) {
 	old := model.Row[*swanherdv1.PreSharedKey]{Name: row.Name, Value: row.Value.GetKey(), Revision: row.Revision}
-	next, err := changed(old, want, want.GetEtag(), req.GetUpdateMask())
+	next, err := changed(old, req.GetPreSharedKey(), req.GetPreSharedKey().GetEtag(), req.GetUpdateMask())
 	if err != nil {
 		return nil, err
+	}
+	if scope := scopeOf(ctx, s.store.Snapshot()); !scope.Carried(networkOf(row.Name).String(), next.GetLabels()) {
+		return nil, scope.Denied(row.Name)
 	}
 	if err := s.checkKey(next); err != nil {
 		return nil, err
@@ -167,7 +185,6 @@ func (s *Topology) UpdatePreSharedKey(ctx context.Context, req *swanherdv1.Updat
 	if err != nil {
 		return nil, err
 	}
-	t := s.store.Txn()
 	if snap := s.store.Snapshot(); stored.GetVersion() != row.Value.GetVersion() && demandsApproval(snap, networkOf(row.Name)) && len(keyUsers(snap, row.Name)) > 0 {
 		err := s.breakGlassIn(t, access.PrincipalFrom(ctx), access.BreakGlass(ctx), networkOf(row.Name), "make another key (swanherd psk create) and have the gateway use it; for that ")
 		if err != nil {
@@ -176,7 +193,7 @@ func (s *Topology) UpdatePreSharedKey(ctx context.Context, req *swanherdv1.Updat
 	}
 	s.store.PreSharedKeys.UpdateIn(t, row.Name, stored, row.Revision)
 	s.auditKey(ctx, t, row.Name, "update", fields)
-	return dated(ctx, s.store, t, proto.CloneOf(stored.GetKey()))
+	return proto.CloneOf(stored.GetKey()), nil
 }
 
 // keyUsers are the gateways that have the key.
@@ -191,32 +208,118 @@ func keyUsers(snap *store.Snapshot, key string) (users []string) {
 
 // DeletePreSharedKey implements TopologyService; a key in use stays.
 func (s *Topology) DeletePreSharedKey(ctx context.Context, req *swanherdv1.DeletePreSharedKeyRequest) (*emptypb.Empty, error) {
-	s.mu.Lock() // no gateway begins to use it meanwhile; on other replicas the guard sees to it
-	defer s.mu.Unlock()
-	snap := s.store.Snapshot()
-	row, err := s.keyRow("name", req.GetName())
-	if err != nil {
-		if _, parsed := model.ParsePreSharedKeyName(req.GetName()); parsed == nil && req.GetAllowMissing() {
+	if _, err := model.ParsePreSharedKeyName(req.GetName()); err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	return onceKey(ctx, s, req, func(t *store.Txn) (*emptypb.Empty, error) {
+		snap := s.store.Snapshot()
+		row, ok := snap.PreSharedKeys.Get(req.GetName())
+		if !ok && !req.GetAllowMissing() {
+			return nil, notThere(req.GetName())
+		}
+		if !ok {
 			return &emptypb.Empty{}, nil
 		}
-		return nil, err
-	}
-	if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
-		return nil, err
-	}
-	if err := inUse(row.Name, "give it another key first", keyUsers(snap, row.Name)); err != nil {
-		return nil, err
+		if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
+			return nil, err
+		}
+		if err := inUse(scopeOf(ctx, snap), row.Name, "give it another key first", keyUsers(snap, row.Name)); err != nil {
+			return nil, err
+		}
+		s.store.PreSharedKeys.DeleteIn(t, row.Name, row.Revision)
+		s.store.GuardTopologyIn(t, networkOf(row.Name), snap.Revision) // no gateway begins to use it meanwhile
+		s.auditKey(ctx, t, row.Name, "delete", "")
+		return &emptypb.Empty{}, nil
+	})
+}
+
+// onceKey is once for keys, which are in no edit of the topology. Of a request that holds a
+// secret no hash is kept that is open to see: by it a short secret could be guessed.
+func onceKey[R proto.Message](ctx context.Context, s *Topology, req change, prepare func(*store.Txn) (R, error)) (R, error) {
+	var none R
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	keep := req.GetRequestId() != "" && !req.GetValidateOnly()
+	if keep {
+		if before, err := replayKey[R](ctx, s, req); err != nil || before.ProtoReflect().IsValid() {
+			return before, err
+		}
 	}
 	t := s.store.Txn()
-	s.store.PreSharedKeys.DeleteIn(t, row.Name, row.Revision)
-	s.store.GuardTopologyIn(t, networkOf(row.Name), snap.Revision)
-	s.auditKey(ctx, t, row.Name, "delete", "")
+	out, err := prepare(t)
+	if err != nil || req.GetValidateOnly() {
+		return out, err
+	}
+	if keep {
+		if err := s.keepKeyAnswer(ctx, t, req, out); err != nil {
+			return none, access.StoreError(err)
+		}
+	}
+	if t.Empty() {
+		return out, nil
+	}
 	revision, err := t.Commit(ctx)
+	if keep && (errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict)) { // as when it is made twice at once
+		if before, err := replayKey[R](ctx, s, req); err != nil || before.ProtoReflect().IsValid() {
+			return before, err
+		}
+	}
 	if err != nil {
-		return nil, access.StoreError(err)
+		return none, access.StoreError(err)
 	}
-	if _, err := s.store.WaitRevision(ctx, revision); err != nil {
-		return nil, fmt.Errorf("wait for the deletion to be seen: %w", err)
+	date(out, revision)
+	_, _ = s.store.WaitRevision(ctx, revision) // it is stored: a cache that lags must not fail the call
+	return out, nil
+}
+
+// withoutSecret is the request without the secret in it.
+func withoutSecret(req change) change {
+	out := proto.Clone(req).(change)
+	if r, ok := out.(interface {
+		GetPreSharedKey() *swanherdv1.PreSharedKey
+	}); ok && r.GetPreSharedKey() != nil {
+		r.GetPreSharedKey().Secret = ""
 	}
-	return &emptypb.Empty{}, nil
+	return out
+}
+
+// keepKeyAnswer adds to the transaction what the request is answered, and, sealed, the hash
+// of all of the request.
+func (s *Topology) keepKeyAnswer(ctx context.Context, t *store.Txn, req change, out proto.Message) error {
+	actor := access.PrincipalFrom(ctx).Actor
+	key, err := store.AnswerKey(actor, req.GetRequestId())
+	if err != nil {
+		return err
+	}
+	sum, err := requestSum(req)
+	if err != nil {
+		return err
+	}
+	return keepAnswer(ctx, s.store, t, actor, withoutSecret(req), out, s.sealer.Seal(key, sum))
+}
+
+// replayKey is replay for a request that may hold a secret.
+func replayKey[R proto.Message](ctx context.Context, s *Topology, req change) (R, error) {
+	var none R
+	actor := access.PrincipalFrom(ctx).Actor
+	a, revision, err := answered(ctx, s.store, actor, req.GetRequestId(), withoutSecret(req))
+	if err != nil || a == nil {
+		return none, access.StoreError(err)
+	}
+	key, err := store.AnswerKey(actor, req.GetRequestId())
+	if err != nil {
+		return none, err
+	}
+	sum, err := requestSum(req)
+	if err != nil {
+		return none, err
+	}
+	before, err := s.sealer.Open(key, a.GetSealedRequestSha256())
+	if err != nil {
+		return none, status.Errorf(codes.Internal, "the request before: %v", err)
+	}
+	if subtle.ConstantTimeCompare(sum, before) != 1 {
+		return none, errOtherRequest()
+	}
+	return answerOf[R](ctx, s.store, a, revision)
 }

@@ -39,7 +39,7 @@ func runningRollout(snap *store.Snapshot, network model.NetworkName) *swanherdv1
 func (e *edit) checkRollouts() error {
 	for network := range e.changedNetworks() {
 		if r := runningRollout(e.base, network); r != nil && r.GetName() != e.rollout {
-			return underRollout(network, r)
+			return underRollout(e.who.Scope(e.base), network, r)
 		}
 	}
 	return nil
@@ -77,7 +77,11 @@ func (s *Topology) breakGlassIn(t *store.Txn, who access.Principal, why string, 
 	return nil
 }
 
-func underRollout(network model.NetworkName, r *swanherdv1.Rollout) error {
+func underRollout(scope access.Scope, network model.NetworkName, r *swanherdv1.Rollout) error {
+	if !scope.Sees(r.GetName()) {
+		return access.InUse(fmt.Sprintf("%s is being changed by a rollout of %s; wait for its end", network, model.Outside),
+			[]access.Obstacle{{Subject: network.String(), Description: "is being changed; wait for the end of that"}})
+	}
 	return access.InUse(fmt.Sprintf("%s is being changed by %s; wait for its end, or abort it", network, r.GetName()),
 		[]access.Obstacle{{Subject: r.GetName(), Description: "changes " + network.String() + "; wait for its end, or abort it"}})
 }
@@ -121,6 +125,9 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 		if !ok {
 			return nil, status.Errorf(codes.NotFound, "%s does not exist", changeSet)
 		}
+		if _, exists := e.base.Rollouts.Get(r.GetName()); exists && !e.who.Scope(e.base).Sees(r.GetName()) {
+			return nil, e.who.Scope(e.base).Denied(r.GetName())
+		}
 		if err := s.mayBegin(ctx, e, network, c.Value); err != nil {
 			return nil, err
 		}
@@ -157,7 +164,7 @@ func (s *Rollouts) mayBegin(ctx context.Context, e *edit, network model.NetworkN
 		return status.Errorf(codes.FailedPrecondition, "%s was approved by the same hand, %s; somebody else has to approve it", c.GetName(), c.GetApprover())
 	}
 	if r := runningRollout(e.base, network); r != nil {
-		return underRollout(network, r)
+		return underRollout(e.who.Scope(e.base), network, r)
 	}
 	changed, err := s.store.TopologyRevisionOf(ctx, network)
 	if err != nil {
@@ -172,7 +179,7 @@ func (s *Rollouts) mayBegin(ctx context.Context, e *edit, network model.NetworkN
 	}
 	var in []access.Obstacle
 	for _, reason := range view.Broken(c.GetAssertions(), false) {
-		in = append(in, access.Obstacle{Subject: c.GetName(), Description: "asserts what does not hold now: " + reason})
+		in = append(in, access.Obstacle{Subject: c.GetName(), Description: "asserts what does not hold now: " + broken(e, reason)})
 	}
 	if len(in) > 0 {
 		return access.InUse(c.GetName()+" "+in[0].Description, in)

@@ -42,7 +42,7 @@ func (s *Topology) UpdateSegment(ctx context.Context, req *swanherdv1.UpdateSegm
 // DeleteSegment implements TopologyService; a segment in use stays.
 func (s *Topology) DeleteSegment(ctx context.Context, req *swanherdv1.DeleteSegmentRequest) (*emptypb.Empty, error) {
 	return deleted(ctx, s, segments, req, func(e *edit) error {
-		if err := inUse(req.GetName(), "take it out of it first", usersOfSegment(&e.next, req.GetName())); err != nil {
+		if err := inUse(e.who.Scope(e.base), req.GetName(), "take it out of it first", usersOfSegment(&e.next, req.GetName())); err != nil {
 			return err
 		}
 		return remove(e, segments, req.GetName(), req.GetEtag())

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -104,10 +105,19 @@ func create[T resource](ctx context.Context, s *Topology, k kind[T], name string
 	setString(want, "etag", "")
 	return once(ctx, s, req, func(e *edit) error {
 		if _, exists := k.rows(&e.base.Topology).Get(name); exists {
-			return status.Errorf(codes.AlreadyExists, "%s exists already; update it instead", name)
+			return taken(e.who.Scope(e.base), name)
 		}
 		return write(e, k, want)
 	}, func(e *edit) T { return written(e, k, name) })
+}
+
+// taken refuses to make what there is already. To whom it is outside of, that is all that
+// is said of a name.
+func taken(scope access.Scope, name string) error {
+	if !scope.Sees(name) {
+		return scope.Denied(name)
+	}
+	return status.Errorf(codes.AlreadyExists, "%s exists already; update it instead", name)
 }
 
 // updateRequest is what the requests of Update have in common.
@@ -261,16 +271,21 @@ func inNetwork[T any](t model.Table[T], n model.NetworkName) []string {
 	return names
 }
 
-// inUse refuses to delete what others use.
-func inUse(name, remedy string, users []string) error {
+// inUse refuses to delete what others use. Those that are not in scope are not named.
+func inUse(scope access.Scope, name, remedy string, users []string) error {
 	if len(users) == 0 {
 		return nil
 	}
-	obstacles := make([]access.Obstacle, len(users))
-	for i, user := range users {
+	seen := slices.DeleteFunc(slices.Clone(users), func(user string) bool { return !scope.Sees(user) })
+	obstacles := make([]access.Obstacle, len(seen))
+	for i, user := range seen {
 		obstacles[i] = access.Obstacle{Subject: user, Description: "uses " + name + "; " + remedy}
 	}
-	named := strings.Join(users[:min(maxNamed, len(users))], ", ")
+	named := strings.Join(seen[:min(maxNamed, len(seen))], ", ")
+	if len(seen) < len(users) {
+		obstacles = append(obstacles, access.Obstacle{Subject: name, Description: "is used by " + model.Outside + "; ask who has the whole network"})
+		named = strings.TrimPrefix(named+", "+model.Outside, ", ")
+	}
 	return access.InUse(fmt.Sprintf("%s is in use by %s; %s", name, named, remedy), obstacles)
 }
 
@@ -278,7 +293,7 @@ func inUse(name, remedy string, users []string) error {
 // lose their tunnels; tokens for the site go with it.
 func (s *Topology) DeleteSite(ctx context.Context, req *swanherdv1.DeleteSiteRequest) (*emptypb.Empty, error) {
 	return deleted(ctx, s, sites, req, func(e *edit) error {
-		if err := inUse(req.GetName(), "take it out of it first", meshesNaming(&e.next, req.GetName())); err != nil {
+		if err := inUse(e.who.Scope(e.base), req.GetName(), "take it out of it first", meshesNaming(&e.next, req.GetName())); err != nil {
 			return err
 		}
 		return e.removeSite(req.GetName(), req.GetEtag())
@@ -321,7 +336,7 @@ func (s *Topology) DeleteMesh(ctx context.Context, req *swanherdv1.DeleteMeshReq
 // DeleteProfile implements TopologyService; a profile in use stays.
 func (s *Topology) DeleteProfile(ctx context.Context, req *swanherdv1.DeleteProfileRequest) (*emptypb.Empty, error) {
 	return deleted(ctx, s, profiles, req, func(e *edit) error {
-		if err := inUse(req.GetName(), "give it another profile first", usersOf(&e.next, req.GetName())); err != nil {
+		if err := inUse(e.who.Scope(e.base), req.GetName(), "give it another profile first", usersOf(&e.next, req.GetName())); err != nil {
 			return err
 		}
 		return remove(e, profiles, req.GetName(), req.GetEtag())

@@ -59,10 +59,10 @@ func gatewayKind() kind {
 func pskKind() kind {
 	return kind{
 		plural: "psks", singular: "psk", segment: "preSharedKeys",
-		header: []string{"NAME", "DISPLAY NAME", "SET", "AGE"},
+		header: []string{"NAME", "DISPLAY NAME", "LABELS", "SET", "AGE"},
 		row: func(m proto.Message, now time.Time) []string {
 			k := m.(*swanherdv1.PreSharedKey)
-			return []string{base(k.GetName()), k.GetDisplayName(), age(k.GetSecretTime(), now), age(k.GetCreateTime(), now)}
+			return []string{base(k.GetName()), k.GetDisplayName(), labels(k.GetLabels()), age(k.GetSecretTime(), now), age(k.GetCreateTime(), now)}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.topology.ListPreSharedKeys(ctx, &swanherdv1.ListPreSharedKeysRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
@@ -71,10 +71,7 @@ func pskKind() kind {
 			return c.topology.GetPreSharedKey(ctx, &swanherdv1.GetPreSharedKeyRequest{Name: name})
 		},
 		remove: func(ctx context.Context, c *client, want removal) error {
-			if want.dryRun {
-				return usagef("--dry-run is for what the topology consists of")
-			}
-			_, err := c.topology.DeletePreSharedKey(ctx, &swanherdv1.DeletePreSharedKeyRequest{Name: want.name, AllowMissing: want.missing})
+			_, err := c.topology.DeletePreSharedKey(ctx, &swanherdv1.DeletePreSharedKeyRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -149,6 +146,7 @@ func newPSK(s *session) *cobra.Command {
 // newPSKSet is psk create or psk set.
 func newPSKSet(s *session, verb, short string) *cobra.Command {
 	file, generate := "", false
+	var match map[string]string
 	cmd := &cobra.Command{
 		Use: verb + " NAME (--file FILE | --generate)", Short: short, Args: exactly(1, "a name"),
 		Example: "  swanherd psk " + verb + " partner --file partner.psk\n  swanherd psk " + verb + " partner --generate   # prints it, once",
@@ -161,7 +159,7 @@ func newPSKSet(s *session, verb, short string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			key := &swanherdv1.PreSharedKey{Name: name, Secret: secret}
+			key := &swanherdv1.PreSharedKey{Name: name, Secret: secret, Labels: match}
 			if verb == "create" {
 				key, err = c.topology.CreatePreSharedKey(cmd.Context(), &swanherdv1.CreatePreSharedKeyRequest{Parent: c.parent, PreSharedKeyId: base(name), PreSharedKey: key})
 			} else {
@@ -181,6 +179,9 @@ func newPSKSet(s *session, verb, short string) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&file, "file", "", "file with the key; - for standard input; a newline at its end is not part of it")
 	cmd.Flags().BoolVar(&generate, "generate", false, "make a random one and print it; it is not shown again")
+	if verb == "create" {
+		cmd.Flags().StringToStringVarP(&match, "labels", "l", nil, "whose it is: who has a role for what carries these labels may use it, key=value")
+	}
 	return cmd
 }
 

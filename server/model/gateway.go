@@ -86,7 +86,7 @@ func (v *validator) gatewayPairs(g *swanherdv1.Gateway) {
 		}
 		ours := families(row.Value.GetPrefixes())
 		if n := ours[0]*theirs[0] + ours[1]*theirs[1]; n > maxGatewayChildren {
-			v.add(g.GetName(), "prefixes", fmt.Sprintf("with those of %s they are %d pairs, each of which has a Child SA; %d are the most", row.Name, n, maxGatewayChildren),
+			v.add(g.GetName(), "prefixes", fmt.Sprintf("with those of %s they are %d pairs, each of which has a Child SA; %d are the most", v.called(row.Name), n, maxGatewayChildren),
 				"summarize prefixes, or set routing to GATEWAY_ROUTING_ROUTE if the gateway can do that")
 			return
 		}
@@ -133,7 +133,11 @@ func (v *validator) gatewayAddress(g *swanherdv1.Gateway, sites []takenPrefix) {
 	}
 	for _, p := range sites {
 		if p.prefix.Bits() > 0 && p.prefix.Contains(addr) { // the way out of a site to all there is has it too
-			wrong(fmt.Sprintf("%s is inside %s of %s: edges of other sites would look for it there, through a tunnel", text, p.prefix, p.owner), "give the address that the gateway has on the edges' uplinks")
+			taken := fmt.Sprintf("%s of %s", p.prefix, p.owner)
+			if !v.may(p.owner) {
+				taken = "a prefix of " + Outside
+			}
+			wrong(fmt.Sprintf("%s is inside %s: edges of other sites would look for it there, through a tunnel", text, taken), "give the address that the gateway has on the edges' uplinks")
 			return
 		}
 	}

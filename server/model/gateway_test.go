@@ -153,7 +153,7 @@ func TestGatewayKeepsWhatItUses(t *testing.T) {
 		Attachments:    []*swanherdv1.GatewayAttachment{{Who: &swanherdv1.GatewayAttachment_Edge{Edge: "networks/demo/edges/berlin"}}},
 	}
 	top.Gateways = top.Gateways.With(Row[*swanherdv1.Gateway]{Name: g.GetName(), Value: g, Revision: 7})
-	got := ValidateState(top, nil)
+	got := ValidateState(top, nil, nil)
 	if len(got) != 1 || got[0].Resource != g.GetName() || got[0].Field != "attachments[0].edge" {
 		t.Errorf("violations are\n%v", got.Error())
 	}

@@ -46,8 +46,8 @@ func Carries(m *swanherdv1.Mesh, segment string) bool {
 }
 
 // CheckSegment says what is wrong with the name of a segment, the default one's being good
-// too, in a resource or question of a network.
-func CheckSegment(t *Topology, network NetworkName, name string) (problem, remedy string) {
+// too, in a resource or question of a network. sees as in ValidateState.
+func CheckSegment(t *Topology, network NetworkName, name string, sees func(name string) bool) (problem, remedy string) {
 	parsed, err := ParseSegmentName(name)
 	switch {
 	case err != nil:
@@ -58,7 +58,7 @@ func CheckSegment(t *Topology, network NetworkName, name string) (problem, remed
 		return "", ""
 	}
 	if _, ok := t.Segments.Get(name); !ok {
-		v := validator{t: t}
+		v := validator{t: t, sees: sees}
 		return name + " does not exist", "create it, or name one of the network's" + v.known(t.Segments.names(network.String()+"/"))
 	}
 	return "", ""
@@ -85,7 +85,7 @@ func (v *validator) siteSegments(s *swanherdv1.Site) map[string][]takenPrefix {
 	first := map[string]int{}
 	for i, x := range s.GetSegments() {
 		field, name := fmt.Sprintf("segments[%d]", i), x.GetSegment()
-		problem, remedy := CheckSegment(v.t, NetworkName{strings.TrimPrefix(networkOf(s.GetName()), "networks/")}, name)
+		problem, remedy := CheckSegment(v.t, NetworkName{strings.TrimPrefix(networkOf(s.GetName()), "networks/")}, name, v.sees)
 		if problem == "" && SegmentID(name) == "" {
 			problem, remedy = "the default segment's prefixes are those of the site itself", "put them into prefixes"
 		}
@@ -107,7 +107,7 @@ func (v *validator) meshSegments(m *swanherdv1.Mesh) {
 	first := map[string]int{}
 	for i, name := range m.GetSegments() {
 		field := fmt.Sprintf("segments[%d]", i)
-		problem, remedy := CheckSegment(v.t, NetworkName{strings.TrimPrefix(networkOf(m.GetName()), "networks/")}, name)
+		problem, remedy := CheckSegment(v.t, NetworkName{strings.TrimPrefix(networkOf(m.GetName()), "networks/")}, name, v.sees)
 		if before, twice := first[name]; twice && problem == "" {
 			problem, remedy = fmt.Sprintf("is the same segment as segments[%d]", before), "remove one of the two"
 		}

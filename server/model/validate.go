@@ -18,9 +18,10 @@ type Fields map[string]string
 
 // ValidateState finds everything that is wrong with a whole state, beyond what
 // the rules in the protos say of each message. It is used for what the state
-// would be after a write, whether of a manifest or of one resource.
-func ValidateState(t *Topology, fields Fields) Violations {
-	v := validator{t: t, fields: fields}
+// would be after a write, whether of a manifest or of one resource. What sees is false of
+// is not named to whoever asked; nil: all may be.
+func ValidateState(t *Topology, fields Fields, sees func(name string) bool) Violations {
+	v := validator{t: t, fields: fields, sees: sees}
 	for row := range t.Profiles.All() {
 		v.inNetwork(row.Name)
 		v.profile(row.Value)
@@ -58,7 +59,22 @@ func ValidateState(t *Topology, fields Fields) Violations {
 type validator struct {
 	t      *Topology
 	fields Fields
+	sees   func(name string) bool // nil: all
 	found  Violations
+}
+
+// Outside is how what somebody may not be told of is called to them.
+const Outside = "something outside of what your role is limited to"
+
+// may says whether the thing of that name may be named.
+func (v *validator) may(name string) bool { return v.sees == nil || v.sees(name) }
+
+// called is the name of a thing, or Outside.
+func (v *validator) called(name string) string {
+	if v.may(name) {
+		return name
+	}
+	return Outside
 }
 
 // add reports a violation in a field of a resource.
@@ -186,7 +202,11 @@ func (v *validator) overlap(a, b takenPrefix) {
 	if at, asked := v.fields[a.owner]; asked {
 		where += ", " + at + "." + a.field()
 	}
-	v.add(b.owner, b.field(), fmt.Sprintf("%s overlaps %s of %s", b.prefix, a.prefix, where),
+	taken := fmt.Sprintf("%s of %s", a.prefix, where)
+	if !v.may(a.owner) {
+		taken = "a prefix of " + Outside
+	}
+	v.add(b.owner, b.field(), fmt.Sprintf("%s overlaps %s", b.prefix, taken),
 		"give each site and gateway of a network prefixes of its own, or put sites into different segments")
 }
 
@@ -261,7 +281,7 @@ func (v *validator) regional(m *swanherdv1.Mesh, r *swanherdv1.Regional) {
 // listed reports what is wrong with each of some sites that a selector picks.
 func (v *validator) listed(m *swanherdv1.Mesh, field string, sites []string, problem, remedy string) {
 	for _, s := range sites[:min(maxListed, len(sites))] {
-		v.add(m.GetName(), field, s+" "+problem, remedy)
+		v.add(m.GetName(), field, v.called(s)+" "+problem, remedy)
 	}
 }
 
@@ -325,6 +345,9 @@ func (v *validator) known(names []string) string {
 	if len(names) == 0 {
 		return "; there is none yet"
 	}
+	if names = slices.DeleteFunc(names, func(name string) bool { return !v.may(name) }); len(names) == 0 {
+		return ""
+	}
 	if len(names) > maxListed {
 		return fmt.Sprintf("; there are %s and %d more", strings.Join(names[:maxListed], ", "), len(names)-maxListed)
 	}
@@ -336,7 +359,7 @@ func (v *validator) labelsInUse(m *swanherdv1.Mesh, s *swanherdv1.SiteSelector) 
 	var values []string
 	for row := range v.t.Sites.WithPrefix(networkOf(m.GetName()) + "/") {
 		for key := range s.GetMatchLabels() {
-			if have, ok := row.Value.GetLabels()[key]; ok {
+			if have, ok := row.Value.GetLabels()[key]; ok && v.may(row.Name) {
 				values = append(values, key+": "+have)
 			}
 		}

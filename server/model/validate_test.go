@@ -31,7 +31,7 @@ func manifest() *swanherdv1.Manifest {
 // validate merges a manifest into a state and returns all that is wrong.
 func validate(t *Topology, m *swanherdv1.Manifest) Violations {
 	merged, found := MergeManifest(t, m, Prune{})
-	return append(found, ValidateState(merged.Topology, merged.Fields)...)
+	return append(found, ValidateState(merged.Topology, merged.Fields, nil)...)
 }
 
 // inSegments puts the prefixes of all sites into segments too.
@@ -279,7 +279,7 @@ func TestViolationsAgainstWhatIsStored(t *testing.T) {
 
 	next := *top
 	next.Profiles = next.Profiles.Without("networks/demo/profiles/default")
-	got = ValidateState(&next, nil)
+	got = ValidateState(&next, nil, nil)
 	if len(got) != 1 || got[0].Resource != "networks/demo/meshes/all" || got[0].Field != "profile" {
 		t.Errorf("violations are\n%v", got.Error())
 	}

@@ -2362,7 +2362,10 @@ type PreSharedKey struct {
 	// an update that leaves it out keeps it.
 	Secret string `protobuf:"bytes,3,opt,name=secret,proto3" json:"secret,omitempty"`
 	// When the secret was set.
-	SecretTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=secret_time,json=secretTime,proto3" json:"secret_time,omitempty"`
+	SecretTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=secret_time,json=secretTime,proto3" json:"secret_time,omitempty"`
+	// Whose the key is: who has a role for what carries labels uses, sees and changes the
+	// keys that carry them.
+	Labels        map[string]string      `protobuf:"bytes,5,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -2425,6 +2428,13 @@ func (x *PreSharedKey) GetSecret() string {
 func (x *PreSharedKey) GetSecretTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SecretTime
+	}
+	return nil
+}
+
+func (x *PreSharedKey) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -2761,19 +2771,23 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\fmatch_labels\x18\x01 \x03(\v2*.swanherd.v1.GatewaySites.MatchLabelsEntryB\b\xbaH\x05\x9a\x01\x02\b\x01R\vmatchLabels\x1a>\n" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd8\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8f\x06\n" +
 	"\fPreSharedKey\x12y\n" +
 	"\x04name\x18\x01 \x01(\tBe\xe0A\b\xbaH_\xc8\x01\x01rZ2X^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/preSharedKeys/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12@\n" +
 	"\x06secret\x18\x03 \x01(\tB(\xe0A\x04\xbaH\x1fr\x1d2\x1b^([!-~][ -~]{6,254}[!-~])?$\x80\x01\x01R\x06secret\x12@\n" +
 	"\vsecret_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"secretTime\x12\x15\n" +
+	"secretTime\x12z\n" +
+	"\x06labels\x18\x05 \x03(\v2%.swanherd.v1.PreSharedKey.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"updateTime:n\xeaAk\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:n\xeaAk\n" +
 	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xa6\x02\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
@@ -2821,7 +2835,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -2858,39 +2872,40 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	nil,                                // 32: swanherd.v1.Profile.LabelsEntry
 	nil,                                // 33: swanherd.v1.Gateway.LabelsEntry
 	nil,                                // 34: swanherd.v1.GatewaySites.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 36: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 37: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 38: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 39: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 40: swanherd.v1.PathSla
+	nil,                                // 35: swanherd.v1.PreSharedKey.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 38: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 39: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 40: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 41: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	35, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	35, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	36, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	36, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
 	28, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	8,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
 	6,  // 4: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
-	35, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	35, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	36, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	36, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
 	29, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
-	35, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
-	35, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	36, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	36, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
 	10, // 10: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	11, // 11: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	35, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	35, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	36, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	36, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	35, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	36, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	35, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	36, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
 	30, // 18: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
 	14, // 19: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
 	15, // 20: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
 	17, // 21: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
 	16, // 22: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	35, // 23: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	35, // 24: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	36, // 23: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	36, // 24: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
 	31, // 25: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
 	13, // 26: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
 	13, // 27: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
@@ -2898,42 +2913,43 @@ var file_swanherd_v1_topology_proto_depIdxs = []int32{
 	13, // 29: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
 	13, // 30: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
 	18, // 31: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	36, // 32: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	36, // 33: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	36, // 34: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	37, // 35: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	38, // 36: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	39, // 37: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	37, // 32: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	37, // 33: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	37, // 34: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	38, // 35: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	39, // 36: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	40, // 37: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
 	32, // 38: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
 	20, // 39: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	40, // 40: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	35, // 41: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	35, // 42: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	36, // 43: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	41, // 40: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	36, // 41: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	36, // 42: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	37, // 43: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
 	33, // 44: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
 	22, // 45: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
 	23, // 46: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
 	24, // 47: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
 	2,  // 48: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
 	3,  // 49: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	35, // 50: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	35, // 51: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	36, // 50: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	36, // 51: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
 	25, // 52: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
 	34, // 53: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	35, // 54: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	35, // 55: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	35, // 56: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 57: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	19, // 58: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 59: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	12, // 60: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	21, // 61: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	7,  // 62: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	36, // 54: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	35, // 55: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
+	36, // 56: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	36, // 57: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 58: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	19, // 59: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 60: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	12, // 61: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	21, // 62: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	7,  // 63: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -2962,7 +2978,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

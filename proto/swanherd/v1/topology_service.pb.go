@@ -4567,8 +4567,14 @@ type CreatePreSharedKeyRequest struct {
 	// Last segment of the new resource's name.
 	PreSharedKeyId string        `protobuf:"bytes,2,opt,name=pre_shared_key_id,json=preSharedKeyId,proto3" json:"pre_shared_key_id,omitempty"`
 	PreSharedKey   *PreSharedKey `protobuf:"bytes,3,opt,name=pre_shared_key,json=preSharedKey,proto3" json:"pre_shared_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Check, store nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreatePreSharedKeyRequest) Reset() {
@@ -4622,13 +4628,33 @@ func (x *CreatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
 	return nil
 }
 
+func (x *CreatePreSharedKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreatePreSharedKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type UpdatePreSharedKeyRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	PreSharedKey *PreSharedKey          `protobuf:"bytes,1,opt,name=pre_shared_key,json=preSharedKey,proto3" json:"pre_shared_key,omitempty"`
 	// Fields to write; empty: every field that is set.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Create the resource when it does not exist (AIP-134).
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Check, store nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4684,12 +4710,32 @@ func (x *UpdatePreSharedKeyRequest) GetAllowMissing() bool {
 	return false
 }
 
+func (x *UpdatePreSharedKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdatePreSharedKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeletePreSharedKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Succeed when there is no such resource (AIP-135).
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, delete nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4741,6 +4787,20 @@ func (x *DeletePreSharedKeyRequest) GetEtag() string {
 func (x *DeletePreSharedKeyRequest) GetAllowMissing() bool {
 	if x != nil {
 		return x.AllowMissing
+	}
+	return false
+}
+
+func (x *DeletePreSharedKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeletePreSharedKeyRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
 	}
 	return false
 }
@@ -5569,20 +5629,29 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x86\x01\n" +
 	"\x19ListPreSharedKeysResponse\x12A\n" +
 	"\x0fpre_shared_keys\x18\x01 \x03(\v2\x19.swanherd.v1.PreSharedKeyR\rpreSharedKeys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdc\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xad\x02\n" +
 	"\x19CreatePreSharedKeyRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12S\n" +
 	"\x11pre_shared_key_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x0epreSharedKeyId\x12J\n" +
-	"\x0epre_shared_key\x18\x03 \x01(\v2\x19.swanherd.v1.PreSharedKeyB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\fpreSharedKey\"\xc6\x01\n" +
+	"\x0epre_shared_key\x18\x03 \x01(\v2\x19.swanherd.v1.PreSharedKeyB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\fpreSharedKey\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x97\x02\n" +
 	"\x19UpdatePreSharedKeyRequest\x12G\n" +
 	"\x0epre_shared_key\x18\x01 \x01(\v2\x19.swanherd.v1.PreSharedKeyB\x06\xbaH\x03\xc8\x01\x01R\fpreSharedKey\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"p\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xc1\x01\n" +
 	"\x19DeletePreSharedKeyRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"~\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"~\n" +
 	"\x1aRenderGatewayConfigRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12D\n" +
 	"\x06format\x18\x02 \x01(\x0e2 .swanherd.v1.GatewayConfigFormatB\n" +

@@ -1496,8 +1496,11 @@ type AnsweredRequest struct {
 	Response []byte `protobuf:"bytes,3,opt,name=response,proto3" json:"response,omitempty"`
 	// Takes the place of response when that holds a secret.
 	SealedResponse *SealedSecret `protobuf:"bytes,4,opt,name=sealed_response,json=sealedResponse,proto3" json:"sealed_response,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// SHA-256 of the request as a whole, when that holds a secret, which a hash that is
+	// open to see would give away to who guesses; request_sha256 is without it then.
+	SealedRequestSha256 *SealedSecret `protobuf:"bytes,5,opt,name=sealed_request_sha256,json=sealedRequestSha256,proto3" json:"sealed_request_sha256,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *AnsweredRequest) Reset() {
@@ -1554,6 +1557,13 @@ func (x *AnsweredRequest) GetResponse() []byte {
 func (x *AnsweredRequest) GetSealedResponse() *SealedSecret {
 	if x != nil {
 		return x.SealedResponse
+	}
+	return nil
+}
+
+func (x *AnsweredRequest) GetSealedRequestSha256() *SealedSecret {
+	if x != nil {
+		return x.SealedRequestSha256
 	}
 	return nil
 }
@@ -2425,12 +2435,13 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x0eedge_endpoints\x18\x03 \x03(\tR\redgeEndpoints\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
 	"\n" +
-	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xb6\x01\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x8b\x02\n" +
 	"\x0fAnsweredRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
 	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
 	"\bresponse\x18\x03 \x01(\fR\bresponse\x12H\n" +
-	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\"\x8c\x01\n" +
+	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\x12S\n" +
+	"\x15sealed_request_sha256\x18\x05 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x13sealedRequestSha256\"\x8c\x01\n" +
 	"\x10TopologyRevision\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -2588,28 +2599,29 @@ var file_swanherd_store_v1_store_proto_depIdxs = []int32{
 	33, // 27: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
 	33, // 28: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
 	31, // 29: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	33, // 30: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	42, // 31: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	43, // 32: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	44, // 33: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	33, // 34: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	43, // 35: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	45, // 36: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	46, // 37: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	31, // 38: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	47, // 39: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
-	31, // 40: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
-	48, // 41: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	33, // 42: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	33, // 43: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	30, // 44: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	33, // 45: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	33, // 46: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	31, // 30: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
+	33, // 31: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	42, // 32: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	43, // 33: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	44, // 34: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	33, // 35: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	43, // 36: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	45, // 37: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	46, // 38: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	31, // 39: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	47, // 40: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	31, // 41: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	48, // 42: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	33, // 43: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	33, // 44: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	30, // 45: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	33, // 46: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	33, // 47: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
