@@ -124,7 +124,7 @@ func (p *Plane) endAdoption() {
 		}
 	}
 	for id := range p.left.states {
-		err = errors.Join(err, p.kernel.deleteState(id))
+		err = errors.Join(err, p.kernel.deleteStates(id))
 	}
 	var unwanted []slot
 	for s, e := range p.spd {

@@ -254,7 +254,7 @@ func (p *Plane) make(s *state) error {
 		err = s.differs(f)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("read the state back: %w", err), p.kernel.deleteState(s.stateID))
+		return errors.Join(fmt.Errorf("read the state back: %w", err), p.kernel.deleteStates(s.stateID))
 	}
 	return nil
 }
@@ -454,7 +454,7 @@ func (p *Plane) drop(a *association) error {
 			err = errors.Join(err, p.deleteRetired(func(r retired) bool { return r.request == a.request }))
 		}
 	} else {
-		err = errors.Join(err, p.kernel.deleteState(a.stateID()))
+		err = errors.Join(err, p.kernel.deleteStates(a.stateID()))
 	}
 	p.forget(c)
 	return err

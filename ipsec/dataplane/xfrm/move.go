@@ -80,7 +80,7 @@ func (p *Plane) toMove(op dataplane.UpdateEndpoints) ([]*association, error) {
 // one that the kernel tells with the removal, after which it gives out no more of
 // them. An SA whose last number is not known, or that cannot be put back, is over.
 func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort) error {
-	_, err := p.kernel.do(id.ask(nl.XFRM_MSG_DELSA))
+	err := p.kernel.askOf(nl.XFRM_MSG_DELSA, id)[0].err
 	if errors.Is(err, unix.ESRCH) {
 		a.Local, a.Remote = local, remote
 		return nil // at its hard limit, of which an event tells

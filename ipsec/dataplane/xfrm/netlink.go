@@ -255,11 +255,44 @@ func (s stateID) ask(kind nl.XfrmMsgType) request {
 	return request{kind: kind, body: bytes.Clone(id.Serialize())}
 }
 
-// deleteState removes a state; one that is not there is no error.
-func (c *conn) deleteState(id stateID) error {
-	_, err := c.do(id.ask(nl.XFRM_MSG_DELSA))
-	if errors.Is(err, unix.ESRCH) {
-		return nil
+// askOf sends a request of a kind that names the state and no more for each of some. While
+// its tables grow Linux before 6.13 misses states that are there (__xfrm_state_lookup, as it
+// holds no lock): those are asked for once more when the tables have grown, before which it
+// does not tell their size.
+func (c *conn) askOf(kind nl.XfrmMsgType, ids ...stateID) []answer {
+	ask := func(ids []stateID) []answer {
+		requests := make([]request, len(ids))
+		for i, id := range ids {
+			requests[i] = id.ask(kind)
+		}
+		return c.send(requests...)
+	}
+	answers := ask(ids)
+	var missed []int
+	var again []stateID
+	for i, a := range answers {
+		if errors.Is(a.err, unix.ESRCH) {
+			missed, again = append(missed, i), append(again, ids[i])
+		}
+	}
+	if len(missed) == 0 {
+		return answers
+	}
+	if _, err := c.places(); err != nil {
+		return answers
+	}
+	for i, a := range ask(again) {
+		answers[missed[i]] = a
+	}
+	return answers
+}
+
+// deleteStates removes states; one that is not there is no error.
+func (c *conn) deleteStates(ids ...stateID) (err error) {
+	for _, a := range c.askOf(nl.XFRM_MSG_DELSA, ids...) {
+		if !errors.Is(a.err, unix.ESRCH) {
+			err = errors.Join(err, a.err)
+		}
 	}
 	return err
 }
@@ -282,12 +315,12 @@ type facts struct {
 }
 
 func (c *conn) getState(id stateID) (*facts, error) {
-	body, err := c.do(id.ask(nl.XFRM_MSG_GETSA))
-	if err != nil {
-		return nil, err
+	a := c.askOf(nl.XFRM_MSG_GETSA, id)[0]
+	if a.err != nil {
+		return nil, a.err
 	}
-	defer clear(body) // it has the keys
-	return decodeState(body)
+	defer clear(a.body) // it has the keys
+	return decodeState(a.body)
 }
 
 func (c *conn) states() ([]*facts, error) {

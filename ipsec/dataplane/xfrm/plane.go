@@ -295,20 +295,23 @@ func (c *conn) flush() error {
 	if err != nil {
 		return err
 	}
-	var requests []request
+	var gone []stateID
 	for _, f := range states {
 		if ours(f.ifID, f.request) {
-			requests = append(requests, f.ask(nl.XFRM_MSG_DELSA))
+			gone = append(gone, f.stateID)
 		}
 	}
-	policies, err := c.policies()
+	err = c.deleteStates(gone...)
+	policies, failed := c.policies()
+	err = errors.Join(err, failed)
+	var requests []request
 	for _, q := range policies {
 		if q.ours() {
 			requests = append(requests, q.ask(nl.XFRM_MSG_DELPOLICY))
 		}
 	}
 	for _, a := range c.send(requests...) {
-		if a.err != nil && !errors.Is(a.err, unix.ESRCH) && !errors.Is(a.err, unix.ENOENT) {
+		if a.err != nil && !errors.Is(a.err, unix.ENOENT) {
 			err = errors.Join(err, a.err)
 		}
 	}
@@ -343,7 +346,7 @@ func (p *Plane) deleteRetired(which func(retired) bool) error {
 		if !which(r) {
 			return false
 		}
-		err = errors.Join(err, p.kernel.deleteState(r.stateID))
+		err = errors.Join(err, p.kernel.deleteStates(r.stateID))
 		return true
 	})
 	return err

@@ -2,6 +2,7 @@ package xfrm
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink/nl"
@@ -21,9 +22,9 @@ const (
 // than places, beginning with eight, and drops the packets for which it looks for a state
 // in that moment (xfrm_state_find, which finds that the generation of the tables is
 // another). They never become smaller: states of no use make it do so now.
-func (c *conn) enlargeTables() error {
-	var made []request
-	defer func() { c.send(made...) }()
+func (c *conn) enlargeTables() (err error) {
+	var made []stateID
+	defer func() { err = errors.Join(err, c.deleteStates(made...)) }()
 	for spi := uint32(dataplane.MinSPI) + 1; len(made) < 4*roomForStates; {
 		places, err := c.places()
 		if err != nil || places >= roomForStates {
@@ -36,7 +37,7 @@ func (c *conn) enlargeTables() error {
 				return err
 			}
 			spi++
-			add, made = append(add, s.newState()), append(made, s.ask(nl.XFRM_MSG_DELSA))
+			add, made = append(add, s.newState()), append(made, s.stateID)
 		}
 		c.send(add...) // what a killed process left of them is there
 	}
