@@ -55,6 +55,14 @@ func testCPUComes(t *testing.T) {
 	}
 	q.up(1, dataplane.Limits{})
 	q.sends(2, 0, "after a rekey")
+	waitUntil(t, "an SA more for the new CPU", func() bool {
+		return q.pair.A.Plane.(interface{ Workers() int }).Workers() == 4
+	})
+	q.sas = append(q.sas, testChild{})
+	q.up(3, dataplane.Limits{})
+	for cpu := range 3 {
+		q.sends(cpu, cpu+1, "with an SA for each of three")
+	}
 	q.inClear()
 }
 
@@ -74,12 +82,12 @@ type queues struct {
 	t    *testing.T
 	pair *planetest.Pair
 	wire *wireTap
-	sas  [3]testChild
+	sas  []testChild
 }
 
 func newQueues(t *testing.T) *queues {
 	pair, hosts := planePair(t, [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane})
-	q := &queues{t: t, pair: pair, wire: tapWire(t, hosts[1])}
+	q := &queues{t: t, pair: pair, wire: tapWire(t, hosts[1]), sas: make([]testChild, 3)}
 	for _, side := range []planetest.Side{pair.A, pair.B} {
 		if n := side.Plane.(interface{ Workers() int }).Workers(); n != len(q.sas) {
 			t.Fatalf("%d workers, want one for each of 2 CPUs and one for all", n)
@@ -109,7 +117,7 @@ func (q *queues) sent(queue int) uint64 {
 func (q *queues) sends(cpu, queue int, when string) {
 	q.t.Helper()
 	const packets = 10
-	var before [3]uint64
+	before := make([]uint64, len(q.sas))
 	for i := range before {
 		if q.sas[i].outA.SPI != 0 {
 			before[i] = q.sent(i)

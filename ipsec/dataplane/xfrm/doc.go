@@ -45,8 +45,8 @@
 // it and read back: older ones leave out what they do not know. Since Linux 6.10 an SA
 // has a direction, and the kernel refuses it the other way. Since 6.13, and with updates of
 // 6.12, an outbound SA can be one CPU's alone (RFC 9611): a child then has one for each CPU
-// that was online when the plane began, and one for all, which carries everything while a
-// CPU has none of its own. The CPU is that on which a packet comes to the interface.
+// that is online, and one for all, which carries everything while a CPU has none of its
+// own, such as one that has come. The CPU is that on which a packet comes to the interface.
 //
 // # Netlink
 //

@@ -94,8 +94,10 @@ type Plane struct {
 	closed   bool
 	kernel   *conn
 	able     abilities
+	workers  int      // how many outbound SAs of a child there may be
 	cpus     []uint32 // that can have outbound SAs of their own
-	ranks    uint64   // how many outbound SAs have one; see rank
+	cpusAt   time.Time
+	ranks    uint64 // how many outbound SAs have one; see rank
 	removals *removals
 	reserved map[uint32]bool // inbound SPIs without an SA
 	sas      map[saKey]*association
@@ -150,6 +152,7 @@ func New(c Config) (_ *Plane, err error) {
 	if p.able.perCPU {
 		p.cpus = cpusFor(c.Workers)
 	}
+	p.workers = c.Workers
 	if p.removals, err = openRemovals(); err != nil {
 		return nil, err
 	}
@@ -178,7 +181,7 @@ func (p *Plane) Name() string { return "kernel" }
 func (p *Plane) Interface() string { return p.link.name }
 
 // Workers is how many outbound SAs of a child are used side by side: one that all CPUs
-// may use, and one for each.
+// may use, and one for each. It becomes more when CPUs come.
 func (p *Plane) Workers() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -148,14 +148,34 @@ func (p *Plane) renew(c *child) {
 // lacks has all CPUs use the SA that is for all, as one of them has none of its own: the
 // kernel removed it at its limit, or the CPU is new.
 func (p *Plane) lacks(c *child, cpu uint32) {
-	c.uneven = true
-	affected := []*child{c}
 	if !slices.Contains(p.cpus, cpu) {
-		p.cpus = append(p.cpus, cpu)
-		affected = slices.Collect(maps.Values(p.children))
-		p.logger.Info("a CPU is new, so that no CPU has an SA of its own until the next start", "cpu", cpu)
+		p.lookForCPUs()
 	}
-	for _, c := range affected {
+	c.uneven = true
+	p.programFor(cpu, c)
+}
+
+// lookForCPUs finds those that have come since. Until every one has an SA of its own,
+// which is up to who installs them, no child uses those that the others have.
+func (p *Plane) lookForCPUs() {
+	if !p.able.perCPU {
+		return
+	}
+	known := len(p.cpus)
+	for _, cpu := range cpusFor(p.workers) {
+		if !slices.Contains(p.cpus, cpu) {
+			p.cpus = append(p.cpus, cpu)
+		}
+	}
+	if len(p.cpus) > known {
+		fresh := p.cpus[known:]
+		p.logger.Info("there are new CPUs, which are to have SAs of their own", "cpus", fresh)
+		p.programFor(fresh[0], slices.Collect(maps.Values(p.children))...)
+	}
+}
+
+func (p *Plane) programFor(cpu uint32, children ...*child) {
+	for _, c := range children {
 		if err := p.program(c); err != nil {
 			p.logger.Warn("a CPU has no SA", "cpu", cpu, "tunnel", c.tunnel, "child", c.name, "error", err)
 		}

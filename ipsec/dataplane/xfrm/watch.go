@@ -21,6 +21,8 @@ const (
 	// An inbound SA is looked at for its first packet at once, and then after ever
 	// longer waits: most are used soon, or not for long.
 	firstLook, lastLook = watchInterval, 10 * time.Second
+	// cpuInterval is how often the plane looks whether there are new CPUs.
+	cpuInterval = 2 * time.Second
 	// lookRound bounds how many are looked at in one round.
 	lookRound = batchRequests
 )
@@ -103,6 +105,10 @@ func (p *Plane) lookOnce(now time.Time) {
 		}
 	}
 	p.askAgain(now)
+	if now.Sub(p.cpusAt) >= cpuInterval {
+		p.cpusAt = now
+		p.lookForCPUs()
+	}
 }
 
 // due returns the SAs that are to be looked at now, those first that were looked at
