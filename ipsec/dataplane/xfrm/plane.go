@@ -326,7 +326,8 @@ func ours(ifID, request uint32) bool {
 }
 
 func (q *policy) ours() bool {
-	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority && q.selector.protocol == unix.IPPROTO_UDP
+	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority &&
+		(q.selector.protocol == unix.IPPROTO_UDP || q.selector.protocol == unix.IPPROTO_ICMPV6)
 	return q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request)
 }
 

@@ -21,6 +21,9 @@ const (
 	// bypassPriority is below that of every other policy, and marks those of
 	// bypassIKE as ours.
 	bypassPriority = 0x10
+
+	// Of ICMPv6 (RFC 4861, Sections 4.3 and 4.4).
+	neighborSolicitation, neighborAdvertisement = 135, 136
 )
 
 // nowhere are the outer addresses of a policy whose child has no outbound SA: the
@@ -202,8 +205,12 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 			return nil, err
 		}
 		for _, s := range selectors {
+			any := c.template(netip.Addr{}, netip.Addr{}, c.request)
+			if c.mode == dataplane.Transport {
+				any.family = familyOf(s.source.Addr()) // the outer header is the inner one
+			}
 			for _, direction := range []uint8{directionIn, directionForward} {
-				c.put(all, policy{direction: direction, selector: s.reversed(), template: c.template(netip.Addr{}, netip.Addr{}, c.request)}, 0)
+				c.put(all, policy{direction: direction, selector: s.reversed(), template: any}, 0)
 			}
 		}
 	}
@@ -244,7 +251,8 @@ func (c *child) template(source, destination netip.Addr, request uint32) templat
 }
 
 // bypassIKE adds the policies that let IKE pass between the addresses of transport
-// mode: it has no interface that would keep the two apart.
+// mode, which has no interface that would keep the two apart, and that by which IPv6
+// neighbours find each other: no SA can come about before that.
 func bypassIKE(all map[slot]policy) {
 	var more []policy
 	for s := range all {
@@ -255,6 +263,15 @@ func bypassIKE(all map[slot]policy) {
 			if s.direction != directionOut {
 				q.selector.sourcePort, q.selector.destinationPort = maskedPort{}, maskedPort{port, 0xffff}
 			}
+			more = append(more, q)
+		}
+		if s.selector.source.Addr().Is4() {
+			continue
+		}
+		for _, kind := range []uint16{neighborSolicitation, neighborAdvertisement} {
+			q := policy{direction: s.direction, selector: s.selector, priority: bypassPriority}
+			q.selector.protocol = unix.IPPROTO_ICMPV6
+			q.selector.sourcePort, q.selector.destinationPort = maskedPort{kind, 0xffff}, maskedPort{}
 			more = append(more, q)
 		}
 	}
