@@ -246,9 +246,7 @@ func testAcquire(t *testing.T, h *harness) {
 		default:
 		}
 		h.apply(h.A, dataplane.InstallSA{SA: s.outA})
-		if h.lacks&Waiting == 0 {
-			h.arrives(h.B, waiting)
-		}
+		h.arrives(h.B, waiting)
 		h.passes(h.A, h.B, h.toB())
 		h.apply(h.A, remove(s.outA))
 		s = h.newSAs(generation + 2)

@@ -75,8 +75,6 @@ const (
 	UnknownSPIs
 	// SelectorDrops, of B: it drops what an SA's selectors refuse, and does not count it.
 	SelectorDrops
-	// Waiting, of A: it drops every packet for which there is no SA, also the first.
-	Waiting
 	// Encapsulation: the pair is Native, so that there is no NAT to get past.
 	Encapsulation
 )
@@ -108,7 +106,7 @@ func RunWithout(t *testing.T, lacks Lack, newPair func(t *testing.T) *Pair) {
 		{"a packet under another key is dropped", testWrongKey, 0},
 		{"counters count", testCounters, 0},
 		{"a policy without an SA asks for one", testAcquire, 0},
-		{"the first packets wait for an SA", testWaiting, Waiting},
+		{"the first packets wait for an SA", testWaiting, 0},
 		{"without a policy nothing passes", testNoPolicy, 0},
 		{"selectors of the SA bind", testSelectors, 0},
 		{"an SA may have several selectors", testSeveralSelectors, 0},

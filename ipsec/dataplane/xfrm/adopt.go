@@ -50,6 +50,12 @@ func (p *Plane) adopt(period time.Duration) error {
 		return err
 	}
 	for _, f := range states {
+		if f.destination == trapAddress && ours(f.ifID, f.request) {
+			if err := p.kernel.deleteStates(f.stateID); err != nil { // its socket is gone
+				return err
+			}
+			continue
+		}
 		if ours(f.ifID, f.request) && f.spi != 0 {
 			p.left.states[f.stateID], p.left.spis[f.spi] = f.request, true
 			p.left.requests[f.request], p.given[f.request] = true, true

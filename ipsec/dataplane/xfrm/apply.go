@@ -49,8 +49,10 @@ type child struct {
 	outbound  []*association
 	inbound   []*association
 	heir      *template // of an earlier process: carries the traffic until there is an outbound SA
-	moving    bool      // its SAs are on the way to other addresses: nothing is sent
-	uneven    bool      // a CPU has no outbound SA of its own, although one was installed
+	trap      *trap     // nil while there is an outbound SA, and where there can be none
+	kept      kept
+	moving    bool // its SAs are on the way to other addresses: nothing is sent
+	uneven    bool // a CPU has no outbound SA of its own, although one was installed
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -71,6 +73,7 @@ func (p *Plane) Apply(ops []dataplane.Op) []error {
 	for i, op := range ops {
 		results[i] = p.apply(op)
 	}
+	p.setTraps()
 	return results
 }
 
@@ -95,6 +98,7 @@ func (p *Plane) apply(op dataplane.Op) error {
 	case dataplane.RemovePolicy:
 		if c := p.children[childKey{op.Tunnel, op.Child}]; c != nil {
 			c.spec, c.selectors, c.heir = dataplane.Policy{}, nil, nil
+			p.takeKept(c)
 			err = p.program(c)
 			p.forget(c)
 		}
@@ -202,6 +206,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 	}
 	if sa.Direction == dataplane.Outbound {
 		p.disinherit(c)
+		p.sendKept(c)
 		if p.paths.set(sa.Tunnel, sa.PathMTU); sa.PathMTU != 0 {
 			p.paths.tell() // another suite may have room for less
 		}

@@ -24,6 +24,10 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There is no ESP in TCP here, and there are
 // no dummy packets.
+//
+// It drops packets for which it has no SA. So that the first of them wait, policies
+// without an SA lead to one whose peer is a socket of this process on loopback.
+//
 // The MTU of a path is that of the route to the peer. What IKE finds out about it is for
 // the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
 // mode has no such routes, and does without.

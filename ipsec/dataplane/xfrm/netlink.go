@@ -405,6 +405,15 @@ type template struct {
 
 // set is the request that makes a policy or replaces the one of that selector.
 func (p *policy) set() request {
+	body := p.encode()
+	if p.template.protocol != 0 {
+		body = appendAttribute(body, nl.XFRMA_TMPL, p.template.encode())
+	}
+	return request{kind: nl.XFRM_MSG_UPDPOLICY, body: p.appendInterface(body)}
+}
+
+// encode makes struct xfrm_userpolicy_info.
+func (p *policy) encode() []byte {
 	info := nl.XfrmUserpolicyInfo{
 		Sel: p.selector.encode(), Priority: p.priority, Dir: p.direction, Action: p.action,
 		Lft: nl.XfrmLifetimeCfg{SoftByteLimit: nl.XFRM_INF, HardByteLimit: nl.XFRM_INF, SoftPacketLimit: nl.XFRM_INF, HardPacketLimit: nl.XFRM_INF},
@@ -412,17 +421,17 @@ func (p *policy) set() request {
 	if p.perCPU {
 		info.Flags |= policyPerCPU
 	}
-	body := bytes.Clone(info.Serialize())
-	if t := p.template; t.protocol != 0 {
-		u := nl.XfrmUserTmpl{Family: t.family, Reqid: t.request, Mode: t.mode, Aalgos: ^uint32(0), Ealgos: ^uint32(0), Calgos: ^uint32(0)}
-		u.XfrmId.Proto = t.protocol
-		if t.destination.IsValid() {
-			setAddress(&u.XfrmId.Daddr, t.destination)
-			setAddress(&u.Saddr, t.source)
-		}
-		body = appendAttribute(body, nl.XFRMA_TMPL, u.Serialize())
+	return bytes.Clone(info.Serialize())
+}
+
+func (t *template) encode() []byte {
+	u := nl.XfrmUserTmpl{Family: t.family, Reqid: t.request, Mode: t.mode, Aalgos: ^uint32(0), Ealgos: ^uint32(0), Calgos: ^uint32(0)}
+	u.XfrmId.Proto = t.protocol
+	if t.destination.IsValid() {
+		setAddress(&u.XfrmId.Daddr, t.destination)
+		setAddress(&u.Saddr, t.source)
 	}
-	return request{kind: nl.XFRM_MSG_UPDPOLICY, body: p.appendInterface(body)}
+	return bytes.Clone(u.Serialize())
 }
 
 // ask is the request of a kind that names the policy and no more.

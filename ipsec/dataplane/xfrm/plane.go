@@ -108,6 +108,8 @@ type Plane struct {
 	given    map[uint32]bool // those in use
 	left     leftovers
 	paths    paths
+	outlet   *outlet // nil if the host does not let us have it
+	traps    traps
 	watched
 }
 
@@ -168,9 +170,13 @@ func New(c Config) (_ *Plane, err error) {
 	if p.monitor, err = openMonitor(); err != nil {
 		return nil, err
 	}
+	if err := p.openTraps(); err != nil {
+		p.logger.Warn("the first packets of a tunnel that is made for them will not wait for it", "error", err)
+	}
 	p.running.Go(func() { p.monitor.run(p.notice) })
 	p.running.Go(p.lookAfter)
 	p.running.Go(p.watchLink)
+	p.running.Go(p.watchTraps)
 	return p, nil
 }
 
@@ -265,6 +271,7 @@ func (p *Plane) Close() error {
 	close(p.done)
 	p.monitor.stop()
 	p.sockets.stop()
+	p.traps.stop()
 	p.running.Wait()
 	close(p.events)
 	return errors.Join(err, p.release())
@@ -281,6 +288,10 @@ func (p *Plane) release() error {
 	}
 	if p.monitor != nil {
 		p.monitor.stop()
+	}
+	p.traps.stop()
+	if p.outlet != nil {
+		p.outlet.close()
 	}
 	if p.kernel != nil {
 		p.kernel.close()
@@ -351,6 +362,9 @@ func (p *Plane) deleteRetired(which func(retired) bool) error {
 			return false
 		}
 		err = errors.Join(err, p.kernel.deleteStates(r.stateID))
+		if r.destination == trapAddress {
+			delete(p.traps.of, r.spi)
+		}
 		return true
 	})
 	return err

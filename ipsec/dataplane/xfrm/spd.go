@@ -26,10 +26,6 @@ const (
 	neighborSolicitation, neighborAdvertisement = 135, 136
 )
 
-// nowhere are the outer addresses of a policy whose child has no outbound SA: the
-// kernel asks for one and drops the packet.
-var nowhere = map[bool]netip.Addr{true: netip.MustParseAddr("127.0.0.1"), false: netip.IPv6Loopback()}
-
 // slot is a place in the kernel's SPD, which has one policy in it.
 type slot struct {
 	direction uint8
@@ -57,6 +53,7 @@ func (e *entry) winner() *child {
 // program brings the kernel's policies of a child to what they should be, in one
 // call. What is new is there before what is old goes.
 func (p *Plane) program(c *child) error {
+	p.aboutTrap(c)
 	wanted, err := c.policies(p.everyCPU(c))
 	if err != nil {
 		return err
@@ -183,8 +180,7 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 			c.put(all, policy{direction: directionOut, selector: s, template: *c.heir}, 0)
 			continue
 		}
-		at := nowhere[s.destination.Addr().Is4()]
-		c.put(all, policy{direction: directionOut, selector: s, template: c.template(at, at, c.idle)}, 1)
+		c.put(all, policy{direction: directionOut, selector: s, template: c.toTrap()}, 1)
 	}
 	if n := len(c.outbound); n > 0 && c.selectors != nil {
 		a := c.outbound[n-1]
@@ -237,6 +233,13 @@ func (c *child) interfaceID() uint32 {
 		return 0
 	}
 	return interfaceID
+}
+
+// toTrap is for what has no outbound SA: it is of its trap, or of nothing.
+func (c *child) toTrap() template {
+	return template{
+		source: trapAddress, destination: trapAddress, family: unix.AF_INET, protocol: unix.IPPROTO_ESP, mode: modeTunnel, request: c.idle,
+	}
 }
 
 func (c *child) template(source, destination netip.Addr, request uint32) template {

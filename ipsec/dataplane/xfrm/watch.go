@@ -105,10 +105,12 @@ func (p *Plane) lookOnce(now time.Time) {
 		}
 	}
 	p.askAgain(now)
+	p.dropKept(now)
 	if now.Sub(p.cpusAt) >= cpuInterval {
 		p.cpusAt = now
 		p.lookForCPUs()
 	}
+	p.setTraps()
 }
 
 // due returns the SAs that are to be looked at now, those first that were looked at
@@ -179,7 +181,7 @@ func (p *Plane) askAgain(now time.Time) {
 	for len(p.asking) > 0 && !now.Before(p.asking[0].again) {
 		c := p.asking[0].child
 		p.asking = p.asking[1:]
-		if !c.asked || p.children[c.childKey] != c {
+		if !c.asked || c.trap != nil || p.children[c.childKey] != c {
 			continue
 		}
 		p.askAnew(c)
