@@ -32,8 +32,9 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
 	conform(t)
-	if kernel == lab.KernelDir { // what passes between the two data planes is of no kernel
+	if kernel == lab.KernelDir { // these depend on no version of it
 		conformMixed(t)
+		t.Run("transport mode keeps to a path", transportPath)
 	}
 }
 

@@ -108,6 +108,7 @@ func (p *Plane) apply(op dataplane.Op) error {
 		}
 	case dataplane.SetPathMTU:
 		p.paths.set(op.Tunnel, op.MTU)
+		p.tellPaths(op.Tunnel)
 	default:
 		err = fmt.Errorf("operation %T is not known", op)
 	}
@@ -209,6 +210,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 		p.sendKept(c)
 		if p.paths.set(sa.Tunnel, sa.PathMTU); sa.PathMTU != 0 {
 			p.paths.tell() // another suite may have room for less
+			p.tellPaths(sa.Tunnel)
 		}
 	}
 	return nil

@@ -30,7 +30,7 @@
 //
 // The MTU of a path is that of the route to the peer. What IKE finds out about it is for
 // the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
-// mode has no such routes, and does without.
+// mode has no such routes: there the kernel is told by ICMP, as by a router.
 //
 // # What depends on the kernel
 //

@@ -110,6 +110,7 @@ type Plane struct {
 	paths    paths
 	outlet   *outlet // nil if the host does not let us have it
 	traps    traps
+	told     told
 	watched
 }
 
@@ -132,7 +133,7 @@ func New(c Config) (_ *Plane, err error) {
 	p := &Plane{
 		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
-		given: map[uint32]bool{}, paths: newPaths(), watched: newWatched(),
+		given: map[uint32]bool{}, paths: newPaths(), told: told{mtus: map[netip.Addr]int{}}, watched: newWatched(),
 	}
 	defer func() {
 		if err != nil {

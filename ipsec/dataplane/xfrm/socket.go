@@ -143,19 +143,6 @@ func (s *sockets) source(remote netip.Addr) (source netip.Addr, err error) {
 	return source, err
 }
 
-// mtu is the MTU of the path to remote as far as the kernel knows.
-func (s *sockets) mtu(remote netip.Addr) (mtu int, err error) {
-	level, option := unix.SOL_IPV6, unix.IPV6_MTU
-	if remote.Is4() {
-		level, option = unix.SOL_IP, unix.IP_MTU
-	}
-	err = s.probe(remote, func(fd int) error {
-		mtu, err = unix.GetsockoptInt(fd, level, option)
-		return err
-	})
-	return mtu, err
-}
-
 // probe calls ask with a socket that is connected to remote. Nothing is sent.
 func (s *sockets) probe(remote netip.Addr, ask func(fd int) error) error {
 	s.mu.Lock()
@@ -322,7 +309,7 @@ func (s sender) LocalFor(remote netip.Addr) (netip.AddrPort, error) {
 
 // PathMTU implements dataplane.IKESender.
 func (s sender) PathMTU(remote netip.Addr) (int, error) {
-	mtu, err := s.plane.sockets.mtu(remote.Unmap())
+	mtu, err := s.plane.pathMTU(remote.Unmap())
 	if err != nil {
 		return 0, fmt.Errorf("find path MTU to %s: %w", remote, err)
 	}
