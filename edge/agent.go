@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/health"
@@ -217,6 +218,9 @@ func (a *agent) run(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	})
+	if p, ok := a.plane.(dataplane.DriftingPlane); ok {
+		parts.Go(func() { a.tellDrifts(ctx, p.Drifts()) })
+	}
 	err := a.start(ctx, &parts)
 	if err == nil {
 		<-ctx.Done()
@@ -330,6 +334,22 @@ func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
 		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
+}
+
+// tellDrifts has the controller told of what the data plane found.
+func (a *agent) tellDrifts(ctx context.Context, drifts <-chan dataplane.Drift) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-drifts:
+			kind := swanherdv1.DriftReport_KIND_UNREPAIRABLE
+			if d.Repaired {
+				kind = swanherdv1.DriftReport_KIND_REPAIRED
+			}
+			a.drifted(&swanherdv1.DriftReport{Kind: kind, Subject: "policies", Message: d.Message, Time: timestamppb.Now()})
+		}
+	}
 }
 
 // drifted has the controller told of a drift.

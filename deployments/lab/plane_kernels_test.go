@@ -35,6 +35,7 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	if kernel == lab.KernelDir { // these depend on no version of it
 		conformMixed(t)
 		t.Run("transport mode keeps to a path", transportPath)
+		t.Run("others change what is the plane's", drifts)
 	}
 }
 

@@ -25,10 +25,11 @@ const (
 // it was opened. The library opens one for each request, and does not send several
 // requests in one call; 10,000 SAs want both otherwise.
 type conn struct {
-	mu  sync.Mutex
-	fd  int
-	seq uint32
-	buf []byte
+	mu   sync.Mutex
+	fd   int
+	port uint32 // that the kernel knows the socket by, and tells of what came from it
+	seq  uint32
+	buf  []byte
 }
 
 // request is one message to the kernel.
@@ -62,11 +63,15 @@ func openConn() (*conn, error) {
 	if err == nil {
 		err = unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 	}
+	var self unix.Sockaddr
+	if err == nil {
+		self, err = unix.Getsockname(fd)
+	}
 	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("prepare netlink socket for XFRM: %w", err)
 	}
-	return &conn{fd: fd, buf: make([]byte, 1<<16)}, nil
+	return &conn{fd: fd, port: self.(*unix.SockaddrNetlink).Pid, buf: make([]byte, 1<<16)}, nil
 }
 
 func (c *conn) close() { unix.Close(c.fd) }
@@ -107,7 +112,7 @@ func (c *conn) batch(requests []request, answers []answer) {
 	var out []byte
 	for _, r := range requests {
 		c.seq++
-		out = appendMessage(out, r, unix.NLM_F_ACK, c.seq)
+		out = c.appendMessage(out, r, unix.NLM_F_ACK)
 		clear(r.body)
 	}
 	err := unix.Sendto(c.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
@@ -147,7 +152,7 @@ func (c *conn) dump(kind nl.XfrmMsgType, body []byte, each func(body []byte)) er
 	defer c.mu.Unlock()
 	c.seq++
 	seq := c.seq
-	out := appendMessage(nil, request{kind: kind, body: body}, unix.NLM_F_DUMP, seq)
+	out := c.appendMessage(nil, request{kind: kind, body: body}, unix.NLM_F_DUMP)
 	if err := unix.Sendto(c.fd, out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("ask the kernel: %w", err)
 	}
@@ -207,12 +212,14 @@ func eachMessage(b []byte, each func(header, []byte)) {
 
 func align(n int) int { return (n + 3) &^ 3 }
 
-func appendMessage(out []byte, r request, flags uint16, seq uint32) []byte {
+// appendMessage appends a request with the number that was last given out. Its port is in
+// what the kernel tells others of it (km_event), who would not know otherwise whose it was.
+func (c *conn) appendMessage(out []byte, r request, flags uint16) []byte {
 	out = binary.NativeEndian.AppendUint32(out, uint32(unix.SizeofNlMsghdr+len(r.body)))
 	out = binary.NativeEndian.AppendUint16(out, uint16(r.kind))
 	out = binary.NativeEndian.AppendUint16(out, unix.NLM_F_REQUEST|flags|r.flags)
-	out = binary.NativeEndian.AppendUint32(out, seq)
-	out = binary.NativeEndian.AppendUint32(out, 0)
+	out = binary.NativeEndian.AppendUint32(out, c.seq)
+	out = binary.NativeEndian.AppendUint32(out, c.port)
 	out = append(out, r.body...)
 	return append(out, make([]byte, align(len(out))-len(out))...)
 }

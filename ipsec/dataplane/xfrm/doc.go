@@ -32,6 +32,12 @@
 // the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
 // mode has no such routes: there the kernel is told by ICMP, as by a router.
 //
+// # What others do
+//
+// Whoever has the right to can change what is ours in the kernel. Policies that were
+// removed, changed or added are put right, states that were moved are put back, and those
+// that were removed are over; [Plane.Drifts] tells of all of it.
+//
 // # What depends on the kernel
 //
 // Addresses change by making states anew, with the sequence numbers that the kernel tells

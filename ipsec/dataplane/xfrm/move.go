@@ -122,10 +122,13 @@ func (p *Plane) migrated() {
 		err = p.rebuild(slices.Collect(maps.Keys(moved)), func(a *association) error {
 			return p.remake(a, moved[a], a.Local, a.Remote)
 		})
-		p.logger.Warn("somebody else has moved SAs to other addresses; they are put back", "sas", len(moved))
 	}
-	if err != nil {
-		p.logger.Warn("cannot put back what somebody else has moved", "error", err)
+	if err != nil || len(moved) > 0 {
+		d := dataplane.Drift{Message: fmt.Sprintf("%d SAs were at other addresses", len(moved)), Repaired: err == nil}
+		if err != nil {
+			d.Message += ": " + err.Error()
+		}
+		p.tellDrift(d)
 	}
 }
 

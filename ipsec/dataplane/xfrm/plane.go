@@ -89,6 +89,8 @@ type Plane struct {
 	running sync.WaitGroup
 	done    chan struct{}
 	failed  chan error // holds one
+	drifts  chan dataplane.Drift
+	others  *others
 
 	mu       sync.Mutex
 	closed   bool
@@ -111,6 +113,10 @@ type Plane struct {
 	outlet   *outlet // nil if the host does not let us have it
 	traps    traps
 	told     told
+
+	disturbed bool      // others have changed what is ours since it was looked at
+	audited   time.Time // when that was
+
 	watched
 }
 
@@ -123,7 +129,10 @@ type saKey struct {
 	spi       uint32
 }
 
-var _ dataplane.RoutedPlane = (*Plane)(nil)
+var (
+	_ dataplane.RoutedPlane   = (*Plane)(nil)
+	_ dataplane.DriftingPlane = (*Plane)(nil)
+)
 
 // New makes the interface and the sockets. Nothing passes the interface until
 // policies and SAs are applied, but for what an earlier process left in the kernel,
@@ -131,7 +140,7 @@ var _ dataplane.RoutedPlane = (*Plane)(nil)
 func New(c Config) (_ *Plane, err error) {
 	c = c.withDefaults()
 	p := &Plane{
-		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1),
+		logger: c.Logger, mark: c.Mark, offload: c.Offload, events: make(chan dataplane.Event, eventBuffer), done: make(chan struct{}), failed: make(chan error, 1), drifts: make(chan dataplane.Drift, driftBuffer),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{}, spd: map[slot]*entry{},
 		given: map[uint32]bool{}, paths: newPaths(), told: told{mtus: map[netip.Addr]int{}}, watched: newWatched(),
 	}
@@ -171,6 +180,9 @@ func New(c Config) (_ *Plane, err error) {
 	if p.monitor, err = openMonitor(); err != nil {
 		return nil, err
 	}
+	if p.others, err = openOthers(p.kernel); err != nil {
+		return nil, err
+	}
 	if err := p.openTraps(); err != nil {
 		p.logger.Warn("the first packets of a tunnel that is made for them will not wait for it", "error", err)
 	}
@@ -178,6 +190,7 @@ func New(c Config) (_ *Plane, err error) {
 	p.running.Go(p.lookAfter)
 	p.running.Go(p.watchLink)
 	p.running.Go(p.watchTraps)
+	p.running.Go(p.hearOthers)
 	return p, nil
 }
 
@@ -273,6 +286,7 @@ func (p *Plane) Close() error {
 	p.monitor.stop()
 	p.sockets.stop()
 	p.traps.stop()
+	p.others.file.Close()
 	p.running.Wait()
 	close(p.events)
 	return errors.Join(err, p.release())
@@ -291,6 +305,9 @@ func (p *Plane) release() error {
 		p.monitor.stop()
 	}
 	p.traps.stop()
+	if p.others != nil {
+		p.others.file.Close()
+	}
 	if p.outlet != nil {
 		p.outlet.close()
 	}

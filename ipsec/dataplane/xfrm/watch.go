@@ -107,6 +107,7 @@ func (p *Plane) lookOnce(now time.Time) {
 	p.askAgain(now)
 	p.dropKept(now)
 	p.tellPathsAgain(now)
+	p.audit(now)
 	if now.Sub(p.cpusAt) >= cpuInterval {
 		p.cpusAt = now
 		p.lookForCPUs()
