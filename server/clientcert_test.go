@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -193,9 +194,10 @@ func TestOperatorAuthoritiesChange(t *testing.T) {
 	writeAuthorities(t, file, before, after)
 	enters("of the new authority", fresh, true)
 	enters("of the old one", old, true)
-	stay := c.shows(fresh, "")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
 	watch := func(conn *grpc.ClientConn) grpc.ServerStreamingClient[swanherdv1.WatchResponse] {
-		stream, err := swanherdv1.NewTopologyServiceClient(conn).Watch(t.Context(), &swanherdv1.WatchRequest{Parent: "networks/demo"})
+		stream, err := swanherdv1.NewTopologyServiceClient(conn).Watch(ctx, &swanherdv1.WatchRequest{Parent: "networks/demo"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -208,7 +210,7 @@ func TestOperatorAuthoritiesChange(t *testing.T) {
 		}
 		return stream
 	}
-	stays, goes := watch(stay), watch(c.shows(old, ""))
+	stays, goes := watch(c.shows(fresh, "")), watch(c.shows(old, ""))
 	if err := os.WriteFile(file, []byte("no certificate"), 0o600); err != nil {
 		t.Fatal(err)
 	}
