@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// The collector is thrifty while sessions begin, and only then; what much work left is
-// given back once it is calm.
+// The collector is thrifty while many sessions begin, and only then; what much work left
+// is given back once it is calm.
 func TestThrift(t *testing.T) {
 	percent := func() int {
 		p := debug.SetGCPercent(presetPercent)
@@ -24,15 +24,14 @@ func TestThrift(t *testing.T) {
 		percent        int
 		busy           bool
 	}{
-		{"nothing", lookInterval, 0, 0, presetPercent, false},
-		{"a session", lookInterval, 1, 5, thriftyPercent, false},
-		{"none for a moment", comingTime / 2, 1, 5, thriftyPercent, false},
-		{"none for longer", comingTime / 2, 1, 5, presetPercent, false},
-		{"many, which are updated", lookInterval, 1 + manySessions, 5 + manyUpdates, thriftyPercent, true},
-		{"updates only", lookInterval, 1 + manySessions, 5 + 2*manyUpdates, presetPercent, true},
-		{"a session among updates", lookInterval, 2 + manySessions, 5 + 3*manyUpdates, thriftyPercent, true},
-		{"nothing for less than it takes", calmTime - time.Second, 2 + manySessions, 5 + 3*manyUpdates, presetPercent, true},
-		{"nothing for long", time.Second, 2 + manySessions, 5 + 3*manyUpdates, presetPercent, false},
+		{"nothing", time.Second, 0, 0, presetPercent, false},
+		{"a few sessions", time.Second, manySessions - 1, 5, presetPercent, false},
+		{"many", time.Second, 3 * manySessions, 5, thriftyPercent, true},
+		{"many more", time.Second, 5 * manySessions, 5, thriftyPercent, true},
+		{"a few", time.Second, 5*manySessions + 1, 5, presetPercent, true},
+		{"many updates", time.Second, 5*manySessions + 1, 5 + manyUpdates, presetPercent, true},
+		{"nothing for less than it takes", calmTime - time.Second, 5*manySessions + 1, 5 + manyUpdates, presetPercent, true},
+		{"nothing for long", time.Second, 5*manySessions + 1, 5 + manyUpdates, presetPercent, false},
 	} {
 		at = at.Add(s.after)
 		m.step(at, s.begun, s.updated)
