@@ -32,11 +32,19 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
 	conform(t)
-	if kernel == lab.KernelDir { // these depend on no version of it
-		conformMixed(t)
+	if kernel == lab.KernelDir { // of these, no version of it matters
 		t.Run("transport mode keeps to a path", transportPath)
 		t.Run("others change what is the plane's", drifts)
 	}
+}
+
+// TestKernelMixed runs the suite on the two data planes, one beside the other.
+func TestKernelMixed(t *testing.T) {
+	if !inGuest() {
+		runInGuest(t, lab.KernelDir, lab.TreeStrongSwan)
+		return
+	}
+	conformMixed(t)
 }
 
 // saDirections has the kernel know which way an SA is used, if it can.
