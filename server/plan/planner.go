@@ -173,14 +173,27 @@ func segmentsOf(t *model.Topology, name model.NetworkName, others []model.Segmen
 	return all
 }
 
+// hasSegment says whether there are the network and the segment, which the default one is
+// in any network.
+func hasSegment(t *model.Topology, segment model.SegmentName) bool {
+	_, network := t.Networks.Get(model.NetworkName{Network: segment.Network}.String())
+	if segment.Segment == "" {
+		return network
+	}
+	_, there := t.Segments.Get(segment.String())
+	return network && there
+}
+
 // updateSegment recomputes the links that d touches in one segment.
 func (p *Planner) updateSegment(t *model.Topology, segment model.SegmentName, d *delta, out *output) {
 	n := p.networks[segment]
-	if n == nil {
-		n = &network{segment: segment}
+	if n == nil || !hasSegment(t, segment) {
 		all := *d
 		all.all = true
 		d = &all
+	}
+	if n == nil {
+		n = &network{segment: segment}
 	}
 	links := d.dirtyLinks(n)
 	n = p.index(t, segment, n, d)
@@ -192,13 +205,8 @@ func (p *Planner) updateSegment(t *model.Topology, segment model.SegmentName, d 
 // is: a change of one edge or site must not cost a look at all.
 func (p *Planner) index(t *model.Topology, segment model.SegmentName, n *network, d *delta) *network {
 	name := model.NetworkName{Network: segment.Network}
-	_, exists := t.Networks.Get(name.String())
-	if segment.Segment != "" {
-		_, there := t.Segments.Get(segment.String())
-		exists = exists && there
-	}
 	switch {
-	case !exists:
+	case !hasSegment(t, segment):
 		delete(p.networks, segment)
 		return &network{segment: segment}
 	case d.all || d.selection:

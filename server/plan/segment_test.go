@@ -68,6 +68,30 @@ func TestMeshCarriesSegments(t *testing.T) {
 	}
 }
 
+// A segment that goes takes its tunnels with it, although sites still name it, and one
+// that comes back has them again.
+func TestSegmentsComeAndGo(t *testing.T) {
+	b, p := segmented(), NewPlanner()
+	p.Update(b.snapshot())
+	iot := "networks/demo/segments/iot"
+	was := b.Segments.Value(iot)
+	for _, c := range []struct {
+		what   string
+		change func()
+		want   int // tunnels
+	}{
+		{"iot goes", func() { drop(b, &b.Segments, iot) }, 4},
+		{"iot comes", func() { put(b, &b.Segments, iot, was) }, 5},
+	} {
+		c.change()
+		top := b.snapshot()
+		plan, _ := p.Update(top)
+		if n, whole := plan.Tunnels.Len(), Make(top).Tunnels.Len(); n != c.want || whole != c.want {
+			t.Errorf("%s: %d tunnels, planned anew %d, want %d", c.what, n, whole, c.want)
+		}
+	}
+}
+
 // A network without segments is planned as if there were no such thing, also beside sites
 // that got some: nothing of its tunnels changes.
 func TestSegmentsLeaveOthersAlone(t *testing.T) {
