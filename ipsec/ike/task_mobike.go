@@ -138,10 +138,12 @@ func (sa *ikeSA) refusedBy(m *message) {
 // alternatives are the other paths on which the peer may be reached, the preferred
 // addresses first: what a request is repeated over when the path in use fails. The
 // end that does not decide tries them only to announce its addresses (RFC 4555,
-// Sections 3.6 and 3.10). They go by UDP; for TCP see tryTCP.
+// Sections 3.6 and 3.10), or when it cannot leave for the address in use any more: what
+// it had asked has to be answered before it can announce. They go by UDP; for TCP see
+// tryTCP.
 func (sa *ikeSA) alternatives() []route {
 	_, announces := sa.active.(*announceTask)
-	if !sa.mobike || !sa.decides() && !announces || sa.t.cfg.TCP.Mode == TCPOnly {
+	if !sa.mobike || !sa.decides() && !announces && !sa.stranded() || sa.t.cfg.TCP.Mode == TCPOnly {
 		return nil
 	}
 	var out []route
@@ -185,7 +187,7 @@ func (sa *ikeSA) answeredOver(o *outstanding, p route) {
 	case sa.decides() && (p != o.test || o.only(p)):
 		sa.testAt = sa.m.now.Add(homeInterval)
 		sa.choose(p)
-	case !sa.decides() && announced && !sa.left.isZero() && (p.remote == sa.remote || sa.stranded()) && sa.t.isLocal(p.local.Addr()):
+	case !sa.decides() && !sa.left.isZero() && (announced && p.remote == sa.remote || sa.stranded()) && sa.t.isLocal(p.local.Addr()):
 		// It had to leave its address; the one that it left for does not work,
 		// this one does.
 		sa.goFrom(p)
