@@ -25,7 +25,7 @@ func TestKernelSpeed(t *testing.T) {
 }
 
 func testSpeed(t *testing.T) {
-	const rounds, span = 5, 500 * time.Millisecond
+	const rounds, span = 3, 500 * time.Millisecond
 	kernel, user := speedPair(t, kernelPlane), speedPair(t, userPlane(0))
 	for _, m := range []struct {
 		name, unit string
