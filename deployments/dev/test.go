@@ -100,9 +100,10 @@ var sequential = []string{
 	"/ipsec/wire", "/ipsec/ts", "/ipsec/notation", "/server/model", "/server/rollout", "/server/alert", "/server/query", "/server/gatewayconfig",
 }
 
-// notForRaces are tests of algorithms, and of programs, which are built without the race
-// detector.
-const notForRaces = "Wycheproof|^TestEdges|^TestKernel|^TestFleetNetns$|^TestSegmentsNetns$|^TestCertificatesNetns$" +
+// notForRaces are tests of algorithms, of IKE told as stories and simulated, in which
+// nothing runs side by side, and of programs, which are built without the race detector.
+const notForRaces = "Wycheproof|^TestStories$|^TestEvil|^TestSimulator$|^TestNoLoss$|^TestNarrowPath$|^TestFirewall$|^TestTranscriptIsBounded$|^FuzzSchedule$" +
+	"|^TestEdges|^TestKernel|^TestFleetNetns$|^TestSegmentsNetns$|^TestCertificatesNetns$" +
 	"|^TestStrongSwanThroughBlackHole$|^TestGatewayStrongSwan$|^TestInteropStrongSwan$"
 
 // goTests runs all Go tests but those of some packages.

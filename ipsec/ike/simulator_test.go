@@ -14,7 +14,7 @@ import (
 
 var (
 	simSeed  = flag.Uint64("sim.seed", 0, "run the simulator with this seed only and print the transcript")
-	simCount = flag.Uint64("sim.count", 1500, "number of seeds of the simulator, and a sixth as many without loss; a thirtieth with -short")
+	simCount = flag.Uint64("sim.count", 1500, "number of seeds of the simulator, and a sixth as many without loss; a tenth with -short")
 )
 
 // simulator runs two ends over a bad network in virtual time. What happens is
@@ -72,7 +72,7 @@ func runSeeds(t *testing.T, test string, count uint64, scenario func(*simulator)
 		return
 	}
 	if testing.Short() {
-		count /= 30
+		count /= 10
 	}
 	failed := 0
 	for seed := uint64(1); seed <= count && failed < 3; seed++ {
