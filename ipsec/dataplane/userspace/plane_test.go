@@ -28,6 +28,9 @@ func TestConformance(t *testing.T) {
 		{"over IPv6, native", outerA6, outerB6, movedA6, 1, true},
 		{"several workers", outerA, outerB, movedA, 3, false},
 	} {
+		if testing.Short() && tt.outerA.Is6() {
+			continue // what differs is not what runs side by side
+		}
 		t.Run(tt.name, func(t *testing.T) {
 			planetest.Run(t, func(t *testing.T) *planetest.Pair {
 				p := &planetest.Pair{
