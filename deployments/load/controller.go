@@ -134,7 +134,7 @@ func (c *controller) start(ctx context.Context) (time.Duration, error) {
 func (c *controller) launch() error {
 	c.process = exec.Command(c.program, append([]string{
 		"--data-dir", c.dir, "--listen", c.operators, "--edge-listen", c.edges,
-		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn",
+		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn", "--rate-limit", "-1",
 	}, c.more...)...)
 	c.process.Stderr, c.process.Stdout = &c.words, io.Discard
 	c.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
