@@ -128,7 +128,7 @@ func (c *contender) runTunnels(agent string, count int) {
 func (c *contender) awaitFlows() {
 	c.t.Helper()
 	c.awaitPing(c.name, c.running...)
-	ctx, cancel := context.WithTimeout(c.ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.ctx, 6*time.Minute)
 	defer cancel()
 	var last lab.UDPResult
 	var err error // the way of a tunnel that is not up is unreachable
