@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -45,46 +46,50 @@ func readOperatorCAs(file string, log *slog.Logger) (*operatorCAs, error) {
 }
 
 // read takes what the file has now, and ends the connections that came with a certificate
-// of an authority that is no longer in it.
+// of an authority that is no longer in it. It reads under the lock: what another goroutine
+// read before must not come in after it.
 func (a *operatorCAs) read() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	text, err := os.ReadFile(a.file)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if bytes.Equal(text, a.text) {
+	first := a.text == nil
+	if !first && bytes.Equal(text, a.text) {
 		return a.mistake
 	}
-	a.mistake = nil
-	before := a.text
 	a.text = text
-	pool, roots := x509.NewCertPool(), map[string]bool{}
-	for rest := text; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			break
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if block.Type != "CERTIFICATE" || err != nil {
-			a.mistake = fmt.Errorf("%s holds a PEM block %q that is no certificate", a.file, block.Type)
-			return a.mistake
-		}
-		pool.AddCert(c)
-		roots[string(c.Raw)] = true
-	}
-	if len(roots) == 0 {
-		a.mistake = fmt.Errorf("%s holds no certificate in PEM", a.file)
+	pool, roots, err := parseAuthorities(text)
+	if err != nil {
+		a.mistake = fmt.Errorf("%s: %w", a.file, err)
 		return a.mistake
 	}
-	a.pool, a.roots = pool, roots
-	if before != nil {
+	a.mistake, a.pool, a.roots = nil, pool, roots
+	if !first {
 		a.log.Info("the authorities of operators' certificates changed", "file", a.file, "authorities", len(roots))
 	}
 	for conn := range a.conns {
 		a.endUntrusted(conn)
 	}
 	return nil
+}
+
+// parseAuthorities reads certificates in PEM, and nothing else; roots are those by their DER.
+func parseAuthorities(text []byte) (pool *x509.CertPool, roots map[string]bool, err error) {
+	pool, roots = x509.NewCertPool(), map[string]bool{}
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		c, err := x509.ParseCertificate(block.Bytes)
+		if block.Type != "CERTIFICATE" || err != nil {
+			return nil, nil, fmt.Errorf("holds a PEM block %q that is no certificate", block.Type)
+		}
+		pool.AddCert(c)
+		roots[string(c.Raw)] = true
+	}
+	if len(roots) == 0 {
+		return nil, nil, errors.New("holds no certificate in PEM")
+	}
+	return pool, roots, nil
 }
 
 // refresh reads the file again; what is wrong with it is logged, once, and the authorities stay.
