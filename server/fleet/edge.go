@@ -227,8 +227,9 @@ func keepCounters(m, before *swanherdv1.TunnelReport) {
 	}
 }
 
-// shareWords has the report hold what many reports have in common once for all: names,
-// suites and selectors are more than half of its text.
+// shareWords has the report hold what it has in common with others that come about the
+// same time, until the collector's next run: names, suites and selectors are more than half
+// of its text.
 func (f *Fleet) shareWords(m *swanherdv1.TunnelReport) {
 	if t := f.tunnels[m.GetTunnel()]; t != nil {
 		m.Tunnel = t.plan.GetName()
@@ -246,7 +247,8 @@ func (f *Fleet) shareWords(m *swanherdv1.TunnelReport) {
 	}
 }
 
-// shared is s as others have it that are equal.
+// shared is s as others have it that are equal. Nothing keeps what nobody holds: an edge
+// cannot fill a table with names.
 func shared(s string) string { return unique.Make(s).Value() }
 
 // withCounters returns a copy of m with the counters in it.
