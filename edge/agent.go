@@ -347,7 +347,7 @@ func (a *agent) tellDrifts(ctx context.Context, drifts <-chan dataplane.Drift) {
 			if d.Repaired {
 				kind = swanherdv1.DriftReport_KIND_REPAIRED
 			}
-			a.drifted(&swanherdv1.DriftReport{Kind: kind, Subject: "policies", Message: d.Message, Time: timestamppb.Now()})
+			a.drifted(&swanherdv1.DriftReport{Kind: kind, Subject: "policies and SAs", Message: d.Message, Time: timestamppb.Now()})
 		}
 	}
 }

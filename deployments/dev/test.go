@@ -17,8 +17,8 @@ import (
 	"github.com/swanherd/swanherd/deployments/lab"
 )
 
-// runTest runs everything: lint, the Go tests, again with the race detector, the
-// fuzz targets for a moment, the dashboard's tests, and the demo once.
+// runTest runs everything: lint, the Go tests, those in which something runs side by side
+// again with the race detector, the fuzz targets for a moment, the dashboard's tests, and the demo once.
 func runTest(ctx context.Context, _ []string) error {
 	start := time.Now()
 	var total tally

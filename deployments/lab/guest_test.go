@@ -53,8 +53,8 @@ type guest struct {
 }
 
 // machines bounds how many of them run at a time: however many processors it has, each
-// keeps about one of the host's busy.
-var machines = make(chan struct{}, runtime.NumCPU())
+// keeps about one of the host's busy. Each has a gigabyte.
+var machines = make(chan struct{}, min(runtime.NumCPU(), 4))
 
 // runInGuestOf does so in such a machine.
 func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {

@@ -132,6 +132,7 @@ func (c *controller) start(ctx context.Context) (time.Duration, error) {
 // launch runs the process. It goes when this one goes, by a signal that is tied to the
 // thread.
 func (c *controller) launch() error {
+	// The one operator makes a token for each edge: its calls are not limited.
 	c.process = exec.Command(c.program, append([]string{
 		"--data-dir", c.dir, "--listen", c.operators, "--edge-listen", c.edges,
 		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn", "--rate-limit", "-1",
