@@ -110,7 +110,7 @@ func testAsks(t *testing.T) {
 	mustApply(t, pair.A.Plane, dataplane.InstallSA{SA: sas.outA}, dataplane.RemoveSA{Tunnel: sas.outA.Tunnel, SPI: sas.outA.SPI, Direction: dataplane.Outbound})
 	start = time.Now()
 	asks("after there was an SA")
-	if took := time.Since(start); took > 2*time.Second {
+	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("the acquire after an SA came after %v", took)
 	}
 }
