@@ -189,7 +189,7 @@ func (e *Engine) complete(c TunnelConfig, t *tunnel) (ike.Config, error) {
 	}
 	c.Runtime = ike.Runtime{
 		Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI,
-		Tokens: e.tokens, Tickets: e.tickets, LogKeys: e.keys.IKE != nil,
+		Tokens: e.tokens, Tickets: e.tickets, LogKeys: e.keys.IKE != nil, SinceUDP: e.heard.since,
 	}
 	if e.keeper != nil {
 		c.Runtime.Ticket = e.keeper.ticket(c.Name)

@@ -29,6 +29,7 @@ type Engine struct {
 	keys     *keyLog
 	writer   *planeWriter
 	activity *activity
+	heard    heard
 	shards   []*shard
 	front    *front
 	// rejections limits what is logged about strangers, unknown what is said

@@ -211,6 +211,8 @@ func (t *tunnel) carryOut(now time.Time, eff ike.Effect) {
 		}
 	case ike.KeepAlive:
 		e.keepAlive(eff)
+	case ike.HeardByUDP:
+		e.heard.note(pathOf(eff.Local, eff.Remote), now)
 	case ike.IKEKeys:
 		e.keys.ike(eff)
 	case ike.Dial:

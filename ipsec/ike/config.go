@@ -137,6 +137,11 @@ type Runtime struct {
 	// dataplane.RemoveSA, also if it was never used.
 	AllocateSPI func(replaces uint32) (uint32, error)
 
+	// SinceUDP says how long ago somebody at remote was heard by UDP from this address of
+	// the host ([HeardByUDP]), on whatever tunnel; false if that is long ago or never was.
+	// Nil: nobody keeps that.
+	SinceUDP func(local netip.Addr, remote netip.AddrPort) (time.Duration, bool)
+
 	// Tokens makes the tokens of quick crash detection (RFC 6290). Nil: the
 	// peer gets none from this host.
 	Tokens *TokenSecret

@@ -9,7 +9,7 @@ import (
 )
 
 // Effect is something to be done for the machine: [Send], [KeepAlive],
-// [StartJob], [Plane], [AskActivity], [IKEKeys], [Ticket], [RegisterSPI], [UnregisterSPI] or one
+// [HeardByUDP], [StartJob], [Plane], [AskActivity], [IKEKeys], [Ticket], [RegisterSPI], [UnregisterSPI] or one
 // of the events [IKEUp], [IKEDown], [IKESuspect], [IKEMoved], [IKERekeyed], [PathMTU], [ChildUp], [ChildDown], [ChildRekeyed], [Configured],
 // [Failed], [Closed]. The order in which Next gives them is the order in which they must
 // take place.
@@ -32,6 +32,14 @@ type Send struct {
 // KeepAlive sends a NAT keepalive from the NAT traversal socket (RFC 3948,
 // Section 2.3).
 type KeepAlive struct{ Local, Remote netip.AddrPort }
+
+// HeardByUDP says that a message came by UDP that is authentic: UDP passes between the
+// two. It is for Runtime.SinceUDP of all tunnels, and at most one a second for each of
+// those that may go by TCP.
+type HeardByUDP struct {
+	Local  netip.Addr
+	Remote netip.AddrPort
+}
 
 // Class orders jobs when there are more than the machine has processors.
 type Class uint8
@@ -158,6 +166,7 @@ type Closed struct{}
 
 func (Send) effect()          {}
 func (KeepAlive) effect()     {}
+func (HeardByUDP) effect()    {}
 func (StartJob) effect()      {}
 func (Plane) effect()         {}
 func (AskActivity) effect()   {}

@@ -115,6 +115,7 @@ type node struct {
 	hostMTU, wireMTU int // what the host knows of the path, and of its own interface
 
 	lastIn, lastOut time.Time            // when packets of SAs passed, by its own clock
+	heard           map[route]time.Time  // when, by UDP
 	newest          map[uint32]int       // packet received, by SPI
 	moveTold        map[uint32]time.Time // MappingChanged raised, likewise
 	addrs           []netip.Addr         // its own; nil: that of its configuration
@@ -154,11 +155,11 @@ func (w *world) newNode(name string, cfg Config) *node {
 		w: w, name: name, hostMTU: 1500, wireMTU: 1500,
 		registered: map[wire.SPI]bool{}, in: map[uint32]dataplane.SA{}, out: map[uint32]dataplane.SA{},
 		reserved: map[uint32]bool{}, policies: map[string]dataplane.Policy{}, anyInbound: map[uint32]bool{},
-		newest: map[uint32]int{}, succeed: map[uint32]uint32{}, moveTold: map[uint32]time.Time{},
+		newest: map[uint32]int{}, succeed: map[uint32]uint32{}, moveTold: map[uint32]time.Time{}, heard: map[route]time.Time{},
 	}
 	n.random = rand.NewChaCha8(sha256.Sum256([]byte(fmt.Sprintf("%s %d", name, w.rng.Uint64()))))
 	cfg.Name = "t"
-	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce, Tokens: cfg.Runtime.Tokens, Tickets: n.ticketKeys(nil)}
+	cfg.Runtime = Runtime{Rand: n, NewSPI: n.newSPI, AllocateSPI: n.allocate, NonceForTest: n.nonce, Tokens: cfg.Runtime.Tokens, Tickets: n.ticketKeys(nil), SinceUDP: n.sinceUDP}
 	n.cfg = cfg
 	n.restart()
 	return n
@@ -287,6 +288,8 @@ func (n *node) drain(m stepper, h *HalfOpen) {
 				panic("keys are handed out and nobody asked for them")
 			}
 			n.disclose(e)
+		case HeardByUDP:
+			n.heard[route{netip.AddrPortFrom(e.Local, n.cfg.Local.Port()), e.Remote, false}] = n.now()
 		case RegisterSPI:
 			n.registered[e.SPI] = true
 		case UnregisterSPI:

@@ -182,6 +182,9 @@ func initCapabilities() []wire.Payload {
 // authenticated: an error is a hint unless the RFC says what to do about it (RFC
 // 7296, Section 2.21.1), and our repetitions go on.
 func (sa *ikeSA) handleInitResponse(m *message) {
+	if !m.route.tcp {
+		sa.init.heard = m.route.remote
+	}
 	if n := m.notify(wire.NotifyCookie); n != nil {
 		sa.retryWithCookie(n.Data)
 		return

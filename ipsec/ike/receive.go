@@ -286,6 +286,12 @@ func (sa *ikeSA) authentic(m *message, d Datagram) {
 			sa.t.confirmChildren(sa)
 		}
 	}
+	if sa.t != nil {
+		sa.t.tellHeard(d.route())
+	}
+	if sa.init != nil && !d.TCP {
+		sa.init.heard = d.Remote
+	}
 	*sa.partsOf(m.Header) = nil
 	sa.follow(d.route())
 }

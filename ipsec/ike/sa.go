@@ -197,6 +197,7 @@ type initState struct {
 	announce           ident.Methods   // responder: to be told in IKE_INTERMEDIATE
 	auth               *message        // responder: the IKE_AUTH request
 	provedBy           string          // initiator: how it has proved itself, for people
+	heard              netip.AddrPort  // initiator: where an answer by UDP has come from
 	redirectedFrom     netip.Addr      // initiator: the gateway that sent us here (RFC 5685)
 	replaces           *ikeSA          // make before break: deleted when this one is up
 }

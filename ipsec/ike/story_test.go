@@ -98,6 +98,7 @@ import (
 //	ppk                      the post-quantum preshared keys that are mixed in
 //	who                      how the ends have proved themselves to each other
 //	udp blocked|open         a firewall on the path
+//	heard NODE               another tunnel of NODE hears the peer by UDP
 //	tcp refused|open         whether connections come about
 //	reset                    breaks the connections
 //	transcript NODE          what it remembers, with the seconds since the start
@@ -331,6 +332,8 @@ func (s *story) run(d *datadriven.TestData) {
 		s.w.tcp.blockUDP = d.CmdArgs[0].Key == "blocked"
 	case "tcp":
 		s.w.tcp.refuse = d.CmdArgs[0].Key == "refused"
+	case "heard":
+		n.heard[route{n.cfg.Local, n.cfg.Remote, false}] = n.now()
 	case "reset":
 		s.w.reset()
 	case "transcript":

@@ -28,7 +28,8 @@ type TCP struct {
 	// Port is the peer's, DefaultNATPort if zero.
 	Port uint16
 	// After is how often a request is repeated by UDP before it goes by TCP, 2 if
-	// zero.
+	// zero. It does not where silence does not say that UDP is blocked: the host is late, or
+	// somebody is heard from the peer's address (Runtime.SinceUDP).
 	After int
 }
 
@@ -145,8 +146,46 @@ func (sa *ikeSA) dialFirst() {
 // to an IKE SA in the making. A refusal is an answer, even an unauthenticated one.
 func (sa *ikeSA) fallsBack() bool {
 	o := sa.window.outstanding
-	return o != nil && sa.m.due(o.at) && sa.initiator && sa.state.in(stateInit|stateIntermediate|stateAuth) && !sa.tcp &&
-		sa.t.cfg.TCP.Mode == TCPFallback && o.silent >= sa.t.cfg.TCP.After && sa.init != nil && sa.init.hint == nil && !sa.t.rivals(sa)
+	if o == nil || !sa.m.due(o.at) || !sa.initiator || !sa.state.in(stateInit|stateIntermediate|stateAuth) || sa.tcp ||
+		sa.t.cfg.TCP.Mode != TCPFallback || sa.init == nil || sa.init.hint != nil || sa.t.rivals(sa) {
+		return false
+	}
+	if sa.init.heard == sa.remote {
+		// UDP has passed, as far as one can believe it: not before all has been tried
+		// (RFC 9329, Section 5.1).
+		return o.tries >= sa.mostTries(o) && sa.seemsBlocked(o)
+	}
+	return o.silent >= sa.t.cfg.TCP.After && sa.seemsBlocked(o)
+}
+
+// lateness is from when on it is this host that is too busy: what came in time may wait
+// to be read.
+const lateness = 250 * time.Millisecond
+
+// seemsBlocked reports whether the silence after a request, whose time to be repeated has
+// come, may be for want of UDP. It is not if somebody was heard from there since the
+// request was sent: then the peer is busy, or does not want to answer this one.
+func (sa *ikeSA) seemsBlocked(o *outstanding) bool {
+	if sa.m.now.Sub(o.at) > lateness {
+		return false
+	}
+	if sa.m.runtime.SinceUDP == nil {
+		return true
+	}
+	ago, known := sa.m.runtime.SinceUDP(sa.local.Addr(), sa.remote)
+	return !known || ago > sa.m.now.Sub(o.begun)
+}
+
+// heardInterval is the least time between two [HeardByUDP] of a tunnel.
+const heardInterval = time.Second
+
+// tellHeard tells that the peer was heard by UDP.
+func (t *Tunnel) tellHeard(r route) {
+	if r.tcp || t.cfg.TCP.Mode != TCPFallback || !t.mayInitiate() || t.now.Before(t.heardAt.Add(heardInterval)) {
+		return
+	}
+	t.heardAt = t.now
+	t.emit(HeardByUDP{Local: r.local.Addr(), Remote: r.remote})
 }
 
 // fallBack begins anew by TCP, with another SPI and NAT detection of its own (RFC
@@ -305,9 +344,10 @@ func (sa *ikeSA) dialPairs(local, remote netip.Addr) [][2]netip.Addr {
 }
 
 // tryTCP has a request that gets no answer by UDP go by TCP as well. If the answer
-// comes that way, the IKE SA goes there too (RFC 9329, Section 7.1).
-func (sa *ikeSA) tryTCP(o *outstanding) {
-	if !sa.mobike || !sa.decides() || sa.state != stateEstablished || sa.tcp || sa.link.dialing ||
+// comes that way, the IKE SA goes there too (RFC 9329, Section 7.1). Blocked says that
+// the silence may be for want of UDP.
+func (sa *ikeSA) tryTCP(o *outstanding, blocked bool) {
+	if !blocked || !sa.mobike || !sa.decides() || sa.state != stateEstablished || sa.tcp || sa.link.dialing ||
 		sa.t.cfg.TCP.Mode != TCPFallback || o.silent < sa.t.cfg.TCP.After || sa.t.hasStream(o) {
 		return
 	}

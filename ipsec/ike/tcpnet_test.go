@@ -25,6 +25,11 @@ type conn struct {
 	opener *node
 }
 
+func (n *node) sinceUDP(local netip.Addr, remote netip.AddrPort) (time.Duration, bool) {
+	at, ok := n.heard[route{netip.AddrPortFrom(local, n.cfg.Local.Port()), remote, false}]
+	return n.now().Sub(at), ok
+}
+
 // dial opens a connection for n.
 func (n *node) dial(d Dial) Dialed {
 	w := n.w

@@ -20,6 +20,7 @@ type Tunnel struct {
 	children []*childSA // likewise
 	slots    []slot     // one for each of cfg.Children, in that order
 	streams  []stream   // the TCP connections that it uses
+	heardAt  time.Time  // when it was last told that the peer is heard by UDP
 	ticket   *heldTicket
 	// formerIKE are the proposals before the present ones, see former.go.
 	formerIKE []suite.IKEProposal

@@ -224,6 +224,30 @@ func (sa *ikeSA) retransmit() bool {
 		sa.repeatEagerly(o)
 		return true
 	}
+	if o.tries >= sa.mostTries(o) && !sa.patient(o) {
+		return false
+	}
+	blocked := sa.seemsBlocked(o)
+	o.tries++
+	o.silent++
+	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
+	switch {
+	case o.trial:
+		sa.mendTrial(o)
+	case (o.tries > fragmentTries || o.lostProbe()) && !sa.tcp:
+		sa.cutRequest(o)
+	}
+	o.at = sa.m.now.Add(sa.vary(o.interval))
+	sa.repeat(o)
+	sa.tryTCP(o, blocked)
+	if o.silent >= suspectTries {
+		sa.setSuspect(true)
+	}
+	return true
+}
+
+// mostTries is how often a request is repeated at most.
+func (sa *ikeSA) mostTries(o *outstanding) int {
 	limit := o.pace.Tries
 	if sa.init != nil && sa.init.resume != nil {
 		limit = min(limit, resumeTries) // the whole exchange may do
@@ -236,25 +260,7 @@ func (sa *ikeSA) retransmit() bool {
 		// 7296, Section 2.21.1).
 		limit = min(limit, maxHintedTries)
 	}
-	if o.tries >= limit && !sa.patient(o) {
-		return false
-	}
-	o.tries++
-	o.silent++
-	o.interval = time.Duration(float64(o.interval) * o.pace.Backoff)
-	switch {
-	case o.trial:
-		sa.mendTrial(o)
-	case (o.tries > fragmentTries || o.lostProbe()) && !sa.tcp:
-		sa.cutRequest(o)
-	}
-	o.at = sa.m.now.Add(sa.vary(o.interval))
-	sa.repeat(o)
-	sa.tryTCP(o)
-	if o.silent >= suspectTries {
-		sa.setSuspect(true)
-	}
-	return true
+	return limit
 }
 
 // eagerTries is how often a first message is repeated at the intervals of Timing.Eager.
