@@ -127,9 +127,11 @@ func (s *session) finishLocked(e *ending) {
 // not read would wait for us, and we for it.
 func (s *session) receive(pace *rate.Limiter) {
 	m, err := s.stream.Recv()
+	if err != nil { // at the end of what the edge says, too: its status is no error
+		s.end(streamEnd(err))
+		return
+	}
 	switch ctx := s.stream.Context(); {
-	case err != nil:
-		err = streamEnd(err)
 	case pace == nil:
 		pace = rate.NewLimiter(floodRate, floodBurst)
 		s.hear()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -502,4 +503,33 @@ func TestReportGapAsksForAll(t *testing.T) {
 			t.Fatalf("got %v, want FullStatusRequest", m)
 		}
 	})
+}
+
+// An edge that says no more has ended its session, and is answered so, whether or not it
+// hangs up.
+func TestEdgeClosesItsSession(t *testing.T) {
+	for what, hello := range map[string]*swanherdv1.Hello{"before Hello": nil, "after it": {}} {
+		w := newWorld(t)
+		e := w.dial(hello)
+		if err := e.stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := e.end()
+			ended <- err
+		}()
+		select {
+		case err := <-ended:
+			if err != io.EOF {
+				t.Errorf("%s: the session ends with %v, want OK", what, err)
+			}
+		case <-time.After(30 * time.Second):
+			e.leave()
+			t.Errorf("%s: the session goes on", what)
+		}
+		if w.state().GetConnected() {
+			t.Errorf("%s: the edge counts as connected", what)
+		}
+	}
 }
