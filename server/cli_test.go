@@ -98,7 +98,7 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	if code != 0 {
 		t.Fatal(token)
 	}
-	x.says(0, "", "token list", "site berlin", "0/1", "127.0.0.0/8", "required", "!swe_")
+	x.says(0, "", "token list", "site berlin", "0/1", "127.0.0.0/8", "approval", "!swe_")
 	e := c.newEdge()
 	resp, err := e.tryEnroll(strings.TrimSpace(token), "")
 	if err != nil {
@@ -119,6 +119,9 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	x.says(0, "", "device create SN-7 --site lima --description router", "registered")
 	x.says(3, "", "device create sn-7 --site lima", "registered with serial number sn-7 already")
 	x.says(0, "", "device list", "SN-7", "router")
+	x.says(3, "", "device create SN-8 --site lima --ek-fingerprint x", "device.ek_fingerprint")
+	x.says(0, "", "token create --site lima --attestation", "swe_")
+	x.says(0, "", "token list", "attestation")
 	x.says(0, "", "device delete SN-7", "deleted")
 
 	x.says(0, "", "edge quarantine berlin", "disabled true")

@@ -96,6 +96,9 @@ type Config struct {
 	// and programs may come in place of a token; empty: none is asked for. It is read
 	// again when it changes.
 	OperatorCA string
+	// TPMCA is a file, PEM, of the authorities of TPM manufacturers whose word is taken for what
+	// is a TPM when edges enrol; empty: nobody's is.
+	TPMCA string
 
 	// Dashboard makes what is served at / on Listen; conn calls the operator
 	// services in the caller's name. Nil: none.

@@ -22,6 +22,7 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/api"
+	"github.com/swanherd/swanherd/server/attest"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/history"
 	"github.com/swanherd/swanherd/server/pki"
@@ -223,6 +224,16 @@ func (s *Server) makeParts(ctx context.Context) error {
 }
 
 func (s *Server) makeServices(context.Context) error {
+	attestation := api.Attestation{Sealer: s.sealer}
+	if s.cfg.TPMCA != "" {
+		text, err := os.ReadFile(s.cfg.TPMCA)
+		if err == nil {
+			attestation.Authorities, err = attest.ParseAuthorities(text)
+		}
+		if err != nil {
+			return fmt.Errorf("--tpm-ca %s: %w", s.cfg.TPMCA, err)
+		}
+	}
 	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper, s.sealer)
 	if err != nil {
 		return err
@@ -233,7 +244,7 @@ func (s *Server) makeServices(context.Context) error {
 			Store: s.store, Sealer: s.sealer, Fleet: s.fleet, Keeper: s.keeper, Command: s.command, Version: s.cfg.Version,
 		}),
 		access:     api.NewAccess(s.store, s.sealer, s.keeper, s.cfg.Version),
-		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints),
+		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints, attestation),
 
 		certificates: api.NewCertificates(s.store, s.pki),
 		devices:      api.NewDevices(s.store),

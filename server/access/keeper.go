@@ -385,6 +385,8 @@ func (k *Keeper) CreateEnrollmentToken(ctx context.Context, parent string, want 
 		ApprovalRequired: want.GetApprovalRequired(),
 		CreateSite:       want.GetCreateSite(),
 		SiteLabels:       want.GetSiteLabels(),
+
+		AttestationRequired: want.GetAttestationRequired(),
 	}
 	if token.ExpireTime == nil {
 		token.ExpireTime = timestamppb.New(time.Now().Add(DefaultEnrollmentTokenLife))

@@ -36,6 +36,16 @@ type grant struct {
 	approve bool
 	// replace: the edge may exist; its certificates are revoked then.
 	replace bool
+	// tpm is where the key was proved to be; nil: nothing was.
+	tpm *swanherdv1.AttestedTpm
+}
+
+// ekFingerprint is the endorsement key of the TPM that it is for; empty: any, or none.
+func (g *grant) ekFingerprint() string {
+	if g.device == nil {
+		return ""
+	}
+	return g.device.Value.GetEkFingerprint()
 }
 
 // source is the name of what the grant is from.
@@ -159,8 +169,8 @@ func allowedFrom(cidrs []string, addr netip.Addr) bool {
 }
 
 // deviceGrant is what the registration of a serial number grants to who shows it and
-// has the key. Serial numbers are no secret: without a key that was registered, too,
-// an operator has to approve.
+// has the key. Serial numbers are no secret: without a key or a TPM that was registered,
+// too, an operator has to approve.
 func (s *Enrollment) deviceGrant(ctx context.Context, serial string, key []byte) (*grant, error) {
 	known, err := s.store.DeviceSerials.Get(ctx, deviceSerialName(serial))
 	if errors.Is(err, store.ErrNotFound) {
@@ -180,11 +190,11 @@ func (s *Enrollment) deviceGrant(ctx context.Context, serial string, key []byte)
 }
 
 func (s *Enrollment) grantOf(row model.Row[*swanherdv1.Device], key []byte) (*grant, error) {
-	g := &grant{device: &row, approve: row.Value.GetKeyFingerprint() == ""}
-	if want, err := hex.DecodeString(row.Value.GetKeyFingerprint()); err != nil || !g.approve && subtle.ConstantTimeCompare(want, key) != 1 {
+	g := &grant{device: &row, approve: row.Value.GetKeyFingerprint() == "" && row.Value.GetEkFingerprint() == ""}
+	want, err := hex.DecodeString(row.Value.GetKeyFingerprint())
+	if err != nil || len(want) > 0 && subtle.ConstantTimeCompare(want, key) != 1 {
 		return nil, errEnrollmentToken
 	}
-	var err error
 	if g.site, err = model.ParseSiteName(row.Value.GetSite()); err != nil {
 		return nil, status.Errorf(codes.Internal, "site of %s: %v", row.Name, err)
 	}
@@ -220,6 +230,9 @@ func (s *Enrollment) admit(ctx context.Context, g *grant, identity model.Row[*st
 	default:
 		s.replaceIn(t, g, identity.Value, now)
 	}
+	if g.tpm != nil {
+		remembered.Tpm = g.tpm
+	}
 	pki.Remember(remembered, certificates.control, certificates.ike, now)
 	if identity.Revision == 0 {
 		s.store.EdgeIdentities.CreateIn(t, g.edge.String(), remembered)
@@ -253,7 +266,7 @@ func (s *Enrollment) createIn(t *store.Txn, g *grant, now time.Time) error {
 		CreateTime: timestamppb.New(now),
 		UpdateTime: timestamppb.New(now),
 	})
-	s.auditIn(t, g, g.edge.String(), "edge.enroll", "serves "+g.site.String())
+	s.auditIn(t, g, g.edge.String(), "edge.enroll", "serves "+g.site.String()+aboutTPM(g.tpm))
 	return nil
 }
 
@@ -285,7 +298,7 @@ func (s *Enrollment) replaceIn(t *store.Txn, g *grant, before *storev1.EdgeIdent
 	g.useIn(t, s.store, now)
 	s.store.Edges.RequireIn(t, g.edge.String(), store.AnyRevision)
 	serials := pki.RevokeIn(t, s.store, g.edge, before, "replaced by another device", now)
-	s.auditIn(t, g, g.edge.String(), "edge.replace", fmt.Sprintf("another device takes its place; %d certificates of the one before are revoked", len(serials)))
+	s.auditIn(t, g, g.edge.String(), "edge.replace", fmt.Sprintf("another device takes its place; %d certificates of the one before are revoked", len(serials))+aboutTPM(g.tpm))
 }
 
 func (s *Enrollment) auditIn(t *store.Txn, g *grant, resource, action, message string) {

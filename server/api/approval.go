@@ -69,6 +69,7 @@ func (s *Enrollment) ask(ctx context.Context, req *swanherdv1.EnrollRequest, g *
 			AgentVersion:   req.GetAgentVersion(),
 			SerialNumber:   req.GetSerialNumber(),
 			Credential:     g.source(),
+			Tpm:            g.tpm,
 			CreateTime:     timestamppb.New(now),
 			ExpireTime:     timestamppb.New(now.Add(requestLife)),
 		},
@@ -77,7 +78,7 @@ func (s *Enrollment) ask(ctx context.Context, req *swanherdv1.EnrollRequest, g *
 	}
 	t := s.store.Txn()
 	s.store.EnrollmentRequests.CreateIn(t, name.String(), request)
-	s.auditIn(t, g, name.String(), "enrollment.request", fmt.Sprintf("%s from %s, key %s", g.edge, request.Request.SourceAddress, request.Request.KeyFingerprint))
+	s.auditIn(t, g, name.String(), "enrollment.request", fmt.Sprintf("%s from %s, key %s%s", g.edge, request.Request.SourceAddress, request.Request.KeyFingerprint, aboutTPM(g.tpm)))
 	if err := s.commit(ctx, t); err != nil {
 		return nil, err
 	}
@@ -155,6 +156,10 @@ func (s *Enrollment) approved(ctx context.Context, request *storev1.EnrollmentRe
 	if err != nil {
 		return nil, err
 	}
+	// What was attested then is of this key. What is demanded now may be more.
+	if err := s.attested(g, request.GetRequest().GetTpm()); err != nil {
+		return nil, err
+	}
 	identity, err := s.identityOf(ctx, g.edge)
 	if err != nil {
 		return nil, err
@@ -213,7 +218,7 @@ func (s *Devices) decide(ctx context.Context, name string, state swanherdv1.Enro
 		changed.Request.State, changed.Request.DecidedBy = state, actor
 		t := s.store.Txn()
 		s.store.EnrollmentRequests.UpdateIn(t, name, changed, row.Revision)
-		message := fmt.Sprintf("%s from %s, key %s", changed.Request.GetEdge(), changed.Request.GetSourceAddress(), changed.Request.GetKeyFingerprint())
+		message := fmt.Sprintf("%s from %s, key %s%s", changed.Request.GetEdge(), changed.Request.GetSourceAddress(), changed.Request.GetKeyFingerprint(), aboutTPM(changed.Request.GetTpm()))
 		s.store.AppendEventIn(t, model.NetworkName{Network: n.Network}, access.Audit(actor, name, action, message))
 		return changed.GetRequest(), t, nil
 	})

@@ -58,6 +58,7 @@ func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDevice
 		EdgeId:         want.GetEdgeId(),
 		Description:    want.GetDescription(),
 		KeyFingerprint: want.GetKeyFingerprint(),
+		EkFingerprint:  want.GetEkFingerprint(),
 		CreateTime:     timestamppb.New(time.Now()),
 	}
 	t := s.store.Txn()

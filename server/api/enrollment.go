@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"errors"
 	"sync"
@@ -34,6 +35,8 @@ type Enrollment struct {
 	keeper    *access.Keeper
 	endpoints []string
 
+	attestation Attestation
+
 	// mu lets one enrolment through at a time: many edges that share a token
 	// would otherwise make one another's transactions fail.
 	mu sync.Mutex
@@ -41,8 +44,8 @@ type Enrollment struct {
 
 // NewEnrollment returns the service; endpoints, `host:port`, is where edges are
 // told to open their sessions.
-func NewEnrollment(s *store.Store, keeper *pki.Keeper, tokens *access.Keeper, endpoints []string) *Enrollment {
-	return &Enrollment{store: s, pki: keeper, keeper: tokens, endpoints: endpoints}
+func NewEnrollment(s *store.Store, keeper *pki.Keeper, tokens *access.Keeper, endpoints []string, a Attestation) *Enrollment {
+	return &Enrollment{store: s, pki: keeper, keeper: tokens, endpoints: endpoints, attestation: a}
 }
 
 // errEnrollmentToken is the answer to every token or serial number that is not good,
@@ -117,6 +120,15 @@ func (s *Enrollment) enroll(ctx context.Context, req *swanherdv1.EnrollRequest) 
 		return nil, errEnrollmentToken
 	case csrErr != nil: // told to those only who may enrol
 		return nil, csrErr
+	}
+	challenge, err := s.attest(req.GetAttestation(), g, csrs)
+	if err != nil {
+		return nil, err
+	}
+	if challenge != nil {
+		return &swanherdv1.EnrollResponse{Challenge: challenge}, nil
+	}
+	switch {
 	case repeated:
 		return s.admit(ctx, g, identity, csrs)
 	case identity.Revision != 0 && !g.replace:
@@ -208,6 +220,9 @@ func (s *Enrollment) issue(ctx context.Context, name model.EdgeName, csrs reques
 	return i, nil
 }
 
+// errOtherKey is the answer to an edge that wants to leave the TPM that it was attested in.
+var errOtherKey = status.Error(codes.PermissionDenied, "the control key was proved to be in a TPM, and another one was not; renew with that key, or enrol anew")
+
 // RenewCertificate implements EnrollmentService.
 func (s *Enrollment) RenewCertificate(ctx context.Context, req *swanherdv1.RenewCertificateRequest) (*swanherdv1.RenewCertificateResponse, error) {
 	caller, err := access.EdgeFrom(ctx)
@@ -245,6 +260,9 @@ func (s *Enrollment) renew(ctx context.Context, name model.EdgeName, serial stri
 	}
 	if _, good := pki.Issued(row.Value, serial, now); !good {
 		return nil, status.Error(codes.PermissionDenied, pki.ErrRevoked.Error())
+	}
+	if row.Value.GetTpm() != nil && subtle.ConstantTimeCompare(row.Value.GetControlKeySha256(), csrs.controlKey()) != 1 {
+		return nil, errOtherKey
 	}
 	fresh, err := s.issue(ctx, name, csrs, now)
 	if err != nil {

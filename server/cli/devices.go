@@ -52,6 +52,7 @@ func newDeviceCreate(s *session) *cobra.Command {
 	flags.StringVar(&device.EdgeId, "edge-id", "", "name of the edge that it becomes; empty: its site's")
 	flags.StringVar(&device.Description, "description", "", "what it is")
 	flags.StringVar(&device.KeyFingerprint, "key-fingerprint", "", "what `swanherd-edge fingerprint` prints on the device; then nobody has to approve")
+	flags.StringVar(&device.EkFingerprint, "ek-fingerprint", "", "what `swanherd-edge fingerprint --ek --tpm DEVICE` prints: the device has to prove that its key is in that TPM, and nobody has to approve")
 	return cmd
 }
 
@@ -145,11 +146,11 @@ func (s *session) decision(use, short string, decide func(context.Context, *clie
 func deviceKind() kind {
 	return kind{
 		plural: "devices", singular: "device", segment: "devices",
-		header: []string{"SERIAL", "SITE", "EDGE", "CLAIMED", "KEY", "DESCRIPTION"},
+		header: []string{"SERIAL", "SITE", "EDGE", "CLAIMED", "KEY", "TPM", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			d := m.(*swanherdv1.Device)
 			return []string{
-				d.GetSerialNumber(), base(d.GetSite()), base(d.GetEdge()), age(d.GetClaimTime(), now), shortHash(d.GetKeyFingerprint()), d.GetDescription(),
+				d.GetSerialNumber(), base(d.GetSite()), base(d.GetEdge()), age(d.GetClaimTime(), now), shortHash(d.GetKeyFingerprint()), shortHash(d.GetEkFingerprint()), d.GetDescription(),
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
@@ -158,15 +159,26 @@ func deviceKind() kind {
 	}
 }
 
+// tpmOf is the TPM that a key was proved to be in, and who vouches for it.
+func tpmOf(tpm *swanherdv1.AttestedTpm) string {
+	switch {
+	case tpm == nil:
+		return ""
+	case tpm.GetIssuer() == "":
+		return shortHash(tpm.GetEkFingerprint()) + " of unknown make"
+	}
+	return shortHash(tpm.GetEkFingerprint()) + " by " + tpm.GetIssuer()
+}
+
 func requestKind() kind {
 	return kind{
 		plural: "enrollment requests", singular: "enrollment request", segment: "enrollmentRequests",
-		header: []string{"REQUEST", "STATE", "EDGE", "SITE", "FROM", "SERIAL", "VERSION", "ASKED", "EXPIRES", "KEY FINGERPRINT"},
+		header: []string{"REQUEST", "STATE", "EDGE", "SITE", "FROM", "SERIAL", "VERSION", "ASKED", "EXPIRES", "TPM", "KEY FINGERPRINT"},
 		row: func(m proto.Message, now time.Time) []string {
 			r := m.(*swanherdv1.EnrollmentRequest)
 			return []string{
 				base(r.GetName()), enumWord(r.GetState()), base(r.GetEdge()), base(r.GetSite()), r.GetSourceAddress(), r.GetSerialNumber(),
-				r.GetAgentVersion(), age(r.GetCreateTime(), now), age(r.GetExpireTime(), now), r.GetKeyFingerprint(),
+				r.GetAgentVersion(), age(r.GetCreateTime(), now), age(r.GetExpireTime(), now), tpmOf(r.GetTpm()), r.GetKeyFingerprint(),
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {

@@ -47,6 +47,7 @@ func newTokenCreate(s *session) *cobra.Command {
 	flags.StringVar(&token.Description, "description", "", "what it is for")
 	flags.StringSliceVar(&token.AllowedCidrs, "from", nil, "prefixes that edges may call from; none: any")
 	flags.BoolVar(&token.ApprovalRequired, "approval", false, "edges wait for `swanherd enrollment approve`")
+	flags.BoolVar(&token.AttestationRequired, "attestation", false, "edges have to prove that their key is in a TPM (swanherd-edge --tpm)")
 	flags.BoolVar(&token.CreateSite, "create-site", false, "make the site if it is not there; without --site, one for each edge, of its name")
 	flags.StringToStringVar(&token.SiteLabels, "label", nil, "label of sites that the token makes, such as region=emea; may be repeated")
 	return cmd
@@ -88,14 +89,17 @@ func newTokenList(s *session) *cobra.Command {
 			if s.output != "table" {
 				return s.printMessage(resp)
 			}
-			t := newTable(s.Out, "NAME", "FOR", "USES", "EXPIRES", "FROM", "APPROVAL", "DESCRIPTION")
+			t := newTable(s.Out, "NAME", "FOR", "USES", "EXPIRES", "FROM", "REQUIRED", "DESCRIPTION")
 			for _, k := range resp.GetEnrollmentTokens() {
-				approval := ""
+				var required []string
 				if k.GetApprovalRequired() {
-					approval = "required"
+					required = append(required, "approval")
+				}
+				if k.GetAttestationRequired() {
+					required = append(required, "attestation")
 				}
 				t.row(base(k.GetName()), tokenFor(k), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), time.Now()),
-					strings.Join(k.GetAllowedCidrs(), ","), approval, k.GetDescription())
+					strings.Join(k.GetAllowedCidrs(), ","), strings.Join(required, ","), k.GetDescription())
 			}
 			return t.flush()
 		}),

@@ -110,10 +110,13 @@ type EnrollmentToken struct {
 	ApprovalRequired bool `protobuf:"varint,11,opt,name=approval_required,json=approvalRequired,proto3" json:"approval_required,omitempty"`
 	// Make the site when the first edge uses the token, with these labels; without
 	// it the site has to be there. A site that is there keeps its labels.
-	CreateSite    bool              `protobuf:"varint,12,opt,name=create_site,json=createSite,proto3" json:"create_site,omitempty"`
-	SiteLabels    map[string]string `protobuf:"bytes,13,rep,name=site_labels,json=siteLabels,proto3" json:"site_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	CreateSite bool              `protobuf:"varint,12,opt,name=create_site,json=createSite,proto3" json:"create_site,omitempty"`
+	SiteLabels map[string]string `protobuf:"bytes,13,rep,name=site_labels,json=siteLabels,proto3" json:"site_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Edges that use it have to prove that their control key is in a TPM. If nobody
+	// vouches for the TPM, they wait until an operator approves of it.
+	AttestationRequired bool `protobuf:"varint,14,opt,name=attestation_required,json=attestationRequired,proto3" json:"attestation_required,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *EnrollmentToken) Reset() {
@@ -235,6 +238,13 @@ func (x *EnrollmentToken) GetSiteLabels() map[string]string {
 		return x.SiteLabels
 	}
 	return nil
+}
+
+func (x *EnrollmentToken) GetAttestationRequired() bool {
+	if x != nil {
+		return x.AttestationRequired
+	}
+	return false
 }
 
 type CreateEnrollmentTokenRequest struct {
@@ -1243,7 +1253,7 @@ var File_swanherd_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\n" +
-	" swanherd/v1/access_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa7\x06\n" +
+	" swanherd/v1/access_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x06\n" +
 	"\x0fEnrollmentToken\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12$\n" +
@@ -1262,7 +1272,8 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\vcreate_site\x18\f \x01(\bR\n" +
 	"createSite\x12\x8a\x01\n" +
 	"\vsite_labels\x18\r \x03(\v2,.swanherd.v1.EnrollmentToken.SiteLabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\n" +
-	"siteLabels\x1a=\n" +
+	"siteLabels\x121\n" +
+	"\x14attestation_required\x18\x0e \x01(\bR\x13attestationRequired\x1a=\n" +
 	"\x0fSiteLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:|\xeaAy\n" +

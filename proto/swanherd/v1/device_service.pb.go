@@ -75,7 +75,7 @@ func (x EnrollmentRequest_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EnrollmentRequest_State.Descriptor instead.
 func (EnrollmentRequest_State) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{6, 0}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7, 0}
 }
 
 // Device is hardware that was registered before it was shipped.
@@ -95,9 +95,13 @@ type Device struct {
 	// number is. Without it, an operator has to approve: serial numbers are no secret.
 	KeyFingerprint string `protobuf:"bytes,6,opt,name=key_fingerprint,json=keyFingerprint,proto3" json:"key_fingerprint,omitempty"`
 	// The edge that it became, `networks/{network}/edges/{edge}`. A device enrols once.
-	Edge          string                 `protobuf:"bytes,7,opt,name=edge,proto3" json:"edge,omitempty"`
-	ClaimTime     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Edge       string                 `protobuf:"bytes,7,opt,name=edge,proto3" json:"edge,omitempty"`
+	ClaimTime  *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=claim_time,json=claimTime,proto3" json:"claim_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// SHA-256 over the public key info of the endorsement key of its TPM, hexadecimal. With
+	// it, the device has to prove that its key is in that TPM, and is admitted at once
+	// then.
+	EkFingerprint string `protobuf:"bytes,10,opt,name=ek_fingerprint,json=ekFingerprint,proto3" json:"ek_fingerprint,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,6 +199,86 @@ func (x *Device) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Device) GetEkFingerprint() string {
+	if x != nil {
+		return x.EkFingerprint
+	}
+	return ""
+}
+
+// AttestedTpm is a TPM that an edge's control key was proved to be in.
+type AttestedTpm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SHA-256 over the public key info of its endorsement key, hexadecimal.
+	EkFingerprint string `protobuf:"bytes,1,opt,name=ek_fingerprint,json=ekFingerprint,proto3" json:"ek_fingerprint,omitempty"`
+	// The authority that its certificate is from, if the controller believes that
+	// (`--tpm-ca`). Empty: nobody vouches for it, and it may be a program.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// What that certificate says of it, such as `id:49465800`. Empty without an issuer.
+	Manufacturer  string `protobuf:"bytes,3,opt,name=manufacturer,proto3" json:"manufacturer,omitempty"`
+	Model         string `protobuf:"bytes,4,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttestedTpm) Reset() {
+	*x = AttestedTpm{}
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttestedTpm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttestedTpm) ProtoMessage() {}
+
+func (x *AttestedTpm) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttestedTpm.ProtoReflect.Descriptor instead.
+func (*AttestedTpm) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AttestedTpm) GetEkFingerprint() string {
+	if x != nil {
+		return x.EkFingerprint
+	}
+	return ""
+}
+
+func (x *AttestedTpm) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *AttestedTpm) GetManufacturer() string {
+	if x != nil {
+		return x.Manufacturer
+	}
+	return ""
+}
+
+func (x *AttestedTpm) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
 type CreateDeviceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Parent        string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -205,7 +289,7 @@ type CreateDeviceRequest struct {
 
 func (x *CreateDeviceRequest) Reset() {
 	*x = CreateDeviceRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +301,7 @@ func (x *CreateDeviceRequest) String() string {
 func (*CreateDeviceRequest) ProtoMessage() {}
 
 func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +314,7 @@ func (x *CreateDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDeviceRequest.ProtoReflect.Descriptor instead.
 func (*CreateDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CreateDeviceRequest) GetParent() string {
@@ -256,7 +340,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +352,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +365,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *GetDeviceRequest) GetName() string {
@@ -305,7 +389,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -317,7 +401,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -330,7 +414,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListDevicesRequest) GetParent() string {
@@ -378,7 +462,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +474,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +487,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*Device {
@@ -429,7 +513,7 @@ type DeleteDeviceRequest struct {
 
 func (x *DeleteDeviceRequest) Reset() {
 	*x = DeleteDeviceRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +525,7 @@ func (x *DeleteDeviceRequest) String() string {
 func (*DeleteDeviceRequest) ProtoMessage() {}
 
 func (x *DeleteDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +538,7 @@ func (x *DeleteDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteDeviceRequest) GetName() string {
@@ -486,14 +570,16 @@ type EnrollmentRequest struct {
 	// When it is forgotten.
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Who decided.
-	DecidedBy     string `protobuf:"bytes,12,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	DecidedBy string `protobuf:"bytes,12,opt,name=decided_by,json=decidedBy,proto3" json:"decided_by,omitempty"`
+	// The TPM that the key was proved to be in; unset: none was.
+	Tpm           *AttestedTpm `protobuf:"bytes,13,opt,name=tpm,proto3" json:"tpm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollmentRequest) Reset() {
 	*x = EnrollmentRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +591,7 @@ func (x *EnrollmentRequest) String() string {
 func (*EnrollmentRequest) ProtoMessage() {}
 
 func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +604,7 @@ func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EnrollmentRequest) GetName() string {
@@ -605,6 +691,13 @@ func (x *EnrollmentRequest) GetDecidedBy() string {
 	return ""
 }
 
+func (x *EnrollmentRequest) GetTpm() *AttestedTpm {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
 type ListEnrollmentRequestsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -619,7 +712,7 @@ type ListEnrollmentRequestsRequest struct {
 
 func (x *ListEnrollmentRequestsRequest) Reset() {
 	*x = ListEnrollmentRequestsRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +724,7 @@ func (x *ListEnrollmentRequestsRequest) String() string {
 func (*ListEnrollmentRequestsRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +737,7 @@ func (x *ListEnrollmentRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListEnrollmentRequestsRequest) GetParent() string {
@@ -692,7 +785,7 @@ type ListEnrollmentRequestsResponse struct {
 
 func (x *ListEnrollmentRequestsResponse) Reset() {
 	*x = ListEnrollmentRequestsResponse{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +797,7 @@ func (x *ListEnrollmentRequestsResponse) String() string {
 func (*ListEnrollmentRequestsResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentRequestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +810,7 @@ func (x *ListEnrollmentRequestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentRequestsResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentRequestsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListEnrollmentRequestsResponse) GetEnrollmentRequests() []*EnrollmentRequest {
@@ -743,7 +836,7 @@ type ApproveEnrollmentRequestRequest struct {
 
 func (x *ApproveEnrollmentRequestRequest) Reset() {
 	*x = ApproveEnrollmentRequestRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +848,7 @@ func (x *ApproveEnrollmentRequestRequest) String() string {
 func (*ApproveEnrollmentRequestRequest) ProtoMessage() {}
 
 func (x *ApproveEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +861,7 @@ func (x *ApproveEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveEnrollmentRequestRequest.ProtoReflect.Descriptor instead.
 func (*ApproveEnrollmentRequestRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApproveEnrollmentRequestRequest) GetName() string {
@@ -787,7 +880,7 @@ type DenyEnrollmentRequestRequest struct {
 
 func (x *DenyEnrollmentRequestRequest) Reset() {
 	*x = DenyEnrollmentRequestRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -799,7 +892,7 @@ func (x *DenyEnrollmentRequestRequest) String() string {
 func (*DenyEnrollmentRequestRequest) ProtoMessage() {}
 
 func (x *DenyEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -812,7 +905,7 @@ func (x *DenyEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyEnrollmentRequestRequest.ProtoReflect.Descriptor instead.
 func (*DenyEnrollmentRequestRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DenyEnrollmentRequestRequest) GetName() string {
@@ -826,7 +919,7 @@ var File_swanherd_v1_device_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\n" +
-	" swanherd/v1/device_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x04\n" +
+	" swanherd/v1/device_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x04\n" +
 	"\x06Device\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12M\n" +
 	"\rserial_number\x18\x02 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$R\fserialNumber\x12\x1a\n" +
@@ -838,8 +931,15 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\n" +
 	"claim_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\tclaimTime\x12@\n" +
 	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
-	"createTime:N\xeaAK\n" +
-	"\x13swanherd.dev/Device\x12#networks/{network}/devices/{device}*\adevices2\x06device\"j\n" +
+	"createTime\x12?\n" +
+	"\x0eek_fingerprint\x18\n" +
+	" \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\rekFingerprint:N\xeaAK\n" +
+	"\x13swanherd.dev/Device\x12#networks/{network}/devices/{device}*\adevices2\x06device\"\x86\x01\n" +
+	"\vAttestedTpm\x12%\n" +
+	"\x0eek_fingerprint\x18\x01 \x01(\tR\rekFingerprint\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\"\n" +
+	"\fmanufacturer\x18\x03 \x01(\tR\fmanufacturer\x12\x14\n" +
+	"\x05model\x18\x04 \x01(\tR\x05model\"j\n" +
 	"\x13CreateDeviceRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x123\n" +
 	"\x06device\x18\x02 \x01(\v2\x13.swanherd.v1.DeviceB\x06\xbaH\x03\xc8\x01\x01R\x06device\".\n" +
@@ -857,7 +957,7 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\adevices\x18\x01 \x03(\v2\x13.swanherd.v1.DeviceR\adevices\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"1\n" +
 	"\x13DeleteDeviceRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc6\x05\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xf2\x05\n" +
 	"\x11EnrollmentRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12:\n" +
 	"\x05state\x18\x02 \x01(\x0e2$.swanherd.v1.EnrollmentRequest.StateR\x05state\x12\x12\n" +
@@ -876,7 +976,8 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\vexpire_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12\x1d\n" +
 	"\n" +
-	"decided_by\x18\f \x01(\tR\tdecidedBy\"W\n" +
+	"decided_by\x18\f \x01(\tR\tdecidedBy\x12*\n" +
+	"\x03tpm\x18\r \x01(\v2\x18.swanherd.v1.AttestedTpmR\x03tpm\"W\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_PENDING\x10\x01\x12\x12\n" +
@@ -921,51 +1022,53 @@ func file_swanherd_v1_device_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_device_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_device_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_swanherd_v1_device_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_swanherd_v1_device_service_proto_goTypes = []any{
 	(EnrollmentRequest_State)(0),            // 0: swanherd.v1.EnrollmentRequest.State
 	(*Device)(nil),                          // 1: swanherd.v1.Device
-	(*CreateDeviceRequest)(nil),             // 2: swanherd.v1.CreateDeviceRequest
-	(*GetDeviceRequest)(nil),                // 3: swanherd.v1.GetDeviceRequest
-	(*ListDevicesRequest)(nil),              // 4: swanherd.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),             // 5: swanherd.v1.ListDevicesResponse
-	(*DeleteDeviceRequest)(nil),             // 6: swanherd.v1.DeleteDeviceRequest
-	(*EnrollmentRequest)(nil),               // 7: swanherd.v1.EnrollmentRequest
-	(*ListEnrollmentRequestsRequest)(nil),   // 8: swanherd.v1.ListEnrollmentRequestsRequest
-	(*ListEnrollmentRequestsResponse)(nil),  // 9: swanherd.v1.ListEnrollmentRequestsResponse
-	(*ApproveEnrollmentRequestRequest)(nil), // 10: swanherd.v1.ApproveEnrollmentRequestRequest
-	(*DenyEnrollmentRequestRequest)(nil),    // 11: swanherd.v1.DenyEnrollmentRequestRequest
-	(*timestamppb.Timestamp)(nil),           // 12: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),                   // 13: google.protobuf.Empty
+	(*AttestedTpm)(nil),                     // 2: swanherd.v1.AttestedTpm
+	(*CreateDeviceRequest)(nil),             // 3: swanherd.v1.CreateDeviceRequest
+	(*GetDeviceRequest)(nil),                // 4: swanherd.v1.GetDeviceRequest
+	(*ListDevicesRequest)(nil),              // 5: swanherd.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),             // 6: swanherd.v1.ListDevicesResponse
+	(*DeleteDeviceRequest)(nil),             // 7: swanherd.v1.DeleteDeviceRequest
+	(*EnrollmentRequest)(nil),               // 8: swanherd.v1.EnrollmentRequest
+	(*ListEnrollmentRequestsRequest)(nil),   // 9: swanherd.v1.ListEnrollmentRequestsRequest
+	(*ListEnrollmentRequestsResponse)(nil),  // 10: swanherd.v1.ListEnrollmentRequestsResponse
+	(*ApproveEnrollmentRequestRequest)(nil), // 11: swanherd.v1.ApproveEnrollmentRequestRequest
+	(*DenyEnrollmentRequestRequest)(nil),    // 12: swanherd.v1.DenyEnrollmentRequestRequest
+	(*timestamppb.Timestamp)(nil),           // 13: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),                   // 14: google.protobuf.Empty
 }
 var file_swanherd_v1_device_service_proto_depIdxs = []int32{
-	12, // 0: swanherd.v1.Device.claim_time:type_name -> google.protobuf.Timestamp
-	12, // 1: swanherd.v1.Device.create_time:type_name -> google.protobuf.Timestamp
+	13, // 0: swanherd.v1.Device.claim_time:type_name -> google.protobuf.Timestamp
+	13, // 1: swanherd.v1.Device.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: swanherd.v1.CreateDeviceRequest.device:type_name -> swanherd.v1.Device
 	1,  // 3: swanherd.v1.ListDevicesResponse.devices:type_name -> swanherd.v1.Device
 	0,  // 4: swanherd.v1.EnrollmentRequest.state:type_name -> swanherd.v1.EnrollmentRequest.State
-	12, // 5: swanherd.v1.EnrollmentRequest.create_time:type_name -> google.protobuf.Timestamp
-	12, // 6: swanherd.v1.EnrollmentRequest.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 7: swanherd.v1.ListEnrollmentRequestsResponse.enrollment_requests:type_name -> swanherd.v1.EnrollmentRequest
-	2,  // 8: swanherd.v1.DeviceService.CreateDevice:input_type -> swanherd.v1.CreateDeviceRequest
-	3,  // 9: swanherd.v1.DeviceService.GetDevice:input_type -> swanherd.v1.GetDeviceRequest
-	4,  // 10: swanherd.v1.DeviceService.ListDevices:input_type -> swanherd.v1.ListDevicesRequest
-	6,  // 11: swanherd.v1.DeviceService.DeleteDevice:input_type -> swanherd.v1.DeleteDeviceRequest
-	8,  // 12: swanherd.v1.DeviceService.ListEnrollmentRequests:input_type -> swanherd.v1.ListEnrollmentRequestsRequest
-	10, // 13: swanherd.v1.DeviceService.ApproveEnrollmentRequest:input_type -> swanherd.v1.ApproveEnrollmentRequestRequest
-	11, // 14: swanherd.v1.DeviceService.DenyEnrollmentRequest:input_type -> swanherd.v1.DenyEnrollmentRequestRequest
-	1,  // 15: swanherd.v1.DeviceService.CreateDevice:output_type -> swanherd.v1.Device
-	1,  // 16: swanherd.v1.DeviceService.GetDevice:output_type -> swanherd.v1.Device
-	5,  // 17: swanherd.v1.DeviceService.ListDevices:output_type -> swanherd.v1.ListDevicesResponse
-	13, // 18: swanherd.v1.DeviceService.DeleteDevice:output_type -> google.protobuf.Empty
-	9,  // 19: swanherd.v1.DeviceService.ListEnrollmentRequests:output_type -> swanherd.v1.ListEnrollmentRequestsResponse
-	7,  // 20: swanherd.v1.DeviceService.ApproveEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
-	7,  // 21: swanherd.v1.DeviceService.DenyEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
-	15, // [15:22] is the sub-list for method output_type
-	8,  // [8:15] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	13, // 5: swanherd.v1.EnrollmentRequest.create_time:type_name -> google.protobuf.Timestamp
+	13, // 6: swanherd.v1.EnrollmentRequest.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 7: swanherd.v1.EnrollmentRequest.tpm:type_name -> swanherd.v1.AttestedTpm
+	8,  // 8: swanherd.v1.ListEnrollmentRequestsResponse.enrollment_requests:type_name -> swanherd.v1.EnrollmentRequest
+	3,  // 9: swanherd.v1.DeviceService.CreateDevice:input_type -> swanherd.v1.CreateDeviceRequest
+	4,  // 10: swanherd.v1.DeviceService.GetDevice:input_type -> swanherd.v1.GetDeviceRequest
+	5,  // 11: swanherd.v1.DeviceService.ListDevices:input_type -> swanherd.v1.ListDevicesRequest
+	7,  // 12: swanherd.v1.DeviceService.DeleteDevice:input_type -> swanherd.v1.DeleteDeviceRequest
+	9,  // 13: swanherd.v1.DeviceService.ListEnrollmentRequests:input_type -> swanherd.v1.ListEnrollmentRequestsRequest
+	11, // 14: swanherd.v1.DeviceService.ApproveEnrollmentRequest:input_type -> swanherd.v1.ApproveEnrollmentRequestRequest
+	12, // 15: swanherd.v1.DeviceService.DenyEnrollmentRequest:input_type -> swanherd.v1.DenyEnrollmentRequestRequest
+	1,  // 16: swanherd.v1.DeviceService.CreateDevice:output_type -> swanherd.v1.Device
+	1,  // 17: swanherd.v1.DeviceService.GetDevice:output_type -> swanherd.v1.Device
+	6,  // 18: swanherd.v1.DeviceService.ListDevices:output_type -> swanherd.v1.ListDevicesResponse
+	14, // 19: swanherd.v1.DeviceService.DeleteDevice:output_type -> google.protobuf.Empty
+	10, // 20: swanherd.v1.DeviceService.ListEnrollmentRequests:output_type -> swanherd.v1.ListEnrollmentRequestsResponse
+	8,  // 21: swanherd.v1.DeviceService.ApproveEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
+	8,  // 22: swanherd.v1.DeviceService.DenyEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
+	16, // [16:23] is the sub-list for method output_type
+	9,  // [9:16] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_device_service_proto_init() }
@@ -979,7 +1082,7 @@ func file_swanherd_v1_device_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_device_service_proto_rawDesc), len(file_swanherd_v1_device_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

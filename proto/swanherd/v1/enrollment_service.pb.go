@@ -36,7 +36,10 @@ type EnrollRequest struct {
 	IkeCsr       []byte `protobuf:"bytes,4,opt,name=ike_csr,json=ikeCsr,proto3" json:"ike_csr,omitempty"`
 	AgentVersion string `protobuf:"bytes,5,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
 	// Of the hardware, as the vendor printed it.
-	SerialNumber  string `protobuf:"bytes,6,opt,name=serial_number,json=serialNumber,proto3" json:"serial_number,omitempty"`
+	SerialNumber string `protobuf:"bytes,6,opt,name=serial_number,json=serialNumber,proto3" json:"serial_number,omitempty"`
+	// That the key of the control channel is in a TPM; unset: nothing is said of where it is.
+	// One that is bad is refused, also where none is demanded.
+	Attestation   *TpmAttestation `protobuf:"bytes,7,opt,name=attestation,proto3" json:"attestation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,6 +116,186 @@ func (x *EnrollRequest) GetSerialNumber() string {
 	return ""
 }
 
+func (x *EnrollRequest) GetAttestation() *TpmAttestation {
+	if x != nil {
+		return x.Attestation
+	}
+	return nil
+}
+
+// TpmAttestation is what a TPM 2.0 says of the key of the control channel. Structures are
+// encoded as TPMs do it (TPM 2.0 Library, Part 2).
+type TpmAttestation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The endorsement key (EK), a TPMT_PUBLIC, and the certificate of it, DER; empty: there is
+	// none, or it could not be read.
+	EkPublic      []byte `protobuf:"bytes,1,opt,name=ek_public,json=ekPublic,proto3" json:"ek_public,omitempty"`
+	EkCertificate []byte `protobuf:"bytes,2,opt,name=ek_certificate,json=ekCertificate,proto3" json:"ek_certificate,omitempty"`
+	// The attestation key (AK), a TPMT_PUBLIC: ECDSA with SHA-256 on P-256, restricted.
+	AkPublic []byte `protobuf:"bytes,3,opt,name=ak_public,json=akPublic,proto3" json:"ak_public,omitempty"`
+	// The key of control_csr, a TPMT_PUBLIC.
+	KeyPublic []byte `protobuf:"bytes,4,opt,name=key_public,json=keyPublic,proto3" json:"key_public,omitempty"`
+	// The TPMS_ATTEST of TPM2_Certify of that key by the AK, and its TPMT_SIGNATURE.
+	CertifyInfo []byte `protobuf:"bytes,5,opt,name=certify_info,json=certifyInfo,proto3" json:"certify_info,omitempty"`
+	Signature   []byte `protobuf:"bytes,6,opt,name=signature,proto3" json:"signature,omitempty"`
+	// Of the challenge, and what TPM2_ActivateCredential found in it. Empty: there was no
+	// challenge yet, and the answer is one.
+	Ticket        []byte `protobuf:"bytes,7,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	Secret        []byte `protobuf:"bytes,8,opt,name=secret,proto3" json:"secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TpmAttestation) Reset() {
+	*x = TpmAttestation{}
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TpmAttestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TpmAttestation) ProtoMessage() {}
+
+func (x *TpmAttestation) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TpmAttestation.ProtoReflect.Descriptor instead.
+func (*TpmAttestation) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TpmAttestation) GetEkPublic() []byte {
+	if x != nil {
+		return x.EkPublic
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetEkCertificate() []byte {
+	if x != nil {
+		return x.EkCertificate
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetAkPublic() []byte {
+	if x != nil {
+		return x.AkPublic
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetKeyPublic() []byte {
+	if x != nil {
+		return x.KeyPublic
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetCertifyInfo() []byte {
+	if x != nil {
+		return x.CertifyInfo
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+func (x *TpmAttestation) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+// TpmChallenge can be answered only by the TPM that has both the EK and the AK, within a
+// minute.
+type TpmChallenge struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// To be given back as it is.
+	Ticket []byte `protobuf:"bytes,1,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// Of TPM2_ActivateCredential: a TPMS_ID_OBJECT, and a TPMU_ENCRYPTED_SECRET.
+	CredentialBlob  []byte `protobuf:"bytes,2,opt,name=credential_blob,json=credentialBlob,proto3" json:"credential_blob,omitempty"`
+	EncryptedSecret []byte `protobuf:"bytes,3,opt,name=encrypted_secret,json=encryptedSecret,proto3" json:"encrypted_secret,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *TpmChallenge) Reset() {
+	*x = TpmChallenge{}
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TpmChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TpmChallenge) ProtoMessage() {}
+
+func (x *TpmChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TpmChallenge.ProtoReflect.Descriptor instead.
+func (*TpmChallenge) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TpmChallenge) GetTicket() []byte {
+	if x != nil {
+		return x.Ticket
+	}
+	return nil
+}
+
+func (x *TpmChallenge) GetCredentialBlob() []byte {
+	if x != nil {
+		return x.CredentialBlob
+	}
+	return nil
+}
+
+func (x *TpmChallenge) GetEncryptedSecret() []byte {
+	if x != nil {
+		return x.EncryptedSecret
+	}
+	return nil
+}
+
 type EnrollResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}/edges/{edge}`; empty while pending.
@@ -121,14 +304,16 @@ type EnrollResponse struct {
 	// Where to open the session, `host:port`, in order of preference.
 	SessionEndpoints []string `protobuf:"bytes,3,rep,name=session_endpoints,json=sessionEndpoints,proto3" json:"session_endpoints,omitempty"`
 	// Set when an operator has to approve first; then edge and certificates are not.
-	Pending       *PendingEnrollment `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	Pending *PendingEnrollment `protobuf:"bytes,4,opt,name=pending,proto3" json:"pending,omitempty"`
+	// Set when the attestation has to be answered for first; then nothing else is.
+	Challenge     *TpmChallenge `protobuf:"bytes,5,opt,name=challenge,proto3" json:"challenge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -140,7 +325,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -153,7 +338,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EnrollResponse) GetEdge() string {
@@ -184,6 +369,13 @@ func (x *EnrollResponse) GetPending() *PendingEnrollment {
 	return nil
 }
 
+func (x *EnrollResponse) GetChallenge() *TpmChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
 // PendingEnrollment is a request that waits for an operator.
 type PendingEnrollment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +393,7 @@ type PendingEnrollment struct {
 
 func (x *PendingEnrollment) Reset() {
 	*x = PendingEnrollment{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -213,7 +405,7 @@ func (x *PendingEnrollment) String() string {
 func (*PendingEnrollment) ProtoMessage() {}
 
 func (x *PendingEnrollment) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -226,7 +418,7 @@ func (x *PendingEnrollment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingEnrollment.ProtoReflect.Descriptor instead.
 func (*PendingEnrollment) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PendingEnrollment) GetEnrollmentRequest() string {
@@ -270,7 +462,7 @@ type PollEnrollmentRequest struct {
 
 func (x *PollEnrollmentRequest) Reset() {
 	*x = PollEnrollmentRequest{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +474,7 @@ func (x *PollEnrollmentRequest) String() string {
 func (*PollEnrollmentRequest) ProtoMessage() {}
 
 func (x *PollEnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +487,7 @@ func (x *PollEnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PollEnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*PollEnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PollEnrollmentRequest) GetEnrollmentRequest() string {
@@ -338,7 +530,7 @@ type EdgeCertificates struct {
 
 func (x *EdgeCertificates) Reset() {
 	*x = EdgeCertificates{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -350,7 +542,7 @@ func (x *EdgeCertificates) String() string {
 func (*EdgeCertificates) ProtoMessage() {}
 
 func (x *EdgeCertificates) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -363,7 +555,7 @@ func (x *EdgeCertificates) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeCertificates.ProtoReflect.Descriptor instead.
 func (*EdgeCertificates) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EdgeCertificates) GetControlChain() [][]byte {
@@ -411,7 +603,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +615,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +628,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RenewCertificateRequest) GetControlCsr() []byte {
@@ -462,7 +654,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +666,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_enrollment_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +679,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_enrollment_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RenewCertificateResponse) GetCertificates() *EdgeCertificates {
@@ -501,7 +693,7 @@ var File_swanherd_v1_enrollment_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_enrollment_service_proto_rawDesc = "" +
 	"\n" +
-	"$swanherd/v1/enrollment_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc7\x02\n" +
+	"$swanherd/v1/enrollment_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x03\n" +
 	"\rEnrollRequest\x12\x1e\n" +
 	"\x05token\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05token\x12D\n" +
 	"\aedge_id\x18\x02 \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\x06edgeId\x12+\n" +
@@ -511,12 +703,28 @@ const file_swanherd_v1_enrollment_service_proto_rawDesc = "" +
 	"\aike_csr\x18\x04 \x01(\fB\n" +
 	"\xbaH\az\x05\x10\x01\x18\x80@R\x06ikeCsr\x12,\n" +
 	"\ragent_version\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\fagentVersion\x12P\n" +
-	"\rserial_number\x18\x06 \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$R\fserialNumber\"\xce\x01\n" +
+	"\rserial_number\x18\x06 \x01(\tB+\xbaH(r&2$^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$R\fserialNumber\x12=\n" +
+	"\vattestation\x18\a \x01(\v2\x1b.swanherd.v1.TpmAttestationR\vattestation\"\xd0\x02\n" +
+	"\x0eTpmAttestation\x12%\n" +
+	"\tek_public\x18\x01 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\bekPublic\x12/\n" +
+	"\x0eek_certificate\x18\x02 \x01(\fB\b\xbaH\x05z\x03\x18\x80@R\rekCertificate\x12%\n" +
+	"\tak_public\x18\x03 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\bakPublic\x12'\n" +
+	"\n" +
+	"key_public\x18\x04 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\tkeyPublic\x12+\n" +
+	"\fcertify_info\x18\x05 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\vcertifyInfo\x12&\n" +
+	"\tsignature\x18\x06 \x01(\fB\b\xbaH\x05z\x03\x18\x80\bR\tsignature\x12 \n" +
+	"\x06ticket\x18\a \x01(\fB\b\xbaH\x05z\x03\x18\x80\x02R\x06ticket\x12\x1f\n" +
+	"\x06secret\x18\b \x01(\fB\a\xbaH\x04z\x02\x18@R\x06secret\"z\n" +
+	"\fTpmChallenge\x12\x16\n" +
+	"\x06ticket\x18\x01 \x01(\fR\x06ticket\x12'\n" +
+	"\x0fcredential_blob\x18\x02 \x01(\fR\x0ecredentialBlob\x12)\n" +
+	"\x10encrypted_secret\x18\x03 \x01(\fR\x0fencryptedSecret\"\x87\x02\n" +
 	"\x0eEnrollResponse\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12A\n" +
 	"\fcertificates\x18\x02 \x01(\v2\x1d.swanherd.v1.EdgeCertificatesR\fcertificates\x12+\n" +
 	"\x11session_endpoints\x18\x03 \x03(\tR\x10sessionEndpoints\x128\n" +
-	"\apending\x18\x04 \x01(\v2\x1e.swanherd.v1.PendingEnrollmentR\apending\"\xe8\x01\n" +
+	"\apending\x18\x04 \x01(\v2\x1e.swanherd.v1.PendingEnrollmentR\apending\x127\n" +
+	"\tchallenge\x18\x05 \x01(\v2\x19.swanherd.v1.TpmChallengeR\tchallenge\"\xe8\x01\n" +
 	"\x11PendingEnrollment\x12-\n" +
 	"\x12enrollment_request\x18\x01 \x01(\tR\x11enrollmentRequest\x12'\n" +
 	"\x0fkey_fingerprint\x18\x02 \x01(\tR\x0ekeyFingerprint\x12>\n" +
@@ -564,36 +772,40 @@ func file_swanherd_v1_enrollment_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_enrollment_service_proto_rawDescData
 }
 
-var file_swanherd_v1_enrollment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_swanherd_v1_enrollment_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_swanherd_v1_enrollment_service_proto_goTypes = []any{
 	(*EnrollRequest)(nil),            // 0: swanherd.v1.EnrollRequest
-	(*EnrollResponse)(nil),           // 1: swanherd.v1.EnrollResponse
-	(*PendingEnrollment)(nil),        // 2: swanherd.v1.PendingEnrollment
-	(*PollEnrollmentRequest)(nil),    // 3: swanherd.v1.PollEnrollmentRequest
-	(*EdgeCertificates)(nil),         // 4: swanherd.v1.EdgeCertificates
-	(*RenewCertificateRequest)(nil),  // 5: swanherd.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 6: swanherd.v1.RenewCertificateResponse
-	(*durationpb.Duration)(nil),      // 7: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
+	(*TpmAttestation)(nil),           // 1: swanherd.v1.TpmAttestation
+	(*TpmChallenge)(nil),             // 2: swanherd.v1.TpmChallenge
+	(*EnrollResponse)(nil),           // 3: swanherd.v1.EnrollResponse
+	(*PendingEnrollment)(nil),        // 4: swanherd.v1.PendingEnrollment
+	(*PollEnrollmentRequest)(nil),    // 5: swanherd.v1.PollEnrollmentRequest
+	(*EdgeCertificates)(nil),         // 6: swanherd.v1.EdgeCertificates
+	(*RenewCertificateRequest)(nil),  // 7: swanherd.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 8: swanherd.v1.RenewCertificateResponse
+	(*durationpb.Duration)(nil),      // 9: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 10: google.protobuf.Timestamp
 }
 var file_swanherd_v1_enrollment_service_proto_depIdxs = []int32{
-	4, // 0: swanherd.v1.EnrollResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
-	2, // 1: swanherd.v1.EnrollResponse.pending:type_name -> swanherd.v1.PendingEnrollment
-	7, // 2: swanherd.v1.PendingEnrollment.poll_interval:type_name -> google.protobuf.Duration
-	8, // 3: swanherd.v1.PendingEnrollment.expire_time:type_name -> google.protobuf.Timestamp
-	8, // 4: swanherd.v1.EdgeCertificates.renew_time:type_name -> google.protobuf.Timestamp
-	4, // 5: swanherd.v1.RenewCertificateResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
-	0, // 6: swanherd.v1.EnrollmentService.Enroll:input_type -> swanherd.v1.EnrollRequest
-	3, // 7: swanherd.v1.EnrollmentService.PollEnrollment:input_type -> swanherd.v1.PollEnrollmentRequest
-	5, // 8: swanherd.v1.EnrollmentService.RenewCertificate:input_type -> swanherd.v1.RenewCertificateRequest
-	1, // 9: swanherd.v1.EnrollmentService.Enroll:output_type -> swanherd.v1.EnrollResponse
-	1, // 10: swanherd.v1.EnrollmentService.PollEnrollment:output_type -> swanherd.v1.EnrollResponse
-	6, // 11: swanherd.v1.EnrollmentService.RenewCertificate:output_type -> swanherd.v1.RenewCertificateResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	1,  // 0: swanherd.v1.EnrollRequest.attestation:type_name -> swanherd.v1.TpmAttestation
+	6,  // 1: swanherd.v1.EnrollResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
+	4,  // 2: swanherd.v1.EnrollResponse.pending:type_name -> swanherd.v1.PendingEnrollment
+	2,  // 3: swanherd.v1.EnrollResponse.challenge:type_name -> swanherd.v1.TpmChallenge
+	9,  // 4: swanherd.v1.PendingEnrollment.poll_interval:type_name -> google.protobuf.Duration
+	10, // 5: swanherd.v1.PendingEnrollment.expire_time:type_name -> google.protobuf.Timestamp
+	10, // 6: swanherd.v1.EdgeCertificates.renew_time:type_name -> google.protobuf.Timestamp
+	6,  // 7: swanherd.v1.RenewCertificateResponse.certificates:type_name -> swanherd.v1.EdgeCertificates
+	0,  // 8: swanherd.v1.EnrollmentService.Enroll:input_type -> swanherd.v1.EnrollRequest
+	5,  // 9: swanherd.v1.EnrollmentService.PollEnrollment:input_type -> swanherd.v1.PollEnrollmentRequest
+	7,  // 10: swanherd.v1.EnrollmentService.RenewCertificate:input_type -> swanherd.v1.RenewCertificateRequest
+	3,  // 11: swanherd.v1.EnrollmentService.Enroll:output_type -> swanherd.v1.EnrollResponse
+	3,  // 12: swanherd.v1.EnrollmentService.PollEnrollment:output_type -> swanherd.v1.EnrollResponse
+	8,  // 13: swanherd.v1.EnrollmentService.RenewCertificate:output_type -> swanherd.v1.RenewCertificateResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_enrollment_service_proto_init() }
@@ -607,7 +819,7 @@ func file_swanherd_v1_enrollment_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_enrollment_service_proto_rawDesc), len(file_swanherd_v1_enrollment_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,13 +33,15 @@ type EnrollmentServiceClient interface {
 	// Admits an edge by an enrollment token, or by its serial number if that was
 	// registered. Repeating the call with the same token and key gives the same edge
 	// and no second use of the token. Whatever is wrong with a token or a serial
-	// number, the answer is the same PERMISSION_DENIED.
+	// number, the answer is the same PERMISSION_DENIED. An edge whose key is in a TPM shows
+	// an attestation, gets a challenge, and repeats the request with the answer.
 	Enroll(ctx context.Context, in *EnrollRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 	// Asks what became of a request that waits for approval. PERMISSION_DENIED when it
 	// was denied, has expired, or is not of this key.
 	PollEnrollment(ctx context.Context, in *PollEnrollmentRequest, opts ...grpc.CallOption) (*EnrollResponse, error)
 	// Gives new certificates to the edge that calls, which proves itself with
-	// its present control certificate (mutual TLS).
+	// its present control certificate (mutual TLS). An edge whose control key was attested
+	// keeps that key: PERMISSION_DENIED with another one.
 	RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error)
 }
 
@@ -90,13 +92,15 @@ type EnrollmentServiceServer interface {
 	// Admits an edge by an enrollment token, or by its serial number if that was
 	// registered. Repeating the call with the same token and key gives the same edge
 	// and no second use of the token. Whatever is wrong with a token or a serial
-	// number, the answer is the same PERMISSION_DENIED.
+	// number, the answer is the same PERMISSION_DENIED. An edge whose key is in a TPM shows
+	// an attestation, gets a challenge, and repeats the request with the answer.
 	Enroll(context.Context, *EnrollRequest) (*EnrollResponse, error)
 	// Asks what became of a request that waits for approval. PERMISSION_DENIED when it
 	// was denied, has expired, or is not of this key.
 	PollEnrollment(context.Context, *PollEnrollmentRequest) (*EnrollResponse, error)
 	// Gives new certificates to the edge that calls, which proves itself with
-	// its present control certificate (mutual TLS).
+	// its present control certificate (mutual TLS). An edge whose control key was attested
+	// keeps that key: PERMISSION_DENIED with another one.
 	RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error)
 	mustEmbedUnimplementedEnrollmentServiceServer()
 }

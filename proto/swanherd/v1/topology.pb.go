@@ -279,6 +279,9 @@ type Network struct {
 	// network may pass with the header `swanherd-break-glass`, whose text is why: that is
 	// in the audit log. To end this is such a change too.
 	ApprovalRequired bool `protobuf:"varint,4,opt,name=approval_required,json=approvalRequired,proto3" json:"approval_required,omitempty"`
+	// Edges that enrol have to prove that their control key is in a TPM, by whatever token
+	// or device; as EnrollmentToken.attestation_required. Edges that have enrolled stay.
+	AttestationRequired bool `protobuf:"varint,5,opt,name=attestation_required,json=attestationRequired,proto3" json:"attestation_required,omitempty"`
 	// Assigned by the server; never reused.
 	Uid string `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	// Changes with each write; give it back to Update and Delete to be refused
@@ -344,6 +347,13 @@ func (x *Network) GetDescription() string {
 func (x *Network) GetApprovalRequired() bool {
 	if x != nil {
 		return x.ApprovalRequired
+	}
+	return false
+}
+
+func (x *Network) GetAttestationRequired() bool {
+	if x != nil {
+		return x.AttestationRequired
 	}
 	return false
 }
@@ -2556,12 +2566,13 @@ var File_swanherd_v1_topology_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\n" +
-	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\xcc\x03\n" +
+	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\xff\x03\n" +
 	"\aNetwork\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xe0A\b\xbaH1\xc8\x01\x01r,2*^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12*\n" +
 	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12+\n" +
-	"\x11approval_required\x18\x04 \x01(\bR\x10approvalRequired\x12\x15\n" +
+	"\x11approval_required\x18\x04 \x01(\bR\x10approvalRequired\x121\n" +
+	"\x14attestation_required\x18\x05 \x01(\bR\x13attestationRequired\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +

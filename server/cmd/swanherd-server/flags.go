@@ -116,6 +116,7 @@ up, and keep it apart from backups of the store.`,
 	f.Float64Var(&cfg.RateLimit.PerSecond, "rate-limit", access.DefaultCallsPerSecond, "calls a second that one token, person or certificate may make on average; below 0: any")
 	f.IntVar(&cfg.RateLimit.Burst, "rate-burst", access.DefaultCallsBurst, "calls that it may make at once")
 	f.StringVar(&cfg.OperatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with, read again when it changes (\"swanherd role grant ... cert-uri:...\")")
+	f.StringVar(&cfg.TPMCA, "tpm-ca", "", "PEM file of the authorities of TPM manufacturers that are believed when an edge proves that its key is in a TPM")
 	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")

@@ -690,7 +690,10 @@ type EdgeIdentity struct {
 	// SHA-256 of the subject public key info of the control certificate.
 	ControlKeySha256 []byte `protobuf:"bytes,3,opt,name=control_key_sha256,json=controlKeySha256,proto3" json:"control_key_sha256,omitempty"`
 	// Certificates issued to it that have not expired, newest last.
-	Certificates  []*IssuedCertificate `protobuf:"bytes,4,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	Certificates []*IssuedCertificate `protobuf:"bytes,4,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// The TPM that the control key was proved to be in when it enrolled: then it keeps
+	// that key. Unset: none was.
+	Tpm           *v1.AttestedTpm `protobuf:"bytes,5,opt,name=tpm,proto3" json:"tpm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,6 +752,13 @@ func (x *EdgeIdentity) GetControlKeySha256() []byte {
 func (x *EdgeIdentity) GetCertificates() []*IssuedCertificate {
 	if x != nil {
 		return x.Certificates
+	}
+	return nil
+}
+
+func (x *EdgeIdentity) GetTpm() *v1.AttestedTpm {
+	if x != nil {
+		return x.Tpm
 	}
 	return nil
 }
@@ -2359,12 +2369,13 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\auplinks\x18\x02 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\x12/\n" +
 	"\x06status\x18\x03 \x01(\v2\x17.swanherd.v1.EdgeStatusR\x06status\x12\x17\n" +
 	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x12-\n" +
-	"\x12certificate_serial\x18\x05 \x01(\tR\x11certificateSerial\"\xc5\x01\n" +
+	"\x12certificate_serial\x18\x05 \x01(\tR\x11certificateSerial\"\xf1\x01\n" +
 	"\fEdgeIdentity\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12,\n" +
 	"\x12control_key_sha256\x18\x03 \x01(\fR\x10controlKeySha256\x12H\n" +
-	"\fcertificates\x18\x04 \x03(\v2$.swanherd.store.v1.IssuedCertificateR\fcertificates\"\x99\x02\n" +
+	"\fcertificates\x18\x04 \x03(\v2$.swanherd.store.v1.IssuedCertificateR\fcertificates\x12*\n" +
+	"\x03tpm\x18\x05 \x01(\v2\x18.swanherd.v1.AttestedTpmR\x03tpm\"\x99\x02\n" +
 	"\x11IssuedCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12F\n" +
 	"\apurpose\x18\x02 \x01(\x0e2,.swanherd.store.v1.IssuedCertificate.PurposeR\apurpose\x12;\n" +
@@ -2558,15 +2569,16 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
 	(*v1.Uplink)(nil),                  // 38: swanherd.v1.Uplink
 	(*v1.EdgeStatus)(nil),              // 39: swanherd.v1.EdgeStatus
-	(v1.CertificateAuthority_Phase)(0), // 40: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 41: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 42: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 43: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 44: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 45: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 46: swanherd.v1.WebhookSink
-	(*v1.PreSharedKey)(nil),            // 47: swanherd.v1.PreSharedKey
-	(*v1.Alert)(nil),                   // 48: swanherd.v1.Alert
+	(*v1.AttestedTpm)(nil),             // 40: swanherd.v1.AttestedTpm
+	(v1.CertificateAuthority_Phase)(0), // 41: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 42: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 43: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 44: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 45: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 46: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 47: swanherd.v1.WebhookSink
+	(*v1.PreSharedKey)(nil),            // 48: swanherd.v1.PreSharedKey
+	(*v1.Alert)(nil),                   // 49: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
 	33, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
@@ -2583,45 +2595,46 @@ var file_swanherd_store_v1_store_proto_depIdxs = []int32{
 	38, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
 	39, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 13: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	0,  // 14: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	33, // 15: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	31, // 16: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	13, // 17: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	40, // 18: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	31, // 19: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	33, // 20: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	33, // 21: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	37, // 22: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	41, // 23: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	33, // 24: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	33, // 25: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	33, // 26: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	33, // 27: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	33, // 28: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	31, // 29: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	31, // 30: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
-	33, // 31: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	42, // 32: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	43, // 33: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	44, // 34: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	33, // 35: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	43, // 36: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	45, // 37: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	46, // 38: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	31, // 39: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	47, // 40: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
-	31, // 41: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
-	48, // 42: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	33, // 43: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	33, // 44: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	30, // 45: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	33, // 46: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	33, // 47: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	40, // 14: swanherd.store.v1.EdgeIdentity.tpm:type_name -> swanherd.v1.AttestedTpm
+	0,  // 15: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	33, // 16: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 17: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	13, // 18: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	41, // 19: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	31, // 20: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	33, // 21: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	33, // 22: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	37, // 23: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	42, // 24: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	33, // 25: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	33, // 26: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	33, // 27: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 28: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	33, // 29: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	31, // 30: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	31, // 31: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
+	33, // 32: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	43, // 33: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	44, // 34: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	45, // 35: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	33, // 36: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	44, // 37: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	46, // 38: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	47, // 39: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	31, // 40: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	48, // 41: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	31, // 42: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	49, // 43: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	33, // 44: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	33, // 45: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	30, // 46: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	33, // 47: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	33, // 48: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
