@@ -40,6 +40,7 @@ type agent struct {
 	ended   bool   // in order, so that nothing is to be protected any more
 
 	dir        *state.Dir
+	tpm        TPM // nil: the control key is a file
 	keyLog     []*os.File
 	host       *hostnet.Host
 	segments   []*segmentPlace
@@ -101,7 +102,7 @@ func (a *agent) open() error {
 		return err
 	}
 	a.reason = reason
-	if a.dir, err = state.Open(a.cfg.StateDir); err != nil {
+	if a.dir, a.tpm, err = OpenState(a.cfg.StateDir, a.cfg.TPM); err != nil {
 		return err
 	}
 	if a.host, err = hostnet.Open(a.cfg.Logger); err != nil {
@@ -324,7 +325,7 @@ func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
 	}
 	cfg := enroll.Config{
 		Dir: a.dir, Token: token, EdgeID: a.cfg.EdgeID, SerialNumber: a.cfg.SerialNumber,
-		AgentVersion: Version(), Logger: a.cfg.Logger,
+		AgentVersion: Version(), Logger: a.cfg.Logger, TPM: a.tpm,
 	}
 	return enroll.UntilAnswered(ctx, cfg)
 }

@@ -32,6 +32,9 @@ type Config struct {
 	Controllers  []string
 	CAPin        string
 	SerialNumber string
+	// TPM is a device, or a socket of an emulator, that keeps the control key and proves so
+	// when the edge enrolls; empty: the key is a file.
+	TPM string
 	// IntentFile is run without a controller. Excludes Token.
 	IntentFile string
 	// Uplinks by name and interface; empty: every interface with a default

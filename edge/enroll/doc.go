@@ -6,7 +6,8 @@
 // stored trust anchors afterwards, checks what it is given, and renews the
 // certificates long before they end, or when the network's authority is replaced.
 // A device whose serial number is registered needs no token; where an operator has
-// to approve, it asks until that is decided.
+// to approve, it asks until that is decided. If the control key is in a TPM, it shows what
+// the TPM says of that, and answers the controller's challenge.
 //
 // It never sends a private key, never logs or repeats a token, and never gives
 // up an identity that works for one that was not checked.

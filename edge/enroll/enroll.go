@@ -36,7 +36,15 @@ type Config struct {
 	AgentVersion string
 	// SerialNumber of the hardware; empty: unknown.
 	SerialNumber string
-	Logger       *slog.Logger
+	// TPM is where Dir keeps the control key; nil: in a file.
+	TPM    Attester
+	Logger *slog.Logger
+}
+
+// Attester is a TPM that proves that a control key is in it.
+type Attester interface {
+	Attest(key crypto.Signer) (*swanherdv1.TpmAttestation, error)
+	Answer(*swanherdv1.TpmChallenge) (secret []byte, err error)
 }
 
 // Enroll asks the controllers that the token names, in turn, for an identity,
@@ -55,9 +63,7 @@ func Enroll(ctx context.Context, c Config) (*state.Identity, error) {
 	if req.ControlCsr, req.IkeCsr, err = requests(keys); err != nil {
 		return nil, err
 	}
-	resp, err := c.ask(ctx, func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (*swanherdv1.EnrollResponse, error) {
-		return s.Enroll(ctx, req)
-	})
+	resp, err := c.request(ctx, req, keys)
 	if errors.Is(err, ErrRefused) {
 		return nil, fmt.Errorf("%w; a token works until it is used up or expires (make one with `swanherd token create`), "+
 			"and a name until the edge that has it is deleted (choose one with --edge-id)", err)
@@ -79,6 +85,33 @@ func Enroll(ctx context.Context, c Config) (*state.Identity, error) {
 	}
 	c.Logger.Info("enrolled", "edge", id.Edge, "renew_time", id.RenewTime)
 	return id, nil
+}
+
+// request asks for an identity. If the key is in a TPM, that is shown, and the controller
+// wants a challenge answered first.
+func (c *Config) request(ctx context.Context, req *swanherdv1.EnrollRequest, keys *state.Keys) (*swanherdv1.EnrollResponse, error) {
+	enroll := func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (*swanherdv1.EnrollResponse, error) {
+		return s.Enroll(ctx, req)
+	}
+	if c.TPM == nil {
+		return c.ask(ctx, enroll)
+	}
+	var err error
+	if req.Attestation, err = c.TPM.Attest(keys.Control); err != nil {
+		return nil, err
+	}
+	resp, err := c.ask(ctx, enroll)
+	if err != nil || resp.GetChallenge() == nil {
+		return resp, err
+	}
+	req.Attestation.Ticket = resp.GetChallenge().GetTicket()
+	if req.Attestation.Secret, err = c.TPM.Answer(resp.GetChallenge()); err != nil {
+		return nil, err
+	}
+	if resp, err = c.ask(ctx, enroll); err == nil && resp.GetChallenge() != nil {
+		return nil, errors.New("controller answers the answer to its challenge with another one")
+	}
+	return resp, err
 }
 
 // ask asks the controllers in turn until one answers.

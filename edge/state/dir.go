@@ -22,6 +22,7 @@ const (
 type Dir struct {
 	path string
 	lock *os.File
+	tpm  TPM // nil: keys are files
 }
 
 // Open opens the state directory at path, makes it where it is missing, and

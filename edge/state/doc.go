@@ -8,6 +8,7 @@
 //
 //	identity/         control.{key,crt}, ike.{key,crt}, controller-roots.crt,
 //	                  network-roots.crt, edge.json: one identity, replaced whole
+//	                  control.key may be a key in a TPM (TSS2 PRIVATE KEY)
 //	identity.next/    the candidate: keys made before the controller is asked
 //	intent.binpb      the intent last confirmed, with a checksum
 //	trial.binpb       which update is on trial, or was taken back

@@ -25,7 +25,7 @@ var ErrNotEnrolled = errors.New("this edge is not enrolled; run: swanherd-edge e
 
 // Keys are an edge's two private keys. They never leave the machine.
 type Keys struct {
-	Control *ecdsa.PrivateKey  // P-256: TLS to the controller
+	Control crypto.Signer      // ECDSA on P-256, perhaps in a TPM: TLS to the controller
 	IKE     ed25519.PrivateKey // IKE authentication (RFC 8420)
 }
 
@@ -66,11 +66,14 @@ func (d *Dir) candidatePath() string { return filepath.Join(d.path, "identity.ne
 
 // LoadIdentity returns the identity in use, or ErrNotEnrolled.
 func (d *Dir) LoadIdentity() (*Identity, error) {
-	id, err := readIdentity(d.identityPath())
+	id, err := d.readIdentity(d.identityPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, serr := os.Stat(d.identityPath()); errors.Is(serr, fs.ErrNotExist) {
 			return nil, ErrNotEnrolled
 		}
+	}
+	if errors.As(err, new(tpmError)) {
+		return nil, fmt.Errorf("load identity: %w", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("load identity: %w; if the files cannot be restored, move %s away and enroll again", err, d.identityPath())
@@ -78,8 +81,8 @@ func (d *Dir) LoadIdentity() (*Identity, error) {
 	return id, nil
 }
 
-func readIdentity(dir string) (*Identity, error) {
-	keys, err := readKeys(dir)
+func (d *Dir) readIdentity(dir string) (*Identity, error) {
+	keys, err := d.readKeys(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +125,7 @@ func (i *Identity) Check() error {
 		return errors.New("identity lacks a certificate")
 	case len(i.ControllerRoots) == 0 || len(i.NetworkRoots) == 0:
 		return errors.New("identity lacks trust anchors")
-	case !i.Control.PublicKey.Equal(i.ControlChain[0].PublicKey):
+	case !samePublic(i.Control, i.ControlChain[0].PublicKey):
 		return errors.New("control certificate is for another key")
 	case !i.IKE.Public().(ed25519.PublicKey).Equal(i.IKEChain[0].PublicKey):
 		return errors.New("IKE certificate is for another key")
@@ -161,9 +164,9 @@ func chainsTo(chain []*x509.Certificate, root *x509.Certificate) bool {
 // stored by the first call, and stay the same until Promote, so that asking the
 // controller again after a crash or a lost answer is the same request.
 func (d *Dir) CandidateKeys() (*Keys, error) {
-	keys, err := readKeys(d.candidatePath())
-	if err == nil {
-		return keys, nil
+	keys, err := d.readKeys(d.candidatePath())
+	if err == nil && !d.outgrown(keys) || errors.As(err, new(tpmError)) {
+		return keys, err
 	}
 	if _, serr := os.Stat(d.candidatePath()); serr == nil {
 		// Keys that nothing was issued for yet: nothing is lost with them.
@@ -171,7 +174,11 @@ func (d *Dir) CandidateKeys() (*Keys, error) {
 			return nil, qerr
 		}
 	}
-	if keys, err = newKeys(); err != nil {
+	files := map[string][]byte{}
+	if files["control.key"], err = d.newControl(); err != nil {
+		return nil, err
+	}
+	if files["ike.key"], err = newIKE(); err != nil {
 		return nil, err
 	}
 	tmp := d.candidatePath() + ".tmp"
@@ -181,15 +188,27 @@ func (d *Dir) CandidateKeys() (*Keys, error) {
 	if err := os.Mkdir(tmp, dirMode); err != nil {
 		return nil, fmt.Errorf("make directory of candidate identity: %w", err)
 	}
-	for name, key := range map[string]crypto.PrivateKey{"control.key": keys.Control, "ike.key": keys.IKE} {
-		if err := writeKey(filepath.Join(tmp, name), key); err != nil {
+	for name, key := range files {
+		err := writeFile(filepath.Join(tmp, name), key)
+		if clear(key); err != nil {
 			return nil, err
 		}
 	}
 	if err := os.Rename(tmp, d.candidatePath()); err != nil {
 		return nil, fmt.Errorf("store keys of candidate identity: %w", err)
 	}
-	return keys, syncDir(d.path)
+	if err := syncDir(d.path); err != nil {
+		return nil, err
+	}
+	return d.readKeys(d.candidatePath())
+}
+
+// outgrown says whether the keys were made before there was a TPM to keep them, and none of
+// an identity are.
+func (d *Dir) outgrown(keys *Keys) bool {
+	_, soft := keys.Control.(*ecdsa.PrivateKey)
+	_, err := os.Stat(d.identityPath())
+	return soft && d.tpm != nil && errors.Is(err, fs.ErrNotExist)
 }
 
 // Promote stores id, whose keys are the candidate's, and makes it the identity
@@ -198,11 +217,11 @@ func (d *Dir) Promote(id *Identity) error {
 	if err := id.Check(); err != nil {
 		return err
 	}
-	keys, err := readKeys(d.candidatePath())
+	keys, err := d.readKeys(d.candidatePath())
 	if err != nil {
 		return fmt.Errorf("read keys of candidate identity: %w", err)
 	}
-	if !keys.Control.Equal(id.Control) || !keys.IKE.Equal(id.IKE) {
+	if !samePublic(keys.Control, id.Control.Public()) || !keys.IKE.Equal(id.IKE) {
 		return errors.New("identity is not for the candidate's keys")
 	}
 	for name, chain := range id.certificateFiles() {

@@ -11,19 +11,50 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"os"
 	"path/filepath"
 )
 
-func newKeys() (*Keys, error) {
+// TPM keeps control keys, each in a form that it alone can use, which is what is stored
+// here (TSS2 PRIVATE KEY, DER).
+type TPM interface {
+	NewKey() (key crypto.Signer, der []byte, err error)
+	LoadKey(der []byte) (crypto.Signer, error)
+}
+
+// tssType is the type of the PEM block of a key in a TPM.
+const tssType = "TSS2 PRIVATE KEY"
+
+// KeepKeysIn has control keys made in the TPM from now on, and those that are there read.
+func (d *Dir) KeepKeysIn(t TPM) { d.tpm = t }
+
+// newControl makes a control key, as a file. An identity whose key is in a TPM keeps it: the
+// controller was shown that, and takes no other one.
+func (d *Dir) newControl() ([]byte, error) {
+	before, err := os.ReadFile(filepath.Join(d.identityPath(), "control.key"))
+	if block, _ := pem.Decode(before); err == nil && block != nil && block.Type == tssType {
+		return before, nil
+	}
+	if d.tpm != nil && err != nil {
+		_, der, err := d.tpm.NewKey()
+		if err != nil {
+			return nil, fmt.Errorf("make control key: %w", err)
+		}
+		return pem.EncodeToMemory(&pem.Block{Type: tssType, Bytes: der}), nil
+	}
 	control, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make control key: %w", err)
 	}
+	return encodeKey(control)
+}
+
+func newIKE() ([]byte, error) {
 	_, ike, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make IKE key: %w", err)
 	}
-	return &Keys{Control: control, IKE: ike}, nil
+	return encodeKey(ike)
 }
 
 // Fingerprint is SHA-256 over the public key info of the control key, hexadecimal.
@@ -36,8 +67,8 @@ func (k *Keys) Fingerprint() (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-func readKeys(dir string) (*Keys, error) {
-	control, err := readKeyOf[*ecdsa.PrivateKey](filepath.Join(dir, "control.key"))
+func (d *Dir) readKeys(dir string) (*Keys, error) {
+	control, err := d.readControl(filepath.Join(dir, "control.key"))
 	if err != nil {
 		return nil, err
 	}
@@ -46,6 +77,39 @@ func readKeys(dir string) (*Keys, error) {
 		return nil, err
 	}
 	return &Keys{Control: control, IKE: ike}, nil
+}
+
+// tpmError says that a key could not be had from the TPM. It may be there.
+type tpmError struct{ error }
+
+func (e tpmError) Unwrap() error { return e.error }
+
+// readControl reads a control key, wherever it is. If a TPM cannot give it, that is a
+// tpmError.
+func (d *Dir) readControl(path string) (crypto.Signer, error) {
+	b, err := ReadSecret(path)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(b)
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != tssType {
+		return readKeyOf[*ecdsa.PrivateKey](path)
+	}
+	if d.tpm == nil {
+		return nil, tpmError{fmt.Errorf("%s is a key in a TPM; run with --tpm and its device, such as /dev/tpmrm0", path)}
+	}
+	key, err := d.tpm.LoadKey(block.Bytes)
+	if err != nil {
+		return nil, tpmError{fmt.Errorf("load %s: %w", path, err)}
+	}
+	return key, nil
+}
+
+// samePublic says whether the key is the one with that public key.
+func samePublic(key crypto.Signer, public crypto.PublicKey) bool {
+	k, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(public)
 }
 
 func readKeyOf[K crypto.PrivateKey](path string) (K, error) {
@@ -93,13 +157,12 @@ func ReadKey(path string) (crypto.Signer, error) {
 	return signer, nil
 }
 
-func writeKey(path string, key crypto.PrivateKey) error {
+// encodeKey is a key as a file, PEM.
+func encodeKey(key crypto.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("encode key: %w", err)
+		return nil, fmt.Errorf("encode key: %w", err)
 	}
 	defer clear(der)
-	b := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	defer clear(b)
-	return writeFile(path, b)
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }

@@ -50,6 +50,10 @@ func stateDirFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "state-dir", edge.DefaultStateDir, "directory of the identity and the last intent (0700)")
 }
 
+func tpmFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "tpm", "", "TPM 2.0 that keeps the control key, /dev/tpmrm0 or a socket; for agents that were built with the tag tpm; empty: the key is a file")
+}
+
 // logFlags are the flags of commands that log.
 type logFlags struct{ level, format string }
 
@@ -187,6 +191,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 		},
 	}
 	stateDirFlag(cmd, &cfg.StateDir)
+	tpmFlag(cmd, &cfg.TPM)
 	token.add(cmd)
 	logging.add(cmd)
 	f := cmd.Flags()
@@ -208,6 +213,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 func newEnrollCommand() *cobra.Command {
 	var (
 		dir     string
+		tpm     string
 		token   tokenFlags
 		logging logFlags
 	)
@@ -226,7 +232,7 @@ A device whose serial number is registered needs no token: give --controller and
 			if err != nil {
 				return err
 			}
-			cfg := edge.Config{StateDir: dir, Logger: logger}
+			cfg := edge.Config{StateDir: dir, TPM: tpm, Logger: logger}
 			if err := token.into(&cfg); err != nil {
 				return err
 			}
@@ -234,6 +240,7 @@ A device whose serial number is registered needs no token: give --controller and
 		},
 	}
 	stateDirFlag(cmd, &dir)
+	tpmFlag(cmd, &tpm)
 	token.add(cmd)
 	logging.add(cmd)
 	return cmd
@@ -247,7 +254,7 @@ func enrollOnce(cmd *cobra.Command, cfg edge.Config) error {
 	if token == nil {
 		return usagef("no enrollment token; give --token, --token-file or $%s, or --controller for a device that is registered", tokenVariable)
 	}
-	d, err := state.Open(cfg.StateDir)
+	d, tpm, err := edge.OpenState(cfg.StateDir, cfg.TPM)
 	if err != nil {
 		return err
 	}
@@ -258,7 +265,7 @@ func enrollOnce(cmd *cobra.Command, cfg edge.Config) error {
 		return err
 	}
 	id, err := enroll.Enroll(cmd.Context(), enroll.Config{
-		Dir: d, Token: token, EdgeID: cfg.EdgeID, SerialNumber: cfg.SerialNumber, AgentVersion: edge.Version(), Logger: cfg.Logger,
+		Dir: d, Token: token, EdgeID: cfg.EdgeID, SerialNumber: cfg.SerialNumber, AgentVersion: edge.Version(), Logger: cfg.Logger, TPM: tpm,
 	})
 	if err != nil {
 		return err
@@ -268,21 +275,35 @@ func enrollOnce(cmd *cobra.Command, cfg edge.Config) error {
 }
 
 func newFingerprintCommand() *cobra.Command {
-	var dir string
+	var dir, tpmPath string
+	var ek bool
 	cmd := &cobra.Command{
 		Use:   "fingerprint",
 		Short: "Show the fingerprint of the key that this device will enroll with",
 		Long: `Show the fingerprint of the key that this device will enroll with, SHA-256 over its
 public key info. The key is made if there is none. A device that is registered with
 it, by ` + "`swanherd device create --key-fingerprint`" + `, is admitted without an operator, and
-nobody else is who shows its serial number.`,
+nobody else is who shows its serial number.
+
+With --ek it is the fingerprint of the TPM's endorsement key, by which an operator
+registers the hardware (` + "`swanherd device create --ek-fingerprint`" + `).`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			d, err := state.Open(dir)
+			if ek && tpmPath == "" {
+				return usagef("--ek needs --tpm and the TPM's device")
+			}
+			d, tpm, err := edge.OpenState(dir, tpmPath)
 			if err != nil {
 				return err
 			}
 			defer d.Close()
+			if ek {
+				fingerprint, err := tpm.EKFingerprint()
+				if err == nil {
+					fmt.Fprintln(cmd.OutOrStdout(), fingerprint)
+				}
+				return err
+			}
 			keys, err := d.CandidateKeys()
 			if err != nil {
 				return err
@@ -296,6 +317,8 @@ nobody else is who shows its serial number.`,
 		},
 	}
 	stateDirFlag(cmd, &dir)
+	tpmFlag(cmd, &tpmPath)
+	cmd.Flags().BoolVar(&ek, "ek", false, "of the TPM's endorsement key instead")
 	return cmd
 }
 

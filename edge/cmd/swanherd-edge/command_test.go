@@ -65,7 +65,7 @@ func TestUsageErrors(t *testing.T) {
 	t.Setenv(tokenVariable, "")
 	for _, line := range []string{
 		"run --bogus", "run extra", "run --uplink x", "run --log-level loud", "run --metrics-listen x",
-		"status -o yaml", "transcript", "transcript a b", "enroll", "run --token a --token-file b",
+		"status -o yaml", "transcript", "transcript a b", "enroll", "run --token a --token-file b", "fingerprint --ek",
 	} {
 		cmd := newCommand()
 		cmd.SetArgs(strings.Fields(line))
