@@ -68,6 +68,7 @@ func runLint(ctx context.Context, _ []string) error {
 	return errors.Join(
 		checkFormat(ctx),
 		command(ctx, "", "go", "vet", "./..."),
+		command(ctx, "", "go", "vet", "-tags", "tpm", "./edge/...", "./deployments/tpm"),
 		buf(ctx, "lint"),
 		checkBreaking(ctx),
 		checkGenerated(ctx),

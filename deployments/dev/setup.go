@@ -32,6 +32,7 @@ func needs() []need {
 		{"mke2fs", "e2fsprogs", "their disks in virtual machines"},
 		{"depmod", "kmod", "a kernel with ESP in virtual machines"},
 		{"qemu-system-x86_64", "qemu-system-x86", "a kernel with ESP"},
+		{"swtpm", "swtpm", "edges whose key is in a TPM"},
 		{"chromium", "chromium", "dashboard tests"},
 	}
 }

@@ -25,7 +25,8 @@ func runTest(ctx context.Context, _ []string) error {
 	err := errors.Join(
 		stage("setup", func() error { return runSetup(ctx, nil) }),
 		stage("lint", func() error { return runLint(ctx, nil) }),
-		stage("tests", func() error { return total.goTests(ctx, nil) }),
+		// With what is built for edges with a TPM only; programs that tests build are without.
+		stage("tests", func() error { return total.goTests(ctx, nil, "-tags", "tpm") }),
 		stage("race", func() error { return total.goTests(ctx, sequential, "-race", "-short", "-skip", notForRaces) }),
 		stage("fuzz", func() error { return runFuzz(ctx, []string{"-target", "ipsec/", "-total", fuzzTime()}) }),
 		stage("dashboard", func() error { return testUI(ctx) }),
@@ -97,7 +98,7 @@ func takesLong(pkg string) int {
 // sequential are packages in which nothing runs side by side and nothing is locked, nor
 // in their tests: there is nothing for the race detector to find.
 var sequential = []string{
-	"/ipsec/wire", "/ipsec/ts", "/ipsec/notation", "/server/model", "/server/rollout", "/server/alert", "/server/query", "/server/gatewayconfig",
+	"/ipsec/wire", "/ipsec/ts", "/ipsec/notation", "/server/model", "/server/rollout", "/server/alert", "/server/query", "/server/gatewayconfig", "/server/attest",
 }
 
 // notForRaces are tests of algorithms, of IKE told as stories and simulated, in which
