@@ -55,14 +55,17 @@ func newEdgeRevoke(s *session) *cobra.Command {
 
 func newEdgeReplace(s *session) *cobra.Command {
 	var ttl time.Duration
+	var attestation bool
 	cmd := s.edgeCommand("replace", "Make a token with which another device takes an edge's place: its name, site and tunnels",
 		"  swanherd edge replace oslo   # the device in use works until the other one enrols",
 		func(cmd *cobra.Command, c *client, name string) error {
 			return s.createToken(cmd, c, &swanherdv1.EnrollmentToken{
 				Edge: name, MaxUses: 1, ExpireTime: timestamppb.New(time.Now().Add(ttl)), Description: "replaces the device of " + base(name),
+				AttestationRequired: attestation,
 			})
 		})
 	cmd.Flags().DurationVar(&ttl, "ttl", 24*time.Hour, "how long the token may be used")
+	cmd.Flags().BoolVar(&attestation, "attestation", false, "the other device has to prove that its key is in a TPM (swanherd-edge --tpm)")
 	return cmd
 }
 
