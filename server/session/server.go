@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"log/slog"
@@ -224,9 +225,10 @@ func (s *Server) Session(stream swanherdv1.EdgeControlService_SessionServer) err
 	s.cfg.Metrics.SessionOpened()
 	err = sess.run()
 	s.unregister(sess)
-	s.cfg.Fleet.Disconnect(id.Edge, sess.id, status.Convert(err).Message())
+	reason := cmp.Or(status.Convert(err).Message(), "the edge closed it")
+	s.cfg.Fleet.Disconnect(id.Edge, sess.id, reason)
 	s.cfg.Metrics.SessionClosed(status.Code(err))
-	sess.log().Info("edge session ended", "code", status.Code(err), "reason", status.Convert(err).Message())
+	sess.log().Info("edge session ended", "code", status.Code(err), "reason", reason)
 	return err
 }
 

@@ -393,7 +393,7 @@ func (s *session) tend(now time.Time, interval time.Duration) {
 // streamEnd turns what the receiver ended with into the session's status.
 func streamEnd(err error) error {
 	if err == io.EOF {
-		return status.Error(codes.OK, "the edge closed the session")
+		return nil // the edge closed the session
 	}
 	if status.Code(err) == codes.Canceled || errors.Is(err, context.Canceled) {
 		return status.Error(codes.Canceled, "the connection ended")

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -530,6 +531,14 @@ func TestEdgeClosesItsSession(t *testing.T) {
 		}
 		if w.state().GetConnected() {
 			t.Errorf("%s: the edge counts as connected", what)
+		}
+		const want = "berlin lost its session: the edge closed it"
+		told := func() string { return w.journal.actions()["edge.disconnect"] }
+		for end := time.Now().Add(30 * time.Second); hello != nil && told() == "" && time.Now().Before(end); {
+			runtime.Gosched()
+		}
+		if got := told(); hello != nil && got != want {
+			t.Errorf("%s: the event says %q, want %q", what, got, want)
 		}
 	}
 }
