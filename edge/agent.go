@@ -52,6 +52,7 @@ type agent struct {
 	probes     *probe.Service
 	runner     *runner
 	identity   atomic.Pointer[state.Identity]
+	renewer    *enroll.Renewer                // nil without a controller
 	client     atomic.Pointer[session.Client] // nil without a controller
 	endpoints  atomic.Pointer[state.Endpoints]
 }
@@ -296,7 +297,7 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	}
 	a.identity.Store(id)
 	renewer := enroll.NewRenewer(a.dir, a.cfg.Logger, a.renewed)
-	a.runner.dir, a.runner.trusted = a.dir, renewer.Trust
+	a.renewer, a.runner.dir, a.runner.trusted = renewer, a.dir, renewer.Trust
 	if err := a.runner.resume(); err != nil {
 		return err
 	}
@@ -333,7 +334,7 @@ func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
 // dial connects with the identity of the moment.
 func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
-		grpc.WithTransportCredentials(enroll.IdentityTLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
+		grpc.WithTransportCredentials(a.renewer.TLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -60,11 +61,31 @@ func (r *runner) Confirm(digest []byte) bool {
 	if running == nil || !bytes.Equal(running.Digest(), digest) {
 		return false
 	}
-	if r.trial != nil {
-		r.endTrial()
-		r.keep(running)
+	if r.trial == nil {
+		return true
 	}
+	if err := r.keepAnchors(running); err != nil {
+		r.logger.Error("the update is not confirmed: after a restart this edge would not know the controller any more", "error", err)
+		return false
+	}
+	r.endTrial()
+	r.keep(running)
 	return true
+}
+
+// keepAnchors stores whom the edge takes for the controller. That a stored intent says it too
+// is not enough: the controller counts on what is confirmed, and an intent that cannot be
+// stored or read again may be missed, its anchors not.
+func (r *runner) keepAnchors(i *state.Intent) error {
+	texts := i.EdgeIntent().GetTrust().GetControllerAnchors()
+	if len(texts) == 0 || r.dir == nil {
+		return nil
+	}
+	anchors, err := state.ParseCertificates("controller_anchors", []byte(strings.Join(texts, "")))
+	if err != nil {
+		return err
+	}
+	return r.dir.SaveControllerRoots(anchors)
 }
 
 // Unconfirmed implements session.Intent.

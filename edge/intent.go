@@ -161,10 +161,13 @@ func (r *runner) setRunning(i *state.Intent) {
 
 // tellTrust says whose certificates the running intent wants. The caller holds mu.
 func (r *runner) tellTrust() {
-	if r.trusted == nil || r.running == nil {
-		return
+	switch {
+	case r.trusted == nil:
+	case r.running == nil:
+		r.trusted(nil)
+	default:
+		r.trusted(r.running.EdgeIntent().GetTrust())
 	}
-	r.trusted(r.running.EdgeIntent().GetTrust())
 }
 
 // rejection says to the controller what the reconciler said.

@@ -80,7 +80,7 @@ func newIdentity(ctx context.Context, client swanherdv1.EnrollmentServiceClient,
 func (e *edge) run(ctx context.Context) {
 	session.New(session.Config{
 		Dial: func(endpoint string) (*grpc.ClientConn, error) {
-			return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(enroll.IdentityTLS(e.identity, endpoint)),
+			return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(enroll.IdentityTLS(e.identity, e.identity.ControllerRoots, endpoint)),
 				grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithContextDialer(session.Connect))
 		},
 		Endpoints: e.identity.SessionEndpoints, AgentVersion: "load", DataPlane: "userspace",

@@ -83,7 +83,7 @@ func (c *controller) admitted(t *testing.T, e *emulator) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := grpc.NewClient(id.SessionEndpoints[0], grpc.WithTransportCredentials(enroll.IdentityTLS(id, id.SessionEndpoints[0])))
+	conn, err := grpc.NewClient(id.SessionEndpoints[0], grpc.WithTransportCredentials(enroll.IdentityTLS(id, id.ControllerRoots, id.SessionEndpoints[0])))
 	if err != nil {
 		t.Fatal(err)
 	}

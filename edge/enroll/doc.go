@@ -3,8 +3,9 @@
 // It owns the edge's side of EnrollmentService: it reads an enrollment token,
 // makes certificate requests for keys that package state has stored before,
 // authenticates the controller by the token's pin on first contact and by the
-// stored trust anchors afterwards, checks what it is given, and renews the
-// certificates long before they end, or when the network's authority is replaced.
+// trust anchors of the intent that runs, or else of its certificates, afterwards, checks
+// what it is given, and renews the certificates long before they end, or when the
+// network's authority is replaced.
 // A device whose serial number is registered needs no token; where an operator has
 // to approve, it asks until that is decided. If the control key is in a TPM, it shows what
 // the TPM says of that, and answers the controller's challenge.

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"google.golang.org/grpc/credentials"
 
 	"github.com/swanherd/swanherd/edge/state"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -34,8 +37,8 @@ type Renewer struct {
 	// Endpoints are the controller's by now; nil: the identity's.
 	Endpoints func() []string
 
-	trust atomic.Pointer[swanherdv1.TrustBundle]
-	wake  chan struct{} // gets one when trust changes
+	trust atomic.Pointer[swanherdv1.TrustBundle] // nil: there is no intent
+	wake  chan struct{}                          // gets one when trust changes
 }
 
 // NewRenewer returns a Renewer that does not run yet.
@@ -43,14 +46,30 @@ func NewRenewer(dir *state.Dir, logger *slog.Logger, renewed func(*state.Identit
 	return &Renewer{Dir: dir, Logger: logger, Renewed: renewed, wake: make(chan struct{}, 1)}
 }
 
-// Trust tells whose certificates the controller wants edges to have. It may be called
-// from any goroutine, also before Run.
+// Trust tells whose certificates the controller wants edges to have, and by which anchors
+// they know it; nil for no intent. It may be called from any goroutine, also before Run.
 func (r *Renewer) Trust(t *swanherdv1.TrustBundle) {
 	r.trust.Store(t)
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+}
+
+// TLS authenticates the controller at endpoint by the trust anchors of the running intent,
+// or without any in it by those that the identity came with, and the edge by its control
+// certificate. It may be called from any goroutine.
+func (r *Renewer) TLS(id *state.Identity, endpoint string) credentials.TransportCredentials {
+	anchors := id.ControllerRoots
+	if texts := r.trust.Load().GetControllerAnchors(); len(texts) > 0 {
+		parsed, err := state.ParseCertificates("controller_anchors", []byte(strings.Join(texts, "")))
+		if err == nil {
+			anchors = parsed
+		} else { // a running intent was checked: this agent is another version
+			r.Logger.Error("cannot read the controller's trust anchors; going on with those that the certificates came with", "error", err)
+		}
+	}
+	return IdentityTLS(id, anchors, endpoint)
 }
 
 // due is when the identity is to be renewed: at its time, or if the controller wants
@@ -162,7 +181,7 @@ func (r *Renewer) renew(ctx context.Context, id *state.Identity) (*state.Identit
 	var failures []error
 	for _, endpoint := range endpoints {
 		var resp *swanherdv1.RenewCertificateResponse
-		err := call(ctx, endpoint, IdentityTLS(id, endpoint), func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (err error) {
+		err := call(ctx, endpoint, r.TLS(id, endpoint), func(ctx context.Context, s swanherdv1.EnrollmentServiceClient) (err error) {
 			resp, err = s.RenewCertificate(ctx, req)
 			return err
 		})

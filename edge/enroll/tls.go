@@ -62,11 +62,11 @@ func verifyPinned(chain []*x509.Certificate, pin [sha256.Size]byte, host string)
 	return nil
 }
 
-// IdentityTLS authenticates the controller at endpoint by the identity's trust
-// anchors, and the edge by its control certificate.
-func IdentityTLS(id *state.Identity, endpoint string) credentials.TransportCredentials {
+// IdentityTLS authenticates the controller at endpoint by the trust anchors, and the edge
+// by its control certificate.
+func IdentityTLS(id *state.Identity, anchors []*x509.Certificate, endpoint string) credentials.TransportCredentials {
 	roots := x509.NewCertPool()
-	for _, c := range id.ControllerRoots {
+	for _, c := range anchors {
 		roots.AddCert(c)
 	}
 	return credentials.NewTLS(&tls.Config{

@@ -311,30 +311,37 @@ func (p *Plan) intercept(children []ike.ChildConfig) {
 // of that takes the place of what the edge learned with its certificates: an
 // authority may have been replaced since.
 func newTrust(intent *swanherdv1.EdgeIntent, m *Material) (*ident.Roots, *swanherdv1.ResourceError) {
-	var certs []*x509.Certificate
-	add := func(resource string, anchors []string) *swanherdv1.ResourceError {
-		for i, text := range anchors {
-			parsed, err := state.ParseCertificates(fmt.Sprintf("trust anchor %d", i), []byte(text))
-			if err != nil {
-				return &swanherdv1.ResourceError{Resource: resource, FieldPath: "trust_anchors", Message: err.Error()}
-			}
-			certs = append(certs, parsed...)
-		}
-		return nil
+	if _, err := parseAnchors(trustName, "controller_anchors", intent.GetTrust().GetControllerAnchors()); err != nil {
+		return nil, err // with them the edge would not know the controller any more
 	}
-	if err := add(trustName, intent.GetTrust().GetTrustAnchors()); err != nil {
+	certs, err := parseAnchors(trustName, "trust_anchors", intent.GetTrust().GetTrustAnchors())
+	if err != nil {
 		return nil, err
 	}
 	if len(certs) == 0 {
 		certs = slices.Clone(m.Roots)
 	}
-	if err := add(settingsName, intent.GetSettings().GetTrustAnchors()); err != nil {
+	more, err := parseAnchors(settingsName, "trust_anchors", intent.GetSettings().GetTrustAnchors())
+	if err != nil {
 		return nil, err
 	}
-	if len(certs) == 0 {
+	if certs = append(certs, more...); len(certs) == 0 {
 		return nil, nil
 	}
 	return ident.NewRoots(certs...), nil
+}
+
+// parseAnchors parses the certificates in a field of a resource.
+func parseAnchors(resource, field string, texts []string) ([]*x509.Certificate, *swanherdv1.ResourceError) {
+	var certs []*x509.Certificate
+	for i, text := range texts {
+		parsed, err := state.ParseCertificates(fmt.Sprintf("trust anchor %d", i), []byte(text))
+		if err != nil {
+			return nil, &swanherdv1.ResourceError{Resource: resource, FieldPath: field, Message: err.Error()}
+		}
+		certs = append(certs, parsed...)
+	}
+	return certs, nil
 }
 
 // localAddress is the address that the tunnel leaves from; the zero Addr leaves

@@ -303,6 +303,11 @@ func TestPlanErrors(t *testing.T) {
 	if _, errs := NewPlan(i, material(t), environment()); len(errs) != 2 || errs[0].GetFieldPath() != "local_prefixes[0]" || errs[1].GetFieldPath() != "trust_anchors" {
 		t.Errorf("errors of settings:\n%v", errs)
 	}
+	i = goodIntent()
+	i.Trust = &swanherdv1.TrustBundle{ControllerAnchors: []string{"no PEM"}}
+	if _, errs := NewPlan(i, material(t), environment()); len(errs) == 0 || errs[0].GetResource() != "trust" || errs[0].GetFieldPath() != "controller_anchors" {
+		t.Errorf("errors of the controller's anchors:\n%v", errs)
+	}
 }
 
 func inTransportMode(u *swanherdv1.TunnelIntent) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,8 @@ type Dir struct {
 	path string
 	lock *os.File
 	tpm  TPM // nil: keys are files
+
+	promoting sync.Mutex // held while files of the identity in use are written or exchanged
 }
 
 // Open opens the state directory at path, makes it where it is missing, and

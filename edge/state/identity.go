@@ -1,6 +1,7 @@
 package state
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -106,10 +107,10 @@ func (d *Dir) readIdentity(dir string) (*Identity, error) {
 // certificateFiles maps the names of the certificate files to what they hold.
 func (i *Identity) certificateFiles() map[string]*[]*x509.Certificate {
 	return map[string]*[]*x509.Certificate{
-		"control.crt":          &i.ControlChain,
-		"ike.crt":              &i.IKEChain,
-		"controller-roots.crt": &i.ControllerRoots,
-		"network-roots.crt":    &i.NetworkRoots,
+		"control.crt":       &i.ControlChain,
+		"ike.crt":           &i.IKEChain,
+		controllerRootsFile: &i.ControllerRoots,
+		"network-roots.crt": &i.NetworkRoots,
 	}
 }
 
@@ -211,9 +212,25 @@ func (d *Dir) outgrown(keys *Keys) bool {
 	return soft && d.tpm != nil && errors.Is(err, fs.ErrNotExist)
 }
 
+// controllerRootsFile holds Identity.ControllerRoots.
+const controllerRootsFile = "controller-roots.crt"
+
+// SaveControllerRoots makes roots those of the identity in use, for the next LoadIdentity.
+func (d *Dir) SaveControllerRoots(roots []*x509.Certificate) error {
+	d.promoting.Lock()
+	defer d.promoting.Unlock()
+	path, content := filepath.Join(d.identityPath(), controllerRootsFile), encodeCertificates(roots)
+	if stored, err := os.ReadFile(path); err == nil && bytes.Equal(stored, content) {
+		return nil
+	}
+	return writeFile(path, content)
+}
+
 // Promote stores id, whose keys are the candidate's, and makes it the identity
 // in use, in one step.
 func (d *Dir) Promote(id *Identity) error {
+	d.promoting.Lock()
+	defer d.promoting.Unlock()
 	if err := id.Check(); err != nil {
 		return err
 	}

@@ -205,10 +205,13 @@ type TrustBundle struct {
 	// SHA-256 over the subject public key info of the authority, hexadecimal, that the
 	// edge's own certificates are to be from: an edge whose certificates are from
 	// another one renews them at a random moment within renew_within.
-	IssuerPin     string               `protobuf:"bytes,3,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
-	RenewWithin   *durationpb.Duration `protobuf:"bytes,4,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	IssuerPin   string               `protobuf:"bytes,3,opt,name=issuer_pin,json=issuerPin,proto3" json:"issuer_pin,omitempty"`
+	RenewWithin *durationpb.Duration `protobuf:"bytes,4,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
+	// Certificates in PEM that the controller's certificate chains to; no others count. They
+	// take the place of those that the edge enrolled with. Unset: those stay.
+	ControllerAnchors []string `protobuf:"bytes,5,rep,name=controller_anchors,json=controllerAnchors,proto3" json:"controller_anchors,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *TrustBundle) Reset() {
@@ -265,6 +268,13 @@ func (x *TrustBundle) GetIssuerPin() string {
 func (x *TrustBundle) GetRenewWithin() *durationpb.Duration {
 	if x != nil {
 		return x.RenewWithin
+	}
+	return nil
+}
+
+func (x *TrustBundle) GetControllerAnchors() []string {
+	if x != nil {
+		return x.ControllerAnchors
 	}
 	return nil
 }
@@ -1225,13 +1235,14 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"EdgeIntent\x125\n" +
 	"\bsettings\x18\x01 \x01(\v2\x19.swanherd.v1.EdgeSettingsR\bsettings\x123\n" +
 	"\atunnels\x18\x02 \x03(\v2\x19.swanherd.v1.TunnelIntentR\atunnels\x12.\n" +
-	"\x05trust\x18\x03 \x01(\v2\x18.swanherd.v1.TrustBundleR\x05trust\"\xb8\x01\n" +
+	"\x05trust\x18\x03 \x01(\v2\x18.swanherd.v1.TrustBundleR\x05trust\"\xe7\x01\n" +
 	"\vTrustBundle\x12#\n" +
 	"\rtrust_anchors\x18\x01 \x03(\tR\ftrustAnchors\x12'\n" +
 	"\x0frevoked_serials\x18\x02 \x03(\tR\x0erevokedSerials\x12\x1d\n" +
 	"\n" +
 	"issuer_pin\x18\x03 \x01(\tR\tissuerPin\x12<\n" +
-	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\"\xd1\x03\n" +
+	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\x12-\n" +
+	"\x12controller_anchors\x18\x05 \x03(\tR\x11controllerAnchors\"\xd1\x03\n" +
 	"\fEdgeSettings\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
