@@ -245,12 +245,28 @@ func (e *testEdge) csr(key crypto.Signer) []byte {
 func (e *testEdge) dial(certificates ...tls.Certificate) *grpc.ClientConn {
 	e.t.Helper()
 	conn, err := grpc.NewClient(e.c.s.Info().EdgeEndpoints[0],
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: e.c.roots, Certificates: certificates})))
+		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: e.anchors(), Certificates: certificates})))
 	if err != nil {
 		e.t.Fatal(err)
 	}
 	e.t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+// anchors are those of the intent that it runs, or without one, which authority the
+// controller had when the test began.
+func (e *testEdge) anchors() *x509.CertPool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	texts := e.applied["trust"].GetTrust().GetControllerAnchors()
+	if len(texts) == 0 {
+		return e.c.roots
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(strings.Join(texts, ""))) {
+		e.t.Errorf("%s got anchors that are none: %q", e.name, texts)
+	}
+	return pool
 }
 
 func (e *testEdge) tryEnroll(token, id string) (*swanherdv1.EnrollResponse, error) {

@@ -21,12 +21,16 @@ import (
 )
 
 // serverIdentity is a TLS certificate of the controller, issued by its own
-// authority at each start and anew when half of its life is over.
+// authority at each start and anew when half of its life is over, or when that
+// authority changed.
 type serverIdentity struct {
-	issue func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error)
+	// authority is the controller's at the moment.
+	authority func() *pki.Authority
+	issue     func(a *pki.Authority, key crypto.PublicKey, now time.Time) (*pki.Certificate, error)
 
 	mu      sync.Mutex
 	current *tls.Certificate
+	by      *pki.Authority
 	renew   time.Time
 }
 
@@ -34,20 +38,20 @@ type serverIdentity struct {
 func (i *serverIdentity) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	now := time.Now()
-	if i.current != nil && now.Before(i.renew) {
+	now, authority := time.Now(), i.authority()
+	if i.current != nil && i.by == authority && now.Before(i.renew) {
 		return i.current, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, fmt.Errorf("make server key: %w", err)
 	}
-	c, err := i.issue(key.Public(), now)
+	c, err := i.issue(authority, key.Public(), now)
 	if err != nil {
 		return nil, fmt.Errorf("issue server certificate: %w", err)
 	}
 	i.current = &tls.Certificate{Certificate: c.Chain, PrivateKey: key, Leaf: c.Leaf}
-	i.renew = now.Add(pki.ServerLifetime / 2)
+	i.by, i.renew = authority, now.Add(pki.ServerLifetime/2)
 	return i.current, nil
 }
 
@@ -110,6 +114,12 @@ func reachable(bound net.Addr, fallback string) string {
 	return net.JoinHostPort(host, fmt.Sprint(ap.Port()))
 }
 
+// credentialName is the name of an administrator's credential in the data directory.
+const credentialName = "admin-credential"
+
+// pinPrefix says by which hash a pin was made.
+const pinPrefix = "sha256:"
+
 // credential is the file that an administrator signs in with.
 type credential struct {
 	Server string `json:"server"`
@@ -136,7 +146,7 @@ func writeCredential(dir string, c credential) (string, error) {
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
-	path := filepath.Join(dir, "admin-credential")
+	path := filepath.Join(dir, credentialName)
 	if err == nil {
 		err = os.Rename(f.Name(), path)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"strings"
 	"sync"
@@ -37,15 +38,18 @@ func (s *Server) makeReplica() {
 	if !s.cfg.shared() {
 		return
 	}
-	identity := &serverIdentity{issue: func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
-		return s.authority.IssueReplica(key, s.name, now)
+	identity := &serverIdentity{authority: s.authority, issue: func(a *pki.Authority, key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
+		return a.IssueReplica(key, s.name, now)
 	}}
+	trust := func(leaf *x509.Certificate) error {
+		_, err := s.authority().VerifyReplica(leaf, time.Now())
+		return err
+	}
 	verify := func(state tls.ConnectionState) error {
 		if len(state.PeerCertificates) == 0 {
 			return fmt.Errorf("the other side showed no certificate")
 		}
-		_, err := s.authority.VerifyReplica(state.PeerCertificates[0], time.Now())
-		return err
+		return trust(state.PeerCertificates[0])
 	}
 	s.replicaGRPC = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
@@ -57,11 +61,12 @@ func (s *Server) makeReplica() {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
-	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command))
+	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command, trust))
 	s.follower = &replica.Follower{
 		Name:  s.name,
 		Store: s.store,
 		Fleet: s.fleet,
+		Trust: trust,
 		Credentials: credentials.NewTLS(&tls.Config{
 			MinVersion: tls.VersionTLS13,
 			// Certificates of replicas name no host; VerifyConnection holds them to the

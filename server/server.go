@@ -49,23 +49,22 @@ type Server struct {
 	leadsSince atomic.Int64
 	planned    atomic.Pointer[planned]
 
-	store     *store.Store
-	sealer    *store.Sealer
-	keyRing   *store.KeyRing
-	pki       *pki.Keeper
-	verifier  pki.Verifier
-	authority *pki.Authority
-	identity  *serverIdentity
-	keeper    *access.Keeper
-	recorder  *fleet.Recorder
-	fleet     *fleet.Fleet
-	board     *session.Board
-	sessions  *session.Server
-	metrics   *history.Metrics
-	alerter   *alerter
-	series    *history.Series
-	health    *health.Server
-	services  services
+	store    *store.Store
+	sealer   *store.Sealer
+	keyRing  *store.KeyRing
+	pki      *pki.Keeper
+	verifier pki.Verifier
+	identity *serverIdentity
+	keeper   *access.Keeper
+	recorder *fleet.Recorder
+	fleet    *fleet.Fleet
+	board    *session.Board
+	sessions *session.Server
+	metrics  *history.Metrics
+	alerter  *alerter
+	series   *history.Series
+	health   *health.Server
+	services services
 
 	listeners listeners
 	loop      *loop
@@ -174,19 +173,19 @@ func (s *Server) openStore(ctx context.Context) error {
 }
 
 func (s *Server) makeParts(ctx context.Context) error {
-	var err error
-	if s.authority, err = s.pki.Controller(ctx, time.Now()); err != nil {
+	authority, err := s.pki.Controller(ctx, time.Now())
+	if err != nil {
 		return err
 	}
-	s.info.CAPin = s.authority.Pin()
+	s.info.CAPin = authority.Pin()
 	if s.cfg.OperatorCA != "" {
 		if s.operatorCAs, err = readOperatorCAs(s.cfg.OperatorCA, s.cfg.Log); err != nil {
 			return err
 		}
 	}
 	hosts := hostsOf(s.info)
-	s.identity = &serverIdentity{issue: func(key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
-		return s.authority.IssueServer(key, hosts, now)
+	s.identity = &serverIdentity{authority: s.authority, issue: func(a *pki.Authority, key crypto.PublicKey, now time.Time) (*pki.Certificate, error) {
+		return a.IssueServer(key, hosts, now)
 	}}
 	s.keeper = access.NewKeeper(access.Config{
 		Tunnel:        func(name string) (*swanherdv1.Tunnel, bool) { return s.fleet.Tunnel(name) },
@@ -194,7 +193,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		Limited:       func() { s.metrics.CallLimited() },
 		Store:         s.store,
 		EdgeEndpoints: s.info.EdgeEndpoints,
-		CAPin:         s.info.CAPin,
+		CAPin:         func() string { return s.authority().Pin() },
 		URL:           s.info.URL,
 		OIDC:          s.cfg.OIDC,
 		Log:           s.cfg.Log,
@@ -307,7 +306,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	token, err := s.keeper.Bootstrap(ctx, func(token string) (err error) {
 		file, err = writeCredential(s.cfg.DataDir, credential{
 			Server: reachable(s.info.OperatorAddr, "127.0.0.1"),
-			CAPin:  "sha256:" + s.info.CAPin,
+			CAPin:  pinPrefix + s.info.CAPin,
 			Token:  token,
 		})
 		return err
@@ -355,6 +354,7 @@ func (s *Server) serve(ctx context.Context) error {
 	s.background.Go(func() { s.metrics.ProbeStore(run, probeInterval, s.store.Ping) })
 	s.background.Go(func() { s.watchStore(run) })
 	s.background.Go(func() { s.keyRing.Follow(run) })
+	s.background.Go(func() { s.followAuthority(run) })
 	if s.operatorCAs != nil {
 		s.background.Go(func() { s.operatorCAs.run(run) })
 	}

@@ -37,6 +37,7 @@ func TestCertificatesNetns(t *testing.T) {
 		{"a registered device waits for approval", (*fleetTest).deviceApproved},
 		{"the authority is replaced under traffic", (*fleetTest).authorityReplaced},
 		{"an external authority takes over", (*fleetTest).authorityExternal},
+		{"the controller's authority is replaced under traffic", (*fleetTest).controllerAuthorityReplaced},
 		{"an edge is revoked and replaced", (*fleetTest).edgeRevoked},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {

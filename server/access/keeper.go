@@ -36,9 +36,10 @@ const bootstrapToken = "apiTokens/admin"
 // Config configures a Keeper.
 type Config struct {
 	Store *store.Store
-	// EdgeEndpoints, `host:port`, and CAPin, hexadecimal, go into enrolment tokens.
+	// EdgeEndpoints, `host:port`, and CAPin, hexadecimal, which is the pin of the moment, go
+	// into enrolment tokens.
 	EdgeEndpoints []string
-	CAPin         string
+	CAPin         func() string
 	// URL is the dashboard's, `https://host:7443`.
 	URL string
 	// OIDC is the identity provider of people; nil: they have API tokens.
@@ -458,7 +459,7 @@ func (k *Keeper) withSecret(token *swanherdv1.EnrollmentToken, secret []byte) (*
 	var err error
 	out.Secret, err = EnrollmentSecret{
 		Endpoints: k.cfg.EdgeEndpoints,
-		Pin:       k.cfg.CAPin,
+		Pin:       k.cfg.CAPin(),
 		Name:      token.GetName(),
 		Secret:    base64.RawURLEncoding.EncodeToString(secret),
 	}.format()

@@ -407,8 +407,13 @@ func TestCertificatesThatEnd(t *testing.T) {
 	long := simple(expiring)
 	long.PendingFor, long.KeepFiringFor, long.ExpiresWithin = nil, nil, durationpb.New(60*day)
 	w.rule(long)
+	w.in.Expiries = []pki.Expiry{
+		{Resource: "certificateAuthorities/controller", What: "authority", Expires: w.now.Add(13 * day)},
+		{Resource: "networks/demo/edges/berlin", What: "control", Expires: w.now.Add(29 * day)},
+	}
+	w.at("-certificateAuthority", "+controller")
 	w.in.Expiries = []pki.Expiry{{Resource: "networks/demo/edges/berlin", What: "control", Expires: w.now.Add(29 * day)}}
-	w.at("-certificateAuthority") // gone; and a certificate that never lasts for 60 days is no news
+	w.at("-controller") // gone; and a certificate that never lasts for 60 days is no news
 }
 
 func TestNamesAreTheSameEachTime(t *testing.T) {

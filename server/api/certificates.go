@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -184,31 +185,77 @@ func authority(snap *store.Snapshot, network model.NetworkName, row model.Row[*s
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	shown.Name = network.String() + "/certificateAuthority"
+	shown.Name = network.AuthorityResource()
 	if shown.Rotation == nil {
 		return shown, nil
 	}
 	edges, waiting := pki.Progress(snap, network, row, time.Now())
 	shown.Rotation.Edges, shown.Rotation.Done = int32(edges), int32(edges-len(waiting))
 	for _, w := range waiting[:min(len(waiting), maxWaiting)] {
-		shown.Rotation.Waiting = append(shown.Rotation.Waiting, &swanherdv1.CertificateAuthority_Waiting{Edge: w.Edge, Reason: w.Reason})
+		shown.Rotation.Waiting = append(shown.Rotation.Waiting, waitingEdge(w))
+	}
+	if shown.Rotation.OverlapEndTime != nil {
+		shown.Rotation.EnrollmentTokens = pinning(snap, shown.Rotation.PhaseTime.AsTime(), time.Now())
 	}
 	return shown, nil
+}
+
+func waitingEdge(w pki.Waiting) *swanherdv1.CertificateAuthority_Waiting {
+	out := &swanherdv1.CertificateAuthority_Waiting{Edge: w.Edge, Reason: w.Reason}
+	if !w.Since.IsZero() {
+		out.SinceTime = timestamppb.New(w.Since)
+	}
+	return out
+}
+
+// pinning is how many enrolment tokens that may still be used were made before.
+func pinning(snap *store.Snapshot, before, now time.Time) (tokens int32) {
+	for row := range snap.EnrollmentTokens.All() {
+		t := row.Value.GetToken()
+		if t.GetCreateTime().AsTime().Before(before) && t.GetExpireTime().AsTime().After(now) && t.GetUses() < t.GetMaxUses() {
+			tokens++
+		}
+	}
+	return tokens
 }
 
 // RotateCertificateAuthority implements CertificateService.
 func (s *Certificates) RotateCertificateAuthority(ctx context.Context, req *swanherdv1.RotateCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
 	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
-		edges := len(inNetwork(s.store.Snapshot().Edges, network))
-		actor := access.PrincipalFrom(ctx).Actor
-		err := s.pki.RotateIn(t, row, network, pki.RotateOptions{
-			RenewWithin: req.GetRenewWithin().AsDuration(), Edges: edges, External: req.GetExternal(), Actor: actor,
-		}, time.Now())
+		if err := rotatable(network, req); err != nil {
+			return "", "", err
+		}
+		o := pki.RotateOptions{
+			RenewWithin: req.GetRenewWithin().AsDuration(), External: req.GetExternal(), Actor: access.PrincipalFrom(ctx).Actor, Overlap: pki.DefaultOverlap,
+		}
+		if req.GetOverlap() != nil {
+			o.Overlap = req.GetOverlap().AsDuration()
+		}
+		edges := s.store.Snapshot().Edges.Len()
+		if network != model.NoNetwork {
+			edges = len(inNetwork(s.store.Snapshot().Edges, network))
+		}
+		o.Edges = edges
+		err := s.pki.RotateIn(t, row, network, o, time.Now())
 		if req.GetExternal() {
 			return "certificateAuthority.rotate", "an external authority is to sign the new one", err
 		}
 		return "certificateAuthority.rotate", fmt.Sprintf("%d edges are to trust the new authority", edges), err
 	})
+}
+
+// rotatable refuses what is for networks' authorities of the controller's, and the other way
+// round.
+func rotatable(network model.NetworkName, req *swanherdv1.RotateCertificateAuthorityRequest) error {
+	switch controller := network == model.NoNetwork; {
+	case controller && req.GetExternal():
+		return access.Invalid("external", "is for authorities of networks; the controller's own signs itself, leave it out")
+	case controller && req.GetRenewWithin() != nil:
+		return access.Invalid("renew_within", "is for authorities of networks; edges have no certificates of the controller's, leave it out")
+	case !controller && req.GetOverlap() != nil:
+		return access.Invalid("overlap", "is for "+model.ControllerAuthority+"; leave it out")
+	}
+	return nil
 }
 
 // ImportCertificateAuthority implements CertificateService.
@@ -228,7 +275,7 @@ func (s *Certificates) ForceCertificateAuthority(ctx context.Context, req *swanh
 		now := time.Now()
 		edges, waiting := pki.Progress(s.store.Snapshot(), network, row, now)
 		err := s.pki.AdvanceIn(t, row, req.GetPhase(), now)
-		action, message = pki.PhaseEnd(req.GetPhase(), edges, waiting)
+		action, message = pki.PhaseEnd(network, req.GetPhase(), edges, waiting)
 		return action, "forced: " + message, err
 	})
 }

@@ -84,8 +84,9 @@ func revocationKind() kind {
 }
 
 func newAuthority(s *session) *cobra.Command {
-	cmd := &cobra.Command{Use: "ca", Short: "The authority of a network: show it, and replace it without losing a tunnel"}
-	var within time.Duration
+	cmd := &cobra.Command{Use: "ca", Short: "The authority of a network, or of the controller: show it, and replace it without losing a tunnel"}
+	cmd.PersistentFlags().BoolVar(&s.controllerCA, "controller", false, "the controller's own authority, in place of a network's")
+	var within, overlap time.Duration
 	var external bool
 	rotate := s.authorityCommand("rotate", "Begin to replace the authority: edges trust both, renew, then the old one is dropped",
 		func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
@@ -93,9 +94,13 @@ func newAuthority(s *session) *cobra.Command {
 			if within > 0 {
 				req.RenewWithin = durationpb.New(within)
 			}
+			if cmd.Flags().Changed("overlap") {
+				req.Overlap = durationpb.New(overlap)
+			}
 			return c.certificates.RotateCertificateAuthority(cmd.Context(), req)
 		})
 	rotate.Flags().DurationVar(&within, "renew-within", 0, "time over which edges spread their renewals; 0: as long as so many need")
+	rotate.Flags().DurationVar(&overlap, "overlap", 0, "with --controller: how long the old one stays good for what pins it (default 720h)")
 	rotate.Flags().BoolVar(&external, "external", false, "an authority of yours signs the new one: it prints what to sign, and `swanherd ca import` goes on")
 	cmd.AddCommand(
 		newAuthorityImport(s),
@@ -130,8 +135,8 @@ func (s *session) authorityCommand(use, short string,
 ) *cobra.Command {
 	return &cobra.Command{
 		Use: use, Short: short, Args: cobra.NoArgs,
-		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
-			a, err := do(cmd, c, c.parent+"/certificateAuthority")
+		RunE: s.over(s.dialAuthority, func(cmd *cobra.Command, c *client, _ []string) error {
+			a, err := do(cmd, c, c.parent)
 			if err != nil {
 				return err
 			}
@@ -144,6 +149,22 @@ func (s *session) authorityCommand(use, short string,
 	}
 }
 
+// dialAuthority connects for a command about an authority, whose name is the client's parent.
+func (s *session) dialAuthority() (*client, error) {
+	dial := s.dialNetwork
+	if s.controllerCA {
+		dial = s.dial
+	}
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	if c.parent += "/certificateAuthority"; s.controllerCA {
+		c.parent = "certificateAuthorities/controller"
+	}
+	return c, nil
+}
+
 func newAuthorityImport(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "import FILE", Short: "Bring what your authority signed: the certificate, then what it chains to, in PEM", Args: exactly(1, "the file"),
@@ -152,13 +173,13 @@ func newAuthorityImport(s *session) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			c, err := s.dialNetwork()
+			c, err := s.dialAuthority()
 			if err != nil {
 				return err
 			}
 			defer c.close()
 			a, err := c.certificates.ImportCertificateAuthority(cmd.Context(), &swanherdv1.ImportCertificateAuthorityRequest{
-				Name: c.parent + "/certificateAuthority", CertificateChain: string(chain),
+				Name: c.parent, CertificateChain: string(chain),
 			})
 			if err != nil {
 				return err
@@ -183,13 +204,31 @@ func (s *session) printAuthority(a *swanherdv1.CertificateAuthority) {
 			age(r.GetPhaseTime(), time.Now()), request)
 		return
 	}
+	if end := r.GetOverlapEndTime(); end != nil {
+		fmt.Fprintf(s.Out, "  being replaced since %s: it issues, and whatever trusts or pins sha256:%s gets in until %s; `swanherd ca force --controller` ends that at once\n"+
+			"  %d enrollment tokens that may still be used pin the old one\n  %d of %d edges trust the new one\n",
+			age(r.GetStartTime(), time.Now()), r.GetOtherPin(), end.AsTime().Format(time.RFC3339), r.GetEnrollmentTokens(), r.GetDone(), r.GetEdges())
+		s.printWaiting(r)
+		return
+	}
 	words := map[swanherdv1.CertificateAuthority_Phase]string{
 		swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING: "edges learn to trust sha256:%s beside it",
 		swanherdv1.CertificateAuthority_PHASE_REISSUING:    "edges renew certificates of sha256:%s, which goes",
 	}
 	fmt.Fprintf(s.Out, "  being replaced since %s: "+words[r.GetPhase()]+"\n  %d of %d edges are done\n",
 		age(r.GetStartTime(), time.Now()), r.GetOtherPin(), r.GetDone(), r.GetEdges())
+	s.printWaiting(r)
+}
+
+func (s *session) printWaiting(r *swanherdv1.CertificateAuthority_Rotation) {
 	for _, w := range r.GetWaiting() {
-		fmt.Fprintf(s.Out, "  waiting for %s: %s\n", base(w.GetEdge()), safe(w.GetReason()))
+		edge, since := base(w.GetEdge()), ""
+		if s.controllerCA {
+			edge = w.GetEdge() // they are of several networks
+		}
+		if w.GetSinceTime() != nil {
+			since = ", for " + age(w.GetSinceTime(), time.Now())
+		}
+		fmt.Fprintf(s.Out, "  waiting for %s: %s%s\n", edge, safe(w.GetReason()), since)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -68,6 +69,11 @@ type session struct {
 	network    string
 	output     string
 	breakGlass string
+	// controllerCA: commands about an authority are about the controller's own.
+	controllerCA bool
+	// successor is the pin of the authority that takes the place of the one that the
+	// context pins, if the controller showed that.
+	successor atomic.Pointer[string]
 	// documents counts what was printed as YAML.
 	documents int
 }

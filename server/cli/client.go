@@ -88,9 +88,25 @@ func (s *session) over(dial func() (*client, error), f func(*cobra.Command, *cli
 		if err != nil {
 			return err
 		}
+		defer s.keepSuccessor()
 		defer c.close()
 		return f(cmd, c, args)
 	}
+}
+
+// keepSuccessor has the context pin the authority that takes the place of the one that it
+// pins, which will be dropped.
+func (s *session) keepSuccessor() {
+	pin := s.successor.Load()
+	if pin == nil {
+		return
+	}
+	err := s.editContext(s.context, func(_ *Config, x *Context) { x.CAPin = "sha256:" + *pin })
+	if err != nil {
+		fmt.Fprintf(s.Err, "warning: the controller's authority is being replaced, and this context still pins the one before: %v\n", err)
+		return
+	}
+	fmt.Fprintf(s.Err, "the controller's authority is being replaced: this context pins sha256:%s from now on\n", *pin)
 }
 
 func (s *session) currentContext() (*Context, error) {
@@ -106,6 +122,7 @@ func (s *session) currentContext() (*Context, error) {
 		return nil, err
 	}
 	x.breakGlass = s.breakGlass
+	x.learned = func(pin string) { s.successor.Store(&pin) }
 	return x, nil
 }
 
@@ -135,7 +152,7 @@ func newClient(x *Context) (*client, error) {
 // Connect returns a connection to the server of x that trusts only the pinned
 // authority and shows x's token, as it is.
 func Connect(x *Context, more ...grpc.DialOption) (*grpc.ClientConn, error) {
-	tlsConfig, err := pinnedTLS(x.Server, x.CAPin)
+	tlsConfig, err := pinnedTLS(x.Server, x.CAPin, x.learned)
 	if err != nil {
 		return nil, err
 	}
@@ -176,8 +193,10 @@ func warnStale(ctx context.Context, method string, req, reply any, conn *grpc.Cl
 }
 
 // pinnedTLS trusts exactly the authority with the pinned key, which the server
-// sends behind its own certificate; the system's authorities do not count.
-func pinnedTLS(server, pin string) (*tls.Config, error) {
+// sends behind its own certificate; the system's authorities do not count. While another
+// authority takes its place the server's certificate is of that one, which the pinned one
+// signed: learned is told its pin.
+func pinnedTLS(server, pin string, learned func(pin string)) (*tls.Config, error) {
 	host, _, err := net.SplitHostPort(server)
 	if err != nil {
 		return nil, usagef("server %q: want host:port", server)
@@ -191,12 +210,18 @@ func pinnedTLS(server, pin string) (*tls.Config, error) {
 		ServerName:         host,
 		InsecureSkipVerify: true, // VerifyConnection below verifies against the pinned authority.
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			return verifyPinned(cs, host, want)
+			successor, err := verifyPinned(cs, host, want)
+			if successor != "" && learned != nil {
+				learned(successor)
+			}
+			return err
 		},
 	}, nil
 }
 
-func verifyPinned(cs tls.ConnectionState, host string, pin []byte) error {
+// verifyPinned verifies the server's certificate; successor is the pin of the authority that
+// issued it if that is not the pinned one itself.
+func verifyPinned(cs tls.ConnectionState, host string, pin []byte) (successor string, err error) {
 	roots, middle := x509.NewCertPool(), x509.NewCertPool()
 	pinned := false
 	for _, c := range cs.PeerCertificates[1:] {
@@ -208,13 +233,17 @@ func verifyPinned(cs tls.ConnectionState, host string, pin []byte) error {
 		}
 	}
 	if !pinned {
-		return errors.New("the server's authority is not the pinned one: either this is another controller, or somebody is in between")
+		return "", errors.New("the server's authority is not the pinned one: either this is another controller, somebody is in between, or the authority was replaced and the controller prints another pin now")
 	}
-	_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: middle})
+	chains, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: host, Roots: roots, Intermediates: middle})
 	if err != nil {
-		return fmt.Errorf("verify the server's certificate: %w", err)
+		return "", fmt.Errorf("verify the server's certificate: %w", err)
 	}
-	return nil
+	if chain := chains[0]; len(chain) > 2 {
+		sum := sha256.Sum256(chain[1].RawSubjectPublicKeyInfo)
+		successor = hex.EncodeToString(sum[:])
+	}
+	return successor, nil
 }
 
 // bearer is what x signs in with.

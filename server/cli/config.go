@@ -38,6 +38,9 @@ type Context struct {
 
 	// breakGlass is why changes are made without approval; empty: they are not.
 	breakGlass string
+	// learned is told the pin of an authority that the pinned one vouches for as the one
+	// that takes its place; nil: nobody is.
+	learned func(pin string)
 }
 
 func defaultConfigFile() string {

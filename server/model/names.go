@@ -178,13 +178,17 @@ func CheckFleetName(s, collection, kind string) error {
 	return err
 }
 
-// ParseAuthorityName parses `networks/{network}/certificateAuthority`.
+// ParseAuthorityName parses `networks/{network}/certificateAuthority`; the controller's own,
+// ControllerAuthority, is that of NoNetwork.
 func ParseAuthorityName(s string) (NetworkName, error) {
+	if s == ControllerAuthority {
+		return NoNetwork, nil
+	}
 	network, ok := strings.CutSuffix(s, "/certificateAuthority")
 	if n, err := ParseNetworkName(network); ok && err == nil {
 		return n, nil
 	}
-	return NetworkName{}, nameError(s, "networks/{network}/certificateAuthority")
+	return NetworkName{}, nameError(s, "networks/{network}/certificateAuthority or "+ControllerAuthority)
 }
 
 func parseChild(s, collection, kind string, pattern *regexp.Regexp) (network, id string, err error) {

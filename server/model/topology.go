@@ -31,12 +31,38 @@ type Topology struct {
 	Revocations Table[*storev1.Revocation]
 }
 
-// AuthorityName is the name of the network's certificate authority.
-func (n NetworkName) AuthorityName() string { return "certificateAuthorities/" + n.String() }
+// NoNetwork stands in the place of a network for what belongs to none: the controller's own
+// authority, and events such as changes of API tokens.
+var NoNetwork = NetworkName{Network: "-"}
+
+const (
+	// ControllerAuthority is the controller's own authority, in the store and in the API.
+	ControllerAuthority = "certificateAuthorities/controller"
+	// NetworkAuthorities is what names of networks' authorities in the store begin with.
+	NetworkAuthorities = "certificateAuthorities/networks/"
+)
+
+// AuthorityName is the name that the store has for the network's certificate authority, or
+// for NoNetwork the controller's own.
+func (n NetworkName) AuthorityName() string {
+	if n == NoNetwork {
+		return ControllerAuthority
+	}
+	return NetworkAuthorities + n.Network
+}
+
+// AuthorityResource is what the API calls it, see ParseAuthorityName.
+func (n NetworkName) AuthorityResource() string {
+	if n == NoNetwork {
+		return ControllerAuthority
+	}
+	return n.String() + "/certificateAuthority"
+}
 
 // TrustAnchors are the certificates, in DER, that a certificate of the authority's
 // network may chain to. While one authority takes the place of another there are
-// two; the one that issues comes first.
+// two; the one that issues comes first. Of the controller's authority, it is what the
+// controller's certificate may chain to.
 func TrustAnchors(a *storev1.CertificateAuthority) [][]byte {
 	anchors := [][]byte{a.GetCertificate()}
 	if other := a.GetRotation().GetOtherCertificate(); len(other) > 0 {

@@ -55,6 +55,9 @@ type Authority struct {
 	// chain is what the certificate chains to without the root, in DER; empty when it
 	// signed itself.
 	chain [][]byte
+	// bridge, of the controller's authority that took another one's place, is its certificate
+	// as that one signed it, and that one's: who trusts only that one needs them; DER.
+	bridge [][]byte
 	// trusted are the authorities, in DER, beside which it is trusted, itself first.
 	trusted [][]byte
 	// name and revision of its record in the store, if it has one.
@@ -74,22 +77,26 @@ type Certificate struct {
 }
 
 // NewAuthority makes a self-signed authority of the given name with a new
-// ECDSA P-256 key.
+// ECDSA P-256 key. It signs no other authority.
 func NewAuthority(name string, now time.Time) (*Authority, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(authorityTemplate(name, now), key)
+}
+
+func newKey() (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make key of authority %s: %w", name, err)
+		return nil, fmt.Errorf("make key of an authority: %w", err)
 	}
-	template := &x509.Certificate{
-		SerialNumber:          newSerial(),
-		Subject:               pkix.Name{CommonName: name},
-		NotBefore:             now.Add(-backdate),
-		NotAfter:              now.Add(AuthorityLifetime),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		MaxPathLenZero:        true,
-	}
+	return key, nil
+}
+
+// newAuthority signs the authority's certificate by its own key.
+func newAuthority(template *x509.Certificate, key *ecdsa.PrivateKey) (*Authority, error) {
+	name := template.Subject.CommonName
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return nil, fmt.Errorf("sign authority %s: %w", name, err)
@@ -99,6 +106,19 @@ func NewAuthority(name string, now time.Time) (*Authority, error) {
 		return nil, fmt.Errorf("parse authority %s: %w", name, err)
 	}
 	return &Authority{certificate: certificate, key: key, trusted: [][]byte{der}}, nil
+}
+
+func authorityTemplate(name string, now time.Time) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber:          newSerial(),
+		Subject:               pkix.Name{CommonName: name},
+		NotBefore:             now.Add(-backdate),
+		NotAfter:              now.Add(AuthorityLifetime),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLenZero:        true,
+	}
 }
 
 // Trusted returns the certificates, in DER, that edges of its network are to trust:
@@ -114,7 +134,7 @@ func (a *Authority) PEM() []byte { return EncodePEM(a.certificate.Raw) }
 // Pin returns the pin of the authority's key, see Pin.
 func (a *Authority) Pin() string { return Pin(a.certificate) }
 
-// Pool returns a pool of the authority alone.
+// Pool returns a pool of the authority alone; trustedPool one of all that are Trusted.
 func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.certificate)
@@ -177,7 +197,8 @@ func (a *Authority) IssueIKE(csr *x509.CertificateRequest, edge model.EdgeName, 
 
 // IssueServer issues a TLS server certificate for a key. Hosts are names or
 // addresses, without ports. The chain includes the authority, so that a client
-// that has only the pin can verify it.
+// that has only the pin can verify it, also the pin of the one before as long as that is
+// trusted.
 func (a *Authority) IssueServer(key crypto.PublicKey, hosts []string, now time.Time) (*Certificate, error) {
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "swanherd controller"},
@@ -195,7 +216,7 @@ func (a *Authority) IssueServer(key crypto.PublicKey, hosts []string, now time.T
 	if err != nil {
 		return nil, err
 	}
-	c.Chain = append(c.Chain, a.certificate.Raw)
+	c.Chain = append(append(c.Chain, a.certificate.Raw), a.bridge...)
 	return c, nil
 }
 

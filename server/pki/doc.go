@@ -8,7 +8,8 @@
 // of authorities are in the store, sealed.
 //
 // It revokes what an edge has, and replaces an authority step by step, as fast as
-// the edges are through with each step (Rotator).
+// the edges are through with each step (Rotator). While the controller's own is replaced,
+// its certificate also chains to the one before (controller.go).
 //
 // It tells the event log which certificates end soon (ExpiryWatch), and Prometheus
 // (ExpiryCollector); purpose is control, ike or authority:

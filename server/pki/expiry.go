@@ -112,6 +112,9 @@ func (e Expiry) event(left time.Duration, now time.Time) *swanherdv1.Event {
 	remedy := "; look why the edge does not reach the controller, or replace it"
 	if e.What == "authority" {
 		remedy = "; replace it with `swanherd ca rotate`"
+		if e.Resource == model.ControllerAuthority {
+			remedy = "; replace it with `swanherd ca rotate --controller`"
+		}
 	}
 	if left == 0 {
 		message = fmt.Sprintf("%s ended on %s", what, e.Expires.UTC().Format(time.DateOnly))

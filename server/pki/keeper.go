@@ -4,18 +4,15 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/store"
 )
-
-// controllerAuthority is the name of the controller's own authority.
-const controllerAuthority = "certificateAuthorities/controller"
 
 // A Keeper keeps authorities in the store, with their keys sealed.
 type Keeper struct {
@@ -24,6 +21,9 @@ type Keeper struct {
 
 	mu   sync.Mutex
 	open map[string]opened // guarded by mu
+
+	// serving is the controller's authority, the newest that Serving or Controller saw.
+	serving atomic.Pointer[Authority]
 }
 
 type opened struct {
@@ -34,28 +34,6 @@ type opened struct {
 // NewKeeper returns a Keeper on the store.
 func NewKeeper(s *store.Store, sealer *store.Sealer) *Keeper {
 	return &Keeper{store: s, sealer: sealer, open: map[string]opened{}}
-}
-
-// Controller returns the controller's authority; the first call on a new store
-// makes it.
-func (k *Keeper) Controller(ctx context.Context, now time.Time) (*Authority, error) {
-	a, err := k.get(ctx, controllerAuthority)
-	if !errors.Is(err, store.ErrNotFound) {
-		return a, err
-	}
-	a, err = NewAuthority("Swanherd controller", now)
-	if err != nil {
-		return nil, err
-	}
-	t := k.store.Txn()
-	if err := k.createIn(t, controllerAuthority, a); err != nil {
-		return nil, err
-	}
-	if _, err := t.Commit(ctx); err != nil && !errors.Is(err, store.ErrExists) {
-		return nil, fmt.Errorf("store the controller's authority: %w", err)
-	}
-	// Another replica may have been faster: what is stored counts.
-	return k.get(ctx, controllerAuthority)
 }
 
 // CreateNetworkIn makes the authority of a new network as a part of t.
@@ -85,9 +63,14 @@ func (k *Keeper) get(ctx context.Context, name string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	return k.opened(row)
+}
+
+// opened is a stored authority with its key open.
+func (k *Keeper) opened(row model.Row[*storev1.CertificateAuthority]) (*Authority, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if o, ok := k.open[name]; ok && o.revision == row.Revision {
+	if o, ok := k.open[row.Name]; ok && o.revision == row.Revision {
 		return o.authority, nil
 	}
 	a, err := k.decode(row.Value)
@@ -95,7 +78,7 @@ func (k *Keeper) get(ctx context.Context, name string) (*Authority, error) {
 		return nil, err
 	}
 	a.name, a.revision = row.Name, row.Revision
-	k.open[name] = opened{row.Revision, a}
+	k.open[row.Name] = opened{row.Revision, a}
 	return a, nil
 }
 
@@ -145,7 +128,9 @@ func (k *Keeper) decode(stored *storev1.CertificateAuthority) (*Authority, error
 	if !ok || !signer.PublicKey.Equal(certificate.PublicKey) {
 		return nil, fmt.Errorf("key of %s is not that of its certificate", name)
 	}
-	return &Authority{certificate: certificate, key: signer, chain: stored.GetChain(), trusted: model.TrustAnchors(stored)}, nil
+	return &Authority{
+		certificate: certificate, key: signer, chain: stored.GetChain(), bridge: bridge(stored), trusted: model.TrustAnchors(stored),
+	}, nil
 }
 
 // RequireIssuerIn makes t depend on the authority's being the one that issues, still:

@@ -28,11 +28,16 @@ func (a *Authority) IssueReplica(key crypto.PublicKey, replica string, now time.
 }
 
 // VerifyReplica proves that leaf is the certificate of a replica of the controller whose
-// authority a is, and returns which. Edges, whose certificates come from authorities of
+// authority a is, or is about to be or was while one takes the place of the other, and
+// returns which. Edges, whose certificates come from authorities of
 // networks, are none.
 func (a *Authority) VerifyReplica(leaf *x509.Certificate, now time.Time) (string, error) {
+	pool, err := a.trustedPool()
+	if err != nil {
+		return "", err
+	}
 	if _, err := leaf.Verify(x509.VerifyOptions{
-		Roots:       a.Pool(),
+		Roots:       pool,
 		CurrentTime: now,
 		KeyUsages:   []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {

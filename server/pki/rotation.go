@@ -26,7 +26,8 @@ import (
 //	DISTRIBUTING          the old one issues, every edge learns to trust both
 //	REISSUING             the new one issues, every edge gets certificates of it
 //
-// and then the old one is dropped. A phase ends when every edge is through with it,
+// and then the old one is dropped: the controller's own, which issues nothing to edges, only
+// after an overlap (controller.go). A phase ends when every edge is through with it,
 // by what the edge itself has said. All there is to know is in the authority's
 // record and in what the store knows of the edges, and a phase ends by a
 // transaction on the record's revision: so it does not matter who ends it, nor
@@ -51,16 +52,20 @@ type RotateOptions struct {
 	// External: the new authority's certificate is signed by an external one, and
 	// ImportIn brings it.
 	External bool
+	// Overlap, of the controller's authority: how long the one before stays when the new one
+	// issues.
+	Overlap time.Duration
 	// Actor as in Event.actor.
 	Actor string
 }
 
-// RotateIn begins to replace the network's authority by a new one, as a part of t.
+// RotateIn begins to replace the network's authority by a new one, or for NoNetwork the
+// controller's, as a part of t.
 func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, o RotateOptions, now time.Time) error {
 	if row.Value.GetRotation() != nil {
 		return fmt.Errorf("%w: it is being replaced already, since %s", ErrRotation, row.Value.GetRotation().GetStartTime().AsTime().Format(time.RFC3339))
 	}
-	next, err := NewAuthority("Swanherd network "+network.Network, now)
+	next, cross, err := k.successor(row.Value, network, now)
 	if err != nil {
 		return err
 	}
@@ -72,9 +77,6 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 	if err != nil {
 		return err
 	}
-	if o.RenewWithin == 0 {
-		o.RenewWithin = max(minRenewWithin, time.Duration(o.Edges)*time.Second/renewalsPerSecond)
-	}
 	changed := proto.CloneOf(row.Value)
 	changed.Rotation = &storev1.AuthorityRotation{
 		Phase:            swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING,
@@ -82,9 +84,14 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 		OtherKey:         sealed,
 		StartTime:        timestamppb.New(now),
 		PhaseTime:        timestamppb.New(now),
-		RenewWithin:      durationpb.New(o.RenewWithin),
 		Actor:            o.Actor,
 		IssuerPin:        next.Pin(),
+		CrossCertificate: cross,
+	}
+	if network == model.NoNetwork {
+		changed.Rotation.Overlap = durationpb.New(o.Overlap)
+	} else {
+		changed.Rotation.RenewWithin = durationpb.New(o.renewWithin())
 	}
 	if o.External {
 		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE
@@ -95,6 +102,35 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 	}
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
 	return nil
+}
+
+func (o RotateOptions) renewWithin() time.Duration {
+	if o.RenewWithin == 0 {
+		return max(minRenewWithin, time.Duration(o.Edges)*time.Second/renewalsPerSecond)
+	}
+	return o.RenewWithin
+}
+
+// successor makes the authority that is to take the place of a stored one, and, of the
+// controller's, its certificate as that one signs it.
+func (k *Keeper) successor(stored *storev1.CertificateAuthority, network model.NetworkName, now time.Time) (next *Authority, cross []byte, err error) {
+	if network != model.NoNetwork {
+		next, err = NewAuthority("Swanherd network "+network.Network, now)
+		return next, nil, err
+	}
+	before, err := k.decode(stored)
+	if err != nil {
+		return nil, nil, err
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	if next, err = newAuthority(controllerTemplate(now), key); err != nil {
+		return nil, nil, err
+	}
+	cross, err = before.cross(next, now)
+	return next, cross, err
 }
 
 // CancelIn gives a replacement up, as a part of t.
@@ -126,6 +162,9 @@ func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAutho
 		changed.Rotation.OtherCertificate, changed.Rotation.OtherKey, changed.Rotation.OtherChain = row.Value.GetCertificate(), nil, nil
 		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_REISSUING
 		changed.Rotation.PhaseTime = timestamppb.New(now)
+		if row.Name == model.ControllerAuthority { // this step changes nothing that edges have
+			changed.Rotation.TrustedRevision = row.Revision
+		}
 	default:
 		changed.Rotation = nil
 	}
@@ -133,31 +172,55 @@ func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAutho
 	return nil
 }
 
-// A Waiting edge is one that a phase waits for, and why.
-type Waiting struct{ Edge, Reason string }
+// A Waiting edge is one that a phase waits for, why, and since when; the zero time: it was
+// never seen.
+type Waiting struct {
+	Edge, Reason string
+	Since        time.Time
+}
 
-// Progress is how far the edges of a network are with the phase of its authority's
-// replacement: how many there are, and which are not through with it, by name.
+// Progress is how far the edges of a network, or for NoNetwork all edges, are with the phase
+// of the authority's replacement: how many there are, and which are not through with it, by name.
 // Edges that have no good certificate are left out: they have nothing to lose.
 func Progress(snap *store.Snapshot, network model.NetworkName, row model.Row[*storev1.CertificateAuthority], now time.Time) (edges int, waiting []Waiting) {
-	for identity := range snap.EdgeIdentities.InNetwork(network) {
+	identities := snap.EdgeIdentities.All()
+	if network != model.NoNetwork {
+		identities = snap.EdgeIdentities.InNetwork(network)
+	}
+	rotation := row.Value.GetRotation()
+	for identity := range identities {
 		if !slices.ContainsFunc(identity.Value.GetCertificates(), func(c *storev1.IssuedCertificate) bool { return c.GetExpireTime().AsTime().After(now) }) {
 			continue
 		}
 		edges++
 		status := snap.EdgeStatuses.Value(identity.Name)
 		reason := ""
-		switch row.Value.GetRotation().GetPhase() {
-		case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
+		switch {
+		case rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
 			reason = lacks(status, row.Revision)
-		case swanherdv1.CertificateAuthority_PHASE_REISSUING:
-			reason = outdated(status, identity.Value, row.Value.GetRotation().GetIssuerPin(), now)
+		case rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING && network == model.NoNetwork:
+			reason = lacks(status, rotation.GetTrustedRevision())
+		case rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING:
+			reason = outdated(status, identity.Value, rotation.GetIssuerPin(), now)
 		}
 		if reason != "" {
-			waiting = append(waiting, Waiting{identity.Name, reason})
+			waiting = append(waiting, Waiting{identity.Name, reason, waitingSince(status, rotation)})
 		}
 	}
 	return edges, waiting
+}
+
+// waitingSince is when the edge was last seen, or of one that is connected, when the phase
+// began.
+func waitingSince(status *storev1.EdgeStatus, rotation *storev1.AuthorityRotation) time.Time {
+	seen := status.GetStatus().GetLastSeenTime()
+	switch {
+	case status.GetStatus().GetConnected():
+		return rotation.GetPhaseTime().AsTime()
+	case seen == nil:
+		return time.Time{}
+	}
+	return seen.AsTime()
 }
 
 // Knows says whether an edge has said that it runs and keeps an intent that was
@@ -207,10 +270,14 @@ type Rotator struct {
 	Failed func(error)
 }
 
-// rotatorPause is the least time between two looks: each is about every edge.
-const rotatorPause = time.Second
+const (
+	// rotatorPause is the least time between two looks: each is about every edge.
+	rotatorPause = time.Second
+	// rotatorLook is the longest: an overlap ends without a change of the store.
+	rotatorLook = time.Minute
+)
 
-// Run looks after each change of the store until ctx ends.
+// Run looks after each change of the store, and at intervals, until ctx ends.
 func (r *Rotator) Run(ctx context.Context) {
 	sub := r.Keeper.store.Subscribe()
 	defer sub.Close()
@@ -219,6 +286,7 @@ func (r *Rotator) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sub.Changed():
+		case <-time.After(rotatorLook):
 		}
 		if err := r.Step(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			r.Failed(err)
@@ -234,14 +302,16 @@ func (r *Rotator) Run(ctx context.Context) {
 // Step ends every phase that every edge is through with.
 func (r *Rotator) Step(ctx context.Context, now time.Time) error {
 	snap := r.Keeper.store.Snapshot()
-	var errs []error
+	networks := []model.NetworkName{model.NoNetwork}
 	for row := range snap.Networks.All() {
-		network, err := model.ParseNetworkName(row.Name)
-		if err != nil {
-			continue // refused before it was stored
+		if network, err := model.ParseNetworkName(row.Name); err == nil { // others were refused before they were stored
+			networks = append(networks, network)
 		}
+	}
+	var errs []error
+	for _, network := range networks {
 		authority, ok := snap.Authorities.Get(network.AuthorityName())
-		if !ok || !endsBySelf(authority.Value.GetRotation().GetPhase()) {
+		if !ok || !endsBySelf(authority.Value.GetRotation().GetPhase()) || now.Before(OverlapEnd(authority.Value)) {
 			continue
 		}
 		edges, waiting := Progress(snap, network, authority, now)
@@ -266,21 +336,35 @@ func (r *Rotator) advance(ctx context.Context, network model.NetworkName, row mo
 	if err := r.Keeper.AdvanceIn(t, row, phase, now); err != nil {
 		return err
 	}
-	action, message := PhaseEnd(phase, edges, nil)
+	action, message := PhaseEnd(network, phase, edges, nil)
 	r.Keeper.store.AppendEventIn(t, network, r.Audit(network, action, message))
 	if _, err := t.Commit(ctx); err != nil {
-		return fmt.Errorf("replace the authority of %s: %w", network, err)
+		return fmt.Errorf("replace %s: %w", network.AuthorityResource(), err)
 	}
 	return nil
 }
 
-// PhaseEnd is how the audit log calls the end of a phase.
-func PhaseEnd(phase swanherdv1.CertificateAuthority_Phase, edges int, waiting []Waiting) (action, message string) {
+// maxLeft is how many edges the audit log names that a phase went on without.
+const maxLeft = 20
+
+// PhaseEnd is how the audit log calls the end of a phase, and which edges it went on
+// without.
+func PhaseEnd(network model.NetworkName, phase swanherdv1.CertificateAuthority_Phase, edges int, waiting []Waiting) (action, message string) {
 	action, what := "certificateAuthority.retire", "have certificates of the new authority; the old one is dropped"
-	if phase == swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING {
+	switch {
+	case phase == swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
 		action, what = "certificateAuthority.reissue", "trust the new authority, which issues from now on"
+	case network == model.NoNetwork:
+		what = "trust the new authority; the old one is dropped"
 	}
-	return action, fmt.Sprintf("%d of %d edges %s", edges-len(waiting), edges, what)
+	message = fmt.Sprintf("%d of %d edges %s", edges-len(waiting), edges, what)
+	for i, w := range waiting[:min(len(waiting), maxLeft)] {
+		message += []string{"; left behind: ", ", "}[min(i, 1)] + w.Edge
+	}
+	if more := len(waiting) - maxLeft; more > 0 {
+		message += fmt.Sprintf(" and %d more", more)
+	}
+	return action, message
 }
 
 // Describe is an authority as the API shows it, but for its name and the edges.
@@ -307,6 +391,9 @@ func Describe(a *storev1.CertificateAuthority) (*swanherdv1.CertificateAuthority
 	}
 	if csr := rotation.GetCertificateRequest(); len(csr) > 0 {
 		shown.Rotation.CertificateRequest = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))
+	}
+	if end := OverlapEnd(a); !end.IsZero() {
+		shown.Rotation.OverlapEndTime = timestamppb.New(end)
 	}
 	if rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING {
 		before, err := x509.ParseCertificate(rotation.GetOtherCertificate())

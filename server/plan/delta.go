@@ -76,8 +76,12 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 		}
 	}
 	for c := range model.Diff(from.Authorities, to.Authorities) {
-		if network, ok := strings.CutPrefix(c.Name, model.NetworkName{}.AuthorityName()); ok {
+		if network, ok := strings.CutPrefix(c.Name, model.NetworkAuthorities); ok {
 			at("networks/" + network).settings = true
+			continue
+		}
+		for row := range to.Networks.All() { // the controller's own
+			at(row.Name).settings = true
 		}
 	}
 	for c := range model.Diff(from.Revocations, to.Revocations) {

@@ -209,18 +209,30 @@ func (n *network) edgeNames() map[string]bool {
 func (n *network) setTrust(t *model.Topology, name model.NetworkName) {
 	trust := &swanherdv1.TrustBundle{}
 	if authority, ok := t.Authorities.Get(name.AuthorityName()); ok {
-		for _, der := range model.TrustAnchors(authority.Value) {
-			trust.TrustAnchors = append(trust.TrustAnchors, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
-		}
+		trust.TrustAnchors = pemTexts(model.TrustAnchors(authority.Value))
 		rotation := authority.Value.GetRotation()
 		if rotation.GetPhase() == swanherdv1.CertificateAuthority_PHASE_REISSUING {
 			trust.IssuerPin, trust.RenewWithin = rotation.GetIssuerPin(), rotation.GetRenewWithin()
 		}
 	}
+	if controller, ok := t.Authorities.Get(model.ControllerAuthority); ok {
+		trust.ControllerAnchors = pemTexts(model.TrustAnchors(controller.Value))
+		// Which of two issues is nothing to the edges, so it changes nothing that they have.
+		slices.Sort(trust.ControllerAnchors)
+	}
 	for row := range t.Revocations.WithPrefix(name.RevocationName("")) {
 		trust.RevokedSerials = append(trust.RevokedSerials, row.Name[strings.LastIndexByte(row.Name, '/')+1:])
 	}
 	n.trust = digest.Resource(trust)
+}
+
+// pemTexts are certificates in DER as texts.
+func pemTexts(ders [][]byte) []string {
+	out := make([]string, len(ders))
+	for i, der := range ders {
+		out[i] = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+	}
+	return out
 }
 
 // resolve finds the sites of a mesh. A regional one is several.

@@ -34,6 +34,7 @@ type Follower struct {
 	Fleet *fleet.Fleet
 	// Credentials prove this replica to others and others to it.
 	Credentials credentials.TransportCredentials
+	Trust       Trust
 	// Supersede ends sessions here that edges left for another replica.
 	Supersede func([]fleet.Superseded)
 	Log       *slog.Logger
@@ -88,16 +89,20 @@ func (f *Follower) follow(ctx context.Context, r *storev1.Replica) {
 	log.Info("following another replica")
 	// Only now may what it said last be called the end of its sessions.
 	defer f.Fleet.Gone(r.GetName())
-	reached := true
+	reached, renewed := true, false
 	for ctx.Err() == nil {
 		err := f.stream(ctx, r, func() {
 			if !reached {
 				log.Info("replica can be followed again")
 			}
-			reached = true
+			reached, renewed = true, false
 		})
 		if ctx.Err() != nil {
 			return
+		}
+		if distrusted(err) && !renewed {
+			renewed = true // with certificates of the moment it goes on at once
+			continue
 		}
 		f.Fleet.Unreachable(r.GetName())
 		if reached {
@@ -138,6 +143,11 @@ func (f *Follower) stream(ctx context.Context, r *storev1.Replica, synced func()
 			return errors.Join(err, context.Cause(ctx))
 		}
 		quiet.Reset(silence)
+		if frame.GetSynced() { // which comes with each heartbeat
+			if err := f.Trust.holds(stream.Context()); err != nil {
+				return err
+			}
+		}
 		if frame.GetReplica() != r.GetName() {
 			return fmt.Errorf("%s is at that address", frame.GetReplica())
 		}

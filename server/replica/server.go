@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	replicav1 "github.com/swanherd/swanherd/proto/swanherd/replica/v1"
 	"github.com/swanherd/swanherd/server/fleet"
@@ -26,11 +28,12 @@ type Server struct {
 	name  string
 	fleet *fleet.Fleet
 	run   Run
+	trust Trust
 }
 
 // NewServer returns the service of the replica of that name, `replicas/{replica}`.
-func NewServer(name string, f *fleet.Fleet, run Run) *Server {
-	return &Server{name: name, fleet: f, run: run}
+func NewServer(name string, f *fleet.Fleet, run Run, trust Trust) *Server {
+	return &Server{name: name, fleet: f, run: run, trust: trust}
 }
 
 // Follow implements ReplicaService.
@@ -112,6 +115,9 @@ func (t *teller) tell() error {
 	}
 	if t.synced && time.Since(t.last) < heartbeat {
 		return nil
+	}
+	if err := t.server.trust.holds(t.stream.Context()); err != nil {
+		return status.Error(codes.Unauthenticated, err.Error())
 	}
 	t.synced = true
 	return t.send(&replicav1.FollowResponse{Synced: true})

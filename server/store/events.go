@@ -46,7 +46,7 @@ func layoutOf(e *swanherdv1.Event) layout {
 
 // NoNetwork is the network of events that belong to none, such as changes of
 // API tokens.
-var NoNetwork = model.NetworkName{Network: "-"}
+var NoNetwork = model.NoNetwork
 
 // eventIDs makes ULIDs that rise also within one millisecond.
 type eventIDs struct {

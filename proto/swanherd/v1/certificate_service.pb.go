@@ -84,7 +84,8 @@ const (
 	CertificateAuthority_PHASE_UNSPECIFIED CertificateAuthority_Phase = 0
 	// Edges learn to trust the new authority beside the old; the old one issues.
 	CertificateAuthority_PHASE_DISTRIBUTING CertificateAuthority_Phase = 1
-	// The new one issues; edges renew their certificates.
+	// The new one issues; edges renew their certificates. Of the controller's own: what
+	// trusts or pins the old one still gets in.
 	CertificateAuthority_PHASE_REISSUING CertificateAuthority_Phase = 2
 	// Before DISTRIBUTING: an external authority has yet to sign the new one.
 	CertificateAuthority_PHASE_AWAITING_CERTIFICATE CertificateAuthority_Phase = 3
@@ -705,10 +706,12 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
-// CertificateAuthority issues the certificates of a network's edges.
+// CertificateAuthority issues the certificates of a network's edges, or, the controller's
+// own, those of the controller.
 type CertificateAuthority struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// `networks/{network}/certificateAuthority`.
+	// `networks/{network}/certificateAuthority`, or `certificateAuthorities/controller`: the
+	// controller's own, which is for those who are bound to all networks.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Of the authority that issues now, in PEM.
 	Certificate string `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
@@ -837,8 +840,13 @@ type RotateCertificateAuthorityRequest struct {
 	// long as the fleet needs at ten edges per second, at least 10 s.
 	RenewWithin *durationpb.Duration `protobuf:"bytes,2,opt,name=renew_within,json=renewWithin,proto3" json:"renew_within,omitempty"`
 	// The new authority is subordinate to one of yours: rotation.certificate_request is
-	// what that has to sign, and ImportCertificateAuthority brings the answer.
-	External      bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+	// what that has to sign, and ImportCertificateAuthority brings the answer. Not the
+	// controller's own.
+	External bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+	// Of the controller's own, which has no renew_within: how long the old one stays good
+	// after the new one issues, for enrolment tokens and command lines that pin it, and
+	// edges that were left behind. Default: 30 days.
+	Overlap       *durationpb.Duration `protobuf:"bytes,4,opt,name=overlap,proto3" json:"overlap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -892,6 +900,13 @@ func (x *RotateCertificateAuthorityRequest) GetExternal() bool {
 		return x.External
 	}
 	return false
+}
+
+func (x *RotateCertificateAuthorityRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
 }
 
 type ImportCertificateAuthorityRequest struct {
@@ -1063,8 +1078,13 @@ type CertificateAuthority_Rotation struct {
 	Actor string `protobuf:"bytes,8,opt,name=actor,proto3" json:"actor,omitempty"`
 	// What the external authority is to sign, PKCS #10 in PEM, while it is awaited.
 	CertificateRequest string `protobuf:"bytes,9,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Of the controller's own, while REISSUING: the old one is not dropped before this.
+	OverlapEndTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=overlap_end_time,json=overlapEndTime,proto3" json:"overlap_end_time,omitempty"`
+	// And how many enrolment tokens that may still be used pin the old one: they are no
+	// longer good when it is dropped.
+	EnrollmentTokens int32 `protobuf:"varint,11,opt,name=enrollment_tokens,json=enrollmentTokens,proto3" json:"enrollment_tokens,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority_Rotation) Reset() {
@@ -1160,11 +1180,28 @@ func (x *CertificateAuthority_Rotation) GetCertificateRequest() string {
 	return ""
 }
 
+func (x *CertificateAuthority_Rotation) GetOverlapEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.OverlapEndTime
+	}
+	return nil
+}
+
+func (x *CertificateAuthority_Rotation) GetEnrollmentTokens() int32 {
+	if x != nil {
+		return x.EnrollmentTokens
+	}
+	return 0
+}
+
 // Waiting is an edge that a phase waits for.
 type CertificateAuthority_Waiting struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Edge          string                 `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Edge   string                 `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since when: when it was last seen, or of one that is connected, when the phase
+	// began. Unset: it was never seen.
+	SinceTime     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1211,6 +1248,13 @@ func (x *CertificateAuthority_Waiting) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *CertificateAuthority_Waiting) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
 }
 
 var File_swanherd_v1_certificate_service_proto protoreflect.FileDescriptor
@@ -1274,14 +1318,14 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"|\n" +
 	"\x17ListRevocationsResponse\x129\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x17.swanherd.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa0\a\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf3\b\n" +
 	"\x14CertificateAuthority\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\tR\vcertificate\x12\x10\n" +
 	"\x03pin\x18\x03 \x01(\tR\x03pin\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12F\n" +
-	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x1a\x92\x03\n" +
+	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x1a\x85\x04\n" +
 	"\bRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x129\n" +
 	"\n" +
@@ -1293,22 +1337,28 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x04done\x18\x06 \x01(\x05R\x04done\x12C\n" +
 	"\awaiting\x18\a \x03(\v2).swanherd.v1.CertificateAuthority.WaitingR\awaiting\x12\x14\n" +
 	"\x05actor\x18\b \x01(\tR\x05actor\x12/\n" +
-	"\x13certificate_request\x18\t \x01(\tR\x12certificateRequest\x1a5\n" +
+	"\x13certificate_request\x18\t \x01(\tR\x12certificateRequest\x12D\n" +
+	"\x10overlap_end_time\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x0eoverlapEndTime\x12+\n" +
+	"\x11enrollment_tokens\x18\v \x01(\x05R\x10enrollmentTokens\x1ap\n" +
 	"\aWaiting\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"k\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"since_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\"k\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PHASE_DISTRIBUTING\x10\x01\x12\x13\n" +
 	"\x0fPHASE_REISSUING\x10\x02\x12\x1e\n" +
-	"\x1aPHASE_AWAITING_CERTIFICATE\x10\x03:}\xeaAz\n" +
-	"!swanherd.dev/CertificateAuthority\x12'networks/{network}/certificateAuthority*\x16certificateAuthorities2\x14certificateAuthority\"<\n" +
+	"\x1aPHASE_AWAITING_CERTIFICATE\x10\x03:\xa1\x01\xeaA\x9d\x01\n" +
+	"!swanherd.dev/CertificateAuthority\x12'networks/{network}/certificateAuthority\x12!certificateAuthorities/controller*\x16certificateAuthorities2\x14certificateAuthority\"<\n" +
 	"\x1eGetCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa9\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xef\x01\n" +
 	"!RotateCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12L\n" +
 	"\frenew_within\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$*\x00R\vrenewWithin\x12\x1a\n" +
-	"\bexternal\x18\x03 \x01(\bR\bexternal\"y\n" +
+	"\bexternal\x18\x03 \x01(\bR\bexternal\x12D\n" +
+	"\aoverlap\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\aoverlap\"y\n" +
 	"!ImportCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x128\n" +
 	"\x11certificate_chain\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04R\x10certificateChain\"\x89\x01\n" +
@@ -1317,18 +1367,17 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x05phase\x18\x02 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseB\n" +
 	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x05phase\"?\n" +
 	"!CancelCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\x8d\n" +
-	"\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xea\v\n" +
 	"\x12CertificateService\x12\x8d\x01\n" +
 	"\x10ListCertificates\x12$.swanherd.v1.ListCertificatesRequest\x1a%.swanherd.v1.ListCertificatesResponse\",\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=networks/*}/certificates\x12~\n" +
 	"\n" +
 	"RevokeEdge\x12\x1e.swanherd.v1.RevokeEdgeRequest\x1a\x1f.swanherd.v1.RevokeEdgeResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{name=networks/*/edges/*}:revoke\x12\x89\x01\n" +
-	"\x0fListRevocations\x12#.swanherd.v1.ListRevocationsRequest\x1a$.swanherd.v1.ListRevocationsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=networks/*}/revocations\x12\x9d\x01\n" +
-	"\x17GetCertificateAuthority\x12+.swanherd.v1.GetCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"2\x82\xd3\xe4\x93\x02,\x12*/v1/{name=networks/*/certificateAuthority}\x12\xad\x01\n" +
-	"\x1aRotateCertificateAuthority\x12..swanherd.v1.RotateCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:rotate\x12\xad\x01\n" +
-	"\x1aImportCertificateAuthority\x12..swanherd.v1.ImportCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:import\x12\xaa\x01\n" +
-	"\x19ForceCertificateAuthority\x12-.swanherd.v1.ForceCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\";\x82\xd3\xe4\x93\x025:\x01*\"0/v1/{name=networks/*/certificateAuthority}:force\x12\xad\x01\n" +
-	"\x1aCancelCertificateAuthority\x12..swanherd.v1.CancelCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:cancelB\xb2\x01\n" +
+	"\x0fListRevocations\x12#.swanherd.v1.ListRevocationsRequest\x1a$.swanherd.v1.ListRevocationsResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/{parent=networks/*}/revocations\x12\xcd\x01\n" +
+	"\x17GetCertificateAuthority\x12+.swanherd.v1.GetCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"b\x82\xd3\xe4\x93\x02\\Z.\x12,/v1/{name=certificateAuthorities/controller}\x12*/v1/{name=networks/*/certificateAuthority}\x12\xe7\x01\n" +
+	"\x1aRotateCertificateAuthority\x12..swanherd.v1.RotateCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"v\x82\xd3\xe4\x93\x02p:\x01*Z8:\x01*\"3/v1/{name=certificateAuthorities/controller}:rotate\"1/v1/{name=networks/*/certificateAuthority}:rotate\x12\xad\x01\n" +
+	"\x1aImportCertificateAuthority\x12..swanherd.v1.ImportCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"<\x82\xd3\xe4\x93\x026:\x01*\"1/v1/{name=networks/*/certificateAuthority}:import\x12\xe3\x01\n" +
+	"\x19ForceCertificateAuthority\x12-.swanherd.v1.ForceCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"t\x82\xd3\xe4\x93\x02n:\x01*Z7:\x01*\"2/v1/{name=certificateAuthorities/controller}:force\"0/v1/{name=networks/*/certificateAuthority}:force\x12\xe7\x01\n" +
+	"\x1aCancelCertificateAuthority\x12..swanherd.v1.CancelCertificateAuthorityRequest\x1a!.swanherd.v1.CertificateAuthority\"v\x82\xd3\xe4\x93\x02p:\x01*Z8:\x01*\"3/v1/{name=certificateAuthorities/controller}:cancel\"1/v1/{name=networks/*/certificateAuthority}:cancelB\xb2\x01\n" +
 	"\x0fcom.swanherd.v1B\x17CertificateServiceProtoP\x01Z9github.com/swanherd/swanherd/proto/swanherd/v1;swanherdv1\xa2\x02\x03SXX\xaa\x02\vSwanherd.V1\xca\x02\vSwanherd\\V1\xe2\x02\x17Swanherd\\V1\\GPBMetadata\xea\x02\fSwanherd::V1b\x06proto3"
 
 var (
@@ -1377,32 +1426,35 @@ var file_swanherd_v1_certificate_service_proto_depIdxs = []int32{
 	18, // 6: swanherd.v1.CertificateAuthority.expire_time:type_name -> google.protobuf.Timestamp
 	16, // 7: swanherd.v1.CertificateAuthority.rotation:type_name -> swanherd.v1.CertificateAuthority.Rotation
 	19, // 8: swanherd.v1.RotateCertificateAuthorityRequest.renew_within:type_name -> google.protobuf.Duration
-	1,  // 9: swanherd.v1.ForceCertificateAuthorityRequest.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	1,  // 10: swanherd.v1.CertificateAuthority.Rotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	18, // 11: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
-	18, // 12: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
-	17, // 13: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
-	3,  // 14: swanherd.v1.CertificateService.ListCertificates:input_type -> swanherd.v1.ListCertificatesRequest
-	5,  // 15: swanherd.v1.CertificateService.RevokeEdge:input_type -> swanherd.v1.RevokeEdgeRequest
-	8,  // 16: swanherd.v1.CertificateService.ListRevocations:input_type -> swanherd.v1.ListRevocationsRequest
-	11, // 17: swanherd.v1.CertificateService.GetCertificateAuthority:input_type -> swanherd.v1.GetCertificateAuthorityRequest
-	12, // 18: swanherd.v1.CertificateService.RotateCertificateAuthority:input_type -> swanherd.v1.RotateCertificateAuthorityRequest
-	13, // 19: swanherd.v1.CertificateService.ImportCertificateAuthority:input_type -> swanherd.v1.ImportCertificateAuthorityRequest
-	14, // 20: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
-	15, // 21: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
-	4,  // 22: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
-	6,  // 23: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
-	9,  // 24: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
-	10, // 25: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 26: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 27: swanherd.v1.CertificateService.ImportCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 28: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 29: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	19, // 9: swanherd.v1.RotateCertificateAuthorityRequest.overlap:type_name -> google.protobuf.Duration
+	1,  // 10: swanherd.v1.ForceCertificateAuthorityRequest.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	1,  // 11: swanherd.v1.CertificateAuthority.Rotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	18, // 12: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
+	18, // 13: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
+	17, // 14: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
+	18, // 15: swanherd.v1.CertificateAuthority.Rotation.overlap_end_time:type_name -> google.protobuf.Timestamp
+	18, // 16: swanherd.v1.CertificateAuthority.Waiting.since_time:type_name -> google.protobuf.Timestamp
+	3,  // 17: swanherd.v1.CertificateService.ListCertificates:input_type -> swanherd.v1.ListCertificatesRequest
+	5,  // 18: swanherd.v1.CertificateService.RevokeEdge:input_type -> swanherd.v1.RevokeEdgeRequest
+	8,  // 19: swanherd.v1.CertificateService.ListRevocations:input_type -> swanherd.v1.ListRevocationsRequest
+	11, // 20: swanherd.v1.CertificateService.GetCertificateAuthority:input_type -> swanherd.v1.GetCertificateAuthorityRequest
+	12, // 21: swanherd.v1.CertificateService.RotateCertificateAuthority:input_type -> swanherd.v1.RotateCertificateAuthorityRequest
+	13, // 22: swanherd.v1.CertificateService.ImportCertificateAuthority:input_type -> swanherd.v1.ImportCertificateAuthorityRequest
+	14, // 23: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
+	15, // 24: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
+	4,  // 25: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
+	6,  // 26: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
+	9,  // 27: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
+	10, // 28: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 29: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 30: swanherd.v1.CertificateService.ImportCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 31: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	10, // 32: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	25, // [25:33] is the sub-list for method output_type
+	17, // [17:25] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_certificate_service_proto_init() }

@@ -47,12 +47,17 @@ type CertificateServiceClient interface {
 	GetCertificateAuthority(ctx context.Context, in *GetCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
 	// Begins to replace the authority: every edge learns to trust the new one beside
 	// the old, then gets certificates from it, and then the old one is dropped. Each
-	// step waits until every edge is through with the one before.
+	// step waits until every edge is through with the one before. The controller's own
+	// is of the edges of all networks, and issues nothing to them: they learn to trust
+	// the new one, then the controller shows certificates of it, and after an overlap the
+	// old one is dropped.
 	RotateCertificateAuthority(ctx context.Context, in *RotateCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
 	// Brings what an external authority signed for a replacement that waits for it.
 	ImportCertificateAuthority(ctx context.Context, in *ImportCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
 	// Goes on with a replacement without the edges that it waits for. They lose
-	// their tunnels, and those that have no new certificate have to enrol again.
+	// their tunnels, and those that have no new certificate have to enrol again. Of the
+	// controller's own authority: edges that were left behind get in and learn of the new
+	// one until the old one is dropped; those that are left behind then enrol again.
 	ForceCertificateAuthority(ctx context.Context, in *ForceCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
 	// Gives a replacement up, as long as the new authority has issued nothing.
 	CancelCertificateAuthority(ctx context.Context, in *CancelCertificateAuthorityRequest, opts ...grpc.CallOption) (*CertificateAuthority, error)
@@ -164,12 +169,17 @@ type CertificateServiceServer interface {
 	GetCertificateAuthority(context.Context, *GetCertificateAuthorityRequest) (*CertificateAuthority, error)
 	// Begins to replace the authority: every edge learns to trust the new one beside
 	// the old, then gets certificates from it, and then the old one is dropped. Each
-	// step waits until every edge is through with the one before.
+	// step waits until every edge is through with the one before. The controller's own
+	// is of the edges of all networks, and issues nothing to them: they learn to trust
+	// the new one, then the controller shows certificates of it, and after an overlap the
+	// old one is dropped.
 	RotateCertificateAuthority(context.Context, *RotateCertificateAuthorityRequest) (*CertificateAuthority, error)
 	// Brings what an external authority signed for a replacement that waits for it.
 	ImportCertificateAuthority(context.Context, *ImportCertificateAuthorityRequest) (*CertificateAuthority, error)
 	// Goes on with a replacement without the edges that it waits for. They lose
-	// their tunnels, and those that have no new certificate have to enrol again.
+	// their tunnels, and those that have no new certificate have to enrol again. Of the
+	// controller's own authority: edges that were left behind get in and learn of the new
+	// one until the old one is dropped; those that are left behind then enrol again.
 	ForceCertificateAuthority(context.Context, *ForceCertificateAuthorityRequest) (*CertificateAuthority, error)
 	// Gives a replacement up, as long as the new authority has issued nothing.
 	CancelCertificateAuthority(context.Context, *CancelCertificateAuthorityRequest) (*CertificateAuthority, error)

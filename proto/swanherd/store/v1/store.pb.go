@@ -935,9 +935,16 @@ type AuthorityRotation struct {
 	// While AWAITING_CERTIFICATE, PKCS #10, DER.
 	CertificateRequest []byte `protobuf:"bytes,9,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
 	// As CertificateAuthority.chain, of the authority to come.
-	OtherChain    [][]byte `protobuf:"bytes,10,rep,name=other_chain,json=otherChain,proto3" json:"other_chain,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OtherChain [][]byte `protobuf:"bytes,10,rep,name=other_chain,json=otherChain,proto3" json:"other_chain,omitempty"`
+	// Of the controller's authority alone: the one to come signed by the one before, so that
+	// who trusts only that one gets in until it is dropped; DER.
+	CrossCertificate []byte `protobuf:"bytes,11,opt,name=cross_certificate,json=crossCertificate,proto3" json:"cross_certificate,omitempty"`
+	// How long the one before stays when the new one issues, and the revision from which
+	// intents have the new one as a trust anchor, set when it issues.
+	Overlap         *durationpb.Duration `protobuf:"bytes,12,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	TrustedRevision int64                `protobuf:"varint,13,opt,name=trusted_revision,json=trustedRevision,proto3" json:"trusted_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AuthorityRotation) Reset() {
@@ -1038,6 +1045,27 @@ func (x *AuthorityRotation) GetOtherChain() [][]byte {
 		return x.OtherChain
 	}
 	return nil
+}
+
+func (x *AuthorityRotation) GetCrossCertificate() []byte {
+	if x != nil {
+		return x.CrossCertificate
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *AuthorityRotation) GetTrustedRevision() int64 {
+	if x != nil {
+		return x.TrustedRevision
+	}
+	return 0
 }
 
 // EnrollmentRequest is what an edge asked for that a person has to decide.
@@ -2392,7 +2420,7 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x121\n" +
 	"\x03key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x03key\x12@\n" +
 	"\brotation\x18\x04 \x01(\v2$.swanherd.store.v1.AuthorityRotationR\brotation\x12\x14\n" +
-	"\x05chain\x18\x05 \x03(\fR\x05chain\"\xf8\x03\n" +
+	"\x05chain\x18\x05 \x03(\fR\x05chain\"\x85\x05\n" +
 	"\x11AuthorityRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x12+\n" +
 	"\x11other_certificate\x18\x02 \x01(\fR\x10otherCertificate\x12<\n" +
@@ -2408,7 +2436,10 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x13certificate_request\x18\t \x01(\fR\x12certificateRequest\x12\x1f\n" +
 	"\vother_chain\x18\n" +
 	" \x03(\fR\n" +
-	"otherChain\"\xca\x01\n" +
+	"otherChain\x12+\n" +
+	"\x11cross_certificate\x18\v \x01(\fR\x10crossCertificate\x123\n" +
+	"\aoverlap\x18\f \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12)\n" +
+	"\x10trusted_revision\x18\r \x01(\x03R\x0ftrustedRevision\"\xca\x01\n" +
 	"\x11EnrollmentRequest\x128\n" +
 	"\arequest\x18\x01 \x01(\v2\x1e.swanherd.v1.EnrollmentRequestR\arequest\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12\x16\n" +
@@ -2605,36 +2636,37 @@ var file_swanherd_store_v1_store_proto_depIdxs = []int32{
 	33, // 21: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
 	33, // 22: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
 	37, // 23: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	42, // 24: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	33, // 25: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	33, // 26: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	33, // 27: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	33, // 28: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	33, // 29: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	31, // 30: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	31, // 31: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
-	33, // 32: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	43, // 33: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	44, // 34: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	45, // 35: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	33, // 36: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	44, // 37: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	46, // 38: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	47, // 39: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	31, // 40: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	48, // 41: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
-	31, // 42: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
-	49, // 43: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	33, // 44: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	33, // 45: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	30, // 46: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	33, // 47: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	33, // 48: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	37, // 24: swanherd.store.v1.AuthorityRotation.overlap:type_name -> google.protobuf.Duration
+	42, // 25: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	33, // 26: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	33, // 27: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	33, // 28: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 29: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	33, // 30: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	31, // 31: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	31, // 32: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
+	33, // 33: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	43, // 34: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	44, // 35: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	45, // 36: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	33, // 37: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	44, // 38: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	46, // 39: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	47, // 40: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	31, // 41: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	48, // 42: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	31, // 43: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	49, // 44: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	33, // 45: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	33, // 46: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	30, // 47: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	33, // 48: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	33, // 49: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
