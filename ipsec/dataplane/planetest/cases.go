@@ -145,7 +145,7 @@ func testSuites(t *testing.T, h *harness) {
 	for n, text := range []string{
 		"aes128gcm16", "aes192gcm16-esn", "aes256gcm12", "aes256gcm8-esn", "chacha20poly1305-esn",
 		"aes128ccm8", "aes256ccm16-esn", "aes128-sha256", "aes192-sha384-esn", "aes256-sha512", "aes128-sha1", "aes128-aesxcbc",
-		"aes128ctr-sha256-esn", "aes256ctr-sha512",
+		"aes128ctr-sha256-esn", "aes256ctr-sha512", "aes128gmac", "aes256gmac-esn", "null-sha256-esn",
 	} {
 		h.choose(text)
 		s := h.newSAs(byte(n + 2))
@@ -308,8 +308,17 @@ func testSelectors(_ *testing.T, h *harness) {
 }
 
 func testLimits(t *testing.T, h *harness) {
-	s := h.newSAs(1)
-	s.outA.Limits = dataplane.Limits{SoftPackets: 2, HardPackets: 4}
+	size := uint64(len(h.toB()))
+	for n, limits := range []dataplane.Limits{{SoftPackets: 2, HardPackets: 4}, {SoftBytes: 2 * size, HardBytes: 4 * size}} {
+		h.limited(t, byte(2*n+1), limits)
+	}
+}
+
+// limited wants an SA to carry four packets and no fifth.
+func (h *harness) limited(t *testing.T, n byte, limits dataplane.Limits) {
+	t.Helper()
+	s := h.newSAs(n)
+	s.outA.Limits = limits
 	h.apply(h.B, h.policyB(), dataplane.InstallSA{SA: s.inB})
 	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.outA})
 	for range 4 {
@@ -319,13 +328,15 @@ func testLimits(t *testing.T, h *harness) {
 	for _, kind := range []dataplane.EventKind{dataplane.SoftExpire, dataplane.HardExpire} {
 		ev := h.event(h.A, kind)
 		if ev.SPI != s.outA.SPI || ev.Direction != dataplane.Outbound || ev.Tunnel != tunnel || ev.Child != child {
-			t.Errorf("%s names %+v", kind, ev)
+			t.Errorf("%s names %+v with %+v", kind, ev, limits)
 		}
 	}
-	next := h.newSAs(2)
+	next := h.newSAs(n + 1)
 	h.apply(h.B, dataplane.InstallSA{SA: next.inB})
 	h.apply(h.A, dataplane.InstallSA{SA: next.outA})
 	h.passes(h.A, h.B, h.toB())
+	h.apply(h.A, remove(s.outA), remove(next.outA))
+	h.apply(h.B, remove(s.inB), remove(next.inB))
 }
 
 func testTimeLimits(t *testing.T, h *harness) {

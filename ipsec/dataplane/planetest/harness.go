@@ -35,6 +35,7 @@ type harness struct {
 	*Pair
 	lacks    Lack
 	suite    suite.ESPSuite
+	legible  bool // one of the suites hid nothing
 	mode     dataplane.Mode
 	tsA, tsB []ts.Selector // what is behind each side
 	packets  uint32
@@ -59,6 +60,7 @@ func (h *harness) choose(text string) {
 	if h.suite, _, err = suite.ChooseESP([]wire.Proposal{p.Wire(1, []byte{0, 0, 1, 0})}, []suite.ESPProposal{p}); err != nil {
 		h.Fatal(err)
 	}
+	h.legible = h.legible || h.suite.AH || h.suite.Encryption == wire.EncryptionNull || h.suite.Encryption == wire.EncryptionNullAESGMAC
 }
 
 // ends are the outer endpoints of the SAs.
