@@ -151,7 +151,7 @@ func (a *agent) open() error {
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), Segments: places(a.segments, a.cfg.Interface),
 		DataPlane: reconcile.DataPlane{
-			NoSegments: name == DataPlaneKernel, NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
+			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
 		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})

@@ -28,9 +28,6 @@ const (
 func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason string, err error) {
 	switch DataPlane(strings.ToLower(string(c.DataPlane))) {
 	case DataPlaneAuto, "":
-		if len(c.Segments) > 0 {
-			return DataPlaneUserspace, "the kernel's keeps no segments apart here", nil
-		}
 		if c.TCPPort != 0 {
 			return DataPlaneUserspace, "the kernel has no ESP in TCP; with --tcp-port 0 it may be used", nil
 		}
@@ -41,9 +38,6 @@ func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason strin
 	case DataPlaneUserspace:
 		return DataPlaneUserspace, "as configured", nil
 	case DataPlaneKernel:
-		if len(c.Segments) > 0 {
-			return "", "", fmt.Errorf("data plane %q keeps no segments apart; use --data-plane userspace or auto with --segment", c.DataPlane)
-		}
 		if err := probe(); err != nil {
 			return "", "", fmt.Errorf("data plane %q: %w; use --data-plane userspace or auto", c.DataPlane, err)
 		}
@@ -80,13 +74,13 @@ func openDataPlane(name DataPlane, c Config, segments []*segmentPlace, logger *s
 	listen := netip.AddrPortFrom(netip.Addr{}, DefaultNATPort)
 	// A nil pointer must not become an interface that is not nil.
 	if name == DataPlaneKernel {
-		p, err := xfrm.New(xfrm.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Offload: c.ESPOffload, Logger: logger})
+		p, err := xfrm.New(xfrm.Config{Interface: c.Interface, Labels: labels(segments, c.Interface), Listen: listen, Workers: c.Workers, Offload: c.ESPOffload, Logger: logger})
 		if err != nil {
 			return nil, err
 		}
 		return p, nil
 	}
-	if err := xfrm.Remove(c.Interface); err != nil {
+	if err := xfrm.Remove(c.Interface, labels(segments, c.Interface)...); err != nil {
 		return nil, err
 	}
 	p, err := userspace.New(userspace.Config{Interface: c.Interface, Listen: listen, Workers: c.Workers, Mark: mark(name), Labels: labels(segments, c.Interface), Logger: logger})

@@ -9,7 +9,7 @@ import (
 
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/reconcile"
-	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // Segment is where an edge has the LANs of a segment other than the default one.
@@ -87,9 +87,9 @@ func closeSegments(open []*segmentPlace) {
 }
 
 // labels are the segments' interfaces, for the data plane.
-func labels(open []*segmentPlace, name string) (out []userspace.Label) {
+func labels(open []*segmentPlace, name string) (out []dataplane.Label) {
 	for _, at := range open {
-		out = append(out, userspace.Label{Name: at.Name, Interface: name, Enter: at.namespace.Do})
+		out = append(out, dataplane.Label{Name: at.Name, Interface: name, Enter: at.namespace.Do})
 	}
 	return out
 }

@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"errors"
 	"log/slog"
 	"os"
 	"strings"
@@ -36,18 +35,5 @@ func TestSegmentNamespaces(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.namespace, err, c.want)
 		}
-	}
-}
-
-// The kernel's data plane keeps no segments apart, and is not taken where there are some.
-func TestSegmentsChooseDataPlane(t *testing.T) {
-	c := Config{Segments: []Segment{{Name: "corp", Namespace: "corp"}}, DataPlane: DataPlaneAuto}
-	works := func() error { return nil }
-	if name, reason, err := chooseDataPlane(c, works); name != DataPlaneUserspace || err != nil {
-		t.Errorf("auto is %s, %s, %v", name, reason, err)
-	}
-	c.DataPlane = DataPlaneKernel
-	if _, _, err := chooseDataPlane(c, works); err == nil || errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the kernel's data plane is taken with segments: %v", err)
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,6 +80,7 @@ func TestEdgesOnKernel(t *testing.T) {
 
 func testEdgesOnKernel(t *testing.T) {
 	p := newEdgePair(t, "psk", "--data-plane", "auto", "--tcp-port", "0")
+	p.addSegment()
 	p.start(0)
 	p.start(1)
 	p.check("at first")
@@ -153,6 +156,9 @@ type edgePair struct {
 	// probed is the SLA of a tunnel that is probed, in the form of an intent; empty: it is
 	// not.
 	probed string
+	// corp is where each has the LAN of a segment, with the same prefix as the other one; nil:
+	// there is no segment.
+	corp [2]*lab.Namespace
 }
 
 // newEdgePair makes two edges that do not run yet, with more options for both agents.
@@ -172,6 +178,9 @@ func (p *edgePair) start(i int) {
 	file := p.write(fmt.Sprintf("edge%d.yaml", i), p.edgeIntent(i))
 	var err error
 	argv := append([]string{p.agent, "run", "--intent", file, "--state-dir", p.stateDir(i)}, p.options...)
+	if p.corp[i] != nil {
+		argv = append(argv, "--segment", "name=corp,netns="+p.corp[i].Path())
+	}
 	p.agents[i], err = p.edges[i].Start(nil, nil, argv...)
 	p.must(err)
 	running := p.agents[i]
@@ -218,9 +227,7 @@ func (p *edgePair) edgeIntent(i int) string {
 		child = fmt.Sprintf("localTs: %s, remoteTs: %s", lan(i), lan(other))
 	}
 	port := cmp.Or(p.port, 4500)
-	return settings + fmt.Sprintf(`tunnels:
-  - name: a--b
-    role: %s
+	tunnel := fmt.Sprintf(`    role: %s
     remoteEndpoints: [{address: 192.0.2.%d, port: %d}%s]
     authentication:
       localId: %s
@@ -228,6 +235,35 @@ func (p *edgePair) edgeIntent(i int) string {
       %s
     children: [{name: net, %s}]
 %s`, role, other+1, port, further, edgeNames[i], edgeNames[other], method, child, probe)
+	tunnels := "tunnels:\n  - name: a--b\n" + tunnel
+	if p.corp[i] != nil {
+		settings += "  segments: [{segment: corp, localPrefixes: " + lan(i) + "}]\n"
+		tunnels += "  - name: a--b.corp\n    segment: corp\n" + tunnel
+	}
+	return settings + tunnels
+}
+
+// addSegment gives both edges a segment that has the addresses of their LANs.
+func (p *edgePair) addSegment() {
+	p.t.Helper()
+	p.corp = labelPlaces(p.t)
+	for i, at := range p.corp {
+		p.must(at.Address("lo", netip.PrefixFrom(segmentHost(i), 24)))
+	}
+}
+
+func segmentHost(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i + 1), 0, 1}) }
+
+// reached waits until the segment of one edge is reached from that of the other.
+func (p *edgePair) reached(when string) {
+	p.t.Helper()
+	var last lab.PingResult
+	for last.Received == 0 && p.ctx.Err() == nil {
+		last, _ = p.corp[0].Ping(p.ctx, segmentHost(0), segmentHost(1), 1)
+	}
+	if last.Received == 0 {
+		p.t.Fatalf("%s: the segment of the other edge is not reached", when)
+	}
 }
 
 // check waits until both ends have the tunnel, passes traffic, and sees that it
@@ -237,7 +273,10 @@ func (p *edgePair) check(when string) {
 	p.established(when)
 	p.awaitPing("the tunnel "+when, p.agents[0], p.agents[1])
 	p.ping(when)
-	p.counted(when)
+	p.counted(when, p.ping)
+	if p.corp[0] != nil {
+		p.reached(when)
+	}
 }
 
 // established waits until both ends have the tunnel.
@@ -246,7 +285,11 @@ func (p *edgePair) established(when string) {
 	for i := range p.edges {
 		for {
 			tunnels := p.tunnels(i)
-			if len(tunnels) == 1 && tunnels[0].State == "TUNNEL_STATE_ESTABLISHED" {
+			wanted := 1
+			if p.corp[i] != nil {
+				wanted = 2
+			}
+			if len(tunnels) == wanted && !slices.ContainsFunc(tunnels, func(t tunnelStatus) bool { return t.State != "TUNNEL_STATE_ESTABLISHED" }) {
 				break
 			}
 			if p.ctx.Err() != nil {
@@ -256,23 +299,32 @@ func (p *edgePair) established(when string) {
 	}
 }
 
-// counted wants the packets of the pings on the Child SAs of both ends.
-func (p *edgePair) counted(when string) {
+// counted wants the packets of the pings on the Child SAs of both ends. Those of an end that
+// has begun anew take the place of others one after the other, so that it may take some
+// more pings.
+func (p *edgePair) counted(when string, ping func(when string)) {
 	p.t.Helper()
 	for i := range p.edges {
-		// They may be spread over the Child SAs of several processors.
-		tunnel := p.tunnels(i)[0]
-		var in, out int
-		for _, c := range tunnel.ChildSAs {
-			in, out = in+c.Counters.PacketsIn, out+c.Counters.PacketsOut
-		}
-		if in < 20 || out < 20 {
-			p.t.Errorf("%s: edge %d counts %d packets in, %d out, want the 20 of the pings", when, i, in, out)
+		for in, out := p.packets(i); in < 20 || out < 20; in, out = p.packets(i) {
+			if p.ctx.Err() != nil {
+				p.t.Fatalf("%s: edge %d counts %d packets in, %d out, want the 20 of the pings", when, i, in, out)
+			}
+			ping(when)
 		}
 		if table := p.status(i, "table"); !strings.Contains(table, "established") || !strings.Contains(table, "a--b") {
 			p.t.Errorf("%s: status of edge %d:\n%s", when, i, table)
 		}
 	}
+}
+
+// packets are those that an edge counts on the Child SAs of its first tunnel: they may be
+// spread over those of several processors.
+func (p *edgePair) packets(i int) (in, out int) {
+	p.t.Helper()
+	for _, c := range p.tunnels(i)[0].ChildSAs {
+		in, out = in+c.Counters.PacketsIn, out+c.Counters.PacketsOut
+	}
+	return in, out
 }
 
 // tunnelStatus is what the test reads of the agent's status.

@@ -48,7 +48,7 @@ func testEdgesInTransportMode(t *testing.T, child string, planes ...string) {
 	}
 	p.established("at first")
 	p.pingPeer("with the SAs")
-	p.counted("with the SAs")
+	p.counted("with the SAs", p.pingPeer)
 
 	p.agents[1].Kill()
 	<-p.agents[1].Done()

@@ -12,11 +12,13 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/swanherd/swanherd/deployments/lab"
+	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/xfrm"
 )
 
-// doomedEnv is set in the process that TestKernelAdoption kills.
+// doomedEnv is set in the process that TestKernelAdoption kills: to the network namespace
+// of its label.
 const doomedEnv = "SWANHERD_DOOMED"
 
 // The SPIs of the SAs of that process, and of those that take their place.
@@ -43,30 +45,33 @@ func TestKernelAdoption(t *testing.T) {
 }
 
 func testKilled(t *testing.T) {
-	hosts := planeWire(t)
+	hosts, corp := planeWire(t), labelPlaces(t)
 	tap := tapWire(t, hosts[1])
+	ofCorp := ofLabel(describeSAs(t, adoptionProposal, doomedA+1, doomedB+1))
 	old, next := describeSAs(t, adoptionProposal, doomedA, doomedB), describeSAs(t, adoptionProposal, nextA, nextB)
-	b, err := kernelPlane(hosts[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { b.Close() })
+	b := openAdopting(t, hosts[1], corp[1], time.Hour)
 	mustApply(t, b, old.policyB, dataplane.InstallSA{SA: old.inB}, dataplane.InstallSA{SA: old.outB})
-	startAndKill(t, hosts[0])
+	mustApply(t, b, ofCorp.policyB, dataplane.InstallSA{SA: ofCorp.inB}, dataplane.InstallSA{SA: ofCorp.outB})
+	startAndKill(t, hosts[0], corp[0])
+	corpA, fromB := behindPlane(t, corp[0], 0)
+	corpB, fromA := behindPlane(t, corp[1], 1)
 	sendA, receivedA := behindPlane(t, hosts[0], 0)
 	sendB, receivedB := behindPlane(t, hosts[1], 1)
 	both := func(when string) {
 		t.Helper()
 		passesClear(t, when+", there", sendA, receivedB, false)
 		passesClear(t, when+", back", sendB, receivedA, true)
+		passesClear(t, when+", there in corp", corpA, fromA, false)
+		passesClear(t, when+", back in corp", corpB, fromB, true)
 	}
 	// The socket that takes ESP out of UDP went with the process: what comes in waits
 	// for the next one.
 	passesClear(t, "without a process", sendA, receivedB, false)
+	passesClear(t, "without a process, in corp", corpA, fromA, false)
 
-	a := openAdopting(t, hosts[0], time.Hour)
+	a := openAdopting(t, hosts[0], corp[0], time.Hour)
 	both("with a new process")
-	mustApply(t, a, old.policyA)
+	mustApply(t, a, old.policyA, ofCorp.policyA)
 	both("with its policy")
 	mustApply(t, a, dataplane.InstallSA{SA: next.inA})
 	both("with its inbound SA")
@@ -89,11 +94,11 @@ func testKilled(t *testing.T) {
 		t.Errorf("%d states and policies are left after Close", n)
 	}
 
-	startAndKill(t, hosts[0])
+	startAndKill(t, hosts[0], corp[0])
 	if err := routeIntoPlane(hosts[0]); err != nil { // the first routes went with the first interface
 		t.Fatal(err)
 	}
-	_ = openAdopting(t, hosts[0], time.Second)
+	_ = openAdopting(t, hosts[0], corp[0], time.Second)
 	waitUntil(t, "what nobody took over going", func() bool { return xfrmObjects(t, hosts[0]) == 0 })
 	for range 10 {
 		_ = sendA(clearPacket())
@@ -105,11 +110,11 @@ func testKilled(t *testing.T) {
 	}
 }
 
-// openAdopting opens the kernel's plane with a bound for what is adopted.
-func openAdopting(t *testing.T, host *lab.Namespace, bound time.Duration) (p dataplane.Plane) {
+// openAdopting opens the kernel's plane with a label, and a bound for what is adopted.
+func openAdopting(t *testing.T, host, corp *lab.Namespace, bound time.Duration) (p dataplane.Plane) {
 	t.Helper()
 	err := host.Do(func() (err error) {
-		p, err = xfrm.New(xfrm.Config{Adoption: bound})
+		p, err = xfrm.New(xfrm.Config{Adoption: bound, Labels: corpIn(corp.Do)})
 		return err
 	})
 	if err != nil {
@@ -120,14 +125,14 @@ func openAdopting(t *testing.T, host *lab.Namespace, bound time.Duration) (p dat
 }
 
 // startAndKill has another process install the SAs of side A, and kills it.
-func startAndKill(t *testing.T, host *lab.Namespace) {
+func startAndKill(t *testing.T, host, corp *lab.Namespace) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	doomed := exec.Command(self, "-test.run=^TestKernelAdoption$", "-test.v")
-	doomed.Env = append(os.Environ(), doomedEnv+"=1")
+	doomed.Env = append(os.Environ(), doomedEnv+"="+corp.Path())
 	out, err := doomed.StdoutPipe()
 	if err == nil {
 		err = host.Do(doomed.Start)
@@ -155,10 +160,16 @@ const doomedReady = "ready to be killed"
 
 // beDoomed installs the SAs of side A and waits for its end.
 func beDoomed(t *testing.T) {
-	p, err := xfrm.New(xfrm.Config{})
+	corp, err := hostnet.OpenNamespace(os.Getenv(doomedEnv))
 	if err != nil {
 		t.Fatal(err)
 	}
+	p, err := xfrm.New(xfrm.Config{Labels: corpIn(corp.Do)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofCorp := ofLabel(describeSAs(t, adoptionProposal, doomedA+1, doomedB+1))
+	mustApply(t, p, ofCorp.policyA, dataplane.InstallSA{SA: ofCorp.inA}, dataplane.InstallSA{SA: ofCorp.outA})
 	sas := describeSAs(t, adoptionProposal, doomedA, doomedB)
 	mustApply(t, p, sas.policyA, dataplane.InstallSA{SA: sas.inA}, dataplane.InstallSA{SA: sas.outA})
 	os.Stdout.WriteString(doomedReady + "\n")

@@ -31,6 +31,9 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	}
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
+	if kernel == lab.KernelDir || kernel == lab.KernelOldDir {
+		t.Run("labels", labels)
+	}
 	conform(t)
 	if kernel == lab.KernelDir { // of these, no version of it matters
 		t.Run("transport mode keeps to a path", transportPath)

@@ -59,8 +59,6 @@ type SegmentEnvironment struct {
 
 // DataPlane is what the edge's data plane can do.
 type DataPlane struct {
-	// NoSegments: it keeps no segments apart.
-	NoSegments bool
 	// NoTCP: it sends no ESP in TCP.
 	NoTCP bool
 	// NoDummies: it sends no dummy packets (RFC 4303, Section 2.6).
@@ -217,11 +215,7 @@ func (p *Plan) routingOf(b *tunnelBuilder) *Routing {
 		return p.Routing
 	}
 	r := p.Segments[segment]
-	switch {
-	case b.env.DataPlane.NoSegments:
-		b.fail("segment", "the data plane of this edge keeps no segments apart: run it with --data-plane userspace")
-		return nil
-	case r == nil:
+	if r == nil {
 		b.fail("segment", fmt.Sprintf("segment %s has no place on this edge: put its LAN interfaces into a network namespace of their own, and run the agent with --segment name=%[1]s,netns=NAME", segment))
 	}
 	return r

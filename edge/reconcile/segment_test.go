@@ -60,7 +60,6 @@ func TestPlanRefusesSegment(t *testing.T) {
 		want   string
 	}{
 		{func(*swanherdv1.EdgeIntent, *Environment) {}, "segment corp has no place on this edge"},
-		{func(_ *swanherdv1.EdgeIntent, e *Environment) { e.DataPlane.NoSegments = true }, "--data-plane userspace"},
 		{func(i *swanherdv1.EdgeIntent, e *Environment) {
 			e.Segments = map[string]SegmentEnvironment{"corp": {}}
 			child := i.Tunnels[1].Children[0]

@@ -2,7 +2,6 @@ package dataplane
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 )
 
@@ -11,11 +10,6 @@ var ErrClosed = errors.New("data plane is closed")
 
 // ErrTooLong is returned by SendProbe.
 var ErrTooLong = errors.New("the datagram is too long for the interface that it leaves from")
-
-// NoLabel is the error of a plane that has no place for traffic of that label.
-func NoLabel(label string) error {
-	return fmt.Errorf("this data plane has no interface for traffic of the label %q", label)
-}
 
 // Plane moves packets. All implementations pass planetest.Run.
 type Plane interface {

@@ -51,7 +51,7 @@
 // # Labels
 //
 // Traffic of a label ([dataplane.SA]) has an interface of its own, maybe in another network
-// namespace, with transmitters and a policy database of its own ([Label]). The socket is the
+// namespace, with transmitters and a policy database of its own ([dataplane.Label]). The socket is the
 // same for all: what arrives is told apart by its SA.
 //
 // # Transport mode

@@ -6,22 +6,9 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
-
-// MaxLabels is how many labels a plane may have.
-const MaxLabels = 16
-
-// Label is a place of its own for traffic of one label ([dataplane.SA]): a TUN interface
-// that nothing but SAs of that label lead to and from.
-type Label struct {
-	// Name of the label, not empty.
-	Name string
-	// Interface is as in Config.
-	Interface string
-	// Enter runs a function in the network namespace that the interface is to be in. Nil:
-	// in that of the plane.
-	Enter func(func() error) error
-}
 
 // inside is where packets of one label come from and go to, that without a label being
 // the first. What matches no policy of an inside is dropped there: it is never looked for
@@ -40,22 +27,15 @@ type inside struct {
 
 // openInsides makes the interfaces of labels, with as many queues as the first has.
 func (p *Plane) openInsides(c Config) error {
-	if len(c.Labels) > MaxLabels {
-		return fmt.Errorf("%d labels: there may be %d", len(c.Labels), MaxLabels)
+	if err := dataplane.CheckLabels(c.Labels); err != nil {
+		return err
 	}
 	if len(c.Labels) > 0 && !p.socket.shared {
 		return errors.New("labels need a kernel that lets several sockets have one port (SO_REUSEPORT)")
 	}
 	for _, l := range c.Labels {
-		if l.Name == "" || p.insideOf(l.Name) != nil {
-			return fmt.Errorf("label %q is empty or given twice", l.Name)
-		}
 		in := &inside{label: l.Name}
-		enter := l.Enter
-		if enter == nil {
-			enter = func(f func() error) error { return f() }
-		}
-		err := enter(func() (err error) {
+		err := l.Within(func() (err error) {
 			in.mtus = openProbes(0)
 			in.device, err = openDevice(l.Interface, c.MTU, c.QueueLength, len(p.socket.lanes))
 			return err

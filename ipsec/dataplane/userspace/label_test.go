@@ -19,7 +19,7 @@ func TestLabels(t *testing.T) {
 	nsA, nsB := joined(t)
 	corpA, corpB := newNamespace(t), newNamespace(t)
 	label := func(ns *namespace) Config {
-		return Config{Workers: 2, Labels: []Label{{Name: "corp", Interface: "swan0", Enter: func(f func() error) (err error) {
+		return Config{Workers: 2, Labels: []dataplane.Label{{Name: "corp", Interface: "swan0", Enter: func(f func() error) (err error) {
 			ns.do(func() { err = f() })
 			return err
 		}}}}
@@ -111,7 +111,7 @@ func TestLabels(t *testing.T) {
 func TestLabelOfPolicyAndSA(t *testing.T) {
 	ns := newNamespace(t)
 	needNamespaces(t)
-	p := ns.plane(t, Config{Labels: []Label{{Name: "corp", Interface: "corp0"}, {Name: "iot", Interface: "iot0"}}})
+	p := ns.plane(t, Config{Labels: []dataplane.Label{{Name: "corp", Interface: "corp0"}, {Name: "iot", Interface: "iot0"}}})
 	c := p.child(childKey{"t", "c"})
 	c.policy, c.spec = &policy{child: c}, dataplane.Policy{Label: "iot"}
 	sa := &outboundSA{}
@@ -129,7 +129,7 @@ func TestLabelOfPolicyAndSA(t *testing.T) {
 func TestLabelsRefused(t *testing.T) {
 	needNamespaces(t)
 	ns := newNamespace(t)
-	for _, labels := range [][]Label{{{Name: "", Interface: "x0"}}, {{Name: "a", Interface: "x0"}, {Name: "a", Interface: "x1"}}, make([]Label, MaxLabels+1)} {
+	for _, labels := range [][]dataplane.Label{{{Name: "", Interface: "x0"}}, {{Name: "a", Interface: "x0"}, {Name: "a", Interface: "x1"}}, make([]dataplane.Label, dataplane.MaxLabels+1)} {
 		var err error
 		ns.do(func() {
 			var p *Plane

@@ -56,7 +56,7 @@ type Config struct {
 	// more of them are of use with several SAs.
 	Workers int
 	// Labels are further places for packets inside, beside Interface.
-	Labels []Label
+	Labels []dataplane.Label
 	// Logger gets what an operator should know, never once for a packet.
 	// Nil discards.
 	Logger *slog.Logger
@@ -153,7 +153,7 @@ func New(c Config) (*Plane, error) {
 		keepMSS:   c.KeepMSS,
 		endpoints: newEndpoints(),
 		events:    make(chan dataplane.Event, eventBuffer),
-		failed:    make(chan error, (2+MaxLabels)*maxWorkers+len(rawSockets{}.all)),
+		failed:    make(chan error, (2+dataplane.MaxLabels)*maxWorkers+len(rawSockets{}.all)),
 		inbound:   newSPITable(),
 		reserved:  map[uint32]bool{},
 		sas:       map[saKey]*association{},

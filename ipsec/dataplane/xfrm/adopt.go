@@ -7,12 +7,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
 
 // Remove takes away what a process that was killed has left in the kernel, for another
-// data plane that is to have its interface's name. Where there is nothing of ours it
-// changes nothing, as on a kernel without IPsec.
-func Remove(name string) error {
+// data plane that is to have its interface's name, and those of labels. Where there is
+// nothing of ours it changes nothing, as on a kernel without IPsec.
+func Remove(name string, labels ...dataplane.Label) error {
 	c, err := openConn()
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil
@@ -21,11 +23,16 @@ func Remove(name string) error {
 		return err
 	}
 	defer c.close()
-	link, err := netlink.LinkByName(name)
-	if x, ours := link.(*netlink.Xfrmi); err != nil || !ours || x.Ifid != interfaceID {
-		return nil // there is none, or one of somebody else
+	for _, in := range append([]dataplane.Label{{Interface: name}}, labels...) {
+		err = errors.Join(err, in.Within(func() error {
+			dev, failed := netlink.LinkByName(in.Interface)
+			if x, ours := dev.(*netlink.Xfrmi); failed != nil || !ours || x.Ifid != idOf(in.Name) {
+				return nil // there is none, or one of somebody else
+			}
+			return errors.Join(c.flush(), netlink.LinkDel(dev))
+		}))
 	}
-	if err := errors.Join(c.flush(), netlink.LinkDel(link)); err != nil {
+	if err != nil {
 		return fmt.Errorf("remove what an earlier process left in the kernel: %w", err)
 	}
 	return nil

@@ -168,8 +168,8 @@ func (p *Plane) install(sa dataplane.SA) error {
 	if err := check(&sa); err != nil {
 		return err
 	}
-	if sa.Label != "" {
-		return dataplane.NoLabel(sa.Label)
+	if err := p.checkLabel(sa.Label, sa.Mode); err != nil {
+		return err
 	}
 	key := keyOf(sa.Direction, sa.Tunnel, sa.SPI)
 	if old := p.sas[key]; old != nil {
@@ -337,7 +337,7 @@ func (a *association) state(from *facts) (*state, error) {
 		integrity: algorithm{integrity, a.Key[n:], a.Suite.ICVLen()},
 	}
 	if a.Mode == dataplane.Tunnel {
-		s.mode, s.ifID = modeTunnel, interfaceID
+		s.mode, s.ifID = modeTunnel, idOf(a.Label)
 	}
 	if a.Direction == dataplane.Outbound {
 		s.mark = a.mark
@@ -503,10 +503,11 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 		return errors.New("the policy has no tunnel and child as its owner")
 	case spec.Action == dataplane.Bypass:
 		return errors.New("what comes to the interface cannot leave it in clear: route those destinations elsewhere")
-	case spec.Label != "":
-		return dataplane.NoLabel(spec.Label)
 	case spec.Priority > maxPriority:
 		return fmt.Errorf("priority %d: the kernel data plane takes up to %d", spec.Priority, maxPriority)
+	}
+	if err := p.checkLabel(spec.Label, spec.Mode); err != nil {
+		return err
 	}
 	selectors, err := outboundSelectors(spec.LocalTS, spec.RemoteTS)
 	if err != nil {

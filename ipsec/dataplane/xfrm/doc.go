@@ -1,13 +1,19 @@
 // Package xfrm is the data plane of the Linux kernel: its IPsec stack, XFRM, set
 // up over netlink.
 //
-// It owns the states (SAs), the policies and the XFRM interface of one plane in
+// It owns the states (SAs), the policies and the XFRM interfaces of one plane in
 // one network namespace, and the UDP sockets of the NAT traversal port, which the
 // kernel takes ESP from and leaves IKE to us. Packets never pass through this
 // process. Routes into the interface are the caller's, as with package userspace.
 //
-// What is ours in the kernel is known by its interface ID, and in transport mode,
+// What is ours in the kernel is known by its interface IDs, and in transport mode,
 // which needs no interface, by its request IDs.
+//
+// # Labels
+//
+// Traffic of a label ([dataplane.SA]) has an XFRM interface of its own, maybe in another
+// network namespace, with an ID of its own ([dataplane.Label]). States and policies of that
+// ID are matched with what comes from there and with nothing else.
 //
 // # What an earlier process left
 //
@@ -68,5 +74,5 @@
 // # Standards
 //
 // RFC 4301 (architecture), RFC 4302 (AH), RFC 4303 (ESP), RFC 3948 (UDP
-// encapsulation), RFC 9611 (SAs for single CPUs).
+// encapsulation), RFC 9478 (labels), RFC 9611 (SAs for single CPUs).
 package xfrm

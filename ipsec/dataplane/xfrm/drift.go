@@ -123,7 +123,11 @@ func (p *Plane) concerns(kind uint16, body []byte) bool {
 }
 
 func (p *Plane) has(direction uint8, s selector) bool {
-	return p.spd[slot{direction, interfaceID, s}] != nil || p.spd[slot{direction, 0, s}] != nil
+	there := p.spd[slot{direction, 0, s}] != nil
+	for _, l := range p.links {
+		there = there || p.spd[slot{direction, l.ifID, s}] != nil
+	}
+	return there
 }
 
 // audit compares what is ours in the kernel with what it should be, if somebody changed

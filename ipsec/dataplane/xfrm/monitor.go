@@ -81,11 +81,12 @@ func (p *Plane) notice(kind uint16, b []byte) {
 func (p *Plane) acquire(b []byte) {
 	packet := nl.DeserializeXfrmSelector(b[nl.SizeofXfrmId+16:])
 	matched := nl.DeserializeXfrmUserpolicyInfo(b[nl.SizeofXfrmId+16+nl.SizeofXfrmSelector:])
-	c := p.policyOf(decodeSelector(&matched.Sel))
+	attrs := parseAttributes(b[sizeofAcquire:])
+	c := p.policyOf(attrs.word(nl.XFRMA_IF_ID), decodeSelector(&matched.Sel))
 	if c == nil {
 		return // somebody else's
 	}
-	if cpu := parseAttributes(b[sizeofAcquire:]).cpu(); cpu != anyCPU {
+	if cpu := attrs.cpu(); cpu != anyCPU {
 		p.lacks(c, cpu)
 		return
 	}
@@ -100,11 +101,9 @@ func (p *Plane) acquire(b []byte) {
 }
 
 // policyOf is whose outbound policy of a selector the kernel has.
-func (p *Plane) policyOf(s selector) *child {
-	for _, ifID := range []uint32{interfaceID, 0} {
-		if e := p.spd[slot{directionOut, ifID, s}]; e != nil {
-			return e.winner()
-		}
+func (p *Plane) policyOf(ifID uint32, s selector) *child {
+	if e := p.spd[slot{directionOut, ifID, s}]; e != nil {
+		return e.winner()
 	}
 	return nil
 }

@@ -8,17 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// outlet sends whole packets into the interface, or as this host.
+// outlet sends whole packets as this host.
 type outlet struct {
-	packet int
-	raw    [2]int // IPv4 and IPv6, -1 for none
+	raw [2]int // IPv4 and IPv6, -1 for none
 }
 
 func openOutlet() (_ *outlet, err error) {
 	o := &outlet{raw: [2]int{-1, -1}}
-	if o.packet, err = unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
-		return nil, fmt.Errorf("open packet socket: %w", err)
-	}
 	for i, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		o.raw[i], err = unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if i == 1 && errors.Is(err, unix.EAFNOSUPPORT) {
@@ -33,20 +29,27 @@ func openOutlet() (_ *outlet, err error) {
 }
 
 func (o *outlet) close() {
-	for _, fd := range []int{o.packet, o.raw[0], o.raw[1]} {
+	for _, fd := range o.raw {
 		if fd >= 0 {
 			unix.Close(fd)
 		}
 	}
 }
 
-// into sends a packet into the interface, whose policies protect it or drop it.
-func (o *outlet) into(l *link, b []byte) error {
+// openPacket opens the socket that sends into the interface, in its network namespace.
+func (l *link) openPacket() {
+	if fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err == nil {
+		l.packet = fd
+	}
+}
+
+// send sends a packet into the interface, whose policies protect it or drop it.
+func (l *link) send(b []byte) error {
 	protocol := uint16(unix.ETH_P_IPV6)
 	if b[0]>>4 == 4 {
 		protocol = unix.ETH_P_IP
 	}
-	return unix.Sendto(o.packet, b, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Protocol: swap16(protocol), Ifindex: l.dev.Attrs().Index})
+	return unix.Sendto(l.packet, b, unix.MSG_DONTWAIT, &unix.SockaddrLinklayer{Protocol: swap16(protocol), Ifindex: l.dev.Attrs().Index})
 }
 
 // asHost sends a packet of this host itself. Its route and its policies go by its source.

@@ -24,8 +24,6 @@ const (
 	// DefaultPort is the NAT traversal port (RFC 3948, Section 2).
 	DefaultPort = 4500
 
-	// interfaceID marks what is ours in tunnel mode.
-	interfaceID = 0x5357414e
 	// requestTag is the upper octet of all our request IDs: what is ours in
 	// transport mode. requestMask is the rest.
 	requestTag, requestMask = 0x53 << 24, 1<<24 - 1
@@ -42,6 +40,8 @@ type Config struct {
 	Interface string
 	// MTU of the interface in octets, 0 for DefaultMTU.
 	MTU int
+	// Labels are further interfaces, for traffic of a label.
+	Labels []dataplane.Label
 	// Listen is where ESP in UDP and IKE arrive. The zero value and an
 	// unspecified address take both families; port 0 is DefaultPort.
 	Listen netip.AddrPort
@@ -82,7 +82,8 @@ type Plane struct {
 	logger  *slog.Logger
 	mark    uint32
 	offload bool
-	link    *link
+	link    *link   // without a label
+	links   []*link // with those of labels
 	sockets *sockets
 	monitor *monitor
 	events  chan dataplane.Event
@@ -171,7 +172,7 @@ func New(c Config) (_ *Plane, err error) {
 	if err = p.adopt(c.Adoption); err != nil {
 		return nil, fmt.Errorf("take over what an earlier process left: %w", err)
 	}
-	if p.link, err = openLink(c.Interface, interfaceID, c.MTU); err != nil {
+	if err = p.openLinks(c); err != nil {
 		return nil, err
 	}
 	if p.sockets, err = openSockets(c.Listen, c.Mark); err != nil {
@@ -188,7 +189,7 @@ func New(c Config) (_ *Plane, err error) {
 	}
 	p.running.Go(func() { p.monitor.run(p.notice) })
 	p.running.Go(p.lookAfter)
-	p.running.Go(p.watchLink)
+	p.running.Go(p.watchLinks)
 	p.running.Go(p.watchTraps)
 	p.running.Go(p.hearOthers)
 	return p, nil
@@ -295,8 +296,8 @@ func (p *Plane) Close() error {
 // release closes what is open.
 func (p *Plane) release() error {
 	var err error
-	if p.link != nil {
-		err = p.link.remove()
+	for _, l := range p.links {
+		err = errors.Join(err, l.remove())
 	}
 	if p.sockets != nil {
 		p.sockets.stop()
@@ -351,13 +352,13 @@ func (c *conn) flush() error {
 }
 
 func ours(ifID, request uint32) bool {
-	return ifID == interfaceID || request&^requestMask == requestTag
+	return ourInterface(ifID) || request&^requestMask == requestTag
 }
 
 func (q *policy) ours() bool {
 	bypass := q.ifID == 0 && q.template.protocol == 0 && q.priority == bypassPriority &&
 		(q.selector.protocol == unix.IPPROTO_UDP || q.selector.protocol == unix.IPPROTO_ICMPV6)
-	return q.ifID == interfaceID || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request)
+	return ourInterface(q.ifID) || bypass || q.template.protocol != 0 && ours(q.ifID, q.template.request)
 }
 
 // retired is an outbound state that nothing is sent on any more. Packets that chose

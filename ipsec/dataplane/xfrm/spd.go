@@ -182,8 +182,7 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 		}
 		c.put(all, policy{direction: directionOut, selector: s, template: c.toTrap()}, 1)
 	}
-	if n := len(c.outbound); n > 0 && c.selectors != nil {
-		a := c.outbound[n-1]
+	if a := c.carrier(); a != nil && c.selectors != nil {
 		selectors, err := outboundSelectors(a.LocalTS, a.RemoteTS)
 		if err != nil {
 			return nil, err
@@ -206,7 +205,7 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 				any.family = familyOf(s.source.Addr()) // the outer header is the inner one
 			}
 			for _, direction := range []uint8{directionIn, directionForward} {
-				c.put(all, policy{direction: direction, selector: s.reversed(), template: any}, 0)
+				c.put(all, policy{direction: direction, selector: s.reversed(), template: any, ifID: a.interfaceID()}, 0)
 			}
 		}
 	}
@@ -223,7 +222,9 @@ func (c *child) put(all map[slot]policy, q policy, rank uint32) {
 		remote = q.selector.source
 	}
 	q.priority = c.spec.Priority<<9 | rank<<8 | uint32(0xff-prefixLen(remote))
-	q.ifID = c.interfaceID()
+	if q.ifID == 0 {
+		q.ifID = c.interfaceID()
+	}
 	all[slot{q.direction, q.ifID, q.selector}] = q
 }
 
@@ -232,7 +233,25 @@ func (c *child) interfaceID() uint32 {
 	if c.mode == dataplane.Transport {
 		return 0
 	}
-	return interfaceID
+	return idOf(c.spec.Label)
+}
+
+// interfaceID is that of the SA.
+func (a *association) interfaceID() uint32 {
+	if a.Mode == dataplane.Transport {
+		return 0
+	}
+	return idOf(a.Label)
+}
+
+// carrier is the outbound SA that carries the traffic, nil if there is none: the newest, if
+// it is of the label of the policy.
+func (c *child) carrier() *association {
+	n := len(c.outbound)
+	if n == 0 || c.outbound[n-1].Label != c.spec.Label {
+		return nil
+	}
+	return c.outbound[n-1]
 }
 
 // toTrap is for what has no outbound SA: it is of its trap, or of nothing.

@@ -72,6 +72,11 @@ type traps struct {
 
 // openTraps opens the sockets of traps and of what was in them, and sees that loopback delivers.
 func (p *Plane) openTraps() (err error) {
+	for _, l := range p.links {
+		if l.packet < 0 {
+			return fmt.Errorf("there is no packet socket for interface %s", l.name)
+		}
+	}
 	if p.outlet, err = openOutlet(); err != nil {
 		return err
 	}
@@ -288,7 +293,7 @@ func (p *Plane) sendKept(c *child) {
 // sendLate sends packets of a child on its outbound SA. What cannot be sent is lost, as if
 // there had been no room for it.
 func (p *Plane) sendLate(c *child, packets ...[]byte) {
-	send := func(b []byte) error { return p.outlet.into(p.link, b) }
+	send := p.linkOf(c.spec.Label).send
 	if c.mode == dataplane.Transport {
 		send = p.outlet.asHost
 	}
