@@ -105,6 +105,21 @@ func TestLabels(t *testing.T) {
 	send(plainA, "plain-late")
 	wanted("plain-late", plainB, labelledB)
 	absent("corp-late", plainB, labelledB)
+
+	// An interface that takes nothing stalls nobody but its own, and goes on later.
+	x.labelled("l", "corp")
+	corpB.ip("link set swan0 down")
+	for n := range 200 {
+		send(labelledA, "corp-down")
+		if n%20 == 0 {
+			send(plainA, "plain-up")
+			wanted("plain-up", plainB, labelledB)
+		}
+	}
+	corpB.ip("link set swan0 up")
+	labelledB = corpB.tap(t, "swan0") // the other one ended
+	send(labelledA, "corp-again")
+	wanted("corp-again", labelledB, plainB)
 }
 
 // An SA of another label than its policy's sends nothing.
