@@ -29,7 +29,7 @@ var kernelModules = []string{
 	"virtio_pci", "virtio_blk", "ext4", "tun", "veth", "af_packet",
 	"xfrm_user", "xfrm_interface", "esp4", "esp6", "ah4", "ah6", "af_key",
 	"gcm", "ccm", "seqiv", "ghash_generic", "aesni_intel", "ghash_clmulni_intel", "chacha20poly1305", "chacha", "chacha_generic", "poly1305_generic",
-	"cbc", "ctr", "xcbc", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "drbg", "jitterentropy_rng", "aes_generic",
+	"cbc", "ctr", "xcbc", "hmac", "sha256_generic", "sha512_generic", "authenc", "authencesn", "echainiv", "cryptd", "crypto_null", "drbg", "jitterentropy_rng", "aes_generic",
 	"nf_tables", "nft_chain_nat", "nft_nat", "nft_masq", "nft_ct", "nft_reject_inet", "nf_conntrack_netlink",
 }
 
@@ -49,6 +49,7 @@ type guest struct {
 	cpus    int             // 0: 2
 	files   func() []string // programs in /run; nil: none
 	modules []string        // of the kernel
+	without []string        // of kernelModules
 	alone   bool            // no other machine runs beside it
 }
 
@@ -68,7 +69,7 @@ func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {
 		defer func() { <-machines }()
 	}
 	vm := lab.VM{
-		Modules: slices.Concat(kernelModules, g.modules), MemoryMB: 1024, CPUs: cmp.Or(g.cpus, 2),
+		Modules: slices.Concat(lacking(kernelModules, g.without), g.modules), MemoryMB: 1024, CPUs: cmp.Or(g.cpus, 2),
 		Args: []string{"-test.v", "-test.run=" + wanted(t.Name()), "-test.timeout=15m", "-test.parallel=3"},
 		Env:  []string{guestEnv + "=1", "SWANHERD_INTEROP=" + os.Getenv("SWANHERD_INTEROP")},
 	}
@@ -114,6 +115,10 @@ func runInGuestOf(t *testing.T, g guest, kernelDir string, trees ...string) {
 	case status != 0 && !t.Failed():
 		t.Fatalf("the test in the virtual machine ended with status %d", status)
 	}
+}
+
+func lacking(all, some []string) []string {
+	return slices.DeleteFunc(slices.Clone(all), func(s string) bool { return slices.Contains(some, s) })
 }
 
 // boot runs the machine once and returns what its tests said.
