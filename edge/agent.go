@@ -18,6 +18,7 @@ import (
 	"github.com/swanherd/swanherd/edge/enroll"
 	"github.com/swanherd/swanherd/edge/health"
 	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/job"
 	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/edge/session"
@@ -51,6 +52,7 @@ type agent struct {
 	tracker    *health.Tracker
 	probes     *probe.Service
 	runner     *runner
+	jobs       *job.Runner // nil without a controller
 	identity   atomic.Pointer[state.Identity]
 	renewer    *enroll.Renewer                // nil without a controller
 	client     atomic.Pointer[session.Client] // nil without a controller
@@ -306,6 +308,8 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 		a.cfg.Logger.Warn("cannot tell where the controller was last", "error", err)
 	}
 	a.endpoints.Store(&places)
+	a.jobs = a.newJobs(ctx)
+	parts.Go(a.jobs.Wait)
 	client := session.New(session.Config{
 		Dial: a.dial, Endpoints: places.Current, Last: places.Last, Keep: a.keepEndpoints,
 		AgentVersion: Version(), DataPlane: a.plane.Name(),

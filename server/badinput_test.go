@@ -96,6 +96,9 @@ func (c *controller) populated(network string) *samples {
 		c.t.Fatal(err)
 	}
 	c.gateway(network, e.name)
+	e.open()
+	runs, ended := c.bothJobs(network, e)
+	e.hangUp()
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
 	return &samples{
 		network: network,
@@ -105,11 +108,13 @@ func (c *controller) populated(network string) *samples {
 			"user": last(users.GetUsers()[0].GetName()), "role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
 			"gateway": "partner", "pre_shared_key": "partner", "alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
+			"job": last(ended),
 		},
 		values: map[protoreflect.FullName]any{
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",
 			"swanherd.v1.RenderGatewayConfigRequest.name":                     network + "/gateways/partner",
 			"swanherd.v1.RenderGatewayConfigRequest.format":                   swanherdv1.GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_STRONGSWAN.Number(),
+			"swanherd.v1.CancelJobRequest.name":                               runs,
 			"swanherd.v1.ExplainRequest.source":                               "10.1.0.1",
 			"swanherd.v1.ExplainRequest.destination":                          "10.2.0.1",
 			"swanherd.v1.RedeemLoginLinkRequest.code":                         "nonsense",
@@ -263,7 +268,7 @@ func related(a, b string) bool {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range min(len(x), len(y)) {
 		if x[i] != y[i] && !(strings.HasPrefix(x[i], "[") && strings.HasPrefix(y[i], "[")) {
-			return slices.Contains([]string{"topology", "authentication", "who"}, x[i]) // the oneof that the other is a member of
+			return slices.Contains([]string{"topology", "authentication", "who", "task"}, x[i]) // the oneof that the other is a member of
 		}
 	}
 	return true

@@ -116,6 +116,7 @@ func (s *Server) registerOperatorServices(g *grpc.Server) {
 	swanherdv1.RegisterCertificateServiceServer(g, s.services.certificates)
 	swanherdv1.RegisterDeviceServiceServer(g, s.services.devices)
 	swanherdv1.RegisterRolloutServiceServer(g, s.services.rollouts)
+	swanherdv1.RegisterJobServiceServer(g, s.services.jobs)
 	swanherdv1.RegisterAlertServiceServer(g, s.services.alerts)
 	swanherdv1.RegisterKeyServiceServer(g, s.services.keys)
 	swanherdv1.RegisterRoleBindingServiceServer(g, s.services.bindings)

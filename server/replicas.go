@@ -130,6 +130,7 @@ func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	duties.Go(func() { s.keyRing.Reseal(ctx, l) })
 	duties.Go(func() { s.store.PromoteMembers(ctx) })
 	duties.Go(func() { s.forgetExpired(ctx) })
+	duties.Go(func() { s.jobs.Tend(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })
 	duties.Go(func() { s.driveRollouts(ctx, l) })

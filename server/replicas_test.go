@@ -130,6 +130,7 @@ func TestReplicasActAsOne(t *testing.T) {
 
 	a.commands(berlin)
 	c.commands(berlin) // by way of a
+	c.runsJob(t.Context(), berlin)
 
 	// The edge comes to another replica while its session here still stands.
 	before := oslo.ended

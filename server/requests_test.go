@@ -175,6 +175,8 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.EnrollmentToken{Site: n + "/sites/" + s.ids["site"]}
 	case "swanherd.v1.Device":
 		return &swanherdv1.Device{SerialNumber: "FRESH-" + strings.TrimPrefix(n, "networks/"), Site: n + "/sites/" + s.ids["site"]}
+	case "swanherd.v1.Job":
+		return pingJob(n + "/edges/" + s.ids["edge"])
 	case "swanherd.v1.ChangeSet":
 		return &swanherdv1.ChangeSet{
 			Manifest: s.resource("swanherd.v1.Manifest").(*swanherdv1.Manifest), ApprovalRequired: true,

@@ -25,6 +25,7 @@ import (
 	"github.com/swanherd/swanherd/server/attest"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/history"
+	"github.com/swanherd/swanherd/server/job"
 	"github.com/swanherd/swanherd/server/pki"
 	"github.com/swanherd/swanherd/server/replica"
 	"github.com/swanherd/swanherd/server/session"
@@ -59,6 +60,7 @@ type Server struct {
 	recorder *fleet.Recorder
 	fleet    *fleet.Fleet
 	board    *session.Board
+	jobs     *job.Keeper
 	sessions *session.Server
 	metrics  *history.Metrics
 	alerter  *alerter
@@ -93,6 +95,7 @@ type services struct {
 	certificates *api.Certificates
 	devices      *api.Devices
 	rollouts     *api.Rollouts
+	jobs         *api.Jobs
 	alerts       *api.Alerts
 	keys         *api.Keys
 	bindings     *api.RoleBindings
@@ -205,12 +208,14 @@ func (s *Server) makeParts(ctx context.Context) error {
 	s.metrics.Collect(rolloutCollector{s.store.Snapshot})
 	s.metrics.WatchReplica(s.leads.Load, func() int { return s.store.Snapshot().Replicas.Len() }, s.staleFor)
 	s.board = session.NewBoard()
+	s.jobs = job.NewKeeper(s.store, s.sealer, s.cfg.Log)
 	s.sessions = session.New(session.Config{
 		Epoch:      s.store.Epoch(),
 		PastEpochs: s.store.PastEpochs(),
 		Board:      s.board,
 		Fleet:      s.fleet,
 		Admit:      s.admit,
+		JobEnded:   s.jobs.Report,
 		Metrics:    s.metrics,
 		Log:        s.cfg.Log,
 
@@ -248,6 +253,7 @@ func (s *Server) makeServices(context.Context) error {
 		certificates: api.NewCertificates(s.store, s.pki),
 		devices:      api.NewDevices(s.store),
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
+		jobs:         api.NewJobs(api.JobsConfig{Store: s.store, Keeper: s.jobs, Fleet: s.fleet, Command: s.command}),
 		keys:         api.NewKeys(s.store, s.keyRing),
 		bindings:     api.NewRoleBindings(s.store, s.keeper),
 		users:        api.NewUsers(s.store, s.keeper),
@@ -346,6 +352,7 @@ func (s *Server) serve(ctx context.Context) error {
 			s.cfg.Log.Warn("last transitions were not recorded", "error", err)
 		}
 	})
+	s.background.Go(func() { s.jobs.Run(run) })
 	s.background.Go(func() { s.keeper.RunUses(run) })
 	s.background.Go(func() { s.keeper.RunProvider(run) })
 	s.background.Go(func() {

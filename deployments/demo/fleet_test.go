@@ -42,6 +42,7 @@ func TestFleetNetns(t *testing.T) {
 		{"a used token is refused", (*fleetTest).usedToken},
 		{"tunnels are rekeyed by command", (*fleetTest).rekeyed},
 		{"a tunnel is restarted by command", (*fleetTest).restarted},
+		{"edges do jobs", (*fleetTest).jobs},
 		{"a path becomes too slow", (*fleetTest).pathTooSlow},
 		{"the controller is killed under traffic", (*fleetTest).controllerKilled},
 		{"an edge is killed and comes back", (*fleetTest).edgeKilled},

@@ -27,6 +27,8 @@ const (
 	defaultCounters  = 10 * time.Second
 	// Of so many drifts the controller is told when it is back.
 	maxDrift = 64
+	// Of so many ends of jobs likewise: as many as run at once.
+	maxJobs = 4
 	// Of these intervals without a word the session is given up.
 	silentIntervals = 3
 )
@@ -128,6 +130,7 @@ type Client struct {
 	status    atomic.Pointer[Status]
 	reconnect chan struct{}
 	drift     chan *swanherdv1.DriftReport // that wait to be sent
+	jobs      chan *swanherdv1.JobReport   // likewise
 
 	// Of Run's goroutine: where the controller is, and when it last said so.
 	places     places
@@ -136,7 +139,7 @@ type Client struct {
 
 // New returns a Client; Run makes it work.
 func New(cfg Config) *Client {
-	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1), drift: make(chan *swanherdv1.DriftReport, maxDrift), places: newPlaces(cfg.Endpoints, cfg.Last)}
+	c := &Client{cfg: cfg, bootID: rand.Text(), reconnect: make(chan struct{}, 1), drift: make(chan *swanherdv1.DriftReport, maxDrift), jobs: make(chan *swanherdv1.JobReport, maxJobs), places: newPlaces(cfg.Endpoints, cfg.Last)}
 	c.status.Store(&Status{Since: time.Now()})
 	return c
 }
@@ -158,6 +161,15 @@ func (c *Client) Reconnect() {
 func (c *Client) Drifted(d *swanherdv1.DriftReport) {
 	select {
 	case c.drift <- d:
+	default:
+	}
+}
+
+// JobEnded has the controller told of a job's end, also when there is no session until
+// later. Of many the first are told.
+func (c *Client) JobEnded(r *swanherdv1.JobReport) {
+	select {
+	case c.jobs <- r:
 	default:
 	}
 }

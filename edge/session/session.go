@@ -196,6 +196,8 @@ func (s *session) loop(parent context.Context, received <-chan *swanherdv1.Contr
 			err = s.sendReverted()
 		case d := <-s.c.drift:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Drift{Drift: d}})
+		case r := <-s.c.jobs:
+			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_JobReport{JobReport: r}})
 		case now := <-s.pingTick.C:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
 				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)},

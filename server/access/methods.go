@@ -153,6 +153,13 @@ var rules = map[string]rule{
 	"/swanherd.v1.DeviceService/ApproveEnrollmentRequest": {role: operator, limited: true},
 	"/swanherd.v1.DeviceService/DenyEnrollmentRequest":    {role: operator, limited: true},
 
+	"/swanherd.v1.JobService/CreateJob":    {role: operator, limited: true},
+	"/swanherd.v1.JobService/GetJob":       {role: viewer, limited: true},
+	"/swanherd.v1.JobService/ListJobs":     {role: viewer, limited: true},
+	"/swanherd.v1.JobService/GetJobOutput": {role: operator, limited: true},
+	"/swanherd.v1.JobService/CancelJob":    {role: operator, limited: true},
+	"/swanherd.v1.JobService/DeleteJob":    {role: operator, limited: true},
+
 	"/swanherd.v1.RolloutService/CreateChangeSet":  {role: operator, limited: true},
 	"/swanherd.v1.RolloutService/GetChangeSet":     {role: viewer, limited: true},
 	"/swanherd.v1.RolloutService/ListChangeSets":   {role: viewer, limited: true},

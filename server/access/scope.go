@@ -98,6 +98,8 @@ func (s Scope) belongs(name, collection string) bool {
 		r := s.snap.EnrollmentRequests.Value(name).GetRequest()
 		_, exists := s.snap.Edges.Get(r.GetEdge())
 		return s.site(r.GetSite()) && (!exists || s.edge(r.GetEdge()))
+	case "jobs":
+		return s.edge(s.snap.Jobs.Value(name).GetEdge())
 	case "revocations":
 		return s.edge(s.snap.Revocations.Value(name).GetEdge())
 	case "alerts":

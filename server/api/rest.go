@@ -62,6 +62,7 @@ func NewREST(ctx context.Context, conn *grpc.ClientConn) (http.Handler, error) {
 		swanherdv1.RegisterCertificateServiceHandler,
 		swanherdv1.RegisterDeviceServiceHandler,
 		swanherdv1.RegisterRolloutServiceHandler,
+		swanherdv1.RegisterJobServiceHandler,
 		swanherdv1.RegisterAlertServiceHandler,
 		swanherdv1.RegisterKeyServiceHandler,
 		swanherdv1.RegisterRoleBindingServiceHandler,

@@ -229,6 +229,8 @@ func (s *Topology) DeleteNetwork(ctx context.Context, req *swanherdv1.DeleteNetw
 		}
 		e.dropDevices(n, func(*swanherdv1.Device) bool { return true })
 		e.dropRollouts(n)
+		s.store.Jobs.DropNetworkIn(e.txn, n)
+		s.store.JobOutputs.DropNetworkIn(e.txn, n)
 		e.dropAlertsOf(n)
 		s.store.DropRevisionsIn(e.txn, n)
 		s.pki.DropNetworkIn(e.txn, n)

@@ -111,7 +111,7 @@ func newRoot(streams IO) *cobra.Command {
 		newLogin(s), newLogout(s), newWhoAmI(s), newContexts(s),
 		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s), newResume(s),
 		newToken(s), newGateway(s), newPSK(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s), newRole(s), newUser(s),
-		newDashboard(s), newEvents(s), newExplain(s), newRevision(s), newChangeSet(s), newRollout(s), newAudit(s), newKey(s), newReplica(s), newTunnel(s), newAlert(s), newWebhook(s), newHistory(s),
+		newDashboard(s), newEvents(s), newExplain(s), newRevision(s), newChangeSet(s), newRollout(s), newAudit(s), newKey(s), newReplica(s), newTunnel(s), newJob(s), newAlert(s), newWebhook(s), newHistory(s),
 	)
 	return root
 }

@@ -31,6 +31,7 @@ type client struct {
 	certificates swanherdv1.CertificateServiceClient
 	devices      swanherdv1.DeviceServiceClient
 	rollouts     swanherdv1.RolloutServiceClient
+	jobs         swanherdv1.JobServiceClient
 	alerts       swanherdv1.AlertServiceClient
 	keys         swanherdv1.KeyServiceClient
 	bindings     swanherdv1.RoleBindingServiceClient
@@ -140,6 +141,7 @@ func newClient(x *Context) (*client, error) {
 		certificates: swanherdv1.NewCertificateServiceClient(conn),
 		devices:      swanherdv1.NewDeviceServiceClient(conn),
 		rollouts:     swanherdv1.NewRolloutServiceClient(conn),
+		jobs:         swanherdv1.NewJobServiceClient(conn),
 		alerts:       swanherdv1.NewAlertServiceClient(conn),
 		keys:         swanherdv1.NewKeyServiceClient(conn),
 		bindings:     swanherdv1.NewRoleBindingServiceClient(conn),

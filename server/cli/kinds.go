@@ -37,7 +37,7 @@ type removal struct {
 }
 
 func kinds() []kind {
-	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), segmentKind(), gatewayKind(), pskKind(), tunnelKind(), alertRuleKind(), webhookKind()}
+	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), segmentKind(), gatewayKind(), pskKind(), tunnelKind(), jobKind(), alertRuleKind(), webhookKind()}
 }
 
 func findKind(word string) (kind, error) {

@@ -33,6 +33,8 @@ type (
 	EnrollmentRequestName struct{ Network, Request string }
 	// DeviceName is `networks/{network}/devices/{device}`.
 	DeviceName struct{ Network, Device string }
+	// JobName is `networks/{network}/jobs/{job}`.
+	JobName struct{ Network, Job string }
 	// ChangeSetName is `networks/{network}/changeSets/{change_set}`.
 	ChangeSetName struct{ Network, ChangeSet string }
 	// RolloutName is `networks/{network}/rollouts/{rollout}`.
@@ -63,6 +65,7 @@ func (n EnrollmentRequestName) String() string {
 	return "networks/" + n.Network + "/enrollmentRequests/" + n.Request
 }
 func (n DeviceName) String() string { return "networks/" + n.Network + "/devices/" + n.Device }
+func (n JobName) String() string    { return "networks/" + n.Network + "/jobs/" + n.Job }
 func (n ChangeSetName) String() string {
 	return "networks/" + n.Network + "/changeSets/" + n.ChangeSet
 }
@@ -154,6 +157,12 @@ func ParseEnrollmentRequestName(s string) (EnrollmentRequestName, error) {
 func ParseDeviceName(s string) (DeviceName, error) {
 	network, id, err := parseChild(s, "devices", "device", idPattern)
 	return DeviceName{network, id}, err
+}
+
+// ParseJobName parses `networks/{network}/jobs/{job}`.
+func ParseJobName(s string) (JobName, error) {
+	network, id, err := parseChild(s, "jobs", "job", idPattern)
+	return JobName{network, id}, err
 }
 
 // ParseChangeSetName parses `networks/{network}/changeSets/{change_set}`.

@@ -93,6 +93,9 @@ type Config struct {
 	MaxAge time.Duration
 	// Redirect is where edges are sent to, `host:port` each; empty: they stay.
 	Redirect []string
+	// JobEnded is told how jobs end, as the edge says, which nobody has proved; it must not
+	// block. Nil: nobody is.
+	JobEnded func(edge string, r *swanherdv1.JobReport)
 	// Metrics observes; nil observes nothing.
 	Metrics Metrics
 	Log     *slog.Logger

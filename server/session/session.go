@@ -317,6 +317,10 @@ func (s *session) handle(m *swanherdv1.EdgeMessage) error {
 		fleet.Note(edge, "edge.redirect_failed", "cannot be welcomed where it was redirected to: "+clip(m.RedirectResult.GetMessage(), maxText))
 	case *swanherdv1.EdgeMessage_CommandResult:
 		s.answered(m.CommandResult)
+	case *swanherdv1.EdgeMessage_JobReport:
+		if ended := s.server.cfg.JobEnded; ended != nil {
+			ended(edge, m.JobReport)
+		}
 	case *swanherdv1.EdgeMessage_Ping:
 		s.pong = &swanherdv1.Pong{PingSendTime: m.Ping.GetSendTime()}
 	}

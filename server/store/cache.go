@@ -37,6 +37,7 @@ type Snapshot struct {
 	ChangeSets   model.Table[*swanherdv1.ChangeSet]
 	Rollouts     model.Table[*storev1.Rollout]
 	RolloutPlans model.Table[*storev1.RolloutPlan]
+	Jobs         model.Table[*swanherdv1.Job]
 
 	AlertRules        model.Table[*swanherdv1.AlertRule]
 	Alerts            model.Table[*swanherdv1.Alert]

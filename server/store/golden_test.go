@@ -37,7 +37,7 @@ func storedKinds(s *Store) []storedKind {
 		kindOf(s.EdgeStatuses), kindOf(s.EdgeIdentities), kindOf(s.EnrollmentTokens), kindOf(s.APITokens), kindOf(s.LoginLinks),
 		kindOf(s.Authorities), kindOf(s.Revocations), kindOf(s.Replicas), kindOf(s.EnrollmentRequests), kindOf(s.Devices),
 		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks), kindOf(s.RoleBindings), kindOf(s.Users), kindOf(s.DataKeys),
-		kindOf(s.ChangeSets), kindOf(s.Rollouts), kindOf(s.RolloutPlans),
+		kindOf(s.ChangeSets), kindOf(s.Rollouts), kindOf(s.RolloutPlans), kindOf(s.Jobs), kindOf(s.JobOutputs),
 		kindOf(s.AlertRules), kindOf(s.Alerts), kindOf(s.AlertDefaults), kindOf(s.WebhookSinks), kindOf(s.WebhookDeliveries),
 		{eventLayout, &swanherdv1.Event{}},
 		{auditLayout, &swanherdv1.Event{}},

@@ -154,7 +154,7 @@ type sealedRecord struct {
 
 // eachSealed calls f with each record of the store in which something is sealed.
 func (r *KeyRing) eachSealed(ctx context.Context, f func(sealedRecord) error) error {
-	kinds := map[string]proto.Message{requestLayout.prefix(): &storev1.AnsweredRequest{}, sealLayout.prefix(): &storev1.AuditSeal{}}
+	kinds := map[string]proto.Message{requestLayout.prefix(): &storev1.AnsweredRequest{}, sealLayout.prefix(): &storev1.AuditSeal{}, r.store.JobOutputs.prefix(): r.store.JobOutputs.message()}
 	for _, c := range r.store.cached {
 		if holdsSecrets(c.message().ProtoReflect().Descriptor(), map[protoreflect.FullName]bool{}) {
 			kinds[c.prefix()] = c.message()

@@ -81,6 +81,10 @@ type Store struct {
 	Rollouts     *Collection[*storev1.Rollout]
 	RolloutPlans *Collection[*storev1.RolloutPlan]
 
+	Jobs *Collection[*swanherdv1.Job]
+	// JobOutputs are not in the watch cache.
+	JobOutputs *Collection[*storev1.JobOutput]
+
 	AlertRules        *Collection[*swanherdv1.AlertRule]
 	Alerts            *Collection[*swanherdv1.Alert]
 	AlertDefaults     *Collection[*storev1.AlertDefaults]
@@ -219,6 +223,8 @@ func (s *Store) makeCollections() {
 	s.ChangeSets = collect(s, "change_sets", "networks/*/changeSets/*", func(n *Snapshot) *model.Table[*swanherdv1.ChangeSet] { return &n.ChangeSets })
 	s.Rollouts = collect(s, "rollouts", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.Rollout] { return &n.Rollouts })
 	s.RolloutPlans = collect(s, "rollout_plans", "networks/*/rollouts/*", func(n *Snapshot) *model.Table[*storev1.RolloutPlan] { return &n.RolloutPlans })
+	s.Jobs = collect(s, "jobs", "networks/*/jobs/*", func(n *Snapshot) *model.Table[*swanherdv1.Job] { return &n.Jobs })
+	s.JobOutputs = &Collection[*storev1.JobOutput]{store: s, layout: newLayout("job_outputs", "networks/*/jobs/*/output"), aside: true}
 	s.AlertRules = collect(s, "alert_rules", "networks/*/alertRules/*", func(n *Snapshot) *model.Table[*swanherdv1.AlertRule] { return &n.AlertRules })
 	s.Alerts = collect(s, "alerts", "networks/*/alerts/*", func(n *Snapshot) *model.Table[*swanherdv1.Alert] { return &n.Alerts })
 	s.AlertDefaults = collect(s, "alert_defaults", "alertDefaults/*", func(n *Snapshot) *model.Table[*storev1.AlertDefaults] { return &n.AlertDefaults })

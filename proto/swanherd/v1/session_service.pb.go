@@ -7,6 +7,7 @@
 package swanherdv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -304,6 +305,7 @@ type EdgeMessage struct {
 	//	*EdgeMessage_Drift
 	//	*EdgeMessage_RedirectResult
 	//	*EdgeMessage_CommandResult
+	//	*EdgeMessage_JobReport
 	Message       isEdgeMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -445,6 +447,15 @@ func (x *EdgeMessage) GetCommandResult() *CommandResult {
 	return nil
 }
 
+func (x *EdgeMessage) GetJobReport() *JobReport {
+	if x != nil {
+		if x, ok := x.Message.(*EdgeMessage_JobReport); ok {
+			return x.JobReport
+		}
+	}
+	return nil
+}
+
 type isEdgeMessage_Message interface {
 	isEdgeMessage_Message()
 }
@@ -493,6 +504,10 @@ type EdgeMessage_CommandResult struct {
 	CommandResult *CommandResult `protobuf:"bytes,11,opt,name=command_result,json=commandResult,proto3,oneof"`
 }
 
+type EdgeMessage_JobReport struct {
+	JobReport *JobReport `protobuf:"bytes,12,opt,name=job_report,json=jobReport,proto3,oneof"`
+}
+
 func (*EdgeMessage_Hello) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_Ack) isEdgeMessage_Message() {}
@@ -514,6 +529,8 @@ func (*EdgeMessage_Drift) isEdgeMessage_Message() {}
 func (*EdgeMessage_RedirectResult) isEdgeMessage_Message() {}
 
 func (*EdgeMessage_CommandResult) isEdgeMessage_Message() {}
+
+func (*EdgeMessage_JobReport) isEdgeMessage_Message() {}
 
 // ControllerMessage is what the controller says.
 type ControllerMessage struct {
@@ -2295,6 +2312,8 @@ type Command struct {
 	//
 	//	*Command_RekeyTunnel
 	//	*Command_RestartTunnel
+	//	*Command_StartJob
+	//	*Command_CancelJob
 	Action        isCommand_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2362,6 +2381,24 @@ func (x *Command) GetRestartTunnel() *RestartTunnel {
 	return nil
 }
 
+func (x *Command) GetStartJob() *StartJob {
+	if x != nil {
+		if x, ok := x.Action.(*Command_StartJob); ok {
+			return x.StartJob
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetCancelJob() *CancelJob {
+	if x != nil {
+		if x, ok := x.Action.(*Command_CancelJob); ok {
+			return x.CancelJob
+		}
+	}
+	return nil
+}
+
 type isCommand_Action interface {
 	isCommand_Action()
 }
@@ -2374,9 +2411,21 @@ type Command_RestartTunnel struct {
 	RestartTunnel *RestartTunnel `protobuf:"bytes,3,opt,name=restart_tunnel,json=restartTunnel,proto3,oneof"`
 }
 
+type Command_StartJob struct {
+	StartJob *StartJob `protobuf:"bytes,4,opt,name=start_job,json=startJob,proto3,oneof"`
+}
+
+type Command_CancelJob struct {
+	CancelJob *CancelJob `protobuf:"bytes,5,opt,name=cancel_job,json=cancelJob,proto3,oneof"`
+}
+
 func (*Command_RekeyTunnel) isCommand_Action() {}
 
 func (*Command_RestartTunnel) isCommand_Action() {}
+
+func (*Command_StartJob) isCommand_Action() {}
+
+func (*Command_CancelJob) isCommand_Action() {}
 
 // RekeyTunnel makes new SAs of a tunnel before their time (RFC 7296, Section
 // 2.8).
@@ -2481,6 +2530,249 @@ func (x *RestartTunnel) GetTunnel() string {
 	return ""
 }
 
+// StartJob begins a job. Its end is told by a JobReport, in this session or a later one.
+type StartJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With its task.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartJob) Reset() {
+	*x = StartJob{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartJob) ProtoMessage() {}
+
+func (x *StartJob) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartJob.ProtoReflect.Descriptor instead.
+func (*StartJob) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *StartJob) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// CancelJob ends a job before its time; the edge tells its end as ever.
+type CancelJob struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/jobs/{job}`.
+	Job           string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJob) Reset() {
+	*x = CancelJob{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJob) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJob) ProtoMessage() {}
+
+func (x *CancelJob) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJob.ProtoReflect.Descriptor instead.
+func (*CancelJob) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *CancelJob) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+// JobReport is the end of a job.
+type JobReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/jobs/{job}`.
+	Job string `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	// Why it failed; empty: it did not.
+	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// It ended as it was cancelled.
+	Cancelled bool `protobuf:"varint,3,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*JobReport_PingResult
+	//	*JobReport_TraceResult
+	//	*JobReport_CaptureResult
+	//	*JobReport_TunnelsResult
+	Result isJobReport_Result `protobuf_oneof:"result"`
+	// What it brought besides: a capture's packets, or a bundle.
+	Output        []byte `protobuf:"bytes,20,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobReport) Reset() {
+	*x = JobReport{}
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobReport) ProtoMessage() {}
+
+func (x *JobReport) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobReport.ProtoReflect.Descriptor instead.
+func (*JobReport) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *JobReport) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobReport) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *JobReport) GetCancelled() bool {
+	if x != nil {
+		return x.Cancelled
+	}
+	return false
+}
+
+func (x *JobReport) GetResult() isJobReport_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *JobReport) GetPingResult() *PingResult {
+	if x != nil {
+		if x, ok := x.Result.(*JobReport_PingResult); ok {
+			return x.PingResult
+		}
+	}
+	return nil
+}
+
+func (x *JobReport) GetTraceResult() *TraceResult {
+	if x != nil {
+		if x, ok := x.Result.(*JobReport_TraceResult); ok {
+			return x.TraceResult
+		}
+	}
+	return nil
+}
+
+func (x *JobReport) GetCaptureResult() *CaptureResult {
+	if x != nil {
+		if x, ok := x.Result.(*JobReport_CaptureResult); ok {
+			return x.CaptureResult
+		}
+	}
+	return nil
+}
+
+func (x *JobReport) GetTunnelsResult() *TunnelsResult {
+	if x != nil {
+		if x, ok := x.Result.(*JobReport_TunnelsResult); ok {
+			return x.TunnelsResult
+		}
+	}
+	return nil
+}
+
+func (x *JobReport) GetOutput() []byte {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+type isJobReport_Result interface {
+	isJobReport_Result()
+}
+
+type JobReport_PingResult struct {
+	PingResult *PingResult `protobuf:"bytes,10,opt,name=ping_result,json=pingResult,proto3,oneof"`
+}
+
+type JobReport_TraceResult struct {
+	TraceResult *TraceResult `protobuf:"bytes,11,opt,name=trace_result,json=traceResult,proto3,oneof"`
+}
+
+type JobReport_CaptureResult struct {
+	CaptureResult *CaptureResult `protobuf:"bytes,12,opt,name=capture_result,json=captureResult,proto3,oneof"`
+}
+
+type JobReport_TunnelsResult struct {
+	TunnelsResult *TunnelsResult `protobuf:"bytes,13,opt,name=tunnels_result,json=tunnelsResult,proto3,oneof"`
+}
+
+func (*JobReport_PingResult) isJobReport_Result() {}
+
+func (*JobReport_TraceResult) isJobReport_Result() {}
+
+func (*JobReport_CaptureResult) isJobReport_Result() {}
+
+func (*JobReport_TunnelsResult) isJobReport_Result() {}
+
 // CommandResult is what became of a command.
 type CommandResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2493,7 +2785,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2505,7 +2797,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_session_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_session_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2518,7 +2810,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_session_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CommandResult) GetId() uint64 {
@@ -2539,7 +2831,7 @@ var File_swanherd_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xd6\x04\n" +
+	"!swanherd/v1/session_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/intent.proto\x1a\x1dswanherd/v1/job_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\x8f\x05\n" +
 	"\vEdgeMessage\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.swanherd.v1.HelloH\x00R\x05hello\x12$\n" +
 	"\x03ack\x18\x02 \x01(\v2\x10.swanherd.v1.AckH\x00R\x03ack\x12'\n" +
@@ -2552,7 +2844,9 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x05drift\x18\t \x01(\v2\x18.swanherd.v1.DriftReportH\x00R\x05drift\x12F\n" +
 	"\x0fredirect_result\x18\n" +
 	" \x01(\v2\x1b.swanherd.v1.RedirectResultH\x00R\x0eredirectResult\x12C\n" +
-	"\x0ecommand_result\x18\v \x01(\v2\x1a.swanherd.v1.CommandResultH\x00R\rcommandResultB\t\n" +
+	"\x0ecommand_result\x18\v \x01(\v2\x1a.swanherd.v1.CommandResultH\x00R\rcommandResult\x127\n" +
+	"\n" +
+	"job_report\x18\f \x01(\v2\x16.swanherd.v1.JobReportH\x00R\tjobReportB\t\n" +
 	"\amessage\"\xb5\x04\n" +
 	"\x11ControllerMessage\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.swanherd.v1.WelcomeH\x00R\awelcome\x122\n" +
@@ -2694,17 +2988,36 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x81\x01\n" +
 	"\x04Pong\x12@\n" +
 	"\x0eping_send_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fpingSendTime\x127\n" +
-	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\xa7\x01\n" +
+	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x96\x02\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12=\n" +
 	"\frekey_tunnel\x18\x02 \x01(\v2\x18.swanherd.v1.RekeyTunnelH\x00R\vrekeyTunnel\x12C\n" +
-	"\x0erestart_tunnel\x18\x03 \x01(\v2\x1a.swanherd.v1.RestartTunnelH\x00R\rrestartTunnelB\b\n" +
+	"\x0erestart_tunnel\x18\x03 \x01(\v2\x1a.swanherd.v1.RestartTunnelH\x00R\rrestartTunnel\x124\n" +
+	"\tstart_job\x18\x04 \x01(\v2\x15.swanherd.v1.StartJobH\x00R\bstartJob\x127\n" +
+	"\n" +
+	"cancel_job\x18\x05 \x01(\v2\x16.swanherd.v1.CancelJobH\x00R\tcancelJobB\b\n" +
 	"\x06action\"M\n" +
 	"\vRekeyTunnel\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12&\n" +
 	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\"'\n" +
 	"\rRestartTunnel\x12\x16\n" +
-	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\"5\n" +
+	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\".\n" +
+	"\bStartJob\x12\"\n" +
+	"\x03job\x18\x01 \x01(\v2\x10.swanherd.v1.JobR\x03job\"\x1d\n" +
+	"\tCancelJob\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\"\x97\x03\n" +
+	"\tJobReport\x12\x1a\n" +
+	"\x03job\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x03job\x12\x1e\n" +
+	"\x05error\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\x05error\x12\x1c\n" +
+	"\tcancelled\x18\x03 \x01(\bR\tcancelled\x12:\n" +
+	"\vping_result\x18\n" +
+	" \x01(\v2\x17.swanherd.v1.PingResultH\x00R\n" +
+	"pingResult\x12=\n" +
+	"\ftrace_result\x18\v \x01(\v2\x18.swanherd.v1.TraceResultH\x00R\vtraceResult\x12C\n" +
+	"\x0ecapture_result\x18\f \x01(\v2\x1a.swanherd.v1.CaptureResultH\x00R\rcaptureResult\x12C\n" +
+	"\x0etunnels_result\x18\r \x01(\v2\x1a.swanherd.v1.TunnelsResultH\x00R\rtunnelsResult\x12!\n" +
+	"\x06output\x18\x14 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80 R\x06outputB\b\n" +
+	"\x06result\"5\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error*K\n" +
@@ -2728,7 +3041,7 @@ func file_swanherd_v1_session_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_swanherd_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(ProtocolVersion)(0),          // 0: swanherd.v1.ProtocolVersion
 	(Ack_Stage)(0),                // 1: swanherd.v1.Ack.Stage
@@ -2764,16 +3077,24 @@ var file_swanherd_v1_session_service_proto_goTypes = []any{
 	(*Command)(nil),               // 31: swanherd.v1.Command
 	(*RekeyTunnel)(nil),           // 32: swanherd.v1.RekeyTunnel
 	(*RestartTunnel)(nil),         // 33: swanherd.v1.RestartTunnel
-	(*CommandResult)(nil),         // 34: swanherd.v1.CommandResult
-	(*Uplink)(nil),                // 35: swanherd.v1.Uplink
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 37: google.protobuf.Duration
-	(*EdgeSettings)(nil),          // 38: swanherd.v1.EdgeSettings
-	(*TunnelIntent)(nil),          // 39: swanherd.v1.TunnelIntent
-	(*TrustBundle)(nil),           // 40: swanherd.v1.TrustBundle
-	(*TunnelReport)(nil),          // 41: swanherd.v1.TunnelReport
-	(*PathQuality)(nil),           // 42: swanherd.v1.PathQuality
-	(*SaCounters)(nil),            // 43: swanherd.v1.SaCounters
+	(*StartJob)(nil),              // 34: swanherd.v1.StartJob
+	(*CancelJob)(nil),             // 35: swanherd.v1.CancelJob
+	(*JobReport)(nil),             // 36: swanherd.v1.JobReport
+	(*CommandResult)(nil),         // 37: swanherd.v1.CommandResult
+	(*Uplink)(nil),                // 38: swanherd.v1.Uplink
+	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*EdgeSettings)(nil),          // 41: swanherd.v1.EdgeSettings
+	(*TunnelIntent)(nil),          // 42: swanherd.v1.TunnelIntent
+	(*TrustBundle)(nil),           // 43: swanherd.v1.TrustBundle
+	(*TunnelReport)(nil),          // 44: swanherd.v1.TunnelReport
+	(*PathQuality)(nil),           // 45: swanherd.v1.PathQuality
+	(*SaCounters)(nil),            // 46: swanherd.v1.SaCounters
+	(*Job)(nil),                   // 47: swanherd.v1.Job
+	(*PingResult)(nil),            // 48: swanherd.v1.PingResult
+	(*TraceResult)(nil),           // 49: swanherd.v1.TraceResult
+	(*CaptureResult)(nil),         // 50: swanherd.v1.CaptureResult
+	(*TunnelsResult)(nil),         // 51: swanherd.v1.TunnelsResult
 }
 var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	7,  // 0: swanherd.v1.EdgeMessage.hello:type_name -> swanherd.v1.Hello
@@ -2786,58 +3107,66 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	14, // 7: swanherd.v1.EdgeMessage.reverted:type_name -> swanherd.v1.Reverted
 	27, // 8: swanherd.v1.EdgeMessage.drift:type_name -> swanherd.v1.DriftReport
 	26, // 9: swanherd.v1.EdgeMessage.redirect_result:type_name -> swanherd.v1.RedirectResult
-	34, // 10: swanherd.v1.EdgeMessage.command_result:type_name -> swanherd.v1.CommandResult
-	9,  // 11: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
-	11, // 12: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
-	22, // 13: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
-	23, // 14: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
-	28, // 15: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
-	30, // 16: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
-	13, // 17: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
-	24, // 18: swanherd.v1.ControllerMessage.flow_grant:type_name -> swanherd.v1.FlowGrant
-	25, // 19: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
-	31, // 20: swanherd.v1.ControllerMessage.command:type_name -> swanherd.v1.Command
-	8,  // 21: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
-	35, // 22: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
-	14, // 23: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
-	36, // 24: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	37, // 25: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	37, // 26: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
-	38, // 27: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
-	39, // 28: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
-	40, // 29: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
-	10, // 30: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
-	37, // 31: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
-	8,  // 32: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
-	1,  // 33: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
-	2,  // 34: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
-	8,  // 35: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
-	3,  // 36: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
-	8,  // 37: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
-	16, // 38: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
-	41, // 39: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
-	19, // 40: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
-	20, // 41: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
-	42, // 42: swanherd.v1.TunnelCounters.quality:type_name -> swanherd.v1.PathQuality
-	43, // 43: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
-	35, // 44: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
-	37, // 45: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
-	37, // 46: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
-	37, // 47: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
-	4,  // 48: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
-	36, // 49: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
-	36, // 50: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	36, // 51: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	36, // 52: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	32, // 53: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
-	33, // 54: swanherd.v1.Command.restart_tunnel:type_name -> swanherd.v1.RestartTunnel
-	5,  // 55: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	6,  // 56: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	56, // [56:57] is the sub-list for method output_type
-	55, // [55:56] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	37, // 10: swanherd.v1.EdgeMessage.command_result:type_name -> swanherd.v1.CommandResult
+	36, // 11: swanherd.v1.EdgeMessage.job_report:type_name -> swanherd.v1.JobReport
+	9,  // 12: swanherd.v1.ControllerMessage.welcome:type_name -> swanherd.v1.Welcome
+	11, // 13: swanherd.v1.ControllerMessage.intent:type_name -> swanherd.v1.IntentChunk
+	22, // 14: swanherd.v1.ControllerMessage.bookmark:type_name -> swanherd.v1.Bookmark
+	23, // 15: swanherd.v1.ControllerMessage.goaway:type_name -> swanherd.v1.Goaway
+	28, // 16: swanherd.v1.ControllerMessage.full_status_request:type_name -> swanherd.v1.FullStatusRequest
+	30, // 17: swanherd.v1.ControllerMessage.pong:type_name -> swanherd.v1.Pong
+	13, // 18: swanherd.v1.ControllerMessage.confirm:type_name -> swanherd.v1.Confirm
+	24, // 19: swanherd.v1.ControllerMessage.flow_grant:type_name -> swanherd.v1.FlowGrant
+	25, // 20: swanherd.v1.ControllerMessage.redirect:type_name -> swanherd.v1.Redirect
+	31, // 21: swanherd.v1.ControllerMessage.command:type_name -> swanherd.v1.Command
+	8,  // 22: swanherd.v1.Hello.applied:type_name -> swanherd.v1.AppliedIntent
+	38, // 23: swanherd.v1.Hello.uplinks:type_name -> swanherd.v1.Uplink
+	14, // 24: swanherd.v1.Hello.reverted:type_name -> swanherd.v1.Reverted
+	39, // 25: swanherd.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	40, // 26: swanherd.v1.Welcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	40, // 27: swanherd.v1.Welcome.counter_interval:type_name -> google.protobuf.Duration
+	41, // 28: swanherd.v1.IntentResource.settings:type_name -> swanherd.v1.EdgeSettings
+	42, // 29: swanherd.v1.IntentResource.tunnel:type_name -> swanherd.v1.TunnelIntent
+	43, // 30: swanherd.v1.IntentResource.trust:type_name -> swanherd.v1.TrustBundle
+	10, // 31: swanherd.v1.IntentChunk.upserts:type_name -> swanherd.v1.IntentResource
+	40, // 32: swanherd.v1.IntentChunk.confirm_within:type_name -> google.protobuf.Duration
+	8,  // 33: swanherd.v1.Ack.running:type_name -> swanherd.v1.AppliedIntent
+	1,  // 34: swanherd.v1.Ack.stage:type_name -> swanherd.v1.Ack.Stage
+	2,  // 35: swanherd.v1.Reverted.reason:type_name -> swanherd.v1.Reverted.Reason
+	8,  // 36: swanherd.v1.Reverted.running:type_name -> swanherd.v1.AppliedIntent
+	3,  // 37: swanherd.v1.Nack.code:type_name -> swanherd.v1.Nack.Code
+	8,  // 38: swanherd.v1.Nack.running:type_name -> swanherd.v1.AppliedIntent
+	16, // 39: swanherd.v1.Nack.errors:type_name -> swanherd.v1.ResourceError
+	44, // 40: swanherd.v1.StatusReport.tunnels:type_name -> swanherd.v1.TunnelReport
+	19, // 41: swanherd.v1.CounterReport.tunnels:type_name -> swanherd.v1.TunnelCounters
+	20, // 42: swanherd.v1.TunnelCounters.children:type_name -> swanherd.v1.ChildCounters
+	45, // 43: swanherd.v1.TunnelCounters.quality:type_name -> swanherd.v1.PathQuality
+	46, // 44: swanherd.v1.ChildCounters.counters:type_name -> swanherd.v1.SaCounters
+	38, // 45: swanherd.v1.UplinkReport.uplinks:type_name -> swanherd.v1.Uplink
+	40, // 46: swanherd.v1.Goaway.retry_after:type_name -> google.protobuf.Duration
+	40, // 47: swanherd.v1.Goaway.leave_within:type_name -> google.protobuf.Duration
+	40, // 48: swanherd.v1.FlowGrant.counter_interval:type_name -> google.protobuf.Duration
+	4,  // 49: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
+	39, // 50: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
+	39, // 51: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
+	39, // 52: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	39, // 53: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	32, // 54: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
+	33, // 55: swanherd.v1.Command.restart_tunnel:type_name -> swanherd.v1.RestartTunnel
+	34, // 56: swanherd.v1.Command.start_job:type_name -> swanherd.v1.StartJob
+	35, // 57: swanherd.v1.Command.cancel_job:type_name -> swanherd.v1.CancelJob
+	47, // 58: swanherd.v1.StartJob.job:type_name -> swanherd.v1.Job
+	48, // 59: swanherd.v1.JobReport.ping_result:type_name -> swanherd.v1.PingResult
+	49, // 60: swanherd.v1.JobReport.trace_result:type_name -> swanherd.v1.TraceResult
+	50, // 61: swanherd.v1.JobReport.capture_result:type_name -> swanherd.v1.CaptureResult
+	51, // 62: swanherd.v1.JobReport.tunnels_result:type_name -> swanherd.v1.TunnelsResult
+	5,  // 63: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 64: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	64, // [64:65] is the sub-list for method output_type
+	63, // [63:64] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }
@@ -2846,6 +3175,7 @@ func file_swanherd_v1_session_service_proto_init() {
 		return
 	}
 	file_swanherd_v1_intent_proto_init()
+	file_swanherd_v1_job_service_proto_init()
 	file_swanherd_v1_topology_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
 	file_swanherd_v1_session_service_proto_msgTypes[0].OneofWrappers = []any{
@@ -2860,6 +3190,7 @@ func file_swanherd_v1_session_service_proto_init() {
 		(*EdgeMessage_Drift)(nil),
 		(*EdgeMessage_RedirectResult)(nil),
 		(*EdgeMessage_CommandResult)(nil),
+		(*EdgeMessage_JobReport)(nil),
 	}
 	file_swanherd_v1_session_service_proto_msgTypes[1].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
@@ -2881,6 +3212,14 @@ func file_swanherd_v1_session_service_proto_init() {
 	file_swanherd_v1_session_service_proto_msgTypes[26].OneofWrappers = []any{
 		(*Command_RekeyTunnel)(nil),
 		(*Command_RestartTunnel)(nil),
+		(*Command_StartJob)(nil),
+		(*Command_CancelJob)(nil),
+	}
+	file_swanherd_v1_session_service_proto_msgTypes[31].OneofWrappers = []any{
+		(*JobReport_PingResult)(nil),
+		(*JobReport_TraceResult)(nil),
+		(*JobReport_CaptureResult)(nil),
+		(*JobReport_TunnelsResult)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2888,7 +3227,7 @@ func file_swanherd_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_session_service_proto_rawDesc), len(file_swanherd_v1_session_service_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   30,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

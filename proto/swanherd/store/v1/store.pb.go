@@ -2156,6 +2156,51 @@ func (x *AlertDefaults) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// JobOutput is what a job brought, sealed: it may show what users sent.
+type JobOutput struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          *SealedSecret          `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobOutput) Reset() {
+	*x = JobOutput{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobOutput) ProtoMessage() {}
+
+func (x *JobOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobOutput.ProtoReflect.Descriptor instead.
+func (*JobOutput) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *JobOutput) GetData() *SealedSecret {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // DataKeys are the keys that seal secrets, each wrapped with a key of a key management
 // service, which is not in the store.
 type DataKeys struct {
@@ -2168,7 +2213,7 @@ type DataKeys struct {
 
 func (x *DataKeys) Reset() {
 	*x = DataKeys{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2180,7 +2225,7 @@ func (x *DataKeys) String() string {
 func (*DataKeys) ProtoMessage() {}
 
 func (x *DataKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2193,7 +2238,7 @@ func (x *DataKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKeys.ProtoReflect.Descriptor instead.
 func (*DataKeys) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DataKeys) GetKeys() []*DataKey {
@@ -2220,7 +2265,7 @@ type DataKey struct {
 
 func (x *DataKey) Reset() {
 	*x = DataKey{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2232,7 +2277,7 @@ func (x *DataKey) String() string {
 func (*DataKey) ProtoMessage() {}
 
 func (x *DataKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2245,7 +2290,7 @@ func (x *DataKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKey.ProtoReflect.Descriptor instead.
 func (*DataKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DataKey) GetId() string {
@@ -2297,7 +2342,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2354,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2367,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -2525,7 +2570,9 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"createTime\"L\n" +
 	"\rAlertDefaults\x12;\n" +
 	"\vcreate_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\":\n" +
+	"createTime\"@\n" +
+	"\tJobOutput\x123\n" +
+	"\x04data\x18\x01 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x04data\":\n" +
 	"\bDataKeys\x12.\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1a.swanherd.store.v1.DataKeyR\x04keys\"\xc7\x01\n" +
 	"\aDataKey\x12\x0e\n" +
@@ -2558,7 +2605,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2589,84 +2636,86 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*PreSharedKey)(nil),               // 26: swanherd.store.v1.PreSharedKey
 	(*WebhookDelivery)(nil),            // 27: swanherd.store.v1.WebhookDelivery
 	(*AlertDefaults)(nil),              // 28: swanherd.store.v1.AlertDefaults
-	(*DataKeys)(nil),                   // 29: swanherd.store.v1.DataKeys
-	(*DataKey)(nil),                    // 30: swanherd.store.v1.DataKey
-	(*SealedSecret)(nil),               // 31: swanherd.store.v1.SealedSecret
-	nil,                                // 32: swanherd.store.v1.LoginLink.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 34: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 35: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 36: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 38: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 39: swanherd.v1.EdgeStatus
-	(*v1.AttestedTpm)(nil),             // 40: swanherd.v1.AttestedTpm
-	(v1.CertificateAuthority_Phase)(0), // 41: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 42: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 43: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 44: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 45: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 46: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 47: swanherd.v1.WebhookSink
-	(*v1.PreSharedKey)(nil),            // 48: swanherd.v1.PreSharedKey
-	(*v1.Alert)(nil),                   // 49: swanherd.v1.Alert
+	(*JobOutput)(nil),                  // 29: swanherd.store.v1.JobOutput
+	(*DataKeys)(nil),                   // 30: swanherd.store.v1.DataKeys
+	(*DataKey)(nil),                    // 31: swanherd.store.v1.DataKey
+	(*SealedSecret)(nil),               // 32: swanherd.store.v1.SealedSecret
+	nil,                                // 33: swanherd.store.v1.LoginLink.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 34: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 35: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 36: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 37: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 39: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 40: swanherd.v1.EdgeStatus
+	(*v1.AttestedTpm)(nil),             // 41: swanherd.v1.AttestedTpm
+	(v1.CertificateAuthority_Phase)(0), // 42: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 43: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 44: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 45: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 46: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 47: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 48: swanherd.v1.WebhookSink
+	(*v1.PreSharedKey)(nil),            // 49: swanherd.v1.PreSharedKey
+	(*v1.Alert)(nil),                   // 50: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	33, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	34, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	33, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	34, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	35, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	33, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	33, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	36, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	33, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	32, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
-	38, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	39, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	34, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	35, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	36, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	34, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	34, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	37, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	34, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	38, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	33, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
+	39, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	40, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
 	11, // 13: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	40, // 14: swanherd.store.v1.EdgeIdentity.tpm:type_name -> swanherd.v1.AttestedTpm
+	41, // 14: swanherd.store.v1.EdgeIdentity.tpm:type_name -> swanherd.v1.AttestedTpm
 	0,  // 15: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	33, // 16: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	31, // 17: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	34, // 16: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	32, // 17: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
 	13, // 18: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	41, // 19: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	31, // 20: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	33, // 21: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	33, // 22: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	37, // 23: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	37, // 24: swanherd.store.v1.AuthorityRotation.overlap:type_name -> google.protobuf.Duration
-	42, // 25: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	33, // 26: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	33, // 27: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	33, // 28: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	33, // 29: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	33, // 30: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	31, // 31: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	31, // 32: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
-	33, // 33: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	43, // 34: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	44, // 35: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	45, // 36: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	33, // 37: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	44, // 38: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	46, // 39: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	47, // 40: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	31, // 41: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	48, // 42: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
-	31, // 43: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
-	49, // 44: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	33, // 45: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	33, // 46: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	30, // 47: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	33, // 48: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	33, // 49: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	42, // 19: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	32, // 20: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	34, // 21: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	34, // 22: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	38, // 23: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	38, // 24: swanherd.store.v1.AuthorityRotation.overlap:type_name -> google.protobuf.Duration
+	43, // 25: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	34, // 26: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	34, // 27: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	34, // 28: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	34, // 29: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	34, // 30: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	32, // 31: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	32, // 32: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
+	34, // 33: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	44, // 34: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	45, // 35: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	46, // 36: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	34, // 37: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	45, // 38: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	47, // 39: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	48, // 40: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	32, // 41: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	49, // 42: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	32, // 43: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	50, // 44: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	34, // 45: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	34, // 46: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	32, // 47: swanherd.store.v1.JobOutput.data:type_name -> swanherd.store.v1.SealedSecret
+	31, // 48: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	34, // 49: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	34, // 50: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2680,7 +2729,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
