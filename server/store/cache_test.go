@@ -360,7 +360,11 @@ func TestEventsAreListedNewestFirstAndTrimmed(t *testing.T) {
 	s.eventRetention = 5
 	ctx := within(t, 30*time.Second)
 	demo, other := model.NetworkName{Network: "demo"}, model.NetworkName{Network: "other"}
-	if _, err := s.Networks.Create(ctx, demo.String(), &swanherdv1.Network{Name: demo.String()}); err != nil {
+	made, err := s.Networks.Create(ctx, demo.String(), &swanherdv1.Network{Name: demo.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.WaitRevision(ctx, made); err != nil { // those of the cache are trimmed
 		t.Fatal(err)
 	}
 	var want []string
