@@ -122,12 +122,18 @@ func (s *Alerts) CreateAlertRule(ctx context.Context, req *swanherdv1.CreateAler
 	rule := proto.CloneOf(req.GetAlertRule())
 	clearUnwritable(rule)
 	rule.Name = req.GetParent() + "/alertRules/" + req.GetAlertRuleId()
-	return s.createRule(ctx, rule)
+	rule, err := committed(ctx, s.Store, req, func() (*swanherdv1.AlertRule, *store.Txn, error) { return s.newRule(ctx, rule) })
+	return rule, access.StoreError(err)
 }
 
-func (s *Alerts) createRule(ctx context.Context, rule *swanherdv1.AlertRule) (*swanherdv1.AlertRule, error) {
+// newRule is a rule that is to be made, with the transaction that does so.
+func (s *Alerts) newRule(ctx context.Context, rule *swanherdv1.AlertRule) (*swanherdv1.AlertRule, *store.Txn, error) {
 	if err := s.check("alert_rule", rule, alert.Mistakes(rule)); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	snap := s.Store.Snapshot()
+	if _, ok := snap.AlertRules.Get(rule.GetName()); ok {
+		return nil, nil, taken(scopeOf(ctx, snap), rule.GetName())
 	}
 	rule.Etag = ""
 	rule.CreateTime = timestamppb.New(time.Now())
@@ -136,19 +142,7 @@ func (s *Alerts) createRule(ctx context.Context, rule *swanherdv1.AlertRule) (*s
 	s.inParent(t, rule.GetName())
 	s.Store.AlertRules.CreateIn(t, rule.GetName(), rule)
 	s.audit(ctx, t, rule.GetName(), "alertRule.create", rule.GetCondition().String())
-	return dated(ctx, s.Store, t, rule)
-}
-
-// dated commits t and returns the resource with the etag that it has by that.
-func dated[T proto.Message](ctx context.Context, s *store.Store, t *store.Txn, m T) (T, error) {
-	var none T
-	revision, err := t.Commit(ctx)
-	if err != nil {
-		return none, access.StoreError(err)
-	}
-	_, _ = s.WaitRevision(ctx, revision) // it is stored: a cache that lags must not fail the call
-	setString(m, "etag", store.ETag(revision))
-	return m, nil
+	return rule, t, nil
 }
 
 // GetAlertRule implements AlertService.
@@ -181,27 +175,34 @@ func (s *Alerts) UpdateAlertRule(ctx context.Context, req *swanherdv1.UpdateAler
 	if err := checkAlertName(ctx, "alert_rule.name", want.GetName(), "alertRules", "alert_rule"); err != nil {
 		return nil, err
 	}
+	rule, err := committed(ctx, s.Store, req, func() (*swanherdv1.AlertRule, *store.Txn, error) { return s.changedRule(ctx, req) })
+	return rule, access.StoreError(err)
+}
+
+// changedRule is a rule as it is to be, with the transaction that makes it so.
+func (s *Alerts) changedRule(ctx context.Context, req *swanherdv1.UpdateAlertRuleRequest) (*swanherdv1.AlertRule, *store.Txn, error) {
+	want := req.GetAlertRule()
 	row, ok := s.Store.Snapshot().AlertRules.Get(want.GetName())
 	if !ok && req.GetAllowMissing() {
 		rule := proto.CloneOf(want)
 		clearUnwritable(rule)
-		return s.createRule(ctx, rule)
+		return s.newRule(ctx, rule)
 	}
 	if !ok {
-		return nil, notThere(want.GetName())
+		return nil, nil, notThere(want.GetName())
 	}
 	next, err := changed(row, want, want.GetEtag(), req.GetUpdateMask())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.check("alert_rule", next, alert.Mistakes(next)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	next.UpdateTime = timestamppb.New(time.Now())
 	t := s.Store.Txn()
 	s.Store.AlertRules.UpdateIn(t, row.Name, next, row.Revision)
 	s.audit(ctx, t, row.Name, "alertRule.update", changedFields(row.Value, next))
-	return dated(ctx, s.Store, t, next)
+	return next, t, nil
 }
 
 // changed is a stored resource with what the mask names of want, at the etag.
@@ -218,36 +219,35 @@ func (s *Alerts) DeleteAlertRule(ctx context.Context, req *swanherdv1.DeleteAler
 	if err := checkAlertName(ctx, "name", req.GetName(), "alertRules", "alert_rule"); err != nil {
 		return nil, err
 	}
-	return deleteRow(ctx, s, s.Store.AlertRules, s.Store.Snapshot().AlertRules, req, "alertRule.delete")
+	return deleteRow(ctx, s, s.Store.AlertRules, func(snap *store.Snapshot) model.Table[*swanherdv1.AlertRule] { return snap.AlertRules }, req, "alertRule.delete")
 }
 
 // deleteAlertRequest is what the requests that delete have in common.
 type deleteAlertRequest interface {
+	change
 	GetName() string
 	GetEtag() string
 	GetAllowMissing() bool
 }
 
-func deleteRow[T proto.Message](ctx context.Context, s *Alerts, c *store.Collection[T], rows model.Table[T], req deleteAlertRequest, action string) (*emptypb.Empty, error) {
-	row, ok := rows.Get(req.GetName())
-	if !ok && req.GetAllowMissing() {
-		return &emptypb.Empty{}, nil
-	}
-	if !ok {
-		return nil, notThere(req.GetName())
-	}
-	if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
-		return nil, err
-	}
-	t := s.Store.Txn()
-	c.DeleteIn(t, row.Name, row.Revision)
-	s.audit(ctx, t, row.Name, action, "")
-	revision, err := t.Commit(ctx)
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	_, _ = s.Store.WaitRevision(ctx, revision) // as in dated
-	return &emptypb.Empty{}, nil
+func deleteRow[T proto.Message](ctx context.Context, s *Alerts, c *store.Collection[T], rows func(*store.Snapshot) model.Table[T], req deleteAlertRequest, action string) (*emptypb.Empty, error) {
+	out, err := committed(ctx, s.Store, req, func() (*emptypb.Empty, *store.Txn, error) {
+		row, ok := rows(s.Store.Snapshot()).Get(req.GetName())
+		if !ok && req.GetAllowMissing() {
+			return &emptypb.Empty{}, nil, nil
+		}
+		if !ok {
+			return nil, nil, notThere(req.GetName())
+		}
+		if err := checkETag(row.Name, req.GetEtag(), row.Revision); err != nil {
+			return nil, nil, err
+		}
+		t := s.Store.Txn()
+		c.DeleteIn(t, row.Name, row.Revision)
+		s.audit(ctx, t, row.Name, action, "")
+		return &emptypb.Empty{}, t, nil
+	})
+	return out, access.StoreError(err)
 }
 
 // ListAlerts implements AlertService.

@@ -53,25 +53,35 @@ func (s *Rollouts) CreateChangeSet(ctx context.Context, req *swanherdv1.CreateCh
 		return nil, err
 	}
 	c.Actor, c.CreateTime = access.PrincipalFrom(ctx).Actor, timestamppb.New(time.Now())
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.ChangeSet, *store.Txn, error) { return s.newChangeSet(ctx, network, c) })
+	return out, access.StoreError(err)
+}
+
+// newChangeSet is a change set that is to be made, as its caller sees it, with the
+// transaction that does so.
+func (s *Rollouts) newChangeSet(ctx context.Context, network model.NetworkName, c *swanherdv1.ChangeSet) (*swanherdv1.ChangeSet, *store.Txn, error) {
 	e := s.topology.begin(ctx)
 	e.within = "change_set.manifest."
 	if err := s.plan(e, network, c); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if scope := e.who.Scope(e.base); !scope.HoldsAll(c) {
-		return nil, scope.Denied("a change set with more than sites that carry them")
+	scope := e.who.Scope(e.base)
+	if !scope.HoldsAll(c) {
+		return nil, nil, scope.Denied("a change set with more than sites that carry them")
 	}
-	if _, exists := e.base.ChangeSets.Get(c.GetName()); exists && !e.who.Scope(e.base).Sees(c.GetName()) {
-		return nil, e.who.Scope(e.base).Denied(c.GetName())
+	if _, exists := e.base.ChangeSets.Get(c.GetName()); exists {
+		return nil, nil, taken(scope, c.GetName())
 	}
 	if len(inNetwork(e.base.ChangeSets, network)) >= maxChangeSets {
-		return nil, status.Errorf(codes.ResourceExhausted, "%s has %d change sets; delete those that are done with", network, maxChangeSets)
+		return nil, nil, status.Errorf(codes.ResourceExhausted, "%s has %d change sets; delete those that are done with", network, maxChangeSets)
 	}
 	t := s.store.Txn()
 	s.store.Networks.RequireIn(t, network.String(), store.AnyRevision)
 	s.store.ChangeSets.CreateIn(t, c.GetName(), c)
 	s.store.AppendEventIn(t, network, access.Audit(c.GetActor(), c.GetName(), "changeSet.create", summaryOf(c.GetChanges())))
-	return s.storedChangeSet(ctx, t, c)
+	out := shownChangeSet(scope, model.Row[*swanherdv1.ChangeSet]{Value: c})
+	out.Etag = "" // it is of the revision
+	return out, t, nil
 }
 
 // storedChangeSet commits, and returns the change set as it is stored then.
@@ -225,7 +235,7 @@ func (s *Rollouts) DeleteChangeSet(ctx context.Context, req *swanherdv1.DeleteCh
 		return nil, access.Invalid("name", err.Error())
 	}
 	network := model.NetworkName{Network: name.Network}
-	return retry(ctx, s.store, func() (*emptypb.Empty, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*emptypb.Empty, *store.Txn, error) {
 		row, err := s.store.ChangeSets.Get(ctx, name.String())
 		if err != nil {
 			return nil, nil, err
@@ -238,6 +248,7 @@ func (s *Rollouts) DeleteChangeSet(ctx context.Context, req *swanherdv1.DeleteCh
 		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "changeSet.delete", ""))
 		return &emptypb.Empty{}, t, nil
 	})
+	return out, access.StoreError(err)
 }
 
 // PlanChangeSet implements RolloutService.

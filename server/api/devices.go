@@ -61,22 +61,23 @@ func (s *Devices) CreateDevice(ctx context.Context, req *swanherdv1.CreateDevice
 		EkFingerprint:  want.GetEkFingerprint(),
 		CreateTime:     timestamppb.New(time.Now()),
 	}
-	t := s.store.Txn()
-	s.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
-	serial := deviceSerialName(device.GetSerialNumber())
-	s.store.DeviceSerials.CreateIn(t, serial, &storev1.DeviceSerial{Name: serial, Device: name.String()})
-	s.store.Devices.CreateIn(t, name.String(), device)
-	s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "device.create",
-		fmt.Sprintf("%s for %s", device.GetSerialNumber(), site)))
-	revision, err := t.Commit(ctx)
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.Device, *store.Txn, error) {
+		serial := deviceSerialName(device.GetSerialNumber())
+		if _, ok := s.store.Snapshot().DeviceSerials.Get(serial); ok {
+			return nil, nil, s.registered(ctx, device.GetSerialNumber())
+		}
+		t := s.store.Txn()
+		s.store.Sites.RequireIn(t, site.String(), store.AnyRevision)
+		s.store.DeviceSerials.CreateIn(t, serial, &storev1.DeviceSerial{Name: serial, Device: name.String()})
+		s.store.Devices.CreateIn(t, name.String(), device)
+		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "device.create",
+			fmt.Sprintf("%s for %s", device.GetSerialNumber(), site)))
+		return device, t, nil
+	})
 	if errors.Is(err, store.ErrExists) {
 		return nil, s.registered(ctx, device.GetSerialNumber())
 	}
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	_, _ = s.store.WaitRevision(ctx, revision) // it is stored
-	return device, nil
+	return out, access.StoreError(err)
 }
 
 // registered says that a serial number is taken, and by what if the caller may see that.
@@ -117,7 +118,7 @@ func (s *Devices) DeleteDevice(ctx context.Context, req *swanherdv1.DeleteDevice
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	return retry(ctx, s.store, func() (*emptypb.Empty, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*emptypb.Empty, *store.Txn, error) {
 		row, err := s.store.Devices.Get(ctx, name.String())
 		if err != nil {
 			return nil, nil, err
@@ -129,6 +130,7 @@ func (s *Devices) DeleteDevice(ctx context.Context, req *swanherdv1.DeleteDevice
 			access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "device.delete", row.Value.GetSerialNumber()))
 		return &emptypb.Empty{}, t, nil
 	})
+	return out, access.StoreError(err)
 }
 
 // ListEnrollmentRequests implements DeviceService.

@@ -315,30 +315,24 @@ func (s *Jobs) CancelJob(ctx context.Context, req *swanherdv1.CancelJobRequest) 
 
 // DeleteJob implements JobService.
 func (s *Jobs) DeleteJob(ctx context.Context, req *swanherdv1.DeleteJobRequest) (*emptypb.Empty, error) {
-	row, err := s.row(req.GetName())
-	if req.GetAllowMissing() && status.Code(err) == codes.NotFound {
-		return &emptypb.Empty{}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	if row.Value.GetState() == swanherdv1.Job_STATE_RUNNING {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s runs; cancel it first", row.Name)
-	}
-	if req.GetValidateOnly() {
-		return &emptypb.Empty{}, nil
-	}
-	network, err := model.NetworkOf(row.Name)
-	if err != nil {
-		return nil, access.Invalid("name", err.Error())
-	}
-	t := s.Store.Txn()
-	job.DropIn(t, s.Store, row)
-	s.Store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, row.Name, "job.delete", ""))
-	revision, err := t.Commit(ctx)
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	_, _ = s.Store.WaitRevision(ctx, revision) // it is stored
-	return &emptypb.Empty{}, nil
+	out, err := committed(ctx, s.Store, req, func() (*emptypb.Empty, *store.Txn, error) {
+		row, err := s.row(req.GetName())
+		switch {
+		case req.GetAllowMissing() && status.Code(err) == codes.NotFound:
+			return &emptypb.Empty{}, nil, nil
+		case err != nil:
+			return nil, nil, err
+		case row.Value.GetState() == swanherdv1.Job_STATE_RUNNING:
+			return nil, nil, status.Errorf(codes.FailedPrecondition, "%s runs; cancel it first", row.Name)
+		}
+		network, err := model.NetworkOf(row.Name)
+		if err != nil {
+			return nil, nil, access.Invalid("name", err.Error())
+		}
+		t := s.Store.Txn()
+		job.DropIn(t, s.Store, row)
+		s.Store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, row.Name, "job.delete", ""))
+		return &emptypb.Empty{}, t, nil
+	})
+	return out, access.StoreError(err)
 }

@@ -57,16 +57,22 @@ func (s *Alerts) CreateWebhookSink(ctx context.Context, req *swanherdv1.CreateWe
 	sink := proto.CloneOf(req.GetWebhookSink())
 	clearUnwritable(sink)
 	sink.Name = req.GetParent() + "/webhookSinks/" + req.GetWebhookSinkId()
-	return s.createSink(ctx, sink)
+	out, err := committed(ctx, s.Store, req, func() (*swanherdv1.WebhookSink, *store.Txn, error) { return s.newSink(ctx, proto.CloneOf(sink)) })
+	return out, access.StoreError(err)
 }
 
-func (s *Alerts) createSink(ctx context.Context, sink *swanherdv1.WebhookSink) (*swanherdv1.WebhookSink, error) {
+// newSink is a sink that is to be made, with the transaction that does so.
+func (s *Alerts) newSink(ctx context.Context, sink *swanherdv1.WebhookSink) (*swanherdv1.WebhookSink, *store.Txn, error) {
 	if err := s.check("webhook_sink", sink, s.sinkMistakes(sink, true)); err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	snap := s.Store.Snapshot()
+	if _, ok := snap.WebhookSinks.Get(sink.GetName()); ok {
+		return nil, nil, taken(scopeOf(ctx, snap), sink.GetName())
 	}
 	stored, err := s.sealed(sink, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sink.CreateTime = timestamppb.New(time.Now())
 	sink.UpdateTime = sink.GetCreateTime()
@@ -74,7 +80,7 @@ func (s *Alerts) createSink(ctx context.Context, sink *swanherdv1.WebhookSink) (
 	s.inParent(t, sink.GetName())
 	s.Store.WebhookSinks.CreateIn(t, sink.GetName(), stored)
 	s.audit(ctx, t, sink.GetName(), "webhookSink.create", "")
-	return dated(ctx, s.Store, t, proto.CloneOf(sink))
+	return proto.CloneOf(sink), t, nil
 }
 
 // sealed takes the secret out of a sink and returns what is stored of it; without a new
@@ -136,33 +142,40 @@ func (s *Alerts) UpdateWebhookSink(ctx context.Context, req *swanherdv1.UpdateWe
 	if err := checkAlertName(ctx, "webhook_sink.name", want.GetName(), "webhookSinks", "webhook_sink"); err != nil {
 		return nil, err
 	}
+	out, err := committed(ctx, s.Store, req, func() (*swanherdv1.WebhookSink, *store.Txn, error) { return s.changedSink(ctx, req) })
+	return out, access.StoreError(err)
+}
+
+// changedSink is a sink as it is to be, with the transaction that makes it so.
+func (s *Alerts) changedSink(ctx context.Context, req *swanherdv1.UpdateWebhookSinkRequest) (*swanherdv1.WebhookSink, *store.Txn, error) {
+	want := req.GetWebhookSink()
 	row, ok := s.Store.Snapshot().WebhookSinks.Get(want.GetName())
 	if !ok && req.GetAllowMissing() {
 		sink := proto.CloneOf(want)
 		clearUnwritable(sink)
-		return s.createSink(ctx, sink)
+		return s.newSink(ctx, sink)
 	}
 	if !ok {
-		return nil, notThere(want.GetName())
+		return nil, nil, notThere(want.GetName())
 	}
 	old := model.Row[*swanherdv1.WebhookSink]{Name: row.Name, Value: row.Value.GetSink(), Revision: row.Revision}
 	next, err := changed(old, want, want.GetEtag(), req.GetUpdateMask())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if err := s.check("webhook_sink", next, s.sinkMistakes(next, false)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	fields := changedFields(old.Value, next)
 	stored, err := s.sealed(next, row.Value.GetSecret())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	next.UpdateTime = timestamppb.New(time.Now())
 	t := s.Store.Txn()
 	s.Store.WebhookSinks.UpdateIn(t, row.Name, stored, row.Revision)
 	s.audit(ctx, t, row.Name, "webhookSink.update", fields)
-	return dated(ctx, s.Store, t, proto.CloneOf(next))
+	return proto.CloneOf(next), t, nil
 }
 
 // DeleteWebhookSink implements AlertService.
@@ -170,7 +183,7 @@ func (s *Alerts) DeleteWebhookSink(ctx context.Context, req *swanherdv1.DeleteWe
 	if err := checkAlertName(ctx, "name", req.GetName(), "webhookSinks", "webhook_sink"); err != nil {
 		return nil, err
 	}
-	return deleteRow(ctx, s, s.Store.WebhookSinks, s.Store.Snapshot().WebhookSinks, req, "webhookSink.delete")
+	return deleteRow(ctx, s, s.Store.WebhookSinks, func(snap *store.Snapshot) model.Table[*storev1.WebhookSink] { return snap.WebhookSinks }, req, "webhookSink.delete")
 }
 
 // TestWebhookSink implements AlertService.

@@ -653,8 +653,14 @@ type CreateAlertRuleRequest struct {
 	// `networks/{network}`; `networks/-` for the whole fleet.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// Last segment of the name.
-	AlertRuleId   string     `protobuf:"bytes,2,opt,name=alert_rule_id,json=alertRuleId,proto3" json:"alert_rule_id,omitempty"`
-	AlertRule     *AlertRule `protobuf:"bytes,3,opt,name=alert_rule,json=alertRule,proto3" json:"alert_rule,omitempty"`
+	AlertRuleId string     `protobuf:"bytes,2,opt,name=alert_rule_id,json=alertRuleId,proto3" json:"alert_rule_id,omitempty"`
+	AlertRule   *AlertRule `protobuf:"bytes,3,opt,name=alert_rule,json=alertRule,proto3" json:"alert_rule,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +714,20 @@ func (x *CreateAlertRuleRequest) GetAlertRule() *AlertRule {
 		return x.AlertRule
 	}
 	return nil
+}
+
+func (x *CreateAlertRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateAlertRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type GetAlertRuleRequest struct {
@@ -890,7 +910,13 @@ type UpdateAlertRuleRequest struct {
 	// Fields to write; empty: every field that is set.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Create the rule when it does not exist (AIP-134).
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,12 +972,32 @@ func (x *UpdateAlertRuleRequest) GetAllowMissing() bool {
 	return false
 }
 
+func (x *UpdateAlertRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateAlertRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteAlertRuleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// What is not there is no error.
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1005,6 +1051,20 @@ func (x *DeleteAlertRuleRequest) GetAllowMissing() bool {
 		return x.AllowMissing
 	}
 	return false
+}
+
+func (x *DeleteAlertRuleRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteAlertRuleRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type ListAlertsRequest struct {
@@ -1144,6 +1204,12 @@ type CreateWebhookSinkRequest struct {
 	// Last segment of the name.
 	WebhookSinkId string       `protobuf:"bytes,2,opt,name=webhook_sink_id,json=webhookSinkId,proto3" json:"webhook_sink_id,omitempty"`
 	WebhookSink   *WebhookSink `protobuf:"bytes,3,opt,name=webhook_sink,json=webhookSink,proto3" json:"webhook_sink,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1197,6 +1263,20 @@ func (x *CreateWebhookSinkRequest) GetWebhookSink() *WebhookSink {
 		return x.WebhookSink
 	}
 	return nil
+}
+
+func (x *CreateWebhookSinkRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateWebhookSinkRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type GetWebhookSinkRequest struct {
@@ -1379,7 +1459,13 @@ type UpdateWebhookSinkRequest struct {
 	// Fields to write; empty: every field that is set.
 	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	// Create the sink when it does not exist (AIP-134).
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1435,12 +1521,32 @@ func (x *UpdateWebhookSinkRequest) GetAllowMissing() bool {
 	return false
 }
 
+func (x *UpdateWebhookSinkRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateWebhookSinkRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteWebhookSinkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
 	// What is not there is no error.
-	AllowMissing  bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1494,6 +1600,20 @@ func (x *DeleteWebhookSinkRequest) GetAllowMissing() bool {
 		return x.AllowMissing
 	}
 	return false
+}
+
+func (x *DeleteWebhookSinkRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteWebhookSinkRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type TestWebhookSinkRequest struct {
@@ -1668,12 +1788,15 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime:h\xeaAe\n" +
-	"\x18swanherd.dev/WebhookSink\x12.networks/{network}/webhookSinks/{webhook_sink}*\fwebhookSinks2\vwebhookSink\"\xc5\x01\n" +
+	"\x18swanherd.dev/WebhookSink\x12.networks/{network}/webhookSinks/{webhook_sink}*\fwebhookSinks2\vwebhookSink\"\x96\x02\n" +
 	"\x16CreateAlertRuleRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12L\n" +
 	"\ralert_rule_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\valertRuleId\x12=\n" +
 	"\n" +
-	"alert_rule\x18\x03 \x01(\v2\x16.swanherd.v1.AlertRuleB\x06\xbaH\x03\xc8\x01\x01R\talertRule\"1\n" +
+	"alert_rule\x18\x03 \x01(\v2\x16.swanherd.v1.AlertRuleB\x06\xbaH\x03\xc8\x01\x01R\talertRule\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"1\n" +
 	"\x13GetAlertRuleRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc6\x01\n" +
 	"\x15ListAlertRulesRequest\x12\x1e\n" +
@@ -1687,17 +1810,23 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\x16ListAlertRulesResponse\x127\n" +
 	"\valert_rules\x18\x01 \x03(\v2\x16.swanherd.v1.AlertRuleR\n" +
 	"alertRules\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb9\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8a\x02\n" +
 	"\x16UpdateAlertRuleRequest\x12=\n" +
 	"\n" +
 	"alert_rule\x18\x01 \x01(\v2\x16.swanherd.v1.AlertRuleB\x06\xbaH\x03\xc8\x01\x01R\talertRule\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"m\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xbe\x01\n" +
 	"\x16DeleteAlertRuleRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"\xc2\x01\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xc2\x01\n" +
 	"\x11ListAlertsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1708,11 +1837,14 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"h\n" +
 	"\x12ListAlertsResponse\x12*\n" +
 	"\x06alerts\x18\x01 \x03(\v2\x12.swanherd.v1.AlertR\x06alerts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd1\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x02\n" +
 	"\x18CreateWebhookSinkRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12P\n" +
 	"\x0fwebhook_sink_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\rwebhookSinkId\x12C\n" +
-	"\fwebhook_sink\x18\x03 \x01(\v2\x18.swanherd.v1.WebhookSinkB\x06\xbaH\x03\xc8\x01\x01R\vwebhookSink\"3\n" +
+	"\fwebhook_sink\x18\x03 \x01(\v2\x18.swanherd.v1.WebhookSinkB\x06\xbaH\x03\xc8\x01\x01R\vwebhookSink\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"3\n" +
 	"\x15GetWebhookSinkRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc8\x01\n" +
 	"\x17ListWebhookSinksRequest\x12\x1e\n" +
@@ -1725,16 +1857,22 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x81\x01\n" +
 	"\x18ListWebhookSinksResponse\x12=\n" +
 	"\rwebhook_sinks\x18\x01 \x03(\v2\x18.swanherd.v1.WebhookSinkR\fwebhookSinks\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc1\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x92\x02\n" +
 	"\x18UpdateWebhookSinkRequest\x12C\n" +
 	"\fwebhook_sink\x18\x01 \x01(\v2\x18.swanherd.v1.WebhookSinkB\x06\xbaH\x03\xc8\x01\x01R\vwebhookSink\x12;\n" +
 	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
 	"updateMask\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"o\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xc0\x01\n" +
 	"\x18DeleteWebhookSinkRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
 	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
-	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\"4\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"4\n" +
 	"\x16TestWebhookSinkRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"n\n" +
 	"\x17TestWebhookSinkResponse\x12\x1c\n" +

@@ -787,7 +787,13 @@ type CreateChangeSetRequest struct {
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	ChangeSet *ChangeSet             `protobuf:"bytes,2,opt,name=change_set,json=changeSet,proto3" json:"change_set,omitempty"`
 	// Last segment of the name; empty: the server makes one.
-	ChangeSetId   string `protobuf:"bytes,3,opt,name=change_set_id,json=changeSetId,proto3" json:"change_set_id,omitempty"`
+	ChangeSetId string `protobuf:"bytes,3,opt,name=change_set_id,json=changeSetId,proto3" json:"change_set_id,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,6 +845,20 @@ func (x *CreateChangeSetRequest) GetChangeSet() *ChangeSet {
 func (x *CreateChangeSetRequest) GetChangeSetId() string {
 	if x != nil {
 		return x.ChangeSetId
+	}
+	return ""
+}
+
+func (x *CreateChangeSetRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateChangeSetRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1018,8 +1038,14 @@ func (x *ListChangeSetsResponse) GetNextPageToken() string {
 }
 
 type DeleteChangeSetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1057,6 +1083,20 @@ func (*DeleteChangeSetRequest) Descriptor() ([]byte, []int) {
 func (x *DeleteChangeSetRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteChangeSetRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteChangeSetRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1808,12 +1848,15 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x0fSTATE_REVERTING\x10\x04\x12\x12\n" +
 	"\x0eSTATE_REVERTED\x10\x05\x12\x13\n" +
 	"\x0fSTATE_COMPLETED\x10\x06:S\xeaAP\n" +
-	"\x14swanherd.dev/Rollout\x12%networks/{network}/rollouts/{rollout}*\brollouts2\arollout\"\xc8\x01\n" +
+	"\x14swanherd.dev/Rollout\x12%networks/{network}/rollouts/{rollout}*\brollouts2\arollout\"\x99\x02\n" +
 	"\x16CreateChangeSetRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12=\n" +
 	"\n" +
 	"change_set\x18\x02 \x01(\v2\x16.swanherd.v1.ChangeSetB\x06\xbaH\x03\xc8\x01\x01R\tchangeSet\x12O\n" +
-	"\rchange_set_id\x18\x03 \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\vchangeSetId\"1\n" +
+	"\rchange_set_id\x18\x03 \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\vchangeSetId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"1\n" +
 	"\x13GetChangeSetRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc6\x01\n" +
 	"\x15ListChangeSetsRequest\x12\x1e\n" +
@@ -1827,9 +1870,12 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x16ListChangeSetsResponse\x127\n" +
 	"\vchange_sets\x18\x01 \x03(\v2\x16.swanherd.v1.ChangeSetR\n" +
 	"changeSets\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"4\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x85\x01\n" +
 	"\x16DeleteChangeSetRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"2\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"2\n" +
 	"\x14PlanChangeSetRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"I\n" +
 	"\x17ApproveChangeSetRequest\x12\x1a\n" +

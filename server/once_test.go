@@ -1,0 +1,65 @@
+package server_test
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+)
+
+// Changes outside the topology too are only checked where that is all that is wanted, and
+// are made once by a request that comes twice.
+func TestChangesAreCheckedAloneAndMadeOnce(t *testing.T) {
+	wanted := []protoreflect.Name{
+		"CreateAlertRule", "UpdateAlertRule", "DeleteAlertRule", "CreateWebhookSink", "UpdateWebhookSink", "DeleteWebhookSink",
+		"CreateDevice", "DeleteDevice", "CreateChangeSet", "DeleteJob",
+	}
+	c := startController(t)
+	conn := c.dial(c.token)
+	for i, m := range sampledMethods(t) {
+		if !slices.Contains(wanted, m.Name()) {
+			continue
+		}
+		t.Run(string(m.Name()), func(t *testing.T) {
+			id := protoreflect.ValueOfString(fmt.Sprintf("7b0a2b1e-6a0f-4c58-9a39-%012d", i))
+			good := c.populated("networks/tenant-"+strconv.Itoa(i)).request(t, m)
+			if r, ok := good.(*swanherdv1.CreateChangeSetRequest); ok {
+				r.ChangeSet.Assertions = nil // those of the sample do not hold
+			}
+			with := func(field protoreflect.Name, v protoreflect.Value) proto.Message {
+				req := proto.Clone(good)
+				req.ProtoReflect().Set(m.Input().Fields().ByName(field), v)
+				return req
+			}
+			if _, err := call(t.Context(), t, conn, m, with("validate_only", protoreflect.ValueOfBool(true))); err != nil {
+				t.Fatalf("checked alone: %v", err)
+			}
+			once := with("request_id", id)
+			first, err := call(t.Context(), t, conn, m, once)
+			if err != nil {
+				t.Fatalf("after it was checked: %v", err)
+			}
+			again, err := call(t.Context(), t, conn, m, once)
+			if err != nil {
+				t.Fatalf("the same request again: %v", err)
+			}
+			if diff := cmp.Diff(first, again, protocmp.Transform()); diff != "" {
+				t.Errorf("the same request is answered differently:\n%s", diff)
+			}
+			other := c.populated("networks/other-"+strconv.Itoa(i)).request(t, m)
+			other.ProtoReflect().Set(m.Input().Fields().ByName("request_id"), id)
+			if _, err := call(t.Context(), t, conn, m, other); status.Code(err) != codes.InvalidArgument {
+				t.Errorf("another request with its id: %v", err)
+			}
+		})
+	}
+}
