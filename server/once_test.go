@@ -21,7 +21,7 @@ import (
 func TestChangesAreCheckedAloneAndMadeOnce(t *testing.T) {
 	wanted := []protoreflect.Name{
 		"CreateAlertRule", "UpdateAlertRule", "DeleteAlertRule", "CreateWebhookSink", "UpdateWebhookSink", "DeleteWebhookSink",
-		"CreateDevice", "DeleteDevice", "CreateChangeSet", "DeleteJob",
+		"CreateDevice", "DeleteDevice", "CreateChangeSet", "DeleteJob", "CreateRoleBinding", "DeleteRoleBinding",
 	}
 	c := startController(t)
 	conn := c.dial(c.token)
@@ -61,5 +61,31 @@ func TestChangesAreCheckedAloneAndMadeOnce(t *testing.T) {
 				t.Errorf("another request with its id: %v", err)
 			}
 		})
+	}
+}
+
+// A rollout is begun once, and not at all where it is only checked.
+func TestRolloutIsBegunOnce(t *testing.T) {
+	s := startStaged(t, startController(t))
+	req := &swanherdv1.CreateRolloutRequest{Parent: "networks/demo", ValidateOnly: true, RequestId: requestA, Rollout: &swanherdv1.Rollout{
+		ChangeSet: s.change("bigger", 2048), Policy: quick(never), Batches: []*swanherdv1.RolloutBatch{{MaxEdges: 1}},
+	}}
+	for range 2 {
+		if r, err := s.rollouts().CreateRollout(t.Context(), req); err != nil || len(r.GetBatchStates()) == 0 {
+			t.Fatalf("checked alone: %v, %v", r, err)
+		}
+	}
+	req.ValidateOnly = false
+	first, err := s.rollouts().CreateRollout(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.rollouts().CreateRollout(t.Context(), req)
+	if err != nil || again.GetName() != first.GetName() || again.GetEtag() != first.GetEtag() {
+		t.Errorf("the same request again: %v, %v", again, err)
+	}
+	req.RequestId = requestB
+	if _, err := s.rollouts().CreateRollout(t.Context(), req); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("a second rollout beside the first: %v", err)
 	}
 }

@@ -79,8 +79,8 @@ func grantsOf(snap *store.Snapshot, who *identity) []Grant {
 	return out
 }
 
-// CreateRoleBinding gives people a role.
-func (k *Keeper) CreateRoleBinding(ctx context.Context, want *swanherdv1.RoleBinding) (*swanherdv1.RoleBinding, error) {
+// NewRoleBinding is a binding that gives people a role, with the transaction that makes it.
+func (k *Keeper) NewRoleBinding(ctx context.Context, want *swanherdv1.RoleBinding) (*swanherdv1.RoleBinding, *store.Txn, error) {
 	var found []Violation
 	for i, n := range want.GetNetworks() {
 		if _, err := model.ParseNetworkName(n); err != nil {
@@ -88,10 +88,10 @@ func (k *Keeper) CreateRoleBinding(ctx context.Context, want *swanherdv1.RoleBin
 		}
 	}
 	if len(found) > 0 {
-		return nil, InvalidAll(found)
+		return nil, nil, InvalidAll(found)
 	}
 	if k.store.Snapshot().RoleBindings.Len() >= maxBindings {
-		return nil, status.Errorf(codes.ResourceExhausted, "there are %d role bindings, as many as there may be; bind groups instead of persons", maxBindings)
+		return nil, nil, status.Errorf(codes.ResourceExhausted, "there are %d role bindings, as many as there may be; bind groups instead of persons", maxBindings)
 	}
 	binding := &swanherdv1.RoleBinding{
 		Name:        "roleBindings/" + newID(),
@@ -105,23 +105,21 @@ func (k *Keeper) CreateRoleBinding(ctx context.Context, want *swanherdv1.RoleBin
 	t := k.store.Txn()
 	k.store.RoleBindings.CreateIn(t, binding.GetName(), binding)
 	k.auditBinding(ctx, t, binding, "roleBinding.create")
-	if err := k.commit(ctx, t); err != nil {
-		return nil, err
-	}
-	return binding, nil
+	return binding, t, nil
 }
 
-// DeleteRoleBinding takes a role away at once. Nobody can lock everybody out so: the
-// administrator's token that nothing ends goes on (see keepAdministrator).
-func (k *Keeper) DeleteRoleBinding(ctx context.Context, name string) error {
+// DropRoleBinding returns the transaction that takes a role away at once; its error may be the
+// store's. Nobody can lock everybody out so: the administrator's token that nothing ends goes
+// on (see keepAdministrator).
+func (k *Keeper) DropRoleBinding(ctx context.Context, name string) (*store.Txn, error) {
 	row, err := k.store.RoleBindings.Get(ctx, name)
 	if err != nil {
-		return StoreError(err)
+		return nil, err
 	}
 	t := k.store.Txn()
 	k.store.RoleBindings.DeleteIn(t, name, row.Revision)
 	k.auditBinding(ctx, t, row.Value, "roleBinding.delete")
-	return k.commit(ctx, t)
+	return t, nil
 }
 
 func (k *Keeper) auditBinding(ctx context.Context, t *store.Txn, b *swanherdv1.RoleBinding, action string) {

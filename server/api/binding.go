@@ -29,7 +29,10 @@ func NewRoleBindings(s *store.Store, keeper *access.Keeper) *RoleBindings {
 
 // CreateRoleBinding implements RoleBindingService.
 func (s *RoleBindings) CreateRoleBinding(ctx context.Context, req *swanherdv1.CreateRoleBindingRequest) (*swanherdv1.RoleBinding, error) {
-	return s.keeper.CreateRoleBinding(ctx, req.GetRoleBinding())
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.RoleBinding, *store.Txn, error) {
+		return s.keeper.NewRoleBinding(ctx, req.GetRoleBinding())
+	})
+	return out, access.StoreError(err)
 }
 
 // GetRoleBinding implements RoleBindingService.
@@ -69,7 +72,11 @@ func (s *RoleBindings) DeleteRoleBinding(ctx context.Context, req *swanherdv1.De
 	if err := checkBindingName(req.GetName()); err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, s.keeper.DeleteRoleBinding(ctx, req.GetName())
+	out, err := committed(ctx, s.store, req, func() (*emptypb.Empty, *store.Txn, error) {
+		t, err := s.keeper.DropRoleBinding(ctx, req.GetName())
+		return &emptypb.Empty{}, t, err
+	})
+	return out, access.StoreError(err)
 }
 
 func checkBindingName(name string) error {

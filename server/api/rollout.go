@@ -116,7 +116,13 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 		return nil, access.Invalid("rollout.change_set", fmt.Sprintf("%s is not a change set of %s", changeSet, network))
 	}
 	r.Name = model.RolloutName{Network: network.Network, Rollout: cmp.Or(req.GetRolloutId(), "r"+newUID())}.String()
+	once := req.GetRequestId() != "" && !req.GetValidateOnly()
 	return attempt(ctx, s.topology, func(e *edit) (*swanherdv1.Rollout, error) {
+		if once {
+			if before, err := replay[*swanherdv1.Rollout](ctx, s.store, e.actor, req); err != nil || before.ProtoReflect().IsValid() {
+				return before, err
+			}
+		}
 		if scope := e.who.Scope(e.base); !scope.Changes(changeSet.String()) {
 			return nil, scope.Denied(changeSet.String())
 		}
@@ -125,8 +131,8 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 		if !ok {
 			return nil, status.Errorf(codes.NotFound, "%s does not exist", changeSet)
 		}
-		if _, exists := e.base.Rollouts.Get(r.GetName()); exists && !e.who.Scope(e.base).Sees(r.GetName()) {
-			return nil, e.who.Scope(e.base).Denied(r.GetName())
+		if _, exists := e.base.Rollouts.Get(r.GetName()); exists {
+			return nil, taken(e.who.Scope(e.base), r.GetName())
 		}
 		if err := s.mayBegin(ctx, e, network, c.Value); err != nil {
 			return nil, err
@@ -134,6 +140,16 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 		state, p, err := s.begun(e, network, c.Value, proto.CloneOf(r))
 		if err != nil {
 			return nil, err
+		}
+		out := shownRollout(e.who.Scope(e.base), model.Row[*storev1.Rollout]{Value: state})
+		out.Etag = "" // it is of the revision
+		if req.GetValidateOnly() {
+			return out, nil
+		}
+		if once {
+			if err := keepAnswer(ctx, s.store, e.txn, e.actor, req, proto.Clone(out), nil); err != nil {
+				return nil, err
+			}
 		}
 		s.store.GuardTopologyIn(e.txn, network, e.base.Revision)
 		s.store.ChangeSets.RequireIn(e.txn, c.Name, c.Revision)
@@ -147,7 +163,8 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 			return nil, err
 		}
 		_, _ = s.store.WaitRevision(ctx, revision) // it is stored
-		return shownRollout(e.who.Scope(e.base), model.Row[*storev1.Rollout]{Value: state, Revision: revision}), nil
+		date(out, revision)
+		return out, nil
 	})
 }
 

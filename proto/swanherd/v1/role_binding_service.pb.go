@@ -136,8 +136,14 @@ func (x *RoleBinding) GetMatchLabels() map[string]string {
 }
 
 type CreateRoleBindingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RoleBinding   *RoleBinding           `protobuf:"bytes,1,opt,name=role_binding,json=roleBinding,proto3" json:"role_binding,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	RoleBinding *RoleBinding           `protobuf:"bytes,1,opt,name=role_binding,json=roleBinding,proto3" json:"role_binding,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,6 +183,20 @@ func (x *CreateRoleBindingRequest) GetRoleBinding() *RoleBinding {
 		return x.RoleBinding
 	}
 	return nil
+}
+
+func (x *CreateRoleBindingRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type GetRoleBindingRequest struct {
@@ -345,8 +365,14 @@ func (x *ListRoleBindingsResponse) GetNextPageToken() string {
 }
 
 type DeleteRoleBindingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -388,6 +414,20 @@ func (x *DeleteRoleBindingRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteRoleBindingRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_swanherd_v1_role_binding_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
@@ -406,9 +446,12 @@ const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:U\xeaAR\n" +
-	"\x18swanherd.dev/RoleBinding\x12\x1broleBindings/{role_binding}*\froleBindings2\vroleBinding\"_\n" +
+	"\x18swanherd.dev/RoleBinding\x12\x1broleBindings/{role_binding}*\froleBindings2\vroleBinding\"\xb0\x01\n" +
 	"\x18CreateRoleBindingRequest\x12C\n" +
-	"\frole_binding\x18\x01 \x01(\v2\x18.swanherd.v1.RoleBindingB\x06\xbaH\x03\xc8\x01\x01R\vroleBinding\"3\n" +
+	"\frole_binding\x18\x01 \x01(\v2\x18.swanherd.v1.RoleBindingB\x06\xbaH\x03\xc8\x01\x01R\vroleBinding\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"3\n" +
 	"\x15GetRoleBindingRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa8\x01\n" +
 	"\x17ListRoleBindingsRequest\x12'\n" +
@@ -420,9 +463,12 @@ const file_swanherd_v1_role_binding_service_proto_rawDesc = "" +
 	"\border_by\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x81\x01\n" +
 	"\x18ListRoleBindingsResponse\x12=\n" +
 	"\rrole_bindings\x18\x01 \x03(\v2\x18.swanherd.v1.RoleBindingR\froleBindings\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x87\x01\n" +
 	"\x18DeleteRoleBindingRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xf7\x03\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xf7\x03\n" +
 	"\x12RoleBindingService\x12|\n" +
 	"\x11CreateRoleBinding\x12%.swanherd.v1.CreateRoleBindingRequest\x1a\x18.swanherd.v1.RoleBinding\"&\x82\xd3\xe4\x93\x02 :\frole_binding\"\x10/v1/roleBindings\x12q\n" +
 	"\x0eGetRoleBinding\x12\".swanherd.v1.GetRoleBindingRequest\x1a\x18.swanherd.v1.RoleBinding\"!\x82\xd3\xe4\x93\x02\x1b\x12\x19/v1/{name=roleBindings/*}\x12y\n" +
