@@ -70,9 +70,9 @@ func (r *Runner) captureAt(t *swanherdv1.CaptureTask) (Place, error) {
 
 // A sniffer records packets of an interface into a file in the format of pcap.
 type sniffer struct {
-	file *os.File
-	snap int
-	pcap []byte
+	file          *os.File
+	pcap          []byte
+	data, control []byte // of a packet: as much as is kept of each
 }
 
 // Link types of pcap, https://www.tcpdump.org/linktypes.html.
@@ -87,7 +87,7 @@ func openSniffer(at Place, t *swanherdv1.CaptureTask) (*sniffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &sniffer{snap: cmp.Or(int(t.GetSnapLength()), captureSnap)}
+	s := &sniffer{data: make([]byte, cmp.Or(int(t.GetSnapLength()), captureSnap)), control: make([]byte, 128)}
 	err = at.enter(func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -139,7 +139,7 @@ func (s *sniffer) begin(link uint32) {
 	b = binary.LittleEndian.AppendUint16(b, 2)
 	b = binary.LittleEndian.AppendUint16(b, 4)
 	b = append(b, make([]byte, 8)...)
-	b = binary.LittleEndian.AppendUint32(b, uint32(s.snap))
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(s.data)))
 	s.pcap = binary.LittleEndian.AppendUint32(b, link)
 }
 
@@ -157,34 +157,53 @@ func (s *sniffer) record(at time.Time, data []byte, length int) bool {
 	return true
 }
 
-// run records packets until there are enough, or a deadline of the file has passed.
+// run records packets until there are enough, or a deadline of the file has passed; what is in the
+// socket by then is recorded too.
 func (s *sniffer) run(most int) (*swanherdv1.CaptureResult, error) {
 	raw, err := s.file.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	out := &swanherdv1.CaptureResult{}
-	data, control := make([]byte, s.snap), make([]byte, 128)
-	for int(out.GetPackets()) < most {
-		var n, controls int
+	read := raw.Read
+	atOnce := func(f func(fd uintptr) bool) error { return raw.Control(func(fd uintptr) { f(fd) }) }
+	for !out.GetFull() {
+		var again bool // there is nothing now
 		var rerr error
-		err := raw.Read(func(fd uintptr) bool {
-			n, controls, _, _, rerr = unix.Recvmsg(int(fd), data, control, unix.MSG_TRUNC) // n is the packet's length
-			return !errors.Is(rerr, unix.EAGAIN) && !errors.Is(rerr, unix.EINTR)
+		err := read(func(fd uintptr) bool {
+			again, rerr = s.take(int(fd), out, most)
+			return !again
 		})
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			read = atOnce
+		case err != nil || rerr != nil:
+			return nil, cmp.Or(err, rerr)
+		case again:
 			return out, s.count(out)
 		}
-		if err := cmp.Or(err, rerr); err != nil {
-			return nil, err
-		}
-		if !s.record(arrival(control[:controls]), data[:min(n, len(data))], n) {
-			break
-		}
-		out.Packets++
 	}
-	out.Full = true
 	return out, s.count(out)
+}
+
+// take records the next packet of the socket, if there is one.
+func (s *sniffer) take(fd int, out *swanherdv1.CaptureResult, most int) (again bool, _ error) {
+	n, controls, _, _, err := unix.Recvmsg(fd, s.data, s.control, unix.MSG_TRUNC) // n is the packet's length
+	switch {
+	case errors.Is(err, unix.EAGAIN):
+		return true, nil
+	case errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return false, err
+	}
+	if !s.record(arrival(s.control[:controls]), s.data[:min(n, len(s.data))], n) {
+		out.Full = true
+		return false, nil
+	}
+	out.Packets++
+	out.Full = int(out.GetPackets()) == most
+	return false, nil
 }
 
 // arrival is when the kernel had a packet; now, if it does not say.
