@@ -89,3 +89,36 @@ func TestRolloutIsBegunOnce(t *testing.T) {
 		t.Errorf("a second rollout beside the first: %v", err)
 	}
 }
+
+// A token that is only checked is none, and one that is turned keeps its secret.
+func TestTokensAreCheckedAlone(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	ctx := t.Context()
+	enrol, err := c.access().CreateEnrollmentToken(ctx, &swanherdv1.CreateEnrollmentTokenRequest{
+		Parent: "networks/demo", ValidateOnly: true, EnrollmentToken: &swanherdv1.EnrollmentToken{Site: "networks/demo/sites/berlin"},
+	})
+	if err != nil || enrol.GetName()+enrol.GetSecret() != "" || enrol.GetSite() != "networks/demo/sites/berlin" {
+		t.Errorf("%v, %v", enrol, err)
+	}
+	if list, err := c.access().ListEnrollmentTokens(ctx, &swanherdv1.ListEnrollmentTokensRequest{Parent: "networks/demo"}); err != nil || len(list.GetEnrollmentTokens()) != 0 {
+		t.Errorf("enrolment tokens are %v, %v", list, err)
+	}
+	if api, err := c.access().CreateApiToken(ctx, &swanherdv1.CreateApiTokenRequest{
+		ValidateOnly: true, ApiToken: &swanherdv1.ApiToken{Role: swanherdv1.Role_ROLE_VIEWER},
+	}); err != nil || api.GetName()+api.GetSecret() != "" {
+		t.Errorf("%v, %v", api, err)
+	}
+	if turned, err := c.access().RotateApiToken(ctx, &swanherdv1.RotateApiTokenRequest{Name: "apiTokens/self", ValidateOnly: true}); err != nil || turned.GetSecret() != "" {
+		t.Errorf("%v, %v", turned, err)
+	}
+	if _, err := c.access().WhoAmI(ctx, &swanherdv1.WhoAmIRequest{}); err != nil {
+		t.Errorf("the token that was only to be checked for turning works no more: %v", err)
+	}
+	_, err = c.access().CreateEnrollmentToken(ctx, &swanherdv1.CreateEnrollmentTokenRequest{
+		Parent: "networks/demo", ValidateOnly: true, EnrollmentToken: &swanherdv1.EnrollmentToken{Site: "networks/demo/sites/nowhere"},
+	})
+	if err == nil {
+		t.Error("a token for no site is right")
+	}
+}

@@ -29,8 +29,11 @@ func committed[R proto.Message](ctx context.Context, s *store.Store, req change,
 			}
 		}
 		out, t, perr := prepare()
-		if perr != nil || t == nil || req.GetValidateOnly() {
+		if perr != nil || t == nil {
 			return out, perr
+		}
+		if req.GetValidateOnly() {
+			return out, t.Check(ctx)
 		}
 		if once {
 			if err := keepAnswer(ctx, s, t, actor, req, proto.Clone(out), nil); err != nil {

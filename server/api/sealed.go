@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -18,12 +19,16 @@ import (
 type secretRequest interface {
 	proto.Message
 	GetRequestId() string
+	GetValidateOnly() bool
 }
 
 // onceSealed is once for what is answered with a secret. The answer is kept sealed, so
 // that who lost it on the way gets the same one, by the same request: without that, a
 // token would be there that nobody has, and one that was rotated would be lost.
 func onceSealed[R proto.Message](ctx context.Context, a *Access, req secretRequest, make func(keep func(*store.Txn, R) error) (R, error)) (R, error) {
+	if req.GetValidateOnly() {
+		return checkedAlone(ctx, make)
+	}
 	id, actor := req.GetRequestId(), access.PrincipalFrom(ctx).Actor
 	if id == "" {
 		return make(func(*store.Txn, R) error { return nil })
@@ -38,6 +43,27 @@ func onceSealed[R proto.Message](ctx context.Context, a *Access, req secretReque
 		}
 	}
 	return out, access.StoreError(err)
+}
+
+// errChecked ends the making of something of which all is known to be right.
+var errChecked = errors.New("it was only to be checked")
+
+// checkedAlone is what would be made, without the name and the secret that it does not have.
+func checkedAlone[R proto.Message](ctx context.Context, make func(keep func(*store.Txn, R) error) (R, error)) (R, error) {
+	var found R
+	out, err := make(func(t *store.Txn, made R) error {
+		if err := t.Check(ctx); err != nil {
+			return err
+		}
+		found = made
+		return errChecked
+	})
+	if !errors.Is(err, errChecked) {
+		return out, access.StoreError(err)
+	}
+	setString(found, "name", "")
+	setString(found, "secret", "")
+	return found, nil
 }
 
 // keepSealed adds to t what the request is answered.

@@ -91,9 +91,17 @@ func TestTxnIsAllOrNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	good := s.Txn()
+	s.Sites.CreateIn(good, berlin, site(berlin, "10.1.0.0/16"))
+	if err := good.Check(ctx); err != nil {
+		t.Errorf("Check of what could be stored: %v", err)
+	}
 	txn := s.Txn()
 	s.Sites.CreateIn(txn, berlin, site(berlin, "10.1.0.0/16"))
 	s.Networks.CreateIn(txn, demo, &swanherdv1.Network{Name: demo})
+	if err := txn.Check(ctx); !errors.Is(err, ErrExists) {
+		t.Errorf("Check: %v, want ErrExists", err)
+	}
 	_, err := txn.Commit(ctx)
 	var violated *ConditionError
 	if !errors.As(err, &violated) || violated.Name != demo || !errors.Is(err, ErrExists) {

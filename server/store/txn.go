@@ -94,7 +94,21 @@ func (t *Txn) Commit(ctx context.Context) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	writes := append(slices.Clone(t.writes), events...)
+	return t.do(ctx, append(slices.Clone(t.writes), events...))
+}
+
+// Check says whether Commit would find its conditions to hold now, and stores nothing.
+// Its errors are those of Commit.
+func (t *Txn) Check(ctx context.Context) error {
+	if t.err != nil {
+		return t.err
+	}
+	_, err := t.do(ctx, nil)
+	return err
+}
+
+// do makes the writes if the conditions hold.
+func (t *Txn) do(ctx context.Context, writes []clientv3.Op) (int64, error) {
 	if n := max(1+len(t.conditions), len(writes)); n > t.store.maxTxnOps {
 		return 0, fmt.Errorf("%w: %d operations, etcd takes %d at once; apply in parts, or raise --max-txn-ops of the etcd cluster and --etcd-max-txn-ops here",
 			ErrTooLarge, n, t.store.maxTxnOps)

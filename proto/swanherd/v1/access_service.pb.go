@@ -254,7 +254,9 @@ type CreateEnrollmentTokenRequest struct {
 	// A UUID that the client makes. Repeating the request with the same one within
 	// an hour gives the same answer, with the secret, and changes nothing again
 	// (AIP-155); another request with it is refused.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, make nothing (AIP-163): the answer has neither a name nor a secret.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -308,6 +310,13 @@ func (x *CreateEnrollmentTokenRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateEnrollmentTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type ListEnrollmentTokensRequest struct {
@@ -618,7 +627,9 @@ type RotateApiTokenRequest struct {
 	// A UUID that the client makes. Repeating the request with the same one within
 	// an hour gives the same answer, with the secret, and changes nothing again
 	// (AIP-155); another request with it is refused.
-	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, make nothing (AIP-163): the answer has neither a name nor a secret.
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -681,13 +692,22 @@ func (x *RotateApiTokenRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *RotateApiTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 type CreateApiTokenRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	ApiToken *ApiToken              `protobuf:"bytes,1,opt,name=api_token,json=apiToken,proto3" json:"api_token,omitempty"`
 	// A UUID that the client makes. Repeating the request with the same one within
 	// an hour gives the same answer, with the secret, and changes nothing again
 	// (AIP-155); another request with it is refused.
-	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, make nothing (AIP-163): the answer has neither a name nor a secret.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,6 +754,13 @@ func (x *CreateApiTokenRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateApiTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
 }
 
 type ListApiTokensRequest struct {
@@ -1277,12 +1304,13 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x0fSiteLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:|\xeaAy\n" +
-	"\x1cswanherd.dev/EnrollmentToken\x126networks/{network}/enrollmentTokens/{enrollment_token}*\x10enrollmentTokens2\x0fenrollmentToken\"\xbb\x01\n" +
+	"\x1cswanherd.dev/EnrollmentToken\x126networks/{network}/enrollmentTokens/{enrollment_token}*\x10enrollmentTokens2\x0fenrollmentToken\"\xe0\x01\n" +
 	"\x1cCreateEnrollmentTokenRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12O\n" +
 	"\x10enrollment_token\x18\x02 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenB\x06\xbaH\x03\xc8\x01\x01R\x0fenrollmentToken\x12*\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xcc\x01\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xcc\x01\n" +
 	"\x1bListEnrollmentTokensRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1315,18 +1343,20 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:F\xeaAC\n" +
-	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\xdd\x01\n" +
+	"\x15swanherd.dev/ApiToken\x12\x15apiTokens/{api_token}*\tapiTokens2\bapiToken\"\x82\x02\n" +
 	"\x15RotateApiTokenRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12?\n" +
 	"\x05grace\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$2\x00R\x05grace\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12*\n" +
 	"\n" +
-	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x7f\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"\xa4\x01\n" +
 	"\x15CreateApiTokenRequest\x12:\n" +
 	"\tapi_token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenB\x06\xbaH\x03\xc8\x01\x01R\bapiToken\x12*\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xa5\x01\n" +
+	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\xa5\x01\n" +
 	"\x14ListApiTokensRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
