@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -44,7 +45,10 @@ func TestBusyPeerIsNoFirewall(t *testing.T) {
 					atA, atB, added = append(atA, ca), append(atB, cb), append(added, Added)
 				}
 				begun, ignored := time.Now(), map[wire.SPI]bool{}
+				var mu sync.Mutex // both engines send
 				sw.SetFilter(func(d *memory.Datagram) []time.Duration {
+					mu.Lock()
+					defer mu.Unlock()
 					spi := wire.SPI(d.IKE[:8])
 					if len(ignored) < late {
 						ignored[spi] = true
