@@ -143,6 +143,9 @@ func TestJobsThatDoNotRun(t *testing.T) {
 	e.hangUp()
 	<-e.ended
 	c.counted("the session to end", func(n *swanherdv1.FleetCounts) bool { return n.GetEdgesConnected() == 0 })
+	if again, err := create(pingJob(e.name), id); err != nil || again.GetName() != first.GetName() {
+		t.Errorf("the same request again, when the edge is gone: %v, %v", again, err)
+	}
 	if j, err := c.jobs().CancelJob(ctx, &swanherdv1.CancelJobRequest{Name: first.GetName()}); err != nil || j.GetState() != swanherdv1.Job_STATE_CANCELLED {
 		t.Errorf("cancelled without a session: %v, %v", j, err)
 	}

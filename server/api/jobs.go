@@ -48,75 +48,48 @@ func (s *Jobs) CreateJob(ctx context.Context, req *swanherdv1.CreateJobRequest) 
 	}
 	j := proto.CloneOf(req.GetJob())
 	clearUnwritable(j)
-	j.Name = ""
-	if err := s.check(ctx, network, j); err != nil {
-		return nil, err
-	}
-	who := access.PrincipalFrom(ctx).Actor
-	j.Creator, j.State, j.CreateTime = who, swanherdv1.Job_STATE_RUNNING, timestamppb.New(time.Now())
-	j.Deadline = timestamppb.New(j.GetCreateTime().AsTime().Add(job.Limit(j)))
-	if req.GetValidateOnly() {
-		return j, nil
-	}
-	if before, err := s.before(ctx, who, req); before != nil || err != nil {
-		return before, access.StoreError(err)
-	}
 	j.Name = model.JobName{Network: network.Network, Job: "j" + newUID()}.String()
-	revision, err := s.store(ctx, who, network, j, req)
-	if errors.Is(err, store.ErrExists) { // the same request came twice at once
-		if before, berr := s.before(ctx, who, req); before != nil || berr != nil {
-			return before, access.StoreError(berr)
-		}
-	}
-	if err != nil {
+	out, err := committed(ctx, s.Store, req, func() (*swanherdv1.Job, *store.Txn, error) { return s.newJob(ctx, network, j) })
+	switch {
+	case err != nil:
 		return nil, access.StoreError(err)
+	case req.GetValidateOnly():
+		out.Name = ""
+		return out, nil
+	case out.GetName() != j.GetName(): // the same request began it before
+		if row, ok := s.Store.Snapshot().Jobs.Get(out.GetName()); ok {
+			return shown(row), nil
+		}
+		return out, nil
 	}
-	return s.begin(ctx, model.Row[*swanherdv1.Job]{Name: j.GetName(), Value: j, Revision: revision})
+	return s.begin(ctx, out)
 }
 
-// before is the job that the same request began before, as it is now; nil: there is none.
-func (s *Jobs) before(ctx context.Context, who string, req *swanherdv1.CreateJobRequest) (*swanherdv1.Job, error) {
-	if req.GetRequestId() == "" {
-		return nil, nil
+// newJob is a job that is to begin, with the transaction that stores it.
+func (s *Jobs) newJob(ctx context.Context, network model.NetworkName, j *swanherdv1.Job) (*swanherdv1.Job, *store.Txn, error) {
+	if err := s.check(ctx, network, j); err != nil {
+		return nil, nil, err
 	}
-	made, err := replay[*swanherdv1.Job](ctx, s.Store, who, req)
-	if err != nil || !made.ProtoReflect().IsValid() {
-		return nil, err
-	}
-	if row, ok := s.Store.Snapshot().Jobs.Get(made.GetName()); ok {
-		return shown(row), nil
-	}
-	return made, nil
-}
-
-// store stores a job that begins. Its error is store.ErrExists when the request was made
-// before.
-func (s *Jobs) store(ctx context.Context, who string, network model.NetworkName, j *swanherdv1.Job, req *swanherdv1.CreateJobRequest) (int64, error) {
+	j = proto.CloneOf(j)
+	now := time.Now()
+	j.Creator, j.State = access.PrincipalFrom(ctx).Actor, swanherdv1.Job_STATE_RUNNING
+	j.CreateTime, j.Deadline = timestamppb.New(now), timestamppb.New(now.Add(job.Limit(j)))
 	t := s.Store.Txn()
 	s.Store.Edges.RequireIn(t, j.GetEdge(), store.AnyRevision)
 	s.Store.Jobs.CreateIn(t, j.GetName(), j)
-	s.Store.AppendEventIn(t, network, access.Audit(who, j.GetName(), "job.create", taskWord(j)+" by "+j.GetEdge()))
-	if req.GetRequestId() != "" {
-		if err := keepAnswer(ctx, s.Store, t, who, req, proto.CloneOf(j), nil); err != nil {
-			return 0, err
-		}
-	}
-	revision, err := t.Commit(ctx)
-	if err == nil {
-		_, _ = s.Store.WaitRevision(ctx, revision) // it is stored
-	}
-	return revision, err
+	s.Store.AppendEventIn(t, network, access.Audit(j.GetCreator(), j.GetName(), "job.create", taskWord(j)+" by "+j.GetEdge()))
+	return j, t, nil
 }
 
 // begin has the edge begin a job. Who asked for it may leave meanwhile.
-func (s *Jobs) begin(ctx context.Context, row model.Row[*swanherdv1.Job]) (*swanherdv1.Job, error) {
+func (s *Jobs) begin(ctx context.Context, j *swanherdv1.Job) (*swanherdv1.Job, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
-	err := s.Command(ctx, row.Value.GetEdge(), &swanherdv1.Command{Action: &swanherdv1.Command_StartJob{StartJob: &swanherdv1.StartJob{Job: row.Value}}})
+	err := s.Command(ctx, j.GetEdge(), &swanherdv1.Command{Action: &swanherdv1.Command_StartJob{StartJob: &swanherdv1.StartJob{Job: j}}})
 	if err == nil {
-		return shown(row), nil
+		return j, nil
 	}
-	ended, err := s.Keeper.Fail(context.WithoutCancel(ctx), row.Name, status.Convert(err).Message())
+	ended, err := s.Keeper.Fail(context.WithoutCancel(ctx), j.GetName(), status.Convert(err).Message())
 	if err != nil && !errors.Is(err, job.ErrEnded) {
 		return nil, access.StoreError(err)
 	}
