@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,9 +25,11 @@ const (
 	MaxKept = 500
 	// tendInterval is how often the leader looks after jobs.
 	tendInterval = 5 * time.Second
-	// maxWaiting is how many ends of jobs wait for the store at once; further ones are
-	// as lost as with a session, and their jobs are given up in time.
-	maxWaiting = 16
+	// maxWaiting is how many ends of jobs wait for the store at once, and maxOfEdge how many of
+	// one edge, which runs no more; further ones are as lost as with a session, and their jobs
+	// are given up in time.
+	maxWaiting = 64
+	maxOfEdge  = 4
 	// writeTimeout bounds how long an end may take to be stored.
 	writeTimeout = 10 * time.Second
 	// maxForgotten is how many jobs go in one transaction.
@@ -42,6 +45,9 @@ type Keeper struct {
 	sealer *store.Sealer
 	log    *slog.Logger
 	ends   chan end
+
+	mu      sync.Mutex
+	waiting map[string]int // ends by the edge
 }
 
 // end is how a job ended, as an edge says.
@@ -52,15 +58,30 @@ type end struct {
 
 // NewKeeper returns a Keeper; Run makes it work.
 func NewKeeper(s *store.Store, sealer *store.Sealer, log *slog.Logger) *Keeper {
-	return &Keeper{store: s, sealer: sealer, log: log, ends: make(chan end, maxWaiting)}
+	return &Keeper{store: s, sealer: sealer, log: log, ends: make(chan end, maxWaiting), waiting: map[string]int{}}
 }
 
 // Report takes in how a job ended, as the edge says. It does not block.
 func (k *Keeper) Report(edge string, r *swanherdv1.JobReport) {
-	select {
-	case k.ends <- end{edge, r}:
-	default:
-		k.log.Warn("too many jobs end at once; this one is given up in time", "edge", edge, "job", r.GetJob())
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.waiting[edge] < maxOfEdge {
+		select {
+		case k.ends <- end{edge, r}:
+			k.waiting[edge]++
+			return
+		default:
+		}
+	}
+	k.log.Debug("too many jobs end at once; this one is given up in time", "edge", edge, "job", r.GetJob())
+}
+
+// taken notes that an end of the edge does not wait any more.
+func (k *Keeper) taken(edge string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.waiting[edge]--; k.waiting[edge] == 0 {
+		delete(k.waiting, edge)
 	}
 }
 
@@ -71,7 +92,9 @@ func (k *Keeper) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case e := <-k.ends:
-			if err := k.take(ctx, e); err != nil && ctx.Err() == nil {
+			err := k.take(ctx, e)
+			k.taken(e.edge)
+			if err != nil && ctx.Err() == nil {
 				k.log.Warn("the end of a job is not stored", "edge", e.edge, "job", e.report.GetJob(), "error", err)
 			}
 		}

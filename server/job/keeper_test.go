@@ -1,11 +1,13 @@
 package job
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -137,5 +139,28 @@ func TestOldestJobsGo(t *testing.T) {
 		if _, ok := got[id]; ok {
 			t.Errorf("%s is kept, and newer ones are not", id)
 		}
+	}
+}
+
+// An edge that tells ends without end takes no other edge's place.
+func TestFloodOfEndsLeavesRoom(t *testing.T) {
+	o := newOffice(t)
+	job := o.begun("told", o.now.Add(time.Minute))
+	for i := range 10 * maxWaiting {
+		o.Report("networks/demo/edges/mallory", &swanherdv1.JobReport{Job: fmt.Sprintf("networks/demo/jobs/none%d", i)})
+	}
+	o.Report(berlin, &swanherdv1.JobReport{Job: job})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { o.Keeper.Run(ctx) })
+	for deadline := time.Now().Add(time.Minute); o.tend(o.now)["told"] != swanherdv1.Job_STATE_SUCCEEDED; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the end of berlin's job is not stored")
+		}
+	}
+	cancel()
+	running.Wait()
+	if len(o.waiting) != 0 {
+		t.Errorf("waiting are %v", o.waiting)
 	}
 }
