@@ -34,8 +34,12 @@ func newJob(s *session) *cobra.Command {
 // jobCommand is a command that has an edge, its first argument, do the job that make makes of the
 // others, and shows its end.
 func (s *session) jobCommand(use, short, example string, args cobra.PositionalArgs, make func(c *client, args []string) (*swanherdv1.Job, error)) *cobra.Command {
+	return s.fileJobCommand(use, short, example, args, nil, make)
+}
+
+// fileJobCommand is jobCommand for a job whose output goes to a file, nil: it has none.
+func (s *session) fileJobCommand(use, short, example string, args cobra.PositionalArgs, file *string, make func(c *client, args []string) (*swanherdv1.Job, error)) *cobra.Command {
 	var background bool
-	var file string
 	cmd := &cobra.Command{Use: use, Short: short, Example: example, Args: args}
 	cmd.RunE = s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 		edge, err := edgeKind().name(c, args[0])
@@ -47,7 +51,7 @@ func (s *session) jobCommand(use, short, example string, args cobra.PositionalAr
 			return err
 		}
 		j.Edge = edge
-		if cmd.Flags().Lookup("write") != nil && file == "" && !background {
+		if file != nil && *file == "" && !background {
 			return usagef("say where the file goes with --write, or begin it with --background and get it later with `swanherd job output`")
 		}
 		j, err = c.jobs.CreateJob(cmd.Context(), &swanherdv1.CreateJobRequest{Parent: c.parent, Job: j})
@@ -57,18 +61,16 @@ func (s *session) jobCommand(use, short, example string, args cobra.PositionalAr
 		if background {
 			return s.printJob(j)
 		}
-		return s.seeJob(cmd.Context(), c, j, file)
+		to := ""
+		if file != nil {
+			to = *file
+		}
+		return s.seeJob(cmd.Context(), c, j, to)
 	})
 	cmd.Flags().BoolVar(&background, "background", false, "do not wait for the end of the job")
-	cmd.Flags().StringVarP(&file, "write", "w", "", "`file` for the output, - for standard output")
-	return cmd
-}
-
-// withoutFile takes the flag for a file from a command of a job that brings none.
-func withoutFile(cmd *cobra.Command) *cobra.Command {
-	background := cmd.Flags().Lookup("background")
-	cmd.ResetFlags()
-	cmd.Flags().AddFlag(background)
+	if file != nil {
+		cmd.Flags().StringVarP(file, "write", "w", "", "`file` for the output, - for standard output")
+	}
 	return cmd
 }
 
@@ -77,19 +79,18 @@ func withoutFile(cmd *cobra.Command) *cobra.Command {
 func (s *session) seeJob(ctx context.Context, c *client, j *swanherdv1.Job, file string) error {
 	j, err := s.awaitJob(ctx, c, j)
 	if ctx.Err() != nil {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), jobFarewell)
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), jobFarewell)
 		defer cancel()
 		fmt.Fprintln(s.Err, "cancelling the job")
 		if j, err = c.jobs.CancelJob(ctx, &swanherdv1.CancelJobRequest{Name: j.GetName()}); err == nil {
 			j, err = s.awaitJob(ctx, c, j)
 		}
-		if err == nil {
-			err = s.takeOutput(ctx, c, j, file)
-		}
-	} else if err == nil {
-		err = s.takeOutput(ctx, c, j, file)
 	}
 	if err != nil {
+		return err
+	}
+	if err := s.takeOutput(ctx, c, j, file); err != nil {
 		return err
 	}
 	if j.GetState() == swanherdv1.Job_STATE_FAILED {
@@ -209,13 +210,13 @@ func newJobPing(s *session) *cobra.Command {
 	t := &swanherdv1.PingTask{}
 	var interval time.Duration
 	var segment string
-	cmd := withoutFile(s.jobCommand("ping EDGE DESTINATION", "Send echo requests from an edge's LAN side",
+	cmd := s.jobCommand("ping EDGE DESTINATION", "Send echo requests from an edge's LAN side",
 		"  swanherd job ping berlin 10.2.0.1\n  swanherd job ping berlin 10.2.0.1 --count 50 --interval 100ms --size 1400",
 		exactly(2, "an edge and the address that it sends to"), func(c *client, args []string) (*swanherdv1.Job, error) {
 			t.Destination, t.Interval = args[0], durationpb.New(interval)
 			t.Segment = segmentName(c.parent, segment)
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Ping{Ping: t}}, nil
-		}))
+		})
 	flags := cmd.Flags()
 	flags.Int32Var(&t.Count, "count", 5, "how many, 100 at most")
 	flags.DurationVar(&interval, "interval", time.Second, "between two")
@@ -228,13 +229,13 @@ func newJobPing(s *session) *cobra.Command {
 func newJobTrace(s *session) *cobra.Command {
 	t := &swanherdv1.TraceTask{}
 	var segment string
-	cmd := withoutFile(s.jobCommand("trace EDGE DESTINATION", "Show the way from an edge's LAN side to an address",
+	cmd := s.jobCommand("trace EDGE DESTINATION", "Show the way from an edge's LAN side to an address",
 		"  swanherd job trace berlin 10.2.0.1", exactly(2, "an edge and the address that the way leads to"),
 		func(c *client, args []string) (*swanherdv1.Job, error) {
 			t.Destination = args[0]
 			t.Segment = segmentName(c.parent, segment)
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Trace{Trace: t}}, nil
-		}))
+		})
 	cmd.Flags().Int32Var(&t.MaxHops, "max-hops", 30, "how far to look, 64 at most")
 	cmd.Flags().StringVar(&t.Source, "source", "", "address of the edge that it begins at (default: as its routes have it)")
 	cmd.Flags().StringVar(&segment, "segment", "", "segment of the way (default: the default one)")
@@ -244,10 +245,10 @@ func newJobTrace(s *session) *cobra.Command {
 func newJobCapture(s *session) *cobra.Command {
 	t := &swanherdv1.CaptureTask{}
 	var length time.Duration
-	var segment string
-	cmd := s.jobCommand("capture EDGE", "Record packets at an edge into a file that Wireshark and tcpdump read",
+	var segment, file string
+	cmd := s.fileJobCommand("capture EDGE", "Record packets at an edge into a file that Wireshark and tcpdump read",
 		"  swanherd job capture berlin --host 10.2.0.1 --protocol 6 --port 443 -w berlin.pcap\n  swanherd job capture berlin --uplink wan1 --duration 1m -w berlin.pcap",
-		exactly(1, "an edge"), func(c *client, _ []string) (*swanherdv1.Job, error) {
+		exactly(1, "an edge"), &file, func(c *client, _ []string) (*swanherdv1.Job, error) {
 			t.Duration = durationpb.New(length)
 			t.Segment = segmentName(c.parent, segment)
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Capture{Capture: t}}, nil
@@ -265,29 +266,30 @@ func newJobCapture(s *session) *cobra.Command {
 }
 
 func newJobBundle(s *session) *cobra.Command {
-	return s.jobCommand("bundle EDGE", "Collect what explains how an edge fares into an archive: status, intent, transcripts, host",
-		"  swanherd job bundle berlin -w berlin.tar.gz", exactly(1, "an edge"), func(*client, []string) (*swanherdv1.Job, error) {
+	var file string
+	return s.fileJobCommand("bundle EDGE", "Collect what explains how an edge fares into an archive: status, intent, transcripts, host",
+		"  swanherd job bundle berlin -w berlin.tar.gz", exactly(1, "an edge"), &file, func(*client, []string) (*swanherdv1.Job, error) {
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Bundle{Bundle: &swanherdv1.BundleTask{}}}, nil
 		})
 }
 
 func newJobRekey(s *session) *cobra.Command {
 	t := &swanherdv1.RekeyTask{}
-	cmd := withoutFile(s.jobCommand("rekey EDGE [TUNNEL...]", "Make new SAs of an edge's tunnels before their time, without a gap",
+	cmd := s.jobCommand("rekey EDGE [TUNNEL...]", "Make new SAs of an edge's tunnels before their time, without a gap",
 		"  swanherd job rekey berlin --reauthenticate", cobra.MinimumNArgs(1), func(c *client, args []string) (_ *swanherdv1.Job, err error) {
 			t.Tunnels, err = tunnelNames(c, args)
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Rekey{Rekey: t}}, err
-		}))
+		})
 	cmd.Flags().BoolVar(&t.Reauthenticate, "reauthenticate", false, "by a new authentication, which also proves both ends' certificates again")
 	return cmd
 }
 
 func newJobRestart(s *session) *cobra.Command {
-	return withoutFile(s.jobCommand("restart EDGE [TUNNEL...]", "Delete all SAs of an edge's tunnels and have them connect anew, with a gap",
+	return s.jobCommand("restart EDGE [TUNNEL...]", "Delete all SAs of an edge's tunnels and have them connect anew, with a gap",
 		"  swanherd job restart berlin berlin--oslo", cobra.MinimumNArgs(1), func(c *client, args []string) (*swanherdv1.Job, error) {
 			names, err := tunnelNames(c, args)
 			return &swanherdv1.Job{Task: &swanherdv1.Job_Restart{Restart: &swanherdv1.RestartTask{Tunnels: names}}}, err
-		}))
+		})
 }
 
 func tunnelNames(c *client, ids []string) (names []string, err error) {
