@@ -3,6 +3,8 @@ package server_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -206,4 +208,52 @@ func (c *controller) runsJob(ctx context.Context, e *testEdge) {
 	if got := c.ended(j.GetName()); got.GetPingResult().GetReceived() != 2 {
 		c.t.Errorf("it ended as %v", got)
 	}
+}
+
+// What an operator has an edge find out, on the command line.
+func TestCommandLineRunsJobs(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	x.says(0, fleetFile(c), "apply -f -", "created")
+	e := c.enrolled("berlin")
+	e.open()
+	e.until()
+	// answers has the edge end the next job so.
+	answers := func(r *swanherdv1.JobReport) {
+		before := e.started().GetName()
+		go func() {
+			for t.Context().Err() == nil && e.started().GetName() == before {
+				time.Sleep(10 * time.Millisecond)
+			}
+			r.Job = e.started().GetName()
+			e.reportJob(r)
+		}()
+	}
+	file := filepath.Join(t.TempDir(), "berlin.pcap")
+	answers(&swanherdv1.JobReport{Result: &swanherdv1.JobReport_PingResult{PingResult: &swanherdv1.PingResult{
+		Sent: 5, Received: 4, Min: durationpb.New(1e6), Mean: durationpb.New(2e6), Max: durationpb.New(3e6), LastError: "192.0.2.1: unreachable",
+	}}})
+	x.says(0, "", "job ping berlin 10.2.0.1 --count 5", "SUCCEEDED", "4 of 5 answered", "1.00 ms to 3.00 ms", "192.0.2.1: unreachable")
+	answers(&swanherdv1.JobReport{Result: &swanherdv1.JobReport_TraceResult{TraceResult: &swanherdv1.TraceResult{
+		Reached: true, Hops: []*swanherdv1.TraceHop{{}, {Address: "10.2.0.1", RoundTrip: durationpb.New(1e6)}},
+	}}})
+	x.says(0, "", "job trace berlin 10.2.0.1", "reached by 2 hops", "10.2.0.1", "1.00 ms")
+	answers(&swanherdv1.JobReport{Output: []byte("packets"), Result: &swanherdv1.JobReport_CaptureResult{CaptureResult: &swanherdv1.CaptureResult{Packets: 2}}})
+	x.says(0, "", "job capture berlin --port 443 -w "+file, "2 packets, 7 octets")
+	if b, err := os.ReadFile(file); err != nil || string(b) != "packets" {
+		t.Errorf("the file is %q, %v", b, err)
+	}
+	if got := e.started().GetCapture(); got.GetPort() != 443 || got.GetSnapLength() != 128 {
+		t.Errorf("the edge was to capture %v", got)
+	}
+	capture := e.started().GetName()
+	x.says(0, "", "job output "+capture[strings.LastIndexByte(capture, '/')+1:], "packets")
+	answers(&swanherdv1.JobReport{Error: "disk is full"})
+	x.says(1, "", "job bundle berlin -w "+file, "disk is full")
+	x.says(0, "", "job rekey berlin --background", "RUNNING")
+	answered := e.started().GetName()
+	x.says(0, "", "get jobs", "ping", "trace", "capture", "FAILED", "RUNNING", "token:admin")
+	x.says(64, "", "job capture berlin", "--write")
+	x.says(64, "", "job ping berlin", "an edge and the address")
+	x.says(3, "", "delete job "+answered, "cancel it first")
 }
