@@ -324,3 +324,28 @@ func TestDriftIsTold(t *testing.T) {
 			})
 	})
 }
+
+// A job's end is told in the next session when there is none now.
+func TestJobsEndIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, done := make(chan struct{}), make(chan struct{})
+		play(t, newFleet(), func(c *Client, _ *controller) {
+			<-first
+			c.JobEnded(&swanherdv1.JobReport{Job: "networks/n/jobs/a", Output: []byte("packets")})
+			<-done
+		},
+			func(*testing.T, serverStream) error {
+				close(first)
+				time.Sleep(time.Second) // of the bubble
+				return errors.New("not now")
+			},
+			func(t *testing.T, s serverStream) error {
+				hello(t, s)
+				if r := recvSkip(t, s).GetJobReport(); r.GetJob() != "networks/n/jobs/a" || string(r.GetOutput()) != "packets" {
+					t.Errorf("got %v", r)
+				}
+				close(done)
+				return untilOver(s)
+			})
+	})
+}
