@@ -234,7 +234,7 @@ func deleteRow[T proto.Message](ctx context.Context, s *Alerts, c *store.Collect
 	out, err := committed(ctx, s.Store, req, func() (*emptypb.Empty, *store.Txn, error) {
 		row, ok := rows(s.Store.Snapshot()).Get(req.GetName())
 		if !ok && req.GetAllowMissing() {
-			return &emptypb.Empty{}, nil, nil
+			return &emptypb.Empty{}, s.Store.Txn(), nil
 		}
 		if !ok {
 			return nil, nil, notThere(req.GetName())

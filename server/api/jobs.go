@@ -292,7 +292,7 @@ func (s *Jobs) DeleteJob(ctx context.Context, req *swanherdv1.DeleteJobRequest) 
 		row, err := s.row(req.GetName())
 		switch {
 		case req.GetAllowMissing() && status.Code(err) == codes.NotFound:
-			return &emptypb.Empty{}, nil, nil
+			return &emptypb.Empty{}, s.Store.Txn(), nil
 		case err != nil:
 			return nil, nil, err
 		case row.Value.GetState() == swanherdv1.Job_STATE_RUNNING:

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"crypto/subtle"
-	"errors"
 	"strings"
 	"time"
 
@@ -236,40 +235,17 @@ func (s *Topology) DeletePreSharedKey(ctx context.Context, req *swanherdv1.Delet
 // onceKey is once for keys, which are in no edit of the topology. Of a request that holds a
 // secret no hash is kept that is open to see: by it a short secret could be guessed.
 func onceKey[R proto.Message](ctx context.Context, s *Topology, req change, prepare func(*store.Txn) (R, error)) (R, error) {
-	var none R
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	keep := req.GetRequestId() != "" && !req.GetValidateOnly()
-	if keep {
-		if before, err := replayKey[R](ctx, s, req); err != nil || before.ProtoReflect().IsValid() {
-			return before, err
-		}
-	}
-	t := s.store.Txn()
-	out, err := prepare(t)
-	if err != nil || req.GetValidateOnly() {
-		return out, err
-	}
-	if keep {
-		if err := s.keepKeyAnswer(ctx, t, req, out); err != nil {
-			return none, access.StoreError(err)
-		}
-	}
-	if t.Empty() {
-		return out, nil
-	}
-	revision, err := t.Commit(ctx)
-	if keep && (errors.Is(err, store.ErrExists) || errors.Is(err, store.ErrConflict)) { // as when it is made twice at once
-		if before, err := replayKey[R](ctx, s, req); err != nil || before.ProtoReflect().IsValid() {
-			return before, err
-		}
-	}
-	if err != nil {
-		return none, access.StoreError(err)
-	}
-	date(out, revision)
-	_, _ = s.store.WaitRevision(ctx, revision) // it is stored: a cache that lags must not fail the call
-	return out, nil
+	out, err := committedWith(ctx, s.store, req, answers[R]{
+		replay: func() (R, error) { return replayKey[R](ctx, s, req) },
+		keep:   func(t *store.Txn, out R) error { return s.keepKeyAnswer(ctx, t, req, out) },
+	}, func() (R, *store.Txn, error) {
+		t := s.store.Txn()
+		out, err := prepare(t)
+		return out, t, err
+	})
+	return out, access.StoreError(err)
 }
 
 // withoutSecret is the request without the secret in it.
