@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -34,6 +35,7 @@ type controller struct {
 	more []string
 
 	process *exec.Cmd
+	ended   chan struct{} // closed when the process has ended
 	words   tail
 	conn    *grpc.ClientConn
 
@@ -74,18 +76,26 @@ func newControllers(ctx context.Context, dir string, n int) ([]*controller, erro
 	return all, nil
 }
 
+// The ports of controllers are of this range, below the one of which the kernel gives to
+// whoever wants any (net.ipv4.ip_local_port_range): until a controller listens, again and
+// again where it is killed, nobody else is to get them.
+const firstPort, endPort = 20_000, 32_000
+
 // freeAddresses are n addresses of loopback with ports that nobody has.
 func freeAddresses(n int) ([]string, error) {
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	begin := rand.IntN(endPort - firstPort)
+	for i := range endPort - firstPort {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", firstPort+(begin+i)%(endPort-firstPort)))
 		if err != nil {
-			return nil, err
+			continue // somebody has it
 		}
 		defer l.Close() // not sooner, so that each has a port of its own
-		out = append(out, l.Addr().String())
+		if out = append(out, l.Addr().String()); len(out) == n {
+			return out, nil
+		}
 	}
-	return out, nil
+	return nil, fmt.Errorf("of the ports %d to %d fewer than %d are free", firstPort, endPort-1, n)
 }
 
 // startAll starts replicas, which wait for one another.
@@ -139,7 +149,16 @@ func (c *controller) launch() error {
 	}, c.more...)...)
 	c.process.Stderr, c.process.Stdout = &c.words, io.Discard
 	c.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return c.process.Start()
+	if err := c.process.Start(); err != nil {
+		return err
+	}
+	ended, process := make(chan struct{}), c.process
+	c.ended = ended
+	go func() {
+		_ = process.Wait()
+		close(ended)
+	}()
+	return nil
 }
 
 // ready waits until the process serves.
@@ -151,8 +170,13 @@ func (c *controller) ready(ctx context.Context) error {
 				return nil
 			}
 		}
+		select {
+		case <-c.ended:
+			return fmt.Errorf("the controller ended before it served: %s", c.lastWords())
+		default:
+		}
 		if err := pause(ctx, 5*time.Millisecond); err != nil {
-			return fmt.Errorf("wait for the controller: %w", err)
+			return fmt.Errorf("wait for the controller: %w; its last words: %s", err, c.lastWords())
 		}
 	}
 }
@@ -177,7 +201,7 @@ func (c *controller) kill() {
 		return
 	}
 	_ = c.process.Process.Kill()
-	_ = c.process.Wait()
+	<-c.ended
 	c.process = nil
 }
 

@@ -3,8 +3,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"net"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -57,5 +60,27 @@ func TestTail(t *testing.T) {
 	w.Write([]byte("end"))
 	if s := w.String(); len(s) != tailLen || s[len(s)-3:] != "end" {
 		t.Errorf("%d octets are kept", len(s))
+	}
+}
+
+// A controller that does not come up is not waited for, and says why.
+func TestControllerThatEnds(t *testing.T) {
+	if testing.Short() {
+		return // it builds a controller without the race detector
+	}
+	runtime.LockOSThread() // the process ends with this thread
+	defer runtime.UnlockOSThread()
+	all, err := newControllers(t.Context(), t.TempDir(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.Listen("tcp", all[0].operators)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	defer all[0].kill()
+	if _, err := all[0].start(t.Context()); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("a controller whose port is taken: %v", err)
 	}
 }
