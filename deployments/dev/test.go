@@ -101,9 +101,10 @@ var sequential = []string{
 	"/ipsec/wire", "/ipsec/ts", "/ipsec/notation", "/server/model", "/server/rollout", "/server/alert", "/server/query", "/server/gatewayconfig", "/server/attest",
 }
 
-// notForRaces are tests of algorithms, of IKE told as stories and simulated, in which
-// nothing runs side by side, and of programs, which are built without the race detector.
-const notForRaces = "Wycheproof|^TestStories$|^TestEvil|^TestSimulator$|^TestNoLoss$|^TestNarrowPath$|^TestFirewall$|^TestTranscriptIsBounded$|^FuzzSchedule$" +
+// notForRaces are tests of algorithms, of IKE told as stories and simulated, and of requests
+// one after the other, in which nothing runs side by side, and of programs, which are built
+// without the race detector.
+const notForRaces = "Wycheproof|^TestStories$|^TestEvil|^TestSimulator$|^TestNoLoss$|^TestNarrowPath$|^TestFirewall$|^TestTranscriptIsBounded$|^FuzzSchedule$|^TestEveryFieldOfEvery" +
 	"|^TestEdges|^TestKernel|^TestFleetNetns$|^TestSegmentsNetns$|^TestCertificatesNetns$" +
 	"|^TestStrongSwanThroughBlackHole$|^TestGatewayStrongSwan$|^TestInteropStrongSwan$"
 
