@@ -2,7 +2,9 @@ package dataplane
 
 import (
 	"errors"
+	"net"
 	"net/netip"
+	"time"
 )
 
 // ErrClosed is returned by every call on a plane after Close.
@@ -77,6 +79,24 @@ type StreamSend func(local, remote netip.AddrPort, packet []byte) error
 // SA, and how many of these fail its integrity check. It may change them and does not
 // keep them.
 type StreamReceive func(local, remote netip.AddrPort, packets [][]byte) (known, forged int)
+
+// StreamTaker is a Plane that takes over the TCP connections that ESP goes in (RFC 9329),
+// instead of having its packets handed to somebody who keeps them. Which one an SA uses
+// follows from its endpoints; while there is none its packets are dropped.
+type StreamTaker interface {
+	Plane
+
+	// TakesStreams returns nil if the plane takes SAs with TCP, or why it does not.
+	TakesStreams() error
+
+	// TakeStream takes over a connection between two addresses of one family, of a socket
+	// of that family. Its prefix (RFC 9329, Section 4) has been sent, or was read and
+	// nothing behind it. From then on each Write is one IKE message behind its marker and
+	// without a length, and so is each Read, which cuts what is longer than its buffer.
+	// A message, or ESP packet, of which that time after its beginning not all is there ends
+	// the connection: Read fails. The connection stays the caller's to close.
+	TakeStream(conn net.Conn, message time.Duration) error
+}
 
 // IKEDatagram is an IKE message that arrived on the NAT traversal port, its
 // non-ESP marker (RFC 3948, Section 2.2) taken off.

@@ -30,7 +30,7 @@ type SA struct {
 	// as IP protocol 50. A plane that can only do one says so by an error.
 	Local, Remote netip.AddrPort
 	// TCP has ESP go in the TCP connection between Local and Remote (RFC 9329)
-	// instead. Only a StreamPlane can.
+	// instead. Only a StreamPlane and a StreamTaker can.
 	TCP bool
 
 	// PathMTU is the longest outer datagram, in octets with its IP header, that is
@@ -126,7 +126,9 @@ type Policy struct {
 	// of another label than its policy's sends nothing.
 	Label string
 	// Priority decides between policies that match the same packet: a lower
-	// value goes first. Among equals the longest remote prefix goes first.
+	// value goes first. Among equals the longest remote prefix goes first, and of
+	// equal prefixes one whose child has an outbound SA, so that of several tunnels to
+	// the same place one that is up carries the traffic.
 	Priority uint32
 }
 

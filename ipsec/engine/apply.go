@@ -184,8 +184,8 @@ func (e *Engine) complete(c TunnelConfig, t *tunnel) (ike.Config, error) {
 	if c.Runtime.Rand != nil || c.Runtime.NewSPI != nil || c.Runtime.AllocateSPI != nil {
 		return c, fmt.Errorf("tunnel %q: Runtime is the engine's to give", c.Name)
 	}
-	if c.TCP.Mode != ike.TCPNever && !e.streams.usable() {
-		return c, fmt.Errorf("tunnel %q: the %s data plane sends no ESP in TCP", c.Name, e.config.Plane.Name())
+	if c.TCP.Mode != ike.TCPNever && e.streams.lack != nil {
+		return c, fmt.Errorf("tunnel %q: %w", c.Name, e.streams.lack)
 	}
 	c.Runtime = ike.Runtime{
 		Rand: e.config.Rand, NewSPI: t.shard.newSPI, AllocateSPI: t.allocateSPI,

@@ -36,7 +36,7 @@ type Config struct {
 	// TCPAddr is where connections of peers are accepted that cannot send UDP
 	// (RFC 9329), usually port 4500 of the unspecified address. Zero: nowhere.
 	// Tunnels may connect by TCP all the same. The data plane has to be a
-	// dataplane.StreamPlane.
+	// dataplane.StreamPlane, or a dataplane.StreamTaker that does take them.
 	TCPAddr netip.AddrPort
 	// Mark is put on what IKEAddr sends (SO_MARK), 0 for none; the plane has its own.
 	// It tells IKE from what else this host says to its peers, where transport mode

@@ -100,8 +100,9 @@ type Counters struct {
 	SubscriptionLost uint64
 	// Streams is how many TCP connections there are now (RFC 9329),
 	// StreamsRefused how many peers opened in vain, because there were too many
-	// without an IKE SA. StreamDrops counts ESP packets that found no
-	// connection, or no room in it.
+	// without an IKE SA, or the data plane did not take theirs over. StreamDrops
+	// counts ESP packets that found no connection, or no room in it, unless the data
+	// plane takes connections over.
 	Streams                     int
 	StreamsRefused, StreamDrops uint64
 }

@@ -19,6 +19,12 @@
 // chooses the tunnel by (IDi, IDr, local address, remote address); the
 // half-open IKE SA is then handed to the loop of that tunnel.
 //
+// # TCP
+//
+// Where UDP does not pass, IKE and ESP share TCP connections, which the engine opens,
+// accepts and closes. It cuts them into messages and hands ESP packets to and fro, or, if
+// the data plane takes connections over (dataplane.StreamTaker), passes IKE messages alone.
+//
 // # Concurrency
 //
 // Each tunnel belongs to one loop, a goroutine with one heap of deadlines.

@@ -40,6 +40,7 @@ const (
 	// keptQueue is how much memory a queue keeps that is empty again.
 	keptQueue = 64 << 10
 
+	maxMessage  = 1<<16 - 1 // with its length
 	trialBuffer = 4 << 10
 	heldBuffer  = 128 << 10
 	// maxBatch is how many packets the data plane gets at a time.
@@ -70,6 +71,7 @@ type stream struct {
 	owner   *tunnel // that uses it; guarded by the table's lock
 
 	mu      sync.Mutex
+	open    bool   // the prefix is there: something may be sent
 	queue   []byte // to be written
 	closing bool   // to be closed when everything is written
 	wake    chan struct{}
@@ -84,9 +86,9 @@ func (s *stream) send(marker bool, b []byte, limit int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closing:
+	case s.closing || !s.open:
 		return errNoStream
-	case n > 1<<16-1 || len(s.queue)+n > limit:
+	case n > maxMessage || len(s.queue)+n > limit:
 		return errStreamFull
 	}
 	s.queue = binary.BigEndian.AppendUint16(s.queue, uint16(n))
@@ -136,7 +138,7 @@ func (s *stream) write() {
 				break
 			}
 			_ = s.conn.SetWriteDeadline(time.Now().Add(writeTime))
-			if _, err := s.conn.Write(b); err != nil {
+			if s.put(b) != nil {
 				return
 			}
 			if spare = b; cap(spare) > keptQueue {
@@ -146,14 +148,70 @@ func (s *stream) write() {
 	}
 }
 
+// put writes messages with their frames, whose lengths are the data plane's to write if it
+// has taken the connection over.
+func (s *stream) put(b []byte) error {
+	if s.table.taker == nil {
+		_, err := s.conn.Write(b)
+		return err
+	}
+	for len(b) > 0 {
+		n := binary.BigEndian.Uint16(b)
+		if _, err := s.conn.Write(b[lengthLen:n]); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
 // read takes messages until the connection ends.
 func (s *stream) read() {
 	r := reader{stream: s, buf: make([]byte, 0, trialBuffer)}
-	if !s.ours && !r.prefix() {
+	if !s.ours && !s.welcome() {
 		return
+	}
+	if s.table.taker != nil {
+		r.grow(maxMessage) // of a message that is longer than there is room the rest is lost
 	}
 	for r.more() && r.take() {
 	}
+}
+
+// welcome begins with a connection that the peer opened.
+func (s *stream) welcome() bool {
+	if !s.prefix() {
+		return false
+	}
+	err := s.begin()
+	if err != nil {
+		s.table.engine.counters.streamsRefused.Add(1)
+		s.table.engine.config.Logger.Debug("a TCP connection is refused", "local", s.local, "remote", s.remote, "error", err)
+	}
+	return err == nil
+}
+
+// begin is for a connection whose prefix is behind it: a data plane that takes connections
+// over does so.
+func (s *stream) begin() error {
+	if s.table.taker != nil {
+		if err := s.table.taker.TakeStream(s.conn, frameTime); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open = true
+	return nil
+}
+
+// prefix waits for the prefix of the stream, and nothing is looked at before it is
+// there (RFC 9329, Section 6.1), nor read beyond it.
+func (s *stream) prefix() bool {
+	var b [len(streamPrefix)]byte
+	_ = s.conn.SetReadDeadline(s.begun.Add(prefixTime))
+	_, err := io.ReadFull(s.conn, b[:])
+	return err == nil && string(b[:]) == streamPrefix
 }
 
 // reader cuts a stream into messages.
@@ -163,15 +221,6 @@ type reader struct {
 	packets [][]byte
 	bad     int       // messages for nobody, in a row
 	since   time.Time // when the message that is not there whole began, zero if none did
-}
-
-// prefix waits for the prefix of the stream, and nothing is looked at before it is
-// there (RFC 9329, Section 6.1).
-func (r *reader) prefix() bool {
-	var b [len(streamPrefix)]byte
-	_ = r.conn.SetReadDeadline(r.begun.Add(prefixTime))
-	_, err := io.ReadFull(r.conn, b[:])
-	return err == nil && string(b[:]) == streamPrefix
 }
 
 // more reads on. It returns false when the connection has ended, or should.
@@ -215,6 +264,10 @@ func (r *reader) grow(n int) {
 // makes no sense.
 func (r *reader) take() bool {
 	b := r.buf
+	if r.table.taker != nil { // one message, the ESP packets taken out
+		r.buf = b[:0]
+		return r.judge(len(b) >= markerLen && r.table.engine.receive(r.way, b[markerLen:]))
+	}
 	sense := true
 	for sense && len(b) >= lengthLen {
 		n := int(binary.BigEndian.Uint16(b))

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -30,17 +32,19 @@ const (
 // bounded number, each has a short time, and if there are more the oldest goes.
 type streams struct {
 	engine  *Engine
-	receive dataplane.StreamReceive
+	lack    error                   // why tunnels cannot use TCP
+	receive dataplane.StreamReceive // of a plane that has packets handed to it
+	taker   dataplane.StreamTaker   // nil unless the plane takes connections over
 	running sync.WaitGroup
 	ctx     context.Context // of dialling
 	stop    context.CancelFunc
 
-	mu       sync.RWMutex
-	listener net.Listener
-	closed   bool
-	byWay    map[way]*stream
-	trials   []*stream // in the order of their age
-	sources  map[netip.Addr]int
+	mu        sync.RWMutex
+	listeners []net.Listener
+	closed    bool
+	byWay     map[way]*stream
+	trials    []*stream // in the order of their age
+	sources   map[netip.Addr]int
 }
 
 func newStreams(e *Engine) *streams {
@@ -50,30 +54,44 @@ func newStreams(e *Engine) *streams {
 }
 
 // join ties the connections to the data plane, if it can send ESP in them.
-func (ss *streams) join(p dataplane.Plane) error {
-	plane, ok := p.(dataplane.StreamPlane)
-	if !ok {
-		return nil
+func (ss *streams) join(p dataplane.Plane) (err error) {
+	switch plane := p.(type) {
+	case dataplane.StreamPlane:
+		ss.receive, err = plane.JoinStreams(ss.sendESP)
+	case dataplane.StreamTaker:
+		if ss.lack = plane.TakesStreams(); ss.lack == nil {
+			ss.taker = plane
+		}
+	default:
+		ss.lack = errors.ErrUnsupported
 	}
-	var err error
-	ss.receive, err = plane.JoinStreams(ss.sendESP)
+	if ss.lack != nil {
+		ss.lack = fmt.Errorf("the %s data plane sends no ESP in TCP: %w", p.Name(), ss.lack)
+	}
 	return err
 }
 
-// usable reports whether tunnels may use TCP.
-func (ss *streams) usable() bool { return ss.receive != nil }
-
 // listen accepts connections at addr.
 func (ss *streams) listen(addr netip.AddrPort) error {
-	if !ss.usable() {
-		return fmt.Errorf("listen for TCP encapsulation: the %s data plane sends no ESP in TCP", ss.engine.config.Plane.Name())
+	if ss.lack != nil {
+		return fmt.Errorf("listen for TCP encapsulation: %w", ss.lack)
 	}
-	l, err := net.Listen("tcp", addr.String())
-	if err != nil {
-		return fmt.Errorf("listen for TCP encapsulation: %w", err)
+	networks, address := []string{"tcp"}, addr.String()
+	if a := addr.Addr(); a.Is6() && a.IsUnspecified() && ss.taker != nil {
+		// To the plane a socket for both families is one of IPv6, to whatever peer.
+		networks, address = []string{"tcp4", "tcp6"}, fmt.Sprintf(":%d", addr.Port())
 	}
-	ss.listener = l
-	ss.running.Go(func() { ss.accept(l) })
+	for _, network := range networks {
+		l, err := net.Listen(network, address)
+		if network == "tcp6" && errors.Is(err, syscall.EAFNOSUPPORT) {
+			continue // a host without IPv6
+		}
+		if err != nil {
+			return fmt.Errorf("listen for TCP encapsulation: %w", err)
+		}
+		ss.listeners = append(ss.listeners, l)
+		ss.running.Go(func() { ss.accept(l) })
+	}
 	return nil
 }
 
@@ -222,9 +240,17 @@ func (ss *streams) connect(t *tunnel, d ike.Dial) (*stream, error) {
 	local, remote := endsOf(conn)
 	s := &stream{
 		way: way{local, remote, true}, conn: conn, table: ss, ours: true, begun: time.Now(),
-		queue: []byte(streamPrefix), wake: make(chan struct{}, 1), owner: t,
+		wake: make(chan struct{}, 1), owner: t,
 	}
-	s.signal()
+	_ = conn.SetWriteDeadline(s.begun.Add(prefixTime))
+	_, err = io.WriteString(conn, streamPrefix)
+	if err == nil {
+		err = s.begin()
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	if !ss.add(s) {
@@ -333,8 +359,8 @@ func (ss *streams) close() {
 	ss.stop()
 	ss.mu.Lock()
 	ss.closed = true
-	if ss.listener != nil {
-		_ = ss.listener.Close()
+	for _, l := range ss.listeners {
+		_ = l.Close()
 	}
 	for _, s := range ss.byWay {
 		s.owner = nil

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/memory"
 	"github.com/swanherd/swanherd/ipsec/ike"
 	"github.com/swanherd/swanherd/ipsec/wire"
@@ -181,6 +182,79 @@ func TestStreamMessages(t *testing.T) {
 		if err != nil || !m.IsResponse() || m.InitiatorSPI != head.InitiatorSPI ||
 			int(binary.BigEndian.Uint16(answer)) != lengthLen+markerLen+int(m.Length) || binary.BigEndian.Uint32(answer[lengthLen:]) != 0 {
 			t.Errorf("answered %x, %v", answer, err)
+		}
+	})
+}
+
+// takenStreams are connections that a data plane took over. A pipe keeps messages apart, as
+// the socket does then.
+type takenStreams struct {
+	dataplane.Plane
+	taken   []net.Conn
+	message time.Duration
+	err     error
+}
+
+func (p *takenStreams) TakesStreams() error { return nil }
+
+func (p *takenStreams) TakeStream(c net.Conn, message time.Duration) error {
+	p.taken, p.message = append(p.taken, c), message
+	return p.err
+}
+
+// A data plane that takes connections over gets each when its prefix has been read and
+// before anything is sent, and after that whole messages pass, without lengths.
+func TestStreamTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := startStreamHost(t)
+		plane := &takenStreams{}
+		h.streams.taker = plane
+		c, w, _ := h.connect(stranger)
+		write(t, c, []byte(streamPrefix[:5]))
+		synctest.Wait()
+		if err := h.streams.sendIKE(w, []byte{1}); len(plane.taken) != 0 || !errors.Is(err, errNoStream) {
+			t.Errorf("before the prefix %d connections are taken, and a message is sent: %v", len(plane.taken), err)
+		}
+		write(t, c, []byte(streamPrefix[5:]))
+		synctest.Wait()
+		if len(plane.taken) != 1 || plane.message != frameTime {
+			t.Fatalf("%d connections are taken, in which a message has %v, want one and %v", len(plane.taken), plane.message, frameTime)
+		}
+		head := wire.Header{InitiatorSPI: wire.SPI{1}, ResponderSPI: wire.SPI{0, 2}, Major: 2, Exchange: wire.ExchangeInformational, Flags: wire.FlagInitiator}
+		request, err := head.AppendEncrypted(nil, wire.PayloadNone, 40)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 1<<16)
+		for range 2 {
+			write(t, c, slices.Concat(make([]byte, markerLen), request, make([]byte, 40)))
+			n, err := c.Read(b)
+			if m, bad := wire.ParseHeader(b[markerLen:]); err != nil || bad != nil || n != markerLen+int(m.Length) || !m.IsResponse() || binary.BigEndian.Uint32(b) != 0 {
+				t.Errorf("answered %x, %v", b[:n], err)
+			}
+		}
+		for _, n := range []int{100, 60000} { // at once
+			if err := h.streams.sendIKE(w, make([]byte, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, want := range []int{100, 60000} {
+			if n, err := c.Read(b); n != markerLen+want || err != nil {
+				t.Errorf("%d octets arrive, %v, want %d", n, err, markerLen+want)
+			}
+		}
+		for range maxBad + 1 {
+			_, _ = c.Write(make([]byte, markerLen+10))
+		}
+		if !ended(c) {
+			t.Error("much noise does not end the connection")
+		}
+
+		plane.err = errors.New("no")
+		c, _, _ = h.connect(stranger)
+		write(t, c, []byte(streamPrefix))
+		if !ended(c) || h.Counters().StreamsRefused == 0 {
+			t.Error("a connection that the data plane refuses stays")
 		}
 	})
 }

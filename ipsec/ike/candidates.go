@@ -65,7 +65,9 @@ func (sa *ikeSA) fork(responder wire.SPI) *ikeSA {
 		state: stateAuth, initiator: true, localSPI: sa.localSPI, remoteSPI: responder,
 		path: path{route: sa.route}, natState: sa.natState, redirection: redirection{gateway: sa.gateway},
 		parties: parties{localID: sa.localID}, lifetime: lifetime{begun: sa.begun},
-		init:      &initState{request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume, heard: i.heard},
+		init: &initState{
+			request: i.request, ni: i.ni, shared: i.share(), replaces: i.replaces, resume: i.resume, redirectedFrom: i.redirectedFrom, heard: i.heard,
+		},
 		messaging: messaging{window: window{nextSend: 1}},
 	}
 	sa.t.add(fresh)

@@ -13,11 +13,7 @@ func (n *node) sendBy(r route, data []byte) {
 	w := n.w
 	w.lastID++
 	data = n.unlearn(data)
-	to := n.peer()
-	if w.gateway != nil && r.remote.Addr() == w.gateway.cfg.Local.Addr() {
-		to = w.gateway
-	}
-	p := &packet{id: w.lastID, from: n, to: to, src: r.local, dst: r.remote, tcp: r.tcp, data: bytes.Clone(data), sent: w.now}
+	p := &packet{id: w.lastID, from: n, to: n.nodeAt(r.remote.Addr()), src: r.local, dst: r.remote, tcp: r.tcp, data: bytes.Clone(data), sent: w.now}
 	var lost string
 	switch {
 	case r.tcp:

@@ -234,6 +234,14 @@ func (n *node) peer() *node {
 	return n.w.a
 }
 
+// nodeAt is whom n reaches at an address: its peer, unless the gateway is there.
+func (n *node) nodeAt(a netip.Addr) *node {
+	if g := n.w.gateway; g != nil && a == g.cfg.Local.Addr() {
+		return g
+	}
+	return n.peer()
+}
+
 // step gives the tunnel an input and carries out what it causes.
 func (n *node) step(in Input) {
 	n.t.Step(n.now(), in)

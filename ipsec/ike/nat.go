@@ -179,15 +179,15 @@ func (t *Tunnel) mappingChanged(c *childSA, e dataplane.Event) {
 // An end behind a NAT itself does not follow, as a single forged packet would cut
 // it off; if the peer is behind one as well it does, once it has asked.
 func (sa *ikeSA) sighted(p route) {
-	now := sa.m.now
 	switch {
 	case sa != sa.t.primary():
 		sa.move(p)
-	case sa.localNAT && !sa.remoteNAT || now.Before(sa.checkAt):
-	case sa.t.cfg.Mobility.TrustPeer && !sa.localNAT:
-		sa.checkAt = now.Add(checkInterval)
-		sa.proveOrSettle(p)
-	default:
+	case sa.localNAT && !sa.remoteNAT || p == sa.unproved || !sa.mayLook():
+	case sa.localNAT:
+		sa.countLook()
 		sa.prove(p)
+	default:
+		sa.countLook()
+		sa.proveOrSettle(p)
 	}
 }

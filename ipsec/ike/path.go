@@ -28,7 +28,7 @@ type path struct {
 	left      route     // that it had to leave and the peer may still use
 	unproved  route     // where the peer may be and was not asked yet, zero if nowhere
 	movedAt   time.Time // when its messages last went another way
-	checkAt   time.Time // earliest next look into an address that packets came from
+	checkAt   time.Time // when all of checkBurst looks into addresses that packets came from may be had again
 	suspectAt time.Time // earliest next test of the path because of a hint
 }
 
@@ -49,10 +49,14 @@ const (
 	// placeRetry is how long the data plane is left alone after it could not move
 	// SAs.
 	placeRetry = 2 * time.Second
-	// checkInterval is the least time between two checks of an address that
+	// checkInterval is the mean time between two checks of an address that
 	// packets came from, and between two moves without a check: addresses that
-	// flap cost no more than that.
+	// flap cost no more than that. As many as checkBurst may follow one another,
+	// for a NAT that has just forgotten may change its mind: Linux's gives two
+	// ports to two packets that two processors send at once, and drops one of
+	// them a second later.
 	checkInterval = 5 * time.Second
+	checkBurst    = 3
 	// pathTries is how often a request that tests a path is repeated on it alone,
 	// before it goes over the path in use as well.
 	pathTries = 2
@@ -241,6 +245,19 @@ func (sa *ikeSA) proveOrSettle(p route) {
 	sa.prove(p)
 }
 
+// mayLook reports whether another look into an address that packets came from is
+// due, and countLook counts one.
+func (sa *ikeSA) mayLook() bool {
+	return !sa.m.now.Before(sa.checkAt.Add(-(checkBurst - 1) * checkInterval))
+}
+
+func (sa *ikeSA) countLook() {
+	if sa.checkAt.Before(sa.m.now) {
+		sa.checkAt = sa.m.now
+	}
+	sa.checkAt = sa.checkAt.Add(checkInterval)
+}
+
 // prove has the peer asked whether it is at p. A request that is out goes there at
 // once, for it may not reach the peer where it went.
 func (sa *ikeSA) prove(p route) {
@@ -283,7 +300,6 @@ type checkTask struct {
 func (c *checkTask) start() {
 	sa := c.sa
 	c.to = sa.unproved
-	sa.checkAt = sa.m.now.Add(checkInterval)
 	var payloads []wire.Payload
 	if sa.mobike {
 		c.cookie = sa.m.random(cookie2Len)
@@ -357,9 +373,10 @@ func (sa *ikeSA) waysAgain(o *outstanding) []route {
 		return []route{o.test}
 	}
 	var ways []route
-	if !sa.tcp || !slices.Contains(o.ways, sa.route) {
+	if !sa.tcp || !slices.Contains(o.ways, sa.route) || o.silent >= suspectTries {
 		// What is sent by TCP arrives, or the connection ends (RFC 9329, Section
-		// 6.2).
+		// 6.2). But the peer may not have been ready for it, for an IKE SA that it
+		// still made its end of, and has dropped it.
 		ways = append(ways, sa.route)
 	}
 	if !sa.unproved.isZero() && sa.unproved != sa.route {

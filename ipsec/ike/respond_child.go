@@ -260,12 +260,13 @@ func (t *Tunnel) peerCreated(sa *ikeSA, fresh *childSA) {
 // sendsElsewhere reports whether outgoing traffic of that name has an SA, and can wait
 // there until the peer is known to receive on another one, made on sa. It cannot if
 // it goes where the peer may be no longer: to or from another address than sa, by
-// another transport, or on an IKE SA whose peer does not answer.
+// another transport, or on another IKE SA, whose peer does not answer. On sa itself the peer
+// has just asked, however long it leaves what we ask unanswered.
 func (t *Tunnel) sendsElsewhere(sa *ikeSA, name string) bool {
 	for _, c := range t.children {
 		if c.name == name && c.sending {
 			o := c.ike
-			there := o.remote.Addr() == sa.remote.Addr() && o.local.Addr() == sa.local.Addr() && o.tcp == sa.tcp && !o.suspect
+			there := o == sa || o.remote.Addr() == sa.remote.Addr() && o.local.Addr() == sa.local.Addr() && o.tcp == sa.tcp && !o.suspect
 			return there || sa.redundant
 		}
 	}

@@ -86,7 +86,9 @@ func (t *Tunnel) nextTask(sa *ikeSA) task {
 	if sa.strange != 0 {
 		return &tellTask{sa}
 	}
-	if t.pathMTU.want && t.searches(sa) {
+	// Where something else waits for what the peer is doing, a probe would be hurried at
+	// once, and so would the next.
+	if t.pathMTU.want && t.searches(sa) && !t.hasOtherTask(sa) {
 		return t.searchTask(sa)
 	}
 	return nil

@@ -58,7 +58,7 @@ func (w *world) connected(r route) bool {
 
 // joins reports whether a connection has two ends and a path between them.
 func (w *world) joins(c conn) bool {
-	return c.opener.has(c.local.Addr()) && c.opener.peer().has(c.remote.Addr()) && !w.blocked[linkOf(c.local.Addr(), c.remote.Addr())]
+	return c.opener.has(c.local.Addr()) && c.opener.nodeAt(c.remote.Addr()).has(c.remote.Addr()) && !w.blocked[linkOf(c.local.Addr(), c.remote.Addr())]
 }
 
 // leaveByTCP is leave for what goes in a connection.
@@ -88,7 +88,7 @@ func (n *node) dropStream(r route) {
 	}
 	w.note("   %s closes %s to %s\n", n.name, r.local, r.remote)
 	w.tcp.conns = slices.DeleteFunc(w.tcp.conns, func(c conn) bool { return c.route == r })
-	w.tcp.closed = append(w.tcp.closed, func() { n.peer().step(StreamClosed{r.remote, r.local}) })
+	w.tcp.closed = append(w.tcp.closed, func() { n.nodeAt(r.remote.Addr()).step(StreamClosed{r.remote, r.local}) })
 }
 
 // closeStream closes a connection that is corrupt. What is in it is lost.
@@ -102,7 +102,7 @@ func (n *node) closeStream(r route) {
 	w.flight = slices.DeleteFunc(w.flight, func(p *packet) bool { return p.tcp && !w.connected(route{p.src, p.dst, true}) })
 	w.tcp.closed = append(w.tcp.closed,
 		func() { n.step(StreamClosed{r.local, r.remote}) },
-		func() { n.peer().step(StreamClosed{r.remote, r.local}) })
+		func() { n.nodeAt(r.remote.Addr()).step(StreamClosed{r.remote, r.local}) })
 }
 
 // hangUp tells of the connections that the other end has closed.
@@ -134,7 +134,7 @@ func (w *world) resetIf(ends func(conn) bool) {
 	for _, c := range over {
 		w.note("   connection %s to %s is reset\n", c.local, c.remote)
 		c.opener.step(StreamClosed{c.local, c.remote})
-		c.opener.peer().step(StreamClosed{c.remote, c.local})
+		c.opener.nodeAt(c.remote.Addr()).step(StreamClosed{c.remote, c.local})
 	}
 }
 

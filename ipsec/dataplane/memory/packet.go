@@ -89,20 +89,31 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	}}, nil
 }
 
-// match returns the policy for an outbound packet: lowest priority value,
-// then longest remote range, then the one set first.
+// match returns the policy for an outbound packet: lowest priority value, then longest
+// remote range, then one that has an SA, then the one set first.
 func (p *Plane) match(t ts.Packet) *policy {
 	var best *policy
 	for _, q := range p.policies {
 		if !ts.Match(q.LocalTS, q.RemoteTS, t) {
 			continue
 		}
-		if best == nil || q.Priority < best.Priority ||
-			q.Priority == best.Priority && narrower(q.RemoteTS, best.RemoteTS, t.Destination) {
+		if best == nil || p.before(q, best, t) {
 			best = q
 		}
 	}
 	return best
+}
+
+func (p *Plane) before(q, best *policy, t ts.Packet) bool {
+	switch {
+	case q.Priority != best.Priority:
+		return q.Priority < best.Priority
+	case narrower(q.RemoteTS, best.RemoteTS, t.Destination):
+		return true
+	case narrower(best.RemoteTS, q.RemoteTS, t.Destination):
+		return false
+	}
+	return p.newest(q.Tunnel, q.Child) != nil && p.newest(best.Tunnel, best.Child) == nil
 }
 
 func (p *Plane) newest(tunnel, child string) *association {

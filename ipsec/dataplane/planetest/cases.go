@@ -257,6 +257,7 @@ func testAcquire(t *testing.T, h *harness) {
 // testWaiting: of many packets without an SA the first arrive, in their order; of the others
 // how many there is room for is the plane's choice.
 func testWaiting(t *testing.T, h *harness) {
+	onOneProcessor(t)
 	s := h.newSAs(1)
 	h.apply(h.B, h.policyB(), dataplane.InstallSA{SA: s.inB})
 	h.apply(h.A, h.policyA(), dataplane.InstallSA{SA: s.inA})

@@ -172,21 +172,32 @@ func (h *harness) passes(from, to Side, packet []byte) {
 func (h *harness) arrives(at Side, packet []byte) {
 	h.Helper()
 	want, _ := payload(packet)
-	if got := h.receive(at); !bytes.Equal(got, want) {
-		h.Fatalf("received %q, want %q", got, want)
+	got := h.receiveWhole(at)
+	if body, _ := payload(got); !bytes.Equal(body, want) {
+		h.Fatalf("received %q, want %q", body, want)
+	}
+	if !keepsWay(packet, got) {
+		h.Fatalf("received %x, want the headers of %x", got, packet)
 	}
 }
 
 // receive returns what must arrive unchanged of the next packet of the suite.
 func (h *harness) receive(at Side) []byte {
 	h.Helper()
+	body, _ := payload(h.receiveWhole(at))
+	return body
+}
+
+// receiveWhole returns the next packet of the suite.
+func (h *harness) receiveWhole(at Side) []byte {
+	h.Helper()
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	for {
 		select {
 		case got := <-at.Received:
-			if body, ours := payload(got); ours {
-				return body
+			if _, ours := payload(got); ours {
+				return got
 			}
 		case <-timeout.C:
 			h.Fatal("no packet arrived")

@@ -8,7 +8,8 @@ import (
 )
 
 // testTransport: what the two hosts say to each other, in each way that an SA can have
-// (RFC 4301, Section 4.1).
+// (RFC 4301, Section 4.1), also with headers that are read on the way (RFC 4303 and 4302,
+// Section 3.1.1).
 func testTransport(_ *testing.T, h *harness) {
 	h.mode = dataplane.Transport
 	a, b := h.A.Outer.Addr(), h.B.Outer.Addr()
@@ -27,6 +28,7 @@ func testTransport(_ *testing.T, h *harness) {
 		h.Native = !of.encapsulated
 		h.Logf("%s in UDP: %t", of.suite, of.encapsulated)
 		h.carries(byte(n+1), toB, toA)
+		h.carries(byte(n+100), func() []byte { return withWay(toB()) }, func() []byte { return withWay(toA()) })
 	}
 }
 

@@ -1,15 +1,20 @@
 package planetest
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // marker begins the payload of every packet of the suite.
 const marker = "planetest "
 
 const (
+	protocolHopByHop     = 0
+	protocolDestinations = 60
+
 	protocolICMP   = 1
 	protocolUDP    = 17
 	protocolICMPv6 = 58
@@ -89,4 +94,45 @@ func sum(s uint32, b []byte) uint32 {
 		s += uint32(b[0]) << 8
 	}
 	return s
+}
+
+// What packets of transport mode have to keep: router alert, which does not change on the
+// way, of hop-by-hop options one of each kind (RFC 8200, Section 4.2), and options for the
+// destination.
+var (
+	options     = []byte{148, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0, 1} // and a route to be recorded
+	hopByHop    = []byte{protocolDestinations, 1, 0x1e, 4, 'a', 'b', 'c', 'd', 0x3e, 4, 1, 2, 3, 4, 1, 0}
+	destination = []byte{protocolUDP, 0, 0x1e, 4, 'e', 'f', 'g', 'h'}
+)
+
+func isExtension(protocol uint8) bool {
+	return protocol == protocolHopByHop || protocol == protocolDestinations
+}
+
+// withWay puts headers into a UDP packet that are read on the way.
+func withWay(b []byte) []byte {
+	if b[0]>>4 == 6 {
+		b = slices.Insert(b, 40, slices.Concat(hopByHop, destination)...)
+		b[6] = protocolHopByHop
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-40))
+		return b
+	}
+	b = slices.Insert(b, 20, options...)
+	b[0] = 0x40 | byte(20+len(options))/4
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	b[10], b[11] = 0, 0
+	binary.BigEndian.PutUint16(b[10:], checksum(0, b[:20+len(options)]))
+	return b
+}
+
+// keepsWay reports whether a received packet has such headers as it was sent with. A host may
+// have taken off those of IPv6.
+func keepsWay(sent, got []byte) bool {
+	switch {
+	case sent[0] == 0x40|byte(20+len(options))/4:
+		return len(got) >= 32 && got[0] == sent[0] && bytes.Equal(got[20:26], sent[20:26]) && got[26] >= options[6]
+	case sent[0]>>4 == 6 && sent[6] == protocolHopByHop && len(got) > 64 && got[0]>>4 == 6:
+		return got[6] == protocolHopByHop && bytes.Equal(got[40:64], sent[40:64])
+	}
+	return true
 }

@@ -120,7 +120,9 @@ func isProtected(frame []byte) bool {
 	case kind == unix.ETH_P_IP && len(ip) >= 20 && len(ip) >= int(ip[0]&15)*4:
 		protocol, rest = ip[9], ip[int(ip[0]&15)*4:]
 	case kind == unix.ETH_P_IPV6 && len(ip) >= 40:
-		protocol, rest = ip[6], ip[40:]
+		for protocol, rest = ip[6], ip[40:]; isExtension(protocol) && len(rest) >= 8; {
+			protocol, rest = rest[0], rest[min(8+int(rest[1])*8, len(rest)):]
+		}
 	}
 	switch protocol {
 	case protocolESP, protocolAH:

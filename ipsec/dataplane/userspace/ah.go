@@ -60,7 +60,7 @@ func (sa *outboundSA) fragmentsLater(e *endpoint) bool {
 // outer packet, or of itself.
 func (sa *outboundSA) fragments(e *endpoint, packet []byte, v6 bool) bool {
 	if sa.fragmentsFirst(e) {
-		return (sa.ah != nil || !sa.transport) && mayFragment(packet, v6) && packet[0]&15 == ipv4HeaderLen/4
+		return (sa.ah != nil || !sa.transport) && mayFragment(packet, v6)
 	}
 	return mayFragment(packet, v6) || sa.outer.df == dataplane.DFClear
 }
@@ -86,9 +86,10 @@ func (t *transmitter) tooLong(sa *outboundSA, e *endpoint, packet []byte) bool {
 // sealFragments is seal for such a packet.
 func (t *transmitter) sealFragments(sa *outboundSA, outer outerHeader, next uint8, packet []byte) {
 	most := sa.fits(outer.to)
-	for at := ipv4HeaderLen; at < len(packet); {
+	header := int(packet[0]&15) * 4
+	for at := header; at < len(packet); {
 		var b []byte
-		b, at = t.nextFragment(packet, at, most)
+		b, at = t.nextFragment(packet, header, at, most)
 		if b == nil || !t.sealPadded(sa, outer, next, b) {
 			return
 		}
@@ -96,37 +97,9 @@ func (t *transmitter) sealFragments(sa *outboundSA, outer outerHeader, next uint
 }
 
 // nextFragment returns the fragment, of at most most octets, whose payload begins at
-// an offset in an IPv4 packet without options, and where the next one's begins (RFC
+// an offset in an IPv4 packet with such a header, and where the next one's begins (RFC
 // 791, Section 3.2). It is valid until the next call, and nil if most is too little.
-func (t *transmitter) nextFragment(packet []byte, at, most int) (b []byte, next int) {
-	n := len(packet) - at
-	last := n <= most-ipv4HeaderLen
-	if !last {
-		n = (most - ipv4HeaderLen) &^ 7
-	}
-	if n <= 0 {
-		return nil, len(packet)
-	}
-	if t.fragment == nil {
-		t.fragment = make([]byte, maxPacket)
-	}
-	b = t.fragment[:ipv4HeaderLen+n]
-	copy(b, packet[:ipv4HeaderLen])
-	copy(b[ipv4HeaderLen:], packet[at:])
-	field := binary.BigEndian.Uint16(packet[6:]) + uint16((at-ipv4HeaderLen)/8)
-	if !last {
-		field |= 0x2000 // more fragments
-	}
-	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
-	binary.BigEndian.PutUint16(b[6:], field)
-	setHeaderChecksum(b[:ipv4HeaderLen])
-	return b, at + n
-}
-
-// nextFragment6 is nextFragment for an IPv6 packet whose extension headers, if any, are
-// not for the way (RFC 8200, Section 4.5).
-func (t *transmitter) nextFragment6(packet []byte, at, most int) (b []byte, next int) {
-	const header = ipv6HeaderLen + ipv6FragmentLen
+func (t *transmitter) nextFragment(packet []byte, header, at, most int) (b []byte, next int) {
 	n := len(packet) - at
 	last := n <= most-header
 	if !last {
@@ -139,36 +112,70 @@ func (t *transmitter) nextFragment6(packet []byte, at, most int) (b []byte, next
 		t.fragment = make([]byte, maxPacket)
 	}
 	b = t.fragment[:header+n]
-	copy(b, packet[:ipv6HeaderLen])
+	copy(b, packet[:header])
 	copy(b[header:], packet[at:])
-	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
-	b[6] = protoFragment
-	h := b[ipv6HeaderLen:header]
-	field := uint16(at - ipv6HeaderLen)
-	if !last {
-		field |= 1
+	if at > header {
+		withoutUncopied(b[ipv4HeaderLen:header])
 	}
-	h[0], h[1] = packet[6], 0
-	binary.BigEndian.PutUint16(h[2:], field)
+	field := binary.BigEndian.Uint16(packet[6:]) + uint16((at-header)/8)
+	if !last {
+		field |= 0x2000 // more fragments
+	}
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	binary.BigEndian.PutUint16(b[6:], field)
+	setHeaderChecksum(b[:header])
+	return b, at + n
+}
+
+// nextFragment6 is nextFragment for an IPv6 packet, of which header is with the headers for
+// the way, and field where they tell the protocol of what follows (RFC 8200, Section 4.5).
+func (t *transmitter) nextFragment6(packet []byte, header, field, at, most int) (b []byte, next int) {
+	n, room := len(packet)-at, most-header-ipv6FragmentLen
+	last := n <= room
+	if !last {
+		n = room &^ 7
+	}
+	if n <= 0 {
+		return nil, len(packet)
+	}
+	if t.fragment == nil {
+		t.fragment = make([]byte, maxPacket)
+	}
+	b = t.fragment[:header+ipv6FragmentLen+n]
+	copy(b, packet[:header])
+	copy(b[header+ipv6FragmentLen:], packet[at:])
+	binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
+	b[field] = protoFragment
+	offset := uint16(at - header)
+	if !last {
+		offset |= 1
+	}
+	h := b[header:]
+	h[0], h[1] = packet[field], 0
+	binary.BigEndian.PutUint16(h[2:], offset)
 	binary.BigEndian.PutUint32(h[4:], t.identity6)
 	return b, at + n
 }
 
-// sendAH sends a packet of AH, in fragments if it is too long and may be fragmented: in
-// IPv6 only what this host itself had made fragments of comes to this length.
-func (t *transmitter) sendAH(e *endpoint, packet []byte, wait bool) unix.Errno {
+// sendOwn sends a packet that brings its IP header, in fragments if it is too long and may
+// be fragmented: in IPv6 only what this host itself had made fragments of comes to this
+// length.
+func (t *transmitter) sendOwn(e *endpoint, packet []byte, wait bool) unix.Errno {
 	limit, v6 := int(e.path.limit.Load()), packet[0]>>4 == 6
-	if limit == 0 || len(packet) <= limit || !v6 && !mayFragment(packet, false) {
+	most := limit + e.headerLen()
+	if limit == 0 || len(packet) <= most || !v6 && !mayFragment(packet, false) {
 		return e.raw.sendWait(e, packet, &t.control, wait)
 	}
-	header, cut := ipv4HeaderLen, t.nextFragment
-	if v6 {
-		header, cut = ipv6HeaderLen, t.nextFragment6
-		t.identity6 = rand.Uint32() // RFC 7739
-	}
+	header, field, _ := wayHeaders(packet)
+	t.identity6 = rand.Uint32() // RFC 7739
 	for at := header; at < len(packet); {
 		var b []byte
-		if b, at = cut(packet, at, limit); b == nil {
+		if v6 {
+			b, at = t.nextFragment6(packet, header, field, at, most)
+		} else {
+			b, at = t.nextFragment(packet, header, at, most)
+		}
+		if b == nil {
 			return unix.EMSGSIZE
 		}
 		if errno := e.raw.sendWait(e, b, &t.control, wait); errno != 0 {
@@ -181,6 +188,9 @@ func (t *transmitter) sendAH(e *endpoint, packet []byte, wait bool) unix.Errno {
 // protect appends the protected packet to dst.
 func (t *transmitter) protect(sa *outboundSA, outer outerHeader, dst, packet []byte, next uint8) ([]byte, error) {
 	if sa.ah == nil {
+		if len(t.lead.buf) > 0 {
+			return t.sealBehind(sa, dst, packet, next)
+		}
 		return sa.esp.Seal(dst, packet, next)
 	}
 	if !sa.transport {
@@ -192,9 +202,8 @@ func (t *transmitter) protect(sa *outboundSA, outer outerHeader, dst, packet []b
 	}
 	// Where there is no identification the kernel would write one, which AH
 	// covers, behind our back.
-	if packet[0]>>4 == 4 && binary.BigEndian.Uint16(packet[4:]) == 0 {
-		t.identity = max(1, t.identity+1)
-		binary.BigEndian.PutUint16(packet[4:], t.identity)
+	if packet[0]>>4 == 4 {
+		t.identify(packet)
 	}
 	return sa.ah.Seal(dst, packet)
 }

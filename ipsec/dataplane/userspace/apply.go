@@ -106,7 +106,7 @@ func (p *Plane) installSA(c dataplane.SA) error {
 	ch := p.child(childKey{c.Tunnel, c.Child})
 	sa.child = ch
 	ch.outbound = append(ch.outbound, sa)
-	ch.choose()
+	ch.chooseAnew()
 	p.saArrived()
 	if c.TFC.Fill != 0 {
 		p.setFilled(append(slices.Clone(p.filledSAs()), sa))
@@ -219,7 +219,7 @@ func (p *Plane) removeSA(op dataplane.RemoveSA) {
 	}
 	c := p.child(childKey{sa.config.Tunnel, sa.config.Child})
 	c.outbound = slices.DeleteFunc(c.outbound, func(o *outboundSA) bool { return &o.association == sa })
-	c.choose()
+	c.chooseAnew()
 	p.release(c)
 }
 

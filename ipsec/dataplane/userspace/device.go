@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,36 +13,30 @@ import (
 
 const tunPath = "/dev/net/tun"
 
-// queue is one of the queues of a TUN interface. The kernel has all packets of a flow
-// go to one of them.
-type queue struct {
-	fd   int
-	file *os.File // owns fd; used to park in the poller and to close
-	conn syscall.RawConn
-}
-
 // device is a TUN interface with segmentation offload.
 type device struct {
-	queues []*queue
+	intakes []*intake // one for each transmitter
+	// outlet is a queue that is written alone, if there is one intake.
+	outlet int
 	name   string
 	// mergeTCP and mergeUDP say that the kernel takes super-packets of that
 	// protocol from us.
 	mergeTCP, mergeUDP bool
 }
 
-// openDevice makes the interface with that many queues, configures it and brings it
-// up.
-func openDevice(name string, mtu, queueLength, queues int) (*device, error) {
-	d := &device{name: name}
-	for len(d.queues) < queues {
-		q, err := d.openQueue(queues > 1)
-		if err == nil && len(d.queues) == 0 {
-			err = d.offload(q.fd)
-		}
-		if err != nil {
+// openDevice makes the interface for that many transmitters, configures it and brings
+// it up.
+func openDevice(name string, mtu, queueLength, transmitters int) (*device, error) {
+	d := &device{name: name, outlet: -1}
+	for range transmitters {
+		if err := d.addIntake(); err != nil {
 			return nil, errors.Join(err, d.close())
 		}
-		d.queues = append(d.queues, q)
+	}
+	if transmitters == 1 {
+		if err := d.addOutlet(); err != nil {
+			return nil, errors.Join(err, d.close())
+		}
 	}
 	if err := d.configure(mtu, queueLength); err != nil {
 		return nil, errors.Join(err, d.close())
@@ -52,37 +44,82 @@ func openDevice(name string, mtu, queueLength, queues int) (*device, error) {
 	return d, nil
 }
 
-// openQueue makes the interface, or a further queue of it.
-func (d *device) openQueue(several bool) (*queue, error) {
-	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// addIntake makes the queues of one more transmitter, and the interface with the first.
+func (d *device) addIntake() error {
+	in, err := openIntake()
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w (load the tun module; run as root or with CAP_NET_ADMIN)", tunPath, err)
+		return err
 	}
-	q := &queue{fd: fd}
-	if err := d.attach(fd, several); err != nil {
-		unix.Close(fd)
-		return nil, err
+	d.intakes = append(d.intakes, in)
+	for range queuesOfIntake {
+		first := !d.made()
+		queue, err := d.openQueue()
+		if err != nil {
+			return err
+		}
+		if err := in.add(queue); err != nil {
+			return err
+		}
+		if first {
+			if err := d.offload(queue); err != nil {
+				return err
+			}
+		}
 	}
-	// Only now: the poller takes no TUN descriptor without an interface.
-	q.file = os.NewFile(uintptr(fd), tunPath)
-	if q.conn, err = q.file.SyscallConn(); err != nil {
-		q.file.Close()
-		return nil, fmt.Errorf("poll %s: %w", tunPath, err)
-	}
-	return q, nil
+	return nil
 }
 
-func (d *device) attach(fd int, several bool) error {
+// addOutlet makes a queue to write to that takes part in nothing else (IFF_DETACH_QUEUE).
+func (d *device) addOutlet() (err error) {
+	if d.outlet, err = d.openQueue(); err != nil {
+		return err
+	}
+	request, err := unix.NewIfreq(d.name)
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_DETACH_QUEUE)
+	if err := unix.IoctlIfreq(d.outlet, unix.TUNSETQUEUE, request); err != nil {
+		return fmt.Errorf("detach a queue of %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// outlets are the queues that one worker writes to. The kernel has what the other side of
+// a flow sends come by the queue that its packets were written to last, so that several
+// workers keep a connection each. With one that is of no use, and could have packets
+// overtake others of their flow: a detached queue teaches the kernel nothing.
+func (d *device) outlets(worker int) []int {
+	if len(d.intakes) == 1 {
+		return []int{d.outlet}
+	}
+	return d.intakes[worker].queues
+}
+
+// made reports whether there is the interface.
+func (d *device) made() bool { return len(d.intakes) > 0 && len(d.intakes[0].queues) > 0 }
+
+// openQueue makes the interface, or a further queue of it.
+func (d *device) openQueue() (int, error) {
+	fd, err := unix.Open(tunPath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w (load the tun module; run as root or with CAP_NET_ADMIN)", tunPath, err)
+	}
+	if err := d.attach(fd); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+func (d *device) attach(fd int) error {
 	request, err := unix.NewIfreq(d.name)
 	if err != nil {
 		return fmt.Errorf("interface name %q: %w (at most %d octets)", d.name, err, unix.IFNAMSIZ-1)
 	}
-	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if len(d.queues) == 0 {
+	flags := uint16(unix.IFF_TUN | unix.IFF_NO_PI | unix.IFF_VNET_HDR | unix.IFF_MULTI_QUEUE)
+	if !d.made() {
 		flags |= unix.IFF_TUN_EXCL
-	}
-	if several {
-		flags |= unix.IFF_MULTI_QUEUE
 	}
 	request.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, request); err != nil {
@@ -97,15 +134,18 @@ func (d *device) attach(fd int, several bool) error {
 func (d *device) wake() { _ = d.setDeadline(time.Unix(1, 0)) } // fails only on what cannot wait
 
 func (d *device) setDeadline(t time.Time) (err error) {
-	for _, q := range d.queues {
-		err = errors.Join(err, q.file.SetReadDeadline(t))
+	for _, in := range d.intakes {
+		err = errors.Join(err, in.setDeadline(t))
 	}
 	return err
 }
 
 func (d *device) close() (err error) {
-	for _, q := range d.queues {
-		err = errors.Join(err, q.file.Close())
+	for _, in := range d.intakes {
+		err = errors.Join(err, in.close())
+	}
+	if d.outlet >= 0 {
+		err = errors.Join(err, unix.Close(d.outlet))
 	}
 	return err
 }
@@ -218,7 +258,7 @@ func (d *device) takes(gsoType uint8) bool {
 		binary.BigEndian.PutUint16(t[4:], uint16(len(t)))
 	}
 	binary.BigEndian.PutUint16(t[field:], checksum.Fold(checksum.PseudoIPv4(ip, protocol, len(t))))
-	_, err := unix.Write(d.queues[0].fd, b)
+	_, err := unix.Write(d.intakes[0].queues[0], b)
 	return err == nil || errors.Is(err, unix.EIO)
 }
 

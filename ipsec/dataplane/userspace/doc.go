@@ -37,9 +37,9 @@
 //
 // # Several workers
 //
-// By default there is a worker for every two processors. Each has a queue of the
-// interface, from which the kernel gives it whole flows, and a socket, to which a
-// filter gives it the SPIs of one remainder. Whoever moves packets of an SA holds it
+// By default there is a worker for every two processors. Each has eight queues of the
+// interface, from which the kernel gives it whole flows, and eight sockets, to which a
+// filter gives it the SPIs of one remainder, by their source. Whoever moves packets of an SA holds it
 // until they have left, so that they keep their order, on the wire and behind it: one
 // SA is the work of one processor at a time, different SAs are of as many as there are.
 // A child may have an SA for each worker ([dataplane.SA.Queue]).
@@ -47,6 +47,20 @@
 // ESP without UDP, and AH, have raw sockets, one for each family and protocol, and a
 // goroutine that reads each. The kernel neither segments nor merges there: a system
 // call a packet, so that UDP is the faster way without a NAT too.
+//
+// # Fairness
+//
+// A transmitter serves its queues in turn, at most 64 packets or some 256 KiB of each.
+// What comes faster than it can leave fills its queue, and the kernel drops there what
+// finds no room: of other flows those alone whose hash shares that queue, as in stochastic
+// fairness queueing. What goes to the host is written to a queue of the same worker, by
+// which the kernel has the other side of the flow come then. With one worker it is a
+// detached queue, which tells the kernel of no flow: one that changes queues could
+// overtake itself.
+//
+// A receiver serves its sockets likewise, at most a batch of each. What a peer sends faster
+// than it can be decrypted, or somebody forges, takes the room of those alone whose
+// address and port share that socket, and none of IKE.
 //
 // # Labels
 //
@@ -66,13 +80,18 @@
 // itself.
 //
 // Options of IPv4 and headers that are read on the way, hop-by-hop options and routing,
-// belong before ESP (RFC 4303, Section 3.1.1), into a header that is the kernel's here. It
-// would take them for each packet, and tell of those received, but for headers of IPv6 only
-// from those it lets open raw sockets, and some options it fills in itself. Between
-// two hosts none is in use: router alert, for which most are sent, goes to groups or to
-// routers on the way, neither of which are peers. So such packets are dropped and counted
-// (unfit), where the kernel's data plane carries them. AH sends them, and receives them in
-// IPv4: of IPv6 it would have to know what the kernel took off before AH.
+// stay before ESP and AH (RFC 4303 and 4302, Section 3.1.1). Packets with them go out with
+// the host's own IP header, by the raw socket of AH: a header that the kernel writes would
+// record this host as one more on the way. Fragments of such packets, too, are made here. At
+// the other end the kernel tells of such headers, and they come before what was protected;
+// with AH they are checked, with ESP they are as they came.
+//
+// What transport mode has no place for is dropped and counted (unfit): fragments whose
+// others have not come (RFC 4303, Section 3.3.4: it protects whole packets alone); options
+// that are malformed; source routes and routing headers that are not over, as then the
+// packet's destination, which the peer's SA is for, is a stop on the way to somebody else;
+// and headers for the way where nobody can write them, in a TCP connection or for a process
+// without raw sockets.
 //
 // # Path MTU
 //

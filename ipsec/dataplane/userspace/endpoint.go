@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 	"weak"
 
@@ -35,7 +36,8 @@ type endpoint struct {
 	name          sockaddr   // remote
 	address       address    // remote
 	path          pathMTU
-	lanes         [maxWorkers]*lane // of the first inside; nil until the transmitter needs it
+	own           atomic.Pointer[endpoint] // for packets that bring their IP header, nil until one does
+	lanes         [maxWorkers]*lane        // of the first inside; nil until the transmitter needs it
 }
 
 func (s *socket) newEndpoint(local, remote netip.AddrPort, tcp bool) *endpoint {
@@ -96,6 +98,9 @@ func (p *Plane) endpoint(local, remote netip.AddrPort, tcp, ah bool) *endpoint {
 
 // native reports whether packets go as an IP protocol of their own.
 func (e *endpoint) native() bool { return e.raw != nil }
+
+// unported is a without its port.
+func unported(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr(), 0) }
 
 // headerLen is that of the outer IP header.
 func (e *endpoint) headerLen() int {

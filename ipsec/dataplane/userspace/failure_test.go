@@ -41,12 +41,19 @@ func TestReceiverOutlivesErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	from, err := openIntake()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.close()
+	if err := from.add(fd); err != nil {
+		t.Fatal(err)
+	}
 	p := &Plane{
-		logger: slog.New(slog.DiscardHandler), insides: []*inside{{device: &device{queues: []*queue{{}}}}}, socket: &socket{lane: lane{fd: fd}},
+		logger: slog.New(slog.DiscardHandler), insides: []*inside{{device: &device{intakes: []*intake{{queues: []int{-1}}}, outlet: -1}}}, socket: &socket{},
 		inbound: newSPITable(), failed: make(chan error, 2),
 	}
-	r := newReceiver(p, newInbox(&p.socket.lane, nil), 0)
+	r := newReceiver(p, from, &inbox{}, 0)
 	p.running.Go(r.run)
 	deadline := time.Now().Add(10 * time.Second)
 	for p.Drops().ReceiveErrors < 3 && time.Now().Before(deadline) {

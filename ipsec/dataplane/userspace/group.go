@@ -279,7 +279,7 @@ func (t *transmitter) send(e *endpoint, g *group) unix.Errno {
 		n := min(g.size, len(rest))
 		errno := unix.Errno(0)
 		if e.native() && e.raw.ah {
-			errno = t.sendAH(e, rest[:n], wait)
+			errno = t.sendOwn(e, rest[:n], wait)
 		} else {
 			errno = lane.sendWait(e, rest[:n], &t.control, wait)
 		}

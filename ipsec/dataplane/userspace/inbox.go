@@ -11,12 +11,15 @@ const (
 	// has packets. Each may hold many datagrams that the kernel merged (UDP_GRO).
 	slabs   = maxMerged
 	slabLen = 65536
-	oobLen  = 128
+	oobLen  = 448 // with headers for the way; as it is, those of a batch share the cache
 	// callSlabs is how many messages one receive call takes.
 	callSlabs = 8
 	// batchLen is after how many octets a batch is complete: those of merged
 	// datagrams are to stay in the cache.
 	batchLen = 1 << 18
+	// batchDatagrams is likewise for datagrams, which are many if they are short: others
+	// wait for their turn meanwhile.
+	batchDatagrams = 256
 )
 
 // message is struct mmsghdr.
@@ -26,11 +29,11 @@ type message struct {
 	_      [4]byte
 }
 
-// inbox is what one socket receives into: a batch at a time, of messages that were
+// inbox is what sockets are received into: a batch of one at a time, of messages that were
 // waiting.
 type inbox struct {
-	lane *lane
-	raw  *rawSocket // nil: the UDP socket
+	fd  int        // the socket whose turn it is
+	raw *rawSocket // nil: one of UDP
 
 	messages [slabs]message
 	vecs     [slabs]unix.Iovec
@@ -38,41 +41,47 @@ type inbox struct {
 	oobs     [slabs][oobLen]byte
 	names    [slabs][unix.SizeofSockaddrInet6]byte
 
-	n       int
-	errno   unix.Errno
-	tryRecv func(uintptr) bool
+	n     int
+	said  [slabs]received // of each message of UDP
+	errno unix.Errno
 }
 
-func newInbox(l *lane, raw *rawSocket) *inbox {
-	in := &inbox{lane: l, raw: raw}
-	in.tryRecv = func(uintptr) bool {
-		in.receive()
-		return in.errno != unix.EAGAIN
-	}
-	return in
-}
-
-// receive takes a batch of what waits. Datagrams without a UDP checksum, which RFC 3948,
-// Section 2.1 prefers, come one in a message: with many of them in a batch the merger
-// makes long super-packets all the same.
-func (in *inbox) receive() {
+// receive takes a batch of what waits, and reports whether there may be more. Datagrams
+// without a UDP checksum, which RFC 3948, Section 2.1 prefers, come one in a message: with
+// many of them in a batch the merger makes long super-packets all the same.
+func (in *inbox) receive() (more bool) {
 	in.n, in.errno = 0, 0
-	for octets := 0; in.n < slabs && octets < batchLen; {
-		messages, errno := in.call()
+	for octets, datagrams := 0, 0; in.n < slabs && octets < batchLen && datagrams < batchDatagrams; {
+		n, errno := in.call()
 		if errno != 0 && in.n == 0 {
 			in.errno = errno
 		}
-		for i := range messages {
-			octets += int(messages[i].n)
+		for range n {
+			octets += int(in.messages[in.n].n)
+			datagrams += in.datagrams(in.n)
+			in.n++
 		}
-		if in.n += len(messages); len(messages) < callSlabs {
-			return
+		if n < callSlabs {
+			return errno != 0 && errno != unix.EAGAIN
 		}
 	}
+	return true
+}
+
+// datagrams reads what was said of message i, and returns how many were merged in it.
+func (in *inbox) datagrams(i int) int {
+	if in.raw != nil {
+		return 1
+	}
+	in.said[i] = parseControl(in.control(i), false)
+	if size := in.said[i].segment; size > 0 {
+		return (int(in.messages[i].n) + size - 1) / size
+	}
+	return 1
 }
 
 // call receives into the slabs behind those that are filled.
-func (in *inbox) call() ([]message, unix.Errno) {
+func (in *inbox) call() (int, unix.Errno) {
 	for i := in.n; i < in.n+callSlabs; i++ {
 		if in.slabs[i] == nil {
 			in.grow(i)
@@ -82,11 +91,11 @@ func (in *inbox) call() ([]message, unix.Errno) {
 		h.Namelen = unix.SizeofSockaddrInet6
 	}
 	messages := in.messages[in.n : in.n+callSlabs]
-	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(in.lane.fd), uintptr(unsafe.Pointer(&messages[0])), callSlabs, 0, 0, 0)
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(in.fd), uintptr(unsafe.Pointer(&messages[0])), callSlabs, 0, 0, 0)
 	if errno != 0 {
-		return nil, errno
+		return 0, errno
 	}
-	return messages[:n], 0
+	return int(n), 0
 }
 
 // grow makes slab i, which many sockets never need.
@@ -104,3 +113,6 @@ func (in *inbox) grow(i int) {
 
 // control is the ancillary data of a message.
 func (in *inbox) control(i int) []byte { return in.oobs[i][:in.messages[i].header.Controllen] }
+
+// truncated reports whether there was more of it.
+func (in *inbox) truncated(i int) bool { return in.messages[i].header.Flags&unix.MSG_CTRUNC != 0 }

@@ -41,7 +41,7 @@ func TestInboxBatch(t *testing.T) {
 					t.Fatal(errno)
 				}
 			}
-			in := newInbox(&s.lane, nil)
+			in := &inbox{fd: s.fd}
 			for _, want := range tt.want {
 				if in.receive(); in.n != want || in.errno != 0 {
 					t.Fatalf("a batch of %d messages (%v), want %d", in.n, in.errno, want)

@@ -68,6 +68,10 @@ func TestParseInner(t *testing.T) {
 func FuzzInner(f *testing.F) {
 	f.Add(superPacket(false, false, 100, 50)[vnetHeaderLen:])
 	f.Add(superPacket(true, true, 100, 50)[vnetHeaderLen:])
+	for _, v6 := range []bool{false, true} {
+		f.Add(withHeaders(wholePacket(v6, 1, 50)))
+		f.Add(cutPacket(withHeaders(wholePacket(v6, 1, 500)), 1, 200)[1])
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var in inner
 		if !in.parse(b) {
@@ -75,6 +79,14 @@ func FuzzInner(f *testing.F) {
 		}
 		if in.length > len(b) || in.transport > in.length {
 			t.Fatalf("transport at %d of %d octets, %d there", in.transport, in.length, len(b))
+		}
+		if end, next, ok := wayHeaders(b[:in.length:in.length]); ok && (end > in.length || next >= end) {
+			t.Fatalf("headers for the way end at %d of %d octets, and say at %d what follows", end, in.length, next)
+		}
+		if in.fragment {
+			if f, ok := in.fragmentOf(b[:in.length:in.length]); ok && f.header > in.length {
+				t.Fatalf("a fragment with %d octets of headers has %d", f.header, in.length)
+			}
 		}
 		m := merger{tcp: true, udp: true}
 		if c, ok := m.candidate(b[:in.length], &in); ok && c.headers >= in.length {

@@ -19,13 +19,13 @@ type inside struct {
 	spd    atomic.Pointer[spdNode]
 	// mtus asks for the MTU of the interface, in its network namespace.
 	mtus *probes
-	// transmitters serve the queues of the interface.
+	// transmitters serve the intakes of the interface.
 	transmitters []*transmitter
 	// further are the lanes of transmitters that are not of the first inside.
 	further []*lanes
 }
 
-// openInsides makes the interfaces of labels, with as many queues as the first has.
+// openInsides makes the interfaces of labels, with as many transmitters as the first has.
 func (p *Plane) openInsides(c Config) error {
 	if err := dataplane.CheckLabels(c.Labels); err != nil {
 		return err
@@ -88,7 +88,7 @@ func (p *Plane) wakeInsides(past time.Time) (err error) {
 		err = errors.Join(err, in.device.setDeadline(past))
 		for _, own := range in.further {
 			for _, l := range own.all {
-				err = errors.Join(err, l.wake(past))
+				l.wake()
 			}
 		}
 	}
@@ -118,9 +118,9 @@ func (p *Plane) closeInsides() (err error) {
 }
 
 // mergers are those of one receiver, for each inside in the order of Plane.insides.
-func (p *Plane) mergers(queue int) (out []*merger) {
+func (p *Plane) mergers(worker int) (out []*merger) {
 	for _, in := range p.insides {
-		out = append(out, newMerger(p, in, in.device.queues[queue]))
+		out = append(out, newMerger(p, in, in.device.outlets(worker)))
 	}
 	return out
 }

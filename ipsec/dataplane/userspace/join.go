@@ -13,7 +13,7 @@ import (
 // 4302, Section 3.3.4).
 //
 // They are of this host's own stack, which gives them to one queue, in their order. What
-// is in another, or has options, is not taken.
+// is in another is not taken.
 
 // maxJoins is how many packets a transmitter puts together at a time: a stack that has
 // lost the rest of one does not say so, and the oldest makes room.
@@ -31,8 +31,9 @@ type joins struct {
 
 // join is a packet, of which the beginning is there.
 type join struct {
-	key fragmentKey
-	buf []byte // behind a vnet header; empty: none
+	key          fragmentKey
+	header, next int    // as of the first fragment
+	buf          []byte // behind a vnet header; empty: none
 }
 
 // fragmentKey says which fragments belong together.
@@ -46,32 +47,39 @@ type fragmentKey struct {
 type fragment struct {
 	key    fragmentKey
 	header int // octets before the fragmented part, but for an IPv6 fragment header
+	next   int // where in them the protocol of what follows is
 	data   []byte
 	offset int  // of data in the fragmented part
 	more   bool // it is not the last
 }
 
 // fragmentOf reads the headers of a fragment, which were parsed into in. It is not ok if
-// there are others than those that a plain packet has.
+// those for the way are not.
 func (in *inner) fragmentOf(b []byte) (f fragment, ok bool) {
 	f.key = fragmentKey{src: in.src, dst: in.dst}
 	b = b[:in.length]
+	if f.header, f.next, ok = wayHeaders(b); !ok {
+		return f, false
+	}
 	if in.v6 {
-		if b[6] != protoFragment {
+		for b[f.next] == protoDestOpts { // some hosts take them for read on the way
+			f.next, f.header = f.header, f.header+8+int(b[f.header+1])*8
+		}
+		if b[f.next] != protoFragment {
 			return f, false
 		}
-		h := b[ipv6HeaderLen:]
+		h := b[f.header:]
 		field := binary.BigEndian.Uint16(h[2:])
 		f.key.protocol, f.key.identity = h[0], binary.BigEndian.Uint32(h[4:])
-		f.header, f.data = ipv6HeaderLen, h[ipv6FragmentLen:]
+		f.data = h[ipv6FragmentLen:]
 		f.offset, f.more = int(field&^7), field&1 != 0
 		return f, true
 	}
 	field := binary.BigEndian.Uint16(b[6:])
 	f.key.protocol, f.key.identity = b[9], uint32(binary.BigEndian.Uint16(b[4:]))
-	f.header, f.data = ipv4HeaderLen, b[ipv4HeaderLen:]
+	f.data = b[f.header:]
 	f.offset, f.more = int(field&0x1fff)*8, field&0x2000 != 0
-	return f, b[0]&15 == ipv4HeaderLen/4
+	return f, true
 }
 
 // begin takes the first fragment of a packet, b with its IP header.
@@ -87,7 +95,7 @@ func (x *joins) begin(f *fragment, b []byte) {
 	if len(j.buf) == 0 {
 		x.open++
 	}
-	j.key = f.key
+	j.key, j.header, j.next = f.key, f.header, f.next
 	j.buf = append(j.buf[:0], make([]byte, vnetHeaderLen)...)
 	j.buf = append(append(j.buf, b[:f.header]...), f.data...)
 }
@@ -105,7 +113,7 @@ func (x *joins) add(f *fragment) (whole []byte, ours bool) {
 			continue
 		}
 		packet := j.buf[vnetHeaderLen:]
-		if len(packet) != f.header+f.offset || len(packet)+len(f.data) >= maxPacket {
+		if len(packet) != j.header+f.offset || len(packet)+len(f.data) >= maxPacket {
 			x.end(j)
 			return nil, false
 		}
@@ -115,7 +123,7 @@ func (x *joins) add(f *fragment) (whole []byte, ours bool) {
 		}
 		j.buf = slices.Grow(j.buf, esp.TrailerRoom)
 		whole = j.buf
-		finishJoin(whole[vnetHeaderLen:], f.key.protocol)
+		j.finish(whole[vnetHeaderLen:])
 		x.end(j)
 		return whole, true
 	}
@@ -127,16 +135,16 @@ func (x *joins) end(j *join) {
 	x.open--
 }
 
-// finishJoin makes the header of the first fragment, at the beginning of b, that of all.
-func finishJoin(b []byte, protocol uint8) {
+// finish makes the headers of the first fragment, at the beginning of b, those of all.
+func (j *join) finish(b []byte) {
 	if b[0]>>4 == 6 {
-		b[6] = protocol
+		b[j.next] = j.key.protocol
 		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
 		return
 	}
 	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
 	b[6], b[7] = 0, 0
-	setHeaderChecksum(b[:ipv4HeaderLen])
+	setHeaderChecksum(b[:j.header])
 }
 
 // joined takes the fragment at hand, and reports whether it waits for others, or was the

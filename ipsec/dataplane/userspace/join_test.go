@@ -3,6 +3,7 @@ package userspace
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -31,12 +32,34 @@ func wholePacket(v6 bool, host byte, n int) []byte {
 	return b
 }
 
-// cutPacket cuts one into fragments of at most size octets of data, as a stack does.
+// withHeaders is such a packet with headers for the way.
+func withHeaders(b []byte) []byte {
+	if b[0]>>4 == 6 {
+		ext := slices.Concat(wayHopByHop, wayDestOpts)
+		ext[0], ext[len(wayHopByHop)] = protoDestOpts, b[6]
+		b = slices.Insert(b, ipv6HeaderLen, ext...)
+		b[6] = protoHopByHop
+		binary.BigEndian.PutUint16(b[4:], uint16(len(b)-ipv6HeaderLen))
+		return b
+	}
+	b = slices.Insert(b, ipv4HeaderLen, wayOptions...)
+	b[0] = 0x40 | byte(ipv4HeaderLen+len(wayOptions))/4
+	binary.BigEndian.PutUint16(b[2:], uint16(len(b)))
+	setHeaderChecksum(b[:ipv4HeaderLen+len(wayOptions)])
+	return b
+}
+
+// cutPacket cuts one into fragments of at most size octets of data, as a stack does: Linux
+// takes options for the destination for such that are read on the way.
 func cutPacket(b []byte, identity uint32, size int) (out [][]byte) {
 	size &^= 7
-	header := ipv4HeaderLen
-	if b[0]>>4 == 6 {
-		header = ipv6HeaderLen
+	header, next := int(b[0]&15)*4, 9
+	v6 := b[0]>>4 == 6
+	if v6 {
+		header, next, _ = wayHeaders(b)
+		if b[next] == protoDestOpts {
+			header, next = header+len(wayDestOpts), header
+		}
 	}
 	for at := header; at < len(b); at += size {
 		end := min(at+size, len(b))
@@ -45,20 +68,23 @@ func cutPacket(b []byte, identity uint32, size int) (out [][]byte) {
 			more = 1
 		}
 		f := bytes.Clone(b[:header])
-		if header == ipv6HeaderLen {
-			f[6] = protoFragment
-			f = append(f, b[6], 0)
+		if v6 {
+			f[next] = protoFragment
+			f = append(f, b[next], 0)
 			f = binary.BigEndian.AppendUint16(f, uint16(at-header)|more)
 			f = binary.BigEndian.AppendUint32(f, identity)
 		}
 		f = append(f, b[at:end]...)
-		if header == ipv6HeaderLen {
-			binary.BigEndian.PutUint16(f[4:], uint16(len(f)-header))
+		if v6 {
+			binary.BigEndian.PutUint16(f[4:], uint16(len(f)-ipv6HeaderLen))
 		} else {
+			if at > header {
+				withoutUncopied(f[ipv4HeaderLen:header])
+			}
 			binary.BigEndian.PutUint16(f[2:], uint16(len(f)))
 			binary.BigEndian.PutUint16(f[4:], uint16(identity))
 			binary.BigEndian.PutUint16(f[6:], uint16(at-header)/8|more<<13)
-			setHeaderChecksum(f[:ipv4HeaderLen])
+			setHeaderChecksum(f[:header])
 		}
 		out = append(out, f)
 	}
@@ -96,9 +122,12 @@ func TestJoin(t *testing.T) {
 		var parts [][][]byte
 		for i := range rapid.IntRange(1, maxJoins).Draw(t, "packets") {
 			b := wholePacket(rapid.Bool().Draw(t, "IPv6"), byte(i), rapid.IntRange(3000, 60000).Draw(t, "octets"))
+			if rapid.Bool().Draw(t, "headers for the way") {
+				b = withHeaders(b)
+			}
 			if b[0]>>4 == 4 { // the stack gives each an identity
 				binary.BigEndian.PutUint16(b[4:], uint16(7+i))
-				setHeaderChecksum(b[:ipv4HeaderLen])
+				setHeaderChecksum(b[:int(b[0]&15)*4])
 			}
 			packets = append(packets, b)
 			parts = append(parts, cutPacket(b, uint32(7+i), rapid.IntRange(500, 1480).Draw(t, "size")))

@@ -4,10 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"sync/atomic"
-	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -28,39 +25,15 @@ const (
 type lane struct {
 	fd      int
 	closing atomic.Bool // who waits for room gives up
-	// file owns fd, and conn parks in the poller, of a socket that receives. One that
-	// only sends has neither: the poller would be woken by every packet that leaves.
-	file *os.File
-	conn syscall.RawConn
 	// fragments says that datagrams of IPv4 go without DF. It is of the
 	// transmitter whose lane it is.
 	fragments bool
 }
 
-// poll registers the socket with the poller.
-func (l *lane) poll() (err error) {
-	l.file = os.NewFile(uintptr(l.fd), "udp")
-	if l.conn, err = l.file.SyscallConn(); err != nil {
-		return fmt.Errorf("poll UDP socket: %w", err)
-	}
-	return nil
-}
+// wake ends the waiting of who sends.
+func (l *lane) wake() { l.closing.Store(true) }
 
-// wake ends the waiting of who sends and who receives.
-func (l *lane) wake(past time.Time) error {
-	l.closing.Store(true)
-	if l.file == nil {
-		return nil
-	}
-	return l.file.SetDeadline(past)
-}
-
-func (l *lane) close() error {
-	if l.file == nil {
-		return unix.Close(l.fd)
-	}
-	return l.file.Close()
-}
+func (l *lane) close() error { return unix.Close(l.fd) }
 
 // prepare enlarges the socket's buffers, past the system's limit where allowed,
 // and has it discover path MTUs, whatever net.ipv4.ip_no_pmtu_disc says.
@@ -134,24 +107,6 @@ type lanes struct {
 	socket   *socket
 	all      []*lane
 	bySource map[netip.Addr]*lane
-}
-
-// sharePort prepares the socket, before it is bound, to be the first of several of its
-// port. A filter of the group has ESP go to the first members, of which each has the
-// SPIs with one remainder; IKE, with zeros in the place of the SPI, and what is too
-// short go to the first. The port is then bound as by one socket alone, so that
-// another daemon that has it, or wants it later, is told.
-func (s *socket) sharePort(receivers int) error {
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
-		return err
-	}
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // returns 0 if there is no such word
-		{Code: unix.BPF_ALU | unix.BPF_MOD | unix.BPF_K, K: uint32(receivers)},
-		{Code: unix.BPF_RET | unix.BPF_A},
-	}
-	err := unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_REUSEPORT_CBPF, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
-	return errors.Join(err, unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 0))
 }
 
 // newLanes makes the lanes of one transmitter; where there can be none the socket is

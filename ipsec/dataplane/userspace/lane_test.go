@@ -19,9 +19,7 @@ func TestLanesReceiveNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer s.close()
-			if !s.shared {
-				t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
-			}
+			needSharedPort(t, s)
 			if len(s.lanes[0].all) != maxLanes {
 				t.Fatalf("%d lanes, want %d", len(s.lanes[0].all), maxLanes)
 			}
@@ -67,9 +65,7 @@ func TestLanesBySource(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.close()
-	if !s.shared {
-		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
-	}
+	needSharedPort(t, s)
 	from := func(n int) *lane {
 		a := netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
 		return s.lanes[0].find(&endpoint{local: netip.AddrPortFrom(a, 4500)})

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"encoding/binary"
+	"math/bits"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -45,7 +46,7 @@ type merger struct {
 	plane  *Plane
 	inside *inside
 	mtu    interfaceMTU
-	fd     int
+	queues []int // to write to
 	runs   [maxRuns]run
 	victim int
 	single [2]unix.Iovec
@@ -55,9 +56,21 @@ type merger struct {
 	udp    bool
 }
 
-// newMerger makes one that writes to a queue of the interface.
-func newMerger(p *Plane, in *inside, q *queue) *merger {
-	return &merger{plane: p, inside: in, fd: q.fd, tcp: in.device.mergeTCP, udp: in.device.mergeUDP}
+// newMerger makes one that writes to those queues of the interface.
+func newMerger(p *Plane, in *inside, queues []int) *merger {
+	return &merger{plane: p, inside: in, queues: queues, tcp: in.device.mergeTCP, udp: in.device.mergeUDP}
+}
+
+// queue is that for packets of f, see [device.outlets]: all of a flow go to one, and flows
+// to as many as there are. What the kernel takes for one flow has to be one here: it does
+// not tell ICMP messages between two addresses apart, nor fragments.
+func (m *merger) queue(f *flow, ports bool) int {
+	h := f.src.hi ^ f.dst.hi<<1 ^ f.src.lo ^ f.dst.lo<<1 ^ uint64(f.protocol)<<56
+	if ports {
+		h ^= uint64(f.srcPort)<<48 ^ uint64(f.dstPort)<<32
+	}
+	at, _ := bits.Mul64(h*0x9e3779b97f4a7c15, uint64(len(m.queues))) // Fibonacci hashing
+	return m.queues[at]
 }
 
 // candidate describes how a packet could be part of a run.
@@ -123,7 +136,8 @@ func (m *merger) pass(b []byte, in *inner) {
 			m.flush(r)
 		}
 	}
-	m.write(b)
+	ports := in.hasPorts && !in.fragment && in.protocol != protoICMP && in.protocol != protoICMPv6
+	m.write(m.queue(&in.flow, ports), b)
 }
 
 // find returns the run of f, or an empty one.
@@ -222,14 +236,15 @@ func (m *merger) flushAll() {
 func (m *merger) flush(r *run) {
 	count := r.count
 	r.count = 0
+	queue := m.queue(&r.flow, true)
 	if count == 1 {
-		m.write(r.first)
+		m.write(queue, r.first)
 		return
 	}
 	m.seal(r)
 	r.vec[0].Base = &m.vnet[0]
 	r.vec[0].SetLen(vnetHeaderLen)
-	switch errno := m.writev(&r.vec[0], 1+count); errno {
+	switch errno := m.writev(queue, &r.vec[0], 1+count); errno {
 	case 0:
 	case unix.EINVAL:
 		// The test at the start did not show it: this kernel refuses
@@ -269,19 +284,19 @@ func (m *merger) seal(r *run) {
 }
 
 // write passes one packet as it is.
-func (m *merger) write(b []byte) {
+func (m *merger) write(queue int, b []byte) {
 	m.single[0].Base = &m.plain[0]
 	m.single[0].SetLen(vnetHeaderLen)
 	m.single[1].Base = &b[0]
 	m.single[1].SetLen(len(b))
-	if errno := m.writev(&m.single[0], 2); errno != 0 {
+	if errno := m.writev(queue, &m.single[0], 2); errno != 0 {
 		m.plane.stats.deliverErrors.Add(1)
 	}
 }
 
-func (m *merger) writev(vec *unix.Iovec, n int) unix.Errno {
+func (m *merger) writev(queue int, vec *unix.Iovec, n int) unix.Errno {
 	for {
-		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(m.fd), uintptr(unsafe.Pointer(vec)), uintptr(n))
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITEV, uintptr(queue), uintptr(unsafe.Pointer(vec)), uintptr(n))
 		if errno != unix.EINTR {
 			return errno
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,6 +239,48 @@ func TestAHNarrowPath(t *testing.T) {
 	seen().wantOnly(t, protoAH)
 }
 
+// TestAHFull: a packet of AH that fills the path is not cut.
+func TestAHFull(t *testing.T) {
+	for _, mode := range []dataplane.Mode{dataplane.Tunnel, dataplane.Transport} {
+		nsA, nsB := joined(t)
+		wire := nsB.tap(t, "wire")
+		x := &tunnel{
+			t: t, suite: ah256, mode: mode,
+			a: newGateway(t, nsA, outerA6, Config{MTU: 1500, Mark: testMark}, []netip.Prefix{siteA6}, []netip.Prefix{siteB6}),
+			b: newGateway(t, nsB, outerB6, Config{MTU: 1500, Mark: testMark}, []netip.Prefix{siteB6}, []netip.Prefix{siteA6}),
+		}
+		server := siteB6.Addr()
+		for _, g := range []*gateway{x.a, x.b} {
+			if mode == dataplane.Transport {
+				g.local, server = []ts.Selector{ts.FromPrefix(netip.PrefixFrom(g.outer.Addr(), 128))}, outerB6
+			}
+			g.outer = netip.AddrPortFrom(g.outer.Addr(), 0)
+		}
+		if mode == dataplane.Transport {
+			x.a.intercept(outerB6)
+			x.b.intercept(outerA6)
+		}
+		x.start()
+		if err := x.exchange("tcp6", server, 1<<20); err != nil {
+			t.Errorf("%s mode: %v; %+v %+v", mode, err, x.a.Drops(), x.b.Drops())
+		}
+		full := 0
+		for len(wire.packets) > 0 {
+			b := <-wire.packets
+			var in inner
+			if in.parse(b) && in.fragment {
+				t.Fatalf("%s mode: a fragment of %d octets", mode, len(b))
+			}
+			if len(b) > 1480 {
+				full++
+			}
+		}
+		if full == 0 {
+			t.Errorf("%s mode: no packet fills the path", mode)
+		}
+	}
+}
+
 // TestTransportUnfit: what transport mode has no place for is counted, not sent.
 func TestTransportUnfit(t *testing.T) {
 	sa, ah := &outboundSA{}, &outboundSA{ah: &esp.AHOutbound{}}
@@ -265,11 +308,20 @@ func TestTransportUnfit(t *testing.T) {
 		{"IPv4", v4(func([]byte) {}), ipv4HeaderLen, protoUDP, true},
 		{"IPv4, first fragment", v4(func(b []byte) { b[6] |= 0x20 }), 0, 0, false},
 		{"IPv4, last fragment", v4(func(b []byte) { b[7] = 1 }), 0, 0, false},
-		{"IPv4, options", v4(func(b []byte) { b[0] = 0x46 }), 0, 0, true},
+		{"IPv4, router alert", v4(func(b []byte) { b[0] = 0x46; copy(b[20:], []byte{148, 4, 0, 0}) }), 24, protoUDP, true},
+		{"IPv4, source route that is over", v4(func(b []byte) { b[0] = 0x47; copy(b[20:], []byte{1, 137, 7, 8, 192, 0, 2, 9}) }), 28, protoUDP, true},
+		{"IPv4, source route", v4(func(b []byte) { b[0] = 0x47; copy(b[20:], []byte{1, 131, 7, 4, 192, 0, 2, 9}) }), 0, 0, false},
+		{"IPv4, source route without a pointer", v4(func(b []byte) { b[0] = 0x46; copy(b[20:], []byte{131, 2, 0, 0}) }), 0, 0, false},
+		{"IPv4, option of no length", v4(func(b []byte) { b[0] = 0x46; copy(b[20:], []byte{148, 0, 0, 0}) }), 0, 0, false},
+		{"IPv4, option that is too long", v4(func(b []byte) { b[0] = 0x46; copy(b[20:], []byte{1, 148, 4, 0}) }), 0, 0, false},
 		{"IPv6", v6(protoUDP), ipv6HeaderLen, protoUDP, true},
 		{"IPv6, destination options", v6(protoDestOpts, options...), ipv6HeaderLen, protoDestOpts, true},
-		{"IPv6, hop by hop", v6(protoHopByHop, options...), 0, 0, true},
-		{"IPv6, routing", v6(protoRouting, options...), 0, 0, true},
+		{"IPv6, hop by hop", v6(protoHopByHop, options...), 48, protoUDP, true},
+		{"IPv6, routing that is over", v6(protoRouting, protoUDP, 0, 2, 0, 0, 0, 0, 0), 48, protoUDP, true},
+		{"IPv6, routing", v6(protoRouting, protoUDP, 0, 2, 1, 0, 0, 0, 0), 0, 0, false},
+		{"IPv6, all that there is", v6(protoHopByHop, slices.Concat(
+			[]byte{protoDestOpts, 0, 1, 4, 0, 0, 0, 0}, []byte{protoRouting, 0, 1, 4, 0, 0, 0, 0},
+			[]byte{protoDestOpts, 0, 2, 0, 0, 0, 0, 0}, options)...), 64, protoDestOpts, true},
 		{"IPv6, fragment", v6(protoFragment, protoUDP, 0, 0, 1, 0, 0, 0, 1), 0, 0, false},
 	} {
 		var in inner

@@ -29,7 +29,7 @@ func newPath(t testing.TB, out *os.File) *Plane {
 	t.Cleanup(func() { s.close() })
 	p := &Plane{
 		logger:  slog.New(slog.DiscardHandler),
-		insides: []*inside{{device: &device{queues: []*queue{{fd: int(out.Fd()), file: out}}, mergeTCP: true, mergeUDP: true}}},
+		insides: []*inside{{device: &device{intakes: []*intake{{queues: []int{int(out.Fd())}}}, outlet: int(out.Fd()), mergeTCP: true, mergeUDP: true}}},
 		socket:  s, endpoints: newEndpoints(), events: make(chan dataplane.Event, eventBuffer), inbound: newSPITable(),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{},
 	}
@@ -149,7 +149,7 @@ func TestSegmentThenMerge(t *testing.T) {
 		if !s.start(parseVnetHeader(packet), packet[vnetHeaderLen:]) {
 			t.Fatal("the segmenter refused a good super-packet")
 		}
-		m := newMerger(p, p.insides[0], p.insides[0].device.queues[0])
+		m := newMerger(p, p.insides[0], p.insides[0].device.outlets(0))
 		for b := s.next(); b != nil; b = s.next() {
 			b = bytes.Clone(b) // as if it had travelled
 			var in inner
@@ -210,7 +210,7 @@ func TestMergeKeepsWhatDiffers(t *testing.T) {
 		"the flow before is done": func(b []byte) { second(b); resum(b) }, // first has PSH
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := newMerger(p, p.insides[0], p.insides[0].device.queues[0])
+			m := newMerger(p, p.insides[0], p.insides[0].device.outlets(0))
 			first := single(func(b []byte) {
 				if name != "the flow before is done" {
 					b[33] = tcpACK
@@ -252,14 +252,10 @@ type pathBench struct {
 
 func newPathBench(t testing.TB) *pathBench {
 	p := newPath(t, openNull(t))
-	sink, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sink.close() })
+	sink := openPeer(t)
 	unix.SetsockoptInt(sink.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1) // full at once: packets end there
 	p.connect(t, sink.local)
-	rx := newReceiver(p, newInbox(&p.socket.lane, nil), 0)
+	rx := newReceiver(p, nil, &inbox{}, 0)
 	return &pathBench{plane: p, tx: p.insides[0].transmitters[0], rx: rx, sink: sink, buf: make([]byte, 2*maxPacket)}
 }
 

@@ -21,6 +21,21 @@ type remotePeer struct {
 	in     *esp.Inbound
 }
 
+// openPeer opens the socket of a peer, which receives whatever comes.
+func openPeer(t testing.TB) *socket {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	s := &socket{lane: lane{fd: fd}, family: unix.AF_INET}
+	if err := s.bind(netip.MustParseAddr("127.0.0.1"), 0, 1); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
 // addPeer gives p a tunnel to a new peer that has 10.1.n.0/24.
 func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 	t.Helper()
@@ -29,11 +44,7 @@ func (p *Plane) addPeer(t *testing.T, n int) *remotePeer {
 
 func (p *Plane) addPeerWith(t *testing.T, n int, tfc dataplane.TFC, limits dataplane.Limits) *remotePeer {
 	t.Helper()
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.close() })
+	s := openPeer(t)
 	local := []ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/24"))}
 	remote := []ts.Selector{ts.FromPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(n), 0}), 24))}
 	name := fmt.Sprintf("peer%d", n)

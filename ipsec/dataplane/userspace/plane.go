@@ -168,20 +168,19 @@ func New(c Config) (*Plane, error) {
 
 // start makes the goroutines that move packets and lets them run.
 func (p *Plane) start() {
-	p.streamed.receiver = newReceiver(p, nil, 0)
-	sockets := append([]*lane{&p.socket.lane}, p.socket.further...)
-	for i := range p.insides[0].device.queues {
+	p.streamed.receiver = newReceiver(p, nil, nil, 0)
+	for i := range p.insides[0].device.intakes {
 		for _, in := range p.insides {
 			in.transmitters = append(in.transmitters, newTransmitter(p, in, i))
 		}
-		p.running.Go(newReceiver(p, newInbox(sockets[i], nil), i).run)
+		p.running.Go(newReceiver(p, p.socket.intakes[i], &inbox{}, i).run)
 	}
 	for _, in := range p.insides {
 		for _, t := range in.transmitters {
 			p.running.Go(t.run)
 		}
 	}
-	p.raw.each(func(s *rawSocket) { p.running.Go(newReceiver(p, newInbox(&s.lane, s), 0).run) })
+	p.raw.each(func(s *rawSocket) { p.running.Go(newReceiver(p, s.intake, &inbox{raw: s}, 0).run) })
 }
 
 // Name implements dataplane.Plane.
@@ -232,9 +231,9 @@ func (p *Plane) AllocateSPI(replaces uint32) (uint32, error) {
 		return 0, dataplane.ErrClosed
 	}
 	// The receivers take turns, so that what is allocated one after the other, as for
-	// the SAs of one child, is received by different ones; see sharePort. A successor
+	// the SAs of one child, is received by different ones; see steering. A successor
 	// stays where its predecessor was.
-	receivers := uint32(len(p.socket.further) + 1)
+	receivers := uint32(len(p.socket.intakes))
 	at := replaces
 	if replaces == 0 {
 		p.allocated++

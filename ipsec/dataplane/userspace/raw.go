@@ -24,6 +24,7 @@ const (
 // kernel does, and fragments what is too long.
 type rawSocket struct {
 	lane
+	intake  *intake // owns the socket
 	v6, ah  bool
 	sending sync.Mutex // of who sends, and sets what is to be set for that
 }
@@ -82,9 +83,12 @@ func newRawSocket(v6, ah bool, listen netip.Addr, mark uint32) (*rawSocket, erro
 		unix.Close(fd)
 		return nil, fmt.Errorf("raw socket of IP protocol %d: %w", protocol, err)
 	}
-	if err := s.poll(); err != nil {
-		s.file.Close()
+	if s.intake, err = openIntake(); err != nil {
+		unix.Close(fd)
 		return nil, err
+	}
+	if err := s.intake.add(fd); err != nil {
+		return nil, errors.Join(err, s.intake.close())
 	}
 	return s, nil
 }
@@ -96,6 +100,9 @@ func (s *rawSocket) configure(listen netip.Addr) error {
 		level, includeHeader, info = unix.SOL_IPV6, unix.IPV6_HDRINCL, unix.IPV6_RECVPKTINFO
 		if err := unix.SetsockoptInt(s.fd, level, unix.IPV6_RECVTCLASS, 1); err != nil {
 			return fmt.Errorf("enable IPV6_RECVTCLASS: %w", err)
+		}
+		if err := reportWay(s.fd, true); err != nil {
+			return err
 		}
 	} else if err := s.discoverPaths(); err != nil {
 		return err
@@ -144,12 +151,12 @@ func (s *rawSocket) prepare(e *endpoint, outer outerHeader, c *control) {
 }
 
 // room is how many octets are to be free before a received message: the kernel keeps
-// the IPv6 header for itself.
+// the IPv6 headers for itself.
 func (s *rawSocket) room() int {
 	if s == nil || !s.v6 {
 		return 0
 	}
-	return ipv6HeaderLen
+	return ipv6HeaderLen + maxWay
 }
 
 // each calls f for every socket there is.
@@ -162,12 +169,15 @@ func (r *rawSockets) each(f func(*rawSocket)) {
 }
 
 func (r *rawSockets) wake(past time.Time) (err error) {
-	r.each(func(s *rawSocket) { err = errors.Join(err, s.wake(past)) })
+	r.each(func(s *rawSocket) {
+		s.wake()
+		err = errors.Join(err, s.intake.setDeadline(past))
+	})
 	return err
 }
 
 func (r *rawSockets) close() (err error) {
-	r.each(func(s *rawSocket) { err = errors.Join(err, s.close()) })
+	r.each(func(s *rawSocket) { err = errors.Join(err, s.intake.close()) })
 	return err
 }
 
@@ -187,20 +197,21 @@ func (r *rawSockets) to(a netip.Addr, ah bool) (*rawSocket, error) {
 func (r *receiver) rawMessage(i int) {
 	s, n := r.in.raw, int(r.in.messages[i].n)
 	b := r.in.slabs[i][: s.room()+n : s.room()+n]
-	at := s.room()
+	at := 0
 	if s.v6 {
-		info := parseControl(r.in.control(i), true)
-		r.class = info.class
-		r.ipv6Header(b, info.local)
+		b, at = r.ipv6Headers(i, b)
 	} else {
 		if n < ipv4HeaderLen || n < int(b[0]&15)*4 {
 			r.plane.stats.malformed.Add(1)
 			return
 		}
 		r.class, at = b[1], int(b[0]&15)*4
+		r.way.options4(b[ipv4HeaderLen:at])
 	}
 	switch rest := b[at:]; {
 	case len(rest) < minAH:
+		r.plane.stats.malformed.Add(1)
+	case s.ah && r.way.lost:
 		r.plane.stats.malformed.Add(1)
 	case s.ah:
 		r.protected(binary.BigEndian.Uint32(rest[4:]), b)
@@ -213,18 +224,20 @@ func (r *receiver) rawMessage(i int) {
 // protocol needs.
 const minAH = 12
 
-// ipv6Header writes the header before what the socket gave, as far as AH covers it:
-// hop limit, traffic class and flow label may have changed on the way (RFC 4302,
-// Section 3.3.3.1.2.1). Extension headers before AH are not told by the kernel, so
-// that such packets fail.
-func (r *receiver) ipv6Header(b []byte, destination netip.Addr) {
-	h := b[:ipv6HeaderLen]
-	clear(h)
-	h[0], h[6] = 0x60, protoAH
-	binary.BigEndian.PutUint16(h[4:], uint16(len(b)-ipv6HeaderLen))
-	copy(h[8:24], r.source[sockaddrAddr6:])
-	to := destination.As16()
-	copy(h[24:40], to[:])
+// ipv6Headers writes the headers before what the socket gave, which is at the end of b,
+// and returns where they begin and how long they are. Flow label and hop limit, which AH
+// does not cover (RFC 4302, Section 3.3.3.1.2.1), are new.
+func (r *receiver) ipv6Headers(i int, b []byte) (packet []byte, headers int) {
+	info := parseControl(r.in.control(i), true)
+	if r.class, r.way.n, r.way.lost = info.class, 0, false; info.way {
+		r.way.received(r.in.control(i), r.in.truncated(i))
+	}
+	headers = ipv6HeaderLen + r.way.n
+	b = b[r.in.raw.room()-headers:]
+	source := netip.AddrFrom16([16]byte(r.source[sockaddrAddr6:]))
+	writeHeader(b, outerHeader{class: r.class}, protoAH, source, info.local)
+	r.way.put(b, protoAH)
+	return b, headers
 }
 
 // takesAH reports whether the packets at hand are of AH.

@@ -23,10 +23,12 @@ const (
 	receivePause = 20 * time.Millisecond
 )
 
-// receiver moves packets from one socket, or from all streams, to the interface:
-// receive, find the SA, open in place, check, merge, write, all in one goroutine.
+// receiver moves packets from sockets, which it serves in turn, or from all streams, to
+// the interface: receive, find the SA, open in place, check, merge, write, all in one
+// goroutine.
 type receiver struct {
 	plane   *Plane
+	intake  *intake // nil for streams
 	socket  *socket
 	merger  *merger   // the last one that was used
 	mergers []*merger // of each inside
@@ -41,39 +43,64 @@ type receiver struct {
 	source *[unix.SizeofSockaddrInet6]byte
 	stream streamPath // where packets come from that are not of a socket
 	class  uint8      // of the outer header
+	way    way        // likewise
 	forged int        // packets of the stream whose integrity check failed
 
 	unknownRaised time.Time
 }
 
-// newReceiver makes one that writes to a queue of the interface, and that queue of those
-// of labels.
-func newReceiver(p *Plane, in *inbox, queue int) *receiver {
-	all := p.mergers(queue)
-	return &receiver{plane: p, socket: p.socket, merger: all[0], mergers: all, in: in}
+// newReceiver makes one that writes to the interface, and to those of labels, as one worker
+// does.
+func newReceiver(p *Plane, from *intake, in *inbox, worker int) *receiver {
+	all := p.mergers(worker)
+	return &receiver{plane: p, intake: from, socket: p.socket, merger: all[0], mergers: all, in: in}
 }
 
-// run serves the socket.
+// run serves the sockets, and parks in the poller when there is nothing in any.
 func (r *receiver) run() {
-	in := r.in
 	for !r.plane.stop.Load() {
-		in.receive()
-		if in.errno == unix.EAGAIN {
-			if err := in.lane.conn.Read(in.tryRecv); err != nil {
-				r.plane.fail(fmt.Errorf("wait for the network: %w", err))
-				return
-			}
-		}
-		switch in.errno {
-		case 0:
-			r.batch()
-		case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
-			// Nothing, or an earlier send's ICMP error.
-		default:
-			r.plane.stats.receiveErrors.Add(1)
-			time.Sleep(receivePause)
+		if err := r.round(); err != nil {
+			r.plane.fail(fmt.Errorf("wait for the network: %w", err))
+			return
 		}
 	}
+}
+
+// round gives each socket in which something waits its turn, of one batch.
+func (r *receiver) round() error {
+	from := r.intake
+	if len(from.ready) > 0 {
+		from.look()
+	} else if err := from.wait(); err != nil {
+		return err
+	}
+	left := from.ready[:0]
+	for _, socket := range from.ready {
+		if r.turn(socket) {
+			left = append(left, socket)
+		} else if err := from.rearm(socket); err != nil {
+			return err
+		}
+	}
+	from.ready = left
+	return nil
+}
+
+// turn takes a batch and reports whether more may wait.
+func (r *receiver) turn(socket int) (more bool) {
+	in := r.in
+	in.fd = socket
+	more = in.receive()
+	switch in.errno {
+	case 0:
+		r.batch()
+	case unix.EAGAIN, unix.EINTR, unix.ECONNREFUSED, unix.EHOSTUNREACH, unix.ENETUNREACH:
+		// Nothing, or an earlier send's ICMP error.
+	default:
+		r.plane.stats.receiveErrors.Add(1)
+		time.Sleep(receivePause)
+	}
+	return more
 }
 
 // batch handles what one receive call brought.
@@ -106,12 +133,14 @@ func (r *receiver) finish() {
 // traffic class, equal in length but for the last.
 func (r *receiver) slab(i int) {
 	n := r.in.messages[i].n
-	info := parseControl(r.in.control(i), false)
+	info := &r.in.said[i]
 	size := info.segment
 	if size <= 0 {
 		size = int(n)
 	}
-	r.class = info.class
+	if r.class, r.way.n, r.way.lost = info.class, 0, false; info.way {
+		r.way.received(r.in.control(i), r.in.truncated(i))
+	}
 	for b := r.in.slabs[i][:n]; len(b) > 0; {
 		n := min(size, len(b))
 		r.datagram(b[:n:n])
@@ -250,7 +279,7 @@ func (r *receiver) tellPath(e *dataplane.Event) {
 // newest packet of an SA speaks for it, lest one that was delayed on the old
 // path turn it back (RFC 7296, Section 2.23).
 func (r *receiver) announceMove(sa *inboundSA) {
-	if r.now.Sub(sa.mappingRaised) < eventInterval {
+	if r.now.Sub(sa.mappingRaised) < moveInterval {
 		return
 	}
 	e := sa.event(dataplane.MappingChanged)

@@ -13,8 +13,13 @@ import (
 	"github.com/swanherd/swanherd/ipsec/esp"
 )
 
-// eventInterval is how often an event whose cause lasts is raised again.
-const eventInterval = time.Second
+const (
+	// eventInterval is how often an event whose cause lasts is raised again.
+	eventInterval = time.Second
+	// moveInterval is likewise for a peer that seems to have moved: it may move on at
+	// once, as a NAT does that has just forgotten its mapping.
+	moveInterval = 100 * time.Millisecond
+)
 
 // association is what the two directions of an SA have in common. The counters
 // are written by the goroutine that moves its packets, once for a batch, and read by
@@ -149,6 +154,20 @@ type child struct {
 	carriers     atomic.Pointer[[]*outboundSA] // of each queue that which carries its traffic; never empty
 
 	acquired moment // when Acquire was last raised
+}
+
+// carries reports whether there is an SA for its traffic.
+func (c *child) carries() bool { return c.carriers.Load() != nil }
+
+// chooseAnew is choose after an SA came or went. With the first one, and without the last,
+// another child's policy may go first: what transmitters remember of policies is void.
+func (c *child) chooseAnew() {
+	carried := c.carries()
+	c.choose()
+	if c.policy != nil && c.carries() != carried {
+		again := *c.inside.spd.Load()
+		c.inside.spd.Store(&again)
+	}
 }
 
 // choose makes the SA installed last carry the traffic (RFC 7296, Section 2.8), in each

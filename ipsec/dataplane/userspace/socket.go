@@ -21,16 +21,17 @@ const socketBuffer = 7 << 20
 // unspecified listening address it is one of IPv6 that takes IPv4 too, so that
 // one goroutine receives for every SA.
 //
-// It receives, and sends IKE. What the transmitter sends goes by lanes.
+// It receives IKE, and sends it. What the transmitter sends goes by lanes, and ESP is
+// received by further sockets of the port, so that a flood of it takes the room of few
+// others and none of IKE.
 type socket struct {
 	lane
 	family int
 	local  netip.AddrPort // port never 0
 	mark   uint32         // of all that is sent
 	shared bool           // the kernel lets several sockets have the port
-	// further receive too, each for the SAs whose SPIs leave the remainder that is
-	// its place, when divided by how many receive.
-	further []*lane
+	// intakes are those of the receivers, and own all that receives, IKE's in the first.
+	intakes []*intake
 	lanes   []*lanes
 	first   atomic.Pointer[netip.Addr] // source address that was seen
 	several atomic.Bool                // there were others
@@ -44,8 +45,8 @@ type probes struct {
 }
 
 // openSocket binds listen; an invalid or unspecified address is all of both
-// families. It makes as many that receive, and sets of lanes, as there are workers,
-// where the kernel can.
+// families. It makes as many intakes, and sets of lanes, as there are workers, where the
+// kernel can.
 func openSocket(listen netip.AddrPort, mark uint32, workers int) (*socket, error) {
 	s := &socket{family: unix.AF_INET6, mark: mark}
 	addr := listen.Addr().Unmap()
@@ -67,28 +68,52 @@ func openSocket(listen netip.AddrPort, mark uint32, workers int) (*socket, error
 		return nil, fmt.Errorf("bind UDP %s: %w", listen, err)
 	}
 	s.probes = openProbes(mark)
-	if err := errors.Join(s.poll(), s.openFurther(workers)); err != nil {
+	if !s.shared {
+		workers = 1
+	}
+	// The kernel counts the sockets of the port in the order in which they were bound.
+	if err := s.openIntakes(workers); err != nil {
+		s.close()
+		return nil, err
+	}
+	if err := s.openLanes(workers); err != nil {
 		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
-// openFurther opens those that receive, in their order, before those that do not.
-func (s *socket) openFurther(workers int) error {
-	if !s.shared {
-		workers = 1
+// openIntakes opens what receives, in the order that steering has.
+func (s *socket) openIntakes(workers int) error {
+	for i := range workers {
+		in, err := openIntake()
+		if err != nil {
+			return err
+		}
+		s.intakes = append(s.intakes, in)
+		if i > 0 {
+			continue
+		}
+		if err := in.add(s.fd); err != nil {
+			return err
+		}
 	}
-	for len(s.further) < workers-1 {
+	if !s.shared {
+		return nil
+	}
+	for i := range workers * queuesOfIntake {
 		l, err := s.newLane()
 		if err != nil {
 			return fmt.Errorf("open further socket to receive: %w", err)
 		}
-		s.further = append(s.further, l)
-		if err := errors.Join(l.poll(), s.receiveInfo(l.fd, s.local.Addr())); err != nil {
+		if err := errors.Join(s.intakes[i%workers].add(l.fd), s.receiveInfo(l.fd, s.local.Addr())); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (s *socket) openLanes(workers int) error {
 	for len(s.lanes) < workers {
 		x, err := s.newLanes()
 		s.lanes = append(s.lanes, x)
@@ -123,29 +148,33 @@ func (p *probes) close() {
 	}
 }
 
-func (s *socket) close() error {
+func (s *socket) close() (err error) {
 	s.probes.close()
-	var err error
-	s.each(func(l *lane) { err = errors.Join(err, l.close()) })
-	return errors.Join(err, s.lane.close())
-}
-
-// each calls f for every socket but the first.
-func (s *socket) each(f func(*lane)) {
-	for _, l := range s.further {
-		f(l)
-	}
 	for _, x := range s.lanes {
 		for _, l := range x.all {
-			f(l)
+			err = errors.Join(err, l.close())
 		}
 	}
+	if len(s.intakes) == 0 {
+		return errors.Join(err, s.lane.close()) // which none has taken over
+	}
+	for _, in := range s.intakes {
+		err = errors.Join(err, in.close())
+	}
+	return err
 }
 
 // wake ends the waiting of all goroutines.
-func (s *socket) wake(past time.Time) error {
-	err := s.lane.wake(past)
-	s.each(func(l *lane) { err = errors.Join(err, l.wake(past)) })
+func (s *socket) wake(past time.Time) (err error) {
+	s.lane.wake()
+	for _, x := range s.lanes {
+		for _, l := range x.all {
+			l.wake()
+		}
+	}
+	for _, in := range s.intakes {
+		err = errors.Join(err, in.setDeadline(past))
+	}
 	return err
 }
 
@@ -188,6 +217,9 @@ func (s *socket) receiveInfo(fd int, addr netip.Addr) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVTOS, 1); err != nil {
 		return fmt.Errorf("enable IP_RECVTOS: %w", err)
 	}
+	if err := reportWay(fd, false); err != nil {
+		return err
+	}
 	if s.family == unix.AF_INET {
 		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_PKTINFO, 1); err != nil {
 			return fmt.Errorf("enable IP_PKTINFO: %w", err)
@@ -201,7 +233,7 @@ func (s *socket) receiveInfo(fd int, addr netip.Addr) error {
 	if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1); err != nil {
 		return fmt.Errorf("enable IPV6_RECVPKTINFO: %w", err)
 	}
-	return nil
+	return reportWay(fd, true)
 }
 
 func socketName(fd int) (netip.AddrPort, error) {
@@ -268,20 +300,31 @@ func (p *probes) ask(remote netip.Addr, f func(fd int) error) error {
 type received struct {
 	segment int   // size of each datagram that was merged, 0 if none was
 	class   uint8 // DSCP and ECN of the outer header
+	way     bool  // there were headers for the way
 	local   netip.Addr
+}
+
+// nextControl takes the first message off ancillary data, nil if there is none.
+func nextControl(oob []byte) (h *unix.Cmsghdr, data, rest []byte) {
+	if len(oob) < unix.SizeofCmsghdr {
+		return nil, nil, nil
+	}
+	h = (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
+	size := int(h.Len)
+	if size < unix.CmsgLen(0) || size > len(oob) {
+		return nil, nil, nil
+	}
+	return h, oob[unix.CmsgLen(0):size], oob[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(oob)):]
 }
 
 // parseControl reads the ancillary data oob; local only if wanted, which costs.
 func parseControl(oob []byte, wantLocal bool) received {
 	var r received
-	for len(oob) >= unix.SizeofCmsghdr {
-		h := (*unix.Cmsghdr)(unsafe.Pointer(&oob[0]))
-		size := int(h.Len)
-		if size < unix.CmsgLen(0) || size > len(oob) {
-			break
-		}
-		data := oob[unix.CmsgLen(0):size]
-		switch {
+	for {
+		h, data, rest := nextControl(oob)
+		switch oob = rest; {
+		case h == nil:
+			return r
 		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
 			r.segment = int(binary.NativeEndian.Uint32(data))
 		case h.Level == unix.SOL_IP && h.Type == unix.IP_TOS && len(data) >= 1:
@@ -292,8 +335,25 @@ func parseControl(oob []byte, wantLocal bool) received {
 			r.local = netip.AddrFrom4([4]byte(data[8:])) // ipi_addr
 		case wantLocal && h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
 			r.local = netip.AddrFrom16([16]byte(data)).Unmap()
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_RECVOPTS,
+			h.Level == unix.SOL_IPV6 && (h.Type == unix.IPV6_HOPOPTS || h.Type == unix.IPV6_RTHDR || h.Type == unix.IPV6_DSTOPTS):
+			r.way = true
 		}
-		oob = oob[min(unix.CmsgSpace(size-unix.CmsgLen(0)), len(oob)):]
 	}
-	return r
+}
+
+// reportWay has the headers for the way of received packets reported.
+func reportWay(fd int, v6 bool) error {
+	if !v6 {
+		if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_RECVOPTS, 1); err != nil {
+			return fmt.Errorf("enable IP_RECVOPTS: %w", err)
+		}
+		return nil
+	}
+	for _, option := range []int{unix.IPV6_RECVHOPOPTS, unix.IPV6_RECVRTHDR, unix.IPV6_RECVDSTOPTS} {
+		if err := unix.SetsockoptInt(fd, unix.SOL_IPV6, option, 1); err != nil {
+			return fmt.Errorf("have IPv6 extension headers reported: %w", err)
+		}
+	}
+	return nil
 }

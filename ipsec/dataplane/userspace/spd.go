@@ -71,15 +71,25 @@ func (n *spdNode) remove(prefix address, bits int, p *policy) *spdNode {
 	return &c
 }
 
+// before reports whether p goes before q, whose remote prefix is as long and which was
+// set before it.
+func (p *policy) before(q *policy) bool {
+	if p.priority != q.priority {
+		return p.priority < q.priority
+	}
+	return p.child.carries() && !q.child.carries()
+}
+
 // lookup finds the policy for an outbound packet: of all that match it the one
 // with the lowest priority value, among equals the one with the longest remote
-// prefix, among those the one set first. It returns nil if none matches.
+// prefix, among those one whose child has an SA, and of those the one set first. It
+// returns nil if none matches.
 func (n *spdNode) lookup(f *flow) *policy {
 	var best *policy
 	for n != nil && n.prefix.commonBits(f.dst) >= n.bits {
 		var here *policy
 		for _, p := range n.policies {
-			if (here == nil || p.priority < here.priority) && p.selectors.outbound(f) {
+			if (here == nil || p.before(here)) && p.selectors.outbound(f) {
 				here = p
 			}
 		}

@@ -95,8 +95,12 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 					remote: []ts.Selector{drawSelector(t, v6), drawSelector(t, !v6)},
 				}
 				m.policy = &policy{
+					child:     &child{},
 					priority:  rapid.Uint32Range(0, 1).Draw(t, "priority"),
 					selectors: selectors{local: compileSelectors(m.local), remote: compileSelectors(m.remote)},
+				}
+				if rapid.Bool().Draw(t, "has an SA") {
+					m.policy.child.carriers.Store(&[]*outboundSA{{}})
 				}
 				for _, x := range remotePrefixes(m.remote) {
 					root = root.insert(x.prefix, x.bits, m.policy)
@@ -126,8 +130,9 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 	})
 }
 
-// checkChoice: the chosen policy matches, and no other that does has a better
-// priority, or the same and a longer prefix.
+// checkChoice: the chosen policy matches, and no other that does has a better priority,
+// or the same and a longer prefix, or that too and an SA where the chosen one has none, or
+// is like it in all that and was set before it.
 func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet) {
 	i := slices.IndexFunc(model, func(m *modelPolicy) bool { return m.policy == got })
 	if i < 0 {
@@ -136,15 +141,25 @@ func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet
 	if !ts.Match(model[i].local, model[i].remote, packet) {
 		t.Fatalf("policy %v to %v does not match %+v", model[i].local, model[i].remote, packet)
 	}
-	for _, m := range model {
+	for k, m := range model {
 		if !ts.Match(m.local, m.remote, packet) {
 			continue
 		}
 		if m.policy.priority < got.priority {
 			t.Fatalf("priority %d chosen, %d matches too", got.priority, m.policy.priority)
 		}
-		if m.policy.priority == got.priority && m.longest(packet.Destination) > model[i].longest(packet.Destination) {
+		longer := m.longest(packet.Destination) - model[i].longest(packet.Destination)
+		if m.policy.priority == got.priority && longer > 0 {
 			t.Fatal("a policy with a longer remote prefix matches too")
+		}
+		if m.policy.priority != got.priority || longer < 0 {
+			continue
+		}
+		if m.policy.child.carries() && !got.child.carries() {
+			t.Fatal("a policy with an SA matches as well")
+		}
+		if m.policy.child.carries() == got.child.carries() && k < i {
+			t.Fatal("a policy that was set before matches as well")
 		}
 	}
 }
@@ -156,7 +171,7 @@ func TestPolicyCacheFollowsTheDatabase(t *testing.T) {
 		t.Fatal("found a policy in an empty database")
 	}
 	everything := []selector{{last: address{^uint64(0), ^uint64(0)}, anyPort: true}} // IPv6
-	p := &policy{selectors: selectors{local: everything, remote: everything}}
+	p := &policy{child: &child{}, selectors: selectors{local: everything, remote: everything}}
 	root := (*spdNode)(nil).insert(address{}, 0, p)
 	for range 2 {
 		if got := cache.lookup(root, &f); got != p {
@@ -173,7 +188,7 @@ func BenchmarkPolicyLookup(b *testing.B) {
 	local := compileSelectors([]ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/8"))})
 	for i := range 10000 {
 		remote := []ts.Selector{ts.FromPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24))}
-		p := &policy{selectors: selectors{local: local, remote: compileSelectors(remote)}}
+		p := &policy{child: &child{}, selectors: selectors{local: local, remote: compileSelectors(remote)}}
 		for _, x := range remotePrefixes(remote) {
 			root = root.insert(x.prefix, x.bits, p)
 		}

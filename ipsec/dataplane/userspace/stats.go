@@ -10,7 +10,7 @@ type Drops struct {
 	Discarded     uint64 // outbound: a policy wants it
 	Loops         uint64 // outbound: our own datagrams, led into the tunnel by a route
 	TooBig        uint64 // outbound: larger than the path takes; the sender was told
-	Unfit         uint64 // outbound: IP options and headers for the way, which transport mode has no place for, and parts of packets that are not whole
+	Unfit         uint64 // outbound: what transport mode has no place for: parts of packets that are not whole, routes that are not over, and headers for the way in a TCP connection
 	Expired       uint64 // the SA reached its hard limit
 	OutMalformed  uint64 // outbound: no whole IP packet
 	SendErrors    uint64 // outbound: datagrams that the network refused

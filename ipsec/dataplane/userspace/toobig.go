@@ -27,7 +27,9 @@ const (
 // sender so (RFC 4301, Section 8.2.1). An IPv4 packet that may be fragmented
 // passes, and one whose outer header may, or that came in fragments: the kernel fragments
 // what carries it.
-func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet []byte) bool {
+//
+// What ESP protects begins at an offset in the packet.
+func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet []byte, at int) bool {
 	length := t.inner.length
 	if h.gsoType != unix.VIRTIO_NET_HDR_GSO_NONE {
 		length = h.checksumStart + h.segmentSize + udpHeaderLen
@@ -36,6 +38,9 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 		}
 	}
 	fits := sa.fits(e)
+	if way := at - t.inner.plainLen(); way > 0 {
+		fits = at + sa.esp.MaxPayload(int(e.path.limit.Load())-way)
+	}
 	if length <= fits || sa.fragments(e, packet, t.inner.v6) || t.whole && sa.fragmentsLater(e) {
 		return false
 	}
@@ -44,7 +49,7 @@ func (t *transmitter) tooBig(sa *outboundSA, e *endpoint, h vnetHeader, packet [
 	}
 	if e.path.told.due(time.Now(), tooBigInterval) {
 		message := t.packetTooBig(packet, fits)
-		if _, err := unix.Write(t.queue.fd, message); err != nil {
+		if _, err := unix.Write(t.inside.device.outlets(t.worker)[0], message); err != nil {
 			t.plane.stats.deliverErrors.Add(1)
 		}
 	}

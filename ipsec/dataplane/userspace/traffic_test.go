@@ -196,7 +196,8 @@ func (x *tunnel) exchange(network string, server netip.Addr, size int) error {
 	var listener net.Listener
 	var err error
 	x.b.ns.do(func() {
-		listener, err = net.Listen(network, netip.AddrPortFrom(server, 0).String())
+		lc := net.ListenConfig{Control: x.socketOptions}
+		listener, err = lc.Listen(x.t.Context(), network, netip.AddrPortFrom(server, 0).String())
 	})
 	if err != nil {
 		return err
@@ -211,7 +212,10 @@ func (x *tunnel) exchange(network string, server netip.Addr, size int) error {
 		io.Copy(c, c)
 	}()
 	var c net.Conn
-	x.a.ns.do(func() { c, err = net.DialTimeout(network, listener.Addr().String(), patience) })
+	x.a.ns.do(func() {
+		d := net.Dialer{Timeout: patience, Control: x.socketOptions}
+		c, err = d.Dial(network, listener.Addr().String())
+	})
 	if err != nil {
 		return err
 	}
@@ -293,6 +297,11 @@ func (x *tunnel) datagramsOf(network string, local, server netip.Addr, sizes ...
 
 // ping sends ICMP echo requests and wants the replies.
 func (x *tunnel) ping(from, to netip.Addr, count int) error {
+	return x.pingWithin(patience, from, to, count)
+}
+
+// pingWithin waits so long for each answer.
+func (x *tunnel) pingWithin(limit time.Duration, from, to netip.Addr, count int) error {
 	kind, network := byte(8), "ip4:icmp"
 	if to.Is6() {
 		kind, network = 128, "ip6:ipv6-icmp"
@@ -312,7 +321,7 @@ func (x *tunnel) ping(from, to netip.Addr, count int) error {
 		if to.Is4() { // the kernel does it for ICMPv6
 			binary.BigEndian.PutUint16(m[2:], ^naiveSum(m))
 		}
-		c.SetDeadline(time.Now().Add(patience))
+		c.SetDeadline(time.Now().Add(limit))
 		if _, err := c.WriteTo(m, &net.IPAddr{IP: to.AsSlice()}); err != nil {
 			return err
 		}

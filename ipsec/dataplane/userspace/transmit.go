@@ -19,17 +19,22 @@ const (
 	// busy ones keep the interface readable.
 	readsBeforeFlush = 128
 
+	// turnReads and turnOctets bound what is taken of a queue while others wait.
+	turnReads  = 64
+	turnOctets = 1 << 18
+
 	// maxPacket is the greatest super-packet, in octets.
 	maxPacket = 65536
 )
 
-// transmitter moves packets from a queue of the interface to the network: read, find
+// transmitter moves packets from queues of the interface to the network: read, find
 // policy and SA, seal, send, all in one goroutine.
 type transmitter struct {
 	plane     *Plane
 	inside    *inside
 	worker    int // which one of it it is
-	queue     *queue
+	intake    *intake
+	queue     int // the one of it whose turn it is
 	socket    *socket
 	lanes     *lanes
 	arrived   atomic.Bool // an outbound SA came: packets may wait for it
@@ -44,6 +49,7 @@ type transmitter struct {
 	padding   int    // to how many octets the packets at hand are padded, 0 for not
 	scratch   []byte // for one packet, nil until it is needed
 	fragment  []byte // for one fragment, likewise
+	lead      lead
 	identity  uint16 // of the last IPv4 header that was written
 	identity6 uint32 // of the IPv6 packet that is cut
 	timed     bool   // a deadline may be set
@@ -51,55 +57,97 @@ type transmitter struct {
 	joins     joins
 	whole     bool // the packet at hand came in fragments
 
-	buf     []byte
-	n       int // of the last read
-	errno   unix.Errno
-	tryRead func(uintptr) bool
+	buf   []byte
+	n     int // of the last read
+	errno unix.Errno
 }
 
 func newTransmitter(p *Plane, in *inside, worker int) *transmitter {
+	intake := in.device.intakes[worker]
 	t := &transmitter{
-		plane: p, inside: in, worker: worker, queue: in.device.queues[worker], socket: p.socket, lanes: p.lanesOf(in, worker), now: time.Now(),
+		plane: p, inside: in, worker: worker, intake: intake, queue: intake.queues[0], socket: p.socket, lanes: p.lanesOf(in, worker), now: time.Now(),
 		kept: kept{of: map[*child]*waiting{}},
 	}
 	t.buf = make([]byte, vnetHeaderLen+maxPacket+esp.TrailerRoom)
-	t.tryRead = func(uintptr) bool {
-		t.read()
-		return t.errno != unix.EAGAIN
-	}
 	return t
 }
 
 func (t *transmitter) read() {
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.queue.fd), uintptr(unsafe.Pointer(&t.buf[0])), uintptr(vnetHeaderLen+maxPacket))
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(t.queue), uintptr(unsafe.Pointer(&t.buf[0])), uintptr(vnetHeaderLen+maxPacket))
 	t.n, t.errno = int(n), errno
 }
 
 // run drains the interface before it sends, so that what is waiting leaves in
 // as few sends as possible, and parks in the poller when nothing is left.
 func (t *transmitter) run() {
+	in := t.intake
 	for !t.plane.stop.Load() {
-		t.read()
-		if t.errno == unix.EAGAIN {
+		if len(in.ready) > 0 {
+			in.look()
+		} else {
 			t.flushAll()
 			if err := t.park(); err != nil {
 				t.plane.fail(fmt.Errorf("wait for interface %s: %w", t.inside.device.name, err))
 				return
 			}
 		}
+		if t.arrived.Load() {
+			t.sendKept()
+		}
+		if err := t.round(); err != nil {
+			t.flushAll()
+			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.inside.device.name, err))
+			return
+		}
+	}
+}
+
+// round gives each queue that is ready its turn.
+func (t *transmitter) round() error {
+	in := t.intake
+	left := in.ready[:0]
+	for i, queue := range in.ready {
+		t.queue = queue
+		more, err := t.turn()
+		if err != nil {
+			return err
+		}
+		if more {
+			left = append(left, queue)
+			continue
+		}
+		if len(left) == 0 && i == len(in.ready)-1 {
+			t.flushAll() // before what comes next wakes somebody
+		}
+		if err := in.rearm(queue); err != nil {
+			return err
+		}
+	}
+	in.ready = left
+	return nil
+}
+
+// turn takes what waits in a queue, or as much of it as there is in a turn: then there
+// may be more.
+func (t *transmitter) turn() (more bool, err error) {
+	octets := 0
+	for reads := 0; reads < turnReads && octets < turnOctets; reads++ {
+		t.read()
 		if t.arrived.Load() { // before what was just read, to keep the order
 			t.sendKept()
 		}
 		switch t.errno {
 		case 0:
+			octets += t.n
 			t.take(t.buf[:t.n])
-		case unix.EINTR, unix.EAGAIN:
+		case unix.EAGAIN:
+			return false, nil
+		case unix.EINTR:
 		default:
-			t.flushAll()
-			t.plane.fail(fmt.Errorf("read interface %s (did somebody remove it?): %w", t.inside.device.name, t.errno))
-			return
+			return false, t.errno
 		}
 	}
+	return true, nil
 }
 
 // park waits for a packet, or until dummy packets are to be sent. On return there may
@@ -113,7 +161,7 @@ func (t *transmitter) park() error {
 			next = t.dummies(*list, t.now)
 			t.flushGroups()
 		}
-		if err := t.queue.file.SetReadDeadline(next); err != nil {
+		if err := t.intake.setDeadline(next); err != nil {
 			return err
 		}
 		// Close and Apply set a deadline too, after what is looked at here.
@@ -121,7 +169,7 @@ func (t *transmitter) park() error {
 			return nil
 		}
 	}
-	err := t.queue.conn.Read(t.tryRead)
+	err := t.intake.wait()
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.timed = true // to set another, or none
 		return nil
@@ -167,40 +215,64 @@ func (t *transmitter) process(b []byte) {
 		t.plane.stats.loops.Add(1)
 		return
 	}
-	limit := e.limit(t.socket.probes, t.now)
-	if limit != 0 && t.tooBig(sa, e, h, packet) {
-		t.plane.stats.tooBig.Add(1)
-		return
-	}
-	t.padding = t.padTo(sa, e)
-	outer := sa.outer.header(e, packet, t.inner.v6)
 	at, next, err := t.inner.payload(sa, packet)
 	if err != nil {
 		t.plane.stats.unfit.Add(1)
 		return
 	}
+	limit := e.limit(t.socket.probes, t.now)
+	if limit != 0 && t.tooBig(sa, e, h, packet, at) {
+		t.plane.stats.tooBig.Add(1)
+		return
+	}
+	t.padding = t.padTo(sa, e)
+	outer := sa.outer.header(e, packet, t.inner.v6)
+	way := at > t.inner.plainLen()
+	if way {
+		if outer.to = t.ownHeader(e); outer.to == nil {
+			t.plane.stats.unfit.Add(1)
+			return
+		}
+	}
 	if h.gsoType == unix.VIRTIO_NET_HDR_GSO_NONE {
-		if h.needsChecksum && !completeChecksum(h, packet) {
+		if !t.finish(h, sa, e, packet, limit) {
+			return
+		}
+		if way {
+			t.leadWith(outer, e, packet, at)
+		}
+		t.seal(sa, outer, next, packet[at:])
+	} else {
+		if !t.segmenter.start(h, packet) {
 			t.plane.stats.outMalformed.Add(1)
 			return
 		}
-		if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
-			mtu := t.mtu.get(t.inside, t.now)
-			if limit != 0 {
-				mtu = min(mtu, sa.fits(e))
+		for segment := t.segmenter.next(); segment != nil; segment = t.segmenter.next() {
+			if way {
+				t.leadWith(outer, e, segment, at)
 			}
-			clampMSS(packet, &t.inner, mtu)
+			t.seal(sa, outer, next, segment[at:])
 		}
-		t.seal(sa, outer, next, packet[at:])
-		return
 	}
-	if !t.segmenter.start(h, packet) {
+	if way {
+		t.lead.buf = t.lead.buf[:0]
+	}
+}
+
+// finish completes a packet that is no super-packet, and reports whether it can be.
+func (t *transmitter) finish(h vnetHeader, sa *outboundSA, e *endpoint, packet []byte, limit int) bool {
+	if h.needsChecksum && !completeChecksum(h, packet) {
 		t.plane.stats.outMalformed.Add(1)
-		return
+		return false
 	}
-	for segment := t.segmenter.next(); segment != nil; segment = t.segmenter.next() {
-		t.seal(sa, outer, next, segment[at:])
+	if t.inner.tcpSYN(packet) && !t.plane.keepMSS {
+		mtu := t.mtu.get(t.inside, t.now)
+		if limit != 0 {
+			mtu = min(mtu, sa.fits(e))
+		}
+		clampMSS(packet, &t.inner, mtu)
 	}
+	return true
 }
 
 // find returns the SA for an outbound packet, b as it was read. Where there is none it
@@ -271,7 +343,7 @@ func (t *transmitter) sealPadded(sa *outboundSA, outer outerHeader, next uint8, 
 	}
 	var err error
 	if !sa.expired {
-		g := t.group(outer, sa.sealedLen(outer.to, len(packet)))
+		g := t.group(outer, sa.sealedLen(outer.to, len(packet))+len(t.lead.buf))
 		if g.buf, err = t.protect(sa, outer, g.buf, packet, next); err == nil {
 			g.add(sa)
 			if sa.count(len(packet)) {

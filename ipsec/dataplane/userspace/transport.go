@@ -49,14 +49,13 @@ func checkHost(side string, selectors []ts.Selector, outer netip.Addr) error {
 }
 
 // errUnfit: transport mode of this plane cannot carry the packet.
-var errUnfit = errors.New("packet is a fragment that belongs to no other, or has options or headers for the way")
+var errUnfit = errors.New("packet is a fragment that belongs to no other, has options that are malformed or a route that is not over, or nobody writes its headers")
 
 // payload returns where what ESP is to protect begins in an outbound packet, and its
 // protocol: in tunnel mode, and for AH, the whole packet.
 //
-// In transport mode ESP comes before all that is for the last destination alone;
-// options of IPv4, and headers that are read on the way, the new header does not
-// have. Fragments do not go in transport mode (RFC 4303, Section 3.3.4): see joins.
+// In transport mode ESP comes before all that is for the last destination alone. Fragments
+// do not go in transport mode (RFC 4303, Section 3.3.4): see joins.
 func (in *inner) payload(sa *outboundSA, b []byte) (at int, protocol uint8, err error) {
 	whole, header, next := uint8(esp.NextHeaderIPv4), ipv4HeaderLen, b[9]
 	if in.v6 {
@@ -67,12 +66,26 @@ func (in *inner) payload(sa *outboundSA, b []byte) (at int, protocol uint8, err 
 		return 0, whole, nil
 	case in.fragment:
 		return 0, 0, errUnfit
-	case sa.ah != nil:
+	case in.v6 && (next == protoHopByHop || next == protoRouting || next == protoDestOpts), !in.v6 && b[0]&15 != ipv4HeaderLen/4:
+		var field int
+		var ok bool
+		if header, field, ok = wayHeaders(b); !ok {
+			return 0, 0, errUnfit
+		}
+		next = b[field]
+	}
+	if sa.ah != nil {
 		return 0, whole, nil
-	case in.v6 && (next == protoHopByHop || next == protoRouting), !in.v6 && b[0]&15 != ipv4HeaderLen/4:
-		return 0, 0, errUnfit
 	}
 	return header, next, nil
+}
+
+// plainLen is the length of an IP header without headers for the way.
+func (in *inner) plainLen() int {
+	if in.v6 {
+		return ipv6HeaderLen
+	}
+	return ipv4HeaderLen
 }
 
 // acceptTransport checks what was in a packet of transport mode and passes it on.
@@ -97,15 +110,17 @@ func (r *receiver) acceptTransport(sa *inboundSA, packet esp.Packet) {
 }
 
 // rebuild puts an IP header before a payload: that of the outer packet, whose
-// addresses are those of the SA. It returns nil if there is no such packet.
+// addresses are those of the SA, with its headers for the way. It returns nil if there is
+// no such packet.
 func (r *receiver) rebuild(sa *inboundSA, packet esp.Packet) []byte {
 	source, destination := sa.config.Remote.Addr().Unmap(), sa.config.Local.Addr().Unmap()
 	header := ipv4HeaderLen
 	if source.Is6() {
 		header = ipv6HeaderLen
 	}
+	header += r.way.n
 	n := header + len(packet.Payload)
-	if n > maxPacket-1 {
+	if n > maxPacket-1 || r.way.lost {
 		return nil
 	}
 	if r.rebuilt.buf == nil {
@@ -120,6 +135,7 @@ func (r *receiver) rebuild(sa *inboundSA, packet esp.Packet) []byte {
 	b := r.rebuilt.buf[start:]
 	copy(b[header:], packet.Payload)
 	writeHeader(b, outerHeader{class: r.class}, packet.NextHeader, source, destination)
+	r.way.put(b, packet.NextHeader)
 	return b
 }
 

@@ -3,12 +3,9 @@ package userspace
 import (
 	"encoding/binary"
 	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ts"
@@ -97,81 +94,34 @@ func (x *tunnel) host(n int, from, to netip.Addr) {
 	}
 }
 
-// TestReceiversBySPI: each of several sockets gets the SPIs of one remainder, the
-// first one also what is no ESP; the lanes get nothing.
-func TestReceiversBySPI(t *testing.T) {
-	const workers = 3
-	s, err := openSocket(netip.MustParseAddrPort("127.0.0.1:0"), 0, workers)
-	if err != nil {
-		t.Fatal(err)
+// TestFlowsSpreadOverQueues: of several workers, each writes flows to all its queues in
+// about equal shares, by their ports or by their addresses.
+func TestFlowsSpreadOverQueues(t *testing.T) {
+	const flows = 64 * queuesOfIntake
+	m := &merger{}
+	for queue := range queuesOfIntake {
+		m.queues = append(m.queues, queue)
 	}
-	defer s.close()
-	if !s.shared {
-		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
-	}
-	receivers := append([]*lane{&s.lane}, s.further...)
-	if len(receivers) != workers || len(s.lanes) != workers {
-		t.Fatalf("%d receive, with %d sets of lanes, want %d", len(receivers), len(s.lanes), workers)
-	}
-	b := make([]byte, 100)
-	for _, tt := range []struct {
-		packet []byte
-		want   int
-	}{
-		{[]byte{0xff}, 0},
-		{[]byte{0, 0, 0, 0, 1, 2, 3, 4}, 0}, // IKE
-		{[]byte{0, 0, 1, 0, 0, 0, 0, 1}, 256 % workers},
-		{[]byte{0, 0, 1, 1, 0, 0, 0, 1}, 257 % workers},
-		{[]byte{0, 0, 1, 2, 0, 0, 0, 1}, 258 % workers},
-		{[]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1}, 0xffffffff % workers},
-		{[]byte{0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 1}, 0xfffffffe % workers},
+	for name, flowOf := range map[string]func(i int) flow{
+		"hosts": func(i int) flow {
+			return flow{src: addressOf(netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)})), dst: addressOf(siteA.Addr()), protocol: protoICMP}
+		},
+		"IPv6 networks": func(i int) flow {
+			return flow{src: addressOf(netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 0, 0, byte(i >> 8), byte(i), 15: 1})), dst: addressOf(siteA6.Addr())}
+		},
+		"connections": func(i int) flow {
+			return flow{src: addressOf(siteB.Addr()), dst: addressOf(siteA.Addr()), protocol: protoTCP, srcPort: 443, dstPort: uint16(32768 + i), hasPorts: true}
+		},
 	} {
-		for range 5 { // from other ports
-			c, err := net.Dial("udp", s.local.String())
-			if err != nil {
-				t.Fatal(err)
+		var of [queuesOfIntake]int
+		for i := range flows {
+			f := flowOf(i)
+			of[m.queue(&f, f.hasPorts)]++
+		}
+		for queue, n := range of {
+			if n < flows/queuesOfIntake/2 || n > flows/queuesOfIntake*2 {
+				t.Errorf("%s: queue %d has %d of %d flows", name, queue, n, flows)
 			}
-			_, err = c.Write(tt.packet)
-			c.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
-			err = eventually(func() bool {
-				n, _, err := unix.Recvfrom(receivers[tt.want].fd, b, 0)
-				return err == nil && string(b[:n]) == string(tt.packet)
-			})
-			if err != nil {
-				t.Errorf("%x did not come to receiver %d", tt.packet, tt.want)
-			}
-		}
-	}
-}
-
-// TestSPIsTakeTurns: SPIs that are allocated one after the other belong to different
-// receivers, and a successor's to that of its predecessor.
-func TestSPIsTakeTurns(t *testing.T) {
-	needNamespaces(t)
-	const workers = 3
-	p := newNamespace(t).plane(t, Config{Workers: workers})
-	if len(p.socket.further) != workers-1 {
-		t.Skip("SKIPPED: this kernel has no sockets that share a port and a filter")
-	}
-	last := uint32(workers)
-	for range 20 {
-		spi, err := p.AllocateSPI(0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if last < workers && spi%workers != (last+1)%workers {
-			t.Errorf("SPI %08x of receiver %d after one of receiver %d", spi, spi%workers, last)
-		}
-		last = spi % workers
-		next, err := p.AllocateSPI(spi)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if next == spi || next%workers != last {
-			t.Errorf("SPI %08x of receiver %d takes over from one of receiver %d", next, next%workers, last)
 		}
 	}
 }

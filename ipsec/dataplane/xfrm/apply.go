@@ -125,8 +125,6 @@ func check(sa *dataplane.SA) error {
 		return fmt.Errorf("SPI %d is reserved: assign one of %d or above", sa.SPI, dataplane.MinSPI)
 	case len(sa.Key) != sa.Suite.KeyLen():
 		return fmt.Errorf("key of %d octets, %s needs %d", len(sa.Key), sa.Suite, sa.Suite.KeyLen())
-	case sa.TCP:
-		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
 	case sa.TFC.Fill != 0:
 		return errors.New("the kernel data plane sends no dummy packets: use userspace, or padding alone")
 	case sa.ReplayWindow > maxWindow:
@@ -137,7 +135,7 @@ func check(sa *dataplane.SA) error {
 	if err := errors.Join(sa.Suite.Validate(), sa.TFC.ValidateFor(sa), checkOuter(sa.Outer)); err != nil {
 		return err
 	}
-	return checkEndpoints(sa.Local, sa.Remote)
+	return checkEndpoints(sa.Local, sa.Remote, sa.TCP)
 }
 
 // checkOuter says what of the outer header the kernel leaves no choice about.
@@ -151,15 +149,15 @@ func checkOuter(o dataplane.Outer) error {
 	return o.Validate()
 }
 
-func checkEndpoints(local, remote netip.AddrPort) error {
+func checkEndpoints(local, remote netip.AddrPort, tcp bool) error {
 	l, r := local.Addr().Unmap(), remote.Addr().Unmap()
 	switch {
 	case !l.IsValid() || !r.IsValid() || l.IsUnspecified() || r.IsUnspecified():
 		return fmt.Errorf("outer addresses %s and %s: both must be known", local, remote)
 	case l.Is4() != r.Is4():
 		return fmt.Errorf("outer addresses %s and %s are of two families", local, remote)
-	case (local.Port() == 0) != (remote.Port() == 0):
-		return fmt.Errorf("ports of %s and %s: set both for UDP encapsulation, or none", local, remote)
+	case (local.Port() == 0) != (remote.Port() == 0) || tcp && local.Port() == 0:
+		return fmt.Errorf("ports of %s and %s: set both for UDP or TCP encapsulation, or none", local, remote)
 	}
 	return nil
 }
@@ -168,7 +166,7 @@ func (p *Plane) install(sa dataplane.SA) error {
 	if err := check(&sa); err != nil {
 		return err
 	}
-	if err := p.checkLabel(sa.Label, sa.Mode); err != nil {
+	if err := errors.Join(p.checkLabel(sa.Label, sa.Mode), p.checkStream(&sa)); err != nil {
 		return err
 	}
 	key := keyOf(sa.Direction, sa.Tunnel, sa.SPI)
@@ -293,7 +291,7 @@ func (s *state) differs(f *facts) error {
 	case f.replay.window != s.replay.window:
 		return fmt.Errorf("the kernel has a replay window of %d packets, want %d", f.replay.window, s.replay.window)
 	case (f.encap == nil) != (s.encap == nil) || f.encap != nil && *f.encap != *s.encap:
-		return errors.New("the kernel has another UDP encapsulation")
+		return errors.New("the kernel has another encapsulation in UDP or TCP")
 	}
 	return nil
 }
@@ -363,7 +361,10 @@ func (a *association) state(from *facts) (*state, error) {
 		}
 	}
 	if a.Local.Port() != 0 {
-		s.encap = &encap{sender.Port(), receiver.Port()}
+		s.encap = &encap{encapESPInUDP, sender.Port(), receiver.Port()}
+		if a.TCP {
+			s.encap.kind = encapESPInTCP
+		}
 	}
 	return s, nil
 }

@@ -28,8 +28,7 @@
 //
 // It tells neither of packets with an unknown SPI nor, for each SA, of those that
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
-// effect with the first packet after them. There is no ESP in TCP here, and there are
-// no dummy packets.
+// effect with the first packet after them. There are no dummy packets.
 //
 // It drops packets for which it has no SA. So that the first of them wait, policies
 // without an SA lead to one whose peer is a socket of this process on loopback.
@@ -37,6 +36,21 @@
 // The MTU of a path is that of the route to the peer. What IKE finds out about it is for
 // the routes into the interface: [Plane.InnerMTUs] says what they are to have. Transport
 // mode has no such routes: there the kernel is told by ICMP, as by a router.
+//
+// # ESP in TCP
+//
+// Where the kernel is built with it, it takes TCP connections over ([Plane.TakeStream]): ESP
+// goes in and out by SAs with the addresses and ports of a connection, and the caller is
+// left with IKE messages. A message that does not go on ends the connection after the time
+// that the caller gives. Nobody tells of packets that fail their integrity check, by
+// which one would know that a connection is corrupt. An SA for UDP takes nothing that comes
+// by TCP, nor the reverse, so that it does not tell of such packets either. How long packets
+// may be goes by the path, as in UDP. Transport mode is refused: its policies would take the
+// connection itself.
+//
+// What it decrypts of merged segments is dropped by the interface that it is to be forwarded
+// by, if it is not TCP: whole bursts of datagrams (seen with Linux 6.8). So it is for those
+// who want the kernel's in spite of that.
 //
 // # What others do
 //
@@ -74,5 +88,5 @@
 // # Standards
 //
 // RFC 4301 (architecture), RFC 4302 (AH), RFC 4303 (ESP), RFC 3948 (UDP
-// encapsulation), RFC 9478 (labels), RFC 9611 (SAs for single CPUs).
+// encapsulation), RFC 9329 (TCP encapsulation), RFC 9478 (labels), RFC 9611 (SAs for single CPUs).
 package xfrm

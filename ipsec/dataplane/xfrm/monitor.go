@@ -119,7 +119,7 @@ func (p *Plane) mapping(b []byte) {
 	from := address(nl.DeserializeXfrmAddress(b[fixed+16:]), id.Family)
 	ev := a.event(dataplane.MappingChanged)
 	ev.Remote = netip.AddrPortFrom(from, binary.BigEndian.Uint16(b[fixed+34:]))
-	ev.Local = a.Local
+	ev.Local, ev.TCP = a.Local, a.TCP
 	if p.raise(ev) {
 		a.toldAt = time.Now()
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -16,10 +15,7 @@ import (
 
 // move gives the SAs of a tunnel other endpoints.
 func (p *Plane) move(op dataplane.UpdateEndpoints) error {
-	if op.TCP {
-		return errors.New("the kernel data plane has no ESP in TCP: use userspace")
-	}
-	if err := checkEndpoints(op.Local, op.Remote); err != nil {
+	if err := checkEndpoints(op.Local, op.Remote, op.TCP); err != nil {
 		return err
 	}
 	moved, err := p.toMove(op)
@@ -27,7 +23,7 @@ func (p *Plane) move(op dataplane.UpdateEndpoints) error {
 		return err
 	}
 	p.paths.set(op.Tunnel, 0)
-	return p.rebuild(moved, func(a *association) error { return p.remake(a, a.stateID(), op.Local, op.Remote) })
+	return p.rebuild(moved, func(a *association) error { return p.remake(a, a.stateID(), op) })
 }
 
 // rebuild makes states anew, since the kernel identifies a state by its addresses.
@@ -62,27 +58,33 @@ func (p *Plane) rebuild(moved []*association, remake func(*association) error) e
 func (p *Plane) toMove(op dataplane.UpdateEndpoints) ([]*association, error) {
 	var moved []*association
 	for _, a := range p.sas {
-		if a.Tunnel != op.Tunnel || a.Local == op.Local && a.Remote == op.Remote {
+		if a.Tunnel != op.Tunnel || a.Local == op.Local && a.Remote == op.Remote && a.TCP == op.TCP {
 			continue
 		}
 		if a.Suite.AH && op.Local.Port() != 0 {
 			return nil, fmt.Errorf("AH of %s/%s passes no NAT: use ESP", a.Tunnel, a.Child)
+		}
+		there := a.SA
+		if there.TCP = op.TCP; there.TCP {
+			if err := p.checkStream(&there); err != nil {
+				return nil, fmt.Errorf("%s/%s: %w", a.Tunnel, a.Child, err)
+			}
 		}
 		moved = append(moved, a)
 	}
 	return moved, nil
 }
 
-// remake takes out the state of a, which the kernel has as id, and makes it anew with
-// these endpoints. A sequence number that was used twice
+// remake takes out the state of a, which the kernel has as id, and makes it anew at
+// other endpoints. A sequence number that was used twice
 // under one key would give the key away (RFC 4106, Section 3.1), and packets may be
 // under way in the kernel until the state is gone. So the number to go on from is the
 // one that the kernel tells with the removal, after which it gives out no more of
 // them. An SA whose last number is not known, or that cannot be put back, is over.
-func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort) error {
+func (p *Plane) remake(a *association, id stateID, to dataplane.UpdateEndpoints) error {
 	err := p.kernel.askOf(nl.XFRM_MSG_DELSA, id)[0].err
 	if errors.Is(err, unix.ESRCH) {
-		a.Local, a.Remote = local, remote
+		a.place(to)
 		return nil // at its hard limit, of which an event tells
 	}
 	if err != nil {
@@ -92,7 +94,7 @@ func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort)
 	if err == nil {
 		a.counters = a.with(f)
 		delete(p.states, a.stateID())
-		a.Local, a.Remote = local, remote
+		a.place(to)
 		p.states[a.stateID()] = a
 		err = p.put(a, f)
 	}
@@ -100,6 +102,11 @@ func (p *Plane) remake(a *association, id stateID, local, remote netip.AddrPort)
 		p.expired(a, true, time.Now())
 	}
 	return err
+}
+
+// place gives a other endpoints.
+func (a *association) place(to dataplane.UpdateEndpoints) {
+	a.Local, a.Remote, a.TCP = to.Local, to.Remote, to.TCP
 }
 
 // migrated puts back the states that somebody else has given other addresses
@@ -120,7 +127,7 @@ func (p *Plane) migrated() {
 	}
 	if err == nil && len(moved) > 0 {
 		err = p.rebuild(slices.Collect(maps.Keys(moved)), func(a *association) error {
-			return p.remake(a, moved[a], a.Local, a.Remote)
+			return p.remake(a, moved[a], dataplane.UpdateEndpoints{Local: a.Local, Remote: a.Remote, TCP: a.TCP})
 		})
 	}
 	if err != nil || len(moved) > 0 {

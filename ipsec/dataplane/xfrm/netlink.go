@@ -23,7 +23,7 @@ const (
 
 	saIn, saOut = 1, 2 // XFRM_SA_DIR_IN, XFRM_SA_DIR_OUT
 
-	encapESPInUDP = 2 // UDP_ENCAP_ESPINUDP
+	encapESPInUDP, encapESPInTCP = 2, 7 // UDP_ENCAP_ESPINUDP, TCP_ENCAP_ESPINTCP
 
 	migrateState = 0x29 // XFRM_MSG_MIGRATE_STATE, since Linux 7.2
 
@@ -69,8 +69,11 @@ type state struct {
 	used      *nl.XfrmLifetimeCur // how far its limits are used up; nil for not at all
 }
 
-// encap are the ports of UDP encapsulation.
-type encap struct{ source, destination uint16 }
+// encap is encapsulation in UDP or TCP between two ports.
+type encap struct {
+	kind                uint16
+	source, destination uint16
+}
 
 type algorithm struct {
 	name string // "" for none
@@ -130,7 +133,7 @@ func (s *state) newState() request {
 		body = appendAttribute(body, nl.XFRMA_LTIME_VAL, s.used.Serialize())
 	}
 	if s.encap != nil {
-		e := nl.XfrmEncapTmpl{EncapType: encapESPInUDP, EncapSport: swap16(s.encap.source), EncapDport: swap16(s.encap.destination)}
+		e := nl.XfrmEncapTmpl{EncapType: s.encap.kind, EncapSport: swap16(s.encap.source), EncapDport: swap16(s.encap.destination)}
 		body = appendAttribute(body, nl.XFRMA_ENCAP, e.Serialize())
 		if s.inbound {
 			body = appendAttribute(body, nl.XFRMA_MTIMER_THRESH, nl.Uint32Attr(mappingInterval))
@@ -362,7 +365,7 @@ func decodeFacts(info *nl.XfrmUsersaInfo, attrs attributes) *facts {
 	}
 	if v := attrs[nl.XFRMA_ENCAP]; len(v) >= nl.SizeofXfrmEncapTmpl {
 		e := nl.DeserializeXfrmEncapTmpl(v)
-		f.encap = &encap{swap16(e.EncapSport), swap16(e.EncapDport)}
+		f.encap = &encap{e.EncapType, swap16(e.EncapSport), swap16(e.EncapDport)}
 	}
 	for _, kind := range []uint16{nl.XFRMA_ALG_AEAD, nl.XFRMA_ALG_CRYPT} {
 		if v := attrs[kind]; len(v) >= algorithmNameLen {

@@ -133,6 +133,7 @@ type saKey struct {
 var (
 	_ dataplane.RoutedPlane   = (*Plane)(nil)
 	_ dataplane.DriftingPlane = (*Plane)(nil)
+	_ dataplane.StreamTaker   = (*Plane)(nil)
 )
 
 // New makes the interface and the sockets. Nothing passes the interface until

@@ -20,8 +20,8 @@ const (
 
 // Probe says why this kernel cannot be the data plane, nil if it can: it makes an
 // interface, a socket and an SA of the default suite with extended sequence numbers,
-// and removes them again. Nothing is sent.
-func Probe() error {
+// and removes them again. Nothing is sent. With tcp it says so of ESP in TCP too.
+func Probe(tcp bool) error {
 	l, err := openLink(probeInterface, probeID, probeMTU)
 	if err != nil {
 		return err
@@ -37,7 +37,10 @@ func Probe() error {
 		return fmt.Errorf("%w: this kernel has no IPsec, or not the module xfrm_user", err)
 	}
 	defer c.close()
-	_, err = c.abilities()
+	able, err := c.abilities()
+	if err == nil && tcp {
+		err = able.noStreams
+	}
 	return err
 }
 
@@ -46,6 +49,8 @@ func Probe() error {
 type abilities struct {
 	direction bool // an SA is of one direction (XFRMA_SA_DIR, since Linux 6.10)
 	perCPU    bool // and of one CPU (XFRMA_SA_PCPU, since Linux 6.13)
+	// noStreams is why there is no ESP in TCP, nil if there is.
+	noStreams error
 }
 
 // abilities finds them by an SA that is removed at once.
@@ -57,6 +62,7 @@ func (c *conn) abilities() (abilities, error) {
 	if err != nil {
 		return able, fmt.Errorf("an SA with AES-GCM: %w", err)
 	}
+	able.noStreams = c.tryStreams()
 	return able, nil
 }
 

@@ -51,6 +51,30 @@ func (s selector) reversed() selector {
 	return selector{s.destination, s.source, s.protocol, s.destinationPort, s.sourcePort}
 }
 
+// intersect is what both match, if there is something.
+func (s selector) intersect(o selector) (selector, bool) {
+	protocol, fits := commonProtocol(s.protocol, o.protocol)
+	both := selector{
+		longer(s.source, o.source), longer(s.destination, o.destination), protocol,
+		s.sourcePort.and(o.sourcePort), s.destinationPort.and(o.destinationPort),
+	}
+	fits = fits && s.source.Overlaps(o.source) && s.destination.Overlaps(o.destination) &&
+		s.sourcePort.overlaps(o.sourcePort) && s.destinationPort.overlaps(o.destinationPort)
+	return both, fits
+}
+
+func longer(a, b netip.Prefix) netip.Prefix {
+	if a.Bits() > b.Bits() {
+		return a
+	}
+	return b
+}
+
+func (m maskedPort) overlaps(o maskedPort) bool { return (m.port^o.port)&m.mask&o.mask == 0 }
+func (m maskedPort) and(o maskedPort) maskedPort {
+	return maskedPort{m.port | o.port, m.mask | o.mask}
+}
+
 func isICMP(protocol uint8) bool {
 	return protocol == unix.IPPROTO_ICMP || protocol == unix.IPPROTO_ICMPV6
 }

@@ -16,7 +16,7 @@ import (
 
 const (
 	// maxPriority is the largest priority of a policy. The kernel's own number has
-	// below it whether an SA is there, and the length of the prefix.
+	// below it the length of the prefix, and whether an SA is there.
 	maxPriority = 1<<23 - 1
 	// bypassPriority is below that of every other policy, and marks those of
 	// bypassIKE as ours.
@@ -187,7 +187,7 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, s := range selectors {
+		for _, s := range append(selectors, c.withinLonger(selectors)...) {
 			c.put(all, policy{
 				direction: directionOut, selector: s, perCPU: perCPU,
 				template: c.template(a.Local.Addr().Unmap(), a.Remote.Addr().Unmap(), a.request),
@@ -215,13 +215,30 @@ func (c *child) policies(perCPU bool) (map[slot]policy, error) {
 	return all, nil
 }
 
+// withinLonger returns what an SA's selectors have in common with those of the policy whose
+// remote prefix is longer, which would go first without being of the SA.
+func (c *child) withinLonger(selectors []selector) []selector {
+	var out []selector
+	for _, of := range selectors {
+		for _, s := range c.selectors {
+			if s.destination.Bits() <= of.destination.Bits() {
+				continue
+			}
+			if both, ok := s.intersect(of); ok {
+				out = append(out, both)
+			}
+		}
+	}
+	return out
+}
+
 // put fills in q what all policies of a child have, and adds it.
 func (c *child) put(all map[slot]policy, q policy, rank uint32) {
 	remote := q.selector.destination
 	if q.direction != directionOut {
 		remote = q.selector.source
 	}
-	q.priority = c.spec.Priority<<9 | rank<<8 | uint32(0xff-prefixLen(remote))
+	q.priority = c.spec.Priority<<9 | uint32(0xff-prefixLen(remote))<<1 | rank
 	if q.ifID == 0 {
 		q.ifID = c.interfaceID()
 	}
