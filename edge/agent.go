@@ -148,12 +148,18 @@ func (a *agent) open() error {
 		Interface: a.plane.Interface(), Logger: a.cfg.Logger,
 		Up: func() map[string]bool { return a.tracker.Established() },
 	})
-	_, streams := a.plane.(dataplane.StreamPlane)
+	taker, takes := a.plane.(dataplane.StreamTaker)
+	var noTCP error
+	if takes {
+		if noTCP = taker.TakesStreams(); noTCP != nil {
+			a.cfg.Logger.Info("tunnels go by UDP alone", "reason", noTCP)
+		}
+	}
 	paths, _ := a.plane.(dataplane.RoutedPlane)
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), Segments: places(a.segments, a.cfg.Interface),
 		DataPlane: reconcile.DataPlane{
-			NoTCP: !streams, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
+			NoTCP: noTCP != nil, NoTCPTransport: takes, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
 		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
@@ -162,6 +168,7 @@ func (a *agent) open() error {
 		Quality: a.probes.Quality, Violations: a.probes.Violations,
 	})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)
+	a.runner.carriers = agentCarriers{a.tracker, a.probes}
 	return nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,15 +17,20 @@ import (
 )
 
 // An update is on trial from when it is applied until the controller confirms it over a
-// session. It may be what cuts the edge off: then nobody can mend it from afar, so the
-// edge takes it back by itself. While it is on trial the stored intent is the one before,
-// so that it is taken back also by a crash or a loss of power; a note beside that intent
-// tells the next agent what was tried.
+// session, which it does once the edge has its critical tunnels again (check.go). It may be
+// what cuts the edge off: then nobody can mend it from afar, so the edge takes it back by
+// itself. While it is on trial the stored intent is the one before, so that it is taken back
+// also by a crash or a loss of power; a note beside that intent tells the next agent what was
+// tried.
 
 // trial is the update that runs until it is confirmed or its time is over.
 type trial struct {
+	began    time.Time
 	within   time.Duration
 	deadline *time.Timer
+	before   before
+	awaited  []string    // critical tunnels that have not carried traffic since, by name
+	look     *time.Timer // at them; nil: at none
 }
 
 // Apply implements session.Intent.
@@ -33,19 +40,19 @@ func (r *runner) Apply(_ context.Context, i *state.Intent, confirmWithin time.Du
 	if r.dir == nil {
 		confirmWithin = 0
 	}
-	before := r.note()
+	note, carried := r.note(), r.lookBefore(i)
 	if confirmWithin > 0 {
 		if err := r.noteTrial(i.Digest()); err != nil {
 			return rejection(fmt.Errorf("nothing was changed, as it could not be taken back: %w", err))
 		}
 	}
 	if err := r.reconciler.Apply(i.EdgeIntent()); err != nil {
-		r.setNote(before)
+		r.setNote(note)
 		return rejection(err)
 	}
 	r.endTrial()
 	if confirmWithin > 0 {
-		r.beginTrial(i, confirmWithin)
+		r.beginTrial(i, confirmWithin, carried)
 		return nil
 	}
 	r.setRunning(i)
@@ -63,6 +70,9 @@ func (r *runner) Confirm(digest []byte) bool {
 	}
 	if r.trial == nil {
 		return true
+	}
+	if len(r.Awaited()) > 0 {
+		return false
 	}
 	if err := r.keepAnchors(running); err != nil {
 		r.logger.Error("the update is not confirmed: after a restart this edge would not know the controller any more", "error", err)
@@ -109,11 +119,14 @@ func (r *runner) Reverted() *swanherdv1.Reverted {
 // Changed implements session.Intent.
 func (r *runner) Changed() <-chan struct{} { return r.changed }
 
-func (r *runner) beginTrial(i *state.Intent, within time.Duration) {
+func (r *runner) beginTrial(i *state.Intent, within time.Duration, carried before) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	t := &trial{within: within}
+	t := &trial{began: time.Now(), within: within, before: carried, awaited: slices.Sorted(maps.Keys(carried))}
 	t.deadline = time.AfterFunc(within, func() { r.revert(t) })
+	if len(t.awaited) > 0 {
+		t.look = time.AfterFunc(min(checkSettle, within/4), func() { r.check(t) })
+	}
 	r.running, r.trial = i, t
 	r.tellTrust()
 }
@@ -123,6 +136,9 @@ func (r *runner) endTrial() {
 	defer r.mu.Unlock()
 	if r.trial != nil {
 		r.trial.deadline.Stop()
+		if r.trial.look != nil {
+			r.trial.look.Stop()
+		}
 		r.trial = nil
 	}
 }
@@ -132,12 +148,18 @@ func (r *runner) revert(t *trial) {
 	r.bring.Lock()
 	defer r.bring.Unlock()
 	r.mu.Lock()
-	current, confirmed := r.trial == t, r.confirmed
+	current, confirmed, awaited := r.trial == t, r.confirmed, t.named()
 	r.mu.Unlock()
 	if !current {
 		return
 	}
-	r.logger.Warn("the controller did not confirm the update: it may have cut this edge off, and is taken back", "after", t.within)
+	reason := swanherdv1.Reverted_REASON_NOT_CONFIRMED
+	if len(awaited) > 0 {
+		reason = swanherdv1.Reverted_REASON_TUNNELS_DOWN
+		r.logger.Warn("critical tunnels do not carry traffic again: the update is taken back", "after", t.within, "tunnels", awaited)
+	} else {
+		r.logger.Warn("the controller did not confirm the update: it may have cut this edge off, and is taken back", "after", t.within)
+	}
 	intent := &swanherdv1.EdgeIntent{} // before the first one
 	if confirmed != nil {
 		intent = confirmed.EdgeIntent()
@@ -148,8 +170,13 @@ func (r *runner) revert(t *trial) {
 	r.endTrial()
 	r.setRunning(confirmed)
 	note := proto.Clone(r.note()).(*swanherdv1.Reverted)
-	note.Reason = swanherdv1.Reverted_REASON_NOT_CONFIRMED
+	note.Reason, note.AwaitedTunnels = reason, awaited
 	r.setNote(note)
+	r.tellChanged()
+}
+
+// tellChanged has the session say what became of the trial.
+func (r *runner) tellChanged() {
 	select {
 	case r.changed <- struct{}{}:
 	default:

@@ -24,25 +24,28 @@ const (
 
 // chooseDataPlane returns the name of the data plane to use, and in one line
 // why it is that one. The kernel's is taken if it can do all that is asked for;
-// probe says why it cannot run.
-func chooseDataPlane(c Config, probe func() error) (name DataPlane, reason string, err error) {
+// probe says why it cannot run, or not with ESP in TCP.
+func chooseDataPlane(c Config, probe func(tcp bool) error) (name DataPlane, reason string, err error) {
 	switch DataPlane(strings.ToLower(string(c.DataPlane))) {
 	case DataPlaneAuto, "":
 		if c.TCPPort != 0 {
-			return DataPlaneUserspace, "the kernel has no ESP in TCP; with --tcp-port 0 it may be used", nil
+			return DataPlaneUserspace, "the kernel's ESP in TCP, where it has it, loses what it forwards; with --tcp-port 0 it may be used", nil
 		}
-		if err := probe(); err != nil {
+		if err := probe(false); err != nil {
 			return DataPlaneUserspace, "not the kernel: " + err.Error(), nil
 		}
 		return DataPlaneKernel, "the kernel has what is needed", nil
 	case DataPlaneUserspace:
 		return DataPlaneUserspace, "as configured", nil
 	case DataPlaneKernel:
-		if err := probe(); err != nil {
+		if err := probe(false); err != nil {
 			return "", "", fmt.Errorf("data plane %q: %w; use --data-plane userspace or auto", c.DataPlane, err)
 		}
-		if c.TCPPort != 0 {
-			return "", "", fmt.Errorf("data plane %q: the kernel has no ESP in TCP; use it with --tcp-port 0, or --data-plane userspace", c.DataPlane)
+		if c.TCPPort == 0 {
+			return DataPlaneKernel, "as configured", nil
+		}
+		if err := probe(true); err != nil {
+			return "", "", fmt.Errorf("data plane %q: %w; use it with --tcp-port 0, or --data-plane userspace", c.DataPlane, err)
 		}
 		return DataPlaneKernel, "as configured", nil
 	}

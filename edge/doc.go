@@ -8,6 +8,9 @@
 //	hostnet    uplinks, routes, kernel settings
 //	health     state of the tunnels, upward
 //
+// An update of the intent is on trial until the controller has heard that it runs and
+// leaves the edge its critical tunnels; else the edge goes back by itself.
+//
 // Intent flows from session (or a file) over reconcile into package engine;
 // health flows from the engine over health into session, metrics and the status
 // socket. Neither needs the controller to be there: after a start the agent

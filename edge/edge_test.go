@@ -104,11 +104,17 @@ func TestParseUplink(t *testing.T) {
 }
 
 func TestChooseDataPlane(t *testing.T) {
-	works, lacks := func() error { return nil }, func() error { return errors.New("this kernel has no IPsec") }
+	works, lacks := func(bool) error { return nil }, func(bool) error { return errors.New("this kernel has no IPsec") }
+	noTCP := func(tcp bool) error {
+		if tcp {
+			return errors.New("this kernel is built without ESP in TCP")
+		}
+		return nil
+	}
 	for _, tt := range []struct {
 		wanted DataPlane
 		tcp    uint16
-		probe  func() error
+		probe  func(tcp bool) error
 		want   DataPlane
 		says   string
 	}{
@@ -118,7 +124,9 @@ func TestChooseDataPlane(t *testing.T) {
 		{DataPlaneUserspace, 0, works, DataPlaneUserspace, "as configured"},
 		{DataPlaneKernel, 0, works, DataPlaneKernel, "as configured"},
 		{DataPlaneKernel, 0, lacks, "", "this kernel has no IPsec"},
-		{DataPlaneKernel, 4500, works, "", "--tcp-port 0"},
+		{DataPlaneKernel, 4500, works, DataPlaneKernel, "as configured"},
+		{DataPlaneKernel, 0, noTCP, DataPlaneKernel, "as configured"},
+		{DataPlaneKernel, 4500, noTCP, "", "without ESP in TCP; use it with --tcp-port 0"},
 		{"magic", 0, works, "", "unknown"},
 	} {
 		got, reason, err := chooseDataPlane(Config{DataPlane: tt.wanted, TCPPort: tt.tcp}, tt.probe)

@@ -96,7 +96,8 @@ type runner struct {
 	reconciler *reconcile.Reconciler
 	dir        *state.Dir // nil: intents come from a file and are not stored
 	logger     *slog.Logger
-	changed    chan struct{} // gets one when an update was taken back
+	changed    chan struct{} // gets one when an update was taken back, or awaits other tunnels
+	carriers   carriers      // nil: no tunnel is awaited
 	// trusted is told whose certificates the running intent wants; nil: nobody is.
 	trusted func(*swanherdv1.TrustBundle)
 

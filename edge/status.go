@@ -68,6 +68,10 @@ type IntentStatus struct {
 	Epoch    string `json:"epoch"`
 	Revision int64  `json:"revision"`
 	Digest   string `json:"digest"`
+	// Unconfirmed: the edge goes back to the one before if it is not confirmed. Awaited
+	// are the critical tunnels that stand in the way of that.
+	Unconfirmed bool     `json:"unconfirmed,omitempty"`
+	Awaited     []string `json:"awaited_tunnels,omitempty"`
 }
 
 // CertificateStatus says how long the edge's certificates are good.
@@ -85,7 +89,10 @@ func (a *agent) status() *Status {
 	}
 	if i := a.runner.Running(); i != nil {
 		s.Edge = i.EdgeIntent().GetSettings().GetEdge()
-		s.Intent = &IntentStatus{Epoch: i.Epoch, Revision: i.SourceRevision, Digest: hex.EncodeToString(i.Digest())}
+		s.Intent = &IntentStatus{
+			Epoch: i.Epoch, Revision: i.SourceRevision, Digest: hex.EncodeToString(i.Digest()),
+			Unconfirmed: a.runner.Unconfirmed(), Awaited: a.runner.Awaited(),
+		}
 	}
 	if id := a.identity.Load(); id != nil {
 		s.Edge = id.Edge

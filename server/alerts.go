@@ -23,6 +23,8 @@ import (
 
 const (
 	alertInterval = time.Second
+	// assertionInterval is how often assertions are tested.
+	assertionInterval = 5 * time.Second
 	// alertUpkeep is how often ends of certificates are looked up, and what was resolved
 	// long ago is forgotten.
 	alertUpkeep = time.Minute
@@ -69,10 +71,13 @@ func (a *alerter) run(ctx context.Context, l *store.Leadership) {
 	ticks := time.NewTicker(alertInterval)
 	defer ticks.Stop()
 	var seen uint64
-	var upkeep time.Time
+	var upkeep, asserted time.Time
 	for now := time.Now(); ; {
 		in := a.look(seen)
 		seen = in.Fleet.Seq
+		if now.Sub(asserted) >= assertionInterval {
+			asserted, in.Assertions = now, a.server.testAssertions()
+		}
 		if now.Sub(upkeep) >= alertUpkeep {
 			upkeep, in.Expiries = now, pki.Expiries(a.server.store.Snapshot())
 			a.forgetResolved(ctx, now)
@@ -166,12 +171,32 @@ func (a *alerter) look(seen uint64) alert.Input {
 	snap := a.server.store.Snapshot()
 	in := alert.Input{
 		Began: a.began, Rules: snap.AlertRules, Sites: snap.Sites, Replicas: snap.Replicas.Len(),
-		Fleet: a.server.fleet.Changes(seen),
+		Fleet: a.server.fleet.Changes(seen), Authorities: snap.Authorities,
 	}
 	if seen == 0 {
 		in.Fleet.Reset = true
 	}
 	return in
+}
+
+// testAssertions says of all assertions whether they hold; nil: nothing is planned yet.
+func (s *Server) testAssertions() []*swanherdv1.AssertionResult {
+	topology := &s.store.Snapshot().Topology
+	networks := map[model.NetworkName]bool{}
+	for row := range topology.Assertions.All() {
+		if network, err := model.NetworkOf(row.Name); err == nil {
+			networks[network] = true
+		}
+	}
+	out := []*swanherdv1.AssertionResult{}
+	for network := range networks {
+		view := s.view(network)
+		if view == nil {
+			return nil
+		}
+		out = append(out, view.Test(topology)...)
+	}
+	return out
 }
 
 // record stores transitions until that has succeeded or this replica leads no more.
@@ -184,8 +209,8 @@ func (a *alerter) record(ctx context.Context, l *store.Leadership, all []*swanhe
 				break
 			}
 			var passed *store.ConditionError
-			if errors.As(err, &passed) || ctx.Err() != nil {
-				return err
+			if errors.As(err, &passed) && passed.Want != store.AnyRevision || ctx.Err() != nil {
+				return err // unless it is a network that has just been deleted
 			}
 			a.complain(ctx, "cannot store alerts; trying again", err)
 		}
@@ -193,18 +218,31 @@ func (a *alerter) record(ctx context.Context, l *store.Leadership, all []*swanhe
 	return nil
 }
 
+// recordOnce stores some transitions; of a network that was deleted meanwhile none, as its
+// alerts went with it.
 func (a *alerter) recordOnce(ctx context.Context, l *store.Leadership, part []*swanherdv1.Alert, now time.Time) error {
 	s := a.server.store
 	t, snap := s.Txn(), s.Snapshot()
 	l.FenceIn(t)
+	required := map[model.NetworkName]bool{}
 	for _, one := range part {
-		s.Alerts.PutIn(t, one.GetName(), one)
 		network, err := model.NetworkOf(one.GetName())
 		if err != nil {
 			network = store.NoNetwork
 		}
+		if _, there := snap.Networks.Get(network.String()); !there && network != store.NoNetwork {
+			continue
+		}
+		if network != store.NoNetwork && !required[network] {
+			s.Networks.RequireIn(t, network.String(), store.AnyRevision)
+			required[network] = true
+		}
+		s.Alerts.PutIn(t, one.GetName(), one)
 		s.AppendEventIn(t, network, alertEvent(one, now))
 		a.courier.EnqueueIn(t, snap, one, now)
+	}
+	if t.Empty() {
+		return nil
 	}
 	_, err := t.Commit(ctx)
 	return err

@@ -224,7 +224,7 @@ func TestTheRulesByDefault(t *testing.T) {
 	for len(list()) == 0 && time.Now().Before(deadline) {
 		time.Sleep(10 * time.Millisecond) // the leader makes them
 	}
-	if got := list(); !slices.Equal(got, []string{"authority-expiring", "certificate-expiring", "edge-offline", "mass-loss", "site-isolated"}) {
+	if got := list(); !slices.Equal(got, []string{"assertion-broken", "authority-expiring", "authority-unsigned", "certificate-expiring", "edge-clock", "edge-offline", "mass-loss", "site-isolated"}) {
 		t.Fatalf("rules are %q", got)
 	}
 	ctx, name := t.Context(), "networks/-/alertRules/edge-offline"
@@ -239,7 +239,7 @@ func TestTheRulesByDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.restart()
-	if got := list(); !slices.Equal(got, []string{"authority-expiring", "certificate-expiring", "edge-offline", "site-isolated"}) {
+	if got := list(); !slices.Equal(got, []string{"assertion-broken", "authority-expiring", "authority-unsigned", "certificate-expiring", "edge-clock", "edge-offline", "site-isolated"}) {
 		t.Errorf("after a restart rules are %q", got)
 	}
 }
@@ -398,4 +398,47 @@ func TestAnAlertOutlivesTheLeader(t *testing.T) {
 	if len(r.tries) != 2 {
 		t.Errorf("there were %d messages, want 2: %v", len(r.tries), r.tries)
 	}
+}
+
+// The alerts of a network go with it: one that takes its name later has none of them.
+func TestAlertsGoWithTheirNetwork(t *testing.T) {
+	c := startController(t)
+	gone, stays := c.populated("networks/alpha"), c.populated("networks/beta")
+	gone.alert(t)
+	stays.alert(t)
+	topology, ctx := c.topology(), t.Context()
+	if _, err := topology.DeleteGateway(ctx, &swanherdv1.DeleteGatewayRequest{Name: gone.network + "/gateways/partner"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, edge := range []string{"berlin", "oslo"} {
+		if _, err := topology.DeleteEdge(ctx, &swanherdv1.DeleteEdgeRequest{Name: gone.network + "/edges/" + edge}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := topology.Apply(ctx, &swanherdv1.ApplyRequest{Manifest: &swanherdv1.Manifest{Networks: []*swanherdv1.Network{{Name: gone.network}}}, Prune: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := topology.DeleteNetwork(ctx, &swanherdv1.DeleteNetworkRequest{Name: gone.network}); err != nil {
+		t.Fatal(err)
+	}
+	c.resolves(stays.network) // with what the leader makes of all that, or after it
+	if _, err := topology.CreateNetwork(ctx, &swanherdv1.CreateNetworkRequest{NetworkId: "alpha"}); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.alerts().ListAlerts(ctx, &swanherdv1.ListAlertsRequest{Parent: gone.network, Filter: "state != PENDING"})
+	if err != nil || len(list.GetAlerts()) > 0 {
+		t.Errorf("a new network has the alerts of the old one: %v, %v", list.GetAlerts(), err)
+	}
+}
+
+// resolves takes away the rule that an alert is by.
+func (c *controller) resolves(network string) {
+	c.t.Helper()
+	if _, err := c.alerts().DeleteAlertRule(c.t.Context(), &swanherdv1.DeleteAlertRuleRequest{Name: network + "/alertRules/offline"}); err != nil {
+		c.t.Fatal(err)
+	}
+	c.eventually("the alert is resolved", func() bool {
+		list, err := c.alerts().ListAlerts(c.t.Context(), &swanherdv1.ListAlertsRequest{Parent: network, Filter: "state = RESOLVED"})
+		return err == nil && len(list.GetAlerts()) > 0
+	})
 }

@@ -157,3 +157,54 @@ func TestAuditOnTheCommandLine(t *testing.T) {
 		t.Error("the administrator's token was made without an event")
 	}
 }
+
+// A network that is made under the name of a deleted one does not show what that one was;
+// who is bound to none finds it.
+func TestAuditOfADeletedNetwork(t *testing.T) {
+	c := startController(t)
+	create := func() {
+		t.Helper()
+		if _, err := c.topology().CreateNetwork(t.Context(), &swanherdv1.CreateNetworkRequest{NetworkId: "alpha", Network: &swanherdv1.Network{}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create()
+	if _, err := c.topology().DeleteNetwork(t.Context(), &swanherdv1.DeleteNetworkRequest{Name: "networks/alpha"}); err != nil {
+		t.Fatal(err)
+	}
+	old := c.auditEvents(`resource = "networks/alpha" AND action = "network.create"`)
+	if len(old) != 1 {
+		t.Fatalf("the administrator finds %v", old)
+	}
+	if _, err := c.fleet().VerifyAuditLog(t.Context(), &swanherdv1.VerifyAuditLogRequest{Parent: "networks/alpha"}); err != nil {
+		t.Errorf("the log of a deleted network: %v", err)
+	}
+	_, err := c.fleet().VerifyAuditLog(t.Context(), &swanherdv1.VerifyAuditLogRequest{Parent: "networks/never"})
+	if status.Code(err) != codes.NotFound {
+		t.Errorf("the log of a network that never was: %v", err)
+	}
+	create()
+	token, err := c.access().CreateApiToken(t.Context(), &swanherdv1.CreateApiTokenRequest{ApiToken: &swanherdv1.ApiToken{
+		Role: swanherdv1.Role_ROLE_ADMIN, Networks: []string{"networks/alpha"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tenant := swanherdv1.NewFleetServiceClient(c.dial(token.GetSecret()))
+	for _, parent := range []string{"networks/alpha", "networks/-"} {
+		resp, err := tenant.ListEvents(t.Context(), &swanherdv1.ListEventsRequest{Parent: parent, Filter: "kind = AUDIT"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e := resp.GetEvents(); len(e) != 1 || e[0].GetAction() != "network.create" || e[0].GetName() == old[0].GetName() {
+			t.Errorf("in %s the tenant sees %v", parent, e)
+		}
+	}
+	if _, err := tenant.GetEvent(t.Context(), &swanherdv1.GetEventRequest{Name: old[0].GetName()}); status.Code(err) != codes.NotFound {
+		t.Errorf("the tenant reads an event of the former network: %v", err)
+	}
+	x := c.terminal()
+	x.says(0, "", "audit list --network alpha", "network.create", "!network.delete")
+	x.says(0, "", "audit list --all-networks --resource networks/alpha", "network.create", "network.delete")
+	x.says(0, "", `audit export --all-networks --filter time>"2026-01-01T00:00:00Z"`, `"network.delete"`, `"apiToken.create"`)
+}

@@ -31,6 +31,7 @@ func (c *controller) populated(network string) *samples {
 		s.Name, s.Labels = text(s.GetName()), map[string]string{"region": "emea"}
 	}
 	m.Segments = []*swanherdv1.Segment{{Name: network + "/segments/corp"}}
+	m.Assertions = []*swanherdv1.Assertion{{Name: network + "/assertions/tills", Source: "10.1.0.0/16", Destination: "10.9.0.0/16"}} // which never holds, and is in nobody's way
 	ctx := c.t.Context()
 	applied, err := c.topology().Apply(ctx, &swanherdv1.ApplyRequest{Manifest: m})
 	if err != nil {
@@ -100,17 +101,35 @@ func (c *controller) populated(network string) *samples {
 	runs, ended := c.bothJobs(network, e)
 	e.hangUp()
 	last := func(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }
+	certificates, err := c.certificates().ListCertificates(ctx, &swanherdv1.ListCertificatesRequest{Parent: network, PageSize: 1})
+	if err != nil || len(certificates.GetCertificates()) != 1 {
+		c.t.Fatalf("certificates are %v, %v", certificates, err)
+	}
 	return &samples{
-		network: network,
+		network: network, edge: e,
+		alert: func(t testing.TB) (id string) { // that the edge is offline, which takes a moment to be seen
+			c.eventually("an alert of "+network, func() bool {
+				alerts, err := c.alerts().ListAlerts(ctx, &swanherdv1.ListAlertsRequest{Parent: network, Filter: "resource:edges"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, a := range alerts.GetAlerts() {
+					id = last(a.GetName())
+				}
+				return id != ""
+			})
+			return id
+		},
 		ids: map[string]string{
-			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "segment": "corp", "tunnel": "berlin--oslo",
+			"revision": fmt.Sprint(applied.GetRevision()), "cluster_member": "1a", "event": last(events.GetEvents()[0].GetName()), "site": "berlin", "edge": last(e.name), "mesh": "all", "profile": "default", "segment": "corp", "assertion": "tills", "tunnel": "berlin--oslo",
 			"enrollment_token": last(token(m.GetSites()[0].GetName()).GetName()), "api_token": last(api.GetName()),
 			"user": last(users.GetUsers()[0].GetName()), "role_binding": last(binding.GetName()), "device": last(device.GetName()), "enrollment_request": last(asked.GetPending().GetEnrollmentRequest()),
 			"change_set": changeSet, "rollout": rollout,
 			"gateway": "partner", "pre_shared_key": "partner", "alert_rule": last(rule.GetName()), "webhook_sink": last(sink.GetName()),
-			"job": last(ended),
+			"job": last(ended), "certificate": certificates.GetCertificates()[0].GetSerial(),
 		},
 		values: map[protoreflect.FullName]any{
+			"swanherd.v1.UpdateDeviceRequest.device":                          (&swanherdv1.Device{Name: device.GetName(), SerialNumber: device.GetSerialNumber(), Site: device.GetSite(), Description: "a spare"}).ProtoReflect(),
 			"swanherd.v1.CreateNetworkRequest.network_id":                     strings.TrimPrefix(network, "networks/") + "-fresh",
 			"swanherd.v1.RenderGatewayConfigRequest.name":                     network + "/gateways/partner",
 			"swanherd.v1.RenderGatewayConfigRequest.format":                   swanherdv1.GatewayConfigFormat_GATEWAY_CONFIG_FORMAT_STRONGSWAN.Number(),

@@ -87,6 +87,45 @@ func TestCommandLineListsAndDeletes(t *testing.T) {
 	x.says(0, "", "events --filter action=site.delete", "site.delete", "!site.create")
 }
 
+// What is checked alone is not done, whatever it is about.
+func TestCommandLineOnlyChecks(t *testing.T) {
+	c := startController(t)
+	x := c.terminal()
+	x.says(0, fleetFile(c), "apply -f -", "5 created")
+	const dry, done = " --dry-run", "nothing is changed"
+	rule := `{"name":"networks/demo/alertRules/gone","condition":"ALERT_CONDITION_EDGE_OFFLINE","severity":"ALERT_SEVERITY_WARNING"}`
+	site := `{"sites":[{"name":"networks/demo/sites/berlin","displayName":"Berlin"}]}`
+	for _, v := range []struct{ create, in, list, shows, change, changed, remove string }{
+		{"device create X-42 --site berlin", "", "device list", "X-42", "device update X-42 --description spare", "spare", "device delete X-42"},
+		{"role grant viewer group:noc", "", "role list", "group:noc", "", "", ""},
+		{"assertion create tills 10.1.0.0/16 10.2.0.0/16", "", "get assertions", "tills", "", "", "delete assertion tills"},
+		{"webhook create noc --url https://receiver.invalid/alerts", "", "get webhooks", "noc", "", "", "delete webhook noc"},
+		{"psk create partner --generate", "", "get psks", "partner", "psk set partner --generate", "", "delete psk partner"},
+		{"changeset create later -f -", site, "changeset list", "later", "", "", "changeset delete later"},
+		{"alert apply -f -", rule, "get alertrules", "gone", "", "", "delete alertrule gone"},
+	} {
+		x.says(0, v.in, v.create+dry, done, "!whsec_")
+		x.says(0, "", v.list, "!"+v.shows)
+		x.says(0, v.in, v.create, "!"+done)
+		x.says(0, "", v.list, v.shows)
+		if v.change != "" {
+			x.says(0, "", v.change+dry, done)
+		}
+		if v.changed != "" {
+			x.says(0, "", v.list, "!"+v.changed)
+		}
+		if v.remove != "" {
+			x.says(0, "", v.remove+dry, "would be deleted")
+			x.says(0, "", v.list, v.shows)
+		}
+	}
+	e := c.enrolled("berlin")
+	x.says(0, "", "edge quarantine berlin"+dry, done)
+	if got, err := c.topology().GetEdge(t.Context(), &swanherdv1.GetEdgeRequest{Name: e.name}); err != nil || got.GetDisabled() {
+		t.Errorf("the edge is %v, %v", got, err)
+	}
+}
+
 // What an operator does about edges and their certificates, on the command line.
 func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	c := startController(t)
@@ -133,6 +172,7 @@ func TestCommandLineAdmitsAndRevokes(t *testing.T) {
 	x.says(3, "", "ca rotate", "being replaced already")
 	x.says(3, "", "ca force", "import what that signed")
 	x.says(0, "", "ca cancel", "!REQUEST")
+	x.says(3, "", "ca rotate --signed-by corp", "external_authority: the controller is configured with none (--external-authorities)")
 	x.says(64, "", "ca force", "is not being replaced")
 	x.says(0, "", "edge revoke berlin --reason stolen", "2 certificates revoked")
 	x.says(0, "", "cert revocations", "berlin", "0/0", "stolen")
@@ -215,6 +255,44 @@ func TestCommandLineWatches(t *testing.T) {
 	if code != 0 || ctx.Err() != context.Canceled {
 		t.Errorf("exit code %d, %v; it showed\n%s", code, ctx.Err(), changed.seen.String())
 	}
+}
+
+// Several kinds are watched together, or all.
+func TestCommandLineWatchesKinds(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	c.alertRule("networks/demo", "gone", offlineRule())
+	e := c.enrolled("berlin")
+	e.open()
+	x := c.terminal()
+	watches := func(command, last string, happens func()) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		var happening sync.WaitGroup
+		synced := &until{text: "berlin", done: func() { happening.Go(happens) }}
+		shown := &until{text: last, done: cancel}
+		code := cli.Main(ctx, append(strings.Fields(command), "--config", x.config), cli.IO{Out: io.MultiWriter(synced, shown), Err: io.Discard})
+		happening.Wait()
+		if code != 0 || ctx.Err() != context.Canceled {
+			t.Errorf("swanherd %s: exit code %d, %v; it showed\n%s", command, code, ctx.Err(), shown.seen.String())
+		}
+	}
+	watches("watch edges alerts jobs", "UPSERTED  job  ", func() {
+		if _, err := c.jobs().CreateJob(t.Context(), &swanherdv1.CreateJobRequest{Parent: "networks/demo", Job: pingJob(e.name)}); err != nil {
+			t.Error(err)
+		}
+	})
+	watches("watch all", "REMOVED   alertrule  networks/demo/alertRules/gone", func() {
+		if _, err := c.alerts().DeleteAlertRule(t.Context(), &swanherdv1.DeleteAlertRuleRequest{Name: "networks/demo/alertRules/gone"}); err != nil {
+			t.Error(err)
+		}
+	})
+	watches("watch certificateauthorities edges", "UPSERTED  certificateauthority  networks/demo/certificateAuthority", func() {
+		if _, err := c.certificates().RotateCertificateAuthority(t.Context(), &swanherdv1.RotateCertificateAuthorityRequest{Name: "networks/demo/certificateAuthority"}); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // What is watched need not be a site.

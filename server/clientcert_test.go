@@ -159,6 +159,9 @@ func TestOperatorsByCertificate(t *testing.T) {
 		t.Errorf("of another authority: %v, want a refused connection", err)
 	}
 	watch, err := swanherdv1.NewTopologyServiceClient(c.shows(robot, "")).Watch(t.Context(), &swanherdv1.WatchRequest{Parent: "networks/demo"})
+	if err == nil {
+		_, err = watch.Recv() // it has begun
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

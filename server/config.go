@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/pki"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -28,6 +29,9 @@ const (
 	DefaultMetricsListen = "127.0.0.1:7445"
 	DefaultReplicaListen = "0.0.0.0:7446"
 )
+
+// minRetention is of events, so that what goes on stays in sight.
+const minRetention = 100
 
 // Config configures a controller. The zero value is one that keeps its state in
 // DefaultDataDir and listens on the default ports.
@@ -83,6 +87,12 @@ type Config struct {
 	// HistoryOctets bounds what is kept on disk of how tunnels were. Default
 	// history.DefaultMaxOctets.
 	HistoryOctets int64
+	// EventRetention is how many transitions are kept per network, and AuditRetention how
+	// many audit events. Defaults store.DefaultEventRetention and DefaultAuditRetention.
+	EventRetention, AuditRetention int
+	// DeletedAuditRetention is how long after its newest event the audit log of a deleted
+	// network is kept. Default store.DefaultDeletedAuditRetention.
+	DeletedAuditRetention time.Duration
 	// WebhookAllowLocal lets webhooks go to receivers on this host and its link.
 	WebhookAllowLocal bool
 	// Profiling serves /debug/pprof on MetricsListen.
@@ -96,8 +106,11 @@ type Config struct {
 	// and programs may come in place of a token; empty: none is asked for. It is read
 	// again when it changes.
 	OperatorCA string
+	// ExternalAuthorities are those that networks' authorities may be subordinate to, and that
+	// are asked online, by name. Every replica has the same.
+	ExternalAuthorities map[string]pki.Signer
 	// TPMCA is a file, PEM, of the authorities of TPM manufacturers whose word is taken for what
-	// is a TPM when edges enrol; empty: nobody's is.
+	// is a TPM when edges enrol; empty: nobody's is. It is read again when it changes.
 	TPMCA string
 
 	// Dashboard makes what is served at / on Listen; conn calls the operator
@@ -185,6 +198,14 @@ func (c Config) mistakes() error {
 	}
 	if c.HistoryOctets != 0 && c.HistoryOctets < 1<<20 {
 		errs = append(errs, fmt.Errorf("history-size %d octets: want at least 1 MiB", c.HistoryOctets))
+	}
+	for flag, n := range map[string]int{"event-retention": c.EventRetention, "audit-retention": c.AuditRetention} {
+		if n != 0 && n < minRetention {
+			errs = append(errs, fmt.Errorf("%s %d: want at least %d", flag, n, minRetention))
+		}
+	}
+	if c.DeletedAuditRetention != 0 && c.DeletedAuditRetention < time.Hour {
+		errs = append(errs, fmt.Errorf("deleted-audit-retention %v: want at least 1h", c.DeletedAuditRetention))
 	}
 	if c.EtcdTLS != nil && len(c.EtcdEndpoints) == 0 {
 		errs = append(errs, errors.New("certificates for etcd, but no etcd-endpoints; give both, or neither for the embedded etcd"))

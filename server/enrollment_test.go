@@ -124,7 +124,7 @@ func TestRevokedEdge(t *testing.T) {
 // eventually waits until ok holds of what the API shows.
 func (c *controller) eventually(what string, ok func() bool) {
 	c.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); {
+	for deadline := time.Now().Add(30 * time.Second); !ok(); {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("waited in vain for %s", what)
 		}

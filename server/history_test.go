@@ -1,6 +1,11 @@
 package server_test
 
 import (
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -10,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server"
 )
 
 func (c *controller) history(name string) (*swanherdv1.History, error) {
@@ -110,5 +116,120 @@ func TestHistoryOfWhatTime(t *testing.T) {
 	})
 	if err != nil || len(long.GetPoints()) > 1500 {
 		t.Errorf("since 1970: %v, %v", long, err)
+	}
+}
+
+// Whichever replica is asked tells what all of them have, and whose part is missing.
+func TestHistoryOfAllReplicas(t *testing.T) {
+	way := startProxy(t)
+	replicas := startReplicas(t, func(member int, cfg *server.Config) {
+		cfg.CounterInterval = time.Second
+		if member == 0 {
+			cfg.ReplicaListen, cfg.AdvertiseReplica = way.target, way.Addr().String()
+		}
+	})
+	a, b, c := replicas[0], replicas[1], replicas[2]
+	a.apply()
+	berlin, oslo := b.enrolled("berlin"), c.enrolled("oslo")
+	// all asks replicas until each tells the same, which is more than that many samples.
+	all := func(than uint64, missing int, asked ...*controller) uint64 {
+		t.Helper()
+		var told []uint64
+		b.eventually(fmt.Sprintf("the same history of each replica, of more than %d samples, without %d replicas", than, missing), func() bool {
+			told = nil
+			for _, r := range asked {
+				h, err := r.history("networks/demo/tunnels/berlin--oslo/history")
+				if err == nil && len(h.GetMissingReplicas()) == missing {
+					told = append(told, h.GetTotal().GetSamples())
+				}
+			}
+			return len(told) == len(asked) && told[0] > than && slices.Min(told) == slices.Max(told)
+		})
+		return told[0]
+	}
+	oslo.at(b)
+	berlin.at(a) // who keeps the tunnel's history, for it is the first end
+	for _, e := range []*testEdge{berlin, oslo} {
+		e.until("berlin--oslo")
+		e.report(swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED)
+	}
+	had := all(0, 0, replicas...)
+
+	berlin.at(c) // who keeps it from now on
+	berlin.report(swanherdv1.TunnelState_TUNNEL_STATE_ESTABLISHED)
+	had = all(had, 0, replicas...)
+
+	way.cut()
+	all(0, 1, b, c)
+	b.terminal().says(0, "", "history tunnel berlin--oslo", "without what replicas/")
+	all(had, 0, a) // who reaches everybody
+}
+
+// proxy is a way to an address that can be cut.
+type proxy struct {
+	net.Listener
+	target string
+
+	mu    sync.Mutex
+	isCut bool
+	conns []net.Conn
+}
+
+func startProxy(t *testing.T) *proxy {
+	t.Helper()
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{Listener: lis, target: freeAddresses(t, 1)[0]}
+	t.Cleanup(p.cut)
+	go p.serve()
+	return p
+}
+
+func (p *proxy) serve() {
+	for {
+		near, err := p.Accept()
+		if err != nil {
+			return
+		}
+		far, err := net.Dial("tcp", p.target)
+		if err != nil {
+			near.Close()
+			continue
+		}
+		if !p.took(near, far) {
+			return
+		}
+		for _, way := range [][2]net.Conn{{near, far}, {far, near}} {
+			go func() {
+				_, _ = io.Copy(way[0], way[1])
+				way[0].Close()
+			}()
+		}
+	}
+}
+
+func (p *proxy) took(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = append(p.conns, conns...)
+	if p.isCut {
+		p.hangUp()
+	}
+	return !p.isCut
+}
+
+func (p *proxy) cut() {
+	p.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.isCut = true
+	p.hangUp()
+}
+
+func (p *proxy) hangUp() {
+	for _, c := range p.conns {
+		c.Close()
 	}
 }

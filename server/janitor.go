@@ -46,11 +46,24 @@ func (s *Server) forgetExpired(ctx context.Context) {
 func (s *Server) rotator() *pki.Rotator {
 	return &pki.Rotator{
 		Keeper: s.pki,
-		Audit: func(network model.NetworkName, action, message string) *swanherdv1.Event {
-			return access.Audit("system", network.String()+"/certificateAuthority", action, message)
-		},
+		Audit:  auditAuthority,
 		Failed: func(err error) { s.cfg.Log.Warn("cannot go on with a replacement; trying again", "error", err) },
 	}
+}
+
+// requester has external authorities sign those of networks.
+func (s *Server) requester() *pki.Requester {
+	return &pki.Requester{
+		Keeper:  s.pki,
+		Signers: s.cfg.ExternalAuthorities,
+		Audit:   auditAuthority,
+		Failed:  func(err error) { s.cfg.Log.Warn("cannot have an authority signed; trying again", "error", err) },
+	}
+}
+
+// auditAuthority is the event that tells what the controller did with an authority by itself.
+func auditAuthority(network model.NetworkName, action, message string) *swanherdv1.Event {
+	return access.Audit("system", network.AuthorityResource(), action, message)
 }
 
 // expiryWatch tells which certificates end.

@@ -95,7 +95,7 @@ func (s *Server) guarded(edges access.Verifier, source func(context.Context) net
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(access.NewCodec()),
 		grpc.ChainUnaryInterceptor(append([]grpc.UnaryServerInterceptor{s.metrics.GRPC.UnaryServerInterceptor(), s.markStale}, guard.Unary()...)...),
-		grpc.ChainStreamInterceptor(append([]grpc.StreamServerInterceptor{s.metrics.GRPC.StreamServerInterceptor()}, guard.Stream()...)...),
+		grpc.ChainStreamInterceptor(append([]grpc.StreamServerInterceptor{s.metrics.GRPC.StreamServerInterceptor(), s.markStaleStream}, guard.Stream()...)...),
 	}, nil
 }
 
@@ -104,9 +104,21 @@ func (s *Server) guarded(edges access.Verifier, source func(context.Context) net
 func (s *Server) markStale(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	if since, stale := s.store.StaleSince(); stale {
 		// Fails only where there is no answer to mark.
-		_ = grpc.SetHeader(ctx, metadata.Pairs(api.StaleHeader, since.UTC().Format(time.RFC3339)))
+		_ = grpc.SetHeader(ctx, staleHeader(since))
 	}
 	return handle(ctx, req)
+}
+
+// markStaleStream does that at the begin of a stream; what comes later the stream says.
+func (s *Server) markStaleStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if since, stale := s.store.StaleSince(); stale {
+		_ = stream.SetHeader(staleHeader(since)) // fails only after one was sent
+	}
+	return handle(srv, stream)
+}
+
+func staleHeader(since time.Time) metadata.MD {
+	return metadata.Pairs(api.StaleHeader, since.UTC().Format(time.RFC3339))
 }
 
 func (s *Server) registerOperatorServices(g *grpc.Server) {

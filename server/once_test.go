@@ -1,68 +1,14 @@
 package server_test
 
 import (
-	"fmt"
-	"slices"
-	"strconv"
+	"context"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/reflect/protoreflect"
-	"google.golang.org/protobuf/testing/protocmp"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
-
-// Changes outside the topology too are only checked where that is all that is wanted, and
-// are made once by a request that comes twice.
-func TestChangesAreCheckedAloneAndMadeOnce(t *testing.T) {
-	wanted := []protoreflect.Name{
-		"CreateAlertRule", "UpdateAlertRule", "DeleteAlertRule", "CreateWebhookSink", "UpdateWebhookSink", "DeleteWebhookSink",
-		"CreateDevice", "DeleteDevice", "CreateChangeSet", "DeleteJob", "CreateRoleBinding", "DeleteRoleBinding",
-	}
-	c := startController(t)
-	conn := c.dial(c.token)
-	for i, m := range sampledMethods(t) {
-		if !slices.Contains(wanted, m.Name()) {
-			continue
-		}
-		t.Run(string(m.Name()), func(t *testing.T) {
-			id := protoreflect.ValueOfString(fmt.Sprintf("7b0a2b1e-6a0f-4c58-9a39-%012d", i))
-			good := c.populated("networks/tenant-"+strconv.Itoa(i)).request(t, m)
-			if r, ok := good.(*swanherdv1.CreateChangeSetRequest); ok {
-				r.ChangeSet.Assertions = nil // those of the sample do not hold
-			}
-			with := func(field protoreflect.Name, v protoreflect.Value) proto.Message {
-				req := proto.Clone(good)
-				req.ProtoReflect().Set(m.Input().Fields().ByName(field), v)
-				return req
-			}
-			if _, err := call(t.Context(), t, conn, m, with("validate_only", protoreflect.ValueOfBool(true))); err != nil {
-				t.Fatalf("checked alone: %v", err)
-			}
-			once := with("request_id", id)
-			first, err := call(t.Context(), t, conn, m, once)
-			if err != nil {
-				t.Fatalf("after it was checked: %v", err)
-			}
-			again, err := call(t.Context(), t, conn, m, once)
-			if err != nil {
-				t.Fatalf("the same request again: %v", err)
-			}
-			if diff := cmp.Diff(first, again, protocmp.Transform()); diff != "" {
-				t.Errorf("the same request is answered differently:\n%s", diff)
-			}
-			other := c.populated("networks/other-"+strconv.Itoa(i)).request(t, m)
-			other.ProtoReflect().Set(m.Input().Fields().ByName("request_id"), id)
-			if _, err := call(t.Context(), t, conn, m, other); status.Code(err) != codes.InvalidArgument {
-				t.Errorf("another request with its id: %v", err)
-			}
-		})
-	}
-}
 
 // A rollout is begun once, and not at all where it is only checked.
 func TestRolloutIsBegunOnce(t *testing.T) {
@@ -120,5 +66,69 @@ func TestTokensAreCheckedAlone(t *testing.T) {
 	})
 	if err == nil {
 		t.Error("a token for no site is right")
+	}
+}
+
+// What an edge is told for one request it is told once: who asks again while it is under way,
+// or after nobody knows how it ended, is told that, and what was not done may be done yet.
+func TestCommandIsGivenOnce(t *testing.T) {
+	c := startController(t)
+	c.apply()
+	e := c.enrolled("berlin")
+	c.enrolled("oslo")
+	e.open()
+	e.until("berlin--oslo")
+	fleet := c.fleet()
+	rekey := func(ctx context.Context, id string) (*swanherdv1.RekeyTunnelResponse, error) {
+		return fleet.RekeyTunnel(ctx, &swanherdv1.RekeyTunnelRequest{Name: "networks/demo/tunnels/berlin--oslo", RequestId: id})
+	}
+	told := func() int {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return len(e.commands)
+	}
+
+	e.mu.Lock()
+	e.refuses = "it has no SA"
+	e.mu.Unlock()
+	if _, err := rekey(t.Context(), requestA); status.Code(err) != codes.FailedPrecondition {
+		t.Errorf("what the edge refuses: %v", err)
+	}
+	e.mu.Lock()
+	e.refuses = ""
+	e.mu.Unlock()
+
+	e.mu.Lock() // it answers nothing
+	first := make(chan error, 1)
+	go func() {
+		_, err := rekey(t.Context(), requestA)
+		first <- err
+	}()
+	c.eventually("the request to be begun", func() bool { return len(c.auditEvents(`action = "tunnel.rekey"`)) == 3 })
+	if _, err := rekey(t.Context(), requestA); status.Code(err) != codes.Aborted {
+		t.Errorf("while it is under way: %v", err)
+	}
+	e.mu.Unlock()
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	before := told()
+	if again, err := rekey(t.Context(), requestA); err != nil || again.GetEdge() != e.name || told() != before {
+		t.Errorf("after it was done: %v, %v, and the edge was told %d times", again, err, told()-before)
+	}
+
+	ctx, leave := context.WithCancel(t.Context())
+	e.mu.Lock()
+	go func() {
+		_, err := rekey(ctx, requestB)
+		first <- err
+	}()
+	c.eventually("the next one to be begun", func() bool { return len(c.auditEvents(`action = "tunnel.rekey"`)) == 4 })
+	leave()
+	<-first
+	c.eventually("its end to be told", func() bool { return len(c.auditEvents(`action = "tunnel.rekey"`)) == 5 })
+	e.mu.Unlock()
+	if _, err := rekey(t.Context(), requestB); status.Code(err) != codes.Aborted {
+		t.Errorf("after nobody knows how it ended: %v", err)
 	}
 }

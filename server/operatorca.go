@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,8 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"sync"
 	"time"
 )
 
@@ -21,54 +18,32 @@ import (
 const operatorCAInterval = time.Second
 
 // operatorCAs are the authorities of operators' client certificates, as their file has them
-// now. A file that cannot be read, or holds no certificate, changes nothing.
+// now.
 type operatorCAs struct {
-	file string
-	log  *slog.Logger
-
-	mu   sync.Mutex
-	text []byte // of the file, as it was read last
-	// mistake is what is wrong with it, said is what was logged.
-	mistake error
-	said    string
-	pool    *x509.CertPool
-	roots   map[string]bool // by their DER
-	conns   map[*tls.Conn]bool
+	trustedFile
+	pool  *x509.CertPool
+	roots map[string]bool // by their DER
+	conns map[*tls.Conn]bool
 }
 
 // readOperatorCAs reads the file for the first time.
 func readOperatorCAs(file string, log *slog.Logger) (*operatorCAs, error) {
-	a := &operatorCAs{file: file, log: log, conns: map[*tls.Conn]bool{}}
+	a := &operatorCAs{trustedFile: trustedFile{path: file, whose: "operators' certificates", log: log}, conns: map[*tls.Conn]bool{}}
+	a.take = a.takeAuthorities
 	if err := a.read(); err != nil {
-		return nil, fmt.Errorf("--operator-ca: %w", err)
+		return nil, fmt.Errorf("--operator-ca %s: %w", file, err)
 	}
 	return a, nil
 }
 
-// read takes what the file has now, and ends the connections that came with a certificate
-// of an authority that is no longer in it. It reads under the lock: what another goroutine
-// read before must not come in after it.
-func (a *operatorCAs) read() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	text, err := os.ReadFile(a.file)
+// takeAuthorities ends the connections that came with a certificate of an authority that is
+// no longer in the file.
+func (a *operatorCAs) takeAuthorities(text []byte) error {
+	pool, roots, err := parseAuthorities(text)
 	if err != nil {
 		return err
 	}
-	first := a.text == nil
-	if !first && bytes.Equal(text, a.text) {
-		return a.mistake
-	}
-	a.text = text
-	pool, roots, err := parseAuthorities(text)
-	if err != nil {
-		a.mistake = fmt.Errorf("%s: %w", a.file, err)
-		return a.mistake
-	}
-	a.mistake, a.pool, a.roots = nil, pool, roots
-	if !first {
-		a.log.Info("the authorities of operators' certificates changed", "file", a.file, "authorities", len(roots))
-	}
+	a.pool, a.roots = pool, roots
 	for conn := range a.conns {
 		a.endUntrusted(conn)
 	}
@@ -90,20 +65,6 @@ func parseAuthorities(text []byte) (pool *x509.CertPool, roots map[string]bool, 
 		return nil, nil, errors.New("holds no certificate in PEM")
 	}
 	return pool, roots, nil
-}
-
-// refresh reads the file again; what is wrong with it is logged, once, and the authorities stay.
-func (a *operatorCAs) refresh() {
-	text := ""
-	if err := a.read(); err != nil {
-		text = err.Error()
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if text != "" && text != a.said {
-		a.log.Warn("the authorities of operators' certificates stay as they are", "error", text)
-	}
-	a.said = text
 }
 
 // run looks at the file until ctx ends.

@@ -22,6 +22,7 @@ import (
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/history"
 	"github.com/swanherd/swanherd/server/pki"
 	"github.com/swanherd/swanherd/server/replica"
 	"github.com/swanherd/swanherd/server/store"
@@ -61,7 +62,7 @@ func (s *Server) makeReplica() {
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
-	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.sessions.Command, trust))
+	replicav1.RegisterReplicaServiceServer(s.replicaGRPC, replica.NewServer(s.name, s.fleet, s.series, s.sessions.Command, trust, func() bool { return s.staleFor() > 0 }))
 	s.follower = &replica.Follower{
 		Name:  s.name,
 		Store: s.store,
@@ -86,6 +87,15 @@ func (s *Server) makeReplica() {
 	}
 }
 
+// cutOffAfter is how long the store may not answer before edges are to look for another
+// replica: then the lease of this one has ended, and the others take its edges for lost.
+const cutOffAfter = 10 * time.Second
+
+// cutOff says whether other replicas go on without this one.
+func (s *Server) cutOff() bool {
+	return s.follower != nil && s.staleFor() >= cutOffAfter && s.follower.GoesOnElsewhere()
+}
+
 // command gives a command to an edge, wherever it has its session.
 func (s *Server) command(ctx context.Context, edge string, c *swanherdv1.Command) error {
 	switch home, ok := s.fleet.Home(edge); {
@@ -96,6 +106,17 @@ func (s *Server) command(ctx context.Context, edge string, c *swanherdv1.Command
 	default:
 		return s.follower.Command(ctx, home, edge, c)
 	}
+}
+
+// history is how a series was, by what all replicas have, and the names of those that do
+// not tell.
+func (s *Server) history(ctx context.Context, series string, start, end time.Time, step time.Duration) (history.Curve, []string, error) {
+	own, err := s.series.Query(series, start, end, time.Now(), step)
+	if err != nil || s.follower == nil {
+		return own, nil, err
+	}
+	others, missing := s.follower.History(ctx, series, start, end, own.Step)
+	return history.Sum(own, others...), missing, nil
 }
 
 // serveReplicas announces this replica, follows the others, and leads when it is its
@@ -125,13 +146,14 @@ func (s *Server) lead(ctx context.Context, l *store.Leadership) {
 	s.leads.Store(true)
 	defer s.leads.Store(false)
 	var duties sync.WaitGroup
-	duties.Go(func() { s.store.TrimEvents(ctx) })
+	duties.Go(func() { s.store.TrimEvents(ctx, l) })
 	duties.Go(func() { s.store.SealAudit(ctx, l, s.sealer) })
 	duties.Go(func() { s.keyRing.Reseal(ctx, l) })
 	duties.Go(func() { s.store.PromoteMembers(ctx) })
 	duties.Go(func() { s.forgetExpired(ctx) })
 	duties.Go(func() { s.jobs.Tend(ctx) })
 	duties.Go(func() { s.rotator().Run(ctx) })
+	duties.Go(func() { s.requester().Run(ctx) })
 	duties.Go(func() { s.expiryWatch().Run(ctx) })
 	duties.Go(func() { s.driveRollouts(ctx, l) })
 	duties.Go(func() { s.alerter.run(ctx, l) })

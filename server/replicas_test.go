@@ -22,20 +22,11 @@ import (
 )
 
 // startReplicas starts three controllers whose embedded etcds form a cluster.
-func startReplicas(t *testing.T) []*controller {
+func startReplicas(t *testing.T, edit ...func(member int, cfg *server.Config)) []*controller {
 	t.Helper()
 	peers := map[string]string{}
-	var held []net.Listener
-	for i := range 3 {
-		lis, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, lis)
-		peers[fmt.Sprint("m", i)] = "http://" + lis.Addr().String()
-	}
-	for _, lis := range held {
-		lis.Close()
+	for i, address := range freeAddresses(t, 3) {
+		peers[fmt.Sprint("m", i)] = "http://" + address
 	}
 	shared := t.TempDir()
 	replicas := make([]*controller, 3)
@@ -54,6 +45,9 @@ func startReplicas(t *testing.T) []*controller {
 
 			WebhookAllowLocal: true,
 		}}
+		for _, e := range edit {
+			e(i, &c.cfg)
+		}
 		replicas[i] = c
 		starting.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
@@ -88,6 +82,21 @@ func startReplicas(t *testing.T) []*controller {
 		c.token = token
 	}
 	return replicas
+}
+
+// freeAddresses are some at which nobody listens.
+func freeAddresses(t *testing.T, n int) []string {
+	t.Helper()
+	var out []string
+	for range n {
+		lis, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lis.Close()
+		out = append(out, lis.Addr().String())
+	}
+	return out
 }
 
 // at opens the edge's session with another replica.
@@ -214,6 +223,10 @@ func TestStoreIsLost(t *testing.T) {
 	berlin := a.enrolled("berlin")
 	berlin.open()
 	berlin.until()
+	before := a.watch(t, "")
+	before.next()
+	token := before.token
+	streams := a.staleStreams()
 	for _, r := range replicas[1:] {
 		if err := r.s.Close(); err != nil {
 			t.Error(err)
@@ -239,9 +252,23 @@ func TestStoreIsLost(t *testing.T) {
 	if resp.StatusCode != 200 || resp.Header.Get("Swanherd-Stale-Since") == "" {
 		t.Errorf("REST answers %s, headers %v", resp.Status, resp.Header)
 	}
+	for _, s := range streams {
+		s.says(ctx, "KIND_STALE")
+	}
+	a.streamsAreStale(ctx, token)
 	select {
 	case err := <-berlin.ended:
 		t.Errorf("the edge's session ended: %v", err)
 	default:
+	}
+
+	// One of the others comes back, and with it the quorum.
+	s, err := server.Start(ctx, replicas[1].cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, s := range streams {
+		s.says(ctx, "KIND_CURRENT")
 	}
 }

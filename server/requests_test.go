@@ -76,8 +76,11 @@ func newMessage(t testing.TB, d protoreflect.MessageDescriptor) proto.Message {
 // there, with everything in it.
 type samples struct {
 	network string // `networks/{network}`
+	edge    *testEdge
 	// ids of what exists, by the segment of a resource's pattern, `site`.
 	ids map[string]string
+	// alert waits for one, and returns its id.
+	alert func(testing.TB) string
 	// values of fields by their full names, where the name alone does not tell.
 	values map[protoreflect.FullName]any
 }
@@ -131,6 +134,8 @@ func (s *samples) named(t testing.TB, m protoreflect.MethodDescriptor) string {
 			segments[i] = strings.TrimPrefix(s.network, "networks/")
 		case s.ids[id] != "":
 			segments[i] = s.ids[id]
+		case id == "alert":
+			segments[i] = s.alert(t)
 		default:
 			t.Fatalf("%s: samples know no %s", fullName(m), id)
 		}
@@ -159,6 +164,8 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		}
 	case "swanherd.v1.Profile":
 		return &swanherdv1.Profile{Name: n + "/profiles/" + s.ids["profile"], IkeProposals: []string{"aes256gcm16-prfsha384-x25519"}}
+	case "swanherd.v1.Assertion":
+		return &swanherdv1.Assertion{Name: n + "/assertions/" + s.ids["assertion"], Source: "10.1.0.0/16", Destination: "10.2.0.0/16"}
 	case "swanherd.v1.Segment":
 		return &swanherdv1.Segment{Name: n + "/segments/" + s.ids["segment"], Labels: map[string]string{"region": "emea"}}
 	case "swanherd.v1.Gateway":

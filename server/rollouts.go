@@ -112,9 +112,11 @@ func (c rolloutCollector) Collect(ch chan<- prometheus.Metric) {
 }
 
 // Between two looks at the rollouts there is lookFactor times what one took, so that
-// they cost little however large the fleet is.
+// they cost little however large the fleet is. One that waited for etcd took its time, but
+// cost nothing: there is never more than mostLook.
 const (
 	leastLook  = 100 * time.Millisecond
+	mostLook   = 2 * time.Second
 	lookFactor = 10
 )
 
@@ -127,7 +129,7 @@ func (s *Server) driveRollouts(ctx context.Context, l *store.Leadership) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(leastLook, lookFactor*time.Since(began))):
+		case <-time.After(min(max(leastLook, lookFactor*time.Since(began)), mostLook)):
 		}
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,7 +21,6 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/status"
 
-	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/api"
 	"github.com/swanherd/swanherd/server/attest"
@@ -153,6 +154,7 @@ func (s *Server) openStore(ctx context.Context) error {
 		return fmt.Errorf("make data directory: %w", err)
 	}
 	cfg := store.Config{Endpoints: s.cfg.EtcdEndpoints, TLS: s.cfg.EtcdTLS, MaxTxnOps: s.cfg.EtcdMaxTxnOps, Cluster: s.cfg.Cluster, Restored: s.cfg.Restored, Program: s.cfg.Version, Logger: s.cfg.Log}
+	cfg.EventRetention, cfg.AuditRetention, cfg.DeletedAuditRetention = s.cfg.EventRetention, s.cfg.AuditRetention, s.cfg.DeletedAuditRetention
 	if len(cfg.Endpoints) == 0 {
 		cfg.DataDir = s.cfg.DataDir
 	}
@@ -191,7 +193,6 @@ func (s *Server) makeParts(ctx context.Context) error {
 		return a.IssueServer(key, hosts, now)
 	}}
 	s.keeper = access.NewKeeper(access.Config{
-		Tunnel:        func(name string) (*swanherdv1.Tunnel, bool) { return s.fleet.Tunnel(name) },
 		RateLimit:     s.cfg.RateLimit,
 		Limited:       func() { s.metrics.CallLimited() },
 		Store:         s.store,
@@ -222,23 +223,26 @@ func (s *Server) makeParts(ctx context.Context) error {
 		CounterInterval: s.cfg.CounterInterval,
 		ConfirmWithin:   s.cfg.ConfirmWithin,
 		Redirect:        s.cfg.RedirectEdges,
+		CutOff:          s.cutOff,
 	})
 	s.health = health.NewServer()
 	return nil
 }
 
 func (s *Server) makeServices(context.Context) error {
-	attestation := api.Attestation{Sealer: s.sealer}
+	attestation := api.Attestation{Sealer: s.sealer, Authorities: func() *attest.Authorities { return nil }}
 	if s.cfg.TPMCA != "" {
-		text, err := os.ReadFile(s.cfg.TPMCA)
-		if err == nil {
-			attestation.Authorities, err = attest.ParseAuthorities(text)
-		}
+		authorities, err := readTPMCAs(s.cfg.TPMCA, s.cfg.Log)
 		if err != nil {
-			return fmt.Errorf("--tpm-ca %s: %w", s.cfg.TPMCA, err)
+			return err
 		}
+		attestation.Authorities = authorities.now
 	}
-	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper, s.sealer)
+	topology, err := api.NewTopology(s.store, s.pki, s.fleet, s.keeper, s.sealer, s.view)
+	if err != nil {
+		return err
+	}
+	devices, err := api.NewDevices(s.store)
 	if err != nil {
 		return err
 	}
@@ -250,8 +254,8 @@ func (s *Server) makeServices(context.Context) error {
 		access:     api.NewAccess(s.store, s.sealer, s.keeper, s.cfg.Version),
 		enrollment: api.NewEnrollment(s.store, s.pki, s.keeper, s.info.EdgeEndpoints, attestation),
 
-		certificates: api.NewCertificates(s.store, s.pki),
-		devices:      api.NewDevices(s.store),
+		certificates: api.NewCertificates(s.store, s.pki, slices.Sorted(maps.Keys(s.cfg.ExternalAuthorities))),
+		devices:      devices,
 		rollouts:     api.NewRollouts(s.store, topology, s.view),
 		jobs:         api.NewJobs(api.JobsConfig{Store: s.store, Keeper: s.jobs, Fleet: s.fleet, Command: s.command}),
 		keys:         api.NewKeys(s.store, s.keyRing),
@@ -260,7 +264,7 @@ func (s *Server) makeServices(context.Context) error {
 		signIn:       api.NewSignIn(s.keeper),
 		cluster:      api.NewCluster(s.store),
 	}
-	s.services.history = api.NewHistory(s.store, s.fleet, s.series)
+	s.services.history = api.NewHistory(s.store, s.fleet, s.history)
 	return s.makeAlerts()
 }
 

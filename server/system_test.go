@@ -115,13 +115,13 @@ func TestEnrollment(t *testing.T) {
 	}
 
 	// Whatever is wrong with a token, the answer is the same.
-	expired := c.tokenFor("oslo", 1)
+	unused := c.tokenFor("oslo", 1)
 	third := c.newEdge()
 	for what, presented := range map[string]string{
 		"used up":   token,
 		"no token":  "swe_nonsense",
-		"altered":   altered(expired),
-		"other":     "swa_" + expired,
+		"altered":   altered(unused),
+		"other":     "swa_" + unused,
 		"malformed": "hello",
 	} {
 		_, err := third.tryEnroll(presented, "x")
@@ -132,7 +132,7 @@ func TestEnrollment(t *testing.T) {
 	// With the right token, a bad request is told.
 	conn := third.dial()
 	_, err = swanherdv1.NewEnrollmentServiceClient(conn).Enroll(t.Context(), &swanherdv1.EnrollRequest{
-		Token: expired, ControlCsr: []byte("x"), IkeCsr: third.csr(third.ike),
+		Token: unused, ControlCsr: []byte("x"), IkeCsr: third.csr(third.ike),
 	})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "control_csr") {
 		t.Errorf("bad request: %v", err)

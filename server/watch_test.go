@@ -19,7 +19,7 @@ import (
 
 // watcher is a stream of changes of the topology.
 type watcher struct {
-	t      *testing.T
+	t      testing.TB
 	stream swanherdv1.TopologyService_WatchClient
 	// token is the newest one to go on by.
 	token string
@@ -111,7 +111,7 @@ func TestWatchGoesOnWhereItBroke(t *testing.T) {
 	}
 }
 
-func reviseToken(t *testing.T, token, old, new string) string {
+func reviseToken(t testing.TB, token, old, new string) string {
 	t.Helper()
 	b, err := base64.RawURLEncoding.DecodeString(token)
 	if err != nil {

@@ -74,7 +74,7 @@
 //	discarded        a policy wants it
 //	loop             a route leads the peer's outer address into the tunnel
 //	too_big          longer than the path takes; the sender was told by ICMP
-//	unfit            transport mode has no place for it: IP options, headers for the way, or a fragment whose others did not come
+//	unfit            transport mode has no place for it: a fragment whose others did not come, a source route that is not over, or IP options in a TCP connection
 //	expired          the SA is at the end of its lifetime and was not replaced, in either direction
 //	out_malformed    no whole IP packet
 //	send_error       the host refused to send: look at its routes and its firewall

@@ -516,3 +516,29 @@ func TestSLADoesNotFlap(t *testing.T) {
 		t.Errorf("turned %d times", turns)
 	}
 }
+
+// Answered tells when the last probe was sent that was answered, and how often one is.
+func TestAnswered(t *testing.T) {
+	w := newWAN(t, nil)
+	if last, every := w.prober.Answered("a"); !last.IsZero() || every != 100*time.Millisecond {
+		t.Errorf("before the first: %v, every %v", last, every)
+	}
+	w.run(time.Second)
+	before, _ := w.prober.Answered("a")
+	if ago := w.now.Sub(before); ago > 300*time.Millisecond {
+		t.Errorf("the last one that was answered is %v old", ago)
+	}
+	w.lose = func(bool, uint32) bool { return true }
+	w.run(5 * time.Second)
+	if last, _ := w.prober.Answered("a"); last.Sub(before) > 200*time.Millisecond {
+		t.Errorf("one is answered though all are lost: %v", last)
+	}
+	w.lose = nil
+	w.run(time.Second)
+	if last, _ := w.prober.Answered("a"); w.now.Sub(last) > 300*time.Millisecond {
+		t.Errorf("the path is good again, and the last one that was answered is of %v", last)
+	}
+	if _, every := w.prober.Answered("b"); every != 0 {
+		t.Error("what is not probed is")
+	}
+}

@@ -49,8 +49,10 @@ type path struct {
 	Path
 	next  time.Time
 	index int // in the queue; -1: not in it
-	ring  *ring
-	judge judge
+	// answered is when the last probe that was answered was sent; zero: none was.
+	answered time.Time
+	ring     *ring
+	judge    judge
 }
 
 // NewProber returns a Prober without paths; seed makes its times unpredictable.
@@ -152,7 +154,23 @@ func (p *Prober) Take(now time.Time, local, remote netip.Addr, payload []byte) b
 		return false
 	}
 	path := p.paths[ends{local, remote}]
-	return path != nil && path.ring != nil && path.ring.take(now, a)
+	if path == nil || path.ring == nil || !path.ring.take(now, a) {
+		return false
+	}
+	if sent := path.ring.slot(a.Test.Sequence).at; sent.After(path.answered) {
+		path.answered = sent
+	}
+	return true
+}
+
+// Answered is when the last probe of a tunnel that was answered was sent, zero if none was,
+// and how often one is sent; zero: the tunnel is not probed.
+func (p *Prober) Answered(tunnel string) (last time.Time, every time.Duration) {
+	path := p.byName[tunnel]
+	if path == nil {
+		return time.Time{}, 0
+	}
+	return path.answered, time.Duration(p.stretch * float64(path.Interval))
 }
 
 // Judge holds the paths against their limits.

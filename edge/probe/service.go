@@ -87,6 +87,13 @@ func (s *Service) Quality(tunnel string) *swanherdv1.PathQuality {
 	return s.prober.Quality(time.Now(), tunnel)
 }
 
+// Answered is Prober.Answered.
+func (s *Service) Answered(tunnel string) (last time.Time, every time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.prober.Answered(tunnel)
+}
+
 // Violations are the limits that the path of a tunnel is over.
 func (s *Service) Violations(tunnel string) []*swanherdv1.SlaViolation {
 	s.mu.Lock()

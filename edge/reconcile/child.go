@@ -16,6 +16,10 @@ var dontFragment = map[swanherdv1.DontFragment]dataplane.DF{
 	swanherdv1.DontFragment_DONT_FRAGMENT_CLEAR: dataplane.DFClear,
 }
 
+func isTransport(in *swanherdv1.ChildIntent) bool {
+	return in.GetMode() == swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT
+}
+
 // appearance sets how the packets of a child look from outside: its mode, its outer
 // header, what hides its traffic.
 func (b *tunnelBuilder) appearance(field string, in *swanherdv1.ChildIntent, c *ike.ChildConfig) {
@@ -23,7 +27,7 @@ func (b *tunnelBuilder) appearance(field string, in *swanherdv1.ChildIntent, c *
 	if encapsulated && slices.ContainsFunc(c.Proposals, func(p suite.ESPProposal) bool { return p.AH }) {
 		b.fail(field+".esp_proposals", "AH is never encapsulated in UDP, and this tunnel is: give remote_endpoints port 500 and do not force encapsulation, or propose ESP")
 	}
-	if in.GetMode() != swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT {
+	if !isTransport(in) {
 		c.Outer, c.TFC = outer(in.GetOuterHeader()), b.tfc(field, in.GetTrafficFlowConfidentiality())
 		return
 	}

@@ -61,6 +61,8 @@ type SegmentEnvironment struct {
 type DataPlane struct {
 	// NoTCP: it sends no ESP in TCP.
 	NoTCP bool
+	// NoTCPTransport: it sends none of transport mode.
+	NoTCPTransport bool
 	// NoDummies: it sends no dummy packets (RFC 4303, Section 2.6).
 	NoDummies bool
 	// Intercepts: what the host itself says to a peer has to be led into it, for

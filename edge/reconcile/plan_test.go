@@ -79,6 +79,26 @@ func environment() Environment {
 	}
 }
 
+// TestPlanWithoutTCPInTransportMode holds the same of one that has none of transport mode,
+// for tunnels that have a child of it.
+func TestPlanWithoutTCPInTransportMode(t *testing.T) {
+	env := environment()
+	env.DataPlane.NoTCPTransport = true
+	for mode, want := range map[swanherdv1.IpsecMode]ike.TCPMode{
+		swanherdv1.IpsecMode_IPSEC_MODE_UNSPECIFIED: ike.TCPFallback,
+		swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT:   ike.TCPNever,
+	} {
+		intent := goodIntent()
+		if mode == swanherdv1.IpsecMode_IPSEC_MODE_TRANSPORT {
+			inTransportMode(intent.Tunnels[0])
+		}
+		p, errs := NewPlan(intent, material(t), env)
+		if errs != nil || p.Tunnels[0].TCP.Mode != want {
+			t.Errorf("%s: TCP mode of %+v (%v), want %v", mode, p, errs, want)
+		}
+	}
+}
+
 // TestPlanWithoutTCP holds that a data plane without ESP in TCP does without it where
 // it would only be the second choice.
 func TestPlanWithoutTCP(t *testing.T) {

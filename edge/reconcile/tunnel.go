@@ -94,11 +94,18 @@ func (b *tunnelBuilder) build() {
 // does without where it would only be the second choice.
 func (b *tunnelBuilder) tcpMode() ike.TCPMode {
 	mode := tcpModes[b.intent.GetTcpEncapsulation()]
+	lack := ""
+	switch has := b.env.DataPlane; {
+	case has.NoTCP:
+		lack = "no ESP in TCP"
+	case has.NoTCPTransport && slices.ContainsFunc(b.intent.GetChildren(), isTransport):
+		lack = "no ESP of transport mode in TCP"
+	}
 	switch {
-	case !b.env.DataPlane.NoTCP || mode == ike.TCPNever:
+	case lack == "" || mode == ike.TCPNever:
 		return mode
 	case mode == ike.TCPOnly:
-		b.fail("tcp_encapsulation", "the data plane of this edge sends no ESP in TCP: run it with --data-plane userspace, or let the tunnel go by UDP")
+		b.fail("tcp_encapsulation", "the data plane of this edge sends "+lack+": run it with --data-plane userspace, or let the tunnel go by UDP")
 	}
 	return ike.TCPNever
 }

@@ -43,10 +43,15 @@ type Intent interface {
 	// returns a *RejectedError. Unless confirmWithin is zero, i is taken back
 	// after that time.
 	Apply(ctx context.Context, i *state.Intent, confirmWithin time.Duration) error
-	// Confirm keeps what runs. It returns false if that has another digest.
+	// Awaited are the tunnels that have to carry traffic again before what runs can be
+	// kept; some of them, if they are many.
+	Awaited() []string
+	// Confirm keeps what runs. It returns false if that has another digest, or tunnels
+	// are awaited.
 	Confirm(digest []byte) bool
 	// Reverted is the update that was taken back last, nil if another was
-	// applied since. Changed is sent to, without blocking, when one is.
+	// applied since. Changed is sent to, without blocking, when one is, and when
+	// Awaited changes.
 	Reverted() *swanherdv1.Reverted
 	Changed() <-chan struct{}
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,4 +109,57 @@ func testOutdatedUpdate(t *testing.T) {
 		close(done)
 		return untilOver(s)
 	})
+}
+
+// Which tunnels an update on trial awaits is told with what it is acknowledged by, when
+// they change, and in Hello; a Confirm that comes too early confirms nothing.
+func TestAwaited(t *testing.T) { synctest.Test(t, testAwaited) }
+
+func testAwaited(t *testing.T) {
+	f := intents{newFleet()}
+	set := []*swanherdv1.IntentResource{settings(1400)}
+	sum := digest.NewSet(set).Digest()
+	awaits := func(tunnels ...string) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.awaited = tunnels
+	}
+	expect := func(what string, a *swanherdv1.Ack, nonce uint64, want ...string) {
+		if a.GetStage() != swanherdv1.Ack_STAGE_APPLIED || a.GetNonce() != nonce || !slices.Equal(a.GetAwaitedTunnels(), want) {
+			t.Errorf("%s: %v, want APPLIED of %d, awaiting %v", what, a, nonce, want)
+		}
+	}
+	confirm := func(s serverStream) {
+		send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{Confirm: &swanherdv1.Confirm{SetDigest: sum}}})
+	}
+	done := make(chan struct{})
+	awaits("hub1", "hub2")
+	play(t, f.fleet, func(*Client, *controller) { <-done },
+		func(t *testing.T, s serverStream) error {
+			hello(t, s)
+			sendIntent(t, s, &swanherdv1.IntentChunk{
+				Nonce: 1, Full: true, ResultDigest: sum, ChunkCount: 1, Upserts: set, ConfirmWithin: durationpb.New(30 * time.Second),
+			})
+			received(t, s, 1)
+			expect("applied", recvSkip(t, s).GetAck(), 1, "hub1", "hub2")
+			confirm(s)
+			awaits("hub2")
+			f.tookBack <- struct{}{}
+			expect("hub1 is up", recvSkip(t, s).GetAck(), 0, "hub2")
+			return nil
+		},
+		func(t *testing.T, s serverStream) error {
+			if h := hello(t, s); !h.GetUnconfirmed() || !slices.Equal(h.GetAwaitedTunnels(), []string{"hub2"}) {
+				t.Errorf("Hello = %v", h)
+			}
+			awaits()
+			f.tookBack <- struct{}{}
+			expect("all are up", recvSkip(t, s).GetAck(), 0)
+			confirm(s)
+			if a := recvSkip(t, s).GetAck(); a.GetStage() != swanherdv1.Ack_STAGE_CONFIRMED {
+				t.Errorf("Ack = %v", a)
+			}
+			close(done)
+			return untilOver(s)
+		})
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,6 +66,23 @@ func TestNewSessionBeforeTheOldGoes(t *testing.T) {
 				return untilOver(s)
 			})
 	})
+}
+
+// Who is wanted elsewhere does not come back to the same controller, unless it knows no
+// other.
+func TestEndpointsForANewSession(t *testing.T) {
+	p := newPlaces([]string{"a:1", "b:1", "c:1"}, "b:1")
+	for but, want := range map[string]string{"": "a:1 b:1 c:1", "b:1": "a:1 c:1", "d:1": "a:1 b:1 c:1"} {
+		got := p.anew(but)
+		slices.Sort(got)
+		if got := strings.Join(got, " "); got != want {
+			t.Errorf("but for %q: %s, want %s", but, got, want)
+		}
+	}
+	alone := newPlaces([]string{"a:1"}, "")
+	if got := alone.anew("a:1"); len(got) != 1 {
+		t.Errorf("of one endpoint %v are left", got)
+	}
 }
 
 // An edge that cannot begin anew stays where it is.

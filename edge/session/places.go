@@ -46,8 +46,12 @@ func (p *places) good(endpoint string) {
 	}
 }
 
-// others are all endpoints in an order of chance, for a session that is to begin anew.
-func (p *places) others() []string {
-	fresh := newPlaces(p.endpoints, "")
-	return fresh.endpoints
+// anew are the endpoints in an order of chance, for a session that is to begin anew: all
+// but one, if there are others.
+func (p *places) anew(but string) []string {
+	to := newPlaces(p.endpoints, "").endpoints
+	if len(to) > 1 {
+		to = slices.DeleteFunc(to, func(e string) bool { return e == but })
+	}
+	return to
 }

@@ -43,6 +43,8 @@ type session struct {
 	applied  chan error    // its result
 
 	pingTick *time.Ticker
+	// roundTrip of the last Ping that was answered; zero: none was.
+	roundTrip time.Duration
 	// counterTick ticks when counters are due; stopped while none are wanted.
 	counterTick *time.Ticker
 
@@ -117,6 +119,7 @@ func (s *session) hello() *swanherdv1.EdgeMessage {
 		DataPlane:       s.c.cfg.DataPlane,
 		Unconfirmed:     s.c.cfg.Intent.Unconfirmed(),
 		Reverted:        s.c.cfg.Intent.Reverted(),
+		AwaitedTunnels:  s.c.cfg.Intent.Awaited(),
 	}}}
 }
 
@@ -193,15 +196,13 @@ func (s *session) loop(parent context.Context, received <-chan *swanherdv1.Contr
 				Uplinks: &swanherdv1.UplinkReport{Uplinks: s.c.cfg.Uplinks.Current()},
 			}})
 		case <-s.c.cfg.Intent.Changed():
-			err = s.sendReverted()
+			err = s.sendTrial()
 		case d := <-s.c.drift:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Drift{Drift: d}})
 		case r := <-s.c.jobs:
 			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_JobReport{JobReport: r}})
 		case now := <-s.pingTick.C:
-			err = s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{
-				Ping: &swanherdv1.Ping{SendTime: timestamppb.New(now)},
-			}})
+			err = s.sendPing(now)
 		case <-s.counterTick.C:
 			err = s.sendCounters()
 		case o := <-s.move.opened():
@@ -234,7 +235,11 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 		if m.Goaway.GetLeaveWithin().AsDuration() <= 0 {
 			return away(m.Goaway)
 		}
-		s.begin(ctx, &move{to: s.c.places.others()})
+		but := ""
+		if m.Goaway.GetElsewhere() {
+			but = s.endpoint
+		}
+		s.begin(ctx, &move{to: s.c.places.anew(but)})
 	case *swanherdv1.ControllerMessage_Redirect:
 		return s.redirect(ctx, m.Redirect.GetEndpoints())
 	case *swanherdv1.ControllerMessage_FlowGrant:
@@ -251,12 +256,21 @@ func (s *session) handle(ctx context.Context, m *swanherdv1.ControllerMessage) e
 		return s.sendFull()
 	case *swanherdv1.ControllerMessage_Pong:
 		if sent := m.Pong.GetPingSendTime(); sent.IsValid() {
+			s.roundTrip = time.Since(sent.AsTime())
 			st := s.c.Status()
-			st.RoundTrip = time.Since(sent.AsTime())
+			st.RoundTrip = s.roundTrip
 			s.c.status.Store(&st)
 		}
 	}
 	return nil // a message of a newer controller is not for this agent
+}
+
+func (s *session) sendPing(now time.Time) error {
+	ping := &swanherdv1.Ping{SendTime: timestamppb.New(now)}
+	if s.roundTrip > 0 {
+		ping.RoundTrip = durationpb.New(s.roundTrip)
+	}
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{Ping: ping}})
 }
 
 // command has a command carried out and answers whether that has begun.

@@ -65,6 +65,7 @@ type fleet struct {
 	applies  int
 	trial    time.Duration
 	reverted *swanherdv1.Reverted
+	awaited  []string
 
 	changed, uplinks, tookBack chan struct{}
 	transitions                []*swanherdv1.TunnelReport
@@ -99,10 +100,16 @@ func (f *fleet) Unconfirmed() bool {
 	return f.trial > 0
 }
 
+func (f *fleet) Awaited() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.awaited
+}
+
 func (f *fleet) Confirm(digest []byte) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !bytes.Equal(f.running.Digest(), digest) {
+	if !bytes.Equal(f.running.Digest(), digest) || len(f.awaited) > 0 {
 		return false
 	}
 	f.trial = 0
@@ -381,7 +388,9 @@ func testReports(t *testing.T) {
 		if m := recv(t, s); m.GetCounters() == nil || time.Since(start) != 10*time.Second {
 			t.Errorf("after %v: %v, want counters", time.Since(start), m)
 		}
-		if m := recv(t, s); m.GetPing() == nil || time.Since(start) != 15*time.Second {
+		m := recv(t, s)
+		ping := m.GetPing()
+		if ping.GetSendTime() == nil || ping.GetRoundTrip() != nil || time.Since(start) != 15*time.Second {
 			t.Errorf("after %v: %v, want a ping", time.Since(start), m)
 		}
 		send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_FullStatusRequest{FullStatusRequest: &swanherdv1.FullStatusRequest{}}})
@@ -391,6 +400,14 @@ func testReports(t *testing.T) {
 		f.uplinks <- struct{}{}
 		if r := recv(t, s).GetUplinks(); len(r.GetUplinks()) != 1 {
 			t.Errorf("uplinks = %v", r)
+		}
+		time.Sleep(20 * time.Millisecond)
+		send(t, s, &swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Pong{Pong: &swanherdv1.Pong{PingSendTime: ping.GetSendTime()}}})
+		for ping = nil; ping == nil; {
+			ping = recv(t, s).GetPing()
+		}
+		if trip := ping.GetRoundTrip().AsDuration(); trip != 20*time.Millisecond {
+			t.Errorf("the next Ping says that the round trip was %v", trip)
 		}
 		close(done)
 		return untilOver(s)

@@ -175,9 +175,11 @@ func (s *session) stage() swanherdv1.Ack_Stage {
 }
 
 func (s *session) ack(nonce uint64, stage swanherdv1.Ack_Stage) error {
-	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{
-		Ack: &swanherdv1.Ack{Nonce: nonce, Running: s.running.Applied(), Stage: stage},
-	}})
+	a := &swanherdv1.Ack{Nonce: nonce, Running: s.running.Applied(), Stage: stage}
+	if stage == swanherdv1.Ack_STAGE_APPLIED {
+		a.AwaitedTunnels = s.c.cfg.Intent.Awaited()
+	}
+	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: a}})
 }
 
 // confirm keeps what runs. A confirmation of something else is late.
@@ -188,13 +190,16 @@ func (s *session) confirm(digest []byte) error {
 	return s.ack(0, swanherdv1.Ack_STAGE_CONFIRMED)
 }
 
-// sendReverted tells that an update was taken back.
-func (s *session) sendReverted() error {
-	s.running = s.c.cfg.Intent.Running()
+// sendTrial tells that an update was taken back, or which tunnels it awaits by now.
+func (s *session) sendTrial() error {
 	r := s.c.cfg.Intent.Reverted()
 	if r == nil {
-		return nil // another one was applied meanwhile
+		if s.applying != nil || !s.c.cfg.Intent.Unconfirmed() {
+			return nil // another one is, and its answer tells; or it was confirmed meanwhile
+		}
+		return s.ack(0, swanherdv1.Ack_STAGE_APPLIED)
 	}
+	s.running = s.c.cfg.Intent.Running()
 	return s.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Reverted{Reverted: r}})
 }
 

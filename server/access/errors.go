@@ -26,8 +26,11 @@ type Violation struct {
 }
 
 // maxInMessage is how many violations the message spells out; the details
-// hold all of them.
-const maxInMessage = 3
+// hold maxViolations of them.
+const (
+	maxInMessage  = 3
+	maxViolations = 1000
+)
 
 // Invalid returns INVALID_ARGUMENT about one field.
 func Invalid(field, message string) error {
@@ -39,7 +42,7 @@ func Invalid(field, message string) error {
 func InvalidAll(violations []Violation) error {
 	detail := &errdetails.BadRequest{}
 	var parts []string
-	for i, v := range violations {
+	for i, v := range violations[:min(len(violations), maxViolations)] {
 		detail.FieldViolations = append(detail.FieldViolations, &errdetails.BadRequest_FieldViolation{
 			Field: v.Field, Description: v.Message,
 		})

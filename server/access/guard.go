@@ -198,22 +198,44 @@ func (g *Guard) authenticate(ctx context.Context, method string) (rule, context.
 		}
 		return rule{}, nil, errTooManyCalls(p.Actor, wait)
 	}
+	enough, err := p.For(method)
+	if err != nil {
+		return rule{}, nil, err
+	}
+	return r, WithPrincipal(ctx, enough), nil
+}
+
+// For is the principal as a handler of the method gets it: with those of its grants that are
+// enough for the method. The error is PERMISSION_DENIED where none is.
+func (p Principal) For(method string) (Principal, error) {
+	r, ok := rules[method]
+	if !ok || r.caller != forOperators {
+		return Principal{}, status.Errorf(codes.PermissionDenied, "no rule allows %s", method)
+	}
 	if p.Role() < r.role {
-		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role())
+		return Principal{}, status.Errorf(codes.PermissionDenied, "%s needs %s, %s has %s", method, r.role, p.Actor, p.Role())
 	}
 	enough := p.With(r.role)
 	if !r.limited {
 		if enough = enough.Whole(); len(enough.Grants) == 0 {
-			return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s concerns whole networks, the role of %s is limited to what carries %s",
+			return Principal{}, status.Errorf(codes.PermissionDenied, "%s concerns whole networks, the role of %s is limited to what carries %s",
 				method, p.Actor, p.With(r.role).limits(""))
 		}
 	}
-	enough.tunnel = g.keeper.cfg.Tunnel
 	if r.scope == everywhere && !enough.Global() {
-		return rule{}, nil, status.Errorf(codes.PermissionDenied, "%s concerns all networks, %s is bound to %s",
+		return Principal{}, status.Errorf(codes.PermissionDenied, "%s concerns all networks, %s is bound to %s",
 			method, p.Actor, strings.Join(enough.Networks(), ", "))
 	}
-	return r, WithPrincipal(ctx, enough), nil
+	return enough, nil
+}
+
+// In is PERMISSION_DENIED for a network, `networks/{network}`, in which the principal has no
+// grant. `networks/-` stands for those in which it has.
+func (p Principal) In(network string) error {
+	if network == "networks/-" || p.Sees(network) {
+		return nil
+	}
+	return status.Errorf(codes.PermissionDenied, "%s may not act in %s", p.Actor, network)
 }
 
 // operator authenticates by the call's bearer token (RFC 6750, Section 2.1), or without
@@ -249,7 +271,8 @@ func (g *Guard) operator(ctx context.Context, method string) (Principal, error) 
 }
 
 // admit checks a message against its rules and the caller's networks. Reports
-// of edges pass: they are many, and one odd field must not end a session.
+// of edges pass: they are many, and one odd field must not end a session. The session
+// bounds them, see session/bounds.go.
 func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
 	if err := decoded(m); err != nil {
 		return err
@@ -257,8 +280,8 @@ func (g *Guard) admit(ctx context.Context, r rule, m proto.Message) error {
 	if r.caller == forOperators && r.scope == inNetworks {
 		p := PrincipalFrom(ctx)
 		for _, n := range networksOf(m) {
-			if n != "networks/-" && !p.Sees(n) {
-				return status.Errorf(codes.PermissionDenied, "%s may not act in %s", p.Actor, n)
+			if err := p.In(n); err != nil {
+				return err
 			}
 		}
 		if err := g.inScope(p, r, m); err != nil {

@@ -44,8 +44,6 @@ type Config struct {
 	URL string
 	// OIDC is the identity provider of people; nil: they have API tokens.
 	OIDC *OIDC
-	// Tunnel finds a tunnel by its name: who may see it is a question of its ends.
-	Tunnel func(name string) (*swanherdv1.Tunnel, bool)
 	// RateLimit is how often each principal may call; Limited is told of each call that
 	// was refused for that, nil: nobody is.
 	RateLimit RateLimit
@@ -251,25 +249,26 @@ func (k *Keeper) RotateAPIToken(ctx context.Context, name string, grace time.Dur
 	return out, nil
 }
 
-// DeleteAPIToken revokes a token at once.
-func (k *Keeper) DeleteAPIToken(ctx context.Context, name string) error {
+// DropAPIToken returns the transaction that revokes a token at once; its error may be the
+// store's.
+func (k *Keeper) DropAPIToken(ctx context.Context, name string) (*store.Txn, error) {
 	row, err := k.store.APITokens.Get(ctx, name)
 	if err != nil {
-		return StoreError(err)
+		return nil, err
 	}
 	t := k.store.Txn()
 	if err := k.keepAdministrator(t, row.Value.GetToken()); err != nil {
-		return err
+		return nil, err
 	}
 	k.store.APITokens.DeleteIn(t, name, row.Revision)
 	k.store.TokenUses.DropIn(t, name)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, "apiToken.delete", ""))
-	return k.commit(ctx, t)
+	return t, nil
 }
 
 // CreateLoginLink makes a link that signs a browser in once, with at most the
-// caller's own rights.
-func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLoginLinkRequest) (*swanherdv1.LoginLink, error) {
+// caller's own rights. keep is as in CreateAPIToken.
+func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLoginLinkRequest, keep func(*store.Txn, *swanherdv1.LoginLink) error) (*swanherdv1.LoginLink, error) {
 	p := PrincipalFrom(ctx)
 	role := req.GetRole()
 	if role == swanherdv1.Role_ROLE_UNSPECIFIED {
@@ -303,10 +302,14 @@ func (k *Keeper) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLogi
 	t := k.store.Txn()
 	k.store.LoginLinks.CreateIn(t, link.GetName(), link)
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(p.Actor, "loginLinks/"+link.GetName()[11:19], "loginLink.create", "role "+role.String()))
+	out := &swanherdv1.LoginLink{Url: k.cfg.URL + "/#login=" + code, ExpireTime: expire}
+	if err := keep(t, out); err != nil {
+		return nil, err
+	}
 	if err := k.commit(ctx, t); err != nil {
 		return nil, err
 	}
-	return &swanherdv1.LoginLink{Url: k.cfg.URL + "/#login=" + code, ExpireTime: expire}, nil
+	return out, nil
 }
 
 // RedeemLoginLink turns the code of a login link into an API token, once.
@@ -469,16 +472,17 @@ func (k *Keeper) withSecret(token *swanherdv1.EnrollmentToken, secret []byte) (*
 	return out, nil
 }
 
-// DeleteEnrollmentToken revokes a token at once; edges that used it stay.
-func (k *Keeper) DeleteEnrollmentToken(ctx context.Context, name string) error {
+// DropEnrollmentToken returns the transaction that revokes a token at once; edges that used it
+// stay.
+func (k *Keeper) DropEnrollmentToken(ctx context.Context, name string) (*store.Txn, error) {
 	n, err := model.ParseEnrollmentTokenName(name)
 	if err != nil {
-		return Invalid("name", err.Error())
+		return nil, Invalid("name", err.Error())
 	}
 	t := k.store.Txn()
 	k.store.EnrollmentTokens.DeleteIn(t, name, store.AnyRevision)
 	k.store.AppendEventIn(t, model.NetworkName{Network: n.Network}, Audit(PrincipalFrom(ctx).Actor, name, "enrollmentToken.delete", ""))
-	return k.commit(ctx, t)
+	return t, nil
 }
 
 // CheckEnrollmentToken returns the stored token that the presented one belongs

@@ -101,6 +101,12 @@ var rules = map[string]rule{
 	"/swanherd.v1.TopologyService/CreateSegment":       {role: operator},
 	"/swanherd.v1.TopologyService/UpdateSegment":       {role: operator},
 	"/swanherd.v1.TopologyService/DeleteSegment":       {role: operator},
+	"/swanherd.v1.TopologyService/GetAssertion":        {role: viewer},
+	"/swanherd.v1.TopologyService/ListAssertions":      {role: viewer},
+	"/swanherd.v1.TopologyService/CreateAssertion":     {role: operator},
+	"/swanherd.v1.TopologyService/UpdateAssertion":     {role: operator},
+	"/swanherd.v1.TopologyService/DeleteAssertion":     {role: operator},
+	"/swanherd.v1.TopologyService/TestAssertions":      {role: viewer},
 
 	"/swanherd.v1.FleetService/GetTunnel":      {role: viewer, limited: true},
 	"/swanherd.v1.FleetService/ListTunnels":    {role: viewer, limited: true},
@@ -113,9 +119,11 @@ var rules = map[string]rule{
 	"/swanherd.v1.FleetService/VerifyAuditLog": {role: viewer},
 
 	"/swanherd.v1.AccessService/CreateEnrollmentToken": {role: operator, limited: true},
+	"/swanherd.v1.AccessService/GetEnrollmentToken":    {role: viewer, limited: true},
 	"/swanherd.v1.AccessService/ListEnrollmentTokens":  {role: viewer, limited: true},
 	"/swanherd.v1.AccessService/DeleteEnrollmentToken": {role: operator, limited: true},
 	"/swanherd.v1.AccessService/CreateApiToken":        {role: admin, scope: everywhere},
+	"/swanherd.v1.AccessService/GetApiToken":           {role: viewer, scope: ownAffairs, limited: true}, // of others: admin, by the handler
 	"/swanherd.v1.AccessService/ListApiTokens":         {role: admin, scope: everywhere},
 	"/swanherd.v1.AccessService/DeleteApiToken":        {role: viewer, scope: ownAffairs, limited: true}, // of others: admin, by the handler
 	"/swanherd.v1.AccessService/CreateLoginLink":       {role: viewer, scope: ownAffairs, limited: true},
@@ -136,6 +144,7 @@ var rules = map[string]rule{
 
 	"/swanherd.v1.SignInService/GetIdentityProvider": {caller: forAnyone},
 
+	"/swanherd.v1.CertificateService/GetCertificate":             {role: viewer, limited: true},
 	"/swanherd.v1.CertificateService/ListCertificates":           {role: viewer, limited: true},
 	"/swanherd.v1.CertificateService/RevokeEdge":                 {role: operator, limited: true},
 	"/swanherd.v1.CertificateService/ListRevocations":            {role: viewer, limited: true},
@@ -148,7 +157,9 @@ var rules = map[string]rule{
 	"/swanherd.v1.DeviceService/CreateDevice":             {role: operator, limited: true},
 	"/swanherd.v1.DeviceService/GetDevice":                {role: viewer, limited: true},
 	"/swanherd.v1.DeviceService/ListDevices":              {role: viewer, limited: true},
+	"/swanherd.v1.DeviceService/UpdateDevice":             {role: operator, limited: true},
 	"/swanherd.v1.DeviceService/DeleteDevice":             {role: operator, limited: true},
+	"/swanherd.v1.DeviceService/GetEnrollmentRequest":     {role: viewer, limited: true},
 	"/swanherd.v1.DeviceService/ListEnrollmentRequests":   {role: viewer, limited: true},
 	"/swanherd.v1.DeviceService/ApproveEnrollmentRequest": {role: operator, limited: true},
 	"/swanherd.v1.DeviceService/DenyEnrollmentRequest":    {role: operator, limited: true},
@@ -179,6 +190,7 @@ var rules = map[string]rule{
 	"/swanherd.v1.AlertService/ListAlertRules":    {role: viewer},
 	"/swanherd.v1.AlertService/UpdateAlertRule":   {role: operator},
 	"/swanherd.v1.AlertService/DeleteAlertRule":   {role: operator},
+	"/swanherd.v1.AlertService/GetAlert":          {role: viewer, limited: true},
 	"/swanherd.v1.AlertService/ListAlerts":        {role: viewer, limited: true},
 	"/swanherd.v1.AlertService/CreateWebhookSink": {role: operator},
 	"/swanherd.v1.AlertService/GetWebhookSink":    {role: viewer},
@@ -261,6 +273,9 @@ func networksOfManifest(m *swanherdv1.Manifest) []string {
 		add(r.GetName())
 	}
 	for _, r := range m.GetGateways() {
+		add(r.GetName())
+	}
+	for _, r := range m.GetAssertions() {
 		add(r.GetName())
 	}
 	return out

@@ -52,8 +52,6 @@ type Principal struct {
 	// without labels.
 	needed swanherdv1.Role
 	whole  bool
-	// tunnel finds a tunnel by its name.
-	tunnel func(string) (*swanherdv1.Tunnel, bool)
 }
 
 // With is the principal with those of its grants that give at least the role, and so

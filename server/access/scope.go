@@ -2,6 +2,7 @@ package access
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -125,7 +126,7 @@ func (s Scope) HoldsAll(c *swanherdv1.ChangeSet) bool {
 	if s.who.SeesAll(network) {
 		return true
 	}
-	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetSegments()) > 0 {
+	if len(m.GetNetworks())+len(m.GetProfiles())+len(m.GetMeshes())+len(m.GetSegments())+len(m.GetAssertions()) > 0 {
 		return false
 	}
 	made := map[string]bool{}
@@ -231,13 +232,15 @@ func (s Scope) edge(name string) bool {
 	return ok && s.site(row.Value.GetSite())
 }
 
-// tunnel is seen from either end; what is done to it is done at both.
+// tunnel is seen from either end; what is done to it is done at both. Its name says which
+// they are: who saw an alert about it is to be told of its end when the tunnel is gone.
 func (s Scope) tunnel(name string, change bool) bool {
-	if s.who.tunnel == nil {
+	n, err := model.ParseTunnelName(name)
+	if err != nil {
 		return false
 	}
-	t, ok := s.who.tunnel(name)
-	return ok && s.Tunnel(t, change)
+	a, b, gateway := n.Ends()
+	return s.ends(a.String(), b.String(), gateway != model.GatewayName{}, change)
 }
 
 // Tunnel says whether a tunnel is in scope by its ends.
@@ -245,9 +248,46 @@ func (s Scope) Tunnel(t *swanherdv1.Tunnel, change bool) bool {
 	if s.who.SeesAll(networkOf(t.GetName())) {
 		return true
 	}
-	a, b := s.edge(t.GetA().GetEdge()), s.edge(t.GetB().GetEdge())
-	if t.GetB().GetGateway() != "" {
-		return a
+	return s.ends(t.GetA().GetEdge(), t.GetB().GetEdge(), t.GetB().GetGateway() != "", change)
+}
+
+// ends says whether a tunnel between two edges is in scope, or one between an edge and a
+// gateway.
+func (s Scope) ends(a, b string, gateway, change bool) bool {
+	if gateway || change {
+		return s.edge(a) && (gateway || s.edge(b))
 	}
-	return a && b || (a || b) && !change
+	return s.edge(a) || s.edge(b)
+}
+
+// Moved says whether more or less may be in scope than in that of an older snapshot, besides
+// what itself was changed since: sites, and what belongs to them, go by the labels of sites,
+// and others by what they are about.
+func (s Scope) Moved(before Scope) bool {
+	if !s.Limited() {
+		return false
+	}
+	was, is := before.snap, s.snap
+	for c := range model.Diff(was.Sites, is.Sites) {
+		if c.Old == nil || c.New == nil || !maps.Equal(c.Old.Value.GetLabels(), c.New.Value.GetLabels()) ||
+			!slices.EqualFunc(c.Old.Value.GetSegments(), c.New.Value.GetSegments(), sameSegment) {
+			return true
+		}
+	}
+	for c := range model.Diff(was.Edges, is.Edges) {
+		if c.Old == nil || c.New == nil || c.Old.Value.GetSite() != c.New.Value.GetSite() {
+			return true
+		}
+	}
+	return differ(was.Meshes, is.Meshes) || differ(was.Gateways, is.Gateways) || differ(was.Segments, is.Segments) ||
+		differ(was.PreSharedKeys, is.PreSharedKeys) || differ(was.ChangeSets, is.ChangeSets)
+}
+
+func sameSegment(a, b *swanherdv1.SiteSegment) bool { return a.GetSegment() == b.GetSegment() }
+
+func differ[T any](a, b model.Table[T]) bool {
+	for range model.Diff(a, b) {
+		return true
+	}
+	return false
 }

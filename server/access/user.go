@@ -127,10 +127,10 @@ func (k *Keeper) ShownUser(snap *store.Snapshot, u *swanherdv1.User) *swanherdv1
 	return out
 }
 
-// DisableUser locks somebody out, and deletes the API tokens that it made if that is
-// asked for.
-func (k *Keeper) DisableUser(ctx context.Context, req *swanherdv1.DisableUserRequest) (*swanherdv1.User, error) {
-	return k.changeUser(ctx, req.GetName(), "user.disable", func(snap *store.Snapshot, t *store.Txn, u *swanherdv1.User) (string, error) {
+// DisableUser is somebody locked out, with the transaction that does so, and that deletes the
+// API tokens that they made if that is asked for.
+func (k *Keeper) DisableUser(ctx context.Context, req *swanherdv1.DisableUserRequest) (*swanherdv1.User, *store.Txn, error) {
+	out, t, err := k.changeUser(ctx, req.GetName(), "user.disable", func(snap *store.Snapshot, t *store.Txn, u *swanherdv1.User) (string, error) {
 		p := PrincipalFrom(ctx)
 		if p.identity != nil && slices.ContainsFunc(p.identity.members(), func(m string) bool { return userName(m) == u.GetName() }) {
 			return "", status.Errorf(codes.FailedPrecondition, "%s is you; let another administrator do it", u.GetMember())
@@ -155,26 +155,30 @@ func (k *Keeper) DisableUser(ctx context.Context, req *swanherdv1.DisableUserReq
 		}
 		return strings.TrimPrefix(fmt.Sprintf("%s; %d API tokens deleted", message, len(tokens)), "; "), nil
 	})
+	if err == nil && req.GetDeleteApiTokens() {
+		out.ApiTokens = nil
+	}
+	return out, t, err
 }
 
-// EnableUser lets somebody in again.
-func (k *Keeper) EnableUser(ctx context.Context, name string) (*swanherdv1.User, error) {
+// EnableUser is somebody let in again, with the transaction that does so.
+func (k *Keeper) EnableUser(ctx context.Context, name string) (*swanherdv1.User, *store.Txn, error) {
 	return k.changeUser(ctx, name, "user.enable", func(_ *store.Snapshot, _ *store.Txn, u *swanherdv1.User) (string, error) {
 		u.Disabled, u.DisableTime, u.DisabledBy, u.DisableReason = false, nil, "", ""
 		return "", nil
 	})
 }
 
-func (k *Keeper) changeUser(ctx context.Context, name, action string, f func(*store.Snapshot, *store.Txn, *swanherdv1.User) (string, error)) (*swanherdv1.User, error) {
+func (k *Keeper) changeUser(ctx context.Context, name, action string, f func(*store.Snapshot, *store.Txn, *swanherdv1.User) (string, error)) (*swanherdv1.User, *store.Txn, error) {
 	snap := k.store.CatchUp(ctx)
 	row, ok := k.Users(snap).Get(name)
 	if !ok {
-		return nil, status.Errorf(codes.NotFound, "%s does not exist", name)
+		return nil, nil, status.Errorf(codes.NotFound, "%s does not exist", name)
 	}
 	next, t := proto.CloneOf(row.Value), k.store.Txn()
 	message, err := f(snap, t, next)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	stored, exists := snap.Users.Get(name)
 	switch seen := next.GetLastSignInTime() != nil; {
@@ -189,8 +193,5 @@ func (k *Keeper) changeUser(ctx context.Context, name, action string, f func(*st
 		message = ": " + message
 	}
 	k.store.AppendEventIn(t, store.NoNetwork, Audit(PrincipalFrom(ctx).Actor, name, action, next.GetMember()+message))
-	if err := k.commit(ctx, t); err != nil {
-		return nil, err
-	}
-	return k.ShownUser(k.store.Snapshot(), next), nil
+	return k.ShownUser(snap, next), t, nil
 }

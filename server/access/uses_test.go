@@ -72,7 +72,11 @@ func TestUsesOfATokenAreOneWrite(t *testing.T) {
 	if _, err := k.CreateAPIToken(t.Context(), another, func(*store.Txn, *swanherdv1.ApiToken) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if err := k.DeleteAPIToken(t.Context(), bootstrapToken); err != nil {
+	drop, err := k.DropAPIToken(t.Context(), bootstrapToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.commit(t.Context(), drop); err != nil {
 		t.Fatal(err)
 	}
 	if err := k.writeUses(t.Context()); err != nil {

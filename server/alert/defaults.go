@@ -34,6 +34,20 @@ func Defaults() []*swanherdv1.AlertRule {
 		PendingFor:    durationpb.New(time.Minute),
 		KeepFiringFor: durationpb.New(time.Minute),
 	}, {
+		Name:          AllNetworks + "/alertRules/assertion-broken",
+		DisplayName:   "Assertion that does not hold",
+		Condition:     swanherdv1.AlertCondition_ALERT_CONDITION_ASSERTION_BROKEN,
+		Severity:      swanherdv1.AlertSeverity_ALERT_SEVERITY_CRITICAL,
+		PendingFor:    durationpb.New(time.Minute),
+		KeepFiringFor: durationpb.New(time.Minute),
+	}, {
+		Name:          AllNetworks + "/alertRules/edge-clock",
+		DisplayName:   "Edge whose clock is wrong",
+		Condition:     swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_CLOCK_WRONG,
+		Severity:      swanherdv1.AlertSeverity_ALERT_SEVERITY_WARNING,
+		PendingFor:    durationpb.New(2 * time.Minute),
+		KeepFiringFor: durationpb.New(time.Minute),
+	}, {
 		Name:          AllNetworks + "/alertRules/certificate-expiring",
 		DisplayName:   "Certificate that is not renewed",
 		Condition:     swanherdv1.AlertCondition_ALERT_CONDITION_CERTIFICATE_EXPIRING,
@@ -45,5 +59,11 @@ func Defaults() []*swanherdv1.AlertRule {
 		Condition:     swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING,
 		Severity:      swanherdv1.AlertSeverity_ALERT_SEVERITY_CRITICAL,
 		ExpiresWithin: durationpb.New(30 * day),
+	}, {
+		Name:        AllNetworks + "/alertRules/authority-unsigned",
+		DisplayName: "Authority that an external one does not sign",
+		Condition:   swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_UNSIGNED,
+		Severity:    swanherdv1.AlertSeverity_ALERT_SEVERITY_WARNING,
+		PendingFor:  durationpb.New(5 * time.Minute),
 	}}
 }

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/model"
@@ -26,7 +29,11 @@ type facts struct {
 	// order in expiries.
 	ends     map[subject]pki.Expiry
 	expiries []pki.Expiry
-	replicas int
+	asserted map[string]*swanherdv1.AssertionResult
+	// unsigned are the replacements that external authorities do not sign, by authority.
+	unsigned    map[string]*storev1.AuthorityRotation
+	authorities model.Table[*storev1.CertificateAuthority]
+	replicas    int
 	// dirty is what has to be judged anew.
 	dirty map[subject]struct{}
 }
@@ -65,6 +72,7 @@ func newFacts() facts {
 		sites:    map[string]*siteFact{},
 		networks: map[string]*networkFact{},
 		ends:     map[subject]pki.Expiry{},
+		unsigned: map[string]*storev1.AuthorityRotation{},
 		dirty:    map[subject]struct{}{},
 	}
 }
@@ -248,6 +256,58 @@ func (f *facts) touchExpiring(before time.Time) {
 	}
 }
 
+// takeAssertions notes which assertions hold.
+func (f *facts) takeAssertions(all []*swanherdv1.AssertionResult) {
+	before := f.asserted
+	f.asserted = make(map[string]*swanherdv1.AssertionResult, len(all))
+	for _, r := range all {
+		f.asserted[r.GetAssertion()] = r
+		if old := before[r.GetAssertion()]; old.GetState() != r.GetState() || old.GetReason() != r.GetReason() {
+			f.touch(ofAssertions, r.GetAssertion())
+		}
+	}
+	for name := range before {
+		if f.asserted[name] == nil {
+			f.touch(ofAssertions, name)
+		}
+	}
+}
+
+// takeSignings notes which authorities wait in vain for an external one.
+func (f *facts) takeSignings(next model.Table[*storev1.CertificateAuthority]) {
+	for c := range model.Diff(f.authorities, next) {
+		network, ok := strings.CutPrefix(c.Name, model.NetworkAuthorities)
+		if !ok {
+			continue
+		}
+		name := model.NetworkName{Network: network}.AuthorityResource()
+		delete(f.unsigned, name)
+		if c.New != nil && c.New.Value.GetRotation().GetSigningFailure() != nil {
+			f.unsigned[name] = c.New.Value.GetRotation()
+		}
+		f.touch(ofSignings, name)
+	}
+	f.authorities = next
+}
+
+func judgeSigning(rotation *storev1.AuthorityRotation) answer {
+	if rotation == nil {
+		return answer{}
+	}
+	failure := rotation.GetSigningFailure()
+	return answer{state: yes, since: failure.GetSinceTime().AsTime(), summary: clip(rotation.GetExternalAuthority() + " does not sign the new authority: " + failure.GetReason())}
+}
+
+func judgeAssertion(r *swanherdv1.AssertionResult) answer {
+	switch {
+	case r == nil:
+		return answer{state: gone}
+	case r.GetState() == swanherdv1.AssertionResult_STATE_HOLDS:
+		return answer{}
+	}
+	return answer{state: yes, summary: clip(path.Base(r.GetAssertion()) + " does not hold: " + r.GetReason())}
+}
+
 // answer is what a condition comes to.
 type answer struct {
 	state   state
@@ -278,6 +338,10 @@ func (f *facts) judge(r *rule, s subject, now time.Time) answer {
 		return f.judgeTunnel(r, f.tunnels[s.name])
 	case ofNetworks:
 		return f.judgeNetwork(r, s.name)
+	case ofAssertions:
+		return judgeAssertion(f.asserted[s.name])
+	case ofSignings:
+		return judgeSigning(f.unsigned[s.name])
 	case ofCertificates, ofAuthorities:
 		return f.judgeExpiry(r, s, now)
 	case ofController:
@@ -314,6 +378,9 @@ func (f *facts) judgeEdge(r *rule, e *edgeFact) answer {
 	if !status.GetConnected() {
 		return answer{state: unknown}
 	}
+	if r.GetCondition() == swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_CLOCK_WRONG {
+		return judgeClock(id, status.GetClockOffset())
+	}
 	asked, moving := false, false
 	switch status.GetIntentState() {
 	case swanherdv1.IntentState_INTENT_STATE_UNSPECIFIED, swanherdv1.IntentState_INTENT_STATE_APPLIED, swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
@@ -334,6 +401,23 @@ func (f *facts) judgeEdge(r *rule, e *edgeFact) answer {
 		return answer{state: unknown}
 	}
 	return answer{}
+}
+
+// clockWrong is how far a clock may be off: far less than what certificates, which are valid from
+// five minutes before they are made, tolerate.
+const clockWrong = 30 * time.Second
+
+func judgeClock(id string, offset *durationpb.Duration) answer {
+	off := offset.AsDuration().Round(time.Second)
+	switch {
+	case offset == nil:
+		return answer{state: unknown}
+	case off.Abs() < clockWrong:
+		return answer{}
+	case off < 0:
+		return answer{state: yes, summary: fmt.Sprintf("the clock of %s is %s behind: set it, or have it set by NTP", id, off.Abs())}
+	}
+	return answer{state: yes, summary: fmt.Sprintf("the clock of %s is %s ahead: set it, or have it set by NTP", id, off)}
 }
 
 func (f *facts) judgeSite(r *rule, name string) answer {

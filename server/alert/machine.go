@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/model"
@@ -34,6 +35,10 @@ type Input struct {
 	Sites model.Table[*swanherdv1.Site]
 	// Expiries are when certificates end, in order; nil: as before.
 	Expiries []pki.Expiry
+	// Assertions say which of all hold; nil: as before.
+	Assertions []*swanherdv1.AssertionResult
+	// Authorities are the stored ones, of networks and of the controller.
+	Authorities model.Table[*storev1.CertificateAuthority]
 	// Replicas is how many replicas of the controller live.
 	Replicas int
 }
@@ -90,6 +95,10 @@ func (m *Machine) Step(now time.Time, in Input) []*swanherdv1.Alert {
 	if in.Expiries != nil {
 		m.takeExpiries(in.Expiries)
 	}
+	if in.Assertions != nil {
+		m.takeAssertions(in.Assertions)
+	}
+	m.takeSignings(in.Authorities)
 	m.replicas = in.Replicas
 	m.touchExpiring(now.Add(m.farthest()))
 	if len(m.byKind[ofController]) > 0 {
@@ -156,6 +165,14 @@ func (m *Machine) touchAll(k kind) {
 		for name := range m.networks {
 			m.touch(k, name)
 		}
+	case ofAssertions:
+		for name := range m.asserted {
+			m.touch(k, name)
+		}
+	case ofSignings:
+		for name := range m.unsigned {
+			m.touch(k, name)
+		}
 	case ofCertificates, ofAuthorities:
 		for s := range m.ends {
 			m.touch(s.kind, s.name)
@@ -220,6 +237,7 @@ func (m *Machine) advance(now time.Time) []*swanherdv1.Alert {
 	var out []*swanherdv1.Alert
 	var due []*instance
 	firing := map[key]int{} // by rule and network
+	masses := m.masses()
 	for k, i := range m.active {
 		if i.kind == ofNothing { // the rest of others
 			continue
@@ -234,7 +252,9 @@ func (m *Machine) advance(now time.Time) []*swanherdv1.Alert {
 		case i.firing():
 			firing[groupOf(i)]++
 		case i.state == yes && now.Sub(i.alert.GetStartTime().AsTime()) >= r.GetPendingFor().AsDuration():
-			due = append(due, i)
+			if !i.partOf(masses) {
+				due = append(due, i)
+			}
 		}
 	}
 	slices.SortFunc(due, func(a, b *instance) int {
@@ -252,6 +272,22 @@ func (m *Machine) advance(now time.Time) []*swanherdv1.Alert {
 	out = append(out, m.advanceRest(rest, now)...)
 	slices.SortFunc(out, func(a, b *swanherdv1.Alert) int { return cmp.Compare(a.GetName(), b.GetName()) })
 	return out
+}
+
+// masses are the networks that lose many edges at once.
+func (m *Machine) masses() map[string]bool {
+	out := map[string]bool{}
+	for _, i := range m.active {
+		if i.alert.GetCondition() == swanherdv1.AlertCondition_ALERT_CONDITION_MASS_LOSS && i.state == yes {
+			out[i.alert.GetResource()] = true
+		}
+	}
+	return out
+}
+
+// partOf says whether the alert would tell of one edge what a mass tells of all.
+func (i *instance) partOf(masses map[string]bool) bool {
+	return i.alert.GetCondition() == swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OFFLINE && masses[networkOf(i.alert.GetResource())]
 }
 
 // over says whether there is no alert any more, and notes since when there may be none.

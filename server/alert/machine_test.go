@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/alert"
 	"github.com/swanherd/swanherd/server/fleet"
@@ -20,18 +21,20 @@ import (
 )
 
 const (
-	offline   = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OFFLINE
-	isolated  = swanherdv1.AlertCondition_ALERT_CONDITION_SITE_ISOLATED
-	down      = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DOWN
-	degraded  = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DEGRADED
-	outOfSync = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OUT_OF_SYNC
-	rejected  = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REJECTED
-	reverted  = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REVERTED
-	expiring  = swanherdv1.AlertCondition_ALERT_CONDITION_CERTIFICATE_EXPIRING
-	authority = swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING
-	slow      = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED
-	massLoss  = swanherdv1.AlertCondition_ALERT_CONDITION_MASS_LOSS
-	fewer     = swanherdv1.AlertCondition_ALERT_CONDITION_REPLICA_LOST
+	offline    = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OFFLINE
+	isolated   = swanherdv1.AlertCondition_ALERT_CONDITION_SITE_ISOLATED
+	down       = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DOWN
+	degraded   = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_DEGRADED
+	outOfSync  = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OUT_OF_SYNC
+	clockWrong = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_CLOCK_WRONG
+	rejected   = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REJECTED
+	reverted   = swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REVERTED
+	expiring   = swanherdv1.AlertCondition_ALERT_CONDITION_CERTIFICATE_EXPIRING
+	authority  = swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING
+	unsigned   = swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_UNSIGNED
+	slow       = swanherdv1.AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED
+	massLoss   = swanherdv1.AlertCondition_ALERT_CONDITION_MASS_LOSS
+	fewer      = swanherdv1.AlertCondition_ALERT_CONDITION_REPLICA_LOST
 )
 
 // world is a fleet in virtual time, and the machine that looks at it.
@@ -82,6 +85,11 @@ func (w *world) edge(id string, connected bool, state swanherdv1.IntentState) {
 		Name: "networks/demo/edges/" + id, Site: "networks/demo/sites/" + site,
 		Status: &swanherdv1.EdgeStatus{Connected: connected, IntentState: state, LastSeenTime: timestamppb.New(w.now)},
 	})
+}
+
+func (w *world) clock(edge string, offset time.Duration) {
+	w.edge(edge, true, applied)
+	w.in.Fleet.Edges[len(w.in.Fleet.Edges)-1].Status.ClockOffset = durationpb.New(offset)
 }
 
 func (w *world) tunnel(a, b string, status swanherdv1.TunnelStatus) {
@@ -207,6 +215,10 @@ func TestConditions(t *testing.T) {
 			func(w *world) { w.edge("berlin", true, swanherdv1.IntentState_INTENT_STATE_REJECTED) }, func(w *world) { w.edge("berlin", true, applied) }, "berlin"},
 		"an edge reverted": {reverted,
 			func(w *world) { w.edge("berlin", true, swanherdv1.IntentState_INTENT_STATE_REVERTED) }, func(w *world) { w.edge("berlin", true, applied) }, "berlin"},
+		"a clock is ahead": {clockWrong,
+			func(w *world) { w.clock("berlin", 31*time.Second) }, func(w *world) { w.clock("berlin", 20*time.Second) }, "berlin"},
+		"a clock is behind": {clockWrong,
+			func(w *world) { w.clock("berlin", -time.Hour) }, func(w *world) { w.clock("berlin", -29*time.Second) }, "berlin"},
 		"a tunnel is down": {down,
 			func(w *world) { w.tunnel("berlin", "oslo", isDown) }, func(w *world) { w.tunnel("berlin", "oslo", up) }, "berlin--oslo"},
 		"a tunnel is degraded": {degraded,
@@ -281,6 +293,31 @@ func TestAnEdgeWithAReplicaThatCannotBeReachedIsNotOffline(t *testing.T) {
 		w.in.Fleet.Unreachable[e.GetName()] = struct{}{}
 	}
 	w.after(time.Hour)
+}
+
+// A mass that is lost is told once, and each edge of it that is lost yet when the mass is
+// back.
+func TestAMassOfEdgesIsOneAlert(t *testing.T) {
+	all := simple(massLoss)
+	all.Name += "2"
+	w := newWorld(t, simple(offline), all)
+	edges := func(lost int) {
+		for i := range 10 {
+			w.edge(fmt.Sprintf("berlin-%d", i), i >= lost, applied)
+		}
+	}
+	edges(1)
+	w.after(time.Minute, "+berlin-0") // alone
+	edges(10)
+	w.at()
+	w.after(time.Minute, "+demo")
+	w.after(time.Hour)
+	edges(2)
+	w.at("+berlin-1")
+	w.after(30*time.Second, "-demo")
+	edges(0)
+	w.at()
+	w.after(30*time.Second, "-berlin-0", "-berlin-1")
 }
 
 func TestAnotherLeaderGoesOn(t *testing.T) {
@@ -414,6 +451,40 @@ func TestCertificatesThatEnd(t *testing.T) {
 	w.at("-certificateAuthority", "+controller")
 	w.in.Expiries = []pki.Expiry{{Resource: "networks/demo/edges/berlin", What: "control", Expires: w.now.Add(29 * day)}}
 	w.at("-controller") // gone; and a certificate that never lasts for 60 days is no news
+}
+
+// An external authority that does not sign is an alert of the network's authority, from when it
+// was first asked in vain until it signs or is asked no more.
+func TestUnsignedAuthority(t *testing.T) {
+	r := simple(unsigned)
+	w := newWorld(t, r)
+	store := func(network string, failure *storev1.SigningFailure) {
+		w.revision++
+		name := model.NetworkAuthorities + network
+		w.in.Authorities = w.in.Authorities.With(model.Row[*storev1.CertificateAuthority]{Name: name, Revision: w.revision, Value: &storev1.CertificateAuthority{
+			Name: name, Rotation: &storev1.AuthorityRotation{ExternalAuthority: "corp", SigningFailure: failure},
+		}})
+	}
+	store("demo", nil)
+	w.after(2 * time.Minute)
+	store("demo", &storev1.SigningFailure{SinceTime: timestamppb.New(w.now), Reason: "connection refused"})
+	w.after(59 * time.Second)
+	store("demo", &storev1.SigningFailure{SinceTime: timestamppb.New(w.now.Add(-59 * time.Second)), Reason: "403"})
+	w.after(2*time.Second, "+certificateAuthority")
+	for _, a := range w.stored {
+		if a.GetResource() != "networks/demo/certificateAuthority" || a.GetSummary() != "corp does not sign the new authority: 403" {
+			t.Errorf("fired %v", a)
+		}
+	}
+	w.newLeader()
+	w.after(2 * time.Minute)
+	store("demo", nil)
+	w.after(29 * time.Second)
+	w.after(2*time.Second, "-certificateAuthority")
+	store("demo", &storev1.SigningFailure{SinceTime: timestamppb.New(w.now), Reason: "403"})
+	w.after(61*time.Second, "+certificateAuthority")
+	w.in.Authorities = model.Table[*storev1.CertificateAuthority]{} // the network is deleted
+	w.after(31*time.Second, "-certificateAuthority")
 }
 
 func TestNamesAreTheSameEachTime(t *testing.T) {

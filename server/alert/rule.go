@@ -32,6 +32,8 @@ const (
 	ofCertificates
 	ofAuthorities
 	ofController
+	ofAssertions
+	ofSignings // of networks' authorities by external ones
 )
 
 var kinds = map[swanherdv1.AlertCondition]kind{
@@ -43,10 +45,13 @@ var kinds = map[swanherdv1.AlertCondition]kind{
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_OUT_OF_SYNC:     ofEdges,
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REJECTED:        ofEdges,
 	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_REVERTED:        ofEdges,
+	swanherdv1.AlertCondition_ALERT_CONDITION_EDGE_CLOCK_WRONG:     ofEdges,
 	swanherdv1.AlertCondition_ALERT_CONDITION_CERTIFICATE_EXPIRING: ofCertificates,
 	swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING:   ofAuthorities,
 	swanherdv1.AlertCondition_ALERT_CONDITION_MASS_LOSS:            ofNetworks,
 	swanherdv1.AlertCondition_ALERT_CONDITION_REPLICA_LOST:         ofController,
+	swanherdv1.AlertCondition_ALERT_CONDITION_ASSERTION_BROKEN:     ofAssertions,
+	swanherdv1.AlertCondition_ALERT_CONDITION_AUTHORITY_UNSIGNED:   ofSignings,
 }
 
 // rule is an AlertRule that is in force.
@@ -88,7 +93,7 @@ func (r *rule) selects(labels map[string]string) bool {
 func Mistakes(r *swanherdv1.AlertRule) map[string]string {
 	out := map[string]string{}
 	k := kinds[r.GetCondition()]
-	if len(r.GetMatchLabels()) > 0 && (k == ofNetworks || k == ofController || k == ofAuthorities) {
+	if len(r.GetMatchLabels()) > 0 && (k == ofNetworks || k == ofController || k == ofAuthorities || k == ofAssertions || k == ofSignings) {
 		out["match_labels"] = "is for conditions about edges, sites, tunnels and their certificates; leave it out"
 	}
 	if r.GetExpiresWithin() != nil && k != ofCertificates && k != ofAuthorities {

@@ -45,6 +45,18 @@ func (a *Access) CreateEnrollmentToken(ctx context.Context, req *swanherdv1.Crea
 	})
 }
 
+// GetEnrollmentToken implements AccessService.
+func (a *Access) GetEnrollmentToken(_ context.Context, req *swanherdv1.GetEnrollmentTokenRequest) (*swanherdv1.EnrollmentToken, error) {
+	if _, err := model.ParseEnrollmentTokenName(req.GetName()); err != nil {
+		return nil, access.Invalid("name", err.Error())
+	}
+	row, ok := a.store.Snapshot().EnrollmentTokens.Get(req.GetName())
+	if !ok {
+		return nil, notThere(req.GetName())
+	}
+	return row.Value.GetToken(), nil
+}
+
 // ListEnrollmentTokens implements AccessService.
 func (a *Access) ListEnrollmentTokens(ctx context.Context, req *swanherdv1.ListEnrollmentTokensRequest) (*swanherdv1.ListEnrollmentTokensResponse, error) {
 	snap := a.store.Snapshot()
@@ -71,7 +83,11 @@ func (a *Access) ListEnrollmentTokens(ctx context.Context, req *swanherdv1.ListE
 
 // DeleteEnrollmentToken implements AccessService.
 func (a *Access) DeleteEnrollmentToken(ctx context.Context, req *swanherdv1.DeleteEnrollmentTokenRequest) (*emptypb.Empty, error) {
-	return &emptypb.Empty{}, a.keeper.DeleteEnrollmentToken(ctx, req.GetName())
+	out, err := committed(ctx, a.store, req, func() (*emptypb.Empty, *store.Txn, error) {
+		t, err := a.keeper.DropEnrollmentToken(ctx, req.GetName())
+		return &emptypb.Empty{}, t, err
+	})
+	return out, access.StoreError(err)
 }
 
 // CreateApiToken implements AccessService.
@@ -79,6 +95,19 @@ func (a *Access) CreateApiToken(ctx context.Context, req *swanherdv1.CreateApiTo
 	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.ApiToken) error) (*swanherdv1.ApiToken, error) {
 		return a.keeper.CreateAPIToken(ctx, req.GetApiToken(), keep)
 	})
+}
+
+// GetApiToken implements AccessService.
+func (a *Access) GetApiToken(ctx context.Context, req *swanherdv1.GetApiTokenRequest) (*swanherdv1.ApiToken, error) {
+	name, err := tokenOf(ctx, req.GetName(), "see")
+	if err != nil {
+		return nil, err
+	}
+	row, ok := a.store.Snapshot().APITokens.Get(name)
+	if !ok {
+		return nil, notThere(name)
+	}
+	return a.keeper.WithUse(row.Value.GetToken()), nil
 }
 
 // ListApiTokens implements AccessService.
@@ -129,7 +158,11 @@ func (a *Access) DeleteApiToken(ctx context.Context, req *swanherdv1.DeleteApiTo
 	if err != nil {
 		return nil, err
 	}
-	return &emptypb.Empty{}, a.keeper.DeleteAPIToken(ctx, name)
+	out, err := committed(ctx, a.store, req, func() (*emptypb.Empty, *store.Txn, error) {
+		t, err := a.keeper.DropAPIToken(ctx, name)
+		return &emptypb.Empty{}, t, err
+	})
+	return out, access.StoreError(err)
 }
 
 // RotateApiToken implements AccessService. Who has no say over other tokens has none
@@ -150,7 +183,9 @@ func (a *Access) RotateApiToken(ctx context.Context, req *swanherdv1.RotateApiTo
 
 // CreateLoginLink implements AccessService.
 func (a *Access) CreateLoginLink(ctx context.Context, req *swanherdv1.CreateLoginLinkRequest) (*swanherdv1.LoginLink, error) {
-	return a.keeper.CreateLoginLink(ctx, req)
+	return onceSealed(ctx, a, req, func(keep func(*store.Txn, *swanherdv1.LoginLink) error) (*swanherdv1.LoginLink, error) {
+		return a.keeper.CreateLoginLink(ctx, req, keep)
+	})
 }
 
 // RedeemLoginLink implements AccessService.

@@ -79,10 +79,7 @@ func checkAlertName(ctx context.Context, field, name, collection, word string) e
 
 // check says everything that is wrong with a resource of the request, called word there.
 func (s *Alerts) check(word string, m proto.Message, more map[string]string) error {
-	var wrong []access.Violation
-	for _, v := range access.Violations(s.valid.Validate(m)) {
-		wrong = append(wrong, access.Violation{Field: word + "." + v.Field, Message: v.Message})
-	}
+	wrong := mistakes(s.valid, word, m)
 	if len(wrong) == 0 {
 		for field, message := range more {
 			wrong = append(wrong, access.Violation{Field: word + "." + field, Message: message})
@@ -250,14 +247,30 @@ func deleteRow[T proto.Message](ctx context.Context, s *Alerts, c *store.Collect
 	return out, access.StoreError(err)
 }
 
-// ListAlerts implements AlertService.
-func (s *Alerts) ListAlerts(ctx context.Context, req *swanherdv1.ListAlertsRequest) (*swanherdv1.ListAlertsResponse, error) {
+// GetAlert implements AlertService.
+func (s *Alerts) GetAlert(ctx context.Context, req *swanherdv1.GetAlertRequest) (*swanherdv1.Alert, error) {
+	if err := checkAlertName(ctx, "name", req.GetName(), "alerts", "alert"); err != nil {
+		return nil, err
+	}
+	row, ok := s.alerts(s.Store.Snapshot()).Get(req.GetName())
+	if !ok {
+		return nil, notThere(req.GetName())
+	}
+	return row.Value, nil
+}
+
+// alerts are those of a snapshot, and those that are pending.
+func (s *Alerts) alerts(snap *store.Snapshot) model.Table[*swanherdv1.Alert] {
 	var pending []model.Row[*swanherdv1.Alert]
 	for _, a := range s.Pending() {
 		pending = append(pending, model.Row[*swanherdv1.Alert]{Name: a.GetName(), Value: a})
 	}
-	out, next, err := listRows(ctx, s.Store, req,
-		func(snap *store.Snapshot) model.Table[*swanherdv1.Alert] { return snap.Alerts.Apply(pending, nil) },
+	return snap.Alerts.Apply(pending, nil)
+}
+
+// ListAlerts implements AlertService.
+func (s *Alerts) ListAlerts(ctx context.Context, req *swanherdv1.ListAlertsRequest) (*swanherdv1.ListAlertsResponse, error) {
+	out, next, err := listRows(ctx, s.Store, req, s.alerts,
 		func(_ *store.Snapshot, row model.Row[*swanherdv1.Alert]) *swanherdv1.Alert { return row.Value })
 	if err != nil {
 		return nil, err

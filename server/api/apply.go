@@ -98,7 +98,8 @@ func (e *edit) checkETags(m *swanherdv1.Manifest) error {
 		checkAllETags(e, segments, m.GetSegments()),
 		checkAllETags(e, sites, m.GetSites()),
 		checkAllETags(e, meshes, m.GetMeshes()),
-		checkAllETags(e, gateways, m.GetGateways()))
+		checkAllETags(e, gateways, m.GetGateways()),
+		checkAllETags(e, assertions, m.GetAssertions()))
 }
 
 func checkAllETags[T resource](e *edit, k kind[T], wanted []T) error {

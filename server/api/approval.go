@@ -200,12 +200,13 @@ func (s *Enrollment) grantBefore(ctx context.Context, r *swanherdv1.EnrollmentRe
 }
 
 // decide writes an operator's decision.
-func (s *Devices) decide(ctx context.Context, name string, state swanherdv1.EnrollmentRequest_State, action string) (*swanherdv1.EnrollmentRequest, error) {
+func (s *Devices) decide(ctx context.Context, req namedChange, state swanherdv1.EnrollmentRequest_State, action string) (*swanherdv1.EnrollmentRequest, error) {
+	name := req.GetName()
 	n, err := model.ParseEnrollmentRequestName(name)
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	return retry(ctx, s.store, func() (*swanherdv1.EnrollmentRequest, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.EnrollmentRequest, *store.Txn, error) {
 		row, err := s.store.EnrollmentRequests.Get(ctx, name)
 		if err != nil {
 			return nil, nil, err
@@ -222,6 +223,7 @@ func (s *Devices) decide(ctx context.Context, name string, state swanherdv1.Enro
 		s.store.AppendEventIn(t, model.NetworkName{Network: n.Network}, access.Audit(actor, name, action, message))
 		return changed.GetRequest(), t, nil
 	})
+	return out, access.StoreError(err)
 }
 
 // DropExpiredRequestsIn forgets requests that have expired, as a part of t, at most

@@ -21,8 +21,8 @@ import (
 // answer to any other's.
 type Attestation struct {
 	Sealer *store.Sealer
-	// Authorities vouch for TPMs; nil: none does.
-	Authorities *attest.Authorities
+	// Authorities are those of the moment that vouch for TPMs; it returns nil for none.
+	Authorities func() *attest.Authorities
 }
 
 var errNotAttested = status.Error(codes.FailedPrecondition,
@@ -44,7 +44,7 @@ func (s *Enrollment) attest(shown *swanherdv1.TpmAttestation, g *grant, csrs req
 	evidence, err := attest.Verify(attest.Statement{
 		EKCertificate: shown.GetEkCertificate(), EKPublic: shown.GetEkPublic(), AKPublic: shown.GetAkPublic(),
 		KeyPublic: shown.GetKeyPublic(), CertifyInfo: shown.GetCertifyInfo(), Signature: shown.GetSignature(),
-	}, csrs.control.PublicKey, s.attestation.Authorities, now)
+	}, csrs.control.PublicKey, s.attestation.Authorities(), now)
 	var bad *attest.Error
 	if errors.As(err, &bad) {
 		return nil, access.Invalid("attestation."+bad.Part, bad.Reason.Error())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -29,11 +30,28 @@ type Certificates struct {
 
 	store *store.Store
 	pki   *pki.Keeper
+	// external are the names of the external authorities that may be asked online.
+	external []string
 }
 
-// NewCertificates returns the service.
-func NewCertificates(s *store.Store, keeper *pki.Keeper) *Certificates {
-	return &Certificates{store: s, pki: keeper}
+// NewCertificates returns the service. External are the names of the external authorities
+// that may be asked online.
+func NewCertificates(s *store.Store, keeper *pki.Keeper, external []string) *Certificates {
+	return &Certificates{store: s, pki: keeper, external: external}
+}
+
+// GetCertificate implements CertificateService.
+func (s *Certificates) GetCertificate(_ context.Context, req *swanherdv1.GetCertificateRequest) (*swanherdv1.Certificate, error) {
+	edge, serial, found := strings.Cut(req.GetName(), certificateSegment)
+	if _, err := model.ParseEdgeName(edge); err != nil || !found {
+		return nil, access.Invalid("name", "is not a name of the form networks/{network}/edges/{edge}/certificates/{serial}")
+	}
+	all := certificatesOf(s.store.Snapshot().EdgeIdentities.Value(edge), time.Now())
+	i := slices.IndexFunc(all, func(c *swanherdv1.Certificate) bool { return c.GetSerial() == serial })
+	if i < 0 {
+		return nil, notThere(req.GetName())
+	}
+	return all[i], nil
 }
 
 // ListCertificates implements CertificateService.
@@ -101,7 +119,7 @@ func (s *Certificates) RevokeEdge(ctx context.Context, req *swanherdv1.RevokeEdg
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	return retry(ctx, s.store, func() (*swanherdv1.RevokeEdgeResponse, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.RevokeEdgeResponse, *store.Txn, error) {
 		row, err := s.store.EdgeIdentities.Get(ctx, name.String())
 		if err != nil {
 			return nil, nil, err
@@ -117,6 +135,7 @@ func (s *Certificates) RevokeEdge(ctx context.Context, req *swanherdv1.RevokeEdg
 			access.Audit(access.PrincipalFrom(ctx).Actor, name.String(), "edge.revoke", message))
 		return &swanherdv1.RevokeEdgeResponse{Serials: serials}, t, nil
 	})
+	return out, access.StoreError(err)
 }
 
 // ListRevocations implements CertificateService.
@@ -219,37 +238,59 @@ func pinning(snap *store.Snapshot, before, now time.Time) (tokens int32) {
 	return tokens
 }
 
+// authorityChange is what is to become of an authority, and what the audit log says of that.
+type authorityChange struct {
+	next            *storev1.CertificateAuthority
+	action, message string
+}
+
 // RotateCertificateAuthority implements CertificateService.
 func (s *Certificates) RotateCertificateAuthority(ctx context.Context, req *swanherdv1.RotateCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
-	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
-		if err := rotatable(network, req); err != nil {
-			return "", "", err
+	out, err := s.change(ctx, req, func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (c authorityChange, err error) {
+		if err := s.rotatable(network, req); err != nil {
+			return c, err
 		}
 		o := pki.RotateOptions{
-			RenewWithin: req.GetRenewWithin().AsDuration(), External: req.GetExternal(), Actor: access.PrincipalFrom(ctx).Actor, Overlap: pki.DefaultOverlap,
+			RenewWithin: req.GetRenewWithin().AsDuration(), External: req.GetExternal(), ExternalAuthority: req.GetExternalAuthority(),
+			Actor: access.PrincipalFrom(ctx).Actor, Overlap: pki.DefaultOverlap,
 		}
 		if req.GetOverlap() != nil {
 			o.Overlap = req.GetOverlap().AsDuration()
 		}
-		edges := s.store.Snapshot().Edges.Len()
+		o.Edges = s.store.Snapshot().Edges.Len()
 		if network != model.NoNetwork {
-			edges = len(inNetwork(s.store.Snapshot().Edges, network))
+			o.Edges = len(inNetwork(s.store.Snapshot().Edges, network))
 		}
-		o.Edges = edges
-		err := s.pki.RotateIn(t, row, network, o, time.Now())
-		if req.GetExternal() {
-			return "certificateAuthority.rotate", "an external authority is to sign the new one", err
+		c.action, c.message = "certificateAuthority.rotate", fmt.Sprintf("%d edges are to trust the new authority", o.Edges)
+		switch {
+		case req.GetExternal():
+			c.message = "an external authority is to sign the new one"
+		case req.GetExternalAuthority() != "":
+			c.message = req.GetExternalAuthority() + " is to sign the new one"
 		}
-		return "certificateAuthority.rotate", fmt.Sprintf("%d edges are to trust the new authority", edges), err
+		c.next, err = s.pki.RotateIn(t, row, network, o, time.Now())
+		return c, err
 	})
+	if err == nil && req.GetValidateOnly() { // they are of a key that is gone again
+		out.Rotation.OtherPin, out.Rotation.CertificateRequest = "", ""
+	}
+	return out, err
 }
 
 // rotatable refuses what is for networks' authorities of the controller's, and the other way
 // round.
-func rotatable(network model.NetworkName, req *swanherdv1.RotateCertificateAuthorityRequest) error {
+func (s *Certificates) rotatable(network model.NetworkName, req *swanherdv1.RotateCertificateAuthorityRequest) error {
 	switch controller := network == model.NoNetwork; {
 	case controller && req.GetExternal():
 		return access.Invalid("external", "is for authorities of networks; the controller's own signs itself, leave it out")
+	case controller && req.GetExternalAuthority() != "":
+		return access.Invalid("external_authority", "is for authorities of networks; the controller's own signs itself, leave it out")
+	case req.GetExternal() && req.GetExternalAuthority() != "":
+		return access.Invalid("external", "is for an authority that the controller does not ask itself; give it or external_authority")
+	case req.GetExternalAuthority() != "" && len(s.external) == 0:
+		return access.Invalid("external_authority", "the controller is configured with none (--external-authorities); leave it out, or set external and bring the certificate")
+	case req.GetExternalAuthority() != "" && !slices.Contains(s.external, req.GetExternalAuthority()):
+		return access.Invalid("external_authority", "is none that the controller is configured with; these are "+strings.Join(s.external, ", "))
 	case controller && req.GetRenewWithin() != nil:
 		return access.Invalid("renew_within", "is for authorities of networks; edges have no certificates of the controller's, leave it out")
 	case !controller && req.GetOverlap() != nil:
@@ -260,88 +301,63 @@ func rotatable(network model.NetworkName, req *swanherdv1.RotateCertificateAutho
 
 // ImportCertificateAuthority implements CertificateService.
 func (s *Certificates) ImportCertificateAuthority(ctx context.Context, req *swanherdv1.ImportCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
-	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
-		subject, err := s.pki.ImportIn(t, row, network, []byte(req.GetCertificateChain()), time.Now())
+	return s.change(ctx, req, func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (authorityChange, error) {
+		next, subject, err := s.pki.ImportIn(t, row, network, []byte(req.GetCertificateChain()), nil, time.Now())
 		if errors.Is(err, pki.ErrChain) {
 			err = access.Invalid("certificate_chain", err.Error())
 		}
-		return "certificateAuthority.import", "signed by " + subject, err
+		return authorityChange{next, "certificateAuthority.import", "signed by " + subject}, err
 	})
 }
 
 // ForceCertificateAuthority implements CertificateService.
 func (s *Certificates) ForceCertificateAuthority(ctx context.Context, req *swanherdv1.ForceCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
-	return s.change(ctx, req.GetName(), func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
+	return s.change(ctx, req, func(t *store.Txn, network model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (authorityChange, error) {
 		now := time.Now()
 		edges, waiting := pki.Progress(s.store.Snapshot(), network, row, now)
-		err := s.pki.AdvanceIn(t, row, req.GetPhase(), now)
-		action, message = pki.PhaseEnd(network, req.GetPhase(), edges, waiting)
-		return action, "forced: " + message, err
+		next, err := s.pki.AdvanceIn(t, row, req.GetPhase(), now)
+		action, message := pki.PhaseEnd(network, req.GetPhase(), edges, waiting)
+		return authorityChange{next, action, "forced: " + message}, err
 	})
 }
 
 // CancelCertificateAuthority implements CertificateService.
 func (s *Certificates) CancelCertificateAuthority(ctx context.Context, req *swanherdv1.CancelCertificateAuthorityRequest) (*swanherdv1.CertificateAuthority, error) {
-	return s.change(ctx, req.GetName(), func(t *store.Txn, _ model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (action, message string, _ error) {
-		return "certificateAuthority.cancel", "the authority stays", s.pki.CancelIn(t, row)
+	return s.change(ctx, req, func(t *store.Txn, _ model.NetworkName, row model.Row[*storev1.CertificateAuthority]) (authorityChange, error) {
+		next, err := s.pki.CancelIn(t, row)
+		return authorityChange{next, "certificateAuthority.cancel", "the authority stays"}, err
 	})
 }
 
-// change makes one audited change to the record of a network's authority.
-func (s *Certificates) change(ctx context.Context, name string,
-	f func(*store.Txn, model.NetworkName, model.Row[*storev1.CertificateAuthority]) (action, message string, _ error),
+// change makes one audited change to the record of an authority, and returns that with what
+// it will wait for.
+func (s *Certificates) change(ctx context.Context, req namedChange,
+	f func(*store.Txn, model.NetworkName, model.Row[*storev1.CertificateAuthority]) (authorityChange, error),
 ) (*swanherdv1.CertificateAuthority, error) {
-	network, err := parseAuthority(name)
+	network, err := parseAuthority(req.GetName())
 	if err != nil {
 		return nil, err
 	}
-	_, err = retry(ctx, s.store, func() (struct{}, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.CertificateAuthority, *store.Txn, error) {
 		row, err := s.store.Authorities.Get(ctx, network.AuthorityName())
 		if err != nil {
-			return struct{}{}, nil, err
+			return nil, nil, err
 		}
 		t := s.store.Txn()
-		action, message, err := f(t, network, row)
-		if errors.Is(err, pki.ErrRotation) {
-			return struct{}{}, nil, status.Error(codes.FailedPrecondition, err.Error())
+		c, err := f(t, network, row)
+		switch {
+		case errors.Is(err, pki.ErrRotation):
+			return nil, nil, status.Error(codes.FailedPrecondition, err.Error())
+		case err != nil && status.Code(err) == codes.InvalidArgument:
+			return nil, nil, err
+		case err != nil:
+			return nil, nil, status.Error(codes.Internal, err.Error())
 		}
-		if err != nil && status.Code(err) == codes.InvalidArgument {
-			return struct{}{}, nil, err
-		}
-		if err != nil {
-			return struct{}{}, nil, status.Error(codes.Internal, err.Error())
-		}
-		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name, action, message))
-		return struct{}{}, t, nil
+		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, req.GetName(), c.action, c.message))
+		// What it becomes is newer than all that any edge has confirmed.
+		next := model.Row[*storev1.CertificateAuthority]{Name: row.Name, Value: c.next, Revision: math.MaxInt64}
+		out, err := authority(s.store.Snapshot(), network, next)
+		return out, t, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return s.GetCertificateAuthority(ctx, &swanherdv1.GetCertificateAuthorityRequest{Name: name})
-}
-
-// conflictAttempts bounds how often a change starts over because another one of the
-// same thing came in between.
-const conflictAttempts = 20
-
-// retry commits what f makes, again if something it depends on was changed meanwhile,
-// and waits until this replica's own reads see it.
-func retry[R any](ctx context.Context, s *store.Store, f func() (R, *store.Txn, error)) (R, error) {
-	var none R
-	var err error
-	for range conflictAttempts {
-		r, t, ferr := f()
-		if ferr != nil {
-			return none, access.StoreError(ferr)
-		}
-		var revision int64
-		if revision, err = t.Commit(ctx); err == nil {
-			_, _ = s.WaitRevision(ctx, revision) // it is stored: a cache that lags must not fail the call
-			return r, nil
-		}
-		if !errors.Is(err, store.ErrConflict) {
-			break
-		}
-	}
-	return none, access.StoreError(err)
+	return out, access.StoreError(err)
 }

@@ -84,22 +84,19 @@ func (s *Rollouts) newChangeSet(ctx context.Context, network model.NetworkName, 
 	return out, t, nil
 }
 
-// storedChangeSet commits, and returns the change set as it is stored then.
-func (s *Rollouts) storedChangeSet(ctx context.Context, t *store.Txn, c *swanherdv1.ChangeSet) (*swanherdv1.ChangeSet, error) {
-	revision, err := t.Commit(ctx)
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	_, _ = s.store.WaitRevision(ctx, revision) // it is stored
-	return shownChangeSet(scopeOf(ctx, s.store.Snapshot()), model.Row[*swanherdv1.ChangeSet]{Value: c, Revision: revision}), nil
-}
-
 func shownChangeSet(scope access.Scope, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
 	c := proto.CloneOf(row.Value)
 	c.Etag = store.ETag(row.Revision)
 	if scope.Limited() {
 		hideChanges(c.GetPlan(), func(name string) bool { return !scope.Sees(name) })
 	}
+	return c
+}
+
+// listedChangeSet is a change set without what is long.
+func listedChangeSet(scope access.Scope, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
+	c := shownChangeSet(scope, row)
+	c.Manifest, c.Changes, c.Plan = nil, nil, nil
 	return c
 }
 
@@ -113,6 +110,7 @@ func checkChangeSet(network model.NetworkName, c *swanherdv1.ChangeSet) error {
 	collect(names, meshes.collection, c.GetManifest().GetMeshes())
 	collect(names, segments.collection, c.GetManifest().GetSegments())
 	collect(names, gateways.collection, c.GetManifest().GetGateways())
+	collect(names, assertions.collection, c.GetManifest().GetAssertions())
 	for collection, list := range names {
 		for i, r := range list {
 			if in, err := model.NetworkOf(r.GetName()); err != nil || in != network {
@@ -124,9 +122,12 @@ func checkChangeSet(network model.NetworkName, c *swanherdv1.ChangeSet) error {
 		}
 	}
 	for i, a := range c.GetAssertions() {
-		var bad *rollout.AssertionError
-		if _, _, err := rollout.ParseAssertion(a); errors.As(err, &bad) {
-			wrong = append(wrong, access.Violation{Field: fmt.Sprintf("change_set.assertions[%d].%s", i, bad.Field), Message: bad.Message})
+		var bad *model.AssertionError
+		if _, _, err := model.ParseAssertion(a); errors.As(err, &bad) {
+			wrong = append(wrong, access.Violation{Field: fmt.Sprintf("change_set.assertions[%d].%s", i, bad.Field), Message: bad.Problem + "; " + bad.Remedy})
+		}
+		if a.GetName() != "" {
+			wrong = append(wrong, access.Violation{Field: fmt.Sprintf("change_set.assertions[%d].name", i), Message: "is for assertions of the network; put it into the manifest, or leave the name out"})
 		}
 	}
 	for i, a := range c.GetAssertions() {
@@ -218,9 +219,7 @@ func (s *Rollouts) GetChangeSet(ctx context.Context, req *swanherdv1.GetChangeSe
 func (s *Rollouts) ListChangeSets(ctx context.Context, req *swanherdv1.ListChangeSetsRequest) (*swanherdv1.ListChangeSetsResponse, error) {
 	out, next, err := listRows(ctx, s.store, req, func(snap *store.Snapshot) model.Table[*swanherdv1.ChangeSet] { return snap.ChangeSets },
 		func(snap *store.Snapshot, row model.Row[*swanherdv1.ChangeSet]) *swanherdv1.ChangeSet {
-			c := shownChangeSet(scopeOf(ctx, snap), row)
-			c.Manifest, c.Changes, c.Plan = nil, nil, nil
-			return c
+			return listedChangeSet(scopeOf(ctx, snap), row)
 		})
 	if err != nil {
 		return nil, err
@@ -253,7 +252,7 @@ func (s *Rollouts) DeleteChangeSet(ctx context.Context, req *swanherdv1.DeleteCh
 
 // PlanChangeSet implements RolloutService.
 func (s *Rollouts) PlanChangeSet(ctx context.Context, req *swanherdv1.PlanChangeSetRequest) (*swanherdv1.ChangeSet, error) {
-	return s.changeChangeSet(ctx, req.GetName(), "changeSet.plan", func(network model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
+	return s.changeChangeSet(ctx, req, "changeSet.plan", func(network model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
 		e := s.topology.begin(ctx)
 		e.within = ""
 		return s.plan(e, network, c)
@@ -263,7 +262,7 @@ func (s *Rollouts) PlanChangeSet(ctx context.Context, req *swanherdv1.PlanChange
 // ApproveChangeSet implements RolloutService.
 func (s *Rollouts) ApproveChangeSet(ctx context.Context, req *swanherdv1.ApproveChangeSetRequest) (*swanherdv1.ChangeSet, error) {
 	actor := access.PrincipalFrom(ctx).Actor
-	return s.changeChangeSet(ctx, req.GetName(), "changeSet.approve", func(network model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
+	return s.changeChangeSet(ctx, req, "changeSet.approve", func(network model.NetworkName, row model.Row[*swanherdv1.ChangeSet], c *swanherdv1.ChangeSet) error {
 		snap := s.store.CatchUp(ctx)
 		if c.GetActor() == actor || demandsApproval(snap, network) && access.SameHand(snap, c.GetActor(), actor) {
 			return status.Errorf(codes.FailedPrecondition, "%s made the change set; somebody else has to approve it", actor)
@@ -278,30 +277,36 @@ func (s *Rollouts) ApproveChangeSet(ctx context.Context, req *swanherdv1.Approve
 
 // changeChangeSet stores what f makes of a change set that is not a part of the network
 // yet and not being rolled out.
-func (s *Rollouts) changeChangeSet(ctx context.Context, name, action string,
+func (s *Rollouts) changeChangeSet(ctx context.Context, req namedChange, action string,
 	f func(model.NetworkName, model.Row[*swanherdv1.ChangeSet], *swanherdv1.ChangeSet) error,
 ) (*swanherdv1.ChangeSet, error) {
+	name := req.GetName()
 	parsed, err := model.ParseChangeSetName(name)
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
 	network := model.NetworkName{Network: parsed.Network}
-	row, err := s.store.ChangeSets.Get(ctx, name)
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	if row.Value.GetState() == swanherdv1.ChangeSet_STATE_COMPLETED {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s is a part of the network already; make another change set", name)
-	}
-	if r := runningRollout(s.store.Snapshot(), network); r.GetChangeSet() == name {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s is being rolled out by %s", name, r.GetName())
-	}
-	c := proto.CloneOf(row.Value)
-	if err := f(network, row, c); err != nil {
-		return nil, err
-	}
-	t := s.store.Txn()
-	s.store.ChangeSets.UpdateIn(t, name, c, row.Revision)
-	s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name, action, ""))
-	return s.storedChangeSet(ctx, t, c)
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.ChangeSet, *store.Txn, error) {
+		row, err := s.store.ChangeSets.Get(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if row.Value.GetState() == swanherdv1.ChangeSet_STATE_COMPLETED {
+			return nil, nil, status.Errorf(codes.FailedPrecondition, "%s is a part of the network already; make another change set", name)
+		}
+		if r := runningRollout(s.store.Snapshot(), network); r.GetChangeSet() == name {
+			return nil, nil, status.Errorf(codes.FailedPrecondition, "%s is being rolled out by %s", name, r.GetName())
+		}
+		c := proto.CloneOf(row.Value)
+		if err := f(network, row, c); err != nil {
+			return nil, nil, err
+		}
+		t := s.store.Txn()
+		s.store.ChangeSets.UpdateIn(t, name, c, row.Revision)
+		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name, action, ""))
+		out := shownChangeSet(scopeOf(ctx, s.store.Snapshot()), model.Row[*swanherdv1.ChangeSet]{Value: c})
+		out.Etag = "" // it is of the revision
+		return out, t, nil
+	})
+	return out, access.StoreError(err)
 }

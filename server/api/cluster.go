@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -52,15 +53,31 @@ func (c *Cluster) CreateClusterMember(ctx context.Context, req *swanherdv1.Creat
 	} else if err != nil {
 		return nil, access.Invalid("cluster_member.peer_address", err.Error())
 	}
-	var made store.Member
-	err := c.change(ctx, "clusterMembers/-", "clusterMember.create", "at "+address, func() (err error) {
-		made, err = c.store.AddMember(ctx, address)
-		return err
-	})
-	if err != nil {
-		return nil, err
+	if req.GetValidateOnly() {
+		return req.GetClusterMember(), c.checkAddress(ctx, address)
 	}
-	return shownMember(made), nil
+	return done(ctx, c.store, req, deed[*swanherdv1.ClusterMember]{
+		network: store.NoNetwork,
+		event:   access.Audit(access.PrincipalFrom(ctx).Actor, "clusterMembers/-", "clusterMember.create", "at "+address),
+		do: func() (*swanherdv1.ClusterMember, error) {
+			made, err := c.store.AddMember(ctx, address)
+			return shownMember(made), membershipStatus(err)
+		},
+	})
+}
+
+// checkAddress refuses the address of a member that there is.
+func (c *Cluster) checkAddress(ctx context.Context, address string) error {
+	members, err := c.store.Members(ctx)
+	if err != nil {
+		return membershipStatus(err)
+	}
+	for _, m := range members {
+		if slices.Contains(m.PeerURLs, address) {
+			return status.Errorf(codes.AlreadyExists, "%s is at %s already", clusterMembers+m.ID, address)
+		}
+	}
+	return nil
 }
 
 var memberID = regexp.MustCompile(`^[0-9a-f]{1,16}$`)
@@ -71,23 +88,28 @@ func (c *Cluster) DeleteClusterMember(ctx context.Context, req *swanherdv1.Delet
 	if !ok || !memberID.MatchString(id) {
 		return nil, access.Invalid("name", "is not a name of the form clusterMembers/{id}, with the id in hexadecimal")
 	}
-	return &emptypb.Empty{}, c.change(ctx, req.GetName(), "clusterMember.delete", "", func() error { return c.store.RemoveMember(ctx, id) })
+	if req.GetValidateOnly() {
+		return &emptypb.Empty{}, c.checkMember(ctx, id)
+	}
+	return done(ctx, c.store, req, deed[*emptypb.Empty]{
+		network: store.NoNetwork,
+		event:   access.Audit(access.PrincipalFrom(ctx).Actor, req.GetName(), "clusterMember.delete", ""),
+		do: func() (*emptypb.Empty, error) {
+			return &emptypb.Empty{}, membershipStatus(c.store.RemoveMember(ctx, id))
+		},
+	})
 }
 
-// change does what no transaction of the store is for: it is audited before, so that
-// nothing is done that is not, and again when it failed.
-func (c *Cluster) change(ctx context.Context, resource, action, message string, do func() error) error {
-	actor := access.PrincipalFrom(ctx).Actor
-	if err := c.store.AppendEvent(ctx, store.NoNetwork, access.Audit(actor, resource, action, message)); err != nil {
-		return access.StoreError(err)
+// checkMember says whether there is a member with the id.
+func (c *Cluster) checkMember(ctx context.Context, id string) error {
+	members, err := c.store.Members(ctx)
+	if err != nil {
+		return membershipStatus(err)
 	}
-	err := do()
-	if err == nil {
-		return nil
+	if !slices.ContainsFunc(members, func(m store.Member) bool { return m.ID == id }) {
+		return status.Errorf(codes.NotFound, "%s does not exist", clusterMembers+id)
 	}
-	err = membershipStatus(err)
-	_ = c.store.AppendEvent(ctx, store.NoNetwork, access.Audit(actor, resource, action, "failed: "+status.Convert(err).Message())) // the caller has it
-	return err
+	return nil
 }
 
 func membershipStatus(err error) error {

@@ -16,6 +16,10 @@ type answers[R proto.Message] struct {
 	keep   func(*store.Txn, R) error
 }
 
+// conflictAttempts bounds how often a change starts over because another one of the
+// same thing came in between.
+const conflictAttempts = 20
+
 // committed makes a change that is in no edit of the topology, by the transaction that prepare
 // returns with the answer; one that is empty changes nothing. With validate_only it is checked
 // alone (AIP-163); with a request_id it is made once, as by once. prepare is called again when
@@ -36,7 +40,7 @@ func committedWith[R proto.Message](ctx context.Context, s *store.Store, req cha
 	var none R
 	once := req.GetRequestId() != "" && !req.GetValidateOnly()
 	var err error
-	for range editAttempts {
+	for range conflictAttempts {
 		if once {
 			if before, err := a.replay(); err != nil || before.ProtoReflect().IsValid() {
 				return before, err

@@ -141,6 +141,11 @@ func (e *edit) check() error {
 	}
 	e.violate(model.ValidateState(&e.next, e.fields, e.sees()))
 	e.checkMoves()
+	if len(e.violations)+len(e.obstacles) == 0 {
+		if err := e.checkStanding(); err != nil {
+			return err
+		}
+	}
 	switch {
 	case len(e.violations) > 0:
 		return access.InvalidAll(e.violations)
@@ -298,6 +303,7 @@ func (e *edit) stamp() error {
 	stampRows(e, sites)
 	stampRows(e, meshes)
 	stampRows(e, gateways)
+	stampRows(e, assertions)
 	stampRows(e, edges)
 	return nil
 }
@@ -334,7 +340,11 @@ func (e *edit) audit() {
 			message = strings.Join(c.GetFields(), ", ")
 		}
 		event := access.Audit(e.actor, c.GetName(), wordOf(c.GetName())+"."+verb(c.GetAction()), message)
-		e.svc.store.AppendEventIn(e.txn, networkOf(c.GetName()), event)
+		log := networkOf(c.GetName())
+		if c.GetAction() == swanherdv1.ResourceChange_ACTION_DELETED && log.String() == c.GetName() {
+			log = store.NoNetwork // nobody can ask for that of the network any longer
+		}
+		e.svc.store.AppendEventIn(e.txn, log, event)
 	}
 }
 

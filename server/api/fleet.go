@@ -114,22 +114,33 @@ func (f *Fleet) ListEvents(ctx context.Context, req *swanherdv1.ListEventsReques
 		return nil, errPageToken
 	}
 	scope := scopeOf(ctx, snap)
-	networks := eventNetworks(snap, req.GetParent(), access.PrincipalFrom(ctx))
+	wanted, err := f.eventQuery(ctx, snap, req.GetParent())
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	wanted.Before, wanted.Limit = q.token.After, q.size
 	resp := &swanherdv1.ListEventsResponse{}
-	for before, read := q.token.After, 0; ; {
-		events, err := f.store.ListEvents(ctx, networks, before, q.size)
+	left, full := room(maxAnswer), false
+	for read := 0; ; {
+		events, err := f.store.ListEvents(ctx, wanted)
 		if err != nil {
 			return nil, access.StoreError(err)
 		}
 		for _, e := range events {
-			if before = store.EventID(e); q.filter.Matches(e.ProtoReflect()) && showsEvent(scope, e) {
-				if resp.Events = append(resp.Events, e); len(resp.Events) == q.size {
-					break
-				}
+			shown := q.filter.Matches(e.ProtoReflect()) && showsEvent(scope, e)
+			if full = shown && !left.takes(e); full {
+				break
+			}
+			wanted.Before = store.EventID(e)
+			if shown {
+				resp.Events = append(resp.Events, e)
+			}
+			if full = len(resp.Events) == q.size; full {
+				break
 			}
 		}
-		if read += len(events); len(resp.GetEvents()) == q.size || read >= maxEventsRead && len(events) == q.size {
-			resp.NextPageToken = q.next(before, 0)
+		if read += len(events); full || read >= maxEventsRead && len(events) == q.size {
+			resp.NextPageToken = q.next(wanted.Before, 0)
 			return resp, nil
 		}
 		if len(events) < q.size {
@@ -148,7 +159,7 @@ func (f *Fleet) GetEvent(ctx context.Context, req *swanherdv1.GetEventRequest) (
 		return nil, status.Error(codes.PermissionDenied, "what belongs to no network is for who is bound to none")
 	}
 	scope := scopeOf(ctx, f.store.Snapshot())
-	e, err := f.store.Event(ctx, req.GetName())
+	e, err := f.store.Event(ctx, req.GetName(), access.PrincipalFrom(ctx).Global())
 	switch {
 	case scope.Limited() && (errors.Is(err, store.ErrNotFound) || err == nil && !showsEvent(scope, e)):
 		return nil, scope.Denied(req.GetName())
@@ -171,17 +182,22 @@ const maxEventsRead = 5000
 // VerifyAuditLog implements FleetService.
 func (f *Fleet) VerifyAuditLog(ctx context.Context, req *swanherdv1.VerifyAuditLogRequest) (*swanherdv1.VerifyAuditLogResponse, error) {
 	network := store.NoNetwork
-	if req.GetParent() != fleet.AllNetworks {
-		if err := checkParent(&f.store.Snapshot().Topology, req.GetParent()); err != nil {
-			return nil, err
-		}
+	global := access.PrincipalFrom(ctx).Global()
+	missing := checkParent(&f.store.Snapshot().Topology, req.GetParent())
+	switch {
+	case missing != nil && (!global || status.Code(missing) != codes.NotFound):
+		return nil, missing
+	case req.GetParent() != fleet.AllNetworks:
 		network = networkOf(req.GetParent())
-	} else if !access.PrincipalFrom(ctx).Global() {
+	case !global:
 		return nil, status.Error(codes.PermissionDenied, "what belongs to no network is for who is bound to none")
 	}
 	audit, err := f.store.VerifyAudit(ctx, network, f.sealer)
 	if err != nil {
 		return nil, access.StoreError(err)
+	}
+	if missing != nil && audit.Last == nil && audit.Events == 0 { // nor was it ever there
+		return nil, missing
 	}
 	return &swanherdv1.VerifyAuditLogResponse{
 		Events: audit.Events, Unsealed: audit.Unsealed, Removed: audit.Removed,
@@ -190,22 +206,24 @@ func (f *Fleet) VerifyAuditLog(ctx context.Context, req *swanherdv1.VerifyAuditL
 	}, nil
 }
 
-// eventNetworks are the networks whose events the caller gets; who is bound to
-// no network also gets those that belong to none.
-func eventNetworks(snap *store.Snapshot, parent string, p access.Principal) []model.NetworkName {
+// eventQuery is of which networks the caller gets events. Who is bound to no network also
+// gets those that belong to none, and those of networks that were deleted.
+func (f *Fleet) eventQuery(ctx context.Context, snap *store.Snapshot, parent string) (store.EventQuery, error) {
 	if parent != fleet.AllNetworks {
-		return []model.NetworkName{networkOf(parent)}
+		return store.EventQuery{Networks: []model.NetworkName{networkOf(parent)}}, nil
 	}
-	var out []model.NetworkName
+	p := access.PrincipalFrom(ctx)
 	if p.Global() {
-		out = append(out, store.NoNetwork)
+		networks, err := f.store.EventNetworks(ctx)
+		return store.EventQuery{Networks: networks, Former: true}, err
 	}
+	var q store.EventQuery
 	for row := range snap.Networks.All() {
 		if p.Sees(row.Name) {
-			out = append(out, networkOf(row.Name))
+			q.Networks = append(q.Networks, networkOf(row.Name))
 		}
 	}
-	return out
+	return q, nil
 }
 
 // WatchTunnels implements FleetService.
@@ -217,6 +235,9 @@ func (f *Fleet) WatchTunnels(req *swanherdv1.WatchTunnelsRequest, stream swanher
 	ticker := time.NewTicker(frameInterval)
 	defer ticker.Stop()
 	for synced := false; ; {
+		if err := v.tellStale(stream); err != nil {
+			return err
+		}
 		d, err := v.next()
 		if err != nil {
 			return err
@@ -238,6 +259,18 @@ func (f *Fleet) WatchTunnels(req *swanherdv1.WatchTunnelsRequest, stream swanher
 				return err
 			}
 		}
+	}
+}
+
+// tellStale says when the replica ceases to learn of changes, and when it does again.
+func (v *viewer) tellStale(stream swanherdv1.FleetService_WatchTunnelsServer) error {
+	switch {
+	case !v.stale.turned():
+		return nil
+	case v.stale.since == nil:
+		return stream.Send(&swanherdv1.WatchTunnelsResponse{Kind: swanherdv1.WatchTunnelsResponse_KIND_CURRENT})
+	default:
+		return stream.Send(&swanherdv1.WatchTunnelsResponse{Kind: swanherdv1.WatchTunnelsResponse_KIND_STALE, StaleSinceTime: v.stale.since})
 	}
 }
 
@@ -283,18 +316,18 @@ func (f *Fleet) WatchFleet(req *swanherdv1.WatchFleetRequest, stream swanherdv1.
 		if err != nil {
 			return err
 		}
-		frame := &swanherdv1.WatchFleetResponse{
-			Tunnels: d.Tunnels, RemovedTunnels: d.RemovedTunnels, Edges: d.Edges, RemovedEdges: d.RemovedEdges,
-		}
+		frame := takeFrame(&d, len(d.Tunnels))
 		if c := v.counts(); !proto.Equal(c, counts) {
 			frame.Counts, counts = c, c
 		}
-		if proto.Size(frame) == 0 && time.Since(last) < viewerHeartbeat-frameInterval/2 {
+		if turned := v.stale.turned(); !turned && proto.Size(frame) == 0 && time.Since(last) < viewerHeartbeat-frameInterval/2 {
 			continue
 		}
-		frame.ServerTime = timestamppb.Now()
-		if err := stream.Send(frame); err != nil {
-			return err
+		for ; frame != nil; frame = moreFrame(&d, len(d.Tunnels)) {
+			frame.ServerTime, frame.StaleSinceTime = timestamppb.Now(), v.stale.since
+			if err := stream.Send(frame); err != nil {
+				return err
+			}
 		}
 		last = time.Now()
 	}
@@ -308,21 +341,56 @@ func (f *Fleet) firstPicture(v *viewer, stream swanherdv1.FleetService_WatchFlee
 		return nil, err
 	}
 	counts := v.counts()
+	v.stale.turned()
 	slices.SortFunc(d.Tunnels, problemsFirst)
-	frame := &swanherdv1.WatchFleetResponse{Counts: counts, Edges: d.Edges, ServerBuild: f.version}
+	frame := takeFrame(&d, firstRows)
+	frame.Counts, frame.ServerBuild = counts, f.version
 	for {
-		n := min(firstRows, len(d.Tunnels))
-		frame.Tunnels, d.Tunnels = d.Tunnels[:n], d.Tunnels[n:]
-		frame.Synced = len(d.Tunnels) == 0
-		frame.ServerTime = timestamppb.Now()
+		next := moreFrame(&d, firstRows)
+		frame.Synced = next == nil
+		frame.ServerTime, frame.StaleSinceTime = timestamppb.Now(), v.stale.since
 		if err := stream.Send(frame); err != nil {
 			return nil, err
 		}
-		if frame.Synced {
+		if frame = next; frame == nil {
 			return counts, nil
 		}
-		frame = &swanherdv1.WatchFleetResponse{}
 	}
+}
+
+// takeFrame moves what changed to a frame, as far as it has room: edges, what is gone, then
+// at most so many tunnels.
+func takeFrame(d *fleet.Delta, tunnels int) *swanherdv1.WatchFleetResponse {
+	frame, left := &swanherdv1.WatchFleetResponse{}, room(maxAnswer)
+	frame.Edges, d.Edges = takeRows(d.Edges, len(d.Edges), &left)
+	frame.RemovedEdges, d.RemovedEdges = takeNames(d.RemovedEdges, &left)
+	frame.RemovedTunnels, d.RemovedTunnels = takeNames(d.RemovedTunnels, &left)
+	frame.Tunnels, d.Tunnels = takeRows(d.Tunnels, tunnels, &left)
+	return frame
+}
+
+// moreFrame is takeFrame, nil when nothing is left.
+func moreFrame(d *fleet.Delta, tunnels int) *swanherdv1.WatchFleetResponse {
+	if len(d.Edges)+len(d.RemovedEdges)+len(d.RemovedTunnels)+len(d.Tunnels) == 0 {
+		return nil
+	}
+	return takeFrame(d, tunnels)
+}
+
+func takeRows[T proto.Message](rows []T, most int, left *room) (first, rest []T) {
+	n := 0
+	for n < min(most, len(rows)) && left.takes(rows[n]) {
+		n++
+	}
+	return rows[:n], rows[n:]
+}
+
+func takeNames(names []string, left *room) (first, rest []string) {
+	n := 0
+	for n < len(names) && left.has(len(names[n])) {
+		n++
+	}
+	return names[:n], names[n:]
 }
 
 // severity orders statuses for people who look for trouble.

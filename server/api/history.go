@@ -23,38 +23,41 @@ import (
 type History struct {
 	swanherdv1.UnimplementedHistoryServiceServer
 
-	store  *store.Store
-	fleet  *fleet.Fleet
-	series *history.Series
+	store *store.Store
+	fleet *fleet.Fleet
+	query Query
 }
 
+// Query is how a series was from start to end in steps of at least that length, and the
+// names of replicas whose part is missing.
+type Query func(ctx context.Context, series string, start, end time.Time, step time.Duration) (curve history.Curve, missing []string, err error)
+
 // NewHistory returns the service.
-func NewHistory(s *store.Store, live *fleet.Fleet, series *history.Series) *History {
-	return &History{store: s, fleet: live, series: series}
+func NewHistory(s *store.Store, live *fleet.Fleet, query Query) *History {
+	return &History{store: s, fleet: live, query: query}
 }
 
 // defaultSpan is how much of history is shown to who does not say.
 const defaultSpan = 24 * time.Hour
 
 // QueryHistory implements HistoryService.
-func (h *History) QueryHistory(_ context.Context, req *swanherdv1.QueryHistoryRequest) (*swanherdv1.History, error) {
+func (h *History) QueryHistory(ctx context.Context, req *swanherdv1.QueryHistoryRequest) (*swanherdv1.History, error) {
 	of, exists, err := h.subject(req.GetName())
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
-	now := time.Now()
-	start, end, err := span(req, now)
+	start, end, err := span(req, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	curve, err := h.series.Query(of, start, end, now, req.GetStep().AsDuration())
+	curve, missing, err := h.query(ctx, of, start, end, req.GetStep().AsDuration())
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "read the history of %s: %v", of, err)
 	}
-	if !exists && len(curve.Points) == 0 { // one that was removed may have a history
+	if !exists && len(curve.Points) == 0 && len(missing) == 0 { // one that was removed may have a history
 		return nil, status.Errorf(codes.NotFound, "%s does not exist", of)
 	}
-	out := &swanherdv1.History{Name: req.GetName(), Step: durationpb.New(curve.Step)}
+	out := &swanherdv1.History{Name: req.GetName(), Step: durationpb.New(curve.Step), MissingReplicas: missing}
 	var total history.Point
 	for _, p := range curve.Points {
 		total = total.Plus(p)

@@ -256,22 +256,18 @@ func (s *Jobs) GetJobOutput(ctx context.Context, req *swanherdv1.GetJobOutputReq
 	return out, nil
 }
 
-// CancelJob implements JobService.
+// CancelJob implements JobService. The same request again tells the edge again, which may not
+// have heard it the first time.
 func (s *Jobs) CancelJob(ctx context.Context, req *swanherdv1.CancelJobRequest) (*swanherdv1.Job, error) {
+	if _, err := committed(ctx, s.Store, req, func() (*swanherdv1.Job, *store.Txn, error) { return s.cancellation(ctx, req.GetName()) }); err != nil {
+		return nil, access.StoreError(err)
+	}
 	row, err := s.row(req.GetName())
 	if err != nil {
 		return nil, err
 	}
-	if row.Value.GetState() != swanherdv1.Job_STATE_RUNNING {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s has ended", row.Name)
-	}
-	network, err := model.NetworkOf(row.Name)
-	if err != nil {
-		return nil, access.Invalid("name", err.Error())
-	}
-	event := access.Audit(access.PrincipalFrom(ctx).Actor, row.Name, "job.cancel", "")
-	if err := s.Store.AppendEvent(ctx, network, event); err != nil {
-		return nil, access.StoreError(err)
+	if req.GetValidateOnly() || row.Value.GetState() != swanherdv1.Job_STATE_RUNNING {
+		return shown(row), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
@@ -284,6 +280,24 @@ func (s *Jobs) CancelJob(ctx context.Context, req *swanherdv1.CancelJobRequest) 
 		return nil, access.StoreError(err)
 	}
 	return shown(ended), nil
+}
+
+// cancellation is a job that runs, with the transaction that audits its end.
+func (s *Jobs) cancellation(ctx context.Context, name string) (*swanherdv1.Job, *store.Txn, error) {
+	row, err := s.row(name)
+	if err != nil {
+		return nil, nil, err
+	}
+	if row.Value.GetState() != swanherdv1.Job_STATE_RUNNING {
+		return nil, nil, status.Errorf(codes.FailedPrecondition, "%s has ended", row.Name)
+	}
+	network, err := model.NetworkOf(row.Name)
+	if err != nil {
+		return nil, nil, access.Invalid("name", err.Error())
+	}
+	t := s.Store.Txn()
+	s.Store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, row.Name, "job.cancel", ""))
+	return shown(row), t, nil
 }
 
 // DeleteJob implements JobService.

@@ -55,10 +55,22 @@ func shownKey(id string, uses map[string]store.KeyUse) *swanherdv1.SealingKey {
 
 // RotateSealing implements KeyService.
 func (k *Keys) RotateSealing(ctx context.Context, req *swanherdv1.RotateSealingRequest) (*swanherdv1.Sealing, error) {
+	_, err := committed(ctx, k.store, req, func() (*swanherdv1.Sealing, *store.Txn, error) {
+		t, err := k.rotation(ctx, req.GetWhat())
+		return &swanherdv1.Sealing{}, t, err
+	})
+	if err != nil {
+		return nil, access.StoreError(err)
+	}
+	return k.GetSealing(ctx, &swanherdv1.GetSealingRequest{})
+}
+
+// rotation is the transaction that replaces a key, or what it is wrapped with.
+func (k *Keys) rotation(ctx context.Context, what swanherdv1.RotateSealingRequest_What) (*store.Txn, error) {
 	t := k.store.Txn()
 	action, message := "sealing.rewrap", "the keys of secrets are wrapped anew"
 	var err error
-	if req.GetWhat() == swanherdv1.RotateSealingRequest_WHAT_DATA_KEY {
+	if what == swanherdv1.RotateSealingRequest_WHAT_DATA_KEY {
 		var id string
 		id, err = k.ring.Rotate(ctx, t, time.Now())
 		action, message = "sealing.rotate", "key "+id+" seals from now on"
@@ -71,15 +83,8 @@ func (k *Keys) RotateSealing(ctx context.Context, req *swanherdv1.RotateSealingR
 	case err != nil && ctx.Err() == nil:
 		return nil, status.Error(codes.Unavailable, err.Error())
 	case err != nil:
-		return nil, access.StoreError(err)
+		return nil, err
 	}
 	k.store.AppendEventIn(t, store.NoNetwork, access.Audit(access.PrincipalFrom(ctx).Actor, "sealing", action, message))
-	revision, err := t.Commit(ctx)
-	if err != nil {
-		return nil, access.StoreError(err)
-	}
-	if _, err := k.store.WaitRevision(ctx, revision); err != nil {
-		return nil, status.FromContextError(ctx.Err()).Err()
-	}
-	return k.GetSealing(ctx, &swanherdv1.GetSealingRequest{})
+	return t, nil
 }

@@ -71,6 +71,12 @@ var (
 		stored: func(s *store.Store) *store.Collection[*swanherdv1.Segment] { return s.Segments },
 		parse:  func(s string) error { _, err := model.ParseSegmentName(s); return err },
 	}
+	assertions = kind[*swanherdv1.Assertion]{
+		word: "assertion", collection: "assertions",
+		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Assertion] { return &t.Assertions },
+		stored: func(s *store.Store) *store.Collection[*swanherdv1.Assertion] { return s.Assertions },
+		parse:  func(s string) error { _, err := model.ParseAssertionName(s); return err },
+	}
 	edges = kind[*swanherdv1.Edge]{
 		word: "edge", collection: "edges",
 		rows:   func(t *model.Topology) *model.Table[*swanherdv1.Edge] { return &t.Edges },

@@ -27,7 +27,30 @@ import (
 const (
 	defaultPageSize = 100
 	maxPageSize     = 1000
+	// maxAnswer bounds the rows of an answer in octets, unless one row is longer: a
+	// client takes 4 MiB unless it was told otherwise. Of rows that are long a page
+	// has fewer than were asked for (AIP-158).
+	maxAnswer = 3 << 20
 )
+
+// room is how many octets an answer has left.
+type room int
+
+// takes says whether there is room for m, and takes it up. The first has room.
+func (r *room) takes(m proto.Message) bool { return r.has(proto.Size(m)) }
+
+// has is takes for a text.
+func (r *room) has(octets int) bool {
+	octets += fieldOverhead
+	if *r < maxAnswer && octets > int(*r) {
+		return false
+	}
+	*r -= room(octets)
+	return true
+}
+
+// fieldOverhead is the tag and the length of an element of a repeated field.
+const fieldOverhead = 6
 
 // listRequest is what the requests of List have in common.
 type listRequest interface {
@@ -163,6 +186,7 @@ type named interface {
 // page takes the wanted page from a sequence in the order of names that begins
 // after q.first().
 func page[T named](q *listQuery, from iter.Seq[T]) (out []T, next string) {
+	left := room(maxAnswer)
 	if !q.order.Empty() {
 		return orderedPage(q, from)
 	}
@@ -170,7 +194,7 @@ func page[T named](q *listQuery, from iter.Seq[T]) (out []T, next string) {
 		if !q.filter.Matches(m.ProtoReflect()) {
 			continue
 		}
-		if len(out) == q.size {
+		if len(out) == q.size || !left.takes(m) {
 			return out, q.next(out[len(out)-1].GetName(), len(out))
 		}
 		out = append(out, m)
@@ -192,7 +216,11 @@ func orderedPage[T named](q *listQuery, from iter.Seq[T]) (out []T, next string)
 	if i := slices.IndexFunc(all, func(m T) bool { return m.GetName() == q.token.After }); i >= 0 {
 		start = i + 1
 	}
-	end := min(start+q.size, len(all))
+	left := room(maxAnswer)
+	end := start
+	for end < min(start+q.size, len(all)) && left.takes(all[end]) {
+		end++
+	}
 	if out = all[start:end]; end == len(all) {
 		return out, ""
 	}

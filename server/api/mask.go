@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -32,6 +33,16 @@ func masked[T proto.Message](old, want T, mask *fieldmaskpb.FieldMask) (T, error
 		return out, access.InvalidAll(violations)
 	}
 	return out, nil
+}
+
+// mistakes are what is wrong with a resource by its rules, as fields of word, which it is in
+// the request.
+func mistakes(valid protovalidate.Validator, word string, m proto.Message) []access.Violation {
+	wrong := access.Violations(valid.Validate(m))
+	for i := range wrong {
+		wrong[i].Field = word + "." + wrong[i].Field
+	}
+	return wrong
 }
 
 func writablePaths(m protoreflect.Message, set bool) []string {

@@ -25,6 +25,12 @@ type change interface {
 	GetValidateOnly() bool
 }
 
+// namedChange is a change of what the request names.
+type namedChange interface {
+	change
+	GetName() string
+}
+
 // once makes a change by prepare and answers what answer makes of it. With a
 // request_id it does so once: to the same request again it gives the same answer
 // (AIP-155), at whatever replica, as the answer is stored with the change. answer
@@ -73,16 +79,26 @@ func once[R proto.Message](ctx context.Context, s *Topology, req change, prepare
 // keepAnswer adds to the transaction what the request is answered; whole is, sealed, the hash
 // of all of a request that comes here without its secret, nil for others.
 func keepAnswer(ctx context.Context, s *store.Store, t *store.Txn, actor string, req change, out proto.Message, whole *storev1.SealedSecret) error {
-	b, err := proto.Marshal(out)
-	if err != nil {
-		return fmt.Errorf("encode the answer: %w", err)
-	}
-	sum, err := requestSum(req)
+	a, err := answerRecord(ctx, req, out)
 	if err != nil {
 		return err
 	}
-	method, _ := grpc.Method(ctx)
-	return s.AnswerIn(ctx, t, actor, req.GetRequestId(), &storev1.AnsweredRequest{Method: method, RequestSha256: sum, Response: b, SealedRequestSha256: whole})
+	a.SealedRequestSha256 = whole
+	return s.AnswerIn(ctx, t, actor, req.GetRequestId(), a)
+}
+
+// answerRecord is what is kept of a request and its answer; nil: there is none yet.
+func answerRecord(ctx context.Context, req, out proto.Message) (*storev1.AnsweredRequest, error) {
+	sum, err := requestSum(req)
+	if err != nil {
+		return nil, err
+	}
+	a := &storev1.AnsweredRequest{RequestSha256: sum, Claimed: out == nil}
+	if a.Response, err = proto.Marshal(out); err != nil {
+		return nil, fmt.Errorf("encode the answer: %w", err)
+	}
+	a.Method, _ = grpc.Method(ctx)
+	return a, nil
 }
 
 // answered returns what the actor's request was answered before, and the revision of

@@ -107,12 +107,11 @@ func (s *Topology) createKeyIn(ctx context.Context, t *store.Txn, key *swanherdv
 
 // checkKey says everything that is wrong with a key of the request.
 func (s *Topology) checkKey(key *swanherdv1.PreSharedKey) error {
-	var wrong []access.Violation
-	for _, v := range access.Violations(s.valid.Validate(key)) {
-		if v.Field == "secret" { // the rule's message is a pattern
-			v.Message = "has to be 8 to 256 printable ASCII characters without a space at either end"
+	wrong := mistakes(s.valid, "pre_shared_key", key)
+	for i := range wrong {
+		if wrong[i].Field == "pre_shared_key.secret" { // the rule's message is a pattern
+			wrong[i].Message = "has to be 8 to 256 printable ASCII characters without a space at either end"
 		}
-		wrong = append(wrong, access.Violation{Field: "pre_shared_key." + v.Field, Message: v.Message})
 	}
 	if len(wrong) > 0 {
 		return access.InvalidAll(wrong)

@@ -30,8 +30,8 @@ import (
 	"github.com/swanherd/swanherd/server/access"
 )
 
-// StaleHeader is the header of an answer that was read while the store did not answer:
-// the time since when it may be old (RFC 3339).
+// StaleHeader is the header of an answer that was read, or of a stream that began, while
+// the store did not answer: the time since when it may be old (RFC 3339).
 const StaleHeader = "swanherd-stale-since"
 
 // parseStrictly is for all: package runtime has one parser of queries, which no option

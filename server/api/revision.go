@@ -79,6 +79,8 @@ func appendResource(m *swanherdv1.Manifest, t *model.Topology, name string) {
 		m.Meshes = appendPlain(m.Meshes, t.Meshes, name)
 	case gateways.word:
 		m.Gateways = appendPlain(m.Gateways, t.Gateways, name)
+	case assertions.word:
+		m.Assertions = appendPlain(m.Assertions, t.Assertions, name)
 	}
 }
 
@@ -228,7 +230,7 @@ func (s *Topology) networkAt(ctx context.Context, snap *store.Snapshot, network 
 	}
 	m := &swanherdv1.Manifest{}
 	for _, name := range slices.Concat([]string{network.String()}, inNetwork(at.Profiles, network), inNetwork(at.Segments, network), inNetwork(at.Sites, network),
-		inNetwork(at.Meshes, network), inNetwork(at.Gateways, network)) {
+		inNetwork(at.Meshes, network), inNetwork(at.Gateways, network), inNetwork(at.Assertions, network)) {
 		appendResource(m, &at, name)
 	}
 	return records[len(records)-1], m, nil
@@ -243,6 +245,7 @@ func takeBack(t *model.Topology, content *storev1.RevisionContent) {
 		t.Profiles, t.Sites, t.Meshes = t.Profiles.Without(c.GetName()), t.Sites.Without(c.GetName()), t.Meshes.Without(c.GetName())
 		t.Segments = t.Segments.Without(c.GetName())
 		t.Gateways = t.Gateways.Without(c.GetName())
+		t.Assertions = t.Assertions.Without(c.GetName())
 	}
 	before := content.GetBefore()
 	t.Networks = withAll(t.Networks, before.GetNetworks())
@@ -251,6 +254,7 @@ func takeBack(t *model.Topology, content *storev1.RevisionContent) {
 	t.Sites = withAll(t.Sites, before.GetSites())
 	t.Meshes = withAll(t.Meshes, before.GetMeshes())
 	t.Gateways = withAll(t.Gateways, before.GetGateways())
+	t.Assertions = withAll(t.Assertions, before.GetAssertions())
 }
 
 func withAll[T resource](rows model.Table[T], values []T) model.Table[T] {

@@ -155,7 +155,7 @@ func (s *Rollouts) CreateRollout(ctx context.Context, req *swanherdv1.CreateRoll
 		s.store.ChangeSets.RequireIn(e.txn, c.Name, c.Revision)
 		s.store.Rollouts.CreateIn(e.txn, r.GetName(), state)
 		s.store.RolloutPlans.PutIn(e.txn, r.GetName(), p)
-		s.forgetEndedIn(e, network)
+		s.forgetEndedIn(e, network, c.Name)
 		s.store.AppendEventIn(e.txn, network, access.Audit(e.actor, r.GetName(), "rollout.create",
 			fmt.Sprintf("%s to %d edges in %d batches", c.Name, len(p.GetEdges()), len(p.GetBatchEnds()))))
 		revision, err := e.txn.Commit(ctx)
@@ -219,6 +219,9 @@ func (s *Rollouts) begun(e *edit, network model.NetworkName, c *swanherdv1.Chang
 	}
 	amendment := model.AmendmentBetween(&e.base.Topology, &e.next)
 	p := &storev1.RolloutPlan{Name: r.GetName(), Upserts: amendment.Upserts, Deleted: amendment.Deleted, Assertions: c.GetAssertions()}
+	if view := s.view(network); view != nil {
+		p.Assertions = append(view.Standing(&e.base.Topology, &e.next), p.Assertions...)
+	}
 	var order []string
 	order, p.BatchEnds = rollout.Order(candidates(e, network), r.GetBatches())
 	for _, name := range order {
@@ -256,18 +259,41 @@ func isHub(t *model.Topology, site *swanherdv1.Site) bool {
 	return false
 }
 
-// forgetEndedIn drops the oldest rollouts that have ended beyond those that are kept.
-func (s *Rollouts) forgetEndedIn(e *edit, network model.NetworkName) {
+// forgetEndedIn drops the oldest rollouts that have ended beyond those that are kept, and
+// their change sets, which would be too many one day. That of the rollout that begins stays.
+func (s *Rollouts) forgetEndedIn(e *edit, network model.NetworkName, begins string) {
 	var ended []*swanherdv1.Rollout
 	for row := range e.base.Rollouts.InNetwork(network) {
 		ended = append(ended, row.Value.GetRollout()) // none is running
 	}
+	rollouts, changeSets := forgotten(ended, begins)
+	for _, name := range rollouts {
+		s.store.Rollouts.DropIn(e.txn, name)
+	}
+	for _, name := range changeSets {
+		s.store.ChangeSets.DropIn(e.txn, name)
+	}
+}
+
+// forgotten are the names of ended rollouts beyond those that are kept, and of the change
+// sets that none of those is of.
+func forgotten(ended []*swanherdv1.Rollout, begins string) (rollouts, changeSets []string) {
 	slices.SortFunc(ended, func(a, b *swanherdv1.Rollout) int {
 		return a.GetCreateTime().AsTime().Compare(b.GetCreateTime().AsTime())
 	})
-	for _, r := range ended[:max(0, len(ended)-maxEndedRollouts)] {
-		s.store.Rollouts.DropIn(e.txn, r.GetName())
+	n := max(0, len(ended)-maxEndedRollouts)
+	named := map[string]bool{begins: true}
+	for _, r := range ended[n:] {
+		named[r.GetChangeSet()] = true
 	}
+	for _, r := range ended[:n] {
+		rollouts = append(rollouts, r.GetName())
+		if !named[r.GetChangeSet()] {
+			named[r.GetChangeSet()] = true
+			changeSets = append(changeSets, r.GetChangeSet())
+		}
+	}
+	return rollouts, changeSets
 }
 
 func shownRollout(scope access.Scope, row model.Row[*storev1.Rollout]) *swanherdv1.Rollout {
@@ -316,31 +342,32 @@ func (s *Rollouts) ListRollouts(ctx context.Context, req *swanherdv1.ListRollout
 
 // PauseRollout implements RolloutService.
 func (s *Rollouts) PauseRollout(ctx context.Context, req *swanherdv1.PauseRolloutRequest) (*swanherdv1.Rollout, error) {
-	return s.change(ctx, req.GetName(), "rollout.pause", func(r *storev1.Rollout) error {
+	return s.change(ctx, req, "rollout.pause", func(r *storev1.Rollout) error {
 		return rollout.Pause(r, access.PrincipalFrom(ctx).Actor)
 	})
 }
 
 // ResumeRollout implements RolloutService.
 func (s *Rollouts) ResumeRollout(ctx context.Context, req *swanherdv1.ResumeRolloutRequest) (*swanherdv1.Rollout, error) {
-	return s.change(ctx, req.GetName(), "rollout.resume", rollout.Resume)
+	return s.change(ctx, req, "rollout.resume", rollout.Resume)
 }
 
 // AbortRollout implements RolloutService.
 func (s *Rollouts) AbortRollout(ctx context.Context, req *swanherdv1.AbortRolloutRequest) (*swanherdv1.Rollout, error) {
-	return s.change(ctx, req.GetName(), "rollout.abort", func(r *storev1.Rollout) error {
+	return s.change(ctx, req, "rollout.abort", func(r *storev1.Rollout) error {
 		return rollout.Abort(r, access.PrincipalFrom(ctx).Actor, s.store.Snapshot().Revision, time.Now())
 	})
 }
 
 // change stores what an operator makes of a rollout; the leader goes on from there.
-func (s *Rollouts) change(ctx context.Context, name, action string, f func(*storev1.Rollout) error) (*swanherdv1.Rollout, error) {
+func (s *Rollouts) change(ctx context.Context, req namedChange, action string, f func(*storev1.Rollout) error) (*swanherdv1.Rollout, error) {
+	name := req.GetName()
 	parsed, err := model.ParseRolloutName(name)
 	if err != nil {
 		return nil, access.Invalid("name", err.Error())
 	}
 	network := model.NetworkName{Network: parsed.Network}
-	return retry(ctx, s.store, func() (*swanherdv1.Rollout, *store.Txn, error) {
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.Rollout, *store.Txn, error) {
 		row, err := s.store.Rollouts.Get(ctx, name)
 		if err != nil {
 			return nil, nil, err
@@ -353,6 +380,7 @@ func (s *Rollouts) change(ctx context.Context, name, action string, f func(*stor
 		s.store.AppendEventIn(t, network, access.Audit(access.PrincipalFrom(ctx).Actor, name, action, ""))
 		return proto.CloneOf(row.Value.GetRollout()), t, nil
 	})
+	return out, access.StoreError(err)
 }
 
 // Complete makes the change of a rollout the network, in the transaction in which the
@@ -402,6 +430,8 @@ func (e *edit) amend(p *storev1.RolloutPlan) error {
 			err = remove(e, segments, name, "")
 		case gateways.word:
 			err = remove(e, gateways, name, "")
+		case assertions.word:
+			err = remove(e, assertions, name, "")
 		default:
 			err = errors.New("this controller does not know what it is")
 		}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	"github.com/swanherd/swanherd/server/access"
@@ -61,9 +62,19 @@ func checkedAlone[R proto.Message](ctx context.Context, make func(keep func(*sto
 	if !errors.Is(err, errChecked) {
 		return out, access.StoreError(err)
 	}
-	setString(found, "name", "")
-	setString(found, "secret", "")
+	clearNew(found)
 	return found, nil
+}
+
+// clearNew takes out of an answer what there is only once it is made: a name, and the secret
+// that it is answered with.
+func clearNew(m proto.Message) {
+	r := m.ProtoReflect()
+	for _, field := range []protoreflect.Name{"name", "secret", "url"} {
+		if f := r.Descriptor().Fields().ByName(field); f != nil {
+			r.Clear(f)
+		}
+	}
 }
 
 // keepSealed adds to t what the request is answered.

@@ -19,6 +19,7 @@ import (
 	"github.com/swanherd/swanherd/server/fleet"
 	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/pki"
+	"github.com/swanherd/swanherd/server/rollout"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -33,6 +34,7 @@ type Topology struct {
 	// keeper says whether the caller of a stream may still see it.
 	keeper *access.Keeper
 	sealer *store.Sealer
+	view   func(model.NetworkName) *rollout.View
 
 	// mu is held from reading the snapshot that a change is validated against
 	// until the change is in the snapshot. Against other replicas the store
@@ -41,12 +43,12 @@ type Topology struct {
 }
 
 // NewTopology returns the service.
-func NewTopology(s *store.Store, authorities *pki.Keeper, live *fleet.Fleet, keeper *access.Keeper, sealer *store.Sealer) (*Topology, error) {
+func NewTopology(s *store.Store, authorities *pki.Keeper, live *fleet.Fleet, keeper *access.Keeper, sealer *store.Sealer, view func(model.NetworkName) *rollout.View) (*Topology, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("make resource validator: %w", err)
 	}
-	return &Topology{store: s, pki: authorities, fleet: live, keeper: keeper, sealer: sealer, valid: v}, nil
+	return &Topology{store: s, pki: authorities, fleet: live, keeper: keeper, sealer: sealer, view: view, valid: v}, nil
 }
 
 func get[T resource](s *Topology, k kind[T], name string) (T, error) {
@@ -154,9 +156,7 @@ func update[T resource](ctx context.Context, s *Topology, k kind[T], want T, req
 
 // write validates one resource and puts it into the edit.
 func write[T resource](e *edit, k kind[T], want T) error {
-	for _, v := range access.Violations(e.svc.valid.Validate(want)) {
-		e.violations = append(e.violations, access.Violation{Field: k.word + "." + v.Field, Message: v.Message})
-	}
+	e.violations = append(e.violations, mistakes(e.svc.valid, k.word, want)...)
 	if err := put(e, k, want); err != nil {
 		return err
 	}
@@ -259,6 +259,7 @@ func emptyNetwork(e *edit, n model.NetworkName) error {
 	count("gateways", inNetwork(e.base.Gateways, n))
 	count("profiles", inNetwork(e.base.Profiles, n))
 	count("segments", inNetwork(e.base.Segments, n))
+	count("assertions", inNetwork(e.base.Assertions, n))
 	if len(has) == 0 {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
@@ -21,50 +22,50 @@ func (f *Fleet) RekeyTunnel(ctx context.Context, req *swanherdv1.RekeyTunnelRequ
 	if req.GetReauthenticate() {
 		how = ", with a new authentication"
 	}
-	edge, err := f.commandTunnel(ctx, req.GetName(), "rekey", how, &swanherdv1.Command{Action: &swanherdv1.Command_RekeyTunnel{
+	c := &swanherdv1.Command{Action: &swanherdv1.Command_RekeyTunnel{
 		RekeyTunnel: &swanherdv1.RekeyTunnel{Tunnel: req.GetName(), Reauthenticate: req.GetReauthenticate()},
-	}})
-	if err != nil {
-		return nil, err
-	}
-	return &swanherdv1.RekeyTunnelResponse{Edge: edge}, nil
+	}}
+	return commandTunnel(ctx, f, req, "rekey", how, c, func(edge string) *swanherdv1.RekeyTunnelResponse {
+		return &swanherdv1.RekeyTunnelResponse{Edge: edge}
+	})
 }
 
 // RestartTunnel implements FleetService.
 func (f *Fleet) RestartTunnel(ctx context.Context, req *swanherdv1.RestartTunnelRequest) (*swanherdv1.RestartTunnelResponse, error) {
-	edge, err := f.commandTunnel(ctx, req.GetName(), "restart", "", &swanherdv1.Command{Action: &swanherdv1.Command_RestartTunnel{
-		RestartTunnel: &swanherdv1.RestartTunnel{Tunnel: req.GetName()},
-	}})
-	if err != nil {
-		return nil, err
-	}
-	return &swanherdv1.RestartTunnelResponse{Edge: edge}, nil
+	c := &swanherdv1.Command{Action: &swanherdv1.Command_RestartTunnel{RestartTunnel: &swanherdv1.RestartTunnel{Tunnel: req.GetName()}}}
+	return commandTunnel(ctx, f, req, "restart", "", c, func(edge string) *swanherdv1.RestartTunnelResponse {
+		return &swanherdv1.RestartTunnelResponse{Edge: edge}
+	})
 }
 
-// commandTunnel has an end of the tunnel carry out a command, and returns that end when it
+// commandTunnel has an end of the tunnel carry out a command, and answers with that end when it
 // has begun. How is for the audit log.
-func (f *Fleet) commandTunnel(ctx context.Context, tunnel, verb, how string, c *swanherdv1.Command) (edge string, err error) {
-	name, err := model.ParseTunnelName(tunnel)
+func commandTunnel[R proto.Message](ctx context.Context, f *Fleet, req namedChange, verb, how string, c *swanherdv1.Command, answer func(edge string) R) (R, error) {
+	var none R
+	name, err := model.ParseTunnelName(req.GetName())
 	if err != nil {
-		return "", access.Invalid("name", err.Error())
+		return none, access.Invalid("name", err.Error())
 	}
-	t, ok := f.fleet.Tunnel(tunnel)
+	if before, err := replayed[R](ctx, f.store, req); err != nil || before.ProtoReflect().IsValid() {
+		return before, err // the tunnel may be gone meanwhile
+	}
+	t, ok := f.fleet.Tunnel(req.GetName())
 	if !ok {
-		return "", status.Errorf(codes.NotFound, "%s does not exist", tunnel)
+		return none, status.Errorf(codes.NotFound, "%s does not exist", req.GetName())
 	}
-	if edge, err = f.reachableEnd(t); err != nil {
-		return "", err
+	edge, err := f.reachableEnd(t)
+	if err != nil || req.GetValidateOnly() {
+		return answer(edge), err
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	if err := f.command(ctx, edge, c); err != nil {
-		return "", err
-	}
-	event := access.Audit(access.PrincipalFrom(ctx).Actor, tunnel, "tunnel."+verb, "by "+edge+how)
-	if err := f.store.AppendEvent(ctx, model.NetworkName{Network: name.Network}, event); err != nil {
-		return "", access.StoreError(err)
-	}
-	return edge, nil
+	return done(ctx, f.store, req, deed[R]{
+		network: model.NetworkName{Network: name.Network},
+		event:   access.Audit(access.PrincipalFrom(ctx).Actor, req.GetName(), "tunnel."+verb, "by "+edge+how),
+		do: func() (R, error) {
+			ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+			defer cancel()
+			return answer(edge), f.command(ctx, edge, c)
+		},
+	})
 }
 
 // reachableEnd is an end of the tunnel that takes commands, the initiator if it can be:

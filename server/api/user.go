@@ -62,7 +62,8 @@ func (s *Users) DisableUser(ctx context.Context, req *swanherdv1.DisableUserRequ
 	if err := checkUserName(req.GetName()); err != nil {
 		return nil, err
 	}
-	return s.keeper.DisableUser(ctx, req)
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.User, *store.Txn, error) { return s.keeper.DisableUser(ctx, req) })
+	return out, access.StoreError(err)
 }
 
 // EnableUser implements UserService.
@@ -70,7 +71,8 @@ func (s *Users) EnableUser(ctx context.Context, req *swanherdv1.EnableUserReques
 	if err := checkUserName(req.GetName()); err != nil {
 		return nil, err
 	}
-	return s.keeper.EnableUser(ctx, req.GetName())
+	out, err := committed(ctx, s.store, req, func() (*swanherdv1.User, *store.Txn, error) { return s.keeper.EnableUser(ctx, req.GetName()) })
+	return out, access.StoreError(err)
 }
 
 func checkUserName(name string) error {

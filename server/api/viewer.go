@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
@@ -20,6 +21,7 @@ type viewer struct {
 	parent string
 	who    access.Principal
 	seq    uint64
+	stale  staleness
 	part   *viewedPart // nil: labels do not limit the caller
 }
 
@@ -28,7 +30,7 @@ func (f *Fleet) newViewer(ctx context.Context, parent string) (*viewer, error) {
 	if err := checkParent(&snap.Topology, parent); err != nil {
 		return nil, err
 	}
-	v := &viewer{fleet: f.fleet, parent: parent, who: access.PrincipalFrom(ctx)}
+	v := &viewer{fleet: f.fleet, parent: parent, who: access.PrincipalFrom(ctx), stale: staleness{store: f.store}}
 	if v.who.Scope(snap).Limited() {
 		v.part = &viewedPart{
 			store: f.store, who: v.who, parent: parent, snap: snap,
@@ -68,19 +70,18 @@ func (v *viewer) counts() *swanherdv1.FleetCounts {
 	}
 	sum := &swanherdv1.FleetCounts{}
 	for _, n := range v.who.Networks() {
-		c := v.fleet.Counts(n)
-		sum.Up += c.GetUp()
-		sum.Degraded += c.GetDegraded()
-		sum.Down += c.GetDown()
-		sum.Negotiating += c.GetNegotiating()
-		sum.Stale += c.GetStale()
-		sum.Edges += c.GetEdges()
-		sum.EdgesConnected += c.GetEdgesConnected()
-		sum.EdgesInSync += c.GetEdgesInSync()
-		sum.Sites += c.GetSites()
-		sum.SitesIsolated += c.GetSitesIsolated()
+		add(sum, v.fleet.Counts(n))
 	}
 	return sum
+}
+
+// add adds to sum all that c counts.
+func add(sum, c *swanherdv1.FleetCounts) {
+	r := sum.ProtoReflect()
+	c.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, n protoreflect.Value) bool {
+		r.Set(f, protoreflect.ValueOfUint32(uint32(r.Get(f).Uint()+n.Uint())))
+		return true
+	})
 }
 
 // viewedPart is the part of the fleet that somebody sees whose role labels limit.

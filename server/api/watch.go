@@ -2,9 +2,11 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -14,8 +16,6 @@ import (
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
-	"github.com/swanherd/swanherd/server/fleet"
-	"github.com/swanherd/swanherd/server/model"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -28,8 +28,10 @@ const (
 
 // resumeToken says where a stream goes on.
 type resumeToken struct {
-	// Query is a hash of the request, Epoch that of the store.
+	// Query is a hash of the request, View of what the caller may see of what it asks for,
+	// Epoch that of the store.
 	Query    []byte `json:"q"`
+	View     []byte `json:"v"`
 	Epoch    string `json:"e"`
 	Revision int64  `json:"r"`
 }
@@ -37,10 +39,12 @@ type resumeToken struct {
 // topologyWatch is one stream.
 type topologyWatch struct {
 	svc    *Topology
-	req    *swanherdv1.WatchRequest
+	parent string
 	who    access.Principal
+	kinds  []followed
 	token  resumeToken
 	stream swanherdv1.TopologyService_WatchServer
+	stale  staleness
 	// seen is what the caller has.
 	seen *store.Snapshot
 }
@@ -54,6 +58,9 @@ func (s *Topology) Watch(req *swanherdv1.WatchRequest, stream swanherdv1.Topolog
 	if err != nil {
 		return err
 	}
+	if err := w.tellStale(); err != nil { // before what may be old
+		return err
+	}
 	if err := w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_SYNCED); err != nil {
 		return err
 	}
@@ -65,11 +72,15 @@ func (s *Topology) Watch(req *swanherdv1.WatchRequest, stream swanherdv1.Topolog
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		case now := <-check.C:
-			err = stillValid(s.keeper, w.who, now)
+			if err = stillValid(s.keeper, w.who, now); err == nil {
+				err = w.tellStale()
+			}
 		case <-sub.Changed():
 			err = w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_UNSPECIFIED)
 		case <-bookmark.C:
-			err = w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_BOOKMARK)
+			if w.stale.since == nil { // else nobody knows that there is nothing new
+				err = w.advance(s.store.Snapshot(), swanherdv1.WatchResponse_KIND_BOOKMARK)
+			}
 		}
 		if err != nil {
 			return err
@@ -81,6 +92,11 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 	if err := checkParent(&s.store.Snapshot().Topology, req.GetParent()); err != nil {
 		return nil, err
 	}
+	who := access.PrincipalFrom(ctx)
+	kinds, err := followedKinds(who, req)
+	if err != nil {
+		return nil, err
+	}
 	same := proto.CloneOf(req)
 	same.ResumeToken = ""
 	sum, err := requestSum(same)
@@ -88,8 +104,9 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 		return nil, err
 	}
 	w := &topologyWatch{
-		svc: s, req: req, who: access.PrincipalFrom(ctx), stream: stream,
-		token: resumeToken{Query: sum[:8], Epoch: s.store.Epoch()}, seen: &store.Snapshot{},
+		svc: s, parent: req.GetParent(), who: who, kinds: kinds, stream: stream,
+		token: resumeToken{Query: sum[:8], View: viewSum(who, kinds), Epoch: s.store.Epoch()}, seen: &store.Snapshot{},
+		stale: staleness{store: s.store},
 	}
 	if req.GetResumeToken() == "" {
 		return w, nil
@@ -100,10 +117,13 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 		return nil, access.Invalid("resume_token", "is not from a stream of the same request; watch without one")
 	}
 	expired := access.Expired("what resume_token stands for", "watch without one, and take what comes for all there is")
-	if t.Epoch != w.token.Epoch { // the store was replaced
+	if t.Epoch != w.token.Epoch || !slices.Equal(t.View, w.token.View) { // another store, or role
 		return nil, expired
 	}
 	snap, err := s.store.SnapshotAt(ctx, t.Revision)
+	if _, stale := s.store.StaleSince(); stale && errors.Is(err, store.ErrPast) && t.Revision > s.store.Snapshot().Revision {
+		return nil, status.Error(codes.Unavailable, "resume_token is of a state that this replica has not learnt of, as its store does not answer; try another replica, or later")
+	}
 	if errors.Is(err, store.ErrPast) {
 		return nil, expired
 	}
@@ -114,48 +134,53 @@ func (s *Topology) newWatch(ctx context.Context, req *swanherdv1.WatchRequest, s
 	return w, nil
 }
 
-// advance sends what differs between what the caller has and now. closing, unless
-// it is unspecified, is sent behind it.
-func (w *topologyWatch) advance(now *store.Snapshot, closing swanherdv1.WatchResponse_Kind) error {
-	out := slices.Concat(
-		watched(w, networks, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Network) {
-			r.Resource = &swanherdv1.WatchResponse_Network{Network: m}
-		}),
-		watched(w, profiles, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Profile) {
-			r.Resource = &swanherdv1.WatchResponse_Profile{Profile: m}
-		}),
-		watched(w, segments, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Segment) {
-			r.Resource = &swanherdv1.WatchResponse_Segment{Segment: m}
-		}),
-		watched(w, sites, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Site) {
-			r.Resource = &swanherdv1.WatchResponse_Site{Site: m}
-		}),
-		watched(w, meshes, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Mesh) {
-			r.Resource = &swanherdv1.WatchResponse_Mesh{Mesh: m}
-		}),
-		watched(w, gateways, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Gateway) {
-			r.Resource = &swanherdv1.WatchResponse_Gateway{Gateway: m}
-		}),
-		watched(w, edges, now, func(r *swanherdv1.WatchResponse, m *swanherdv1.Edge) {
-			r.Resource = &swanherdv1.WatchResponse_Edge{Edge: m}
-		}))
-	w.seen = now
-	if closing != swanherdv1.WatchResponse_KIND_UNSPECIFIED {
-		out = append(out, &swanherdv1.WatchResponse{Kind: closing})
+// tellStale says when the replica ceases to learn of changes, and when it does again.
+func (w *topologyWatch) tellStale() error {
+	switch {
+	case !w.stale.turned():
+		return nil
+	case w.stale.since == nil:
+		return w.advance(w.svc.store.Snapshot(), swanherdv1.WatchResponse_KIND_CURRENT)
+	default:
+		return w.stream.Send(&swanherdv1.WatchResponse{Kind: swanherdv1.WatchResponse_KIND_STALE, StaleSinceTime: w.stale.since})
 	}
-	for i, m := range out {
-		if i == len(out)-1 {
-			token, err := w.resume(now.Revision)
-			if err != nil {
+}
+
+// advance sends what differs between what the caller has and now. closing, unless
+// it is unspecified, is sent behind it. The last message has the token: it waits until it is
+// known to be the last.
+func (w *topologyWatch) advance(now *store.Snapshot, closing swanherdv1.WatchResponse_Kind) error {
+	var last *swanherdv1.WatchResponse
+	send := func(m *swanherdv1.WatchResponse) (err error) {
+		if last != nil {
+			err = w.stream.Send(last)
+		}
+		last = m
+		return err
+	}
+	for _, k := range w.kinds {
+		step := &watchStep{w.svc, w.parent, w.seen, now, k.who.Scope(w.seen), k.who.Scope(now)}
+		for m := range k.changes(step) {
+			if err := send(m); err != nil {
 				return err
 			}
-			m.ResumeToken = token
 		}
-		if err := w.stream.Send(m); err != nil {
+	}
+	w.seen = now
+	if closing != swanherdv1.WatchResponse_KIND_UNSPECIFIED {
+		if err := send(&swanherdv1.WatchResponse{Kind: closing}); err != nil {
 			return err
 		}
 	}
-	return nil
+	if last == nil {
+		return nil
+	}
+	token, err := w.resume(now.Revision)
+	if err != nil {
+		return err
+	}
+	last.ResumeToken = token
+	return w.stream.Send(last)
 }
 
 func (w *topologyWatch) resume(revision int64) (string, error) {
@@ -167,43 +192,15 @@ func (w *topologyWatch) resume(revision int64) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(b), nil
 }
 
-// watched are the messages about one kind of resource.
-func watched[T resource](w *topologyWatch, k kind[T], now *store.Snapshot, set func(*swanherdv1.WatchResponse, T)) []*swanherdv1.WatchResponse {
-	if len(w.req.GetKinds()) > 0 && !slices.Contains(w.req.GetKinds(), k.collection) {
-		return nil
+// viewSum is a hash of what somebody sees: with another role, or when there are more kinds,
+// what changed since is not all that is new.
+func viewSum(who access.Principal, kinds []followed) []byte {
+	h := sha256.New()
+	for _, g := range who.Grants {
+		fmt.Fprintf(h, "%d %q %q\n", g.Role, g.Networks, access.LabelText(g.Labels))
 	}
-	was, is := w.who.Scope(w.seen), w.who.Scope(now)
-	var out []*swanherdv1.WatchResponse
-	tell := func(name string, old, current *model.Row[T]) {
-		network := networkOf(name).String()
-		if w.req.GetParent() != fleet.AllNetworks && network != w.req.GetParent() {
-			return
-		}
-		r := &swanherdv1.WatchResponse{Kind: swanherdv1.WatchResponse_KIND_UPSERTED}
-		switch {
-		case current != nil && is.Sees(name):
-			set(r, w.svc.shown(name, shown(*current)).(T))
-		case old != nil && was.Sees(name):
-			var none T
-			gone := none.ProtoReflect().New().Interface().(T)
-			setString(gone, "name", name)
-			r.Kind = swanherdv1.WatchResponse_KIND_REMOVED
-			set(r, gone)
-		default:
-			return
-		}
-		out = append(out, r)
+	for _, k := range kinds {
+		fmt.Fprintln(h, k.collection())
 	}
-	rows := k.rows(&now.Topology)
-	for c := range model.Diff(*k.rows(&w.seen.Topology), *rows) {
-		tell(c.Name, c.Old, c.New)
-	}
-	if is.Limited() && k.collection == edges.collection { // and those that their sites' labels move
-		for row := range rows.All() {
-			if old, ok := k.rows(&w.seen.Topology).Get(row.Name); ok && old.Revision == row.Revision && was.Sees(row.Name) != is.Sees(row.Name) {
-				tell(row.Name, &old, &row)
-			}
-		}
-	}
-	return out
+	return h.Sum(nil)[:8]
 }

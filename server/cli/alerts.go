@@ -22,7 +22,7 @@ import (
 
 func newAlert(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "alert", Short: "What is wrong, and the rules by which it is told"}
-	cmd.AddCommand(newAlertList(s), newAlertApply(s))
+	cmd.AddCommand(newAlertList(s), s.mayDryRun(newAlertApply(s)))
 	return cmd
 }
 
@@ -113,7 +113,7 @@ func loadRules(file string, in io.Reader) ([]*swanherdv1.AlertRule, error) {
 
 func newWebhook(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "webhook", Short: "Where alerts are sent"}
-	cmd.AddCommand(newWebhookCreate(s), newWebhookTest(s))
+	cmd.AddCommand(s.mayDryRun(newWebhookCreate(s)), newWebhookTest(s))
 	return cmd
 }
 
@@ -132,6 +132,9 @@ Without --secret-file it makes a secret and shows it; the controller never does.
 			made, err := c.alerts.CreateWebhookSink(cmd.Context(), &swanherdv1.CreateWebhookSinkRequest{Parent: c.parent, WebhookSinkId: args[0], WebhookSink: sink})
 			if err != nil {
 				return err
+			}
+			if s.dryRun {
+				shown = "" // it is that of no sink
 			}
 			made.Secret = shown
 			if s.output != "table" {
@@ -217,6 +220,9 @@ func alertKind() kind {
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.alerts.ListAlerts(ctx, &swanherdv1.ListAlertsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.alerts.GetAlert(ctx, &swanherdv1.GetAlertRequest{Name: name})
+		},
 	}
 }
 
@@ -242,10 +248,7 @@ func alertRuleKind() kind {
 			return c.alerts.GetAlertRule(ctx, &swanherdv1.GetAlertRuleRequest{Name: name})
 		},
 		remove: func(ctx context.Context, c *client, want removal) error {
-			if want.dryRun {
-				return usagef("--dry-run is for what the topology consists of")
-			}
-			_, err := c.alerts.DeleteAlertRule(ctx, &swanherdv1.DeleteAlertRuleRequest{Name: want.name, AllowMissing: want.missing})
+			_, err := c.alerts.DeleteAlertRule(ctx, &swanherdv1.DeleteAlertRuleRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}
@@ -270,10 +273,7 @@ func webhookKind() kind {
 			return c.alerts.GetWebhookSink(ctx, &swanherdv1.GetWebhookSinkRequest{Name: name})
 		},
 		remove: func(ctx context.Context, c *client, want removal) error {
-			if want.dryRun {
-				return usagef("--dry-run is for what the topology consists of")
-			}
-			_, err := c.alerts.DeleteWebhookSink(ctx, &swanherdv1.DeleteWebhookSinkRequest{Name: want.name, AllowMissing: want.missing})
+			_, err := c.alerts.DeleteWebhookSink(ctx, &swanherdv1.DeleteWebhookSinkRequest{Name: want.name, AllowMissing: want.missing, ValidateOnly: want.dryRun})
 			return err
 		},
 	}

@@ -16,7 +16,7 @@ import (
 
 func newAPIToken(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "apitoken", Short: "Tokens of operators and of programs that use the API"}
-	cmd.AddCommand(newAPITokenCreate(s), newAPITokenList(s), newAPITokenRotate(s), newAPITokenDelete(s))
+	cmd.AddCommand(newAPITokenCreate(s), newAPITokenList(s), newAPITokenRotate(s), s.mayDryRun(newAPITokenDelete(s)))
 	return cmd
 }
 
@@ -77,7 +77,7 @@ func newAPITokenList(s *session) *cobra.Command {
 
 func apiTokenKind() kind {
 	return kind{
-		plural: "API tokens", singular: "API token",
+		plural: "apitokens", singular: "apitoken", segment: "apiTokens", root: true,
 		header: []string{"NAME", "ROLE", "NETWORKS", "LABELS", "EXPIRES", "LAST USED", "ROTATED", "AGE", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			t := m.(*swanherdv1.ApiToken)
@@ -91,7 +91,10 @@ func apiTokenKind() kind {
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
-			return c.access.ListApiTokens(ctx, &swanherdv1.ListApiTokensRequest{PageSize: pageSize, PageToken: want.token})
+			return c.access.ListApiTokens(ctx, &swanherdv1.ListApiTokensRequest{PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.access.GetApiToken(ctx, &swanherdv1.GetApiTokenRequest{Name: name})
 		},
 	}
 }
@@ -122,7 +125,7 @@ func newAPITokenDelete(s *session) *cobra.Command {
 			if _, err := c.access.DeleteApiToken(cmd.Context(), &swanherdv1.DeleteApiTokenRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name, false)
+			return s.printDeleted(name, s.dryRun)
 		}),
 	}
 }

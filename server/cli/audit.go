@@ -7,20 +7,21 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 func newAudit(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "audit", Short: "The log of what people and machines changed"}
-	cmd.AddCommand(newAuditList(s), newAuditShow(s), newAuditVerify(s))
+	cmd.AddCommand(newAuditList(s), newAuditShow(s), newAuditExport(s), newAuditVerify(s))
 	return cmd
 }
 
 // auditFilter is which audit events are wanted; texts may hold `*`.
 type auditFilter struct {
 	actor, action, resource, from, request, more string
-	global                                       bool
+	global, everywhere                           bool
 }
 
 func (f auditFilter) String() string {
@@ -47,7 +48,8 @@ func newAuditList(s *session) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "list", Short: "Show who changed what, newest first", Args: cobra.NoArgs,
 		Example: `  swanherd audit list --actor 'token:ops' --action 'site.*'
-  swanherd audit list --resource '*/sites/berlin' --from 192.0.2.7`,
+  swanherd audit list --resource '*/sites/berlin' --from 192.0.2.7
+  swanherd audit list --all-networks --resource 'networks/gone*'`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 || limit > pageSize {
 				return usagef("--limit %d is not within 1 and %d", limit, pageSize)
@@ -57,7 +59,7 @@ func newAuditList(s *session) *cobra.Command {
 				return err
 			}
 			defer c.close()
-			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: auditParent(c, filter.global), PageSize: limit, Filter: filter.String()})
+			resp, err := c.fleet.ListEvents(cmd.Context(), &swanherdv1.ListEventsRequest{Parent: filter.parent(c), PageSize: limit, Filter: filter.String()})
 			if err != nil {
 				return err
 			}
@@ -72,15 +74,63 @@ func newAuditList(s *session) *cobra.Command {
 			return t.flush()
 		},
 	}
+	cmd.Flags().Int32Var(&limit, "limit", 50, "how many")
+	filter.addTo(cmd)
+	return cmd
+}
+
+// addTo gives the command the flags of the filter.
+func (f *auditFilter) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.Int32Var(&limit, "limit", 50, "how many")
-	flags.StringVar(&filter.actor, "actor", "", "by whom, such as token:ops; * stands for any text, here and below")
-	flags.StringVar(&filter.action, "action", "", "what was done, such as site.update")
-	flags.StringVar(&filter.resource, "resource", "", "what it was done to, such as '*/sites/berlin'")
-	flags.StringVar(&filter.from, "from", "", "the address that it came from")
-	flags.StringVar(&filter.request, "request-id", "", "the request_id that it came with")
-	flags.StringVar(&filter.more, "filter", "", "a condition besides (AIP-160), as in 'message:revoked'")
-	flags.BoolVar(&filter.global, "global", false, "what belongs to no network, such as API tokens")
+	flags.StringVar(&f.actor, "actor", "", "by whom, such as token:ops; * stands for any text, here and below")
+	flags.StringVar(&f.action, "action", "", "what was done, such as site.update")
+	flags.StringVar(&f.resource, "resource", "", "what it was done to, such as '*/sites/berlin'")
+	flags.StringVar(&f.from, "from", "", "the address that it came from")
+	flags.StringVar(&f.request, "request-id", "", "the request_id that it came with")
+	flags.StringVar(&f.more, "filter", "", "a condition besides (AIP-160), as in 'message:revoked'")
+	flags.BoolVar(&f.global, "global", false, "what belongs to no network, such as API tokens")
+	flags.BoolVar(&f.everywhere, "all-networks", false, "of all networks, also deleted ones, and what belongs to none; for who is bound to none")
+	cmd.MarkFlagsMutuallyExclusive("global", "all-networks")
+}
+
+func (f *auditFilter) parent(c *client) string { return auditParent(c, f.global || f.everywhere) }
+
+func newAuditExport(s *session) *cobra.Command {
+	var filter auditFilter
+	cmd := &cobra.Command{
+		Use: "export", Short: "Write the audit log out, one event in JSON per line, newest first", Args: cobra.NoArgs,
+		Long: `Write the audit log out, one event in JSON per line, newest first: for an archive,
+or for what keeps the logs of all systems.`,
+		Example: `  swanherd audit export --all-networks > audit.ndjson
+  swanherd audit export --filter 'time > "2026-11-01T00:00:00Z"'`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := s.dialNetwork()
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			req := &swanherdv1.ListEventsRequest{Parent: filter.parent(c), PageSize: pageSize, Filter: filter.String()}
+			for {
+				resp, err := c.fleet.ListEvents(cmd.Context(), req)
+				if err != nil {
+					return err
+				}
+				for _, e := range resp.GetEvents() {
+					line, err := protojson.Marshal(e)
+					if err != nil {
+						return fmt.Errorf("encode %s: %w", e.GetName(), err)
+					}
+					if _, err := s.Out.Write(append(line, '\n')); err != nil {
+						return err
+					}
+				}
+				if req.PageToken = resp.GetNextPageToken(); req.GetPageToken() == "" {
+					return nil
+				}
+			}
+		},
+	}
+	filter.addTo(cmd)
 	return cmd
 }
 

@@ -38,7 +38,7 @@ func newCertList(s *session) *cobra.Command {
 
 func certificateKind() kind {
 	return kind{
-		plural: "certificates", singular: "certificate", segment: "certificates",
+		plural: "certificates", singular: "certificate", segment: "certificates", of: "edges",
 		header: []string{"EDGE", "PURPOSE", "EXPIRES", "ISSUER", "SERIAL"},
 		row: func(m proto.Message, now time.Time) []string {
 			x := m.(*swanherdv1.Certificate)
@@ -48,6 +48,9 @@ func certificateKind() kind {
 			return c.certificates.ListCertificates(ctx, &swanherdv1.ListCertificatesRequest{
 				Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy,
 			})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.certificates.GetCertificate(ctx, &swanherdv1.GetCertificateRequest{Name: name})
 		},
 	}
 }
@@ -83,14 +86,31 @@ func revocationKind() kind {
 	}
 }
 
+// authorityKind is for who watches: there is one of each network, which `swanherd ca` shows.
+func authorityKind() kind {
+	return kind{
+		plural: "certificateauthorities", singular: "certificateauthority", segment: "certificateAuthorities",
+		header: []string{"NAME", "PIN", "EXPIRES", "REPLACEMENT"},
+		row: func(m proto.Message, now time.Time) []string {
+			a := m.(*swanherdv1.CertificateAuthority)
+			replacement := ""
+			if r := a.GetRotation(); r != nil {
+				replacement = enumWord(r.GetPhase())
+			}
+			return []string{a.GetName(), shortHash(a.GetPin()), age(a.GetExpireTime(), now), replacement}
+		},
+	}
+}
+
 func newAuthority(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "ca", Short: "The authority of a network, or of the controller: show it, and replace it without losing a tunnel"}
 	cmd.PersistentFlags().BoolVar(&s.controllerCA, "controller", false, "the controller's own authority, in place of a network's")
 	var within, overlap time.Duration
 	var external bool
+	var signedBy string
 	rotate := s.authorityCommand("rotate", "Begin to replace the authority: edges trust both, renew, then the old one is dropped",
 		func(cmd *cobra.Command, c *client, name string) (*swanherdv1.CertificateAuthority, error) {
-			req := &swanherdv1.RotateCertificateAuthorityRequest{Name: name, External: external}
+			req := &swanherdv1.RotateCertificateAuthorityRequest{Name: name, External: external, ExternalAuthority: signedBy}
 			if within > 0 {
 				req.RenewWithin = durationpb.New(within)
 			}
@@ -102,6 +122,7 @@ func newAuthority(s *session) *cobra.Command {
 	rotate.Flags().DurationVar(&within, "renew-within", 0, "time over which edges spread their renewals; 0: as long as so many need")
 	rotate.Flags().DurationVar(&overlap, "overlap", 0, "with --controller: how long the old one stays good for what pins it (default 720h)")
 	rotate.Flags().BoolVar(&external, "external", false, "an authority of yours signs the new one: it prints what to sign, and `swanherd ca import` goes on")
+	rotate.Flags().StringVar(&signedBy, "signed-by", "", "the external authority of this name in the server's configuration signs the new one, and the ones after it")
 	cmd.AddCommand(
 		newAuthorityImport(s),
 		s.authorityCommand("show", "Show the authority, and how far its replacement is",
@@ -195,8 +216,15 @@ func newAuthorityImport(s *session) *cobra.Command {
 
 func (s *session) printAuthority(a *swanherdv1.CertificateAuthority) {
 	fmt.Fprintf(s.Out, "%s\n  pin sha256:%s, expires %s\n", a.GetName(), a.GetPin(), a.GetExpireTime().AsTime().Format(time.DateOnly))
+	if by := a.GetExternalAuthority(); by != "" {
+		fmt.Fprintf(s.Out, "  signed by %s, which is asked for the next one on %s\n", by, a.GetRenewTime().AsTime().Format(time.DateOnly))
+	}
 	r := a.GetRotation()
 	if r == nil {
+		return
+	}
+	if by := r.GetExternalAuthority(); by != "" && r.GetPhase() == swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE {
+		s.printAsked(r)
 		return
 	}
 	if request := r.GetCertificateRequest(); request != "" {
@@ -218,6 +246,16 @@ func (s *session) printAuthority(a *swanherdv1.CertificateAuthority) {
 	fmt.Fprintf(s.Out, "  being replaced since %s: "+words[r.GetPhase()]+"\n  %d of %d edges are done\n",
 		age(r.GetStartTime(), time.Now()), r.GetOtherPin(), r.GetDone(), r.GetEdges())
 	s.printWaiting(r)
+}
+
+// printAsked says how far the controller came with an external authority.
+func (s *session) printAsked(r *swanherdv1.CertificateAuthority_Rotation) {
+	now, f := time.Now(), r.GetSigningFailure()
+	fmt.Fprintf(s.Out, "  being replaced since %s: %s is asked to sign the new one\n", age(r.GetStartTime(), now), r.GetExternalAuthority())
+	if f != nil {
+		fmt.Fprintf(s.Out, "  it did not, %d times since %s: %s\n  it is asked again at %s; or have the request (-o json) signed by hand, and `swanherd ca import FILE`\n",
+			f.GetAttempts(), age(f.GetSinceTime(), now), safe(f.GetReason()), f.GetRetryTime().AsTime().Format(time.RFC3339))
+	}
 }
 
 func (s *session) printWaiting(r *swanherdv1.CertificateAuthority_Rotation) {

@@ -15,7 +15,7 @@ import (
 func newChangeSet(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "changeset", Short: "Changes with their plan, to be approved and rolled out"}
 	cmd.AddCommand(
-		newChangeSetCreate(s), newChangeSetList(s),
+		s.mayDryRun(newChangeSetCreate(s)), newChangeSetList(s),
 		s.changeSetCommand("show", "Show a change set and its plan", func(ctx context.Context, c *client, name string) (*swanherdv1.ChangeSet, error) {
 			return c.rollouts.GetChangeSet(ctx, &swanherdv1.GetChangeSetRequest{Name: name})
 		}),
@@ -25,7 +25,7 @@ func newChangeSet(s *session) *cobra.Command {
 		s.changeSetCommand("approve", "Approve of what somebody else planned", func(ctx context.Context, c *client, name string) (*swanherdv1.ChangeSet, error) {
 			return c.rollouts.ApproveChangeSet(ctx, &swanherdv1.ApproveChangeSetRequest{Name: name})
 		}),
-		newChangeSetDelete(s),
+		s.mayDryRun(newChangeSetDelete(s)),
 	)
 	return cmd
 }
@@ -95,7 +95,7 @@ func newChangeSetCreate(s *session) *cobra.Command {
 
 func changeSetKind() kind {
 	return kind{
-		plural: "changeSets", singular: "changeSet", segment: "changeSets",
+		plural: "changesets", singular: "changeset", segment: "changeSets",
 		header: []string{"NAME", "STATE", "AGE", "ACTOR", "APPROVER", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			c := m.(*swanherdv1.ChangeSet)
@@ -107,6 +107,9 @@ func changeSetKind() kind {
 			return c.rollouts.ListChangeSets(ctx, &swanherdv1.ListChangeSetsRequest{
 				Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy,
 			})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.rollouts.GetChangeSet(ctx, &swanherdv1.GetChangeSetRequest{Name: name})
 		},
 	}
 }
@@ -128,7 +131,7 @@ func newChangeSetDelete(s *session) *cobra.Command {
 			if _, err := c.rollouts.DeleteChangeSet(cmd.Context(), &swanherdv1.DeleteChangeSetRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name, false)
+			return s.printDeleted(name, s.dryRun)
 		}),
 	}
 }

@@ -51,7 +51,7 @@ func Main(ctx context.Context, args []string, streams IO) int {
 		return exitOK
 	case errors.Is(err, errChanges):
 		return exitChanges
-	case errors.Is(err, errUnreachable):
+	case errors.Is(err, errUnreachable), errors.Is(err, errBroken):
 		return exitFailed
 	}
 	fmt.Fprintln(streams.Err, "swanherd:", explain(err))
@@ -69,6 +69,8 @@ type session struct {
 	network    string
 	output     string
 	breakGlass string
+	// dryRun: what is asked for is checked and not done.
+	dryRun bool
 	// controllerCA: commands about an authority are about the controller's own.
 	controllerCA bool
 	// successor is the pin of the authority that takes the place of the one that the
@@ -111,7 +113,7 @@ func newRoot(streams IO) *cobra.Command {
 		newLogin(s), newLogout(s), newWhoAmI(s), newContexts(s),
 		newApply(s), newPlan(s), newDiff(s), newGet(s), newDescribe(s), newDelete(s), newWatch(s), newResume(s),
 		newToken(s), newGateway(s), newPSK(s), newEnrollment(s), newDevice(s), newEdge(s), newCertificates(s), newAuthority(s), newAPIToken(s), newRole(s), newUser(s),
-		newDashboard(s), newEvents(s), newExplain(s), newRevision(s), newChangeSet(s), newRollout(s), newAudit(s), newKey(s), newReplica(s), newTunnel(s), newJob(s), newAlert(s), newWebhook(s), newHistory(s),
+		newDashboard(s), newEvents(s), newExplain(s), newAssertion(s), newRevision(s), newChangeSet(s), newRollout(s), newAudit(s), newKey(s), newReplica(s), newTunnel(s), newJob(s), newAlert(s), newWebhook(s), newHistory(s),
 	)
 	return root
 }

@@ -10,12 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/spf13/cobra"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -52,7 +53,7 @@ func (s *session) dial() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newClient(x)
+	return s.newClient(x)
 }
 
 // dialNetwork is dial for commands that work in one network.
@@ -65,7 +66,7 @@ func (s *session) dialNetwork() (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := newClient(x)
+	c, err := s.newClient(x)
 	if err != nil {
 		return nil, err
 	}
@@ -127,11 +128,15 @@ func (s *session) currentContext() (*Context, error) {
 	return x, nil
 }
 
-func newClient(x *Context) (*client, error) {
-	conn, err := Connect(x, grpc.WithChainUnaryInterceptor(warnStale, x.withReason))
+func (s *session) newClient(x *Context) (*client, error) {
+	conn, err := Connect(x, grpc.WithChainUnaryInterceptor(s.onlyCheck, s.warnStale, x.withReason))
 	if err != nil {
 		return nil, err
 	}
+	return clientOf(conn), nil
+}
+
+func clientOf(conn *grpc.ClientConn) *client {
 	return &client{
 		conn:     conn,
 		topology: swanherdv1.NewTopologyServiceClient(conn),
@@ -148,7 +153,7 @@ func newClient(x *Context) (*client, error) {
 		users:        swanherdv1.NewUserServiceClient(conn),
 		history:      swanherdv1.NewHistoryServiceClient(conn),
 		cluster:      swanherdv1.NewClusterServiceClient(conn),
-	}, nil
+	}
 }
 
 // Connect returns a connection to the server of x that trusts only the pinned
@@ -185,13 +190,24 @@ func (x *Context) withReason(ctx context.Context, method string, req, reply any,
 const staleHeader = "swanherd-stale-since"
 
 // warnStale tells the operator that what follows may be old.
-func warnStale(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+func (s *session) warnStale(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	var header metadata.MD
 	err := invoke(ctx, method, req, reply, conn, append(opts, grpc.Header(&header))...)
 	for _, since := range header.Get(staleHeader) {
-		fmt.Fprintf(os.Stderr, "warning: the controller does not reach its store; this is how it was at %s\n", since)
+		fmt.Fprintf(s.Err, "warning: the controller does not reach its store; this is how it was at %s\n", since)
 	}
 	return err
+}
+
+// warnStaleStream does so when a stream says that the controller ceases to learn of
+// changes, and says when it learns of them again.
+func (s *session) warnStaleStream(since *timestamppb.Timestamp, current bool) {
+	switch {
+	case since != nil:
+		fmt.Fprintf(s.Err, "warning: the controller does not reach its store; what was shown and what follows is how it was at %s\n", since.AsTime().Format(time.RFC3339))
+	case current:
+		fmt.Fprintln(s.Err, "the controller reaches its store again: what follows is how it is now")
+	}
 }
 
 // pinnedTLS trusts exactly the authority with the pinned key, which the server

@@ -7,14 +7,16 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 func newDevice(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "device", Short: "Hardware that is registered before it is shipped"}
-	cmd.AddCommand(newDeviceCreate(s), newDeviceList(s), newDeviceDelete(s))
+	cmd.AddCommand(s.mayDryRun(newDeviceCreate(s)), s.mayDryRun(newDeviceUpdate(s)), newDeviceList(s), s.mayDryRun(newDeviceDelete(s)))
 	return cmd
 }
 
@@ -32,10 +34,7 @@ func newDeviceCreate(s *session) *cobra.Command {
 				return err
 			}
 			defer c.close()
-			device.SerialNumber = args[0]
-			if !strings.HasPrefix(device.Site, "networks/") {
-				device.Site = c.parent + "/sites/" + device.Site
-			}
+			device.SerialNumber, device.Site = args[0], siteName(c, device.Site)
 			made, err := c.devices.CreateDevice(cmd.Context(), &swanherdv1.CreateDeviceRequest{Parent: c.parent, Device: device})
 			if err != nil {
 				return err
@@ -47,12 +46,60 @@ func newDeviceCreate(s *session) *cobra.Command {
 			return nil
 		},
 	}
-	flags := cmd.Flags()
+	addDeviceFlags(cmd.Flags(), device)
+	return cmd
+}
+
+func siteName(c *client, word string) string {
+	if word == "" || strings.HasPrefix(word, "networks/") {
+		return word
+	}
+	return c.parent + "/sites/" + word
+}
+
+// addDeviceFlags adds the flags that are fields of a device, with dashes in their names.
+func addDeviceFlags(flags *pflag.FlagSet, device *swanherdv1.Device) {
 	flags.StringVar(&device.Site, "site", "", "site that the device will serve")
 	flags.StringVar(&device.EdgeId, "edge-id", "", "name of the edge that it becomes; empty: its site's")
 	flags.StringVar(&device.Description, "description", "", "what it is")
 	flags.StringVar(&device.KeyFingerprint, "key-fingerprint", "", "what `swanherd-edge fingerprint` prints on the device; then nobody has to approve")
 	flags.StringVar(&device.EkFingerprint, "ek-fingerprint", "", "what `swanherd-edge fingerprint --ek --tpm DEVICE` prints: the device has to prove that its key is in that TPM, and nobody has to approve")
+}
+
+func newDeviceUpdate(s *session) *cobra.Command {
+	device, fields := &swanherdv1.Device{}, pflag.NewFlagSet("device", pflag.ContinueOnError)
+	cmd := &cobra.Command{
+		Use: "update SERIAL|NAME", Short: "Change what is registered of a device; once it is an edge, its description alone", Args: exactly(1, "the device"),
+		Example: "  swanherd device update FGT60F-0042 --site oslo --description 'spare, moved'",
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
+			mask := &fieldmaskpb.FieldMask{}
+			fields.VisitAll(func(f *pflag.Flag) {
+				if f.Changed {
+					mask.Paths = append(mask.Paths, strings.ReplaceAll(f.Name, "-", "_"))
+				}
+			})
+			if len(mask.Paths) == 0 {
+				return usagef("give what is to change, such as --site or --description")
+			}
+			name, err := deviceName(cmd.Context(), c, args[0])
+			if err != nil {
+				return err
+			}
+			device.Name, device.Site = name, siteName(c, device.Site)
+			got, err := c.devices.UpdateDevice(cmd.Context(), &swanherdv1.UpdateDeviceRequest{Device: device, UpdateMask: mask})
+			if err != nil {
+				return err
+			}
+			if s.output != "table" {
+				return s.printMessage(got)
+			}
+			fmt.Fprintf(s.Out, "%s changed: %s\n", got.GetName(), strings.Join(mask.Paths, ", "))
+			return nil
+		}),
+	}
+	addDeviceFlags(fields, device)
+	fields.StringVar(&device.SerialNumber, "serial-number", "", "as the vendor printed it")
+	cmd.Flags().AddFlagSet(fields)
 	return cmd
 }
 
@@ -76,7 +123,7 @@ func newDeviceDelete(s *session) *cobra.Command {
 			if _, err := c.devices.DeleteDevice(cmd.Context(), &swanherdv1.DeleteDeviceRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name, false)
+			return s.printDeleted(name, s.dryRun)
 		}),
 	}
 }
@@ -156,6 +203,9 @@ func deviceKind() kind {
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.devices.ListDevices(ctx, &swanherdv1.ListDevicesRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
 		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.devices.GetDevice(ctx, &swanherdv1.GetDeviceRequest{Name: name})
+		},
 	}
 }
 
@@ -172,7 +222,7 @@ func tpmOf(tpm *swanherdv1.AttestedTpm) string {
 
 func requestKind() kind {
 	return kind{
-		plural: "enrollment requests", singular: "enrollment request", segment: "enrollmentRequests",
+		plural: "enrollmentrequests", singular: "enrollmentrequest", segment: "enrollmentRequests",
 		header: []string{"REQUEST", "STATE", "EDGE", "SITE", "FROM", "SERIAL", "VERSION", "ASKED", "EXPIRES", "TPM", "KEY FINGERPRINT"},
 		row: func(m proto.Message, now time.Time) []string {
 			r := m.(*swanherdv1.EnrollmentRequest)
@@ -183,6 +233,9 @@ func requestKind() kind {
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.devices.ListEnrollmentRequests(ctx, &swanherdv1.ListEnrollmentRequestsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.devices.GetEnrollmentRequest(ctx, &swanherdv1.GetEnrollmentRequestRequest{Name: name})
 		},
 	}
 }

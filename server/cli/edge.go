@@ -13,9 +13,9 @@ import (
 
 func newEdge(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "edge", Short: "Revoke, replace, quarantine edges"}
-	cmd.AddCommand(newEdgeRevoke(s), newEdgeReplace(s),
-		newEdgeDisable(s, "quarantine", true, "Take all tunnels from an edge; it keeps its identity and its session"),
-		newEdgeDisable(s, "release", false, "Give an edge its tunnels again"))
+	cmd.AddCommand(s.mayDryRun(newEdgeRevoke(s)), newEdgeReplace(s),
+		s.mayDryRun(newEdgeDisable(s, "quarantine", true, "Take all tunnels from an edge; it keeps its identity and its session")),
+		s.mayDryRun(newEdgeDisable(s, "release", false, "Give an edge its tunnels again")))
 	return cmd
 }
 
@@ -31,6 +31,18 @@ func (s *session) edgeCommand(use, short, example string, run func(cmd *cobra.Co
 			return run(cmd, c, name)
 		}),
 	}
+}
+
+// intentWord is how far an edge is with its newest intent, and what that waits for.
+func intentWord(st *swanherdv1.EdgeStatus) string {
+	word, awaited := enumWord(st.GetIntentState()), st.GetAwaitedTunnels()
+	switch len(awaited) {
+	case 0:
+		return word
+	case 1:
+		return fmt.Sprintf("%s, awaits %s", word, base(awaited[0]))
+	}
+	return fmt.Sprintf("%s, awaits %s and %d more", word, base(awaited[0]), len(awaited)-1)
 }
 
 func newEdgeRevoke(s *session) *cobra.Command {

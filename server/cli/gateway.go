@@ -139,7 +139,8 @@ func newPSK(s *session) *cobra.Command {
 		Use: "psk", Short: "Pre-shared keys of gateways",
 		Long: "Pre-shared keys of gateways. The controller keeps them sealed and gives them to the edges\nthat need them; it never shows them.",
 	}
-	cmd.AddCommand(newPSKSet(s, "create", "Make a pre-shared key"), newPSKSet(s, "set", "Give a pre-shared key another secret; its tunnels authenticate anew"))
+	cmd.AddCommand(s.mayDryRun(newPSKSet(s, "create", "Make a pre-shared key")),
+		s.mayDryRun(newPSKSet(s, "set", "Give a pre-shared key another secret; its tunnels authenticate anew")))
 	return cmd
 }
 
@@ -171,7 +172,7 @@ func newPSKSet(s *session, verb, short string) *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(s.Err, "%s: set\n", key.GetName())
-			if generate {
+			if generate && !s.dryRun {
 				fmt.Fprintln(s.Out, secret)
 			}
 			return nil

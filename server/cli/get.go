@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -13,8 +12,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
-
-	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 func newGet(s *session) *cobra.Command {
@@ -58,7 +55,7 @@ func newGet(s *session) *cobra.Command {
 
 // dialKind needs a network only for kinds that live in one.
 func (s *session) dialKind(k kind) (*client, error) {
-	if k.segment == "" {
+	if k.root {
 		return s.dial()
 	}
 	return s.dialNetwork()
@@ -232,8 +229,11 @@ func newDelete(s *session) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if k.remove == nil {
-				return usagef("%s are planned from meshes and cannot be deleted; change the mesh or its sites", k.plural)
+			switch {
+			case k.plural == "tunnels":
+				return usagef("tunnels are planned from meshes and cannot be deleted; change the mesh or its sites")
+			case k.remove == nil:
+				return usagef("%s are not deleted with this command; see `swanherd --help`", k.plural)
 			}
 			c, err := s.dialKind(k)
 			if err != nil {
@@ -259,55 +259,4 @@ func newDelete(s *session) *cobra.Command {
 	cmd.Flags().BoolVar(&want.missing, "allow-missing", false, "what is not there is no error")
 	cmd.Flags().BoolVar(&want.dryRun, "dry-run", false, "check only; delete nothing")
 	return cmd
-}
-
-func newWatch(s *session) *cobra.Command {
-	return &cobra.Command{
-		Use: "watch [tunnels]", Short: "Show tunnels as they are, then each change, until interrupted",
-		Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return usagef("watch takes one kind, tunnels; see `%s --help`", cmd.CommandPath())
-			}
-			if len(args) == 1 && args[0] != "tunnels" && args[0] != "tunnel" {
-				return usagef("only tunnels can be watched, not %q", args[0])
-			}
-			c, err := s.dialNetwork()
-			if err != nil {
-				return err
-			}
-			defer c.close()
-			stream, err := c.fleet.WatchTunnels(cmd.Context(), &swanherdv1.WatchTunnelsRequest{Parent: c.parent})
-			if err != nil {
-				return err
-			}
-			for {
-				m, err := stream.Recv()
-				if errors.Is(err, io.EOF) || cmd.Context().Err() != nil {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				if err := s.printWatch(m); err != nil {
-					return err
-				}
-			}
-		},
-	}
-}
-
-func (s *session) printWatch(m *swanherdv1.WatchTunnelsResponse) error {
-	if s.output != "table" {
-		return s.printMessage(m)
-	}
-	clock := time.Now().Format(time.TimeOnly)
-	t := m.GetTunnel()
-	switch m.GetKind() {
-	case swanherdv1.WatchTunnelsResponse_KIND_UPSERTED:
-		fmt.Fprintf(s.Out, "%s  %-11s %s  %s\n", clock, enumWord(t.GetStatus()), base(t.GetName()), safe(t.GetReason()))
-	case swanherdv1.WatchTunnelsResponse_KIND_REMOVED:
-		fmt.Fprintf(s.Out, "%s  %-11s %s\n", clock, "REMOVED", base(t.GetName()))
-	}
-	return nil
 }

@@ -54,6 +54,9 @@ func (s *session) historyOf(use, short, example string, args cobra.PositionalArg
 			if err != nil {
 				return err
 			}
+			for _, r := range got.GetMissingReplicas() {
+				fmt.Fprintf(s.Err, "warning: without what %s has, which does not answer the replica that was asked\n", r)
+			}
 			if s.output != "table" {
 				return s.printMessage(got)
 			}

@@ -18,6 +18,10 @@ type kind struct {
 	singular string
 	// segment is the collection's segment in resource names.
 	segment string
+	// root kinds are of the controller, not of a network.
+	root bool
+	// of is the segment of the collection of which each has such a collection.
+	of string
 	// fleetWide kinds are also of the fleet as a whole, `networks/-`.
 	fleetWide bool
 	header    []string
@@ -37,7 +41,10 @@ type removal struct {
 }
 
 func kinds() []kind {
-	return []kind{networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), segmentKind(), gatewayKind(), pskKind(), tunnelKind(), jobKind(), alertRuleKind(), webhookKind()}
+	return []kind{
+		networkKind(), siteKind(), edgeKind(), meshKind(), profileKind(), segmentKind(), gatewayKind(), assertionKind(), pskKind(), tunnelKind(), jobKind(), alertRuleKind(), webhookKind(),
+		alertKind(), changeSetKind(), rolloutKind(), deviceKind(), tokenKind(), requestKind(), certificateKind(), userKind(), bindingKind(), apiTokenKind(),
+	}
 }
 
 func findKind(word string) (kind, error) {
@@ -56,14 +63,20 @@ func findKind(word string) (kind, error) {
 
 // name returns the full resource name of id, which may be one already.
 func (k kind) name(c *client, id string) (string, error) {
-	if strings.HasPrefix(id, "networks/") {
+	switch {
+	case strings.HasPrefix(id, "networks/"), k.root && strings.HasPrefix(id, k.segment+"/"):
 		return id, nil
-	}
-	if k.segment == "" {
-		return "networks/" + id, nil
-	}
-	if c.parent == "networks/-" && !k.fleetWide {
+	case k.root:
+		return k.segment + "/" + id, nil
+	case c.parent == "networks/-" && !k.fleetWide:
 		return "", usagef("%s %q: name one network with --network, or give the full name", k.singular, id)
+	}
+	if k.of != "" {
+		of, own, found := strings.Cut(id, "/")
+		if !found {
+			return "", usagef("%s %q: name it with what it is of, or give the full name: %s/%s/NAME/%s/%s", k.singular, id, c.parent, k.of, k.segment, id)
+		}
+		return fmt.Sprintf("%s/%s/%s/%s/%s", c.parent, k.of, of, k.segment, own), nil
 	}
 	return fmt.Sprintf("%s/%s/%s", c.parent, k.segment, id), nil
 }
@@ -72,7 +85,7 @@ const pageSize = 1000
 
 func networkKind() kind {
 	return kind{
-		plural: "networks", singular: "network",
+		plural: "networks", singular: "network", segment: "networks", root: true,
 		header: []string{"NAME", "DISPLAY NAME", "AGE"},
 		row: func(m proto.Message, now time.Time) []string {
 			n := m.(*swanherdv1.Network)
@@ -134,7 +147,7 @@ func edgeKind() kind {
 				connected = "yes"
 			}
 			return []string{
-				base(e.GetName()), base(e.GetSite()), connected, enumWord(st.GetIntentState()), strings.Join(uplinks, ","),
+				base(e.GetName()), base(e.GetSite()), connected, intentWord(st), strings.Join(uplinks, ","),
 				st.GetDataPlane(), st.GetAgentVersion(), age(st.GetLastSeenTime(), now),
 			}
 		},

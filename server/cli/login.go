@@ -169,7 +169,7 @@ good, as others may use it: "swanherd apitoken delete self" ends it.`,
 
 // login proves the credential before it is stored.
 func (s *session) login(cmd *cobra.Command, x *Context) error {
-	c, err := newClient(x)
+	c, err := s.newClient(x)
 	if err != nil {
 		return err
 	}

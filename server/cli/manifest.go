@@ -72,7 +72,7 @@ func LoadManifest(paths []string, in io.Reader) (*Manifest, error) {
 		}
 	}
 	if proto.Size(m.Manifest) == 0 {
-		return nil, usagef("%s: no network, profile, segment, site, mesh or gateway in it", strings.Join(read, ", "))
+		return nil, usagef("%s: no network, profile, segment, site, mesh, gateway or assertion in it", strings.Join(read, ", "))
 	}
 	return m, m.checkDuplicates()
 }
@@ -176,7 +176,7 @@ func (m *Manifest) record(file string, doc []byte) error {
 	}
 	lengths := map[string]int{
 		"networks": len(m.Networks), "profiles": len(m.Profiles), "segments": len(m.Segments), "sites": len(m.Sites), "meshes": len(m.Meshes),
-		"gateways": len(m.Gateways),
+		"gateways": len(m.Gateways), "assertions": len(m.Assertions),
 	}
 	if err := onceEach(file, "", root.Content[0]); err != nil {
 		return err
@@ -282,6 +282,9 @@ func (m *Manifest) checkDuplicates() error {
 	}
 	for i, r := range m.Gateways {
 		errs = append(errs, check("gateways", i, r.GetName()))
+	}
+	for i, r := range m.Assertions {
+		errs = append(errs, check("assertions", i, r.GetName()))
 	}
 	return errors.Join(errs...)
 }

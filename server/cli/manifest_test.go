@@ -88,7 +88,7 @@ func TestLoadManifestRefuses(t *testing.T) {
 		"field twice":       {"sites:\n  - name: networks/d/sites/a\n    name: networks/d/sites/b\n", "standard input:3: sites[0].name is given twice, first in line 2"},
 		"both spellings":    {"sites:\n  - name: networks/d/sites/a\n    displayName: A\n    display_name: B\n", "standard input:4: sites[0].display_name is given twice, first in line 3"},
 		"kind twice":        {"networks: []\nsites: []\nnetworks: []\n", "standard input:3: networks is given twice, first in line 1"},
-		"nothing":           {"# no fleet\n---\n", "standard input: no network, profile, segment, site, mesh or gateway"},
+		"nothing":           {"# no fleet\n---\n", "standard input: no network, profile, segment, site, mesh, gateway or assertion"},
 		"not yaml":          {"networks: [\n", "standard input:"},
 		"window":            {"profiles:\n  - name: networks/d/profiles/p\n    replayWindow: 63\n", "64 to 8192"},
 		"unknown algorithm": {"profiles:\n  - name: networks/d/profiles/p\n    ikeProposals: 7\n", "standard input:3:"},

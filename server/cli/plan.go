@@ -241,7 +241,7 @@ func (m *Manifest) resource(name string) proto.Message {
 func kindOf(name string) (kind, error) {
 	segments := strings.Split(name, "/")
 	for _, k := range kinds() {
-		if k.segment == "" && len(segments) == 2 || len(segments) == 4 && k.segment == segments[2] {
+		if k.root && len(segments) == 2 && k.segment == segments[0] || len(segments) == 4 && k.segment == segments[2] {
 			return k, nil
 		}
 	}

@@ -8,8 +8,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -46,6 +48,33 @@ func TestSeveralMessagesAreDocuments(t *testing.T) {
 	}
 }
 
+// What an external authority is asked for, and why it did not sign, is shown.
+func TestAskedAuthorityIsShown(t *testing.T) {
+	at := func(hour int) *timestamppb.Timestamp {
+		return timestamppb.New(time.Date(2027, 3, 1, hour, 0, 0, 0, time.UTC))
+	}
+	a := &swanherdv1.CertificateAuthority{
+		Name: "networks/demo/certificateAuthority", Pin: "abc", ExpireTime: at(9), ExternalAuthority: "corp", RenewTime: at(1),
+		Rotation: &swanherdv1.CertificateAuthority_Rotation{
+			Phase: swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE, StartTime: at(1), ExternalAuthority: "corp", CertificateRequest: "-----BEGIN",
+			SigningFailure: &swanherdv1.CertificateAuthority_SigningFailure{Attempts: 3, SinceTime: at(2), Reason: "step-ca answered 401 \x1b[2J: the key", RetryTime: at(3)},
+		},
+	}
+	var out bytes.Buffer
+	(&session{IO: IO{Out: &out}}).printAuthority(a)
+	for _, want := range []string{
+		"signed by corp, which is asked for the next one on 2027-03-01", "corp is asked to sign the new one", "it did not, 3 times since",
+		"step-ca answered 401", "asked again at 2027-03-01T03:00:00Z", "swanherd ca import FILE",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("printed %q, want %q", out.String(), want)
+		}
+	}
+	if strings.Contains(out.String(), "\x1b") {
+		t.Errorf("printed %q", out.String())
+	}
+}
+
 // Edges and other people write what an operator's terminal shows.
 func TestTerminalIsSafe(t *testing.T) {
 	var out bytes.Buffer
@@ -74,7 +103,10 @@ func TestUsageErrors(t *testing.T) {
 		"get":              "get takes a kind",
 		"delete site":      "delete takes a kind and names",
 		"describe site":    "describe takes a kind and a name",
-		"watch tunnels x":  "watch takes one kind",
+		"watch tunnels x":  "tunnels are watched alone",
+		"watch frob":       `no kind "frob"`,
+		"watch users":      "users cannot be watched; there are alertrules, alerts, assertions, certificateauthorities, changesets,",
+		"watch all sites":  "all are all kinds",
 		"login a b":        "login takes one server",
 		"events --limit 0": "--limit 0 is not within 1 and 1000",
 		"get sites --frob": "unknown flag: --frob",

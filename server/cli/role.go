@@ -14,7 +14,7 @@ import (
 
 func newRole(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "role", Short: "What people may do who sign in with the identity provider, or with a certificate"}
-	cmd.AddCommand(newRoleGrant(s), newRoleList(s), newRoleRevoke(s))
+	cmd.AddCommand(s.mayDryRun(newRoleGrant(s)), newRoleList(s), s.mayDryRun(newRoleRevoke(s)))
 	return cmd
 }
 
@@ -91,7 +91,7 @@ func newRoleList(s *session) *cobra.Command {
 
 func bindingKind() kind {
 	return kind{
-		plural: "role bindings", singular: "role binding",
+		plural: "rolebindings", singular: "rolebinding", segment: "roleBindings", root: true,
 		header: []string{"NAME", "ROLE", "MEMBER", "NETWORKS", "LABELS", "AGE", "DESCRIPTION"},
 		row: func(m proto.Message, now time.Time) []string {
 			b := m.(*swanherdv1.RoleBinding)
@@ -100,7 +100,10 @@ func bindingKind() kind {
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
-			return c.bindings.ListRoleBindings(ctx, &swanherdv1.ListRoleBindingsRequest{PageSize: pageSize, PageToken: want.token})
+			return c.bindings.ListRoleBindings(ctx, &swanherdv1.ListRoleBindingsRequest{PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.bindings.GetRoleBinding(ctx, &swanherdv1.GetRoleBindingRequest{Name: name})
 		},
 	}
 }
@@ -113,7 +116,7 @@ func newRoleRevoke(s *session) *cobra.Command {
 			if _, err := c.bindings.DeleteRoleBinding(cmd.Context(), &swanherdv1.DeleteRoleBindingRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name, false)
+			return s.printDeleted(name, s.dryRun)
 		}),
 	}
 }

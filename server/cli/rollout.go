@@ -162,6 +162,9 @@ func rolloutKind() kind {
 				Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy,
 			})
 		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.rollouts.GetRollout(ctx, &swanherdv1.GetRolloutRequest{Name: name})
+		},
 	}
 }
 

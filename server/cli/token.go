@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -13,7 +15,7 @@ import (
 
 func newToken(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "token", Short: "Tokens with which edges enrol"}
-	cmd.AddCommand(newTokenCreate(s), newTokenList(s), newTokenDelete(s))
+	cmd.AddCommand(newTokenCreate(s), newTokenList(s), s.mayDryRun(newTokenDelete(s)))
 	return cmd
 }
 
@@ -73,36 +75,35 @@ func newTokenList(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List tokens; their secrets are not known any more", Args: cobra.NoArgs,
 		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, _ []string) error {
-			resp := &swanherdv1.ListEnrollmentTokensResponse{}
-			for token := ""; ; {
-				page, err := c.access.ListEnrollmentTokens(cmd.Context(), &swanherdv1.ListEnrollmentTokensRequest{
-					Parent: c.parent, PageSize: pageSize, PageToken: token,
-				})
-				if err != nil {
-					return err
-				}
-				resp.EnrollmentTokens = append(resp.EnrollmentTokens, page.GetEnrollmentTokens()...)
-				if token = page.GetNextPageToken(); token == "" {
-					break
-				}
-			}
-			if s.output != "table" {
-				return s.printMessage(resp)
-			}
-			t := newTable(s.Out, "NAME", "FOR", "USES", "EXPIRES", "FROM", "REQUIRED", "DESCRIPTION")
-			for _, k := range resp.GetEnrollmentTokens() {
-				var required []string
-				if k.GetApprovalRequired() {
-					required = append(required, "approval")
-				}
-				if k.GetAttestationRequired() {
-					required = append(required, "attestation")
-				}
-				t.row(base(k.GetName()), tokenFor(k), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), time.Now()),
-					strings.Join(k.GetAllowedCidrs(), ","), strings.Join(required, ","), k.GetDescription())
-			}
-			return t.flush()
+			return s.list(cmd.Context(), c, tokenKind(), listing{})
 		}),
+	}
+}
+
+func tokenKind() kind {
+	return kind{
+		plural: "enrollmenttokens", singular: "enrollmenttoken", segment: "enrollmentTokens",
+		header: []string{"NAME", "FOR", "USES", "EXPIRES", "FROM", "REQUIRED", "DESCRIPTION"},
+		row: func(m proto.Message, now time.Time) []string {
+			k := m.(*swanherdv1.EnrollmentToken)
+			var required []string
+			if k.GetApprovalRequired() {
+				required = append(required, "approval")
+			}
+			if k.GetAttestationRequired() {
+				required = append(required, "attestation")
+			}
+			return []string{
+				base(k.GetName()), tokenFor(k), fmt.Sprintf("%d/%d", k.GetUses(), k.GetMaxUses()), age(k.GetExpireTime(), now),
+				strings.Join(k.GetAllowedCidrs(), ","), strings.Join(required, ","), k.GetDescription(),
+			}
+		},
+		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
+			return c.access.ListEnrollmentTokens(ctx, &swanherdv1.ListEnrollmentTokensRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.access.GetEnrollmentToken(ctx, &swanherdv1.GetEnrollmentTokenRequest{Name: name})
+		},
 	}
 }
 
@@ -123,14 +124,14 @@ func newTokenDelete(s *session) *cobra.Command {
 	return &cobra.Command{
 		Use: "delete NAME", Short: "Delete a token; edges that used it stay", Args: exactly(1, "the token's name"),
 		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
-			name := args[0]
-			if !strings.HasPrefix(name, "networks/") {
-				name = c.parent + "/enrollmentTokens/" + name
+			name, err := tokenKind().name(c, args[0])
+			if err != nil {
+				return err
 			}
 			if _, err := c.access.DeleteEnrollmentToken(cmd.Context(), &swanherdv1.DeleteEnrollmentTokenRequest{Name: name}); err != nil {
 				return err
 			}
-			return s.printDeleted(name, false)
+			return s.printDeleted(name, s.dryRun)
 		}),
 	}
 }

@@ -29,7 +29,7 @@ func newUserList(s *session) *cobra.Command {
 
 func userKind() kind {
 	return kind{
-		plural: "users", singular: "user",
+		plural: "users", singular: "user", segment: "users", root: true,
 		header: []string{"MEMBER", "EMAIL", "ROLES", "LAST SIGN-IN", "FROM", "API TOKENS", "STATE"},
 		row: func(m proto.Message, now time.Time) []string {
 			u := m.(*swanherdv1.User)
@@ -47,7 +47,10 @@ func userKind() kind {
 			}
 		},
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
-			return c.users.ListUsers(ctx, &swanherdv1.ListUsersRequest{PageSize: pageSize, PageToken: want.token})
+			return c.users.ListUsers(ctx, &swanherdv1.ListUsersRequest{PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
+		},
+		get: func(ctx context.Context, c *client, name string) (proto.Message, error) {
+			return c.users.GetUser(ctx, &swanherdv1.GetUserRequest{Name: name})
 		},
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"unique"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
@@ -54,7 +55,7 @@ func (f *Fleet) Connect(name string, s SessionStart) bool {
 
 // record is what the store keeps of the edge's status.
 func (e *edge) record() *storev1.EdgeStatus {
-	return &storev1.EdgeStatus{
+	out := &storev1.EdgeStatus{
 		Edge:    e.stored.GetName(),
 		Uplinks: e.uplinks,
 		Status:  e.status,
@@ -62,6 +63,10 @@ func (e *edge) record() *storev1.EdgeStatus {
 
 		CertificateSerial: e.certificate,
 	}
+	if !e.began.IsZero() {
+		out.SessionStartTime = timestamppb.New(e.began)
+	}
+	return out
 }
 
 // Disconnect notes that the session with the given id ended. It does nothing
@@ -105,6 +110,13 @@ type IntentProgress struct {
 	Error string
 	// ConflictEpoch is where it comes from what the edge runs, if that is the reason.
 	ConflictEpoch string
+	// Awaited are the tunnels that the edge waits for before it keeps what it runs.
+	Awaited []string
+}
+
+func (p IntentProgress) is(s *swanherdv1.EdgeStatus) bool {
+	return p.PlannedRevision == s.GetPlannedRevision() && p.AppliedRevision == s.GetAppliedRevision() && p.State == s.GetIntentState() &&
+		p.Error == s.GetIntentError() && p.ConflictEpoch == s.GetConflictEpoch() && slices.Equal(p.Awaited, s.GetAwaitedTunnels())
 }
 
 // SetIntent notes how far edge is with its intent.
@@ -112,12 +124,7 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	e := f.edges[name]
-	if e == nil {
-		return
-	}
-	if was := e.status; p == (IntentProgress{
-		was.GetPlannedRevision(), was.GetAppliedRevision(), was.GetIntentState(), was.GetIntentError(), was.GetConflictEpoch(),
-	}) {
+	if e == nil || p.is(e.status) {
 		return
 	}
 	status := proto.Clone(e.status).(*swanherdv1.EdgeStatus)
@@ -126,12 +133,43 @@ func (f *Fleet) SetIntent(name string, p IntentProgress) {
 	status.IntentState = p.State
 	status.IntentError = p.Error
 	status.ConflictEpoch = p.ConflictEpoch
-	changed := e.status.GetIntentState() != p.State
+	status.AwaitedTunnels = p.Awaited
+	// What an edge confirmed is counted on, also where this replica has known it as confirmed
+	// only from another one, which may have ended before it wrote it down.
+	changed := e.status.GetIntentState() != p.State ||
+		p.State == swanherdv1.IntentState_INTENT_STATE_CONFIRMED && e.status.GetAppliedRevision() != p.AppliedRevision
 	e.status = status
 	f.publishEdge(e, toldHere)
 	if changed {
 		f.cfg.Recorder.intentChanged(e.record())
 	}
+}
+
+const (
+	// tripNews is by how much the round trip to an edge has to differ, besides by half or
+	// to the double, for that to be told on; clockNews is so for its clock.
+	tripNews  = 5 * time.Millisecond
+	clockNews = 500 * time.Millisecond
+)
+
+// SetTiming notes how long a message to edge and back takes, and how far its clock is ahead
+// of ours. Little changes are not told on: all edges measure all the time.
+func (f *Fleet) SetTiming(name string, roundTrip, clockOffset time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e := f.edges[name]
+	if e == nil {
+		return
+	}
+	trip, offset := e.status.GetControlRoundTrip(), e.status.GetClockOffset()
+	if trip != nil && roundTrip < 2*trip.AsDuration()+tripNews && roundTrip > trip.AsDuration()/2-tripNews &&
+		(clockOffset-offset.AsDuration()).Abs() < clockNews {
+		return
+	}
+	status := proto.CloneOf(e.status)
+	status.ControlRoundTrip, status.ClockOffset = durationpb.New(roundTrip), durationpb.New(clockOffset)
+	e.status = status
+	f.publishEdge(e, toldHere)
 }
 
 // Note records as an event what an edge tells; action is its kind, such as

@@ -395,6 +395,7 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 	} else {
 		view.Status, view.Reason = statusOf(a, b)
 	}
+	view.Reason = clip(view.GetReason())
 	old := t.view
 	if old.GetStatus() == view.GetStatus() {
 		view.StatusTime = old.GetStatusTime()

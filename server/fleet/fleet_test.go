@@ -359,3 +359,36 @@ func TestPathOverSLA(t *testing.T) {
 		t.Errorf("a tunnel that lacks an SA: %s, over its SLA %v", got.GetStatus(), fleet.OverSLA(got))
 	}
 }
+
+// What an edge says at length is short where others tell it.
+func TestReasonsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		j := &journal{}
+		r := fleet.NewRecorder(j, slog.New(slog.DiscardHandler))
+		f := fleet.New(fleet.Config{Recorder: r})
+		ctx, stop := context.WithCancel(t.Context())
+		go r.Run(ctx)
+		f.Apply(topology())
+		f.Connect(berlin, fleet.SessionStart{ID: "1"})
+		f.Connect(oslo, fleet.SessionStart{ID: "2"})
+		f.Report(berlin, report(up, ""))
+		f.Report(oslo, report(up, ""))
+		long := report(failed, "X")
+		for range 16 {
+			e := long.GetTunnels()[0].GetLastError()
+			e.Ours, e.Theirs = append(e.Ours, strings.Repeat("é", 500)), append(e.Theirs, strings.Repeat("x", 1000))
+		}
+		f.Report(berlin, long)
+		synctest.Wait()
+		stop()
+		synctest.Wait()
+		row, _ := f.Tunnel(tunnel)
+		if n := len(row.GetReason()); n < 2000 || n > 2100 {
+			t.Errorf("the reason has %d octets", n)
+		}
+		events := j.record.Events
+		if n := len(events[len(events)-1].GetMessage()); n < 2000 || n > 2100 {
+			t.Errorf("the event has %d octets", n)
+		}
+	})
+}

@@ -253,6 +253,6 @@ func transition(resource, actor, action, message string) *swanherdv1.Event {
 		Actor:    actor,
 		Resource: resource,
 		Action:   action,
-		Message:  message,
+		Message:  clip(message),
 	}
 }

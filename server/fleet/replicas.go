@@ -21,8 +21,9 @@ type away struct {
 	// unreachable: home is alive but tells nothing, so that nobody can say whether the
 	// edge has a session.
 	unreachable bool
-	// orphaned: the session ended with its home, which is not in the records yet.
-	orphaned bool
+	// orphaned is when the session ended with its home, which is not in the records yet;
+	// zero: it did not.
+	orphaned time.Time
 }
 
 // arrive notes a session here. It is later than any other that this replica has heard
@@ -230,7 +231,7 @@ func (f *Fleet) loseHome(replica string, unreachable bool) {
 			status.LastSeenTime = timestamppb.New(now)
 			e.session, e.status, e.lost = "", status, now
 		}
-		e.unreachable, e.orphaned = unreachable, true
+		e.unreachable, e.orphaned = unreachable, now
 		f.publishEdge(e, noNews)
 		f.refreshTunnelsOf(e, now)
 	}
@@ -239,13 +240,14 @@ func (f *Fleet) loseHome(replica string, unreachable bool) {
 // recordLost has the leader record that an edge lost its session with its home, unless
 // the edge came back to another replica in time.
 func (f *Fleet) recordLost(e *edge, now time.Time) {
-	if !e.orphaned || e.unreachable || now.Sub(e.lost) < f.cfg.StaleAfter {
+	if e.orphaned.IsZero() || e.unreachable || now.Sub(e.orphaned) < f.cfg.StaleAfter {
 		return
 	}
-	e.orphaned = false
+	e.orphaned = time.Time{}
 	if f.leads() {
 		f.cfg.Recorder.edgeDisconnected(e.record(), "its replica of the controller, "+path.Base(e.home)+", ended, and it did not come to another")
 	}
+	f.refreshTunnelsOf(e, now)
 }
 
 func (f *Fleet) leads() bool { return f.cfg.Leads == nil || f.cfg.Leads() }
@@ -264,7 +266,7 @@ func (f *Fleet) records(t *tunnel) bool {
 // sure says whether the status of t is what is, not what this replica cannot see.
 func (f *Fleet) sure(t *tunnel) bool {
 	for _, end := range []string{t.plan.GetA().GetEdge(), t.plan.GetB().GetEdge()} {
-		if e := f.edges[end]; e != nil && e.unreachable {
+		if e := f.edges[end]; e != nil && (e.unreachable || !e.orphaned.IsZero()) {
 			return false
 		}
 	}

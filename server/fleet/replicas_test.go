@@ -209,12 +209,18 @@ func TestUnreachableReplica(t *testing.T) {
 			t.Errorf("the tunnel is %v: %s; recorded %q", got, why, a.journal.actions())
 		}
 
+		// It is gone: its edges have as long to come to another as if it had been reached.
 		a.fleet.Unreachable(b.name)
 		time.Sleep(fleet.DefaultStaleAfter + 2*time.Second)
 		a.fleet.Gone(b.name)
-		time.Sleep(2 * time.Second)
+		time.Sleep(fleet.DefaultStaleAfter - 2*time.Second)
 		synctest.Wait()
-		if now := strings.TrimPrefix(a.journal.actions(), before); now != " tunnel.stale edge.disconnect" {
+		if now := a.journal.actions(); now != before {
+			t.Errorf("recorded %q of an edge that may come yet", strings.TrimPrefix(now, before))
+		}
+		time.Sleep(4 * time.Second)
+		synctest.Wait()
+		if now := strings.TrimPrefix(a.journal.actions(), before); now != " edge.disconnect tunnel.stale" {
 			t.Errorf("after the replica is gone recorded %q", now)
 		}
 	})
@@ -283,6 +289,41 @@ func TestReplicasConverge(t *testing.T) {
 					t.Errorf("%s says that %s is connected: %v, its home %v", p.name, e, got, want)
 				}
 			}
+		}
+	})
+}
+
+// What an edge confirmed at a replica that ended before it wrote that down is written down by
+// the one that the edge comes to: who waits for what edges confirmed looks there.
+func TestConfirmedRevisionIsWrittenDownByWhoeverHasTheSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		peers := newPeers(2)
+		run(t, peers)
+		ends, stays := peers[0], peers[1]
+		for _, p := range peers {
+			p.fleet.Apply(topology())
+		}
+		confirmed := func(p *peer, revision int64) {
+			p.fleet.SetIntent(berlin, fleet.IntentProgress{
+				PlannedRevision: revision, AppliedRevision: revision, State: swanherdv1.IntentState_INTENT_STATE_CONFIRMED,
+			})
+		}
+		ends.fleet.Connect(berlin, fleet.SessionStart{ID: "1"})
+		confirmed(ends, 5)
+		followAll(peers)
+		confirmed(ends, 7) // and nobody heard of it
+		stays.fleet.Connect(berlin, fleet.SessionStart{ID: "2"})
+		confirmed(stays, 7)
+		synctest.Wait()
+		written := stays.journal.record.Statuses
+		if n := len(written); n == 0 || written[n-1].GetStatus().GetAppliedRevision() != 7 {
+			t.Errorf("written down is %v", written)
+		}
+		before := len(written)
+		confirmed(stays, 7)
+		synctest.Wait()
+		if n := len(stays.journal.record.Statuses); n != before {
+			t.Errorf("%d statuses are written for nothing new", n-before)
 		}
 	})
 }

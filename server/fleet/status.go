@@ -66,6 +66,17 @@ func (e endState) why() string {
 	return fmt.Sprintf(": %s%s (%s)", by, err.GetCode(), strings.Join(parts, "; "))
 }
 
+// maxWords bounds a reason, or what an event tells, in octets: much of it an edge says.
+const maxWords = 2048
+
+// clip cuts s to maxWords and a mark.
+func clip(s string) string {
+	if len(s) <= maxWords {
+		return s
+	}
+	return strings.ToValidUTF8(s[:maxWords], "") + "..."
+}
+
 // statusOf computes a tunnel's status from both ends, and why it is not UP.
 // A live end that says the tunnel is down is believed even when the other end
 // is silent; a live end that says it is up is not, as the silent end may have

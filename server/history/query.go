@@ -11,17 +11,6 @@ import (
 // maxPoints bounds an answer.
 const maxPoints = 1500
 
-// Curve is a series in steps of the same length.
-type Curve struct {
-	Step   time.Duration
-	Points []Point // in order; a step of which nothing is known has none
-}
-
-// TimeOf is when a point's step begins.
-func (c Curve) TimeOf(p Point) time.Time {
-	return time.Unix(p.Step*int64(c.Step.Seconds()), 0).UTC()
-}
-
 // Query returns a series from start to end in steps of at least that length; 0: as fine
 // as what is kept of that time and the number of points allow.
 func (s *Series) Query(name string, start, end, now time.Time, step time.Duration) (Curve, error) {
@@ -36,11 +25,7 @@ func (s *Series) Query(name string, start, end, now time.Time, step time.Duratio
 	per := int64(out.Step / l.step)
 	for _, p := range points {
 		p.Step /= per
-		if n := len(out.Points); n > 0 && out.Points[n-1].Step == p.Step {
-			out.Points[n-1].add(p)
-		} else {
-			out.Points = append(out.Points, p)
-		}
+		out.append(p)
 	}
 	return out, nil
 }

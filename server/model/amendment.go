@@ -24,6 +24,7 @@ func AmendmentBetween(from, to *Topology) Amendment {
 	c.Upserts.Meshes = changed(&c, from.Meshes, to.Meshes)
 	c.Upserts.Segments = changed(&c, from.Segments, to.Segments)
 	c.Upserts.Gateways = changed(&c, from.Gateways, to.Gateways)
+	c.Upserts.Assertions = changed(&c, from.Assertions, to.Assertions)
 	return c
 }
 
@@ -48,6 +49,7 @@ func (c Amendment) Apply(t *Topology) *Topology {
 	next.Meshes = apply(c, t.Meshes, c.Upserts.GetMeshes())
 	next.Segments = apply(c, t.Segments, c.Upserts.GetSegments())
 	next.Gateways = apply(c, t.Gateways, c.Upserts.GetGateways())
+	next.Assertions = apply(c, t.Assertions, c.Upserts.GetAssertions())
 	return &next
 }
 

@@ -31,14 +31,14 @@ func (m *Merged) Changed() bool {
 	})
 }
 
-// resource is what Network, Profile, Segment, Site, Mesh and Gateway have in common.
+// resource is what Network, Profile, Segment, Site, Mesh, Gateway and Assertion have in common.
 type resource interface {
 	proto.Message
 	GetName() string
 }
 
-// Prune says which profiles, segments, sites, meshes and gateways go of those that a
-// manifest does not name and that are in the networks that it names or has resources of.
+// Prune says which profiles, segments, sites, meshes, gateways and assertions go of those
+// that a manifest does not name and that are in the networks that it names or has resources of.
 type Prune struct {
 	// All: any go at all.
 	All bool
@@ -75,7 +75,9 @@ func MergeManifest(t *Topology, manifest *swanherdv1.Manifest, prune Prune) (*Me
 	next.Sites = mergeTable(m, t.Sites, manifest.GetSites(), "sites")
 	next.Meshes = mergeTable(m, t.Meshes, manifest.GetMeshes(), "meshes")
 	next.Gateways = mergeTable(m, t.Gateways, manifest.GetGateways(), "gateways")
+	next.Assertions = mergeTable(m, t.Assertions, manifest.GetAssertions(), "assertions")
 	if prune.All {
+		next.Assertions = pruneTable(m, next.Assertions, prune.Labels)
 		next.Gateways = pruneTable(m, next.Gateways, prune.Labels)
 		next.Meshes = pruneTable(m, next.Meshes, prune.Labels)
 		next.Sites = pruneTable(m, next.Sites, prune.Labels)
@@ -155,6 +157,8 @@ func checkName(collection, name string) error {
 		_, err = ParseMeshName(name)
 	case "gateways":
 		_, err = ParseGatewayName(name)
+	case "assertions":
+		_, err = ParseAssertionName(name)
 	}
 	return err
 }

@@ -21,6 +21,8 @@ type (
 	ProfileName struct{ Network, Profile string }
 	// SegmentName is `networks/{network}/segments/{segment}`.
 	SegmentName struct{ Network, Segment string }
+	// AssertionName is `networks/{network}/assertions/{assertion}`.
+	AssertionName struct{ Network, Assertion string }
 	// GatewayName is `networks/{network}/gateways/{gateway}`.
 	GatewayName struct{ Network, Gateway string }
 	// PreSharedKeyName is `networks/{network}/preSharedKeys/{pre_shared_key}`.
@@ -121,6 +123,12 @@ func ParseProfileName(s string) (ProfileName, error) {
 func ParseSegmentName(s string) (SegmentName, error) {
 	network, id, err := parseChild(s, "segments", "segment", idPattern)
 	return SegmentName{network, id}, err
+}
+
+// ParseAssertionName parses `networks/{network}/assertions/{assertion}`.
+func ParseAssertionName(s string) (AssertionName, error) {
+	network, id, err := parseChild(s, "assertions", "assertion", idPattern)
+	return AssertionName{network, id}, err
 }
 
 // ParseGatewayName parses `networks/{network}/gateways/{gateway}`.

@@ -208,9 +208,13 @@ type Change[T any] struct {
 
 // Diff yields the rows that differ between two tables, in the order of names.
 // Rows differ when their revisions do. What the tables share is skipped by the
-// chunk, so the cost is that of the change when to was made from from.
+// chunk, so the cost is that of the change when to was made from from, and next to none
+// when they are one.
 func Diff[T any](from, to Table[T]) iter.Seq[Change[T]] {
 	return func(yield func(Change[T]) bool) {
+		if len(from.chunks) == len(to.chunks) && (len(to.chunks) == 0 || &from.chunks[0] == &to.chunks[0]) {
+			return
+		}
 		a, b := cursor[T]{chunks: from.chunks}, cursor[T]{chunks: to.chunks}
 		for {
 			for a.row == 0 && b.row == 0 && len(a.chunks) > 0 && len(b.chunks) > 0 && a.chunks[0] == b.chunks[0] {

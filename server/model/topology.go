@@ -1,6 +1,8 @@
 package model
 
 import (
+	"strings"
+
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
@@ -19,6 +21,8 @@ type Topology struct {
 	// Segments but for the default one, which is always there.
 	Segments Table[*swanherdv1.Segment]
 	Gateways Table[*swanherdv1.Gateway]
+	// Assertions are those that stand; change sets have more.
+	Assertions Table[*swanherdv1.Assertion]
 	// PreSharedKeys by `networks/{network}/preSharedKeys/{pre_shared_key}`; sealed.
 	PreSharedKeys Table[*storev1.PreSharedKey]
 	// Edges as stored: uplinks and status are in EdgeStatuses.
@@ -49,6 +53,16 @@ func (n NetworkName) AuthorityName() string {
 		return ControllerAuthority
 	}
 	return NetworkAuthorities + n.Network
+}
+
+// AuthorityOf is the network of which an authority is, by the name that the store has for it:
+// the other way round than AuthorityName.
+func AuthorityOf(name string) NetworkName {
+	network, ok := strings.CutPrefix(name, NetworkAuthorities)
+	if !ok {
+		return NoNetwork
+	}
+	return NetworkName{Network: network}
 }
 
 // AuthorityResource is what the API calls it, see ParseAuthorityName.

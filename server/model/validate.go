@@ -50,6 +50,7 @@ func ValidateState(t *Topology, fields Fields, sees func(name string) bool) Viol
 		v.mesh(row.Value)
 		v.meshSegments(row.Value)
 	}
+	v.assertions()
 	slices.SortStableFunc(v.found, func(a, b Violation) int {
 		return cmp.Or(natural(a.Field, b.Field), strings.Compare(a.Resource, b.Resource), strings.Compare(a.Problem, b.Problem))
 	})

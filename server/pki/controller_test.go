@@ -55,7 +55,8 @@ func (w *world) rotateController(overlap time.Duration) {
 	w.Helper()
 	w.turn(func(t *store.Txn) error {
 		row, _ := w.store.Snapshot().Authorities.Get(model.ControllerAuthority)
-		return w.keeper.RotateIn(t, row, model.NoNetwork, RotateOptions{Overlap: overlap, Actor: "token:x"}, now)
+		_, err := w.keeper.RotateIn(t, row, model.NoNetwork, RotateOptions{Overlap: overlap, Actor: "token:x"}, now)
+		return err
 	})
 }
 
@@ -202,7 +203,8 @@ func TestControllerAuthorityLeavesBehind(t *testing.T) {
 		t.Errorf("audited as %q", message)
 	}
 	w.turn(func(txn *store.Txn) error {
-		return w.keeper.AdvanceIn(txn, row, swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING, now)
+		_, err := w.keeper.AdvanceIn(txn, row, swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING, now)
+		return err
 	})
 	w.stepAt(now.Add(time.Hour))
 	if w.controllerPhase() != swanherdv1.CertificateAuthority_PHASE_REISSUING {
@@ -271,7 +273,7 @@ func TestControllerAuthorityExpires(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	events, err := w.store.ListEvents(t.Context(), []model.NetworkName{store.NoNetwork}, "", 10)
+	events, err := w.store.ListEvents(t.Context(), store.EventQuery{Networks: []model.NetworkName{store.NoNetwork}, Limit: 10})
 	if err != nil {
 		t.Fatal(err)
 	}

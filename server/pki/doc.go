@@ -11,6 +11,9 @@
 // the edges are through with each step (Rotator). While the controller's own is replaced,
 // its certificate also chains to the one before (controller.go).
 //
+// A network's authority may be below an external one, which signs it when somebody carries the
+// request there (external.go), or online (Signer, Requester).
+//
 // It tells the event log which certificates end soon (ExpiryWatch), and Prometheus
 // (ExpiryCollector); purpose is control, ike or authority:
 //

@@ -20,8 +20,8 @@ import (
 )
 
 // A network's authority may be subordinate to one that an organisation has already,
-// on whatever it keeps that: the controller makes a key and a request, somebody has
-// it signed, and brings the certificate. Edges trust the subordinate alone, not all
+// on whatever it keeps that: the controller makes a key and a request, has it signed
+// online (Requester) or waits for somebody who brings the certificate. Edges trust the subordinate alone, not all
 // that the external one signs; third parties that trust the external one verify
 // edges by the chain that these show.
 
@@ -41,50 +41,61 @@ func (a *Authority) request() ([]byte, error) {
 }
 
 // ImportIn brings the certificate, in PEM with what it chains to, that an external
-// authority signed for a replacement that waits for it, as a part of t; it returns who
-// signed. The error is ErrChain or ErrRotation, or means that the controller is broken.
-func (k *Keeper) ImportIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, chainPEM []byte, now time.Time) (issuer string, _ error) {
+// authority signed for a replacement that waits for it, as a part of t; it returns the
+// authority as it is then, and who signed. Roots are what the chain has to end in; nil:
+// whatever it ends in. The error is ErrChain or ErrRotation, or means that the controller is
+// broken.
+func (k *Keeper) ImportIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, chainPEM []byte, roots *x509.CertPool, now time.Time) (_ *storev1.CertificateAuthority, issuer string, _ error) {
 	rotation := row.Value.GetRotation()
 	if rotation.GetPhase() != swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE {
-		return "", fmt.Errorf("%w: it waits for no certificate of an external authority", ErrRotation)
+		return nil, "", fmt.Errorf("%w: it waits for no certificate of an external authority", ErrRotation)
 	}
 	chain, err := parseChain(chainPEM)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	etcdKey, err := k.store.Authorities.Key(row.Name)
+	key, err := k.keyToCome(row)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
-	secret, err := k.sealer.Open(etcdKey, rotation.GetOtherKey())
-	if err != nil {
-		return "", err
-	}
-	defer clear(secret)
-	key, err := x509.ParsePKCS8PrivateKey(secret)
-	if err != nil {
-		return "", fmt.Errorf("parse the key to come of %s: not PKCS #8", row.Name)
-	}
-	signer, ok := key.(*ecdsa.PrivateKey)
-	if !ok {
-		return "", fmt.Errorf("the key to come of %s is of another kind", row.Name)
-	}
-	a := &Authority{certificate: chain[0], key: signer}
-	if err := a.fits(chain, network, now); err != nil {
-		return "", err
+	a := &Authority{certificate: chain[0], key: key}
+	if err := a.fits(chain, roots, network, now); err != nil {
+		return nil, "", err
 	}
 	changed := proto.CloneOf(row.Value)
 	changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING
 	changed.Rotation.PhaseTime = timestamppb.New(now)
 	changed.Rotation.OtherCertificate = chain[0].Raw
-	changed.Rotation.CertificateRequest = nil
+	changed.Rotation.CertificateRequest, changed.Rotation.SigningFailure = nil, nil
 	for _, c := range chain[1:] {
 		if !selfSigned(c) {
 			changed.Rotation.OtherChain = append(changed.Rotation.OtherChain, c.Raw)
 		}
 	}
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
-	return chain[0].Issuer.String(), nil
+	return changed, chain[0].Issuer.String(), nil
+}
+
+// keyToCome opens the key of the authority that is to take a stored one's place.
+func (k *Keeper) keyToCome(row model.Row[*storev1.CertificateAuthority]) (*ecdsa.PrivateKey, error) {
+	etcdKey, err := k.store.Authorities.Key(row.Name)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := k.sealer.Open(etcdKey, row.Value.GetRotation().GetOtherKey())
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret)
+	key, err := x509.ParsePKCS8PrivateKey(secret)
+	if err != nil {
+		return nil, fmt.Errorf("parse the key to come of %s: not PKCS #8", row.Name)
+	}
+	signer, ok := key.(*ecdsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the key to come of %s is of another kind", row.Name)
+	}
+	return signer, nil
 }
 
 // parseChain reads a certificate and what it chains to.
@@ -108,8 +119,9 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// fits says what keeps the authority, first of the chain, from issuing to edges.
-func (a *Authority) fits(chain []*x509.Certificate, network model.NetworkName, now time.Time) error {
+// fits says what keeps the authority, first of the chain, from issuing to edges, or who
+// trusts the roots from believing these.
+func (a *Authority) fits(chain []*x509.Certificate, roots *x509.CertPool, network model.NetworkName, now time.Time) error {
 	c := a.certificate
 	public, ok := c.PublicKey.(*ecdsa.PublicKey)
 	switch {
@@ -129,12 +141,21 @@ func (a *Authority) fits(chain []*x509.Certificate, network model.NetworkName, n
 			return fmt.Errorf("%w: certificate %d is not signed by the next", ErrChain, i+1)
 		}
 	}
-	return a.canIssue(network, now)
+	above := x509.NewCertPool()
+	for _, c := range chain {
+		above.AddCert(c)
+	}
+	if roots == nil {
+		roots = x509.NewCertPool()
+		roots.AddCert(chain[len(chain)-1])
+	}
+	return a.canIssue(network, []x509.VerifyOptions{{Roots: a.Pool()}, {Roots: roots, Intermediates: above}}, now)
 }
 
-// canIssue tries whether what the authority issues verifies: constraints of names, of
-// path length or of usage may forbid it.
-func (a *Authority) canIssue(network model.NetworkName, now time.Time) error {
+// canIssue tries whether what the authority issues verifies, for edges, which trust it alone,
+// and for those who trust what is above it: constraints of names, of path length or of usage
+// may forbid it.
+func (a *Authority) canIssue(network model.NetworkName, verifiers []x509.VerifyOptions, now time.Time) error {
 	trial := model.EdgeName{Network: network.Network, Edge: "trial"}
 	request := &x509.CertificateRequest{PublicKey: &a.key.PublicKey}
 	control, err := a.IssueControl(request, trial, now)
@@ -146,10 +167,11 @@ func (a *Authority) canIssue(network model.NetworkName, now time.Time) error {
 		return err
 	}
 	for what, leaf := range map[string]*x509.Certificate{"control": control.Leaf, "IKE": ike.Leaf} {
-		if _, err := leaf.Verify(x509.VerifyOptions{
-			Roots: a.Pool(), CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-		}); err != nil {
-			return fmt.Errorf("%w: %s certificates that it issues would not verify: %w", ErrChain, what, err)
+		for _, by := range verifiers {
+			by.CurrentTime, by.KeyUsages = now, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+			if _, err := leaf.Verify(by); err != nil {
+				return fmt.Errorf("%w: %s certificates that it issues would not verify: %w", ErrChain, what, err)
+			}
 		}
 	}
 	return nil

@@ -63,7 +63,7 @@ func (o *organisation) sign(t *testing.T, request []byte, change func(*x509.Cert
 func TestExternalAuthority(t *testing.T) {
 	w := newWorld(t, "berlin")
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{External: true, Edges: 1}, now); err != nil {
+	if _, err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{External: true, Edges: 1}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
@@ -71,7 +71,7 @@ func TestExternalAuthority(t *testing.T) {
 	if w.phase() != swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE {
 		t.Fatalf("phase is %s before anybody signed", w.phase())
 	}
-	if err := w.keeper.AdvanceIn(w.store.Txn(), w.authority(), w.phase(), now); !errors.Is(err, ErrRotation) {
+	if _, err := w.keeper.AdvanceIn(w.store.Txn(), w.authority(), w.phase(), now); !errors.Is(err, ErrRotation) {
 		t.Errorf("forced without a certificate: %v", err)
 	}
 	corp, request := newOrganisation(t), w.authority().Value.GetRotation().GetCertificateRequest()
@@ -81,28 +81,33 @@ func TestExternalAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	none := func(*x509.Certificate) {}
+	tooDeep, err := corp.below(t, 0)(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for what, bad := range map[string][]byte{
-		"no certificate":  []byte("hello"),
-		"a key":           []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-		"another key":     corp.sign(t, otherKey, none),
-		"the root alone":  EncodePEM(corp.cert.Raw),
-		"no authority":    corp.sign(t, request, func(c *x509.Certificate) { c.IsCA, c.MaxPathLenZero = false, false }),
-		"not for signing": corp.sign(t, request, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }),
-		"too short":       corp.sign(t, request, func(c *x509.Certificate) { c.NotAfter = now.Add(IKELifetime - day) }),
-		"not yet good":    corp.sign(t, request, func(c *x509.Certificate) { c.NotBefore = now.Add(day) }),
-		"of another root": append(append([]byte{}, good...), EncodePEM(newOrganisation(t).cert.Raw)...),
+		"no certificate":                     []byte("hello"),
+		"a key":                              []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
+		"another key":                        corp.sign(t, otherKey, none),
+		"the root alone":                     EncodePEM(corp.cert.Raw),
+		"no authority":                       corp.sign(t, request, func(c *x509.Certificate) { c.IsCA, c.MaxPathLenZero = false, false }),
+		"not for signing":                    corp.sign(t, request, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature }),
+		"too short":                          corp.sign(t, request, func(c *x509.Certificate) { c.NotAfter = now.Add(IKELifetime - day) }),
+		"not yet good":                       corp.sign(t, request, func(c *x509.Certificate) { c.NotBefore = now.Add(day) }),
+		"of another root":                    append(append([]byte{}, good...), EncodePEM(newOrganisation(t).cert.Raw)...),
+		"below one that may have none below": tooDeep,
 		"constrained to other names": corp.sign(t, request, func(c *x509.Certificate) {
 			c.PermittedDNSDomains = []string{"example.com"}
 			c.PermittedDNSDomainsCritical = true
 		}),
 		"constrained to servers": corp.sign(t, request, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }),
 	} {
-		if _, err := w.keeper.ImportIn(w.store.Txn(), w.authority(), demo, bad, now); !errors.Is(err, ErrChain) {
+		if _, _, err := w.keeper.ImportIn(w.store.Txn(), w.authority(), demo, bad, nil, now); !errors.Is(err, ErrChain) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	txn = w.store.Txn()
-	issuer, err := w.keeper.ImportIn(txn, w.authority(), demo, append(good, EncodePEM(corp.cert.Raw)...), now)
+	_, issuer, err := w.keeper.ImportIn(txn, w.authority(), demo, append(good, EncodePEM(corp.cert.Raw)...), nil, now)
 	if err != nil || !strings.Contains(issuer, "Example Corp Root") {
 		t.Fatalf("import: %q, %v", issuer, err)
 	}
@@ -134,7 +139,7 @@ func TestExternalAuthority(t *testing.T) {
 	if _, err := new(Verifier).Control(w.store.Snapshot(), block[0], now); err == nil {
 		t.Error("a certificate of the external root is taken for an edge's")
 	}
-	if _, err := w.keeper.ImportIn(w.store.Txn(), w.authority(), demo, good, now); !errors.Is(err, ErrRotation) {
+	if _, _, err := w.keeper.ImportIn(w.store.Txn(), w.authority(), demo, good, nil, now); !errors.Is(err, ErrRotation) {
 		t.Errorf("a second import: %v", err)
 	}
 }

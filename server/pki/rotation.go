@@ -50,8 +50,9 @@ type RotateOptions struct {
 	RenewWithin time.Duration
 	Edges       int
 	// External: the new authority's certificate is signed by an external one, and
-	// ImportIn brings it.
-	External bool
+	// ImportIn brings it. ExternalAuthority is its name if a Requester asks it.
+	External          bool
+	ExternalAuthority string
 	// Overlap, of the controller's authority: how long the one before stays when the new one
 	// issues.
 	Overlap time.Duration
@@ -60,22 +61,22 @@ type RotateOptions struct {
 }
 
 // RotateIn begins to replace the network's authority by a new one, or for NoNetwork the
-// controller's, as a part of t.
-func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, o RotateOptions, now time.Time) error {
+// controller's, as a part of t; it returns the authority as it is then.
+func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], network model.NetworkName, o RotateOptions, now time.Time) (*storev1.CertificateAuthority, error) {
 	if row.Value.GetRotation() != nil {
-		return fmt.Errorf("%w: it is being replaced already, since %s", ErrRotation, row.Value.GetRotation().GetStartTime().AsTime().Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: it is being replaced already, since %s", ErrRotation, row.Value.GetRotation().GetStartTime().AsTime().Format(time.RFC3339))
 	}
 	next, cross, err := k.successor(row.Value, network, now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	key, err := k.store.Authorities.Key(row.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sealed, err := k.seal(key, next)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	changed := proto.CloneOf(row.Value)
 	changed.Rotation = &storev1.AuthorityRotation{
@@ -93,15 +94,16 @@ func (k *Keeper) RotateIn(t *store.Txn, row model.Row[*storev1.CertificateAuthor
 	} else {
 		changed.Rotation.RenewWithin = durationpb.New(o.renewWithin())
 	}
-	if o.External {
+	if o.External || o.ExternalAuthority != "" {
+		changed.Rotation.ExternalAuthority = o.ExternalAuthority
 		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE
 		changed.Rotation.OtherCertificate = nil
 		if changed.Rotation.CertificateRequest, err = next.request(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
-	return nil
+	return changed, nil
 }
 
 func (o RotateOptions) renewWithin() time.Duration {
@@ -133,32 +135,33 @@ func (k *Keeper) successor(stored *storev1.CertificateAuthority, network model.N
 	return next, cross, err
 }
 
-// CancelIn gives a replacement up, as a part of t.
-func (k *Keeper) CancelIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority]) error {
+// CancelIn gives a replacement up, as a part of t; it returns the authority as it is then.
+func (k *Keeper) CancelIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority]) (*storev1.CertificateAuthority, error) {
 	switch row.Value.GetRotation().GetPhase() {
 	case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING, swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE:
 	default:
-		return fmt.Errorf("%w: a replacement can be given up only until the new authority issues", ErrRotation)
+		return nil, fmt.Errorf("%w: a replacement can be given up only until the new authority issues", ErrRotation)
 	}
 	changed := proto.CloneOf(row.Value)
 	changed.Rotation = nil
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
-	return nil
+	return changed, nil
 }
 
 // AdvanceIn ends the phase, as a part of t, whether or not every edge is through
-// with it.
-func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], phase swanherdv1.CertificateAuthority_Phase, now time.Time) error {
+// with it; it returns the authority as it is then.
+func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAuthority], phase swanherdv1.CertificateAuthority_Phase, now time.Time) (*storev1.CertificateAuthority, error) {
 	rotation := row.Value.GetRotation()
 	if rotation.GetPhase() != phase || phase == swanherdv1.CertificateAuthority_PHASE_UNSPECIFIED {
-		return fmt.Errorf("%w: it is at %s", ErrRotation, rotation.GetPhase())
+		return nil, fmt.Errorf("%w: it is at %s", ErrRotation, rotation.GetPhase())
 	}
 	changed := proto.CloneOf(row.Value)
 	switch phase {
 	case swanherdv1.CertificateAuthority_PHASE_AWAITING_CERTIFICATE:
-		return fmt.Errorf("%w: it waits for the external authority; import what that signed", ErrRotation)
+		return nil, fmt.Errorf("%w: it waits for the external authority; import what that signed", ErrRotation)
 	case swanherdv1.CertificateAuthority_PHASE_DISTRIBUTING:
 		changed.Certificate, changed.Key, changed.Chain = rotation.GetOtherCertificate(), rotation.GetOtherKey(), rotation.GetOtherChain()
+		changed.ExternalAuthority = rotation.GetExternalAuthority()
 		changed.Rotation.OtherCertificate, changed.Rotation.OtherKey, changed.Rotation.OtherChain = row.Value.GetCertificate(), nil, nil
 		changed.Rotation.Phase = swanherdv1.CertificateAuthority_PHASE_REISSUING
 		changed.Rotation.PhaseTime = timestamppb.New(now)
@@ -169,7 +172,7 @@ func (k *Keeper) AdvanceIn(t *store.Txn, row model.Row[*storev1.CertificateAutho
 		changed.Rotation = nil
 	}
 	k.store.Authorities.UpdateIn(t, row.Name, changed, row.Revision)
-	return nil
+	return changed, nil
 }
 
 // A Waiting edge is one that a phase waits for, why, and since when; the zero time: it was
@@ -333,7 +336,7 @@ func endsBySelf(p swanherdv1.CertificateAuthority_Phase) bool {
 func (r *Rotator) advance(ctx context.Context, network model.NetworkName, row model.Row[*storev1.CertificateAuthority], edges int, now time.Time) error {
 	phase := row.Value.GetRotation().GetPhase()
 	t := r.Keeper.store.Txn()
-	if err := r.Keeper.AdvanceIn(t, row, phase, now); err != nil {
+	if _, err := r.Keeper.AdvanceIn(t, row, phase, now); err != nil {
 		return err
 	}
 	action, message := PhaseEnd(network, phase, edges, nil)
@@ -378,6 +381,9 @@ func Describe(a *storev1.CertificateAuthority) (*swanherdv1.CertificateAuthority
 		Pin:         Pin(certificate),
 		ExpireTime:  timestamppb.New(certificate.NotAfter),
 	}
+	if shown.ExternalAuthority = a.GetExternalAuthority(); shown.ExternalAuthority != "" {
+		shown.RenewTime = timestamppb.New(renewTime(certificate))
+	}
 	rotation := a.GetRotation()
 	if rotation == nil {
 		return shown, nil
@@ -388,6 +394,13 @@ func Describe(a *storev1.CertificateAuthority) (*swanherdv1.CertificateAuthority
 		PhaseTime: rotation.GetPhaseTime(),
 		OtherPin:  rotation.GetIssuerPin(),
 		Actor:     rotation.GetActor(),
+
+		ExternalAuthority: rotation.GetExternalAuthority(),
+	}
+	if f := rotation.GetSigningFailure(); f != nil {
+		shown.Rotation.SigningFailure = &swanherdv1.CertificateAuthority_SigningFailure{
+			Attempts: f.GetAttempts(), SinceTime: f.GetSinceTime(), Reason: f.GetReason(), RetryTime: f.GetRetryTime(),
+		}
 	}
 	if csr := rotation.GetCertificateRequest(); len(csr) > 0 {
 		shown.Rotation.CertificateRequest = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}))

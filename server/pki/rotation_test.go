@@ -130,11 +130,11 @@ func TestRotationWaitsForEveryEdge(t *testing.T) {
 	w := newWorld(t, "berlin", "oslo")
 	before := w.authority()
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, before, demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); err != nil {
+	if _, err := w.keeper.RotateIn(txn, before, demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
-	if err := w.keeper.RotateIn(w.store.Txn(), w.authority(), demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); !errors.Is(err, ErrRotation) {
+	if _, err := w.keeper.RotateIn(w.store.Txn(), w.authority(), demo, RotateOptions{Edges: 2, Actor: "token:x"}, now); !errors.Is(err, ErrRotation) {
 		t.Errorf("a second replacement at once: %v", err)
 	}
 	revision := w.authority().Revision
@@ -184,7 +184,7 @@ func TestRotationWaitsForEveryEdge(t *testing.T) {
 	if edges != 2 || len(waiting) != 1 || waiting[0].Edge != "networks/demo/edges/oslo" || !strings.Contains(waiting[0].Reason, "not renewed") {
 		t.Errorf("of %d edges it waits for %v", edges, waiting)
 	}
-	if err := w.keeper.CancelIn(w.store.Txn(), w.authority()); !errors.Is(err, ErrRotation) {
+	if _, err := w.keeper.CancelIn(w.store.Txn(), w.authority()); !errors.Is(err, ErrRotation) {
 		t.Errorf("given up after the new authority issued: %v", err)
 	}
 	w.says("oslo", confirmed, revision+9, fresh["oslo"].Serial)
@@ -210,7 +210,7 @@ func TestRotationRefusesCertificatesOfTheAuthorityBefore(t *testing.T) {
 		t.Fatal(err)
 	}
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 0, Actor: "token:x"}, now); err != nil {
+	if _, err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 0, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
@@ -228,12 +228,12 @@ func TestRotationRefusesCertificatesOfTheAuthorityBefore(t *testing.T) {
 func TestRotationForcedAndGivenUp(t *testing.T) {
 	w := newWorld(t, "berlin")
 	txn := w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
+	if _, err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
 	txn = w.store.Txn()
-	if err := w.keeper.CancelIn(txn, w.authority()); err != nil {
+	if _, err := w.keeper.CancelIn(txn, w.authority()); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
@@ -241,12 +241,12 @@ func TestRotationForcedAndGivenUp(t *testing.T) {
 		t.Error("it goes on after it was given up")
 	}
 	txn = w.store.Txn()
-	if err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
+	if _, err := w.keeper.RotateIn(txn, w.authority(), demo, RotateOptions{RenewWithin: time.Minute, Edges: 1, Actor: "token:x"}, now); err != nil {
 		t.Fatal(err)
 	}
 	w.commit(txn)
 	wrong := swanherdv1.CertificateAuthority_PHASE_REISSUING
-	if err := w.keeper.AdvanceIn(w.store.Txn(), w.authority(), wrong, now); !errors.Is(err, ErrRotation) {
+	if _, err := w.keeper.AdvanceIn(w.store.Txn(), w.authority(), wrong, now); !errors.Is(err, ErrRotation) {
 		t.Errorf("another phase than the one it is at was ended: %v", err)
 	}
 	// berlin's certificates expire: nothing holds it up.
@@ -263,7 +263,7 @@ func TestExpiryIsToldOnceAtEachNotice(t *testing.T) {
 	watch := &ExpiryWatch{Store: w.store}
 	told := func() (out []string) {
 		t.Helper()
-		events, err := w.store.ListEvents(t.Context(), []model.NetworkName{demo}, "", 100)
+		events, err := w.store.ListEvents(t.Context(), store.EventQuery{Networks: []model.NetworkName{demo}, Former: true, Limit: 100})
 		if err != nil {
 			t.Fatal(err)
 		}

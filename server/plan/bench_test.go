@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"testing"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -12,8 +13,8 @@ func BenchmarkMake(b *testing.B) {
 		b    *builder
 	}{
 		{"full-mesh-200", fullMeshOf(200)},
-		{"hub-and-spoke-10000", hubAndSpokeOf(10_000, false)},
-		{"hub-and-spoke-10000-transit", hubAndSpokeOf(10_000, true)},
+		{"4-hubs-10000-spokes", hubsAndSpokesOf(10_000, false)},
+		{"4-hubs-10000-spokes-transit", hubsAndSpokesOf(10_000, true)},
 	} {
 		t := c.b.snapshot()
 		b.Run(c.name, func(b *testing.B) {
@@ -25,25 +26,33 @@ func BenchmarkMake(b *testing.B) {
 	}
 }
 
-// BenchmarkUpdate is the cost of one edge's new address.
+// BenchmarkUpdate is the cost of one change: of an edge's address, or of a site's prefixes.
 func BenchmarkUpdate(b *testing.B) {
 	for _, c := range []struct {
-		name, edge string
-		b          *builder
+		name, id string
+		b        *builder
 	}{
 		{"full-mesh-200", "site-00007", fullMeshOf(200)},
-		{"hub-and-spoke-10000", "spoke-00007", hubAndSpokeOf(10_000, false)},
+		{"4-hubs-10000-spokes", "spoke-00007", hubsAndSpokesOf(10_000, false)},
 	} {
-		b.Run(c.name, func(b *testing.B) {
-			p := NewPlanner()
-			p.Update(c.b.snapshot())
-			addresses := [2]*swanherdv1.Uplink{uplink("wan1", "192.0.2.1"), uplink("wan1", "192.0.2.2")}
-			b.ReportAllocs()
-			for i := 0; b.Loop(); i++ {
-				c.b.uplinks(c.edge, addresses[i%2])
+		labels := c.b.Sites.Value(siteName(c.id)).GetLabels()
+		second := c.b.EdgeStatuses.Value(edgeName(c.id)).GetUplinks()[1:]
+		for what, change := range map[string]func(i int){
+			"address": func(i int) {
+				c.b.uplinks(c.id, append([]*swanherdv1.Uplink{uplink("wan1", fmt.Sprintf("192.0.2.%d", 1+i%2))}, second...)...)
+			},
+			"prefix": func(i int) { c.b.site(c.id, labels, fmt.Sprintf("10.250.%d.0/24", i%2)) },
+		} {
+			b.Run(c.name+"/"+what, func(b *testing.B) {
+				p := NewPlanner()
 				p.Update(c.b.snapshot())
-			}
-		})
+				b.ReportAllocs()
+				for i := 0; b.Loop(); i++ {
+					change(i)
+					p.Update(c.b.snapshot())
+				}
+			})
+		}
 	}
 }
 

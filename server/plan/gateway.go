@@ -2,8 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -55,7 +53,7 @@ func (n *network) setGateways(t *model.Topology, name model.NetworkName, secrets
 		if !ok || err != nil {
 			continue // refused before it was stored
 		}
-		g := &gateway{name: row.Name, id: id, spec: row.Value, mesh: newMesh(row.Name, gatewayProfile(profile.Value))}
+		g := &gateway{name: row.Name, id: id, spec: row.Value, mesh: newMesh(&swanherdv1.Mesh{Name: row.Name}, gatewayProfile(profile.Value))}
 		g.place = &site{name: row.Name, prefixes: parsePrefixes(row.Value.GetPrefixes())}
 		g.place.texts = prefixStrings(g.place.prefixes)
 		if g.authenticate(t, secrets) {
@@ -161,7 +159,7 @@ func (n *network) newGatewayLink(g *gateway, e *edge) *draft {
 		Name: name, Role: swanherdv1.TunnelRole_TUNNEL_ROLE_RESPONDER, Uplink: a.uplink.name(), RemoteEndpoints: g.endpoints,
 		Authentication: g.authentication(e), IkeProposals: g.mesh.profile.GetIkeProposals(), IkeRekeyTime: g.mesh.ikeRekey,
 		DpdDelay: g.mesh.dpdDelay, Children: children, TcpEncapsulation: g.mesh.profile.GetTcpEncapsulation(),
-		ForceUdpEncapsulation: g.spec.GetForceUdpEncapsulation(),
+		ForceUdpEncapsulation: g.spec.GetForceUdpEncapsulation(), Critical: g.spec.GetCritical(),
 	}
 	if a.initiator {
 		i.Role = swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR
@@ -274,8 +272,7 @@ func gatewayTunnelName(e *edge, g *gateway) string {
 	ambiguous := strings.Count(id, "--") != 1
 	id += ".gw"
 	if ambiguous {
-		sum := sha256.Sum256([]byte(e.id.Edge + "/" + g.id.Gateway))
-		id += "." + hex.EncodeToString(sum[:8])
+		id += "." + model.EndsHash(e.id.Edge, g.id.Gateway)
 	}
 	return model.TunnelName{Network: e.id.Network, Tunnel: id}.String()
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -51,8 +52,9 @@ type edge struct {
 
 // mesh is a Mesh with its selectors resolved. One of the three groups is set.
 type mesh struct {
-	name    string
-	profile *swanherdv1.Profile
+	name     string
+	profile  *swanherdv1.Profile
+	critical bool
 	// members of a full mesh, by name.
 	members []*site
 	// hubs and spokes; a site that is both is a hub.
@@ -69,8 +71,10 @@ type mesh struct {
 	carried prefixSet
 	// own is what of carried is of the mesh's own region, in a regional mesh.
 	own prefixSet
-	// texts of the prefixes that carried gave, so that each exists once.
-	texts map[netip.Prefix]string
+	// texts of the prefixes that carried gave, so that each exists once; guarded by
+	// textsMu, as links are made in parallel.
+	texts   map[netip.Prefix]string
+	textsMu sync.Mutex
 	// regions is set when the mesh is a part of a regional one.
 	regions *regions
 	// What all tunnels of the mesh share; messages are never changed.
@@ -240,7 +244,7 @@ func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherd
 	if r := m.GetRegional(); r != nil {
 		return n.resolveRegional(t, name, m, profile)
 	}
-	resolved := newMesh(m.GetName(), profile)
+	resolved := newMesh(m, profile)
 	switch topology := m.GetTopology().(type) {
 	case *swanherdv1.Mesh_FullMesh:
 		resolved.members = n.selected(t, name, topology.FullMesh.GetSites())
@@ -272,9 +276,10 @@ func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherd
 	return []*mesh{resolved}
 }
 
-func newMesh(name string, profile *swanherdv1.Profile) *mesh {
+func newMesh(from *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {
 	m := &mesh{
-		name:         name,
+		name:         from.GetName(),
+		critical:     from.GetCritical(),
 		profile:      profile,
 		roles:        map[*site]role{},
 		texts:        map[netip.Prefix]string{},
@@ -365,6 +370,8 @@ func (n *network) offered(m *mesh, s, t *site) []string {
 		}
 	}
 	list := make([]string, len(carried))
+	m.textsMu.Lock()
+	defer m.textsMu.Unlock()
 	for i, p := range carried {
 		text, ok := m.texts[p]
 		if !ok {

@@ -1,8 +1,6 @@
 package plan
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -144,6 +142,8 @@ func intent(name string, m *mesh, local, remote *end, children []*swanherdv1.Chi
 		DpdDelay:         m.dpdDelay,
 		Children:         children,
 		TcpEncapsulation: m.profile.GetTcpEncapsulation(),
+		// A hub cannot do without its spokes, but takes nothing back for one of thousands.
+		Critical: m.critical && m.roles[remote.edge.site] != roleSpoke,
 	}
 }
 
@@ -192,14 +192,17 @@ func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Durat
 // that changes to another one keeps its SAs until it has those of the new one, where
 // one of another name would take the place of one that is closed. An id may itself hold
 // "--"; then a hash keeps the names of different tunnels apart. Behind it is the segment, if
-// that is not the default one.
+// that is not the default one; one that is called as gateways' tunnels end is told from them.
 func tunnelName(a, b *end, segment string) string {
 	id := a.edge.id.Edge + "--" + b.edge.id.Edge
 	if strings.Count(id, "--") != 1 {
-		sum := sha256.Sum256([]byte(a.edge.id.Edge + "/" + b.edge.id.Edge))
-		id += "." + hex.EncodeToString(sum[:8])
+		id += "." + model.EndsHash(a.edge.id.Edge, b.edge.id.Edge)
 	}
-	if segment != "" {
+	switch segment {
+	case "":
+	case "gw":
+		id += ".segment.gw"
+	default:
 		id += "." + segment
 	}
 	return model.TunnelName{Network: a.edge.id.Network, Tunnel: id}.String()

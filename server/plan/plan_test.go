@@ -151,6 +151,28 @@ func hubAndSpokeOf(n int, transit bool) *builder {
 	return b
 }
 
+// hubsAndSpokesOf makes n spokes at each of four hubs, all with two uplinks. A pair of
+// sites has one tunnel, over the pair of their uplinks that suits best.
+func hubsAndSpokesOf(n int, transit bool) *builder {
+	const hubs = 4
+	b := newBuilder()
+	lte := func(address string) *swanherdv1.Uplink {
+		return &swanherdv1.Uplink{Name: "lte1", TransportClass: swanherdv1.TransportClass_TRANSPORT_CLASS_LTE, Cost: 10, Addresses: []string{address}}
+	}
+	for i := range hubs {
+		id := fmt.Sprintf("hub-%d", i)
+		b.site(id, map[string]string{"role": "hub"}, fmt.Sprintf("172.%d.0.0/16", 16+i))
+		b.edge(id, id, uplink("wan1", fmt.Sprintf("203.0.113.%d", i+1)), lte(fmt.Sprintf("192.0.2.%d", i+101)))
+	}
+	for i := range n {
+		id := fmt.Sprintf("spoke-%05d", i)
+		b.site(id, map[string]string{"role": "spoke"}, fmt.Sprintf("10.%d.%d.0/24", i/250, i%250))
+		b.edge(id, id, uplink("wan1", fmt.Sprintf("198.18.%d.%d", i/250, i%250+1)), lte(fmt.Sprintf("198.19.%d.%d", i/250, i%250+1)))
+	}
+	b.mesh("spokes", hubAndSpoke(labelled("role", "hub"), labelled("role", "spoke"), transit))
+	return b
+}
+
 // A tunnel is the same one over whichever uplinks it goes: what is closed under one name
 // and begun under another is an interruption.
 func TestTunnelOutlivesItsUplinks(t *testing.T) {
@@ -180,6 +202,7 @@ func TestSizes(t *testing.T) {
 		{"full mesh of 4", fullMeshOf(4), 6},
 		{"hub and 5 spokes", hubAndSpokeOf(5, false), 5},
 		{"hub and 5 spokes with transit", hubAndSpokeOf(5, true), 5},
+		{"4 hubs and 5 spokes, all with two uplinks", hubsAndSpokesOf(5, false), 4*5 + 4*3/2},
 	} {
 		p := Make(c.b.snapshot())
 		if p.Tunnels.Len() != c.tunnels {

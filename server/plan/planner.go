@@ -230,11 +230,11 @@ func (p *Planner) index(t *model.Topology, segment model.SegmentName, n *network
 // wantedLink is what the link between two edges is to be.
 type wantedLink struct {
 	x, y  string
-	draft *draft // nil: none
+	draft func() *draft // nil: none
 	link  *link
 }
 
-// updateLinks recomputes every link of the edges. Their versions all processors compute.
+// updateLinks recomputes every link of the edges, on all processors.
 func (p *Planner) updateLinks(n *network, edges []string, out *output) {
 	links := p.links[n.segment.Segment]
 	if links == nil {
@@ -246,7 +246,11 @@ func (p *Planner) updateLinks(n *network, edges []string, out *output) {
 	for _, e := range edges {
 		wanted = n.appendLinks(wanted, e, links[e], done)
 	}
-	inParallel(len(wanted), func(i int) { wanted[i].link = wanted[i].draft.link() })
+	inParallel(len(wanted), func(i int) {
+		if w := &wanted[i]; w.draft != nil {
+			w.link = w.draft().link()
+		}
+	})
 	for _, w := range wanted {
 		out.setLink(links[w.x][w.y], w.link)
 		setLink(links, w.x, w.y, w.link)
@@ -262,12 +266,12 @@ func (n *network) appendLinks(wanted []wantedLink, name string, before map[strin
 		n.eachPeer(e, func(m *mesh, peer *edge) {
 			if key := pairKey(name, peer.name); !done[key] {
 				done[key] = true
-				wanted = append(wanted, wantedLink{x: name, y: peer.name, draft: n.newLink(m, e, peer)})
+				wanted = append(wanted, wantedLink{x: name, y: peer.name, draft: func() *draft { return n.newLink(m, e, peer) }})
 			}
 		})
 		n.eachGateway(e, func(g *gateway) {
 			done[pairKey(name, g.name)] = true
-			wanted = append(wanted, wantedLink{x: name, y: g.name, draft: n.newGatewayLink(g, e)})
+			wanted = append(wanted, wantedLink{x: name, y: g.name, draft: func() *draft { return n.newGatewayLink(g, e) }})
 		})
 	}
 	for peer := range before {
@@ -387,17 +391,23 @@ func (o *output) apply(before *Plan) *Plan {
 	}
 	plan.Tunnels = before.Tunnels.Apply(tunnels, removedTunnels)
 
+	var edges []string
+	for edge := range o.resources {
+		if !o.removed[edge] {
+			edges = append(edges, edge)
+		}
+	}
+	next := make([]*Intent, len(edges))
+	inParallel(len(edges), func(i int) {
+		next[i] = newIntent(edges[i], before.Intents.Value(edges[i]), o.resources[edges[i]])
+	})
 	var intents []model.Row[*Intent]
-	for edge, changed := range o.resources {
-		if o.removed[edge] {
-			continue
-		}
+	for i, edge := range edges {
 		old := before.Intents.Value(edge)
-		next := newIntent(edge, old, changed)
-		if old != nil && bytes.Equal(old.Resources.Digest(), next.Resources.Digest()) {
+		if old != nil && bytes.Equal(old.Resources.Digest(), next[i].Resources.Digest()) {
 			continue
 		}
-		intents = append(intents, model.Row[*Intent]{Name: edge, Value: next, Revision: o.revision})
+		intents = append(intents, model.Row[*Intent]{Name: edge, Value: next[i], Revision: o.revision})
 		o.intents = append(o.intents, edge)
 	}
 	plan.Intents = before.Intents.Apply(intents, slices.Collect(maps.Keys(o.removed)))

@@ -135,6 +135,7 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 	differs(rekeyed, "ike_proposals", !slices.Equal(old.GetIkeProposals(), now.GetIkeProposals()))
 	differs(updated, "ike_rekey_time", !proto.Equal(old.GetIkeRekeyTime(), now.GetIkeRekeyTime()))
 	differs(updated, "dpd_delay", !proto.Equal(old.GetDpdDelay(), now.GetDpdDelay()))
+	differs(updated, "critical", old.GetCritical() != now.GetCritical())
 	differs(updated, "role", old.GetRole() != now.GetRole())
 	differs(rekeyed, "force_udp_encapsulation", old.GetForceUdpEncapsulation() != now.GetForceUdpEncapsulation())
 	differs(updated, "tcp_encapsulation", old.GetTcpEncapsulation() != now.GetTcpEncapsulation())

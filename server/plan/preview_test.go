@@ -74,6 +74,11 @@ func TestPreview(t *testing.T) {
 		}, 2, "hub--spoke-00001 removed; hub -10.0.1.0/24; spoke-00001 -10.0.0.0/24; spoke-00001 -172.16.0.0/16"},
 		{"the mesh goes", hubAndSpokeOf(1, false), func(b *builder) { drop(b, &b.Meshes, meshName("spokes")) }, 2,
 			"hub--spoke-00000 removed; hub -10.0.0.0/24; spoke-00000 -172.16.0.0/16"},
+		{"tunnels to hubs become critical", hubAndSpokeOf(2, false), func(b *builder) {
+			m := hubAndSpoke(labelled("role", "hub"), labelled("role", "spoke"), false)
+			m.Critical = true
+			b.mesh("spokes", m)
+		}, 2, "hub--spoke-00000 updated critical; hub--spoke-00001 updated critical"},
 		{"transit begins", hubAndSpokeOf(2, false), func(b *builder) {
 			b.mesh("spokes", hubAndSpoke(labelled("role", "hub"), labelled("role", "spoke"), true))
 		}, 3, "hub--spoke-00000 rekeyed children.local_ts,children.remote_ts; hub--spoke-00001 rekeyed children.local_ts,children.remote_ts; " +

@@ -228,22 +228,25 @@ func randomSelector(t *rapid.T, name string) *swanherdv1.SiteSelector {
 
 func randomMesh(t *rapid.T, b *builder) {
 	id := rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh")
+	var m *swanherdv1.Mesh
 	switch rapid.IntRange(0, 3).Draw(t, "kind") {
 	case 3:
-		b.mesh(id, regional("role", randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit")))
+		m = regional("role", randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit"))
 	case 0:
-		b.mesh(id, fullMesh(randomSelector(t, "sites")))
+		m = fullMesh(randomSelector(t, "sites"))
 	case 1:
-		b.mesh(id, hubAndSpoke(randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit")))
+		m = hubAndSpoke(randomSelector(t, "hubs"), randomSelector(t, "spokes"), rapid.Bool().Draw(t, "transit"))
 	default:
-		b.mesh(id, links([2]string{drawID(t, "a"), drawID(t, "b")}, [2]string{drawID(t, "a"), drawID(t, "b")}))
+		m = links([2]string{drawID(t, "a"), drawID(t, "b")}, [2]string{drawID(t, "a"), drawID(t, "b")})
 	}
+	m.Critical = rapid.Bool().Draw(t, "critical")
+	b.mesh(id, m)
 }
 
 func randomGateway(t *rapid.T, b *builder) {
 	g := &swanherdv1.Gateway{
 		Address:  rapid.SampledFrom([]string{"203.0.113.9", "2001:db8:f::9", "vpn.example.com", "any"}).Draw(t, "address"),
-		Identity: "partner.example", Routing: swanherdv1.GatewayRouting(rapid.IntRange(0, 2).Draw(t, "routing")),
+		Identity: "partner.example", Routing: swanherdv1.GatewayRouting(rapid.IntRange(0, 2).Draw(t, "routing")), Critical: rapid.Bool().Draw(t, "critical"),
 		Prefixes: rapid.SampledFrom([][]string{{"192.168.0.0/24"}, {"192.168.0.0/24", "192.168.2.0/24"}, {"2001:db8:ff::/48"}}).Draw(t, "behind"),
 	}
 	if rapid.Bool().Draw(t, "psk") {

@@ -17,7 +17,7 @@ type regions struct {
 }
 
 func (n *network) resolveRegional(t *model.Topology, name model.NetworkName, m *swanherdv1.Mesh, profile *swanherdv1.Profile) []*mesh {
-	r := &regions{between: newMesh(m.GetName(), profile), of: map[*site]*mesh{}}
+	r := &regions{between: newMesh(m, profile), of: map[*site]*mesh{}}
 	r.between.regions = r
 	byLabel := map[string]*mesh{}
 	add := func(sites []*site, as role) {
@@ -28,7 +28,7 @@ func (n *network) resolveRegional(t *model.Topology, name model.NetworkName, m *
 			}
 			part := byLabel[label]
 			if part == nil {
-				part = newMesh(m.GetName(), profile)
+				part = newMesh(m, profile)
 				part.regions, byLabel[label] = r, part
 			}
 			r.of[s] = part

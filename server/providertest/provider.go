@@ -3,7 +3,6 @@
 package providertest
 
 import (
-	"bufio"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -12,44 +11,23 @@ import (
 	"net/http/cookiejar"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/swanherd/swanherd/server/access"
+	"github.com/swanherd/swanherd/server/peertest"
 )
-
-// program builds it, once; it is in a module of its own.
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "swanherd-provider")
-	if err != nil {
-		return "", err
-	}
-	out := filepath.Join(dir, "provider")
-	module, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return "", err
-	}
-	source := filepath.Join(strings.TrimSpace(string(module)), "deployments", "dev", "provider")
-	cmd := exec.Command("go", "build", "-C", source, "-o", out, ".")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", &exec.Error{Name: "go build: " + string(text), Err: err}
-	}
-	return out, nil
-})
 
 // Provider is a provider over TLS on loopback. It has two clients, swanherd and wiki.
 type Provider struct {
 	// Issuer is its URL, and File holds its certificate.
 	Issuer, File string
 
-	t       testing.TB
-	config  map[string]any
-	process *exec.Cmd
-	input   io.Closer
+	t      testing.TB
+	config map[string]any
+	peer   *peertest.Peer
 }
 
 // Person is somebody whose password is the name.
@@ -81,39 +59,17 @@ func Start(t testing.TB, life time.Duration, redirect string, people ...Person) 
 // Restart starts it again after Stop, where it was, with other keys.
 func (p *Provider) Restart() {
 	p.t.Helper()
-	file, err := program()
-	if err != nil {
-		p.t.Skipf("needs the modules of deployments/dev/provider: %v", err)
-	}
-	p.process = exec.CommandContext(p.t.Context(), file)
-	in, err := p.process.StdinPipe()
+	config, err := json.Marshal(p.config)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	out, err := p.process.StdoutPipe()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.input = in
-	if err := p.process.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	if err := json.NewEncoder(in).Encode(p.config); err != nil {
-		p.t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	p.Issuer = strings.TrimSpace(line)
+	p.peer = peertest.Start(p.t, "provider", append(config, '\n'))
+	p.Issuer = p.peer.URL
 	p.config["listen"] = strings.TrimPrefix(p.Issuer, "https://") // there again
 }
 
 // Stop stops it.
-func (p *Provider) Stop() {
-	p.input.Close()
-	_ = p.process.Wait() // when the test ends, it is killed
-}
+func (p *Provider) Stop() { p.peer.Stop() }
 
 // Roots are the authorities of its certificate.
 func (p *Provider) Roots() *x509.CertPool {

@@ -38,6 +38,43 @@ type Follower struct {
 	// Supersede ends sessions here that edges left for another replica.
 	Supersede func([]fleet.Superseded)
 	Log       *slog.Logger
+
+	mu    sync.Mutex
+	peers map[string]followee // those followed, by name; guarded by mu
+}
+
+// followee is what is known of another replica: whether it can be followed, and whether what
+// it knows of the store may be old.
+type followee struct{ reached, stale bool }
+
+// GoesOnElsewhere says, of a replica which the store does not answer, whether it seems to
+// answer others: one of them says so, or none can be reached.
+func (f *Follower) GoesOnElsewhere() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	reached := false
+	for _, p := range f.peers {
+		if p.reached && !p.stale {
+			return true
+		}
+		reached = reached || p.reached
+	}
+	return len(f.peers) > 0 && !reached
+}
+
+func (f *Follower) note(name string, p followee) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.peers == nil {
+		f.peers = map[string]followee{}
+	}
+	f.peers[name] = p
+}
+
+func (f *Follower) forget(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.peers, name)
 }
 
 // Run follows until ctx ends.
@@ -87,6 +124,8 @@ func (f *Follower) reconcile(ctx context.Context, followed map[string]context.Ca
 func (f *Follower) follow(ctx context.Context, r *storev1.Replica) {
 	log := f.Log.With("replica", r.GetName(), "address", r.GetAddress())
 	log.Info("following another replica")
+	f.note(r.GetName(), followee{})
+	defer f.forget(r.GetName())
 	// Only now may what it said last be called the end of its sessions.
 	defer f.Fleet.Gone(r.GetName())
 	reached, renewed := true, false
@@ -104,6 +143,7 @@ func (f *Follower) follow(ctx context.Context, r *storev1.Replica) {
 			renewed = true // with certificates of the moment it goes on at once
 			continue
 		}
+		f.note(r.GetName(), followee{})
 		f.Fleet.Unreachable(r.GetName())
 		if reached {
 			log.Warn("cannot follow a replica, trying again", "error", err)
@@ -151,6 +191,7 @@ func (f *Follower) stream(ctx context.Context, r *storev1.Replica, synced func()
 		if frame.GetReplica() != r.GetName() {
 			return fmt.Errorf("%s is at that address", frame.GetReplica())
 		}
+		f.note(r.GetName(), followee{reached: true, stale: frame.GetStale()})
 		if over := f.Fleet.Adopt(r.GetName(), fleet.Share{Edges: frame.GetEdges(), Ends: frame.GetEnds()}); len(over) > 0 {
 			f.Supersede(over)
 		}

@@ -7,9 +7,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	replicav1 "github.com/swanherd/swanherd/proto/swanherd/replica/v1"
 	"github.com/swanherd/swanherd/server/fleet"
+	"github.com/swanherd/swanherd/server/history"
 )
 
 const (
@@ -17,23 +19,28 @@ const (
 	frameInterval = 200 * time.Millisecond
 	// heartbeat is how often a frame comes when nothing changes.
 	heartbeat = time.Second
-	// maxFrame is how many edges, and how many ends, one frame holds.
-	maxFrame = 500
+	// maxFrame is how many edges, and how many ends, one frame holds, and maxFrameOctets
+	// how many octets, but for one row more: far below the maxMessage that a follower takes.
+	maxFrame       = 500
+	maxFrameOctets = 2 << 20
 )
 
 // Server implements ReplicaService: it tells other replicas what edges told this one.
 type Server struct {
 	replicav1.UnimplementedReplicaServiceServer
 
-	name  string
-	fleet *fleet.Fleet
-	run   Run
-	trust Trust
+	name   string
+	fleet  *fleet.Fleet
+	series *history.Series
+	run    Run
+	trust  Trust
+	stale  func() bool
 }
 
-// NewServer returns the service of the replica of that name, `replicas/{replica}`.
-func NewServer(name string, f *fleet.Fleet, run Run, trust Trust) *Server {
-	return &Server{name: name, fleet: f, run: run, trust: trust}
+// NewServer returns the service of the replica of that name, `replicas/{replica}`. stale
+// says whether what it knows of the store may be old.
+func NewServer(name string, f *fleet.Fleet, series *history.Series, run Run, trust Trust, stale func() bool) *Server {
+	return &Server{name: name, fleet: f, series: series, run: run, trust: trust, stale: stale}
 }
 
 // Follow implements ReplicaService.
@@ -106,10 +113,7 @@ func (t *teller) tell() error {
 		t.counters = int64(seq)
 	}
 	for len(share.Edges) > 0 || len(share.Ends) > 0 {
-		frame := &replicav1.FollowResponse{}
-		frame.Edges, share.Edges = cut(share.Edges)
-		frame.Ends, share.Ends = cut(share.Ends)
-		if err := t.send(frame); err != nil {
+		if err := t.send(takeFrame(&share)); err != nil {
 			return err
 		}
 	}
@@ -124,12 +128,25 @@ func (t *teller) tell() error {
 }
 
 func (t *teller) send(frame *replicav1.FollowResponse) error {
-	frame.Replica = t.server.name
+	frame.Replica, frame.Stale = t.server.name, t.server.stale()
 	t.last = time.Now()
 	return t.stream.Send(frame)
 }
 
-func cut[T any](rows []T) (first, rest []T) {
-	n := min(len(rows), maxFrame)
+// takeFrame moves rows from a share to a frame.
+func takeFrame(share *fleet.Share) *replicav1.FollowResponse {
+	frame, room := &replicav1.FollowResponse{}, maxFrameOctets
+	frame.Edges, share.Edges = cut(share.Edges, &room)
+	frame.Ends, share.Ends = cut(share.Ends, &room)
+	return frame
+}
+
+// cut takes rows while there is room.
+func cut[T proto.Message](rows []T, room *int) (first, rest []T) {
+	n := 0
+	for n < min(len(rows), maxFrame) && *room > 0 {
+		*room -= proto.Size(rows[n])
+		n++
+	}
 	return rows[:n], rows[n:]
 }

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -236,60 +235,6 @@ func set(names []string) map[string]bool {
 
 func lastAdmitted(r *storev1.Rollout, p *storev1.RolloutPlan) bool {
 	return int(r.GetAdmitted()) == len(p.GetEdges())
-}
-
-// Broken are the assertions that do not hold, each with the reason; those that are for
-// the end only when it is reached.
-func (v *View) Broken(assertions []*swanherdv1.Assertion, end bool) []string {
-	return Broken(v.Plan, v.Network, assertions, end, v.up)
-}
-
-// Broken are the assertions that do not hold by a plan over tunnels that are usable.
-func Broken(p *plan.Plan, network model.NetworkName, assertions []*swanherdv1.Assertion, end bool, usable func(string) bool) []string {
-	if len(assertions) == 0 {
-		return nil
-	}
-	var out []string
-	ways := plan.NewWays(p, network)
-	for _, a := range assertions {
-		if a.GetAfterOnly() && !end {
-			continue
-		}
-		source, destination, err := ParseAssertion(a)
-		if err != nil {
-			continue // refused before it was stored
-		}
-		segment, in := model.SegmentID(a.GetSegment()), ""
-		if segment != "" {
-			in = " in segment " + segment
-		}
-		if reason, ok := ways.Reach(segment, source, destination, usable); !ok {
-			out = append(out, fmt.Sprintf("%s does not reach %s%s: %s", source, destination, in, reason))
-		}
-	}
-	return out
-}
-
-// AssertionError is what is wrong with a field of an assertion.
-type AssertionError struct{ Field, Message string }
-
-func (e *AssertionError) Error() string { return e.Field + ": " + e.Message }
-
-// ParseAssertion returns the two prefixes; the error is an *AssertionError.
-func ParseAssertion(a *swanherdv1.Assertion) (source, destination netip.Prefix, err error) {
-	for field, to := range map[string]*netip.Prefix{"source": &source, "destination": &destination} {
-		text := a.GetSource()
-		if field == "destination" {
-			text = a.GetDestination()
-		}
-		if *to, err = netip.ParsePrefix(text); err != nil || *to != to.Masked() {
-			return source, destination, &AssertionError{field, "is not a prefix such as 10.1.0.0/16 or 2001:db8::/48, with no bits behind its length"}
-		}
-	}
-	if source.Addr().Is4() != destination.Addr().Is4() {
-		return source, destination, &AssertionError{"destination", "is not of the same IP version as source"}
-	}
-	return source, destination, nil
 }
 
 // maxWords bounds the lists of names in reasons and progress.

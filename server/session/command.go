@@ -78,6 +78,6 @@ func (s *session) forget(id uint64) {
 func (s *session) answered(r *swanherdv1.CommandResult) {
 	if answer := s.commands.waiting[r.GetId()]; answer != nil {
 		delete(s.commands.waiting, r.GetId())
-		answer <- clip(r.GetError(), maxText)
+		answer <- r.GetError()
 	}
 }

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -180,5 +181,62 @@ func TestReplicaBehindWaits(t *testing.T) {
 			t.Errorf("got %v, want a Bookmark", m)
 		}
 		w.is("up to date", swanherdv1.IntentState_INTENT_STATE_CONFIRMED)
+	})
+}
+
+// While an edge awaits tunnels it is not told to keep what it runs, and an operator sees
+// which; it is once it awaits none, whether it says so in that session or in Hello.
+func TestAwaitedTunnels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		want := intent(7, "oslo")
+		awaits := func(when string, names ...string) {
+			t.Helper()
+			w.is(when, swanherdv1.IntentState_INTENT_STATE_APPLIED)
+			if s := w.state(); !slices.Equal(s.GetAwaitedTunnels(), names) || s.GetAppliedRevision() != 7 {
+				t.Errorf("%s it awaits %v, want %v", when, s.GetAwaitedTunnels(), names)
+			}
+		}
+		ack := func(e *edge, nonce uint64, names ...string) {
+			e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{
+				Nonce: nonce, Running: running(want), Stage: swanherdv1.Ack_STAGE_APPLIED, AwaitedTunnels: names,
+			}}})
+		}
+		w.board.Post(berlin, want)
+		e := w.dial(&swanherdv1.Hello{})
+		ack(e, e.recv().GetIntent().GetNonce(), "networks/demo/tunnels/hub1--oslo", "networks/demo/tunnels/hub2--oslo")
+		awaits("applied", "networks/demo/tunnels/hub1--oslo", "networks/demo/tunnels/hub2--oslo")
+		ack(e, 0, "networks/demo/tunnels/hub2--oslo")
+		awaits("with one up again", "networks/demo/tunnels/hub2--oslo")
+
+		e = w.dial(&swanherdv1.Hello{Applied: running(want), Unconfirmed: true, AwaitedTunnels: []string{"networks/demo/tunnels/hub2--oslo"}})
+		if m := e.recv(); m.GetBookmark() == nil {
+			t.Errorf("got %v, want a Bookmark", m)
+		}
+		awaits("in another session", "networks/demo/tunnels/hub2--oslo")
+		ack(e, 0)
+		if c := e.recv().GetConfirm(); !bytes.Equal(c.GetSetDigest(), want.Digest()) {
+			t.Fatalf("got %v, want Confirm", c)
+		}
+		awaits("until it answers")
+		e.stage(0, swanherdv1.Ack_STAGE_CONFIRMED, want)
+		w.is("confirmed", swanherdv1.IntentState_INTENT_STATE_CONFIRMED)
+	})
+}
+
+// What an edge took back for tunnels names them.
+func TestTakenBackForTunnels(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		good, bad := intent(1, "oslo"), intent(2, "oslo/bad")
+		w.board.Post(berlin, bad)
+		w.dial(&swanherdv1.Hello{Applied: running(good), Reverted: &swanherdv1.Reverted{
+			SetDigest: bad.Digest(), Reason: swanherdv1.Reverted_REASON_TUNNELS_DOWN, Attempts: 1, Running: running(good),
+			AwaitedTunnels: []string{"networks/demo/tunnels/a--hub1", "networks/demo/tunnels/a--hub2", "networks/demo/tunnels/a--hub3", "networks/demo/tunnels/a--hub4"},
+		}})
+		w.is("taken back", swanherdv1.IntentState_INTENT_STATE_REVERTED)
+		if words := w.state().GetIntentError(); !strings.Contains(words, "(a--hub1, a--hub2, a--hub3, 1 more)") {
+			t.Errorf("the reason is %q", words)
+		}
 	})
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"bytes"
 	"fmt"
+	"path"
 	"strings"
 	"time"
 
@@ -21,9 +22,10 @@ type delivery struct {
 	// applied is what the edge says it runs, known or not.
 	applied *swanherdv1.AppliedIntent
 	// confirmed: the edge keeps what applied names. Confirming is what it was told
-	// last to keep.
+	// last to keep, and awaited are the tunnels that it waits for before it may.
 	confirmed  bool
 	confirming *Intent
+	awaited    []string
 	// flight is the update that awaits its answer.
 	flight *update
 	nonce  uint64
@@ -112,7 +114,8 @@ func (s *session) fenced(wanted *Intent) (state swanherdv1.IntentState, words st
 }
 
 // inSync notes that the edge runs what is wanted. That it says so in a session means
-// that it still reaches the controller: all that is needed to confirm it.
+// that it still reaches the controller: all that is needed to confirm it, once the edge
+// awaits no tunnel.
 func (s *session) inSync(wanted *Intent) {
 	if s.running == nil { // it came with what it should have
 		s.bookmark(wanted)
@@ -124,7 +127,7 @@ func (s *session) inSync(wanted *Intent) {
 		s.progress(wanted, swanherdv1.IntentState_INTENT_STATE_CONFIRMED, "")
 		return
 	}
-	if s.confirming != wanted {
+	if s.confirming != wanted && len(s.awaited) == 0 {
 		s.confirming = wanted
 		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Confirm{
 			Confirm: &swanherdv1.Confirm{SetDigest: wanted.Digest()},
@@ -172,7 +175,9 @@ func (s *session) progress(wanted *Intent, state swanherdv1.IntentState, refusal
 		Error:           refusal,
 	}
 	switch state {
-	case swanherdv1.IntentState_INTENT_STATE_APPLIED, swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
+	case swanherdv1.IntentState_INTENT_STATE_APPLIED:
+		p.AppliedRevision, p.Awaited = wanted.Revision, s.awaited
+	case swanherdv1.IntentState_INTENT_STATE_CONFIRMED:
 		p.AppliedRevision = wanted.Revision
 	case swanherdv1.IntentState_INTENT_STATE_CONFLICT_PAUSED:
 		p.ConflictEpoch = s.applied.GetEpoch()
@@ -189,16 +194,16 @@ func (s *session) checkNonce(nonce uint64) error {
 }
 
 // acknowledged takes the edge's word for how far it is with the update. An answer to
-// an update that is not in flight is old and says nothing, but that the edge keeps what
-// it runs.
+// an update that is not in flight says no more than whether the edge keeps what it runs,
+// and what it awaits.
 func (s *session) acknowledged(a *swanherdv1.Ack) error {
 	if err := s.checkNonce(a.GetNonce()); err != nil {
 		return err
 	}
 	kept := a.GetStage() == swanherdv1.Ack_STAGE_CONFIRMED
 	if s.flight == nil || a.GetNonce() != s.flight.nonce {
-		if kept && bytes.Equal(a.GetRunning().GetSetDigest(), s.applied.GetSetDigest()) {
-			s.confirmed = true
+		if bytes.Equal(a.GetRunning().GetSetDigest(), s.applied.GetSetDigest()) && a.GetStage() >= swanherdv1.Ack_STAGE_APPLIED {
+			s.confirmed, s.awaited = s.confirmed || kept, a.GetAwaitedTunnels()
 		}
 		return nil
 	}
@@ -208,7 +213,7 @@ func (s *session) acknowledged(a *swanherdv1.Ack) error {
 	}
 	u := s.flight
 	s.flight = nil
-	s.applied, s.confirmed = a.GetRunning(), kept
+	s.applied, s.confirmed, s.awaited = a.GetRunning(), kept, a.GetAwaitedTunnels()
 	s.server.cfg.Metrics.IntentAnswered("ack", time.Since(u.begun))
 	if !bytes.Equal(a.GetRunning().GetSetDigest(), u.intent.Digest()) {
 		s.mismatched(u, "acknowledged an intent other than the one sent")
@@ -263,7 +268,7 @@ func (s *session) refuse(digest []byte, words string) {
 // reverted notes that the edge took an update back.
 func (s *session) reverted(r *swanherdv1.Reverted) {
 	s.log().Warn("edge took an intent back", "reason", r.GetReason(), "attempts", r.GetAttempts())
-	s.applied, s.confirmed, s.running = r.GetRunning(), true, nil
+	s.applied, s.confirmed, s.awaited, s.running = r.GetRunning(), true, nil, nil
 	s.tookBack(r)
 }
 
@@ -274,7 +279,7 @@ func (s *session) tookBack(r *swanherdv1.Reverted) {
 	if r == nil {
 		return
 	}
-	s.refused = &refusal{digest: r.GetSetDigest(), state: swanherdv1.IntentState_INTENT_STATE_REVERTED, words: revertedWords[r.GetReason()]}
+	s.refused = &refusal{digest: r.GetSetDigest(), state: swanherdv1.IntentState_INTENT_STATE_REVERTED, words: describeReverted(r)}
 	switch {
 	case r.GetAttempts() >= maxAttempts:
 		s.retryAt = time.Time{}
@@ -285,9 +290,32 @@ func (s *session) tookBack(r *swanherdv1.Reverted) {
 	}
 }
 
+// describeReverted says why an update was taken back, and what to do.
+func describeReverted(r *swanherdv1.Reverted) string {
+	words := revertedWords[r.GetReason()]
+	if r.GetReason() == swanherdv1.Reverted_REASON_TUNNELS_DOWN {
+		words = fmt.Sprintf(words, tunnelIDs(r.GetAwaitedTunnels()))
+	}
+	return words
+}
+
+// tunnelIDs names a few tunnels for people.
+func tunnelIDs(names []string) string {
+	const most = 3
+	var ids []string
+	for _, name := range names[:min(len(names), most)] {
+		ids = append(ids, path.Base(name))
+	}
+	if more := len(names) - most; more > 0 {
+		ids = append(ids, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(ids, ", ")
+}
+
 var revertedWords = map[swanherdv1.Reverted_Reason]string{
 	swanherdv1.Reverted_REASON_NOT_CONFIRMED: "the edge ran it, did not hear from the controller, and went back: it seems to cut the edge off; change it",
 	swanherdv1.Reverted_REASON_RESTARTED:     "the agent ended while the edge ran it for the first time, and began with the one before; look at the agent's log",
+	swanherdv1.Reverted_REASON_TUNNELS_DOWN:  "the edge ran it, critical tunnels that carried traffic before did not again (%s), and it went back: change it",
 }
 
 func describe(n *swanherdv1.Nack) string {

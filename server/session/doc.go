@@ -8,8 +8,8 @@
 // delta against what the edge acknowledged; an edge is in sync only when it
 // says so itself. There is no queue per edge that could overflow: a slow edge
 // loses intermediate intents, never the last one, and slows nobody else. An update
-// is on trial until the edge has said in a session that it runs it, and was told to
-// keep it; what an edge took back it gets again when it is another one, and a few
+// is on trial until the edge has said in a session that it runs it and awaits no critical
+// tunnel, and was told to keep it; what an edge took back it gets again when it is another one, and a few
 // times later on.
 //
 // An edge that runs what comes from a history of the store that this controller does
@@ -19,7 +19,10 @@
 // over the replicas that there are. Of a fleet that comes back all at once some wait,
 // and some are told when to come. A loaded server asks for counters seldom, or not at
 // all, and takes every transition. An edge that says too much waits itself; one that
-// takes nothing, or answers what it was never sent, is let go.
+// takes nothing, or answers what it was never sent, is let go. Every field of what an edge
+// says has a bound, in bounds.go: words and lists are cut, and what has no meaning when it is
+// cut ends the session. A defect that a message leads to ends the session of its edge, and
+// none of the others.
 //
 // It never plans (see Board: the planner's results are put there), never
 // decides a tunnel's status (package fleet does) and stores nothing.

@@ -24,15 +24,8 @@ func (s *session) greet(hello *swanherdv1.Hello) error {
 			"the edge speaks session protocol %d, the controller %d and newer: update the edge",
 			hello.GetProtocolVersion(), swanherdv1.ProtocolVersion_PROTOCOL_VERSION_1)
 	}
-	if err := checkUplinks(hello.GetUplinks()); err != nil {
-		return err
-	}
-	hello.AgentVersion, hello.DataPlane = clip(hello.GetAgentVersion(), maxWord), clip(hello.GetDataPlane(), maxWord)
-	hello.BootId = clip(hello.GetBootId(), maxWord)
-	if a := hello.GetApplied(); a != nil {
-		a.Epoch = clip(a.GetEpoch(), maxWord)
-	}
 	s.hello, s.applied, s.confirmed = hello, hello.GetApplied(), !hello.GetUnconfirmed()
+	s.awaited = hello.GetAwaitedTunnels()
 	s.tookBack(hello.GetReverted())
 	cfg := s.server.cfg
 	s.interval = s.server.counterInterval()

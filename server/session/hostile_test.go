@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+	"github.com/swanherd/swanherd/server/session"
 )
 
 // What an edge must not say ends its session, with the status that says why.
@@ -22,6 +24,11 @@ func TestBreaches(t *testing.T) {
 		"a giant Hello": {[]*swanherdv1.EdgeMessage{{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
 			ProtocolVersion: 1, AgentVersion: strings.Repeat("x", 5<<20),
 		}}}}, codes.ResourceExhausted},
+		"a long digest": {[]*swanherdv1.EdgeMessage{{Message: &swanherdv1.EdgeMessage_Hello{Hello: &swanherdv1.Hello{
+			ProtocolVersion: 1, Applied: &swanherdv1.AppliedIntent{SetDigest: make([]byte, 17)},
+		}}}}, codes.InvalidArgument},
+		"an ack of no stage":   {[]*swanherdv1.EdgeMessage{hello, {Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{Stage: 9}}}}, codes.InvalidArgument},
+		"drift of no kind":     {[]*swanherdv1.EdgeMessage{hello, {Message: &swanherdv1.EdgeMessage_Drift{Drift: &swanherdv1.DriftReport{}}}}, codes.InvalidArgument},
 		"Hello twice":          {[]*swanherdv1.EdgeMessage{hello, hello}, codes.InvalidArgument},
 		"nothing at first":     {[]*swanherdv1.EdgeMessage{{}}, codes.InvalidArgument},
 		"an ack of the future": {[]*swanherdv1.EdgeMessage{hello, {Message: &swanherdv1.EdgeMessage_Ack{Ack: &swanherdv1.Ack{Nonce: 1 << 60}}}}, codes.InvalidArgument},
@@ -45,6 +52,56 @@ func TestBreaches(t *testing.T) {
 				synctest.Wait()
 				if w.state().GetConnected() {
 					t.Error("it still counts as connected")
+				}
+			})
+		})
+	}
+}
+
+// breaking panics where a session tells what it sent.
+type breaking struct{}
+
+func (breaking) SessionOpened()                       {}
+func (breaking) SessionClosed(codes.Code)             {}
+func (breaking) IntentSent(bool, int, time.Duration)  { panic("a defect") }
+func (breaking) IntentAnswered(string, time.Duration) {}
+
+// A mistake of the controller that an edge's message leads to costs that edge its session,
+// and nobody else anything, whichever goroutine makes it.
+func TestPanicEndsOneSession(t *testing.T) {
+	say := func(m *swanherdv1.EdgeMessage) func(*world, *edge) { return func(_ *world, e *edge) { e.send(m) } }
+	for name, tt := range map[string]struct {
+		configure func(*session.Config)
+		provoke   func(*world, *edge)
+	}{
+		"taking in": {
+			func(c *session.Config) { c.JobEnded = func(string, *swanherdv1.JobReport) { panic("a defect") } },
+			say(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_JobReport{JobReport: &swanherdv1.JobReport{}}}),
+		},
+		"sending": {
+			func(c *session.Config) { c.Metrics = breaking{} },
+			func(w *world, _ *edge) { w.board.Post(berlin, intent(1, "oslo")) },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				w := newWorld(t, tt.configure, func(c *session.Config) { c.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+				e, calm := w.dial(&swanherdv1.Hello{}), w.dialAs("networks/demo/edges/oslo", &swanherdv1.Hello{})
+				tt.provoke(w, e)
+				if _, err := e.end(); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "defect") {
+					t.Errorf("ended with %v", err)
+				}
+				synctest.Wait()
+				if w.state().GetConnected() {
+					t.Error("it still counts as connected")
+				}
+				calm.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{Ping: &swanherdv1.Ping{}}})
+				if m := calm.recv(); m.GetPong() == nil {
+					t.Errorf("another edge got %v", m)
+				}
+				if !strings.Contains(log.String(), `panic="a defect"`) || !strings.Contains(log.String(), "session.go:") {
+					t.Errorf("the log has no panic with its stack: %s", log.String())
 				}
 			})
 		})

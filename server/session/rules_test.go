@@ -3,6 +3,7 @@ package session_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,6 +145,24 @@ func TestBookmarks(t *testing.T) {
 	})
 }
 
+// goaways receives until the session ends; it returns each Goaway, and how it ended.
+func (e *edge) goaways() (away chan *swanherdv1.Goaway, ended chan error) {
+	away, ended = make(chan *swanherdv1.Goaway, 100), make(chan error, 1)
+	go func() {
+		for {
+			m, err := e.stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			if g := m.GetGoaway(); g != nil {
+				away <- g
+			}
+		}
+	}()
+	return away, ended
+}
+
 // A session is asked to begin anew between half its greatest age and all of it, is left the
 // time to do so, and ends if the edge does not.
 func TestOldSessionsBeginAnew(t *testing.T) {
@@ -151,20 +170,7 @@ func TestOldSessionsBeginAnew(t *testing.T) {
 		w := newWorld(t)
 		began := time.Now()
 		e := w.dial(&swanherdv1.Hello{})
-		away := make(chan *swanherdv1.Goaway, 2)
-		ended := make(chan error, 1)
-		go func() {
-			for {
-				m, err := e.stream.Recv()
-				if err != nil {
-					ended <- err
-					return
-				}
-				if g := m.GetGoaway(); g != nil {
-					away <- g
-				}
-			}
-		}()
+		away, ended := e.goaways()
 		for len(away) == 0 {
 			e.pinging(10 * time.Second)
 		}
@@ -182,6 +188,38 @@ func TestOldSessionsBeginAnew(t *testing.T) {
 		}
 		if err := <-ended; status.Code(err) != codes.Unavailable {
 			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+// A controller that is cut off while others go on asks edges to look for another one, again
+// each minute; the session of one that finds none goes on.
+func TestCutOffControllerSendsEdgesAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var cut atomic.Bool
+		w := newWorld(t, func(c *session.Config) { c.CutOff = cut.Load })
+		e := w.dial(&swanherdv1.Hello{})
+		away, ended := e.goaways()
+		for _, c := range []struct {
+			cut  bool
+			want int
+		}{{false, 0}, {true, 4}, {false, 0}, {true, 4}} {
+			cut.Store(c.cut)
+			e.pinging(3*time.Minute + 10*time.Second)
+			synctest.Wait()
+			if len(away) != c.want {
+				t.Errorf("cut off %t: asked %d times, want %d", c.cut, len(away), c.want)
+			}
+			for len(away) > 0 {
+				if g := <-away; g.GetLeaveWithin().AsDuration() <= 0 || !g.GetElsewhere() || !strings.Contains(g.GetReason(), "cut off") {
+					t.Errorf("asked by %v", g)
+				}
+			}
+		}
+		select {
+		case err := <-ended:
+			t.Errorf("the session ended: %v", err)
+		default:
 		}
 	})
 }

@@ -54,6 +54,9 @@ const (
 	behindTimeout = time.Minute
 	// leaveWithin is how long an edge may take that is to connect anew.
 	leaveWithin = 30 * time.Second
+	// sendAwayInterval is how often a controller that is cut off asks the edges that are
+	// still there to look for another one.
+	sendAwayInterval = time.Minute
 	// helloBurst edges are let in at once, and helloRate a second after them; who would
 	// wait for longer than maxHelloWait comes back later.
 	helloRate    = 1000
@@ -66,8 +69,11 @@ const (
 	floodBurst = 1000
 )
 
-// agedReason is why an edge is asked to connect anew.
-const agedReason = "the session is old: edges spread over the controllers that there are by now"
+// Why an edge is asked to connect anew.
+const (
+	agedReason   = "the session is old: edges spread over the controllers that there are by now"
+	cutOffReason = "this controller is cut off from its store; others may not be"
+)
 
 // Config configures a Server. Epoch, Board, Fleet and Admit are required.
 type Config struct {
@@ -93,6 +99,9 @@ type Config struct {
 	MaxAge time.Duration
 	// Redirect is where edges are sent to, `host:port` each; empty: they stay.
 	Redirect []string
+	// CutOff says whether other controllers go on without this one, which learns of no
+	// change: edges are asked to look for another one. Nil: never. It must not block.
+	CutOff func() bool
 	// JobEnded is told how jobs end, as the edge says, which nobody has proved; it must not
 	// block. Nil: nobody is.
 	JobEnded func(edge string, r *swanherdv1.JobReport)
@@ -129,6 +138,9 @@ type Server struct {
 	sessions map[string]*session // by edge
 	load     throttle
 	draining bool
+	// sendAwayAt is when edges are asked again to look for another controller, as long
+	// as this one is cut off.
+	sendAwayAt time.Time
 }
 
 // New returns a server without sessions.
@@ -176,11 +188,30 @@ func (s *Server) Run(ctx context.Context) {
 func (s *Server) tend(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	away := s.sendAway(now)
 	for _, sess := range s.sessions {
+		if away > 0 {
+			sess.sendAway(now.Add(mathrand.N(away)))
+		}
 		sess.tend(now, s.counterInterval())
 	}
 	s.load.tick(time.Since(now))
 	s.counters.Store(int64(s.load.interval(s.cfg.CounterInterval)))
+}
+
+// sendAway returns, when edges are to look for another controller, over what time: other
+// controllers take so many at once. Zero: not now.
+func (s *Server) sendAway(now time.Time) time.Duration {
+	if s.cfg.CutOff == nil || !s.cfg.CutOff() {
+		s.sendAwayAt = time.Time{}
+		return 0
+	}
+	if now.Before(s.sendAwayAt) {
+		return 0
+	}
+	s.cfg.Log.Warn("cut off from the store, while others may not be: asking edges to look for another controller", "sessions", len(s.sessions))
+	s.sendAwayAt = now.Add(sendAwayInterval)
+	return max(tendInterval, time.Duration(len(s.sessions))*time.Second/leastReturnRate)
 }
 
 // counterInterval is how often counters are wanted now; zero: not at all.

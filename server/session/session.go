@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -51,6 +52,9 @@ type session struct {
 	// leaveAt is when the edge is asked to connect anew.
 	leaveAt time.Time
 	leaving bool
+	// awayAt is when the edge is asked to look for another controller, and stays if it
+	// finds none; zero: it is not.
+	awayAt time.Time
 }
 
 // outbox is what waits to be sent, by urgency: each but the queue holds the last only.
@@ -126,6 +130,7 @@ func (s *session) finishLocked(e *ending) {
 // the waiting that lasts. It waits for nothing that the edge has to do: an edge that does
 // not read would wait for us, and we for it.
 func (s *session) receive(pace *rate.Limiter) {
+	defer s.contain()
 	m, err := s.stream.Recv()
 	if err != nil { // at the end of what the edge says, too: its status is no error
 		s.end(streamEnd(err))
@@ -158,6 +163,9 @@ func (s *session) hear() {
 
 // take takes in one message.
 func (s *session) take(m *swanherdv1.EdgeMessage) error {
+	if err := bound(m); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.heard = time.Now()
@@ -170,11 +178,25 @@ func (s *session) take(m *swanherdv1.EdgeMessage) error {
 
 // attend does what is to be done.
 func (s *session) attend() {
-	s.mu.Lock()
-	begin := s.proceed()
-	s.mu.Unlock()
-	if begin {
+	defer s.contain()
+	if s.begins() {
 		s.send()
+	}
+}
+
+// begins is proceed for who does not hold mu.
+func (s *session) begins() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proceed()
+}
+
+// contain ends the session if its goroutine panics: gRPC would contain it in the RPC's own
+// one only, and a controller carries thousands of others.
+func (s *session) contain() {
+	if p := recover(); p != nil {
+		s.log().Error("panic in an edge session", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		s.end(status.Error(codes.Internal, "the controller made a mistake; its log has the details"))
 	}
 }
 
@@ -196,6 +218,7 @@ func (s *session) proceed() bool {
 // send writes to the stream until there is nothing to write. When the stream breaks the
 // receiver tells why.
 func (s *session) send() {
+	defer s.contain()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for {
@@ -205,12 +228,7 @@ func (s *session) send() {
 			return
 		}
 		farewell := s.ending != nil
-		s.stuck = time.Now()
-		s.mu.Unlock()
-		err := s.stream.Send(m)
-		s.mu.Lock()
-		s.stuck = time.Time{}
-		if err != nil {
+		if err := s.write(m); err != nil {
 			return // for ever sending: nothing else is
 		}
 		if farewell {
@@ -222,6 +240,17 @@ func (s *session) send() {
 			s.advance(s.server.cfg.Board.Look(s.identity.Edge))
 		}
 	}
+}
+
+// write hands m to the stream, without mu.
+func (s *session) write(m *swanherdv1.ControllerMessage) error {
+	s.stuck = time.Now()
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		s.stuck = time.Time{}
+	}()
+	return s.stream.Send(m)
 }
 
 // next returns what to send next, nil when there is nothing. A pong goes first, once the
@@ -306,15 +335,12 @@ func (s *session) handle(m *swanherdv1.EdgeMessage) error {
 	case *swanherdv1.EdgeMessage_Counters:
 		fleet.Count(edge, m.Counters)
 	case *swanherdv1.EdgeMessage_Uplinks:
-		if err := checkUplinks(m.Uplinks.GetUplinks()); err != nil {
-			return err
-		}
 		s.hello.Uplinks = m.Uplinks.GetUplinks()
 		fleet.SetUplinks(edge, m.Uplinks.GetUplinks())
 	case *swanherdv1.EdgeMessage_Drift:
-		return s.drifted(m.Drift)
+		s.drifted(m.Drift)
 	case *swanherdv1.EdgeMessage_RedirectResult:
-		fleet.Note(edge, "edge.redirect_failed", "cannot be welcomed where it was redirected to: "+clip(m.RedirectResult.GetMessage(), maxText))
+		fleet.Note(edge, "edge.redirect_failed", "cannot be welcomed where it was redirected to: "+m.RedirectResult.GetMessage())
 	case *swanherdv1.EdgeMessage_CommandResult:
 		s.answered(m.CommandResult)
 	case *swanherdv1.EdgeMessage_JobReport:
@@ -323,8 +349,19 @@ func (s *session) handle(m *swanherdv1.EdgeMessage) error {
 		}
 	case *swanherdv1.EdgeMessage_Ping:
 		s.pong = &swanherdv1.Pong{PingSendTime: m.Ping.GetSendTime()}
+		s.timed(m.Ping, time.Now())
 	}
 	return nil
+}
+
+// timed notes how far away the edge is, and its clock from ours: the Ping is taken for half
+// a round trip old.
+func (s *session) timed(p *swanherdv1.Ping, now time.Time) {
+	if p.GetRoundTrip() == nil || p.GetSendTime() == nil {
+		return
+	}
+	trip := min(max(0, p.GetRoundTrip().AsDuration()), s.server.cfg.HeartbeatInterval)
+	s.server.cfg.Fleet.SetTiming(s.identity.Edge, trip, p.GetSendTime().AsTime().Add(trip/2).Sub(now))
 }
 
 // reported passes a status report on. Reports are numbered, and the first of a
@@ -334,28 +371,25 @@ func (s *session) reported(r *swanherdv1.StatusReport) {
 		s.askFullStatus = true
 	}
 	s.reportSeq = r.GetSequence()
-	for _, t := range r.GetTunnels() {
-		if e := t.GetLastError(); e != nil {
-			clipError(e)
-		}
-		t.SlaViolations = t.GetSlaViolations()[:min(len(t.GetSlaViolations()), maxViolations)]
-	}
 	s.server.cfg.Fleet.Report(s.identity.Edge, r)
 }
 
 // drifted records that something on an edge's host was not as its intent has it.
-func (s *session) drifted(d *swanherdv1.DriftReport) error {
-	action := ""
-	switch d.GetKind() {
-	case swanherdv1.DriftReport_KIND_REPAIRED:
-		action = "edge.drift_repaired"
-	case swanherdv1.DriftReport_KIND_UNREPAIRABLE:
+func (s *session) drifted(d *swanherdv1.DriftReport) {
+	action := "edge.drift_repaired"
+	if d.GetKind() == swanherdv1.DriftReport_KIND_UNREPAIRABLE {
 		action = "edge.drift_unrepairable"
-	default:
-		return status.Errorf(codes.InvalidArgument, "drift of kind %d, which is none", d.GetKind())
 	}
-	s.server.cfg.Fleet.Note(s.identity.Edge, action, clip(d.GetSubject(), maxWord)+": "+clip(d.GetMessage(), maxText))
-	return nil
+	s.server.cfg.Fleet.Note(s.identity.Edge, action, d.GetSubject()+": "+d.GetMessage())
+}
+
+// sendAway has the edge look for another controller at a time.
+func (s *session) sendAway(at time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.leaving {
+		s.awayAt = at
+	}
 }
 
 // tend does what is due at a time.
@@ -388,6 +422,12 @@ func (s *session) tend(now time.Time, interval time.Duration) {
 	if !s.leaving && !now.Before(s.leaveAt) {
 		s.leaving, due = true, true
 		s.enqueue(goaway(agedReason, 0, leaveWithin))
+	}
+	if !s.awayAt.IsZero() && !now.Before(s.awayAt) {
+		s.awayAt, due = time.Time{}, true
+		m := goaway(cutOffReason, 0, leaveWithin)
+		m.GetGoaway().Elsewhere = true
+		s.enqueue(m)
 	}
 	if due {
 		go s.attend()

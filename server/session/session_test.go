@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/swanherd/swanherd/proto/digest"
@@ -309,6 +310,46 @@ func TestSlowEdgeMergesUpdates(t *testing.T) {
 	})
 }
 
+// How far away an edge is, and its clock, is known from the second Ping on.
+func TestTiming(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.board.Post(berlin, intent(1, "oslo"))
+		e := w.dial(&swanherdv1.Hello{Applied: running(intent(1, "oslo"))})
+		e.recv() // Bookmark
+		ping := func(ahead, trip time.Duration) {
+			t.Helper()
+			p := &swanherdv1.Ping{SendTime: timestamppb.New(time.Now().Add(ahead - trip/2))}
+			if trip != 0 {
+				p.RoundTrip = durationpb.New(trip)
+			}
+			e.send(&swanherdv1.EdgeMessage{Message: &swanherdv1.EdgeMessage_Ping{Ping: p}})
+			if m := e.recv(); m.GetPong() == nil {
+				t.Fatalf("got %v, want Pong", m)
+			}
+		}
+		for _, step := range []struct {
+			what                string
+			ahead, trip         time.Duration // of the Ping
+			wantAhead, wantTrip time.Duration
+			known               bool
+		}{
+			{"the first Ping", time.Minute, 0, 0, 0, false},
+			{"the second", time.Minute, 40 * time.Millisecond, time.Minute, 40 * time.Millisecond, true},
+			{"a little more", time.Minute + 100*time.Millisecond, 70 * time.Millisecond, time.Minute, 40 * time.Millisecond, true},
+			{"a clock that was set", -200 * time.Millisecond, 70 * time.Millisecond, -200 * time.Millisecond, 70 * time.Millisecond, true},
+			{"a longer way", 0, 200 * time.Millisecond, 0, 200 * time.Millisecond, true},
+			{"nonsense", 0, -time.Hour, 30 * time.Minute, 0, true},
+		} {
+			ping(step.ahead, step.trip)
+			s := w.state()
+			if (s.GetClockOffset() != nil) != step.known || s.GetClockOffset().AsDuration() != step.wantAhead || s.GetControlRoundTrip().AsDuration() != step.wantTrip {
+				t.Errorf("%s: clock %v, round trip %v, want %v, %v", step.what, s.GetClockOffset().AsDuration(), s.GetControlRoundTrip().AsDuration(), step.wantAhead, step.wantTrip)
+			}
+		}
+	})
+}
+
 // An update that goes back to what the edge had, while another is in flight,
 // is still sent: the edge is about to run the other.
 func TestReturnToFormerIntentWhileInFlight(t *testing.T) {
@@ -452,18 +493,6 @@ func TestRevokedEdgeIsCut(t *testing.T) {
 		}
 		if _, err := w.dial(nil).stream.Recv(); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("next session: %v", err)
-		}
-	})
-}
-
-func TestDrainSaysGoodbye(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		e := w.dial(&swanherdv1.Hello{})
-		synctest.Wait()
-		go w.server.Drain(t.Context())
-		if away, err := e.end(); away == nil || status.Code(err) != codes.Unavailable {
-			t.Errorf("ended with %v, %v", away, err)
 		}
 	})
 }

@@ -57,20 +57,33 @@ func (s *Store) SealAudit(ctx context.Context, l *Leadership, sealer *Sealer) {
 			continue
 		case <-ticker.C:
 		}
-		for _, n := range s.eventNetworks() {
-			if !all && !due[n.Network] {
-				continue
-			}
-			if err := s.sealNetwork(ctx, l, sealer, n); err != nil {
+		if all {
+			networks, err := s.EventNetworks(ctx)
+			if err != nil {
 				if ctx.Err() == nil {
-					s.log.Warn("seal the audit log", "network", n, "error", err)
+					s.log.Warn("seal audit logs", "error", err)
 				}
-				due[n.Network] = true
 				continue
 			}
-			delete(due, n.Network)
+			for _, n := range networks {
+				due[n.Network] = true
+			}
 		}
+		s.sealDue(ctx, l, sealer, due)
 		all = written == nil
+	}
+}
+
+// sealDue seals the logs of networks, also of those that were deleted since their last event,
+// and takes them from due.
+func (s *Store) sealDue(ctx context.Context, l *Leadership, sealer *Sealer, due map[string]bool) {
+	for network := range due {
+		n := model.NetworkName{Network: network}
+		if err := s.sealNetwork(ctx, l, sealer, n); err == nil {
+			delete(due, network)
+		} else if ctx.Err() == nil {
+			s.log.Warn("seal the audit log", "network", n, "error", err)
+		}
 	}
 }
 

@@ -82,6 +82,26 @@ func TestAuditLogIsSealed(t *testing.T) {
 	}
 }
 
+// What was done to a network before it was deleted, and is too new for a seal then, gets one.
+func TestAuditLogOfADeletedNetworkIsSealed(t *testing.T) {
+	a := newAudited(t) // whose network is not there
+	a.write(3)
+	ctx, stop := context.WithCancel(a.ctx)
+	defer stop()
+	due := map[string]bool{a.network.Network: true, NoNetwork.Network: true}
+	a.sealDue(ctx, a.leader, a.sealer, due)
+	if got := a.verify(); got.Events != 3 || got.Unsealed != 0 || got.Problem != "" || len(due) != 0 {
+		t.Errorf("the log: %+v, due are %v", got, due)
+	}
+	a.write(1)
+	stop()
+	due[a.network.Network] = true
+	a.sealDue(ctx, a.leader, a.sealer, due)
+	if !due[a.network.Network] {
+		t.Error("what could not be sealed is not tried again")
+	}
+}
+
 // Who can write to the store, but has no key, cannot alter what was sealed unseen.
 func TestAlteredAuditLog(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -178,7 +198,7 @@ func TestAuditRetention(t *testing.T) {
 	if got.Problem != "" || got.Events != 12 || got.Removed != 12 || got.Last.GetEvents() != 24 {
 		t.Errorf("the log: %+v", got)
 	}
-	events, err := a.ListEvents(a.ctx, []model.NetworkName{a.network}, "", 100)
+	events, err := a.ListEvents(a.ctx, EventQuery{Networks: []model.NetworkName{a.network}, Former: true, Limit: 100})
 	if err != nil || len(events) != 12 || events[11].GetMessage() != "12" {
 		t.Errorf("%d events are listed, %v", len(events), err)
 	}
@@ -192,7 +212,7 @@ func TestAuditRetention(t *testing.T) {
 	if err := a.trimNetwork(a.ctx, a.network); err != nil {
 		t.Fatal(err)
 	}
-	if events, err = a.ListEvents(a.ctx, []model.NetworkName{a.network}, "", 100); err != nil || len(events) != 13 || events[0].GetAction() != "tunnel.down" {
+	if events, err = a.ListEvents(a.ctx, EventQuery{Networks: []model.NetworkName{a.network}, Former: true, Limit: 100}); err != nil || len(events) != 13 || events[0].GetAction() != "tunnel.down" {
 		t.Errorf("%d events are listed, %v", len(events), err)
 	}
 	if got := a.verify(); got.Problem != "" {

@@ -379,7 +379,7 @@ func TestEventsAreListedNewestFirstAndTrimmed(t *testing.T) {
 	slices.Reverse(want)
 	var got []string
 	for before := ""; ; {
-		page, err := s.ListEvents(ctx, []model.NetworkName{demo, other, NoNetwork}, before, 5)
+		page, err := s.ListEvents(ctx, EventQuery{Networks: []model.NetworkName{demo, other, NoNetwork}, Former: true, Before: before, Limit: 5})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -400,14 +400,14 @@ func TestEventsAreListedNewestFirstAndTrimmed(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	newest, err := s.ListEvents(ctx, []model.NetworkName{demo}, "", 5)
+	newest, err := s.ListEvents(ctx, EventQuery{Networks: []model.NetworkName{demo}, Limit: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.trimOnce(ctx); err != nil {
+	if err := s.trimOnce(ctx, stand(t, s, "replicas/a").wins(t), time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	left, err := s.ListEvents(ctx, []model.NetworkName{demo}, "", 100)
+	left, err := s.ListEvents(ctx, EventQuery{Networks: []model.NetworkName{demo}, Limit: 100})
 	if err != nil || !slices.EqualFunc(left, newest, func(a, b *swanherdv1.Event) bool { return proto.Equal(a, b) }) {
 		t.Errorf("%d events are left (%v), want the newest 5", len(left), err)
 	}

@@ -11,8 +11,8 @@ import (
 )
 
 // ChangeTopologyIn makes the topology from into to as a part of t: it creates,
-// updates and deletes the networks, profiles, segments, sites, meshes, gateways and edges
-// in which they differ, each on the condition that it is still at from's revision.
+// updates and deletes the networks, profiles, segments, sites, meshes, gateways, assertions
+// and edges in which they differ, each on the condition that it is still at from's revision.
 //
 // What a state may be is a question of the whole, such as that no prefixes
 // overlap: so in every network that is touched the change also depends on nobody
@@ -26,6 +26,7 @@ func (s *Store) ChangeTopologyIn(t *Txn, from, to *model.Topology) {
 	changeIn(t, s.Sites, from.Sites, to.Sites, networks)
 	changeIn(t, s.Meshes, from.Meshes, to.Meshes, networks)
 	changeIn(t, s.Gateways, from.Gateways, to.Gateways, networks)
+	changeIn(t, s.Assertions, from.Assertions, to.Assertions, networks)
 	changeIn(t, s.Edges, from.Edges, to.Edges, networks)
 	for network := range networks {
 		s.GuardTopologyIn(t, model.NetworkName{Network: network}, from.Revision)

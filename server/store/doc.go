@@ -14,6 +14,7 @@
 //	profiles/{network}/{profile}           swanherd.v1.Profile
 //	segments/{network}/{segment}           swanherd.v1.Segment
 //	gateways/{network}/{gateway}           swanherd.v1.Gateway
+//	assertions/{network}/{assertion}       swanherd.v1.Assertion
 //	pre_shared_keys/{network}/{key}        store.v1.PreSharedKey
 //	edges/{network}/{edge}                 swanherd.v1.Edge, without uplinks and status
 //	edge_status/{network}/{edge}           store.v1.EdgeStatus

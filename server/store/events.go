@@ -1,19 +1,18 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -21,11 +20,14 @@ import (
 )
 
 const (
-	// defaultEventRetention is how many transitions are kept per network, and
-	// defaultAuditRetention how many audit events: however much happens in a fleet, what
+	// DefaultEventRetention is how many transitions are kept per network, and
+	// DefaultAuditRetention how many audit events: however much happens in a fleet, what
 	// people did stays.
-	defaultEventRetention = 20_000
-	defaultAuditRetention = 100_000
+	DefaultEventRetention = 20_000
+	DefaultAuditRetention = 100_000
+	// DefaultDeletedAuditRetention is how long after its newest event the audit log of a
+	// network that was deleted is kept: a year, and time to look at it.
+	DefaultDeletedAuditRetention = 400 * 24 * time.Hour
 )
 
 // trimInterval is how often events beyond the retention are removed.
@@ -91,83 +93,10 @@ func (s *Store) AppendEvent(ctx context.Context, network model.NetworkName, even
 	return err
 }
 
-// ListEvents returns at most limit events of the networks, newest first, that
-// are older than the event with the id before; all, when before is empty.
-// Event.revision is that of the write for audit events. The id of the last
-// one continues the list.
-func (s *Store) ListEvents(ctx context.Context, networks []model.NetworkName, before string, limit int) ([]*swanherdv1.Event, error) {
-	var events []*swanherdv1.Event
-	for _, n := range networks {
-		for _, l := range []layout{eventLayout, auditLayout} {
-			some, err := s.eventsBefore(ctx, l.networkPrefix(n.Network), before, limit)
-			if err != nil {
-				return nil, fmt.Errorf("list events of %s: %w", n, err)
-			}
-			events = append(events, some...)
-		}
-	}
-	slices.SortFunc(events, func(a, b *swanherdv1.Event) int { return cmp.Compare(EventID(b), EventID(a)) })
-	return events[:min(limit, len(events))], nil
-}
-
-// EventID is the last segment of the event's name.
-func EventID(e *swanherdv1.Event) string {
-	return e.GetName()[strings.LastIndexByte(e.GetName(), '/')+1:]
-}
-
-func (s *Store) eventsBefore(ctx context.Context, prefix, before string, limit int) ([]*swanherdv1.Event, error) {
-	end := clientv3.GetPrefixRangeEnd(prefix)
-	if before != "" {
-		end = prefix + before
-	}
-	resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return s.client.Get(ctx, prefix, clientv3.WithRange(end), clientv3.WithLimit(int64(limit)),
-			clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
-	})
-	if err != nil {
-		return nil, err
-	}
-	events := make([]*swanherdv1.Event, len(resp.Kvs))
-	for i, kv := range resp.Kvs {
-		if events[i], err = decodeEvent(kv); err != nil {
-			return nil, err
-		}
-	}
-	return events, nil
-}
-
-// Event reads an event. The error is ErrNotFound when there is none.
-func (s *Store) Event(ctx context.Context, name string) (*swanherdv1.Event, error) {
-	for _, l := range []layout{auditLayout, eventLayout} {
-		key, err := l.key(name)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) { return s.client.Get(ctx, key) })
-		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", name, err)
-		}
-		if len(resp.Kvs) > 0 {
-			return decodeEvent(resp.Kvs[0])
-		}
-	}
-	return nil, fmt.Errorf("%s: %w", name, ErrNotFound)
-}
-
-func decodeEvent(kv *mvccpb.KeyValue) (*swanherdv1.Event, error) {
-	event := &swanherdv1.Event{}
-	if err := proto.Unmarshal(kv.Value, event); err != nil {
-		return nil, fmt.Errorf("decode event %s: %w", kv.Key, err)
-	}
-	if event.GetKind() == swanherdv1.Event_KIND_AUDIT {
-		event.Revision = kv.ModRevision
-	}
-	return event, nil
-}
-
-// TrimEvents keeps transitions within the retention until ctx ends. It is the leader's to
-// call; two at once do no harm.
-func (s *Store) TrimEvents(ctx context.Context) {
+// TrimEvents keeps transitions within the retention until ctx ends, and removes the logs
+// of networks that were deleted: transitions at once, audit events when the newest is
+// older than the retention for these. It is the leader's to call.
+func (s *Store) TrimEvents(ctx context.Context, l *Leadership) {
 	ticker := time.NewTicker(trimInterval)
 	defer ticker.Stop()
 	for {
@@ -176,39 +105,111 @@ func (s *Store) TrimEvents(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		if err := s.trimOnce(ctx); err != nil && ctx.Err() == nil {
+		if err := s.trimOnce(ctx, l, time.Now()); err != nil && ctx.Err() == nil {
 			s.log.Warn("trim events", "error", err)
 		}
 	}
 }
 
-func (s *Store) trimOnce(ctx context.Context) error {
-	for _, n := range s.eventNetworks() {
-		if err := s.trimNetwork(ctx, n); err != nil {
+func (s *Store) trimOnce(ctx context.Context, l *Leadership, now time.Time) error {
+	networks, err := s.EventNetworks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range networks {
+		since, err := s.networkSince(ctx, n)
+		if err != nil {
+			return err
+		}
+		if n == NoNetwork || since > 0 {
+			err = s.trimNetwork(ctx, n)
+		} else {
+			err = s.trimDeleted(ctx, l, n, now)
+		}
+		var refused *ConditionError // it was made anew, or another replica leads
+		if err != nil && !errors.As(err, &refused) {
 			return err
 		}
 	}
 	return nil
 }
 
-// eventNetworks are the networks that have events.
-func (s *Store) eventNetworks() []model.NetworkName {
-	networks := []model.NetworkName{NoNetwork}
-	for row := range s.Snapshot().Networks.All() {
-		if n, err := model.ParseNetworkName(row.Name); err == nil {
-			networks = append(networks, n)
+// EventNetworks are the networks that have events, also those that were deleted, by
+// name.
+func (s *Store) EventNetworks(ctx context.Context) ([]model.NetworkName, error) {
+	found := map[string]bool{}
+	for _, l := range []layout{eventLayout, auditLayout, sealLayout} {
+		end := clientv3.GetPrefixRangeEnd(l.prefix())
+		for key := l.prefix(); ; {
+			resp, err := ask(ctx, func(ctx context.Context) (*clientv3.GetResponse, error) {
+				return s.client.Get(ctx, key, clientv3.WithRange(end), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+			})
+			if err != nil {
+				return nil, fmt.Errorf("list networks with events: %w", err)
+			}
+			if len(resp.Kvs) == 0 {
+				break
+			}
+			network, _, _ := strings.Cut(strings.TrimPrefix(string(resp.Kvs[0].Key), l.prefix()), "/")
+			found[network] = true
+			key = clientv3.GetPrefixRangeEnd(l.networkPrefix(network)) // the next network
 		}
 	}
-	return networks
+	var networks []model.NetworkName
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		networks = append(networks, model.NetworkName{Network: name})
+	}
+	return networks, nil
+}
+
+// trimDeleted removes what is due of the logs of a network that was deleted.
+func (s *Store) trimDeleted(ctx context.Context, l *Leadership, network model.NetworkName, now time.Time) error {
+	newest, err := s.eventsBefore(ctx, auditLayout.networkPrefix(network.Network), "", 0, 1)
+	if err != nil {
+		return fmt.Errorf("read the newest audit event of %s: %w", network, err)
+	}
+	layouts := []layout{eventLayout}
+	if len(newest) == 0 || now.Sub(newest[0].GetTime().AsTime()) > s.deletedRetention {
+		layouts = append(layouts, auditLayout, sealLayout)
+	}
+	t := s.Txn()
+	l.FenceIn(t)
+	s.Networks.RequireAbsentIn(t, network.String())
+	var events int64
+	for _, layout := range layouts {
+		prefix := layout.networkPrefix(network.Network)
+		n, err := s.countRange(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix))
+		if err != nil {
+			return fmt.Errorf("count events of %s: %w", network, err)
+		}
+		events += int64(n)
+		t.write("the log of "+network.String(), prefix, clientv3.OpDelete(prefix, clientv3.WithPrefix()))
+	}
+	if events == 0 {
+		return nil
+	}
+	if len(newest) > 0 && len(layouts) > 1 {
+		last, err := s.lastSeal(ctx, network)
+		if err != nil {
+			return err
+		}
+		s.AppendEventIn(t, NoNetwork, &swanherdv1.Event{
+			Kind: swanherdv1.Event_KIND_AUDIT, Actor: "system", Action: "auditLog.delete", Resource: network.String(),
+			Message: fmt.Sprintf("the audit log of the deleted network, whose newest event is of %s, was removed: %d events, last seal %x",
+				newest[0].GetTime().AsTime().Format(time.DateOnly), last.GetEvents(), last.GetHash()),
+		})
+	}
+	_, err = t.Commit(ctx)
+	return err
 }
 
 func (s *Store) trimNetwork(ctx context.Context, network model.NetworkName) error {
 	prefix := eventLayout.networkPrefix(network.Network)
-	count, err := s.client.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+	count, err := s.countRange(ctx, prefix, clientv3.GetPrefixRangeEnd(prefix))
 	if err != nil {
 		return fmt.Errorf("count events of %s: %w", network, err)
 	}
-	excess := count.Count - int64(s.eventRetention)
+	excess := int64(count - s.eventRetention)
 	if excess <= 0 {
 		return nil
 	}

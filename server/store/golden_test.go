@@ -33,7 +33,7 @@ type storedKind struct {
 // storedKinds are all that there are, apart from the schema's own.
 func storedKinds(s *Store) []storedKind {
 	return []storedKind{
-		kindOf(s.Networks), kindOf(s.Profiles), kindOf(s.Segments), kindOf(s.Sites), kindOf(s.Meshes), kindOf(s.Gateways), kindOf(s.PreSharedKeys), kindOf(s.Edges),
+		kindOf(s.Networks), kindOf(s.Profiles), kindOf(s.Segments), kindOf(s.Sites), kindOf(s.Meshes), kindOf(s.Gateways), kindOf(s.Assertions), kindOf(s.PreSharedKeys), kindOf(s.Edges),
 		kindOf(s.EdgeStatuses), kindOf(s.EdgeIdentities), kindOf(s.EnrollmentTokens), kindOf(s.APITokens), kindOf(s.LoginLinks),
 		kindOf(s.Authorities), kindOf(s.Revocations), kindOf(s.Replicas), kindOf(s.EnrollmentRequests), kindOf(s.Devices),
 		kindOf(s.DeviceSerials), kindOf(s.TokenUses), kindOf(s.ExpiryChecks), kindOf(s.RoleBindings), kindOf(s.Users), kindOf(s.DataKeys),

@@ -28,7 +28,7 @@ func TestAuditTellsWhatTheChangeDependsOn(t *testing.T) {
 		if revision, err = txn.Commit(ctx); err != nil {
 			t.Fatal(err)
 		}
-		have, err := s.Event(ctx, e.GetName())
+		have, err := s.Event(ctx, e.GetName(), true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestAuditTellsWhatTheChangeDependsOn(t *testing.T) {
 	if err := s.AppendEvent(ctx, demo, transition); err != nil {
 		t.Fatal(err)
 	}
-	if have, err := s.Event(ctx, transition.GetName()); err != nil || have.GetSource() != nil {
+	if have, err := s.Event(ctx, transition.GetName(), true); err != nil || have.GetSource() != nil {
 		t.Errorf("a transition: %v, %v; nobody did it", have, err)
 	}
 }

@@ -94,6 +94,16 @@ func (s *Store) AnswerIn(ctx context.Context, t *Txn, actor, id string, answer *
 	if err != nil {
 		return err
 	}
+	t.require("the answer to request "+id, key, 0)
+	return s.SettleIn(ctx, t, actor, id, answer)
+}
+
+// SettleIn keeps the answer as a part of t, in the place of one that was a claim.
+func (s *Store) SettleIn(ctx context.Context, t *Txn, actor, id string, answer *storev1.AnsweredRequest) error {
+	key, err := AnswerKey(actor, id)
+	if err != nil {
+		return err
+	}
 	lease, err := s.requestLease(ctx)
 	if err != nil {
 		return err
@@ -104,7 +114,16 @@ func (s *Store) AnswerIn(ctx context.Context, t *Txn, actor, id string, answer *
 	if err != nil {
 		return fmt.Errorf("encode the answer to a request: %w", err)
 	}
-	t.require("the answer to request "+id, key, 0)
 	t.write("the answer to request "+id, key, clientv3.OpPut(key, string(b), clientv3.WithLease(lease)))
 	return nil
+}
+
+// ForgetIn drops the answer as a part of t: what a claim was for did not come to be.
+func (s *Store) ForgetIn(t *Txn, actor, id string) {
+	key, err := AnswerKey(actor, id)
+	if err != nil {
+		t.fail(err)
+		return
+	}
+	t.write("the answer to request "+id, key, clientv3.OpDelete(key))
 }

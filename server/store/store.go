@@ -39,8 +39,11 @@ type Config struct {
 	// that what came after the backup is told from what comes now.
 	Restored bool
 	// EventRetention is how many transitions are kept per network, AuditRetention how many
-	// audit events. Default 20,000 and 100,000.
+	// audit events. Defaults DefaultEventRetention and DefaultAuditRetention.
 	EventRetention, AuditRetention int
+	// DeletedAuditRetention is how long after its newest event the audit log of a network
+	// that was deleted is kept. Default DefaultDeletedAuditRetention.
+	DeletedAuditRetention time.Duration
 	// Program is this program's version, for who comes to its store with an older one.
 	Program string
 	// Logger; nil: slog.Default().
@@ -57,6 +60,7 @@ type Store struct {
 	Sites            *Collection[*swanherdv1.Site]
 	Meshes           *Collection[*swanherdv1.Mesh]
 	Gateways         *Collection[*swanherdv1.Gateway]
+	Assertions       *Collection[*swanherdv1.Assertion]
 	PreSharedKeys    *Collection[*storev1.PreSharedKey]
 	Edges            *Collection[*swanherdv1.Edge]
 	EdgeStatuses     *Collection[*storev1.EdgeStatus]
@@ -91,18 +95,19 @@ type Store struct {
 	WebhookSinks      *Collection[*storev1.WebhookSink]
 	WebhookDeliveries *Collection[*storev1.WebhookDelivery]
 
-	client         *clientv3.Client
-	embedded       *embedded // nil with an external cluster
-	cluster        *Cluster  // nil: the embedded etcd is alone, or there is none
-	log            *slog.Logger
-	maxTxnOps      int
-	eventRetention int
-	auditRetention int
-	schema         schemaFence
-	epoch          string
-	pastEpochs     map[string]int64
-	ids            *eventIDs
-	cached         []cachedCollection
+	client           *clientv3.Client
+	embedded         *embedded // nil with an external cluster
+	cluster          *Cluster  // nil: the embedded etcd is alone, or there is none
+	log              *slog.Logger
+	maxTxnOps        int
+	eventRetention   int
+	auditRetention   int
+	deletedRetention time.Duration // of audit events
+	schema           schemaFence
+	epoch            string
+	pastEpochs       map[string]int64
+	ids              *eventIDs
+	cached           []cachedCollection
 
 	stop context.CancelFunc
 	done sync.WaitGroup
@@ -127,13 +132,14 @@ type Store struct {
 // the watch cache. A failed Open leaves nothing running.
 func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 	s := &Store{
-		log:            cfg.Logger,
-		maxTxnOps:      cfg.MaxTxnOps,
-		eventRetention: cmp.Or(cfg.EventRetention, defaultEventRetention),
-		auditRetention: cmp.Or(cfg.AuditRetention, defaultAuditRetention),
-		ids:            newEventIDs(),
-		subscriptions:  map[*Subscription]struct{}{},
-		advanced:       make(chan struct{}),
+		log:              cfg.Logger,
+		maxTxnOps:        cfg.MaxTxnOps,
+		eventRetention:   cmp.Or(cfg.EventRetention, DefaultEventRetention),
+		auditRetention:   cmp.Or(cfg.AuditRetention, DefaultAuditRetention),
+		deletedRetention: cmp.Or(cfg.DeletedAuditRetention, DefaultDeletedAuditRetention),
+		ids:              newEventIDs(),
+		subscriptions:    map[*Subscription]struct{}{},
+		advanced:         make(chan struct{}),
 	}
 	if s.log == nil {
 		s.log = slog.Default()
@@ -204,6 +210,7 @@ func (s *Store) makeCollections() {
 	s.Sites = collect(s, "sites", "networks/*/sites/*", func(n *Snapshot) *model.Table[*swanherdv1.Site] { return &n.Sites })
 	s.Meshes = collect(s, "meshes", "networks/*/meshes/*", func(n *Snapshot) *model.Table[*swanherdv1.Mesh] { return &n.Meshes })
 	s.Gateways = collect(s, "gateways", "networks/*/gateways/*", func(n *Snapshot) *model.Table[*swanherdv1.Gateway] { return &n.Gateways })
+	s.Assertions = collect(s, "assertions", "networks/*/assertions/*", func(n *Snapshot) *model.Table[*swanherdv1.Assertion] { return &n.Assertions })
 	s.PreSharedKeys = collect(s, "pre_shared_keys", "networks/*/preSharedKeys/*", func(n *Snapshot) *model.Table[*storev1.PreSharedKey] { return &n.PreSharedKeys })
 	s.Edges = collect(s, "edges", "networks/*/edges/*", func(n *Snapshot) *model.Table[*swanherdv1.Edge] { return &n.Edges })
 	s.EdgeStatuses = collect(s, "edge_status", "networks/*/edges/*", func(n *Snapshot) *model.Table[*storev1.EdgeStatus] { return &n.EdgeStatuses })

@@ -11,7 +11,7 @@ import (
 	"github.com/swanherd/swanherd/server/model"
 )
 
-func open(t *testing.T, dir string) *Store {
+func open(t testing.TB, dir string) *Store {
 	t.Helper()
 	s, err := Open(t.Context(), Config{DataDir: dir, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -128,7 +128,7 @@ func TestTxnIsAllOrNothing(t *testing.T) {
 	if row, ok := snap.Sites.Get(berlin); !ok || row.Revision != revision {
 		t.Errorf("snapshot has %v, %v; want revision %d", row, ok, revision)
 	}
-	events, err := s.ListEvents(ctx, []model.NetworkName{{Network: "demo"}}, "", 10)
+	events, err := s.ListEvents(ctx, EventQuery{Networks: []model.NetworkName{{Network: "demo"}}, Former: true, Limit: 10})
 	if err != nil || len(events) != 1 || events[0].GetRevision() != revision {
 		t.Errorf("ListEvents = %v, %v; want the one of revision %d", events, err, revision)
 	}

@@ -2,12 +2,12 @@ import { useComputed } from "@preact/signals";
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { address } from "./address";
 import { hasProvider } from "./api";
-import { ConnectionBar, Live } from "./connection";
+import { ConnectionBar, Live, StoreBar } from "./connection";
 import { AbsentEdges, Announcer, Counts } from "./counts";
 import { TunnelDetails } from "./details";
 import { base } from "./format";
 import { Page } from "./page";
-import { staleAfter } from "./store";
+import { freshness, staleAfter } from "./store";
 import { TunnelTable } from "./table";
 
 export function App() {
@@ -36,7 +36,7 @@ function Screen({ page }: { page: Page }) {
     <>
       <header>
         <h1>Swanherd</h1>
-        <Live silence={silence} time={time} />
+        <Live live={silence <= staleAfter && store.staleSince === undefined} time={time} />
         <span class="scope">{store.counts === undefined ? "loading" : `${store.counts.sites} sites`}</span>
         {page.stuck.value !== "" && (
           <span class="stuck" role="alert">
@@ -49,7 +49,8 @@ function Screen({ page }: { page: Page }) {
         </button>
       </header>
       <ConnectionBar connection={page.connection.value} silence={silence} time={time} now={now} />
-      <main class={silence > staleAfter ? "not-live" : ""}>
+      <StoreBar staleSince={store.staleSince} />
+      <main class={freshness(silence, store.staleSince)}>
         <Counts
           counts={store.counts}
           filter={filter}

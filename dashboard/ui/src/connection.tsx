@@ -28,9 +28,21 @@ export function ConnectionBar({ connection, silence, time, now }: Props) {
   );
 }
 
+/**
+ * StoreBar says that the controller does not reach its store: what edges report comes on,
+ * but what was changed since is not on screen.
+ */
+export function StoreBar({ staleSince }: { staleSince: number | undefined }) {
+  if (staleSince === undefined) return null;
+  return (
+    <div class="lost" role="alert">
+      {`The controller does not reach its store: changes since ${clock(staleSince)} are not shown, and none can be made here`}
+    </div>
+  );
+}
+
 /** Live is the small sign in the header that all is well, with the controller's clock. */
-export function Live({ silence, time }: { silence: number; time: number | undefined }) {
-  const live = silence <= staleAfter;
+export function Live({ live, time }: { live: boolean; time: number | undefined }) {
   return (
     <span class={live ? "live" : "live not"}>
       {live ? "live" : "not live"} {time !== undefined && <time>{clock(time)}</time>}

@@ -7,6 +7,15 @@ import { type Look, look, type StatusKey } from "./status";
 /** Silence of the stream, in ms, after which what is shown is called stale. */
 export const staleAfter = 5000;
 
+/**
+ * freshness is how what is shown looks, as a class: not live when nothing is heard, and
+ * without a look of health when it may not be all that there is.
+ */
+export function freshness(silence: number, staleSince: number | undefined): string {
+  if (silence > staleAfter) return "not-live";
+  return staleSince === undefined ? "" : "may-be-old";
+}
+
 /** A tunnel with what sorting and filtering need of it. */
 export interface Row {
   readonly tunnel: Tunnel;
@@ -48,6 +57,8 @@ export class FleetStore {
   synced = false;
   /** The controller's build. */
   build = "";
+  /** Since when the controller does not learn of changes, ms since 1970; undefined: it does. */
+  staleSince: number | undefined;
   private shown = new Picture();
   /** What a new stream has said so far, while the old picture is on screen. */
   private next: Picture | undefined;
@@ -58,6 +69,7 @@ export class FleetStore {
   apply(frame: WatchFleetResponse, now: number): void {
     this.heardAt = now;
     this.serverTime = millis(frame.serverTime) ?? this.serverTime;
+    this.staleSince = millis(frame.staleSinceTime);
     if (frame.counts) this.counts = frame.counts;
     if (frame.serverBuild) this.build = frame.serverBuild;
     (this.next ?? this.shown).apply(frame);
@@ -82,6 +94,7 @@ export class FleetStore {
     this.next = undefined;
     this.counts = undefined;
     this.synced = false;
+    this.staleSince = undefined;
     this.heardAt = Number.NEGATIVE_INFINITY;
   }
 

@@ -1,7 +1,7 @@
 import { timestampFromMs } from "@bufbuild/protobuf/wkt";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { TunnelStatus } from "../src/gen/swanherd/v1/tunnel_pb";
-import { type Filter, FleetStore, staleAfter } from "../src/store";
+import { type Filter, FleetStore, freshness, staleAfter } from "../src/store";
 import { frame, noon, tunnel } from "./fixtures";
 
 const all: Filter = { statuses: [], text: "" };
@@ -42,6 +42,34 @@ describe("frames", () => {
     expect(names(store), "rows show as they come").toEqual(["a--b"]);
     store.apply(frame({ synced: true }), 1);
     expect(store.synced).toBe(true);
+  });
+});
+
+describe("the controller's store", () => {
+  test("is lost as long as frames say so", () => {
+    const store = storeWith(tunnel("a--b"));
+    expect(store.staleSince).toBeUndefined();
+    store.apply(frame({ staleSinceTime: timestampFromMs(noon - 7000) }), 1);
+    expect(store.staleSince).toBe(noon - 7000);
+    store.apply(frame(), 2);
+    expect(store.staleSince).toBeUndefined();
+  });
+
+  test("is of the stream, not of the next person", () => {
+    const store = storeWith();
+    store.apply(frame({ staleSinceTime: timestampFromMs(noon) }), 1);
+    store.clear();
+    expect(store.staleSince).toBeUndefined();
+  });
+
+  test.each<[number, number | undefined, string]>([
+    [0, undefined, ""],
+    [staleAfter, undefined, ""],
+    [0, noon, "may-be-old"],
+    [staleAfter + 1, undefined, "not-live"],
+    [staleAfter + 1, noon, "not-live"],
+  ])("silence of %d, lost since %s: %s", (silence, since, want) => {
+    expect(freshness(silence, since)).toBe(want);
   });
 });
 

@@ -198,7 +198,7 @@ It needs root, or CAP_NET_ADMIN and CAP_NET_BIND_SERVICE, and /dev/net/tun.`,
 	f.StringVar(&cfg.IntentFile, "intent", "", "run this intent file, without a controller")
 	f.StringArrayVar(&uplinks, "uplink", nil, "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]; may be repeated; without it, every interface with a default route")
 	segmentFlag(cmd, &segments)
-	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto, kernel or userspace; auto is the kernel's if --tcp-port is 0 and it works")
+	f.StringVar(&dataPlane, "data-plane", string(edge.DataPlaneAuto), "auto, kernel or userspace; auto is the kernel's if --tcp-port is 0 and it works; with TCP kernel needs one that has ESP in TCP")
 	f.IntVar(&cfg.Workers, "workers", 0, "how many threads of the userspace data plane move packets in each direction; 0: one for every two processors. With that of the kernel, how many SAs may share the traffic of a child: one for each processor and one for all, if this is as many; 0: 17")
 	f.BoolVar(&cfg.ESPOffload, "esp-offload", false, "have network interfaces that can do it encrypt and decrypt ESP, with the kernel's data plane and where no NAT puts it into UDP; `ip xfrm state` shows which SAs are offloaded")
 	f.BoolVar(&cfg.FailClosed, "fail-closed", false, "after an orderly stop, too, keep what was routed into tunnels from leaving in clear, until another agent runs or `swanherd-edge release`: for a service that is restarted")

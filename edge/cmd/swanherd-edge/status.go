@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -158,13 +159,28 @@ func printAgent(w io.Writer, s *edge.Status, now time.Time) {
 		fmt.Fprintf(w, "Controller:\tnot connected for %s: %s\n", age(now, session.Since), dash(session.LastError))
 	}
 	if i := s.Intent; i != nil {
-		fmt.Fprintf(w, "Intent:\trevision %d of %s, digest %s\n", i.Revision, i.Epoch, i.Digest)
+		fmt.Fprintf(w, "Intent:\trevision %d of %s, digest %s%s\n", i.Revision, i.Epoch, i.Digest, trialWords(i))
 	} else {
 		fmt.Fprintf(w, "Intent:\tnone yet\n")
 	}
 	if c := s.Certificates; c != nil {
 		fmt.Fprintf(w, "Certificates:\tcontrol until %s, IKE until %s\n", c.ControlExpire.Format(time.DateOnly), c.IKEExpire.Format(time.DateOnly))
 	}
+}
+
+// trialWords say what an intent on trial waits for.
+func trialWords(i *edge.IntentStatus) string {
+	switch {
+	case len(i.Awaited) > 0:
+		names := make([]string, len(i.Awaited))
+		for n, name := range i.Awaited {
+			names[n] = path.Base(name)
+		}
+		return ", on trial: awaits " + strings.Join(names, ", ")
+	case i.Unconfirmed:
+		return ", on trial"
+	}
+	return ""
 }
 
 // printTunnel prints a tunnel: a line for its first Child SA, and one for each

@@ -319,6 +319,50 @@ func (x *CreateEnrollmentTokenRequest) GetValidateOnly() bool {
 	return false
 }
 
+type GetEnrollmentTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEnrollmentTokenRequest) Reset() {
+	*x = GetEnrollmentTokenRequest{}
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEnrollmentTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEnrollmentTokenRequest) ProtoMessage() {}
+
+func (x *GetEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
+func (*GetEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetEnrollmentTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListEnrollmentTokensRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -333,7 +377,7 @@ type ListEnrollmentTokensRequest struct {
 
 func (x *ListEnrollmentTokensRequest) Reset() {
 	*x = ListEnrollmentTokensRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -345,7 +389,7 @@ func (x *ListEnrollmentTokensRequest) String() string {
 func (*ListEnrollmentTokensRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -358,7 +402,7 @@ func (x *ListEnrollmentTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListEnrollmentTokensRequest) GetParent() string {
@@ -406,7 +450,7 @@ type ListEnrollmentTokensResponse struct {
 
 func (x *ListEnrollmentTokensResponse) Reset() {
 	*x = ListEnrollmentTokensResponse{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +462,7 @@ func (x *ListEnrollmentTokensResponse) String() string {
 func (*ListEnrollmentTokensResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +475,7 @@ func (x *ListEnrollmentTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentTokensResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListEnrollmentTokensResponse) GetEnrollmentTokens() []*EnrollmentToken {
@@ -449,15 +493,21 @@ func (x *ListEnrollmentTokensResponse) GetNextPageToken() string {
 }
 
 type DeleteEnrollmentTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteEnrollmentTokenRequest) Reset() {
 	*x = DeleteEnrollmentTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +519,7 @@ func (x *DeleteEnrollmentTokenRequest) String() string {
 func (*DeleteEnrollmentTokenRequest) ProtoMessage() {}
 
 func (x *DeleteEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,12 +532,26 @@ func (x *DeleteEnrollmentTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEnrollmentTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEnrollmentTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteEnrollmentTokenRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteEnrollmentTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteEnrollmentTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -517,7 +581,7 @@ type ApiToken struct {
 
 func (x *ApiToken) Reset() {
 	*x = ApiToken{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +593,7 @@ func (x *ApiToken) String() string {
 func (*ApiToken) ProtoMessage() {}
 
 func (x *ApiToken) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +606,7 @@ func (x *ApiToken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiToken.ProtoReflect.Descriptor instead.
 func (*ApiToken) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ApiToken) GetName() string {
@@ -636,7 +700,7 @@ type RotateApiTokenRequest struct {
 
 func (x *RotateApiTokenRequest) Reset() {
 	*x = RotateApiTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +712,7 @@ func (x *RotateApiTokenRequest) String() string {
 func (*RotateApiTokenRequest) ProtoMessage() {}
 
 func (x *RotateApiTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +725,7 @@ func (x *RotateApiTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateApiTokenRequest.ProtoReflect.Descriptor instead.
 func (*RotateApiTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RotateApiTokenRequest) GetName() string {
@@ -714,7 +778,7 @@ type CreateApiTokenRequest struct {
 
 func (x *CreateApiTokenRequest) Reset() {
 	*x = CreateApiTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -726,7 +790,7 @@ func (x *CreateApiTokenRequest) String() string {
 func (*CreateApiTokenRequest) ProtoMessage() {}
 
 func (x *CreateApiTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -739,7 +803,7 @@ func (x *CreateApiTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateApiTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateApiTokenRequest) GetApiToken() *ApiToken {
@@ -763,6 +827,51 @@ func (x *CreateApiTokenRequest) GetValidateOnly() bool {
 	return false
 }
 
+type GetApiTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `apiTokens/{api_token}`; `apiTokens/self` is the caller's own, which any role may see.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetApiTokenRequest) Reset() {
+	*x = GetApiTokenRequest{}
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetApiTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetApiTokenRequest) ProtoMessage() {}
+
+func (x *GetApiTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetApiTokenRequest.ProtoReflect.Descriptor instead.
+func (*GetApiTokenRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetApiTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListApiTokensRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	PageSize  int32                  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
@@ -776,7 +885,7 @@ type ListApiTokensRequest struct {
 
 func (x *ListApiTokensRequest) Reset() {
 	*x = ListApiTokensRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -788,7 +897,7 @@ func (x *ListApiTokensRequest) String() string {
 func (*ListApiTokensRequest) ProtoMessage() {}
 
 func (x *ListApiTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -801,7 +910,7 @@ func (x *ListApiTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListApiTokensRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListApiTokensRequest) GetPageSize() int32 {
@@ -842,7 +951,7 @@ type ListApiTokensResponse struct {
 
 func (x *ListApiTokensResponse) Reset() {
 	*x = ListApiTokensResponse{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -854,7 +963,7 @@ func (x *ListApiTokensResponse) String() string {
 func (*ListApiTokensResponse) ProtoMessage() {}
 
 func (x *ListApiTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -867,7 +976,7 @@ func (x *ListApiTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListApiTokensResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListApiTokensResponse) GetApiTokens() []*ApiToken {
@@ -888,14 +997,21 @@ type DeleteApiTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `apiTokens/{api_token}`; `apiTokens/self` is the caller's own, which any
 	// role may delete.
-	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	// An answer is for who asks by the same token: who deleted its own has none to ask by.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteApiTokenRequest) Reset() {
 	*x = DeleteApiTokenRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1023,7 @@ func (x *DeleteApiTokenRequest) String() string {
 func (*DeleteApiTokenRequest) ProtoMessage() {}
 
 func (x *DeleteApiTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,12 +1036,26 @@ func (x *DeleteApiTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteApiTokenRequest.ProtoReflect.Descriptor instead.
 func (*DeleteApiTokenRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteApiTokenRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteApiTokenRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteApiTokenRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -937,14 +1067,20 @@ type CreateLoginLinkRequest struct {
 	// How long the link may wait to be opened. Default 15 min, at most 24 h.
 	Ttl *durationpb.Duration `protobuf:"bytes,2,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// How long the session lasts that it opens. Default 8 h.
-	SessionTtl    *durationpb.Duration `protobuf:"bytes,3,opt,name=session_ttl,json=sessionTtl,proto3" json:"session_ttl,omitempty"`
+	SessionTtl *durationpb.Duration `protobuf:"bytes,3,opt,name=session_ttl,json=sessionTtl,proto3" json:"session_ttl,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateLoginLinkRequest) Reset() {
 	*x = CreateLoginLinkRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1092,7 @@ func (x *CreateLoginLinkRequest) String() string {
 func (*CreateLoginLinkRequest) ProtoMessage() {}
 
 func (x *CreateLoginLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1105,7 @@ func (x *CreateLoginLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateLoginLinkRequest.ProtoReflect.Descriptor instead.
 func (*CreateLoginLinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateLoginLinkRequest) GetRole() Role {
@@ -993,6 +1129,20 @@ func (x *CreateLoginLinkRequest) GetSessionTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateLoginLinkRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateLoginLinkRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type LoginLink struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The dashboard's URL with the code in its fragment.
@@ -1004,7 +1154,7 @@ type LoginLink struct {
 
 func (x *LoginLink) Reset() {
 	*x = LoginLink{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1166,7 @@ func (x *LoginLink) String() string {
 func (*LoginLink) ProtoMessage() {}
 
 func (x *LoginLink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1179,7 @@ func (x *LoginLink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginLink.ProtoReflect.Descriptor instead.
 func (*LoginLink) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LoginLink) GetUrl() string {
@@ -1055,7 +1205,7 @@ type RedeemLoginLinkRequest struct {
 
 func (x *RedeemLoginLinkRequest) Reset() {
 	*x = RedeemLoginLinkRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1217,7 @@ func (x *RedeemLoginLinkRequest) String() string {
 func (*RedeemLoginLinkRequest) ProtoMessage() {}
 
 func (x *RedeemLoginLinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1230,7 @@ func (x *RedeemLoginLinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemLoginLinkRequest.ProtoReflect.Descriptor instead.
 func (*RedeemLoginLinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RedeemLoginLinkRequest) GetCode() string {
@@ -1098,7 +1248,7 @@ type WhoAmIRequest struct {
 
 func (x *WhoAmIRequest) Reset() {
 	*x = WhoAmIRequest{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1260,7 @@ func (x *WhoAmIRequest) String() string {
 func (*WhoAmIRequest) ProtoMessage() {}
 
 func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1273,7 @@ func (x *WhoAmIRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIRequest.ProtoReflect.Descriptor instead.
 func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{16}
 }
 
 type WhoAmIResponse struct {
@@ -1143,7 +1293,7 @@ type WhoAmIResponse struct {
 
 func (x *WhoAmIResponse) Reset() {
 	*x = WhoAmIResponse{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1305,7 @@ func (x *WhoAmIResponse) String() string {
 func (*WhoAmIResponse) ProtoMessage() {}
 
 func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1318,7 @@ func (x *WhoAmIResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoAmIResponse.ProtoReflect.Descriptor instead.
 func (*WhoAmIResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WhoAmIResponse) GetActor() string {
@@ -1227,7 +1377,7 @@ type RoleGrant struct {
 
 func (x *RoleGrant) Reset() {
 	*x = RoleGrant{}
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1389,7 @@ func (x *RoleGrant) String() string {
 func (*RoleGrant) ProtoMessage() {}
 
 func (x *RoleGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_access_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_access_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1402,7 @@ func (x *RoleGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleGrant.ProtoReflect.Descriptor instead.
 func (*RoleGrant) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_access_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RoleGrant) GetRole() Role {
@@ -1310,7 +1460,9 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x10enrollment_token\x18\x02 \x01(\v2\x1c.swanherd.v1.EnrollmentTokenB\x06\xbaH\x03\xc8\x01\x01R\x0fenrollmentToken\x12*\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\xcc\x01\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"7\n" +
+	"\x19GetEnrollmentTokenRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xcc\x01\n" +
 	"\x1bListEnrollmentTokensRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1321,9 +1473,12 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x91\x01\n" +
 	"\x1cListEnrollmentTokensResponse\x12I\n" +
 	"\x11enrollment_tokens\x18\x01 \x03(\v2\x1c.swanherd.v1.EnrollmentTokenR\x10enrollmentTokens\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\":\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8b\x01\n" +
 	"\x1cDeleteEnrollmentTokenRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xd4\x05\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xd4\x05\n" +
 	"\bApiToken\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x121\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x11.swanherd.v1.RoleB\n" +
@@ -1356,7 +1511,9 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\tapi_token\x18\x01 \x01(\v2\x15.swanherd.v1.ApiTokenB\x06\xbaH\x03\xc8\x01\x01R\bapiToken\x12*\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\xa5\x01\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"0\n" +
+	"\x12GetApiTokenRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa5\x01\n" +
 	"\x14ListApiTokensRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
@@ -1367,14 +1524,20 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\x15ListApiTokensResponse\x124\n" +
 	"\n" +
 	"api_tokens\x18\x01 \x03(\v2\x15.swanherd.v1.ApiTokenR\tapiTokens\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"3\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x84\x01\n" +
 	"\x15DeleteApiTokenRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc8\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x99\x02\n" +
 	"\x16CreateLoginLinkRequest\x12%\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x11.swanherd.v1.RoleR\x04role\x12;\n" +
 	"\x03ttl\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x05*\x00R\x03ttl\x12J\n" +
 	"\vsession_ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$*\x00R\n" +
-	"sessionTtl\"Z\n" +
+	"sessionTtl\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"Z\n" +
 	"\tLoginLink\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -1403,12 +1566,14 @@ const file_swanherd_v1_access_service_proto_rawDesc = "" +
 	"\vROLE_VIEWER\x10\x01\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x02\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\x032\xb9\t\n" +
+	"ROLE_ADMIN\x10\x032\xaf\v\n" +
 	"\rAccessService\x12\xa4\x01\n" +
-	"\x15CreateEnrollmentToken\x12).swanherd.v1.CreateEnrollmentTokenRequest\x1a\x1c.swanherd.v1.EnrollmentToken\"B\x82\xd3\xe4\x93\x02<:\x10enrollment_token\"(/v1/{parent=networks/*}/enrollmentTokens\x12\x9d\x01\n" +
+	"\x15CreateEnrollmentToken\x12).swanherd.v1.CreateEnrollmentTokenRequest\x1a\x1c.swanherd.v1.EnrollmentToken\"B\x82\xd3\xe4\x93\x02<:\x10enrollment_token\"(/v1/{parent=networks/*}/enrollmentTokens\x12\x8c\x01\n" +
+	"\x12GetEnrollmentToken\x12&.swanherd.v1.GetEnrollmentTokenRequest\x1a\x1c.swanherd.v1.EnrollmentToken\"0\x82\xd3\xe4\x93\x02*\x12(/v1/{name=networks/*/enrollmentTokens/*}\x12\x9d\x01\n" +
 	"\x14ListEnrollmentTokens\x12(.swanherd.v1.ListEnrollmentTokensRequest\x1a).swanherd.v1.ListEnrollmentTokensResponse\"0\x82\xd3\xe4\x93\x02*\x12(/v1/{parent=networks/*}/enrollmentTokens\x12\x8c\x01\n" +
 	"\x15DeleteEnrollmentToken\x12).swanherd.v1.DeleteEnrollmentTokenRequest\x1a\x16.google.protobuf.Empty\"0\x82\xd3\xe4\x93\x02**(/v1/{name=networks/*/enrollmentTokens/*}\x12m\n" +
-	"\x0eCreateApiToken\x12\".swanherd.v1.CreateApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\" \x82\xd3\xe4\x93\x02\x1a:\tapi_token\"\r/v1/apiTokens\x12m\n" +
+	"\x0eCreateApiToken\x12\".swanherd.v1.CreateApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\" \x82\xd3\xe4\x93\x02\x1a:\tapi_token\"\r/v1/apiTokens\x12e\n" +
+	"\vGetApiToken\x12\x1f.swanherd.v1.GetApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/{name=apiTokens/*}\x12m\n" +
 	"\rListApiTokens\x12!.swanherd.v1.ListApiTokensRequest\x1a\".swanherd.v1.ListApiTokensResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/apiTokens\x12u\n" +
 	"\x0eRotateApiToken\x12\".swanherd.v1.RotateApiTokenRequest\x1a\x15.swanherd.v1.ApiToken\"(\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/{name=apiTokens/*}:rotate\x12l\n" +
 	"\x0eDeleteApiToken\x12\".swanherd.v1.DeleteApiTokenRequest\x1a\x16.google.protobuf.Empty\"\x1e\x82\xd3\xe4\x93\x02\x18*\x16/v1/{name=apiTokens/*}\x12i\n" +
@@ -1431,80 +1596,86 @@ func file_swanherd_v1_access_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_access_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swanherd_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_swanherd_v1_access_service_proto_goTypes = []any{
 	(Role)(0),                            // 0: swanherd.v1.Role
 	(*EnrollmentToken)(nil),              // 1: swanherd.v1.EnrollmentToken
 	(*CreateEnrollmentTokenRequest)(nil), // 2: swanherd.v1.CreateEnrollmentTokenRequest
-	(*ListEnrollmentTokensRequest)(nil),  // 3: swanherd.v1.ListEnrollmentTokensRequest
-	(*ListEnrollmentTokensResponse)(nil), // 4: swanherd.v1.ListEnrollmentTokensResponse
-	(*DeleteEnrollmentTokenRequest)(nil), // 5: swanherd.v1.DeleteEnrollmentTokenRequest
-	(*ApiToken)(nil),                     // 6: swanherd.v1.ApiToken
-	(*RotateApiTokenRequest)(nil),        // 7: swanherd.v1.RotateApiTokenRequest
-	(*CreateApiTokenRequest)(nil),        // 8: swanherd.v1.CreateApiTokenRequest
-	(*ListApiTokensRequest)(nil),         // 9: swanherd.v1.ListApiTokensRequest
-	(*ListApiTokensResponse)(nil),        // 10: swanherd.v1.ListApiTokensResponse
-	(*DeleteApiTokenRequest)(nil),        // 11: swanherd.v1.DeleteApiTokenRequest
-	(*CreateLoginLinkRequest)(nil),       // 12: swanherd.v1.CreateLoginLinkRequest
-	(*LoginLink)(nil),                    // 13: swanherd.v1.LoginLink
-	(*RedeemLoginLinkRequest)(nil),       // 14: swanherd.v1.RedeemLoginLinkRequest
-	(*WhoAmIRequest)(nil),                // 15: swanherd.v1.WhoAmIRequest
-	(*WhoAmIResponse)(nil),               // 16: swanherd.v1.WhoAmIResponse
-	(*RoleGrant)(nil),                    // 17: swanherd.v1.RoleGrant
-	nil,                                  // 18: swanherd.v1.EnrollmentToken.SiteLabelsEntry
-	nil,                                  // 19: swanherd.v1.ApiToken.MatchLabelsEntry
-	nil,                                  // 20: swanherd.v1.RoleGrant.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),        // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 22: google.protobuf.Duration
-	(*emptypb.Empty)(nil),                // 23: google.protobuf.Empty
+	(*GetEnrollmentTokenRequest)(nil),    // 3: swanherd.v1.GetEnrollmentTokenRequest
+	(*ListEnrollmentTokensRequest)(nil),  // 4: swanherd.v1.ListEnrollmentTokensRequest
+	(*ListEnrollmentTokensResponse)(nil), // 5: swanherd.v1.ListEnrollmentTokensResponse
+	(*DeleteEnrollmentTokenRequest)(nil), // 6: swanherd.v1.DeleteEnrollmentTokenRequest
+	(*ApiToken)(nil),                     // 7: swanherd.v1.ApiToken
+	(*RotateApiTokenRequest)(nil),        // 8: swanherd.v1.RotateApiTokenRequest
+	(*CreateApiTokenRequest)(nil),        // 9: swanherd.v1.CreateApiTokenRequest
+	(*GetApiTokenRequest)(nil),           // 10: swanherd.v1.GetApiTokenRequest
+	(*ListApiTokensRequest)(nil),         // 11: swanherd.v1.ListApiTokensRequest
+	(*ListApiTokensResponse)(nil),        // 12: swanherd.v1.ListApiTokensResponse
+	(*DeleteApiTokenRequest)(nil),        // 13: swanherd.v1.DeleteApiTokenRequest
+	(*CreateLoginLinkRequest)(nil),       // 14: swanherd.v1.CreateLoginLinkRequest
+	(*LoginLink)(nil),                    // 15: swanherd.v1.LoginLink
+	(*RedeemLoginLinkRequest)(nil),       // 16: swanherd.v1.RedeemLoginLinkRequest
+	(*WhoAmIRequest)(nil),                // 17: swanherd.v1.WhoAmIRequest
+	(*WhoAmIResponse)(nil),               // 18: swanherd.v1.WhoAmIResponse
+	(*RoleGrant)(nil),                    // 19: swanherd.v1.RoleGrant
+	nil,                                  // 20: swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	nil,                                  // 21: swanherd.v1.ApiToken.MatchLabelsEntry
+	nil,                                  // 22: swanherd.v1.RoleGrant.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),        // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 24: google.protobuf.Duration
+	(*emptypb.Empty)(nil),                // 25: google.protobuf.Empty
 }
 var file_swanherd_v1_access_service_proto_depIdxs = []int32{
-	21, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
-	18, // 2: swanherd.v1.EnrollmentToken.site_labels:type_name -> swanherd.v1.EnrollmentToken.SiteLabelsEntry
+	23, // 0: swanherd.v1.EnrollmentToken.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 1: swanherd.v1.EnrollmentToken.create_time:type_name -> google.protobuf.Timestamp
+	20, // 2: swanherd.v1.EnrollmentToken.site_labels:type_name -> swanherd.v1.EnrollmentToken.SiteLabelsEntry
 	1,  // 3: swanherd.v1.CreateEnrollmentTokenRequest.enrollment_token:type_name -> swanherd.v1.EnrollmentToken
 	1,  // 4: swanherd.v1.ListEnrollmentTokensResponse.enrollment_tokens:type_name -> swanherd.v1.EnrollmentToken
 	0,  // 5: swanherd.v1.ApiToken.role:type_name -> swanherd.v1.Role
-	21, // 6: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
-	21, // 7: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
-	21, // 8: swanherd.v1.ApiToken.last_used_time:type_name -> google.protobuf.Timestamp
-	21, // 9: swanherd.v1.ApiToken.rotate_time:type_name -> google.protobuf.Timestamp
-	19, // 10: swanherd.v1.ApiToken.match_labels:type_name -> swanherd.v1.ApiToken.MatchLabelsEntry
-	22, // 11: swanherd.v1.RotateApiTokenRequest.grace:type_name -> google.protobuf.Duration
-	21, // 12: swanherd.v1.RotateApiTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
-	6,  // 13: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
-	6,  // 14: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
+	23, // 6: swanherd.v1.ApiToken.expire_time:type_name -> google.protobuf.Timestamp
+	23, // 7: swanherd.v1.ApiToken.create_time:type_name -> google.protobuf.Timestamp
+	23, // 8: swanherd.v1.ApiToken.last_used_time:type_name -> google.protobuf.Timestamp
+	23, // 9: swanherd.v1.ApiToken.rotate_time:type_name -> google.protobuf.Timestamp
+	21, // 10: swanherd.v1.ApiToken.match_labels:type_name -> swanherd.v1.ApiToken.MatchLabelsEntry
+	24, // 11: swanherd.v1.RotateApiTokenRequest.grace:type_name -> google.protobuf.Duration
+	23, // 12: swanherd.v1.RotateApiTokenRequest.expire_time:type_name -> google.protobuf.Timestamp
+	7,  // 13: swanherd.v1.CreateApiTokenRequest.api_token:type_name -> swanherd.v1.ApiToken
+	7,  // 14: swanherd.v1.ListApiTokensResponse.api_tokens:type_name -> swanherd.v1.ApiToken
 	0,  // 15: swanherd.v1.CreateLoginLinkRequest.role:type_name -> swanherd.v1.Role
-	22, // 16: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
-	22, // 17: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
-	21, // 18: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	24, // 16: swanherd.v1.CreateLoginLinkRequest.ttl:type_name -> google.protobuf.Duration
+	24, // 17: swanherd.v1.CreateLoginLinkRequest.session_ttl:type_name -> google.protobuf.Duration
+	23, // 18: swanherd.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 19: swanherd.v1.WhoAmIResponse.role:type_name -> swanherd.v1.Role
-	21, // 20: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 21: swanherd.v1.WhoAmIResponse.grants:type_name -> swanherd.v1.RoleGrant
+	23, // 20: swanherd.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 21: swanherd.v1.WhoAmIResponse.grants:type_name -> swanherd.v1.RoleGrant
 	0,  // 22: swanherd.v1.RoleGrant.role:type_name -> swanherd.v1.Role
-	20, // 23: swanherd.v1.RoleGrant.match_labels:type_name -> swanherd.v1.RoleGrant.MatchLabelsEntry
+	22, // 23: swanherd.v1.RoleGrant.match_labels:type_name -> swanherd.v1.RoleGrant.MatchLabelsEntry
 	2,  // 24: swanherd.v1.AccessService.CreateEnrollmentToken:input_type -> swanherd.v1.CreateEnrollmentTokenRequest
-	3,  // 25: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
-	5,  // 26: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
-	8,  // 27: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
-	9,  // 28: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
-	7,  // 29: swanherd.v1.AccessService.RotateApiToken:input_type -> swanherd.v1.RotateApiTokenRequest
-	11, // 30: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
-	12, // 31: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
-	14, // 32: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
-	15, // 33: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
-	1,  // 34: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
-	4,  // 35: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
-	23, // 36: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
-	6,  // 37: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
-	10, // 38: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
-	6,  // 39: swanherd.v1.AccessService.RotateApiToken:output_type -> swanherd.v1.ApiToken
-	23, // 40: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
-	13, // 41: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
-	6,  // 42: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
-	16, // 43: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
+	3,  // 25: swanherd.v1.AccessService.GetEnrollmentToken:input_type -> swanherd.v1.GetEnrollmentTokenRequest
+	4,  // 26: swanherd.v1.AccessService.ListEnrollmentTokens:input_type -> swanherd.v1.ListEnrollmentTokensRequest
+	6,  // 27: swanherd.v1.AccessService.DeleteEnrollmentToken:input_type -> swanherd.v1.DeleteEnrollmentTokenRequest
+	9,  // 28: swanherd.v1.AccessService.CreateApiToken:input_type -> swanherd.v1.CreateApiTokenRequest
+	10, // 29: swanherd.v1.AccessService.GetApiToken:input_type -> swanherd.v1.GetApiTokenRequest
+	11, // 30: swanherd.v1.AccessService.ListApiTokens:input_type -> swanherd.v1.ListApiTokensRequest
+	8,  // 31: swanherd.v1.AccessService.RotateApiToken:input_type -> swanherd.v1.RotateApiTokenRequest
+	13, // 32: swanherd.v1.AccessService.DeleteApiToken:input_type -> swanherd.v1.DeleteApiTokenRequest
+	14, // 33: swanherd.v1.AccessService.CreateLoginLink:input_type -> swanherd.v1.CreateLoginLinkRequest
+	16, // 34: swanherd.v1.AccessService.RedeemLoginLink:input_type -> swanherd.v1.RedeemLoginLinkRequest
+	17, // 35: swanherd.v1.AccessService.WhoAmI:input_type -> swanherd.v1.WhoAmIRequest
+	1,  // 36: swanherd.v1.AccessService.CreateEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
+	1,  // 37: swanherd.v1.AccessService.GetEnrollmentToken:output_type -> swanherd.v1.EnrollmentToken
+	5,  // 38: swanherd.v1.AccessService.ListEnrollmentTokens:output_type -> swanherd.v1.ListEnrollmentTokensResponse
+	25, // 39: swanherd.v1.AccessService.DeleteEnrollmentToken:output_type -> google.protobuf.Empty
+	7,  // 40: swanherd.v1.AccessService.CreateApiToken:output_type -> swanherd.v1.ApiToken
+	7,  // 41: swanherd.v1.AccessService.GetApiToken:output_type -> swanherd.v1.ApiToken
+	12, // 42: swanherd.v1.AccessService.ListApiTokens:output_type -> swanherd.v1.ListApiTokensResponse
+	7,  // 43: swanherd.v1.AccessService.RotateApiToken:output_type -> swanherd.v1.ApiToken
+	25, // 44: swanherd.v1.AccessService.DeleteApiToken:output_type -> google.protobuf.Empty
+	15, // 45: swanherd.v1.AccessService.CreateLoginLink:output_type -> swanherd.v1.LoginLink
+	7,  // 46: swanherd.v1.AccessService.RedeemLoginLink:output_type -> swanherd.v1.ApiToken
+	18, // 47: swanherd.v1.AccessService.WhoAmI:output_type -> swanherd.v1.WhoAmIResponse
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
 	24, // [24:24] is the sub-list for extension type_name
 	24, // [24:24] is the sub-list for extension extendee
 	0,  // [0:24] is the sub-list for field type_name
@@ -1521,7 +1692,7 @@ func file_swanherd_v1_access_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_access_service_proto_rawDesc), len(file_swanherd_v1_access_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

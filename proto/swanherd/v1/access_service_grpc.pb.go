@@ -21,9 +21,11 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AccessService_CreateEnrollmentToken_FullMethodName = "/swanherd.v1.AccessService/CreateEnrollmentToken"
+	AccessService_GetEnrollmentToken_FullMethodName    = "/swanherd.v1.AccessService/GetEnrollmentToken"
 	AccessService_ListEnrollmentTokens_FullMethodName  = "/swanherd.v1.AccessService/ListEnrollmentTokens"
 	AccessService_DeleteEnrollmentToken_FullMethodName = "/swanherd.v1.AccessService/DeleteEnrollmentToken"
 	AccessService_CreateApiToken_FullMethodName        = "/swanherd.v1.AccessService/CreateApiToken"
+	AccessService_GetApiToken_FullMethodName           = "/swanherd.v1.AccessService/GetApiToken"
 	AccessService_ListApiTokens_FullMethodName         = "/swanherd.v1.AccessService/ListApiTokens"
 	AccessService_RotateApiToken_FullMethodName        = "/swanherd.v1.AccessService/RotateApiToken"
 	AccessService_DeleteApiToken_FullMethodName        = "/swanherd.v1.AccessService/DeleteApiToken"
@@ -41,10 +43,12 @@ const (
 type AccessServiceClient interface {
 	// The answer holds the token's secret; it is never shown again.
 	CreateEnrollmentToken(ctx context.Context, in *CreateEnrollmentTokenRequest, opts ...grpc.CallOption) (*EnrollmentToken, error)
+	GetEnrollmentToken(ctx context.Context, in *GetEnrollmentTokenRequest, opts ...grpc.CallOption) (*EnrollmentToken, error)
 	ListEnrollmentTokens(ctx context.Context, in *ListEnrollmentTokensRequest, opts ...grpc.CallOption) (*ListEnrollmentTokensResponse, error)
 	DeleteEnrollmentToken(ctx context.Context, in *DeleteEnrollmentTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
 	// The answer holds the token's secret; it is never shown again.
 	CreateApiToken(ctx context.Context, in *CreateApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error)
+	GetApiToken(ctx context.Context, in *GetApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error)
 	ListApiTokens(ctx context.Context, in *ListApiTokensRequest, opts ...grpc.CallOption) (*ListApiTokensResponse, error)
 	// Gives the token another secret, which is in the answer only. The one before
 	// works on until the end of its grace.
@@ -76,6 +80,16 @@ func (c *accessServiceClient) CreateEnrollmentToken(ctx context.Context, in *Cre
 	return out, nil
 }
 
+func (c *accessServiceClient) GetEnrollmentToken(ctx context.Context, in *GetEnrollmentTokenRequest, opts ...grpc.CallOption) (*EnrollmentToken, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnrollmentToken)
+	err := c.cc.Invoke(ctx, AccessService_GetEnrollmentToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *accessServiceClient) ListEnrollmentTokens(ctx context.Context, in *ListEnrollmentTokensRequest, opts ...grpc.CallOption) (*ListEnrollmentTokensResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEnrollmentTokensResponse)
@@ -100,6 +114,16 @@ func (c *accessServiceClient) CreateApiToken(ctx context.Context, in *CreateApiT
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ApiToken)
 	err := c.cc.Invoke(ctx, AccessService_CreateApiToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessServiceClient) GetApiToken(ctx context.Context, in *GetApiTokenRequest, opts ...grpc.CallOption) (*ApiToken, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApiToken)
+	err := c.cc.Invoke(ctx, AccessService_GetApiToken_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -175,10 +199,12 @@ func (c *accessServiceClient) WhoAmI(ctx context.Context, in *WhoAmIRequest, opt
 type AccessServiceServer interface {
 	// The answer holds the token's secret; it is never shown again.
 	CreateEnrollmentToken(context.Context, *CreateEnrollmentTokenRequest) (*EnrollmentToken, error)
+	GetEnrollmentToken(context.Context, *GetEnrollmentTokenRequest) (*EnrollmentToken, error)
 	ListEnrollmentTokens(context.Context, *ListEnrollmentTokensRequest) (*ListEnrollmentTokensResponse, error)
 	DeleteEnrollmentToken(context.Context, *DeleteEnrollmentTokenRequest) (*emptypb.Empty, error)
 	// The answer holds the token's secret; it is never shown again.
 	CreateApiToken(context.Context, *CreateApiTokenRequest) (*ApiToken, error)
+	GetApiToken(context.Context, *GetApiTokenRequest) (*ApiToken, error)
 	ListApiTokens(context.Context, *ListApiTokensRequest) (*ListApiTokensResponse, error)
 	// Gives the token another secret, which is in the answer only. The one before
 	// works on until the end of its grace.
@@ -203,6 +229,9 @@ type UnimplementedAccessServiceServer struct{}
 func (UnimplementedAccessServiceServer) CreateEnrollmentToken(context.Context, *CreateEnrollmentTokenRequest) (*EnrollmentToken, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateEnrollmentToken not implemented")
 }
+func (UnimplementedAccessServiceServer) GetEnrollmentToken(context.Context, *GetEnrollmentTokenRequest) (*EnrollmentToken, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEnrollmentToken not implemented")
+}
 func (UnimplementedAccessServiceServer) ListEnrollmentTokens(context.Context, *ListEnrollmentTokensRequest) (*ListEnrollmentTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEnrollmentTokens not implemented")
 }
@@ -211,6 +240,9 @@ func (UnimplementedAccessServiceServer) DeleteEnrollmentToken(context.Context, *
 }
 func (UnimplementedAccessServiceServer) CreateApiToken(context.Context, *CreateApiTokenRequest) (*ApiToken, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateApiToken not implemented")
+}
+func (UnimplementedAccessServiceServer) GetApiToken(context.Context, *GetApiTokenRequest) (*ApiToken, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetApiToken not implemented")
 }
 func (UnimplementedAccessServiceServer) ListApiTokens(context.Context, *ListApiTokensRequest) (*ListApiTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListApiTokens not implemented")
@@ -269,6 +301,24 @@ func _AccessService_CreateEnrollmentToken_Handler(srv interface{}, ctx context.C
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccessService_GetEnrollmentToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEnrollmentTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).GetEnrollmentToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_GetEnrollmentToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).GetEnrollmentToken(ctx, req.(*GetEnrollmentTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AccessService_ListEnrollmentTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEnrollmentTokensRequest)
 	if err := dec(in); err != nil {
@@ -319,6 +369,24 @@ func _AccessService_CreateApiToken_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AccessServiceServer).CreateApiToken(ctx, req.(*CreateApiTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccessService_GetApiToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetApiTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).GetApiToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_GetApiToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).GetApiToken(ctx, req.(*GetApiTokenRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -443,6 +511,10 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AccessService_CreateEnrollmentToken_Handler,
 		},
 		{
+			MethodName: "GetEnrollmentToken",
+			Handler:    _AccessService_GetEnrollmentToken_Handler,
+		},
+		{
 			MethodName: "ListEnrollmentTokens",
 			Handler:    _AccessService_ListEnrollmentTokens_Handler,
 		},
@@ -453,6 +525,10 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateApiToken",
 			Handler:    _AccessService_CreateApiToken_Handler,
+		},
+		{
+			MethodName: "GetApiToken",
+			Handler:    _AccessService_GetApiToken_Handler,
 		},
 		{
 			MethodName: "ListApiTokens",

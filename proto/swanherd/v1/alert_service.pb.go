@@ -50,13 +50,22 @@ const (
 	// The certificate of an authority ends within expires_within.
 	AlertCondition_ALERT_CONDITION_AUTHORITY_EXPIRING AlertCondition = 9
 	// Of the edges of a network that were connected before, at least the share
-	// min_percent has no session, and at least three. The resource is the network.
+	// min_percent has no session, and at least three. The resource is the network. While it
+	// is so, EDGE_OFFLINE does not fire for its edges, each of which would tell the same.
 	AlertCondition_ALERT_CONDITION_MASS_LOSS AlertCondition = 10
 	// Fewer than min_replicas replicas of the controller live. For rules of
 	// `networks/-` only.
 	AlertCondition_ALERT_CONDITION_REPLICA_LOST AlertCondition = 11
 	// The path of a tunnel, at one end or both, is over a limit of its profile's SLA.
 	AlertCondition_ALERT_CONDITION_TUNNEL_SLA_VIOLATED AlertCondition = 12
+	// An assertion of the network does not hold, by the plan or by the tunnels that are up.
+	AlertCondition_ALERT_CONDITION_ASSERTION_BROKEN AlertCondition = 13
+	// The clock of a connected edge is 30 s or more from the controller's: certificates are
+	// not valid yet there, or have expired.
+	AlertCondition_ALERT_CONDITION_EDGE_CLOCK_WRONG AlertCondition = 14
+	// An external authority does not sign the one that is to take the place of a network's: it
+	// refuses, or does not answer. The controller asks again by itself.
+	AlertCondition_ALERT_CONDITION_AUTHORITY_UNSIGNED AlertCondition = 15
 )
 
 // Enum value maps for AlertCondition.
@@ -75,6 +84,9 @@ var (
 		10: "ALERT_CONDITION_MASS_LOSS",
 		11: "ALERT_CONDITION_REPLICA_LOST",
 		12: "ALERT_CONDITION_TUNNEL_SLA_VIOLATED",
+		13: "ALERT_CONDITION_ASSERTION_BROKEN",
+		14: "ALERT_CONDITION_EDGE_CLOCK_WRONG",
+		15: "ALERT_CONDITION_AUTHORITY_UNSIGNED",
 	}
 	AlertCondition_value = map[string]int32{
 		"ALERT_CONDITION_UNSPECIFIED":          0,
@@ -90,6 +102,9 @@ var (
 		"ALERT_CONDITION_MASS_LOSS":            10,
 		"ALERT_CONDITION_REPLICA_LOST":         11,
 		"ALERT_CONDITION_TUNNEL_SLA_VIOLATED":  12,
+		"ALERT_CONDITION_ASSERTION_BROKEN":     13,
+		"ALERT_CONDITION_EDGE_CLOCK_WRONG":     14,
+		"ALERT_CONDITION_AUTHORITY_UNSIGNED":   15,
 	}
 )
 
@@ -1067,6 +1082,50 @@ func (x *DeleteAlertRuleRequest) GetRequestId() string {
 	return ""
 }
 
+type GetAlertRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAlertRequest) Reset() {
+	*x = GetAlertRequest{}
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAlertRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAlertRequest) ProtoMessage() {}
+
+func (x *GetAlertRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAlertRequest.ProtoReflect.Descriptor instead.
+func (*GetAlertRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetAlertRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListAlertsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller sees.
@@ -1082,7 +1141,7 @@ type ListAlertsRequest struct {
 
 func (x *ListAlertsRequest) Reset() {
 	*x = ListAlertsRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1153,7 @@ func (x *ListAlertsRequest) String() string {
 func (*ListAlertsRequest) ProtoMessage() {}
 
 func (x *ListAlertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1166,7 @@ func (x *ListAlertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAlertsRequest.ProtoReflect.Descriptor instead.
 func (*ListAlertsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListAlertsRequest) GetParent() string {
@@ -1155,7 +1214,7 @@ type ListAlertsResponse struct {
 
 func (x *ListAlertsResponse) Reset() {
 	*x = ListAlertsResponse{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1226,7 @@ func (x *ListAlertsResponse) String() string {
 func (*ListAlertsResponse) ProtoMessage() {}
 
 func (x *ListAlertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1239,7 @@ func (x *ListAlertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAlertsResponse.ProtoReflect.Descriptor instead.
 func (*ListAlertsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListAlertsResponse) GetAlerts() []*Alert {
@@ -1216,7 +1275,7 @@ type CreateWebhookSinkRequest struct {
 
 func (x *CreateWebhookSinkRequest) Reset() {
 	*x = CreateWebhookSinkRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1287,7 @@ func (x *CreateWebhookSinkRequest) String() string {
 func (*CreateWebhookSinkRequest) ProtoMessage() {}
 
 func (x *CreateWebhookSinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1300,7 @@ func (x *CreateWebhookSinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateWebhookSinkRequest.ProtoReflect.Descriptor instead.
 func (*CreateWebhookSinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateWebhookSinkRequest) GetParent() string {
@@ -1288,7 +1347,7 @@ type GetWebhookSinkRequest struct {
 
 func (x *GetWebhookSinkRequest) Reset() {
 	*x = GetWebhookSinkRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1359,7 @@ func (x *GetWebhookSinkRequest) String() string {
 func (*GetWebhookSinkRequest) ProtoMessage() {}
 
 func (x *GetWebhookSinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1372,7 @@ func (x *GetWebhookSinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetWebhookSinkRequest.ProtoReflect.Descriptor instead.
 func (*GetWebhookSinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetWebhookSinkRequest) GetName() string {
@@ -1338,7 +1397,7 @@ type ListWebhookSinksRequest struct {
 
 func (x *ListWebhookSinksRequest) Reset() {
 	*x = ListWebhookSinksRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1409,7 @@ func (x *ListWebhookSinksRequest) String() string {
 func (*ListWebhookSinksRequest) ProtoMessage() {}
 
 func (x *ListWebhookSinksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1422,7 @@ func (x *ListWebhookSinksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhookSinksRequest.ProtoReflect.Descriptor instead.
 func (*ListWebhookSinksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListWebhookSinksRequest) GetParent() string {
@@ -1411,7 +1470,7 @@ type ListWebhookSinksResponse struct {
 
 func (x *ListWebhookSinksResponse) Reset() {
 	*x = ListWebhookSinksResponse{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +1482,7 @@ func (x *ListWebhookSinksResponse) String() string {
 func (*ListWebhookSinksResponse) ProtoMessage() {}
 
 func (x *ListWebhookSinksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +1495,7 @@ func (x *ListWebhookSinksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWebhookSinksResponse.ProtoReflect.Descriptor instead.
 func (*ListWebhookSinksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListWebhookSinksResponse) GetWebhookSinks() []*WebhookSink {
@@ -1472,7 +1531,7 @@ type UpdateWebhookSinkRequest struct {
 
 func (x *UpdateWebhookSinkRequest) Reset() {
 	*x = UpdateWebhookSinkRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1543,7 @@ func (x *UpdateWebhookSinkRequest) String() string {
 func (*UpdateWebhookSinkRequest) ProtoMessage() {}
 
 func (x *UpdateWebhookSinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1556,7 @@ func (x *UpdateWebhookSinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWebhookSinkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWebhookSinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UpdateWebhookSinkRequest) GetWebhookSink() *WebhookSink {
@@ -1553,7 +1612,7 @@ type DeleteWebhookSinkRequest struct {
 
 func (x *DeleteWebhookSinkRequest) Reset() {
 	*x = DeleteWebhookSinkRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1624,7 @@ func (x *DeleteWebhookSinkRequest) String() string {
 func (*DeleteWebhookSinkRequest) ProtoMessage() {}
 
 func (x *DeleteWebhookSinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1637,7 @@ func (x *DeleteWebhookSinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWebhookSinkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWebhookSinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteWebhookSinkRequest) GetName() string {
@@ -1625,7 +1684,7 @@ type TestWebhookSinkRequest struct {
 
 func (x *TestWebhookSinkRequest) Reset() {
 	*x = TestWebhookSinkRequest{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +1696,7 @@ func (x *TestWebhookSinkRequest) String() string {
 func (*TestWebhookSinkRequest) ProtoMessage() {}
 
 func (x *TestWebhookSinkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +1709,7 @@ func (x *TestWebhookSinkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookSinkRequest.ProtoReflect.Descriptor instead.
 func (*TestWebhookSinkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TestWebhookSinkRequest) GetName() string {
@@ -1674,7 +1733,7 @@ type TestWebhookSinkResponse struct {
 
 func (x *TestWebhookSinkResponse) Reset() {
 	*x = TestWebhookSinkResponse{}
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1745,7 @@ func (x *TestWebhookSinkResponse) String() string {
 func (*TestWebhookSinkResponse) ProtoMessage() {}
 
 func (x *TestWebhookSinkResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_alert_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_alert_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1758,7 @@ func (x *TestWebhookSinkResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestWebhookSinkResponse.ProtoReflect.Descriptor instead.
 func (*TestWebhookSinkResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_alert_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *TestWebhookSinkResponse) GetDelivered() bool {
@@ -1826,7 +1885,9 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xc2\x01\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"-\n" +
+	"\x0fGetAlertRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc2\x01\n" +
 	"\x11ListAlertsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1879,7 +1940,7 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\tdelivered\x18\x01 \x01(\bR\tdelivered\x12\x1f\n" +
 	"\vstatus_code\x18\x02 \x01(\x05R\n" +
 	"statusCode\x12\x14\n" +
-	"\x05error\x18\x03 \x01(\tR\x05error*\xe4\x03\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error*\xd8\x04\n" +
 	"\x0eAlertCondition\x12\x1f\n" +
 	"\x1bALERT_CONDITION_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cALERT_CONDITION_EDGE_OFFLINE\x10\x01\x12!\n" +
@@ -1894,12 +1955,15 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\x19ALERT_CONDITION_MASS_LOSS\x10\n" +
 	"\x12 \n" +
 	"\x1cALERT_CONDITION_REPLICA_LOST\x10\v\x12'\n" +
-	"#ALERT_CONDITION_TUNNEL_SLA_VIOLATED\x10\f*\x81\x01\n" +
+	"#ALERT_CONDITION_TUNNEL_SLA_VIOLATED\x10\f\x12$\n" +
+	" ALERT_CONDITION_ASSERTION_BROKEN\x10\r\x12$\n" +
+	" ALERT_CONDITION_EDGE_CLOCK_WRONG\x10\x0e\x12&\n" +
+	"\"ALERT_CONDITION_AUTHORITY_UNSIGNED\x10\x0f*\x81\x01\n" +
 	"\rAlertSeverity\x12\x1e\n" +
 	"\x1aALERT_SEVERITY_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ALERT_SEVERITY_INFO\x10\x01\x12\x1a\n" +
 	"\x16ALERT_SEVERITY_WARNING\x10\x02\x12\x1b\n" +
-	"\x17ALERT_SEVERITY_CRITICAL\x10\x032\xf5\f\n" +
+	"\x17ALERT_SEVERITY_CRITICAL\x10\x032\xdb\r\n" +
 	"\fAlertService\x12\x86\x01\n" +
 	"\x0fCreateAlertRule\x12#.swanherd.v1.CreateAlertRuleRequest\x1a\x16.swanherd.v1.AlertRule\"6\x82\xd3\xe4\x93\x020:\n" +
 	"alert_rule\"\"/v1/{parent=networks/*}/alertRules\x12t\n" +
@@ -1907,7 +1971,8 @@ const file_swanherd_v1_alert_service_proto_rawDesc = "" +
 	"\x0eListAlertRules\x12\".swanherd.v1.ListAlertRulesRequest\x1a#.swanherd.v1.ListAlertRulesResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=networks/*}/alertRules\x12\x91\x01\n" +
 	"\x0fUpdateAlertRule\x12#.swanherd.v1.UpdateAlertRuleRequest\x1a\x16.swanherd.v1.AlertRule\"A\x82\xd3\xe4\x93\x02;:\n" +
 	"alert_rule2-/v1/{alert_rule.name=networks/*/alertRules/*}\x12z\n" +
-	"\x0fDeleteAlertRule\x12#.swanherd.v1.DeleteAlertRuleRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$*\"/v1/{name=networks/*/alertRules/*}\x12u\n" +
+	"\x0fDeleteAlertRule\x12#.swanherd.v1.DeleteAlertRuleRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$*\"/v1/{name=networks/*/alertRules/*}\x12d\n" +
+	"\bGetAlert\x12\x1c.swanherd.v1.GetAlertRequest\x1a\x12.swanherd.v1.Alert\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{name=networks/*/alerts/*}\x12u\n" +
 	"\n" +
 	"ListAlerts\x12\x1e.swanherd.v1.ListAlertsRequest\x1a\x1f.swanherd.v1.ListAlertsResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=networks/*}/alerts\x12\x90\x01\n" +
 	"\x11CreateWebhookSink\x12%.swanherd.v1.CreateWebhookSinkRequest\x1a\x18.swanherd.v1.WebhookSink\":\x82\xd3\xe4\x93\x024:\fwebhook_sink\"$/v1/{parent=networks/*}/webhookSinks\x12|\n" +
@@ -1931,7 +1996,7 @@ func file_swanherd_v1_alert_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_alert_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_alert_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_swanherd_v1_alert_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_swanherd_v1_alert_service_proto_goTypes = []any{
 	(AlertCondition)(0),              // 0: swanherd.v1.AlertCondition
 	(AlertSeverity)(0),               // 1: swanherd.v1.AlertSeverity
@@ -1945,75 +2010,78 @@ var file_swanherd_v1_alert_service_proto_goTypes = []any{
 	(*ListAlertRulesResponse)(nil),   // 9: swanherd.v1.ListAlertRulesResponse
 	(*UpdateAlertRuleRequest)(nil),   // 10: swanherd.v1.UpdateAlertRuleRequest
 	(*DeleteAlertRuleRequest)(nil),   // 11: swanherd.v1.DeleteAlertRuleRequest
-	(*ListAlertsRequest)(nil),        // 12: swanherd.v1.ListAlertsRequest
-	(*ListAlertsResponse)(nil),       // 13: swanherd.v1.ListAlertsResponse
-	(*CreateWebhookSinkRequest)(nil), // 14: swanherd.v1.CreateWebhookSinkRequest
-	(*GetWebhookSinkRequest)(nil),    // 15: swanherd.v1.GetWebhookSinkRequest
-	(*ListWebhookSinksRequest)(nil),  // 16: swanherd.v1.ListWebhookSinksRequest
-	(*ListWebhookSinksResponse)(nil), // 17: swanherd.v1.ListWebhookSinksResponse
-	(*UpdateWebhookSinkRequest)(nil), // 18: swanherd.v1.UpdateWebhookSinkRequest
-	(*DeleteWebhookSinkRequest)(nil), // 19: swanherd.v1.DeleteWebhookSinkRequest
-	(*TestWebhookSinkRequest)(nil),   // 20: swanherd.v1.TestWebhookSinkRequest
-	(*TestWebhookSinkResponse)(nil),  // 21: swanherd.v1.TestWebhookSinkResponse
-	nil,                              // 22: swanherd.v1.AlertRule.MatchLabelsEntry
-	(*durationpb.Duration)(nil),      // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),    // 25: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),            // 26: google.protobuf.Empty
+	(*GetAlertRequest)(nil),          // 12: swanherd.v1.GetAlertRequest
+	(*ListAlertsRequest)(nil),        // 13: swanherd.v1.ListAlertsRequest
+	(*ListAlertsResponse)(nil),       // 14: swanherd.v1.ListAlertsResponse
+	(*CreateWebhookSinkRequest)(nil), // 15: swanherd.v1.CreateWebhookSinkRequest
+	(*GetWebhookSinkRequest)(nil),    // 16: swanherd.v1.GetWebhookSinkRequest
+	(*ListWebhookSinksRequest)(nil),  // 17: swanherd.v1.ListWebhookSinksRequest
+	(*ListWebhookSinksResponse)(nil), // 18: swanherd.v1.ListWebhookSinksResponse
+	(*UpdateWebhookSinkRequest)(nil), // 19: swanherd.v1.UpdateWebhookSinkRequest
+	(*DeleteWebhookSinkRequest)(nil), // 20: swanherd.v1.DeleteWebhookSinkRequest
+	(*TestWebhookSinkRequest)(nil),   // 21: swanherd.v1.TestWebhookSinkRequest
+	(*TestWebhookSinkResponse)(nil),  // 22: swanherd.v1.TestWebhookSinkResponse
+	nil,                              // 23: swanherd.v1.AlertRule.MatchLabelsEntry
+	(*durationpb.Duration)(nil),      // 24: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),    // 26: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),            // 27: google.protobuf.Empty
 }
 var file_swanherd_v1_alert_service_proto_depIdxs = []int32{
 	0,  // 0: swanherd.v1.AlertRule.condition:type_name -> swanherd.v1.AlertCondition
 	1,  // 1: swanherd.v1.AlertRule.severity:type_name -> swanherd.v1.AlertSeverity
-	22, // 2: swanherd.v1.AlertRule.match_labels:type_name -> swanherd.v1.AlertRule.MatchLabelsEntry
-	23, // 3: swanherd.v1.AlertRule.pending_for:type_name -> google.protobuf.Duration
-	23, // 4: swanherd.v1.AlertRule.keep_firing_for:type_name -> google.protobuf.Duration
-	23, // 5: swanherd.v1.AlertRule.expires_within:type_name -> google.protobuf.Duration
-	24, // 6: swanherd.v1.AlertRule.create_time:type_name -> google.protobuf.Timestamp
-	24, // 7: swanherd.v1.AlertRule.update_time:type_name -> google.protobuf.Timestamp
+	23, // 2: swanherd.v1.AlertRule.match_labels:type_name -> swanherd.v1.AlertRule.MatchLabelsEntry
+	24, // 3: swanherd.v1.AlertRule.pending_for:type_name -> google.protobuf.Duration
+	24, // 4: swanherd.v1.AlertRule.keep_firing_for:type_name -> google.protobuf.Duration
+	24, // 5: swanherd.v1.AlertRule.expires_within:type_name -> google.protobuf.Duration
+	25, // 6: swanherd.v1.AlertRule.create_time:type_name -> google.protobuf.Timestamp
+	25, // 7: swanherd.v1.AlertRule.update_time:type_name -> google.protobuf.Timestamp
 	2,  // 8: swanherd.v1.Alert.state:type_name -> swanherd.v1.Alert.State
 	0,  // 9: swanherd.v1.Alert.condition:type_name -> swanherd.v1.AlertCondition
 	1,  // 10: swanherd.v1.Alert.severity:type_name -> swanherd.v1.AlertSeverity
-	24, // 11: swanherd.v1.Alert.start_time:type_name -> google.protobuf.Timestamp
-	24, // 12: swanherd.v1.Alert.fire_time:type_name -> google.protobuf.Timestamp
-	24, // 13: swanherd.v1.Alert.resolve_time:type_name -> google.protobuf.Timestamp
+	25, // 11: swanherd.v1.Alert.start_time:type_name -> google.protobuf.Timestamp
+	25, // 12: swanherd.v1.Alert.fire_time:type_name -> google.protobuf.Timestamp
+	25, // 13: swanherd.v1.Alert.resolve_time:type_name -> google.protobuf.Timestamp
 	1,  // 14: swanherd.v1.WebhookSink.min_severity:type_name -> swanherd.v1.AlertSeverity
-	24, // 15: swanherd.v1.WebhookSink.create_time:type_name -> google.protobuf.Timestamp
-	24, // 16: swanherd.v1.WebhookSink.update_time:type_name -> google.protobuf.Timestamp
+	25, // 15: swanherd.v1.WebhookSink.create_time:type_name -> google.protobuf.Timestamp
+	25, // 16: swanherd.v1.WebhookSink.update_time:type_name -> google.protobuf.Timestamp
 	3,  // 17: swanherd.v1.CreateAlertRuleRequest.alert_rule:type_name -> swanherd.v1.AlertRule
 	3,  // 18: swanherd.v1.ListAlertRulesResponse.alert_rules:type_name -> swanherd.v1.AlertRule
 	3,  // 19: swanherd.v1.UpdateAlertRuleRequest.alert_rule:type_name -> swanherd.v1.AlertRule
-	25, // 20: swanherd.v1.UpdateAlertRuleRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 20: swanherd.v1.UpdateAlertRuleRequest.update_mask:type_name -> google.protobuf.FieldMask
 	4,  // 21: swanherd.v1.ListAlertsResponse.alerts:type_name -> swanherd.v1.Alert
 	5,  // 22: swanherd.v1.CreateWebhookSinkRequest.webhook_sink:type_name -> swanherd.v1.WebhookSink
 	5,  // 23: swanherd.v1.ListWebhookSinksResponse.webhook_sinks:type_name -> swanherd.v1.WebhookSink
 	5,  // 24: swanherd.v1.UpdateWebhookSinkRequest.webhook_sink:type_name -> swanherd.v1.WebhookSink
-	25, // 25: swanherd.v1.UpdateWebhookSinkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	26, // 25: swanherd.v1.UpdateWebhookSinkRequest.update_mask:type_name -> google.protobuf.FieldMask
 	6,  // 26: swanherd.v1.AlertService.CreateAlertRule:input_type -> swanherd.v1.CreateAlertRuleRequest
 	7,  // 27: swanherd.v1.AlertService.GetAlertRule:input_type -> swanherd.v1.GetAlertRuleRequest
 	8,  // 28: swanherd.v1.AlertService.ListAlertRules:input_type -> swanherd.v1.ListAlertRulesRequest
 	10, // 29: swanherd.v1.AlertService.UpdateAlertRule:input_type -> swanherd.v1.UpdateAlertRuleRequest
 	11, // 30: swanherd.v1.AlertService.DeleteAlertRule:input_type -> swanherd.v1.DeleteAlertRuleRequest
-	12, // 31: swanherd.v1.AlertService.ListAlerts:input_type -> swanherd.v1.ListAlertsRequest
-	14, // 32: swanherd.v1.AlertService.CreateWebhookSink:input_type -> swanherd.v1.CreateWebhookSinkRequest
-	15, // 33: swanherd.v1.AlertService.GetWebhookSink:input_type -> swanherd.v1.GetWebhookSinkRequest
-	16, // 34: swanherd.v1.AlertService.ListWebhookSinks:input_type -> swanherd.v1.ListWebhookSinksRequest
-	18, // 35: swanherd.v1.AlertService.UpdateWebhookSink:input_type -> swanherd.v1.UpdateWebhookSinkRequest
-	19, // 36: swanherd.v1.AlertService.DeleteWebhookSink:input_type -> swanherd.v1.DeleteWebhookSinkRequest
-	20, // 37: swanherd.v1.AlertService.TestWebhookSink:input_type -> swanherd.v1.TestWebhookSinkRequest
-	3,  // 38: swanherd.v1.AlertService.CreateAlertRule:output_type -> swanherd.v1.AlertRule
-	3,  // 39: swanherd.v1.AlertService.GetAlertRule:output_type -> swanherd.v1.AlertRule
-	9,  // 40: swanherd.v1.AlertService.ListAlertRules:output_type -> swanherd.v1.ListAlertRulesResponse
-	3,  // 41: swanherd.v1.AlertService.UpdateAlertRule:output_type -> swanherd.v1.AlertRule
-	26, // 42: swanherd.v1.AlertService.DeleteAlertRule:output_type -> google.protobuf.Empty
-	13, // 43: swanherd.v1.AlertService.ListAlerts:output_type -> swanherd.v1.ListAlertsResponse
-	5,  // 44: swanherd.v1.AlertService.CreateWebhookSink:output_type -> swanherd.v1.WebhookSink
-	5,  // 45: swanherd.v1.AlertService.GetWebhookSink:output_type -> swanherd.v1.WebhookSink
-	17, // 46: swanherd.v1.AlertService.ListWebhookSinks:output_type -> swanherd.v1.ListWebhookSinksResponse
-	5,  // 47: swanherd.v1.AlertService.UpdateWebhookSink:output_type -> swanherd.v1.WebhookSink
-	26, // 48: swanherd.v1.AlertService.DeleteWebhookSink:output_type -> google.protobuf.Empty
-	21, // 49: swanherd.v1.AlertService.TestWebhookSink:output_type -> swanherd.v1.TestWebhookSinkResponse
-	38, // [38:50] is the sub-list for method output_type
-	26, // [26:38] is the sub-list for method input_type
+	12, // 31: swanherd.v1.AlertService.GetAlert:input_type -> swanherd.v1.GetAlertRequest
+	13, // 32: swanherd.v1.AlertService.ListAlerts:input_type -> swanherd.v1.ListAlertsRequest
+	15, // 33: swanherd.v1.AlertService.CreateWebhookSink:input_type -> swanherd.v1.CreateWebhookSinkRequest
+	16, // 34: swanherd.v1.AlertService.GetWebhookSink:input_type -> swanherd.v1.GetWebhookSinkRequest
+	17, // 35: swanherd.v1.AlertService.ListWebhookSinks:input_type -> swanherd.v1.ListWebhookSinksRequest
+	19, // 36: swanherd.v1.AlertService.UpdateWebhookSink:input_type -> swanherd.v1.UpdateWebhookSinkRequest
+	20, // 37: swanherd.v1.AlertService.DeleteWebhookSink:input_type -> swanherd.v1.DeleteWebhookSinkRequest
+	21, // 38: swanherd.v1.AlertService.TestWebhookSink:input_type -> swanherd.v1.TestWebhookSinkRequest
+	3,  // 39: swanherd.v1.AlertService.CreateAlertRule:output_type -> swanherd.v1.AlertRule
+	3,  // 40: swanherd.v1.AlertService.GetAlertRule:output_type -> swanherd.v1.AlertRule
+	9,  // 41: swanherd.v1.AlertService.ListAlertRules:output_type -> swanherd.v1.ListAlertRulesResponse
+	3,  // 42: swanherd.v1.AlertService.UpdateAlertRule:output_type -> swanherd.v1.AlertRule
+	27, // 43: swanherd.v1.AlertService.DeleteAlertRule:output_type -> google.protobuf.Empty
+	4,  // 44: swanherd.v1.AlertService.GetAlert:output_type -> swanherd.v1.Alert
+	14, // 45: swanherd.v1.AlertService.ListAlerts:output_type -> swanherd.v1.ListAlertsResponse
+	5,  // 46: swanherd.v1.AlertService.CreateWebhookSink:output_type -> swanherd.v1.WebhookSink
+	5,  // 47: swanherd.v1.AlertService.GetWebhookSink:output_type -> swanherd.v1.WebhookSink
+	18, // 48: swanherd.v1.AlertService.ListWebhookSinks:output_type -> swanherd.v1.ListWebhookSinksResponse
+	5,  // 49: swanherd.v1.AlertService.UpdateWebhookSink:output_type -> swanherd.v1.WebhookSink
+	27, // 50: swanherd.v1.AlertService.DeleteWebhookSink:output_type -> google.protobuf.Empty
+	22, // 51: swanherd.v1.AlertService.TestWebhookSink:output_type -> swanherd.v1.TestWebhookSinkResponse
+	39, // [39:52] is the sub-list for method output_type
+	26, // [26:39] is the sub-list for method input_type
 	26, // [26:26] is the sub-list for extension type_name
 	26, // [26:26] is the sub-list for extension extendee
 	0,  // [0:26] is the sub-list for field type_name
@@ -2030,7 +2098,7 @@ func file_swanherd_v1_alert_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_alert_service_proto_rawDesc), len(file_swanherd_v1_alert_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	AlertService_ListAlertRules_FullMethodName    = "/swanherd.v1.AlertService/ListAlertRules"
 	AlertService_UpdateAlertRule_FullMethodName   = "/swanherd.v1.AlertService/UpdateAlertRule"
 	AlertService_DeleteAlertRule_FullMethodName   = "/swanherd.v1.AlertService/DeleteAlertRule"
+	AlertService_GetAlert_FullMethodName          = "/swanherd.v1.AlertService/GetAlert"
 	AlertService_ListAlerts_FullMethodName        = "/swanherd.v1.AlertService/ListAlerts"
 	AlertService_CreateWebhookSink_FullMethodName = "/swanherd.v1.AlertService/CreateWebhookSink"
 	AlertService_GetWebhookSink_FullMethodName    = "/swanherd.v1.AlertService/GetWebhookSink"
@@ -48,6 +49,7 @@ type AlertServiceClient interface {
 	UpdateAlertRule(ctx context.Context, in *UpdateAlertRuleRequest, opts ...grpc.CallOption) (*AlertRule, error)
 	// Its alerts are resolved.
 	DeleteAlertRule(ctx context.Context, in *DeleteAlertRuleRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	GetAlert(ctx context.Context, in *GetAlertRequest, opts ...grpc.CallOption) (*Alert, error)
 	// Alerts that fire, and those that were resolved within the last day. The replica
 	// that leads also shows those that are pending.
 	ListAlerts(ctx context.Context, in *ListAlertsRequest, opts ...grpc.CallOption) (*ListAlertsResponse, error)
@@ -114,6 +116,16 @@ func (c *alertServiceClient) DeleteAlertRule(ctx context.Context, in *DeleteAler
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
 	err := c.cc.Invoke(ctx, AlertService_DeleteAlertRule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *alertServiceClient) GetAlert(ctx context.Context, in *GetAlertRequest, opts ...grpc.CallOption) (*Alert, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Alert)
+	err := c.cc.Invoke(ctx, AlertService_GetAlert_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +216,7 @@ type AlertServiceServer interface {
 	UpdateAlertRule(context.Context, *UpdateAlertRuleRequest) (*AlertRule, error)
 	// Its alerts are resolved.
 	DeleteAlertRule(context.Context, *DeleteAlertRuleRequest) (*emptypb.Empty, error)
+	GetAlert(context.Context, *GetAlertRequest) (*Alert, error)
 	// Alerts that fire, and those that were resolved within the last day. The replica
 	// that leads also shows those that are pending.
 	ListAlerts(context.Context, *ListAlertsRequest) (*ListAlertsResponse, error)
@@ -240,6 +253,9 @@ func (UnimplementedAlertServiceServer) UpdateAlertRule(context.Context, *UpdateA
 }
 func (UnimplementedAlertServiceServer) DeleteAlertRule(context.Context, *DeleteAlertRuleRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteAlertRule not implemented")
+}
+func (UnimplementedAlertServiceServer) GetAlert(context.Context, *GetAlertRequest) (*Alert, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAlert not implemented")
 }
 func (UnimplementedAlertServiceServer) ListAlerts(context.Context, *ListAlertsRequest) (*ListAlertsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAlerts not implemented")
@@ -369,6 +385,24 @@ func _AlertService_DeleteAlertRule_Handler(srv interface{}, ctx context.Context,
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AlertServiceServer).DeleteAlertRule(ctx, req.(*DeleteAlertRuleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AlertService_GetAlert_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAlertRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AlertServiceServer).GetAlert(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AlertService_GetAlert_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AlertServiceServer).GetAlert(ctx, req.(*GetAlertRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -525,6 +559,10 @@ var AlertService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteAlertRule",
 			Handler:    _AlertService_DeleteAlertRule_Handler,
+		},
+		{
+			MethodName: "GetAlert",
+			Handler:    _AlertService_GetAlert_Handler,
 		},
 		{
 			MethodName: "ListAlerts",

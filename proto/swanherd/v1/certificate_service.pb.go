@@ -131,7 +131,7 @@ func (x CertificateAuthority_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CertificateAuthority_Phase.Descriptor instead.
 func (CertificateAuthority_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Certificate is one that was issued to an edge.
@@ -232,6 +232,50 @@ func (x *Certificate) GetName() string {
 	return ""
 }
 
+type GetCertificateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetCertificateRequest) Reset() {
+	*x = GetCertificateRequest{}
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetCertificateRequest) ProtoMessage() {}
+
+func (x *GetCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetCertificateRequest.ProtoReflect.Descriptor instead.
+func (*GetCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetCertificateRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListCertificatesRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -249,7 +293,7 @@ type ListCertificatesRequest struct {
 
 func (x *ListCertificatesRequest) Reset() {
 	*x = ListCertificatesRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -261,7 +305,7 @@ func (x *ListCertificatesRequest) String() string {
 func (*ListCertificatesRequest) ProtoMessage() {}
 
 func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[1]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -274,7 +318,7 @@ func (x *ListCertificatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesRequest.ProtoReflect.Descriptor instead.
 func (*ListCertificatesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ListCertificatesRequest) GetParent() string {
@@ -329,7 +373,7 @@ type ListCertificatesResponse struct {
 
 func (x *ListCertificatesResponse) Reset() {
 	*x = ListCertificatesResponse{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +385,7 @@ func (x *ListCertificatesResponse) String() string {
 func (*ListCertificatesResponse) ProtoMessage() {}
 
 func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +398,7 @@ func (x *ListCertificatesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCertificatesResponse.ProtoReflect.Descriptor instead.
 func (*ListCertificatesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListCertificatesResponse) GetCertificates() []*Certificate {
@@ -376,14 +420,20 @@ type RevokeEdgeRequest struct {
 	// `networks/{network}/edges/{edge}`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// For the audit log.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeEdgeRequest) Reset() {
 	*x = RevokeEdgeRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +445,7 @@ func (x *RevokeEdgeRequest) String() string {
 func (*RevokeEdgeRequest) ProtoMessage() {}
 
 func (x *RevokeEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +458,7 @@ func (x *RevokeEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEdgeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RevokeEdgeRequest) GetName() string {
@@ -425,6 +475,20 @@ func (x *RevokeEdgeRequest) GetReason() string {
 	return ""
 }
 
+func (x *RevokeEdgeRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RevokeEdgeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type RevokeEdgeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Serial numbers, hexadecimal, of the certificates that were revoked by this call.
@@ -435,7 +499,7 @@ type RevokeEdgeResponse struct {
 
 func (x *RevokeEdgeResponse) Reset() {
 	*x = RevokeEdgeResponse{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -447,7 +511,7 @@ func (x *RevokeEdgeResponse) String() string {
 func (*RevokeEdgeResponse) ProtoMessage() {}
 
 func (x *RevokeEdgeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -460,7 +524,7 @@ func (x *RevokeEdgeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeEdgeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeEdgeResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RevokeEdgeResponse) GetSerials() []string {
@@ -493,7 +557,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -505,7 +569,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -518,7 +582,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Revocation) GetName() string {
@@ -591,7 +655,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +667,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +680,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListRevocationsRequest) GetParent() string {
@@ -664,7 +728,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +740,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +753,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -719,14 +783,20 @@ type CertificateAuthority struct {
 	Pin        string                 `protobuf:"bytes,3,opt,name=pin,proto3" json:"pin,omitempty"`
 	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Set while it is being replaced.
-	Rotation      *CertificateAuthority_Rotation `protobuf:"bytes,5,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	Rotation *CertificateAuthority_Rotation `protobuf:"bytes,5,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// The external authority that it is below, by its name in the controller's configuration.
+	// Empty: it signed itself, or is below one that the controller does not ask.
+	ExternalAuthority string `protobuf:"bytes,6,opt,name=external_authority,json=externalAuthority,proto3" json:"external_authority,omitempty"`
+	// When its replacement by the same external authority begins by itself, when two thirds of
+	// its life have passed; unset where external_authority is empty.
+	RenewTime     *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=renew_time,json=renewTime,proto3" json:"renew_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority) Reset() {
 	*x = CertificateAuthority{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +808,7 @@ func (x *CertificateAuthority) String() string {
 func (*CertificateAuthority) ProtoMessage() {}
 
 func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +821,7 @@ func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CertificateAuthority) GetName() string {
@@ -789,6 +859,20 @@ func (x *CertificateAuthority) GetRotation() *CertificateAuthority_Rotation {
 	return nil
 }
 
+func (x *CertificateAuthority) GetExternalAuthority() string {
+	if x != nil {
+		return x.ExternalAuthority
+	}
+	return ""
+}
+
+func (x *CertificateAuthority) GetRenewTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RenewTime
+	}
+	return nil
+}
+
 type GetCertificateAuthorityRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -798,7 +882,7 @@ type GetCertificateAuthorityRequest struct {
 
 func (x *GetCertificateAuthorityRequest) Reset() {
 	*x = GetCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +894,7 @@ func (x *GetCertificateAuthorityRequest) String() string {
 func (*GetCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *GetCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +907,7 @@ func (x *GetCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*GetCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetCertificateAuthorityRequest) GetName() string {
@@ -843,17 +927,27 @@ type RotateCertificateAuthorityRequest struct {
 	// what that has to sign, and ImportCertificateAuthority brings the answer. Not the
 	// controller's own.
 	External bool `protobuf:"varint,3,opt,name=external,proto3" json:"external,omitempty"`
+	// In place of external: the one of yours with this name in the controller's configuration
+	// signs the new authority. The controller asks it, until it does, and asks it again for the
+	// next one before the new authority ends. Not the controller's own.
+	ExternalAuthority string `protobuf:"bytes,7,opt,name=external_authority,json=externalAuthority,proto3" json:"external_authority,omitempty"`
 	// Of the controller's own, which has no renew_within: how long the old one stays good
 	// after the new one issues, for enrolment tokens and command lines that pin it, and
 	// edges that were left behind. Default: 30 days.
-	Overlap       *durationpb.Duration `protobuf:"bytes,4,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	Overlap *durationpb.Duration `protobuf:"bytes,4,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RotateCertificateAuthorityRequest) Reset() {
 	*x = RotateCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +959,7 @@ func (x *RotateCertificateAuthorityRequest) String() string {
 func (*RotateCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *RotateCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +972,7 @@ func (x *RotateCertificateAuthorityRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use RotateCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*RotateCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RotateCertificateAuthorityRequest) GetName() string {
@@ -902,11 +996,32 @@ func (x *RotateCertificateAuthorityRequest) GetExternal() bool {
 	return false
 }
 
+func (x *RotateCertificateAuthorityRequest) GetExternalAuthority() string {
+	if x != nil {
+		return x.ExternalAuthority
+	}
+	return ""
+}
+
 func (x *RotateCertificateAuthorityRequest) GetOverlap() *durationpb.Duration {
 	if x != nil {
 		return x.Overlap
 	}
 	return nil
+}
+
+func (x *RotateCertificateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RotateCertificateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type ImportCertificateAuthorityRequest struct {
@@ -916,13 +1031,19 @@ type ImportCertificateAuthorityRequest struct {
 	// root may be left out. It is for signing certificates, and lasts longer than
 	// those that it issues.
 	CertificateChain string `protobuf:"bytes,2,opt,name=certificate_chain,json=certificateChain,proto3" json:"certificate_chain,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportCertificateAuthorityRequest) Reset() {
 	*x = ImportCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1055,7 @@ func (x *ImportCertificateAuthorityRequest) String() string {
 func (*ImportCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *ImportCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1068,7 @@ func (x *ImportCertificateAuthorityRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use ImportCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*ImportCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ImportCertificateAuthorityRequest) GetName() string {
@@ -964,18 +1085,38 @@ func (x *ImportCertificateAuthorityRequest) GetCertificateChain() string {
 	return ""
 }
 
+func (x *ImportCertificateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ImportCertificateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ForceCertificateAuthorityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The phase to end, so that no other one is ended by mistake.
-	Phase         CertificateAuthority_Phase `protobuf:"varint,2,opt,name=phase,proto3,enum=swanherd.v1.CertificateAuthority_Phase" json:"phase,omitempty"`
+	Phase CertificateAuthority_Phase `protobuf:"varint,2,opt,name=phase,proto3,enum=swanherd.v1.CertificateAuthority_Phase" json:"phase,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ForceCertificateAuthorityRequest) Reset() {
 	*x = ForceCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1128,7 @@ func (x *ForceCertificateAuthorityRequest) String() string {
 func (*ForceCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *ForceCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1141,7 @@ func (x *ForceCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForceCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*ForceCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ForceCertificateAuthorityRequest) GetName() string {
@@ -1017,16 +1158,36 @@ func (x *ForceCertificateAuthorityRequest) GetPhase() CertificateAuthority_Phase
 	return CertificateAuthority_PHASE_UNSPECIFIED
 }
 
+func (x *ForceCertificateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ForceCertificateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type CancelCertificateAuthorityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CancelCertificateAuthorityRequest) Reset() {
 	*x = CancelCertificateAuthorityRequest{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1038,7 +1199,7 @@ func (x *CancelCertificateAuthorityRequest) String() string {
 func (*CancelCertificateAuthorityRequest) ProtoMessage() {}
 
 func (x *CancelCertificateAuthorityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1051,12 +1212,26 @@ func (x *CancelCertificateAuthorityRequest) ProtoReflect() protoreflect.Message 
 
 // Deprecated: Use CancelCertificateAuthorityRequest.ProtoReflect.Descriptor instead.
 func (*CancelCertificateAuthorityRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CancelCertificateAuthorityRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *CancelCertificateAuthorityRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CancelCertificateAuthorityRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1083,13 +1258,18 @@ type CertificateAuthority_Rotation struct {
 	// And how many enrolment tokens that may still be used pin the old one: they are no
 	// longer good when it is dropped.
 	EnrollmentTokens int32 `protobuf:"varint,11,opt,name=enrollment_tokens,json=enrollmentTokens,proto3" json:"enrollment_tokens,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The external authority that the controller asks for the certificate; empty: somebody
+	// brings it.
+	ExternalAuthority string `protobuf:"bytes,12,opt,name=external_authority,json=externalAuthority,proto3" json:"external_authority,omitempty"`
+	// While it is awaited: set when the external authority was asked in vain.
+	SigningFailure *CertificateAuthority_SigningFailure `protobuf:"bytes,13,opt,name=signing_failure,json=signingFailure,proto3" json:"signing_failure,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority_Rotation) Reset() {
 	*x = CertificateAuthority_Rotation{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1281,7 @@ func (x *CertificateAuthority_Rotation) String() string {
 func (*CertificateAuthority_Rotation) ProtoMessage() {}
 
 func (x *CertificateAuthority_Rotation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1294,7 @@ func (x *CertificateAuthority_Rotation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority_Rotation.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority_Rotation) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 0}
 }
 
 func (x *CertificateAuthority_Rotation) GetPhase() CertificateAuthority_Phase {
@@ -1194,6 +1374,92 @@ func (x *CertificateAuthority_Rotation) GetEnrollmentTokens() int32 {
 	return 0
 }
 
+func (x *CertificateAuthority_Rotation) GetExternalAuthority() string {
+	if x != nil {
+		return x.ExternalAuthority
+	}
+	return ""
+}
+
+func (x *CertificateAuthority_Rotation) GetSigningFailure() *CertificateAuthority_SigningFailure {
+	if x != nil {
+		return x.SigningFailure
+	}
+	return nil
+}
+
+// SigningFailure is that an external authority was asked in vain.
+type CertificateAuthority_SigningFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often, and since when.
+	Attempts  int32                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	SinceTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	// What was wrong the last time, and what to do.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it is asked again.
+	RetryTime     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateAuthority_SigningFailure) Reset() {
+	*x = CertificateAuthority_SigningFailure{}
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateAuthority_SigningFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateAuthority_SigningFailure) ProtoMessage() {}
+
+func (x *CertificateAuthority_SigningFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateAuthority_SigningFailure.ProtoReflect.Descriptor instead.
+func (*CertificateAuthority_SigningFailure) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 1}
+}
+
+func (x *CertificateAuthority_SigningFailure) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *CertificateAuthority_SigningFailure) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+func (x *CertificateAuthority_SigningFailure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CertificateAuthority_SigningFailure) GetRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryTime
+	}
+	return nil
+}
+
 // Waiting is an edge that a phase waits for.
 type CertificateAuthority_Waiting struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
@@ -1208,7 +1474,7 @@ type CertificateAuthority_Waiting struct {
 
 func (x *CertificateAuthority_Waiting) Reset() {
 	*x = CertificateAuthority_Waiting{}
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1486,7 @@ func (x *CertificateAuthority_Waiting) String() string {
 func (*CertificateAuthority_Waiting) ProtoMessage() {}
 
 func (x *CertificateAuthority_Waiting) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_certificate_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1499,7 @@ func (x *CertificateAuthority_Waiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertificateAuthority_Waiting.ProtoReflect.Descriptor instead.
 func (*CertificateAuthority_Waiting) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{8, 1}
+	return file_swanherd_v1_certificate_service_proto_rawDescGZIP(), []int{9, 2}
 }
 
 func (x *CertificateAuthority_Waiting) GetEdge() string {
@@ -1278,7 +1544,9 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPURPOSE_CONTROL\x10\x01\x12\x0f\n" +
 	"\vPURPOSE_IKE\x10\x02:t\xeaAq\n" +
-	"\x18swanherd.dev/Certificate\x12:networks/{network}/edges/{edge}/certificates/{certificate}*\fcertificates2\vcertificate\"\xf1\x01\n" +
+	"\x18swanherd.dev/Certificate\x12:networks/{network}/edges/{edge}/certificates/{certificate}*\fcertificates2\vcertificate\"3\n" +
+	"\x15GetCertificateRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xf1\x01\n" +
 	"\x17ListCertificatesRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1290,10 +1558,13 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x0fshow_superseded\x18\x06 \x01(\bR\x0eshowSuperseded\"\x80\x01\n" +
 	"\x18ListCertificatesResponse\x12<\n" +
 	"\fcertificates\x18\x01 \x03(\v2\x18.swanherd.v1.CertificateR\fcertificates\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Q\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa2\x01\n" +
 	"\x11RevokeEdgeRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12 \n" +
-	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\".\n" +
+	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\".\n" +
 	"\x12RevokeEdgeResponse\x12\x18\n" +
 	"\aserials\x18\x01 \x03(\tR\aserials\"\x9f\x02\n" +
 	"\n" +
@@ -1318,14 +1589,17 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"|\n" +
 	"\x17ListRevocationsResponse\x129\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x17.swanherd.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf3\b\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa4\f\n" +
 	"\x14CertificateAuthority\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\tR\vcertificate\x12\x10\n" +
 	"\x03pin\x18\x03 \x01(\tR\x03pin\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12F\n" +
-	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x1a\x85\x04\n" +
+	"\brotation\x18\x05 \x01(\v2*.swanherd.v1.CertificateAuthority.RotationR\brotation\x12-\n" +
+	"\x12external_authority\x18\x06 \x01(\tR\x11externalAuthority\x129\n" +
+	"\n" +
+	"renew_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\trenewTime\x1a\x8f\x05\n" +
 	"\bRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x129\n" +
 	"\n" +
@@ -1340,7 +1614,16 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x13certificate_request\x18\t \x01(\tR\x12certificateRequest\x12D\n" +
 	"\x10overlap_end_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\x0eoverlapEndTime\x12+\n" +
-	"\x11enrollment_tokens\x18\v \x01(\x05R\x10enrollmentTokens\x1ap\n" +
+	"\x11enrollment_tokens\x18\v \x01(\x05R\x10enrollmentTokens\x12-\n" +
+	"\x12external_authority\x18\f \x01(\tR\x11externalAuthority\x12Y\n" +
+	"\x0fsigning_failure\x18\r \x01(\v20.swanherd.v1.CertificateAuthority.SigningFailureR\x0esigningFailure\x1a\xba\x01\n" +
+	"\x0eSigningFailure\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x05R\battempts\x129\n" +
+	"\n" +
+	"since_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"retry_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x1ap\n" +
 	"\aWaiting\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x129\n" +
@@ -1353,22 +1636,36 @@ const file_swanherd_v1_certificate_service_proto_rawDesc = "" +
 	"\x1aPHASE_AWAITING_CERTIFICATE\x10\x03:\xa1\x01\xeaA\x9d\x01\n" +
 	"!swanherd.dev/CertificateAuthority\x12'networks/{network}/certificateAuthority\x12!certificateAuthorities/controller*\x16certificateAuthorities2\x14certificateAuthority\"<\n" +
 	"\x1eGetCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xef\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xf8\x02\n" +
 	"!RotateCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12L\n" +
 	"\frenew_within\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xf5$*\x00R\vrenewWithin\x12\x1a\n" +
-	"\bexternal\x18\x03 \x01(\bR\bexternal\x12D\n" +
-	"\aoverlap\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\aoverlap\"y\n" +
+	"\bexternal\x18\x03 \x01(\bR\bexternal\x126\n" +
+	"\x12external_authority\x18\a \x01(\tB\a\xbaH\x04r\x02\x18?R\x11externalAuthority\x12D\n" +
+	"\aoverlap\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\aoverlap\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xca\x01\n" +
 	"!ImportCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x128\n" +
-	"\x11certificate_chain\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04R\x10certificateChain\"\x89\x01\n" +
+	"\x11certificate_chain\x18\x02 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04R\x10certificateChain\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xda\x01\n" +
 	" ForceCertificateAuthorityRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12I\n" +
 	"\x05phase\x18\x02 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x05phase\"?\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x05phase\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x90\x01\n" +
 	"!CancelCertificateAuthorityRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xea\v\n" +
-	"\x12CertificateService\x12\x8d\x01\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xf1\f\n" +
+	"\x12CertificateService\x12\x84\x01\n" +
+	"\x0eGetCertificate\x12\".swanherd.v1.GetCertificateRequest\x1a\x18.swanherd.v1.Certificate\"4\x82\xd3\xe4\x93\x02.\x12,/v1/{name=networks/*/edges/*/certificates/*}\x12\x8d\x01\n" +
 	"\x10ListCertificates\x12$.swanherd.v1.ListCertificatesRequest\x1a%.swanherd.v1.ListCertificatesResponse\",\x82\xd3\xe4\x93\x02&\x12$/v1/{parent=networks/*}/certificates\x12~\n" +
 	"\n" +
 	"RevokeEdge\x12\x1e.swanherd.v1.RevokeEdgeRequest\x1a\x1f.swanherd.v1.RevokeEdgeResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{name=networks/*/edges/*}:revoke\x12\x89\x01\n" +
@@ -1393,68 +1690,76 @@ func file_swanherd_v1_certificate_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_certificate_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_swanherd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_swanherd_v1_certificate_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_swanherd_v1_certificate_service_proto_goTypes = []any{
-	(Certificate_Purpose)(0),                  // 0: swanherd.v1.Certificate.Purpose
-	(CertificateAuthority_Phase)(0),           // 1: swanherd.v1.CertificateAuthority.Phase
-	(*Certificate)(nil),                       // 2: swanherd.v1.Certificate
-	(*ListCertificatesRequest)(nil),           // 3: swanherd.v1.ListCertificatesRequest
-	(*ListCertificatesResponse)(nil),          // 4: swanherd.v1.ListCertificatesResponse
-	(*RevokeEdgeRequest)(nil),                 // 5: swanherd.v1.RevokeEdgeRequest
-	(*RevokeEdgeResponse)(nil),                // 6: swanherd.v1.RevokeEdgeResponse
-	(*Revocation)(nil),                        // 7: swanherd.v1.Revocation
-	(*ListRevocationsRequest)(nil),            // 8: swanherd.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),           // 9: swanherd.v1.ListRevocationsResponse
-	(*CertificateAuthority)(nil),              // 10: swanherd.v1.CertificateAuthority
-	(*GetCertificateAuthorityRequest)(nil),    // 11: swanherd.v1.GetCertificateAuthorityRequest
-	(*RotateCertificateAuthorityRequest)(nil), // 12: swanherd.v1.RotateCertificateAuthorityRequest
-	(*ImportCertificateAuthorityRequest)(nil), // 13: swanherd.v1.ImportCertificateAuthorityRequest
-	(*ForceCertificateAuthorityRequest)(nil),  // 14: swanherd.v1.ForceCertificateAuthorityRequest
-	(*CancelCertificateAuthorityRequest)(nil), // 15: swanherd.v1.CancelCertificateAuthorityRequest
-	(*CertificateAuthority_Rotation)(nil),     // 16: swanherd.v1.CertificateAuthority.Rotation
-	(*CertificateAuthority_Waiting)(nil),      // 17: swanherd.v1.CertificateAuthority.Waiting
-	(*timestamppb.Timestamp)(nil),             // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),               // 19: google.protobuf.Duration
+	(Certificate_Purpose)(0),                    // 0: swanherd.v1.Certificate.Purpose
+	(CertificateAuthority_Phase)(0),             // 1: swanherd.v1.CertificateAuthority.Phase
+	(*Certificate)(nil),                         // 2: swanherd.v1.Certificate
+	(*GetCertificateRequest)(nil),               // 3: swanherd.v1.GetCertificateRequest
+	(*ListCertificatesRequest)(nil),             // 4: swanherd.v1.ListCertificatesRequest
+	(*ListCertificatesResponse)(nil),            // 5: swanherd.v1.ListCertificatesResponse
+	(*RevokeEdgeRequest)(nil),                   // 6: swanherd.v1.RevokeEdgeRequest
+	(*RevokeEdgeResponse)(nil),                  // 7: swanherd.v1.RevokeEdgeResponse
+	(*Revocation)(nil),                          // 8: swanherd.v1.Revocation
+	(*ListRevocationsRequest)(nil),              // 9: swanherd.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),             // 10: swanherd.v1.ListRevocationsResponse
+	(*CertificateAuthority)(nil),                // 11: swanherd.v1.CertificateAuthority
+	(*GetCertificateAuthorityRequest)(nil),      // 12: swanherd.v1.GetCertificateAuthorityRequest
+	(*RotateCertificateAuthorityRequest)(nil),   // 13: swanherd.v1.RotateCertificateAuthorityRequest
+	(*ImportCertificateAuthorityRequest)(nil),   // 14: swanherd.v1.ImportCertificateAuthorityRequest
+	(*ForceCertificateAuthorityRequest)(nil),    // 15: swanherd.v1.ForceCertificateAuthorityRequest
+	(*CancelCertificateAuthorityRequest)(nil),   // 16: swanherd.v1.CancelCertificateAuthorityRequest
+	(*CertificateAuthority_Rotation)(nil),       // 17: swanherd.v1.CertificateAuthority.Rotation
+	(*CertificateAuthority_SigningFailure)(nil), // 18: swanherd.v1.CertificateAuthority.SigningFailure
+	(*CertificateAuthority_Waiting)(nil),        // 19: swanherd.v1.CertificateAuthority.Waiting
+	(*timestamppb.Timestamp)(nil),               // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),                 // 21: google.protobuf.Duration
 }
 var file_swanherd_v1_certificate_service_proto_depIdxs = []int32{
 	0,  // 0: swanherd.v1.Certificate.purpose:type_name -> swanherd.v1.Certificate.Purpose
-	18, // 1: swanherd.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
+	20, // 1: swanherd.v1.Certificate.expire_time:type_name -> google.protobuf.Timestamp
 	2,  // 2: swanherd.v1.ListCertificatesResponse.certificates:type_name -> swanherd.v1.Certificate
-	18, // 3: swanherd.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	18, // 4: swanherd.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	7,  // 5: swanherd.v1.ListRevocationsResponse.revocations:type_name -> swanherd.v1.Revocation
-	18, // 6: swanherd.v1.CertificateAuthority.expire_time:type_name -> google.protobuf.Timestamp
-	16, // 7: swanherd.v1.CertificateAuthority.rotation:type_name -> swanherd.v1.CertificateAuthority.Rotation
-	19, // 8: swanherd.v1.RotateCertificateAuthorityRequest.renew_within:type_name -> google.protobuf.Duration
-	19, // 9: swanherd.v1.RotateCertificateAuthorityRequest.overlap:type_name -> google.protobuf.Duration
-	1,  // 10: swanherd.v1.ForceCertificateAuthorityRequest.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	1,  // 11: swanherd.v1.CertificateAuthority.Rotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	18, // 12: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
-	18, // 13: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
-	17, // 14: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
-	18, // 15: swanherd.v1.CertificateAuthority.Rotation.overlap_end_time:type_name -> google.protobuf.Timestamp
-	18, // 16: swanherd.v1.CertificateAuthority.Waiting.since_time:type_name -> google.protobuf.Timestamp
-	3,  // 17: swanherd.v1.CertificateService.ListCertificates:input_type -> swanherd.v1.ListCertificatesRequest
-	5,  // 18: swanherd.v1.CertificateService.RevokeEdge:input_type -> swanherd.v1.RevokeEdgeRequest
-	8,  // 19: swanherd.v1.CertificateService.ListRevocations:input_type -> swanherd.v1.ListRevocationsRequest
-	11, // 20: swanherd.v1.CertificateService.GetCertificateAuthority:input_type -> swanherd.v1.GetCertificateAuthorityRequest
-	12, // 21: swanherd.v1.CertificateService.RotateCertificateAuthority:input_type -> swanherd.v1.RotateCertificateAuthorityRequest
-	13, // 22: swanherd.v1.CertificateService.ImportCertificateAuthority:input_type -> swanherd.v1.ImportCertificateAuthorityRequest
-	14, // 23: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
-	15, // 24: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
-	4,  // 25: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
-	6,  // 26: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
-	9,  // 27: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
-	10, // 28: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 29: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 30: swanherd.v1.CertificateService.ImportCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 31: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	10, // 32: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
-	25, // [25:33] is the sub-list for method output_type
-	17, // [17:25] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	20, // 3: swanherd.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	20, // 4: swanherd.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	8,  // 5: swanherd.v1.ListRevocationsResponse.revocations:type_name -> swanherd.v1.Revocation
+	20, // 6: swanherd.v1.CertificateAuthority.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 7: swanherd.v1.CertificateAuthority.rotation:type_name -> swanherd.v1.CertificateAuthority.Rotation
+	20, // 8: swanherd.v1.CertificateAuthority.renew_time:type_name -> google.protobuf.Timestamp
+	21, // 9: swanherd.v1.RotateCertificateAuthorityRequest.renew_within:type_name -> google.protobuf.Duration
+	21, // 10: swanherd.v1.RotateCertificateAuthorityRequest.overlap:type_name -> google.protobuf.Duration
+	1,  // 11: swanherd.v1.ForceCertificateAuthorityRequest.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	1,  // 12: swanherd.v1.CertificateAuthority.Rotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	20, // 13: swanherd.v1.CertificateAuthority.Rotation.start_time:type_name -> google.protobuf.Timestamp
+	20, // 14: swanherd.v1.CertificateAuthority.Rotation.phase_time:type_name -> google.protobuf.Timestamp
+	19, // 15: swanherd.v1.CertificateAuthority.Rotation.waiting:type_name -> swanherd.v1.CertificateAuthority.Waiting
+	20, // 16: swanherd.v1.CertificateAuthority.Rotation.overlap_end_time:type_name -> google.protobuf.Timestamp
+	18, // 17: swanherd.v1.CertificateAuthority.Rotation.signing_failure:type_name -> swanherd.v1.CertificateAuthority.SigningFailure
+	20, // 18: swanherd.v1.CertificateAuthority.SigningFailure.since_time:type_name -> google.protobuf.Timestamp
+	20, // 19: swanherd.v1.CertificateAuthority.SigningFailure.retry_time:type_name -> google.protobuf.Timestamp
+	20, // 20: swanherd.v1.CertificateAuthority.Waiting.since_time:type_name -> google.protobuf.Timestamp
+	3,  // 21: swanherd.v1.CertificateService.GetCertificate:input_type -> swanherd.v1.GetCertificateRequest
+	4,  // 22: swanherd.v1.CertificateService.ListCertificates:input_type -> swanherd.v1.ListCertificatesRequest
+	6,  // 23: swanherd.v1.CertificateService.RevokeEdge:input_type -> swanherd.v1.RevokeEdgeRequest
+	9,  // 24: swanherd.v1.CertificateService.ListRevocations:input_type -> swanherd.v1.ListRevocationsRequest
+	12, // 25: swanherd.v1.CertificateService.GetCertificateAuthority:input_type -> swanherd.v1.GetCertificateAuthorityRequest
+	13, // 26: swanherd.v1.CertificateService.RotateCertificateAuthority:input_type -> swanherd.v1.RotateCertificateAuthorityRequest
+	14, // 27: swanherd.v1.CertificateService.ImportCertificateAuthority:input_type -> swanherd.v1.ImportCertificateAuthorityRequest
+	15, // 28: swanherd.v1.CertificateService.ForceCertificateAuthority:input_type -> swanherd.v1.ForceCertificateAuthorityRequest
+	16, // 29: swanherd.v1.CertificateService.CancelCertificateAuthority:input_type -> swanherd.v1.CancelCertificateAuthorityRequest
+	2,  // 30: swanherd.v1.CertificateService.GetCertificate:output_type -> swanherd.v1.Certificate
+	5,  // 31: swanherd.v1.CertificateService.ListCertificates:output_type -> swanherd.v1.ListCertificatesResponse
+	7,  // 32: swanherd.v1.CertificateService.RevokeEdge:output_type -> swanherd.v1.RevokeEdgeResponse
+	10, // 33: swanherd.v1.CertificateService.ListRevocations:output_type -> swanherd.v1.ListRevocationsResponse
+	11, // 34: swanherd.v1.CertificateService.GetCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	11, // 35: swanherd.v1.CertificateService.RotateCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	11, // 36: swanherd.v1.CertificateService.ImportCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	11, // 37: swanherd.v1.CertificateService.ForceCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	11, // 38: swanherd.v1.CertificateService.CancelCertificateAuthority:output_type -> swanherd.v1.CertificateAuthority
+	30, // [30:39] is the sub-list for method output_type
+	21, // [21:30] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_certificate_service_proto_init() }
@@ -1468,7 +1773,7 @@ func file_swanherd_v1_certificate_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_certificate_service_proto_rawDesc), len(file_swanherd_v1_certificate_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

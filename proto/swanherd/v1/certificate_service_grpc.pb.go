@@ -19,6 +19,7 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	CertificateService_GetCertificate_FullMethodName             = "/swanherd.v1.CertificateService/GetCertificate"
 	CertificateService_ListCertificates_FullMethodName           = "/swanherd.v1.CertificateService/ListCertificates"
 	CertificateService_RevokeEdge_FullMethodName                 = "/swanherd.v1.CertificateService/RevokeEdge"
 	CertificateService_ListRevocations_FullMethodName            = "/swanherd.v1.CertificateService/ListRevocations"
@@ -36,6 +37,7 @@ const (
 // CertificateService shows what certificates edges have, revokes them, and
 // changes the authorities that issue them.
 type CertificateServiceClient interface {
+	GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*Certificate, error)
 	// Certificates of edges that are still good, in the order of the edges' names.
 	ListCertificates(ctx context.Context, in *ListCertificatesRequest, opts ...grpc.CallOption) (*ListCertificatesResponse, error)
 	// Revokes every certificate of an edge. Its session ends at once, its peers get
@@ -69,6 +71,16 @@ type certificateServiceClient struct {
 
 func NewCertificateServiceClient(cc grpc.ClientConnInterface) CertificateServiceClient {
 	return &certificateServiceClient{cc}
+}
+
+func (c *certificateServiceClient) GetCertificate(ctx context.Context, in *GetCertificateRequest, opts ...grpc.CallOption) (*Certificate, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Certificate)
+	err := c.cc.Invoke(ctx, CertificateService_GetCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (c *certificateServiceClient) ListCertificates(ctx context.Context, in *ListCertificatesRequest, opts ...grpc.CallOption) (*ListCertificatesResponse, error) {
@@ -158,6 +170,7 @@ func (c *certificateServiceClient) CancelCertificateAuthority(ctx context.Contex
 // CertificateService shows what certificates edges have, revokes them, and
 // changes the authorities that issue them.
 type CertificateServiceServer interface {
+	GetCertificate(context.Context, *GetCertificateRequest) (*Certificate, error)
 	// Certificates of edges that are still good, in the order of the edges' names.
 	ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error)
 	// Revokes every certificate of an edge. Its session ends at once, its peers get
@@ -193,6 +206,9 @@ type CertificateServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedCertificateServiceServer struct{}
 
+func (UnimplementedCertificateServiceServer) GetCertificate(context.Context, *GetCertificateRequest) (*Certificate, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetCertificate not implemented")
+}
 func (UnimplementedCertificateServiceServer) ListCertificates(context.Context, *ListCertificatesRequest) (*ListCertificatesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListCertificates not implemented")
 }
@@ -236,6 +252,24 @@ func RegisterCertificateServiceServer(s grpc.ServiceRegistrar, srv CertificateSe
 		t.testEmbeddedByValue()
 	}
 	s.RegisterService(&CertificateService_ServiceDesc, srv)
+}
+
+func _CertificateService_GetCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CertificateServiceServer).GetCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CertificateService_GetCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CertificateServiceServer).GetCertificate(ctx, req.(*GetCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
 
 func _CertificateService_ListCertificates_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
@@ -389,6 +423,10 @@ var CertificateService_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "swanherd.v1.CertificateService",
 	HandlerType: (*CertificateServiceServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "GetCertificate",
+			Handler:    _CertificateService_GetCertificate_Handler,
+		},
 		{
 			MethodName: "ListCertificates",
 			Handler:    _CertificateService_ListCertificates_Handler,

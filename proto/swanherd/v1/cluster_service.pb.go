@@ -180,6 +180,14 @@ func (x *ListClusterMembersResponse) GetClusterMembers() []*ClusterMember {
 type CreateClusterMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterMember *ClusterMember         `protobuf:"bytes,1,opt,name=cluster_member,json=clusterMember,proto3" json:"cluster_member,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	// With ABORTED it is being carried out, or how that ended is not known: see what
+	// became of it before you ask with another one.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,9 +229,31 @@ func (x *CreateClusterMemberRequest) GetClusterMember() *ClusterMember {
 	return nil
 }
 
+func (x *CreateClusterMemberRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateClusterMemberRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteClusterMemberRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	// With ABORTED it is being carried out, or how that ended is not known: see what
+	// became of it before you ask with another one.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +295,20 @@ func (x *DeleteClusterMemberRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteClusterMemberRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DeleteClusterMemberRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_swanherd_v1_cluster_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_cluster_service_proto_rawDesc = "" +
@@ -279,11 +323,17 @@ const file_swanherd_v1_cluster_service_proto_rawDesc = "" +
 	"\x1aswanherd.dev/ClusterMember\x12\x1fclusterMembers/{cluster_member}*\x0eclusterMembers2\rclusterMember\"\x1b\n" +
 	"\x19ListClusterMembersRequest\"a\n" +
 	"\x1aListClusterMembersResponse\x12C\n" +
-	"\x0fcluster_members\x18\x01 \x03(\v2\x1a.swanherd.v1.ClusterMemberR\x0eclusterMembers\"g\n" +
+	"\x0fcluster_members\x18\x01 \x03(\v2\x1a.swanherd.v1.ClusterMemberR\x0eclusterMembers\"\xb8\x01\n" +
 	"\x1aCreateClusterMemberRequest\x12I\n" +
-	"\x0ecluster_member\x18\x01 \x01(\v2\x1a.swanherd.v1.ClusterMemberB\x06\xbaH\x03\xc8\x01\x01R\rclusterMember\"8\n" +
+	"\x0ecluster_member\x18\x01 \x01(\v2\x1a.swanherd.v1.ClusterMemberB\x06\xbaH\x03\xc8\x01\x01R\rclusterMember\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x89\x01\n" +
 	"\x1aDeleteClusterMemberRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\x9a\x03\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\x9a\x03\n" +
 	"\x0eClusterService\x12\x81\x01\n" +
 	"\x12ListClusterMembers\x12&.swanherd.v1.ListClusterMembersRequest\x1a'.swanherd.v1.ListClusterMembersResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/clusterMembers\x12\x86\x01\n" +
 	"\x13CreateClusterMember\x12'.swanherd.v1.CreateClusterMemberRequest\x1a\x1a.swanherd.v1.ClusterMember\"*\x82\xd3\xe4\x93\x02$:\x0ecluster_member\"\x12/v1/clusterMembers\x12{\n" +

@@ -12,6 +12,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -75,7 +76,7 @@ func (x EnrollmentRequest_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EnrollmentRequest_State.Descriptor instead.
 func (EnrollmentRequest_State) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7, 0}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Device is hardware that was registered before it was shipped.
@@ -102,6 +103,8 @@ type Device struct {
 	// it, the device has to prove that its key is in that TPM, and is admitted at once
 	// then.
 	EkFingerprint string `protobuf:"bytes,10,opt,name=ek_fingerprint,json=ekFingerprint,proto3" json:"ek_fingerprint,omitempty"`
+	// Of this version. Send it back to change or delete this version only.
+	Etag          string `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -202,6 +205,13 @@ func (x *Device) GetCreateTime() *timestamppb.Timestamp {
 func (x *Device) GetEkFingerprint() string {
 	if x != nil {
 		return x.EkFingerprint
+	}
+	return ""
+}
+
+func (x *Device) GetEtag() string {
+	if x != nil {
+		return x.Etag
 	}
 	return ""
 }
@@ -524,6 +534,79 @@ func (x *ListDevicesResponse) GetNextPageToken() string {
 	return ""
 }
 
+type UpdateDeviceRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Device *Device                `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"`
+	// Fields to write; empty: every field that is set.
+	UpdateMask *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateDeviceRequest) Reset() {
+	*x = UpdateDeviceRequest{}
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateDeviceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateDeviceRequest) ProtoMessage() {}
+
+func (x *UpdateDeviceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateDeviceRequest.ProtoReflect.Descriptor instead.
+func (*UpdateDeviceRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UpdateDeviceRequest) GetDevice() *Device {
+	if x != nil {
+		return x.Device
+	}
+	return nil
+}
+
+func (x *UpdateDeviceRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateDeviceRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateDeviceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteDeviceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -533,13 +616,14 @@ type DeleteDeviceRequest struct {
 	// an hour gives the same answer and changes nothing again (AIP-155); another
 	// request with it is refused.
 	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Etag          string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteDeviceRequest) Reset() {
 	*x = DeleteDeviceRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -551,7 +635,7 @@ func (x *DeleteDeviceRequest) String() string {
 func (*DeleteDeviceRequest) ProtoMessage() {}
 
 func (x *DeleteDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -564,7 +648,7 @@ func (x *DeleteDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDeviceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeleteDeviceRequest) GetName() string {
@@ -584,6 +668,13 @@ func (x *DeleteDeviceRequest) GetValidateOnly() bool {
 func (x *DeleteDeviceRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteDeviceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
 	}
 	return ""
 }
@@ -619,7 +710,7 @@ type EnrollmentRequest struct {
 
 func (x *EnrollmentRequest) Reset() {
 	*x = EnrollmentRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +722,7 @@ func (x *EnrollmentRequest) String() string {
 func (*EnrollmentRequest) ProtoMessage() {}
 
 func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +735,7 @@ func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EnrollmentRequest) GetName() string {
@@ -738,6 +829,50 @@ func (x *EnrollmentRequest) GetTpm() *AttestedTpm {
 	return nil
 }
 
+type GetEnrollmentRequestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetEnrollmentRequestRequest) Reset() {
+	*x = GetEnrollmentRequestRequest{}
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetEnrollmentRequestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetEnrollmentRequestRequest) ProtoMessage() {}
+
+func (x *GetEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetEnrollmentRequestRequest.ProtoReflect.Descriptor instead.
+func (*GetEnrollmentRequestRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetEnrollmentRequestRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 type ListEnrollmentRequestsRequest struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Parent    string                 `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
@@ -752,7 +887,7 @@ type ListEnrollmentRequestsRequest struct {
 
 func (x *ListEnrollmentRequestsRequest) Reset() {
 	*x = ListEnrollmentRequestsRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -764,7 +899,7 @@ func (x *ListEnrollmentRequestsRequest) String() string {
 func (*ListEnrollmentRequestsRequest) ProtoMessage() {}
 
 func (x *ListEnrollmentRequestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -777,7 +912,7 @@ func (x *ListEnrollmentRequestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentRequestsRequest.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentRequestsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListEnrollmentRequestsRequest) GetParent() string {
@@ -825,7 +960,7 @@ type ListEnrollmentRequestsResponse struct {
 
 func (x *ListEnrollmentRequestsResponse) Reset() {
 	*x = ListEnrollmentRequestsResponse{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +972,7 @@ func (x *ListEnrollmentRequestsResponse) String() string {
 func (*ListEnrollmentRequestsResponse) ProtoMessage() {}
 
 func (x *ListEnrollmentRequestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +985,7 @@ func (x *ListEnrollmentRequestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnrollmentRequestsResponse.ProtoReflect.Descriptor instead.
 func (*ListEnrollmentRequestsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListEnrollmentRequestsResponse) GetEnrollmentRequests() []*EnrollmentRequest {
@@ -868,15 +1003,21 @@ func (x *ListEnrollmentRequestsResponse) GetNextPageToken() string {
 }
 
 type ApproveEnrollmentRequestRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApproveEnrollmentRequestRequest) Reset() {
 	*x = ApproveEnrollmentRequestRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +1029,7 @@ func (x *ApproveEnrollmentRequestRequest) String() string {
 func (*ApproveEnrollmentRequestRequest) ProtoMessage() {}
 
 func (x *ApproveEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +1042,7 @@ func (x *ApproveEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveEnrollmentRequestRequest.ProtoReflect.Descriptor instead.
 func (*ApproveEnrollmentRequestRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApproveEnrollmentRequestRequest) GetName() string {
@@ -911,16 +1052,36 @@ func (x *ApproveEnrollmentRequestRequest) GetName() string {
 	return ""
 }
 
+func (x *ApproveEnrollmentRequestRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ApproveEnrollmentRequestRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DenyEnrollmentRequestRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DenyEnrollmentRequestRequest) Reset() {
 	*x = DenyEnrollmentRequestRequest{}
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1093,7 @@ func (x *DenyEnrollmentRequestRequest) String() string {
 func (*DenyEnrollmentRequestRequest) ProtoMessage() {}
 
 func (x *DenyEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_device_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_device_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1106,7 @@ func (x *DenyEnrollmentRequestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DenyEnrollmentRequestRequest.ProtoReflect.Descriptor instead.
 func (*DenyEnrollmentRequestRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_device_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DenyEnrollmentRequestRequest) GetName() string {
@@ -955,11 +1116,25 @@ func (x *DenyEnrollmentRequestRequest) GetName() string {
 	return ""
 }
 
+func (x *DenyEnrollmentRequestRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *DenyEnrollmentRequestRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_swanherd_v1_device_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\n" +
-	" swanherd/v1/device_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xed\x04\n" +
+	" swanherd/v1/device_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x05\n" +
 	"\x06Device\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12M\n" +
 	"\rserial_number\x18\x02 \x01(\tB(\xbaH%r#2!^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$R\fserialNumber\x12\x1a\n" +
@@ -973,7 +1148,8 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTime\x12?\n" +
 	"\x0eek_fingerprint\x18\n" +
-	" \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\rekFingerprint:N\xeaAK\n" +
+	" \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\rekFingerprint\x12\x12\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag:N\xeaAK\n" +
 	"\x13swanherd.dev/Device\x12#networks/{network}/devices/{device}*\adevices2\x06device\"\x86\x01\n" +
 	"\vAttestedTpm\x12%\n" +
 	"\x0eek_fingerprint\x18\x01 \x01(\tR\rekFingerprint\x12\x16\n" +
@@ -998,12 +1174,20 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"l\n" +
 	"\x13ListDevicesResponse\x12-\n" +
 	"\adevices\x18\x01 \x03(\v2\x13.swanherd.v1.DeviceR\adevices\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd8\x01\n" +
+	"\x13UpdateDeviceRequest\x123\n" +
+	"\x06device\x18\x01 \x01(\v2\x13.swanherd.v1.DeviceB\x06\xbaH\x03\xc8\x01\x01R\x06device\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x96\x01\n" +
 	"\x13DeleteDeviceRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\xf2\x05\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\"\xf2\x05\n" +
 	"\x11EnrollmentRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12:\n" +
 	"\x05state\x18\x02 \x01(\x0e2$.swanherd.v1.EnrollmentRequest.StateR\x05state\x12\x12\n" +
@@ -1029,7 +1213,9 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\rSTATE_PENDING\x10\x01\x12\x12\n" +
 	"\x0eSTATE_APPROVED\x10\x02\x12\x10\n" +
 	"\fSTATE_DENIED\x10\x03:\x87\x01\xeaA\x83\x01\n" +
-	"\x1eswanherd.dev/EnrollmentRequest\x12:networks/{network}/enrollmentRequests/{enrollment_request}*\x12enrollmentRequests2\x11enrollmentRequest\"\xce\x01\n" +
+	"\x1eswanherd.dev/EnrollmentRequest\x12:networks/{network}/enrollmentRequests/{enrollment_request}*\x12enrollmentRequests2\x11enrollmentRequest\"9\n" +
+	"\x1bGetEnrollmentRequestRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xce\x01\n" +
 	"\x1dListEnrollmentRequestsRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1040,16 +1226,24 @@ const file_swanherd_v1_device_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"\x99\x01\n" +
 	"\x1eListEnrollmentRequestsResponse\x12O\n" +
 	"\x13enrollment_requests\x18\x01 \x03(\v2\x1e.swanherd.v1.EnrollmentRequestR\x12enrollmentRequests\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"=\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8e\x01\n" +
 	"\x1fApproveEnrollmentRequestRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\":\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x8b\x01\n" +
 	"\x1cDenyEnrollmentRequestRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xd2\a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xe8\t\n" +
 	"\rDeviceService\x12v\n" +
 	"\fCreateDevice\x12 .swanherd.v1.CreateDeviceRequest\x1a\x13.swanherd.v1.Device\"/\x82\xd3\xe4\x93\x02):\x06device\"\x1f/v1/{parent=networks/*}/devices\x12h\n" +
 	"\tGetDevice\x12\x1d.swanherd.v1.GetDeviceRequest\x1a\x13.swanherd.v1.Device\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=networks/*/devices/*}\x12y\n" +
-	"\vListDevices\x12\x1f.swanherd.v1.ListDevicesRequest\x1a .swanherd.v1.ListDevicesResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/devices\x12q\n" +
-	"\fDeleteDevice\x12 .swanherd.v1.DeleteDeviceRequest\x1a\x16.google.protobuf.Empty\"'\x82\xd3\xe4\x93\x02!*\x1f/v1/{name=networks/*/devices/*}\x12\xa5\x01\n" +
+	"\vListDevices\x12\x1f.swanherd.v1.ListDevicesRequest\x1a .swanherd.v1.ListDevicesResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{parent=networks/*}/devices\x12}\n" +
+	"\fUpdateDevice\x12 .swanherd.v1.UpdateDeviceRequest\x1a\x13.swanherd.v1.Device\"6\x82\xd3\xe4\x93\x020:\x06device2&/v1/{device.name=networks/*/devices/*}\x12q\n" +
+	"\fDeleteDevice\x12 .swanherd.v1.DeleteDeviceRequest\x1a\x16.google.protobuf.Empty\"'\x82\xd3\xe4\x93\x02!*\x1f/v1/{name=networks/*/devices/*}\x12\x94\x01\n" +
+	"\x14GetEnrollmentRequest\x12(.swanherd.v1.GetEnrollmentRequestRequest\x1a\x1e.swanherd.v1.EnrollmentRequest\"2\x82\xd3\xe4\x93\x02,\x12*/v1/{name=networks/*/enrollmentRequests/*}\x12\xa5\x01\n" +
 	"\x16ListEnrollmentRequests\x12*.swanherd.v1.ListEnrollmentRequestsRequest\x1a+.swanherd.v1.ListEnrollmentRequestsResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/{parent=networks/*}/enrollmentRequests\x12\xa7\x01\n" +
 	"\x18ApproveEnrollmentRequest\x12,.swanherd.v1.ApproveEnrollmentRequestRequest\x1a\x1e.swanherd.v1.EnrollmentRequest\"=\x82\xd3\xe4\x93\x027:\x01*\"2/v1/{name=networks/*/enrollmentRequests/*}:approve\x12\x9e\x01\n" +
 	"\x15DenyEnrollmentRequest\x12).swanherd.v1.DenyEnrollmentRequestRequest\x1a\x1e.swanherd.v1.EnrollmentRequest\":\x82\xd3\xe4\x93\x024:\x01*\"//v1/{name=networks/*/enrollmentRequests/*}:denyB\xad\x01\n" +
@@ -1068,7 +1262,7 @@ func file_swanherd_v1_device_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_device_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_v1_device_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_swanherd_v1_device_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_swanherd_v1_device_service_proto_goTypes = []any{
 	(EnrollmentRequest_State)(0),            // 0: swanherd.v1.EnrollmentRequest.State
 	(*Device)(nil),                          // 1: swanherd.v1.Device
@@ -1077,44 +1271,53 @@ var file_swanherd_v1_device_service_proto_goTypes = []any{
 	(*GetDeviceRequest)(nil),                // 4: swanherd.v1.GetDeviceRequest
 	(*ListDevicesRequest)(nil),              // 5: swanherd.v1.ListDevicesRequest
 	(*ListDevicesResponse)(nil),             // 6: swanherd.v1.ListDevicesResponse
-	(*DeleteDeviceRequest)(nil),             // 7: swanherd.v1.DeleteDeviceRequest
-	(*EnrollmentRequest)(nil),               // 8: swanherd.v1.EnrollmentRequest
-	(*ListEnrollmentRequestsRequest)(nil),   // 9: swanherd.v1.ListEnrollmentRequestsRequest
-	(*ListEnrollmentRequestsResponse)(nil),  // 10: swanherd.v1.ListEnrollmentRequestsResponse
-	(*ApproveEnrollmentRequestRequest)(nil), // 11: swanherd.v1.ApproveEnrollmentRequestRequest
-	(*DenyEnrollmentRequestRequest)(nil),    // 12: swanherd.v1.DenyEnrollmentRequestRequest
-	(*timestamppb.Timestamp)(nil),           // 13: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),                   // 14: google.protobuf.Empty
+	(*UpdateDeviceRequest)(nil),             // 7: swanherd.v1.UpdateDeviceRequest
+	(*DeleteDeviceRequest)(nil),             // 8: swanherd.v1.DeleteDeviceRequest
+	(*EnrollmentRequest)(nil),               // 9: swanherd.v1.EnrollmentRequest
+	(*GetEnrollmentRequestRequest)(nil),     // 10: swanherd.v1.GetEnrollmentRequestRequest
+	(*ListEnrollmentRequestsRequest)(nil),   // 11: swanherd.v1.ListEnrollmentRequestsRequest
+	(*ListEnrollmentRequestsResponse)(nil),  // 12: swanherd.v1.ListEnrollmentRequestsResponse
+	(*ApproveEnrollmentRequestRequest)(nil), // 13: swanherd.v1.ApproveEnrollmentRequestRequest
+	(*DenyEnrollmentRequestRequest)(nil),    // 14: swanherd.v1.DenyEnrollmentRequestRequest
+	(*timestamppb.Timestamp)(nil),           // 15: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),           // 16: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),                   // 17: google.protobuf.Empty
 }
 var file_swanherd_v1_device_service_proto_depIdxs = []int32{
-	13, // 0: swanherd.v1.Device.claim_time:type_name -> google.protobuf.Timestamp
-	13, // 1: swanherd.v1.Device.create_time:type_name -> google.protobuf.Timestamp
+	15, // 0: swanherd.v1.Device.claim_time:type_name -> google.protobuf.Timestamp
+	15, // 1: swanherd.v1.Device.create_time:type_name -> google.protobuf.Timestamp
 	1,  // 2: swanherd.v1.CreateDeviceRequest.device:type_name -> swanherd.v1.Device
 	1,  // 3: swanherd.v1.ListDevicesResponse.devices:type_name -> swanherd.v1.Device
-	0,  // 4: swanherd.v1.EnrollmentRequest.state:type_name -> swanherd.v1.EnrollmentRequest.State
-	13, // 5: swanherd.v1.EnrollmentRequest.create_time:type_name -> google.protobuf.Timestamp
-	13, // 6: swanherd.v1.EnrollmentRequest.expire_time:type_name -> google.protobuf.Timestamp
-	2,  // 7: swanherd.v1.EnrollmentRequest.tpm:type_name -> swanherd.v1.AttestedTpm
-	8,  // 8: swanherd.v1.ListEnrollmentRequestsResponse.enrollment_requests:type_name -> swanherd.v1.EnrollmentRequest
-	3,  // 9: swanherd.v1.DeviceService.CreateDevice:input_type -> swanherd.v1.CreateDeviceRequest
-	4,  // 10: swanherd.v1.DeviceService.GetDevice:input_type -> swanherd.v1.GetDeviceRequest
-	5,  // 11: swanherd.v1.DeviceService.ListDevices:input_type -> swanherd.v1.ListDevicesRequest
-	7,  // 12: swanherd.v1.DeviceService.DeleteDevice:input_type -> swanherd.v1.DeleteDeviceRequest
-	9,  // 13: swanherd.v1.DeviceService.ListEnrollmentRequests:input_type -> swanherd.v1.ListEnrollmentRequestsRequest
-	11, // 14: swanherd.v1.DeviceService.ApproveEnrollmentRequest:input_type -> swanherd.v1.ApproveEnrollmentRequestRequest
-	12, // 15: swanherd.v1.DeviceService.DenyEnrollmentRequest:input_type -> swanherd.v1.DenyEnrollmentRequestRequest
-	1,  // 16: swanherd.v1.DeviceService.CreateDevice:output_type -> swanherd.v1.Device
-	1,  // 17: swanherd.v1.DeviceService.GetDevice:output_type -> swanherd.v1.Device
-	6,  // 18: swanherd.v1.DeviceService.ListDevices:output_type -> swanherd.v1.ListDevicesResponse
-	14, // 19: swanherd.v1.DeviceService.DeleteDevice:output_type -> google.protobuf.Empty
-	10, // 20: swanherd.v1.DeviceService.ListEnrollmentRequests:output_type -> swanherd.v1.ListEnrollmentRequestsResponse
-	8,  // 21: swanherd.v1.DeviceService.ApproveEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
-	8,  // 22: swanherd.v1.DeviceService.DenyEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	1,  // 4: swanherd.v1.UpdateDeviceRequest.device:type_name -> swanherd.v1.Device
+	16, // 5: swanherd.v1.UpdateDeviceRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 6: swanherd.v1.EnrollmentRequest.state:type_name -> swanherd.v1.EnrollmentRequest.State
+	15, // 7: swanherd.v1.EnrollmentRequest.create_time:type_name -> google.protobuf.Timestamp
+	15, // 8: swanherd.v1.EnrollmentRequest.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 9: swanherd.v1.EnrollmentRequest.tpm:type_name -> swanherd.v1.AttestedTpm
+	9,  // 10: swanherd.v1.ListEnrollmentRequestsResponse.enrollment_requests:type_name -> swanherd.v1.EnrollmentRequest
+	3,  // 11: swanherd.v1.DeviceService.CreateDevice:input_type -> swanherd.v1.CreateDeviceRequest
+	4,  // 12: swanherd.v1.DeviceService.GetDevice:input_type -> swanherd.v1.GetDeviceRequest
+	5,  // 13: swanherd.v1.DeviceService.ListDevices:input_type -> swanherd.v1.ListDevicesRequest
+	7,  // 14: swanherd.v1.DeviceService.UpdateDevice:input_type -> swanherd.v1.UpdateDeviceRequest
+	8,  // 15: swanherd.v1.DeviceService.DeleteDevice:input_type -> swanherd.v1.DeleteDeviceRequest
+	10, // 16: swanherd.v1.DeviceService.GetEnrollmentRequest:input_type -> swanherd.v1.GetEnrollmentRequestRequest
+	11, // 17: swanherd.v1.DeviceService.ListEnrollmentRequests:input_type -> swanherd.v1.ListEnrollmentRequestsRequest
+	13, // 18: swanherd.v1.DeviceService.ApproveEnrollmentRequest:input_type -> swanherd.v1.ApproveEnrollmentRequestRequest
+	14, // 19: swanherd.v1.DeviceService.DenyEnrollmentRequest:input_type -> swanherd.v1.DenyEnrollmentRequestRequest
+	1,  // 20: swanherd.v1.DeviceService.CreateDevice:output_type -> swanherd.v1.Device
+	1,  // 21: swanherd.v1.DeviceService.GetDevice:output_type -> swanherd.v1.Device
+	6,  // 22: swanherd.v1.DeviceService.ListDevices:output_type -> swanherd.v1.ListDevicesResponse
+	1,  // 23: swanherd.v1.DeviceService.UpdateDevice:output_type -> swanherd.v1.Device
+	17, // 24: swanherd.v1.DeviceService.DeleteDevice:output_type -> google.protobuf.Empty
+	9,  // 25: swanherd.v1.DeviceService.GetEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
+	12, // 26: swanherd.v1.DeviceService.ListEnrollmentRequests:output_type -> swanherd.v1.ListEnrollmentRequestsResponse
+	9,  // 27: swanherd.v1.DeviceService.ApproveEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
+	9,  // 28: swanherd.v1.DeviceService.DenyEnrollmentRequest:output_type -> swanherd.v1.EnrollmentRequest
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_device_service_proto_init() }
@@ -1128,7 +1331,7 @@ func file_swanherd_v1_device_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_device_service_proto_rawDesc), len(file_swanherd_v1_device_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

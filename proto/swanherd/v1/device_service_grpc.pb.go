@@ -23,7 +23,9 @@ const (
 	DeviceService_CreateDevice_FullMethodName             = "/swanherd.v1.DeviceService/CreateDevice"
 	DeviceService_GetDevice_FullMethodName                = "/swanherd.v1.DeviceService/GetDevice"
 	DeviceService_ListDevices_FullMethodName              = "/swanherd.v1.DeviceService/ListDevices"
+	DeviceService_UpdateDevice_FullMethodName             = "/swanherd.v1.DeviceService/UpdateDevice"
 	DeviceService_DeleteDevice_FullMethodName             = "/swanherd.v1.DeviceService/DeleteDevice"
+	DeviceService_GetEnrollmentRequest_FullMethodName     = "/swanherd.v1.DeviceService/GetEnrollmentRequest"
 	DeviceService_ListEnrollmentRequests_FullMethodName   = "/swanherd.v1.DeviceService/ListEnrollmentRequests"
 	DeviceService_ApproveEnrollmentRequest_FullMethodName = "/swanherd.v1.DeviceService/ApproveEnrollmentRequest"
 	DeviceService_DenyEnrollmentRequest_FullMethodName    = "/swanherd.v1.DeviceService/DenyEnrollmentRequest"
@@ -39,8 +41,11 @@ type DeviceServiceClient interface {
 	CreateDevice(ctx context.Context, in *CreateDeviceRequest, opts ...grpc.CallOption) (*Device, error)
 	GetDevice(ctx context.Context, in *GetDeviceRequest, opts ...grpc.CallOption) (*Device, error)
 	ListDevices(ctx context.Context, in *ListDevicesRequest, opts ...grpc.CallOption) (*ListDevicesResponse, error)
+	// Of a device that has become an edge, the description alone can change.
+	UpdateDevice(ctx context.Context, in *UpdateDeviceRequest, opts ...grpc.CallOption) (*Device, error)
 	// Forgets a device. The edge that it became stays.
 	DeleteDevice(ctx context.Context, in *DeleteDeviceRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	GetEnrollmentRequest(ctx context.Context, in *GetEnrollmentRequestRequest, opts ...grpc.CallOption) (*EnrollmentRequest, error)
 	ListEnrollmentRequests(ctx context.Context, in *ListEnrollmentRequestsRequest, opts ...grpc.CallOption) (*ListEnrollmentRequestsResponse, error)
 	// Admits the edge: it gets its certificates when it asks next.
 	ApproveEnrollmentRequest(ctx context.Context, in *ApproveEnrollmentRequestRequest, opts ...grpc.CallOption) (*EnrollmentRequest, error)
@@ -85,10 +90,30 @@ func (c *deviceServiceClient) ListDevices(ctx context.Context, in *ListDevicesRe
 	return out, nil
 }
 
+func (c *deviceServiceClient) UpdateDevice(ctx context.Context, in *UpdateDeviceRequest, opts ...grpc.CallOption) (*Device, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Device)
+	err := c.cc.Invoke(ctx, DeviceService_UpdateDevice_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *deviceServiceClient) DeleteDevice(ctx context.Context, in *DeleteDeviceRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(emptypb.Empty)
 	err := c.cc.Invoke(ctx, DeviceService_DeleteDevice_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *deviceServiceClient) GetEnrollmentRequest(ctx context.Context, in *GetEnrollmentRequestRequest, opts ...grpc.CallOption) (*EnrollmentRequest, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EnrollmentRequest)
+	err := c.cc.Invoke(ctx, DeviceService_GetEnrollmentRequest_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -135,8 +160,11 @@ type DeviceServiceServer interface {
 	CreateDevice(context.Context, *CreateDeviceRequest) (*Device, error)
 	GetDevice(context.Context, *GetDeviceRequest) (*Device, error)
 	ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error)
+	// Of a device that has become an edge, the description alone can change.
+	UpdateDevice(context.Context, *UpdateDeviceRequest) (*Device, error)
 	// Forgets a device. The edge that it became stays.
 	DeleteDevice(context.Context, *DeleteDeviceRequest) (*emptypb.Empty, error)
+	GetEnrollmentRequest(context.Context, *GetEnrollmentRequestRequest) (*EnrollmentRequest, error)
 	ListEnrollmentRequests(context.Context, *ListEnrollmentRequestsRequest) (*ListEnrollmentRequestsResponse, error)
 	// Admits the edge: it gets its certificates when it asks next.
 	ApproveEnrollmentRequest(context.Context, *ApproveEnrollmentRequestRequest) (*EnrollmentRequest, error)
@@ -160,8 +188,14 @@ func (UnimplementedDeviceServiceServer) GetDevice(context.Context, *GetDeviceReq
 func (UnimplementedDeviceServiceServer) ListDevices(context.Context, *ListDevicesRequest) (*ListDevicesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDevices not implemented")
 }
+func (UnimplementedDeviceServiceServer) UpdateDevice(context.Context, *UpdateDeviceRequest) (*Device, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateDevice not implemented")
+}
 func (UnimplementedDeviceServiceServer) DeleteDevice(context.Context, *DeleteDeviceRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteDevice not implemented")
+}
+func (UnimplementedDeviceServiceServer) GetEnrollmentRequest(context.Context, *GetEnrollmentRequestRequest) (*EnrollmentRequest, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetEnrollmentRequest not implemented")
 }
 func (UnimplementedDeviceServiceServer) ListEnrollmentRequests(context.Context, *ListEnrollmentRequestsRequest) (*ListEnrollmentRequestsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEnrollmentRequests not implemented")
@@ -247,6 +281,24 @@ func _DeviceService_ListDevices_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DeviceService_UpdateDevice_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateDeviceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).UpdateDevice(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_UpdateDevice_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).UpdateDevice(ctx, req.(*UpdateDeviceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DeviceService_DeleteDevice_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteDeviceRequest)
 	if err := dec(in); err != nil {
@@ -261,6 +313,24 @@ func _DeviceService_DeleteDevice_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(DeviceServiceServer).DeleteDevice(ctx, req.(*DeleteDeviceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DeviceService_GetEnrollmentRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetEnrollmentRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DeviceServiceServer).GetEnrollmentRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DeviceService_GetEnrollmentRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DeviceServiceServer).GetEnrollmentRequest(ctx, req.(*GetEnrollmentRequestRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -339,8 +409,16 @@ var DeviceService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _DeviceService_ListDevices_Handler,
 		},
 		{
+			MethodName: "UpdateDevice",
+			Handler:    _DeviceService_UpdateDevice_Handler,
+		},
+		{
 			MethodName: "DeleteDevice",
 			Handler:    _DeviceService_DeleteDevice_Handler,
+		},
+		{
+			MethodName: "GetEnrollmentRequest",
+			Handler:    _DeviceService_GetEnrollmentRequest_Handler,
 		},
 		{
 			MethodName: "ListEnrollmentRequests",

@@ -35,6 +35,12 @@ const (
 	WatchTunnelsResponse_KIND_REMOVED WatchTunnelsResponse_Kind = 2
 	// Everything that existed at the start of the stream has been sent.
 	WatchTunnelsResponse_KIND_SYNCED WatchTunnelsResponse_Kind = 3
+	// The replica does not learn of changes any longer, as its store does not answer:
+	// which tunnels there are, here and from now, may be old. See stale_since_time. What
+	// edges report to the replica itself comes on.
+	WatchTunnelsResponse_KIND_STALE WatchTunnelsResponse_Kind = 4
+	// It does again, and everything that changed meanwhile has been sent.
+	WatchTunnelsResponse_KIND_CURRENT WatchTunnelsResponse_Kind = 5
 )
 
 // Enum value maps for WatchTunnelsResponse_Kind.
@@ -44,12 +50,16 @@ var (
 		1: "KIND_UPSERTED",
 		2: "KIND_REMOVED",
 		3: "KIND_SYNCED",
+		4: "KIND_STALE",
+		5: "KIND_CURRENT",
 	}
 	WatchTunnelsResponse_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
 		"KIND_UPSERTED":    1,
 		"KIND_REMOVED":     2,
 		"KIND_SYNCED":      3,
+		"KIND_STALE":       4,
+		"KIND_CURRENT":     5,
 	}
 )
 
@@ -181,8 +191,16 @@ type RekeyTunnelRequest struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// By a new authentication, which also proves both ends' certificates again.
 	Reauthenticate bool `protobuf:"varint,2,opt,name=reauthenticate,proto3" json:"reauthenticate,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	// With ABORTED it is being carried out, or how that ended is not known: see what
+	// became of it before you ask with another one.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RekeyTunnelRequest) Reset() {
@@ -227,6 +245,20 @@ func (x *RekeyTunnelRequest) GetReauthenticate() bool {
 		return x.Reauthenticate
 	}
 	return false
+}
+
+func (x *RekeyTunnelRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RekeyTunnelRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type RekeyTunnelResponse struct {
@@ -275,8 +307,16 @@ func (x *RekeyTunnelResponse) GetEdge() string {
 }
 
 type RestartTunnelRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	// With ABORTED it is being carried out, or how that ended is not known: see what
+	// became of it before you ask with another one.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +354,20 @@ func (*RestartTunnelRequest) Descriptor() ([]byte, []int) {
 func (x *RestartTunnelRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *RestartTunnelRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RestartTunnelRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -549,11 +603,13 @@ func (x *WatchTunnelsRequest) GetParent() string {
 }
 
 type WatchTunnelsResponse struct {
-	state         protoimpl.MessageState    `protogen:"open.v1"`
-	Kind          WatchTunnelsResponse_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=swanherd.v1.WatchTunnelsResponse_Kind" json:"kind,omitempty"`
-	Tunnel        *Tunnel                   `protobuf:"bytes,2,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state  protoimpl.MessageState    `protogen:"open.v1"`
+	Kind   WatchTunnelsResponse_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=swanherd.v1.WatchTunnelsResponse_Kind" json:"kind,omitempty"`
+	Tunnel *Tunnel                   `protobuf:"bytes,2,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// In a message of KIND_STALE: since when the replica may not know of changes.
+	StaleSinceTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=stale_since_time,json=staleSinceTime,proto3" json:"stale_since_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WatchTunnelsResponse) Reset() {
@@ -596,6 +652,13 @@ func (x *WatchTunnelsResponse) GetKind() WatchTunnelsResponse_Kind {
 func (x *WatchTunnelsResponse) GetTunnel() *Tunnel {
 	if x != nil {
 		return x.Tunnel
+	}
+	return nil
+}
+
+func (x *WatchTunnelsResponse) GetStaleSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StaleSinceTime
 	}
 	return nil
 }
@@ -662,9 +725,12 @@ type WatchFleetResponse struct {
 	// The rows that existed at the start have all been sent.
 	Synced bool `protobuf:"varint,7,opt,name=synced,proto3" json:"synced,omitempty"`
 	// Build of the server; a viewer reloads itself when it changes.
-	ServerBuild   string `protobuf:"bytes,8,opt,name=server_build,json=serverBuild,proto3" json:"server_build,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ServerBuild string `protobuf:"bytes,8,opt,name=server_build,json=serverBuild,proto3" json:"server_build,omitempty"`
+	// Since when the replica may not know of changes, as its store does not answer; set in
+	// every frame while that is so.
+	StaleSinceTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=stale_since_time,json=staleSinceTime,proto3" json:"stale_since_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WatchFleetResponse) Reset() {
@@ -751,6 +817,13 @@ func (x *WatchFleetResponse) GetServerBuild() string {
 		return x.ServerBuild
 	}
 	return ""
+}
+
+func (x *WatchFleetResponse) GetStaleSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StaleSinceTime
+	}
+	return nil
 }
 
 // FleetCounts counts tunnels by status and edges by connection.
@@ -1334,14 +1407,20 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1fswanherd/v1/fleet_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x19google/api/resource.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17swanherd/v1/audit.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\".\n" +
 	"\x10GetTunnelRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"X\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xa9\x01\n" +
 	"\x12RekeyTunnelRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12&\n" +
-	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\")\n" +
+	"\x0ereauthenticate\x18\x02 \x01(\bR\x0ereauthenticate\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\")\n" +
 	"\x13RekeyTunnelResponse\x12\x12\n" +
-	"\x04edge\x18\x01 \x01(\tR\x04edge\"2\n" +
+	"\x04edge\x18\x01 \x01(\tR\x04edge\"\x83\x01\n" +
 	"\x14RestartTunnelRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"+\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"+\n" +
 	"\x15RestartTunnelResponse\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\"\xfa\x01\n" +
 	"\x12ListTunnelsRequest\x12\x1e\n" +
@@ -1357,17 +1436,21 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\atunnels\x18\x01 \x03(\v2\x13.swanherd.v1.TunnelR\atunnels\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"5\n" +
 	"\x13WatchTunnelsRequest\x12\x1e\n" +
-	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"\xd3\x01\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"\xbb\x02\n" +
 	"\x14WatchTunnelsResponse\x12:\n" +
 	"\x04kind\x18\x01 \x01(\x0e2&.swanherd.v1.WatchTunnelsResponse.KindR\x04kind\x12+\n" +
-	"\x06tunnel\x18\x02 \x01(\v2\x13.swanherd.v1.TunnelR\x06tunnel\"R\n" +
+	"\x06tunnel\x18\x02 \x01(\v2\x13.swanherd.v1.TunnelR\x06tunnel\x12D\n" +
+	"\x10stale_since_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0estaleSinceTime\"t\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_UPSERTED\x10\x01\x12\x10\n" +
 	"\fKIND_REMOVED\x10\x02\x12\x0f\n" +
-	"\vKIND_SYNCED\x10\x03\"3\n" +
+	"\vKIND_SYNCED\x10\x03\x12\x0e\n" +
+	"\n" +
+	"KIND_STALE\x10\x04\x12\x10\n" +
+	"\fKIND_CURRENT\x10\x05\"3\n" +
 	"\x11WatchFleetRequest\x12\x1e\n" +
-	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"\xe4\x02\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"\xaa\x03\n" +
 	"\x12WatchFleetResponse\x12;\n" +
 	"\vserver_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x120\n" +
@@ -1377,7 +1460,8 @@ const file_swanherd_v1_fleet_service_proto_rawDesc = "" +
 	"\x05edges\x18\x05 \x03(\v2\x11.swanherd.v1.EdgeR\x05edges\x12#\n" +
 	"\rremoved_edges\x18\x06 \x03(\tR\fremovedEdges\x12\x16\n" +
 	"\x06synced\x18\a \x01(\bR\x06synced\x12!\n" +
-	"\fserver_build\x18\b \x01(\tR\vserverBuild\"\xc8\x02\n" +
+	"\fserver_build\x18\b \x01(\tR\vserverBuild\x12D\n" +
+	"\x10stale_since_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x0estaleSinceTime\"\xc8\x02\n" +
 	"\vFleetCounts\x12\x0e\n" +
 	"\x02up\x18\x01 \x01(\rR\x02up\x12\x1a\n" +
 	"\bdegraded\x18\x02 \x01(\rR\bdegraded\x12\x12\n" +
@@ -1493,39 +1577,41 @@ var file_swanherd_v1_fleet_service_proto_depIdxs = []int32{
 	21, // 1: swanherd.v1.ListTunnelsResponse.tunnels:type_name -> swanherd.v1.Tunnel
 	0,  // 2: swanherd.v1.WatchTunnelsResponse.kind:type_name -> swanherd.v1.WatchTunnelsResponse.Kind
 	21, // 3: swanherd.v1.WatchTunnelsResponse.tunnel:type_name -> swanherd.v1.Tunnel
-	22, // 4: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
-	13, // 5: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
-	21, // 6: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
-	23, // 7: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
-	19, // 8: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
-	22, // 9: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
-	22, // 10: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
-	1,  // 11: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
-	24, // 12: swanherd.v1.Event.source:type_name -> swanherd.v1.EventSource
-	25, // 13: swanherd.v1.Event.changes:type_name -> swanherd.v1.FieldChange
-	2,  // 14: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
-	7,  // 15: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
-	9,  // 16: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
-	11, // 17: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
-	3,  // 18: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
-	5,  // 19: swanherd.v1.FleetService.RestartTunnel:input_type -> swanherd.v1.RestartTunnelRequest
-	15, // 20: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
-	14, // 21: swanherd.v1.FleetService.GetEvent:input_type -> swanherd.v1.GetEventRequest
-	17, // 22: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
-	21, // 23: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
-	8,  // 24: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
-	10, // 25: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
-	12, // 26: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
-	4,  // 27: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
-	6,  // 28: swanherd.v1.FleetService.RestartTunnel:output_type -> swanherd.v1.RestartTunnelResponse
-	16, // 29: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
-	19, // 30: swanherd.v1.FleetService.GetEvent:output_type -> swanherd.v1.Event
-	18, // 31: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
-	23, // [23:32] is the sub-list for method output_type
-	14, // [14:23] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	22, // 4: swanherd.v1.WatchTunnelsResponse.stale_since_time:type_name -> google.protobuf.Timestamp
+	22, // 5: swanherd.v1.WatchFleetResponse.server_time:type_name -> google.protobuf.Timestamp
+	13, // 6: swanherd.v1.WatchFleetResponse.counts:type_name -> swanherd.v1.FleetCounts
+	21, // 7: swanherd.v1.WatchFleetResponse.tunnels:type_name -> swanherd.v1.Tunnel
+	23, // 8: swanherd.v1.WatchFleetResponse.edges:type_name -> swanherd.v1.Edge
+	22, // 9: swanherd.v1.WatchFleetResponse.stale_since_time:type_name -> google.protobuf.Timestamp
+	19, // 10: swanherd.v1.ListEventsResponse.events:type_name -> swanherd.v1.Event
+	22, // 11: swanherd.v1.VerifyAuditLogResponse.seal_time:type_name -> google.protobuf.Timestamp
+	22, // 12: swanherd.v1.Event.time:type_name -> google.protobuf.Timestamp
+	1,  // 13: swanherd.v1.Event.kind:type_name -> swanherd.v1.Event.Kind
+	24, // 14: swanherd.v1.Event.source:type_name -> swanherd.v1.EventSource
+	25, // 15: swanherd.v1.Event.changes:type_name -> swanherd.v1.FieldChange
+	2,  // 16: swanherd.v1.FleetService.GetTunnel:input_type -> swanherd.v1.GetTunnelRequest
+	7,  // 17: swanherd.v1.FleetService.ListTunnels:input_type -> swanherd.v1.ListTunnelsRequest
+	9,  // 18: swanherd.v1.FleetService.WatchTunnels:input_type -> swanherd.v1.WatchTunnelsRequest
+	11, // 19: swanherd.v1.FleetService.WatchFleet:input_type -> swanherd.v1.WatchFleetRequest
+	3,  // 20: swanherd.v1.FleetService.RekeyTunnel:input_type -> swanherd.v1.RekeyTunnelRequest
+	5,  // 21: swanherd.v1.FleetService.RestartTunnel:input_type -> swanherd.v1.RestartTunnelRequest
+	15, // 22: swanherd.v1.FleetService.ListEvents:input_type -> swanherd.v1.ListEventsRequest
+	14, // 23: swanherd.v1.FleetService.GetEvent:input_type -> swanherd.v1.GetEventRequest
+	17, // 24: swanherd.v1.FleetService.VerifyAuditLog:input_type -> swanherd.v1.VerifyAuditLogRequest
+	21, // 25: swanherd.v1.FleetService.GetTunnel:output_type -> swanherd.v1.Tunnel
+	8,  // 26: swanherd.v1.FleetService.ListTunnels:output_type -> swanherd.v1.ListTunnelsResponse
+	10, // 27: swanherd.v1.FleetService.WatchTunnels:output_type -> swanherd.v1.WatchTunnelsResponse
+	12, // 28: swanherd.v1.FleetService.WatchFleet:output_type -> swanherd.v1.WatchFleetResponse
+	4,  // 29: swanherd.v1.FleetService.RekeyTunnel:output_type -> swanherd.v1.RekeyTunnelResponse
+	6,  // 30: swanherd.v1.FleetService.RestartTunnel:output_type -> swanherd.v1.RestartTunnelResponse
+	16, // 31: swanherd.v1.FleetService.ListEvents:output_type -> swanherd.v1.ListEventsResponse
+	19, // 32: swanherd.v1.FleetService.GetEvent:output_type -> swanherd.v1.Event
+	18, // 33: swanherd.v1.FleetService.VerifyAuditLog:output_type -> swanherd.v1.VerifyAuditLogResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_fleet_service_proto_init() }

@@ -51,9 +51,14 @@ type FleetServiceClient interface {
 	// looks well and carries nothing. Packets wait or are dropped meanwhile; none goes in
 	// clear. Needs a session of one of its ends, with whichever replica of the controller.
 	RestartTunnel(ctx context.Context, in *RestartTunnelRequest, opts ...grpc.CallOption) (*RestartTunnelResponse, error)
+	// Lists events, newest first. networks/- is all that the caller may see; for who is
+	// bound to no network that includes what belongs to none, and what was of networks that
+	// were deleted.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsResponse, error)
 	GetEvent(ctx context.Context, in *GetEventRequest, opts ...grpc.CallOption) (*Event, error)
-	// Checks that the audit events of a network are those that were written.
+	// Checks that the audit events of a network are those that were written. The log goes on
+	// when a network is deleted and another is made under its name. Who is bound to no
+	// network may also have that of a deleted one checked.
 	VerifyAuditLog(ctx context.Context, in *VerifyAuditLogRequest, opts ...grpc.CallOption) (*VerifyAuditLogResponse, error)
 }
 
@@ -194,9 +199,14 @@ type FleetServiceServer interface {
 	// looks well and carries nothing. Packets wait or are dropped meanwhile; none goes in
 	// clear. Needs a session of one of its ends, with whichever replica of the controller.
 	RestartTunnel(context.Context, *RestartTunnelRequest) (*RestartTunnelResponse, error)
+	// Lists events, newest first. networks/- is all that the caller may see; for who is
+	// bound to no network that includes what belongs to none, and what was of networks that
+	// were deleted.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsResponse, error)
 	GetEvent(context.Context, *GetEventRequest) (*Event, error)
-	// Checks that the audit events of a network are those that were written.
+	// Checks that the audit events of a network are those that were written. The log goes on
+	// when a network is deleted and another is made under its name. Who is bound to no
+	// network may also have that of a deleted one checked.
 	VerifyAuditLog(context.Context, *VerifyAuditLogRequest) (*VerifyAuditLogResponse, error)
 	mustEmbedUnimplementedFleetServiceServer()
 }

@@ -107,9 +107,12 @@ type History struct {
 	// In order; times of which nothing is known have none.
 	Points []*HistoryPoint `protobuf:"bytes,3,rep,name=points,proto3" json:"points,omitempty"`
 	// All of them in one.
-	Total         *HistoryPoint `protobuf:"bytes,4,opt,name=total,proto3" json:"total,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Total *HistoryPoint `protobuf:"bytes,4,opt,name=total,proto3" json:"total,omitempty"`
+	// Replicas that were asked and told nothing, `replicas/{replica}`: what they have is
+	// not in here.
+	MissingReplicas []string `protobuf:"bytes,5,rep,name=missing_replicas,json=missingReplicas,proto3" json:"missing_replicas,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *History) Reset() {
@@ -166,6 +169,13 @@ func (x *History) GetPoints() []*HistoryPoint {
 func (x *History) GetTotal() *HistoryPoint {
 	if x != nil {
 		return x.Total
+	}
+	return nil
+}
+
+func (x *History) GetMissingReplicas() []string {
+	if x != nil {
+		return x.MissingReplicas
 	}
 	return nil
 }
@@ -330,12 +340,13 @@ const file_swanherd_v1_history_service_proto_rawDesc = "" +
 	"\n" +
 	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12>\n" +
-	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\x04step\"\xa8\x02\n" +
+	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\x04step\"\xd3\x02\n" +
 	"\aHistory\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04step\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04step\x121\n" +
 	"\x06points\x18\x03 \x03(\v2\x19.swanherd.v1.HistoryPointR\x06points\x12/\n" +
-	"\x05total\x18\x04 \x01(\v2\x19.swanherd.v1.HistoryPointR\x05total:v\xeaAs\n" +
+	"\x05total\x18\x04 \x01(\v2\x19.swanherd.v1.HistoryPointR\x05total\x12)\n" +
+	"\x10missing_replicas\x18\x05 \x03(\tR\x0fmissingReplicas:v\xeaAs\n" +
 	"\x14swanherd.dev/History\x12+networks/{network}/tunnels/{tunnel}/history\x12\x1anetworks/{network}/history*\thistories2\ahistory\"\xc4\x03\n" +
 	"\fHistoryPoint\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +

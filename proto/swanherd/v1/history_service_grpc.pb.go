@@ -27,8 +27,8 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // HistoryService shows how tunnels were: each minute of the last day, each ten of the
-// last week, each hour of the last 30 days. A replica of the controller has what it held
-// sessions for.
+// last week, each hour of the last 30 days. Each replica of the controller has what it held
+// sessions for, and whichever is asked asks the others.
 type HistoryServiceClient interface {
 	QueryHistory(ctx context.Context, in *QueryHistoryRequest, opts ...grpc.CallOption) (*History, error)
 }
@@ -56,8 +56,8 @@ func (c *historyServiceClient) QueryHistory(ctx context.Context, in *QueryHistor
 // for forward compatibility.
 //
 // HistoryService shows how tunnels were: each minute of the last day, each ten of the
-// last week, each hour of the last 30 days. A replica of the controller has what it held
-// sessions for.
+// last week, each hour of the last 30 days. Each replica of the controller has what it held
+// sessions for, and whichever is asked asks the others.
 type HistoryServiceServer interface {
 	QueryHistory(context.Context, *QueryHistoryRequest) (*History, error)
 	mustEmbedUnimplementedHistoryServiceServer()

@@ -589,7 +589,10 @@ type TunnelIntent struct {
 	Probe *ProbeIntent `protobuf:"bytes,14,opt,name=probe,proto3" json:"probe,omitempty"`
 	// Id of the segment whose traffic it carries; empty: the default one. The Child SAs
 	// have it as their security label (RFC 9478), so both ends agree on it.
-	Segment       string `protobuf:"bytes,15,opt,name=segment,proto3" json:"segment,omitempty"`
+	Segment string `protobuf:"bytes,15,opt,name=segment,proto3" json:"segment,omitempty"`
+	// The edge takes an update back by itself if the tunnel carried traffic before it and
+	// does not again within IntentChunk.confirm_within.
+	Critical      bool `protobuf:"varint,16,opt,name=critical,proto3" json:"critical,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -727,6 +730,13 @@ func (x *TunnelIntent) GetSegment() string {
 		return x.Segment
 	}
 	return ""
+}
+
+func (x *TunnelIntent) GetCritical() bool {
+	if x != nil {
+		return x.Critical
+	}
+	return false
 }
 
 // ProbeIntent has an edge measure a tunnel by probes in it (STAMP, RFC 8762), and
@@ -1264,7 +1274,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\flocal_prefix\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\vlocalPrefix\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xa1\x06\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xbd\x06\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12\x1b\n" +
@@ -1282,7 +1292,8 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x17force_udp_encapsulation\x18\f \x01(\bR\x15forceUdpEncapsulation\x12J\n" +
 	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\x12.\n" +
 	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\x12E\n" +
-	"\asegment\x18\x0f \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\asegment\"\xe2\x01\n" +
+	"\asegment\x18\x0f \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\asegment\x12\x1a\n" +
+	"\bcritical\x18\x10 \x01(\bR\bcritical\"\xe2\x01\n" +
 	"\vProbeIntent\x12-\n" +
 	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
 	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +

@@ -114,8 +114,14 @@ func (*GetSealingRequest) Descriptor() ([]byte, []int) {
 }
 
 type RotateSealingRequest struct {
-	state         protoimpl.MessageState    `protogen:"open.v1"`
-	What          RotateSealingRequest_What `protobuf:"varint,1,opt,name=what,proto3,enum=swanherd.v1.RotateSealingRequest_What" json:"what,omitempty"`
+	state protoimpl.MessageState    `protogen:"open.v1"`
+	What  RotateSealingRequest_What `protobuf:"varint,1,opt,name=what,proto3,enum=swanherd.v1.RotateSealingRequest_What" json:"what,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour changes nothing again, and is answered with what there is then
+	// (AIP-155); another request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -155,6 +161,20 @@ func (x *RotateSealingRequest) GetWhat() RotateSealingRequest_What {
 		return x.What
 	}
 	return RotateSealingRequest_WHAT_UNSPECIFIED
+}
+
+func (x *RotateSealingRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *RotateSealingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 // Sealing is how secrets are sealed.
@@ -314,10 +334,13 @@ var File_swanherd_v1_key_service_proto protoreflect.FileDescriptor
 const file_swanherd_v1_key_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1dswanherd/v1/key_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x13\n" +
-	"\x11GetSealingRequest\"\xa2\x01\n" +
+	"\x11GetSealingRequest\"\xf3\x01\n" +
 	"\x14RotateSealingRequest\x12F\n" +
 	"\x04what\x18\x01 \x01(\x0e2&.swanherd.v1.RotateSealingRequest.WhatB\n" +
-	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04what\"B\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04what\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"B\n" +
 	"\x04What\x12\x14\n" +
 	"\x10WHAT_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rWHAT_DATA_KEY\x10\x01\x12\x11\n" +

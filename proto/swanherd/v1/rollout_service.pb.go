@@ -132,7 +132,7 @@ func (x RolloutPolicy_OnFailure) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RolloutPolicy_OnFailure.Descriptor instead.
 func (RolloutPolicy_OnFailure) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3, 0}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{2, 0}
 }
 
 // How far it is.
@@ -198,7 +198,7 @@ func (x Rollout_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rollout_State.Descriptor instead.
 func (Rollout_State) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{4, 0}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // ChangeSet is a declarative change of one network, with its plan, to be rolled out.
@@ -211,7 +211,8 @@ type ChangeSet struct {
 	Manifest    *Manifest         `protobuf:"bytes,3,opt,name=manifest,proto3" json:"manifest,omitempty"`
 	Prune       bool              `protobuf:"varint,4,opt,name=prune,proto3" json:"prune,omitempty"`
 	PruneLabels map[string]string `protobuf:"bytes,5,rep,name=prune_labels,json=pruneLabels,proto3" json:"prune_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// What has to hold before, after, and after each batch.
+	// What has to hold before, after, and after each batch, beside the assertions of the
+	// network; these have no name.
 	Assertions []*Assertion `protobuf:"bytes,6,rep,name=assertions,proto3" json:"assertions,omitempty"`
 	// It is rolled out only after somebody else approved of it.
 	ApprovalRequired bool            `protobuf:"varint,7,opt,name=approval_required,json=approvalRequired,proto3" json:"approval_required,omitempty"`
@@ -373,81 +374,6 @@ func (x *ChangeSet) GetEtag() string {
 	return ""
 }
 
-// Assertion says that one prefix reaches another, both as a whole: by the plan there
-// is a way over tunnels, and those are up.
-type Assertion struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Such as `10.1.0.0/16`.
-	Source      string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
-	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
-	// It need not hold before, as it is what the change is for; it is asked for when
-	// the last batch has it.
-	AfterOnly bool `protobuf:"varint,3,opt,name=after_only,json=afterOnly,proto3" json:"after_only,omitempty"`
-	// The segment that both are in, `networks/{network}/segments/{segment}`; empty: the
-	// default one.
-	Segment       string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Assertion) Reset() {
-	*x = Assertion{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Assertion) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Assertion) ProtoMessage() {}
-
-func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
-func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *Assertion) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *Assertion) GetDestination() string {
-	if x != nil {
-		return x.Destination
-	}
-	return ""
-}
-
-func (x *Assertion) GetAfterOnly() bool {
-	if x != nil {
-		return x.AfterOnly
-	}
-	return false
-}
-
-func (x *Assertion) GetSegment() string {
-	if x != nil {
-		return x.Segment
-	}
-	return ""
-}
-
 // RolloutBatch is which edges get the change together: of those that it touches and
 // that no earlier batch has. Without any of the fields all that are left.
 type RolloutBatch struct {
@@ -464,7 +390,7 @@ type RolloutBatch struct {
 
 func (x *RolloutBatch) Reset() {
 	*x = RolloutBatch{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -476,7 +402,7 @@ func (x *RolloutBatch) String() string {
 func (*RolloutBatch) ProtoMessage() {}
 
 func (x *RolloutBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[2]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -489,7 +415,7 @@ func (x *RolloutBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutBatch.ProtoReflect.Descriptor instead.
 func (*RolloutBatch) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *RolloutBatch) GetMatchLabels() map[string]string {
@@ -542,7 +468,7 @@ type RolloutPolicy struct {
 
 func (x *RolloutPolicy) Reset() {
 	*x = RolloutPolicy{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +480,7 @@ func (x *RolloutPolicy) String() string {
 func (*RolloutPolicy) ProtoMessage() {}
 
 func (x *RolloutPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[3]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +493,7 @@ func (x *RolloutPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPolicy.ProtoReflect.Descriptor instead.
 func (*RolloutPolicy) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *RolloutPolicy) GetOnFailure() RolloutPolicy_OnFailure {
@@ -663,7 +589,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +601,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[4]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +614,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Rollout) GetName() string {
@@ -800,7 +726,7 @@ type CreateChangeSetRequest struct {
 
 func (x *CreateChangeSetRequest) Reset() {
 	*x = CreateChangeSetRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +738,7 @@ func (x *CreateChangeSetRequest) String() string {
 func (*CreateChangeSetRequest) ProtoMessage() {}
 
 func (x *CreateChangeSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +751,7 @@ func (x *CreateChangeSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateChangeSetRequest.ProtoReflect.Descriptor instead.
 func (*CreateChangeSetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateChangeSetRequest) GetParent() string {
@@ -872,7 +798,7 @@ type GetChangeSetRequest struct {
 
 func (x *GetChangeSetRequest) Reset() {
 	*x = GetChangeSetRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +810,7 @@ func (x *GetChangeSetRequest) String() string {
 func (*GetChangeSetRequest) ProtoMessage() {}
 
 func (x *GetChangeSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +823,7 @@ func (x *GetChangeSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChangeSetRequest.ProtoReflect.Descriptor instead.
 func (*GetChangeSetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetChangeSetRequest) GetName() string {
@@ -921,7 +847,7 @@ type ListChangeSetsRequest struct {
 
 func (x *ListChangeSetsRequest) Reset() {
 	*x = ListChangeSetsRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +859,7 @@ func (x *ListChangeSetsRequest) String() string {
 func (*ListChangeSetsRequest) ProtoMessage() {}
 
 func (x *ListChangeSetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +872,7 @@ func (x *ListChangeSetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChangeSetsRequest.ProtoReflect.Descriptor instead.
 func (*ListChangeSetsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListChangeSetsRequest) GetParent() string {
@@ -995,7 +921,7 @@ type ListChangeSetsResponse struct {
 
 func (x *ListChangeSetsResponse) Reset() {
 	*x = ListChangeSetsResponse{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +933,7 @@ func (x *ListChangeSetsResponse) String() string {
 func (*ListChangeSetsResponse) ProtoMessage() {}
 
 func (x *ListChangeSetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +946,7 @@ func (x *ListChangeSetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChangeSetsResponse.ProtoReflect.Descriptor instead.
 func (*ListChangeSetsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListChangeSetsResponse) GetChangeSets() []*ChangeSet {
@@ -1052,7 +978,7 @@ type DeleteChangeSetRequest struct {
 
 func (x *DeleteChangeSetRequest) Reset() {
 	*x = DeleteChangeSetRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +990,7 @@ func (x *DeleteChangeSetRequest) String() string {
 func (*DeleteChangeSetRequest) ProtoMessage() {}
 
 func (x *DeleteChangeSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1003,7 @@ func (x *DeleteChangeSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteChangeSetRequest.ProtoReflect.Descriptor instead.
 func (*DeleteChangeSetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteChangeSetRequest) GetName() string {
@@ -1102,15 +1028,21 @@ func (x *DeleteChangeSetRequest) GetRequestId() string {
 }
 
 type PlanChangeSetRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanChangeSetRequest) Reset() {
 	*x = PlanChangeSetRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1054,7 @@ func (x *PlanChangeSetRequest) String() string {
 func (*PlanChangeSetRequest) ProtoMessage() {}
 
 func (x *PlanChangeSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1067,7 @@ func (x *PlanChangeSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanChangeSetRequest.ProtoReflect.Descriptor instead.
 func (*PlanChangeSetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PlanChangeSetRequest) GetName() string {
@@ -1145,18 +1077,38 @@ func (x *PlanChangeSetRequest) GetName() string {
 	return ""
 }
 
+func (x *PlanChangeSetRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *PlanChangeSetRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ApproveChangeSetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// The one whose plan was looked at; another one is not approved. Empty: any.
-	Etag          string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApproveChangeSetRequest) Reset() {
 	*x = ApproveChangeSetRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1120,7 @@ func (x *ApproveChangeSetRequest) String() string {
 func (*ApproveChangeSetRequest) ProtoMessage() {}
 
 func (x *ApproveChangeSetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1133,7 @@ func (x *ApproveChangeSetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveChangeSetRequest.ProtoReflect.Descriptor instead.
 func (*ApproveChangeSetRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApproveChangeSetRequest) GetName() string {
@@ -1194,6 +1146,20 @@ func (x *ApproveChangeSetRequest) GetName() string {
 func (x *ApproveChangeSetRequest) GetEtag() string {
 	if x != nil {
 		return x.Etag
+	}
+	return ""
+}
+
+func (x *ApproveChangeSetRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ApproveChangeSetRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1216,7 +1182,7 @@ type CreateRolloutRequest struct {
 
 func (x *CreateRolloutRequest) Reset() {
 	*x = CreateRolloutRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1194,7 @@ func (x *CreateRolloutRequest) String() string {
 func (*CreateRolloutRequest) ProtoMessage() {}
 
 func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1207,7 @@ func (x *CreateRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateRolloutRequest.ProtoReflect.Descriptor instead.
 func (*CreateRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateRolloutRequest) GetParent() string {
@@ -1288,7 +1254,7 @@ type GetRolloutRequest struct {
 
 func (x *GetRolloutRequest) Reset() {
 	*x = GetRolloutRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1300,7 +1266,7 @@ func (x *GetRolloutRequest) String() string {
 func (*GetRolloutRequest) ProtoMessage() {}
 
 func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1313,7 +1279,7 @@ func (x *GetRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRolloutRequest.ProtoReflect.Descriptor instead.
 func (*GetRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRolloutRequest) GetName() string {
@@ -1337,7 +1303,7 @@ type ListRolloutsRequest struct {
 
 func (x *ListRolloutsRequest) Reset() {
 	*x = ListRolloutsRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1349,7 +1315,7 @@ func (x *ListRolloutsRequest) String() string {
 func (*ListRolloutsRequest) ProtoMessage() {}
 
 func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1362,7 +1328,7 @@ func (x *ListRolloutsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsRequest.ProtoReflect.Descriptor instead.
 func (*ListRolloutsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRolloutsRequest) GetParent() string {
@@ -1410,7 +1376,7 @@ type ListRolloutsResponse struct {
 
 func (x *ListRolloutsResponse) Reset() {
 	*x = ListRolloutsResponse{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1388,7 @@ func (x *ListRolloutsResponse) String() string {
 func (*ListRolloutsResponse) ProtoMessage() {}
 
 func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1401,7 @@ func (x *ListRolloutsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRolloutsResponse.ProtoReflect.Descriptor instead.
 func (*ListRolloutsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListRolloutsResponse) GetRollouts() []*Rollout {
@@ -1453,15 +1419,21 @@ func (x *ListRolloutsResponse) GetNextPageToken() string {
 }
 
 type PauseRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PauseRolloutRequest) Reset() {
 	*x = PauseRolloutRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1473,7 +1445,7 @@ func (x *PauseRolloutRequest) String() string {
 func (*PauseRolloutRequest) ProtoMessage() {}
 
 func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1486,7 +1458,7 @@ func (x *PauseRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseRolloutRequest.ProtoReflect.Descriptor instead.
 func (*PauseRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PauseRolloutRequest) GetName() string {
@@ -1496,16 +1468,36 @@ func (x *PauseRolloutRequest) GetName() string {
 	return ""
 }
 
+func (x *PauseRolloutRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *PauseRolloutRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ResumeRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResumeRolloutRequest) Reset() {
 	*x = ResumeRolloutRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1509,7 @@ func (x *ResumeRolloutRequest) String() string {
 func (*ResumeRolloutRequest) ProtoMessage() {}
 
 func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1522,7 @@ func (x *ResumeRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRolloutRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ResumeRolloutRequest) GetName() string {
@@ -1540,16 +1532,36 @@ func (x *ResumeRolloutRequest) GetName() string {
 	return ""
 }
 
+func (x *ResumeRolloutRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ResumeRolloutRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type AbortRolloutRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Check, change nothing (AIP-163).
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AbortRolloutRequest) Reset() {
 	*x = AbortRolloutRequest{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1561,7 +1573,7 @@ func (x *AbortRolloutRequest) String() string {
 func (*AbortRolloutRequest) ProtoMessage() {}
 
 func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1574,12 +1586,26 @@ func (x *AbortRolloutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortRolloutRequest.ProtoReflect.Descriptor instead.
 func (*AbortRolloutRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AbortRolloutRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *AbortRolloutRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AbortRolloutRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1597,7 +1623,7 @@ type Rollout_Batch struct {
 
 func (x *Rollout_Batch) Reset() {
 	*x = Rollout_Batch{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1635,7 @@ func (x *Rollout_Batch) String() string {
 func (*Rollout_Batch) ProtoMessage() {}
 
 func (x *Rollout_Batch) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1648,7 @@ func (x *Rollout_Batch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout_Batch.ProtoReflect.Descriptor instead.
 func (*Rollout_Batch) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{4, 0}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3, 0}
 }
 
 func (x *Rollout_Batch) GetEdges() uint32 {
@@ -1671,7 +1697,7 @@ type Rollout_Progress struct {
 
 func (x *Rollout_Progress) Reset() {
 	*x = Rollout_Progress{}
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1709,7 @@ func (x *Rollout_Progress) String() string {
 func (*Rollout_Progress) ProtoMessage() {}
 
 func (x *Rollout_Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_rollout_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1722,7 @@ func (x *Rollout_Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout_Progress.ProtoReflect.Descriptor instead.
 func (*Rollout_Progress) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{4, 1}
+	return file_swanherd_v1_rollout_service_proto_rawDescGZIP(), []int{3, 1}
 }
 
 func (x *Rollout_Progress) GetEdges() uint32 {
@@ -1766,7 +1792,7 @@ var File_swanherd_v1_rollout_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\n" +
-	"!swanherd/v1/rollout_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x94\b\n" +
+	"!swanherd/v1/rollout_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dswanherd/v1/change_plan.proto\x1a\x1aswanherd/v1/topology.proto\"\x94\b\n" +
 	"\tChangeSet\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12*\n" +
 	"\vdescription\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vdescription\x129\n" +
@@ -1797,13 +1823,7 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x0eSTATE_APPROVED\x10\x02\x12\x13\n" +
 	"\x0fSTATE_COMPLETED\x10\x03:^\xeaA[\n" +
 	"\x16swanherd.dev/ChangeSet\x12*networks/{network}/changeSets/{change_set}*\n" +
-	"changeSets2\tchangeSet\"\x98\x01\n" +
-	"\tAssertion\x12\x1e\n" +
-	"\x06source\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06source\x12(\n" +
-	"\vdestination\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vdestination\x12\x1d\n" +
-	"\n" +
-	"after_only\x18\x03 \x01(\bR\tafterOnly\x12\"\n" +
-	"\asegment\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asegment\"\xe7\x01\n" +
+	"changeSets2\tchangeSet\"\xe7\x01\n" +
 	"\fRolloutBatch\x12W\n" +
 	"\fmatch_labels\x18\x01 \x03(\v2*.swanherd.v1.RolloutBatch.MatchLabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\vmatchLabels\x12!\n" +
 	"\apercent\x18\x02 \x01(\rB\a\xbaH\x04*\x02\x18dR\apercent\x12\x1b\n" +
@@ -1895,12 +1915,18 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"2\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x83\x01\n" +
 	"\x14PlanChangeSetRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"I\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x9a\x01\n" +
 	"\x17ApproveChangeSetRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
-	"\x04etag\x18\x02 \x01(\tR\x04etag\"\x8b\x02\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x8b\x02\n" +
 	"\x14CreateRolloutRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x126\n" +
 	"\arollout\x18\x02 \x01(\v2\x14.swanherd.v1.RolloutB\x06\xbaH\x03\xc8\x01\x01R\arollout\x12J\n" +
@@ -1921,13 +1947,22 @@ const file_swanherd_v1_rollout_service_proto_rawDesc = "" +
 	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"p\n" +
 	"\x14ListRolloutsResponse\x120\n" +
 	"\brollouts\x18\x01 \x03(\v2\x14.swanherd.v1.RolloutR\brollouts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"1\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x82\x01\n" +
 	"\x13PauseRolloutRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"2\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x83\x01\n" +
 	"\x14ResumeRolloutRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"1\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x82\x01\n" +
 	"\x13AbortRolloutRequest\x12\x1a\n" +
-	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name2\xfb\v\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId2\xfb\v\n" +
 	"\x0eRolloutService\x12\x86\x01\n" +
 	"\x0fCreateChangeSet\x12#.swanherd.v1.CreateChangeSetRequest\x1a\x16.swanherd.v1.ChangeSet\"6\x82\xd3\xe4\x93\x020:\n" +
 	"change_set\"\"/v1/{parent=networks/*}/changeSets\x12t\n" +
@@ -1958,35 +1993,35 @@ func file_swanherd_v1_rollout_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_rollout_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_rollout_service_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_swanherd_v1_rollout_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_swanherd_v1_rollout_service_proto_goTypes = []any{
 	(ChangeSet_State)(0),            // 0: swanherd.v1.ChangeSet.State
 	(RolloutPolicy_OnFailure)(0),    // 1: swanherd.v1.RolloutPolicy.OnFailure
 	(Rollout_State)(0),              // 2: swanherd.v1.Rollout.State
 	(*ChangeSet)(nil),               // 3: swanherd.v1.ChangeSet
-	(*Assertion)(nil),               // 4: swanherd.v1.Assertion
-	(*RolloutBatch)(nil),            // 5: swanherd.v1.RolloutBatch
-	(*RolloutPolicy)(nil),           // 6: swanherd.v1.RolloutPolicy
-	(*Rollout)(nil),                 // 7: swanherd.v1.Rollout
-	(*CreateChangeSetRequest)(nil),  // 8: swanherd.v1.CreateChangeSetRequest
-	(*GetChangeSetRequest)(nil),     // 9: swanherd.v1.GetChangeSetRequest
-	(*ListChangeSetsRequest)(nil),   // 10: swanherd.v1.ListChangeSetsRequest
-	(*ListChangeSetsResponse)(nil),  // 11: swanherd.v1.ListChangeSetsResponse
-	(*DeleteChangeSetRequest)(nil),  // 12: swanherd.v1.DeleteChangeSetRequest
-	(*PlanChangeSetRequest)(nil),    // 13: swanherd.v1.PlanChangeSetRequest
-	(*ApproveChangeSetRequest)(nil), // 14: swanherd.v1.ApproveChangeSetRequest
-	(*CreateRolloutRequest)(nil),    // 15: swanherd.v1.CreateRolloutRequest
-	(*GetRolloutRequest)(nil),       // 16: swanherd.v1.GetRolloutRequest
-	(*ListRolloutsRequest)(nil),     // 17: swanherd.v1.ListRolloutsRequest
-	(*ListRolloutsResponse)(nil),    // 18: swanherd.v1.ListRolloutsResponse
-	(*PauseRolloutRequest)(nil),     // 19: swanherd.v1.PauseRolloutRequest
-	(*ResumeRolloutRequest)(nil),    // 20: swanherd.v1.ResumeRolloutRequest
-	(*AbortRolloutRequest)(nil),     // 21: swanherd.v1.AbortRolloutRequest
-	nil,                             // 22: swanherd.v1.ChangeSet.PruneLabelsEntry
-	nil,                             // 23: swanherd.v1.RolloutBatch.MatchLabelsEntry
-	(*Rollout_Batch)(nil),           // 24: swanherd.v1.Rollout.Batch
-	(*Rollout_Progress)(nil),        // 25: swanherd.v1.Rollout.Progress
-	(*Manifest)(nil),                // 26: swanherd.v1.Manifest
+	(*RolloutBatch)(nil),            // 4: swanherd.v1.RolloutBatch
+	(*RolloutPolicy)(nil),           // 5: swanherd.v1.RolloutPolicy
+	(*Rollout)(nil),                 // 6: swanherd.v1.Rollout
+	(*CreateChangeSetRequest)(nil),  // 7: swanherd.v1.CreateChangeSetRequest
+	(*GetChangeSetRequest)(nil),     // 8: swanherd.v1.GetChangeSetRequest
+	(*ListChangeSetsRequest)(nil),   // 9: swanherd.v1.ListChangeSetsRequest
+	(*ListChangeSetsResponse)(nil),  // 10: swanherd.v1.ListChangeSetsResponse
+	(*DeleteChangeSetRequest)(nil),  // 11: swanherd.v1.DeleteChangeSetRequest
+	(*PlanChangeSetRequest)(nil),    // 12: swanherd.v1.PlanChangeSetRequest
+	(*ApproveChangeSetRequest)(nil), // 13: swanherd.v1.ApproveChangeSetRequest
+	(*CreateRolloutRequest)(nil),    // 14: swanherd.v1.CreateRolloutRequest
+	(*GetRolloutRequest)(nil),       // 15: swanherd.v1.GetRolloutRequest
+	(*ListRolloutsRequest)(nil),     // 16: swanherd.v1.ListRolloutsRequest
+	(*ListRolloutsResponse)(nil),    // 17: swanherd.v1.ListRolloutsResponse
+	(*PauseRolloutRequest)(nil),     // 18: swanherd.v1.PauseRolloutRequest
+	(*ResumeRolloutRequest)(nil),    // 19: swanherd.v1.ResumeRolloutRequest
+	(*AbortRolloutRequest)(nil),     // 20: swanherd.v1.AbortRolloutRequest
+	nil,                             // 21: swanherd.v1.ChangeSet.PruneLabelsEntry
+	nil,                             // 22: swanherd.v1.RolloutBatch.MatchLabelsEntry
+	(*Rollout_Batch)(nil),           // 23: swanherd.v1.Rollout.Batch
+	(*Rollout_Progress)(nil),        // 24: swanherd.v1.Rollout.Progress
+	(*Manifest)(nil),                // 25: swanherd.v1.Manifest
+	(*Assertion)(nil),               // 26: swanherd.v1.Assertion
 	(*ResourceChange)(nil),          // 27: swanherd.v1.ResourceChange
 	(*ChangePlan)(nil),              // 28: swanherd.v1.ChangePlan
 	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
@@ -1994,55 +2029,55 @@ var file_swanherd_v1_rollout_service_proto_goTypes = []any{
 	(*emptypb.Empty)(nil),           // 31: google.protobuf.Empty
 }
 var file_swanherd_v1_rollout_service_proto_depIdxs = []int32{
-	26, // 0: swanherd.v1.ChangeSet.manifest:type_name -> swanherd.v1.Manifest
-	22, // 1: swanherd.v1.ChangeSet.prune_labels:type_name -> swanherd.v1.ChangeSet.PruneLabelsEntry
-	4,  // 2: swanherd.v1.ChangeSet.assertions:type_name -> swanherd.v1.Assertion
+	25, // 0: swanherd.v1.ChangeSet.manifest:type_name -> swanherd.v1.Manifest
+	21, // 1: swanherd.v1.ChangeSet.prune_labels:type_name -> swanherd.v1.ChangeSet.PruneLabelsEntry
+	26, // 2: swanherd.v1.ChangeSet.assertions:type_name -> swanherd.v1.Assertion
 	0,  // 3: swanherd.v1.ChangeSet.state:type_name -> swanherd.v1.ChangeSet.State
 	27, // 4: swanherd.v1.ChangeSet.changes:type_name -> swanherd.v1.ResourceChange
 	28, // 5: swanherd.v1.ChangeSet.plan:type_name -> swanherd.v1.ChangePlan
 	29, // 6: swanherd.v1.ChangeSet.create_time:type_name -> google.protobuf.Timestamp
 	29, // 7: swanherd.v1.ChangeSet.approve_time:type_name -> google.protobuf.Timestamp
-	23, // 8: swanherd.v1.RolloutBatch.match_labels:type_name -> swanherd.v1.RolloutBatch.MatchLabelsEntry
+	22, // 8: swanherd.v1.RolloutBatch.match_labels:type_name -> swanherd.v1.RolloutBatch.MatchLabelsEntry
 	1,  // 9: swanherd.v1.RolloutPolicy.on_failure:type_name -> swanherd.v1.RolloutPolicy.OnFailure
 	30, // 10: swanherd.v1.RolloutPolicy.bake_time:type_name -> google.protobuf.Duration
 	30, // 11: swanherd.v1.RolloutPolicy.settle_timeout:type_name -> google.protobuf.Duration
-	5,  // 12: swanherd.v1.Rollout.batches:type_name -> swanherd.v1.RolloutBatch
-	6,  // 13: swanherd.v1.Rollout.policy:type_name -> swanherd.v1.RolloutPolicy
+	4,  // 12: swanherd.v1.Rollout.batches:type_name -> swanherd.v1.RolloutBatch
+	5,  // 13: swanherd.v1.Rollout.policy:type_name -> swanherd.v1.RolloutPolicy
 	2,  // 14: swanherd.v1.Rollout.state:type_name -> swanherd.v1.Rollout.State
-	24, // 15: swanherd.v1.Rollout.batch_states:type_name -> swanherd.v1.Rollout.Batch
-	25, // 16: swanherd.v1.Rollout.progress:type_name -> swanherd.v1.Rollout.Progress
+	23, // 15: swanherd.v1.Rollout.batch_states:type_name -> swanherd.v1.Rollout.Batch
+	24, // 16: swanherd.v1.Rollout.progress:type_name -> swanherd.v1.Rollout.Progress
 	29, // 17: swanherd.v1.Rollout.create_time:type_name -> google.protobuf.Timestamp
 	29, // 18: swanherd.v1.Rollout.end_time:type_name -> google.protobuf.Timestamp
 	3,  // 19: swanherd.v1.CreateChangeSetRequest.change_set:type_name -> swanherd.v1.ChangeSet
 	3,  // 20: swanherd.v1.ListChangeSetsResponse.change_sets:type_name -> swanherd.v1.ChangeSet
-	7,  // 21: swanherd.v1.CreateRolloutRequest.rollout:type_name -> swanherd.v1.Rollout
-	7,  // 22: swanherd.v1.ListRolloutsResponse.rollouts:type_name -> swanherd.v1.Rollout
+	6,  // 21: swanherd.v1.CreateRolloutRequest.rollout:type_name -> swanherd.v1.Rollout
+	6,  // 22: swanherd.v1.ListRolloutsResponse.rollouts:type_name -> swanherd.v1.Rollout
 	29, // 23: swanherd.v1.Rollout.Batch.start_time:type_name -> google.protobuf.Timestamp
 	29, // 24: swanherd.v1.Rollout.Batch.end_time:type_name -> google.protobuf.Timestamp
-	8,  // 25: swanherd.v1.RolloutService.CreateChangeSet:input_type -> swanherd.v1.CreateChangeSetRequest
-	9,  // 26: swanherd.v1.RolloutService.GetChangeSet:input_type -> swanherd.v1.GetChangeSetRequest
-	10, // 27: swanherd.v1.RolloutService.ListChangeSets:input_type -> swanherd.v1.ListChangeSetsRequest
-	12, // 28: swanherd.v1.RolloutService.DeleteChangeSet:input_type -> swanherd.v1.DeleteChangeSetRequest
-	13, // 29: swanherd.v1.RolloutService.PlanChangeSet:input_type -> swanherd.v1.PlanChangeSetRequest
-	14, // 30: swanherd.v1.RolloutService.ApproveChangeSet:input_type -> swanherd.v1.ApproveChangeSetRequest
-	15, // 31: swanherd.v1.RolloutService.CreateRollout:input_type -> swanherd.v1.CreateRolloutRequest
-	16, // 32: swanherd.v1.RolloutService.GetRollout:input_type -> swanherd.v1.GetRolloutRequest
-	17, // 33: swanherd.v1.RolloutService.ListRollouts:input_type -> swanherd.v1.ListRolloutsRequest
-	19, // 34: swanherd.v1.RolloutService.PauseRollout:input_type -> swanherd.v1.PauseRolloutRequest
-	20, // 35: swanherd.v1.RolloutService.ResumeRollout:input_type -> swanherd.v1.ResumeRolloutRequest
-	21, // 36: swanherd.v1.RolloutService.AbortRollout:input_type -> swanherd.v1.AbortRolloutRequest
+	7,  // 25: swanherd.v1.RolloutService.CreateChangeSet:input_type -> swanherd.v1.CreateChangeSetRequest
+	8,  // 26: swanherd.v1.RolloutService.GetChangeSet:input_type -> swanherd.v1.GetChangeSetRequest
+	9,  // 27: swanherd.v1.RolloutService.ListChangeSets:input_type -> swanherd.v1.ListChangeSetsRequest
+	11, // 28: swanherd.v1.RolloutService.DeleteChangeSet:input_type -> swanherd.v1.DeleteChangeSetRequest
+	12, // 29: swanherd.v1.RolloutService.PlanChangeSet:input_type -> swanherd.v1.PlanChangeSetRequest
+	13, // 30: swanherd.v1.RolloutService.ApproveChangeSet:input_type -> swanherd.v1.ApproveChangeSetRequest
+	14, // 31: swanherd.v1.RolloutService.CreateRollout:input_type -> swanherd.v1.CreateRolloutRequest
+	15, // 32: swanherd.v1.RolloutService.GetRollout:input_type -> swanherd.v1.GetRolloutRequest
+	16, // 33: swanherd.v1.RolloutService.ListRollouts:input_type -> swanherd.v1.ListRolloutsRequest
+	18, // 34: swanherd.v1.RolloutService.PauseRollout:input_type -> swanherd.v1.PauseRolloutRequest
+	19, // 35: swanherd.v1.RolloutService.ResumeRollout:input_type -> swanherd.v1.ResumeRolloutRequest
+	20, // 36: swanherd.v1.RolloutService.AbortRollout:input_type -> swanherd.v1.AbortRolloutRequest
 	3,  // 37: swanherd.v1.RolloutService.CreateChangeSet:output_type -> swanherd.v1.ChangeSet
 	3,  // 38: swanherd.v1.RolloutService.GetChangeSet:output_type -> swanherd.v1.ChangeSet
-	11, // 39: swanherd.v1.RolloutService.ListChangeSets:output_type -> swanherd.v1.ListChangeSetsResponse
+	10, // 39: swanherd.v1.RolloutService.ListChangeSets:output_type -> swanherd.v1.ListChangeSetsResponse
 	31, // 40: swanherd.v1.RolloutService.DeleteChangeSet:output_type -> google.protobuf.Empty
 	3,  // 41: swanherd.v1.RolloutService.PlanChangeSet:output_type -> swanherd.v1.ChangeSet
 	3,  // 42: swanherd.v1.RolloutService.ApproveChangeSet:output_type -> swanherd.v1.ChangeSet
-	7,  // 43: swanherd.v1.RolloutService.CreateRollout:output_type -> swanherd.v1.Rollout
-	7,  // 44: swanherd.v1.RolloutService.GetRollout:output_type -> swanherd.v1.Rollout
-	18, // 45: swanherd.v1.RolloutService.ListRollouts:output_type -> swanherd.v1.ListRolloutsResponse
-	7,  // 46: swanherd.v1.RolloutService.PauseRollout:output_type -> swanherd.v1.Rollout
-	7,  // 47: swanherd.v1.RolloutService.ResumeRollout:output_type -> swanherd.v1.Rollout
-	7,  // 48: swanherd.v1.RolloutService.AbortRollout:output_type -> swanherd.v1.Rollout
+	6,  // 43: swanherd.v1.RolloutService.CreateRollout:output_type -> swanherd.v1.Rollout
+	6,  // 44: swanherd.v1.RolloutService.GetRollout:output_type -> swanherd.v1.Rollout
+	17, // 45: swanherd.v1.RolloutService.ListRollouts:output_type -> swanherd.v1.ListRolloutsResponse
+	6,  // 46: swanherd.v1.RolloutService.PauseRollout:output_type -> swanherd.v1.Rollout
+	6,  // 47: swanherd.v1.RolloutService.ResumeRollout:output_type -> swanherd.v1.Rollout
+	6,  // 48: swanherd.v1.RolloutService.AbortRollout:output_type -> swanherd.v1.Rollout
 	37, // [37:49] is the sub-list for method output_type
 	25, // [25:37] is the sub-list for method input_type
 	25, // [25:25] is the sub-list for extension type_name
@@ -2055,15 +2090,15 @@ func file_swanherd_v1_rollout_service_proto_init() {
 	if File_swanherd_v1_rollout_service_proto != nil {
 		return
 	}
+	file_swanherd_v1_change_plan_proto_init()
 	file_swanherd_v1_topology_proto_init()
-	file_swanherd_v1_topology_service_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_rollout_service_proto_rawDesc), len(file_swanherd_v1_rollout_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   23,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

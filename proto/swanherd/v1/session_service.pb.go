@@ -137,6 +137,8 @@ const (
 	Reverted_REASON_NOT_CONFIRMED Reverted_Reason = 1
 	// The agent ended before Confirm came: the update may have been why.
 	Reverted_REASON_RESTARTED Reverted_Reason = 2
+	// The critical tunnels of awaited_tunnels did not carry traffic again in time.
+	Reverted_REASON_TUNNELS_DOWN Reverted_Reason = 3
 )
 
 // Enum value maps for Reverted_Reason.
@@ -145,11 +147,13 @@ var (
 		0: "REASON_UNSPECIFIED",
 		1: "REASON_NOT_CONFIRMED",
 		2: "REASON_RESTARTED",
+		3: "REASON_TUNNELS_DOWN",
 	}
 	Reverted_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":   0,
 		"REASON_NOT_CONFIRMED": 1,
 		"REASON_RESTARTED":     2,
+		"REASON_TUNNELS_DOWN":  3,
 	}
 )
 
@@ -761,9 +765,11 @@ type Hello struct {
 	// What applied names awaits Confirm.
 	Unconfirmed bool `protobuf:"varint,7,opt,name=unconfirmed,proto3" json:"unconfirmed,omitempty"`
 	// The update that was taken back last, until another one is applied.
-	Reverted      *Reverted `protobuf:"bytes,8,opt,name=reverted,proto3" json:"reverted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reverted *Reverted `protobuf:"bytes,8,opt,name=reverted,proto3" json:"reverted,omitempty"`
+	// As in Ack.
+	AwaitedTunnels []string `protobuf:"bytes,9,rep,name=awaited_tunnels,json=awaitedTunnels,proto3" json:"awaited_tunnels,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -848,6 +854,13 @@ func (x *Hello) GetUnconfirmed() bool {
 func (x *Hello) GetReverted() *Reverted {
 	if x != nil {
 		return x.Reverted
+	}
+	return nil
+}
+
+func (x *Hello) GetAwaitedTunnels() []string {
+	if x != nil {
+		return x.AwaitedTunnels
 	}
 	return nil
 }
@@ -1137,9 +1150,9 @@ type IntentChunk struct {
 	Upserts    []*IntentResource `protobuf:"bytes,9,rep,name=upserts,proto3" json:"upserts,omitempty"`
 	// Names of resources that are gone.
 	Removals []string `protobuf:"bytes,10,rep,name=removals,proto3" json:"removals,omitempty"`
-	// The edge takes the update back by itself unless Confirm comes within this
-	// time after it was applied: the update may have cost it the controller. Unset
-	// or zero: it is kept at once.
+	// The edge takes the update back by itself unless its critical tunnels carry traffic
+	// again, and Confirm comes, within this time after it was applied: the update may
+	// have cost it a peer or the controller. Unset or zero: it is kept at once.
 	ConfirmWithin *durationpb.Duration `protobuf:"bytes,11,opt,name=confirm_within,json=confirmWithin,proto3" json:"confirm_within,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1255,12 +1268,16 @@ func (x *IntentChunk) GetConfirmWithin() *durationpb.Duration {
 // Ack says how far the edge is with an update.
 type Ack struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Zero with CONFIRMED in another session than the update's.
-	Nonce         uint64         `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	Running       *AppliedIntent `protobuf:"bytes,2,opt,name=running,proto3" json:"running,omitempty"`
-	Stage         Ack_Stage      `protobuf:"varint,3,opt,name=stage,proto3,enum=swanherd.v1.Ack_Stage" json:"stage,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Zero where it tells what has become of what runs, in this session or another.
+	Nonce   uint64         `protobuf:"varint,1,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Running *AppliedIntent `protobuf:"bytes,2,opt,name=running,proto3" json:"running,omitempty"`
+	Stage   Ack_Stage      `protobuf:"varint,3,opt,name=stage,proto3,enum=swanherd.v1.Ack_Stage" json:"stage,omitempty"`
+	// With APPLIED: the critical tunnels that carried traffic before the update and have
+	// not since, 64 of them at most. While there are any Confirm has no effect; another
+	// Ack comes when they change.
+	AwaitedTunnels []string `protobuf:"bytes,4,rep,name=awaited_tunnels,json=awaitedTunnels,proto3" json:"awaited_tunnels,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Ack) Reset() {
@@ -1314,7 +1331,15 @@ func (x *Ack) GetStage() Ack_Stage {
 	return Ack_STAGE_UNSPECIFIED
 }
 
-// Confirm has the edge keep what it runs, if that has the digest.
+func (x *Ack) GetAwaitedTunnels() []string {
+	if x != nil {
+		return x.AwaitedTunnels
+	}
+	return nil
+}
+
+// Confirm has the edge keep what it runs, if that has the digest and no tunnel is
+// awaited.
 type Confirm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SetDigest     []byte                 `protobuf:"bytes,1,opt,name=set_digest,json=setDigest,proto3" json:"set_digest,omitempty"`
@@ -1366,10 +1391,12 @@ type Reverted struct {
 	SetDigest []byte          `protobuf:"bytes,1,opt,name=set_digest,json=setDigest,proto3" json:"set_digest,omitempty"`
 	Reason    Reverted_Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=swanherd.v1.Reverted_Reason" json:"reason,omitempty"`
 	// How often the edge has tried it.
-	Attempts      uint32         `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Running       *AppliedIntent `protobuf:"bytes,4,opt,name=running,proto3" json:"running,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Attempts uint32         `protobuf:"varint,3,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Running  *AppliedIntent `protobuf:"bytes,4,opt,name=running,proto3" json:"running,omitempty"`
+	// With TUNNELS_DOWN: 64 of them at most.
+	AwaitedTunnels []string `protobuf:"bytes,5,rep,name=awaited_tunnels,json=awaitedTunnels,proto3" json:"awaited_tunnels,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Reverted) Reset() {
@@ -1426,6 +1453,13 @@ func (x *Reverted) GetAttempts() uint32 {
 func (x *Reverted) GetRunning() *AppliedIntent {
 	if x != nil {
 		return x.Running
+	}
+	return nil
+}
+
+func (x *Reverted) GetAwaitedTunnels() []string {
+	if x != nil {
+		return x.AwaitedTunnels
 	}
 	return nil
 }
@@ -1892,7 +1926,10 @@ type Goaway struct {
 	RetryAfter *durationpb.Duration `protobuf:"bytes,2,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	// The session goes on for this time: the edge connects anew first, and leaves
 	// then. Unset or zero: it ends now.
-	LeaveWithin   *durationpb.Duration `protobuf:"bytes,3,opt,name=leave_within,json=leaveWithin,proto3" json:"leave_within,omitempty"`
+	LeaveWithin *durationpb.Duration `protobuf:"bytes,3,opt,name=leave_within,json=leaveWithin,proto3" json:"leave_within,omitempty"`
+	// With leave_within: another controller is wanted, not this one again. If none takes
+	// the edge, this session goes on.
+	Elsewhere     bool `protobuf:"varint,4,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1946,6 +1983,13 @@ func (x *Goaway) GetLeaveWithin() *durationpb.Duration {
 		return x.LeaveWithin
 	}
 	return nil
+}
+
+func (x *Goaway) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
 }
 
 // FlowGrant says how often counters are wanted from now on, in place of what
@@ -2206,8 +2250,10 @@ func (*FullStatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type Ping struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SendTime      *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=send_time,json=sendTime,proto3" json:"send_time,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	SendTime *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=send_time,json=sendTime,proto3" json:"send_time,omitempty"`
+	// How long the Ping before took to be answered; unset: none was yet.
+	RoundTrip     *durationpb.Duration `protobuf:"bytes,2,opt,name=round_trip,json=roundTrip,proto3" json:"round_trip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2245,6 +2291,13 @@ func (*Ping) Descriptor() ([]byte, []int) {
 func (x *Ping) GetSendTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.SendTime
+	}
+	return nil
+}
+
+func (x *Ping) GetRoundTrip() *durationpb.Duration {
+	if x != nil {
+		return x.RoundTrip
 	}
 	return nil
 }
@@ -2861,7 +2914,7 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\bredirect\x18\t \x01(\v2\x15.swanherd.v1.RedirectH\x00R\bredirect\x120\n" +
 	"\acommand\x18\n" +
 	" \x01(\v2\x14.swanherd.v1.CommandH\x00R\acommandB\t\n" +
-	"\amessage\"\xc9\x02\n" +
+	"\amessage\"\xf2\x02\n" +
 	"\x05Hello\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12#\n" +
@@ -2871,7 +2924,8 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"data_plane\x18\x06 \x01(\tR\tdataPlane\x12 \n" +
 	"\vunconfirmed\x18\a \x01(\bR\vunconfirmed\x121\n" +
-	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedR\breverted\"m\n" +
+	"\breverted\x18\b \x01(\v2\x15.swanherd.v1.RevertedR\breverted\x12'\n" +
+	"\x0fawaited_tunnels\x18\t \x03(\tR\x0eawaitedTunnels\"m\n" +
 	"\rAppliedIntent\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12'\n" +
 	"\x0fsource_revision\x18\x02 \x01(\x03R\x0esourceRevision\x12\x1d\n" +
@@ -2905,11 +2959,12 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\aupserts\x18\t \x03(\v2\x1b.swanherd.v1.IntentResourceR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\n" +
 	" \x03(\tR\bremovals\x12@\n" +
-	"\x0econfirm_within\x18\v \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\"\xdb\x01\n" +
+	"\x0econfirm_within\x18\v \x01(\v2\x19.google.protobuf.DurationR\rconfirmWithin\"\x84\x02\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x124\n" +
 	"\arunning\x18\x02 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\x12,\n" +
-	"\x05stage\x18\x03 \x01(\x0e2\x16.swanherd.v1.Ack.StageR\x05stage\"Z\n" +
+	"\x05stage\x18\x03 \x01(\x0e2\x16.swanherd.v1.Ack.StageR\x05stage\x12'\n" +
+	"\x0fawaited_tunnels\x18\x04 \x03(\tR\x0eawaitedTunnels\"Z\n" +
 	"\x05Stage\x12\x15\n" +
 	"\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTAGE_RECEIVED\x10\x01\x12\x11\n" +
@@ -2917,17 +2972,19 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x0fSTAGE_CONFIRMED\x10\x03\"(\n" +
 	"\aConfirm\x12\x1d\n" +
 	"\n" +
-	"set_digest\x18\x01 \x01(\fR\tsetDigest\"\x83\x02\n" +
+	"set_digest\x18\x01 \x01(\fR\tsetDigest\"\xc5\x02\n" +
 	"\bReverted\x12\x1d\n" +
 	"\n" +
 	"set_digest\x18\x01 \x01(\fR\tsetDigest\x124\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1c.swanherd.v1.Reverted.ReasonR\x06reason\x12\x1a\n" +
 	"\battempts\x18\x03 \x01(\rR\battempts\x124\n" +
-	"\arunning\x18\x04 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\"P\n" +
+	"\arunning\x18\x04 \x01(\v2\x1a.swanherd.v1.AppliedIntentR\arunning\x12'\n" +
+	"\x0fawaited_tunnels\x18\x05 \x03(\tR\x0eawaitedTunnels\"i\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14REASON_NOT_CONFIRMED\x10\x01\x12\x14\n" +
-	"\x10REASON_RESTARTED\x10\x02\"\xa6\x02\n" +
+	"\x10REASON_RESTARTED\x10\x02\x12\x17\n" +
+	"\x13REASON_TUNNELS_DOWN\x10\x03\"\xa6\x02\n" +
 	"\x04Nack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\x04R\x05nonce\x12*\n" +
 	"\x04code\x18\x02 \x01(\x0e2\x16.swanherd.v1.Nack.CodeR\x04code\x124\n" +
@@ -2961,12 +3018,13 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\fUplinkReport\x12-\n" +
 	"\auplinks\x18\x01 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\"3\n" +
 	"\bBookmark\x12'\n" +
-	"\x0fsource_revision\x18\x01 \x01(\x03R\x0esourceRevision\"\x9a\x01\n" +
+	"\x0fsource_revision\x18\x01 \x01(\x03R\x0esourceRevision\"\xb8\x01\n" +
 	"\x06Goaway\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12:\n" +
 	"\vretry_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryAfter\x12<\n" +
-	"\fleave_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vleaveWithin\"Q\n" +
+	"\fleave_within\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vleaveWithin\x12\x1c\n" +
+	"\telsewhere\x18\x04 \x01(\bR\telsewhere\"Q\n" +
 	"\tFlowGrant\x12D\n" +
 	"\x10counter_interval\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\"(\n" +
 	"\bRedirect\x12\x1c\n" +
@@ -2983,9 +3041,11 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_REPAIRED\x10\x01\x12\x15\n" +
 	"\x11KIND_UNREPAIRABLE\x10\x02\"\x13\n" +
-	"\x11FullStatusRequest\"?\n" +
+	"\x11FullStatusRequest\"y\n" +
 	"\x04Ping\x127\n" +
-	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x81\x01\n" +
+	"\tsend_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\x128\n" +
+	"\n" +
+	"round_trip\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\troundTrip\"\x81\x01\n" +
 	"\x04Pong\x12@\n" +
 	"\x0eping_send_time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\fpingSendTime\x127\n" +
 	"\tsend_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bsendTime\"\x96\x02\n" +
@@ -3149,24 +3209,25 @@ var file_swanherd_v1_session_service_proto_depIdxs = []int32{
 	4,  // 49: swanherd.v1.DriftReport.kind:type_name -> swanherd.v1.DriftReport.Kind
 	39, // 50: swanherd.v1.DriftReport.time:type_name -> google.protobuf.Timestamp
 	39, // 51: swanherd.v1.Ping.send_time:type_name -> google.protobuf.Timestamp
-	39, // 52: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
-	39, // 53: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
-	32, // 54: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
-	33, // 55: swanherd.v1.Command.restart_tunnel:type_name -> swanherd.v1.RestartTunnel
-	34, // 56: swanherd.v1.Command.start_job:type_name -> swanherd.v1.StartJob
-	35, // 57: swanherd.v1.Command.cancel_job:type_name -> swanherd.v1.CancelJob
-	47, // 58: swanherd.v1.StartJob.job:type_name -> swanherd.v1.Job
-	48, // 59: swanherd.v1.JobReport.ping_result:type_name -> swanherd.v1.PingResult
-	49, // 60: swanherd.v1.JobReport.trace_result:type_name -> swanherd.v1.TraceResult
-	50, // 61: swanherd.v1.JobReport.capture_result:type_name -> swanherd.v1.CaptureResult
-	51, // 62: swanherd.v1.JobReport.tunnels_result:type_name -> swanherd.v1.TunnelsResult
-	5,  // 63: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
-	6,  // 64: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
-	64, // [64:65] is the sub-list for method output_type
-	63, // [63:64] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	40, // 52: swanherd.v1.Ping.round_trip:type_name -> google.protobuf.Duration
+	39, // 53: swanherd.v1.Pong.ping_send_time:type_name -> google.protobuf.Timestamp
+	39, // 54: swanherd.v1.Pong.send_time:type_name -> google.protobuf.Timestamp
+	32, // 55: swanherd.v1.Command.rekey_tunnel:type_name -> swanherd.v1.RekeyTunnel
+	33, // 56: swanherd.v1.Command.restart_tunnel:type_name -> swanherd.v1.RestartTunnel
+	34, // 57: swanherd.v1.Command.start_job:type_name -> swanherd.v1.StartJob
+	35, // 58: swanherd.v1.Command.cancel_job:type_name -> swanherd.v1.CancelJob
+	47, // 59: swanherd.v1.StartJob.job:type_name -> swanherd.v1.Job
+	48, // 60: swanherd.v1.JobReport.ping_result:type_name -> swanherd.v1.PingResult
+	49, // 61: swanherd.v1.JobReport.trace_result:type_name -> swanherd.v1.TraceResult
+	50, // 62: swanherd.v1.JobReport.capture_result:type_name -> swanherd.v1.CaptureResult
+	51, // 63: swanherd.v1.JobReport.tunnels_result:type_name -> swanherd.v1.TunnelsResult
+	5,  // 64: swanherd.v1.EdgeControlService.Session:input_type -> swanherd.v1.EdgeMessage
+	6,  // 65: swanherd.v1.EdgeControlService.Session:output_type -> swanherd.v1.ControllerMessage
+	65, // [65:66] is the sub-list for method output_type
+	64, // [64:65] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_session_service_proto_init() }

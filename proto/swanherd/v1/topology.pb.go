@@ -98,7 +98,8 @@ const (
 	IntentState_INTENT_STATE_RECEIVED IntentState = 5
 	// The edge runs it and keeps it.
 	IntentState_INTENT_STATE_CONFIRMED IntentState = 6
-	// The edge ran it, lost the controller or ended, and runs the one before again.
+	// The edge ran it, lost the controller or a critical tunnel, or ended, and runs the
+	// one before again.
 	IntentState_INTENT_STATE_REVERTED IntentState = 7
 	// The edge runs what another history of the store led to, newer than this one's
 	// beginning: the store was restored from a backup, or is another one. Nothing is
@@ -981,6 +982,16 @@ type EdgeStatus struct {
 	// Epoch of the store from which the edge's running intent was planned, while
 	// intent_state is CONFLICT_PAUSED.
 	ConflictEpoch string `protobuf:"bytes,10,opt,name=conflict_epoch,json=conflictEpoch,proto3" json:"conflict_epoch,omitempty"`
+	// The critical tunnels (Mesh.critical, Gateway.critical) that the edge waits for before it keeps its
+	// newest intent, while intent_state is APPLIED: they carried traffic before. Of many
+	// some.
+	AwaitedTunnels []string `protobuf:"bytes,11,rep,name=awaited_tunnels,json=awaitedTunnels,proto3" json:"awaited_tunnels,omitempty"`
+	// How long a message between the controller and the edge and its answer take. It is told
+	// anew when it is some other, not with each measurement.
+	ControlRoundTrip *durationpb.Duration `protobuf:"bytes,12,opt,name=control_round_trip,json=controlRoundTrip,proto3" json:"control_round_trip,omitempty"`
+	// How far the edge's clock is ahead of the controller's, negative: behind, to within half
+	// of control_round_trip. Told anew likewise.
+	ClockOffset   *durationpb.Duration `protobuf:"bytes,13,opt,name=clock_offset,json=clockOffset,proto3" json:"clock_offset,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1085,6 +1096,27 @@ func (x *EdgeStatus) GetConflictEpoch() string {
 	return ""
 }
 
+func (x *EdgeStatus) GetAwaitedTunnels() []string {
+	if x != nil {
+		return x.AwaitedTunnels
+	}
+	return nil
+}
+
+func (x *EdgeStatus) GetControlRoundTrip() *durationpb.Duration {
+	if x != nil {
+		return x.ControlRoundTrip
+	}
+	return nil
+}
+
+func (x *EdgeStatus) GetClockOffset() *durationpb.Duration {
+	if x != nil {
+		return x.ClockOffset
+	}
+	return nil
+}
+
 // A Mesh says who is connected with whom and how.
 type Mesh struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1104,7 +1136,11 @@ type Mesh struct {
 	Topology isMesh_Topology `protobuf_oneof:"topology"`
 	// The segments that it carries, `networks/{network}/segments/{segment}`, that of
 	// each in tunnels of its own. Empty: all that both ends of a tunnel have.
-	Segments      []string               `protobuf:"bytes,14,rep,name=segments,proto3" json:"segments,omitempty"`
+	Segments []string `protobuf:"bytes,14,rep,name=segments,proto3" json:"segments,omitempty"`
+	// Its tunnels are what a site cannot do without: an edge takes a change back by itself
+	// if one that carried traffic before it does not again. Where there are hubs this is
+	// about the tunnels to hubs: a hub does not take a change back for a spoke.
+	Critical      bool                   `protobuf:"varint,15,opt,name=critical,proto3" json:"critical,omitempty"`
 	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -1219,6 +1255,13 @@ func (x *Mesh) GetSegments() []string {
 		return x.Segments
 	}
 	return nil
+}
+
+func (x *Mesh) GetCritical() bool {
+	if x != nil {
+		return x.Critical
+	}
+	return false
 }
 
 func (x *Mesh) GetUid() string {
@@ -1928,13 +1971,17 @@ type Gateway struct {
 	// Default: the edges, unless its address is `any`.
 	Initiator GatewayInitiator `protobuf:"varint,14,opt,name=initiator,proto3,enum=swanherd.v1.GatewayInitiator" json:"initiator,omitempty"`
 	// Encapsulate ESP in UDP even where no NAT was found, for paths that drop ESP.
-	ForceUdpEncapsulation bool                   `protobuf:"varint,15,opt,name=force_udp_encapsulation,json=forceUdpEncapsulation,proto3" json:"force_udp_encapsulation,omitempty"`
-	Uid                   string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
-	Etag                  string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
-	CreateTime            *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	UpdateTime            *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	ForceUdpEncapsulation bool `protobuf:"varint,15,opt,name=force_udp_encapsulation,json=forceUdpEncapsulation,proto3" json:"force_udp_encapsulation,omitempty"`
+	// Its tunnels are what the sites attached to it cannot do without: an edge takes a
+	// change back by itself if one that was up before it is not again. Whether packets
+	// pass, which probes tell within a mesh, is not seen.
+	Critical      bool                   `protobuf:"varint,16,opt,name=critical,proto3" json:"critical,omitempty"`
+	Uid           string                 `protobuf:"bytes,20,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag          string                 `protobuf:"bytes,21,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Gateway) Reset() {
@@ -2079,6 +2126,13 @@ func (x *Gateway) GetInitiator() GatewayInitiator {
 func (x *Gateway) GetForceUdpEncapsulation() bool {
 	if x != nil {
 		return x.ForceUdpEncapsulation
+	}
+	return false
+}
+
+func (x *Gateway) GetCritical() bool {
+	if x != nil {
+		return x.Critical
 	}
 	return false
 }
@@ -2477,6 +2531,140 @@ func (x *PreSharedKey) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// An Assertion says that one prefix reaches another, both as a whole: by the plan there
+// is a way over tunnels, and those are up. One of a network stands: what holds by the plan
+// no change may break, but for break-glass, and each rollout is held to it.
+type Assertion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Such as `10.1.0.0/16`.
+	Source      string `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Destination string `protobuf:"bytes,2,opt,name=destination,proto3" json:"destination,omitempty"`
+	// Of a change set alone: it need not hold before, as it is what the change is for; it
+	// is asked for when the last batch has it.
+	AfterOnly bool `protobuf:"varint,3,opt,name=after_only,json=afterOnly,proto3" json:"after_only,omitempty"`
+	// The segment that both are in, `networks/{network}/segments/{segment}`; empty: the
+	// default one.
+	Segment string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
+	// Resource name, `networks/{network}/assertions/{assertion}`; of a change set's: empty.
+	Name        string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	Description string `protobuf:"bytes,6,opt,name=description,proto3" json:"description,omitempty"`
+	// Selected by prune_labels of Apply and by filters.
+	Labels        map[string]string      `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
+	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
+	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assertion) Reset() {
+	*x = Assertion{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assertion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assertion) ProtoMessage() {}
+
+func (x *Assertion) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
+func (*Assertion) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Assertion) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *Assertion) GetDestination() string {
+	if x != nil {
+		return x.Destination
+	}
+	return ""
+}
+
+func (x *Assertion) GetAfterOnly() bool {
+	if x != nil {
+		return x.AfterOnly
+	}
+	return false
+}
+
+func (x *Assertion) GetSegment() string {
+	if x != nil {
+		return x.Segment
+	}
+	return ""
+}
+
+func (x *Assertion) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Assertion) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *Assertion) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *Assertion) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Assertion) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *Assertion) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Assertion) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
 // A Manifest is a declarative set of resources: what a fleet file holds.
 type Manifest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2486,13 +2674,14 @@ type Manifest struct {
 	Meshes        []*Mesh                `protobuf:"bytes,4,rep,name=meshes,proto3" json:"meshes,omitempty"`
 	Gateways      []*Gateway             `protobuf:"bytes,5,rep,name=gateways,proto3" json:"gateways,omitempty"`
 	Segments      []*Segment             `protobuf:"bytes,6,rep,name=segments,proto3" json:"segments,omitempty"`
+	Assertions    []*Assertion           `protobuf:"bytes,7,rep,name=assertions,proto3" json:"assertions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2504,7 +2693,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2517,7 +2706,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -2558,6 +2747,13 @@ func (x *Manifest) GetGateways() []*Gateway {
 func (x *Manifest) GetSegments() []*Segment {
 	if x != nil {
 		return x.Segments
+	}
+	return nil
+}
+
+func (x *Manifest) GetAssertions() []*Assertion {
+	if x != nil {
+		return x.Assertions
 	}
 	return nil
 }
@@ -2646,7 +2842,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x04cost\x18\x04 \x01(\rR\x04cost\x12\x18\n" +
 	"\ametered\x18\x05 \x01(\bR\ametered\x12*\n" +
 	"\taddresses\x18\x06 \x03(\tB\f\xbaH\t\x92\x01\x06\"\x04r\x02p\x01R\taddresses\x12\x1d\n" +
-	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\xe1\x03\n" +
+	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\x91\x05\n" +
 	"\n" +
 	"EdgeStatus\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\bR\tconnected\x12@\n" +
@@ -2660,7 +2856,10 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\fintent_error\x18\b \x01(\tR\vintentError\x12R\n" +
 	"\x17certificate_expire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x15certificateExpireTime\x12%\n" +
 	"\x0econflict_epoch\x18\n" +
-	" \x01(\tR\rconflictEpoch\"\x97\a\n" +
+	" \x01(\tR\rconflictEpoch\x12'\n" +
+	"\x0fawaited_tunnels\x18\v \x03(\tR\x0eawaitedTunnels\x12G\n" +
+	"\x12control_round_trip\x18\f \x01(\v2\x19.google.protobuf.DurationR\x10controlRoundTrip\x12<\n" +
+	"\fclock_offset\x18\r \x01(\v2\x19.google.protobuf.DurationR\vclockOffset\"\xb3\a\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
@@ -2670,7 +2869,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\rhub_and_spoke\x18\x05 \x01(\v2\x18.swanherd.v1.HubAndSpokeH\x00R\vhubAndSpoke\x12C\n" +
 	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x123\n" +
 	"\bregional\x18\a \x01(\v2\x15.swanherd.v1.RegionalH\x00R\bregional\x12$\n" +
-	"\bsegments\x18\x0e \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\bsegments\x12\x15\n" +
+	"\bsegments\x18\x0e \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\bsegments\x12\x1a\n" +
+	"\bcritical\x18\x0f \x01(\bR\bcritical\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -2738,7 +2938,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x14swanherd.dev/Profile\x12%networks/{network}/profiles/{profile}*\bprofiles2\aprofile\"o\n" +
 	"\aProbing\x12\x1a\n" +
 	"\bdisabled\x18\x01 \x01(\bR\bdisabled\x12H\n" +
-	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\"\x85\n" +
+	"\binterval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\"\xa1\n" +
 	"\n" +
 	"\aGateway\x12t\n" +
 	"\x04name\x18\x01 \x01(\tB`\xe0A\b\xbaHZ\xc8\x01\x01rU2S^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/gateways/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
@@ -2757,7 +2957,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\vattachments\x12?\n" +
 	"\arouting\x18\r \x01(\x0e2\x1b.swanherd.v1.GatewayRoutingB\b\xbaH\x05\x82\x01\x02\x10\x01R\arouting\x12E\n" +
 	"\tinitiator\x18\x0e \x01(\x0e2\x1d.swanherd.v1.GatewayInitiatorB\b\xbaH\x05\x82\x01\x02\x10\x01R\tinitiator\x126\n" +
-	"\x17force_udp_encapsulation\x18\x0f \x01(\bR\x15forceUdpEncapsulation\x12\x15\n" +
+	"\x17force_udp_encapsulation\x18\x0f \x01(\bR\x15forceUdpEncapsulation\x12\x1a\n" +
+	"\bcritical\x18\x10 \x01(\bR\bcritical\x12\x15\n" +
 	"\x03uid\x18\x14 \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\x15 \x01(\tR\x04etag\x12@\n" +
 	"\vcreate_time\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
@@ -2799,14 +3000,38 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:n\xeaAk\n" +
-	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xa6\x02\n" +
+	"\x19swanherd.dev/PreSharedKey\x121networks/{network}/preSharedKeys/{pre_shared_key}*\rpreSharedKeys2\fpreSharedKey\"\xfe\x05\n" +
+	"\tAssertion\x12\x1e\n" +
+	"\x06source\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06source\x12(\n" +
+	"\vdestination\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vdestination\x12\x1d\n" +
+	"\n" +
+	"after_only\x18\x03 \x01(\bR\tafterOnly\x12\"\n" +
+	"\asegment\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asegment\x12v\n" +
+	"\x04name\x18\x05 \x01(\tBb\xe0A\b\xbaH\\\xd8\x01\x01rW2U^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/assertions/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
+	"\vdescription\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12w\n" +
+	"\x06labels\x18\a \x03(\v2\".swanherd.v1.Assertion.LabelsEntryB;\xbaH8\x9a\x015\x10@\"+r)2'^[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?$*\x04r\x02\x18?R\x06labels\x12\x15\n" +
+	"\x03uid\x18\n" +
+	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
+	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
+	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"createTime\x12@\n" +
+	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
+	"updateTime\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:]\xeaAZ\n" +
+	"\x16swanherd.dev/Assertion\x12)networks/{network}/assertions/{assertion}*\n" +
+	"assertions2\tassertion\"\xde\x02\n" +
 	"\bManifest\x120\n" +
 	"\bnetworks\x18\x01 \x03(\v2\x14.swanherd.v1.NetworkR\bnetworks\x120\n" +
 	"\bprofiles\x18\x02 \x03(\v2\x14.swanherd.v1.ProfileR\bprofiles\x12'\n" +
 	"\x05sites\x18\x03 \x03(\v2\x11.swanherd.v1.SiteR\x05sites\x12)\n" +
 	"\x06meshes\x18\x04 \x03(\v2\x11.swanherd.v1.MeshR\x06meshes\x120\n" +
 	"\bgateways\x18\x05 \x03(\v2\x14.swanherd.v1.GatewayR\bgateways\x120\n" +
-	"\bsegments\x18\x06 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments*\xa2\x01\n" +
+	"\bsegments\x18\x06 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments\x126\n" +
+	"\n" +
+	"assertions\x18\a \x03(\v2\x16.swanherd.v1.AssertionR\n" +
+	"assertions*\xa2\x01\n" +
 	"\x0eTransportClass\x12\x1f\n" +
 	"\x1bTRANSPORT_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
@@ -2846,7 +3071,7 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_swanherd_v1_topology_proto_goTypes = []any{
 	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
 	(IntentState)(0),                   // 1: swanherd.v1.IntentState
@@ -2875,92 +3100,100 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(*GatewayAttachment)(nil),          // 24: swanherd.v1.GatewayAttachment
 	(*GatewaySites)(nil),               // 25: swanherd.v1.GatewaySites
 	(*PreSharedKey)(nil),               // 26: swanherd.v1.PreSharedKey
-	(*Manifest)(nil),                   // 27: swanherd.v1.Manifest
-	nil,                                // 28: swanherd.v1.Site.LabelsEntry
-	nil,                                // 29: swanherd.v1.Segment.LabelsEntry
-	nil,                                // 30: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 31: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 32: swanherd.v1.Profile.LabelsEntry
-	nil,                                // 33: swanherd.v1.Gateway.LabelsEntry
-	nil,                                // 34: swanherd.v1.GatewaySites.MatchLabelsEntry
-	nil,                                // 35: swanherd.v1.PreSharedKey.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 38: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 39: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 40: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 41: swanherd.v1.PathSla
+	(*Assertion)(nil),                  // 27: swanherd.v1.Assertion
+	(*Manifest)(nil),                   // 28: swanherd.v1.Manifest
+	nil,                                // 29: swanherd.v1.Site.LabelsEntry
+	nil,                                // 30: swanherd.v1.Segment.LabelsEntry
+	nil,                                // 31: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 32: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 33: swanherd.v1.Profile.LabelsEntry
+	nil,                                // 34: swanherd.v1.Gateway.LabelsEntry
+	nil,                                // 35: swanherd.v1.GatewaySites.MatchLabelsEntry
+	nil,                                // 36: swanherd.v1.PreSharedKey.LabelsEntry
+	nil,                                // 37: swanherd.v1.Assertion.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 39: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 40: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 41: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 42: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 43: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	36, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	36, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	28, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	38, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	38, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	29, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	8,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
 	6,  // 4: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
-	36, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	36, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	29, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
-	36, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
-	36, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	38, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	38, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	30, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
+	38, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	38, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
 	10, // 10: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	11, // 11: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	36, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	36, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	38, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	38, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
 	0,  // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	36, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	38, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
 	1,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	36, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	30, // 18: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	14, // 19: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	15, // 20: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	17, // 21: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	16, // 22: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	36, // 23: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	36, // 24: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	31, // 25: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	13, // 26: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	13, // 27: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	13, // 28: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	13, // 29: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	13, // 30: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	18, // 31: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	37, // 32: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	37, // 33: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	37, // 34: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	38, // 35: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	39, // 36: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	40, // 37: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	32, // 38: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	20, // 39: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	41, // 40: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	36, // 41: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	36, // 42: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	37, // 43: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	33, // 44: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
-	22, // 45: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
-	23, // 46: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
-	24, // 47: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
-	2,  // 48: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
-	3,  // 49: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	36, // 50: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	36, // 51: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
-	25, // 52: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
-	34, // 53: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	36, // 54: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	35, // 55: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
-	36, // 56: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	36, // 57: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 58: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	19, // 59: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 60: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	12, // 61: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	21, // 62: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	7,  // 63: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	38, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	39, // 18: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
+	39, // 19: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
+	31, // 20: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	14, // 21: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	15, // 22: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	17, // 23: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	16, // 24: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	38, // 25: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	38, // 26: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	32, // 27: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	13, // 28: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	13, // 29: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	13, // 30: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	13, // 31: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	13, // 32: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	18, // 33: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	39, // 34: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	39, // 35: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	39, // 36: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	40, // 37: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	41, // 38: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	42, // 39: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	33, // 40: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	20, // 41: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	43, // 42: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	38, // 43: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	38, // 44: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	39, // 45: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	34, // 46: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	22, // 47: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	23, // 48: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	24, // 49: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	2,  // 50: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	3,  // 51: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	38, // 52: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	38, // 53: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	25, // 54: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	35, // 55: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	38, // 56: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	36, // 57: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
+	38, // 58: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	38, // 59: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	37, // 60: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
+	38, // 61: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
+	38, // 62: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 63: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	19, // 64: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 65: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	12, // 66: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	21, // 67: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	7,  // 68: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	27, // 69: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -2989,7 +3222,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   32,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -94,126 +94,6 @@ func (GatewayConfigFormat) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{0}
 }
 
-// What happens to the tunnel's traffic.
-type TunnelChange_Effect int32
-
-const (
-	TunnelChange_EFFECT_UNSPECIFIED TunnelChange_Effect = 0
-	TunnelChange_EFFECT_ADDED       TunnelChange_Effect = 1
-	// Its SAs are deleted.
-	TunnelChange_EFFECT_REMOVED TunnelChange_Effect = 2
-	// The IKE SA has to be made anew elsewhere or with others: traffic may stop
-	// until it is.
-	TunnelChange_EFFECT_INTERRUPTED TunnelChange_Effect = 3
-	// New SAs take the place of the old ones, which carry traffic until then.
-	TunnelChange_EFFECT_REKEYED TunnelChange_Effect = 4
-	// Applies in place.
-	TunnelChange_EFFECT_UPDATED TunnelChange_Effect = 5
-)
-
-// Enum value maps for TunnelChange_Effect.
-var (
-	TunnelChange_Effect_name = map[int32]string{
-		0: "EFFECT_UNSPECIFIED",
-		1: "EFFECT_ADDED",
-		2: "EFFECT_REMOVED",
-		3: "EFFECT_INTERRUPTED",
-		4: "EFFECT_REKEYED",
-		5: "EFFECT_UPDATED",
-	}
-	TunnelChange_Effect_value = map[string]int32{
-		"EFFECT_UNSPECIFIED": 0,
-		"EFFECT_ADDED":       1,
-		"EFFECT_REMOVED":     2,
-		"EFFECT_INTERRUPTED": 3,
-		"EFFECT_REKEYED":     4,
-		"EFFECT_UPDATED":     5,
-	}
-)
-
-func (x TunnelChange_Effect) Enum() *TunnelChange_Effect {
-	p := new(TunnelChange_Effect)
-	*p = x
-	return p
-}
-
-func (x TunnelChange_Effect) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (TunnelChange_Effect) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[1].Descriptor()
-}
-
-func (TunnelChange_Effect) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[1]
-}
-
-func (x TunnelChange_Effect) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use TunnelChange_Effect.Descriptor instead.
-func (TunnelChange_Effect) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3, 0}
-}
-
-// What happened to a resource.
-type ResourceChange_Action int32
-
-const (
-	ResourceChange_ACTION_UNSPECIFIED ResourceChange_Action = 0
-	ResourceChange_ACTION_UNCHANGED   ResourceChange_Action = 1
-	ResourceChange_ACTION_CREATED     ResourceChange_Action = 2
-	ResourceChange_ACTION_UPDATED     ResourceChange_Action = 3
-	ResourceChange_ACTION_DELETED     ResourceChange_Action = 4
-)
-
-// Enum value maps for ResourceChange_Action.
-var (
-	ResourceChange_Action_name = map[int32]string{
-		0: "ACTION_UNSPECIFIED",
-		1: "ACTION_UNCHANGED",
-		2: "ACTION_CREATED",
-		3: "ACTION_UPDATED",
-		4: "ACTION_DELETED",
-	}
-	ResourceChange_Action_value = map[string]int32{
-		"ACTION_UNSPECIFIED": 0,
-		"ACTION_UNCHANGED":   1,
-		"ACTION_CREATED":     2,
-		"ACTION_UPDATED":     3,
-		"ACTION_DELETED":     4,
-	}
-)
-
-func (x ResourceChange_Action) Enum() *ResourceChange_Action {
-	p := new(ResourceChange_Action)
-	*p = x
-	return p
-}
-
-func (x ResourceChange_Action) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (ResourceChange_Action) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[2].Descriptor()
-}
-
-func (ResourceChange_Action) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[2]
-}
-
-func (x ResourceChange_Action) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use ResourceChange_Action.Descriptor instead.
-func (ResourceChange_Action) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6, 0}
-}
-
 // What a message of the stream says.
 type WatchResponse_Kind int32
 
@@ -225,8 +105,14 @@ const (
 	WatchResponse_KIND_REMOVED WatchResponse_Kind = 2
 	// Everything that existed, or changed since resume_token, has been sent.
 	WatchResponse_KIND_SYNCED WatchResponse_Kind = 3
-	// Nothing new: sent each minute, so that a resume_token does not grow old.
+	// Nothing new: sent each minute, so that a resume_token does not grow old. None
+	// comes while the replica cannot know.
 	WatchResponse_KIND_BOOKMARK WatchResponse_Kind = 4
+	// The replica does not learn of changes any longer, as its store does not answer:
+	// what has been sent, and what comes from now, may be old. See stale_since_time.
+	WatchResponse_KIND_STALE WatchResponse_Kind = 5
+	// It does again, and everything that changed meanwhile has been sent.
+	WatchResponse_KIND_CURRENT WatchResponse_Kind = 6
 )
 
 // Enum value maps for WatchResponse_Kind.
@@ -237,6 +123,8 @@ var (
 		2: "KIND_REMOVED",
 		3: "KIND_SYNCED",
 		4: "KIND_BOOKMARK",
+		5: "KIND_STALE",
+		6: "KIND_CURRENT",
 	}
 	WatchResponse_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -244,6 +132,8 @@ var (
 		"KIND_REMOVED":     2,
 		"KIND_SYNCED":      3,
 		"KIND_BOOKMARK":    4,
+		"KIND_STALE":       5,
+		"KIND_CURRENT":     6,
 	}
 )
 
@@ -258,11 +148,11 @@ func (x WatchResponse_Kind) String() string {
 }
 
 func (WatchResponse_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_service_proto_enumTypes[3].Descriptor()
+	return file_swanherd_v1_topology_service_proto_enumTypes[1].Descriptor()
 }
 
 func (WatchResponse_Kind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_service_proto_enumTypes[3]
+	return &file_swanherd_v1_topology_service_proto_enumTypes[1]
 }
 
 func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
@@ -271,7 +161,62 @@ func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Kind.Descriptor instead.
 func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11, 0}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6, 0}
+}
+
+type AssertionResult_State int32
+
+const (
+	AssertionResult_STATE_UNSPECIFIED AssertionResult_State = 0
+	// There is a way, and its tunnels are up.
+	AssertionResult_STATE_HOLDS AssertionResult_State = 1
+	// There is a way by the plan, and no tunnels that are up make one.
+	AssertionResult_STATE_DOWN AssertionResult_State = 2
+	// By the plan there is no way.
+	AssertionResult_STATE_BROKEN AssertionResult_State = 3
+)
+
+// Enum value maps for AssertionResult_State.
+var (
+	AssertionResult_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_HOLDS",
+		2: "STATE_DOWN",
+		3: "STATE_BROKEN",
+	}
+	AssertionResult_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_HOLDS":       1,
+		"STATE_DOWN":        2,
+		"STATE_BROKEN":      3,
+	}
+)
+
+func (x AssertionResult_State) Enum() *AssertionResult_State {
+	p := new(AssertionResult_State)
+	*p = x
+	return p
+}
+
+func (x AssertionResult_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AssertionResult_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_service_proto_enumTypes[2].Descriptor()
+}
+
+func (AssertionResult_State) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_service_proto_enumTypes[2]
+}
+
+func (x AssertionResult_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AssertionResult_State.Descriptor instead.
+func (AssertionResult_State) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52, 0}
 }
 
 type ApplyRequest struct {
@@ -437,439 +382,6 @@ func (x *ApplyResponse) GetPlan() *ChangePlan {
 	return nil
 }
 
-// ChangePlan is what a change of the topology does to edges, tunnels and
-// reachability. It comes out of the two plans alone: what an edge cannot reach or
-// refuses is not in it. Counts are whole; each list has at most 1,000 entries, the
-// worst first.
-type ChangePlan struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Edges that get another intent, or none any more.
-	EdgesTouched       uint32 `protobuf:"varint,1,opt,name=edges_touched,json=edgesTouched,proto3" json:"edges_touched,omitempty"`
-	TunnelsAdded       uint32 `protobuf:"varint,2,opt,name=tunnels_added,json=tunnelsAdded,proto3" json:"tunnels_added,omitempty"`
-	TunnelsRemoved     uint32 `protobuf:"varint,3,opt,name=tunnels_removed,json=tunnelsRemoved,proto3" json:"tunnels_removed,omitempty"`
-	TunnelsInterrupted uint32 `protobuf:"varint,4,opt,name=tunnels_interrupted,json=tunnelsInterrupted,proto3" json:"tunnels_interrupted,omitempty"`
-	TunnelsRekeyed     uint32 `protobuf:"varint,5,opt,name=tunnels_rekeyed,json=tunnelsRekeyed,proto3" json:"tunnels_rekeyed,omitempty"`
-	TunnelsUpdated     uint32 `protobuf:"varint,6,opt,name=tunnels_updated,json=tunnelsUpdated,proto3" json:"tunnels_updated,omitempty"`
-	// Sites that can reach less than before, and that can reach more.
-	SitesLosing  uint32          `protobuf:"varint,7,opt,name=sites_losing,json=sitesLosing,proto3" json:"sites_losing,omitempty"`
-	SitesGaining uint32          `protobuf:"varint,8,opt,name=sites_gaining,json=sitesGaining,proto3" json:"sites_gaining,omitempty"`
-	Tunnels      []*TunnelChange `protobuf:"bytes,9,rep,name=tunnels,proto3" json:"tunnels,omitempty"`
-	Edges        []*EdgeChange   `protobuf:"bytes,10,rep,name=edges,proto3" json:"edges,omitempty"`
-	// By site, those that lose something first.
-	Reachability  []*ReachabilityChange `protobuf:"bytes,11,rep,name=reachability,proto3" json:"reachability,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ChangePlan) Reset() {
-	*x = ChangePlan{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ChangePlan) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ChangePlan) ProtoMessage() {}
-
-func (x *ChangePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ChangePlan.ProtoReflect.Descriptor instead.
-func (*ChangePlan) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{2}
-}
-
-func (x *ChangePlan) GetEdgesTouched() uint32 {
-	if x != nil {
-		return x.EdgesTouched
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnelsAdded() uint32 {
-	if x != nil {
-		return x.TunnelsAdded
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnelsRemoved() uint32 {
-	if x != nil {
-		return x.TunnelsRemoved
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnelsInterrupted() uint32 {
-	if x != nil {
-		return x.TunnelsInterrupted
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnelsRekeyed() uint32 {
-	if x != nil {
-		return x.TunnelsRekeyed
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnelsUpdated() uint32 {
-	if x != nil {
-		return x.TunnelsUpdated
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetSitesLosing() uint32 {
-	if x != nil {
-		return x.SitesLosing
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetSitesGaining() uint32 {
-	if x != nil {
-		return x.SitesGaining
-	}
-	return 0
-}
-
-func (x *ChangePlan) GetTunnels() []*TunnelChange {
-	if x != nil {
-		return x.Tunnels
-	}
-	return nil
-}
-
-func (x *ChangePlan) GetEdges() []*EdgeChange {
-	if x != nil {
-		return x.Edges
-	}
-	return nil
-}
-
-func (x *ChangePlan) GetReachability() []*ReachabilityChange {
-	if x != nil {
-		return x.Reachability
-	}
-	return nil
-}
-
-// TunnelChange is what happens to one tunnel.
-type TunnelChange struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `networks/{network}/tunnels/{tunnel}`.
-	Tunnel string              `protobuf:"bytes,1,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
-	Effect TunnelChange_Effect `protobuf:"varint,2,opt,name=effect,proto3,enum=swanherd.v1.TunnelChange_Effect" json:"effect,omitempty"`
-	// What changes, as in `ike_proposals`, `children.remote_ts`.
-	Reasons []string `protobuf:"bytes,3,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// The edges at its ends; edge_b is empty where a gateway is.
-	EdgeA         string `protobuf:"bytes,4,opt,name=edge_a,json=edgeA,proto3" json:"edge_a,omitempty"`
-	EdgeB         string `protobuf:"bytes,5,opt,name=edge_b,json=edgeB,proto3" json:"edge_b,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TunnelChange) Reset() {
-	*x = TunnelChange{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TunnelChange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TunnelChange) ProtoMessage() {}
-
-func (x *TunnelChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TunnelChange.ProtoReflect.Descriptor instead.
-func (*TunnelChange) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *TunnelChange) GetTunnel() string {
-	if x != nil {
-		return x.Tunnel
-	}
-	return ""
-}
-
-func (x *TunnelChange) GetEffect() TunnelChange_Effect {
-	if x != nil {
-		return x.Effect
-	}
-	return TunnelChange_EFFECT_UNSPECIFIED
-}
-
-func (x *TunnelChange) GetReasons() []string {
-	if x != nil {
-		return x.Reasons
-	}
-	return nil
-}
-
-func (x *TunnelChange) GetEdgeA() string {
-	if x != nil {
-		return x.EdgeA
-	}
-	return ""
-}
-
-func (x *TunnelChange) GetEdgeB() string {
-	if x != nil {
-		return x.EdgeB
-	}
-	return ""
-}
-
-// EdgeChange is what changes of one edge's intent.
-type EdgeChange struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `networks/{network}/edges/{edge}`.
-	Edge           string `protobuf:"bytes,1,opt,name=edge,proto3" json:"edge,omitempty"`
-	TunnelsAdded   uint32 `protobuf:"varint,2,opt,name=tunnels_added,json=tunnelsAdded,proto3" json:"tunnels_added,omitempty"`
-	TunnelsRemoved uint32 `protobuf:"varint,3,opt,name=tunnels_removed,json=tunnelsRemoved,proto3" json:"tunnels_removed,omitempty"`
-	TunnelsChanged uint32 `protobuf:"varint,4,opt,name=tunnels_changed,json=tunnelsChanged,proto3" json:"tunnels_changed,omitempty"`
-	// Its own prefixes, trust anchors or revocations change.
-	SettingsChanged bool `protobuf:"varint,5,opt,name=settings_changed,json=settingsChanged,proto3" json:"settings_changed,omitempty"`
-	// It has no intent any more.
-	Removed       bool `protobuf:"varint,6,opt,name=removed,proto3" json:"removed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *EdgeChange) Reset() {
-	*x = EdgeChange{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EdgeChange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EdgeChange) ProtoMessage() {}
-
-func (x *EdgeChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EdgeChange.ProtoReflect.Descriptor instead.
-func (*EdgeChange) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *EdgeChange) GetEdge() string {
-	if x != nil {
-		return x.Edge
-	}
-	return ""
-}
-
-func (x *EdgeChange) GetTunnelsAdded() uint32 {
-	if x != nil {
-		return x.TunnelsAdded
-	}
-	return 0
-}
-
-func (x *EdgeChange) GetTunnelsRemoved() uint32 {
-	if x != nil {
-		return x.TunnelsRemoved
-	}
-	return 0
-}
-
-func (x *EdgeChange) GetTunnelsChanged() uint32 {
-	if x != nil {
-		return x.TunnelsChanged
-	}
-	return 0
-}
-
-func (x *EdgeChange) GetSettingsChanged() bool {
-	if x != nil {
-		return x.SettingsChanged
-	}
-	return false
-}
-
-func (x *EdgeChange) GetRemoved() bool {
-	if x != nil {
-		return x.Removed
-	}
-	return false
-}
-
-// ReachabilityChange is what a site can reach no more, or now can.
-type ReachabilityChange struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `networks/{network}/sites/{site}`.
-	Site string `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
-	// At most 100 each.
-	LostPrefixes   []string `protobuf:"bytes,2,rep,name=lost_prefixes,json=lostPrefixes,proto3" json:"lost_prefixes,omitempty"`
-	GainedPrefixes []string `protobuf:"bytes,3,rep,name=gained_prefixes,json=gainedPrefixes,proto3" json:"gained_prefixes,omitempty"`
-	// `networks/{network}/segments/{segment}`; empty: the default one.
-	Segment       string `protobuf:"bytes,4,opt,name=segment,proto3" json:"segment,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReachabilityChange) Reset() {
-	*x = ReachabilityChange{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReachabilityChange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReachabilityChange) ProtoMessage() {}
-
-func (x *ReachabilityChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReachabilityChange.ProtoReflect.Descriptor instead.
-func (*ReachabilityChange) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *ReachabilityChange) GetSite() string {
-	if x != nil {
-		return x.Site
-	}
-	return ""
-}
-
-func (x *ReachabilityChange) GetLostPrefixes() []string {
-	if x != nil {
-		return x.LostPrefixes
-	}
-	return nil
-}
-
-func (x *ReachabilityChange) GetGainedPrefixes() []string {
-	if x != nil {
-		return x.GainedPrefixes
-	}
-	return nil
-}
-
-func (x *ReachabilityChange) GetSegment() string {
-	if x != nil {
-		return x.Segment
-	}
-	return ""
-}
-
-// ResourceChange is what Apply did with one resource.
-type ResourceChange struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Name   string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Action ResourceChange_Action  `protobuf:"varint,2,opt,name=action,proto3,enum=swanherd.v1.ResourceChange_Action" json:"action,omitempty"`
-	// Field paths that changed.
-	Fields        []string `protobuf:"bytes,3,rep,name=fields,proto3" json:"fields,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ResourceChange) Reset() {
-	*x = ResourceChange{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ResourceChange) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ResourceChange) ProtoMessage() {}
-
-func (x *ResourceChange) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ResourceChange.ProtoReflect.Descriptor instead.
-func (*ResourceChange) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *ResourceChange) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *ResourceChange) GetAction() ResourceChange_Action {
-	if x != nil {
-		return x.Action
-	}
-	return ResourceChange_ACTION_UNSPECIFIED
-}
-
-func (x *ResourceChange) GetFields() []string {
-	if x != nil {
-		return x.Fields
-	}
-	return nil
-}
-
 type ExplainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`.
@@ -885,7 +397,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +409,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +422,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ExplainRequest) GetParent() string {
@@ -961,7 +473,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +485,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +498,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ExplainResponse) GetReachable() bool {
@@ -1063,7 +575,7 @@ type ExplainHop struct {
 
 func (x *ExplainHop) Reset() {
 	*x = ExplainHop{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +587,7 @@ func (x *ExplainHop) String() string {
 func (*ExplainHop) ProtoMessage() {}
 
 func (x *ExplainHop) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +600,7 @@ func (x *ExplainHop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainHop.ProtoReflect.Descriptor instead.
 func (*ExplainHop) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ExplainHop) GetTunnel() string {
@@ -1172,12 +684,14 @@ type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller may see.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Collections to watch: networks, sites, meshes, profiles, segments, gateways, edges.
-	// Empty: all.
+	// Collections to watch. Empty: all that the caller may list; one that it may not is
+	// PERMISSION_DENIED. What is in no network, which is role bindings and the controller's own
+	// authority, is with `networks/-` only.
 	Kinds []string `protobuf:"bytes,2,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	// From an earlier stream of the same request: begins with what changed since
 	// then instead of everything. OUT_OF_RANGE when the store has forgotten what was
-	// then (it keeps some minutes); watch without one.
+	// then (it keeps some minutes), or when the caller saw something else then, as its role
+	// was another; watch without one.
 	ResumeToken   string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1185,7 +699,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +711,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +724,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *WatchRequest) GetParent() string {
@@ -1237,7 +751,11 @@ func (x *WatchRequest) GetResumeToken() string {
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  WatchResponse_Kind     `protobuf:"varint,1,opt,name=kind,proto3,enum=swanherd.v1.WatchResponse_Kind" json:"kind,omitempty"`
-	// The resource; its state of a moment, in an edge, is that at the time of the change.
+	// The resource, as List shows it. What is not stored with it is as it was at the time of the
+	// change, and tells of no change: the status of an edge, which WatchFleet follows, and how
+	// far edges are in the replacement of an authority. Alerts come when they fire: what is
+	// pending is known to one replica alone, and only listed. The progress of a rollout is in
+	// the answer to Get; here are the batches that began and ended.
 	//
 	// Types that are valid to be assigned to Resource:
 	//
@@ -1248,16 +766,29 @@ type WatchResponse struct {
 	//	*WatchResponse_Edge
 	//	*WatchResponse_Gateway
 	//	*WatchResponse_Segment
+	//	*WatchResponse_Assertion
+	//	*WatchResponse_ChangeSet
+	//	*WatchResponse_Rollout
+	//	*WatchResponse_Job
+	//	*WatchResponse_Device
+	//	*WatchResponse_EnrollmentRequest
+	//	*WatchResponse_CertificateAuthority
+	//	*WatchResponse_AlertRule
+	//	*WatchResponse_Alert
+	//	*WatchResponse_WebhookSink
+	//	*WatchResponse_RoleBinding
 	Resource isWatchResponse_Resource `protobuf_oneof:"resource"`
 	// Where to go on after this message. Empty when more of the same change follows.
-	ResumeToken   string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ResumeToken string `protobuf:"bytes,7,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// In a message of KIND_STALE: since when the replica may not know of changes.
+	StaleSinceTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=stale_since_time,json=staleSinceTime,proto3" json:"stale_since_time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1269,7 +800,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1282,7 +813,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchResponse) GetKind() WatchResponse_Kind {
@@ -1362,11 +893,117 @@ func (x *WatchResponse) GetSegment() *Segment {
 	return nil
 }
 
+func (x *WatchResponse) GetAssertion() *Assertion {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Assertion); ok {
+			return x.Assertion
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetChangeSet() *ChangeSet {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_ChangeSet); ok {
+			return x.ChangeSet
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetRollout() *Rollout {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Rollout); ok {
+			return x.Rollout
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetJob() *Job {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Job); ok {
+			return x.Job
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetDevice() *Device {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Device); ok {
+			return x.Device
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetEnrollmentRequest() *EnrollmentRequest {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_EnrollmentRequest); ok {
+			return x.EnrollmentRequest
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetCertificateAuthority() *CertificateAuthority {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_CertificateAuthority); ok {
+			return x.CertificateAuthority
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetAlertRule() *AlertRule {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_AlertRule); ok {
+			return x.AlertRule
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetAlert() *Alert {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_Alert); ok {
+			return x.Alert
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetWebhookSink() *WebhookSink {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_WebhookSink); ok {
+			return x.WebhookSink
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetRoleBinding() *RoleBinding {
+	if x != nil {
+		if x, ok := x.Resource.(*WatchResponse_RoleBinding); ok {
+			return x.RoleBinding
+		}
+	}
+	return nil
+}
+
 func (x *WatchResponse) GetResumeToken() string {
 	if x != nil {
 		return x.ResumeToken
 	}
 	return ""
+}
+
+func (x *WatchResponse) GetStaleSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StaleSinceTime
+	}
+	return nil
 }
 
 type isWatchResponse_Resource interface {
@@ -1401,6 +1038,50 @@ type WatchResponse_Segment struct {
 	Segment *Segment `protobuf:"bytes,10,opt,name=segment,proto3,oneof"`
 }
 
+type WatchResponse_Assertion struct {
+	Assertion *Assertion `protobuf:"bytes,11,opt,name=assertion,proto3,oneof"`
+}
+
+type WatchResponse_ChangeSet struct {
+	ChangeSet *ChangeSet `protobuf:"bytes,13,opt,name=change_set,json=changeSet,proto3,oneof"`
+}
+
+type WatchResponse_Rollout struct {
+	Rollout *Rollout `protobuf:"bytes,14,opt,name=rollout,proto3,oneof"`
+}
+
+type WatchResponse_Job struct {
+	Job *Job `protobuf:"bytes,15,opt,name=job,proto3,oneof"`
+}
+
+type WatchResponse_Device struct {
+	Device *Device `protobuf:"bytes,16,opt,name=device,proto3,oneof"`
+}
+
+type WatchResponse_EnrollmentRequest struct {
+	EnrollmentRequest *EnrollmentRequest `protobuf:"bytes,17,opt,name=enrollment_request,json=enrollmentRequest,proto3,oneof"`
+}
+
+type WatchResponse_CertificateAuthority struct {
+	CertificateAuthority *CertificateAuthority `protobuf:"bytes,18,opt,name=certificate_authority,json=certificateAuthority,proto3,oneof"`
+}
+
+type WatchResponse_AlertRule struct {
+	AlertRule *AlertRule `protobuf:"bytes,19,opt,name=alert_rule,json=alertRule,proto3,oneof"`
+}
+
+type WatchResponse_Alert struct {
+	Alert *Alert `protobuf:"bytes,20,opt,name=alert,proto3,oneof"`
+}
+
+type WatchResponse_WebhookSink struct {
+	WebhookSink *WebhookSink `protobuf:"bytes,21,opt,name=webhook_sink,json=webhookSink,proto3,oneof"`
+}
+
+type WatchResponse_RoleBinding struct {
+	RoleBinding *RoleBinding `protobuf:"bytes,22,opt,name=role_binding,json=roleBinding,proto3,oneof"`
+}
+
 func (*WatchResponse_Network) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Site) isWatchResponse_Resource() {}
@@ -1415,6 +1096,28 @@ func (*WatchResponse_Gateway) isWatchResponse_Resource() {}
 
 func (*WatchResponse_Segment) isWatchResponse_Resource() {}
 
+func (*WatchResponse_Assertion) isWatchResponse_Resource() {}
+
+func (*WatchResponse_ChangeSet) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Rollout) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Job) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Device) isWatchResponse_Resource() {}
+
+func (*WatchResponse_EnrollmentRequest) isWatchResponse_Resource() {}
+
+func (*WatchResponse_CertificateAuthority) isWatchResponse_Resource() {}
+
+func (*WatchResponse_AlertRule) isWatchResponse_Resource() {}
+
+func (*WatchResponse_Alert) isWatchResponse_Resource() {}
+
+func (*WatchResponse_WebhookSink) isWatchResponse_Resource() {}
+
+func (*WatchResponse_RoleBinding) isWatchResponse_Resource() {}
+
 type GetNetworkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1424,7 +1127,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1139,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1152,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -1476,7 +1179,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1191,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1204,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1543,7 +1246,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1258,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1271,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1601,7 +1304,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1316,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1329,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateNetworkRequest) GetNetworkId() string {
@@ -1675,7 +1378,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1390,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1403,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1756,7 +1459,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1471,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1484,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1828,7 +1531,7 @@ type GetSiteRequest struct {
 
 func (x *GetSiteRequest) Reset() {
 	*x = GetSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1543,7 @@ func (x *GetSiteRequest) String() string {
 func (*GetSiteRequest) ProtoMessage() {}
 
 func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1556,7 @@ func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSiteRequest.ProtoReflect.Descriptor instead.
 func (*GetSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetSiteRequest) GetName() string {
@@ -1882,7 +1585,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1597,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1610,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListSitesRequest) GetParent() string {
@@ -1956,7 +1659,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +1671,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +1684,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -2016,7 +1719,7 @@ type CreateSiteRequest struct {
 
 func (x *CreateSiteRequest) Reset() {
 	*x = CreateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +1731,7 @@ func (x *CreateSiteRequest) String() string {
 func (*CreateSiteRequest) ProtoMessage() {}
 
 func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +1744,7 @@ func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSiteRequest.ProtoReflect.Descriptor instead.
 func (*CreateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CreateSiteRequest) GetParent() string {
@@ -2097,7 +1800,7 @@ type UpdateSiteRequest struct {
 
 func (x *UpdateSiteRequest) Reset() {
 	*x = UpdateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +1812,7 @@ func (x *UpdateSiteRequest) String() string {
 func (*UpdateSiteRequest) ProtoMessage() {}
 
 func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +1825,7 @@ func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSiteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UpdateSiteRequest) GetSite() *Site {
@@ -2178,7 +1881,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +1893,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +1906,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -2250,7 +1953,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +1965,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +1978,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetEdgeRequest) GetName() string {
@@ -2304,7 +2007,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2316,7 +2019,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2329,7 +2032,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListEdgesRequest) GetParent() string {
@@ -2378,7 +2081,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2390,7 +2093,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2403,7 +2106,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -2436,7 +2139,7 @@ type UpdateEdgeRequest struct {
 
 func (x *UpdateEdgeRequest) Reset() {
 	*x = UpdateEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2448,7 +2151,7 @@ func (x *UpdateEdgeRequest) String() string {
 func (*UpdateEdgeRequest) ProtoMessage() {}
 
 func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2461,7 +2164,7 @@ func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdgeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateEdgeRequest) GetEdge() *Edge {
@@ -2510,7 +2213,7 @@ type DeleteEdgeRequest struct {
 
 func (x *DeleteEdgeRequest) Reset() {
 	*x = DeleteEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +2225,7 @@ func (x *DeleteEdgeRequest) String() string {
 func (*DeleteEdgeRequest) ProtoMessage() {}
 
 func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +2238,7 @@ func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEdgeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteEdgeRequest) GetName() string {
@@ -2592,7 +2295,7 @@ type ResumeEdgesRequest struct {
 
 func (x *ResumeEdgesRequest) Reset() {
 	*x = ResumeEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2604,7 +2307,7 @@ func (x *ResumeEdgesRequest) String() string {
 func (*ResumeEdgesRequest) ProtoMessage() {}
 
 func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2617,7 +2320,7 @@ func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeEdgesRequest) GetParent() string {
@@ -2658,7 +2361,7 @@ type ResumeEdgesResponse struct {
 
 func (x *ResumeEdgesResponse) Reset() {
 	*x = ResumeEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2373,7 @@ func (x *ResumeEdgesResponse) String() string {
 func (*ResumeEdgesResponse) ProtoMessage() {}
 
 func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2386,7 @@ func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeEdgesResponse) GetNames() []string {
@@ -2702,7 +2405,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2714,7 +2417,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2727,7 +2430,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -2756,7 +2459,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2768,7 +2471,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2781,7 +2484,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -2830,7 +2533,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2842,7 +2545,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2855,7 +2558,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -2890,7 +2593,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +2605,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +2618,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -2971,7 +2674,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +2686,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +2699,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -3052,7 +2755,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3064,7 +2767,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3077,7 +2780,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -3124,7 +2827,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3136,7 +2839,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3149,7 +2852,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -3178,7 +2881,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +2893,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +2906,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -3252,7 +2955,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +2967,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +2980,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -3312,7 +3015,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3027,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3040,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{40}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -3393,7 +3096,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3108,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3121,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{41}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -3474,7 +3177,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3486,7 +3189,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3499,7 +3202,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{42}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -3546,7 +3249,7 @@ type GetSegmentRequest struct {
 
 func (x *GetSegmentRequest) Reset() {
 	*x = GetSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3261,7 @@ func (x *GetSegmentRequest) String() string {
 func (*GetSegmentRequest) ProtoMessage() {}
 
 func (x *GetSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3274,7 @@ func (x *GetSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSegmentRequest.ProtoReflect.Descriptor instead.
 func (*GetSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetSegmentRequest) GetName() string {
@@ -3600,7 +3303,7 @@ type ListSegmentsRequest struct {
 
 func (x *ListSegmentsRequest) Reset() {
 	*x = ListSegmentsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3315,7 @@ func (x *ListSegmentsRequest) String() string {
 func (*ListSegmentsRequest) ProtoMessage() {}
 
 func (x *ListSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3328,7 @@ func (x *ListSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListSegmentsRequest) GetParent() string {
@@ -3674,7 +3377,7 @@ type ListSegmentsResponse struct {
 
 func (x *ListSegmentsResponse) Reset() {
 	*x = ListSegmentsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3389,7 @@ func (x *ListSegmentsResponse) String() string {
 func (*ListSegmentsResponse) ProtoMessage() {}
 
 func (x *ListSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3402,7 @@ func (x *ListSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSegmentsResponse) GetSegments() []*Segment {
@@ -3734,7 +3437,7 @@ type CreateSegmentRequest struct {
 
 func (x *CreateSegmentRequest) Reset() {
 	*x = CreateSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3746,7 +3449,7 @@ func (x *CreateSegmentRequest) String() string {
 func (*CreateSegmentRequest) ProtoMessage() {}
 
 func (x *CreateSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3759,7 +3462,7 @@ func (x *CreateSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSegmentRequest.ProtoReflect.Descriptor instead.
 func (*CreateSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CreateSegmentRequest) GetParent() string {
@@ -3815,7 +3518,7 @@ type UpdateSegmentRequest struct {
 
 func (x *UpdateSegmentRequest) Reset() {
 	*x = UpdateSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3827,7 +3530,7 @@ func (x *UpdateSegmentRequest) String() string {
 func (*UpdateSegmentRequest) ProtoMessage() {}
 
 func (x *UpdateSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3840,7 +3543,7 @@ func (x *UpdateSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSegmentRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *UpdateSegmentRequest) GetSegment() *Segment {
@@ -3896,7 +3599,7 @@ type DeleteSegmentRequest struct {
 
 func (x *DeleteSegmentRequest) Reset() {
 	*x = DeleteSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3908,7 +3611,7 @@ func (x *DeleteSegmentRequest) String() string {
 func (*DeleteSegmentRequest) ProtoMessage() {}
 
 func (x *DeleteSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3921,7 +3624,7 @@ func (x *DeleteSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSegmentRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DeleteSegmentRequest) GetName() string {
@@ -3959,6 +3662,580 @@ func (x *DeleteSegmentRequest) GetValidateOnly() bool {
 	return false
 }
 
+type GetAssertionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAssertionRequest) Reset() {
+	*x = GetAssertionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAssertionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAssertionRequest) ProtoMessage() {}
+
+func (x *GetAssertionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAssertionRequest.ProtoReflect.Descriptor instead.
+func (*GetAssertionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *GetAssertionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ListAssertionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`; `networks/-` for all.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many; 0: 100, at most 1000.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// From the previous answer's next_page_token.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which ones are wanted (AIP-160), such as `description:voice AND
+	// create_time > "2026-01-02T00:00:00Z"`; empty: all.
+	Filter string `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Fields to order by (AIP-132), such as `create_time desc, name`; empty: name.
+	OrderBy       string `protobuf:"bytes,5,opt,name=order_by,json=orderBy,proto3" json:"order_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAssertionsRequest) Reset() {
+	*x = ListAssertionsRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAssertionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAssertionsRequest) ProtoMessage() {}
+
+func (x *ListAssertionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAssertionsRequest.ProtoReflect.Descriptor instead.
+func (*ListAssertionsRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListAssertionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListAssertionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAssertionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListAssertionsRequest) GetFilter() string {
+	if x != nil {
+		return x.Filter
+	}
+	return ""
+}
+
+func (x *ListAssertionsRequest) GetOrderBy() string {
+	if x != nil {
+		return x.OrderBy
+	}
+	return ""
+}
+
+type ListAssertionsResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Assertions []*Assertion           `protobuf:"bytes,1,rep,name=assertions,proto3" json:"assertions,omitempty"`
+	// Empty when there are no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAssertionsResponse) Reset() {
+	*x = ListAssertionsResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAssertionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAssertionsResponse) ProtoMessage() {}
+
+func (x *ListAssertionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAssertionsResponse.ProtoReflect.Descriptor instead.
+func (*ListAssertionsResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListAssertionsResponse) GetAssertions() []*Assertion {
+	if x != nil {
+		return x.Assertions
+	}
+	return nil
+}
+
+func (x *ListAssertionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+type CreateAssertionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Last segment of the new resource's name.
+	AssertionId  string     `protobuf:"bytes,2,opt,name=assertion_id,json=assertionId,proto3" json:"assertion_id,omitempty"`
+	Assertion    *Assertion `protobuf:"bytes,3,opt,name=assertion,proto3" json:"assertion,omitempty"`
+	ValidateOnly bool       `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAssertionRequest) Reset() {
+	*x = CreateAssertionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAssertionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAssertionRequest) ProtoMessage() {}
+
+func (x *CreateAssertionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAssertionRequest.ProtoReflect.Descriptor instead.
+func (*CreateAssertionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *CreateAssertionRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *CreateAssertionRequest) GetAssertionId() string {
+	if x != nil {
+		return x.AssertionId
+	}
+	return ""
+}
+
+func (x *CreateAssertionRequest) GetAssertion() *Assertion {
+	if x != nil {
+		return x.Assertion
+	}
+	return nil
+}
+
+func (x *CreateAssertionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *CreateAssertionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type UpdateAssertionRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Assertion *Assertion             `protobuf:"bytes,1,opt,name=assertion,proto3" json:"assertion,omitempty"`
+	// Fields to write; empty: every field that is set.
+	UpdateMask   *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Create the resource when it does not exist (AIP-134).
+	AllowMissing  bool `protobuf:"varint,5,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateAssertionRequest) Reset() {
+	*x = UpdateAssertionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateAssertionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateAssertionRequest) ProtoMessage() {}
+
+func (x *UpdateAssertionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateAssertionRequest.ProtoReflect.Descriptor instead.
+func (*UpdateAssertionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *UpdateAssertionRequest) GetAssertion() *Assertion {
+	if x != nil {
+		return x.Assertion
+	}
+	return nil
+}
+
+func (x *UpdateAssertionRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+func (x *UpdateAssertionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *UpdateAssertionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateAssertionRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+type DeleteAssertionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Etag  string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Succeed when there is no such resource (AIP-135).
+	AllowMissing bool `protobuf:"varint,3,opt,name=allow_missing,json=allowMissing,proto3" json:"allow_missing,omitempty"`
+	// A UUID that the client makes. Repeating the request with the same one within
+	// an hour gives the same answer and changes nothing again (AIP-155); another
+	// request with it is refused.
+	RequestId string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Check, delete nothing (AIP-163).
+	ValidateOnly  bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteAssertionRequest) Reset() {
+	*x = DeleteAssertionRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteAssertionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteAssertionRequest) ProtoMessage() {}
+
+func (x *DeleteAssertionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteAssertionRequest.ProtoReflect.Descriptor instead.
+func (*DeleteAssertionRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *DeleteAssertionRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DeleteAssertionRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *DeleteAssertionRequest) GetAllowMissing() bool {
+	if x != nil {
+		return x.AllowMissing
+	}
+	return false
+}
+
+func (x *DeleteAssertionRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *DeleteAssertionRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+type TestAssertionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The network, `networks/{network}`.
+	Parent        string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestAssertionsRequest) Reset() {
+	*x = TestAssertionsRequest{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestAssertionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestAssertionsRequest) ProtoMessage() {}
+
+func (x *TestAssertionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestAssertionsRequest.ProtoReflect.Descriptor instead.
+func (*TestAssertionsRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *TestAssertionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+type TestAssertionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*AssertionResult     `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TestAssertionsResponse) Reset() {
+	*x = TestAssertionsResponse{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TestAssertionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TestAssertionsResponse) ProtoMessage() {}
+
+func (x *TestAssertionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TestAssertionsResponse.ProtoReflect.Descriptor instead.
+func (*TestAssertionsResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *TestAssertionsResponse) GetResults() []*AssertionResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// AssertionResult is whether an assertion holds.
+type AssertionResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/assertions/{assertion}`.
+	Assertion string                `protobuf:"bytes,1,opt,name=assertion,proto3" json:"assertion,omitempty"`
+	State     AssertionResult_State `protobuf:"varint,2,opt,name=state,proto3,enum=swanherd.v1.AssertionResult_State" json:"state,omitempty"`
+	// Where it ends, if it does not hold.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssertionResult) Reset() {
+	*x = AssertionResult{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssertionResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssertionResult) ProtoMessage() {}
+
+func (x *AssertionResult) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssertionResult.ProtoReflect.Descriptor instead.
+func (*AssertionResult) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *AssertionResult) GetAssertion() string {
+	if x != nil {
+		return x.Assertion
+	}
+	return ""
+}
+
+func (x *AssertionResult) GetState() AssertionResult_State {
+	if x != nil {
+		return x.State
+	}
+	return AssertionResult_STATE_UNSPECIFIED
+}
+
+func (x *AssertionResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type GetGatewayRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -3968,7 +4245,7 @@ type GetGatewayRequest struct {
 
 func (x *GetGatewayRequest) Reset() {
 	*x = GetGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3980,7 +4257,7 @@ func (x *GetGatewayRequest) String() string {
 func (*GetGatewayRequest) ProtoMessage() {}
 
 func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3993,7 +4270,7 @@ func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
 func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *GetGatewayRequest) GetName() string {
@@ -4022,7 +4299,7 @@ type ListGatewaysRequest struct {
 
 func (x *ListGatewaysRequest) Reset() {
 	*x = ListGatewaysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4034,7 +4311,7 @@ func (x *ListGatewaysRequest) String() string {
 func (*ListGatewaysRequest) ProtoMessage() {}
 
 func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4047,7 +4324,7 @@ func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
 func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListGatewaysRequest) GetParent() string {
@@ -4096,7 +4373,7 @@ type ListGatewaysResponse struct {
 
 func (x *ListGatewaysResponse) Reset() {
 	*x = ListGatewaysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4108,7 +4385,7 @@ func (x *ListGatewaysResponse) String() string {
 func (*ListGatewaysResponse) ProtoMessage() {}
 
 func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4121,7 +4398,7 @@ func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
 func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListGatewaysResponse) GetGateways() []*Gateway {
@@ -4156,7 +4433,7 @@ type CreateGatewayRequest struct {
 
 func (x *CreateGatewayRequest) Reset() {
 	*x = CreateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4168,7 +4445,7 @@ func (x *CreateGatewayRequest) String() string {
 func (*CreateGatewayRequest) ProtoMessage() {}
 
 func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4181,7 +4458,7 @@ func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*CreateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateGatewayRequest) GetParent() string {
@@ -4237,7 +4514,7 @@ type UpdateGatewayRequest struct {
 
 func (x *UpdateGatewayRequest) Reset() {
 	*x = UpdateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4249,7 +4526,7 @@ func (x *UpdateGatewayRequest) String() string {
 func (*UpdateGatewayRequest) ProtoMessage() {}
 
 func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4262,7 +4539,7 @@ func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *UpdateGatewayRequest) GetGateway() *Gateway {
@@ -4318,7 +4595,7 @@ type DeleteGatewayRequest struct {
 
 func (x *DeleteGatewayRequest) Reset() {
 	*x = DeleteGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4330,7 +4607,7 @@ func (x *DeleteGatewayRequest) String() string {
 func (*DeleteGatewayRequest) ProtoMessage() {}
 
 func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4343,7 +4620,7 @@ func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGatewayRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DeleteGatewayRequest) GetName() string {
@@ -4390,7 +4667,7 @@ type GetPreSharedKeyRequest struct {
 
 func (x *GetPreSharedKeyRequest) Reset() {
 	*x = GetPreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4679,7 @@ func (x *GetPreSharedKeyRequest) String() string {
 func (*GetPreSharedKeyRequest) ProtoMessage() {}
 
 func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4692,7 @@ func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetPreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetPreSharedKeyRequest) GetName() string {
@@ -4444,7 +4721,7 @@ type ListPreSharedKeysRequest struct {
 
 func (x *ListPreSharedKeysRequest) Reset() {
 	*x = ListPreSharedKeysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4733,7 @@ func (x *ListPreSharedKeysRequest) String() string {
 func (*ListPreSharedKeysRequest) ProtoMessage() {}
 
 func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4746,7 @@ func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListPreSharedKeysRequest) GetParent() string {
@@ -4518,7 +4795,7 @@ type ListPreSharedKeysResponse struct {
 
 func (x *ListPreSharedKeysResponse) Reset() {
 	*x = ListPreSharedKeysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4807,7 @@ func (x *ListPreSharedKeysResponse) String() string {
 func (*ListPreSharedKeysResponse) ProtoMessage() {}
 
 func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4820,7 @@ func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPreSharedKeysResponse) GetPreSharedKeys() []*PreSharedKey {
@@ -4579,7 +4856,7 @@ type CreatePreSharedKeyRequest struct {
 
 func (x *CreatePreSharedKeyRequest) Reset() {
 	*x = CreatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4591,7 +4868,7 @@ func (x *CreatePreSharedKeyRequest) String() string {
 func (*CreatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4604,7 +4881,7 @@ func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CreatePreSharedKeyRequest) GetParent() string {
@@ -4661,7 +4938,7 @@ type UpdatePreSharedKeyRequest struct {
 
 func (x *UpdatePreSharedKeyRequest) Reset() {
 	*x = UpdatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +4950,7 @@ func (x *UpdatePreSharedKeyRequest) String() string {
 func (*UpdatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +4963,7 @@ func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UpdatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
@@ -4742,7 +5019,7 @@ type DeletePreSharedKeyRequest struct {
 
 func (x *DeletePreSharedKeyRequest) Reset() {
 	*x = DeletePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4754,7 +5031,7 @@ func (x *DeletePreSharedKeyRequest) String() string {
 func (*DeletePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4767,7 +5044,7 @@ func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeletePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DeletePreSharedKeyRequest) GetName() string {
@@ -4815,7 +5092,7 @@ type RenderGatewayConfigRequest struct {
 
 func (x *RenderGatewayConfigRequest) Reset() {
 	*x = RenderGatewayConfigRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4827,7 +5104,7 @@ func (x *RenderGatewayConfigRequest) String() string {
 func (*RenderGatewayConfigRequest) ProtoMessage() {}
 
 func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4840,7 +5117,7 @@ func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigRequest.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RenderGatewayConfigRequest) GetName() string {
@@ -4871,7 +5148,7 @@ type RenderGatewayConfigResponse struct {
 
 func (x *RenderGatewayConfigResponse) Reset() {
 	*x = RenderGatewayConfigResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5160,7 @@ func (x *RenderGatewayConfigResponse) String() string {
 func (*RenderGatewayConfigResponse) ProtoMessage() {}
 
 func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5173,7 @@ func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigResponse.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{62}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RenderGatewayConfigResponse) GetConfig() string {
@@ -4941,7 +5218,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4953,7 +5230,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4966,7 +5243,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{63}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Revision) GetName() string {
@@ -5033,7 +5310,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5045,7 +5322,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5058,7 +5335,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{64}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ListRevisionsRequest) GetParent() string {
@@ -5099,7 +5376,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5388,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5401,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{65}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -5150,7 +5427,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5162,7 +5439,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5175,7 +5452,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{66}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *GetRevisionRequest) GetName() string {
@@ -5198,7 +5475,7 @@ type RestoreRevisionRequest struct {
 
 func (x *RestoreRevisionRequest) Reset() {
 	*x = RestoreRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5210,7 +5487,7 @@ func (x *RestoreRevisionRequest) String() string {
 func (*RestoreRevisionRequest) ProtoMessage() {}
 
 func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5223,7 +5500,7 @@ func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRevisionRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{67}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RestoreRevisionRequest) GetName() string {
@@ -5251,7 +5528,7 @@ var File_swanherd_v1_topology_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\n" +
-	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xc9\x02\n" +
+	"\"swanherd/v1/topology_service.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fswanherd/v1/alert_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a\x1dswanherd/v1/change_plan.proto\x1a swanherd/v1/device_service.proto\x1a\x1dswanherd/v1/job_service.proto\x1a&swanherd/v1/role_binding_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"\xc9\x02\n" +
 	"\fApplyRequest\x129\n" +
 	"\bmanifest\x18\x01 \x01(\v2\x15.swanherd.v1.ManifestB\x06\xbaH\x03\xc8\x01\x01R\bmanifest\x12\x14\n" +
 	"\x05prune\x18\x02 \x01(\bR\x05prune\x12W\n" +
@@ -5267,57 +5544,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12#\n" +
 	"\rtunnels_added\x18\x03 \x01(\rR\ftunnelsAdded\x12'\n" +
 	"\x0ftunnels_removed\x18\x04 \x01(\rR\x0etunnelsRemoved\x12+\n" +
-	"\x04plan\x18\x05 \x01(\v2\x17.swanherd.v1.ChangePlanR\x04plan\"\xf3\x03\n" +
-	"\n" +
-	"ChangePlan\x12#\n" +
-	"\redges_touched\x18\x01 \x01(\rR\fedgesTouched\x12#\n" +
-	"\rtunnels_added\x18\x02 \x01(\rR\ftunnelsAdded\x12'\n" +
-	"\x0ftunnels_removed\x18\x03 \x01(\rR\x0etunnelsRemoved\x12/\n" +
-	"\x13tunnels_interrupted\x18\x04 \x01(\rR\x12tunnelsInterrupted\x12'\n" +
-	"\x0ftunnels_rekeyed\x18\x05 \x01(\rR\x0etunnelsRekeyed\x12'\n" +
-	"\x0ftunnels_updated\x18\x06 \x01(\rR\x0etunnelsUpdated\x12!\n" +
-	"\fsites_losing\x18\a \x01(\rR\vsitesLosing\x12#\n" +
-	"\rsites_gaining\x18\b \x01(\rR\fsitesGaining\x123\n" +
-	"\atunnels\x18\t \x03(\v2\x19.swanherd.v1.TunnelChangeR\atunnels\x12-\n" +
-	"\x05edges\x18\n" +
-	" \x03(\v2\x17.swanherd.v1.EdgeChangeR\x05edges\x12C\n" +
-	"\freachability\x18\v \x03(\v2\x1f.swanherd.v1.ReachabilityChangeR\freachability\"\xb1\x02\n" +
-	"\fTunnelChange\x12\x16\n" +
-	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x128\n" +
-	"\x06effect\x18\x02 \x01(\x0e2 .swanherd.v1.TunnelChange.EffectR\x06effect\x12\x18\n" +
-	"\areasons\x18\x03 \x03(\tR\areasons\x12\x15\n" +
-	"\x06edge_a\x18\x04 \x01(\tR\x05edgeA\x12\x15\n" +
-	"\x06edge_b\x18\x05 \x01(\tR\x05edgeB\"\x86\x01\n" +
-	"\x06Effect\x12\x16\n" +
-	"\x12EFFECT_UNSPECIFIED\x10\x00\x12\x10\n" +
-	"\fEFFECT_ADDED\x10\x01\x12\x12\n" +
-	"\x0eEFFECT_REMOVED\x10\x02\x12\x16\n" +
-	"\x12EFFECT_INTERRUPTED\x10\x03\x12\x12\n" +
-	"\x0eEFFECT_REKEYED\x10\x04\x12\x12\n" +
-	"\x0eEFFECT_UPDATED\x10\x05\"\xdc\x01\n" +
-	"\n" +
-	"EdgeChange\x12\x12\n" +
-	"\x04edge\x18\x01 \x01(\tR\x04edge\x12#\n" +
-	"\rtunnels_added\x18\x02 \x01(\rR\ftunnelsAdded\x12'\n" +
-	"\x0ftunnels_removed\x18\x03 \x01(\rR\x0etunnelsRemoved\x12'\n" +
-	"\x0ftunnels_changed\x18\x04 \x01(\rR\x0etunnelsChanged\x12)\n" +
-	"\x10settings_changed\x18\x05 \x01(\bR\x0fsettingsChanged\x12\x18\n" +
-	"\aremoved\x18\x06 \x01(\bR\aremoved\"\x90\x01\n" +
-	"\x12ReachabilityChange\x12\x12\n" +
-	"\x04site\x18\x01 \x01(\tR\x04site\x12#\n" +
-	"\rlost_prefixes\x18\x02 \x03(\tR\flostPrefixes\x12'\n" +
-	"\x0fgained_prefixes\x18\x03 \x03(\tR\x0egainedPrefixes\x12\x18\n" +
-	"\asegment\x18\x04 \x01(\tR\asegment\"\xec\x01\n" +
-	"\x0eResourceChange\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12:\n" +
-	"\x06action\x18\x02 \x01(\x0e2\".swanherd.v1.ResourceChange.ActionR\x06action\x12\x16\n" +
-	"\x06fields\x18\x03 \x03(\tR\x06fields\"r\n" +
-	"\x06Action\x12\x16\n" +
-	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x14\n" +
-	"\x10ACTION_UNCHANGED\x10\x01\x12\x12\n" +
-	"\x0eACTION_CREATED\x10\x02\x12\x12\n" +
-	"\x0eACTION_UPDATED\x10\x03\x12\x12\n" +
-	"\x0eACTION_DELETED\x10\x04\"\xa0\x01\n" +
+	"\x04plan\x18\x05 \x01(\v2\x17.swanherd.v1.ChangePlanR\x04plan\"\xa0\x01\n" +
 	"\x0eExplainRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\x1f\n" +
 	"\x06source\x18\x02 \x01(\tB\a\xbaH\x04r\x02p\x01R\x06source\x12)\n" +
@@ -5346,11 +5573,15 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\ffrom_gateway\x18\n" +
 	" \x01(\tR\vfromGateway\x12\x1d\n" +
 	"\n" +
-	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xbb\x01\n" +
+	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xd2\x02\n" +
 	"\fWatchRequest\x12\x1e\n" +
-	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12^\n" +
-	"\x05kinds\x18\x02 \x03(\tBH\xbaHE\x92\x01B\"@r>R\bnetworksR\x05sitesR\x06meshesR\bprofilesR\bsegmentsR\bgatewaysR\x05edgesR\x05kinds\x12+\n" +
-	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\x9d\x04\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\xf4\x01\n" +
+	"\x05kinds\x18\x02 \x03(\tB\xdd\x01\xbaH\xd9\x01\x92\x01\xd5\x01\x10@\x18\x01\"\xce\x01r\xcb\x01R\bnetworksR\bprofilesR\bsegmentsR\x05sitesR\x06meshesR\bgatewaysR\n" +
+	"assertionsR\x05edgesR\n" +
+	"changeSetsR\brolloutsR\x04jobsR\adevicesR\x12enrollmentRequestsR\x16certificateAuthoritiesR\n" +
+	"alertRulesR\x06alertsR\fwebhookSinksR\froleBindingsR\x05kinds\x12+\n" +
+	"\fresume_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\vresumeToken\"\x8c\n" +
+	"\n" +
 	"\rWatchResponse\x123\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x1f.swanherd.v1.WatchResponse.KindR\x04kind\x120\n" +
 	"\anetwork\x18\x02 \x01(\v2\x14.swanherd.v1.NetworkH\x00R\anetwork\x12'\n" +
@@ -5360,14 +5591,31 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x04edge\x18\x06 \x01(\v2\x11.swanherd.v1.EdgeH\x00R\x04edge\x120\n" +
 	"\agateway\x18\b \x01(\v2\x14.swanherd.v1.GatewayH\x00R\agateway\x120\n" +
 	"\asegment\x18\n" +
-	" \x01(\v2\x14.swanherd.v1.SegmentH\x00R\asegment\x12!\n" +
-	"\fresume_token\x18\a \x01(\tR\vresumeToken\"e\n" +
+	" \x01(\v2\x14.swanherd.v1.SegmentH\x00R\asegment\x126\n" +
+	"\tassertion\x18\v \x01(\v2\x16.swanherd.v1.AssertionH\x00R\tassertion\x127\n" +
+	"\n" +
+	"change_set\x18\r \x01(\v2\x16.swanherd.v1.ChangeSetH\x00R\tchangeSet\x120\n" +
+	"\arollout\x18\x0e \x01(\v2\x14.swanherd.v1.RolloutH\x00R\arollout\x12$\n" +
+	"\x03job\x18\x0f \x01(\v2\x10.swanherd.v1.JobH\x00R\x03job\x12-\n" +
+	"\x06device\x18\x10 \x01(\v2\x13.swanherd.v1.DeviceH\x00R\x06device\x12O\n" +
+	"\x12enrollment_request\x18\x11 \x01(\v2\x1e.swanherd.v1.EnrollmentRequestH\x00R\x11enrollmentRequest\x12X\n" +
+	"\x15certificate_authority\x18\x12 \x01(\v2!.swanherd.v1.CertificateAuthorityH\x00R\x14certificateAuthority\x127\n" +
+	"\n" +
+	"alert_rule\x18\x13 \x01(\v2\x16.swanherd.v1.AlertRuleH\x00R\talertRule\x12*\n" +
+	"\x05alert\x18\x14 \x01(\v2\x12.swanherd.v1.AlertH\x00R\x05alert\x12=\n" +
+	"\fwebhook_sink\x18\x15 \x01(\v2\x18.swanherd.v1.WebhookSinkH\x00R\vwebhookSink\x12=\n" +
+	"\frole_binding\x18\x16 \x01(\v2\x18.swanherd.v1.RoleBindingH\x00R\vroleBinding\x12!\n" +
+	"\fresume_token\x18\a \x01(\tR\vresumeToken\x12D\n" +
+	"\x10stale_since_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x0estaleSinceTime\"\x87\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rKIND_UPSERTED\x10\x01\x12\x10\n" +
 	"\fKIND_REMOVED\x10\x02\x12\x0f\n" +
 	"\vKIND_SYNCED\x10\x03\x12\x11\n" +
-	"\rKIND_BOOKMARK\x10\x04B\n" +
+	"\rKIND_BOOKMARK\x10\x04\x12\x0e\n" +
+	"\n" +
+	"KIND_STALE\x10\x05\x12\x10\n" +
+	"\fKIND_CURRENT\x10\x06B\n" +
 	"\n" +
 	"\bresource\"/\n" +
 	"\x11GetNetworkRequest\x12\x1a\n" +
@@ -5580,7 +5828,58 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
-	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"/\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"1\n" +
+	"\x13GetAssertionRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc6\x01\n" +
+	"\x15ListAssertionsRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12 \n" +
+	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\x06filter\x12#\n" +
+	"\border_by\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\aorderBy\"x\n" +
+	"\x16ListAssertionsResponse\x126\n" +
+	"\n" +
+	"assertions\x18\x01 \x03(\v2\x16.swanherd.v1.AssertionR\n" +
+	"assertions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x97\x02\n" +
+	"\x16CreateAssertionRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12K\n" +
+	"\fassertion_id\x18\x02 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\vassertionId\x12?\n" +
+	"\tassertion\x18\x03 \x01(\v2\x16.swanherd.v1.AssertionB\t\xe0A\x02\xbaH\x03\xd8\x01\x03R\tassertion\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\"\x89\x02\n" +
+	"\x16UpdateAssertionRequest\x12<\n" +
+	"\tassertion\x18\x01 \x01(\v2\x16.swanherd.v1.AssertionB\x06\xbaH\x03\xc8\x01\x01R\tassertion\x12;\n" +
+	"\vupdate_mask\x18\x02 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rallow_missing\x18\x05 \x01(\bR\fallowMissing\"\xbe\x01\n" +
+	"\x16DeleteAssertionRequest\x12\x1a\n" +
+	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12#\n" +
+	"\rallow_missing\x18\x03 \x01(\bR\fallowMissing\x12*\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\v\xbaH\b\xd8\x01\x01r\x03\xb0\x01\x01R\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\"7\n" +
+	"\x15TestAssertionsRequest\x12\x1e\n" +
+	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\"P\n" +
+	"\x16TestAssertionsResponse\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.swanherd.v1.AssertionResultR\aresults\"\xd4\x01\n" +
+	"\x0fAssertionResult\x12\x1c\n" +
+	"\tassertion\x18\x01 \x01(\tR\tassertion\x128\n" +
+	"\x05state\x18\x02 \x01(\x0e2\".swanherd.v1.AssertionResult.StateR\x05state\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"Q\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x0f\n" +
+	"\vSTATE_HOLDS\x10\x01\x12\x0e\n" +
+	"\n" +
+	"STATE_DOWN\x10\x02\x12\x10\n" +
+	"\fSTATE_BROKEN\x10\x03\"/\n" +
 	"\x11GetGatewayRequest\x12\x1a\n" +
 	"\x04name\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x04name\"\xc4\x01\n" +
 	"\x13ListGatewaysRequest\x12\x1e\n" +
@@ -5694,7 +5993,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x1dGATEWAY_CONFIG_FORMAT_FORTIOS\x10\x03\x12!\n" +
 	"\x1dGATEWAY_CONFIG_FORMAT_JUNIPER\x10\x04\x12\x1d\n" +
 	"\x19GATEWAY_CONFIG_FORMAT_AWS\x10\x05\x12\x1f\n" +
-	"\x1bGATEWAY_CONFIG_FORMAT_AZURE\x10\x062\x9e,\n" +
+	"\x1bGATEWAY_CONFIG_FORMAT_AZURE\x10\x062\xbf2\n" +
 	"\x0fTopologyService\x12]\n" +
 	"\x05Apply\x12\x19.swanherd.v1.ApplyRequest\x1a\x1a.swanherd.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/manifest:apply\x12a\n" +
 	"\n" +
@@ -5738,7 +6037,13 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\fListSegments\x12 .swanherd.v1.ListSegmentsRequest\x1a!.swanherd.v1.ListSegmentsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/segments\x12{\n" +
 	"\rCreateSegment\x12!.swanherd.v1.CreateSegmentRequest\x1a\x14.swanherd.v1.Segment\"1\x82\xd3\xe4\x93\x02+:\asegment\" /v1/{parent=networks/*}/segments\x12\x83\x01\n" +
 	"\rUpdateSegment\x12!.swanherd.v1.UpdateSegmentRequest\x1a\x14.swanherd.v1.Segment\"9\x82\xd3\xe4\x93\x023:\asegment2(/v1/{segment.name=networks/*/segments/*}\x12t\n" +
-	"\rDeleteSegment\x12!.swanherd.v1.DeleteSegmentRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/segments/*}\x12l\n" +
+	"\rDeleteSegment\x12!.swanherd.v1.DeleteSegmentRequest\x1a\x16.google.protobuf.Empty\"(\x82\xd3\xe4\x93\x02\"* /v1/{name=networks/*/segments/*}\x12t\n" +
+	"\fGetAssertion\x12 .swanherd.v1.GetAssertionRequest\x1a\x16.swanherd.v1.Assertion\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=networks/*/assertions/*}\x12\x85\x01\n" +
+	"\x0eListAssertions\x12\".swanherd.v1.ListAssertionsRequest\x1a#.swanherd.v1.ListAssertionsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=networks/*}/assertions\x12\x85\x01\n" +
+	"\x0fCreateAssertion\x12#.swanherd.v1.CreateAssertionRequest\x1a\x16.swanherd.v1.Assertion\"5\x82\xd3\xe4\x93\x02/:\tassertion\"\"/v1/{parent=networks/*}/assertions\x12\x8f\x01\n" +
+	"\x0fUpdateAssertion\x12#.swanherd.v1.UpdateAssertionRequest\x1a\x16.swanherd.v1.Assertion\"?\x82\xd3\xe4\x93\x029:\tassertion2,/v1/{assertion.name=networks/*/assertions/*}\x12z\n" +
+	"\x0fDeleteAssertion\x12#.swanherd.v1.DeleteAssertionRequest\x1a\x16.google.protobuf.Empty\"*\x82\xd3\xe4\x93\x02$*\"/v1/{name=networks/*/assertions/*}\x12\x8a\x01\n" +
+	"\x0eTestAssertions\x12\".swanherd.v1.TestAssertionsRequest\x1a#.swanherd.v1.TestAssertionsResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=networks/*}/assertions:test\x12l\n" +
 	"\n" +
 	"GetGateway\x12\x1e.swanherd.v1.GetGatewayRequest\x1a\x14.swanherd.v1.Gateway\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{name=networks/*/gateways/*}\x12}\n" +
 	"\fListGateways\x12 .swanherd.v1.ListGatewaysRequest\x1a!.swanherd.v1.ListGatewaysResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=networks/*}/gateways\x12{\n" +
@@ -5770,251 +6075,292 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_service_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(GatewayConfigFormat)(0),            // 0: swanherd.v1.GatewayConfigFormat
-	(TunnelChange_Effect)(0),            // 1: swanherd.v1.TunnelChange.Effect
-	(ResourceChange_Action)(0),          // 2: swanherd.v1.ResourceChange.Action
-	(WatchResponse_Kind)(0),             // 3: swanherd.v1.WatchResponse.Kind
-	(*ApplyRequest)(nil),                // 4: swanherd.v1.ApplyRequest
-	(*ApplyResponse)(nil),               // 5: swanherd.v1.ApplyResponse
-	(*ChangePlan)(nil),                  // 6: swanherd.v1.ChangePlan
-	(*TunnelChange)(nil),                // 7: swanherd.v1.TunnelChange
-	(*EdgeChange)(nil),                  // 8: swanherd.v1.EdgeChange
-	(*ReachabilityChange)(nil),          // 9: swanherd.v1.ReachabilityChange
-	(*ResourceChange)(nil),              // 10: swanherd.v1.ResourceChange
-	(*ExplainRequest)(nil),              // 11: swanherd.v1.ExplainRequest
-	(*ExplainResponse)(nil),             // 12: swanherd.v1.ExplainResponse
-	(*ExplainHop)(nil),                  // 13: swanherd.v1.ExplainHop
-	(*WatchRequest)(nil),                // 14: swanherd.v1.WatchRequest
-	(*WatchResponse)(nil),               // 15: swanherd.v1.WatchResponse
-	(*GetNetworkRequest)(nil),           // 16: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),         // 17: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 18: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),        // 19: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),        // 20: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),        // 21: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),              // 22: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),            // 23: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),           // 24: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),           // 25: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),           // 26: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),           // 27: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),              // 28: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),            // 29: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),           // 30: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),           // 31: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),           // 32: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),          // 33: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),         // 34: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),              // 35: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),           // 36: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),          // 37: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),           // 38: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),           // 39: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),           // 40: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),           // 41: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),         // 42: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),        // 43: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),        // 44: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),        // 45: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),        // 46: swanherd.v1.DeleteProfileRequest
-	(*GetSegmentRequest)(nil),           // 47: swanherd.v1.GetSegmentRequest
-	(*ListSegmentsRequest)(nil),         // 48: swanherd.v1.ListSegmentsRequest
-	(*ListSegmentsResponse)(nil),        // 49: swanherd.v1.ListSegmentsResponse
-	(*CreateSegmentRequest)(nil),        // 50: swanherd.v1.CreateSegmentRequest
-	(*UpdateSegmentRequest)(nil),        // 51: swanherd.v1.UpdateSegmentRequest
-	(*DeleteSegmentRequest)(nil),        // 52: swanherd.v1.DeleteSegmentRequest
-	(*GetGatewayRequest)(nil),           // 53: swanherd.v1.GetGatewayRequest
-	(*ListGatewaysRequest)(nil),         // 54: swanherd.v1.ListGatewaysRequest
-	(*ListGatewaysResponse)(nil),        // 55: swanherd.v1.ListGatewaysResponse
-	(*CreateGatewayRequest)(nil),        // 56: swanherd.v1.CreateGatewayRequest
-	(*UpdateGatewayRequest)(nil),        // 57: swanherd.v1.UpdateGatewayRequest
-	(*DeleteGatewayRequest)(nil),        // 58: swanherd.v1.DeleteGatewayRequest
-	(*GetPreSharedKeyRequest)(nil),      // 59: swanherd.v1.GetPreSharedKeyRequest
-	(*ListPreSharedKeysRequest)(nil),    // 60: swanherd.v1.ListPreSharedKeysRequest
-	(*ListPreSharedKeysResponse)(nil),   // 61: swanherd.v1.ListPreSharedKeysResponse
-	(*CreatePreSharedKeyRequest)(nil),   // 62: swanherd.v1.CreatePreSharedKeyRequest
-	(*UpdatePreSharedKeyRequest)(nil),   // 63: swanherd.v1.UpdatePreSharedKeyRequest
-	(*DeletePreSharedKeyRequest)(nil),   // 64: swanherd.v1.DeletePreSharedKeyRequest
-	(*RenderGatewayConfigRequest)(nil),  // 65: swanherd.v1.RenderGatewayConfigRequest
-	(*RenderGatewayConfigResponse)(nil), // 66: swanherd.v1.RenderGatewayConfigResponse
-	(*Revision)(nil),                    // 67: swanherd.v1.Revision
-	(*ListRevisionsRequest)(nil),        // 68: swanherd.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),       // 69: swanherd.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),          // 70: swanherd.v1.GetRevisionRequest
-	(*RestoreRevisionRequest)(nil),      // 71: swanherd.v1.RestoreRevisionRequest
-	nil,                                 // 72: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),                    // 73: swanherd.v1.Manifest
-	(TunnelStatus)(0),                   // 74: swanherd.v1.TunnelStatus
-	(*Network)(nil),                     // 75: swanherd.v1.Network
-	(*Site)(nil),                        // 76: swanherd.v1.Site
-	(*Mesh)(nil),                        // 77: swanherd.v1.Mesh
-	(*Profile)(nil),                     // 78: swanherd.v1.Profile
-	(*Edge)(nil),                        // 79: swanherd.v1.Edge
-	(*Gateway)(nil),                     // 80: swanherd.v1.Gateway
-	(*Segment)(nil),                     // 81: swanherd.v1.Segment
-	(*fieldmaskpb.FieldMask)(nil),       // 82: google.protobuf.FieldMask
-	(*PreSharedKey)(nil),                // 83: swanherd.v1.PreSharedKey
-	(*timestamppb.Timestamp)(nil),       // 84: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),               // 85: google.protobuf.Empty
+	(WatchResponse_Kind)(0),             // 1: swanherd.v1.WatchResponse.Kind
+	(AssertionResult_State)(0),          // 2: swanherd.v1.AssertionResult.State
+	(*ApplyRequest)(nil),                // 3: swanherd.v1.ApplyRequest
+	(*ApplyResponse)(nil),               // 4: swanherd.v1.ApplyResponse
+	(*ExplainRequest)(nil),              // 5: swanherd.v1.ExplainRequest
+	(*ExplainResponse)(nil),             // 6: swanherd.v1.ExplainResponse
+	(*ExplainHop)(nil),                  // 7: swanherd.v1.ExplainHop
+	(*WatchRequest)(nil),                // 8: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),               // 9: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),           // 10: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),         // 11: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 12: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),        // 13: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),        // 14: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),        // 15: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),              // 16: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),            // 17: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),           // 18: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),           // 19: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),           // 20: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),           // 21: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),              // 22: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),            // 23: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),           // 24: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),           // 25: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),           // 26: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),          // 27: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),         // 28: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),              // 29: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),           // 30: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),          // 31: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),           // 32: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),           // 33: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),           // 34: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),           // 35: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),         // 36: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),        // 37: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),        // 38: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),        // 39: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),        // 40: swanherd.v1.DeleteProfileRequest
+	(*GetSegmentRequest)(nil),           // 41: swanherd.v1.GetSegmentRequest
+	(*ListSegmentsRequest)(nil),         // 42: swanherd.v1.ListSegmentsRequest
+	(*ListSegmentsResponse)(nil),        // 43: swanherd.v1.ListSegmentsResponse
+	(*CreateSegmentRequest)(nil),        // 44: swanherd.v1.CreateSegmentRequest
+	(*UpdateSegmentRequest)(nil),        // 45: swanherd.v1.UpdateSegmentRequest
+	(*DeleteSegmentRequest)(nil),        // 46: swanherd.v1.DeleteSegmentRequest
+	(*GetAssertionRequest)(nil),         // 47: swanherd.v1.GetAssertionRequest
+	(*ListAssertionsRequest)(nil),       // 48: swanherd.v1.ListAssertionsRequest
+	(*ListAssertionsResponse)(nil),      // 49: swanherd.v1.ListAssertionsResponse
+	(*CreateAssertionRequest)(nil),      // 50: swanherd.v1.CreateAssertionRequest
+	(*UpdateAssertionRequest)(nil),      // 51: swanherd.v1.UpdateAssertionRequest
+	(*DeleteAssertionRequest)(nil),      // 52: swanherd.v1.DeleteAssertionRequest
+	(*TestAssertionsRequest)(nil),       // 53: swanherd.v1.TestAssertionsRequest
+	(*TestAssertionsResponse)(nil),      // 54: swanherd.v1.TestAssertionsResponse
+	(*AssertionResult)(nil),             // 55: swanherd.v1.AssertionResult
+	(*GetGatewayRequest)(nil),           // 56: swanherd.v1.GetGatewayRequest
+	(*ListGatewaysRequest)(nil),         // 57: swanherd.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),        // 58: swanherd.v1.ListGatewaysResponse
+	(*CreateGatewayRequest)(nil),        // 59: swanherd.v1.CreateGatewayRequest
+	(*UpdateGatewayRequest)(nil),        // 60: swanherd.v1.UpdateGatewayRequest
+	(*DeleteGatewayRequest)(nil),        // 61: swanherd.v1.DeleteGatewayRequest
+	(*GetPreSharedKeyRequest)(nil),      // 62: swanherd.v1.GetPreSharedKeyRequest
+	(*ListPreSharedKeysRequest)(nil),    // 63: swanherd.v1.ListPreSharedKeysRequest
+	(*ListPreSharedKeysResponse)(nil),   // 64: swanherd.v1.ListPreSharedKeysResponse
+	(*CreatePreSharedKeyRequest)(nil),   // 65: swanherd.v1.CreatePreSharedKeyRequest
+	(*UpdatePreSharedKeyRequest)(nil),   // 66: swanherd.v1.UpdatePreSharedKeyRequest
+	(*DeletePreSharedKeyRequest)(nil),   // 67: swanherd.v1.DeletePreSharedKeyRequest
+	(*RenderGatewayConfigRequest)(nil),  // 68: swanherd.v1.RenderGatewayConfigRequest
+	(*RenderGatewayConfigResponse)(nil), // 69: swanherd.v1.RenderGatewayConfigResponse
+	(*Revision)(nil),                    // 70: swanherd.v1.Revision
+	(*ListRevisionsRequest)(nil),        // 71: swanherd.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),       // 72: swanherd.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),          // 73: swanherd.v1.GetRevisionRequest
+	(*RestoreRevisionRequest)(nil),      // 74: swanherd.v1.RestoreRevisionRequest
+	nil,                                 // 75: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),                    // 76: swanherd.v1.Manifest
+	(*ResourceChange)(nil),              // 77: swanherd.v1.ResourceChange
+	(*ChangePlan)(nil),                  // 78: swanherd.v1.ChangePlan
+	(TunnelStatus)(0),                   // 79: swanherd.v1.TunnelStatus
+	(*Network)(nil),                     // 80: swanherd.v1.Network
+	(*Site)(nil),                        // 81: swanherd.v1.Site
+	(*Mesh)(nil),                        // 82: swanherd.v1.Mesh
+	(*Profile)(nil),                     // 83: swanherd.v1.Profile
+	(*Edge)(nil),                        // 84: swanherd.v1.Edge
+	(*Gateway)(nil),                     // 85: swanherd.v1.Gateway
+	(*Segment)(nil),                     // 86: swanherd.v1.Segment
+	(*Assertion)(nil),                   // 87: swanherd.v1.Assertion
+	(*ChangeSet)(nil),                   // 88: swanherd.v1.ChangeSet
+	(*Rollout)(nil),                     // 89: swanherd.v1.Rollout
+	(*Job)(nil),                         // 90: swanherd.v1.Job
+	(*Device)(nil),                      // 91: swanherd.v1.Device
+	(*EnrollmentRequest)(nil),           // 92: swanherd.v1.EnrollmentRequest
+	(*CertificateAuthority)(nil),        // 93: swanherd.v1.CertificateAuthority
+	(*AlertRule)(nil),                   // 94: swanherd.v1.AlertRule
+	(*Alert)(nil),                       // 95: swanherd.v1.Alert
+	(*WebhookSink)(nil),                 // 96: swanherd.v1.WebhookSink
+	(*RoleBinding)(nil),                 // 97: swanherd.v1.RoleBinding
+	(*timestamppb.Timestamp)(nil),       // 98: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 99: google.protobuf.FieldMask
+	(*PreSharedKey)(nil),                // 100: swanherd.v1.PreSharedKey
+	(*emptypb.Empty)(nil),               // 101: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	73,  // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	72,  // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
-	10,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	6,   // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
-	7,   // 4: swanherd.v1.ChangePlan.tunnels:type_name -> swanherd.v1.TunnelChange
-	8,   // 5: swanherd.v1.ChangePlan.edges:type_name -> swanherd.v1.EdgeChange
-	9,   // 6: swanherd.v1.ChangePlan.reachability:type_name -> swanherd.v1.ReachabilityChange
-	1,   // 7: swanherd.v1.TunnelChange.effect:type_name -> swanherd.v1.TunnelChange.Effect
-	2,   // 8: swanherd.v1.ResourceChange.action:type_name -> swanherd.v1.ResourceChange.Action
-	13,  // 9: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
-	74,  // 10: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
-	3,   // 11: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	75,  // 12: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	76,  // 13: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	77,  // 14: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	78,  // 15: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	79,  // 16: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	80,  // 17: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
-	81,  // 18: swanherd.v1.WatchResponse.segment:type_name -> swanherd.v1.Segment
-	75,  // 19: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	75,  // 20: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	75,  // 21: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	82,  // 22: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	76,  // 23: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	76,  // 24: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	76,  // 25: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	82,  // 26: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	79,  // 27: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	79,  // 28: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	82,  // 29: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	77,  // 30: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	77,  // 31: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	77,  // 32: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	82,  // 33: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	78,  // 34: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	78,  // 35: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	78,  // 36: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	82,  // 37: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	81,  // 38: swanherd.v1.ListSegmentsResponse.segments:type_name -> swanherd.v1.Segment
-	81,  // 39: swanherd.v1.CreateSegmentRequest.segment:type_name -> swanherd.v1.Segment
-	81,  // 40: swanherd.v1.UpdateSegmentRequest.segment:type_name -> swanherd.v1.Segment
-	82,  // 41: swanherd.v1.UpdateSegmentRequest.update_mask:type_name -> google.protobuf.FieldMask
-	80,  // 42: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
-	80,  // 43: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	80,  // 44: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	82,  // 45: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
-	83,  // 46: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
-	83,  // 47: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	83,  // 48: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	82,  // 49: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,   // 50: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
-	84,  // 51: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	10,  // 52: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
-	73,  // 53: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
-	67,  // 54: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
-	4,   // 55: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	16,  // 56: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	17,  // 57: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	19,  // 58: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	20,  // 59: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	21,  // 60: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	22,  // 61: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	23,  // 62: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	25,  // 63: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	26,  // 64: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	27,  // 65: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	28,  // 66: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	29,  // 67: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	31,  // 68: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	32,  // 69: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	33,  // 70: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	35,  // 71: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	36,  // 72: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	38,  // 73: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	39,  // 74: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	40,  // 75: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	41,  // 76: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	42,  // 77: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	44,  // 78: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	45,  // 79: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	46,  // 80: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	47,  // 81: swanherd.v1.TopologyService.GetSegment:input_type -> swanherd.v1.GetSegmentRequest
-	48,  // 82: swanherd.v1.TopologyService.ListSegments:input_type -> swanherd.v1.ListSegmentsRequest
-	50,  // 83: swanherd.v1.TopologyService.CreateSegment:input_type -> swanherd.v1.CreateSegmentRequest
-	51,  // 84: swanherd.v1.TopologyService.UpdateSegment:input_type -> swanherd.v1.UpdateSegmentRequest
-	52,  // 85: swanherd.v1.TopologyService.DeleteSegment:input_type -> swanherd.v1.DeleteSegmentRequest
-	53,  // 86: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
-	54,  // 87: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
-	56,  // 88: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
-	57,  // 89: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
-	58,  // 90: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
-	65,  // 91: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
-	59,  // 92: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
-	60,  // 93: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
-	62,  // 94: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
-	63,  // 95: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
-	64,  // 96: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
-	14,  // 97: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	11,  // 98: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
-	68,  // 99: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
-	70,  // 100: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
-	71,  // 101: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
-	5,   // 102: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	75,  // 103: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	18,  // 104: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	75,  // 105: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	75,  // 106: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	85,  // 107: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	76,  // 108: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	24,  // 109: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	76,  // 110: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	76,  // 111: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	85,  // 112: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	79,  // 113: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	30,  // 114: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	79,  // 115: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	85,  // 116: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	34,  // 117: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	77,  // 118: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	37,  // 119: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	77,  // 120: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	77,  // 121: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	85,  // 122: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	78,  // 123: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	43,  // 124: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	78,  // 125: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	78,  // 126: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	85,  // 127: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	81,  // 128: swanherd.v1.TopologyService.GetSegment:output_type -> swanherd.v1.Segment
-	49,  // 129: swanherd.v1.TopologyService.ListSegments:output_type -> swanherd.v1.ListSegmentsResponse
-	81,  // 130: swanherd.v1.TopologyService.CreateSegment:output_type -> swanherd.v1.Segment
-	81,  // 131: swanherd.v1.TopologyService.UpdateSegment:output_type -> swanherd.v1.Segment
-	85,  // 132: swanherd.v1.TopologyService.DeleteSegment:output_type -> google.protobuf.Empty
-	80,  // 133: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
-	55,  // 134: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
-	80,  // 135: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
-	80,  // 136: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
-	85,  // 137: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
-	66,  // 138: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
-	83,  // 139: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	61,  // 140: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
-	83,  // 141: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	83,  // 142: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	85,  // 143: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
-	15,  // 144: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	12,  // 145: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
-	69,  // 146: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
-	67,  // 147: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
-	5,   // 148: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
-	102, // [102:149] is the sub-list for method output_type
-	55,  // [55:102] is the sub-list for method input_type
-	55,  // [55:55] is the sub-list for extension type_name
-	55,  // [55:55] is the sub-list for extension extendee
-	0,   // [0:55] is the sub-list for field type_name
+	76,  // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	75,  // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	77,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	78,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	7,   // 4: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
+	79,  // 5: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	1,   // 6: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	80,  // 7: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	81,  // 8: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	82,  // 9: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	83,  // 10: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	84,  // 11: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	85,  // 12: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
+	86,  // 13: swanherd.v1.WatchResponse.segment:type_name -> swanherd.v1.Segment
+	87,  // 14: swanherd.v1.WatchResponse.assertion:type_name -> swanherd.v1.Assertion
+	88,  // 15: swanherd.v1.WatchResponse.change_set:type_name -> swanherd.v1.ChangeSet
+	89,  // 16: swanherd.v1.WatchResponse.rollout:type_name -> swanherd.v1.Rollout
+	90,  // 17: swanherd.v1.WatchResponse.job:type_name -> swanherd.v1.Job
+	91,  // 18: swanherd.v1.WatchResponse.device:type_name -> swanherd.v1.Device
+	92,  // 19: swanherd.v1.WatchResponse.enrollment_request:type_name -> swanherd.v1.EnrollmentRequest
+	93,  // 20: swanherd.v1.WatchResponse.certificate_authority:type_name -> swanherd.v1.CertificateAuthority
+	94,  // 21: swanherd.v1.WatchResponse.alert_rule:type_name -> swanherd.v1.AlertRule
+	95,  // 22: swanherd.v1.WatchResponse.alert:type_name -> swanherd.v1.Alert
+	96,  // 23: swanherd.v1.WatchResponse.webhook_sink:type_name -> swanherd.v1.WebhookSink
+	97,  // 24: swanherd.v1.WatchResponse.role_binding:type_name -> swanherd.v1.RoleBinding
+	98,  // 25: swanherd.v1.WatchResponse.stale_since_time:type_name -> google.protobuf.Timestamp
+	80,  // 26: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	80,  // 27: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	80,  // 28: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	99,  // 29: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	81,  // 30: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	81,  // 31: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	81,  // 32: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	99,  // 33: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	84,  // 34: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	84,  // 35: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	99,  // 36: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	82,  // 37: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	82,  // 38: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	82,  // 39: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	99,  // 40: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	83,  // 41: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	83,  // 42: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	83,  // 43: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	99,  // 44: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	86,  // 45: swanherd.v1.ListSegmentsResponse.segments:type_name -> swanherd.v1.Segment
+	86,  // 46: swanherd.v1.CreateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	86,  // 47: swanherd.v1.UpdateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	99,  // 48: swanherd.v1.UpdateSegmentRequest.update_mask:type_name -> google.protobuf.FieldMask
+	87,  // 49: swanherd.v1.ListAssertionsResponse.assertions:type_name -> swanherd.v1.Assertion
+	87,  // 50: swanherd.v1.CreateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
+	87,  // 51: swanherd.v1.UpdateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
+	99,  // 52: swanherd.v1.UpdateAssertionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	55,  // 53: swanherd.v1.TestAssertionsResponse.results:type_name -> swanherd.v1.AssertionResult
+	2,   // 54: swanherd.v1.AssertionResult.state:type_name -> swanherd.v1.AssertionResult.State
+	85,  // 55: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
+	85,  // 56: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	85,  // 57: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	99,  // 58: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
+	100, // 59: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
+	100, // 60: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	100, // 61: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	99,  // 62: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,   // 63: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
+	98,  // 64: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	77,  // 65: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
+	76,  // 66: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
+	70,  // 67: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
+	3,   // 68: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	10,  // 69: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	11,  // 70: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	13,  // 71: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	14,  // 72: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	15,  // 73: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	16,  // 74: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	17,  // 75: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	19,  // 76: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	20,  // 77: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	21,  // 78: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	22,  // 79: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	23,  // 80: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	25,  // 81: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	26,  // 82: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	27,  // 83: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	29,  // 84: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	30,  // 85: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	32,  // 86: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	33,  // 87: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	34,  // 88: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	35,  // 89: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	36,  // 90: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	38,  // 91: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	39,  // 92: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	40,  // 93: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	41,  // 94: swanherd.v1.TopologyService.GetSegment:input_type -> swanherd.v1.GetSegmentRequest
+	42,  // 95: swanherd.v1.TopologyService.ListSegments:input_type -> swanherd.v1.ListSegmentsRequest
+	44,  // 96: swanherd.v1.TopologyService.CreateSegment:input_type -> swanherd.v1.CreateSegmentRequest
+	45,  // 97: swanherd.v1.TopologyService.UpdateSegment:input_type -> swanherd.v1.UpdateSegmentRequest
+	46,  // 98: swanherd.v1.TopologyService.DeleteSegment:input_type -> swanherd.v1.DeleteSegmentRequest
+	47,  // 99: swanherd.v1.TopologyService.GetAssertion:input_type -> swanherd.v1.GetAssertionRequest
+	48,  // 100: swanherd.v1.TopologyService.ListAssertions:input_type -> swanherd.v1.ListAssertionsRequest
+	50,  // 101: swanherd.v1.TopologyService.CreateAssertion:input_type -> swanherd.v1.CreateAssertionRequest
+	51,  // 102: swanherd.v1.TopologyService.UpdateAssertion:input_type -> swanherd.v1.UpdateAssertionRequest
+	52,  // 103: swanherd.v1.TopologyService.DeleteAssertion:input_type -> swanherd.v1.DeleteAssertionRequest
+	53,  // 104: swanherd.v1.TopologyService.TestAssertions:input_type -> swanherd.v1.TestAssertionsRequest
+	56,  // 105: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
+	57,  // 106: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
+	59,  // 107: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
+	60,  // 108: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
+	61,  // 109: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
+	68,  // 110: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
+	62,  // 111: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
+	63,  // 112: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
+	65,  // 113: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
+	66,  // 114: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
+	67,  // 115: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
+	8,   // 116: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	5,   // 117: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	71,  // 118: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
+	73,  // 119: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
+	74,  // 120: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
+	4,   // 121: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	80,  // 122: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	12,  // 123: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	80,  // 124: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	80,  // 125: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	101, // 126: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	81,  // 127: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	18,  // 128: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	81,  // 129: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	81,  // 130: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	101, // 131: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	84,  // 132: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	24,  // 133: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	84,  // 134: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	101, // 135: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	28,  // 136: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	82,  // 137: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	31,  // 138: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	82,  // 139: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	82,  // 140: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	101, // 141: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	83,  // 142: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	37,  // 143: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	83,  // 144: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	83,  // 145: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	101, // 146: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	86,  // 147: swanherd.v1.TopologyService.GetSegment:output_type -> swanherd.v1.Segment
+	43,  // 148: swanherd.v1.TopologyService.ListSegments:output_type -> swanherd.v1.ListSegmentsResponse
+	86,  // 149: swanherd.v1.TopologyService.CreateSegment:output_type -> swanherd.v1.Segment
+	86,  // 150: swanherd.v1.TopologyService.UpdateSegment:output_type -> swanherd.v1.Segment
+	101, // 151: swanherd.v1.TopologyService.DeleteSegment:output_type -> google.protobuf.Empty
+	87,  // 152: swanherd.v1.TopologyService.GetAssertion:output_type -> swanherd.v1.Assertion
+	49,  // 153: swanherd.v1.TopologyService.ListAssertions:output_type -> swanherd.v1.ListAssertionsResponse
+	87,  // 154: swanherd.v1.TopologyService.CreateAssertion:output_type -> swanherd.v1.Assertion
+	87,  // 155: swanherd.v1.TopologyService.UpdateAssertion:output_type -> swanherd.v1.Assertion
+	101, // 156: swanherd.v1.TopologyService.DeleteAssertion:output_type -> google.protobuf.Empty
+	54,  // 157: swanherd.v1.TopologyService.TestAssertions:output_type -> swanherd.v1.TestAssertionsResponse
+	85,  // 158: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
+	58,  // 159: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
+	85,  // 160: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
+	85,  // 161: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
+	101, // 162: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
+	69,  // 163: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
+	100, // 164: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	64,  // 165: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
+	100, // 166: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	100, // 167: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	101, // 168: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
+	9,   // 169: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	6,   // 170: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	72,  // 171: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
+	70,  // 172: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
+	4,   // 173: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
+	121, // [121:174] is the sub-list for method output_type
+	68,  // [68:121] is the sub-list for method input_type
+	68,  // [68:68] is the sub-list for extension type_name
+	68,  // [68:68] is the sub-list for extension extendee
+	0,   // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -6022,9 +6368,16 @@ func file_swanherd_v1_topology_service_proto_init() {
 	if File_swanherd_v1_topology_service_proto != nil {
 		return
 	}
+	file_swanherd_v1_alert_service_proto_init()
+	file_swanherd_v1_certificate_service_proto_init()
+	file_swanherd_v1_change_plan_proto_init()
+	file_swanherd_v1_device_service_proto_init()
+	file_swanherd_v1_job_service_proto_init()
+	file_swanherd_v1_role_binding_service_proto_init()
+	file_swanherd_v1_rollout_service_proto_init()
 	file_swanherd_v1_topology_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_topology_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_swanherd_v1_topology_service_proto_msgTypes[6].OneofWrappers = []any{
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Site)(nil),
 		(*WatchResponse_Mesh)(nil),
@@ -6032,14 +6385,25 @@ func file_swanherd_v1_topology_service_proto_init() {
 		(*WatchResponse_Edge)(nil),
 		(*WatchResponse_Gateway)(nil),
 		(*WatchResponse_Segment)(nil),
+		(*WatchResponse_Assertion)(nil),
+		(*WatchResponse_ChangeSet)(nil),
+		(*WatchResponse_Rollout)(nil),
+		(*WatchResponse_Job)(nil),
+		(*WatchResponse_Device)(nil),
+		(*WatchResponse_EnrollmentRequest)(nil),
+		(*WatchResponse_CertificateAuthority)(nil),
+		(*WatchResponse_AlertRule)(nil),
+		(*WatchResponse_Alert)(nil),
+		(*WatchResponse_WebhookSink)(nil),
+		(*WatchResponse_RoleBinding)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   69,
+			NumEnums:      3,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

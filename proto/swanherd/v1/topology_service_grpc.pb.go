@@ -51,6 +51,12 @@ const (
 	TopologyService_CreateSegment_FullMethodName       = "/swanherd.v1.TopologyService/CreateSegment"
 	TopologyService_UpdateSegment_FullMethodName       = "/swanherd.v1.TopologyService/UpdateSegment"
 	TopologyService_DeleteSegment_FullMethodName       = "/swanherd.v1.TopologyService/DeleteSegment"
+	TopologyService_GetAssertion_FullMethodName        = "/swanherd.v1.TopologyService/GetAssertion"
+	TopologyService_ListAssertions_FullMethodName      = "/swanherd.v1.TopologyService/ListAssertions"
+	TopologyService_CreateAssertion_FullMethodName     = "/swanherd.v1.TopologyService/CreateAssertion"
+	TopologyService_UpdateAssertion_FullMethodName     = "/swanherd.v1.TopologyService/UpdateAssertion"
+	TopologyService_DeleteAssertion_FullMethodName     = "/swanherd.v1.TopologyService/DeleteAssertion"
+	TopologyService_TestAssertions_FullMethodName      = "/swanherd.v1.TopologyService/TestAssertions"
 	TopologyService_GetGateway_FullMethodName          = "/swanherd.v1.TopologyService/GetGateway"
 	TopologyService_ListGateways_FullMethodName        = "/swanherd.v1.TopologyService/ListGateways"
 	TopologyService_CreateGateway_FullMethodName       = "/swanherd.v1.TopologyService/CreateGateway"
@@ -111,6 +117,14 @@ type TopologyServiceClient interface {
 	CreateSegment(ctx context.Context, in *CreateSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
 	UpdateSegment(ctx context.Context, in *UpdateSegmentRequest, opts ...grpc.CallOption) (*Segment, error)
 	DeleteSegment(ctx context.Context, in *DeleteSegmentRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	GetAssertion(ctx context.Context, in *GetAssertionRequest, opts ...grpc.CallOption) (*Assertion, error)
+	ListAssertions(ctx context.Context, in *ListAssertionsRequest, opts ...grpc.CallOption) (*ListAssertionsResponse, error)
+	CreateAssertion(ctx context.Context, in *CreateAssertionRequest, opts ...grpc.CallOption) (*Assertion, error)
+	UpdateAssertion(ctx context.Context, in *UpdateAssertionRequest, opts ...grpc.CallOption) (*Assertion, error)
+	DeleteAssertion(ctx context.Context, in *DeleteAssertionRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// Says of each assertion of a network whether it holds, by the plan and by the tunnels
+	// that are up.
+	TestAssertions(ctx context.Context, in *TestAssertionsRequest, opts ...grpc.CallOption) (*TestAssertionsResponse, error)
 	GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
 	ListGateways(ctx context.Context, in *ListGatewaysRequest, opts ...grpc.CallOption) (*ListGatewaysResponse, error)
 	CreateGateway(ctx context.Context, in *CreateGatewayRequest, opts ...grpc.CallOption) (*Gateway, error)
@@ -459,6 +473,66 @@ func (c *topologyServiceClient) DeleteSegment(ctx context.Context, in *DeleteSeg
 	return out, nil
 }
 
+func (c *topologyServiceClient) GetAssertion(ctx context.Context, in *GetAssertionRequest, opts ...grpc.CallOption) (*Assertion, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Assertion)
+	err := c.cc.Invoke(ctx, TopologyService_GetAssertion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) ListAssertions(ctx context.Context, in *ListAssertionsRequest, opts ...grpc.CallOption) (*ListAssertionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAssertionsResponse)
+	err := c.cc.Invoke(ctx, TopologyService_ListAssertions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) CreateAssertion(ctx context.Context, in *CreateAssertionRequest, opts ...grpc.CallOption) (*Assertion, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Assertion)
+	err := c.cc.Invoke(ctx, TopologyService_CreateAssertion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) UpdateAssertion(ctx context.Context, in *UpdateAssertionRequest, opts ...grpc.CallOption) (*Assertion, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Assertion)
+	err := c.cc.Invoke(ctx, TopologyService_UpdateAssertion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) DeleteAssertion(ctx context.Context, in *DeleteAssertionRequest, opts ...grpc.CallOption) (*emptypb.Empty, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(emptypb.Empty)
+	err := c.cc.Invoke(ctx, TopologyService_DeleteAssertion_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *topologyServiceClient) TestAssertions(ctx context.Context, in *TestAssertionsRequest, opts ...grpc.CallOption) (*TestAssertionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TestAssertionsResponse)
+	err := c.cc.Invoke(ctx, TopologyService_TestAssertions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *topologyServiceClient) GetGateway(ctx context.Context, in *GetGatewayRequest, opts ...grpc.CallOption) (*Gateway, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Gateway)
@@ -670,6 +744,14 @@ type TopologyServiceServer interface {
 	CreateSegment(context.Context, *CreateSegmentRequest) (*Segment, error)
 	UpdateSegment(context.Context, *UpdateSegmentRequest) (*Segment, error)
 	DeleteSegment(context.Context, *DeleteSegmentRequest) (*emptypb.Empty, error)
+	GetAssertion(context.Context, *GetAssertionRequest) (*Assertion, error)
+	ListAssertions(context.Context, *ListAssertionsRequest) (*ListAssertionsResponse, error)
+	CreateAssertion(context.Context, *CreateAssertionRequest) (*Assertion, error)
+	UpdateAssertion(context.Context, *UpdateAssertionRequest) (*Assertion, error)
+	DeleteAssertion(context.Context, *DeleteAssertionRequest) (*emptypb.Empty, error)
+	// Says of each assertion of a network whether it holds, by the plan and by the tunnels
+	// that are up.
+	TestAssertions(context.Context, *TestAssertionsRequest) (*TestAssertionsResponse, error)
 	GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error)
 	ListGateways(context.Context, *ListGatewaysRequest) (*ListGatewaysResponse, error)
 	CreateGateway(context.Context, *CreateGatewayRequest) (*Gateway, error)
@@ -800,6 +882,24 @@ func (UnimplementedTopologyServiceServer) UpdateSegment(context.Context, *Update
 }
 func (UnimplementedTopologyServiceServer) DeleteSegment(context.Context, *DeleteSegmentRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteSegment not implemented")
+}
+func (UnimplementedTopologyServiceServer) GetAssertion(context.Context, *GetAssertionRequest) (*Assertion, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAssertion not implemented")
+}
+func (UnimplementedTopologyServiceServer) ListAssertions(context.Context, *ListAssertionsRequest) (*ListAssertionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAssertions not implemented")
+}
+func (UnimplementedTopologyServiceServer) CreateAssertion(context.Context, *CreateAssertionRequest) (*Assertion, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateAssertion not implemented")
+}
+func (UnimplementedTopologyServiceServer) UpdateAssertion(context.Context, *UpdateAssertionRequest) (*Assertion, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateAssertion not implemented")
+}
+func (UnimplementedTopologyServiceServer) DeleteAssertion(context.Context, *DeleteAssertionRequest) (*emptypb.Empty, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteAssertion not implemented")
+}
+func (UnimplementedTopologyServiceServer) TestAssertions(context.Context, *TestAssertionsRequest) (*TestAssertionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TestAssertions not implemented")
 }
 func (UnimplementedTopologyServiceServer) GetGateway(context.Context, *GetGatewayRequest) (*Gateway, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetGateway not implemented")
@@ -1428,6 +1528,114 @@ func _TopologyService_DeleteSegment_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TopologyService_GetAssertion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAssertionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).GetAssertion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_GetAssertion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).GetAssertion(ctx, req.(*GetAssertionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_ListAssertions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAssertionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).ListAssertions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_ListAssertions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).ListAssertions(ctx, req.(*ListAssertionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_CreateAssertion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAssertionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).CreateAssertion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_CreateAssertion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).CreateAssertion(ctx, req.(*CreateAssertionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_UpdateAssertion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateAssertionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).UpdateAssertion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_UpdateAssertion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).UpdateAssertion(ctx, req.(*UpdateAssertionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_DeleteAssertion_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteAssertionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).DeleteAssertion(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_DeleteAssertion_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).DeleteAssertion(ctx, req.(*DeleteAssertionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TopologyService_TestAssertions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TestAssertionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TopologyServiceServer).TestAssertions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TopologyService_TestAssertions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TopologyServiceServer).TestAssertions(ctx, req.(*TestAssertionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TopologyService_GetGateway_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetGatewayRequest)
 	if err := dec(in); err != nil {
@@ -1839,6 +2047,30 @@ var TopologyService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteSegment",
 			Handler:    _TopologyService_DeleteSegment_Handler,
+		},
+		{
+			MethodName: "GetAssertion",
+			Handler:    _TopologyService_GetAssertion_Handler,
+		},
+		{
+			MethodName: "ListAssertions",
+			Handler:    _TopologyService_ListAssertions_Handler,
+		},
+		{
+			MethodName: "CreateAssertion",
+			Handler:    _TopologyService_CreateAssertion_Handler,
+		},
+		{
+			MethodName: "UpdateAssertion",
+			Handler:    _TopologyService_UpdateAssertion_Handler,
+		},
+		{
+			MethodName: "DeleteAssertion",
+			Handler:    _TopologyService_DeleteAssertion_Handler,
+		},
+		{
+			MethodName: "TestAssertions",
+			Handler:    _TopologyService_TestAssertions_Handler,
 		},
 		{
 			MethodName: "GetGateway",

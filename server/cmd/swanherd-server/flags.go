@@ -15,7 +15,9 @@ import (
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/history"
 	"github.com/swanherd/swanherd/server/kms"
+	"github.com/swanherd/swanherd/server/pki"
 	"github.com/swanherd/swanherd/server/session"
+	"github.com/swanherd/swanherd/server/stepca"
 	"github.com/swanherd/swanherd/server/store"
 )
 
@@ -27,6 +29,7 @@ type options struct {
 	members                   []string
 	oidc                      access.OIDC
 	oidcCA                    string
+	externalAuthorities       string
 	logLevel, logFormat       string
 	historySize               int64 // MiB
 }
@@ -67,6 +70,9 @@ up, and keep it apart from backups of the store.`,
 				return err
 			}
 			if cfg.KMS, err = o.kms(); err != nil {
+				return err
+			}
+			if cfg.ExternalAuthorities, err = o.signers(); err != nil {
 				return err
 			}
 			if cfg.Log, err = o.logger(); err != nil {
@@ -116,11 +122,15 @@ up, and keep it apart from backups of the store.`,
 	f.Float64Var(&cfg.RateLimit.PerSecond, "rate-limit", access.DefaultCallsPerSecond, "calls a second that one token, person or certificate may make on average; below 0: any")
 	f.IntVar(&cfg.RateLimit.Burst, "rate-burst", access.DefaultCallsBurst, "calls that it may make at once")
 	f.StringVar(&cfg.OperatorCA, "operator-ca", "", "PEM file of the authorities of client certificates that operators may come with, read again when it changes (\"swanherd role grant ... cert-uri:...\")")
+	f.StringVar(&o.externalAuthorities, "external-authorities", "", "YAML file of external authorities (step-ca) that sign the authorities of networks online, by name (\"swanherd ca rotate --signed-by NAME\")")
 	f.StringVar(&cfg.TPMCA, "tpm-ca", "", "PEM file of the authorities of TPM manufacturers that are believed when an edge proves that its key is in a TPM")
-	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller")
+	f.DurationVar(&cfg.ConfirmWithin, "confirm-within", session.DefaultConfirmWithin, "after what time an edge takes a change back by itself that cost it the controller or critical tunnels")
 	f.DurationVar(&cfg.CounterInterval, "counter-interval", session.DefaultCounterInterval, "how often edges report the counters of their SAs")
 	f.BoolVar(&cfg.Restored, "restored", false, "the store was restored from a backup: edges that run something newer keep it until \"swanherd resume\"; for one start")
 	f.Int64Var(&o.historySize, "history-size", history.DefaultMaxOctets>>20, "how much of how tunnels were is kept in DATA-DIR, in MiB")
+	f.IntVar(&cfg.EventRetention, "event-retention", store.DefaultEventRetention, "how many transitions of edges and tunnels are kept per network, the newest ones")
+	f.IntVar(&cfg.AuditRetention, "audit-retention", store.DefaultAuditRetention, "how many audit events are kept per network, the newest ones")
+	f.DurationVar(&cfg.DeletedAuditRetention, "deleted-audit-retention", store.DefaultDeletedAuditRetention, "how long after its newest event the audit log of a deleted network is kept")
 	f.BoolVar(&cfg.WebhookAllowLocal, "webhook-allow-local", false, "let webhooks go to receivers on this host and its link, which operators could misuse")
 	f.BoolVar(&cfg.Profiling, "profiling", false, "serve /debug/pprof on --metrics-listen")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
@@ -150,6 +160,22 @@ func (o *options) kms() (store.Wrapper, error) {
 		o.vault.TokenFile = filepath.Join(dir, "swanherd-vault-token")
 	}
 	return kms.NewVault(o.vault)
+}
+
+// signers are the external authorities that are asked online.
+func (o *options) signers() (map[string]pki.Signer, error) {
+	if o.externalAuthorities == "" {
+		return nil, nil
+	}
+	clients, err := stepca.Load(o.externalAuthorities, os.Getenv("CREDENTIALS_DIRECTORY"))
+	if err != nil {
+		return nil, fmt.Errorf("read --external-authorities: %w", err)
+	}
+	out := map[string]pki.Signer{}
+	for name, c := range clients {
+		out[name] = c
+	}
+	return out, nil
 }
 
 // etcdTLS loads the TLS configuration for the etcd cluster; nil: none asked for.

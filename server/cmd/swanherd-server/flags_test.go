@@ -63,14 +63,15 @@ func TestMistakesAreNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	for args, want := range map[string]string{
-		"extra":                     "extra",
-		"--frob":                    "--frob",
-		"--counter-interval soon":   "--counter-interval",
-		"--log-level loud":          `--log-level "loud": want debug, info, warn or error`,
-		"--log-format xml":          `--log-format "xml": want text or json`,
-		"--etcd-ca " + noPEM:        "holds no certificate in PEM",
-		"--etcd-ca /nonexistent":    "read --etcd-ca",
-		"--oidc-client-id swanherd": "no --oidc-issuer",
+		"extra":                           "extra",
+		"--frob":                          "--frob",
+		"--counter-interval soon":         "--counter-interval",
+		"--log-level loud":                `--log-level "loud": want debug, info, warn or error`,
+		"--log-format xml":                `--log-format "xml": want text or json`,
+		"--etcd-ca " + noPEM:              "holds no certificate in PEM",
+		"--etcd-ca /nonexistent":          "read --etcd-ca",
+		"--external-authorities " + noPEM: "read --external-authorities: ",
+		"--oidc-client-id swanherd":       "no --oidc-issuer",
 		"--oidc-issuer https://id.example.net --oidc-ca " + noPEM: "read --oidc-ca",
 		"--etcd-cert only":                      "--etcd-cert and --etcd-key go together",
 		"--etcd-cert a --etcd-key /nonexistent": "read --etcd-cert and --etcd-key",

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -81,7 +82,9 @@ type FollowResponse struct {
 	Edges   []*EdgeSession `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"`
 	Ends    []*EndReport   `protobuf:"bytes,3,rep,name=ends,proto3" json:"ends,omitempty"`
 	// This frame and those before hold everything that there was at the start.
-	Synced        bool `protobuf:"varint,4,opt,name=synced,proto3" json:"synced,omitempty"`
+	Synced bool `protobuf:"varint,4,opt,name=synced,proto3" json:"synced,omitempty"`
+	// What the replica knows of the store may be old, as that does not answer it.
+	Stale         bool `protobuf:"varint,5,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +143,13 @@ func (x *FollowResponse) GetEnds() []*EndReport {
 func (x *FollowResponse) GetSynced() bool {
 	if x != nil {
 		return x.Synced
+	}
+	return false
+}
+
+func (x *FollowResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
 	}
 	return false
 }
@@ -394,18 +404,143 @@ func (*CommandResponse) Descriptor() ([]byte, []int) {
 	return file_swanherd_replica_v1_replica_service_proto_rawDescGZIP(), []int{5}
 }
 
+type HistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `networks/{network}/tunnels/{tunnel}` or `networks/{network}`.
+	Series    string                 `protobuf:"bytes,1,opt,name=series,proto3" json:"series,omitempty"`
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	EndTime   *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// At least so much time is in a point; 0: as little as there may be.
+	Step          *durationpb.Duration `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_swanherd_replica_v1_replica_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *HistoryRequest) GetSeries() string {
+	if x != nil {
+		return x.Series
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetStep() *durationpb.Duration {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+type HistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much time is in a point.
+	Step *durationpb.Duration `protobuf:"bytes,1,opt,name=step,proto3" json:"step,omitempty"`
+	// The points, encoded as they are stored.
+	Points        []byte `protobuf:"bytes,2,opt,name=points,proto3" json:"points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_replica_v1_replica_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_swanherd_replica_v1_replica_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HistoryResponse) GetStep() *durationpb.Duration {
+	if x != nil {
+		return x.Step
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetPoints() []byte {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
 var File_swanherd_replica_v1_replica_service_proto protoreflect.FileDescriptor
 
 const file_swanherd_replica_v1_replica_service_proto_rawDesc = "" +
 	"\n" +
-	")swanherd/replica/v1/replica_service.proto\x12\x13swanherd.replica.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!swanherd/v1/session_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"+\n" +
+	")swanherd/replica/v1/replica_service.proto\x12\x13swanherd.replica.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!swanherd/v1/session_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\x18swanherd/v1/tunnel.proto\"+\n" +
 	"\rFollowRequest\x12\x1a\n" +
-	"\bcounters\x18\x01 \x01(\bR\bcounters\"\xae\x01\n" +
+	"\bcounters\x18\x01 \x01(\bR\bcounters\"\xc4\x01\n" +
 	"\x0eFollowResponse\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\tR\areplica\x126\n" +
 	"\x05edges\x18\x02 \x03(\v2 .swanherd.replica.v1.EdgeSessionR\x05edges\x122\n" +
 	"\x04ends\x18\x03 \x03(\v2\x1e.swanherd.replica.v1.EndReportR\x04ends\x12\x16\n" +
-	"\x06synced\x18\x04 \x01(\bR\x06synced\"\x8c\x02\n" +
+	"\x06synced\x18\x04 \x01(\bR\x06synced\x12\x14\n" +
+	"\x05stale\x18\x05 \x01(\bR\x05stale\"\x8c\x02\n" +
 	"\vEdgeSession\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x129\n" +
 	"\n" +
@@ -422,10 +557,20 @@ const file_swanherd_replica_v1_replica_service_proto_rawDesc = "" +
 	"\x0eCommandRequest\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12.\n" +
 	"\acommand\x18\x02 \x01(\v2\x14.swanherd.v1.CommandR\acommand\"\x11\n" +
-	"\x0fCommandResponse2\xbd\x01\n" +
+	"\x0fCommandResponse\"\xc9\x01\n" +
+	"\x0eHistoryRequest\x12\x16\n" +
+	"\x06series\x18\x01 \x01(\tR\x06series\x129\n" +
+	"\n" +
+	"start_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12-\n" +
+	"\x04step\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04step\"X\n" +
+	"\x0fHistoryResponse\x12-\n" +
+	"\x04step\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04step\x12\x16\n" +
+	"\x06points\x18\x02 \x01(\fR\x06points2\x93\x02\n" +
 	"\x0eReplicaService\x12U\n" +
 	"\x06Follow\x12\".swanherd.replica.v1.FollowRequest\x1a#.swanherd.replica.v1.FollowResponse(\x010\x01\x12T\n" +
-	"\aCommand\x12#.swanherd.replica.v1.CommandRequest\x1a$.swanherd.replica.v1.CommandResponseB\xde\x01\n" +
+	"\aCommand\x12#.swanherd.replica.v1.CommandRequest\x1a$.swanherd.replica.v1.CommandResponse\x12T\n" +
+	"\aHistory\x12#.swanherd.replica.v1.HistoryRequest\x1a$.swanherd.replica.v1.HistoryResponseB\xde\x01\n" +
 	"\x17com.swanherd.replica.v1B\x13ReplicaServiceProtoP\x01Z@github.com/swanherd/swanherd/proto/swanherd/replica/v1;replicav1\xa2\x02\x03SRX\xaa\x02\x13Swanherd.Replica.V1\xca\x02\x13Swanherd\\Replica\\V1\xe2\x02\x1fSwanherd\\Replica\\V1\\GPBMetadata\xea\x02\x15Swanherd::Replica::V1b\x06proto3"
 
 var (
@@ -440,7 +585,7 @@ func file_swanherd_replica_v1_replica_service_proto_rawDescGZIP() []byte {
 	return file_swanherd_replica_v1_replica_service_proto_rawDescData
 }
 
-var file_swanherd_replica_v1_replica_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_swanherd_replica_v1_replica_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_swanherd_replica_v1_replica_service_proto_goTypes = []any{
 	(*FollowRequest)(nil),         // 0: swanherd.replica.v1.FollowRequest
 	(*FollowResponse)(nil),        // 1: swanherd.replica.v1.FollowResponse
@@ -448,31 +593,40 @@ var file_swanherd_replica_v1_replica_service_proto_goTypes = []any{
 	(*EndReport)(nil),             // 3: swanherd.replica.v1.EndReport
 	(*CommandRequest)(nil),        // 4: swanherd.replica.v1.CommandRequest
 	(*CommandResponse)(nil),       // 5: swanherd.replica.v1.CommandResponse
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*v1.Uplink)(nil),             // 7: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),         // 8: swanherd.v1.EdgeStatus
-	(*v1.TunnelReport)(nil),       // 9: swanherd.v1.TunnelReport
-	(*v1.Command)(nil),            // 10: swanherd.v1.Command
+	(*HistoryRequest)(nil),        // 6: swanherd.replica.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 7: swanherd.replica.v1.HistoryResponse
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*v1.Uplink)(nil),             // 9: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),         // 10: swanherd.v1.EdgeStatus
+	(*v1.TunnelReport)(nil),       // 11: swanherd.v1.TunnelReport
+	(*v1.Command)(nil),            // 12: swanherd.v1.Command
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
 }
 var file_swanherd_replica_v1_replica_service_proto_depIdxs = []int32{
 	2,  // 0: swanherd.replica.v1.FollowResponse.edges:type_name -> swanherd.replica.v1.EdgeSession
 	3,  // 1: swanherd.replica.v1.FollowResponse.ends:type_name -> swanherd.replica.v1.EndReport
-	6,  // 2: swanherd.replica.v1.EdgeSession.start_time:type_name -> google.protobuf.Timestamp
-	6,  // 3: swanherd.replica.v1.EdgeSession.end_time:type_name -> google.protobuf.Timestamp
-	7,  // 4: swanherd.replica.v1.EdgeSession.uplinks:type_name -> swanherd.v1.Uplink
-	8,  // 5: swanherd.replica.v1.EdgeSession.status:type_name -> swanherd.v1.EdgeStatus
-	9,  // 6: swanherd.replica.v1.EndReport.report:type_name -> swanherd.v1.TunnelReport
-	6,  // 7: swanherd.replica.v1.EndReport.receive_time:type_name -> google.protobuf.Timestamp
-	10, // 8: swanherd.replica.v1.CommandRequest.command:type_name -> swanherd.v1.Command
-	0,  // 9: swanherd.replica.v1.ReplicaService.Follow:input_type -> swanherd.replica.v1.FollowRequest
-	4,  // 10: swanherd.replica.v1.ReplicaService.Command:input_type -> swanherd.replica.v1.CommandRequest
-	1,  // 11: swanherd.replica.v1.ReplicaService.Follow:output_type -> swanherd.replica.v1.FollowResponse
-	5,  // 12: swanherd.replica.v1.ReplicaService.Command:output_type -> swanherd.replica.v1.CommandResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	8,  // 2: swanherd.replica.v1.EdgeSession.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 3: swanherd.replica.v1.EdgeSession.end_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: swanherd.replica.v1.EdgeSession.uplinks:type_name -> swanherd.v1.Uplink
+	10, // 5: swanherd.replica.v1.EdgeSession.status:type_name -> swanherd.v1.EdgeStatus
+	11, // 6: swanherd.replica.v1.EndReport.report:type_name -> swanherd.v1.TunnelReport
+	8,  // 7: swanherd.replica.v1.EndReport.receive_time:type_name -> google.protobuf.Timestamp
+	12, // 8: swanherd.replica.v1.CommandRequest.command:type_name -> swanherd.v1.Command
+	8,  // 9: swanherd.replica.v1.HistoryRequest.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 10: swanherd.replica.v1.HistoryRequest.end_time:type_name -> google.protobuf.Timestamp
+	13, // 11: swanherd.replica.v1.HistoryRequest.step:type_name -> google.protobuf.Duration
+	13, // 12: swanherd.replica.v1.HistoryResponse.step:type_name -> google.protobuf.Duration
+	0,  // 13: swanherd.replica.v1.ReplicaService.Follow:input_type -> swanherd.replica.v1.FollowRequest
+	4,  // 14: swanherd.replica.v1.ReplicaService.Command:input_type -> swanherd.replica.v1.CommandRequest
+	6,  // 15: swanherd.replica.v1.ReplicaService.History:input_type -> swanherd.replica.v1.HistoryRequest
+	1,  // 16: swanherd.replica.v1.ReplicaService.Follow:output_type -> swanherd.replica.v1.FollowResponse
+	5,  // 17: swanherd.replica.v1.ReplicaService.Command:output_type -> swanherd.replica.v1.CommandResponse
+	7,  // 18: swanherd.replica.v1.ReplicaService.History:output_type -> swanherd.replica.v1.HistoryResponse
+	16, // [16:19] is the sub-list for method output_type
+	13, // [13:16] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_replica_v1_replica_service_proto_init() }
@@ -486,7 +640,7 @@ func file_swanherd_replica_v1_replica_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_replica_v1_replica_service_proto_rawDesc), len(file_swanherd_replica_v1_replica_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

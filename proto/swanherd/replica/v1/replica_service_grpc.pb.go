@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	ReplicaService_Follow_FullMethodName  = "/swanherd.replica.v1.ReplicaService/Follow"
 	ReplicaService_Command_FullMethodName = "/swanherd.replica.v1.ReplicaService/Command"
+	ReplicaService_History_FullMethodName = "/swanherd.replica.v1.ReplicaService/History"
 )
 
 // ReplicaServiceClient is the client API for ReplicaService service.
@@ -40,6 +41,8 @@ type ReplicaServiceClient interface {
 	// Gives a command to an edge that has its session with this replica.
 	// NOT_FOUND: it has none here any longer.
 	Command(ctx context.Context, in *CommandRequest, opts ...grpc.CallOption) (*CommandResponse, error)
+	// What this replica has of a series of the history.
+	History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error)
 }
 
 type replicaServiceClient struct {
@@ -73,6 +76,16 @@ func (c *replicaServiceClient) Command(ctx context.Context, in *CommandRequest, 
 	return out, nil
 }
 
+func (c *replicaServiceClient) History(ctx context.Context, in *HistoryRequest, opts ...grpc.CallOption) (*HistoryResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HistoryResponse)
+	err := c.cc.Invoke(ctx, ReplicaService_History_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ReplicaServiceServer is the server API for ReplicaService service.
 // All implementations must embed UnimplementedReplicaServiceServer
 // for forward compatibility.
@@ -87,6 +100,8 @@ type ReplicaServiceServer interface {
 	// Gives a command to an edge that has its session with this replica.
 	// NOT_FOUND: it has none here any longer.
 	Command(context.Context, *CommandRequest) (*CommandResponse, error)
+	// What this replica has of a series of the history.
+	History(context.Context, *HistoryRequest) (*HistoryResponse, error)
 	mustEmbedUnimplementedReplicaServiceServer()
 }
 
@@ -102,6 +117,9 @@ func (UnimplementedReplicaServiceServer) Follow(grpc.BidiStreamingServer[FollowR
 }
 func (UnimplementedReplicaServiceServer) Command(context.Context, *CommandRequest) (*CommandResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Command not implemented")
+}
+func (UnimplementedReplicaServiceServer) History(context.Context, *HistoryRequest) (*HistoryResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method History not implemented")
 }
 func (UnimplementedReplicaServiceServer) mustEmbedUnimplementedReplicaServiceServer() {}
 func (UnimplementedReplicaServiceServer) testEmbeddedByValue()                        {}
@@ -149,6 +167,24 @@ func _ReplicaService_Command_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ReplicaService_History_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HistoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ReplicaServiceServer).History(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ReplicaService_History_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ReplicaServiceServer).History(ctx, req.(*HistoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ReplicaService_ServiceDesc is the grpc.ServiceDesc for ReplicaService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -159,6 +195,10 @@ var ReplicaService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Command",
 			Handler:    _ReplicaService_Command_Handler,
+		},
+		{
+			MethodName: "History",
+			Handler:    _ReplicaService_History_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -610,8 +610,11 @@ type EdgeStatus struct {
 	// Serial number of the control certificate of its last session, as in
 	// IssuedCertificate.
 	CertificateSerial string `protobuf:"bytes,5,opt,name=certificate_serial,json=certificateSerial,proto3" json:"certificate_serial,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// When the session began that this is of, by the clock of the replica that held it. What
+	// is of an earlier one than that is not written any more.
+	SessionStartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=session_start_time,json=sessionStartTime,proto3" json:"session_start_time,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *EdgeStatus) Reset() {
@@ -677,6 +680,13 @@ func (x *EdgeStatus) GetCertificateSerial() string {
 		return x.CertificateSerial
 	}
 	return ""
+}
+
+func (x *EdgeStatus) GetSessionStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SessionStartTime
+	}
+	return nil
 }
 
 // EdgeIdentity is how an edge proves itself, written when it enrols and renews.
@@ -847,9 +857,12 @@ type CertificateAuthority struct {
 	// record is written at each step of it only, so its revision is the step's.
 	Rotation *AuthorityRotation `protobuf:"bytes,4,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// What its certificate chains to, without the root; DER. Empty when it signed itself.
-	Chain         [][]byte `protobuf:"bytes,5,rep,name=chain,proto3" json:"chain,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Chain [][]byte `protobuf:"bytes,5,rep,name=chain,proto3" json:"chain,omitempty"`
+	// The external authority, by its name in the controllers' configuration, that is asked for
+	// the one which takes its place; empty: none.
+	ExternalAuthority string `protobuf:"bytes,6,opt,name=external_authority,json=externalAuthority,proto3" json:"external_authority,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *CertificateAuthority) Reset() {
@@ -917,6 +930,13 @@ func (x *CertificateAuthority) GetChain() [][]byte {
 	return nil
 }
 
+func (x *CertificateAuthority) GetExternalAuthority() string {
+	if x != nil {
+		return x.ExternalAuthority
+	}
+	return ""
+}
+
 // AuthorityRotation is how far an authority is with taking another one's place.
 type AuthorityRotation struct {
 	state protoimpl.MessageState        `protogen:"open.v1"`
@@ -943,8 +963,12 @@ type AuthorityRotation struct {
 	// intents have the new one as a trust anchor, set when it issues.
 	Overlap         *durationpb.Duration `protobuf:"bytes,12,opt,name=overlap,proto3" json:"overlap,omitempty"`
 	TrustedRevision int64                `protobuf:"varint,13,opt,name=trusted_revision,json=trustedRevision,proto3" json:"trusted_revision,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// As CertificateAuthority.external_authority, of the authority to come.
+	ExternalAuthority string `protobuf:"bytes,14,opt,name=external_authority,json=externalAuthority,proto3" json:"external_authority,omitempty"`
+	// While AWAITING_CERTIFICATE of it: what became of asking; unset: it was not asked yet.
+	SigningFailure *SigningFailure `protobuf:"bytes,15,opt,name=signing_failure,json=signingFailure,proto3" json:"signing_failure,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AuthorityRotation) Reset() {
@@ -1068,6 +1092,91 @@ func (x *AuthorityRotation) GetTrustedRevision() int64 {
 	return 0
 }
 
+func (x *AuthorityRotation) GetExternalAuthority() string {
+	if x != nil {
+		return x.ExternalAuthority
+	}
+	return ""
+}
+
+func (x *AuthorityRotation) GetSigningFailure() *SigningFailure {
+	if x != nil {
+		return x.SigningFailure
+	}
+	return nil
+}
+
+// SigningFailure is that an external authority was asked in vain.
+type SigningFailure struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How often, since when, and what was wrong the last time.
+	Attempts  int32                  `protobuf:"varint,1,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	SinceTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since_time,json=sinceTime,proto3" json:"since_time,omitempty"`
+	Reason    string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// When it is asked again.
+	RetryTime     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningFailure) Reset() {
+	*x = SigningFailure{}
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningFailure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningFailure) ProtoMessage() {}
+
+func (x *SigningFailure) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningFailure.ProtoReflect.Descriptor instead.
+func (*SigningFailure) Descriptor() ([]byte, []int) {
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *SigningFailure) GetAttempts() int32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *SigningFailure) GetSinceTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SinceTime
+	}
+	return nil
+}
+
+func (x *SigningFailure) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SigningFailure) GetRetryTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryTime
+	}
+	return nil
+}
+
 // EnrollmentRequest is what an edge asked for that a person has to decide.
 type EnrollmentRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -1084,7 +1193,7 @@ type EnrollmentRequest struct {
 
 func (x *EnrollmentRequest) Reset() {
 	*x = EnrollmentRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1205,7 @@ func (x *EnrollmentRequest) String() string {
 func (*EnrollmentRequest) ProtoMessage() {}
 
 func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[13]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1218,7 @@ func (x *EnrollmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollmentRequest.ProtoReflect.Descriptor instead.
 func (*EnrollmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EnrollmentRequest) GetRequest() *v1.EnrollmentRequest {
@@ -1157,7 +1266,7 @@ type ExpiryCheck struct {
 
 func (x *ExpiryCheck) Reset() {
 	*x = ExpiryCheck{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1278,7 @@ func (x *ExpiryCheck) String() string {
 func (*ExpiryCheck) ProtoMessage() {}
 
 func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[14]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1291,7 @@ func (x *ExpiryCheck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExpiryCheck.ProtoReflect.Descriptor instead.
 func (*ExpiryCheck) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExpiryCheck) GetCheckTime() *timestamppb.Timestamp {
@@ -1205,7 +1314,7 @@ type DeviceSerial struct {
 
 func (x *DeviceSerial) Reset() {
 	*x = DeviceSerial{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1326,7 @@ func (x *DeviceSerial) String() string {
 func (*DeviceSerial) ProtoMessage() {}
 
 func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[15]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1339,7 @@ func (x *DeviceSerial) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceSerial.ProtoReflect.Descriptor instead.
 func (*DeviceSerial) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeviceSerial) GetName() string {
@@ -1263,7 +1372,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1275,7 +1384,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[16]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1288,7 +1397,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Revocation) GetName() string {
@@ -1357,7 +1466,7 @@ type AuditSeal struct {
 
 func (x *AuditSeal) Reset() {
 	*x = AuditSeal{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1478,7 @@ func (x *AuditSeal) String() string {
 func (*AuditSeal) ProtoMessage() {}
 
 func (x *AuditSeal) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[17]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1491,7 @@ func (x *AuditSeal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSeal.ProtoReflect.Descriptor instead.
 func (*AuditSeal) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AuditSeal) GetName() string {
@@ -1458,7 +1567,7 @@ type Replica struct {
 
 func (x *Replica) Reset() {
 	*x = Replica{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1579,7 @@ func (x *Replica) String() string {
 func (*Replica) ProtoMessage() {}
 
 func (x *Replica) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[18]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1592,7 @@ func (x *Replica) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Replica.ProtoReflect.Descriptor instead.
 func (*Replica) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Replica) GetName() string {
@@ -1537,13 +1646,16 @@ type AnsweredRequest struct {
 	// SHA-256 of the request as a whole, when that holds a secret, which a hash that is
 	// open to see would give away to who guesses; request_sha256 is without it then.
 	SealedRequestSha256 *SealedSecret `protobuf:"bytes,5,opt,name=sealed_request_sha256,json=sealedRequestSha256,proto3" json:"sealed_request_sha256,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// It is not answered yet: what it asks for is no transaction of the store, and is being
+	// done, or who did it ended meanwhile.
+	Claimed       bool `protobuf:"varint,6,opt,name=claimed,proto3" json:"claimed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AnsweredRequest) Reset() {
 	*x = AnsweredRequest{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1555,7 +1667,7 @@ func (x *AnsweredRequest) String() string {
 func (*AnsweredRequest) ProtoMessage() {}
 
 func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[19]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1568,7 +1680,7 @@ func (x *AnsweredRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AnsweredRequest.ProtoReflect.Descriptor instead.
 func (*AnsweredRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AnsweredRequest) GetMethod() string {
@@ -1606,6 +1718,13 @@ func (x *AnsweredRequest) GetSealedRequestSha256() *SealedSecret {
 	return nil
 }
 
+func (x *AnsweredRequest) GetClaimed() bool {
+	if x != nil {
+		return x.Claimed
+	}
+	return false
+}
+
 // TopologyRevision is one change of a network's topology; the revision of its key is
 // that at which it took effect.
 type TopologyRevision struct {
@@ -1622,7 +1741,7 @@ type TopologyRevision struct {
 
 func (x *TopologyRevision) Reset() {
 	*x = TopologyRevision{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1753,7 @@ func (x *TopologyRevision) String() string {
 func (*TopologyRevision) ProtoMessage() {}
 
 func (x *TopologyRevision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[20]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1766,7 @@ func (x *TopologyRevision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TopologyRevision.ProtoReflect.Descriptor instead.
 func (*TopologyRevision) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TopologyRevision) GetActor() string {
@@ -1690,7 +1809,7 @@ type RevisionContent struct {
 
 func (x *RevisionContent) Reset() {
 	*x = RevisionContent{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1821,7 @@ func (x *RevisionContent) String() string {
 func (*RevisionContent) ProtoMessage() {}
 
 func (x *RevisionContent) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[21]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1834,7 @@ func (x *RevisionContent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevisionContent.ProtoReflect.Descriptor instead.
 func (*RevisionContent) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RevisionContent) GetChanges() []*v1.ResourceChange {
@@ -1757,7 +1876,7 @@ type Rollout struct {
 
 func (x *Rollout) Reset() {
 	*x = Rollout{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1888,7 @@ func (x *Rollout) String() string {
 func (*Rollout) ProtoMessage() {}
 
 func (x *Rollout) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[22]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1901,7 @@ func (x *Rollout) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
 func (*Rollout) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Rollout) GetRollout() *v1.Rollout {
@@ -1861,7 +1980,7 @@ type RolloutPlan struct {
 
 func (x *RolloutPlan) Reset() {
 	*x = RolloutPlan{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1873,7 +1992,7 @@ func (x *RolloutPlan) String() string {
 func (*RolloutPlan) ProtoMessage() {}
 
 func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[23]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1886,7 +2005,7 @@ func (x *RolloutPlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RolloutPlan.ProtoReflect.Descriptor instead.
 func (*RolloutPlan) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RolloutPlan) GetName() string {
@@ -1943,7 +2062,7 @@ type WebhookSink struct {
 
 func (x *WebhookSink) Reset() {
 	*x = WebhookSink{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2074,7 @@ func (x *WebhookSink) String() string {
 func (*WebhookSink) ProtoMessage() {}
 
 func (x *WebhookSink) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[24]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2087,7 @@ func (x *WebhookSink) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookSink.ProtoReflect.Descriptor instead.
 func (*WebhookSink) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WebhookSink) GetSink() *v1.WebhookSink {
@@ -1998,7 +2117,7 @@ type PreSharedKey struct {
 
 func (x *PreSharedKey) Reset() {
 	*x = PreSharedKey{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2129,7 @@ func (x *PreSharedKey) String() string {
 func (*PreSharedKey) ProtoMessage() {}
 
 func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[25]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2142,7 @@ func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
 func (*PreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PreSharedKey) GetKey() *v1.PreSharedKey {
@@ -2061,7 +2180,7 @@ type WebhookDelivery struct {
 
 func (x *WebhookDelivery) Reset() {
 	*x = WebhookDelivery{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2192,7 @@ func (x *WebhookDelivery) String() string {
 func (*WebhookDelivery) ProtoMessage() {}
 
 func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[26]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2205,7 @@ func (x *WebhookDelivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WebhookDelivery.ProtoReflect.Descriptor instead.
 func (*WebhookDelivery) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WebhookDelivery) GetName() string {
@@ -2121,7 +2240,7 @@ type AlertDefaults struct {
 
 func (x *AlertDefaults) Reset() {
 	*x = AlertDefaults{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2133,7 +2252,7 @@ func (x *AlertDefaults) String() string {
 func (*AlertDefaults) ProtoMessage() {}
 
 func (x *AlertDefaults) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[27]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2146,7 +2265,7 @@ func (x *AlertDefaults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlertDefaults.ProtoReflect.Descriptor instead.
 func (*AlertDefaults) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AlertDefaults) GetCreateTime() *timestamppb.Timestamp {
@@ -2166,7 +2285,7 @@ type JobOutput struct {
 
 func (x *JobOutput) Reset() {
 	*x = JobOutput{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2297,7 @@ func (x *JobOutput) String() string {
 func (*JobOutput) ProtoMessage() {}
 
 func (x *JobOutput) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[28]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2310,7 @@ func (x *JobOutput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobOutput.ProtoReflect.Descriptor instead.
 func (*JobOutput) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JobOutput) GetData() *SealedSecret {
@@ -2213,7 +2332,7 @@ type DataKeys struct {
 
 func (x *DataKeys) Reset() {
 	*x = DataKeys{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2344,7 @@ func (x *DataKeys) String() string {
 func (*DataKeys) ProtoMessage() {}
 
 func (x *DataKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[29]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2357,7 @@ func (x *DataKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKeys.ProtoReflect.Descriptor instead.
 func (*DataKeys) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DataKeys) GetKeys() []*DataKey {
@@ -2265,7 +2384,7 @@ type DataKey struct {
 
 func (x *DataKey) Reset() {
 	*x = DataKey{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2396,7 @@ func (x *DataKey) String() string {
 func (*DataKey) ProtoMessage() {}
 
 func (x *DataKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[30]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2409,7 @@ func (x *DataKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DataKey.ProtoReflect.Descriptor instead.
 func (*DataKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DataKey) GetId() string {
@@ -2342,7 +2461,7 @@ type SealedSecret struct {
 
 func (x *SealedSecret) Reset() {
 	*x = SealedSecret{}
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2473,7 @@ func (x *SealedSecret) String() string {
 func (*SealedSecret) ProtoMessage() {}
 
 func (x *SealedSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_store_v1_store_proto_msgTypes[31]
+	mi := &file_swanherd_store_v1_store_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2486,7 @@ func (x *SealedSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedSecret.ProtoReflect.Descriptor instead.
 func (*SealedSecret) Descriptor() ([]byte, []int) {
-	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_store_v1_store_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SealedSecret) GetKeyId() string {
@@ -2395,7 +2514,7 @@ var File_swanherd_store_v1_store_proto protoreflect.FileDescriptor
 
 const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a\x1fswanherd/v1/alert_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a swanherd/v1/device_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\x1a\"swanherd/v1/topology_service.proto\"\x86\x01\n" +
+	"\x1dswanherd/store/v1/store.proto\x12\x11swanherd.store.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a swanherd/v1/access_service.proto\x1a\x1fswanherd/v1/alert_service.proto\x1a%swanherd/v1/certificate_service.proto\x1a\x1dswanherd/v1/change_plan.proto\x1a swanherd/v1/device_service.proto\x1a!swanherd/v1/rollout_service.proto\x1a\x1aswanherd/v1/topology.proto\"\x86\x01\n" +
 	"\x05Epoch\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12;\n" +
 	"\vcreate_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -2435,14 +2554,15 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\fmatch_labels\x18\a \x03(\v2-.swanherd.store.v1.LoginLink.MatchLabelsEntryR\vmatchLabels\x1a>\n" +
 	"\x10MatchLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc8\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x92\x02\n" +
 	"\n" +
 	"EdgeStatus\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12-\n" +
 	"\auplinks\x18\x02 \x03(\v2\x13.swanherd.v1.UplinkR\auplinks\x12/\n" +
 	"\x06status\x18\x03 \x01(\v2\x17.swanherd.v1.EdgeStatusR\x06status\x12\x17\n" +
 	"\aboot_id\x18\x04 \x01(\tR\x06bootId\x12-\n" +
-	"\x12certificate_serial\x18\x05 \x01(\tR\x11certificateSerial\"\xf1\x01\n" +
+	"\x12certificate_serial\x18\x05 \x01(\tR\x11certificateSerial\x12H\n" +
+	"\x12session_start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x10sessionStartTime\"\xf1\x01\n" +
 	"\fEdgeIdentity\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12,\n" +
@@ -2459,13 +2579,14 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\aPurpose\x12\x17\n" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fPURPOSE_CONTROL\x10\x01\x12\x0f\n" +
-	"\vPURPOSE_IKE\x10\x02\"\xd7\x01\n" +
+	"\vPURPOSE_IKE\x10\x02\"\x86\x02\n" +
 	"\x14CertificateAuthority\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x121\n" +
 	"\x03key\x18\x03 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x03key\x12@\n" +
 	"\brotation\x18\x04 \x01(\v2$.swanherd.store.v1.AuthorityRotationR\brotation\x12\x14\n" +
-	"\x05chain\x18\x05 \x03(\fR\x05chain\"\x85\x05\n" +
+	"\x05chain\x18\x05 \x03(\fR\x05chain\x12-\n" +
+	"\x12external_authority\x18\x06 \x01(\tR\x11externalAuthority\"\x80\x06\n" +
 	"\x11AuthorityRotation\x12=\n" +
 	"\x05phase\x18\x01 \x01(\x0e2'.swanherd.v1.CertificateAuthority.PhaseR\x05phase\x12+\n" +
 	"\x11other_certificate\x18\x02 \x01(\fR\x10otherCertificate\x12<\n" +
@@ -2484,7 +2605,16 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"otherChain\x12+\n" +
 	"\x11cross_certificate\x18\v \x01(\fR\x10crossCertificate\x123\n" +
 	"\aoverlap\x18\f \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12)\n" +
-	"\x10trusted_revision\x18\r \x01(\x03R\x0ftrustedRevision\"\xca\x01\n" +
+	"\x10trusted_revision\x18\r \x01(\x03R\x0ftrustedRevision\x12-\n" +
+	"\x12external_authority\x18\x0e \x01(\tR\x11externalAuthority\x12J\n" +
+	"\x0fsigning_failure\x18\x0f \x01(\v2!.swanherd.store.v1.SigningFailureR\x0esigningFailure\"\xba\x01\n" +
+	"\x0eSigningFailure\x12\x1a\n" +
+	"\battempts\x18\x01 \x01(\x05R\battempts\x129\n" +
+	"\n" +
+	"since_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tsinceTime\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x129\n" +
+	"\n" +
+	"retry_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"\xca\x01\n" +
 	"\x11EnrollmentRequest\x128\n" +
 	"\arequest\x18\x01 \x01(\v2\x1e.swanherd.v1.EnrollmentRequestR\arequest\x12)\n" +
 	"\x10enrollment_token\x18\x02 \x01(\tR\x0fenrollmentToken\x12\x16\n" +
@@ -2522,13 +2652,14 @@ const file_swanherd_store_v1_store_proto_rawDesc = "" +
 	"\x0eedge_endpoints\x18\x03 \x03(\tR\redgeEndpoints\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x129\n" +
 	"\n" +
-	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\x8b\x02\n" +
+	"start_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\"\xa5\x02\n" +
 	"\x0fAnsweredRequest\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12%\n" +
 	"\x0erequest_sha256\x18\x02 \x01(\fR\rrequestSha256\x12\x1a\n" +
 	"\bresponse\x18\x03 \x01(\fR\bresponse\x12H\n" +
 	"\x0fsealed_response\x18\x04 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x0esealedResponse\x12S\n" +
-	"\x15sealed_request_sha256\x18\x05 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x13sealedRequestSha256\"\x8c\x01\n" +
+	"\x15sealed_request_sha256\x18\x05 \x01(\v2\x1f.swanherd.store.v1.SealedSecretR\x13sealedRequestSha256\x12\x18\n" +
+	"\aclaimed\x18\x06 \x01(\bR\aclaimed\"\x8c\x01\n" +
 	"\x10TopologyRevision\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
@@ -2605,7 +2736,7 @@ func file_swanherd_store_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_store_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_swanherd_store_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(IssuedCertificate_Purpose)(0),     // 0: swanherd.store.v1.IssuedCertificate.Purpose
 	(*Epoch)(nil),                      // 1: swanherd.store.v1.Epoch
@@ -2621,101 +2752,106 @@ var file_swanherd_store_v1_store_proto_goTypes = []any{
 	(*IssuedCertificate)(nil),          // 11: swanherd.store.v1.IssuedCertificate
 	(*CertificateAuthority)(nil),       // 12: swanherd.store.v1.CertificateAuthority
 	(*AuthorityRotation)(nil),          // 13: swanherd.store.v1.AuthorityRotation
-	(*EnrollmentRequest)(nil),          // 14: swanherd.store.v1.EnrollmentRequest
-	(*ExpiryCheck)(nil),                // 15: swanherd.store.v1.ExpiryCheck
-	(*DeviceSerial)(nil),               // 16: swanherd.store.v1.DeviceSerial
-	(*Revocation)(nil),                 // 17: swanherd.store.v1.Revocation
-	(*AuditSeal)(nil),                  // 18: swanherd.store.v1.AuditSeal
-	(*Replica)(nil),                    // 19: swanherd.store.v1.Replica
-	(*AnsweredRequest)(nil),            // 20: swanherd.store.v1.AnsweredRequest
-	(*TopologyRevision)(nil),           // 21: swanherd.store.v1.TopologyRevision
-	(*RevisionContent)(nil),            // 22: swanherd.store.v1.RevisionContent
-	(*Rollout)(nil),                    // 23: swanherd.store.v1.Rollout
-	(*RolloutPlan)(nil),                // 24: swanherd.store.v1.RolloutPlan
-	(*WebhookSink)(nil),                // 25: swanherd.store.v1.WebhookSink
-	(*PreSharedKey)(nil),               // 26: swanherd.store.v1.PreSharedKey
-	(*WebhookDelivery)(nil),            // 27: swanherd.store.v1.WebhookDelivery
-	(*AlertDefaults)(nil),              // 28: swanherd.store.v1.AlertDefaults
-	(*JobOutput)(nil),                  // 29: swanherd.store.v1.JobOutput
-	(*DataKeys)(nil),                   // 30: swanherd.store.v1.DataKeys
-	(*DataKey)(nil),                    // 31: swanherd.store.v1.DataKey
-	(*SealedSecret)(nil),               // 32: swanherd.store.v1.SealedSecret
-	nil,                                // 33: swanherd.store.v1.LoginLink.MatchLabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 34: google.protobuf.Timestamp
-	(*v1.EnrollmentToken)(nil),         // 35: swanherd.v1.EnrollmentToken
-	(*v1.ApiToken)(nil),                // 36: swanherd.v1.ApiToken
-	(v1.Role)(0),                       // 37: swanherd.v1.Role
-	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
-	(*v1.Uplink)(nil),                  // 39: swanherd.v1.Uplink
-	(*v1.EdgeStatus)(nil),              // 40: swanherd.v1.EdgeStatus
-	(*v1.AttestedTpm)(nil),             // 41: swanherd.v1.AttestedTpm
-	(v1.CertificateAuthority_Phase)(0), // 42: swanherd.v1.CertificateAuthority.Phase
-	(*v1.EnrollmentRequest)(nil),       // 43: swanherd.v1.EnrollmentRequest
-	(*v1.ResourceChange)(nil),          // 44: swanherd.v1.ResourceChange
-	(*v1.Manifest)(nil),                // 45: swanherd.v1.Manifest
-	(*v1.Rollout)(nil),                 // 46: swanherd.v1.Rollout
-	(*v1.Assertion)(nil),               // 47: swanherd.v1.Assertion
-	(*v1.WebhookSink)(nil),             // 48: swanherd.v1.WebhookSink
-	(*v1.PreSharedKey)(nil),            // 49: swanherd.v1.PreSharedKey
-	(*v1.Alert)(nil),                   // 50: swanherd.v1.Alert
+	(*SigningFailure)(nil),             // 14: swanherd.store.v1.SigningFailure
+	(*EnrollmentRequest)(nil),          // 15: swanherd.store.v1.EnrollmentRequest
+	(*ExpiryCheck)(nil),                // 16: swanherd.store.v1.ExpiryCheck
+	(*DeviceSerial)(nil),               // 17: swanherd.store.v1.DeviceSerial
+	(*Revocation)(nil),                 // 18: swanherd.store.v1.Revocation
+	(*AuditSeal)(nil),                  // 19: swanherd.store.v1.AuditSeal
+	(*Replica)(nil),                    // 20: swanherd.store.v1.Replica
+	(*AnsweredRequest)(nil),            // 21: swanherd.store.v1.AnsweredRequest
+	(*TopologyRevision)(nil),           // 22: swanherd.store.v1.TopologyRevision
+	(*RevisionContent)(nil),            // 23: swanherd.store.v1.RevisionContent
+	(*Rollout)(nil),                    // 24: swanherd.store.v1.Rollout
+	(*RolloutPlan)(nil),                // 25: swanherd.store.v1.RolloutPlan
+	(*WebhookSink)(nil),                // 26: swanherd.store.v1.WebhookSink
+	(*PreSharedKey)(nil),               // 27: swanherd.store.v1.PreSharedKey
+	(*WebhookDelivery)(nil),            // 28: swanherd.store.v1.WebhookDelivery
+	(*AlertDefaults)(nil),              // 29: swanherd.store.v1.AlertDefaults
+	(*JobOutput)(nil),                  // 30: swanherd.store.v1.JobOutput
+	(*DataKeys)(nil),                   // 31: swanherd.store.v1.DataKeys
+	(*DataKey)(nil),                    // 32: swanherd.store.v1.DataKey
+	(*SealedSecret)(nil),               // 33: swanherd.store.v1.SealedSecret
+	nil,                                // 34: swanherd.store.v1.LoginLink.MatchLabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 35: google.protobuf.Timestamp
+	(*v1.EnrollmentToken)(nil),         // 36: swanherd.v1.EnrollmentToken
+	(*v1.ApiToken)(nil),                // 37: swanherd.v1.ApiToken
+	(v1.Role)(0),                       // 38: swanherd.v1.Role
+	(*durationpb.Duration)(nil),        // 39: google.protobuf.Duration
+	(*v1.Uplink)(nil),                  // 40: swanherd.v1.Uplink
+	(*v1.EdgeStatus)(nil),              // 41: swanherd.v1.EdgeStatus
+	(*v1.AttestedTpm)(nil),             // 42: swanherd.v1.AttestedTpm
+	(v1.CertificateAuthority_Phase)(0), // 43: swanherd.v1.CertificateAuthority.Phase
+	(*v1.EnrollmentRequest)(nil),       // 44: swanherd.v1.EnrollmentRequest
+	(*v1.ResourceChange)(nil),          // 45: swanherd.v1.ResourceChange
+	(*v1.Manifest)(nil),                // 46: swanherd.v1.Manifest
+	(*v1.Rollout)(nil),                 // 47: swanherd.v1.Rollout
+	(*v1.Assertion)(nil),               // 48: swanherd.v1.Assertion
+	(*v1.WebhookSink)(nil),             // 49: swanherd.v1.WebhookSink
+	(*v1.PreSharedKey)(nil),            // 50: swanherd.v1.PreSharedKey
+	(*v1.Alert)(nil),                   // 51: swanherd.v1.Alert
 }
 var file_swanherd_store_v1_store_proto_depIdxs = []int32{
-	34, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
+	35, // 0: swanherd.store.v1.Epoch.create_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: swanherd.store.v1.Epoch.past:type_name -> swanherd.store.v1.PastEpoch
-	34, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
-	35, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
-	36, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
-	34, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
-	34, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
-	37, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
-	34, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
-	38, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
-	33, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
-	39, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
-	40, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
-	11, // 13: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
-	41, // 14: swanherd.store.v1.EdgeIdentity.tpm:type_name -> swanherd.v1.AttestedTpm
-	0,  // 15: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
-	34, // 16: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
-	32, // 17: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
-	13, // 18: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
-	42, // 19: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
-	32, // 20: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
-	34, // 21: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
-	34, // 22: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
-	38, // 23: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
-	38, // 24: swanherd.store.v1.AuthorityRotation.overlap:type_name -> google.protobuf.Duration
-	43, // 25: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
-	34, // 26: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
-	34, // 27: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
-	34, // 28: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	34, // 29: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
-	34, // 30: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
-	32, // 31: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
-	32, // 32: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
-	34, // 33: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
-	44, // 34: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
-	45, // 35: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
-	46, // 36: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
-	34, // 37: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	45, // 38: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
-	47, // 39: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
-	48, // 40: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
-	32, // 41: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
-	49, // 42: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
-	32, // 43: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
-	50, // 44: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
-	34, // 45: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
-	34, // 46: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
-	32, // 47: swanherd.store.v1.JobOutput.data:type_name -> swanherd.store.v1.SealedSecret
-	31, // 48: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
-	34, // 49: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
-	34, // 50: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	35, // 2: swanherd.store.v1.Schema.time:type_name -> google.protobuf.Timestamp
+	36, // 3: swanherd.store.v1.EnrollmentToken.token:type_name -> swanherd.v1.EnrollmentToken
+	37, // 4: swanherd.store.v1.ApiToken.token:type_name -> swanherd.v1.ApiToken
+	35, // 5: swanherd.store.v1.ApiToken.previous_end_time:type_name -> google.protobuf.Timestamp
+	35, // 6: swanherd.store.v1.TokenUse.last_used_time:type_name -> google.protobuf.Timestamp
+	38, // 7: swanherd.store.v1.LoginLink.role:type_name -> swanherd.v1.Role
+	35, // 8: swanherd.store.v1.LoginLink.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 9: swanherd.store.v1.LoginLink.session_ttl:type_name -> google.protobuf.Duration
+	34, // 10: swanherd.store.v1.LoginLink.match_labels:type_name -> swanherd.store.v1.LoginLink.MatchLabelsEntry
+	40, // 11: swanherd.store.v1.EdgeStatus.uplinks:type_name -> swanherd.v1.Uplink
+	41, // 12: swanherd.store.v1.EdgeStatus.status:type_name -> swanherd.v1.EdgeStatus
+	35, // 13: swanherd.store.v1.EdgeStatus.session_start_time:type_name -> google.protobuf.Timestamp
+	11, // 14: swanherd.store.v1.EdgeIdentity.certificates:type_name -> swanherd.store.v1.IssuedCertificate
+	42, // 15: swanherd.store.v1.EdgeIdentity.tpm:type_name -> swanherd.v1.AttestedTpm
+	0,  // 16: swanherd.store.v1.IssuedCertificate.purpose:type_name -> swanherd.store.v1.IssuedCertificate.Purpose
+	35, // 17: swanherd.store.v1.IssuedCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	33, // 18: swanherd.store.v1.CertificateAuthority.key:type_name -> swanherd.store.v1.SealedSecret
+	13, // 19: swanherd.store.v1.CertificateAuthority.rotation:type_name -> swanherd.store.v1.AuthorityRotation
+	43, // 20: swanherd.store.v1.AuthorityRotation.phase:type_name -> swanherd.v1.CertificateAuthority.Phase
+	33, // 21: swanherd.store.v1.AuthorityRotation.other_key:type_name -> swanherd.store.v1.SealedSecret
+	35, // 22: swanherd.store.v1.AuthorityRotation.start_time:type_name -> google.protobuf.Timestamp
+	35, // 23: swanherd.store.v1.AuthorityRotation.phase_time:type_name -> google.protobuf.Timestamp
+	39, // 24: swanherd.store.v1.AuthorityRotation.renew_within:type_name -> google.protobuf.Duration
+	39, // 25: swanherd.store.v1.AuthorityRotation.overlap:type_name -> google.protobuf.Duration
+	14, // 26: swanherd.store.v1.AuthorityRotation.signing_failure:type_name -> swanherd.store.v1.SigningFailure
+	35, // 27: swanherd.store.v1.SigningFailure.since_time:type_name -> google.protobuf.Timestamp
+	35, // 28: swanherd.store.v1.SigningFailure.retry_time:type_name -> google.protobuf.Timestamp
+	44, // 29: swanherd.store.v1.EnrollmentRequest.request:type_name -> swanherd.v1.EnrollmentRequest
+	35, // 30: swanherd.store.v1.ExpiryCheck.check_time:type_name -> google.protobuf.Timestamp
+	35, // 31: swanherd.store.v1.Revocation.revoke_time:type_name -> google.protobuf.Timestamp
+	35, // 32: swanherd.store.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	35, // 33: swanherd.store.v1.AuditSeal.time:type_name -> google.protobuf.Timestamp
+	35, // 34: swanherd.store.v1.Replica.start_time:type_name -> google.protobuf.Timestamp
+	33, // 35: swanherd.store.v1.AnsweredRequest.sealed_response:type_name -> swanherd.store.v1.SealedSecret
+	33, // 36: swanherd.store.v1.AnsweredRequest.sealed_request_sha256:type_name -> swanherd.store.v1.SealedSecret
+	35, // 37: swanherd.store.v1.TopologyRevision.time:type_name -> google.protobuf.Timestamp
+	45, // 38: swanherd.store.v1.RevisionContent.changes:type_name -> swanherd.v1.ResourceChange
+	46, // 39: swanherd.store.v1.RevisionContent.before:type_name -> swanherd.v1.Manifest
+	47, // 40: swanherd.store.v1.Rollout.rollout:type_name -> swanherd.v1.Rollout
+	35, // 41: swanherd.store.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	46, // 42: swanherd.store.v1.RolloutPlan.upserts:type_name -> swanherd.v1.Manifest
+	48, // 43: swanherd.store.v1.RolloutPlan.assertions:type_name -> swanherd.v1.Assertion
+	49, // 44: swanherd.store.v1.WebhookSink.sink:type_name -> swanherd.v1.WebhookSink
+	33, // 45: swanherd.store.v1.WebhookSink.secret:type_name -> swanherd.store.v1.SealedSecret
+	50, // 46: swanherd.store.v1.PreSharedKey.key:type_name -> swanherd.v1.PreSharedKey
+	33, // 47: swanherd.store.v1.PreSharedKey.secret:type_name -> swanherd.store.v1.SealedSecret
+	51, // 48: swanherd.store.v1.WebhookDelivery.alert:type_name -> swanherd.v1.Alert
+	35, // 49: swanherd.store.v1.WebhookDelivery.create_time:type_name -> google.protobuf.Timestamp
+	35, // 50: swanherd.store.v1.AlertDefaults.create_time:type_name -> google.protobuf.Timestamp
+	33, // 51: swanherd.store.v1.JobOutput.data:type_name -> swanherd.store.v1.SealedSecret
+	32, // 52: swanherd.store.v1.DataKeys.keys:type_name -> swanherd.store.v1.DataKey
+	35, // 53: swanherd.store.v1.DataKey.create_time:type_name -> google.protobuf.Timestamp
+	35, // 54: swanherd.store.v1.DataKey.retire_time:type_name -> google.protobuf.Timestamp
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_store_v1_store_proto_init() }
@@ -2729,7 +2865,7 @@ func file_swanherd_store_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_store_v1_store_proto_rawDesc), len(file_swanherd_store_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

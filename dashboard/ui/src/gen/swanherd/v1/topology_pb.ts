@@ -4,15 +4,15 @@
 
 import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file swanherd/v1/topology.proto.
  */
 export const file_swanherd_v1_topology: GenFile = /*@__PURE__*/
-  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs0CCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJKqIBCg5UcmFuc3BvcnRDbGFzcxIfChtUUkFOU1BPUlRfQ0xBU1NfVU5TUEVDSUZJRUQQABIdChlUUkFOU1BPUlRfQ0xBU1NfQlJPQURCQU5EEAESGAoUVFJBTlNQT1JUX0NMQVNTX01QTFMQAhIXChNUUkFOU1BPUlRfQ0xBU1NfTFRFEAMSHQoZVFJBTlNQT1JUX0NMQVNTX1NBVEVMTElURRAEKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_timestamp]);
+  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs4DCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJEhcKD2F3YWl0ZWRfdHVubmVscxgLIAMoCRI1ChJjb250cm9sX3JvdW5kX3RyaXAYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoMY2xvY2tfb2Zmc2V0GA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKqIBCg5UcmFuc3BvcnRDbGFzcxIfChtUUkFOU1BPUlRfQ0xBU1NfVU5TUEVDSUZJRUQQABIdChlUUkFOU1BPUlRfQ0xBU1NfQlJPQURCQU5EEAESGAoUVFJBTlNQT1JUX0NMQVNTX01QTFMQAhIXChNUUkFOU1BPUlRfQ0xBU1NfTFRFEAMSHQoZVFJBTlNQT1JUX0NMQVNTX1NBVEVMTElURRAEKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * An Edge is an enrolled device at a site. Its identity is its certificate.
@@ -221,6 +221,31 @@ export type EdgeStatus = Message<"swanherd.v1.EdgeStatus"> & {
    * @generated from field: string conflict_epoch = 10;
    */
   conflictEpoch: string;
+
+  /**
+   * The critical tunnels (Mesh.critical, Gateway.critical) that the edge waits for before it keeps its
+   * newest intent, while intent_state is APPLIED: they carried traffic before. Of many
+   * some.
+   *
+   * @generated from field: repeated string awaited_tunnels = 11;
+   */
+  awaitedTunnels: string[];
+
+  /**
+   * How long a message between the controller and the edge and its answer take. It is told
+   * anew when it is some other, not with each measurement.
+   *
+   * @generated from field: google.protobuf.Duration control_round_trip = 12;
+   */
+  controlRoundTrip?: Duration | undefined;
+
+  /**
+   * How far the edge's clock is ahead of the controller's, negative: behind, to within half
+   * of control_round_trip. Told anew likewise.
+   *
+   * @generated from field: google.protobuf.Duration clock_offset = 13;
+   */
+  clockOffset?: Duration | undefined;
 };
 
 /**
@@ -322,7 +347,8 @@ export enum IntentState {
   CONFIRMED = 6,
 
   /**
-   * The edge ran it, lost the controller or ended, and runs the one before again.
+   * The edge ran it, lost the controller or a critical tunnel, or ended, and runs the
+   * one before again.
    *
    * @generated from enum value: INTENT_STATE_REVERTED = 7;
    */
