@@ -181,15 +181,19 @@ func listenLoopback() (net.Listener, error) {
 }
 
 func (d *demo) runController() error {
-	var err error
-	d.server, err = d.program(d.world.controller, "controller",
-		"swanherd-server",
+	args := []string{
 		"--data-dir", filepath.Join(d.dir, "controller"),
 		"--listen", operatorAddress,
-		"--advertise-url", "https://"+d.operators.Addr().String(),
+		"--advertise-url", "https://" + d.operators.Addr().String(),
 		"--edge-listen", fmt.Sprintf("%s:%d", controllerAddr, edgePort),
 		"--metrics-listen", metricsAddress,
-		"--counter-interval", "1s")
+		"--counter-interval", "1s",
+	}
+	if d.confirmWithin != 0 {
+		args = append(args, "--confirm-within", d.confirmWithin.String())
+	}
+	var err error
+	d.server, err = d.program(d.world.controller, "controller", "swanherd-server", args...)
 	return err
 }
 

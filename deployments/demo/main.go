@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // options are what the command line gives.
@@ -28,6 +29,8 @@ type options struct {
 	dir string
 	// line is the site whose cable to the WAN has conditions that can be set; empty: none.
 	line string
+	// confirmWithin is how long an update is on trial at the edges; zero: the default.
+	confirmWithin time.Duration
 }
 
 func main() {

@@ -23,7 +23,7 @@ type task struct {
 func tasks() []task {
 	return []task{
 		{"test", "set up what the tests need, then run all of them; a test that skips fails the task", runTest},
-		{"setup", "install what the tests need (Debian packages, npm modules)", runSetup},
+		{"setup", "install what the tests need (Debian packages, peers in Go, npm modules)", runSetup},
 		{"lint", "formatting, vet, protocol lint, generated code current", runLint},
 		{"gen", "generate code from proto/", runGen},
 		{"ui", "build dashboard/ui into dashboard/dist", runUI},

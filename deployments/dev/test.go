@@ -137,7 +137,7 @@ func (t *tally) goTests(ctx context.Context, but []string, flags ...string) erro
 // everything was set up, a skipped test is a test that did not run. One whose kernel is not
 // to be had is only told.
 func (t *tally) goTest(ctx context.Context, args ...string) error {
-	cmd := prepare(ctx, "", append([]string{"go", "test", "-json", "-count=1", "-vet=off", "-timeout", "30m"}, args...)...)
+	cmd := prepare(ctx, "", append([]string{"go", "test", "-json", "-count=1", "-vet=off", "-timeout", "45m"}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {

@@ -23,6 +23,7 @@ type cable struct {
 	drops [2]uint32
 	// leaked counts packets that were not protected, by the end that sent them.
 	leaked [2]int
+	passed [2][]passage
 }
 
 // newCable puts the cable into a namespace between the two, with the interfaces of
@@ -100,6 +101,9 @@ func (c *cable) forward(from int) {
 		c.mu.Lock()
 		if isClear(b[:n]) {
 			c.leaked[from]++
+		}
+		if p, is := readPassage(b[:n]); is {
+			c.passed[from] = append(c.passed[from], p)
 		}
 		if c.hold[from] && isIKE(b[:n]) {
 			c.held[from] = append(c.held[from], append([]byte(nil), b[:n]...))

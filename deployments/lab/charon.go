@@ -70,6 +70,8 @@ const charonConfig = `charon-systemd {
       ike = %[5]d
       cfg = %[5]d
       flush_line = yes
+      time_format = %%T
+      time_add_ms = yes
     }
   }
 %[3]s

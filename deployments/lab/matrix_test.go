@@ -77,6 +77,12 @@ func everyNth(cases []interopCase, n int) []interopCase {
 
 // runCases runs cases, several at a time.
 func runCases(t *testing.T, cases []interopCase, newPeer func(*run) peer) {
+	if inGuest() {
+		if err := keepHooks(); err != nil {
+			t.Fatal(err)
+		}
+		traceDrops() // an error is told with the first loss
+	}
 	for i, c := range cases {
 		if testing.Short() && i%shortShare != 0 {
 			continue

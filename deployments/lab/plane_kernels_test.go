@@ -31,11 +31,19 @@ func planeOn(t *testing.T, kernel string, directed bool) {
 	}
 	t.Run("direction of SAs", func(t *testing.T) { saDirections(t, directed) })
 	t.Run("room for SAs", roomForSAs)
+	if kernel == lab.KernelUbuntuDir {
+		t.Run("ESP in TCP", func(t *testing.T) { kernelStreams(t, planeWire4) })
+		t.Run("ESP in TCP over IPv6", func(t *testing.T) { kernelStreams(t, planeWire6) })
+		t.Run("ESP in TCP that stands still", func(t *testing.T) { kernelMessageTime(t, planeWire4) })
+	} else {
+		t.Run("no ESP in TCP", noKernelStreams)
+	}
 	if kernel == lab.KernelDir || kernel == lab.KernelOldDir {
 		t.Run("labels", labels)
 	}
 	conform(t)
 	if kernel == lab.KernelDir { // of these, no version of it matters
+		conformOver6(t)
 		t.Run("transport mode keeps to a path", transportPath)
 		t.Run("others change what is the plane's", drifts)
 	}

@@ -32,9 +32,6 @@ func testRekeyUnderLoad(t *testing.T) {
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("it went wrong in rekey %d", rekey)
-			for i, h := range hosts {
-				t.Logf("what the kernel of host %d dropped:\n%s", i, xfrmDrops(h))
-			}
 		}
 	})
 	tap := tapWire(t, hosts[1])

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -37,18 +38,35 @@ func conform(t *testing.T) {
 func conformMixed(t *testing.T) {
 	conformOf(t, "kernel to userspace", [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, lackedAnywhere)
 	conformOf(t, "userspace to kernel", [2]func(*lab.Namespace) (dataplane.Plane, error){userPlane(0), kernelPlane}, lackedAnywhere|lackedSecond)
-}
-
-func conformOf(t *testing.T, name string, open [2]func(*lab.Namespace) (dataplane.Plane, error), lacks planetest.Lack) {
-	t.Run(name, func(t *testing.T) {
-		planetest.RunWithout(t, lacks, func(t *testing.T) *planetest.Pair {
-			pair, _ := planePair(t, open)
+	t.Run("kernel to userspace over IPv6", func(t *testing.T) { // transport mode without UDP too
+		planetest.RunOuter(t, lackedAnywhere, func(t *testing.T) *planetest.Pair {
+			pair, _ := planePairOver(t, [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, userPlane(0)}, planeWire6)
 			return pair
 		})
 	})
+}
+
+func conformOf(t *testing.T, name string, open [2]func(*lab.Namespace) (dataplane.Plane, error), lacks planetest.Lack) {
+	conformBy(t, name, planetest.RunWithout, lacks, func(t *testing.T) *planetest.Pair {
+		pair, _ := planePair(t, open)
+		return pair
+	})
+}
+
+// conformOver6 runs, of the conformance suite, what can differ over IPv6.
+func conformOver6(t *testing.T) {
+	conformBy(t, "kernel to kernel over IPv6", planetest.RunOuter, lackedAnywhere|lackedSecond, func(t *testing.T) *planetest.Pair {
+		pair, _ := planePairOver(t, [2]func(*lab.Namespace) (dataplane.Plane, error){kernelPlane, kernelPlane}, planeWire6)
+		return pair
+	})
+}
+
+// conformBy runs it with UDP and without.
+func conformBy(t *testing.T, name string, run func(*testing.T, planetest.Lack, func(*testing.T) *planetest.Pair), lacks planetest.Lack, newPair func(*testing.T) *planetest.Pair) {
+	t.Run(name, func(t *testing.T) { run(t, lacks, newPair) })
 	t.Run(name+", native", func(t *testing.T) {
-		planetest.RunWithout(t, lacks|planetest.Encapsulation, func(t *testing.T) *planetest.Pair {
-			pair, _ := planePair(t, open)
+		run(t, lacks|planetest.Encapsulation, func(t *testing.T) *planetest.Pair {
+			pair := newPair(t)
 			pair.Native = true
 			return pair
 		})
@@ -80,13 +98,21 @@ var (
 	planeRoutes = []string{"10.0.0.0/8", "fd91::/16"}
 	planePorts  = []int{1234, 4321}
 	planeICMP   = []byte{200, 201, 253, 254}
-	planeMoved  = netip.MustParseAddr("192.0.2.7")
+	planeMoved  = planeWire4(6)
 )
 
 // planePair makes two hosts with a wire between them and a plane on each.
 func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error)) (*planetest.Pair, [2]*lab.Namespace) {
 	t.Helper()
+	return planePairOver(t, open, planeWire4)
+}
+
+// planePairOver does so with planes whose peers have the outer addresses given. The host of
+// number 6 is where the first one may move.
+func planePairOver(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, error), outer func(int) netip.Addr) (*planetest.Pair, [2]*lab.Namespace) {
+	t.Helper()
 	hosts := planeWire(t)
+	tellDrops(t, hosts[:]...)
 	pair := &planetest.Pair{}
 	for i, side := range []*planetest.Side{&pair.A, &pair.B} {
 		plane, err := open[i](hosts[i])
@@ -94,11 +120,11 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { plane.Close() })
-		side.Plane, side.Outer = plane, planeOuter(i)
+		side.Plane, side.Outer = plane, netip.AddrPortFrom(outer(i), xfrm.DefaultPort)
 		side.Send, side.Received = behindPlane(t, hosts[i], i)
 		if plane.Name() == "userspace" {
 			side.Send = untilRead(hosts[i], side.Send)
-			if err := hosts[i].Intercept(planeOuter(1-i).Addr(), userspace.DefaultInterface, gatewayMark); err != nil {
+			if err := hosts[i].Intercept(outer(1-i), userspace.DefaultInterface, gatewayMark); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -106,10 +132,10 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 	pair.Wire = openTap(t, hosts[0])
 	pair.Rebind = func() (netip.AddrPort, error) {
 		move := dataplane.UpdateEndpoints{
-			Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: netip.AddrPortFrom(planeMoved, xfrm.DefaultPort), Remote: pair.B.Outer,
+			Tunnel: pair.A.Plane.Counters()[0].Tunnel, Local: netip.AddrPortFrom(outer(6), xfrm.DefaultPort), Remote: pair.B.Outer,
 		}
 		if pair.Native {
-			move.Local, move.Remote = netip.AddrPortFrom(planeMoved, 0), netip.AddrPortFrom(pair.B.Outer.Addr(), 0)
+			move.Local, move.Remote = netip.AddrPortFrom(outer(6), 0), netip.AddrPortFrom(pair.B.Outer.Addr(), 0)
 		}
 		return move.Local, pair.A.Plane.Apply([]dataplane.Op{move})[0]
 	}
@@ -117,11 +143,11 @@ func planePair(t *testing.T, open [2]func(*lab.Namespace) (dataplane.Plane, erro
 }
 
 // planeOuter is the outer address of a host and its NAT traversal port.
-func planeOuter(i int) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), xfrm.DefaultPort)
-}
+func planeOuter(i int) netip.AddrPort { return netip.AddrPortFrom(planeWire4(i), xfrm.DefaultPort) }
 
-// planeWire6 is a host's other address on the wire.
+// planeWire4 is a host's address on the wire, planeWire6 its other one.
+func planeWire4(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}) }
+
 func planeWire6(i int) netip.Addr {
 	return netip.MustParseAddr(fmt.Sprintf("2001:db8:91::%d", i+1))
 }
@@ -140,7 +166,7 @@ func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
 		}
 		hosts[i], ends[i] = ns, lab.End{Host: ns, Interface: "wire", Addresses: []netip.Prefix{netip.PrefixFrom(planeOuter(i).Addr(), 24), netip.PrefixFrom(planeWire6(i), 64)}}
 	}
-	err := errors.Join(n.Link(ends[0], ends[1]), hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24)))
+	err := errors.Join(n.Link(ends[0], ends[1]), hosts[0].Address("wire", netip.PrefixFrom(planeMoved, 24)), hosts[0].Do(addMoved6))
 	for i := range hosts {
 		// A way for what a plane should have taken.
 		err = errors.Join(err, hosts[i].Route(netip.MustParsePrefix("0.0.0.0/0"), planeOuter(1-i).Addr()), hosts[i].Route(netip.MustParsePrefix("::/0"), planeWire6(1-i)))
@@ -149,6 +175,17 @@ func planeWire(t *testing.T) (hosts [2]*lab.Namespace) {
 		t.Fatal(err)
 	}
 	return hosts
+}
+
+// addMoved6 gives the host at hand the address of IPv6 that it may move to. It is one that
+// nothing uses which does not ask for it, as the second one of IPv4 is.
+func addMoved6() error {
+	wire, err := netlink.LinkByName("wire")
+	if err != nil {
+		return err
+	}
+	ip := &net.IPNet{IP: planeWire6(6).AsSlice(), Mask: net.CIDRMask(64, 128)}
+	return netlink.AddrAdd(wire, &netlink.Addr{IPNet: ip, ValidLft: math.MaxInt32, PreferedLft: 0})
 }
 
 // behindPlane has programs on a host on which a plane is open.
@@ -274,8 +311,8 @@ func untilRead(host *lab.Namespace, send func([]byte) error) func([]byte) error 
 // forPrograms reports whether what a raw socket received, of IPv4 with its header and
 // of IPv6 without, is for one of planePorts, or of a type of ICMP that is no error.
 func forPrograms(protocol int, b []byte) bool {
-	if len(b) > 20 && b[0] == 0x45 {
-		b = b[20:]
+	if len(b) > 20 && b[0]>>4 == 4 && len(b) >= int(b[0]&15)*4 {
+		b = b[int(b[0]&15)*4:]
 	}
 	if protocol != unix.IPPROTO_UDP {
 		return len(b) >= 8 && slices.Contains(planeICMP, b[0])

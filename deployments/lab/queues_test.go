@@ -109,8 +109,9 @@ func (p *edgePair) talk(ports int) error {
 // out, are as they should.
 func (p *edgePair) awaitCounts(i int, what string, ok func(in, out []int) bool) {
 	p.t.Helper()
+	var in, out []int
 	for p.ctx.Err() == nil {
-		var in, out []int
+		in, out = nil, nil
 		for _, tunnel := range p.tunnels(i) {
 			for _, c := range tunnel.ChildSAs {
 				in, out = append(in, c.Counters.PacketsIn), append(out, c.Counters.PacketsOut)
@@ -120,5 +121,5 @@ func (p *edgePair) awaitCounts(i int, what string, ok func(in, out []int) bool) 
 			return
 		}
 	}
-	p.t.Fatalf("edge %d: waited in vain for %s:\n%s", i, what, p.status(i, "table"))
+	p.t.Fatalf("edge %d: waited in vain for %s; the last that it said was %d in, %d out", i, what, in, out)
 }

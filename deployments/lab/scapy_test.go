@@ -97,8 +97,8 @@ func TestInteropScapy(t *testing.T) {
 	}
 	cases := scapyCases(t)
 	// 13 ciphers that are whole by themselves, 7 with each of 4 integrity algorithms, in 4
-	// ways, 4 suites of AH in 6, each with and without extended sequence numbers.
-	if want := 2 * (4*(13+7*4) + 6*4); len(cases) != want {
+	// ways, 4 suites of AH in 8, each with and without extended sequence numbers.
+	if want := 2 * (4*(13+7*4) + 8*4); len(cases) != want {
 		t.Errorf("%d cases, want %d", len(cases), want)
 	}
 	results := runScapy(t, tree, cases)
@@ -150,7 +150,7 @@ func runScapy(t *testing.T, tree lab.Tree, cases []*scapyCase) []scapyResult {
 
 // scapyCases are all suites that scapy has, with and without extended sequence numbers,
 // IPv4 and IPv6 in each; ESP in tunnel mode, of which the transform knows nothing, AH in
-// both.
+// both, and in transport mode with headers that are read on the way too.
 func scapyCases(t *testing.T) []*scapyCase {
 	t.Helper()
 	var cases []*scapyCase
@@ -163,7 +163,7 @@ func scapyCases(t *testing.T) []*scapyCase {
 			for _, inner := range []byte{4, 6} {
 				cases = append(cases, newScapyCase(t, s, inner, 4), newScapyCase(t, s, inner, 6))
 				if s.AH {
-					cases = append(cases, newScapyCase(t, s, inner, 0))
+					cases = append(cases, newScapyCase(t, s, inner, 0), scapyCaseOf(t, s, wayPacket(inner), inner, 0))
 				}
 			}
 		}
@@ -189,25 +189,50 @@ func innerPacket(version byte, n int) []byte {
 	return append(b, udp...)
 }
 
+// wayPacket is such a packet with headers of which AH covers some as they are and others as
+// zeros (RFC 4302, Appendix A).
+func wayPacket(version byte) []byte {
+	b := innerPacket(version, 21)
+	if version == 6 {
+		b = slices.Insert(b, 40, []byte{60, 1, 0x1e, 4, 'a', 'b', 'c', 'd', 0x3e, 4, 1, 2, 3, 4, 1, 0, 17, 0, 0x3e, 4, 'e', 'f', 'g', 'h'}...)
+		b[5], b[6] = byte(len(b)-40), 0
+		return b
+	}
+	b = slices.Insert(b, 20, []byte{148, 4, 0, 0, 7, 7, 8, 192, 0, 2, 1, 1, 68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0}...)
+	b[0], b[3], b[10], b[11] = 0x4b, byte(len(b)), 0, 0
+	setChecksum(b[:44])
+	return b
+}
+
 func outerHeader(version, protocol byte, n int) []byte {
 	if version == 6 {
 		b := append([]byte{0x60, 0, 0, 0, 0, byte(n), protocol, 64}, bytes.Repeat([]byte{0x20}, 16)...)
 		return append(b, bytes.Repeat([]byte{0x30}, 16)...)
 	}
 	b := []byte{0x45, 0, 0, byte(20 + n), 0, 1, 0, 0, 64, protocol, 0, 0, 192, 0, 2, 1, 198, 51, 100, 7}
+	setChecksum(b)
+	return b
+}
+
+// setChecksum is of an IPv4 header that has none.
+func setChecksum(b []byte) {
 	var sum uint32
 	for i := 0; i < len(b); i += 2 {
 		sum += uint32(binary.BigEndian.Uint16(b[i:]))
 	}
 	binary.BigEndian.PutUint16(b[10:], ^uint16(sum+sum>>16))
-	return b
 }
 
 func newScapyCase(t *testing.T, s suite.ESPSuite, inner, outer byte) *scapyCase {
 	t.Helper()
+	return scapyCaseOf(t, s, innerPacket(inner, 21), inner, outer)
+}
+
+func scapyCaseOf(t *testing.T, s suite.ESPSuite, plain []byte, inner, outer byte) *scapyCase {
+	t.Helper()
 	c := &scapyCase{
-		name:  fmt.Sprintf("%s, IPv%d in %d", s, inner, outer),
-		suite: s, key: make([]byte, s.KeyLen()), plain: innerPacket(inner, 21),
+		name:  fmt.Sprintf("%s, IPv%d of %d octets in %d", s, inner, len(plain), outer),
+		suite: s, key: make([]byte, s.KeyLen()), plain: plain,
 		AH: s.AH, ESN: s.ESN, SPI: 0x1234, Low: 7,
 		Crypt: scapyCrypt[s.Encryption], Auth: scapyAuth[s.Integrity],
 	}

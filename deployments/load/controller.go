@@ -266,24 +266,35 @@ func (c *controller) resident() (float64, error) {
 
 // metric adds up the samples of one metric.
 func (c *controller) metric(name string) (float64, error) {
+	samples, err := c.samples(name)
+	sum := 0.0
+	for _, v := range samples {
+		sum += v
+	}
+	return sum, err
+}
+
+// samples are those of one metric, by their labels as they are written.
+func (c *controller) samples(name string) (map[string]float64, error) {
 	resp, err := http.Get("http://" + c.metricsListen + "/metrics")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	sum := 0.0
+	out := map[string]float64{}
 	for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
 		rest, ok := strings.CutPrefix(lines.Text(), name)
 		if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
 			continue
 		}
-		value, err := strconv.ParseFloat(rest[strings.LastIndexByte(rest, ' ')+1:], 64)
+		at := strings.LastIndexByte(rest, ' ')
+		value, err := strconv.ParseFloat(rest[at+1:], 64)
 		if err != nil {
-			return 0, fmt.Errorf("metric %s: %w", name, err)
+			return nil, fmt.Errorf("metric %s: %w", name, err)
 		}
-		sum += value
+		out[rest[:at]] = value
 	}
-	return sum, nil
+	return out, nil
 }
 
 // revision is the store's.

@@ -18,6 +18,9 @@ type crew interface {
 	enrol(context.Context) error
 	// connect begins their sessions, which go on until close.
 	connect() error
+	// disturb has its edges make trouble until calm, which tells what they did.
+	disturb(knob) error
+	calm() (tally, error)
 	close()
 }
 
@@ -31,10 +34,11 @@ type hands struct {
 	access  swanherdv1.AccessServiceClient
 	// applied is told of each intent that an edge runs.
 	applied func(index int, at time.Time)
+	// dir is where edges store what they renew.
+	dir string
 
 	edges   []*edge
-	stop    context.CancelFunc
-	running sync.WaitGroup
+	trouble *trouble // that goes on, nil for none
 }
 
 // enrolers is how many edges enrol at a time.
@@ -98,23 +102,35 @@ func (h *hands) enrolSome(ctx context.Context, next <-chan int) error {
 		if err != nil {
 			return fmt.Errorf("edge of %s: %w", siteName(h.first+i), err)
 		}
-		h.edges[i] = &edge{crew: h, index: h.first + i, identity: id, transitions: make(chan struct{}, 1)}
+		h.edges[i] = newEdge(h, h.first+i, id)
 	}
 	return nil
 }
 
 func (h *hands) connect() error {
-	var ctx context.Context
-	ctx, h.stop = context.WithCancel(context.Background())
 	for _, e := range h.edges {
-		h.running.Go(func() { e.run(ctx) })
+		e.start()
 	}
 	return nil
 }
 
 func (h *hands) close() {
-	if h.stop != nil {
-		h.stop()
-		h.running.Wait()
+	if t := h.trouble; t != nil {
+		t.stop()
+		<-t.done
 	}
+	together(h.edges, func(e *edge) {
+		if e != nil && e.end != nil {
+			e.end()
+		}
+	})
+}
+
+// together has all edges do the same at the same time.
+func together(edges []*edge, do func(*edge)) {
+	var all sync.WaitGroup
+	for _, e := range edges {
+		all.Go(func() { do(e) })
+	}
+	all.Wait()
 }

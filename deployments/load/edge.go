@@ -10,7 +10,10 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"fmt"
+	"net"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,20 +27,41 @@ import (
 )
 
 // edge is a simulated one. It runs every intent at once, by saying that all tunnels are
-// up.
+// up, unless it makes trouble.
 type edge struct {
 	crew     *hands
 	index    int
-	identity *state.Identity
+	identity atomic.Pointer[state.Identity]
+	// renewer knows the controller by what the running intent says, as the agent does, and
+	// renews the certificates once renew was called.
+	renewer *enroll.Renewer
+	renew   func() error
+	client  atomic.Pointer[session.Client]
+	// end ends what start began; of who starts and ends it.
+	end func()
 
-	mu        sync.Mutex
-	running   *state.Intent
-	trial     bool
-	confirmed bool
-	changed   []*swanherdv1.TunnelReport
-	removed   []string
+	mu      sync.Mutex
+	running *state.Intent
+	trial   bool
+	// before is what it ran before what is on trial, and reverted what it last took back.
+	before   *state.Intent
+	reverted *swanherdv1.Reverted
+	changed  []*swanherdv1.TunnelReport
+	removed  []string
+	// trouble is what the edge takes part in, nil for none, and down that it says its
+	// tunnels are. It comes back since returning, zero if it is not away.
+	trouble   *trouble
+	down      bool
+	returning time.Time
 
-	transitions chan struct{}
+	transitions, tookBack chan struct{}
+}
+
+func newEdge(crew *hands, index int, id *state.Identity) *edge {
+	e := &edge{crew: crew, index: index, transitions: make(chan struct{}, 1), tookBack: make(chan struct{}, 1)}
+	e.identity.Store(id)
+	e.renewer = enroll.NewRenewer(nil, quiet, e.renewed)
+	return e
 }
 
 // newIdentity enrols an edge of a site, over a connection that others use too.
@@ -60,11 +84,17 @@ func newIdentity(ctx context.Context, client swanherdv1.EnrollmentServiceClient,
 	if err != nil {
 		return nil, err
 	}
-	id := &state.Identity{Keys: state.Keys{Control: control}, Edge: resp.GetEdge(), SessionEndpoints: resp.GetSessionEndpoints()}
+	c := resp.GetCertificates()
+	id := &state.Identity{
+		Keys: state.Keys{Control: control, IKE: ike}, Edge: resp.GetEdge(), SessionEndpoints: resp.GetSessionEndpoints(), RenewTime: c.GetRenewTime().AsTime(),
+	}
 	for _, chain := range []struct {
 		to  *[]*x509.Certificate
 		der [][]byte
-	}{{&id.ControlChain, resp.GetCertificates().GetControlChain()}, {&id.ControllerRoots, resp.GetCertificates().GetControllerRoots()}} {
+	}{
+		{&id.ControlChain, c.GetControlChain()}, {&id.IKEChain, c.GetIkeChain()},
+		{&id.ControllerRoots, c.GetControllerRoots()}, {&id.NetworkRoots, c.GetNetworkRoots()},
+	} {
 		for _, der := range chain.der {
 			cert, err := x509.ParseCertificate(der)
 			if err != nil {
@@ -73,19 +103,71 @@ func newIdentity(ctx context.Context, client swanherdv1.EnrollmentServiceClient,
 			*chain.to = append(*chain.to, cert)
 		}
 	}
-	return id, nil
+	return id, id.Check()
+}
+
+// start begins the edge's sessions, which go on until end.
+func (e *edge) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	e.end = func() { cancel(); <-done }
+	go func() {
+		defer close(done)
+		e.run(ctx)
+	}()
 }
 
 // run keeps a session until ctx ends.
 func (e *edge) run(ctx context.Context) {
-	session.New(session.Config{
-		Dial: func(endpoint string) (*grpc.ClientConn, error) {
-			return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(enroll.IdentityTLS(e.identity, e.identity.ControllerRoots, endpoint)),
-				grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10), grpc.WithContextDialer(session.Connect))
-		},
-		Endpoints: e.identity.SessionEndpoints, AgentVersion: "load", DataPlane: "userspace",
+	var renewing sync.WaitGroup
+	defer renewing.Wait()
+	// A directory and a goroutine of its own are for an edge that renews: of a fleet that
+	// lives a quarter of an hour, none does but for another authority.
+	e.renew = sync.OnceValue(func() error {
+		dir, err := state.Open(filepath.Join(e.crew.dir, fmt.Sprint("edge-", e.index)))
+		if err != nil {
+			return err
+		}
+		e.renewer.Dir = dir
+		renewing.Go(func() {
+			defer dir.Close()
+			e.renewer.Run(ctx, e.identity.Load())
+		})
+		return nil
+	})
+	client := session.New(session.Config{
+		Dial: e.dial, Keep: func([]string, string) { e.welcomed() },
+		Endpoints: e.identity.Load().SessionEndpoints, AgentVersion: "load", DataPlane: "userspace",
 		Intent: e, Health: health{e}, Uplinks: uplinks{e}, Logger: quiet,
-	}).Run(ctx)
+	})
+	e.client.Store(client)
+	if running := e.Running(); running != nil && e.outdated(running) {
+		_ = e.renew() // what is wrong is said of the next intent
+	}
+	client.Run(ctx)
+}
+
+// outdated says whether the intent wants certificates of another authority.
+func (e *edge) outdated(i *state.Intent) bool {
+	pin := trustOf(i).GetIssuerPin()
+	return pin != "" && !e.identity.Load().IssuedBy(pin)
+}
+
+func trustOf(i *state.Intent) *swanherdv1.TrustBundle { return i.Resources.Get("trust").GetTrust() }
+
+// renewed takes over certificates that were renewed.
+func (e *edge) renewed(id *state.Identity) {
+	e.identity.Store(id)
+	e.client.Load().Reconnect()
+}
+
+func (e *edge) dial(endpoint string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("passthrough:///"+endpoint, grpc.WithTransportCredentials(e.renewer.TLS(e.identity.Load(), endpoint)),
+		grpc.WithSharedWriteBuffer(true), grpc.WithReadBufferSize(0), grpc.WithWriteBufferSize(4<<10),
+		grpc.WithContextDialer(func(ctx context.Context, endpoint string) (net.Conn, error) {
+			conn, err := session.Connect(ctx, endpoint)
+			return lazyConn{conn, e}, err
+		}))
 }
 
 // Running implements session.Intent.
@@ -102,19 +184,44 @@ func (e *edge) Unconfirmed() bool {
 	return e.trial
 }
 
+// Awaited implements session.Intent: no tunnel of a simulated edge is lost.
+func (e *edge) Awaited() []string { return nil }
+
 // Apply implements session.Intent.
-func (e *edge) Apply(_ context.Context, i *state.Intent, within time.Duration) error {
+func (e *edge) Apply(ctx context.Context, i *state.Intent, within time.Duration) error {
+	if err := e.object(ctx); err != nil {
+		return err
+	}
+	if e.outdated(i) {
+		if err := e.renew(); err != nil {
+			return err
+		}
+	}
 	e.mu.Lock()
-	before := e.running
-	e.running, e.trial = i, within > 0
-	e.report(before, i)
+	if !e.trial {
+		e.before = e.running
+	}
+	e.take(i, within > 0)
+	e.reverted = nil
 	e.mu.Unlock()
 	e.crew.applied(e.index, time.Now())
+	return nil
+}
+
+// take has the edge run an intent, for who holds mu.
+func (e *edge) take(i *state.Intent, trial bool) {
+	e.report(e.running, i)
+	e.running, e.trial = i, trial
+	e.renewer.Trust(trustOf(i))
+	nudge(e.transitions)
+}
+
+// nudge sends to who listens, without blocking.
+func nudge(to chan<- struct{}) {
 	select {
-	case e.transitions <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 // Confirm implements session.Intent.
@@ -124,15 +231,23 @@ func (e *edge) Confirm(digest []byte) bool {
 	if e.running == nil || !bytes.Equal(e.running.Digest(), digest) {
 		return false
 	}
+	if e.trouble.is("revert") && e.before != nil {
+		e.revert()
+		return false
+	}
 	e.trial = false
 	return true
 }
 
 // Reverted implements session.Intent.
-func (e *edge) Reverted() *swanherdv1.Reverted { return nil }
+func (e *edge) Reverted() *swanherdv1.Reverted {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.reverted
+}
 
 // Changed implements session.Intent.
-func (e *edge) Changed() <-chan struct{} { return nil }
+func (e *edge) Changed() <-chan struct{} { return e.tookBack }
 
 // report notes the tunnels that came, changed and went.
 func (e *edge) report(before, now *state.Intent) {
@@ -143,10 +258,31 @@ func (e *edge) report(before, now *state.Intent) {
 	upserts, removals := digest.Difference(had, now.Resources)
 	for _, r := range upserts {
 		if t := r.GetTunnel(); t != nil {
-			e.changed = append(e.changed, established(t))
+			e.changed = append(e.changed, e.says(t))
 		}
 	}
 	e.removed = append(e.removed, removals...)
+}
+
+// says is what the edge says of a tunnel.
+func (e *edge) says(t *swanherdv1.TunnelIntent) *swanherdv1.TunnelReport {
+	if e.down {
+		return &swanherdv1.TunnelReport{Tunnel: t.GetName(), State: swanherdv1.TunnelState_TUNNEL_STATE_FAILED, StateTime: timestamppb.Now()}
+	}
+	return established(t)
+}
+
+// all is what the edge says of all its tunnels, for who holds mu.
+func (e *edge) all() (all []*swanherdv1.TunnelReport) {
+	if e.running == nil {
+		return nil
+	}
+	for r := range e.running.Resources.All() {
+		if t := r.GetTunnel(); t != nil {
+			all = append(all, e.says(t))
+		}
+	}
+	return all
 }
 
 // established is what an edge says of a tunnel that is up.
@@ -176,16 +312,7 @@ func (h health) Full() []*swanherdv1.TunnelReport {
 	h.e.mu.Lock()
 	defer h.e.mu.Unlock()
 	h.e.changed, h.e.removed = nil, nil
-	if h.e.running == nil {
-		return nil
-	}
-	var all []*swanherdv1.TunnelReport
-	for r := range h.e.running.Resources.All() {
-		if t := r.GetTunnel(); t != nil {
-			all = append(all, established(t))
-		}
-	}
-	return all
+	return h.e.all()
 }
 
 func (h health) Transitions() (changed []*swanherdv1.TunnelReport, removed []string) {

@@ -3,9 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -22,68 +21,6 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
-// A link passes connections on, unless it is cut.
-type link struct {
-	to     string
-	listen net.Listener
-
-	mu    sync.Mutex
-	cut   bool
-	conns map[net.Conn]bool
-}
-
-func newLink(t *testing.T, to string) *link {
-	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := &link{to: to, listen: lis, conns: map[net.Conn]bool{}}
-	t.Cleanup(func() { lis.Close(); l.set(true) })
-	go l.run()
-	return l
-}
-
-func (l *link) run() {
-	for {
-		in, err := l.listen.Accept()
-		if err != nil {
-			return
-		}
-		out, err := net.Dial("tcp", l.to)
-		if err != nil {
-			in.Close()
-			continue
-		}
-		l.mu.Lock()
-		if l.cut {
-			in.Close()
-			out.Close()
-		} else {
-			l.conns[in], l.conns[out] = true, true
-			for _, pair := range [][2]net.Conn{{in, out}, {out, in}} {
-				go func() {
-					_, _ = io.Copy(pair[0], pair[1])
-					pair[0].Close()
-					pair[1].Close()
-				}()
-			}
-		}
-		l.mu.Unlock()
-	}
-}
-
-// set cuts the link with all that runs over it, or mends it.
-func (l *link) set(cut bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cut = cut
-	for c := range l.conns {
-		c.Close()
-	}
-	clear(l.conns)
-}
-
 // faults is a fleet of simulated edges at three controllers in processes of their own,
 // between which there are links that can be cut.
 type faults struct {
@@ -93,12 +30,14 @@ type faults struct {
 	// streams carry what replicas tell one another, members the traffic of their etcds.
 	streams, members []*link
 	writer           *writer
+	// killed are those that were while authorities are replaced.
+	killed map[*controller]bool
 }
 
 func newFaults(t *testing.T) *faults {
 	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	t.Cleanup(cancel)
-	f := &faults{t: t, ctx: ctx, load: &load{options: options{edges: 12, hubs: 2, replicas: 3, crew: 100, json: true}, dir: t.TempDir()}}
+	f := &faults{t: t, ctx: ctx, killed: map[*controller]bool{}, load: &load{options: options{edges: 12, hubs: 2, replicas: 3, crew: 100, json: true}, dir: t.TempDir()}}
 	runtime.LockOSThread() // the processes end with this thread
 	t.Cleanup(f.close)
 	var err error
@@ -143,12 +82,6 @@ func (f *faults) lead() {
 			to := argument(c, "--cluster")
 			*to = strings.Replace(*to, own, "http://"+f.members[i].listen.Addr().String(), 1)
 		}
-	}
-}
-
-func cutAll(links []*link, cut bool) {
-	for _, l := range links {
-		l.set(cut)
 	}
 }
 
@@ -297,6 +230,8 @@ func TestFaults(t *testing.T) {
 	step("the leader is killed", func(t *testing.T) { f.loseReplica(f.leader()) })
 	step("a replica hangs", func(t *testing.T) { f.hang() })
 	step("replicas do not reach one another", func(t *testing.T) { f.partition() })
+	step("a replica is cut off from the others", func(t *testing.T) { f.cutOff(f.follower()) })
+	step("the leader is cut off from the others", func(t *testing.T) { f.cutOff(f.leader()) })
 	step("etcd has no quorum", func(t *testing.T) { f.loseQuorum() })
 	step("all are killed", func(t *testing.T) { f.loseAll() })
 	w.goesOn()
@@ -314,6 +249,7 @@ func TestFaults(t *testing.T) {
 	if now := f.octets(); now != 0 && now > before {
 		t.Errorf("%.0f octets of intents were sent to edges that had everything", now-before)
 	}
+	step("the leader is killed while authorities are replaced", func(t *testing.T) { f.replaceAuthorities() })
 }
 
 // audited waits until the audit log is sealed whole, over all the leaders that there were.
@@ -341,6 +277,73 @@ func (f *faults) loseReplica(c *controller) {
 	f.leader()
 	f.again(c)
 	f.whole(3)
+}
+
+// follower is a replica that does not lead.
+func (f *faults) follower() *controller {
+	f.t.Helper()
+	leader := f.leader()
+	i := slices.Index(f.controllers, leader)
+	return f.controllers[(i+1)%len(f.controllers)]
+}
+
+// cutOff cuts one off from the others, which go on; edges and operators reach all of them.
+// It answers with what it knows, and says that it may be old; it takes no write; and its
+// edges go to the others, so that these have the whole fleet.
+func (f *faults) cutOff(c *controller) {
+	before := f.transitions()
+	at := slices.Index(f.controllers, c)
+	pid := c.process.Process.Pid
+	for _, links := range [][]*link{f.members, f.streams} {
+		for i, l := range links {
+			if i == at {
+				l.set(everybody)
+			} else {
+				l.set(func(from int) bool { return from == pid })
+			}
+		}
+	}
+	alone := &faults{t: f.t, ctx: f.ctx, load: &load{controllers: []*controller{c}}}
+	alone.until("the state to count as old", func(metric func(string) float64) bool { return metric("swanherd_store_stale_seconds") > 0 })
+	f.old(c)
+	others := &faults{t: f.t, ctx: f.ctx, load: &load{options: f.options}}
+	for _, other := range f.controllers {
+		if other != c {
+			others.controllers = append(others.controllers, other)
+		}
+	}
+	others.whole(2)
+	if leader := others.leader(); leader == c {
+		f.t.Error("the one that is cut off leads")
+	}
+	alone.until("it to lead no longer", func(metric func(string) float64) bool { return metric("swanherd_leader") == 0 })
+	f.writer.goesOn()
+	cutAll(f.members, nil)
+	cutAll(f.streams, nil)
+	f.whole(3)
+	leaders, err := f.sum("swanherd_leader")
+	if err != nil || leaders != 1 {
+		f.t.Errorf("%.0f replicas lead, %v", leaders, err)
+	}
+	if after := f.transitions(); after != before {
+		f.t.Errorf("%d transitions were recorded of tunnels that were up", after-before)
+	}
+}
+
+// old checks that a controller says of what it answers that it may be old, and takes no
+// write.
+func (f *faults) old(c *controller) {
+	f.t.Helper()
+	var header metadata.MD
+	if _, err := c.topology.GetSite(f.ctx, &swanherdv1.GetSiteRequest{Name: siteName(1)}, grpc.Header(&header)); err != nil || len(header.Get("swanherd-stale-since")) == 0 {
+		f.t.Errorf("a read without a quorum: %v, header %v", err, header)
+	}
+	_, err := c.topology.UpdateSite(f.ctx, &swanherdv1.UpdateSiteRequest{
+		Site: &swanherdv1.Site{Name: siteName(1), DisplayName: "x"}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"display_name"}},
+	})
+	if status.Code(err) != codes.Unavailable {
+		f.t.Errorf("a write without a quorum: %v, want UNAVAILABLE", err)
+	}
 }
 
 // hang stops one for longer than its lease lasts.
@@ -371,7 +374,7 @@ func (f *faults) hang() {
 // partition cuts what replicas tell one another, but not their etcds.
 func (f *faults) partition() {
 	before := f.transitions()
-	cutAll(f.streams, true)
+	cutAll(f.streams, everybody)
 	// One at least does not have the sessions of all: those that were lost went to others.
 	var blind *controller
 	for blind == nil {
@@ -390,7 +393,7 @@ func (f *faults) partition() {
 	if err != nil || len(tunnels.GetTunnels()) == 0 || !strings.Contains(tunnels.GetTunnels()[0].GetReason(), "a replica of the controller that cannot be reached") {
 		f.t.Errorf("stale tunnels are %v, %v", tunnels, err)
 	}
-	cutAll(f.streams, false)
+	cutAll(f.streams, nil)
 	f.whole(3)
 	if after := f.transitions(); after != before {
 		f.t.Errorf("%d transitions were recorded of tunnels that were up", after-before)
@@ -403,22 +406,20 @@ func (f *faults) loseQuorum() {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	cutAll(f.members, true)
+	streams := f.staleStreams()
+	cutAll(f.members, everybody)
 	f.until("the state to count as old", func(metric func(string) float64) bool { return metric("swanherd_store_stale_seconds") > 0 })
-	for _, c := range f.controllers {
-		var header metadata.MD
-		if _, err := c.topology.GetSite(f.ctx, &swanherdv1.GetSiteRequest{Name: siteName(1)}, grpc.Header(&header)); err != nil || len(header.Get("swanherd-stale-since")) == 0 {
-			f.t.Errorf("a read without a quorum: %v, header %v", err, header)
-		}
-		_, err := c.topology.UpdateSite(f.ctx, &swanherdv1.UpdateSiteRequest{
-			Site: &swanherdv1.Site{Name: siteName(1), DisplayName: "x"}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"display_name"}},
-		})
-		if status.Code(err) != codes.Unavailable {
-			f.t.Errorf("a write without a quorum: %v, want UNAVAILABLE", err)
-		}
+	for _, s := range streams {
+		s.says(f, "KIND_STALE since")
 	}
-	cutAll(f.members, false)
+	for _, c := range f.controllers {
+		f.old(c)
+	}
+	cutAll(f.members, nil)
 	f.until("the state to be current", func(metric func(string) float64) bool { return metric("swanherd_store_stale_seconds") == 0 })
+	for _, s := range streams {
+		s.says(f, "KIND_CURRENT")
+	}
 	f.whole(3)
 	f.leader()
 	if now, err := f.sum("swanherd_sessions_ended_total"); err != nil || now != sessions {

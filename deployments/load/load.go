@@ -12,9 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
-
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -34,6 +31,9 @@ type load struct {
 	crews       []crew
 
 	before memory // without sessions
+	calmly sample // before there was trouble
+	// How often a site was changed, and the profile of all.
+	siteChanges, profileChanges int
 
 	mu   sync.Mutex
 	wait func(index int, at time.Time) // for each intent that is applied
@@ -107,24 +107,33 @@ func (l *load) measure(ctx context.Context) (err error) {
 	if err := startAll(ctx, l.controllers); err != nil {
 		return err
 	}
-	for _, phase := range []struct {
-		name string
-		run  func(context.Context) error
-	}{
+	phases := []phase{
 		{"topology", l.makeTopology},
 		{"enrolment", l.enrol},
 		{"sessions", l.connect},
 		{"changes of one site", l.changeSites},
 		{"a change of all", l.changeAll},
-		{"idle", l.idle},
-		{"a controller's end", l.lose},
-	} {
+	}
+	if on := l.knobs.on(l.options.edges); len(on) > 0 {
+		for _, k := range on {
+			phases = append(phases, phase{k.Name, func(ctx context.Context) error { return l.endure(ctx, k) }})
+		}
+	} else {
+		phases = append(phases, phase{"idle", l.idle}, phase{"a controller's end", l.lose})
+	}
+	for _, phase := range phases {
 		l.step("%s ...", phase.name)
 		if err := phase.run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", phase.name, err)
 		}
 	}
 	return nil
+}
+
+// phase is a part of a run.
+type phase struct {
+	name string
+	run  func(context.Context) error
 }
 
 func siteName(i int) string { return fmt.Sprintf("%s/sites/site-%05d", network, i) }
@@ -171,14 +180,14 @@ func (l *load) makeTopology(ctx context.Context) error {
 // as it takes.
 func (l *load) gatherCrews() {
 	if l.options.edges <= l.options.crew {
-		l.crews = []crew{&hands{count: l.options.edges, enrolAt: l.controller.edges, access: l.controller.access, applied: l.applied}}
+		l.crews = []crew{&hands{count: l.options.edges, enrolAt: l.controller.edges, access: l.controller.access, applied: l.applied, dir: l.dir}}
 		return
 	}
 	for first := 0; first < l.options.edges; first += l.options.crew {
 		at := l.controllers[len(l.crews)%len(l.controllers)]
 		l.crews = append(l.crews, &worker{applied: l.applied, job: job{
 			First: first, Count: min(l.options.crew, l.options.edges-first),
-			Credential: l.controller.credential, Operators: at.operators, Edges: at.edges,
+			Credential: l.controller.credential, Operators: at.operators, Edges: at.edges, Dir: l.dir,
 		}})
 	}
 }
@@ -213,7 +222,7 @@ func (l *load) connect(ctx context.Context) error {
 	if err := l.each(crew.connect); err != nil {
 		return err
 	}
-	if err := l.settle(ctx); err != nil {
+	if err := l.settle(ctx, l.options.edges); err != nil {
 		return err
 	}
 	l.results.took("from no session to all in sync", time.Since(began), "")
@@ -275,106 +284,6 @@ func (l *load) profileProcessor() (func() error, error) {
 	return func() error { return <-done }, nil
 }
 
-// settle waits until every edge runs and keeps what is planned for it.
-func (l *load) settle(ctx context.Context) error {
-	for {
-		in, err := l.controller.metric("swanherd_edges_in_sync")
-		if err != nil {
-			return err
-		}
-		if int(in) == l.options.edges {
-			return nil
-		}
-		if err := pause(ctx, 20*time.Millisecond); err != nil {
-			return fmt.Errorf("%.0f of %d edges are in sync: %w", in, l.options.edges, err)
-		}
-	}
-}
-
-// changeSites gives one site after the other a further prefix, and waits for the edges at
-// both ends of its tunnels.
-func (l *load) changeSites(ctx context.Context) error {
-	var times []time.Duration
-	for n := range l.changes {
-		i := l.hubs + n%(l.options.edges-l.hubs)
-		missing := map[int]bool{i: true}
-		for hub := range l.hubs {
-			missing[hub] = true
-		}
-		done := make(chan time.Time, 1)
-		l.onApplied(func(index int, at time.Time) {
-			if missing[index] {
-				if delete(missing, index); len(missing) == 0 {
-					done <- at
-				}
-			}
-		})
-		began := time.Now()
-		_, err := l.controller.topology.UpdateSite(ctx, &swanherdv1.UpdateSiteRequest{
-			Site: l.site(i, fmt.Sprintf("172.%d.%d.0/24", 16+n>>8, n&255)), UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"prefixes"}},
-		})
-		if err != nil {
-			return err
-		}
-		select {
-		case at := <-done:
-			times = append(times, at.Sub(began))
-		case <-ctx.Done():
-			return fmt.Errorf("change %d: %d edges do not have it: %w", n, len(missing), ctx.Err())
-		}
-	}
-	l.onApplied(nil)
-	l.results.times("change of one site until its edges run it", times, "p99 50 ms")
-	return nil
-}
-
-// rounds is how often all are changed.
-const rounds = 5
-
-// changeAll changes what every tunnel has in it.
-func (l *load) changeAll(ctx context.Context) error {
-	profiled, err := l.profileProcessor()
-	if err != nil {
-		return err
-	}
-	var each, all []time.Duration
-	for n := range rounds {
-		had := map[int]bool{}
-		var times []time.Duration
-		done := make(chan struct{})
-		began := time.Now()
-		l.onApplied(func(index int, at time.Time) {
-			if !had[index] {
-				had[index] = true
-				if times = append(times, at.Sub(began)); len(had) == l.options.edges {
-					close(done)
-				}
-			}
-		})
-		_, err := l.controller.topology.UpdateProfile(ctx, &swanherdv1.UpdateProfileRequest{
-			Profile:    &swanherdv1.Profile{Name: network + "/profiles/default", DpdDelay: durationpb.New(time.Duration(11+n) * time.Second)},
-			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"dpd_delay"}},
-		})
-		if err != nil {
-			return err
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return fmt.Errorf("round %d: %w", n, ctx.Err())
-		}
-		l.onApplied(nil)
-		each = append(each, times...)
-		all = append(all, times[len(times)-1])
-		if err := l.settle(ctx); err != nil {
-			return err
-		}
-	}
-	l.results.times("change of all until an edge runs it", each, "p99 2 s")
-	l.results.times("change of all until the last edge runs it", all, "")
-	return profiled()
-}
-
 // idleTime is how long nothing happens.
 const idleTime = 20 * time.Second
 
@@ -430,7 +339,7 @@ func (l *load) lose(ctx context.Context) error {
 	} else if err := l.gather(ctx); err != nil {
 		return err
 	}
-	if err := l.settle(ctx); err != nil {
+	if err := l.settle(ctx, l.options.edges); err != nil {
 		return err
 	}
 	l.results.took("from the controller's end to all in sync", time.Since(began), "20 s")

@@ -9,6 +9,25 @@
 // and reports tunnels and counters. Only what runs the intent is not real: there is no
 // data plane.
 //
+// Some of the edges can make trouble, each kind in turn, while the others are measured as
+// before; the result has both beside each other, what the controller did with those who
+// make trouble, and what it takes in memory:
+//
+//	go run ./deployments/load -edges 1000 -storm 0.5 -hostile 0.02
+//
+//	-churn 0.02    so many of all edges leave each second, each once in -churn-round, and come back a second later
+//	-storm 0.5     so many drop at once and return at the same moment, each -storm-every
+//	-slow 0.1      so many need -slow-by for an intent, and for each read
+//	-refuse 0.1    so many refuse what they get, half of them as what they cannot do now
+//	-revert 0.1    so many take back what they get when they are told to keep it
+//	-flap 0.1      all tunnels of so many go down and come up, each for a second
+//	-hostile 0.02  so many break the rules: giant messages, acks from the future, wrong
+//	               digests, floods, sessions and connections that say nothing, readers that
+//	               read nothing
+//
+// It is the last spokes that make trouble. With a knob the run ends after that, when all
+// edges are honest again and in sync.
+//
 // The topology is a hub-and-spoke mesh. Everything is on loopback, bounded in time, and
 // gone at the end. Figures are of this machine and this run: the edges take their share of
 // the same processors.
@@ -38,6 +57,7 @@ type options struct {
 	calm time.Duration
 	// profiles is where the controller's profiles with all sessions go, empty for nowhere.
 	profiles string
+	knobs    knobs
 }
 
 // collectorPercent is GOGC of this program, unless the environment has another: the edges
@@ -53,6 +73,7 @@ func main() {
 	flag.IntVar(&o.crew, "crew", 9000, "how many edges are simulated in one process")
 	flag.BoolVar(&o.json, "json", false, "print the result as JSON")
 	flag.StringVar(&o.profiles, "profiles", "", "`directory` for the controller's heap and goroutines with all sessions, and for its processor and this one's during the changes of all, as pprof reads them")
+	o.knobs.flags(flag.CommandLine)
 	var worker string
 	flag.StringVar(&worker, "worker", "", "be a process of simulated edges for another one of this program, which says what to do as `JSON`")
 	flag.DurationVar(&o.calm, "calm", 15*time.Second, "how long after the sessions' begin memory is looked at: what that left is given back after ten seconds")
@@ -76,6 +97,9 @@ func main() {
 func run(ctx context.Context, o options) error {
 	if o.hubs < 1 || o.edges <= o.hubs {
 		return fmt.Errorf("%d edges with %d hubs: want at least a hub and an edge that is none", o.edges, o.hubs)
+	}
+	if err := o.knobs.check(o.edges, o.hubs); err != nil {
+		return err
 	}
 	if err := raiseFileLimit(o.files()); err != nil {
 		return err

@@ -19,12 +19,15 @@ type job struct {
 	First, Count int
 	// Credential is the operator's, for the controller at Operators; edges enrol at Edges.
 	Credential, Operators, Edges string
+	// Dir is where edges store what they renew.
+	Dir string
 }
 
 // word is a line from a worker: that it is done with what it was told to do, or that an
 // edge runs an intent.
 type word struct {
 	Done  bool   `json:"d,omitempty"`
+	Tally *tally `json:"y,omitempty"`
 	Error string `json:"e,omitempty"`
 	Index int    `json:"i,omitempty"`
 	// At is when, in nanoseconds of Unix time.
@@ -40,6 +43,7 @@ type worker struct {
 	process *exec.Cmd
 	in      io.WriteCloser
 	done    chan error
+	tally   tally // of the last calm
 }
 
 func (w *worker) enrol(ctx context.Context) error {
@@ -74,8 +78,13 @@ func (w *worker) enrol(ctx context.Context) error {
 	}
 }
 
+// maxWord bounds a worker's line: a tally of many returns is long.
+const maxWord = 16 << 20
+
 func (w *worker) listen(out io.Reader) {
-	for lines := bufio.NewScanner(out); lines.Scan(); {
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, maxWord)
+	for lines.Scan() {
 		var said word
 		switch err := json.Unmarshal(lines.Bytes(), &said); {
 		case err != nil:
@@ -84,6 +93,9 @@ func (w *worker) listen(out io.Reader) {
 		case said.Error != "":
 			w.done <- errors.New(said.Error)
 		case said.Done:
+			if said.Tally != nil {
+				w.tally = *said.Tally
+			}
 			w.done <- nil
 		default:
 			w.applied(said.Index, time.Unix(0, said.At))
@@ -91,9 +103,25 @@ func (w *worker) listen(out io.Reader) {
 	}
 }
 
-func (w *worker) connect() error {
-	if _, err := io.WriteString(w.in, "connect\n"); err != nil {
-		return fmt.Errorf("tell a worker to connect its edges: %w", err)
+func (w *worker) connect() error { return w.tell("connect") }
+
+func (w *worker) disturb(k knob) error {
+	b, err := json.Marshal(k)
+	if err != nil {
+		return err
+	}
+	return w.tell("disturb " + string(b))
+}
+
+func (w *worker) calm() (tally, error) {
+	err := w.tell("calm")
+	return w.tally, err
+}
+
+// tell has the worker do something, and waits until it has.
+func (w *worker) tell(what string) error {
+	if _, err := io.WriteString(w.in, what+"\n"); err != nil {
+		return fmt.Errorf("tell a worker to %s: %w", what, err)
 	}
 	return <-w.done
 }
@@ -129,8 +157,8 @@ func work(ctx context.Context, argument string) error {
 			}
 		}
 	}()
-	answer := func(err error) {
-		w := word{Done: true}
+	answer := func(t *tally, err error) {
+		w := word{Done: true, Tally: t}
 		if err != nil {
 			w.Error = err.Error()
 		}
@@ -138,18 +166,35 @@ func work(ctx context.Context, argument string) error {
 	}
 	c := &controller{operators: j.Operators}
 	if err := c.connect(j.Credential); err != nil {
-		answer(err)
+		answer(nil, err)
 		return err
 	}
 	h := &hands{
-		first: j.First, count: j.Count, enrolAt: j.Edges, access: c.access,
+		first: j.First, count: j.Count, enrolAt: j.Edges, access: c.access, dir: j.Dir,
 		applied: func(index int, at time.Time) { said <- word{Index: index, At: at.UnixNano()} },
 	}
-	answer(h.enrol(ctx))
+	answer(nil, h.enrol(ctx))
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
-		if strings.TrimSpace(lines.Text()) == "connect" {
-			answer(h.connect())
-		}
+		answer(obey(h, lines.Text()))
 	}
 	return nil // and with the process everything ends at once
+}
+
+// obey has the crew do what a worker was told.
+func obey(h *hands, line string) (*tally, error) {
+	what, argument, _ := strings.Cut(strings.TrimSpace(line), " ")
+	switch what {
+	case "connect":
+		return nil, h.connect()
+	case "disturb":
+		var k knob
+		if err := json.Unmarshal([]byte(argument), &k); err != nil {
+			return nil, err
+		}
+		return nil, h.disturb(k)
+	case "calm":
+		t, err := h.calm()
+		return &t, err
+	}
+	return nil, fmt.Errorf("a worker is told to %q, which it does not know", what)
 }

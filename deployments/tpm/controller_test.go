@@ -28,6 +28,9 @@ type controller struct {
 	t    testing.TB
 	s    *server.Server
 	conn *grpc.ClientConn
+	// ca is the file of the makers of TPMs that it believes, by the one at first.
+	ca string
+	by *maker
 }
 
 type bearer string
@@ -57,7 +60,7 @@ func startController(t testing.TB, by *maker) *controller {
 			t.Error(err)
 		}
 	})
-	c := &controller{t: t, s: s, conn: dialOperator(t, s)}
+	c := &controller{t: t, s: s, conn: dialOperator(t, s), ca: ca, by: by}
 	topology := swanherdv1.NewTopologyServiceClient(c.conn)
 	if _, err := topology.CreateNetwork(t.Context(), &swanherdv1.CreateNetworkRequest{NetworkId: "demo"}); err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +40,7 @@ func TestAttestation(t *testing.T) {
 		{"a TPM that nobody vouches for waits", func(t *testing.T) { c.unknownWaits(t, unknown) }},
 		{"a registered TPM", func(t *testing.T) { c.registered(t, unknown, ecc) }},
 		{"answers are for nothing else", func(t *testing.T) { c.replayed(t, ecc, unknown) }},
+		{"the file of makers is read again", c.makersChange},
 	} {
 		t.Run(step.name, step.run)
 	}
@@ -97,6 +100,27 @@ func (c *controller) admitted(t *testing.T, e *emulator) {
 func (c *controller) rsaAdmitted(t *testing.T, e *emulator) {
 	if id := newEdge(t, "rsa", c.token(t, true), e).enroll(t); id.Edge != network+"/edges/rsa" {
 		t.Errorf("enrolled as %s", id.Edge)
+	}
+}
+
+// makersChange has a TPM of a maker that is believed only while the file says so, or after
+// that, what it is not to be read as.
+func (c *controller) makersChange(t *testing.T) {
+	other := newMaker(t)
+	e := start(t, other, false)
+	both := append(c.by.pem(), other.pem()...)
+	for i, step := range []struct {
+		file     []byte
+		believed bool
+	}{{c.by.pem(), false}, {both, true}, {[]byte("half a fi"), true}, {c.by.pem(), false}} {
+		if err := os.WriteFile(c.ca, step.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		newEdge(t, fmt.Sprint("maker-", i), c.token(t, false), e).enroll(t)
+		want := map[bool]string{true: "in a TPM of CN=Maker of TPMs", false: "in a TPM that nobody vouches for"}[step.believed]
+		if ev := c.event(t, "edge.enroll"); !strings.Contains(ev.GetMessage(), want) {
+			t.Errorf("step %d: the audit log says %q, not %q", i, ev.GetMessage(), want)
+		}
 	}
 }
 
