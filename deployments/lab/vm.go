@@ -64,7 +64,7 @@ func (v VM) Run(ctx context.Context, console io.Writer) (status int, err error) 
 	argv := []string{
 		"-accel", "tcg,thread=multi", "-cpu", "max", "-m", strconv.Itoa(v.MemoryMB), "-smp", strconv.Itoa(v.CPUs),
 		"-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio", "-kernel", kernels[0], "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 softlockup_panic=1 watchdog_thresh=60 tsc=unstable clocksource=hpet mitigations=off random.trust_cpu=on",
+		"-append", "console=ttyS0 quiet panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=60 tsc=unstable clocksource=hpet mitigations=off random.trust_cpu=on",
 	}
 	for _, d := range v.Disks {
 		argv = append(argv, "-drive", "file="+d+",if=virtio,format=raw,snapshot=on")
