@@ -21,6 +21,14 @@
 // for it, for a bounded time; they then go through the policies as they are when it
 // comes. All others are dropped.
 //
+// # Several ways to one place
+//
+// Tunnels that lead to the same place by different uplinks have policies that match the
+// same packets. A [Ranking] says which goes first, for each class of traffic, and shares
+// the flows between those of equal rank; [RankingPlane] has the rules. Who measures the
+// ways and makes the ranking is above, and it is only about what is sent: no ranking takes
+// a packet out of protection, and none keeps one from being received.
+//
 // # Concurrency
 //
 // Apply is called by one goroutine at a time, in the order in which the caller

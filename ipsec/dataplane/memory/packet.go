@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"time"
@@ -49,7 +50,7 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 	if p.closed {
 		return Datagram{}, dataplane.ErrClosed
 	}
-	pol := p.match(t)
+	pol := p.match(t, dscp(packet))
 	if pol == nil {
 		return Datagram{}, ErrNoPolicy
 	}
@@ -90,21 +91,21 @@ func (p *Plane) seal(t ts.Packet, packet []byte) (Datagram, error) {
 }
 
 // match returns the policy for an outbound packet: lowest priority value, then longest
-// remote range, then one that has an SA, then the one set first.
-func (p *Plane) match(t ts.Packet) *policy {
+// remote range, then one that has an SA, then as the ranking says, then the one set first.
+func (p *Plane) match(t ts.Packet, dscp uint8) *policy {
 	var best *policy
 	for _, q := range p.policies {
 		if !ts.Match(q.LocalTS, q.RemoteTS, t) {
 			continue
 		}
-		if best == nil || p.before(q, best, t) {
+		if best == nil || p.before(q, best, t, dscp) {
 			best = q
 		}
 	}
 	return best
 }
 
-func (p *Plane) before(q, best *policy, t ts.Packet) bool {
+func (p *Plane) before(q, best *policy, t ts.Packet, dscp uint8) bool {
 	switch {
 	case q.Priority != best.Priority:
 		return q.Priority < best.Priority
@@ -113,7 +114,30 @@ func (p *Plane) before(q, best *policy, t ts.Packet) bool {
 	case narrower(best.RemoteTS, q.RemoteTS, t.Destination):
 		return false
 	}
-	return p.newest(q.Tunnel, q.Child) != nil && p.newest(best.Tunnel, best.Child) == nil
+	if has, had := p.newest(q.Tunnel, q.Child) != nil, p.newest(best.Tunnel, best.Child) != nil; has != had {
+		return has
+	}
+	class := p.ranking.Class(t, dscp)
+	rank, other := p.ranking.Rank(q.Tunnel, class), p.ranking.Rank(best.Tunnel, class)
+	if rank != other || rank == dataplane.Unranked {
+		return rank < other
+	}
+	return share(q.Tunnel, t) > share(best.Tunnel, t)
+}
+
+// share is what decides which of several tunnels has a flow: the highest.
+func share(tunnel string, t ts.Packet) uint64 {
+	h := fnv.New64a()
+	fmt.Fprint(h, t, tunnel)
+	return h.Sum64()
+}
+
+// dscp is the code point of a packet that has been parsed.
+func dscp(packet []byte) uint8 {
+	if packet[0]>>4 == 4 {
+		return packet[1] >> 2
+	}
+	return (packet[0]<<4 | packet[1]>>4) >> 2
 }
 
 func (p *Plane) newest(tunnel, child string) *association {

@@ -42,6 +42,7 @@ type Plane struct {
 	inbound  map[uint32]*association
 	outbound []*association // in the order of their installation
 	policies []*policy
+	ranking  dataplane.Ranking
 	log      []dataplane.Op
 
 	unknownTold time.Time
@@ -64,6 +65,8 @@ type policy struct {
 	acquired time.Time
 	kept     [][]byte // packets that wait for an SA
 }
+
+var _ dataplane.RankingPlane = (*Plane)(nil)
 
 // New attaches a plane to a switch, with addr as its NAT traversal endpoint.
 // A plane that had this address before no longer receives.
@@ -336,6 +339,23 @@ func (p *Plane) setPolicy(pol dataplane.Policy) error {
 	p.policies = append(p.policies, &policy{Policy: pol})
 	return nil
 }
+
+// SetRanking implements dataplane.RankingPlane.
+func (p *Plane) SetRanking(r dataplane.Ranking) error {
+	if err := r.Validate(); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return dataplane.ErrClosed
+	}
+	p.ranking = r
+	return nil
+}
+
+// TakesClasses implements dataplane.RankingPlane.
+func (p *Plane) TakesClasses() bool { return true }
 
 // Counters implements dataplane.Plane.
 func (p *Plane) Counters() []dataplane.Counters {

@@ -127,6 +127,8 @@ func run(t *testing.T, lacks Lack, wanted Lack, newPair func(t *testing.T) *Pair
 		{"selectors may be of ports and of ICMP types", testPortSelectors, 0},
 		{"the first policy that matches decides", testOrder, 0},
 		{"of equal policies one with an SA goes first", testAlternatives, 0},
+		{"of equal policies the tunnel of the lower rank goes first", testRanking, 0},
+		{"tunnels of equal rank share the flows, and classes differ", testClasses, 0},
 		{"a prefix within another is no wall", testNested, 0},
 		{"soft and hard limits", testLimits, 0},
 		{"soft and hard limits in time", testTimeLimits, 0},

@@ -242,9 +242,9 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 	if c.policy != nil && reflect.DeepEqual(c.spec, spec) {
 		return nil
 	}
-	root := in.spd.Load()
+	root := in.spd.Load().root
 	if c.policy != nil && c.inside != in {
-		c.inside.spd.Store(c.withdrawn(c.inside.spd.Load()))
+		c.inside.setRoot(c.withdrawn(c.inside.spd.Load().root))
 	} else {
 		root = c.withdrawn(root)
 	}
@@ -257,7 +257,7 @@ func (p *Plane) setPolicy(spec dataplane.Policy) error {
 		root = root.insert(x.prefix, x.bits, c.policy)
 	}
 	c.choose()
-	in.spd.Store(root)
+	in.setRoot(root)
 	return nil
 }
 
@@ -277,7 +277,7 @@ func (p *Plane) removePolicy(key childKey) {
 	if c == nil || c.policy == nil {
 		return
 	}
-	c.inside.spd.Store(c.withdrawn(c.inside.spd.Load()))
+	c.inside.setRoot(c.withdrawn(c.inside.spd.Load().root))
 	c.policy, c.spec, c.inside = nil, dataplane.Policy{}, nil
 	c.choose()
 	p.release(c)

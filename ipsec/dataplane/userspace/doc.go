@@ -27,6 +27,11 @@
 // Datagrams carry a UDP checksum, although RFC 3948, Section 2.1 recommends
 // zero: kernels segment and merge only those that have one.
 //
+// Which of several tunnels to one place a packet takes, by [dataplane.Ranking], is decided
+// with its policy and remembered with it for the flow, so packets of a known flow pay
+// nothing. Fragments after the first have no ports and may go by another tunnel than the
+// first one does.
+//
 // What a policy protects while there is no SA is asked for (RFC 4301, Section 5.1). The first
 // 16 packets of each child wait for the SA, at most ten seconds: they are those that
 // open connections. What waits is bounded for all children together, too.

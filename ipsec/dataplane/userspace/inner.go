@@ -32,11 +32,18 @@ type flow struct {
 	srcPort, dstPort uint16
 }
 
+// hash of a flow. Its upper half is the better one.
+func (f *flow) hash() uint64 {
+	return (f.src.lo ^ f.src.hi*3 ^ f.dst.lo*5 ^ f.dst.hi*7 ^
+		uint64(f.srcPort)<<24 ^ uint64(f.dstPort)<<40 ^ uint64(f.protocol)) * 0x9e3779b97f4a7c15
+}
+
 // inner is what parse learns of an inner packet.
 type inner struct {
 	flow
 	v6        bool
 	fragment  bool
+	dscp      uint8
 	transport int // offset of the transport header; the length if there is none
 	length    int // of the packet; padding may follow (RFC 4303, Section 2.7)
 }
@@ -66,6 +73,7 @@ func (p *inner) parse4(b []byte) bool {
 	*p = inner{
 		flow:      flow{src: addressFrom4(b[12:]), dst: addressFrom4(b[16:]), protocol: b[9]},
 		fragment:  fragment&0x3fff != 0,
+		dscp:      b[1] >> 2,
 		transport: header,
 		length:    length,
 	}
@@ -85,7 +93,7 @@ func (p *inner) parse6(b []byte) bool {
 	}
 	*p = inner{
 		flow: flow{src: addressFrom16(b[8:]), dst: addressFrom16(b[24:]), protocol: b[6]},
-		v6:   true, transport: ipv6HeaderLen, length: length,
+		v6:   true, dscp: (b[0]<<4 | b[1]>>4) >> 2, transport: ipv6HeaderLen, length: length,
 	}
 	if p.src.mapped() || p.dst.mapped() {
 		return false // never on a wire (RFC 4942, Section 2.2)

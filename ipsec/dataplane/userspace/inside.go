@@ -16,13 +16,24 @@ import (
 type inside struct {
 	label  string
 	device *device
-	spd    atomic.Pointer[spdNode]
+	spd    atomic.Pointer[database]
 	// mtus asks for the MTU of the interface, in its network namespace.
 	mtus *probes
 	// transmitters serve the intakes of the interface.
 	transmitters []*transmitter
 	// further are the lanes of transmitters that are not of the first inside.
 	further []*lanes
+}
+
+func newInside(label string) *inside {
+	in := &inside{label: label}
+	in.spd.Store(&database{})
+	return in
+}
+
+// setRoot has packets be looked up in other policies.
+func (in *inside) setRoot(root *spdNode) {
+	in.spd.Store(&database{root, in.spd.Load().ranking})
 }
 
 // openInsides makes the interfaces of labels, with as many transmitters as the first has.
@@ -34,7 +45,7 @@ func (p *Plane) openInsides(c Config) error {
 		return errors.New("labels need a kernel that lets several sockets have one port (SO_REUSEPORT)")
 	}
 	for _, l := range c.Labels {
-		in := &inside{label: l.Name}
+		in := newInside(l.Name)
 		err := l.Within(func() (err error) {
 			in.mtus = openProbes(0)
 			in.device, err = openDevice(l.Interface, c.MTU, c.QueueLength, len(p.socket.lanes))

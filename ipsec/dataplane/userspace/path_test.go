@@ -27,9 +27,11 @@ func newPath(t testing.TB, out *os.File) *Plane {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.close() })
+	in := newInside("")
+	in.device = &device{intakes: []*intake{{queues: []int{int(out.Fd())}}}, outlet: int(out.Fd()), mergeTCP: true, mergeUDP: true}
 	p := &Plane{
 		logger:  slog.New(slog.DiscardHandler),
-		insides: []*inside{{device: &device{intakes: []*intake{{queues: []int{int(out.Fd())}}}, outlet: int(out.Fd()), mergeTCP: true, mergeUDP: true}}},
+		insides: []*inside{in},
 		socket:  s, endpoints: newEndpoints(), events: make(chan dataplane.Event, eventBuffer), inbound: newSPITable(),
 		reserved: map[uint32]bool{}, sas: map[saKey]*association{}, children: map[childKey]*child{},
 	}

@@ -125,8 +125,9 @@ type saKey struct {
 }
 
 var (
-	_ dataplane.StreamPlane = (*Plane)(nil)
-	_ dataplane.Measured    = (*Plane)(nil)
+	_ dataplane.StreamPlane  = (*Plane)(nil)
+	_ dataplane.RankingPlane = (*Plane)(nil)
+	_ dataplane.Measured     = (*Plane)(nil)
 )
 
 // New makes the interface and the socket and starts to move packets, which all
@@ -148,8 +149,10 @@ func New(c Config) (*Plane, error) {
 	if !d.mergeTCP || !d.mergeUDP {
 		c.Logger.Warn("this kernel refuses some super-packets; throughput suffers", "interface", d.name, "tcp", d.mergeTCP, "udp", d.mergeUDP)
 	}
+	first := newInside("")
+	first.device, first.mtus = d, s.probes
 	p := &Plane{
-		logger: c.Logger, insides: []*inside{{device: d, mtus: s.probes}}, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
+		logger: c.Logger, insides: []*inside{first}, socket: s, raw: openRaw(c.Listen.Addr(), c.Mark),
 		keepMSS:   c.KeepMSS,
 		endpoints: newEndpoints(),
 		events:    make(chan dataplane.Event, eventBuffer),

@@ -71,25 +71,18 @@ func (n *spdNode) remove(prefix address, bits int, p *policy) *spdNode {
 	return &c
 }
 
-// before reports whether p goes before q, whose remote prefix is as long and which was
-// set before it.
-func (p *policy) before(q *policy) bool {
-	if p.priority != q.priority {
-		return p.priority < q.priority
-	}
-	return p.child.carries() && !q.child.carries()
-}
-
-// lookup finds the policy for an outbound packet: of all that match it the one
-// with the lowest priority value, among equals the one with the longest remote
-// prefix, among those one whose child has an SA, and of those the one set first. It
-// returns nil if none matches.
-func (n *spdNode) lookup(f *flow) *policy {
+// lookup finds the policy for an outbound packet with that code point: of all that match
+// it the one with the lowest priority value, among equals the one with the longest remote
+// prefix, among those one whose child has an SA, and of those the one that the ranking has
+// go first, or that was set first. It returns nil if none matches.
+func (d *database) lookup(f *flow, dscp uint8) *policy {
+	x := contest{ranking: d.ranking, flow: f, dscp: dscp}
 	var best *policy
+	n := d.root
 	for n != nil && n.prefix.commonBits(f.dst) >= n.bits {
 		var here *policy
 		for _, p := range n.policies {
-			if (here == nil || p.before(here)) && p.selectors.outbound(f) {
+			if (here == nil || x.before(p, here)) && p.selectors.outbound(f) {
 				here = p
 			}
 		}
@@ -107,30 +100,32 @@ func (n *spdNode) lookup(f *flow) *policy {
 // spdCache remembers the policy of recent flows (RFC 4301, Section 4.4.1). It
 // belongs to the transmitter alone.
 type spdCache struct {
-	root    *spdNode // of which entries are true
-	entries [spdCacheSize]spdCacheEntry
+	database *database // of which entries are true
+	entries  [spdCacheSize]spdCacheEntry
 }
 
 const spdCacheSize = 1024 // a power of two
 
 type spdCacheEntry struct {
 	known  bool
+	dscp   uint8 // 0 where no class asks for it
 	flow   flow
 	policy *policy
 }
 
-// lookup is root.lookup(f), remembered.
-func (c *spdCache) lookup(root *spdNode, f *flow) *policy {
-	if root != c.root {
+// lookup is d.lookup(f, dscp), remembered.
+func (c *spdCache) lookup(d *database, f *flow, dscp uint8) *policy {
+	if d != c.database {
 		clear(c.entries[:])
-		c.root = root
+		c.database = d
 	}
-	h := (f.src.lo ^ f.src.hi*3 ^ f.dst.lo*5 ^ f.dst.hi*7 ^
-		uint64(f.srcPort)<<24 ^ uint64(f.dstPort)<<40 ^ uint64(f.protocol)) * 0x9e3779b97f4a7c15
-	e := &c.entries[h>>32%spdCacheSize]
-	if e.known && e.flow == *f {
+	if d.ranking == nil || !d.ranking.byDSCP {
+		dscp = 0
+	}
+	e := &c.entries[f.hash()>>32%spdCacheSize]
+	if e.known && e.dscp == dscp && e.flow == *f {
 		return e.policy
 	}
-	*e = spdCacheEntry{known: true, flow: *f, policy: root.lookup(f)}
+	*e = spdCacheEntry{known: true, dscp: dscp, flow: *f, policy: d.lookup(f, dscp)}
 	return e.policy
 }

@@ -2,12 +2,14 @@ package userspace
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/ts"
 )
 
@@ -82,6 +84,7 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 		v6 := rapid.Bool().Draw(t, "IPv6")
 		var root *spdNode
 		var model []*modelPolicy
+		ranking := drawRanking(t)
 		for range rapid.IntRange(1, 30).Draw(t, "steps") {
 			if len(model) > 0 && rapid.IntRange(0, 3).Draw(t, "remove") == 0 {
 				i := rapid.IntRange(0, len(model)-1).Draw(t, "which")
@@ -95,7 +98,7 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 					remote: []ts.Selector{drawSelector(t, v6), drawSelector(t, !v6)},
 				}
 				m.policy = &policy{
-					child:     &child{},
+					child:     &child{tunnel: fmt.Sprint(rapid.IntRange(0, 4).Draw(t, "tunnel"))},
 					priority:  rapid.Uint32Range(0, 1).Draw(t, "priority"),
 					selectors: selectors{local: compileSelectors(m.local), remote: compileSelectors(m.remote)},
 				}
@@ -108,7 +111,8 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 				model = append(model, m)
 			}
 			f, packet := drawFlow(t, v6)
-			got := root.lookup(&f)
+			dscp := rapid.Uint8Range(0, 3).Draw(t, "DSCP")
+			got := (&database{root, compileRanking(ranking)}).lookup(&f, dscp)
 			if got == nil {
 				for _, m := range model {
 					if ts.Match(m.local, m.remote, packet) {
@@ -117,7 +121,7 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 				}
 				continue
 			}
-			checkChoice(t, model, got, packet)
+			checkChoice(t, model, got, packet, dscp, &ranking)
 		}
 		for _, m := range model {
 			for _, x := range remotePrefixes(m.remote) {
@@ -130,10 +134,24 @@ func TestPolicyLookupMatchesModel(t *testing.T) {
 	})
 }
 
+// drawRanking has one class, by a port or a code point.
+func drawRanking(t *rapid.T) dataplane.Ranking {
+	r := dataplane.Ranking{Ranks: map[string][]uint8{}}
+	c := dataplane.TrafficClass{DSCP: rapid.SliceOfN(rapid.Uint8Range(0, 2), 0, 2).Draw(t, "code points")}
+	if rapid.Bool().Draw(t, "by selector") {
+		c.RemoteTS = []ts.Selector{drawSelector(t, false), drawSelector(t, true)}
+	}
+	r.Classes = append(r.Classes, c)
+	for i := range rapid.IntRange(0, 3).Draw(t, "ranked tunnels") {
+		r.Ranks[fmt.Sprint(i)] = rapid.SliceOfN(rapid.Uint8Range(0, 2), 2, 2).Draw(t, "ranks")
+	}
+	return r
+}
+
 // checkChoice: the chosen policy matches, and no other that does has a better priority,
 // or the same and a longer prefix, or that too and an SA where the chosen one has none, or
-// is like it in all that and was set before it.
-func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet) {
+// is like it in all that and of a lower rank, or of none and was set before it.
+func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet, dscp uint8, ranking *dataplane.Ranking) {
 	i := slices.IndexFunc(model, func(m *modelPolicy) bool { return m.policy == got })
 	if i < 0 {
 		t.Fatal("lookup found a removed policy")
@@ -158,7 +176,15 @@ func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet
 		if m.policy.child.carries() && !got.child.carries() {
 			t.Fatal("a policy with an SA matches as well")
 		}
-		if m.policy.child.carries() == got.child.carries() && k < i {
+		if m.policy.child.carries() != got.child.carries() {
+			continue
+		}
+		class := ranking.Class(packet, dscp)
+		rank, chosen := ranking.Rank(m.policy.child.tunnel, class), ranking.Rank(got.child.tunnel, class)
+		if rank < chosen {
+			t.Fatalf("a policy of rank %d matches as well, that of %d was chosen", rank, chosen)
+		}
+		if k < i && rank == chosen && (rank == dataplane.Unranked || m.policy.child.tunnel == got.child.tunnel) {
 			t.Fatal("a policy that was set before matches as well")
 		}
 	}
@@ -167,31 +193,39 @@ func checkChoice(t *rapid.T, model []*modelPolicy, got *policy, packet ts.Packet
 func TestPolicyCacheFollowsTheDatabase(t *testing.T) {
 	var cache spdCache
 	f := flow{src: address{1, 1}, dst: address{2, 2}}
-	if cache.lookup(nil, &f) != nil {
+	if cache.lookup(&database{}, &f, 0) != nil {
 		t.Fatal("found a policy in an empty database")
 	}
 	everything := []selector{{last: address{^uint64(0), ^uint64(0)}, anyPort: true}} // IPv6
 	p := &policy{child: &child{}, selectors: selectors{local: everything, remote: everything}}
 	root := (*spdNode)(nil).insert(address{}, 0, p)
+	there := &database{root: root}
 	for range 2 {
-		if got := cache.lookup(root, &f); got != p {
+		if got := cache.lookup(there, &f, 0); got != p {
 			t.Fatalf("got %v, want the policy that was set", got)
 		}
 	}
-	if cache.lookup(root.remove(address{}, 0, p), &f) != nil {
+	if cache.lookup(&database{root: root.remove(address{}, 0, p)}, &f, 0) != nil {
 		t.Fatal("found a removed policy")
 	}
 }
 
 func BenchmarkPolicyLookup(b *testing.B) {
-	var root *spdNode
 	local := compileSelectors([]ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/8"))})
-	for i := range 10000 {
-		remote := []ts.Selector{ts.FromPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i >> 8), byte(i), 0}), 24))}
-		p := &policy{child: &child{}, selectors: selectors{local: local, remote: compileSelectors(remote)}}
-		for _, x := range remotePrefixes(remote) {
-			root = root.insert(x.prefix, x.bits, p)
+	ranks := map[string][]uint8{}
+	databaseOf := func(tunnels int) *database {
+		d := &database{}
+		for i := range 10000 * tunnels {
+			remote := []ts.Selector{ts.FromPrefix(netip.PrefixFrom(netip.AddrFrom4([4]byte{11, byte(i / tunnels >> 8), byte(i / tunnels), 0}), 24))}
+			c := &child{tunnel: fmt.Sprintf("networks/prod/tunnels/a--b%d.wan%d.wan1", i/tunnels, i%tunnels)}
+			c.carriers.Store(&[]*outboundSA{{}})
+			ranks[c.tunnel] = []uint8{0, 1}
+			p := &policy{child: c, selectors: selectors{local: local, remote: compileSelectors(remote)}}
+			for _, x := range remotePrefixes(remote) {
+				d.root = d.root.insert(x.prefix, x.bits, p)
+			}
 		}
+		return d
 	}
 	flows := make([]flow, 4096)
 	for i := range flows {
@@ -200,25 +234,32 @@ func BenchmarkPolicyLookup(b *testing.B) {
 			protocol: protoUDP, hasPorts: true, srcPort: uint16(i), dstPort: 53,
 		}
 	}
-	b.Run("trie", func(b *testing.B) {
-		i := 0
-		for b.Loop() {
-			i++
-			if root.lookup(&flows[i%len(flows)]) == nil {
-				b.Fatal("no policy")
+	one, four := databaseOf(1), databaseOf(4)
+	ranked := &database{root: four.root, ranking: compileRanking(dataplane.Ranking{Classes: []dataplane.TrafficClass{{DSCP: []uint8{46}}}, Ranks: ranks})}
+	for _, of := range []struct {
+		name     string
+		database *database
+	}{{"one tunnel", one}, {"four", four}, {"four ranked", ranked}} {
+		b.Run(of.name+"/trie", func(b *testing.B) {
+			i := 0
+			for b.Loop() {
+				i++
+				if of.database.lookup(&flows[i%len(flows)], 46) == nil {
+					b.Fatal("no policy")
+				}
 			}
-		}
-	})
-	b.Run("cached", func(b *testing.B) {
-		var cache spdCache
-		i := 0
-		for b.Loop() {
-			i++
-			if cache.lookup(root, &flows[i%64]) == nil {
-				b.Fatal("no policy")
+		})
+		b.Run(of.name+"/cached", func(b *testing.B) {
+			var cache spdCache
+			i := 0
+			for b.Loop() {
+				i++
+				if cache.lookup(of.database, &flows[i%64], 46) == nil {
+					b.Fatal("no policy")
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 // TestInnerFragments: fragments after the first have no ports. They pass where

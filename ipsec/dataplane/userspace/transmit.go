@@ -206,7 +206,7 @@ func (t *transmitter) process(b []byte) {
 	if t.inner.fragment && t.joined(nil, packet) {
 		return
 	}
-	sa := t.find(&t.inner.flow, b)
+	sa := t.find(&t.inner, b)
 	if sa == nil || t.inner.fragment && t.joined(sa, packet) {
 		return
 	}
@@ -278,8 +278,9 @@ func (t *transmitter) finish(h vnetHeader, sa *outboundSA, e *endpoint, packet [
 // find returns the SA for an outbound packet, b as it was read. Where there is none it
 // counts the drop, or keeps the packet and asks for one if a policy wants it (RFC 4301,
 // Section 5.1).
-func (t *transmitter) find(f *flow, b []byte) *outboundSA {
-	p := t.cache.lookup(t.inside.spd.Load(), f)
+func (t *transmitter) find(packet *inner, b []byte) *outboundSA {
+	f := &packet.flow
+	p := t.cache.lookup(t.inside.spd.Load(), f, packet.dscp)
 	if p == nil {
 		t.plane.stats.noPolicy.Add(1)
 		return nil

@@ -51,8 +51,9 @@ type child struct {
 	heir      *template // of an earlier process: carries the traffic until there is an outbound SA
 	trap      *trap     // nil while there is an outbound SA, and where there can be none
 	kept      kept
-	moving    bool // its SAs are on the way to other addresses: nothing is sent
-	uneven    bool // a CPU has no outbound SA of its own, although one was installed
+	moving    bool  // its SAs are on the way to other addresses: nothing is sent
+	place     uint8 // of its tunnel in the ranking
+	uneven    bool  // a CPU has no outbound SA of its own, although one was installed
 	// protocol and mode are those of the SAs, newest first.
 	protocol uint8
 	mode     dataplane.Mode
@@ -416,7 +417,7 @@ func (p *Plane) newRequest() uint32 {
 func (p *Plane) child(key childKey) *child {
 	c := p.children[key]
 	if c == nil {
-		c = &child{childKey: key, request: p.newRequest(), idle: p.newRequest(), protocol: unix.IPPROTO_ESP}
+		c = &child{childKey: key, request: p.newRequest(), idle: p.newRequest(), place: p.place(key.tunnel), protocol: unix.IPPROTO_ESP}
 		p.children[key] = c
 	}
 	return c

@@ -30,6 +30,10 @@
 // its selectors refuse. That an inbound SA is used is found by looking. Limits take
 // effect with the first packet after them. There are no dummy packets.
 //
+// Of several tunnels with equal selectors the kernel has the policy of one, which is that of
+// the lowest rank ([dataplane.Ranking]) for traffic of no class; another takes its place by
+// one call.
+//
 // It drops packets for which it has no SA. So that the first of them wait, policies
 // without an SA lead to one whose peer is a socket of this process on loopback.
 //

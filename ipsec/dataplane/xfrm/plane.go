@@ -106,6 +106,7 @@ type Plane struct {
 	sas      map[saKey]*association
 	children map[childKey]*child
 	spd      map[slot]*entry
+	ranking  dataplane.Ranking
 	retired  []retired
 	requests uint32          // the last request ID that was given
 	given    map[uint32]bool // those in use
@@ -132,6 +133,7 @@ type saKey struct {
 
 var (
 	_ dataplane.RoutedPlane   = (*Plane)(nil)
+	_ dataplane.RankingPlane  = (*Plane)(nil)
 	_ dataplane.DriftingPlane = (*Plane)(nil)
 	_ dataplane.StreamTaker   = (*Plane)(nil)
 )

@@ -34,7 +34,8 @@ type slot struct {
 }
 
 // entry is what is in a slot: the policies of all children that want it, and the one
-// that the kernel has, which is that of the lowest priority.
+// that the kernel has, which is that of the lowest priority and, of equal ones, of the
+// tunnel that goes first in the ranking.
 type entry struct {
 	wanted    map[*child]policy
 	installed *policy
@@ -43,7 +44,7 @@ type entry struct {
 func (e *entry) winner() *child {
 	var first *child
 	for c, q := range e.wanted {
-		if first == nil || cmp.Or(cmp.Compare(q.priority, e.wanted[first].priority), cmp.Compare(c.request, first.request)) < 0 {
+		if first == nil || cmp.Or(cmp.Compare(q.priority, e.wanted[first].priority), cmp.Compare(c.place, first.place), cmp.Compare(c.request, first.request)) < 0 {
 			first = c
 		}
 	}
