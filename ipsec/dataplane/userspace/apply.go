@@ -187,6 +187,7 @@ func (p *Plane) child(key childKey) *child {
 	c := p.children[key]
 	if c == nil {
 		c = &child{tunnel: key.tunnel, name: key.name}
+		c.ranked.Store(p.ranking.find(key.tunnel))
 		p.children[key] = c
 	}
 	return c

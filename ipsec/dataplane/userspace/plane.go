@@ -113,6 +113,7 @@ type Plane struct {
 	allocated uint32          // how many SPIs were
 	sas       map[saKey]*association
 	children  map[childKey]*child
+	ranking   *ranking
 }
 
 type childKey struct{ tunnel, name string }

@@ -2,6 +2,7 @@ package userspace
 
 import (
 	"hash/fnv"
+	"slices"
 
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 )
@@ -17,7 +18,7 @@ type database struct {
 type ranking struct {
 	classes []classOfTraffic
 	byDSCP  bool // a class has code points
-	tunnels map[string]ranked
+	tunnels map[string]*ranked
 }
 
 type classOfTraffic struct {
@@ -27,8 +28,26 @@ type classOfTraffic struct {
 
 // ranked is a tunnel of a ranking.
 type ranked struct {
-	ranks []uint8
-	seed  uint64 // of its scores
+	ranking *ranking
+	ranks   []uint8
+	seed    uint64 // of its scores
+}
+
+// of returns a child's tunnel, nil if it has no ranks. The child knows it, but for the
+// moment in which another ranking takes the place of this one.
+func (r *ranking) of(c *child) *ranked {
+	if known := c.ranked.Load(); known != nil && known.ranking == r {
+		return known
+	}
+	return r.tunnels[c.tunnel]
+}
+
+// find is of, of a ranking that there may be none of.
+func (r *ranking) find(tunnel string) *ranked {
+	if r == nil {
+		return nil
+	}
+	return r.tunnels[tunnel]
 }
 
 // SetRanking implements dataplane.RankingPlane.
@@ -41,6 +60,10 @@ func (p *Plane) SetRanking(r dataplane.Ranking) error {
 	defer p.mu.Unlock()
 	if p.closed {
 		return dataplane.ErrClosed
+	}
+	p.ranking = compiled
+	for key, c := range p.children {
+		c.ranked.Store(compiled.find(key.tunnel))
 	}
 	for _, in := range p.insides {
 		in.spd.Store(&database{in.spd.Load().root, compiled})
@@ -55,7 +78,7 @@ func compileRanking(r dataplane.Ranking) *ranking {
 	if len(r.Ranks) == 0 {
 		return nil
 	}
-	out := &ranking{tunnels: make(map[string]ranked, len(r.Ranks))}
+	out := &ranking{tunnels: make(map[string]*ranked, len(r.Ranks))}
 	for _, c := range r.Classes {
 		class := classOfTraffic{selectors: selectors{compileSelectors(c.LocalTS), compileSelectors(c.RemoteTS)}}
 		for _, point := range c.DSCP {
@@ -67,7 +90,7 @@ func compileRanking(r dataplane.Ranking) *ranking {
 	for tunnel, ranks := range r.Ranks {
 		h := fnv.New64a()
 		h.Write([]byte(tunnel))
-		out.tunnels[tunnel] = ranked{append([]uint8(nil), ranks...), h.Sum64()}
+		out.tunnels[tunnel] = &ranked{out, slices.Clone(ranks), h.Sum64()}
 	}
 	return out
 }
@@ -83,26 +106,59 @@ type contest struct {
 	ranking *ranking
 	flow    *flow
 	dscp    uint8
-	begun   bool // class and hash are known, which few packets need
-	class   int
-	hash    uint64
+	first   *policy  // of those that were entered
+	place   standing // of first, if it is known
+	known   bool
+
+	begun bool // class and hash are known, which few packets need
+	class int
+	hash  uint64
 }
 
-// before reports whether p goes before q, whose remote prefix is as long and which was
-// set before it.
-func (x *contest) before(p, q *policy) bool {
-	if p.priority != q.priority {
-		return p.priority < q.priority
+// standing is where a tunnel is among others.
+type standing struct {
+	rank  uint8
+	score uint64 // for the flow: the highest one goes first
+}
+
+// wins reports whether p goes before the first, whose remote prefix is as long and which
+// was set before it.
+func (x *contest) wins(p *policy) bool {
+	if x.first == nil {
+		return true
 	}
-	if carries := p.child.carries(); x.ranking == nil || carries != q.child.carries() {
-		return carries && !q.child.carries()
+	if p.priority != x.first.priority {
+		return p.priority < x.first.priority
+	}
+	if carries := p.child.carries(); x.ranking == nil || carries != x.first.child.carries() {
+		return carries && !x.first.child.carries()
+	}
+	if !x.known {
+		x.place, x.known = x.standing(x.first), true
+	}
+	of := x.standing(p)
+	return of.rank < x.place.rank || of.rank == x.place.rank && of.score > x.place.score
+}
+
+// enter makes p the first.
+func (x *contest) enter(p *policy) { x.first, x.known = p, false }
+
+// standing of a tunnel by its ranks, all alike if it has none. A flow's score is another one
+// for each tunnel, so that a tunnel that comes or goes moves the flows that it takes or
+// leaves, and no others (rendezvous hashing).
+func (x *contest) standing(p *policy) standing {
+	r := x.ranking.of(p.child)
+	if r == nil {
+		return standing{rank: dataplane.Unranked}
 	}
 	x.begin()
-	a, b := x.ranking.tunnels[p.child.tunnel], x.ranking.tunnels[q.child.tunnel]
-	if m, n := x.rank(a), x.rank(b); m != n || m == dataplane.Unranked {
-		return m < n
+	if r.ranks[x.class] == dataplane.Unranked {
+		return standing{rank: dataplane.Unranked}
 	}
-	return x.score(a) > x.score(b)
+	h := x.hash ^ r.seed
+	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
+	h = (h ^ h>>27) * 0x94d049bb133111eb
+	return standing{r.ranks[x.class], h ^ h>>31}
 }
 
 func (x *contest) begin() {
@@ -113,20 +169,4 @@ func (x *contest) begin() {
 	for x.class = 0; x.class < len(x.ranking.classes) && !x.ranking.classes[x.class].matches(x.flow, x.dscp); {
 		x.class++
 	}
-}
-
-func (x *contest) rank(r ranked) uint8 {
-	if r.ranks == nil {
-		return dataplane.Unranked
-	}
-	return r.ranks[x.class]
-}
-
-// score of a tunnel for the flow: the highest one carries it, so that a tunnel that comes
-// or goes moves the flows that it takes or leaves, and no others (rendezvous hashing).
-func (x *contest) score(r ranked) uint64 {
-	h := x.hash ^ r.seed
-	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
-	h = (h ^ h>>27) * 0x94d049bb133111eb
-	return h ^ h>>31
 }

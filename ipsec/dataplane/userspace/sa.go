@@ -143,7 +143,7 @@ func newOutboundSA(c esp.Config) (*outboundSA, error) {
 }
 
 // child is one child of a tunnel: its policy and its outbound SAs in the order of their
-// installation. Fields but carriers belong to the holder of the plane's lock.
+// installation. Fields but carriers and ranked belong to the holder of the plane's lock.
 type child struct {
 	tunnel, name string
 	policy       *policy // nil if there is none
@@ -152,6 +152,7 @@ type child struct {
 	spec         dataplane.Policy
 	outbound     []*outboundSA
 	carriers     atomic.Pointer[[]*outboundSA] // of each queue that which carries its traffic; never empty
+	ranked       atomic.Pointer[ranked]        // its tunnel in the plane's ranking, nil for none
 
 	acquired moment // when Acquire was last raised
 }

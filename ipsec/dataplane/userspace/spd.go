@@ -80,13 +80,13 @@ func (d *database) lookup(f *flow, dscp uint8) *policy {
 	var best *policy
 	n := d.root
 	for n != nil && n.prefix.commonBits(f.dst) >= n.bits {
-		var here *policy
+		x.enter(nil)
 		for _, p := range n.policies {
-			if (here == nil || x.before(p, here)) && p.selectors.outbound(f) {
-				here = p
+			if x.wins(p) && p.selectors.outbound(f) {
+				x.enter(p)
 			}
 		}
-		if here != nil && (best == nil || here.priority <= best.priority) {
+		if here := x.first; here != nil && (best == nil || here.priority <= best.priority) {
 			best = here
 		}
 		if n.bits == 128 {

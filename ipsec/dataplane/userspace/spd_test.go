@@ -213,6 +213,7 @@ func TestPolicyCacheFollowsTheDatabase(t *testing.T) {
 func BenchmarkPolicyLookup(b *testing.B) {
 	local := compileSelectors([]ts.Selector{ts.FromPrefix(netip.MustParsePrefix("10.0.0.0/8"))})
 	ranks := map[string][]uint8{}
+	var children []*child
 	databaseOf := func(tunnels int) *database {
 		d := &database{}
 		for i := range 10000 * tunnels {
@@ -220,6 +221,7 @@ func BenchmarkPolicyLookup(b *testing.B) {
 			c := &child{tunnel: fmt.Sprintf("networks/prod/tunnels/a--b%d.wan%d.wan1", i/tunnels, i%tunnels)}
 			c.carriers.Store(&[]*outboundSA{{}})
 			ranks[c.tunnel] = []uint8{0, 1}
+			children = append(children, c)
 			p := &policy{child: c, selectors: selectors{local: local, remote: compileSelectors(remote)}}
 			for _, x := range remotePrefixes(remote) {
 				d.root = d.root.insert(x.prefix, x.bits, p)
@@ -236,6 +238,9 @@ func BenchmarkPolicyLookup(b *testing.B) {
 	}
 	one, four := databaseOf(1), databaseOf(4)
 	ranked := &database{root: four.root, ranking: compileRanking(dataplane.Ranking{Classes: []dataplane.TrafficClass{{DSCP: []uint8{46}}}, Ranks: ranks})}
+	for _, c := range children {
+		c.ranked.Store(ranked.ranking.find(c.tunnel))
+	}
 	for _, of := range []struct {
 		name     string
 		database *database
