@@ -81,10 +81,10 @@ func testClasses(t *testing.T, h *harness) {
 	case takes && (one < 8 || two < 8 || one%2 != 0):
 		t.Errorf("%d packets of %d flows went by the first tunnel, and %d by the second", one, sharedFlows, two)
 	}
-	voice := ts.FromPrefix(netB)
+	voice := ts.FromPrefix(netA)
 	voice.Protocol, voice.StartPort, voice.EndPort = protocolUDP, 16384, 32767
 	h.setRanking(dataplane.Ranking{
-		Classes: []dataplane.TrafficClass{{DSCP: []uint8{46}}, {RemoteTS: []ts.Selector{voice}}},
+		Classes: []dataplane.TrafficClass{{DSCP: []uint8{46}}, {LocalTS: []ts.Selector{voice}}},
 		Ranks:   map[string][]uint8{tunnel: {1, 1, 0}, other: {0, 0, 1}},
 	})
 	marked := h.toB()
@@ -92,8 +92,8 @@ func testClasses(t *testing.T, h *harness) {
 	marked[10], marked[11] = 0, 0
 	binary.BigEndian.PutUint16(marked[10:], checksum(0, marked[:20]))
 	h.passes(h.A, h.B, marked)
-	h.passes(h.A, h.B, h.udp(hostA, hostB, 5000, 20000))
-	h.passes(h.A, h.B, h.udp(hostA, hostB, 20000, 5000))
+	h.passes(h.A, h.B, h.udp(hostA, hostB, 20000, 4321))
+	h.passes(h.A, h.B, h.udp(hostA, hostB, 5000, 4321))
 	h.passes(h.A, h.B, h.packet(hostA6, hostB6))
 	a, b := h.settled(first.outA, second.outA, 2*sharedFlows+4)
 	if a, b = a-one, b-two; takes && (a != 2 || b != 2) || !takes && b != 0 {
