@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/swanherd/swanherd/deployments/lab"
 )
 
@@ -48,7 +50,8 @@ func runLab(ctx context.Context, args []string) error {
 	return err
 }
 
-// stage runs one part and says how long it took.
+// stage runs one part and says how long it took, and how much room is left: without it
+// tests fail in ways that do not say so.
 func stage(name string, f func() error) error {
 	fmt.Printf("\n=== %s\n", name)
 	start := time.Now()
@@ -57,11 +60,20 @@ func stage(name string, f func() error) error {
 	if err != nil {
 		verdict = "FAILED: " + err.Error()
 	}
-	fmt.Printf("=== %s: %s (%v)\n", name, verdict, time.Since(start).Round(time.Second))
+	fmt.Printf("=== %s: %s (%v, %s)\n", name, verdict, time.Since(start).Round(time.Second), room())
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
+}
+
+// room is what is left where temporary files go.
+func room() string {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(os.TempDir(), &fs); err != nil {
+		return fmt.Sprintf("room on disk unknown: %v", err)
+	}
+	return fmt.Sprintf("%d MB left in %s", fs.Bavail*uint64(fs.Bsize)>>20, os.TempDir())
 }
 
 // tally counts test results of several runs.
