@@ -308,6 +308,10 @@ func (e *Engine) Reauthenticate(name string) error { return e.command(name, ike.
 // meanwhile. An error says that there is no such tunnel.
 func (e *Engine) Restart(name string) error { return e.command(name, ike.Restart{}) }
 
+// Reachable says that this host has a way to the peer of a tunnel again, after it had none:
+// what waits is done now. An error says that there is no such tunnel.
+func (e *Engine) Reachable(name string) error { return e.command(name, ike.Reachable{}) }
+
 // RekeyChild rekeys a Child SA of a tunnel now, all of them if child is empty.
 // An error says that there is no such tunnel.
 func (e *Engine) RekeyChild(name, child string) error {

@@ -8,7 +8,7 @@ import (
 )
 
 // Input is something that happened: [Datagram], [JobDone], [PlaneResult],
-// [PlaneEvent], [Activity], [AddressChange], [Unreachable], [TooLong], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
+// [PlaneEvent], [Activity], [AddressChange], [Unreachable], [Reachable], [TooLong], [Connect], [Disconnect], [Reconfigure], [RekeyChild],
 // [RekeyIKE], [Reauthenticate], [Revalidate], [Complaint], [UnknownSPI], [Tick].
 type Input interface{ input() }
 
@@ -66,6 +66,11 @@ type AddressChange struct {
 // peer (RFC 7296, Section 2.4), and with MOBIKE try other paths.
 type Unreachable struct{ Remote netip.AddrPort }
 
+// Reachable says that the host has a way to the peer again after it had none, as when an
+// uplink comes back: what waits for an answer or for its time is sent now, and the peer is
+// asked whether it is still there.
+type Reachable struct{}
+
 // TooLong says that the host refused to send a probe to Remote: it is too long for the
 // interface.
 type TooLong struct{ Remote netip.AddrPort }
@@ -114,6 +119,7 @@ func (PlaneEvent) input()     {}
 func (Activity) input()       {}
 func (AddressChange) input()  {}
 func (Unreachable) input()    {}
+func (Reachable) input()      {}
 func (TooLong) input()        {}
 func (Connect) input()        {}
 func (Disconnect) input()     {}

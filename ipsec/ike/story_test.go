@@ -62,6 +62,7 @@ import (
 //	where                    between which addresses the IKE SAs in charge and their
 //	                         Child SAs are, and where the peers are besides
 //	unreachable NODE ADDR:PORT   the host of NODE says so
+//	reachable NODE           the host of NODE has a way to its peer again
 //	block ADDR ADDR [no]     nothing passes between the two
 //	unblock                  everything passes again
 //	event NODE KIND [spi=HH | child=NAME]   from the data plane; or probe, which
@@ -275,6 +276,8 @@ func (s *story) run(d *datadriven.TestData) {
 		n.tellAddresses()
 	case "unreachable":
 		n.step(Unreachable{netip.MustParseAddrPort(d.CmdArgs[1].Key)})
+	case "reachable":
+		n.step(Reachable{})
 	case "unblock":
 		clear(s.w.blocked)
 	case "block":

@@ -227,6 +227,24 @@ func (t *Tunnel) unreachable(remote netip.AddrPort) {
 	}
 }
 
+// reachable takes that there is a way to the peer again, which may have given this end up
+// meanwhile: it is asked now, and not when the request or the attempt that failed for want
+// of a way is repeated. The host says so itself, so that it is not put off as a hint is.
+func (t *Tunnel) reachable() {
+	t.failures = 0
+	if !t.connectAt.IsZero() {
+		t.connectAt = t.now
+	}
+	for _, sa := range t.sas {
+		if sa.state == stateEstablished {
+			sa.suspectAt = time.Time{}
+			sa.suspectPath()
+		} else if o := sa.window.outstanding; o != nil && sa.state.in(stateInit|stateIntermediate|stateAuth) {
+			sa.repeat(o)
+		}
+	}
+}
+
 // announceTask tells the peer which addresses this end has (RFC 4555, Section
 // 3.6).
 type announceTask struct {

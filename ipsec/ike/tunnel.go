@@ -140,6 +140,8 @@ func (t *Tunnel) Step(now time.Time, in Input) {
 		t.changeAddresses(in)
 	case Unreachable:
 		t.unreachable(in.Remote)
+	case Reachable:
+		t.reachable()
 	case TooLong:
 		t.tooLong(in.Remote)
 	case Connect:
