@@ -94,7 +94,7 @@ func Release(stateDir, tunnelInterface string, segments []Segment, logger *slog.
 		return err
 	}
 	defer closeSegments(open)
-	return errors.Join(host.Release(tunnelInterface), release(open, tunnelInterface))
+	return errors.Join(host.Release(tunnelInterface), release(open, tunnelInterface), host.ReleaseUplinks())
 }
 
 // open takes hold of what the agent needs of the host. Close gives back what
@@ -121,7 +121,7 @@ func (a *agent) open() error {
 			return fmt.Errorf("remove routes of an earlier run: %w", err)
 		}
 	}
-	if a.uplinks, err = a.host.NewUplinks(a.cfg.Uplinks, a.cfg.Interface, DefaultNATPort); err != nil {
+	if a.uplinks, err = a.host.NewUplinks(a.uplinksConfig()); err != nil {
 		return err
 	}
 	if a.plane, err = openDataPlane(name, a.cfg, a.segments, a.cfg.Logger); err != nil {
@@ -172,6 +172,22 @@ func (a *agent) open() error {
 	return nil
 }
 
+// uplinksConfig is what is known of the uplinks before the host is looked at.
+func (a *agent) uplinksConfig() hostnet.UplinksConfig {
+	known, err := a.dir.LoadUplinks()
+	if err != nil {
+		a.cfg.Logger.Warn("uplinks that are found may have other names than before", "error", err)
+	}
+	return hostnet.UplinksConfig{
+		Configured: a.cfg.Uplinks, Known: known, Tunnel: a.cfg.Interface, Port: DefaultNATPort,
+		Remember: func(known []state.KnownUplink) {
+			if err := a.dir.SaveUplinks(known); err != nil {
+				a.cfg.Logger.Warn("after a restart uplinks may have other names", "error", err)
+			}
+		},
+	}
+}
+
 // close gives everything back; it may be called after a part of open.
 func (a *agent) close() {
 	if a.plane != nil {
@@ -191,6 +207,11 @@ func (a *agent) close() {
 	if a.ended && !a.cfg.FailClosed {
 		if err := errors.Join(a.host.Release(a.cfg.Interface), release(a.segments, a.cfg.Interface)); err != nil {
 			a.cfg.Logger.Warn("cannot remove guards of routes and rules", "error", err)
+		}
+	}
+	if a.ended {
+		if err := a.host.ReleaseUplinks(); err != nil {
+			a.cfg.Logger.Warn("cannot remove the routing tables of uplinks", "error", err)
 		}
 	}
 	closeSegments(a.segments)

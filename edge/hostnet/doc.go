@@ -1,8 +1,8 @@
 // Package hostnet is what the edge sees and changes of the host's network.
 //
-// It owns three things: finding the uplinks and noticing when they change, the
-// routes that lead the peers' prefixes into the tunnel interface, and the few
-// kernel settings without which the host does not forward. Routes carry a
+// It owns three things: finding the uplinks, noticing when they change and keeping them
+// apart; the routes that lead the peers' prefixes into the tunnel interface; and the few
+// kernel settings without which the host does not forward. Routes and rules carry a
 // protocol number of their own ([RouteProtocol]), so that the edge finds and
 // removes exactly its own, also after a crash:
 //
@@ -26,6 +26,21 @@
 // into the interface by a rule and a table of their own (`ip rule`, `ip route show table
 // 21335`); what the agent sends carries a mark ([Mark]) that the rule passes by. An uplink
 // with strict reverse path filtering (rp_filter=1) would drop what such a peer sends.
+//
+// With several uplinks, what leaves from an address of one leaves by it and its router, and
+// if that is not there by none: the main table knows of one way to everything, and a provider
+// drops what has the address of another one (BCP 38). Each uplink has two tables (21337 and
+// 21338, 21339 and 21340 and so on), copied from the main one and following it, and three rules
+// for each address: its own way to what the main table has by uplinks (5359), then what else
+// that has but its default route, so LANs and tunnels (5360), then its own default route
+// (5361). With one uplink there is nothing of that, and none of it for an address about which
+// a rule of the host says something, nor for an interface that never had a router. Strict
+// reverse path filtering on uplinks asks the same rules and goes well with them; where
+// the host has its own, a warning says what it would take. The rules outlive an agent that is
+// killed; the next one takes them over.
+//
+// An uplink that was found by its default route keeps its name ([nameUplinks]); that of the
+// operator, with --uplink, is not touched. While it is away it is listed without addresses.
 //
 // The addresses of probes are a prefix of IPv6 that the host answers for as a whole (`ip
 // -6 route show table local proto 83`), so that the interface has not one for each tunnel.

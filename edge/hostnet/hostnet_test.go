@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/swanherd/swanherd/edge/state"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -369,7 +370,7 @@ func TestUplinksFollowTheHost(t *testing.T) {
 	defaultVia(t, h, eth0, "192.0.2.1", 100)
 	defaultVia(t, h, eth1, "198.51.100.1", 200)
 
-	u, err := h.NewUplinks(nil, "swan0", 4500)
+	u, err := h.NewUplinks(UplinksConfig{Tunnel: "swan0", Port: 4500})
 	must(t, err)
 	want := []string{"wan1=eth0:192.0.2.2", "wan2=eth1:198.51.100.2"}
 	if got := names(u.Current()); !slices.Equal(got, want) {
@@ -397,17 +398,59 @@ func TestUplinksFollowTheHost(t *testing.T) {
 	<-lost
 }
 
+// An uplink that is away is listed by its name, without addresses, and comes back under it
+// when the next agent looks, which was told what was known; why nothing leaves by it is said.
+func TestUplinksGoAndCome(t *testing.T) {
+	h := inNamespace(t)
+	eth0 := iface(t, h, "eth0", "192.0.2.2/24")
+	eth1 := iface(t, h, "eth1", "198.51.100.2/24")
+	defaultVia(t, h, eth0, "192.0.2.1", 100)
+	defaultVia(t, h, eth1, "198.51.100.1", 200)
+	var known []state.KnownUplink
+	cfg := UplinksConfig{Remember: func(k []state.KnownUplink) { known = k }}
+	u, err := h.NewUplinks(cfg)
+	must(t, err)
+	look := func(when string, why string, want ...string) {
+		t.Helper()
+		u.lookAgain()
+		if got := names(u.Current()); !slices.Equal(got, want) {
+			t.Errorf("%s: uplinks %v, want %v", when, got, want)
+		}
+		if down := u.Down(); down["wan2"] != why || down["wan1"] != "" {
+			t.Errorf("%s: down %v, want %q", when, down, why)
+		}
+	}
+	both := []string{"wan1=eth0:192.0.2.2", "wan2=eth1:198.51.100.2"}
+	look("at first", "", both...)
+	peer, err := h.nl.LinkByName("peer-eth1")
+	must(t, err, h.nl.LinkSetDown(peer))
+	look("without carrier", "interface eth1 has no carrier", both...)
+	must(t, h.nl.LinkSetUp(peer))
+	look("with carrier again", "", both...)
+	must(t, h.nl.LinkSetDown(eth1))
+	look("switched off", "interface eth1 has no default route", both[0], "wan2=eth1:")
+	must(t, h.nl.LinkSetUp(eth1))
+	cfg.Known = known
+	defaultVia(t, h, eth1, "198.51.100.1", 50) // preferred now
+	u, err = h.NewUplinks(cfg)
+	must(t, err)
+	look("after a restart", "", both...)
+}
+
 func TestConfiguredUplinks(t *testing.T) {
 	h := inNamespace(t)
 	iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")
-	u, err := h.NewUplinks([]*swanherdv1.Uplink{
+	u, err := h.NewUplinks(UplinksConfig{Tunnel: "swan0", Port: 4500, Configured: []*swanherdv1.Uplink{
 		{Name: "fibre", Interface: "eth0", TransportClass: swanherdv1.TransportClass_TRANSPORT_CLASS_BROADBAND},
 		{Name: "lte", Interface: "wwan0"},
-	}, "swan0", 4500)
+	}})
 	must(t, err)
 	want := []string{"fibre=eth0:192.0.2.2,2001:db8::2", "lte=wwan0:"}
 	if got := names(u.Current()); !slices.Equal(got, want) || u.Current()[0].GetPort() != 4500 {
 		t.Errorf("uplinks = %v, want %v", got, want)
+	}
+	if down := u.Down(); len(down) != 1 || down["lte"] != "interface wwan0 is missing" {
+		t.Errorf("down: %v", down)
 	}
 }
 

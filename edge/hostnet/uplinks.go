@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/swanherd/swanherd/edge/state"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
@@ -25,43 +28,78 @@ const (
 	lookInterval = 30 * time.Second
 )
 
-// Uplinks watches the WAN attachments of the host.
-type Uplinks struct {
-	host *Host
-	// configured by the operator; empty: the interfaces with a default route.
-	configured []*swanherdv1.Uplink
-	tunnel     string
-	port       uint32
+// UplinksConfig is what is known of the uplinks beforehand.
+type UplinksConfig struct {
+	// Configured by the operator, by name and interface. Empty: each interface with a
+	// default route is one.
+	Configured []*swanherdv1.Uplink
+	// Known are the names of those that were found before, and Remember is given what is
+	// known when that has changed; nil: nobody is.
+	Known    []state.KnownUplink
+	Remember func([]state.KnownUplink)
+	// Tunnel is the tunnel interface, which is none.
+	Tunnel string
+	// Port is where the edge answers IKE and ESP in UDP.
+	Port uint16
+}
 
-	current atomic.Pointer[[]*swanherdv1.Uplink]
+// Uplinks watches the WAN attachments of the host, and keeps what leaves from the addresses
+// of each to it.
+type Uplinks struct {
+	host  *Host
+	cfg   UplinksConfig
+	apart *uplinksApart
+	known []state.KnownUplink
+	// looked is when the host was looked at last.
+	looked time.Time
+	said   string // the last error about apart
+
+	current atomic.Pointer[uplinkState]
 	changed chan struct{}
 	// hostChanged is sent to whenever any address, route or link may have
 	// changed.
 	hostChanged chan struct{}
 }
 
-// NewUplinks looks at the host's uplinks: those configured, by name and
-// interface, or else each interface with a default route, named wan1, wan2 and
-// so on. Tunnel is the tunnel interface, which is none. Port is where the edge
-// answers IKE and ESP in UDP.
-func (h *Host) NewUplinks(configured []*swanherdv1.Uplink, tunnel string, port uint16) (*Uplinks, error) {
+// uplinkState is what was found at one time.
+type uplinkState struct {
+	uplinks []*swanherdv1.Uplink
+	down    map[string]string
+}
+
+func (s *uplinkState) add(up *swanherdv1.Uplink, down string) {
+	s.uplinks = append(s.uplinks, up)
+	if down != "" {
+		s.down[up.GetName()] = down
+	}
+}
+
+// NewUplinks looks at the host's uplinks: those configured, or else each interface with a
+// default route, named wan1, wan2 and so on. It keeps its name, and is listed without
+// addresses while it is away.
+func (h *Host) NewUplinks(cfg UplinksConfig) (*Uplinks, error) {
 	u := &Uplinks{
-		host: h, configured: configured, tunnel: tunnel, port: uint32(port),
+		host: h, cfg: cfg, apart: newUplinksApart(h), known: cfg.Known,
 		changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1),
 	}
 	found, err := u.look()
 	if err != nil {
 		return nil, err
 	}
-	if len(found) == 0 {
+	if len(found.uplinks) == 0 {
 		h.logger.Warn("no uplink found: this host has no default route; name uplinks with --uplink name=wan1,interface=eth0")
 	}
-	u.current.Store(&found)
+	u.current.Store(found)
+	u.keepApart()
 	return u, nil
 }
 
 // Current returns the uplinks, which the caller does not change.
-func (u *Uplinks) Current() []*swanherdv1.Uplink { return *u.current.Load() }
+func (u *Uplinks) Current() []*swanherdv1.Uplink { return u.current.Load().uplinks }
+
+// Down returns the names of the uplinks that nothing can leave by now, and why. The caller
+// does not change it.
+func (u *Uplinks) Down() map[string]string { return u.current.Load().down }
 
 // Changed is sent to when Current has changed.
 func (u *Uplinks) Changed() <-chan struct{} { return u.changed }
@@ -99,6 +137,10 @@ func (u *Uplinks) follow(ctx context.Context, notes <-chan struct{}, lost <-chan
 			u.refresh()
 			return
 		case <-notes:
+			// That an uplink is gone is known at once, and the rest when it has settled.
+			if time.Since(u.looked) > settleTime && u.lookAgain() {
+				signal(u.hostChanged)
+			}
 			settle.Reset(settleTime)
 		case <-settle.C:
 			u.refresh()
@@ -110,20 +152,44 @@ func (u *Uplinks) follow(ctx context.Context, notes <-chan struct{}, lost <-chan
 
 // refresh looks at the host and tells who wants to know.
 func (u *Uplinks) refresh() {
+	u.lookAgain()
 	signal(u.hostChanged)
+}
+
+// lookAgain looks at the uplinks, and says whether they are others than before or there is
+// another way by them.
+func (u *Uplinks) lookAgain() bool {
+	u.looked = time.Now()
 	found, err := u.look()
 	if err != nil {
 		u.host.logger.Warn("cannot look at the uplinks", "error", err)
-		return
+		return false
 	}
-	if slices.EqualFunc(found, u.Current(), func(a, b *swanherdv1.Uplink) bool { return proto.Equal(a, b) }) {
-		return
+	before := u.current.Load()
+	same := slices.EqualFunc(found.uplinks, before.uplinks, func(a, b *swanherdv1.Uplink) bool { return proto.Equal(a, b) })
+	u.current.Store(found)
+	u.keepApart() // before the tunnels go by them
+	for _, f := range found.uplinks {
+		if name := f.GetName(); !same || found.down[name] != before.down[name] {
+			u.host.logger.Info("uplink", "name", name, "interface", f.GetInterface(), "addresses", f.GetAddresses(), "down", found.down[name])
+		}
 	}
-	u.current.Store(&found)
-	for _, f := range found {
-		u.host.logger.Info("uplink", "name", f.GetName(), "interface", f.GetInterface(), "addresses", f.GetAddresses())
+	if !same {
+		signal(u.changed)
 	}
-	signal(u.changed)
+	return !same || !maps.Equal(found.down, before.down)
+}
+
+// keepApart has what leaves from the uplinks' addresses leave by them.
+func (u *Uplinks) keepApart() {
+	text := ""
+	if err := u.apart.set(u.Current()); err != nil {
+		text = err.Error()
+	}
+	if text != "" && text != u.said {
+		u.host.logger.Warn("cannot route what leaves from the uplinks' addresses by these; trying again", "error", text)
+	}
+	u.said = text
 }
 
 func signal(c chan<- struct{}) {
@@ -212,47 +278,90 @@ func drain[T any](c <-chan T) {
 }
 
 // look finds the uplinks as they are.
-func (u *Uplinks) look() ([]*swanherdv1.Uplink, error) {
-	if len(u.configured) > 0 {
+func (u *Uplinks) look() (*uplinkState, error) {
+	if len(u.cfg.Configured) > 0 {
 		return u.lookConfigured()
 	}
-	defaults, err := u.host.defaultRoutes(u.tunnel)
+	defaults, err := u.host.defaultRoutes(u.cfg.Tunnel)
 	if err != nil {
 		return nil, err
 	}
-	var out []*swanherdv1.Uplink
-	for i, index := range defaults {
+	links := map[foundUplink]netlink.Link{}
+	var found []foundUplink
+	for _, index := range defaults {
 		link, err := u.host.nl.LinkByIndex(index)
 		if err != nil {
 			continue // gone in between
 		}
-		up := &swanherdv1.Uplink{Name: fmt.Sprintf("wan%d", i+1), Interface: link.Attrs().Name, Port: u.port}
+		a := link.Attrs()
+		f := foundUplink{a.Name, a.HardwareAddr.String()}
+		links[f] = link
+		found = append(found, f)
+	}
+	u.remember(nameUplinks(u.known, found, time.Now()))
+	out := &uplinkState{down: map[string]string{}}
+	for _, k := range u.known {
+		up := &swanherdv1.Uplink{Name: k.Name, Interface: k.Interface, Port: uint32(u.cfg.Port)}
+		link := links[foundUplink{k.Interface, k.HardwareAddress}]
+		if link == nil {
+			out.add(up, fmt.Sprintf("interface %s has no default route", k.Interface))
+			continue
+		}
 		if err := u.host.fill(up, link); err != nil {
 			return nil, err
 		}
-		out = append(out, up)
+		out.add(up, whyDown(up, link))
 	}
 	return out, nil
 }
 
+// remember takes in which uplinks are known.
+func (u *Uplinks) remember(known []state.KnownUplink) {
+	if slices.Equal(known, u.known) {
+		return
+	}
+	u.known = known
+	if u.cfg.Remember != nil {
+		u.cfg.Remember(slices.Clone(known))
+	}
+}
+
 // lookConfigured finds the addresses of the configured uplinks. An interface
 // that is missing has none.
-func (u *Uplinks) lookConfigured() ([]*swanherdv1.Uplink, error) {
-	var out []*swanherdv1.Uplink
-	for _, c := range u.configured {
+func (u *Uplinks) lookConfigured() (*uplinkState, error) {
+	out := &uplinkState{down: map[string]string{}}
+	for _, c := range u.cfg.Configured {
 		up := proto.Clone(c).(*swanherdv1.Uplink)
-		up.Port = u.port
+		up.Port = uint32(u.cfg.Port)
 		link, err := u.host.nl.LinkByName(up.GetInterface())
 		if err == nil {
 			err = u.host.fill(up, link)
 		}
 		var missing netlink.LinkNotFoundError
-		if err != nil && !errors.As(err, &missing) {
+		switch {
+		case errors.As(err, &missing):
+			out.add(up, fmt.Sprintf("interface %s is missing", up.GetInterface()))
+		case err != nil:
 			return nil, fmt.Errorf("look at uplink %s: %w", up.GetName(), err)
+		default:
+			out.add(up, whyDown(up, link))
 		}
-		out = append(out, up)
 	}
 	return out, nil
+}
+
+// whyDown says why nothing can leave by an uplink, empty if something can.
+func whyDown(up *swanherdv1.Uplink, link netlink.Link) string {
+	a := link.Attrs()
+	switch {
+	case a.Flags&net.FlagUp == 0:
+		return fmt.Sprintf("interface %s is switched off", a.Name)
+	case a.RawFlags&unix.IFF_RUNNING == 0: // of an interface that has a state at all
+		return fmt.Sprintf("interface %s has no carrier", a.Name)
+	case len(up.GetAddresses()) == 0:
+		return fmt.Sprintf("interface %s has no address", a.Name)
+	}
+	return ""
 }
 
 func (h *Host) fill(up *swanherdv1.Uplink, link netlink.Link) error {

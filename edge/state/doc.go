@@ -12,6 +12,7 @@
 //	identity.next/    the candidate: keys made before the controller is asked
 //	intent.binpb      the intent last confirmed, with a checksum
 //	trial.binpb       which update is on trial, or was taken back
+//	uplinks.json      the names of the uplinks that were found
 //	engine.json       secrets of the IKE engine that have to survive a restart
 //	status.sock       where the running agent answers `swanherd-edge status`
 //	lock              held by the running agent
