@@ -161,10 +161,10 @@ func (a *agent) open() error {
 		DataPlane: reconcile.DataPlane{
 			NoTCP: noTCP != nil, NoTCPTransport: takes, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
-		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
+		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Down: a.uplinks.Down, Waiting: func() { a.tracker.Poke() }, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{
-		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred,
+		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred, Stranded: a.reconciler.Stranded,
 		Quality: a.probes.Quality, Violations: a.probes.Violations,
 	})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)

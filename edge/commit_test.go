@@ -23,6 +23,7 @@ type machine struct{ mtu int }
 
 func (m *machine) Apply([]engine.TunnelConfig) []engine.TunnelResult { return nil }
 func (m *machine) Revalidate()                                       {}
+func (m *machine) Reachable(string) error                            { return nil }
 func (m *machine) SetRoutes(string, []hostnet.Route) error           { return nil }
 func (m *machine) Drift(string, int, []hostnet.Route, hostnet.Default) ([]string, error) {
 	return nil, nil

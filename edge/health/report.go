@@ -24,6 +24,7 @@ const (
 	codePlane    = "DATA_PLANE"
 	codeExpired  = "EXPIRED"
 	codeDeferred = "HOST_NOT_READY"
+	codeStranded = "UPLINK_DOWN"
 )
 
 // report is the engine's status of a tunnel as a TunnelReport, without the

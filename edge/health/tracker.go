@@ -29,6 +29,8 @@ type Source struct {
 	Counters func() []dataplane.Counters
 	// Deferred are tunnels that the engine does not have yet, and why.
 	Deferred func() map[string]error
+	// Stranded are those that it has and whose uplink nothing can leave by now, and why.
+	Stranded func() map[string]error
 	// Quality is what probes show of a tunnel, nil for nothing, and Violations are the
 	// limits of its SLA that it is over.
 	Quality    func(tunnel string) *swanherdv1.PathQuality
@@ -39,6 +41,7 @@ type Source struct {
 type Tracker struct {
 	source  Source
 	changed chan struct{}
+	poked   chan struct{}
 
 	mu      sync.Mutex
 	reports map[string]*swanherdv1.TunnelReport
@@ -48,21 +51,20 @@ type Tracker struct {
 // New returns a Tracker; Run makes it follow.
 func New(source Source) *Tracker {
 	return &Tracker{
-		source: source, changed: make(chan struct{}, 1),
+		source: source, changed: make(chan struct{}, 1), poked: make(chan struct{}, 1),
 		reports: map[string]*swanherdv1.TunnelReport{}, dirty: map[string]bool{},
 	}
 }
 
 // Run follows the engine's events until ctx ends.
 func (t *Tracker) Run(ctx context.Context, events *engine.Subscription) {
-	poke := make(chan struct{}, 1)
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		for {
 			if _, err := events.Next(ctx); err != nil {
 				return
 			}
-			signal(poke)
+			t.Poke()
 		}
 	})
 	defer reader.Wait()
@@ -81,11 +83,14 @@ func (t *Tracker) Run(ctx context.Context, events *engine.Subscription) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-poke:
+		case <-t.poked:
 		case <-ticker.C:
 		}
 	}
 }
+
+// Poke has the Tracker look soon: what Deferred or Stranded say has changed. It does not block.
+func (t *Tracker) Poke() { signal(t.poked) }
 
 // Look compares what is with what was last known.
 func (t *Tracker) Look(now time.Time) {
@@ -97,10 +102,14 @@ func (t *Tracker) Look(now time.Time) {
 	}
 	for name, err := range t.source.Deferred() {
 		if next[name] == nil {
-			next[name] = &swanherdv1.TunnelReport{
-				Tunnel: name, State: swanherdv1.TunnelState_TUNNEL_STATE_FAILED,
-				LastError: &swanherdv1.TunnelError{Code: codeDeferred, Message: err.Error()},
-			}
+			next[name] = &swanherdv1.TunnelReport{Tunnel: name}
+			fail(next[name], codeDeferred, err)
+		}
+	}
+	for name, err := range t.source.Stranded() {
+		// Its SAs may still be there, until the peer is missed: nothing goes by them.
+		if next[name] != nil {
+			fail(next[name], codeStranded, err)
 		}
 	}
 	t.mu.Lock()
@@ -121,6 +130,12 @@ func (t *Tracker) Look(now time.Time) {
 	if len(t.dirty) > 0 {
 		signal(t.changed)
 	}
+}
+
+// fail is for what the host makes of a tunnel.
+func fail(r *swanherdv1.TunnelReport, code string, err error) {
+	r.State = swanherdv1.TunnelState_TUNNEL_STATE_FAILED
+	r.LastError = &swanherdv1.TunnelError{Code: code, Message: err.Error()}
 }
 
 // keepTimes carries the times of the state and of the error over from the report

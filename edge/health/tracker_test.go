@@ -27,6 +27,7 @@ type plant struct {
 	tunnels  []engine.TunnelStatus
 	counters []dataplane.Counters
 	deferred map[string]error
+	stranded map[string]error
 	quality  *swanherdv1.PathQuality
 	over     []*swanherdv1.SlaViolation
 }
@@ -36,6 +37,7 @@ func (p *plant) tracker() *Tracker {
 		Status:     func() []engine.TunnelStatus { return p.tunnels },
 		Counters:   func() []dataplane.Counters { return p.counters },
 		Deferred:   func() map[string]error { return p.deferred },
+		Stranded:   func() map[string]error { return p.stranded },
 		Quality:    func(string) *swanherdv1.PathQuality { return p.quality },
 		Violations: func(string) []*swanherdv1.SlaViolation { return p.over },
 	})
@@ -318,6 +320,26 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	for reason := range (engine.Counters{}).Drops {
 		if word := engine.DropReason(reason).String(); !strings.Contains(doc, "//\t"+word+" ") {
 			t.Errorf("doc.go does not explain the drop reason %s", word)
+		}
+	}
+}
+
+// A tunnel whose uplink is down has failed, also while its SAs are there, and is what its SAs
+// are when the uplink is back.
+func TestStranded(t *testing.T) {
+	p := &plant{tunnels: []engine.TunnelStatus{up("a"), up("b")}}
+	tr := p.tracker()
+	for i, stranded := range []map[string]error{nil, {"b": errors.New("no carrier"), "gone": errors.New("no carrier")}, nil} {
+		p.stranded = stranded
+		tr.Look(time.Unix(int64(100+i), 0))
+		changed, removed := tr.Transitions()
+		if i > 0 && (len(changed) != 1 || changed[0].GetTunnel() != "b") || len(removed) > 0 {
+			t.Errorf("with %v changed %v, removed %v", stranded, changed, removed)
+		}
+		b := tr.Reports()[1]
+		failed := b.GetState() == swanherdv1.TunnelState_TUNNEL_STATE_FAILED && b.GetLastError().GetCode() == "UPLINK_DOWN" && b.GetLastError().GetMessage() == "no carrier"
+		if failed != (i == 1) || tr.Established()["b"] == failed || !tr.Established()["a"] {
+			t.Errorf("with %v: %v", stranded, b)
 		}
 	}
 }

@@ -11,6 +11,10 @@
 // Domain names of peers it looks up by the way. A tunnel whose peer has no address yet
 // waits as one for a peer that initiates: its policies stand, so that nothing leaves in clear.
 //
+// A tunnel whose intent names an uplink stays with it. While nothing can leave by that, the
+// tunnel is told to be stranded and keeps its SAs and addresses; when something can again, the
+// engine is told, with the addresses that there are then.
+//
 // What somebody else did to the interface or to its routes it mends, when the kernel
 // tells of it and at intervals, and tells what it found.
 //

@@ -32,6 +32,8 @@ const (
 // Environment is what the host looks like.
 type Environment struct {
 	Uplinks []*swanherdv1.Uplink
+	// Down are the uplinks that nothing can leave by now, and why.
+	Down map[string]string
 	// UplinkMTU is the smallest MTU of the uplinks in octets; 0: unknown.
 	UplinkMTU int
 	// Source4 and Source6 are addresses of the host inside the site's
@@ -75,6 +77,9 @@ type DataPlane struct {
 // Plan is what the engine and the host are to be brought to.
 type Plan struct {
 	Tunnels []engine.TunnelConfig
+	// Stranded are the tunnels whose uplink nothing can leave by now, and why. They stay
+	// with their uplink, and with the addresses that they had.
+	Stranded map[string]error
 	*Routing
 	// Segments are the routing of each segment that has a place on this host.
 	Segments map[string]*Routing
@@ -118,7 +123,7 @@ func newRouting(texts []string) *Routing {
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes())}, Errors{}
+	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes()), Stranded: map[string]error{}}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
@@ -145,6 +150,9 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 			r.addRoutes(t.GetName(), b, &errs)
 		}
 		p.addProbe(b)
+		if b.stranded != nil {
+			p.Stranded[t.GetName()] = b.stranded
+		}
 		p.Tunnels = append(p.Tunnels, b.config)
 	}
 	if len(errs) > 0 {
@@ -341,7 +349,7 @@ func parseAnchors(resource, field string, texts []string) ([]*x509.Certificate, 
 }
 
 // localAddress is the address that the tunnel leaves from; the zero Addr leaves
-// it to the routing table.
+// it to the routing table, or if its uplink has none for now to what it had.
 func (b *tunnelBuilder) localAddress(remote netip.Addr) netip.Addr {
 	if text := b.intent.GetLocalAddress(); text != "" {
 		addr, err := netip.ParseAddr(text)
@@ -374,6 +382,21 @@ func (b *tunnelBuilder) localAddress(remote netip.Addr) netip.Addr {
 	case !slices.Contains(known, name):
 		b.fail("uplink", fmt.Sprintf("no uplink %q; this edge has: %s", name, cmp.Or(strings.Join(known, ", "), "none")))
 	}
-	// An uplink without an address for now leaves it to the routing table.
 	return netip.Addr{}
+}
+
+// lookWhetherStranded sees whether the uplink that the intent names can be left by. By the
+// routing table the tunnel would go by another one.
+func (b *tunnelBuilder) lookWhetherStranded() {
+	name := b.intent.GetUplink()
+	switch down := b.env.Down[name]; {
+	case name == "":
+	case down != "":
+		b.stranded = fmt.Errorf("its uplink %s is down: %s", name, down)
+	case b.config.Local.Addr().IsValid():
+	case b.config.Remote.Addr().Is4():
+		b.stranded = fmt.Errorf("its uplink %s has no IPv4 address, as the peer has", name)
+	default:
+		b.stranded = fmt.Errorf("its uplink %s has no address that fits the peer's", name)
+	}
 }

@@ -36,6 +36,8 @@ const (
 // Engine is what the reconciler needs of package engine.
 type Engine interface {
 	Apply(desired []engine.TunnelConfig) []engine.TunnelResult
+	// Reachable says that there is a way to the peer of a tunnel again.
+	Reachable(tunnel string) error
 	// Revalidate has the certificates of connected peers verified again.
 	Revalidate()
 }
@@ -65,6 +67,8 @@ type Config struct {
 	Segments map[string]Place
 	// Uplinks are the WAN attachments of now.
 	Uplinks func() []*swanherdv1.Uplink
+	// Down are those of them that nothing can leave by, and why; nil: there are none.
+	Down func() map[string]string
 	// Identity is the enrolled identity of now, nil without one.
 	Identity  func() *state.Identity
 	DataPlane DataPlane
@@ -76,6 +80,8 @@ type Config struct {
 	// Drifted is told what on the host was not as it was left; nil: nobody is. It must
 	// not block.
 	Drifted func(*swanherdv1.DriftReport)
+	// Waiting is told that Deferred or Stranded have changed; nil: nobody is. It must not block.
+	Waiting func()
 	// LookUp returns the addresses of a domain name; nil: by the host's resolver.
 	LookUp func(ctx context.Context, host string) ([]netip.Addr, error)
 	Logger *slog.Logger
@@ -104,12 +110,21 @@ type Reconciler struct {
 	intent *swanherdv1.EdgeIntent // nil before the first
 	places []*place               // that without a segment, then the others by name
 	mtu    int                    // that the interfaces were given last, 0 for none
-	locals map[string]netip.Addr  // local addresses that routing chose, by tunnel
-	// deferred are the tunnels that have to wait for the host, and why.
-	deferred map[string]error
-	patience time.Duration // of tunnels that are to wait for their peer
-	unprobed string        // and about probes
-	drift    string        // what was last told that it cannot be repaired
+	ends   map[string]ends        // that tunnels had last, by name
+	// deferred are the tunnels that have to wait for the host, and why, and stranded those
+	// whose SAs have to.
+	deferred, stranded map[string]error
+	patience           time.Duration // of tunnels that are to wait for their peer
+	unprobed           string        // and about probes
+	drift              string        // what was last told that it cannot be repaired
+}
+
+// ends are the addresses between which a tunnel may be.
+type ends struct {
+	local   netip.Addr
+	locals  []netip.Addr // further ones
+	remote  netip.AddrPort
+	remotes []netip.Addr
 }
 
 // place is a Place with what it was brought to last.
@@ -123,7 +138,7 @@ type place struct {
 // New returns a Reconciler that has nothing to do yet.
 func New(cfg Config) *Reconciler {
 	r := &Reconciler{
-		cfg: cfg, intent: nil, locals: map[string]netip.Addr{}, deferred: map[string]error{},
+		cfg: cfg, intent: nil, ends: map[string]ends{},
 		patience: patience, hosts: newHosts(cfg.LookUp, cfg.Logger), places: []*place{{Place: Place{cfg.Host, cfg.Interface}}},
 	}
 	for _, segment := range slices.Sorted(maps.Keys(cfg.Segments)) {
@@ -191,6 +206,14 @@ func (r *Reconciler) Deferred() map[string]error {
 	return maps.Clone(r.deferred)
 }
 
+// Stranded returns the tunnels that the engine has and whose uplink nothing can leave by, and
+// why.
+func (r *Reconciler) Stranded() map[string]error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.stranded)
+}
+
 // Run keeps to the intent until ctx ends: after each change of the host, and at
 // intervals.
 func (r *Reconciler) Run(ctx context.Context, hostChanged <-chan struct{}) {
@@ -248,13 +271,14 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 		return errs
 	}
 	otherRevoked := r.revoked.Set(plan.Revoked)
-	ready, deferred := r.locate(plan.Tunnels)
+	ready, deferred := r.locate(plan.Tunnels, plan.Stranded)
 	var failed Errors
 	for _, result := range r.cfg.Engine.Apply(ready) {
 		if result.Err != nil {
 			failed.add(result.Name, "", result.Err.Error())
 		}
 	}
+	r.wait(deferred, plan.Stranded)
 	if otherRevoked {
 		r.cfg.Engine.Revalidate()
 	}
@@ -265,13 +289,31 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 	if len(failed) > 0 {
 		return &ApplyError{failed}
 	}
-	for name, err := range deferred {
-		if r.deferred[name] == nil {
-			r.cfg.Logger.Warn("tunnel waits for the host", "tunnel", name, "reason", err)
+	return nil
+}
+
+// wait notes which tunnels have to wait for the host: those that are not in the engine, and
+// those whose uplink nothing can leave by. Those that no longer do go on at once.
+func (r *Reconciler) wait(deferred, stranded map[string]error) {
+	before, now := []map[string]error{r.deferred, r.stranded}, []map[string]error{deferred, stranded}
+	changed := false
+	for i, what := range []string{"tunnel waits for the host", "tunnel waits for its uplink"} {
+		for name, err := range now[i] {
+			if was := before[i][name]; was == nil {
+				r.cfg.Logger.Warn(what, "tunnel", name, "reason", err)
+			}
+		}
+		changed = changed || !maps.EqualFunc(before[i], now[i], func(a, b error) bool { return a.Error() == b.Error() })
+	}
+	for name := range r.stranded {
+		if stranded[name] == nil {
+			_ = r.cfg.Engine.Reachable(name) // an error says that the tunnel is gone
 		}
 	}
-	r.deferred = deferred
-	return nil
+	r.deferred, r.stranded = deferred, stranded
+	if changed && r.cfg.Waiting != nil {
+		r.cfg.Waiting()
+	}
 }
 
 func (r *Reconciler) reachHost(plan *Plan) error {
@@ -357,7 +399,7 @@ func (r *Reconciler) setRoutes() error {
 // environment looks at the host.
 func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 	env := Environment{
-		Uplinks: r.cfg.Uplinks(), DataPlane: r.cfg.DataPlane, Hosts: r.hosts.of(intent),
+		Uplinks: r.cfg.Uplinks(), Down: r.down(), DataPlane: r.cfg.DataPlane, Hosts: r.hosts.of(intent),
 		Patience: r.patience, CheckRevoked: r.revoked.Check,
 	}
 	env.IPv6 = r.cfg.Probes != nil && r.cfg.Host.HasIPv6(r.cfg.Interface)
@@ -376,6 +418,13 @@ func (r *Reconciler) environment(intent *swanherdv1.EdgeIntent) Environment {
 	return env
 }
 
+func (r *Reconciler) down() map[string]string {
+	if r.cfg.Down == nil {
+		return nil
+	}
+	return r.cfg.Down()
+}
+
 // sources are addresses of this host, of each family, inside prefixes of the site; the zero
 // Addr where there is none.
 func (r *Reconciler) sources(at *place, local []netip.Prefix) (source4, source6 netip.Addr) {
@@ -390,27 +439,35 @@ func (r *Reconciler) sources(at *place, local []netip.Prefix) (source4, source6 
 	return source4, source6
 }
 
-// locate gives each tunnel that leaves it to routing its local address. A
-// tunnel to which there is no route keeps the address that it had; one that
-// never had any is deferred. Ready is in the place of tunnels.
-func (r *Reconciler) locate(tunnels []engine.TunnelConfig) (ready []engine.TunnelConfig, deferred map[string]error) {
+// locate gives each tunnel that leaves it to routing its local address. A tunnel to which
+// there is no route, and one that is stranded, keeps the addresses that it had; one that
+// never had any is deferred, and not stranded. Ready is in the place of tunnels.
+func (r *Reconciler) locate(tunnels []engine.TunnelConfig, stranded map[string]error) (ready []engine.TunnelConfig, deferred map[string]error) {
 	deferred = map[string]error{}
-	locals := map[string]netip.Addr{}
+	now := make(map[string]ends, len(tunnels))
 	ready = tunnels[:0]
 	for _, t := range tunnels {
-		if !t.Local.Addr().IsValid() {
-			addr, err := r.cfg.Host.SourceTo(t.Remote.Addr())
-			if err != nil {
-				if addr = r.locals[t.Name]; !addr.IsValid() {
-					deferred[t.Name] = fmt.Errorf("no local address: %w", err)
-					continue
-				}
+		at := ends{t.Local.Addr(), t.Mobility.Local, t.Remote, t.Mobility.Remote}
+		err := stranded[t.Name]
+		before := r.ends[t.Name]
+		switch {
+		case err != nil && before.local.IsValid():
+			at = before
+		case !at.local.IsValid() && err == nil:
+			if at.local, err = r.cfg.Host.SourceTo(t.Remote.Addr()); err != nil {
+				at.local, err = before.local, fmt.Errorf("no local address: %w", err)
 			}
-			locals[t.Name] = addr
-			t.Local = netip.AddrPortFrom(addr, t.Local.Port())
 		}
+		if !at.local.IsValid() {
+			deferred[t.Name] = err
+			delete(stranded, t.Name)
+			continue
+		}
+		now[t.Name] = at
+		t.Local, t.Mobility.Local = netip.AddrPortFrom(at.local, t.Local.Port()), at.locals
+		t.Remote, t.Mobility.Remote = at.remote, at.remotes
 		ready = append(ready, t)
 	}
-	r.locals = locals
+	r.ends = now
 	return ready, deferred
 }

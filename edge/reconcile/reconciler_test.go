@@ -41,6 +41,8 @@ type host struct {
 
 	rejectTunnel, rejectRoutes, noRoute, noForward error
 
+	reachable []string // that the engine was told
+
 	// drift is what somebody did to the host; it is mended with the routes, unless it
 	// stays.
 	drift  []string
@@ -60,6 +62,11 @@ func (h *host) Apply(desired []engine.TunnelConfig) []engine.TunnelResult {
 		return []engine.TunnelResult{{Name: desired[0].Name, Change: engine.Rejected, Err: err}}
 	}
 	h.tunnels = desired
+	return nil
+}
+
+func (h *host) Reachable(tunnel string) error {
+	h.reachable = append(h.reachable, tunnel)
 	return nil
 }
 
@@ -274,6 +281,76 @@ func TestDeferred(t *testing.T) {
 		}
 		if len(r.Deferred()) != 0 || len(h.tunnels) != 1 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" {
 			t.Errorf("with %v: deferred %v, tunnels %+v", noRoute, r.Deferred(), h.tunnels)
+		}
+	}
+}
+
+// A tunnel stays with its uplink, and with the addresses that it had, while nothing can leave
+// by that, which is told; when something can again the tunnel goes on at once, with those
+// that the uplink has then. The other tunnel goes on all the time.
+func TestStranded(t *testing.T) {
+	h := &host{}
+	r := newTestReconciler(t, h)
+	var wan2 []string
+	var down map[string]string
+	waiting := 0
+	r.cfg.Uplinks = func() []*swanherdv1.Uplink {
+		return append(environment().Uplinks, &swanherdv1.Uplink{Name: "wan2", Interface: "eth1", Addresses: wan2})
+	}
+	r.cfg.Down, r.cfg.Waiting = func() map[string]string { return down }, func() { waiting++ }
+	intent := goodIntent()
+	second := proto.Clone(intent.Tunnels[0]).(*swanherdv1.TunnelIntent)
+	intent.Tunnels[0].Uplink, second.Uplink, second.Name = "wan1", "wan2", tunnelName+"2"
+	second.RemoteEndpoints = []*swanherdv1.PeerEndpoint{{Address: "198.51.100.3", Port: 4500}, {Address: "2001:db8::3", Port: 4500}}
+	intent.Tunnels = append(intent.Tunnels, second)
+	if err := r.Apply(intent); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Deferred()[second.Name]; err == nil || len(r.Stranded()) != 0 || len(h.tunnels) != 1 || waiting != 1 {
+		t.Errorf("before it had an address: deferred %v, stranded %v, %d tunnels, told %d times", err, r.Stranded(), len(h.tunnels), waiting)
+	}
+	const first = "2001:db8::1"
+	for _, tt := range []struct {
+		name      string
+		addresses []string
+		down      string
+		local     string
+		further   int
+		reason    string // of the second tunnel, empty if it is not stranded
+		reachable bool
+	}{
+		{"with an address", []string{first, "2001:db8::9"}, "", first, 1, "", false},
+		{"looked at again", []string{first, "2001:db8::9"}, "", first, 1, "", false},
+		{"without carrier", []string{first, "2001:db8::9"}, "no carrier", first, 1, "its uplink wan2 is down: no carrier", false},
+		{"without address", nil, "", first, 1, "its uplink wan2 has no IPv4 address, as the peer has", false},
+		{"back", []string{first, "2001:db8::9"}, "", first, 1, "", true},
+		{"without address again", nil, "no address", first, 1, "its uplink wan2 is down: no address", false},
+		{"with another one", []string{"2001:db8::7"}, "", "2001:db8::7", 0, "", true},
+	} {
+		wan2, down, h.reachable = tt.addresses, map[string]string{}, nil
+		if tt.down != "" {
+			down["wan2"] = tt.down
+		}
+		before := waiting
+		if err := r.Resync(); err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if len(h.tunnels) != 2 || h.tunnels[0].Local.Addr().String() != "192.0.2.1" || len(r.Deferred()) != 0 {
+			t.Fatalf("%s: tunnels %+v, deferred %v", tt.name, h.tunnels, r.Deferred())
+		}
+		c := h.tunnels[1]
+		if c.Local.Addr().String() != tt.local || c.Remote.Addr().String() != "2001:db8::3" || len(c.Mobility.Local) != tt.further {
+			t.Errorf("%s: from %s (further %v) to %s", tt.name, c.Local, c.Mobility.Local, c.Remote)
+		}
+		reason := ""
+		if err := r.Stranded()[second.Name]; err != nil {
+			reason = err.Error()
+		}
+		if reason != tt.reason || r.Stranded()[tunnelName] != nil || (len(h.reachable) == 1) != tt.reachable {
+			t.Errorf("%s: stranded %v, reachable %v", tt.name, r.Stranded(), h.reachable)
+		}
+		if changes := tt.name != "looked at again"; (waiting != before) != changes {
+			t.Errorf("%s: told %d times", tt.name, waiting-before)
 		}
 	}
 }

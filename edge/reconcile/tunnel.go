@@ -54,6 +54,7 @@ type tunnelBuilder struct {
 	env      Environment
 	errs     *Errors
 	config   engine.TunnelConfig
+	stranded error // why nothing can leave by its uplink; nil if something can
 }
 
 func (b *tunnelBuilder) fail(field, message string) {
@@ -68,6 +69,7 @@ func (b *tunnelBuilder) build() {
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
 	c.Mobility = ike.Mobility{Local: b.furtherLocals(), Remote: b.furtherRemotes()}
+	b.lookWhetherStranded()
 	c.Role = b.role()
 	c.Resume = true
 	c.Credentials, c.Peer = b.authentication()
