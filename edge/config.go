@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strconv"
 	"strings"
+
+	"buf.build/go/protovalidate"
 
 	"github.com/swanherd/swanherd/edge/enroll"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -38,7 +41,7 @@ type Config struct {
 	// IntentFile is run without a controller. Excludes Token.
 	IntentFile string
 	// Uplinks by name and interface; empty: every interface with a default
-	// route.
+	// route, under a name that it keeps.
 	Uplinks []*swanherdv1.Uplink
 	// Segments are where the LANs of segments other than the default one are.
 	Segments []Segment
@@ -82,6 +85,31 @@ func (c Config) validate() error {
 	case c.Logger == nil:
 		return errors.New("config has no Logger")
 	}
+	return validateUplinks(c.Uplinks)
+}
+
+// maxUplinks is how many an edge can have.
+const maxUplinks = 16
+
+// validateUplinks sees that each has a name and an interface of its own: by its addresses a
+// tunnel would not know which of two it leaves by.
+func validateUplinks(uplinks []*swanherdv1.Uplink) error {
+	if len(uplinks) > maxUplinks {
+		return fmt.Errorf("%d uplinks are named, an edge can have %d", len(uplinks), maxUplinks)
+	}
+	names, interfaces := map[string]bool{}, map[string]string{}
+	for _, u := range uplinks {
+		if err := protovalidate.Validate(u); err != nil {
+			return fmt.Errorf("uplink %q: %w; a name is lower-case letters, digits and hyphens, such as wan1", u.GetName(), err)
+		}
+		if names[u.GetName()] {
+			return fmt.Errorf("two uplinks have the name %s; give each its own", u.GetName())
+		}
+		if other, taken := interfaces[u.GetInterface()]; taken {
+			return fmt.Errorf("uplinks %s and %s have the same interface %s; name it once", other, u.GetName(), u.GetInterface())
+		}
+		names[u.GetName()], interfaces[u.GetInterface()] = true, u.GetName()
+	}
 	return nil
 }
 
@@ -99,7 +127,8 @@ func (c Config) Credential() (*enroll.Token, error) {
 }
 
 // ParseUplink parses what --uplink says: name=wan1,interface=eth0 and, if
-// wanted, class=broadband|mpls|lte|satellite, cost=10, metered=true.
+// wanted, class=broadband|mpls|lte|satellite, cost=10, metered=true. Tunnels go by the
+// uplink of the least cost.
 func ParseUplink(text string) (*swanherdv1.Uplink, error) {
 	const form = "name=wan1,interface=eth0[,class=broadband|mpls|lte|satellite][,cost=10][,metered=true]"
 	u := &swanherdv1.Uplink{}
@@ -114,9 +143,11 @@ func ParseUplink(text string) (*swanherdv1.Uplink, error) {
 		case "class":
 			u.TransportClass, err = parseClass(value)
 		case "cost":
-			_, err = fmt.Sscanf(value, "%d", &u.Cost)
+			var cost uint64
+			cost, err = strconv.ParseUint(value, 10, 32)
+			u.Cost = uint32(cost)
 		case "metered":
-			_, err = fmt.Sscanf(value, "%t", &u.Metered)
+			u.Metered, err = strconv.ParseBool(value)
 		default:
 			err = errors.New("unknown key")
 		}

@@ -2,8 +2,10 @@ package edge
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -96,9 +98,32 @@ func TestParseUplink(t *testing.T) {
 	if err != nil || !proto.Equal(got, want) {
 		t.Errorf("ParseUplink = %v, %v", got, err)
 	}
-	for _, bad := range []string{"", "wan1", "name=wan1", "name=w,interface=e,class=pigeon", "name=w,interface=e,colour=red", "name=w,interface=e,cost=x"} {
+	for _, bad := range []string{"", "wan1", "name=wan1", "name=w,interface=e,class=pigeon", "name=w,interface=e,colour=red", "name=w,interface=e,cost=x", "name=w,interface=e,cost=10x", "name=w,interface=e,cost=4294967296", "name=w,interface=e,metered=yess"} {
 		if _, err := ParseUplink(bad); err == nil || !strings.Contains(err.Error(), "the form is") {
 			t.Errorf("ParseUplink(%q) = %v, want the form", bad, err)
+		}
+	}
+}
+
+// Uplinks that cannot be told apart, or that the controller would refuse, are refused.
+func TestUplinksAreRefused(t *testing.T) {
+	for want, texts := range map[string][]string{
+		"":                          {"name=wan1,interface=eth0", "name=lte,interface=wwan0"},
+		`uplink "WAN"`:              {"name=WAN,interface=eth0"},
+		"two uplinks have the name": {"name=wan1,interface=eth0", "name=wan1,interface=eth1"},
+		"the same interface eth0":   {"name=wan1,interface=eth0", "name=wan2,interface=eth0"},
+		"17 uplinks":                slices.Repeat([]string{"name=wan1,interface=eth0"}, 17),
+	} {
+		cfg := Config{StateDir: "/state", Interface: "swan0", Logger: slog.New(slog.DiscardHandler)}
+		for _, text := range texts {
+			u, err := ParseUplink(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg.Uplinks = append(cfg.Uplinks, u)
+		}
+		if err := cfg.validate(); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %q", texts, err, want)
 		}
 	}
 }
