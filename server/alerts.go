@@ -145,19 +145,30 @@ func (a *alerter) complain(ctx context.Context, what string, err error) {
 	}
 }
 
-// makeDefaultRules makes the rules that a new controller has, once.
+// makeDefaultRules makes the rules that there are by default, each once: those that
+// somebody deletes stay away, and those that are new in a release come with it.
 func makeDefaultRules(ctx context.Context, s *store.Store, now time.Time) error {
-	const made = "alertDefaults/first"
+	made, _, err := s.AlertDefaults.List(ctx, model.NetworkName{})
+	if err != nil {
+		return fmt.Errorf("read which default alert rules were made: %w", err)
+	}
 	t := s.Txn()
-	s.AlertDefaults.CreateIn(t, made, &storev1.AlertDefaults{CreateTime: timestamppb.New(now)})
 	for _, r := range alert.Defaults() {
+		_, id, _ := strings.Cut(r.GetName(), "/alertRules/")
+		was := func(row model.Row[*storev1.AlertDefaults]) bool {
+			return row.Name == "alertDefaults/"+id || row.Name == "alertDefaults/first" && slices.Contains(madeAtOnce, id)
+		}
+		if slices.ContainsFunc(made, was) {
+			continue
+		}
+		s.AlertDefaults.CreateIn(t, "alertDefaults/"+id, &storev1.AlertDefaults{CreateTime: timestamppb.New(now)})
 		r.CreateTime, r.UpdateTime = timestamppb.New(now), timestamppb.New(now)
 		s.AlertRules.PutIn(t, r.GetName(), r)
 	}
-	revision, err := t.Commit(ctx)
-	if errors.Is(err, store.ErrExists) {
+	if t.Empty() {
 		return nil
 	}
+	revision, err := t.Commit(ctx)
 	if err == nil {
 		_, err = s.WaitRevision(ctx, revision)
 	}
@@ -166,6 +177,9 @@ func makeDefaultRules(ctx context.Context, s *store.Store, now time.Time) error 
 	}
 	return nil
 }
+
+// madeAtOnce are the rules whose making is told by one entry, "first".
+var madeAtOnce = []string{"edge-offline", "site-isolated", "mass-loss", "assertion-broken", "edge-clock", "certificate-expiring", "authority-expiring"}
 
 func (a *alerter) look(seen uint64) alert.Input {
 	snap := a.server.store.Snapshot()

@@ -31,7 +31,7 @@
 //	data_keys/all                          store.v1.DataKeys
 //	expiry_checks/last                     store.v1.ExpiryCheck
 //	alert_rules/{network}/{rule}           swanherd.v1.AlertRule; network - for the whole fleet
-//	alert_defaults/first                   store.v1.AlertDefaults
+//	alert_defaults/{rule}                  store.v1.AlertDefaults
 //	alerts/{network}/{alert}               swanherd.v1.Alert, one that fires or was resolved
 //	webhook_sinks/{network}/{sink}         store.v1.WebhookSink
 //	webhook_deliveries/{network}/{sink}/{id}  store.v1.WebhookDelivery

@@ -2229,8 +2229,8 @@ func (x *WebhookDelivery) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
-// AlertDefaults says that the rules which there are by default were made, so that
-// those that somebody deletes stay away.
+// AlertDefaults says that a rule which there is by default was made, so that it stays away
+// if somebody deletes it.
 type AlertDefaults struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
