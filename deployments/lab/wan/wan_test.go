@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
 )
 
@@ -55,6 +56,66 @@ func TestLoss(t *testing.T) {
 	}
 }
 
+// In bursts as many frames are lost, in runs of the length that was asked for.
+func TestBursts(t *testing.T) {
+	p := newPath(1)
+	p.is = Conditions{Loss: 0.1, Burst: 5}
+	const frames = 50000
+	took := trip(p, frames, time.Millisecond)
+	lost, runs := frames-len(took), 0
+	for i := uint32(1); i < frames; i++ {
+		_, here := took[i]
+		if _, before := took[i-1]; before && !here {
+			runs++
+		}
+	}
+	if part, burst := float64(lost)/frames, float64(lost)/float64(runs); part < 0.09 || part > 0.11 || burst < 4.6 || burst > 5.4 {
+		t.Errorf("%.3f of the frames are lost, in bursts of %.1f", part, burst)
+	}
+	p.is.Loss = 1
+	if took := trip(p, 100, time.Millisecond); len(took) != 0 {
+		t.Errorf("%d frames came", len(took))
+	}
+}
+
+func TestLateAndTwice(t *testing.T) {
+	p := newPath(1)
+	p.is = Conditions{Delay: 5 * time.Millisecond, Late: 0.2, LateBy: 30 * time.Millisecond, Twice: 0.1}
+	late := 0
+	for _, d := range trip(p, 1000, 10*time.Millisecond) {
+		switch d {
+		case 5 * time.Millisecond:
+		case 35 * time.Millisecond:
+			late++
+		default:
+			t.Fatalf("a frame took %s", d)
+		}
+	}
+	if late < 160 || late > 240 || p.counters.Doubled < 70 || p.counters.Doubled > 130 || p.counters.Delivered != 1000+p.counters.Doubled {
+		t.Errorf("%d of 1,000 are late, %+v", late, p.counters)
+	}
+}
+
+// What is too long is lost, by itself or as what a frame will be cut into.
+func TestMTU(t *testing.T) {
+	p := newPath(1)
+	p.is = Conditions{MTU: 1400}
+	whole := func(length int) []byte { return make([]byte, vnetHeaderLen+ethernetHeaderLen+length) }
+	toCut := func(length int) []byte {
+		f := whole(40000)
+		f[1] = unix.VIRTIO_NET_HDR_GSO_TCPV4
+		binary.NativeEndian.PutUint16(f[2:], ethernetHeaderLen+40)
+		binary.NativeEndian.PutUint16(f[4:], uint16(length-40))
+		return f
+	}
+	for _, f := range [][]byte{whole(1401), toCut(1401), whole(1400), toCut(1400), {1, 2, 3}} {
+		p.put(start, f)
+	}
+	if p.counters.Delivered != 3 || p.counters.TooLong != 2 {
+		t.Errorf("%+v", p.counters)
+	}
+}
+
 // A frame of 1000 octets takes 8 ms at 1 Mbit/s; what comes faster waits, and at last is
 // lost.
 func TestRate(t *testing.T) {
@@ -81,7 +142,7 @@ func TestOrder(t *testing.T) {
 		for range rapid.IntRange(1, 50).Draw(t, "steps") {
 			p.is = Conditions{
 				Delay: time.Duration(span.Draw(t, "delay")), Jitter: time.Duration(span.Draw(t, "jitter")),
-				Loss: rapid.Float64Range(0, 1).Draw(t, "loss"), Rate: rapid.Int64Range(0, 1e6).Draw(t, "rate"),
+				Loss: rapid.Float64Range(0, 1).Draw(t, "loss"), Burst: rapid.Float64Range(0, 5).Draw(t, "burst"), Rate: rapid.Int64Range(0, 1e6).Draw(t, "rate"),
 				Blackout: rapid.Bool().Draw(t, "blackout"),
 			}
 			frame := binary.BigEndian.AppendUint32(nil, uint32(len(in)))
