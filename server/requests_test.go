@@ -160,7 +160,7 @@ func (s *samples) resource(name protoreflect.FullName) proto.Message {
 		return &swanherdv1.Mesh{
 			Name: n + "/meshes/" + s.ids["mesh"], Profile: n + "/profiles/" + s.ids["profile"],
 			Topology: &swanherdv1.Mesh_FullMesh{FullMesh: &swanherdv1.FullMesh{Sites: all}},
-			Segments: []string{n + "/segments/default"},
+			Segments: []string{n + "/segments/default"}, Paths: &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_ALL},
 		}
 	case "swanherd.v1.Profile":
 		return &swanherdv1.Profile{Name: n + "/profiles/" + s.ids["profile"], IkeProposals: []string{"aes256gcm16-prfsha384-x25519"}}

@@ -47,11 +47,33 @@ func (s *Topology) Explain(ctx context.Context, req *swanherdv1.ExplainRequest) 
 		return nil, scope.Denied(fmt.Sprintf("what is between %s and %s", from, to))
 	}
 	for _, hop := range out.GetHops() {
-		if t, ok := s.fleet.Tunnel(hop.GetTunnel()); ok {
-			hop.Status = t.GetStatus()
-		}
+		s.tellStatus(hop)
 	}
 	return out, nil
+}
+
+// tellStatus fills in how the tunnel of a hop is, and the others that could carry it. Of
+// several it goes over the first that is up.
+func (s *Topology) tellStatus(hop *swanherdv1.ExplainHop) {
+	hop.Status = s.tunnelStatus(hop.GetTunnel())
+	for _, p := range hop.GetPaths() {
+		if p.GetTunnel() == "" {
+			continue
+		}
+		if p.Status = s.tunnelStatus(p.GetTunnel()); carries(p.GetStatus()) && !carries(hop.GetStatus()) {
+			hop.Tunnel, hop.Status = p.GetTunnel(), p.GetStatus()
+		}
+	}
+}
+
+func (s *Topology) tunnelStatus(name string) swanherdv1.TunnelStatus {
+	t, _ := s.fleet.Tunnel(name)
+	return t.GetStatus()
+}
+
+// carries says whether a tunnel of that status carries traffic.
+func carries(s swanherdv1.TunnelStatus) bool {
+	return s == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP || s == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED
 }
 
 func address(field, text string) (netip.Addr, error) {

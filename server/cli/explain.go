@@ -65,6 +65,9 @@ func (s *session) printExplanation(resp *swanherdv1.ExplainResponse) error {
 		if err := t.flush(); err != nil {
 			return err
 		}
+		if err := s.printPaths(resp.GetHops()); err != nil {
+			return err
+		}
 	}
 	verdict := "no path: "
 	if resp.GetReachable() {
@@ -72,4 +75,38 @@ func (s *session) printExplanation(resp *swanherdv1.ExplainResponse) error {
 	}
 	_, err := fmt.Fprintln(s.Out, verdict+safe(resp.GetReason()))
 	return err
+}
+
+// printPaths writes, where two edges of a way have several pairs of uplinks, what is over
+// each.
+func (s *session) printPaths(hops []*swanherdv1.ExplainHop) error {
+	t := newTable(s.Out, "FROM", "UPLINK", "TO", "UPLINK", "CLASS", "COST", "TUNNEL", "STATUS", "REASON")
+	any := false
+	for _, h := range hops {
+		for _, p := range h.GetPaths() {
+			any = true
+			status := ""
+			if p.GetTunnel() != "" {
+				status = enumWord(p.GetStatus())
+			}
+			t.row(base(h.GetFromEdge()), p.GetFromUplink(), base(h.GetToEdge()), p.GetToUplink(), pathClass(p.GetClass(), p.GetMetered()), fmt.Sprint(p.GetCost()),
+				base(p.GetTunnel()), status, p.GetReason())
+		}
+	}
+	if !any {
+		return nil
+	}
+	return t.flush()
+}
+
+// pathClass is the class of a path, in words.
+func pathClass(class swanherdv1.TransportClass, metered bool) string {
+	word := enumWord(class)
+	if class == swanherdv1.TransportClass_TRANSPORT_CLASS_UNSPECIFIED {
+		word = ""
+	}
+	if metered {
+		word = strings.TrimSpace(word + " metered")
+	}
+	return word
 }

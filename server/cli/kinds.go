@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -243,7 +244,7 @@ func segmentKind() kind {
 func tunnelKind() kind {
 	return kind{
 		plural: "tunnels", singular: "tunnel", segment: "tunnels",
-		header: []string{"NAME", "STATUS", "SINCE", "A", "B", "IKE SUITE", "CHILD SAS", "IN", "OUT", "REASON"},
+		header: []string{"NAME", "STATUS", "SINCE", "A", "B", "PATH", "IKE SUITE", "CHILD SAS", "IN", "OUT", "REASON"},
 		row:    tunnelRow,
 		list: func(ctx context.Context, c *client, want listing) (proto.Message, error) {
 			return c.fleet.ListTunnels(ctx, &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize, PageToken: want.token, Filter: want.filter, OrderBy: want.orderBy})
@@ -264,9 +265,22 @@ func tunnelRow(m proto.Message, now time.Time) []string {
 	}
 	return []string{
 		base(t.GetName()), enumWord(t.GetStatus()), age(t.GetStatusTime(), now),
-		t.GetA().GetEndpoint(), t.GetB().GetEndpoint(), report.GetIkeSa().GetSuite(),
+		t.GetA().GetEndpoint(), t.GetB().GetEndpoint(), tunnelPath(t), report.GetIkeSa().GetSuite(),
 		fmt.Sprint(len(report.GetChildSas())), octets(in), octets(out), t.GetReason(),
 	}
+}
+
+// tunnelPath is over which uplinks a tunnel goes, and of what class that is where there are
+// others.
+func tunnelPath(t *swanherdv1.Tunnel) string {
+	words := []string{cmp.Or(t.GetA().GetUplink(), "?") + " > " + cmp.Or(t.GetB().GetUplink(), "?")}
+	if t.GetB().GetGateway() != "" {
+		words[0] = t.GetA().GetUplink()
+	}
+	if p := t.GetPath(); p != nil {
+		words = append(words, pathClass(p.GetClass(), p.GetMetered()))
+	}
+	return strings.TrimSpace(strings.Join(words, " "))
 }
 
 // octets renders a volume with a binary unit.

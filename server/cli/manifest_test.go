@@ -9,6 +9,8 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 const fleet = `# a fleet
@@ -28,6 +30,7 @@ meshes:
     profile: networks/demo/profiles/default
     fullMesh:
       sites: {all: true}
+    paths: {pairing: PAIRING_ALL, maxPaths: 3}
 `
 
 func load(t *testing.T, text string) (*Manifest, error) {
@@ -45,6 +48,9 @@ func TestLoadManifestMergesDocuments(t *testing.T) {
 	}
 	if !m.Meshes[0].GetFullMesh().GetSites().GetAll() {
 		t.Error("the mesh lost its selector")
+	}
+	if p := m.Meshes[0].GetPaths(); p.GetPairing() != swanherdv1.MeshPaths_PAIRING_ALL || p.GetMaxPaths() != 3 {
+		t.Errorf("the mesh has the paths %v", p)
 	}
 }
 

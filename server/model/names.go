@@ -47,8 +47,8 @@ type (
 // (RFC 1035, Section 2.3.1), since identities of edges are made from it.
 var idPattern = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// tunnelPattern also admits what the planner makes of two ids.
-var tunnelPattern = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,255}$`)
+// tunnelPattern also admits what the planner makes of two ids, a segment and two uplinks.
+var tunnelPattern = regexp.MustCompile(`^[a-z][a-z0-9.-]{0,319}$`)
 
 // ValidID says whether id can be the last segment of a resource name.
 func ValidID(id string) bool { return idPattern.MatchString(id) }

@@ -49,6 +49,7 @@ func ValidateState(t *Topology, fields Fields, sees func(name string) bool) Viol
 		v.inNetwork(row.Name)
 		v.mesh(row.Value)
 		v.meshSegments(row.Value)
+		v.paths(row.Value)
 	}
 	v.assertions()
 	slices.SortStableFunc(v.found, func(a, b Violation) int {

@@ -77,6 +77,22 @@ func TestViolations(t *testing.T) {
 			[][]string{{"profiles[0].probing.disabled", "disables the probes by which the sla is judged"}},
 		},
 		{
+			"several paths", func(m *swanherdv1.Manifest) {
+				m.Meshes[0].Paths = &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_ALL, MaxPaths: 2}
+			}, nil,
+		},
+		{
+			"several paths without probes", func(m *swanherdv1.Manifest) {
+				m.Meshes[0].Paths = &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_SAME_CLASS}
+				m.Profiles[0].Probing = &swanherdv1.Probing{Disabled: true}
+			}, [][]string{{"profiles[0].probing.disabled", "the paths of networks/demo/meshes/all", "enable probing"}},
+		},
+		{
+			"how many of one path", func(m *swanherdv1.Manifest) {
+				m.Meshes[0].Paths = &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_PREFERRED, MaxPaths: 3}
+			}, [][]string{{"meshes[0].paths.max_paths", "the preferred one alone", "PAIRING_ALL"}},
+		},
+		{
 			"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
 			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}},
 		},
@@ -351,5 +367,27 @@ func TestNames(t *testing.T) {
 		if n, err := ParseSiteName(bad); err == nil {
 			t.Errorf("ParseSiteName(%q) = %v, want an error", bad, n)
 		}
+	}
+}
+
+// Who asks for several paths with a profile that is there already hears what is wrong of the
+// mesh, and who disables the probes of a mesh that is there hears it of the profile.
+func TestSeveralPathsNeedProbes(t *testing.T) {
+	stored := manifest()
+	stored.Profiles[0].Probing = &swanherdv1.Probing{Disabled: true}
+	merged, _ := MergeManifest(&Topology{}, stored, Prune{})
+	asked := &swanherdv1.Manifest{Meshes: manifest().GetMeshes()}
+	asked.Meshes[0].Paths = &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_ALL}
+	found := validate(merged.Topology, asked)
+	if len(found) != 1 || found[0].Field != "meshes[0].paths.pairing" || !strings.Contains(found[0].Problem, "networks/demo/profiles/default disables") {
+		t.Errorf("found %v", found)
+	}
+	stored = manifest()
+	stored.Meshes[0].Paths = asked.Meshes[0].GetPaths()
+	merged, _ = MergeManifest(&Topology{}, stored, Prune{})
+	asked = &swanherdv1.Manifest{Profiles: manifest().GetProfiles()}
+	asked.Profiles[0].Probing = &swanherdv1.Probing{Disabled: true}
+	if found = validate(merged.Topology, asked); len(found) != 1 || found[0].Field != "profiles[0].probing.disabled" {
+		t.Errorf("found %v", found)
 	}
 }

@@ -8,6 +8,10 @@ import (
 )
 
 func BenchmarkMake(b *testing.B) {
+	several := hubsAndSpokesOf(10_000, false)
+	m := several.Meshes.Value(meshName("spokes"))
+	m.Paths = &swanherdv1.MeshPaths{Pairing: allPairs}
+	several.mesh("spokes", m)
 	for _, c := range []struct {
 		name string
 		b    *builder
@@ -15,6 +19,7 @@ func BenchmarkMake(b *testing.B) {
 		{"full-mesh-200", fullMeshOf(200)},
 		{"4-hubs-10000-spokes", hubsAndSpokesOf(10_000, false)},
 		{"4-hubs-10000-spokes-transit", hubsAndSpokesOf(10_000, true)},
+		{"4-hubs-10000-spokes-all-pairs-of-2-uplinks", several},
 	} {
 		t := c.b.snapshot()
 		b.Run(c.name, func(b *testing.B) {

@@ -180,7 +180,7 @@ func sameTunnel(a, b *swanherdv1.Tunnel) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.GetMesh() == b.GetMesh() && proto.Equal(a.GetA(), b.GetA()) && proto.Equal(a.GetB(), b.GetB())
+	return a.GetMesh() == b.GetMesh() && proto.Equal(a.GetA(), b.GetA()) && proto.Equal(a.GetB(), b.GetB()) && proto.Equal(a.GetPath(), b.GetPath())
 }
 
 // targetOf is the stage that is about the network of a resource; nil for none.

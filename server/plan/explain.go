@@ -102,12 +102,14 @@ func (n *network) hop(at *site, source, destination netip.Addr) (*swanherdv1.Exp
 			if carried, ok := m.carries(peer.site, at); !hasAddr(peer.site.prefixes, destination) && !(ok && hasAddr(carried, destination)) {
 				return // spares making the tunnel
 			}
-			if l := n.newLink(m, e, peer); l != nil {
-				intent := l.a
-				if l.tunnel.GetB().GetEdge() == e.name {
-					intent = l.b
+			if all := n.newLinks(m, e, peer); len(all) > 0 { // they have the same selectors
+				intent := all[0].a
+				if all[0].tunnel.GetB().GetEdge() == e.name {
+					intent = all[0].b
 				}
-				best.consider(intent, false, peer.site, &swanherdv1.ExplainHop{Mesh: m.name, FromEdge: e.name, ToEdge: peer.name, FromSite: at.name, ToSite: peer.site.name})
+				best.consider(intent, false, peer.site, &swanherdv1.ExplainHop{
+					Mesh: m.name, FromEdge: e.name, ToEdge: peer.name, FromSite: at.name, ToSite: peer.site.name, Paths: n.explainPaths(m, e, peer),
+				})
 			}
 		})
 		n.eachGateway(e, func(g *gateway) {
@@ -127,6 +129,36 @@ func (n *network) hop(at *site, source, destination netip.Addr) (*swanherdv1.Exp
 		}
 	}
 	return best.hop, best.next
+}
+
+// explainPaths lists the pairs of uplinks of two edges, seen from x, if the mesh wants
+// several.
+func (n *network) explainPaths(m *mesh, x, y *edge) []*swanherdv1.ExplainPath {
+	a, b := x, y
+	if b.name < a.name {
+		a, b = b, a
+	}
+	if !m.pairing.several || len(a.uplinks) == 0 || len(b.uplinks) == 0 {
+		return nil
+	}
+	var out []*swanherdv1.ExplainPath
+	for _, c := range m.pairing.candidates(a.uplinks, b.uplinks) {
+		e := &swanherdv1.ExplainPath{FromUplink: c.a.GetName(), ToUplink: c.b.GetName(), Class: c.class(), Cost: c.cost(), Metered: c.metered()}
+		if a != x {
+			e.FromUplink, e.ToUplink = e.GetToUplink(), e.GetFromUplink()
+		}
+		switch e.Reason = m.pairing.whyNot(&c); {
+		case c.chosen && e.GetReason() != "":
+			e.Reason += "; no other pair does better, and two edges have one tunnel at least"
+			fallthrough
+		case c.chosen:
+			e.Tunnel = n.tunnelName(m, a, b, c.uplinkPair)
+		case e.GetReason() == "":
+			e.Reason = fmt.Sprintf("others go first, and the mesh has max_paths %d", m.pairing.most)
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // gatewayAt is the gateway whose place it is; nil at a site.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"net/netip"
 	"strconv"
-	"strings"
 
 	storev1 "github.com/swanherd/swanherd/proto/swanherd/store/v1"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -264,15 +263,7 @@ func protected(c *swanherdv1.ChildIntent) (local, remote []string) {
 	return c.GetLocalTs(), c.GetRemoteTs()
 }
 
-// gatewayTunnelName is `networks/{network}/tunnels/{edge}--{gateway}.gw`; no id has a dot,
-// so it is no name of a tunnel between edges. An id may itself hold "--"; then a hash keeps
-// the names of different tunnels apart.
+// gatewayTunnelName is `networks/{network}/tunnels/{edge}--{gateway}.gw`.
 func gatewayTunnelName(e *edge, g *gateway) string {
-	id := e.id.Edge + "--" + g.id.Gateway
-	ambiguous := strings.Count(id, "--") != 1
-	id += ".gw"
-	if ambiguous {
-		id += "." + model.EndsHash(e.id.Edge, g.id.Gateway)
-	}
-	return model.TunnelName{Network: e.id.Network, Tunnel: id}.String()
+	return model.TunnelName{Network: e.id.Network, Tunnel: model.GatewayTunnelID(e.id.Edge, g.id.Gateway)}.String()
 }

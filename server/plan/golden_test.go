@@ -105,9 +105,14 @@ func goldenTopologies() map[string]*builder {
 		}
 	}
 
+	several := twoSites(allPairs, 0,
+		[]*swanherdv1.Uplink{wan("inet", broadband, 0, "192.0.2.1"), wan("cell", lte, 10, "198.51.100.1")},
+		[]*swanherdv1.Uplink{wan("inet", broadband, 0, "192.0.2.2", "2001:db8::2"), wan("six", broadband, 5, "2001:db8::3")})
+
 	return map[string]*builder{
-		"segments": segments,
-		"gateways": gateways, "full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
+		"several-uplinks": several,
+		"segments":        segments,
+		"gateways":        gateways, "full-mesh": full, "hub-and-spoke": hubAndSpokeOf(2, false), "transit-with-a-direct-link": transit,
 		"two-hubs": hubs, "explicit-links": explicit, "odd-edges": odd, "many-prefixes": wide,
 	}
 }

@@ -81,6 +81,7 @@ type mesh struct {
 	ikeRekey, childRekey, dpdDelay *durationpb.Duration
 	replayWindow                   uint32
 	sla                            *swanherdv1.PathSla // nil: no limits
+	pairing                        pairing
 }
 
 type role uint8
@@ -288,6 +289,7 @@ func newMesh(from *swanherdv1.Mesh, profile *swanherdv1.Profile) *mesh {
 		dpdDelay:     orDefault(profile.GetDpdDelay(), defaultDPDDelay),
 		replayWindow: profile.GetReplayWindow(),
 		sla:          limitsOf(profile.GetSla()),
+		pairing:      pairingOf(from),
 	}
 	if m.replayWindow == 0 {
 		m.replayWindow = defaultReplayWindow

@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -24,7 +23,7 @@ const (
 	defaultReplayWindow = 1024
 )
 
-// A link is the tunnel between two edges with the intents of both ends; a has
+// A link is a tunnel between two edges with the intents of both ends; a has
 // the lower id. Of one with a gateway only a has an intent.
 type link struct {
 	tunnel *swanherdv1.Tunnel
@@ -39,14 +38,19 @@ type draft struct {
 
 // link computes the versions, which is most of what planning costs.
 func (d *draft) link() *link {
-	if d == nil {
-		return nil
-	}
 	l := &link{tunnel: d.tunnel, a: digest.Resource(d.a)}
 	if d.b != nil {
 		l.b = digest.Resource(d.b)
 	}
 	return l
+}
+
+// only are the drafts of two ends that have one tunnel at most.
+func only(d *draft) []draft {
+	if d == nil {
+		return nil
+	}
+	return []draft{*d}
 }
 
 // plannedRevision is that of the plan in which the tunnel last changed.
@@ -66,44 +70,59 @@ type end struct {
 	initiator bool
 }
 
-// newLink plans the tunnel between two edges whose sites the mesh connects, or
-// returns nil when there is nothing to protect on one side.
-func (n *network) newLink(m *mesh, x, y *edge) *draft {
+// newLinks plans the tunnels between two edges whose sites the mesh connects: one for each
+// pair of uplinks that the mesh wants, the preferred one first. There is none when there is
+// nothing to protect on one side.
+func (n *network) newLinks(m *mesh, x, y *edge) []draft {
 	a, b, ok := n.ends(m, x, y)
 	if !ok {
 		return nil
 	}
-	name := tunnelName(&a, &b, n.segment.Segment)
 	forA, forB := children(m, a.offered, b.offered)
-	d := &draft{tunnel: &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()}}
-	d.a, d.b = intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
-	if n.segment.Segment == "" {
-		d.a.Probe, d.b.Probe = m.probes(name, &a, &b)
-	} else { // where probes come from is of no segment
-		d.tunnel.Segment = n.segment.String()
-		d.a.Segment, d.b.Segment = n.segment.Segment, n.segment.Segment
+	var room [1]uplinkPair
+	paths := m.pairing.pairs(room[:0], a.edge.uplinks, b.edge.uplinks)
+	drafts := make([]draft, len(paths))
+	var ids [defaultMaxPaths]uint32
+	taken := ids[:0]
+	for i, p := range paths {
+		a.over(p.a, p.b)
+		b.over(p.b, p.a)
+		// Who initiates has to know where to; while neither does, both wait for
+		// an edge to report its uplinks.
+		a.initiator = len(b.endpoints) > 0
+		b.initiator = !a.initiator && len(a.endpoints) > 0
+		name := n.tunnelName(m, a.edge, b.edge, p)
+		d := &drafts[i]
+		d.tunnel = &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()}
+		d.a, d.b = intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
+		if n.segment.Segment == "" {
+			d.a.Probe, d.b.Probe, taken = m.probes(name, &a, &b, taken)
+		} else { // where probes come from is of no segment
+			d.tunnel.Segment = n.segment.String()
+			d.a.Segment, d.b.Segment = n.segment.Segment, n.segment.Segment
+		}
+		if len(paths) > 1 {
+			d.tunnel.Path = p.message(n.groupName(a.edge, b.edge))
+			d.a.Path, d.b.Path = d.tunnel.Path, d.tunnel.Path
+		}
 	}
-	return d
+	return drafts
 }
 
-// ends decides everything about the tunnel between two edges; ok is false when
-// there is nothing to protect on one side.
+// ends are the two edges of a tunnel in the order of their ids and what each has to offer;
+// ok is false when there is nothing to protect on one side.
 func (n *network) ends(m *mesh, x, y *edge) (a, b end, ok bool) {
 	if y.name < x.name {
 		x, y = y, x
 	}
 	a = end{edge: x, offered: n.offered(m, x.site, y.site)}
 	b = end{edge: y, offered: n.offered(m, y.site, x.site)}
-	if len(a.offered) == 0 || len(b.offered) == 0 {
-		return a, b, false
-	}
-	a.uplink, b.uplink = pair(x.uplinks, y.uplinks)
-	a.endpoints, b.endpoints = endpoints(a.uplink, b.uplink), endpoints(b.uplink, a.uplink)
-	// Who initiates has to know where to; while neither does, both wait for
-	// an edge to report its uplinks.
-	a.initiator = len(b.endpoints) > 0
-	b.initiator = !a.initiator && len(a.endpoints) > 0
-	return a, b, true
+	return a, b, len(a.offered) > 0 && len(b.offered) > 0
+}
+
+// over has the end be at an uplink, from which it is reached from the other end's.
+func (e *end) over(uplink, from *uplinkInfo) {
+	e.uplink, e.endpoints = uplink, endpoints(uplink, from)
 }
 
 func (e *end) view() *swanherdv1.TunnelEnd {
@@ -188,22 +207,21 @@ func orDefault(d *durationpb.Duration, fallback time.Duration) *durationpb.Durat
 	return d
 }
 
-// tunnelName is `networks/{network}/tunnels/{a}--{b}`, over whichever uplinks: a tunnel
-// that changes to another one keeps its SAs until it has those of the new one, where
-// one of another name would take the place of one that is closed. An id may itself hold
-// "--"; then a hash keeps the names of different tunnels apart. Behind it is the segment, if
-// that is not the default one; one that is called as gateways' tunnels end is told from them.
-func tunnelName(a, b *end, segment string) string {
-	id := a.edge.id.Edge + "--" + b.edge.id.Edge
-	if strings.Count(id, "--") != 1 {
-		id += "." + model.EndsHash(a.edge.id.Edge, b.edge.id.Edge)
+// tunnelName is the name of a tunnel of two edges, of which a is the first. The only one
+// that the mesh wants has no uplinks in it, whichever it goes over: a tunnel that changes to
+// another uplink keeps its SAs until it has those of the new one, where one of another name
+// would take the place of one that is closed. Of several each has the name of its uplinks
+// and keeps it, however many others come and go: the one that carries the traffic must not
+// be closed because another one is gone.
+func (n *network) tunnelName(m *mesh, a, b *edge, p uplinkPair) string {
+	if !m.pairing.several || p.a == nil || p.b == nil {
+		return n.groupName(a, b)
 	}
-	switch segment {
-	case "":
-	case "gw":
-		id += ".segment.gw"
-	default:
-		id += "." + segment
-	}
-	return model.TunnelName{Network: a.edge.id.Network, Tunnel: id}.String()
+	id := model.PathID(a.id.Edge, b.id.Edge, n.segment.Segment, p.a.GetName(), p.b.GetName())
+	return model.TunnelName{Network: a.id.Network, Tunnel: id}.String()
+}
+
+// groupName is the name of the only tunnel of two edges, and what several have in common.
+func (n *network) groupName(a, b *edge) string {
+	return model.TunnelName{Network: a.id.Network, Tunnel: model.TunnelID(a.id.Edge, b.id.Edge, n.segment.Segment)}.String()
 }

@@ -32,7 +32,7 @@ type Planner struct {
 	networks map[model.SegmentName]*network
 	// links by segment, of each edge by the edge or gateway at the other end, and the other
 	// way round: a link is there twice.
-	links map[string]map[string]map[string]*link
+	links map[string]map[string]map[string][]*link
 	// secrets opens pre-shared keys; nil: the plan is without them.
 	secrets Secrets
 }
@@ -43,7 +43,7 @@ func NewPlanner() *Planner {
 		topology: &model.Topology{},
 		plan:     &Plan{},
 		networks: map[model.SegmentName]*network{},
-		links:    map[string]map[string]map[string]*link{},
+		links:    map[string]map[string]map[string][]*link{},
 	}
 }
 
@@ -96,16 +96,30 @@ func (o *output) setResource(edge, name string, r *swanherdv1.IntentResource) {
 	o.resources[edge][name] = r
 }
 
-// setLink replaces the link between edges x and y; either may be nil. What is
-// the same in both is left alone.
+// setLinks replaces the links between two edges. What is the same in both is left alone.
+func (o *output) setLinks(before, after []*link) {
+	for _, l := range before {
+		if named(after, l.tunnel.GetName()) == nil {
+			o.removeLink(l)
+		}
+	}
+	for _, l := range after {
+		o.setLink(named(before, l.tunnel.GetName()), l)
+	}
+}
+
+// named is the link of that name; nil: there is none.
+func named(links []*link, name string) *link {
+	for _, l := range links {
+		if l.tunnel.GetName() == name {
+			return l
+		}
+	}
+	return nil
+}
+
+// setLink has a link take the place of the one before, of the same name; nil: there is none.
 func (o *output) setLink(before, after *link) {
-	if before != nil && (after == nil || before.tunnel.GetName() != after.tunnel.GetName()) {
-		o.removeLink(before)
-		before = nil
-	}
-	if after == nil {
-		return
-	}
 	name := after.tunnel.GetName()
 	if before == nil || !bytes.Equal(before.a.GetVersion(), after.a.GetVersion()) {
 		o.setResource(after.tunnel.GetA().GetEdge(), name, after.a)
@@ -227,60 +241,64 @@ func (p *Planner) index(t *model.Topology, segment model.SegmentName, n *network
 	return n
 }
 
-// wantedLink is what the link between two edges is to be.
-type wantedLink struct {
-	x, y  string
-	draft func() *draft // nil: none
-	link  *link
+// wantedLinks are what the links between two edges are to be.
+type wantedLinks struct {
+	x, y   string
+	drafts func() []draft // nil: none
+	links  []*link
 }
 
 // updateLinks recomputes every link of the edges, on all processors.
 func (p *Planner) updateLinks(n *network, edges []string, out *output) {
 	links := p.links[n.segment.Segment]
 	if links == nil {
-		links = map[string]map[string]*link{}
+		links = map[string]map[string][]*link{}
 		p.links[n.segment.Segment] = links
 	}
-	var wanted []wantedLink
+	var wanted []wantedLinks
 	done := map[[2]string]bool{}
 	for _, e := range edges {
 		wanted = n.appendLinks(wanted, e, links[e], done)
 	}
 	inParallel(len(wanted), func(i int) {
-		if w := &wanted[i]; w.draft != nil {
-			w.link = w.draft().link()
+		if w := &wanted[i]; w.drafts != nil {
+			drafts := w.drafts()
+			w.links = make([]*link, len(drafts))
+			for i := range drafts {
+				w.links[i] = drafts[i].link()
+			}
 		}
 	})
 	for _, w := range wanted {
-		out.setLink(links[w.x][w.y], w.link)
-		setLink(links, w.x, w.y, w.link)
-		setLink(links, w.y, w.x, w.link)
+		out.setLinks(links[w.x][w.y], w.links)
+		setLinks(links, w.x, w.y, w.links)
+		setLinks(links, w.y, w.x, w.links)
 	}
 }
 
 // appendLinks appends every link of one edge, those to be and those of before, except
 // those in done, by the name of the edge or gateway at the other end.
-func (n *network) appendLinks(wanted []wantedLink, name string, before map[string]*link, done map[[2]string]bool) []wantedLink {
+func (n *network) appendLinks(wanted []wantedLinks, name string, before map[string][]*link, done map[[2]string]bool) []wantedLinks {
 	from := len(wanted)
 	if e := n.edges[name]; e != nil {
 		n.eachPeer(e, func(m *mesh, peer *edge) {
 			if key := pairKey(name, peer.name); !done[key] {
 				done[key] = true
-				wanted = append(wanted, wantedLink{x: name, y: peer.name, draft: func() *draft { return n.newLink(m, e, peer) }})
+				wanted = append(wanted, wantedLinks{x: name, y: peer.name, drafts: func() []draft { return n.newLinks(m, e, peer) }})
 			}
 		})
 		n.eachGateway(e, func(g *gateway) {
 			done[pairKey(name, g.name)] = true
-			wanted = append(wanted, wantedLink{x: name, y: g.name, draft: func() *draft { return n.newGatewayLink(g, e) }})
+			wanted = append(wanted, wantedLinks{x: name, y: g.name, drafts: func() []draft { return only(n.newGatewayLink(g, e)) }})
 		})
 	}
 	for peer := range before {
 		if key := pairKey(name, peer); !done[key] {
 			done[key] = true
-			wanted = append(wanted, wantedLink{x: name, y: peer})
+			wanted = append(wanted, wantedLinks{x: name, y: peer})
 		}
 	}
-	slices.SortFunc(wanted[from:], func(a, b wantedLink) int { return strings.Compare(a.y, b.y) })
+	slices.SortFunc(wanted[from:], func(a, b wantedLinks) int { return strings.Compare(a.y, b.y) })
 	return wanted
 }
 
@@ -309,14 +327,14 @@ func inParallel(n int, f func(i int)) {
 	others.Wait()
 }
 
-func setLink(links map[string]map[string]*link, edge, peer string, l *link) {
+func setLinks(all map[string]map[string][]*link, edge, peer string, links []*link) {
 	switch {
-	case l == nil:
-		delete(links[edge], peer)
-	case links[edge] == nil:
-		links[edge] = map[string]*link{peer: l}
+	case len(links) == 0:
+		delete(all[edge], peer)
+	case all[edge] == nil:
+		all[edge] = map[string][]*link{peer: links}
 	default:
-		links[edge][peer] = l
+		all[edge][peer] = links
 	}
 }
 

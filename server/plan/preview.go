@@ -136,6 +136,7 @@ func compareIntents(old, now *swanherdv1.TunnelIntent) (effect swanherdv1.Tunnel
 	differs(updated, "ike_rekey_time", !proto.Equal(old.GetIkeRekeyTime(), now.GetIkeRekeyTime()))
 	differs(updated, "dpd_delay", !proto.Equal(old.GetDpdDelay(), now.GetDpdDelay()))
 	differs(updated, "critical", old.GetCritical() != now.GetCritical())
+	differs(updated, "path", !proto.Equal(old.GetPath(), now.GetPath()))
 	differs(updated, "role", old.GetRole() != now.GetRole())
 	differs(rekeyed, "force_udp_encapsulation", old.GetForceUdpEncapsulation() != now.GetForceUdpEncapsulation())
 	differs(updated, "tcp_encapsulation", old.GetTcpEncapsulation() != now.GetTcpEncapsulation())

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -15,7 +16,7 @@ import (
 // Addresses of probes are made from names: every planner makes the same ones, no list of
 // them is kept, and none is given to another when its edge goes. The first 48 bits are the
 // network's (RFC 4193, Section 3.1), the next 48 the edge's, the last 32 the tunnel's. Two
-// tunnels of an edge may share its address, as the peer's are different.
+// tunnels of an edge may share its address where their peers are different.
 const (
 	probeNetworkBits = 48
 	probeEdgeBits    = 96
@@ -54,16 +55,16 @@ func (e *edge) probeAddress(tunnel [4]byte) string {
 	return netip.AddrFrom16(a).String()
 }
 
-// probes makes the intents of both ends to measure a tunnel; nil: it is not.
-func (m *mesh) probes(tunnel string, a, b *end) (forA, forB *swanherdv1.ProbeIntent) {
+// probes makes the intents of both ends to measure a tunnel; nil: it is not. Others between
+// the same two edges have taken some ids, to which this one's is added.
+func (m *mesh) probes(tunnel string, a, b *end, taken []uint32) (forA, forB *swanherdv1.ProbeIntent, ids []uint32) {
 	if m.profile.GetProbing().GetDisabled() {
-		return nil, nil
+		return nil, nil, taken
 	}
 	sum := sha256.Sum256([]byte(tunnel))
-	id := [4]byte(sum[:])
-	if binary.BigEndian.Uint32(id[:]) == 0 { // the routers' anycast address (RFC 4291, Section 2.6.1)
-		id[3] = 1
-	}
+	n := probeID(binary.BigEndian.Uint32(sum[:]), taken)
+	var id [4]byte
+	binary.BigEndian.PutUint32(id[:], n)
 	forA = &swanherdv1.ProbeIntent{
 		LocalAddress: a.edge.probeAddress(id), RemoteAddress: b.edge.probeAddress(id),
 		Interval: m.probeInterval(a.uplink, b.uplink), Sla: m.sla,
@@ -71,7 +72,17 @@ func (m *mesh) probes(tunnel string, a, b *end) (forA, forB *swanherdv1.ProbeInt
 	forB = &swanherdv1.ProbeIntent{
 		LocalAddress: forA.GetRemoteAddress(), RemoteAddress: forA.GetLocalAddress(), Interval: forA.GetInterval(), Sla: m.sla,
 	}
-	return forA, forB
+	return forA, forB, append(taken, n)
+}
+
+// probeID is n, or the next that is not taken: the two addresses of a path have to tell
+// which of the tunnels between two edges it is of. 0 is the routers' anycast address
+// (RFC 4291, Section 2.6.1).
+func probeID(n uint32, taken []uint32) uint32 {
+	for n == 0 || slices.Contains(taken, n) {
+		n++
+	}
+	return n
 }
 
 // probeInterval is as the slower of both uplinks wants it.

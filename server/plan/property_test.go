@@ -33,6 +33,7 @@ func TestIncrementalPlanIsTheFullPlan(t *testing.T) {
 			"edge":    func(t *rapid.T) { randomEdge(t, b) },
 			"uplinks": func(t *rapid.T) { b.uplinks(drawID(t, "edge"), randomUplinks(t)...) },
 			"mesh":    func(t *rapid.T) { randomMesh(t, b) },
+			"pairing": func(t *rapid.T) { repair(t, b) },
 			"segment": func(t *rapid.T) { randomSegment(t, b) },
 			"remove":  func(t *rapid.T) { randomRemoval(t, b) },
 			"gateway": func(t *rapid.T) { randomGateway(t, b) },
@@ -105,13 +106,47 @@ func tunnelNames(t *model.Topology) map[string]bool {
 						return // seen from the other end
 					}
 					if a, b, ok := n.ends(m, e, peer); ok {
-						names[tunnelName(&a, &b, segment.Segment)] = true
+						for _, id := range pathIDs(t.Meshes.Value(m.name).GetPaths(), a.edge, b.edge, segment.Segment) {
+							names[model.TunnelName{Network: name.Network, Tunnel: id}.String()] = true
+						}
 					}
 				})
 			}
 		}
 	}
 	return names
+}
+
+// pathIDs finds the ids of the tunnels between two edges in another way than the planner
+// does. Where there are more pairs of uplinks than the mesh wants, it takes the planner's
+// choice, which has a test of its own.
+func pathIDs(want *swanherdv1.MeshPaths, a, b *edge, segment string) []string {
+	only := []string{model.TunnelID(a.id.Edge, b.id.Edge, segment)}
+	if want.GetPairing() < swanherdv1.MeshPaths_PAIRING_SAME_CLASS || len(a.uplinks) == 0 || len(b.uplinks) == 0 {
+		return only
+	}
+	var ids []string
+	for _, x := range a.uplinks {
+		for _, y := range b.uplinks {
+			meet := len(x.only4) > 0 && len(y.only4) > 0 || len(x.only6) > 0 && len(y.only6) > 0 || (len(x.all) == 0) != (len(y.all) == 0)
+			if meet && (want.GetPairing() == swanherdv1.MeshPaths_PAIRING_ALL || x.GetTransportClass() == y.GetTransportClass()) {
+				ids = append(ids, model.PathID(a.id.Edge, b.id.Edge, segment, x.GetName(), y.GetName()))
+			}
+		}
+	}
+	most := int(want.GetMaxPaths())
+	if most == 0 {
+		most = 4
+	}
+	if len(ids) > 0 && len(ids) <= most {
+		return ids
+	}
+	ids = nil
+	paths := pairingOf(&swanherdv1.Mesh{Paths: want}).pairs(nil, a.uplinks, b.uplinks)
+	for _, p := range paths[:min(len(paths), most)] {
+		ids = append(ids, model.PathID(a.id.Edge, b.id.Edge, segment, p.a.GetName(), p.b.GetName()))
+	}
+	return ids
 }
 
 // wantsGateway says in another way than the planner does whether there is a tunnel.
@@ -201,7 +236,7 @@ func randomEdge(t *rapid.T, b *builder) {
 func randomUplinks(t *rapid.T) []*swanherdv1.Uplink {
 	var uplinks []*swanherdv1.Uplink
 	for i := range rapid.IntRange(0, 3).Draw(t, "uplinks") {
-		u := uplink(fmt.Sprintf("wan%d", i))
+		u := uplink(fmt.Sprintf("%s%d", rapid.SampledFrom([]string{"wan", "lte"}).Draw(t, "named"), i))
 		u.TransportClass = swanherdv1.TransportClass(rapid.IntRange(1, 3).Draw(t, "class"))
 		u.Cost = uint32(rapid.IntRange(0, 2).Draw(t, "cost"))
 		if rapid.Bool().Draw(t, "v4") {
@@ -240,7 +275,28 @@ func randomMesh(t *rapid.T, b *builder) {
 		m = links([2]string{drawID(t, "a"), drawID(t, "b")}, [2]string{drawID(t, "a"), drawID(t, "b")})
 	}
 	m.Critical = rapid.Bool().Draw(t, "critical")
+	m.Paths = randomPaths(t)
 	b.mesh(id, m)
+}
+
+func randomPaths(t *rapid.T) *swanherdv1.MeshPaths {
+	if rapid.IntRange(0, 2).Draw(t, "paths") == 0 {
+		return nil
+	}
+	return &swanherdv1.MeshPaths{
+		Pairing:  swanherdv1.MeshPaths_Pairing(rapid.IntRange(1, 3).Draw(t, "pairing")),
+		MaxPaths: rapid.SampledFrom([]uint32{0, 2, 3, 8}).Draw(t, "max paths"),
+	}
+}
+
+// repair has a mesh pair uplinks otherwise, and changes nothing else.
+func repair(t *rapid.T, b *builder) {
+	name := meshName(rapid.SampledFrom([]string{"one", "two", "three"}).Draw(t, "mesh"))
+	if row, ok := b.Meshes.Get(name); ok {
+		m := proto.CloneOf(row.Value)
+		m.Paths = randomPaths(t)
+		put(b, &b.Meshes, name, m)
+	}
 }
 
 func randomGateway(t *rapid.T, b *builder) {
@@ -346,28 +402,54 @@ func checkChanges(t *rapid.T, before, after *Plan, got Changes) {
 	}
 }
 
-// checkContinuity checks that a pair that was connected, and is, has the same tunnel, and
-// Child SAs of the same names from the first on: the engine changes these without giving
-// anything up that it has.
+// checkContinuity checks that what two ends had and still are to have is the same tunnel,
+// with Child SAs of the same names from the first on: the engine changes these without giving
+// anything up that it has. Where there is one tunnel in both plans that is it, over whichever
+// uplinks; of several each keeps to its uplinks, so that none is closed for another's sake.
+// Ends that get several in the place of one, or one in the place of several, have none in
+// common; then the edges keep the former until one of the others is up.
 func checkContinuity(t *rapid.T, before, after *Plan) {
-	was := map[[3]string]string{} // in each segment
+	was := map[[3]string][]*swanherdv1.Tunnel{} // in each segment
+	ends := func(u *swanherdv1.Tunnel) [3]string {
+		return [3]string{u.GetSegment(), u.GetA().GetEdge(), place(u.GetB()) + u.GetB().GetEdge()}
+	}
 	for row := range before.Tunnels.All() {
-		was[[3]string{row.Value.GetSegment(), row.Value.GetA().GetEdge(), place(row.Value.GetB()) + row.Value.GetB().GetEdge()}] = row.Name
+		was[ends(row.Value)] = append(was[ends(row.Value)], row.Value)
 	}
 	for row := range after.Tunnels.All() {
-		a := row.Value.GetA().GetEdge()
-		name, ok := was[[3]string{row.Value.GetSegment(), a, place(row.Value.GetB()) + row.Value.GetB().GetEdge()}]
-		if !ok {
-			continue
-		}
-		if name != row.Name {
-			t.Fatalf("the tunnel %s of two edges is %s now", name, row.Name)
-		}
-		old, now := before.tunnelIntent(a, name).GetChildren(), after.tunnelIntent(a, name).GetChildren()
-		for i := range min(len(old), len(now)) {
-			if old[i].GetName() != now[i].GetName() {
-				t.Fatalf("%s: Child SA %s is %s now", name, old[i].GetName(), now[i].GetName())
+		now := row.Value
+		for _, old := range was[ends(now)] {
+			byUplinks := len(overUplinks(old)) > 0 && len(overUplinks(now)) > 0
+			same := overUplinks(old) == overUplinks(now)
+			if same != (old.GetName() == now.GetName()) {
+				t.Fatalf("the tunnel %s of two ends is %s now", old.GetName(), now.GetName())
 			}
+			if !same {
+				continue
+			}
+			if byUplinks && (old.GetA().GetUplink() != now.GetA().GetUplink() || old.GetB().GetUplink() != now.GetB().GetUplink()) {
+				t.Fatalf("%s goes over other uplinks", now.GetName())
+			}
+			checkChildNames(t, before, after, now)
+		}
+	}
+}
+
+// overUplinks are the uplinks in a tunnel's name; empty if it is the only one of its ends.
+func overUplinks(u *swanherdv1.Tunnel) string {
+	suffix := "." + u.GetA().GetUplink() + "." + u.GetB().GetUplink()
+	if u.GetA().GetUplink() != "" && u.GetB().GetUplink() != "" && strings.HasSuffix(u.GetName(), suffix) {
+		return suffix
+	}
+	return ""
+}
+
+func checkChildNames(t *rapid.T, before, after *Plan, u *swanherdv1.Tunnel) {
+	a, name := u.GetA().GetEdge(), u.GetName()
+	old, now := before.tunnelIntent(a, name).GetChildren(), after.tunnelIntent(a, name).GetChildren()
+	for i := range min(len(old), len(now)) {
+		if old[i].GetName() != now[i].GetName() {
+			t.Fatalf("%s: Child SA %s is %s now", name, old[i].GetName(), now[i].GetName())
 		}
 	}
 }
@@ -396,6 +478,7 @@ func checkEnds(t *rapid.T, p *Plan) {
 		if a.GetRole() == initiator && b.GetRole() == initiator {
 			t.Fatalf("%s: both ends are to initiate", row.Name)
 		}
+		checkPath(t, p, tunnel, a, b)
 		known := len(a.GetRemoteEndpoints()) + len(b.GetRemoteEndpoints())
 		if known > 0 && a.GetRole() != initiator && b.GetRole() != initiator {
 			t.Fatalf("%s: an end knows where the other is, and none initiates", row.Name)
@@ -422,6 +505,42 @@ func checkEnds(t *rapid.T, p *Plan) {
 	}
 	if ends != 2*p.Tunnels.Len()-gateways {
 		t.Fatalf("%d tunnels, %d with gateways, have %d ends", p.Tunnels.Len(), gateways, ends)
+	}
+}
+
+// checkPath checks what the ends of a tunnel know of its alternatives: they agree, all of a
+// group are between the same two edges in the same segment, carry the same, and differ in their
+// uplinks and in the addresses of their probes.
+func checkPath(t *rapid.T, p *Plan, tunnel *swanherdv1.Tunnel, a, b *swanherdv1.TunnelIntent) {
+	if !proto.Equal(a.GetPath(), b.GetPath()) || !proto.Equal(a.GetPath(), tunnel.GetPath()) {
+		t.Fatalf("%s: paths %v, %v and %v", tunnel.GetName(), tunnel.GetPath(), a.GetPath(), b.GetPath())
+	}
+	others := 0
+	for r := range p.Intents.Value(tunnel.GetA().GetEdge()).Resources.All() {
+		o := r.GetTunnel()
+		if o == nil || o.GetName() == tunnel.GetName() || o.GetPeerEdge() != tunnel.GetB().GetEdge() || o.GetSegment() != a.GetSegment() {
+			if o.GetPath() != nil && o.GetName() != tunnel.GetName() && o.GetPath().GetGroup() == a.GetPath().GetGroup() {
+				t.Fatalf("%s and %s are of one group", o.GetName(), tunnel.GetName())
+			}
+			continue
+		}
+		others++
+		if a.GetPath() == nil || o.GetPath().GetGroup() != a.GetPath().GetGroup() {
+			t.Fatalf("%s and %s are of different groups", o.GetName(), tunnel.GetName())
+		}
+		if !slices.EqualFunc(o.GetChildren(), a.GetChildren(), func(x, y *swanherdv1.ChildIntent) bool { return proto.Equal(x, y) }) {
+			t.Fatalf("%s and %s carry different things", o.GetName(), tunnel.GetName())
+		}
+		same := p.Tunnels.Value(o.GetName())
+		if same.GetA().GetUplink() == tunnel.GetA().GetUplink() && same.GetB().GetUplink() == tunnel.GetB().GetUplink() {
+			t.Fatalf("%s and %s go over the same uplinks", o.GetName(), tunnel.GetName())
+		}
+		if x := o.GetProbe(); x != nil && x.GetRemoteAddress() == a.GetProbe().GetRemoteAddress() {
+			t.Fatalf("%s and %s are probed at the same addresses", o.GetName(), tunnel.GetName())
+		}
+	}
+	if (others > 0) != (a.GetPath() != nil) {
+		t.Fatalf("%s: %d others, and the path is %v", tunnel.GetName(), others, a.GetPath())
 	}
 }
 

@@ -592,7 +592,10 @@ type TunnelIntent struct {
 	Segment string `protobuf:"bytes,15,opt,name=segment,proto3" json:"segment,omitempty"`
 	// The edge takes an update back by itself if the tunnel carried traffic before it and
 	// does not again within IntentChunk.confirm_within.
-	Critical      bool `protobuf:"varint,16,opt,name=critical,proto3" json:"critical,omitempty"`
+	Critical bool `protobuf:"varint,16,opt,name=critical,proto3" json:"critical,omitempty"`
+	// Set where other tunnels carry the same prefixes by other uplinks: all whose group is
+	// the same, among which the edge chooses. Unset: there is no alternative.
+	Path          *TunnelPath `protobuf:"bytes,17,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,6 +740,13 @@ func (x *TunnelIntent) GetCritical() bool {
 		return x.Critical
 	}
 	return false
+}
+
+func (x *TunnelIntent) GetPath() *TunnelPath {
+	if x != nil {
+		return x.Path
+	}
+	return nil
 }
 
 // ProbeIntent has an edge measure a tunnel by probes in it (STAMP, RFC 8762), and
@@ -1274,10 +1284,10 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\flocal_prefix\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\vlocalPrefix\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xbd\x06\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xea\x06\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\x04name\x12\x1b\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x04name\x12\x1b\n" +
 	"\tpeer_edge\x18\x02 \x01(\tR\bpeerEdge\x12+\n" +
 	"\x04role\x18\x03 \x01(\x0e2\x17.swanherd.v1.TunnelRoleR\x04role\x12\x16\n" +
 	"\x06uplink\x18\x04 \x01(\tR\x06uplink\x12#\n" +
@@ -1293,7 +1303,8 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x11tcp_encapsulation\x18\r \x01(\x0e2\x1d.swanherd.v1.TcpEncapsulationR\x10tcpEncapsulation\x12.\n" +
 	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\x12E\n" +
 	"\asegment\x18\x0f \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\asegment\x12\x1a\n" +
-	"\bcritical\x18\x10 \x01(\bR\bcritical\"\xe2\x01\n" +
+	"\bcritical\x18\x10 \x01(\bR\bcritical\x12+\n" +
+	"\x04path\x18\x11 \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path\"\xe2\x01\n" +
 	"\vProbeIntent\x12-\n" +
 	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
 	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +
@@ -1380,9 +1391,10 @@ var file_swanherd_v1_intent_proto_goTypes = []any{
 	(*ChildIntent)(nil),                // 14: swanherd.v1.ChildIntent
 	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
 	(TcpEncapsulation)(0),              // 16: swanherd.v1.TcpEncapsulation
-	(*PathSla)(nil),                    // 17: swanherd.v1.PathSla
-	(*OuterHeader)(nil),                // 18: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 19: swanherd.v1.TrafficFlowConfidentiality
+	(*TunnelPath)(nil),                 // 17: swanherd.v1.TunnelPath
+	(*PathSla)(nil),                    // 18: swanherd.v1.PathSla
+	(*OuterHeader)(nil),                // 19: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 20: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	4,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
@@ -1401,19 +1413,20 @@ var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	14, // 13: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
 	16, // 14: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
 	9,  // 15: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
-	15, // 16: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
-	17, // 17: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
-	12, // 18: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	13, // 19: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	15, // 20: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	1,  // 21: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
-	18, // 22: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
-	19, // 23: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	17, // 16: swanherd.v1.TunnelIntent.path:type_name -> swanherd.v1.TunnelPath
+	15, // 17: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
+	18, // 18: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
+	12, // 19: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	13, // 20: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	15, // 21: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 22: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	19, // 23: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	20, // 24: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }

@@ -25,62 +25,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Kind of WAN transport.
-type TransportClass int32
-
-const (
-	TransportClass_TRANSPORT_CLASS_UNSPECIFIED TransportClass = 0
-	TransportClass_TRANSPORT_CLASS_BROADBAND   TransportClass = 1
-	TransportClass_TRANSPORT_CLASS_MPLS        TransportClass = 2
-	TransportClass_TRANSPORT_CLASS_LTE         TransportClass = 3
-	TransportClass_TRANSPORT_CLASS_SATELLITE   TransportClass = 4
-)
-
-// Enum value maps for TransportClass.
-var (
-	TransportClass_name = map[int32]string{
-		0: "TRANSPORT_CLASS_UNSPECIFIED",
-		1: "TRANSPORT_CLASS_BROADBAND",
-		2: "TRANSPORT_CLASS_MPLS",
-		3: "TRANSPORT_CLASS_LTE",
-		4: "TRANSPORT_CLASS_SATELLITE",
-	}
-	TransportClass_value = map[string]int32{
-		"TRANSPORT_CLASS_UNSPECIFIED": 0,
-		"TRANSPORT_CLASS_BROADBAND":   1,
-		"TRANSPORT_CLASS_MPLS":        2,
-		"TRANSPORT_CLASS_LTE":         3,
-		"TRANSPORT_CLASS_SATELLITE":   4,
-	}
-)
-
-func (x TransportClass) Enum() *TransportClass {
-	p := new(TransportClass)
-	*p = x
-	return p
-}
-
-func (x TransportClass) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (TransportClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[0].Descriptor()
-}
-
-func (TransportClass) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[0]
-}
-
-func (x TransportClass) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use TransportClass.Descriptor instead.
-func (TransportClass) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{0}
-}
-
 // How far an edge is with its newest intent.
 type IntentState int32
 
@@ -144,11 +88,11 @@ func (x IntentState) String() string {
 }
 
 func (IntentState) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[0].Descriptor()
 }
 
 func (IntentState) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[1]
+	return &file_swanherd_v1_topology_proto_enumTypes[0]
 }
 
 func (x IntentState) Number() protoreflect.EnumNumber {
@@ -157,7 +101,7 @@ func (x IntentState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IntentState.Descriptor instead.
 func (IntentState) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{0}
 }
 
 // What the traffic selectors of a gateway's tunnels are.
@@ -197,11 +141,11 @@ func (x GatewayRouting) String() string {
 }
 
 func (GatewayRouting) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[1].Descriptor()
 }
 
 func (GatewayRouting) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[2]
+	return &file_swanherd_v1_topology_proto_enumTypes[1]
 }
 
 func (x GatewayRouting) Number() protoreflect.EnumNumber {
@@ -210,7 +154,7 @@ func (x GatewayRouting) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GatewayRouting.Descriptor instead.
 func (GatewayRouting) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{1}
 }
 
 // Which end of a gateway's tunnel initiates.
@@ -249,11 +193,11 @@ func (x GatewayInitiator) String() string {
 }
 
 func (GatewayInitiator) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[3].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[2].Descriptor()
 }
 
 func (GatewayInitiator) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[3]
+	return &file_swanherd_v1_topology_proto_enumTypes[2]
 }
 
 func (x GatewayInitiator) Number() protoreflect.EnumNumber {
@@ -262,7 +206,63 @@ func (x GatewayInitiator) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GatewayInitiator.Descriptor instead.
 func (GatewayInitiator) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+}
+
+type MeshPaths_Pairing int32
+
+const (
+	// The preferred one.
+	MeshPaths_PAIRING_UNSPECIFIED MeshPaths_Pairing = 0
+	// One pair: of the same transport class, of the least cost.
+	MeshPaths_PAIRING_PREFERRED MeshPaths_Pairing = 1
+	// Each pair of the same transport class; without any the preferred one.
+	MeshPaths_PAIRING_SAME_CLASS MeshPaths_Pairing = 2
+	// Each pair.
+	MeshPaths_PAIRING_ALL MeshPaths_Pairing = 3
+)
+
+// Enum value maps for MeshPaths_Pairing.
+var (
+	MeshPaths_Pairing_name = map[int32]string{
+		0: "PAIRING_UNSPECIFIED",
+		1: "PAIRING_PREFERRED",
+		2: "PAIRING_SAME_CLASS",
+		3: "PAIRING_ALL",
+	}
+	MeshPaths_Pairing_value = map[string]int32{
+		"PAIRING_UNSPECIFIED": 0,
+		"PAIRING_PREFERRED":   1,
+		"PAIRING_SAME_CLASS":  2,
+		"PAIRING_ALL":         3,
+	}
+)
+
+func (x MeshPaths_Pairing) Enum() *MeshPaths_Pairing {
+	p := new(MeshPaths_Pairing)
+	*p = x
+	return p
+}
+
+func (x MeshPaths_Pairing) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (MeshPaths_Pairing) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_proto_enumTypes[3].Descriptor()
+}
+
+func (MeshPaths_Pairing) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_proto_enumTypes[3]
+}
+
+func (x MeshPaths_Pairing) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use MeshPaths_Pairing.Descriptor instead.
+func (MeshPaths_Pairing) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // A Network is an isolated overlay: its own sites, meshes, address space and
@@ -1140,7 +1140,9 @@ type Mesh struct {
 	// Its tunnels are what a site cannot do without: an edge takes a change back by itself
 	// if one that carried traffic before it does not again. Where there are hubs this is
 	// about the tunnels to hubs: a hub does not take a change back for a spoke.
-	Critical      bool                   `protobuf:"varint,15,opt,name=critical,proto3" json:"critical,omitempty"`
+	Critical bool `protobuf:"varint,15,opt,name=critical,proto3" json:"critical,omitempty"`
+	// Over which of their uplinks two edges are connected. Unset: over the preferred pair.
+	Paths         *MeshPaths             `protobuf:"bytes,16,opt,name=paths,proto3" json:"paths,omitempty"`
 	Uid           string                 `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	Etag          string                 `protobuf:"bytes,11,opt,name=etag,proto3" json:"etag,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -1264,6 +1266,13 @@ func (x *Mesh) GetCritical() bool {
 	return false
 }
 
+func (x *Mesh) GetPaths() *MeshPaths {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
 func (x *Mesh) GetUid() string {
 	if x != nil {
 		return x.Uid
@@ -1320,6 +1329,65 @@ func (*Mesh_ExplicitLinks) isMesh_Topology() {}
 
 func (*Mesh_Regional) isMesh_Topology() {}
 
+// MeshPaths says for which pairs of their uplinks two edges have tunnels. All tunnels of
+// two edges carry the same prefixes, and the edges choose among them by what their probes
+// measure.
+type MeshPaths struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Pairs that cannot reach each other, having no address family in common, are left
+	// out if another can.
+	Pairing MeshPaths_Pairing `protobuf:"varint,1,opt,name=pairing,proto3,enum=swanherd.v1.MeshPaths_Pairing" json:"pairing,omitempty"`
+	// How many tunnels two edges have at most, 2 to 8. Default 4. Those that share no
+	// uplink go first, then those of the same transport class, then those of less cost.
+	MaxPaths      uint32 `protobuf:"varint,2,opt,name=max_paths,json=maxPaths,proto3" json:"max_paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MeshPaths) Reset() {
+	*x = MeshPaths{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MeshPaths) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MeshPaths) ProtoMessage() {}
+
+func (x *MeshPaths) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MeshPaths.ProtoReflect.Descriptor instead.
+func (*MeshPaths) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MeshPaths) GetPairing() MeshPaths_Pairing {
+	if x != nil {
+		return x.Pairing
+	}
+	return MeshPaths_PAIRING_UNSPECIFIED
+}
+
+func (x *MeshPaths) GetMaxPaths() uint32 {
+	if x != nil {
+		return x.MaxPaths
+	}
+	return 0
+}
+
 // A SiteSelector picks sites of the mesh's network: all of them, or those that
 // carry every label of match_labels, together with those named in sites.
 type SiteSelector struct {
@@ -1334,7 +1402,7 @@ type SiteSelector struct {
 
 func (x *SiteSelector) Reset() {
 	*x = SiteSelector{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1414,7 @@ func (x *SiteSelector) String() string {
 func (*SiteSelector) ProtoMessage() {}
 
 func (x *SiteSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1427,7 @@ func (x *SiteSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteSelector.ProtoReflect.Descriptor instead.
 func (*SiteSelector) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SiteSelector) GetAll() bool {
@@ -1393,7 +1461,7 @@ type FullMesh struct {
 
 func (x *FullMesh) Reset() {
 	*x = FullMesh{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1473,7 @@ func (x *FullMesh) String() string {
 func (*FullMesh) ProtoMessage() {}
 
 func (x *FullMesh) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1486,7 @@ func (x *FullMesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullMesh.ProtoReflect.Descriptor instead.
 func (*FullMesh) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FullMesh) GetSites() *SiteSelector {
@@ -1442,7 +1510,7 @@ type HubAndSpoke struct {
 
 func (x *HubAndSpoke) Reset() {
 	*x = HubAndSpoke{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1522,7 @@ func (x *HubAndSpoke) String() string {
 func (*HubAndSpoke) ProtoMessage() {}
 
 func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1535,7 @@ func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubAndSpoke.ProtoReflect.Descriptor instead.
 func (*HubAndSpoke) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *HubAndSpoke) GetHubs() *SiteSelector {
@@ -1510,7 +1578,7 @@ type Regional struct {
 
 func (x *Regional) Reset() {
 	*x = Regional{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1590,7 @@ func (x *Regional) String() string {
 func (*Regional) ProtoMessage() {}
 
 func (x *Regional) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1603,7 @@ func (x *Regional) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Regional.ProtoReflect.Descriptor instead.
 func (*Regional) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Regional) GetRegionLabel() string {
@@ -1576,7 +1644,7 @@ type ExplicitLinks struct {
 
 func (x *ExplicitLinks) Reset() {
 	*x = ExplicitLinks{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1656,7 @@ func (x *ExplicitLinks) String() string {
 func (*ExplicitLinks) ProtoMessage() {}
 
 func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1669,7 @@ func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplicitLinks.ProtoReflect.Descriptor instead.
 func (*ExplicitLinks) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ExplicitLinks) GetLinks() []*Link {
@@ -1623,7 +1691,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1703,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1716,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Link) GetSiteA() string {
@@ -1710,7 +1778,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1790,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1803,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Profile) GetName() string {
@@ -1886,7 +1954,7 @@ type Probing struct {
 
 func (x *Probing) Reset() {
 	*x = Probing{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +1966,7 @@ func (x *Probing) String() string {
 func (*Probing) ProtoMessage() {}
 
 func (x *Probing) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +1979,7 @@ func (x *Probing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probing.ProtoReflect.Descriptor instead.
 func (*Probing) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Probing) GetDisabled() bool {
@@ -1986,7 +2054,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1998,7 +2066,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2011,7 +2079,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Gateway) GetName() string {
@@ -2192,7 +2260,7 @@ type GatewayPreSharedKey struct {
 
 func (x *GatewayPreSharedKey) Reset() {
 	*x = GatewayPreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +2272,7 @@ func (x *GatewayPreSharedKey) String() string {
 func (*GatewayPreSharedKey) ProtoMessage() {}
 
 func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +2285,7 @@ func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayPreSharedKey.ProtoReflect.Descriptor instead.
 func (*GatewayPreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GatewayPreSharedKey) GetKey() string {
@@ -2240,7 +2308,7 @@ type GatewayCertificate struct {
 
 func (x *GatewayCertificate) Reset() {
 	*x = GatewayCertificate{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2252,7 +2320,7 @@ func (x *GatewayCertificate) String() string {
 func (*GatewayCertificate) ProtoMessage() {}
 
 func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2265,7 +2333,7 @@ func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayCertificate.ProtoReflect.Descriptor instead.
 func (*GatewayCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GatewayCertificate) GetTrustAnchors() []string {
@@ -2293,7 +2361,7 @@ type GatewayAttachment struct {
 
 func (x *GatewayAttachment) Reset() {
 	*x = GatewayAttachment{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2305,7 +2373,7 @@ func (x *GatewayAttachment) String() string {
 func (*GatewayAttachment) ProtoMessage() {}
 
 func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2318,7 +2386,7 @@ func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayAttachment.ProtoReflect.Descriptor instead.
 func (*GatewayAttachment) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GatewayAttachment) GetWho() isGatewayAttachment_Who {
@@ -2380,7 +2448,7 @@ type GatewaySites struct {
 
 func (x *GatewaySites) Reset() {
 	*x = GatewaySites{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2460,7 @@ func (x *GatewaySites) String() string {
 func (*GatewaySites) ProtoMessage() {}
 
 func (x *GatewaySites) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2473,7 @@ func (x *GatewaySites) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaySites.ProtoReflect.Descriptor instead.
 func (*GatewaySites) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GatewaySites) GetMatchLabels() map[string]string {
@@ -2440,7 +2508,7 @@ type PreSharedKey struct {
 
 func (x *PreSharedKey) Reset() {
 	*x = PreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2520,7 @@ func (x *PreSharedKey) String() string {
 func (*PreSharedKey) ProtoMessage() {}
 
 func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2533,7 @@ func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
 func (*PreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PreSharedKey) GetName() string {
@@ -2560,7 +2628,7 @@ type Assertion struct {
 
 func (x *Assertion) Reset() {
 	*x = Assertion{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2572,7 +2640,7 @@ func (x *Assertion) String() string {
 func (*Assertion) ProtoMessage() {}
 
 func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2585,7 +2653,7 @@ func (x *Assertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
 func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Assertion) GetSource() string {
@@ -2681,7 +2749,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2693,7 +2761,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2706,7 +2774,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -2859,7 +2927,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	" \x01(\tR\rconflictEpoch\x12'\n" +
 	"\x0fawaited_tunnels\x18\v \x03(\tR\x0eawaitedTunnels\x12G\n" +
 	"\x12control_round_trip\x18\f \x01(\v2\x19.google.protobuf.DurationR\x10controlRoundTrip\x12<\n" +
-	"\fclock_offset\x18\r \x01(\v2\x19.google.protobuf.DurationR\vclockOffset\"\xb3\a\n" +
+	"\fclock_offset\x18\r \x01(\v2\x19.google.protobuf.DurationR\vclockOffset\"\xe1\a\n" +
 	"\x04Mesh\x12r\n" +
 	"\x04name\x18\x01 \x01(\tB^\xe0A\b\xbaHX\xc8\x01\x01rS2Q^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?/meshes/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12 \n" +
@@ -2870,7 +2938,8 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x0eexplicit_links\x18\x06 \x01(\v2\x1a.swanherd.v1.ExplicitLinksH\x00R\rexplicitLinks\x123\n" +
 	"\bregional\x18\a \x01(\v2\x15.swanherd.v1.RegionalH\x00R\bregional\x12$\n" +
 	"\bsegments\x18\x0e \x03(\tB\b\xbaH\x05\x92\x01\x02\x10@R\bsegments\x12\x1a\n" +
-	"\bcritical\x18\x0f \x01(\bR\bcritical\x12\x15\n" +
+	"\bcritical\x18\x0f \x01(\bR\bcritical\x12,\n" +
+	"\x05paths\x18\x10 \x01(\v2\x16.swanherd.v1.MeshPathsR\x05paths\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -2882,7 +2951,16 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01:F\xeaAC\n" +
 	"\x11swanherd.dev/Mesh\x12 networks/{network}/meshes/{mesh}*\x06meshes2\x04meshB\x11\n" +
-	"\btopology\x12\x05\xbaH\x02\b\x01\"\xc5\x01\n" +
+	"\btopology\x12\x05\xbaH\x02\b\x01\"\xc4\x02\n" +
+	"\tMeshPaths\x12B\n" +
+	"\apairing\x18\x01 \x01(\x0e2\x1e.swanherd.v1.MeshPaths.PairingB\b\xbaH\x05\x82\x01\x02\x10\x01R\apairing\x12\x8e\x01\n" +
+	"\tmax_paths\x18\x02 \x01(\rBq\xbaHn\xba\x01k\n" +
+	"\x14mesh_paths.max_paths\x12)max_paths is 0 for the default, or 2 to 8\x1a(this == 0u || (this >= 2u && this <= 8u)R\bmaxPaths\"b\n" +
+	"\aPairing\x12\x17\n" +
+	"\x13PAIRING_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11PAIRING_PREFERRED\x10\x01\x12\x16\n" +
+	"\x12PAIRING_SAME_CLASS\x10\x02\x12\x0f\n" +
+	"\vPAIRING_ALL\x10\x03\"\xc5\x01\n" +
 	"\fSiteSelector\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\bR\x03all\x12M\n" +
 	"\fmatch_labels\x18\x02 \x03(\v2*.swanherd.v1.SiteSelector.MatchLabelsEntryR\vmatchLabels\x12\x14\n" +
@@ -3031,13 +3109,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\bsegments\x18\x06 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments\x126\n" +
 	"\n" +
 	"assertions\x18\a \x03(\v2\x16.swanherd.v1.AssertionR\n" +
-	"assertions*\xa2\x01\n" +
-	"\x0eTransportClass\x12\x1f\n" +
-	"\x1bTRANSPORT_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n" +
-	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
-	"\x14TRANSPORT_CLASS_MPLS\x10\x02\x12\x17\n" +
-	"\x13TRANSPORT_CLASS_LTE\x10\x03\x12\x1d\n" +
-	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*\x85\x02\n" +
+	"assertions*\x85\x02\n" +
 	"\vIntentState\x12\x1c\n" +
 	"\x18INTENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14INTENT_STATE_PENDING\x10\x01\x12\x18\n" +
@@ -3071,12 +3143,12 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_swanherd_v1_topology_proto_goTypes = []any{
-	(TransportClass)(0),                // 0: swanherd.v1.TransportClass
-	(IntentState)(0),                   // 1: swanherd.v1.IntentState
-	(GatewayRouting)(0),                // 2: swanherd.v1.GatewayRouting
-	(GatewayInitiator)(0),              // 3: swanherd.v1.GatewayInitiator
+	(IntentState)(0),                   // 0: swanherd.v1.IntentState
+	(GatewayRouting)(0),                // 1: swanherd.v1.GatewayRouting
+	(GatewayInitiator)(0),              // 2: swanherd.v1.GatewayInitiator
+	(MeshPaths_Pairing)(0),             // 3: swanherd.v1.MeshPaths.Pairing
 	(*Network)(nil),                    // 4: swanherd.v1.Network
 	(*Site)(nil),                       // 5: swanherd.v1.Site
 	(*SiteSegment)(nil),                // 6: swanherd.v1.SiteSegment
@@ -3086,114 +3158,118 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	(*Uplink)(nil),                     // 10: swanherd.v1.Uplink
 	(*EdgeStatus)(nil),                 // 11: swanherd.v1.EdgeStatus
 	(*Mesh)(nil),                       // 12: swanherd.v1.Mesh
-	(*SiteSelector)(nil),               // 13: swanherd.v1.SiteSelector
-	(*FullMesh)(nil),                   // 14: swanherd.v1.FullMesh
-	(*HubAndSpoke)(nil),                // 15: swanherd.v1.HubAndSpoke
-	(*Regional)(nil),                   // 16: swanherd.v1.Regional
-	(*ExplicitLinks)(nil),              // 17: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                       // 18: swanherd.v1.Link
-	(*Profile)(nil),                    // 19: swanherd.v1.Profile
-	(*Probing)(nil),                    // 20: swanherd.v1.Probing
-	(*Gateway)(nil),                    // 21: swanherd.v1.Gateway
-	(*GatewayPreSharedKey)(nil),        // 22: swanherd.v1.GatewayPreSharedKey
-	(*GatewayCertificate)(nil),         // 23: swanherd.v1.GatewayCertificate
-	(*GatewayAttachment)(nil),          // 24: swanherd.v1.GatewayAttachment
-	(*GatewaySites)(nil),               // 25: swanherd.v1.GatewaySites
-	(*PreSharedKey)(nil),               // 26: swanherd.v1.PreSharedKey
-	(*Assertion)(nil),                  // 27: swanherd.v1.Assertion
-	(*Manifest)(nil),                   // 28: swanherd.v1.Manifest
-	nil,                                // 29: swanherd.v1.Site.LabelsEntry
-	nil,                                // 30: swanherd.v1.Segment.LabelsEntry
-	nil,                                // 31: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 32: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 33: swanherd.v1.Profile.LabelsEntry
-	nil,                                // 34: swanherd.v1.Gateway.LabelsEntry
-	nil,                                // 35: swanherd.v1.GatewaySites.MatchLabelsEntry
-	nil,                                // 36: swanherd.v1.PreSharedKey.LabelsEntry
-	nil,                                // 37: swanherd.v1.Assertion.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 39: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 40: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 41: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 42: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 43: swanherd.v1.PathSla
+	(*MeshPaths)(nil),                  // 13: swanherd.v1.MeshPaths
+	(*SiteSelector)(nil),               // 14: swanherd.v1.SiteSelector
+	(*FullMesh)(nil),                   // 15: swanherd.v1.FullMesh
+	(*HubAndSpoke)(nil),                // 16: swanherd.v1.HubAndSpoke
+	(*Regional)(nil),                   // 17: swanherd.v1.Regional
+	(*ExplicitLinks)(nil),              // 18: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 19: swanherd.v1.Link
+	(*Profile)(nil),                    // 20: swanherd.v1.Profile
+	(*Probing)(nil),                    // 21: swanherd.v1.Probing
+	(*Gateway)(nil),                    // 22: swanherd.v1.Gateway
+	(*GatewayPreSharedKey)(nil),        // 23: swanherd.v1.GatewayPreSharedKey
+	(*GatewayCertificate)(nil),         // 24: swanherd.v1.GatewayCertificate
+	(*GatewayAttachment)(nil),          // 25: swanherd.v1.GatewayAttachment
+	(*GatewaySites)(nil),               // 26: swanherd.v1.GatewaySites
+	(*PreSharedKey)(nil),               // 27: swanherd.v1.PreSharedKey
+	(*Assertion)(nil),                  // 28: swanherd.v1.Assertion
+	(*Manifest)(nil),                   // 29: swanherd.v1.Manifest
+	nil,                                // 30: swanherd.v1.Site.LabelsEntry
+	nil,                                // 31: swanherd.v1.Segment.LabelsEntry
+	nil,                                // 32: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 33: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 34: swanherd.v1.Profile.LabelsEntry
+	nil,                                // 35: swanherd.v1.Gateway.LabelsEntry
+	nil,                                // 36: swanherd.v1.GatewaySites.MatchLabelsEntry
+	nil,                                // 37: swanherd.v1.PreSharedKey.LabelsEntry
+	nil,                                // 38: swanherd.v1.Assertion.LabelsEntry
+	(*timestamppb.Timestamp)(nil),      // 39: google.protobuf.Timestamp
+	(TransportClass)(0),                // 40: swanherd.v1.TransportClass
+	(*durationpb.Duration)(nil),        // 41: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 42: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 43: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 44: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 45: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	38, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	38, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	29, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	39, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	39, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	30, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
 	8,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
 	6,  // 4: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
-	38, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	38, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	30, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
-	38, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
-	38, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	39, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	39, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	31, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
+	39, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	39, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
 	10, // 10: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
 	11, // 11: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	38, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	38, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
-	0,  // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	38, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	1,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	38, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	39, // 18: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
-	39, // 19: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
-	31, // 20: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	14, // 21: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	15, // 22: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	17, // 23: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	16, // 24: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	38, // 25: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	38, // 26: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	32, // 27: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	13, // 28: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	13, // 29: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	13, // 30: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	13, // 31: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	13, // 32: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	18, // 33: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	39, // 34: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	39, // 35: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	39, // 36: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	40, // 37: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	41, // 38: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	42, // 39: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	33, // 40: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	20, // 41: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	43, // 42: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	38, // 43: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	38, // 44: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	39, // 45: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	34, // 46: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
-	22, // 47: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
-	23, // 48: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
-	24, // 49: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
-	2,  // 50: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
-	3,  // 51: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	38, // 52: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	38, // 53: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
-	25, // 54: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
-	35, // 55: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	38, // 56: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	36, // 57: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
-	38, // 58: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	38, // 59: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	37, // 60: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
-	38, // 61: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
-	38, // 62: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 63: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	19, // 64: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 65: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	12, // 66: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	21, // 67: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	7,  // 68: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
-	27, // 69: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	39, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	39, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	40, // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
+	39, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	0,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
+	39, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	41, // 18: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
+	41, // 19: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
+	32, // 20: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	15, // 21: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	16, // 22: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	18, // 23: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	17, // 24: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	13, // 25: swanherd.v1.Mesh.paths:type_name -> swanherd.v1.MeshPaths
+	39, // 26: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	39, // 27: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 28: swanherd.v1.MeshPaths.pairing:type_name -> swanherd.v1.MeshPaths.Pairing
+	33, // 29: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	14, // 30: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	14, // 31: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	14, // 32: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	14, // 33: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	14, // 34: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	19, // 35: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	41, // 36: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	41, // 37: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	41, // 38: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	42, // 39: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	43, // 40: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	44, // 41: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	34, // 42: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	21, // 43: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	45, // 44: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	39, // 45: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	39, // 46: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	41, // 47: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	35, // 48: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	23, // 49: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	24, // 50: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	25, // 51: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	1,  // 52: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	2,  // 53: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	39, // 54: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	39, // 55: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	26, // 56: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	36, // 57: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	39, // 58: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	37, // 59: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
+	39, // 60: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	39, // 61: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	38, // 62: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
+	39, // 63: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
+	39, // 64: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 65: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	20, // 66: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 67: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	12, // 68: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	22, // 69: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	7,  // 70: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	28, // 71: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -3208,11 +3284,11 @@ func file_swanherd_v1_topology_proto_init() {
 		(*Mesh_ExplicitLinks)(nil),
 		(*Mesh_Regional)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[17].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[18].OneofWrappers = []any{
 		(*Gateway_PreSharedKey)(nil),
 		(*Gateway_Certificate)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[20].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[21].OneofWrappers = []any{
 		(*GatewayAttachment_Edge)(nil),
 		(*GatewayAttachment_Sites)(nil),
 	}
@@ -3222,7 +3298,7 @@ func file_swanherd_v1_topology_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

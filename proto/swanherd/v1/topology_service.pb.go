@@ -161,7 +161,7 @@ func (x WatchResponse_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use WatchResponse_Kind.Descriptor instead.
 func (WatchResponse_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6, 0}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7, 0}
 }
 
 type AssertionResult_State int32
@@ -216,7 +216,7 @@ func (x AssertionResult_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AssertionResult_State.Descriptor instead.
 func (AssertionResult_State) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52, 0}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53, 0}
 }
 
 type ApplyRequest struct {
@@ -567,8 +567,11 @@ type ExplainHop struct {
 	// Of the tunnel, now.
 	Status TunnelStatus `protobuf:"varint,9,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
 	// The gateways at the tunnel's ends, where an edge is none.
-	FromGateway   string `protobuf:"bytes,10,opt,name=from_gateway,json=fromGateway,proto3" json:"from_gateway,omitempty"`
-	ToGateway     string `protobuf:"bytes,11,opt,name=to_gateway,json=toGateway,proto3" json:"to_gateway,omitempty"`
+	FromGateway string `protobuf:"bytes,10,opt,name=from_gateway,json=fromGateway,proto3" json:"from_gateway,omitempty"`
+	ToGateway   string `protobuf:"bytes,11,opt,name=to_gateway,json=toGateway,proto3" json:"to_gateway,omitempty"`
+	// Where the two edges have several paths, or could: each pair of their uplinks, those
+	// with a tunnel first, in order of preference.
+	Paths         []*ExplainPath `protobuf:"bytes,12,rep,name=paths,proto3" json:"paths,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +683,118 @@ func (x *ExplainHop) GetToGateway() string {
 	return ""
 }
 
+func (x *ExplainHop) GetPaths() []*ExplainPath {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+// ExplainPath is a pair of uplinks between two edges.
+type ExplainPath struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	FromUplink string                 `protobuf:"bytes,1,opt,name=from_uplink,json=fromUplink,proto3" json:"from_uplink,omitempty"`
+	ToUplink   string                 `protobuf:"bytes,2,opt,name=to_uplink,json=toUplink,proto3" json:"to_uplink,omitempty"`
+	// The tunnel over them; empty: there is none.
+	Tunnel string `protobuf:"bytes,3,opt,name=tunnel,proto3" json:"tunnel,omitempty"`
+	// As in TunnelPath.
+	Class   TransportClass `protobuf:"varint,4,opt,name=class,proto3,enum=swanherd.v1.TransportClass" json:"class,omitempty"`
+	Cost    uint64         `protobuf:"varint,5,opt,name=cost,proto3" json:"cost,omitempty"`
+	Metered bool           `protobuf:"varint,6,opt,name=metered,proto3" json:"metered,omitempty"`
+	// Of the tunnel, now.
+	Status TunnelStatus `protobuf:"varint,7,opt,name=status,proto3,enum=swanherd.v1.TunnelStatus" json:"status,omitempty"`
+	// Why there is no tunnel, for people.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPath) Reset() {
+	*x = ExplainPath{}
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPath) ProtoMessage() {}
+
+func (x *ExplainPath) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPath.ProtoReflect.Descriptor instead.
+func (*ExplainPath) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExplainPath) GetFromUplink() string {
+	if x != nil {
+		return x.FromUplink
+	}
+	return ""
+}
+
+func (x *ExplainPath) GetToUplink() string {
+	if x != nil {
+		return x.ToUplink
+	}
+	return ""
+}
+
+func (x *ExplainPath) GetTunnel() string {
+	if x != nil {
+		return x.Tunnel
+	}
+	return ""
+}
+
+func (x *ExplainPath) GetClass() TransportClass {
+	if x != nil {
+		return x.Class
+	}
+	return TransportClass_TRANSPORT_CLASS_UNSPECIFIED
+}
+
+func (x *ExplainPath) GetCost() uint64 {
+	if x != nil {
+		return x.Cost
+	}
+	return 0
+}
+
+func (x *ExplainPath) GetMetered() bool {
+	if x != nil {
+		return x.Metered
+	}
+	return false
+}
+
+func (x *ExplainPath) GetStatus() TunnelStatus {
+	if x != nil {
+		return x.Status
+	}
+	return TunnelStatus_TUNNEL_STATUS_UNSPECIFIED
+}
+
+func (x *ExplainPath) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// `networks/{network}`; `networks/-` for all that the caller may see.
@@ -699,7 +814,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +826,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[5]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +839,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WatchRequest) GetParent() string {
@@ -788,7 +903,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +915,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[6]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +928,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchResponse) GetKind() WatchResponse_Kind {
@@ -1127,7 +1242,7 @@ type GetNetworkRequest struct {
 
 func (x *GetNetworkRequest) Reset() {
 	*x = GetNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1254,7 @@ func (x *GetNetworkRequest) String() string {
 func (*GetNetworkRequest) ProtoMessage() {}
 
 func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1267,7 @@ func (x *GetNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNetworkRequest.ProtoReflect.Descriptor instead.
 func (*GetNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetNetworkRequest) GetName() string {
@@ -1179,7 +1294,7 @@ type ListNetworksRequest struct {
 
 func (x *ListNetworksRequest) Reset() {
 	*x = ListNetworksRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1191,7 +1306,7 @@ func (x *ListNetworksRequest) String() string {
 func (*ListNetworksRequest) ProtoMessage() {}
 
 func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1204,7 +1319,7 @@ func (x *ListNetworksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksRequest.ProtoReflect.Descriptor instead.
 func (*ListNetworksRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNetworksRequest) GetPageSize() int32 {
@@ -1246,7 +1361,7 @@ type ListNetworksResponse struct {
 
 func (x *ListNetworksResponse) Reset() {
 	*x = ListNetworksResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1373,7 @@ func (x *ListNetworksResponse) String() string {
 func (*ListNetworksResponse) ProtoMessage() {}
 
 func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1386,7 @@ func (x *ListNetworksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNetworksResponse.ProtoReflect.Descriptor instead.
 func (*ListNetworksResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListNetworksResponse) GetNetworks() []*Network {
@@ -1304,7 +1419,7 @@ type CreateNetworkRequest struct {
 
 func (x *CreateNetworkRequest) Reset() {
 	*x = CreateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1431,7 @@ func (x *CreateNetworkRequest) String() string {
 func (*CreateNetworkRequest) ProtoMessage() {}
 
 func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1444,7 @@ func (x *CreateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*CreateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateNetworkRequest) GetNetworkId() string {
@@ -1378,7 +1493,7 @@ type UpdateNetworkRequest struct {
 
 func (x *UpdateNetworkRequest) Reset() {
 	*x = UpdateNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1505,7 @@ func (x *UpdateNetworkRequest) String() string {
 func (*UpdateNetworkRequest) ProtoMessage() {}
 
 func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1518,7 @@ func (x *UpdateNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateNetworkRequest.ProtoReflect.Descriptor instead.
 func (*UpdateNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateNetworkRequest) GetNetwork() *Network {
@@ -1459,7 +1574,7 @@ type DeleteNetworkRequest struct {
 
 func (x *DeleteNetworkRequest) Reset() {
 	*x = DeleteNetworkRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1586,7 @@ func (x *DeleteNetworkRequest) String() string {
 func (*DeleteNetworkRequest) ProtoMessage() {}
 
 func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1599,7 @@ func (x *DeleteNetworkRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNetworkRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNetworkRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteNetworkRequest) GetName() string {
@@ -1531,7 +1646,7 @@ type GetSiteRequest struct {
 
 func (x *GetSiteRequest) Reset() {
 	*x = GetSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1658,7 @@ func (x *GetSiteRequest) String() string {
 func (*GetSiteRequest) ProtoMessage() {}
 
 func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1671,7 @@ func (x *GetSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSiteRequest.ProtoReflect.Descriptor instead.
 func (*GetSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetSiteRequest) GetName() string {
@@ -1585,7 +1700,7 @@ type ListSitesRequest struct {
 
 func (x *ListSitesRequest) Reset() {
 	*x = ListSitesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1712,7 @@ func (x *ListSitesRequest) String() string {
 func (*ListSitesRequest) ProtoMessage() {}
 
 func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1725,7 @@ func (x *ListSitesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesRequest.ProtoReflect.Descriptor instead.
 func (*ListSitesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListSitesRequest) GetParent() string {
@@ -1659,7 +1774,7 @@ type ListSitesResponse struct {
 
 func (x *ListSitesResponse) Reset() {
 	*x = ListSitesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1786,7 @@ func (x *ListSitesResponse) String() string {
 func (*ListSitesResponse) ProtoMessage() {}
 
 func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1799,7 @@ func (x *ListSitesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSitesResponse.ProtoReflect.Descriptor instead.
 func (*ListSitesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListSitesResponse) GetSites() []*Site {
@@ -1719,7 +1834,7 @@ type CreateSiteRequest struct {
 
 func (x *CreateSiteRequest) Reset() {
 	*x = CreateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1846,7 @@ func (x *CreateSiteRequest) String() string {
 func (*CreateSiteRequest) ProtoMessage() {}
 
 func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1859,7 @@ func (x *CreateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSiteRequest.ProtoReflect.Descriptor instead.
 func (*CreateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateSiteRequest) GetParent() string {
@@ -1800,7 +1915,7 @@ type UpdateSiteRequest struct {
 
 func (x *UpdateSiteRequest) Reset() {
 	*x = UpdateSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +1927,7 @@ func (x *UpdateSiteRequest) String() string {
 func (*UpdateSiteRequest) ProtoMessage() {}
 
 func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +1940,7 @@ func (x *UpdateSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSiteRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UpdateSiteRequest) GetSite() *Site {
@@ -1881,7 +1996,7 @@ type DeleteSiteRequest struct {
 
 func (x *DeleteSiteRequest) Reset() {
 	*x = DeleteSiteRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1893,7 +2008,7 @@ func (x *DeleteSiteRequest) String() string {
 func (*DeleteSiteRequest) ProtoMessage() {}
 
 func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1906,7 +2021,7 @@ func (x *DeleteSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSiteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSiteRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteSiteRequest) GetName() string {
@@ -1953,7 +2068,7 @@ type GetEdgeRequest struct {
 
 func (x *GetEdgeRequest) Reset() {
 	*x = GetEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2080,7 @@ func (x *GetEdgeRequest) String() string {
 func (*GetEdgeRequest) ProtoMessage() {}
 
 func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2093,7 @@ func (x *GetEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetEdgeRequest.ProtoReflect.Descriptor instead.
 func (*GetEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetEdgeRequest) GetName() string {
@@ -2007,7 +2122,7 @@ type ListEdgesRequest struct {
 
 func (x *ListEdgesRequest) Reset() {
 	*x = ListEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2134,7 @@ func (x *ListEdgesRequest) String() string {
 func (*ListEdgesRequest) ProtoMessage() {}
 
 func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2147,7 @@ func (x *ListEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ListEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListEdgesRequest) GetParent() string {
@@ -2081,7 +2196,7 @@ type ListEdgesResponse struct {
 
 func (x *ListEdgesResponse) Reset() {
 	*x = ListEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2208,7 @@ func (x *ListEdgesResponse) String() string {
 func (*ListEdgesResponse) ProtoMessage() {}
 
 func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2221,7 @@ func (x *ListEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ListEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListEdgesResponse) GetEdges() []*Edge {
@@ -2139,7 +2254,7 @@ type UpdateEdgeRequest struct {
 
 func (x *UpdateEdgeRequest) Reset() {
 	*x = UpdateEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2151,7 +2266,7 @@ func (x *UpdateEdgeRequest) String() string {
 func (*UpdateEdgeRequest) ProtoMessage() {}
 
 func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2164,7 +2279,7 @@ func (x *UpdateEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateEdgeRequest.ProtoReflect.Descriptor instead.
 func (*UpdateEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateEdgeRequest) GetEdge() *Edge {
@@ -2213,7 +2328,7 @@ type DeleteEdgeRequest struct {
 
 func (x *DeleteEdgeRequest) Reset() {
 	*x = DeleteEdgeRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2340,7 @@ func (x *DeleteEdgeRequest) String() string {
 func (*DeleteEdgeRequest) ProtoMessage() {}
 
 func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2353,7 @@ func (x *DeleteEdgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEdgeRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEdgeRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteEdgeRequest) GetName() string {
@@ -2295,7 +2410,7 @@ type ResumeEdgesRequest struct {
 
 func (x *ResumeEdgesRequest) Reset() {
 	*x = ResumeEdgesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2307,7 +2422,7 @@ func (x *ResumeEdgesRequest) String() string {
 func (*ResumeEdgesRequest) ProtoMessage() {}
 
 func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2320,7 +2435,7 @@ func (x *ResumeEdgesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesRequest.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeEdgesRequest) GetParent() string {
@@ -2361,7 +2476,7 @@ type ResumeEdgesResponse struct {
 
 func (x *ResumeEdgesResponse) Reset() {
 	*x = ResumeEdgesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2373,7 +2488,7 @@ func (x *ResumeEdgesResponse) String() string {
 func (*ResumeEdgesResponse) ProtoMessage() {}
 
 func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2386,7 +2501,7 @@ func (x *ResumeEdgesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeEdgesResponse.ProtoReflect.Descriptor instead.
 func (*ResumeEdgesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResumeEdgesResponse) GetNames() []string {
@@ -2405,7 +2520,7 @@ type GetMeshRequest struct {
 
 func (x *GetMeshRequest) Reset() {
 	*x = GetMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2417,7 +2532,7 @@ func (x *GetMeshRequest) String() string {
 func (*GetMeshRequest) ProtoMessage() {}
 
 func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[26]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2430,7 +2545,7 @@ func (x *GetMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetMeshRequest.ProtoReflect.Descriptor instead.
 func (*GetMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{26}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetMeshRequest) GetName() string {
@@ -2459,7 +2574,7 @@ type ListMeshesRequest struct {
 
 func (x *ListMeshesRequest) Reset() {
 	*x = ListMeshesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2586,7 @@ func (x *ListMeshesRequest) String() string {
 func (*ListMeshesRequest) ProtoMessage() {}
 
 func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[27]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2599,7 @@ func (x *ListMeshesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesRequest.ProtoReflect.Descriptor instead.
 func (*ListMeshesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{27}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ListMeshesRequest) GetParent() string {
@@ -2533,7 +2648,7 @@ type ListMeshesResponse struct {
 
 func (x *ListMeshesResponse) Reset() {
 	*x = ListMeshesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2660,7 @@ func (x *ListMeshesResponse) String() string {
 func (*ListMeshesResponse) ProtoMessage() {}
 
 func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[28]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2673,7 @@ func (x *ListMeshesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMeshesResponse.ProtoReflect.Descriptor instead.
 func (*ListMeshesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{28}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListMeshesResponse) GetMeshes() []*Mesh {
@@ -2593,7 +2708,7 @@ type CreateMeshRequest struct {
 
 func (x *CreateMeshRequest) Reset() {
 	*x = CreateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2605,7 +2720,7 @@ func (x *CreateMeshRequest) String() string {
 func (*CreateMeshRequest) ProtoMessage() {}
 
 func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[29]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2618,7 +2733,7 @@ func (x *CreateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateMeshRequest.ProtoReflect.Descriptor instead.
 func (*CreateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{29}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateMeshRequest) GetParent() string {
@@ -2674,7 +2789,7 @@ type UpdateMeshRequest struct {
 
 func (x *UpdateMeshRequest) Reset() {
 	*x = UpdateMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2686,7 +2801,7 @@ func (x *UpdateMeshRequest) String() string {
 func (*UpdateMeshRequest) ProtoMessage() {}
 
 func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[30]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2699,7 +2814,7 @@ func (x *UpdateMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateMeshRequest.ProtoReflect.Descriptor instead.
 func (*UpdateMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{30}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *UpdateMeshRequest) GetMesh() *Mesh {
@@ -2755,7 +2870,7 @@ type DeleteMeshRequest struct {
 
 func (x *DeleteMeshRequest) Reset() {
 	*x = DeleteMeshRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2882,7 @@ func (x *DeleteMeshRequest) String() string {
 func (*DeleteMeshRequest) ProtoMessage() {}
 
 func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[31]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2780,7 +2895,7 @@ func (x *DeleteMeshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteMeshRequest.ProtoReflect.Descriptor instead.
 func (*DeleteMeshRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{31}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DeleteMeshRequest) GetName() string {
@@ -2827,7 +2942,7 @@ type GetProfileRequest struct {
 
 func (x *GetProfileRequest) Reset() {
 	*x = GetProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +2954,7 @@ func (x *GetProfileRequest) String() string {
 func (*GetProfileRequest) ProtoMessage() {}
 
 func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[32]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +2967,7 @@ func (x *GetProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{32}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *GetProfileRequest) GetName() string {
@@ -2881,7 +2996,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2893,7 +3008,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[33]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2906,7 +3021,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{33}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -2955,7 +3070,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2967,7 +3082,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[34]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2980,7 +3095,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{34}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -3015,7 +3130,7 @@ type CreateProfileRequest struct {
 
 func (x *CreateProfileRequest) Reset() {
 	*x = CreateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3142,7 @@ func (x *CreateProfileRequest) String() string {
 func (*CreateProfileRequest) ProtoMessage() {}
 
 func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[35]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3155,7 @@ func (x *CreateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProfileRequest.ProtoReflect.Descriptor instead.
 func (*CreateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{35}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateProfileRequest) GetParent() string {
@@ -3096,7 +3211,7 @@ type UpdateProfileRequest struct {
 
 func (x *UpdateProfileRequest) Reset() {
 	*x = UpdateProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3108,7 +3223,7 @@ func (x *UpdateProfileRequest) String() string {
 func (*UpdateProfileRequest) ProtoMessage() {}
 
 func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[36]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3121,7 +3236,7 @@ func (x *UpdateProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfileRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{36}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateProfileRequest) GetProfile() *Profile {
@@ -3177,7 +3292,7 @@ type DeleteProfileRequest struct {
 
 func (x *DeleteProfileRequest) Reset() {
 	*x = DeleteProfileRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3304,7 @@ func (x *DeleteProfileRequest) String() string {
 func (*DeleteProfileRequest) ProtoMessage() {}
 
 func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[37]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3317,7 @@ func (x *DeleteProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteProfileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteProfileRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{37}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteProfileRequest) GetName() string {
@@ -3249,7 +3364,7 @@ type GetSegmentRequest struct {
 
 func (x *GetSegmentRequest) Reset() {
 	*x = GetSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3261,7 +3376,7 @@ func (x *GetSegmentRequest) String() string {
 func (*GetSegmentRequest) ProtoMessage() {}
 
 func (x *GetSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[38]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3274,7 +3389,7 @@ func (x *GetSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSegmentRequest.ProtoReflect.Descriptor instead.
 func (*GetSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{38}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetSegmentRequest) GetName() string {
@@ -3303,7 +3418,7 @@ type ListSegmentsRequest struct {
 
 func (x *ListSegmentsRequest) Reset() {
 	*x = ListSegmentsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3315,7 +3430,7 @@ func (x *ListSegmentsRequest) String() string {
 func (*ListSegmentsRequest) ProtoMessage() {}
 
 func (x *ListSegmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[39]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3328,7 +3443,7 @@ func (x *ListSegmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSegmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListSegmentsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{39}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListSegmentsRequest) GetParent() string {
@@ -3377,7 +3492,7 @@ type ListSegmentsResponse struct {
 
 func (x *ListSegmentsResponse) Reset() {
 	*x = ListSegmentsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3504,7 @@ func (x *ListSegmentsResponse) String() string {
 func (*ListSegmentsResponse) ProtoMessage() {}
 
 func (x *ListSegmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[40]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3517,7 @@ func (x *ListSegmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSegmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListSegmentsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{40}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListSegmentsResponse) GetSegments() []*Segment {
@@ -3437,7 +3552,7 @@ type CreateSegmentRequest struct {
 
 func (x *CreateSegmentRequest) Reset() {
 	*x = CreateSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3564,7 @@ func (x *CreateSegmentRequest) String() string {
 func (*CreateSegmentRequest) ProtoMessage() {}
 
 func (x *CreateSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[41]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3577,7 @@ func (x *CreateSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateSegmentRequest.ProtoReflect.Descriptor instead.
 func (*CreateSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{41}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CreateSegmentRequest) GetParent() string {
@@ -3518,7 +3633,7 @@ type UpdateSegmentRequest struct {
 
 func (x *UpdateSegmentRequest) Reset() {
 	*x = UpdateSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3530,7 +3645,7 @@ func (x *UpdateSegmentRequest) String() string {
 func (*UpdateSegmentRequest) ProtoMessage() {}
 
 func (x *UpdateSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[42]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3543,7 +3658,7 @@ func (x *UpdateSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateSegmentRequest.ProtoReflect.Descriptor instead.
 func (*UpdateSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{42}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UpdateSegmentRequest) GetSegment() *Segment {
@@ -3599,7 +3714,7 @@ type DeleteSegmentRequest struct {
 
 func (x *DeleteSegmentRequest) Reset() {
 	*x = DeleteSegmentRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3611,7 +3726,7 @@ func (x *DeleteSegmentRequest) String() string {
 func (*DeleteSegmentRequest) ProtoMessage() {}
 
 func (x *DeleteSegmentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[43]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3624,7 +3739,7 @@ func (x *DeleteSegmentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSegmentRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSegmentRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{43}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DeleteSegmentRequest) GetName() string {
@@ -3671,7 +3786,7 @@ type GetAssertionRequest struct {
 
 func (x *GetAssertionRequest) Reset() {
 	*x = GetAssertionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +3798,7 @@ func (x *GetAssertionRequest) String() string {
 func (*GetAssertionRequest) ProtoMessage() {}
 
 func (x *GetAssertionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[44]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +3811,7 @@ func (x *GetAssertionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAssertionRequest.ProtoReflect.Descriptor instead.
 func (*GetAssertionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{44}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetAssertionRequest) GetName() string {
@@ -3725,7 +3840,7 @@ type ListAssertionsRequest struct {
 
 func (x *ListAssertionsRequest) Reset() {
 	*x = ListAssertionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3852,7 @@ func (x *ListAssertionsRequest) String() string {
 func (*ListAssertionsRequest) ProtoMessage() {}
 
 func (x *ListAssertionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[45]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3865,7 @@ func (x *ListAssertionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAssertionsRequest.ProtoReflect.Descriptor instead.
 func (*ListAssertionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{45}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListAssertionsRequest) GetParent() string {
@@ -3799,7 +3914,7 @@ type ListAssertionsResponse struct {
 
 func (x *ListAssertionsResponse) Reset() {
 	*x = ListAssertionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3811,7 +3926,7 @@ func (x *ListAssertionsResponse) String() string {
 func (*ListAssertionsResponse) ProtoMessage() {}
 
 func (x *ListAssertionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[46]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3824,7 +3939,7 @@ func (x *ListAssertionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAssertionsResponse.ProtoReflect.Descriptor instead.
 func (*ListAssertionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{46}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListAssertionsResponse) GetAssertions() []*Assertion {
@@ -3859,7 +3974,7 @@ type CreateAssertionRequest struct {
 
 func (x *CreateAssertionRequest) Reset() {
 	*x = CreateAssertionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +3986,7 @@ func (x *CreateAssertionRequest) String() string {
 func (*CreateAssertionRequest) ProtoMessage() {}
 
 func (x *CreateAssertionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[47]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +3999,7 @@ func (x *CreateAssertionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAssertionRequest.ProtoReflect.Descriptor instead.
 func (*CreateAssertionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{47}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateAssertionRequest) GetParent() string {
@@ -3940,7 +4055,7 @@ type UpdateAssertionRequest struct {
 
 func (x *UpdateAssertionRequest) Reset() {
 	*x = UpdateAssertionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4067,7 @@ func (x *UpdateAssertionRequest) String() string {
 func (*UpdateAssertionRequest) ProtoMessage() {}
 
 func (x *UpdateAssertionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[48]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4080,7 @@ func (x *UpdateAssertionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateAssertionRequest.ProtoReflect.Descriptor instead.
 func (*UpdateAssertionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{48}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UpdateAssertionRequest) GetAssertion() *Assertion {
@@ -4021,7 +4136,7 @@ type DeleteAssertionRequest struct {
 
 func (x *DeleteAssertionRequest) Reset() {
 	*x = DeleteAssertionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4148,7 @@ func (x *DeleteAssertionRequest) String() string {
 func (*DeleteAssertionRequest) ProtoMessage() {}
 
 func (x *DeleteAssertionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[49]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4161,7 @@ func (x *DeleteAssertionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteAssertionRequest.ProtoReflect.Descriptor instead.
 func (*DeleteAssertionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{49}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DeleteAssertionRequest) GetName() string {
@@ -4094,7 +4209,7 @@ type TestAssertionsRequest struct {
 
 func (x *TestAssertionsRequest) Reset() {
 	*x = TestAssertionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4106,7 +4221,7 @@ func (x *TestAssertionsRequest) String() string {
 func (*TestAssertionsRequest) ProtoMessage() {}
 
 func (x *TestAssertionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[50]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4119,7 +4234,7 @@ func (x *TestAssertionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestAssertionsRequest.ProtoReflect.Descriptor instead.
 func (*TestAssertionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{50}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *TestAssertionsRequest) GetParent() string {
@@ -4138,7 +4253,7 @@ type TestAssertionsResponse struct {
 
 func (x *TestAssertionsResponse) Reset() {
 	*x = TestAssertionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4150,7 +4265,7 @@ func (x *TestAssertionsResponse) String() string {
 func (*TestAssertionsResponse) ProtoMessage() {}
 
 func (x *TestAssertionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[51]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4163,7 +4278,7 @@ func (x *TestAssertionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TestAssertionsResponse.ProtoReflect.Descriptor instead.
 func (*TestAssertionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{51}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *TestAssertionsResponse) GetResults() []*AssertionResult {
@@ -4187,7 +4302,7 @@ type AssertionResult struct {
 
 func (x *AssertionResult) Reset() {
 	*x = AssertionResult{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4199,7 +4314,7 @@ func (x *AssertionResult) String() string {
 func (*AssertionResult) ProtoMessage() {}
 
 func (x *AssertionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[52]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4212,7 +4327,7 @@ func (x *AssertionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AssertionResult.ProtoReflect.Descriptor instead.
 func (*AssertionResult) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{52}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AssertionResult) GetAssertion() string {
@@ -4245,7 +4360,7 @@ type GetGatewayRequest struct {
 
 func (x *GetGatewayRequest) Reset() {
 	*x = GetGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4257,7 +4372,7 @@ func (x *GetGatewayRequest) String() string {
 func (*GetGatewayRequest) ProtoMessage() {}
 
 func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[53]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4270,7 +4385,7 @@ func (x *GetGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGatewayRequest.ProtoReflect.Descriptor instead.
 func (*GetGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{53}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetGatewayRequest) GetName() string {
@@ -4299,7 +4414,7 @@ type ListGatewaysRequest struct {
 
 func (x *ListGatewaysRequest) Reset() {
 	*x = ListGatewaysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4311,7 +4426,7 @@ func (x *ListGatewaysRequest) String() string {
 func (*ListGatewaysRequest) ProtoMessage() {}
 
 func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[54]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4324,7 +4439,7 @@ func (x *ListGatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysRequest.ProtoReflect.Descriptor instead.
 func (*ListGatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{54}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListGatewaysRequest) GetParent() string {
@@ -4373,7 +4488,7 @@ type ListGatewaysResponse struct {
 
 func (x *ListGatewaysResponse) Reset() {
 	*x = ListGatewaysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4385,7 +4500,7 @@ func (x *ListGatewaysResponse) String() string {
 func (*ListGatewaysResponse) ProtoMessage() {}
 
 func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[55]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4398,7 +4513,7 @@ func (x *ListGatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGatewaysResponse.ProtoReflect.Descriptor instead.
 func (*ListGatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{55}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListGatewaysResponse) GetGateways() []*Gateway {
@@ -4433,7 +4548,7 @@ type CreateGatewayRequest struct {
 
 func (x *CreateGatewayRequest) Reset() {
 	*x = CreateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4445,7 +4560,7 @@ func (x *CreateGatewayRequest) String() string {
 func (*CreateGatewayRequest) ProtoMessage() {}
 
 func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[56]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4458,7 +4573,7 @@ func (x *CreateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*CreateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{56}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateGatewayRequest) GetParent() string {
@@ -4514,7 +4629,7 @@ type UpdateGatewayRequest struct {
 
 func (x *UpdateGatewayRequest) Reset() {
 	*x = UpdateGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4526,7 +4641,7 @@ func (x *UpdateGatewayRequest) String() string {
 func (*UpdateGatewayRequest) ProtoMessage() {}
 
 func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[57]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4539,7 +4654,7 @@ func (x *UpdateGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGatewayRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{57}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *UpdateGatewayRequest) GetGateway() *Gateway {
@@ -4595,7 +4710,7 @@ type DeleteGatewayRequest struct {
 
 func (x *DeleteGatewayRequest) Reset() {
 	*x = DeleteGatewayRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4607,7 +4722,7 @@ func (x *DeleteGatewayRequest) String() string {
 func (*DeleteGatewayRequest) ProtoMessage() {}
 
 func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[58]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4620,7 +4735,7 @@ func (x *DeleteGatewayRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGatewayRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGatewayRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{58}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *DeleteGatewayRequest) GetName() string {
@@ -4667,7 +4782,7 @@ type GetPreSharedKeyRequest struct {
 
 func (x *GetPreSharedKeyRequest) Reset() {
 	*x = GetPreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4679,7 +4794,7 @@ func (x *GetPreSharedKeyRequest) String() string {
 func (*GetPreSharedKeyRequest) ProtoMessage() {}
 
 func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[59]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4692,7 +4807,7 @@ func (x *GetPreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*GetPreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{59}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *GetPreSharedKeyRequest) GetName() string {
@@ -4721,7 +4836,7 @@ type ListPreSharedKeysRequest struct {
 
 func (x *ListPreSharedKeysRequest) Reset() {
 	*x = ListPreSharedKeysRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4733,7 +4848,7 @@ func (x *ListPreSharedKeysRequest) String() string {
 func (*ListPreSharedKeysRequest) ProtoMessage() {}
 
 func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[60]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4746,7 +4861,7 @@ func (x *ListPreSharedKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{60}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPreSharedKeysRequest) GetParent() string {
@@ -4795,7 +4910,7 @@ type ListPreSharedKeysResponse struct {
 
 func (x *ListPreSharedKeysResponse) Reset() {
 	*x = ListPreSharedKeysResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4807,7 +4922,7 @@ func (x *ListPreSharedKeysResponse) String() string {
 func (*ListPreSharedKeysResponse) ProtoMessage() {}
 
 func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[61]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4820,7 +4935,7 @@ func (x *ListPreSharedKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPreSharedKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListPreSharedKeysResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{61}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListPreSharedKeysResponse) GetPreSharedKeys() []*PreSharedKey {
@@ -4856,7 +4971,7 @@ type CreatePreSharedKeyRequest struct {
 
 func (x *CreatePreSharedKeyRequest) Reset() {
 	*x = CreatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4868,7 +4983,7 @@ func (x *CreatePreSharedKeyRequest) String() string {
 func (*CreatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[62]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4881,7 +4996,7 @@ func (x *CreatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{62}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CreatePreSharedKeyRequest) GetParent() string {
@@ -4938,7 +5053,7 @@ type UpdatePreSharedKeyRequest struct {
 
 func (x *UpdatePreSharedKeyRequest) Reset() {
 	*x = UpdatePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4950,7 +5065,7 @@ func (x *UpdatePreSharedKeyRequest) String() string {
 func (*UpdatePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[63]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4963,7 +5078,7 @@ func (x *UpdatePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{63}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *UpdatePreSharedKeyRequest) GetPreSharedKey() *PreSharedKey {
@@ -5019,7 +5134,7 @@ type DeletePreSharedKeyRequest struct {
 
 func (x *DeletePreSharedKeyRequest) Reset() {
 	*x = DeletePreSharedKeyRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5031,7 +5146,7 @@ func (x *DeletePreSharedKeyRequest) String() string {
 func (*DeletePreSharedKeyRequest) ProtoMessage() {}
 
 func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[64]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5044,7 +5159,7 @@ func (x *DeletePreSharedKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeletePreSharedKeyRequest.ProtoReflect.Descriptor instead.
 func (*DeletePreSharedKeyRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{64}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DeletePreSharedKeyRequest) GetName() string {
@@ -5092,7 +5207,7 @@ type RenderGatewayConfigRequest struct {
 
 func (x *RenderGatewayConfigRequest) Reset() {
 	*x = RenderGatewayConfigRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5104,7 +5219,7 @@ func (x *RenderGatewayConfigRequest) String() string {
 func (*RenderGatewayConfigRequest) ProtoMessage() {}
 
 func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[65]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5117,7 +5232,7 @@ func (x *RenderGatewayConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigRequest.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{65}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RenderGatewayConfigRequest) GetName() string {
@@ -5148,7 +5263,7 @@ type RenderGatewayConfigResponse struct {
 
 func (x *RenderGatewayConfigResponse) Reset() {
 	*x = RenderGatewayConfigResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5160,7 +5275,7 @@ func (x *RenderGatewayConfigResponse) String() string {
 func (*RenderGatewayConfigResponse) ProtoMessage() {}
 
 func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[66]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5173,7 +5288,7 @@ func (x *RenderGatewayConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenderGatewayConfigResponse.ProtoReflect.Descriptor instead.
 func (*RenderGatewayConfigResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{66}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RenderGatewayConfigResponse) GetConfig() string {
@@ -5218,7 +5333,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5230,7 +5345,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[67]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5243,7 +5358,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{67}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Revision) GetName() string {
@@ -5310,7 +5425,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5322,7 +5437,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[68]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5335,7 +5450,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{68}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListRevisionsRequest) GetParent() string {
@@ -5376,7 +5491,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5388,7 +5503,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[69]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5401,7 +5516,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{69}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -5427,7 +5542,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5439,7 +5554,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[70]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5452,7 +5567,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{70}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *GetRevisionRequest) GetName() string {
@@ -5475,7 +5590,7 @@ type RestoreRevisionRequest struct {
 
 func (x *RestoreRevisionRequest) Reset() {
 	*x = RestoreRevisionRequest{}
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5487,7 +5602,7 @@ func (x *RestoreRevisionRequest) String() string {
 func (*RestoreRevisionRequest) ProtoMessage() {}
 
 func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_service_proto_msgTypes[71]
+	mi := &file_swanherd_v1_topology_service_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5500,7 +5615,7 @@ func (x *RestoreRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRevisionRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{71}
+	return file_swanherd_v1_topology_service_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *RestoreRevisionRequest) GetName() string {
@@ -5558,7 +5673,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x10destination_site\x18\x04 \x01(\tR\x0fdestinationSite\x12%\n" +
 	"\x0esource_gateway\x18\x06 \x01(\tR\rsourceGateway\x12/\n" +
 	"\x13destination_gateway\x18\a \x01(\tR\x12destinationGateway\x12+\n" +
-	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\xe1\x02\n" +
+	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\x91\x03\n" +
 	"\n" +
 	"ExplainHop\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12\x12\n" +
@@ -5573,7 +5688,18 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\ffrom_gateway\x18\n" +
 	" \x01(\tR\vfromGateway\x12\x1d\n" +
 	"\n" +
-	"to_gateway\x18\v \x01(\tR\ttoGateway\"\xd2\x02\n" +
+	"to_gateway\x18\v \x01(\tR\ttoGateway\x12.\n" +
+	"\x05paths\x18\f \x03(\v2\x18.swanherd.v1.ExplainPathR\x05paths\"\x8f\x02\n" +
+	"\vExplainPath\x12\x1f\n" +
+	"\vfrom_uplink\x18\x01 \x01(\tR\n" +
+	"fromUplink\x12\x1b\n" +
+	"\tto_uplink\x18\x02 \x01(\tR\btoUplink\x12\x16\n" +
+	"\x06tunnel\x18\x03 \x01(\tR\x06tunnel\x121\n" +
+	"\x05class\x18\x04 \x01(\x0e2\x1b.swanherd.v1.TransportClassR\x05class\x12\x12\n" +
+	"\x04cost\x18\x05 \x01(\x04R\x04cost\x12\x18\n" +
+	"\ametered\x18\x06 \x01(\bR\ametered\x121\n" +
+	"\x06status\x18\a \x01(\x0e2\x19.swanherd.v1.TunnelStatusR\x06status\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"\xd2\x02\n" +
 	"\fWatchRequest\x12\x1e\n" +
 	"\x06parent\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x06parent\x12\xf4\x01\n" +
 	"\x05kinds\x18\x02 \x03(\tB\xdd\x01\xbaH\xd9\x01\x92\x01\xd5\x01\x10@\x18\x01\"\xce\x01r\xcb\x01R\bnetworksR\bprofilesR\bsegmentsR\x05sitesR\x06meshesR\bgatewaysR\n" +
@@ -6076,7 +6202,7 @@ func file_swanherd_v1_topology_service_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_topology_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_swanherd_v1_topology_service_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(GatewayConfigFormat)(0),            // 0: swanherd.v1.GatewayConfigFormat
 	(WatchResponse_Kind)(0),             // 1: swanherd.v1.WatchResponse.Kind
@@ -6086,281 +6212,286 @@ var file_swanherd_v1_topology_service_proto_goTypes = []any{
 	(*ExplainRequest)(nil),              // 5: swanherd.v1.ExplainRequest
 	(*ExplainResponse)(nil),             // 6: swanherd.v1.ExplainResponse
 	(*ExplainHop)(nil),                  // 7: swanherd.v1.ExplainHop
-	(*WatchRequest)(nil),                // 8: swanherd.v1.WatchRequest
-	(*WatchResponse)(nil),               // 9: swanherd.v1.WatchResponse
-	(*GetNetworkRequest)(nil),           // 10: swanherd.v1.GetNetworkRequest
-	(*ListNetworksRequest)(nil),         // 11: swanherd.v1.ListNetworksRequest
-	(*ListNetworksResponse)(nil),        // 12: swanherd.v1.ListNetworksResponse
-	(*CreateNetworkRequest)(nil),        // 13: swanherd.v1.CreateNetworkRequest
-	(*UpdateNetworkRequest)(nil),        // 14: swanherd.v1.UpdateNetworkRequest
-	(*DeleteNetworkRequest)(nil),        // 15: swanherd.v1.DeleteNetworkRequest
-	(*GetSiteRequest)(nil),              // 16: swanherd.v1.GetSiteRequest
-	(*ListSitesRequest)(nil),            // 17: swanherd.v1.ListSitesRequest
-	(*ListSitesResponse)(nil),           // 18: swanherd.v1.ListSitesResponse
-	(*CreateSiteRequest)(nil),           // 19: swanherd.v1.CreateSiteRequest
-	(*UpdateSiteRequest)(nil),           // 20: swanherd.v1.UpdateSiteRequest
-	(*DeleteSiteRequest)(nil),           // 21: swanherd.v1.DeleteSiteRequest
-	(*GetEdgeRequest)(nil),              // 22: swanherd.v1.GetEdgeRequest
-	(*ListEdgesRequest)(nil),            // 23: swanherd.v1.ListEdgesRequest
-	(*ListEdgesResponse)(nil),           // 24: swanherd.v1.ListEdgesResponse
-	(*UpdateEdgeRequest)(nil),           // 25: swanherd.v1.UpdateEdgeRequest
-	(*DeleteEdgeRequest)(nil),           // 26: swanherd.v1.DeleteEdgeRequest
-	(*ResumeEdgesRequest)(nil),          // 27: swanherd.v1.ResumeEdgesRequest
-	(*ResumeEdgesResponse)(nil),         // 28: swanherd.v1.ResumeEdgesResponse
-	(*GetMeshRequest)(nil),              // 29: swanherd.v1.GetMeshRequest
-	(*ListMeshesRequest)(nil),           // 30: swanherd.v1.ListMeshesRequest
-	(*ListMeshesResponse)(nil),          // 31: swanherd.v1.ListMeshesResponse
-	(*CreateMeshRequest)(nil),           // 32: swanherd.v1.CreateMeshRequest
-	(*UpdateMeshRequest)(nil),           // 33: swanherd.v1.UpdateMeshRequest
-	(*DeleteMeshRequest)(nil),           // 34: swanherd.v1.DeleteMeshRequest
-	(*GetProfileRequest)(nil),           // 35: swanherd.v1.GetProfileRequest
-	(*ListProfilesRequest)(nil),         // 36: swanherd.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),        // 37: swanherd.v1.ListProfilesResponse
-	(*CreateProfileRequest)(nil),        // 38: swanherd.v1.CreateProfileRequest
-	(*UpdateProfileRequest)(nil),        // 39: swanherd.v1.UpdateProfileRequest
-	(*DeleteProfileRequest)(nil),        // 40: swanherd.v1.DeleteProfileRequest
-	(*GetSegmentRequest)(nil),           // 41: swanherd.v1.GetSegmentRequest
-	(*ListSegmentsRequest)(nil),         // 42: swanherd.v1.ListSegmentsRequest
-	(*ListSegmentsResponse)(nil),        // 43: swanherd.v1.ListSegmentsResponse
-	(*CreateSegmentRequest)(nil),        // 44: swanherd.v1.CreateSegmentRequest
-	(*UpdateSegmentRequest)(nil),        // 45: swanherd.v1.UpdateSegmentRequest
-	(*DeleteSegmentRequest)(nil),        // 46: swanherd.v1.DeleteSegmentRequest
-	(*GetAssertionRequest)(nil),         // 47: swanherd.v1.GetAssertionRequest
-	(*ListAssertionsRequest)(nil),       // 48: swanherd.v1.ListAssertionsRequest
-	(*ListAssertionsResponse)(nil),      // 49: swanherd.v1.ListAssertionsResponse
-	(*CreateAssertionRequest)(nil),      // 50: swanherd.v1.CreateAssertionRequest
-	(*UpdateAssertionRequest)(nil),      // 51: swanherd.v1.UpdateAssertionRequest
-	(*DeleteAssertionRequest)(nil),      // 52: swanherd.v1.DeleteAssertionRequest
-	(*TestAssertionsRequest)(nil),       // 53: swanherd.v1.TestAssertionsRequest
-	(*TestAssertionsResponse)(nil),      // 54: swanherd.v1.TestAssertionsResponse
-	(*AssertionResult)(nil),             // 55: swanherd.v1.AssertionResult
-	(*GetGatewayRequest)(nil),           // 56: swanherd.v1.GetGatewayRequest
-	(*ListGatewaysRequest)(nil),         // 57: swanherd.v1.ListGatewaysRequest
-	(*ListGatewaysResponse)(nil),        // 58: swanherd.v1.ListGatewaysResponse
-	(*CreateGatewayRequest)(nil),        // 59: swanherd.v1.CreateGatewayRequest
-	(*UpdateGatewayRequest)(nil),        // 60: swanherd.v1.UpdateGatewayRequest
-	(*DeleteGatewayRequest)(nil),        // 61: swanherd.v1.DeleteGatewayRequest
-	(*GetPreSharedKeyRequest)(nil),      // 62: swanherd.v1.GetPreSharedKeyRequest
-	(*ListPreSharedKeysRequest)(nil),    // 63: swanherd.v1.ListPreSharedKeysRequest
-	(*ListPreSharedKeysResponse)(nil),   // 64: swanherd.v1.ListPreSharedKeysResponse
-	(*CreatePreSharedKeyRequest)(nil),   // 65: swanherd.v1.CreatePreSharedKeyRequest
-	(*UpdatePreSharedKeyRequest)(nil),   // 66: swanherd.v1.UpdatePreSharedKeyRequest
-	(*DeletePreSharedKeyRequest)(nil),   // 67: swanherd.v1.DeletePreSharedKeyRequest
-	(*RenderGatewayConfigRequest)(nil),  // 68: swanherd.v1.RenderGatewayConfigRequest
-	(*RenderGatewayConfigResponse)(nil), // 69: swanherd.v1.RenderGatewayConfigResponse
-	(*Revision)(nil),                    // 70: swanherd.v1.Revision
-	(*ListRevisionsRequest)(nil),        // 71: swanherd.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),       // 72: swanherd.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),          // 73: swanherd.v1.GetRevisionRequest
-	(*RestoreRevisionRequest)(nil),      // 74: swanherd.v1.RestoreRevisionRequest
-	nil,                                 // 75: swanherd.v1.ApplyRequest.PruneLabelsEntry
-	(*Manifest)(nil),                    // 76: swanherd.v1.Manifest
-	(*ResourceChange)(nil),              // 77: swanherd.v1.ResourceChange
-	(*ChangePlan)(nil),                  // 78: swanherd.v1.ChangePlan
-	(TunnelStatus)(0),                   // 79: swanherd.v1.TunnelStatus
-	(*Network)(nil),                     // 80: swanherd.v1.Network
-	(*Site)(nil),                        // 81: swanherd.v1.Site
-	(*Mesh)(nil),                        // 82: swanherd.v1.Mesh
-	(*Profile)(nil),                     // 83: swanherd.v1.Profile
-	(*Edge)(nil),                        // 84: swanherd.v1.Edge
-	(*Gateway)(nil),                     // 85: swanherd.v1.Gateway
-	(*Segment)(nil),                     // 86: swanherd.v1.Segment
-	(*Assertion)(nil),                   // 87: swanherd.v1.Assertion
-	(*ChangeSet)(nil),                   // 88: swanherd.v1.ChangeSet
-	(*Rollout)(nil),                     // 89: swanherd.v1.Rollout
-	(*Job)(nil),                         // 90: swanherd.v1.Job
-	(*Device)(nil),                      // 91: swanherd.v1.Device
-	(*EnrollmentRequest)(nil),           // 92: swanherd.v1.EnrollmentRequest
-	(*CertificateAuthority)(nil),        // 93: swanherd.v1.CertificateAuthority
-	(*AlertRule)(nil),                   // 94: swanherd.v1.AlertRule
-	(*Alert)(nil),                       // 95: swanherd.v1.Alert
-	(*WebhookSink)(nil),                 // 96: swanherd.v1.WebhookSink
-	(*RoleBinding)(nil),                 // 97: swanherd.v1.RoleBinding
-	(*timestamppb.Timestamp)(nil),       // 98: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 99: google.protobuf.FieldMask
-	(*PreSharedKey)(nil),                // 100: swanherd.v1.PreSharedKey
-	(*emptypb.Empty)(nil),               // 101: google.protobuf.Empty
+	(*ExplainPath)(nil),                 // 8: swanherd.v1.ExplainPath
+	(*WatchRequest)(nil),                // 9: swanherd.v1.WatchRequest
+	(*WatchResponse)(nil),               // 10: swanherd.v1.WatchResponse
+	(*GetNetworkRequest)(nil),           // 11: swanherd.v1.GetNetworkRequest
+	(*ListNetworksRequest)(nil),         // 12: swanherd.v1.ListNetworksRequest
+	(*ListNetworksResponse)(nil),        // 13: swanherd.v1.ListNetworksResponse
+	(*CreateNetworkRequest)(nil),        // 14: swanherd.v1.CreateNetworkRequest
+	(*UpdateNetworkRequest)(nil),        // 15: swanherd.v1.UpdateNetworkRequest
+	(*DeleteNetworkRequest)(nil),        // 16: swanherd.v1.DeleteNetworkRequest
+	(*GetSiteRequest)(nil),              // 17: swanherd.v1.GetSiteRequest
+	(*ListSitesRequest)(nil),            // 18: swanherd.v1.ListSitesRequest
+	(*ListSitesResponse)(nil),           // 19: swanherd.v1.ListSitesResponse
+	(*CreateSiteRequest)(nil),           // 20: swanherd.v1.CreateSiteRequest
+	(*UpdateSiteRequest)(nil),           // 21: swanherd.v1.UpdateSiteRequest
+	(*DeleteSiteRequest)(nil),           // 22: swanherd.v1.DeleteSiteRequest
+	(*GetEdgeRequest)(nil),              // 23: swanherd.v1.GetEdgeRequest
+	(*ListEdgesRequest)(nil),            // 24: swanherd.v1.ListEdgesRequest
+	(*ListEdgesResponse)(nil),           // 25: swanherd.v1.ListEdgesResponse
+	(*UpdateEdgeRequest)(nil),           // 26: swanherd.v1.UpdateEdgeRequest
+	(*DeleteEdgeRequest)(nil),           // 27: swanherd.v1.DeleteEdgeRequest
+	(*ResumeEdgesRequest)(nil),          // 28: swanherd.v1.ResumeEdgesRequest
+	(*ResumeEdgesResponse)(nil),         // 29: swanherd.v1.ResumeEdgesResponse
+	(*GetMeshRequest)(nil),              // 30: swanherd.v1.GetMeshRequest
+	(*ListMeshesRequest)(nil),           // 31: swanherd.v1.ListMeshesRequest
+	(*ListMeshesResponse)(nil),          // 32: swanherd.v1.ListMeshesResponse
+	(*CreateMeshRequest)(nil),           // 33: swanherd.v1.CreateMeshRequest
+	(*UpdateMeshRequest)(nil),           // 34: swanherd.v1.UpdateMeshRequest
+	(*DeleteMeshRequest)(nil),           // 35: swanherd.v1.DeleteMeshRequest
+	(*GetProfileRequest)(nil),           // 36: swanherd.v1.GetProfileRequest
+	(*ListProfilesRequest)(nil),         // 37: swanherd.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),        // 38: swanherd.v1.ListProfilesResponse
+	(*CreateProfileRequest)(nil),        // 39: swanherd.v1.CreateProfileRequest
+	(*UpdateProfileRequest)(nil),        // 40: swanherd.v1.UpdateProfileRequest
+	(*DeleteProfileRequest)(nil),        // 41: swanherd.v1.DeleteProfileRequest
+	(*GetSegmentRequest)(nil),           // 42: swanherd.v1.GetSegmentRequest
+	(*ListSegmentsRequest)(nil),         // 43: swanherd.v1.ListSegmentsRequest
+	(*ListSegmentsResponse)(nil),        // 44: swanherd.v1.ListSegmentsResponse
+	(*CreateSegmentRequest)(nil),        // 45: swanherd.v1.CreateSegmentRequest
+	(*UpdateSegmentRequest)(nil),        // 46: swanherd.v1.UpdateSegmentRequest
+	(*DeleteSegmentRequest)(nil),        // 47: swanherd.v1.DeleteSegmentRequest
+	(*GetAssertionRequest)(nil),         // 48: swanherd.v1.GetAssertionRequest
+	(*ListAssertionsRequest)(nil),       // 49: swanherd.v1.ListAssertionsRequest
+	(*ListAssertionsResponse)(nil),      // 50: swanherd.v1.ListAssertionsResponse
+	(*CreateAssertionRequest)(nil),      // 51: swanherd.v1.CreateAssertionRequest
+	(*UpdateAssertionRequest)(nil),      // 52: swanherd.v1.UpdateAssertionRequest
+	(*DeleteAssertionRequest)(nil),      // 53: swanherd.v1.DeleteAssertionRequest
+	(*TestAssertionsRequest)(nil),       // 54: swanherd.v1.TestAssertionsRequest
+	(*TestAssertionsResponse)(nil),      // 55: swanherd.v1.TestAssertionsResponse
+	(*AssertionResult)(nil),             // 56: swanherd.v1.AssertionResult
+	(*GetGatewayRequest)(nil),           // 57: swanherd.v1.GetGatewayRequest
+	(*ListGatewaysRequest)(nil),         // 58: swanherd.v1.ListGatewaysRequest
+	(*ListGatewaysResponse)(nil),        // 59: swanherd.v1.ListGatewaysResponse
+	(*CreateGatewayRequest)(nil),        // 60: swanherd.v1.CreateGatewayRequest
+	(*UpdateGatewayRequest)(nil),        // 61: swanherd.v1.UpdateGatewayRequest
+	(*DeleteGatewayRequest)(nil),        // 62: swanherd.v1.DeleteGatewayRequest
+	(*GetPreSharedKeyRequest)(nil),      // 63: swanherd.v1.GetPreSharedKeyRequest
+	(*ListPreSharedKeysRequest)(nil),    // 64: swanherd.v1.ListPreSharedKeysRequest
+	(*ListPreSharedKeysResponse)(nil),   // 65: swanherd.v1.ListPreSharedKeysResponse
+	(*CreatePreSharedKeyRequest)(nil),   // 66: swanherd.v1.CreatePreSharedKeyRequest
+	(*UpdatePreSharedKeyRequest)(nil),   // 67: swanherd.v1.UpdatePreSharedKeyRequest
+	(*DeletePreSharedKeyRequest)(nil),   // 68: swanherd.v1.DeletePreSharedKeyRequest
+	(*RenderGatewayConfigRequest)(nil),  // 69: swanherd.v1.RenderGatewayConfigRequest
+	(*RenderGatewayConfigResponse)(nil), // 70: swanherd.v1.RenderGatewayConfigResponse
+	(*Revision)(nil),                    // 71: swanherd.v1.Revision
+	(*ListRevisionsRequest)(nil),        // 72: swanherd.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),       // 73: swanherd.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),          // 74: swanherd.v1.GetRevisionRequest
+	(*RestoreRevisionRequest)(nil),      // 75: swanherd.v1.RestoreRevisionRequest
+	nil,                                 // 76: swanherd.v1.ApplyRequest.PruneLabelsEntry
+	(*Manifest)(nil),                    // 77: swanherd.v1.Manifest
+	(*ResourceChange)(nil),              // 78: swanherd.v1.ResourceChange
+	(*ChangePlan)(nil),                  // 79: swanherd.v1.ChangePlan
+	(TunnelStatus)(0),                   // 80: swanherd.v1.TunnelStatus
+	(TransportClass)(0),                 // 81: swanherd.v1.TransportClass
+	(*Network)(nil),                     // 82: swanherd.v1.Network
+	(*Site)(nil),                        // 83: swanherd.v1.Site
+	(*Mesh)(nil),                        // 84: swanherd.v1.Mesh
+	(*Profile)(nil),                     // 85: swanherd.v1.Profile
+	(*Edge)(nil),                        // 86: swanherd.v1.Edge
+	(*Gateway)(nil),                     // 87: swanherd.v1.Gateway
+	(*Segment)(nil),                     // 88: swanherd.v1.Segment
+	(*Assertion)(nil),                   // 89: swanherd.v1.Assertion
+	(*ChangeSet)(nil),                   // 90: swanherd.v1.ChangeSet
+	(*Rollout)(nil),                     // 91: swanherd.v1.Rollout
+	(*Job)(nil),                         // 92: swanherd.v1.Job
+	(*Device)(nil),                      // 93: swanherd.v1.Device
+	(*EnrollmentRequest)(nil),           // 94: swanherd.v1.EnrollmentRequest
+	(*CertificateAuthority)(nil),        // 95: swanherd.v1.CertificateAuthority
+	(*AlertRule)(nil),                   // 96: swanherd.v1.AlertRule
+	(*Alert)(nil),                       // 97: swanherd.v1.Alert
+	(*WebhookSink)(nil),                 // 98: swanherd.v1.WebhookSink
+	(*RoleBinding)(nil),                 // 99: swanherd.v1.RoleBinding
+	(*timestamppb.Timestamp)(nil),       // 100: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 101: google.protobuf.FieldMask
+	(*PreSharedKey)(nil),                // 102: swanherd.v1.PreSharedKey
+	(*emptypb.Empty)(nil),               // 103: google.protobuf.Empty
 }
 var file_swanherd_v1_topology_service_proto_depIdxs = []int32{
-	76,  // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
-	75,  // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
-	77,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
-	78,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
+	77,  // 0: swanherd.v1.ApplyRequest.manifest:type_name -> swanherd.v1.Manifest
+	76,  // 1: swanherd.v1.ApplyRequest.prune_labels:type_name -> swanherd.v1.ApplyRequest.PruneLabelsEntry
+	78,  // 2: swanherd.v1.ApplyResponse.changes:type_name -> swanherd.v1.ResourceChange
+	79,  // 3: swanherd.v1.ApplyResponse.plan:type_name -> swanherd.v1.ChangePlan
 	7,   // 4: swanherd.v1.ExplainResponse.hops:type_name -> swanherd.v1.ExplainHop
-	79,  // 5: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
-	1,   // 6: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
-	80,  // 7: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
-	81,  // 8: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
-	82,  // 9: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
-	83,  // 10: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
-	84,  // 11: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
-	85,  // 12: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
-	86,  // 13: swanherd.v1.WatchResponse.segment:type_name -> swanherd.v1.Segment
-	87,  // 14: swanherd.v1.WatchResponse.assertion:type_name -> swanherd.v1.Assertion
-	88,  // 15: swanherd.v1.WatchResponse.change_set:type_name -> swanherd.v1.ChangeSet
-	89,  // 16: swanherd.v1.WatchResponse.rollout:type_name -> swanherd.v1.Rollout
-	90,  // 17: swanherd.v1.WatchResponse.job:type_name -> swanherd.v1.Job
-	91,  // 18: swanherd.v1.WatchResponse.device:type_name -> swanherd.v1.Device
-	92,  // 19: swanherd.v1.WatchResponse.enrollment_request:type_name -> swanherd.v1.EnrollmentRequest
-	93,  // 20: swanherd.v1.WatchResponse.certificate_authority:type_name -> swanherd.v1.CertificateAuthority
-	94,  // 21: swanherd.v1.WatchResponse.alert_rule:type_name -> swanherd.v1.AlertRule
-	95,  // 22: swanherd.v1.WatchResponse.alert:type_name -> swanherd.v1.Alert
-	96,  // 23: swanherd.v1.WatchResponse.webhook_sink:type_name -> swanherd.v1.WebhookSink
-	97,  // 24: swanherd.v1.WatchResponse.role_binding:type_name -> swanherd.v1.RoleBinding
-	98,  // 25: swanherd.v1.WatchResponse.stale_since_time:type_name -> google.protobuf.Timestamp
-	80,  // 26: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
-	80,  // 27: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
-	80,  // 28: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
-	99,  // 29: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
-	81,  // 30: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
-	81,  // 31: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
-	81,  // 32: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
-	99,  // 33: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
-	84,  // 34: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
-	84,  // 35: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
-	99,  // 36: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	82,  // 37: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
-	82,  // 38: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	82,  // 39: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
-	99,  // 40: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
-	83,  // 41: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
-	83,  // 42: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	83,  // 43: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
-	99,  // 44: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
-	86,  // 45: swanherd.v1.ListSegmentsResponse.segments:type_name -> swanherd.v1.Segment
-	86,  // 46: swanherd.v1.CreateSegmentRequest.segment:type_name -> swanherd.v1.Segment
-	86,  // 47: swanherd.v1.UpdateSegmentRequest.segment:type_name -> swanherd.v1.Segment
-	99,  // 48: swanherd.v1.UpdateSegmentRequest.update_mask:type_name -> google.protobuf.FieldMask
-	87,  // 49: swanherd.v1.ListAssertionsResponse.assertions:type_name -> swanherd.v1.Assertion
-	87,  // 50: swanherd.v1.CreateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
-	87,  // 51: swanherd.v1.UpdateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
-	99,  // 52: swanherd.v1.UpdateAssertionRequest.update_mask:type_name -> google.protobuf.FieldMask
-	55,  // 53: swanherd.v1.TestAssertionsResponse.results:type_name -> swanherd.v1.AssertionResult
-	2,   // 54: swanherd.v1.AssertionResult.state:type_name -> swanherd.v1.AssertionResult.State
-	85,  // 55: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
-	85,  // 56: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	85,  // 57: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
-	99,  // 58: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
-	100, // 59: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
-	100, // 60: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	100, // 61: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
-	99,  // 62: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,   // 63: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
-	98,  // 64: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
-	77,  // 65: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
-	76,  // 66: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
-	70,  // 67: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
-	3,   // 68: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
-	10,  // 69: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
-	11,  // 70: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
-	13,  // 71: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
-	14,  // 72: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
-	15,  // 73: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
-	16,  // 74: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
-	17,  // 75: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
-	19,  // 76: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
-	20,  // 77: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
-	21,  // 78: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
-	22,  // 79: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
-	23,  // 80: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
-	25,  // 81: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
-	26,  // 82: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
-	27,  // 83: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
-	29,  // 84: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
-	30,  // 85: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
-	32,  // 86: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
-	33,  // 87: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
-	34,  // 88: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
-	35,  // 89: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
-	36,  // 90: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
-	38,  // 91: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
-	39,  // 92: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
-	40,  // 93: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
-	41,  // 94: swanherd.v1.TopologyService.GetSegment:input_type -> swanherd.v1.GetSegmentRequest
-	42,  // 95: swanherd.v1.TopologyService.ListSegments:input_type -> swanherd.v1.ListSegmentsRequest
-	44,  // 96: swanherd.v1.TopologyService.CreateSegment:input_type -> swanherd.v1.CreateSegmentRequest
-	45,  // 97: swanherd.v1.TopologyService.UpdateSegment:input_type -> swanherd.v1.UpdateSegmentRequest
-	46,  // 98: swanherd.v1.TopologyService.DeleteSegment:input_type -> swanherd.v1.DeleteSegmentRequest
-	47,  // 99: swanherd.v1.TopologyService.GetAssertion:input_type -> swanherd.v1.GetAssertionRequest
-	48,  // 100: swanherd.v1.TopologyService.ListAssertions:input_type -> swanherd.v1.ListAssertionsRequest
-	50,  // 101: swanherd.v1.TopologyService.CreateAssertion:input_type -> swanherd.v1.CreateAssertionRequest
-	51,  // 102: swanherd.v1.TopologyService.UpdateAssertion:input_type -> swanherd.v1.UpdateAssertionRequest
-	52,  // 103: swanherd.v1.TopologyService.DeleteAssertion:input_type -> swanherd.v1.DeleteAssertionRequest
-	53,  // 104: swanherd.v1.TopologyService.TestAssertions:input_type -> swanherd.v1.TestAssertionsRequest
-	56,  // 105: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
-	57,  // 106: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
-	59,  // 107: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
-	60,  // 108: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
-	61,  // 109: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
-	68,  // 110: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
-	62,  // 111: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
-	63,  // 112: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
-	65,  // 113: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
-	66,  // 114: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
-	67,  // 115: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
-	8,   // 116: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
-	5,   // 117: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
-	71,  // 118: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
-	73,  // 119: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
-	74,  // 120: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
-	4,   // 121: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
-	80,  // 122: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
-	12,  // 123: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
-	80,  // 124: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
-	80,  // 125: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
-	101, // 126: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
-	81,  // 127: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
-	18,  // 128: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
-	81,  // 129: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
-	81,  // 130: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
-	101, // 131: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
-	84,  // 132: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
-	24,  // 133: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
-	84,  // 134: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
-	101, // 135: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
-	28,  // 136: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
-	82,  // 137: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
-	31,  // 138: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
-	82,  // 139: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
-	82,  // 140: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
-	101, // 141: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
-	83,  // 142: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
-	37,  // 143: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
-	83,  // 144: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
-	83,  // 145: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
-	101, // 146: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
-	86,  // 147: swanherd.v1.TopologyService.GetSegment:output_type -> swanherd.v1.Segment
-	43,  // 148: swanherd.v1.TopologyService.ListSegments:output_type -> swanherd.v1.ListSegmentsResponse
-	86,  // 149: swanherd.v1.TopologyService.CreateSegment:output_type -> swanherd.v1.Segment
-	86,  // 150: swanherd.v1.TopologyService.UpdateSegment:output_type -> swanherd.v1.Segment
-	101, // 151: swanherd.v1.TopologyService.DeleteSegment:output_type -> google.protobuf.Empty
-	87,  // 152: swanherd.v1.TopologyService.GetAssertion:output_type -> swanherd.v1.Assertion
-	49,  // 153: swanherd.v1.TopologyService.ListAssertions:output_type -> swanherd.v1.ListAssertionsResponse
-	87,  // 154: swanherd.v1.TopologyService.CreateAssertion:output_type -> swanherd.v1.Assertion
-	87,  // 155: swanherd.v1.TopologyService.UpdateAssertion:output_type -> swanherd.v1.Assertion
-	101, // 156: swanherd.v1.TopologyService.DeleteAssertion:output_type -> google.protobuf.Empty
-	54,  // 157: swanherd.v1.TopologyService.TestAssertions:output_type -> swanherd.v1.TestAssertionsResponse
-	85,  // 158: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
-	58,  // 159: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
-	85,  // 160: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
-	85,  // 161: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
-	101, // 162: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
-	69,  // 163: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
-	100, // 164: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	64,  // 165: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
-	100, // 166: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	100, // 167: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
-	101, // 168: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
-	9,   // 169: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
-	6,   // 170: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
-	72,  // 171: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
-	70,  // 172: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
-	4,   // 173: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
-	121, // [121:174] is the sub-list for method output_type
-	68,  // [68:121] is the sub-list for method input_type
-	68,  // [68:68] is the sub-list for extension type_name
-	68,  // [68:68] is the sub-list for extension extendee
-	0,   // [0:68] is the sub-list for field type_name
+	80,  // 5: swanherd.v1.ExplainHop.status:type_name -> swanherd.v1.TunnelStatus
+	8,   // 6: swanherd.v1.ExplainHop.paths:type_name -> swanherd.v1.ExplainPath
+	81,  // 7: swanherd.v1.ExplainPath.class:type_name -> swanherd.v1.TransportClass
+	80,  // 8: swanherd.v1.ExplainPath.status:type_name -> swanherd.v1.TunnelStatus
+	1,   // 9: swanherd.v1.WatchResponse.kind:type_name -> swanherd.v1.WatchResponse.Kind
+	82,  // 10: swanherd.v1.WatchResponse.network:type_name -> swanherd.v1.Network
+	83,  // 11: swanherd.v1.WatchResponse.site:type_name -> swanherd.v1.Site
+	84,  // 12: swanherd.v1.WatchResponse.mesh:type_name -> swanherd.v1.Mesh
+	85,  // 13: swanherd.v1.WatchResponse.profile:type_name -> swanherd.v1.Profile
+	86,  // 14: swanherd.v1.WatchResponse.edge:type_name -> swanherd.v1.Edge
+	87,  // 15: swanherd.v1.WatchResponse.gateway:type_name -> swanherd.v1.Gateway
+	88,  // 16: swanherd.v1.WatchResponse.segment:type_name -> swanherd.v1.Segment
+	89,  // 17: swanherd.v1.WatchResponse.assertion:type_name -> swanherd.v1.Assertion
+	90,  // 18: swanherd.v1.WatchResponse.change_set:type_name -> swanherd.v1.ChangeSet
+	91,  // 19: swanherd.v1.WatchResponse.rollout:type_name -> swanherd.v1.Rollout
+	92,  // 20: swanherd.v1.WatchResponse.job:type_name -> swanherd.v1.Job
+	93,  // 21: swanherd.v1.WatchResponse.device:type_name -> swanherd.v1.Device
+	94,  // 22: swanherd.v1.WatchResponse.enrollment_request:type_name -> swanherd.v1.EnrollmentRequest
+	95,  // 23: swanherd.v1.WatchResponse.certificate_authority:type_name -> swanherd.v1.CertificateAuthority
+	96,  // 24: swanherd.v1.WatchResponse.alert_rule:type_name -> swanherd.v1.AlertRule
+	97,  // 25: swanherd.v1.WatchResponse.alert:type_name -> swanherd.v1.Alert
+	98,  // 26: swanherd.v1.WatchResponse.webhook_sink:type_name -> swanherd.v1.WebhookSink
+	99,  // 27: swanherd.v1.WatchResponse.role_binding:type_name -> swanherd.v1.RoleBinding
+	100, // 28: swanherd.v1.WatchResponse.stale_since_time:type_name -> google.protobuf.Timestamp
+	82,  // 29: swanherd.v1.ListNetworksResponse.networks:type_name -> swanherd.v1.Network
+	82,  // 30: swanherd.v1.CreateNetworkRequest.network:type_name -> swanherd.v1.Network
+	82,  // 31: swanherd.v1.UpdateNetworkRequest.network:type_name -> swanherd.v1.Network
+	101, // 32: swanherd.v1.UpdateNetworkRequest.update_mask:type_name -> google.protobuf.FieldMask
+	83,  // 33: swanherd.v1.ListSitesResponse.sites:type_name -> swanherd.v1.Site
+	83,  // 34: swanherd.v1.CreateSiteRequest.site:type_name -> swanherd.v1.Site
+	83,  // 35: swanherd.v1.UpdateSiteRequest.site:type_name -> swanherd.v1.Site
+	101, // 36: swanherd.v1.UpdateSiteRequest.update_mask:type_name -> google.protobuf.FieldMask
+	86,  // 37: swanherd.v1.ListEdgesResponse.edges:type_name -> swanherd.v1.Edge
+	86,  // 38: swanherd.v1.UpdateEdgeRequest.edge:type_name -> swanherd.v1.Edge
+	101, // 39: swanherd.v1.UpdateEdgeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	84,  // 40: swanherd.v1.ListMeshesResponse.meshes:type_name -> swanherd.v1.Mesh
+	84,  // 41: swanherd.v1.CreateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	84,  // 42: swanherd.v1.UpdateMeshRequest.mesh:type_name -> swanherd.v1.Mesh
+	101, // 43: swanherd.v1.UpdateMeshRequest.update_mask:type_name -> google.protobuf.FieldMask
+	85,  // 44: swanherd.v1.ListProfilesResponse.profiles:type_name -> swanherd.v1.Profile
+	85,  // 45: swanherd.v1.CreateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	85,  // 46: swanherd.v1.UpdateProfileRequest.profile:type_name -> swanherd.v1.Profile
+	101, // 47: swanherd.v1.UpdateProfileRequest.update_mask:type_name -> google.protobuf.FieldMask
+	88,  // 48: swanherd.v1.ListSegmentsResponse.segments:type_name -> swanherd.v1.Segment
+	88,  // 49: swanherd.v1.CreateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	88,  // 50: swanherd.v1.UpdateSegmentRequest.segment:type_name -> swanherd.v1.Segment
+	101, // 51: swanherd.v1.UpdateSegmentRequest.update_mask:type_name -> google.protobuf.FieldMask
+	89,  // 52: swanherd.v1.ListAssertionsResponse.assertions:type_name -> swanherd.v1.Assertion
+	89,  // 53: swanherd.v1.CreateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
+	89,  // 54: swanherd.v1.UpdateAssertionRequest.assertion:type_name -> swanherd.v1.Assertion
+	101, // 55: swanherd.v1.UpdateAssertionRequest.update_mask:type_name -> google.protobuf.FieldMask
+	56,  // 56: swanherd.v1.TestAssertionsResponse.results:type_name -> swanherd.v1.AssertionResult
+	2,   // 57: swanherd.v1.AssertionResult.state:type_name -> swanherd.v1.AssertionResult.State
+	87,  // 58: swanherd.v1.ListGatewaysResponse.gateways:type_name -> swanherd.v1.Gateway
+	87,  // 59: swanherd.v1.CreateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	87,  // 60: swanherd.v1.UpdateGatewayRequest.gateway:type_name -> swanherd.v1.Gateway
+	101, // 61: swanherd.v1.UpdateGatewayRequest.update_mask:type_name -> google.protobuf.FieldMask
+	102, // 62: swanherd.v1.ListPreSharedKeysResponse.pre_shared_keys:type_name -> swanherd.v1.PreSharedKey
+	102, // 63: swanherd.v1.CreatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	102, // 64: swanherd.v1.UpdatePreSharedKeyRequest.pre_shared_key:type_name -> swanherd.v1.PreSharedKey
+	101, // 65: swanherd.v1.UpdatePreSharedKeyRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,   // 66: swanherd.v1.RenderGatewayConfigRequest.format:type_name -> swanherd.v1.GatewayConfigFormat
+	100, // 67: swanherd.v1.Revision.create_time:type_name -> google.protobuf.Timestamp
+	78,  // 68: swanherd.v1.Revision.changes:type_name -> swanherd.v1.ResourceChange
+	77,  // 69: swanherd.v1.Revision.manifest:type_name -> swanherd.v1.Manifest
+	71,  // 70: swanherd.v1.ListRevisionsResponse.revisions:type_name -> swanherd.v1.Revision
+	3,   // 71: swanherd.v1.TopologyService.Apply:input_type -> swanherd.v1.ApplyRequest
+	11,  // 72: swanherd.v1.TopologyService.GetNetwork:input_type -> swanherd.v1.GetNetworkRequest
+	12,  // 73: swanherd.v1.TopologyService.ListNetworks:input_type -> swanherd.v1.ListNetworksRequest
+	14,  // 74: swanherd.v1.TopologyService.CreateNetwork:input_type -> swanherd.v1.CreateNetworkRequest
+	15,  // 75: swanherd.v1.TopologyService.UpdateNetwork:input_type -> swanherd.v1.UpdateNetworkRequest
+	16,  // 76: swanherd.v1.TopologyService.DeleteNetwork:input_type -> swanherd.v1.DeleteNetworkRequest
+	17,  // 77: swanherd.v1.TopologyService.GetSite:input_type -> swanherd.v1.GetSiteRequest
+	18,  // 78: swanherd.v1.TopologyService.ListSites:input_type -> swanherd.v1.ListSitesRequest
+	20,  // 79: swanherd.v1.TopologyService.CreateSite:input_type -> swanherd.v1.CreateSiteRequest
+	21,  // 80: swanherd.v1.TopologyService.UpdateSite:input_type -> swanherd.v1.UpdateSiteRequest
+	22,  // 81: swanherd.v1.TopologyService.DeleteSite:input_type -> swanherd.v1.DeleteSiteRequest
+	23,  // 82: swanherd.v1.TopologyService.GetEdge:input_type -> swanherd.v1.GetEdgeRequest
+	24,  // 83: swanherd.v1.TopologyService.ListEdges:input_type -> swanherd.v1.ListEdgesRequest
+	26,  // 84: swanherd.v1.TopologyService.UpdateEdge:input_type -> swanherd.v1.UpdateEdgeRequest
+	27,  // 85: swanherd.v1.TopologyService.DeleteEdge:input_type -> swanherd.v1.DeleteEdgeRequest
+	28,  // 86: swanherd.v1.TopologyService.ResumeEdges:input_type -> swanherd.v1.ResumeEdgesRequest
+	30,  // 87: swanherd.v1.TopologyService.GetMesh:input_type -> swanherd.v1.GetMeshRequest
+	31,  // 88: swanherd.v1.TopologyService.ListMeshes:input_type -> swanherd.v1.ListMeshesRequest
+	33,  // 89: swanherd.v1.TopologyService.CreateMesh:input_type -> swanherd.v1.CreateMeshRequest
+	34,  // 90: swanherd.v1.TopologyService.UpdateMesh:input_type -> swanherd.v1.UpdateMeshRequest
+	35,  // 91: swanherd.v1.TopologyService.DeleteMesh:input_type -> swanherd.v1.DeleteMeshRequest
+	36,  // 92: swanherd.v1.TopologyService.GetProfile:input_type -> swanherd.v1.GetProfileRequest
+	37,  // 93: swanherd.v1.TopologyService.ListProfiles:input_type -> swanherd.v1.ListProfilesRequest
+	39,  // 94: swanherd.v1.TopologyService.CreateProfile:input_type -> swanherd.v1.CreateProfileRequest
+	40,  // 95: swanherd.v1.TopologyService.UpdateProfile:input_type -> swanherd.v1.UpdateProfileRequest
+	41,  // 96: swanherd.v1.TopologyService.DeleteProfile:input_type -> swanherd.v1.DeleteProfileRequest
+	42,  // 97: swanherd.v1.TopologyService.GetSegment:input_type -> swanherd.v1.GetSegmentRequest
+	43,  // 98: swanherd.v1.TopologyService.ListSegments:input_type -> swanherd.v1.ListSegmentsRequest
+	45,  // 99: swanherd.v1.TopologyService.CreateSegment:input_type -> swanherd.v1.CreateSegmentRequest
+	46,  // 100: swanherd.v1.TopologyService.UpdateSegment:input_type -> swanherd.v1.UpdateSegmentRequest
+	47,  // 101: swanherd.v1.TopologyService.DeleteSegment:input_type -> swanherd.v1.DeleteSegmentRequest
+	48,  // 102: swanherd.v1.TopologyService.GetAssertion:input_type -> swanherd.v1.GetAssertionRequest
+	49,  // 103: swanherd.v1.TopologyService.ListAssertions:input_type -> swanherd.v1.ListAssertionsRequest
+	51,  // 104: swanherd.v1.TopologyService.CreateAssertion:input_type -> swanherd.v1.CreateAssertionRequest
+	52,  // 105: swanherd.v1.TopologyService.UpdateAssertion:input_type -> swanherd.v1.UpdateAssertionRequest
+	53,  // 106: swanherd.v1.TopologyService.DeleteAssertion:input_type -> swanherd.v1.DeleteAssertionRequest
+	54,  // 107: swanherd.v1.TopologyService.TestAssertions:input_type -> swanherd.v1.TestAssertionsRequest
+	57,  // 108: swanherd.v1.TopologyService.GetGateway:input_type -> swanherd.v1.GetGatewayRequest
+	58,  // 109: swanherd.v1.TopologyService.ListGateways:input_type -> swanherd.v1.ListGatewaysRequest
+	60,  // 110: swanherd.v1.TopologyService.CreateGateway:input_type -> swanherd.v1.CreateGatewayRequest
+	61,  // 111: swanherd.v1.TopologyService.UpdateGateway:input_type -> swanherd.v1.UpdateGatewayRequest
+	62,  // 112: swanherd.v1.TopologyService.DeleteGateway:input_type -> swanherd.v1.DeleteGatewayRequest
+	69,  // 113: swanherd.v1.TopologyService.RenderGatewayConfig:input_type -> swanherd.v1.RenderGatewayConfigRequest
+	63,  // 114: swanherd.v1.TopologyService.GetPreSharedKey:input_type -> swanherd.v1.GetPreSharedKeyRequest
+	64,  // 115: swanherd.v1.TopologyService.ListPreSharedKeys:input_type -> swanherd.v1.ListPreSharedKeysRequest
+	66,  // 116: swanherd.v1.TopologyService.CreatePreSharedKey:input_type -> swanherd.v1.CreatePreSharedKeyRequest
+	67,  // 117: swanherd.v1.TopologyService.UpdatePreSharedKey:input_type -> swanherd.v1.UpdatePreSharedKeyRequest
+	68,  // 118: swanherd.v1.TopologyService.DeletePreSharedKey:input_type -> swanherd.v1.DeletePreSharedKeyRequest
+	9,   // 119: swanherd.v1.TopologyService.Watch:input_type -> swanherd.v1.WatchRequest
+	5,   // 120: swanherd.v1.TopologyService.Explain:input_type -> swanherd.v1.ExplainRequest
+	72,  // 121: swanherd.v1.TopologyService.ListRevisions:input_type -> swanherd.v1.ListRevisionsRequest
+	74,  // 122: swanherd.v1.TopologyService.GetRevision:input_type -> swanherd.v1.GetRevisionRequest
+	75,  // 123: swanherd.v1.TopologyService.RestoreRevision:input_type -> swanherd.v1.RestoreRevisionRequest
+	4,   // 124: swanherd.v1.TopologyService.Apply:output_type -> swanherd.v1.ApplyResponse
+	82,  // 125: swanherd.v1.TopologyService.GetNetwork:output_type -> swanherd.v1.Network
+	13,  // 126: swanherd.v1.TopologyService.ListNetworks:output_type -> swanherd.v1.ListNetworksResponse
+	82,  // 127: swanherd.v1.TopologyService.CreateNetwork:output_type -> swanherd.v1.Network
+	82,  // 128: swanherd.v1.TopologyService.UpdateNetwork:output_type -> swanherd.v1.Network
+	103, // 129: swanherd.v1.TopologyService.DeleteNetwork:output_type -> google.protobuf.Empty
+	83,  // 130: swanherd.v1.TopologyService.GetSite:output_type -> swanherd.v1.Site
+	19,  // 131: swanherd.v1.TopologyService.ListSites:output_type -> swanherd.v1.ListSitesResponse
+	83,  // 132: swanherd.v1.TopologyService.CreateSite:output_type -> swanherd.v1.Site
+	83,  // 133: swanherd.v1.TopologyService.UpdateSite:output_type -> swanherd.v1.Site
+	103, // 134: swanherd.v1.TopologyService.DeleteSite:output_type -> google.protobuf.Empty
+	86,  // 135: swanherd.v1.TopologyService.GetEdge:output_type -> swanherd.v1.Edge
+	25,  // 136: swanherd.v1.TopologyService.ListEdges:output_type -> swanherd.v1.ListEdgesResponse
+	86,  // 137: swanherd.v1.TopologyService.UpdateEdge:output_type -> swanherd.v1.Edge
+	103, // 138: swanherd.v1.TopologyService.DeleteEdge:output_type -> google.protobuf.Empty
+	29,  // 139: swanherd.v1.TopologyService.ResumeEdges:output_type -> swanherd.v1.ResumeEdgesResponse
+	84,  // 140: swanherd.v1.TopologyService.GetMesh:output_type -> swanherd.v1.Mesh
+	32,  // 141: swanherd.v1.TopologyService.ListMeshes:output_type -> swanherd.v1.ListMeshesResponse
+	84,  // 142: swanherd.v1.TopologyService.CreateMesh:output_type -> swanherd.v1.Mesh
+	84,  // 143: swanherd.v1.TopologyService.UpdateMesh:output_type -> swanherd.v1.Mesh
+	103, // 144: swanherd.v1.TopologyService.DeleteMesh:output_type -> google.protobuf.Empty
+	85,  // 145: swanherd.v1.TopologyService.GetProfile:output_type -> swanherd.v1.Profile
+	38,  // 146: swanherd.v1.TopologyService.ListProfiles:output_type -> swanherd.v1.ListProfilesResponse
+	85,  // 147: swanherd.v1.TopologyService.CreateProfile:output_type -> swanherd.v1.Profile
+	85,  // 148: swanherd.v1.TopologyService.UpdateProfile:output_type -> swanherd.v1.Profile
+	103, // 149: swanherd.v1.TopologyService.DeleteProfile:output_type -> google.protobuf.Empty
+	88,  // 150: swanherd.v1.TopologyService.GetSegment:output_type -> swanherd.v1.Segment
+	44,  // 151: swanherd.v1.TopologyService.ListSegments:output_type -> swanherd.v1.ListSegmentsResponse
+	88,  // 152: swanherd.v1.TopologyService.CreateSegment:output_type -> swanherd.v1.Segment
+	88,  // 153: swanherd.v1.TopologyService.UpdateSegment:output_type -> swanherd.v1.Segment
+	103, // 154: swanherd.v1.TopologyService.DeleteSegment:output_type -> google.protobuf.Empty
+	89,  // 155: swanherd.v1.TopologyService.GetAssertion:output_type -> swanherd.v1.Assertion
+	50,  // 156: swanherd.v1.TopologyService.ListAssertions:output_type -> swanherd.v1.ListAssertionsResponse
+	89,  // 157: swanherd.v1.TopologyService.CreateAssertion:output_type -> swanherd.v1.Assertion
+	89,  // 158: swanherd.v1.TopologyService.UpdateAssertion:output_type -> swanherd.v1.Assertion
+	103, // 159: swanherd.v1.TopologyService.DeleteAssertion:output_type -> google.protobuf.Empty
+	55,  // 160: swanherd.v1.TopologyService.TestAssertions:output_type -> swanherd.v1.TestAssertionsResponse
+	87,  // 161: swanherd.v1.TopologyService.GetGateway:output_type -> swanherd.v1.Gateway
+	59,  // 162: swanherd.v1.TopologyService.ListGateways:output_type -> swanherd.v1.ListGatewaysResponse
+	87,  // 163: swanherd.v1.TopologyService.CreateGateway:output_type -> swanherd.v1.Gateway
+	87,  // 164: swanherd.v1.TopologyService.UpdateGateway:output_type -> swanherd.v1.Gateway
+	103, // 165: swanherd.v1.TopologyService.DeleteGateway:output_type -> google.protobuf.Empty
+	70,  // 166: swanherd.v1.TopologyService.RenderGatewayConfig:output_type -> swanherd.v1.RenderGatewayConfigResponse
+	102, // 167: swanherd.v1.TopologyService.GetPreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	65,  // 168: swanherd.v1.TopologyService.ListPreSharedKeys:output_type -> swanherd.v1.ListPreSharedKeysResponse
+	102, // 169: swanherd.v1.TopologyService.CreatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	102, // 170: swanherd.v1.TopologyService.UpdatePreSharedKey:output_type -> swanherd.v1.PreSharedKey
+	103, // 171: swanherd.v1.TopologyService.DeletePreSharedKey:output_type -> google.protobuf.Empty
+	10,  // 172: swanherd.v1.TopologyService.Watch:output_type -> swanherd.v1.WatchResponse
+	6,   // 173: swanherd.v1.TopologyService.Explain:output_type -> swanherd.v1.ExplainResponse
+	73,  // 174: swanherd.v1.TopologyService.ListRevisions:output_type -> swanherd.v1.ListRevisionsResponse
+	71,  // 175: swanherd.v1.TopologyService.GetRevision:output_type -> swanherd.v1.Revision
+	4,   // 176: swanherd.v1.TopologyService.RestoreRevision:output_type -> swanherd.v1.ApplyResponse
+	124, // [124:177] is the sub-list for method output_type
+	71,  // [71:124] is the sub-list for method input_type
+	71,  // [71:71] is the sub-list for extension type_name
+	71,  // [71:71] is the sub-list for extension extendee
+	0,   // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_service_proto_init() }
@@ -6377,7 +6508,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 	file_swanherd_v1_rollout_service_proto_init()
 	file_swanherd_v1_topology_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_topology_service_proto_msgTypes[6].OneofWrappers = []any{
+	file_swanherd_v1_topology_service_proto_msgTypes[7].OneofWrappers = []any{
 		(*WatchResponse_Network)(nil),
 		(*WatchResponse_Site)(nil),
 		(*WatchResponse_Mesh)(nil),
@@ -6403,7 +6534,7 @@ func file_swanherd_v1_topology_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_service_proto_rawDesc), len(file_swanherd_v1_topology_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   73,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -89,6 +89,62 @@ func (TunnelStatus) EnumDescriptor() ([]byte, []int) {
 	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{0}
 }
 
+// Kind of WAN transport.
+type TransportClass int32
+
+const (
+	TransportClass_TRANSPORT_CLASS_UNSPECIFIED TransportClass = 0
+	TransportClass_TRANSPORT_CLASS_BROADBAND   TransportClass = 1
+	TransportClass_TRANSPORT_CLASS_MPLS        TransportClass = 2
+	TransportClass_TRANSPORT_CLASS_LTE         TransportClass = 3
+	TransportClass_TRANSPORT_CLASS_SATELLITE   TransportClass = 4
+)
+
+// Enum value maps for TransportClass.
+var (
+	TransportClass_name = map[int32]string{
+		0: "TRANSPORT_CLASS_UNSPECIFIED",
+		1: "TRANSPORT_CLASS_BROADBAND",
+		2: "TRANSPORT_CLASS_MPLS",
+		3: "TRANSPORT_CLASS_LTE",
+		4: "TRANSPORT_CLASS_SATELLITE",
+	}
+	TransportClass_value = map[string]int32{
+		"TRANSPORT_CLASS_UNSPECIFIED": 0,
+		"TRANSPORT_CLASS_BROADBAND":   1,
+		"TRANSPORT_CLASS_MPLS":        2,
+		"TRANSPORT_CLASS_LTE":         3,
+		"TRANSPORT_CLASS_SATELLITE":   4,
+	}
+)
+
+func (x TransportClass) Enum() *TransportClass {
+	p := new(TransportClass)
+	*p = x
+	return p
+}
+
+func (x TransportClass) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TransportClass) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_tunnel_proto_enumTypes[1].Descriptor()
+}
+
+func (TransportClass) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_tunnel_proto_enumTypes[1]
+}
+
+func (x TransportClass) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TransportClass.Descriptor instead.
+func (TransportClass) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+}
+
 // Whether IKE and ESP go in a TCP connection (RFC 9329). It costs speed, and
 // traffic over it waits for whatever was lost.
 type TcpEncapsulation int32
@@ -130,11 +186,11 @@ func (x TcpEncapsulation) String() string {
 }
 
 func (TcpEncapsulation) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
 }
 
 func (TcpEncapsulation) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[1]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
 }
 
 func (x TcpEncapsulation) Number() protoreflect.EnumNumber {
@@ -143,7 +199,7 @@ func (x TcpEncapsulation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TcpEncapsulation.Descriptor instead.
 func (TcpEncapsulation) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
 }
 
 // What becomes of the Don't Fragment bit of IPv4 (RFC 4301, Section 8.1).
@@ -186,11 +242,11 @@ func (x DontFragment) String() string {
 }
 
 func (DontFragment) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[3].Descriptor()
 }
 
 func (DontFragment) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[2]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[3]
 }
 
 func (x DontFragment) Number() protoreflect.EnumNumber {
@@ -199,7 +255,7 @@ func (x DontFragment) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DontFragment.Descriptor instead.
 func (DontFragment) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
 }
 
 // State of a tunnel at one end.
@@ -250,11 +306,11 @@ func (x TunnelState) String() string {
 }
 
 func (TunnelState) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[3].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[4].Descriptor()
 }
 
 func (TunnelState) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[3]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[4]
 }
 
 func (x TunnelState) Number() protoreflect.EnumNumber {
@@ -263,7 +319,7 @@ func (x TunnelState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelState.Descriptor instead.
 func (TunnelState) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
 }
 
 // What a limit of an SLA is about.
@@ -306,11 +362,11 @@ func (x SlaMetric) String() string {
 }
 
 func (SlaMetric) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[4].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[5].Descriptor()
 }
 
 func (SlaMetric) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[4]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[5]
 }
 
 func (x SlaMetric) Number() protoreflect.EnumNumber {
@@ -319,7 +375,7 @@ func (x SlaMetric) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SlaMetric.Descriptor instead.
 func (SlaMetric) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
 }
 
 // What kind of failure a TunnelError is, for programs.
@@ -394,11 +450,11 @@ func (x TunnelErrorKind) String() string {
 }
 
 func (TunnelErrorKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[5].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[6].Descriptor()
 }
 
 func (TunnelErrorKind) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[5]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[6]
 }
 
 func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
@@ -407,7 +463,7 @@ func (x TunnelErrorKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use TunnelErrorKind.Descriptor instead.
 func (TunnelErrorKind) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
 }
 
 // What the tunnel is to be good for.
@@ -450,11 +506,11 @@ func (x PathSla_TrafficClass) String() string {
 }
 
 func (PathSla_TrafficClass) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_tunnel_proto_enumTypes[6].Descriptor()
+	return file_swanherd_v1_tunnel_proto_enumTypes[7].Descriptor()
 }
 
 func (PathSla_TrafficClass) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_tunnel_proto_enumTypes[6]
+	return &file_swanherd_v1_tunnel_proto_enumTypes[7]
 }
 
 func (x PathSla_TrafficClass) Number() protoreflect.EnumNumber {
@@ -463,7 +519,7 @@ func (x PathSla_TrafficClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PathSla_TrafficClass.Descriptor instead.
 func (PathSla_TrafficClass) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7, 0}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // A Tunnel is the logical link between two edges' uplinks, or between an edge's and a
@@ -487,7 +543,9 @@ type Tunnel struct {
 	PlannedRevision int64 `protobuf:"varint,8,opt,name=planned_revision,json=plannedRevision,proto3" json:"planned_revision,omitempty"`
 	// The segment whose traffic it carries, `networks/{network}/segments/{segment}`;
 	// empty: the default one.
-	Segment       string `protobuf:"bytes,10,opt,name=segment,proto3" json:"segment,omitempty"`
+	Segment string `protobuf:"bytes,10,opt,name=segment,proto3" json:"segment,omitempty"`
+	// Unset: there is no other path.
+	Path          *TunnelPath `protobuf:"bytes,11,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +643,89 @@ func (x *Tunnel) GetSegment() string {
 	return ""
 }
 
+func (x *Tunnel) GetPath() *TunnelPath {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+// TunnelPath is what one of several tunnels that carry the same prefixes between the
+// same two edges by different uplinks is beside the others. It is the same at both ends.
+type TunnelPath struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What all of them have in common: the name that the tunnel would have if there were
+	// one, `networks/{network}/tunnels/{a}--{b}`, and behind it the segment if any.
+	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	// Sum of the costs of both uplinks; lower is preferred.
+	Cost uint64 `protobuf:"varint,2,opt,name=cost,proto3" json:"cost,omitempty"`
+	// Of both uplinks; where the two differ, of the more limited one: satellite before LTE,
+	// broadband, unspecified, and MPLS.
+	Class TransportClass `protobuf:"varint,3,opt,name=class,proto3,enum=swanherd.v1.TransportClass" json:"class,omitempty"`
+	// Whether one of the uplinks is.
+	Metered       bool `protobuf:"varint,4,opt,name=metered,proto3" json:"metered,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TunnelPath) Reset() {
+	*x = TunnelPath{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TunnelPath) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TunnelPath) ProtoMessage() {}
+
+func (x *TunnelPath) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TunnelPath.ProtoReflect.Descriptor instead.
+func (*TunnelPath) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TunnelPath) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *TunnelPath) GetCost() uint64 {
+	if x != nil {
+		return x.Cost
+	}
+	return 0
+}
+
+func (x *TunnelPath) GetClass() TransportClass {
+	if x != nil {
+		return x.Class
+	}
+	return TransportClass_TRANSPORT_CLASS_UNSPECIFIED
+}
+
+func (x *TunnelPath) GetMetered() bool {
+	if x != nil {
+		return x.Metered
+	}
+	return false
+}
+
 // TunnelEnd is one end as its edge reports it.
 type TunnelEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -613,7 +754,7 @@ type TunnelEnd struct {
 
 func (x *TunnelEnd) Reset() {
 	*x = TunnelEnd{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[1]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +766,7 @@ func (x *TunnelEnd) String() string {
 func (*TunnelEnd) ProtoMessage() {}
 
 func (x *TunnelEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[1]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +779,7 @@ func (x *TunnelEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelEnd.ProtoReflect.Descriptor instead.
 func (*TunnelEnd) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TunnelEnd) GetEdge() string {
@@ -728,7 +869,7 @@ type OuterHeader struct {
 
 func (x *OuterHeader) Reset() {
 	*x = OuterHeader{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +881,7 @@ func (x *OuterHeader) String() string {
 func (*OuterHeader) ProtoMessage() {}
 
 func (x *OuterHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[2]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +894,7 @@ func (x *OuterHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OuterHeader.ProtoReflect.Descriptor instead.
 func (*OuterHeader) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *OuterHeader) GetDscp() uint32 {
@@ -794,7 +935,7 @@ type TrafficFlowConfidentiality struct {
 
 func (x *TrafficFlowConfidentiality) Reset() {
 	*x = TrafficFlowConfidentiality{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +947,7 @@ func (x *TrafficFlowConfidentiality) String() string {
 func (*TrafficFlowConfidentiality) ProtoMessage() {}
 
 func (x *TrafficFlowConfidentiality) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[3]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +960,7 @@ func (x *TrafficFlowConfidentiality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrafficFlowConfidentiality.ProtoReflect.Descriptor instead.
 func (*TrafficFlowConfidentiality) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{3}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TrafficFlowConfidentiality) GetPadding() isTrafficFlowConfidentiality_Padding {
@@ -899,7 +1040,7 @@ type TunnelReport struct {
 
 func (x *TunnelReport) Reset() {
 	*x = TunnelReport{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1052,7 @@ func (x *TunnelReport) String() string {
 func (*TunnelReport) ProtoMessage() {}
 
 func (x *TunnelReport) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[4]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1065,7 @@ func (x *TunnelReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelReport.ProtoReflect.Descriptor instead.
 func (*TunnelReport) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{4}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TunnelReport) GetTunnel() string {
@@ -1050,7 +1191,7 @@ type PathQuality struct {
 
 func (x *PathQuality) Reset() {
 	*x = PathQuality{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1203,7 @@ func (x *PathQuality) String() string {
 func (*PathQuality) ProtoMessage() {}
 
 func (x *PathQuality) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[5]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1216,7 @@ func (x *PathQuality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathQuality.ProtoReflect.Descriptor instead.
 func (*PathQuality) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{5}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PathQuality) GetWindowProbes() uint32 {
@@ -1205,7 +1346,7 @@ type SlaViolation struct {
 
 func (x *SlaViolation) Reset() {
 	*x = SlaViolation{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1358,7 @@ func (x *SlaViolation) String() string {
 func (*SlaViolation) ProtoMessage() {}
 
 func (x *SlaViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1371,7 @@ func (x *SlaViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlaViolation.ProtoReflect.Descriptor instead.
 func (*SlaViolation) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SlaViolation) GetMetric() SlaMetric {
@@ -1278,7 +1419,7 @@ type PathSla struct {
 
 func (x *PathSla) Reset() {
 	*x = PathSla{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1431,7 @@ func (x *PathSla) String() string {
 func (*PathSla) ProtoMessage() {}
 
 func (x *PathSla) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1444,7 @@ func (x *PathSla) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathSla.ProtoReflect.Descriptor instead.
 func (*PathSla) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PathSla) GetTrafficClass() PathSla_TrafficClass {
@@ -1350,7 +1491,7 @@ type PathMtu struct {
 
 func (x *PathMtu) Reset() {
 	*x = PathMtu{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1503,7 @@ func (x *PathMtu) String() string {
 func (*PathMtu) ProtoMessage() {}
 
 func (x *PathMtu) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1516,7 @@ func (x *PathMtu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathMtu.ProtoReflect.Descriptor instead.
 func (*PathMtu) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PathMtu) GetOctets() uint32 {
@@ -1433,7 +1574,7 @@ type TunnelError struct {
 
 func (x *TunnelError) Reset() {
 	*x = TunnelError{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1586,7 @@ func (x *TunnelError) String() string {
 func (*TunnelError) ProtoMessage() {}
 
 func (x *TunnelError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1599,7 @@ func (x *TunnelError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelError.ProtoReflect.Descriptor instead.
 func (*TunnelError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TunnelError) GetCode() string {
@@ -1570,7 +1711,7 @@ type IkeSa struct {
 
 func (x *IkeSa) Reset() {
 	*x = IkeSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1723,7 @@ func (x *IkeSa) String() string {
 func (*IkeSa) ProtoMessage() {}
 
 func (x *IkeSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1736,7 @@ func (x *IkeSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IkeSa.ProtoReflect.Descriptor instead.
 func (*IkeSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *IkeSa) GetInitiatorSpi() string {
@@ -1703,7 +1844,7 @@ type ChildSa struct {
 
 func (x *ChildSa) Reset() {
 	*x = ChildSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1715,7 +1856,7 @@ func (x *ChildSa) String() string {
 func (*ChildSa) ProtoMessage() {}
 
 func (x *ChildSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1728,7 +1869,7 @@ func (x *ChildSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSa.ProtoReflect.Descriptor instead.
 func (*ChildSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ChildSa) GetName() string {
@@ -1823,7 +1964,7 @@ type SaCounters struct {
 
 func (x *SaCounters) Reset() {
 	*x = SaCounters{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1976,7 @@ func (x *SaCounters) String() string {
 func (*SaCounters) ProtoMessage() {}
 
 func (x *SaCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1989,7 @@ func (x *SaCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaCounters.ProtoReflect.Descriptor instead.
 func (*SaCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SaCounters) GetPacketsIn() uint64 {
@@ -1911,7 +2052,7 @@ var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n" +
+	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
 	"\x06Tunnel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12$\n" +
@@ -1923,8 +2064,15 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"statusTime\x12)\n" +
 	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision\x12\x18\n" +
 	"\asegment\x18\n" +
-	" \x01(\tR\asegment:N\xeaAK\n" +
-	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xc3\x02\n" +
+	" \x01(\tR\asegment\x12+\n" +
+	"\x04path\x18\v \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path:N\xeaAK\n" +
+	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\x8c\x01\n" +
+	"\n" +
+	"TunnelPath\x12\x1d\n" +
+	"\x05group\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05group\x12\x12\n" +
+	"\x04cost\x18\x02 \x01(\x04R\x04cost\x121\n" +
+	"\x05class\x18\x03 \x01(\x0e2\x1b.swanherd.v1.TransportClassR\x05class\x12\x18\n" +
+	"\ametered\x18\x04 \x01(\bR\ametered\"\xc3\x02\n" +
 	"\tTunnelEnd\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
@@ -2078,7 +2226,13 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x16TUNNEL_STATUS_DEGRADED\x10\x02\x12\x16\n" +
 	"\x12TUNNEL_STATUS_DOWN\x10\x03\x12\x1d\n" +
 	"\x19TUNNEL_STATUS_NEGOTIATING\x10\x04\x12\x17\n" +
-	"\x13TUNNEL_STATUS_STALE\x10\x05*\x8e\x01\n" +
+	"\x13TUNNEL_STATUS_STALE\x10\x05*\xa2\x01\n" +
+	"\x0eTransportClass\x12\x1f\n" +
+	"\x1bTRANSPORT_CLASS_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19TRANSPORT_CLASS_BROADBAND\x10\x01\x12\x18\n" +
+	"\x14TRANSPORT_CLASS_MPLS\x10\x02\x12\x17\n" +
+	"\x13TRANSPORT_CLASS_LTE\x10\x03\x12\x1d\n" +
+	"\x19TRANSPORT_CLASS_SATELLITE\x10\x04*\x8e\x01\n" +
 	"\x10TcpEncapsulation\x12!\n" +
 	"\x1dTCP_ENCAPSULATION_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17TCP_ENCAPSULATION_NEVER\x10\x01\x12\x1e\n" +
@@ -2129,67 +2283,71 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_tunnel_proto_rawDescData
 }
 
-var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
+var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),                  // 0: swanherd.v1.TunnelStatus
-	(TcpEncapsulation)(0),              // 1: swanherd.v1.TcpEncapsulation
-	(DontFragment)(0),                  // 2: swanherd.v1.DontFragment
-	(TunnelState)(0),                   // 3: swanherd.v1.TunnelState
-	(SlaMetric)(0),                     // 4: swanherd.v1.SlaMetric
-	(TunnelErrorKind)(0),               // 5: swanherd.v1.TunnelErrorKind
-	(PathSla_TrafficClass)(0),          // 6: swanherd.v1.PathSla.TrafficClass
-	(*Tunnel)(nil),                     // 7: swanherd.v1.Tunnel
-	(*TunnelEnd)(nil),                  // 8: swanherd.v1.TunnelEnd
-	(*OuterHeader)(nil),                // 9: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 10: swanherd.v1.TrafficFlowConfidentiality
-	(*TunnelReport)(nil),               // 11: swanherd.v1.TunnelReport
-	(*PathQuality)(nil),                // 12: swanherd.v1.PathQuality
-	(*SlaViolation)(nil),               // 13: swanherd.v1.SlaViolation
-	(*PathSla)(nil),                    // 14: swanherd.v1.PathSla
-	(*PathMtu)(nil),                    // 15: swanherd.v1.PathMtu
-	(*TunnelError)(nil),                // 16: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                      // 17: swanherd.v1.IkeSa
-	(*ChildSa)(nil),                    // 18: swanherd.v1.ChildSa
-	(*SaCounters)(nil),                 // 19: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil),      // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 21: google.protobuf.Duration
+	(TransportClass)(0),                // 1: swanherd.v1.TransportClass
+	(TcpEncapsulation)(0),              // 2: swanherd.v1.TcpEncapsulation
+	(DontFragment)(0),                  // 3: swanherd.v1.DontFragment
+	(TunnelState)(0),                   // 4: swanherd.v1.TunnelState
+	(SlaMetric)(0),                     // 5: swanherd.v1.SlaMetric
+	(TunnelErrorKind)(0),               // 6: swanherd.v1.TunnelErrorKind
+	(PathSla_TrafficClass)(0),          // 7: swanherd.v1.PathSla.TrafficClass
+	(*Tunnel)(nil),                     // 8: swanherd.v1.Tunnel
+	(*TunnelPath)(nil),                 // 9: swanherd.v1.TunnelPath
+	(*TunnelEnd)(nil),                  // 10: swanherd.v1.TunnelEnd
+	(*OuterHeader)(nil),                // 11: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 12: swanherd.v1.TrafficFlowConfidentiality
+	(*TunnelReport)(nil),               // 13: swanherd.v1.TunnelReport
+	(*PathQuality)(nil),                // 14: swanherd.v1.PathQuality
+	(*SlaViolation)(nil),               // 15: swanherd.v1.SlaViolation
+	(*PathSla)(nil),                    // 16: swanherd.v1.PathSla
+	(*PathMtu)(nil),                    // 17: swanherd.v1.PathMtu
+	(*TunnelError)(nil),                // 18: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                      // 19: swanherd.v1.IkeSa
+	(*ChildSa)(nil),                    // 20: swanherd.v1.ChildSa
+	(*SaCounters)(nil),                 // 21: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
-	8,  // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
-	8,  // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
+	10, // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
+	10, // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	20, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
-	11, // 4: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	20, // 5: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
-	2,  // 6: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
-	21, // 7: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
-	3,  // 8: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	20, // 9: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	17, // 10: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	18, // 11: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	16, // 12: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	20, // 13: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	15, // 14: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
-	12, // 15: swanherd.v1.TunnelReport.quality:type_name -> swanherd.v1.PathQuality
-	13, // 16: swanherd.v1.TunnelReport.sla_violations:type_name -> swanherd.v1.SlaViolation
-	4,  // 17: swanherd.v1.SlaViolation.metric:type_name -> swanherd.v1.SlaMetric
-	20, // 18: swanherd.v1.SlaViolation.start_time:type_name -> google.protobuf.Timestamp
-	6,  // 19: swanherd.v1.PathSla.traffic_class:type_name -> swanherd.v1.PathSla.TrafficClass
-	21, // 20: swanherd.v1.PathSla.max_latency:type_name -> google.protobuf.Duration
-	21, // 21: swanherd.v1.PathSla.max_jitter:type_name -> google.protobuf.Duration
-	20, // 22: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	5,  // 23: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	20, // 24: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	20, // 25: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	20, // 26: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	20, // 27: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	19, // 28: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	22, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	9,  // 4: swanherd.v1.Tunnel.path:type_name -> swanherd.v1.TunnelPath
+	1,  // 5: swanherd.v1.TunnelPath.class:type_name -> swanherd.v1.TransportClass
+	13, // 6: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
+	22, // 7: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	3,  // 8: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
+	23, // 9: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
+	4,  // 10: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
+	22, // 11: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	19, // 12: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	20, // 13: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	18, // 14: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	22, // 15: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	17, // 16: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
+	14, // 17: swanherd.v1.TunnelReport.quality:type_name -> swanherd.v1.PathQuality
+	15, // 18: swanherd.v1.TunnelReport.sla_violations:type_name -> swanherd.v1.SlaViolation
+	5,  // 19: swanherd.v1.SlaViolation.metric:type_name -> swanherd.v1.SlaMetric
+	22, // 20: swanherd.v1.SlaViolation.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 21: swanherd.v1.PathSla.traffic_class:type_name -> swanherd.v1.PathSla.TrafficClass
+	23, // 22: swanherd.v1.PathSla.max_latency:type_name -> google.protobuf.Duration
+	23, // 23: swanherd.v1.PathSla.max_jitter:type_name -> google.protobuf.Duration
+	22, // 24: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	6,  // 25: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	22, // 26: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	22, // 27: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	22, // 28: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	22, // 29: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	21, // 30: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -2197,19 +2355,19 @@ func file_swanherd_v1_tunnel_proto_init() {
 	if File_swanherd_v1_tunnel_proto != nil {
 		return
 	}
-	file_swanherd_v1_tunnel_proto_msgTypes[2].OneofWrappers = []any{}
-	file_swanherd_v1_tunnel_proto_msgTypes[3].OneofWrappers = []any{
+	file_swanherd_v1_tunnel_proto_msgTypes[3].OneofWrappers = []any{}
+	file_swanherd_v1_tunnel_proto_msgTypes[4].OneofWrappers = []any{
 		(*TrafficFlowConfidentiality_PadTo)(nil),
 		(*TrafficFlowConfidentiality_PadToPath)(nil),
 	}
-	file_swanherd_v1_tunnel_proto_msgTypes[7].OneofWrappers = []any{}
+	file_swanherd_v1_tunnel_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   13,
+			NumEnums:      8,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,13 +6,15 @@ import type { GenEnum, GenFile, GenMessage } from "@bufbuild/protobuf/codegenv2"
 import { enumDesc, fileDesc, messageDesc } from "@bufbuild/protobuf/codegenv2";
 import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { TransportClass } from "./tunnel_pb";
+import { file_swanherd_v1_tunnel } from "./tunnel_pb";
 import type { Message } from "@bufbuild/protobuf";
 
 /**
  * Describes the file swanherd/v1/topology.proto.
  */
 export const file_swanherd_v1_topology: GenFile = /*@__PURE__*/
-  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs4DCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJEhcKD2F3YWl0ZWRfdHVubmVscxgLIAMoCRI1ChJjb250cm9sX3JvdW5kX3RyaXAYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoMY2xvY2tfb2Zmc2V0GA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKqIBCg5UcmFuc3BvcnRDbGFzcxIfChtUUkFOU1BPUlRfQ0xBU1NfVU5TUEVDSUZJRUQQABIdChlUUkFOU1BPUlRfQ0xBU1NfQlJPQURCQU5EEAESGAoUVFJBTlNQT1JUX0NMQVNTX01QTFMQAhIXChNUUkFOU1BPUlRfQ0xBU1NfTFRFEAMSHQoZVFJBTlNQT1JUX0NMQVNTX1NBVEVMTElURRAEKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs4DCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJEhcKD2F3YWl0ZWRfdHVubmVscxgLIAMoCRI1ChJjb250cm9sX3JvdW5kX3RyaXAYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoMY2xvY2tfb2Zmc2V0GA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_swanherd_v1_tunnel]);
 
 /**
  * An Edge is an enrolled device at a site. Its identity is its certificate.
@@ -256,44 +258,6 @@ export const EdgeStatusSchema: GenMessage<EdgeStatus> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_topology, 2);
 
 /**
- * Kind of WAN transport.
- *
- * @generated from enum swanherd.v1.TransportClass
- */
-export enum TransportClass {
-  /**
-   * @generated from enum value: TRANSPORT_CLASS_UNSPECIFIED = 0;
-   */
-  UNSPECIFIED = 0,
-
-  /**
-   * @generated from enum value: TRANSPORT_CLASS_BROADBAND = 1;
-   */
-  BROADBAND = 1,
-
-  /**
-   * @generated from enum value: TRANSPORT_CLASS_MPLS = 2;
-   */
-  MPLS = 2,
-
-  /**
-   * @generated from enum value: TRANSPORT_CLASS_LTE = 3;
-   */
-  LTE = 3,
-
-  /**
-   * @generated from enum value: TRANSPORT_CLASS_SATELLITE = 4;
-   */
-  SATELLITE = 4,
-}
-
-/**
- * Describes the enum swanherd.v1.TransportClass.
- */
-export const TransportClassSchema: GenEnum<TransportClass> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_topology, 0);
-
-/**
  * How far an edge is with its newest intent.
  *
  * @generated from enum swanherd.v1.IntentState
@@ -368,5 +332,5 @@ export enum IntentState {
  * Describes the enum swanherd.v1.IntentState.
  */
 export const IntentStateSchema: GenEnum<IntentState> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_topology, 1);
+  enumDesc(file_swanherd_v1_topology, 0);
 

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/tunnel.proto.
  */
 export const file_swanherd_v1_tunnel: GenFile = /*@__PURE__*/
-  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIoECCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDEg8KB3NlZ21lbnQYCiABKAki6wEKCVR1bm5lbEVuZBIMCgRlZGdlGAEgASgJEgwKBHNpdGUYAiABKAkSDgoGdXBsaW5rGAMgASgJEhAKCGVuZHBvaW50GAQgASgJEhAKCHByZWZpeGVzGAUgAygJEhEKCWluaXRpYXRvchgGIAEoCBIpCgZyZXBvcnQYByABKAsyGS5zd2FuaGVyZC52MS5UdW5uZWxSZXBvcnQSMAoMcmVjZWl2ZV90aW1lGAggASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVzdGFsZRgJIAEoCBIPCgdnYXRld2F5GAogASgJIuADCgxUdW5uZWxSZXBvcnQSDgoGdHVubmVsGAEgASgJEicKBXN0YXRlGAIgASgOMhguc3dhbmhlcmQudjEuVHVubmVsU3RhdGUSLgoKc3RhdGVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIgoGaWtlX3NhGAQgASgLMhIuc3dhbmhlcmQudjEuSWtlU2ESJwoJY2hpbGRfc2FzGAUgAygLMhQuc3dhbmhlcmQudjEuQ2hpbGRTYRIsCgpsYXN0X2Vycm9yGAYgASgLMhguc3dhbmhlcmQudjEuVHVubmVsRXJyb3ISNQoRbmV4dF9hdHRlbXB0X3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhcKD3JlbW90ZV9lbmRwb2ludBgIIAEoCRIWCg5sb2NhbF9lbmRwb2ludBgJIAEoCRImCghwYXRoX210dRgKIAEoCzIULnN3YW5oZXJkLnYxLlBhdGhNdHUSKQoHcXVhbGl0eRgLIAEoCzIYLnN3YW5oZXJkLnYxLlBhdGhRdWFsaXR5EjEKDnNsYV92aW9sYXRpb25zGAwgAygLMhkuc3dhbmhlcmQudjEuU2xhVmlvbGF0aW9uIuwCCgtQYXRoUXVhbGl0eRIVCg13aW5kb3dfcHJvYmVzGAEgASgNEhMKC3dpbmRvd19sb3N0GAIgASgNEhcKD3dpbmRvd19sb3N0X291dBgDIAEoDRIWCg53aW5kb3dfbG9zdF9pbhgEIAEoDRISCgpydHRfbWluX3VzGAUgASgNEhIKCnJ0dF9hdmdfdXMYBiABKA0SEgoKcnR0X3A1MF91cxgHIAEoDRISCgpydHRfcDk5X3VzGAggASgNEhUKDWppdHRlcl9vdXRfdXMYCSABKA0SFAoMaml0dGVyX2luX3VzGAogASgNEh0KFW9uZV93YXlfZGlmZmVyZW5jZV91cxgLIAEoEhIOCgZwcm9iZXMYDCABKAQSEwoLcHJvYmVzX2xvc3QYDSABKAQSEgoKcnR0X3N1bV91cxgOIAEoBBIVCg1qaXR0ZXJfc3VtX3VzGA8gASgEEhQKDGppdHRlcl9jb3VudBgQIAEoBCKHAQoMU2xhVmlvbGF0aW9uEiYKBm1ldHJpYxgBIAEoDjIWLnN3YW5oZXJkLnYxLlNsYU1ldHJpYxIQCghtZWFzdXJlZBgCIAEoARINCgVsaW1pdBgDIAEoARIuCgpzdGFydF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCI6CgdQYXRoTXR1Eg4KBm9jdGV0cxgBIAEoDRIPCgdsaW1pdGVkGAIgASgIEg4KBnNlYXJjaBgDIAEoCSKCAgoLVHVubmVsRXJyb3ISDAoEY29kZRgBIAEoCRIPCgdtZXNzYWdlGAIgASgJEg4KBnJlbW90ZRgDIAEoCBIoCgR0aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIqCgRraW5kGAUgASgOMhwuc3dhbmhlcmQudjEuVHVubmVsRXJyb3JLaW5kEhAKCGV4Y2hhbmdlGAYgASgJEg8KB3BheWxvYWQYByABKAkSDgoGbm90aWZ5GAggASgJEg0KBWNoaWxkGAkgASgJEgwKBG91cnMYCiADKAkSDgoGdGhlaXJzGAsgAygJEg4KBnJlbWVkeRgMIAEoCSK4AgoFSWtlU2ESFQoNaW5pdGlhdG9yX3NwaRgBIAEoCRIVCg1yZXNwb25kZXJfc3BpGAIgASgJEhEKCWluaXRpYXRvchgDIAEoCBINCgVzdWl0ZRgEIAEoCRI0ChBlc3RhYmxpc2hlZF90aW1lGAUgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIuCgpyZWtleV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIQCghsb2NhbF9pZBgHIAEoCRIRCglyZW1vdGVfaWQYCCABKAkSEwoLcmVtb3RlX2F1dGgYCSABKAkSEQoJbmF0X2xvY2FsGAogASgIEhIKCm5hdF9yZW1vdGUYCyABKAgSGAoQdGNwX2VuY2Fwc3VsYXRlZBgMIAEoCCKLAgoHQ2hpbGRTYRIMCgRuYW1lGAEgASgJEg4KBnNwaV9pbhgCIAEoCRIPCgdzcGlfb3V0GAMgASgJEg0KBXN1aXRlGAQgASgJEgwKBG1vZGUYBSABKAkSEAoIbG9jYWxfdHMYBiADKAkSEQoJcmVtb3RlX3RzGAcgAygJEjQKEGVzdGFibGlzaGVkX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEikKCGNvdW50ZXJzGAogASgLMhcuc3dhbmhlcmQudjEuU2FDb3VudGVycyK1AQoKU2FDb3VudGVycxISCgpwYWNrZXRzX2luGAEgASgEEhEKCW9jdGV0c19pbhgCIAEoBBITCgtwYWNrZXRzX291dBgDIAEoBBISCgpvY3RldHNfb3V0GAQgASgEEhQKDHJlcGxheV9kcm9wcxgFIAEoBBIaChJpbnRlZ3JpdHlfZmFpbHVyZXMYBiABKAQSFAoMcG9saWN5X2Ryb3BzGAcgASgEEg8KB21pc3NpbmcYCCABKAQqrwEKDFR1bm5lbFN0YXR1cxIdChlUVU5ORUxfU1RBVFVTX1VOU1BFQ0lGSUVEEAASFAoQVFVOTkVMX1NUQVRVU19VUBABEhoKFlRVTk5FTF9TVEFUVVNfREVHUkFERUQQAhIWChJUVU5ORUxfU1RBVFVTX0RPV04QAxIdChlUVU5ORUxfU1RBVFVTX05FR09USUFUSU5HEAQSFwoTVFVOTkVMX1NUQVRVU19TVEFMRRAFKrABCgtUdW5uZWxTdGF0ZRIcChhUVU5ORUxfU1RBVEVfVU5TUEVDSUZJRUQQABIVChFUVU5ORUxfU1RBVEVfSURMRRABEhsKF1RVTk5FTF9TVEFURV9DT05ORUNUSU5HEAISHAoYVFVOTkVMX1NUQVRFX0VTVEFCTElTSEVEEAMSGAoUVFVOTkVMX1NUQVRFX1BBUlRJQUwQBBIXChNUVU5ORUxfU1RBVEVfRkFJTEVEEAUqawoJU2xhTWV0cmljEhoKFlNMQV9NRVRSSUNfVU5TUEVDSUZJRUQQABITCg9TTEFfTUVUUklDX0xPU1MQARIWChJTTEFfTUVUUklDX0xBVEVOQ1kQAhIVChFTTEFfTUVUUklDX0pJVFRFUhADKp0DCg9UdW5uZWxFcnJvcktpbmQSIQodVFVOTkVMX0VSUk9SX0tJTkRfVU5TUEVDSUZJRUQQABIfChtUVU5ORUxfRVJST1JfS0lORF9QUk9QT1NBTFMQARIfChtUVU5ORUxfRVJST1JfS0lORF9TRUxFQ1RPUlMQAhIkCiBUVU5ORUxfRVJST1JfS0lORF9BVVRIRU5USUNBVElPThADEh8KG1RVTk5FTF9FUlJPUl9LSU5EX05PX0FOU1dFUhAEEhwKGFRVTk5FTF9FUlJPUl9LSU5EX0NPT0tJRRAFEhoKFlRVTk5FTF9FUlJPUl9LSU5EX0JVU1kQBhIeChpUVU5ORUxfRVJST1JfS0lORF9QUk9UT0NPTBAHEiAKHFRVTk5FTF9FUlJPUl9LSU5EX0RBVEFfUExBTkUQCBIdChlUVU5ORUxfRVJST1JfS0lORF9FWFBJUkVEEAkSIwofVFVOTkVMX0VSUk9SX0tJTkRfQ09ORklHVVJBVElPThAKEh4KGlRVTk5FTF9FUlJPUl9LSU5EX0lOVEVSTkFMEAtCO1o5Z2l0aHViLmNvbS9zd2FuaGVyZC9zd2FuaGVyZC9wcm90by9zd2FuaGVyZC92MTtzd2FuaGVyZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIqgCCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDEg8KB3NlZ21lbnQYCiABKAkSJQoEcGF0aBgLIAEoCzIXLnN3YW5oZXJkLnYxLlR1bm5lbFBhdGgiZgoKVHVubmVsUGF0aBINCgVncm91cBgBIAEoCRIMCgRjb3N0GAIgASgEEioKBWNsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDwoHbWV0ZXJlZBgEIAEoCCLrAQoJVHVubmVsRW5kEgwKBGVkZ2UYASABKAkSDAoEc2l0ZRgCIAEoCRIOCgZ1cGxpbmsYAyABKAkSEAoIZW5kcG9pbnQYBCABKAkSEAoIcHJlZml4ZXMYBSADKAkSEQoJaW5pdGlhdG9yGAYgASgIEikKBnJlcG9ydBgHIAEoCzIZLnN3YW5oZXJkLnYxLlR1bm5lbFJlcG9ydBIwCgxyZWNlaXZlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBXN0YWxlGAkgASgIEg8KB2dhdGV3YXkYCiABKAki4AMKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dRIpCgdxdWFsaXR5GAsgASgLMhguc3dhbmhlcmQudjEuUGF0aFF1YWxpdHkSMQoOc2xhX3Zpb2xhdGlvbnMYDCADKAsyGS5zd2FuaGVyZC52MS5TbGFWaW9sYXRpb24i7AIKC1BhdGhRdWFsaXR5EhUKDXdpbmRvd19wcm9iZXMYASABKA0SEwoLd2luZG93X2xvc3QYAiABKA0SFwoPd2luZG93X2xvc3Rfb3V0GAMgASgNEhYKDndpbmRvd19sb3N0X2luGAQgASgNEhIKCnJ0dF9taW5fdXMYBSABKA0SEgoKcnR0X2F2Z191cxgGIAEoDRISCgpydHRfcDUwX3VzGAcgASgNEhIKCnJ0dF9wOTlfdXMYCCABKA0SFQoNaml0dGVyX291dF91cxgJIAEoDRIUCgxqaXR0ZXJfaW5fdXMYCiABKA0SHQoVb25lX3dheV9kaWZmZXJlbmNlX3VzGAsgASgSEg4KBnByb2JlcxgMIAEoBBITCgtwcm9iZXNfbG9zdBgNIAEoBBISCgpydHRfc3VtX3VzGA4gASgEEhUKDWppdHRlcl9zdW1fdXMYDyABKAQSFAoMaml0dGVyX2NvdW50GBAgASgEIocBCgxTbGFWaW9sYXRpb24SJgoGbWV0cmljGAEgASgOMhYuc3dhbmhlcmQudjEuU2xhTWV0cmljEhAKCG1lYXN1cmVkGAIgASgBEg0KBWxpbWl0GAMgASgBEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjoKB1BhdGhNdHUSDgoGb2N0ZXRzGAEgASgNEg8KB2xpbWl0ZWQYAiABKAgSDgoGc2VhcmNoGAMgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIrgCCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCBIYChB0Y3BfZW5jYXBzdWxhdGVkGAwgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIrUBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQSDwoHbWlzc2luZxgIIAEoBCqvAQoMVHVubmVsU3RhdHVzEh0KGVRVTk5FTF9TVEFUVVNfVU5TUEVDSUZJRUQQABIUChBUVU5ORUxfU1RBVFVTX1VQEAESGgoWVFVOTkVMX1NUQVRVU19ERUdSQURFRBACEhYKElRVTk5FTF9TVEFUVVNfRE9XThADEh0KGVRVTk5FTF9TVEFUVVNfTkVHT1RJQVRJTkcQBBIXChNUVU5ORUxfU1RBVFVTX1NUQUxFEAUqogEKDlRyYW5zcG9ydENsYXNzEh8KG1RSQU5TUE9SVF9DTEFTU19VTlNQRUNJRklFRBAAEh0KGVRSQU5TUE9SVF9DTEFTU19CUk9BREJBTkQQARIYChRUUkFOU1BPUlRfQ0xBU1NfTVBMUxACEhcKE1RSQU5TUE9SVF9DTEFTU19MVEUQAxIdChlUUkFOU1BPUlRfQ0xBU1NfU0FURUxMSVRFEAQqsAEKC1R1bm5lbFN0YXRlEhwKGFRVTk5FTF9TVEFURV9VTlNQRUNJRklFRBAAEhUKEVRVTk5FTF9TVEFURV9JRExFEAESGwoXVFVOTkVMX1NUQVRFX0NPTk5FQ1RJTkcQAhIcChhUVU5ORUxfU1RBVEVfRVNUQUJMSVNIRUQQAxIYChRUVU5ORUxfU1RBVEVfUEFSVElBTBAEEhcKE1RVTk5FTF9TVEFURV9GQUlMRUQQBSprCglTbGFNZXRyaWMSGgoWU0xBX01FVFJJQ19VTlNQRUNJRklFRBAAEhMKD1NMQV9NRVRSSUNfTE9TUxABEhYKElNMQV9NRVRSSUNfTEFURU5DWRACEhUKEVNMQV9NRVRSSUNfSklUVEVSEAMqnQMKD1R1bm5lbEVycm9yS2luZBIhCh1UVU5ORUxfRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1BST1BPU0FMUxABEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1NFTEVDVE9SUxACEiQKIFRVTk5FTF9FUlJPUl9LSU5EX0FVVEhFTlRJQ0FUSU9OEAMSHwobVFVOTkVMX0VSUk9SX0tJTkRfTk9fQU5TV0VSEAQSHAoYVFVOTkVMX0VSUk9SX0tJTkRfQ09PS0lFEAUSGgoWVFVOTkVMX0VSUk9SX0tJTkRfQlVTWRAGEh4KGlRVTk5FTF9FUlJPUl9LSU5EX1BST1RPQ09MEAcSIAocVFVOTkVMX0VSUk9SX0tJTkRfREFUQV9QTEFORRAIEh0KGVRVTk5FTF9FUlJPUl9LSU5EX0VYUElSRUQQCRIjCh9UVU5ORUxfRVJST1JfS0lORF9DT05GSUdVUkFUSU9OEAoSHgoaVFVOTkVMX0VSUk9SX0tJTkRfSU5URVJOQUwQC0I7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * A Tunnel is the logical link between two edges' uplinks, or between an edge's and a
@@ -81,6 +81,13 @@ export type Tunnel = Message<"swanherd.v1.Tunnel"> & {
    * @generated from field: string segment = 10;
    */
   segment: string;
+
+  /**
+   * Unset: there is no other path.
+   *
+   * @generated from field: swanherd.v1.TunnelPath path = 11;
+   */
+  path?: TunnelPath | undefined;
 };
 
 /**
@@ -89,6 +96,51 @@ export type Tunnel = Message<"swanherd.v1.Tunnel"> & {
  */
 export const TunnelSchema: GenMessage<Tunnel> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_tunnel, 0);
+
+/**
+ * TunnelPath is what one of several tunnels that carry the same prefixes between the
+ * same two edges by different uplinks is beside the others. It is the same at both ends.
+ *
+ * @generated from message swanherd.v1.TunnelPath
+ */
+export type TunnelPath = Message<"swanherd.v1.TunnelPath"> & {
+  /**
+   * What all of them have in common: the name that the tunnel would have if there were
+   * one, `networks/{network}/tunnels/{a}--{b}`, and behind it the segment if any.
+   *
+   * @generated from field: string group = 1;
+   */
+  group: string;
+
+  /**
+   * Sum of the costs of both uplinks; lower is preferred.
+   *
+   * @generated from field: uint64 cost = 2;
+   */
+  cost: bigint;
+
+  /**
+   * Of both uplinks; where the two differ, of the more limited one: satellite before LTE,
+   * broadband, unspecified, and MPLS.
+   *
+   * @generated from field: swanherd.v1.TransportClass class = 3;
+   */
+  class: TransportClass;
+
+  /**
+   * Whether one of the uplinks is.
+   *
+   * @generated from field: bool metered = 4;
+   */
+  metered: boolean;
+};
+
+/**
+ * Describes the message swanherd.v1.TunnelPath.
+ * Use `create(TunnelPathSchema)` to create a new message.
+ */
+export const TunnelPathSchema: GenMessage<TunnelPath> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_tunnel, 1);
 
 /**
  * TunnelEnd is one end as its edge reports it.
@@ -169,7 +221,7 @@ export type TunnelEnd = Message<"swanherd.v1.TunnelEnd"> & {
  * Use `create(TunnelEndSchema)` to create a new message.
  */
 export const TunnelEndSchema: GenMessage<TunnelEnd> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 1);
+  messageDesc(file_swanherd_v1_tunnel, 2);
 
 /**
  * TunnelReport is one end's view of a tunnel.
@@ -255,7 +307,7 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
  * Use `create(TunnelReportSchema)` to create a new message.
  */
 export const TunnelReportSchema: GenMessage<TunnelReport> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 2);
+  messageDesc(file_swanherd_v1_tunnel, 3);
 
 /**
  * PathQuality is what probes through a tunnel (STAMP, RFC 8762) show at one of its
@@ -368,7 +420,7 @@ export type PathQuality = Message<"swanherd.v1.PathQuality"> & {
  * Use `create(PathQualitySchema)` to create a new message.
  */
 export const PathQualitySchema: GenMessage<PathQuality> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 3);
+  messageDesc(file_swanherd_v1_tunnel, 4);
 
 /**
  * SlaViolation is a limit that a path is over.
@@ -406,7 +458,7 @@ export type SlaViolation = Message<"swanherd.v1.SlaViolation"> & {
  * Use `create(SlaViolationSchema)` to create a new message.
  */
 export const SlaViolationSchema: GenMessage<SlaViolation> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 4);
+  messageDesc(file_swanherd_v1_tunnel, 5);
 
 /**
  * PathMtu says how long the IP datagrams to a peer may be.
@@ -442,7 +494,7 @@ export type PathMtu = Message<"swanherd.v1.PathMtu"> & {
  * Use `create(PathMtuSchema)` to create a new message.
  */
 export const PathMtuSchema: GenMessage<PathMtu> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 5);
+  messageDesc(file_swanherd_v1_tunnel, 6);
 
 /**
  * TunnelError says what went wrong last, where and when.
@@ -538,7 +590,7 @@ export type TunnelError = Message<"swanherd.v1.TunnelError"> & {
  * Use `create(TunnelErrorSchema)` to create a new message.
  */
 export const TunnelErrorSchema: GenMessage<TunnelError> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 6);
+  messageDesc(file_swanherd_v1_tunnel, 7);
 
 /**
  * IkeSa is an established IKE SA (RFC 7296).
@@ -620,7 +672,7 @@ export type IkeSa = Message<"swanherd.v1.IkeSa"> & {
  * Use `create(IkeSaSchema)` to create a new message.
  */
 export const IkeSaSchema: GenMessage<IkeSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 7);
+  messageDesc(file_swanherd_v1_tunnel, 8);
 
 /**
  * ChildSa is an established pair of ESP SAs.
@@ -688,7 +740,7 @@ export type ChildSa = Message<"swanherd.v1.ChildSa"> & {
  * Use `create(ChildSaSchema)` to create a new message.
  */
 export const ChildSaSchema: GenMessage<ChildSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 8);
+  messageDesc(file_swanherd_v1_tunnel, 9);
 
 /**
  * SaCounters counts since the SA pair was installed.
@@ -751,7 +803,7 @@ export type SaCounters = Message<"swanherd.v1.SaCounters"> & {
  * Use `create(SaCountersSchema)` to create a new message.
  */
 export const SaCountersSchema: GenMessage<SaCounters> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 9);
+  messageDesc(file_swanherd_v1_tunnel, 10);
 
 /**
  * TunnelStatus is computed once, on the controller, and shown everywhere.
@@ -807,6 +859,44 @@ export const TunnelStatusSchema: GenEnum<TunnelStatus> = /*@__PURE__*/
   enumDesc(file_swanherd_v1_tunnel, 0);
 
 /**
+ * Kind of WAN transport.
+ *
+ * @generated from enum swanherd.v1.TransportClass
+ */
+export enum TransportClass {
+  /**
+   * @generated from enum value: TRANSPORT_CLASS_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * @generated from enum value: TRANSPORT_CLASS_BROADBAND = 1;
+   */
+  BROADBAND = 1,
+
+  /**
+   * @generated from enum value: TRANSPORT_CLASS_MPLS = 2;
+   */
+  MPLS = 2,
+
+  /**
+   * @generated from enum value: TRANSPORT_CLASS_LTE = 3;
+   */
+  LTE = 3,
+
+  /**
+   * @generated from enum value: TRANSPORT_CLASS_SATELLITE = 4;
+   */
+  SATELLITE = 4,
+}
+
+/**
+ * Describes the enum swanherd.v1.TransportClass.
+ */
+export const TransportClassSchema: GenEnum<TransportClass> = /*@__PURE__*/
+  enumDesc(file_swanherd_v1_tunnel, 1);
+
+/**
  * State of a tunnel at one end.
  *
  * @generated from enum swanherd.v1.TunnelState
@@ -857,7 +947,7 @@ export enum TunnelState {
  * Describes the enum swanherd.v1.TunnelState.
  */
 export const TunnelStateSchema: GenEnum<TunnelState> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_tunnel, 1);
+  enumDesc(file_swanherd_v1_tunnel, 2);
 
 /**
  * What a limit of an SLA is about.
@@ -896,7 +986,7 @@ export enum SlaMetric {
  * Describes the enum swanherd.v1.SlaMetric.
  */
 export const SlaMetricSchema: GenEnum<SlaMetric> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_tunnel, 2);
+  enumDesc(file_swanherd_v1_tunnel, 3);
 
 /**
  * What kind of failure a TunnelError is, for programs.
@@ -991,5 +1081,5 @@ export enum TunnelErrorKind {
  * Describes the enum swanherd.v1.TunnelErrorKind.
  */
 export const TunnelErrorKindSchema: GenEnum<TunnelErrorKind> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_tunnel, 3);
+  enumDesc(file_swanherd_v1_tunnel, 4);
 
