@@ -93,6 +93,9 @@ type Plan struct {
 	// ProbeLocal are this host's. Zero: there are none.
 	Probes                   []probe.Path
 	ProbeNetwork, ProbeLocal netip.Prefix
+	// Traffic are the classes for which paths are chosen by themselves; a packet is of the
+	// first that matches it.
+	Traffic []TrafficClass
 }
 
 // Routing is the part of a Plan that leads packets of one segment to tunnels.
@@ -177,6 +180,7 @@ func orEmpty(s *swanherdv1.EdgeSettings) *swanherdv1.EdgeSettings {
 // checked against the rules of the proto.
 func (p *Plan) settings(s *swanherdv1.EdgeSettings, env Environment) {
 	p.Revoked = slices.Clone(s.GetRevokedSerials())
+	p.Traffic = trafficClasses(s.GetTrafficClasses())
 	p.Segments = make(map[string]*Routing, len(env.Segments))
 	for name := range env.Segments {
 		p.Segments[name] = newRouting(segmentPrefixes(s, name))

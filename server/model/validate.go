@@ -22,6 +22,9 @@ type Fields map[string]string
 // is not named to whoever asked; nil: all may be.
 func ValidateState(t *Topology, fields Fields, sees func(name string) bool) Violations {
 	v := validator{t: t, fields: fields, sees: sees}
+	for row := range t.Networks.All() {
+		v.traffic(row.Value)
+	}
 	for row := range t.Profiles.All() {
 		v.inNetwork(row.Name)
 		v.profile(row.Value)
@@ -133,9 +136,20 @@ func (v *validator) sla(p *swanherdv1.Profile) {
 	case sla == nil:
 	case p.GetProbing().GetDisabled():
 		v.add(p.GetName(), "probing.disabled", "disables the probes by which the sla is judged", "enable probing, or leave the SLA out")
-	case sla.GetTrafficClass() == swanherdv1.PathSla_TRAFFIC_CLASS_UNSPECIFIED && sla.MaxLossPercent == nil && sla.GetMaxLatency() == nil && sla.GetMaxJitter() == nil:
-		v.add(p.GetName(), "sla", "has no limit", "name a traffic_class, or one of max_loss_percent, max_latency and max_jitter")
+	case !hasLimit(sla):
+		v.add(p.GetName(), "sla", noLimit, limitRemedy)
 	}
+}
+
+// What is wrong with an SLA that hasLimit is false of.
+const (
+	noLimit     = "has no limit"
+	limitRemedy = "name a traffic_class, or one of max_loss_percent, max_latency and max_jitter"
+)
+
+func hasLimit(sla *swanherdv1.PathSla) bool {
+	return sla.GetTrafficClass() != swanherdv1.PathSla_TRAFFIC_CLASS_UNSPECIFIED || sla != nil && sla.MaxLossPercent != nil ||
+		sla.GetMaxLatency() != nil || sla.GetMaxJitter() != nil
 }
 
 // takenPrefix is a prefix and the site or gateway that has it.

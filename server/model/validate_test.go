@@ -93,6 +93,28 @@ func TestViolations(t *testing.T) {
 			}, [][]string{{"meshes[0].paths.max_paths", "the preferred one alone", "PAIRING_ALL"}},
 		},
 		{
+			"traffic classes", func(m *swanherdv1.Manifest) {
+				voice := &swanherdv1.PathSla{TrafficClass: swanherdv1.PathSla_TRAFFIC_CLASS_VOICE}
+				many := &swanherdv1.TrafficClass{Id: "many", Sla: voice}
+				for range 30 {
+					many.Matches = append(many.Matches, &swanherdv1.TrafficMatch{Dscp: []uint32{1}})
+				}
+				m.Networks[0].TrafficClasses = []*swanherdv1.TrafficClass{
+					{Id: "voice", Sla: voice, Matches: []*swanherdv1.TrafficMatch{{Ports: []*swanherdv1.PortRange{{First: 5060}}}}},
+					{Id: "voice", Sla: &swanherdv1.PathSla{}, Matches: []*swanherdv1.TrafficMatch{{}, {Prefixes: []string{"10.1.2.3/16"}}}},
+					many,
+				}
+			},
+			[][]string{
+				{"networks[0].traffic_classes[0].matches[0].ports", "no protocol that has ports", "PROTOCOL_UDP"},
+				{"networks[0].traffic_classes[1].id", "voice is traffic_classes[0] already"},
+				{"networks[0].traffic_classes[1].matches[0]", "matches all traffic"},
+				{"networks[0].traffic_classes[1].matches[1].prefixes[0]", "is not a prefix"},
+				{"networks[0].traffic_classes[1].sla", "has no limit"},
+				{"networks[0].traffic_classes[2].matches", "more than 30 matches"},
+			},
+		},
+		{
 			"overlap", func(m *swanherdv1.Manifest) { m.Sites[1].Prefixes[0] = "10.1.2.0/24" },
 			[][]string{{"sites[1].prefixes[0]", "10.1.2.0/24 overlaps 10.1.0.0/16", "networks/demo/sites/berlin", "sites[0].prefixes[0]"}},
 		},

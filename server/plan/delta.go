@@ -2,6 +2,7 @@ package plan
 
 import (
 	"maps"
+	"slices"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -42,6 +43,8 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 	for c := range model.Diff(from.Networks, to.Networks) {
 		if c.Old == nil || c.New == nil {
 			at(c.Name).all = true
+		} else if !sameTraffic(c.Old.Value, c.New.Value) {
+			at(c.Name).settings = true
 		}
 	}
 	for c := range model.Diff(from.Sites, to.Sites) {
@@ -88,6 +91,11 @@ func touched(from, to *model.Topology) map[model.NetworkName]*delta {
 		at(c.Name).settings = true
 	}
 	return deltas
+}
+
+// sameTraffic says whether both have the same traffic classes.
+func sameTraffic(x, y *swanherdv1.Network) bool {
+	return slices.EqualFunc(x.GetTrafficClasses(), y.GetTrafficClasses(), func(a, b *swanherdv1.TrafficClass) bool { return proto.Equal(a, b) })
 }
 
 // sameSegments says whether both are in the same segments.

@@ -26,6 +26,9 @@ type network struct {
 	// trust is the resource that all of the network's edges have in common; the default
 	// segment has it.
 	trust *swanherdv1.IntentResource
+	// traffic are its traffic classes, of which the SLAs are resolved; the default segment
+	// has them.
+	traffic []*swanherdv1.TrafficClass
 }
 
 type site struct {
@@ -120,6 +123,7 @@ func newNetwork(t *model.Topology, segment model.SegmentName, before *network, s
 	if segment.Segment == "" {
 		n.setGateways(t, name, secrets)
 		n.setTrust(t, name)
+		n.setTraffic(t, name)
 	}
 	return n
 }
@@ -229,6 +233,13 @@ func (n *network) setTrust(t *model.Topology, name model.NetworkName) {
 		trust.RevokedSerials = append(trust.RevokedSerials, row.Name[strings.LastIndexByte(row.Name, '/')+1:])
 	}
 	n.trust = digest.Resource(trust)
+}
+
+func (n *network) setTraffic(t *model.Topology, name model.NetworkName) {
+	n.traffic = nil
+	for _, c := range t.Networks.Value(name.String()).GetTrafficClasses() {
+		n.traffic = append(n.traffic, &swanherdv1.TrafficClass{Id: c.GetId(), Matches: c.GetMatches(), Sla: limitsOf(c.GetSla())})
+	}
 }
 
 // pemTexts are certificates in DER as texts.

@@ -237,6 +237,7 @@ func (p *Planner) index(t *model.Topology, segment model.SegmentName, n *network
 	}
 	if d.settings {
 		n.setTrust(t, name)
+		n.setTraffic(t, name)
 	}
 	return n
 }
@@ -372,6 +373,7 @@ func (p *Planner) updateSettings(segments []model.SegmentName, e *edge, out *out
 		Edge:            e.name,
 		CounterInterval: durationpb.New(counterInterval),
 		Probes:          e.probeSettings(),
+		TrafficClasses:  p.networks[segments[0]].traffic,
 	}
 	if e.site != nil {
 		s.LocalPrefixes = e.site.texts

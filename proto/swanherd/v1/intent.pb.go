@@ -299,9 +299,11 @@ type EdgeSettings struct {
 	// Needed if a tunnel is probed.
 	Probes *ProbeSettings `protobuf:"bytes,8,opt,name=probes,proto3" json:"probes,omitempty"`
 	// What the site has in segments other than the default one.
-	Segments      []*SegmentSettings `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Segments []*SegmentSettings `protobuf:"bytes,9,rep,name=segments,proto3" json:"segments,omitempty"`
+	// As in Network; in their SLAs classes are resolved.
+	TrafficClasses []*TrafficClass `protobuf:"bytes,10,rep,name=traffic_classes,json=trafficClasses,proto3" json:"traffic_classes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *EdgeSettings) Reset() {
@@ -393,6 +395,13 @@ func (x *EdgeSettings) GetProbes() *ProbeSettings {
 func (x *EdgeSettings) GetSegments() []*SegmentSettings {
 	if x != nil {
 		return x.Segments
+	}
+	return nil
+}
+
+func (x *EdgeSettings) GetTrafficClasses() []*TrafficClass {
+	if x != nil {
+		return x.TrafficClasses
 	}
 	return nil
 }
@@ -1250,7 +1259,7 @@ var File_swanherd_v1_intent_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x18swanherd/v1/tunnel.proto\"\xa8\x01\n" +
+	"\x18swanherd/v1/intent.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x19swanherd/v1/traffic.proto\x1a\x18swanherd/v1/tunnel.proto\"\xa8\x01\n" +
 	"\n" +
 	"EdgeIntent\x125\n" +
 	"\bsettings\x18\x01 \x01(\v2\x19.swanherd.v1.EdgeSettingsR\bsettings\x123\n" +
@@ -1262,7 +1271,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\n" +
 	"issuer_pin\x18\x03 \x01(\tR\tissuerPin\x12<\n" +
 	"\frenew_within\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\vrenewWithin\x12-\n" +
-	"\x12controller_anchors\x18\x05 \x03(\tR\x11controllerAnchors\"\xd1\x03\n" +
+	"\x12controller_anchors\x18\x05 \x03(\tR\x11controllerAnchors\"\x9f\x04\n" +
 	"\fEdgeSettings\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -1274,7 +1283,9 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\n" +
 	"tunnel_mtu\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\ttunnelMtu\x122\n" +
 	"\x06probes\x18\b \x01(\v2\x1a.swanherd.v1.ProbeSettingsR\x06probes\x12B\n" +
-	"\bsegments\x18\t \x03(\v2\x1c.swanherd.v1.SegmentSettingsB\b\xbaH\x05\x92\x01\x02\x10\x10R\bsegments\"\x8b\x01\n" +
+	"\bsegments\x18\t \x03(\v2\x1c.swanherd.v1.SegmentSettingsB\b\xbaH\x05\x92\x01\x02\x10\x10R\bsegments\x12L\n" +
+	"\x0ftraffic_classes\x18\n" +
+	" \x03(\v2\x19.swanherd.v1.TrafficClassB\b\xbaH\x05\x92\x01\x02\x10\x10R\x0etrafficClasses\"\x8b\x01\n" +
 	"\x0fSegmentSettings\x12B\n" +
 	"\asegment\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\asegment\x124\n" +
 	"\x0elocal_prefixes\x18\x02 \x03(\tB\r\xbaH\n" +
@@ -1390,11 +1401,12 @@ var file_swanherd_v1_intent_proto_goTypes = []any{
 	(*PskAuthentication)(nil),          // 13: swanherd.v1.PskAuthentication
 	(*ChildIntent)(nil),                // 14: swanherd.v1.ChildIntent
 	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 16: swanherd.v1.TcpEncapsulation
-	(*TunnelPath)(nil),                 // 17: swanherd.v1.TunnelPath
-	(*PathSla)(nil),                    // 18: swanherd.v1.PathSla
-	(*OuterHeader)(nil),                // 19: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 20: swanherd.v1.TrafficFlowConfidentiality
+	(*TrafficClass)(nil),               // 16: swanherd.v1.TrafficClass
+	(TcpEncapsulation)(0),              // 17: swanherd.v1.TcpEncapsulation
+	(*TunnelPath)(nil),                 // 18: swanherd.v1.TunnelPath
+	(*PathSla)(nil),                    // 19: swanherd.v1.PathSla
+	(*OuterHeader)(nil),                // 20: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 21: swanherd.v1.TrafficFlowConfidentiality
 }
 var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	4,  // 0: swanherd.v1.EdgeIntent.settings:type_name -> swanherd.v1.EdgeSettings
@@ -1405,28 +1417,29 @@ var file_swanherd_v1_intent_proto_depIdxs = []int32{
 	7,  // 5: swanherd.v1.EdgeSettings.identity_files:type_name -> swanherd.v1.IdentityFiles
 	6,  // 6: swanherd.v1.EdgeSettings.probes:type_name -> swanherd.v1.ProbeSettings
 	5,  // 7: swanherd.v1.EdgeSettings.segments:type_name -> swanherd.v1.SegmentSettings
-	0,  // 8: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
-	10, // 9: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
-	11, // 10: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
-	15, // 11: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
-	15, // 12: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
-	14, // 13: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
-	16, // 14: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	9,  // 15: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
-	17, // 16: swanherd.v1.TunnelIntent.path:type_name -> swanherd.v1.TunnelPath
-	15, // 17: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
-	18, // 18: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
-	12, // 19: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
-	13, // 20: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
-	15, // 21: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
-	1,  // 22: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
-	19, // 23: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
-	20, // 24: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	16, // 8: swanherd.v1.EdgeSettings.traffic_classes:type_name -> swanherd.v1.TrafficClass
+	0,  // 9: swanherd.v1.TunnelIntent.role:type_name -> swanherd.v1.TunnelRole
+	10, // 10: swanherd.v1.TunnelIntent.remote_endpoints:type_name -> swanherd.v1.PeerEndpoint
+	11, // 11: swanherd.v1.TunnelIntent.authentication:type_name -> swanherd.v1.Authentication
+	15, // 12: swanherd.v1.TunnelIntent.ike_rekey_time:type_name -> google.protobuf.Duration
+	15, // 13: swanherd.v1.TunnelIntent.dpd_delay:type_name -> google.protobuf.Duration
+	14, // 14: swanherd.v1.TunnelIntent.children:type_name -> swanherd.v1.ChildIntent
+	17, // 15: swanherd.v1.TunnelIntent.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	9,  // 16: swanherd.v1.TunnelIntent.probe:type_name -> swanherd.v1.ProbeIntent
+	18, // 17: swanherd.v1.TunnelIntent.path:type_name -> swanherd.v1.TunnelPath
+	15, // 18: swanherd.v1.ProbeIntent.interval:type_name -> google.protobuf.Duration
+	19, // 19: swanherd.v1.ProbeIntent.sla:type_name -> swanherd.v1.PathSla
+	12, // 20: swanherd.v1.Authentication.certificate:type_name -> swanherd.v1.CertificateAuthentication
+	13, // 21: swanherd.v1.Authentication.psk:type_name -> swanherd.v1.PskAuthentication
+	15, // 22: swanherd.v1.ChildIntent.rekey_time:type_name -> google.protobuf.Duration
+	1,  // 23: swanherd.v1.ChildIntent.mode:type_name -> swanherd.v1.IpsecMode
+	20, // 24: swanherd.v1.ChildIntent.outer_header:type_name -> swanherd.v1.OuterHeader
+	21, // 25: swanherd.v1.ChildIntent.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_intent_proto_init() }
@@ -1434,6 +1447,7 @@ func file_swanherd_v1_intent_proto_init() {
 	if File_swanherd_v1_intent_proto != nil {
 		return
 	}
+	file_swanherd_v1_traffic_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
 	file_swanherd_v1_intent_proto_msgTypes[9].OneofWrappers = []any{
 		(*Authentication_Certificate)(nil),

@@ -283,6 +283,10 @@ type Network struct {
 	// Edges that enrol have to prove that their control key is in a TPM, by whatever token
 	// or device; as EnrollmentToken.attestation_required. Edges that have enrolled stay.
 	AttestationRequired bool `protobuf:"varint,5,opt,name=attestation_required,json=attestationRequired,proto3" json:"attestation_required,omitempty"`
+	// Kinds of traffic for which edges that have several paths to a place choose by
+	// themselves. A packet is of the first class that matches it, or of none: then the SLA
+	// of the mesh's profile counts.
+	TrafficClasses []*TrafficClass `protobuf:"bytes,6,rep,name=traffic_classes,json=trafficClasses,proto3" json:"traffic_classes,omitempty"`
 	// Assigned by the server; never reused.
 	Uid string `protobuf:"bytes,10,opt,name=uid,proto3" json:"uid,omitempty"`
 	// Changes with each write; give it back to Update and Delete to be refused
@@ -357,6 +361,13 @@ func (x *Network) GetAttestationRequired() bool {
 		return x.AttestationRequired
 	}
 	return false
+}
+
+func (x *Network) GetTrafficClasses() []*TrafficClass {
+	if x != nil {
+		return x.TrafficClasses
+	}
+	return nil
 }
 
 func (x *Network) GetUid() string {
@@ -2830,13 +2841,14 @@ var File_swanherd_v1_topology_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\n" +
-	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18swanherd/v1/tunnel.proto\"\xff\x03\n" +
+	"\x1aswanherd/v1/topology.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19swanherd/v1/traffic.proto\x1a\x18swanherd/v1/tunnel.proto\"\xcd\x04\n" +
 	"\aNetwork\x12K\n" +
 	"\x04name\x18\x01 \x01(\tB7\xe0A\b\xbaH1\xc8\x01\x01r,2*^networks/[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\vdisplayName\x12*\n" +
 	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\vdescription\x12+\n" +
 	"\x11approval_required\x18\x04 \x01(\bR\x10approvalRequired\x121\n" +
-	"\x14attestation_required\x18\x05 \x01(\bR\x13attestationRequired\x12\x15\n" +
+	"\x14attestation_required\x18\x05 \x01(\bR\x13attestationRequired\x12L\n" +
+	"\x0ftraffic_classes\x18\x06 \x03(\v2\x19.swanherd.v1.TrafficClassB\b\xbaH\x05\x92\x01\x02\x10\x10R\x0etrafficClasses\x12\x15\n" +
 	"\x03uid\x18\n" +
 	" \x01(\tB\x03\xe0A\x03R\x03uid\x12\x12\n" +
 	"\x04etag\x18\v \x01(\tR\x04etag\x12@\n" +
@@ -3184,92 +3196,94 @@ var file_swanherd_v1_topology_proto_goTypes = []any{
 	nil,                                // 36: swanherd.v1.GatewaySites.MatchLabelsEntry
 	nil,                                // 37: swanherd.v1.PreSharedKey.LabelsEntry
 	nil,                                // 38: swanherd.v1.Assertion.LabelsEntry
-	(*timestamppb.Timestamp)(nil),      // 39: google.protobuf.Timestamp
-	(TransportClass)(0),                // 40: swanherd.v1.TransportClass
-	(*durationpb.Duration)(nil),        // 41: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 42: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 43: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 44: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 45: swanherd.v1.PathSla
+	(*TrafficClass)(nil),               // 39: swanherd.v1.TrafficClass
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(TransportClass)(0),                // 41: swanherd.v1.TransportClass
+	(*durationpb.Duration)(nil),        // 42: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 43: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 44: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 45: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 46: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	39, // 0: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	39, // 1: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	30, // 2: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
-	8,  // 3: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	6,  // 4: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
-	39, // 5: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	39, // 6: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	31, // 7: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
-	39, // 8: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
-	39, // 9: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
-	10, // 10: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
-	11, // 11: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	39, // 12: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	39, // 13: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
-	40, // 14: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	39, // 15: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	0,  // 16: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	39, // 17: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	41, // 18: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
-	41, // 19: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
-	32, // 20: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	15, // 21: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	16, // 22: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	18, // 23: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	17, // 24: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	13, // 25: swanherd.v1.Mesh.paths:type_name -> swanherd.v1.MeshPaths
-	39, // 26: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	39, // 27: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 28: swanherd.v1.MeshPaths.pairing:type_name -> swanherd.v1.MeshPaths.Pairing
-	33, // 29: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	14, // 30: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	14, // 31: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	14, // 32: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	14, // 33: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	14, // 34: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	19, // 35: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	41, // 36: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	41, // 37: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	41, // 38: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	42, // 39: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	43, // 40: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	44, // 41: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	34, // 42: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	21, // 43: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	45, // 44: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	39, // 45: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	39, // 46: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	41, // 47: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	35, // 48: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
-	23, // 49: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
-	24, // 50: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
-	25, // 51: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
-	1,  // 52: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
-	2,  // 53: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	39, // 54: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	39, // 55: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
-	26, // 56: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
-	36, // 57: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	39, // 58: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	37, // 59: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
-	39, // 60: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	39, // 61: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	38, // 62: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
-	39, // 63: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
-	39, // 64: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 65: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	20, // 66: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 67: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	12, // 68: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	22, // 69: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	7,  // 70: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
-	28, // 71: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
-	72, // [72:72] is the sub-list for method output_type
-	72, // [72:72] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	39, // 0: swanherd.v1.Network.traffic_classes:type_name -> swanherd.v1.TrafficClass
+	40, // 1: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	40, // 2: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	30, // 3: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	8,  // 4: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
+	6,  // 5: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
+	40, // 6: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	40, // 7: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	31, // 8: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
+	40, // 9: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	40, // 10: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	10, // 11: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
+	11, // 12: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
+	40, // 13: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	40, // 14: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	41, // 15: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
+	40, // 16: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
+	40, // 18: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	42, // 19: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
+	42, // 20: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
+	32, // 21: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	15, // 22: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	16, // 23: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	18, // 24: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	17, // 25: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	13, // 26: swanherd.v1.Mesh.paths:type_name -> swanherd.v1.MeshPaths
+	40, // 27: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	40, // 28: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	3,  // 29: swanherd.v1.MeshPaths.pairing:type_name -> swanherd.v1.MeshPaths.Pairing
+	33, // 30: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	14, // 31: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	14, // 32: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	14, // 33: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	14, // 34: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	14, // 35: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	19, // 36: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	42, // 37: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	42, // 38: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	42, // 39: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	43, // 40: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	44, // 41: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	45, // 42: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	34, // 43: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	21, // 44: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	46, // 45: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	40, // 46: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	40, // 47: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	42, // 48: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	35, // 49: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	23, // 50: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	24, // 51: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	25, // 52: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	1,  // 53: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	2,  // 54: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	40, // 55: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	40, // 56: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	26, // 57: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	36, // 58: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	40, // 59: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	37, // 60: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
+	40, // 61: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	40, // 62: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	38, // 63: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
+	40, // 64: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
+	40, // 65: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 66: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	20, // 67: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	5,  // 68: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	12, // 69: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	22, // 70: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	7,  // 71: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	28, // 72: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
+	73, // [73:73] is the sub-list for method output_type
+	73, // [73:73] is the sub-list for method input_type
+	73, // [73:73] is the sub-list for extension type_name
+	73, // [73:73] is the sub-list for extension extendee
+	0,  // [0:73] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -3277,6 +3291,7 @@ func file_swanherd_v1_topology_proto_init() {
 	if File_swanherd_v1_topology_proto != nil {
 		return
 	}
+	file_swanherd_v1_traffic_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
 	file_swanherd_v1_topology_proto_msgTypes[8].OneofWrappers = []any{
 		(*Mesh_FullMesh)(nil),
