@@ -341,7 +341,7 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	client := session.New(session.Config{
 		Dial: a.dial, Endpoints: places.Current, Last: places.Last, Keep: a.keepEndpoints,
 		AgentVersion: Version(), DataPlane: a.plane.Name(),
-		Intent: a.runner, Health: a.tracker, Uplinks: a.uplinks, Command: a.command, Logger: a.cfg.Logger,
+		Intent: a.runner, Health: a.tracker, Uplinks: toldUplinks{a.uplinks}, Command: a.command, Logger: a.cfg.Logger,
 	})
 	a.client.Store(client)
 	renewer.Endpoints = func() []string { return a.endpoints.Load().Current }
@@ -349,6 +349,11 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	parts.Go(func() { renewer.Run(ctx, id) })
 	return nil
 }
+
+// toldUplinks are the uplinks as the controller is told of them.
+type toldUplinks struct{ *hostnet.Uplinks }
+
+func (u toldUplinks) Current() []*swanherdv1.Uplink { return u.Told() }
 
 // enroll asks until the controller answers, one way or the other.
 func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {

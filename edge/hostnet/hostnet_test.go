@@ -437,6 +437,49 @@ func TestUplinksGoAndCome(t *testing.T) {
 	look("after a restart", "", both...)
 }
 
+// The controller is told of an uplink without addresses when it has been for a while, and of
+// others at once.
+func TestUplinksAreTold(t *testing.T) {
+	up := func(addresses ...string) []*swanherdv1.Uplink {
+		return []*swanherdv1.Uplink{{Name: "wan1", Addresses: []string{"192.0.2.2"}}, {Name: "wan2", Addresses: addresses}}
+	}
+	u := &Uplinks{lost: map[string]time.Time{}, changed: make(chan struct{}, 1)}
+	first := up()
+	u.told.Store(&first)
+	began := time.Now()
+	for i, tt := range []struct {
+		at      time.Duration
+		now     []string
+		told    []string
+		changed bool
+		again   time.Duration
+	}{
+		{0, nil, nil, false, 0},
+		{0, []string{"198.51.100.2"}, []string{"198.51.100.2"}, true, 0},
+		{time.Second, nil, []string{"198.51.100.2"}, false, awayTime},
+		{2 * time.Second, nil, []string{"198.51.100.2"}, false, awayTime - time.Second},
+		{3 * time.Second, []string{"198.51.100.2"}, []string{"198.51.100.2"}, false, 0},
+		{4 * time.Second, nil, []string{"198.51.100.2"}, false, awayTime},
+		{5 * time.Second, []string{"198.51.100.7", "2001:db8::7"}, []string{"198.51.100.7", "2001:db8::7"}, true, 0},
+		{6 * time.Second, []string{"198.51.100.7"}, []string{"198.51.100.7"}, true, 0},
+		{7 * time.Second, nil, []string{"198.51.100.7"}, false, awayTime},
+		{7*time.Second + awayTime, nil, nil, true, 0},
+		{8*time.Second + awayTime, nil, nil, false, 0},
+	} {
+		u.current.Store(&uplinkState{uplinks: up(tt.now...)})
+		again := u.tell(began.Add(tt.at))
+		changed := false
+		select {
+		case <-u.changed:
+			changed = true
+		default:
+		}
+		if got := u.Told()[1].GetAddresses(); !slices.Equal(got, tt.told) || changed != tt.changed || again != tt.again || len(u.Told()) != 2 {
+			t.Errorf("%d: told %v, changed %t, again %v, want %+v", i, got, changed, again, tt)
+		}
+	}
+}
+
 func TestConfiguredUplinks(t *testing.T) {
 	h := inNamespace(t)
 	iface(t, h, "eth0", "192.0.2.2/24", "2001:db8::2/64")

@@ -21,8 +21,16 @@ import (
 )
 
 const (
-	// Notifications come in bursts; the host is looked at once they pause.
+	// Notifications come in bursts: uplinks are looked at after the first one and while they
+	// come, but not more often than each lookPause, nor for more than one part in restFactor
+	// of the time; the rest of the host is once they pause.
 	settleTime = 200 * time.Millisecond
+	lookPause  = 20 * time.Millisecond
+	restFactor = 10
+	// awayTime is how long the controller is not told of an uplink that has lost its
+	// addresses: most come back at once with others, and what it would plan for that moment
+	// would move the tunnels of all peers twice.
+	awayTime = 5 * time.Second
 	// The kernel drops notifications when they come too fast, so the host is
 	// looked at this often in any case.
 	lookInterval = 30 * time.Second
@@ -50,11 +58,14 @@ type Uplinks struct {
 	cfg   UplinksConfig
 	apart *uplinksApart
 	known []state.KnownUplink
-	// looked is when the host was looked at last.
-	looked time.Time
-	said   string // the last error about apart
+	// restUntil is when the uplinks may be looked at again, lost since when those are without
+	// addresses that had some, said the last error about apart.
+	restUntil time.Time
+	lost      map[string]time.Time
+	said      string
 
 	current atomic.Pointer[uplinkState]
+	told    atomic.Pointer[[]*swanherdv1.Uplink]
 	changed chan struct{}
 	// hostChanged is sent to whenever any address, route or link may have
 	// changed.
@@ -80,7 +91,7 @@ func (s *uplinkState) add(up *swanherdv1.Uplink, down string) {
 func (h *Host) NewUplinks(cfg UplinksConfig) (*Uplinks, error) {
 	u := &Uplinks{
 		host: h, cfg: cfg, apart: newUplinksApart(h), known: cfg.Known,
-		changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1),
+		lost: map[string]time.Time{}, changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1),
 	}
 	found, err := u.look()
 	if err != nil {
@@ -90,6 +101,7 @@ func (h *Host) NewUplinks(cfg UplinksConfig) (*Uplinks, error) {
 		h.logger.Warn("no uplink found: this host has no default route; name uplinks with --uplink name=wan1,interface=eth0")
 	}
 	u.current.Store(found)
+	u.told.Store(&found.uplinks)
 	u.keepApart()
 	return u, nil
 }
@@ -97,11 +109,15 @@ func (h *Host) NewUplinks(cfg UplinksConfig) (*Uplinks, error) {
 // Current returns the uplinks, which the caller does not change.
 func (u *Uplinks) Current() []*swanherdv1.Uplink { return u.current.Load().uplinks }
 
+// Told returns the uplinks as the controller is to see them, which the caller does not
+// change: one whose addresses are gone keeps them for a moment.
+func (u *Uplinks) Told() []*swanherdv1.Uplink { return *u.told.Load() }
+
 // Down returns the names of the uplinks that nothing can leave by now, and why. The caller
 // does not change it.
 func (u *Uplinks) Down() map[string]string { return u.current.Load().down }
 
-// Changed is sent to when Current has changed.
+// Changed is sent to when Told has changed.
 func (u *Uplinks) Changed() <-chan struct{} { return u.changed }
 
 // HostChanged is sent to when anything of the host's addresses, links or routes
@@ -129,6 +145,10 @@ func (u *Uplinks) follow(ctx context.Context, notes <-chan struct{}, lost <-chan
 	defer look.Stop()
 	settle := time.NewTimer(0) // what happened before the subscription
 	defer settle.Stop()
+	soon := time.NewTimer(settleTime)
+	defer soon.Stop()
+	soon.Stop()
+	waiting := false // for soon
 	for {
 		select {
 		case <-ctx.Done():
@@ -137,36 +157,45 @@ func (u *Uplinks) follow(ctx context.Context, notes <-chan struct{}, lost <-chan
 			u.refresh()
 			return
 		case <-notes:
-			// That an uplink is gone is known at once, and the rest when it has settled.
-			if time.Since(u.looked) > settleTime && u.lookAgain() {
-				signal(u.hostChanged)
+			if !waiting {
+				waiting = true
+				soon.Reset(time.Until(u.restUntil))
 			}
 			settle.Reset(settleTime)
+		case <-soon.C:
+			if waiting = false; u.lookAgain() {
+				signal(u.hostChanged)
+			}
 		case <-settle.C:
-			u.refresh()
+			if again := u.refresh(); again > 0 {
+				settle.Reset(again)
+			}
 		case <-look.C:
 			u.refresh()
 		}
 	}
 }
 
-// refresh looks at the host and tells who wants to know.
-func (u *Uplinks) refresh() {
+// refresh looks at the host and tells who wants to know. It returns when it is to be called
+// again if nothing happens, 0 for never.
+func (u *Uplinks) refresh() time.Duration {
 	u.lookAgain()
 	signal(u.hostChanged)
+	return u.tell(time.Now())
 }
 
 // lookAgain looks at the uplinks, and says whether they are others than before or there is
 // another way by them.
 func (u *Uplinks) lookAgain() bool {
-	u.looked = time.Now()
+	began := time.Now()
+	defer func() { u.restUntil = time.Now().Add(max(lookPause, restFactor*time.Since(began))) }()
 	found, err := u.look()
 	if err != nil {
 		u.host.logger.Warn("cannot look at the uplinks", "error", err)
 		return false
 	}
 	before := u.current.Load()
-	same := slices.EqualFunc(found.uplinks, before.uplinks, func(a, b *swanherdv1.Uplink) bool { return proto.Equal(a, b) })
+	same := sameUplinks(found.uplinks, before.uplinks)
 	u.current.Store(found)
 	u.keepApart() // before the tunnels go by them
 	for _, f := range found.uplinks {
@@ -174,10 +203,39 @@ func (u *Uplinks) lookAgain() bool {
 			u.host.logger.Info("uplink", "name", name, "interface", f.GetInterface(), "addresses", f.GetAddresses(), "down", found.down[name])
 		}
 	}
-	if !same {
+	return !same || !maps.Equal(found.down, before.down)
+}
+
+func sameUplinks(a, b []*swanherdv1.Uplink) bool {
+	return slices.EqualFunc(a, b, func(a, b *swanherdv1.Uplink) bool { return proto.Equal(a, b) })
+}
+
+// tell has the controller told what has settled, and returns when there is more to tell.
+func (u *Uplinks) tell(now time.Time) (again time.Duration) {
+	told := u.Told()
+	next := slices.Clone(u.Current())
+	for i, up := range next {
+		name := up.GetName()
+		at := slices.IndexFunc(told, func(t *swanherdv1.Uplink) bool { return t.GetName() == name })
+		if len(up.GetAddresses()) > 0 || at < 0 || len(told[at].GetAddresses()) == 0 {
+			delete(u.lost, name)
+			continue
+		}
+		if u.lost[name].IsZero() {
+			u.lost[name] = now
+		}
+		if left := awayTime - now.Sub(u.lost[name]); left > 0 {
+			next[i] = told[at]
+			if again == 0 || left < again {
+				again = left
+			}
+		}
+	}
+	if !sameUplinks(next, told) {
+		u.told.Store(&next)
 		signal(u.changed)
 	}
-	return !same || !maps.Equal(found.down, before.down)
+	return again
 }
 
 // keepApart has what leaves from the uplinks' addresses leave by them.
