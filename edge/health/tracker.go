@@ -3,6 +3,7 @@ package health
 import (
 	"cmp"
 	"context"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/engine"
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -30,7 +32,7 @@ type Source struct {
 	// Deferred are tunnels that the engine does not have yet, and why.
 	Deferred func() map[string]error
 	// Stranded are those that it has and whose uplink nothing can leave by now, and why.
-	Stranded func() map[string]error
+	Stranded func() map[string]reconcile.Stranding
 	// Quality is what probes show of a tunnel, nil for nothing, and Violations are the
 	// limits of its SLA that it is over.
 	Quality    func(tunnel string) *swanherdv1.PathQuality
@@ -106,10 +108,10 @@ func (t *Tracker) Look(now time.Time) {
 			fail(next[name], codeDeferred, err)
 		}
 	}
-	for name, err := range t.source.Stranded() {
+	for name, s := range t.source.Stranded() {
 		// Its SAs may still be there, until the peer is missed: nothing goes by them.
-		if next[name] != nil {
-			fail(next[name], codeStranded, err)
+		if r := next[name]; r != nil && !carriesOn(r, s.But) {
+			fail(r, codeStranded, s.Why)
 		}
 	}
 	t.mu.Lock()
@@ -130,6 +132,12 @@ func (t *Tracker) Look(now time.Time) {
 	if len(t.dirty) > 0 {
 		signal(t.changed)
 	}
+}
+
+// carriesOn reports whether a tunnel is at one of the addresses.
+func carriesOn(r *swanherdv1.TunnelReport, at []netip.Addr) bool {
+	local, err := netip.ParseAddrPort(r.GetLocalEndpoint())
+	return err == nil && slices.Contains(at, local.Addr())
 }
 
 // fail is for what the host makes of a tunnel.

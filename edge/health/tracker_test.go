@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
 	"github.com/swanherd/swanherd/ipsec/engine"
@@ -27,7 +28,7 @@ type plant struct {
 	tunnels  []engine.TunnelStatus
 	counters []dataplane.Counters
 	deferred map[string]error
-	stranded map[string]error
+	stranded map[string]reconcile.Stranding
 	quality  *swanherdv1.PathQuality
 	over     []*swanherdv1.SlaViolation
 }
@@ -37,7 +38,7 @@ func (p *plant) tracker() *Tracker {
 		Status:     func() []engine.TunnelStatus { return p.tunnels },
 		Counters:   func() []dataplane.Counters { return p.counters },
 		Deferred:   func() map[string]error { return p.deferred },
-		Stranded:   func() map[string]error { return p.stranded },
+		Stranded:   func() map[string]reconcile.Stranding { return p.stranded },
 		Quality:    func(string) *swanherdv1.PathQuality { return p.quality },
 		Violations: func(string) []*swanherdv1.SlaViolation { return p.over },
 	})
@@ -324,12 +325,14 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	}
 }
 
-// A tunnel whose uplink is down has failed, also while its SAs are there, and is what its SAs
-// are when the uplink is back.
+// A tunnel whose uplink is down has failed, also while its SAs are there, unless these are at
+// another address of it, and is what its SAs are when the uplink is back.
 func TestStranded(t *testing.T) {
 	p := &plant{tunnels: []engine.TunnelStatus{up("a"), up("b")}}
 	tr := p.tracker()
-	for i, stranded := range []map[string]error{nil, {"b": errors.New("no carrier"), "gone": errors.New("no carrier")}, nil} {
+	why := errors.New("no carrier")
+	elsewhere := []netip.Addr{netip.MustParseAddr("2001:db8::1")}
+	for i, stranded := range []map[string]reconcile.Stranding{nil, {"b": {Why: why, But: elsewhere}, "gone": {Why: why}}, {"a": {Why: why, But: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}}} {
 		p.stranded = stranded
 		tr.Look(time.Unix(int64(100+i), 0))
 		changed, removed := tr.Transitions()

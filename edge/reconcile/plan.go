@@ -79,7 +79,7 @@ type Plan struct {
 	Tunnels []engine.TunnelConfig
 	// Stranded are the tunnels whose uplink nothing can leave by now, and why. They stay
 	// with their uplink, and with the addresses that they had.
-	Stranded map[string]error
+	Stranded map[string]Stranding
 	*Routing
 	// Segments are the routing of each segment that has a place on this host.
 	Segments map[string]*Routing
@@ -96,6 +96,14 @@ type Plan struct {
 	// Traffic are the classes for which paths are chosen by themselves; a packet is of the
 	// first that matches it.
 	Traffic []TrafficClass
+}
+
+// Stranding is why a tunnel cannot leave by its uplink.
+type Stranding struct {
+	Why error
+	// But at these addresses of the uplink, of another family than the peer is known to
+	// have, SAs may still be: MOBIKE may have found one of the peer's there.
+	But []netip.Addr
 }
 
 // Routing is the part of a Plan that leads packets of one segment to tunnels.
@@ -126,7 +134,7 @@ func newRouting(texts []string) *Routing {
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes()), Stranded: map[string]error{}}, Errors{}
+	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes()), Stranded: map[string]Stranding{}}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
@@ -153,7 +161,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 			r.addRoutes(t.GetName(), b, &errs)
 		}
 		p.addProbe(b)
-		if b.stranded != nil {
+		if b.stranded.Why != nil {
 			p.Stranded[t.GetName()] = b.stranded
 		}
 		p.Tunnels = append(p.Tunnels, b.config)
@@ -396,11 +404,11 @@ func (b *tunnelBuilder) lookWhetherStranded() {
 	switch down := b.env.Down[name]; {
 	case name == "":
 	case down != "":
-		b.stranded = fmt.Errorf("its uplink %s is down: %s", name, down)
+		b.stranded.Why = fmt.Errorf("its uplink %s is down: %s", name, down)
 	case b.config.Local.Addr().IsValid():
 	case b.config.Remote.Addr().Is4():
-		b.stranded = fmt.Errorf("its uplink %s has no IPv4 address, as the peer has", name)
+		b.stranded = Stranding{fmt.Errorf("its uplink %s has no IPv4 address, as the peer has", name), b.furtherLocals()}
 	default:
-		b.stranded = fmt.Errorf("its uplink %s has no address that fits the peer's", name)
+		b.stranded = Stranding{fmt.Errorf("its uplink %s has no address that fits the peer's", name), b.furtherLocals()}
 	}
 }

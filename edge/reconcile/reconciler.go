@@ -113,10 +113,11 @@ type Reconciler struct {
 	ends   map[string]ends        // that tunnels had last, by name
 	// deferred are the tunnels that have to wait for the host, and why, and stranded those
 	// whose SAs have to.
-	deferred, stranded map[string]error
-	patience           time.Duration // of tunnels that are to wait for their peer
-	unprobed           string        // and about probes
-	drift              string        // what was last told that it cannot be repaired
+	deferred map[string]error
+	stranded map[string]Stranding
+	patience time.Duration // of tunnels that are to wait for their peer
+	unprobed string        // and about probes
+	drift    string        // what was last told that it cannot be repaired
 }
 
 // ends are the addresses between which a tunnel may be.
@@ -208,7 +209,7 @@ func (r *Reconciler) Deferred() map[string]error {
 
 // Stranded returns the tunnels that the engine has and whose uplink nothing can leave by, and
 // why.
-func (r *Reconciler) Stranded() map[string]error {
+func (r *Reconciler) Stranded() map[string]Stranding {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return maps.Clone(r.stranded)
@@ -294,22 +295,24 @@ func (r *Reconciler) reach(intent *swanherdv1.EdgeIntent) error {
 
 // wait notes which tunnels have to wait for the host: those that are not in the engine, and
 // those whose uplink nothing can leave by. Those that no longer do go on at once.
-func (r *Reconciler) wait(deferred, stranded map[string]error) {
-	before, now := []map[string]error{r.deferred, r.stranded}, []map[string]error{deferred, stranded}
-	changed := false
-	for i, what := range []string{"tunnel waits for the host", "tunnel waits for its uplink"} {
-		for name, err := range now[i] {
-			if was := before[i][name]; was == nil {
-				r.cfg.Logger.Warn(what, "tunnel", name, "reason", err)
-			}
+func (r *Reconciler) wait(deferred map[string]error, stranded map[string]Stranding) {
+	for name, err := range deferred {
+		if r.deferred[name] == nil {
+			r.cfg.Logger.Warn("tunnel waits for the host", "tunnel", name, "reason", err)
 		}
-		changed = changed || !maps.EqualFunc(before[i], now[i], func(a, b error) bool { return a.Error() == b.Error() })
+	}
+	for name, s := range stranded {
+		if r.stranded[name].Why == nil {
+			r.cfg.Logger.Warn("tunnel waits for its uplink", "tunnel", name, "reason", s.Why)
+		}
 	}
 	for name := range r.stranded {
-		if stranded[name] == nil {
+		if stranded[name].Why == nil {
 			_ = r.cfg.Engine.Reachable(name) // an error says that the tunnel is gone
 		}
 	}
+	changed := !maps.EqualFunc(r.deferred, deferred, func(a, b error) bool { return a.Error() == b.Error() }) ||
+		!maps.EqualFunc(r.stranded, stranded, func(a, b Stranding) bool { return a.Why.Error() == b.Why.Error() })
 	r.deferred, r.stranded = deferred, stranded
 	if changed && r.cfg.Waiting != nil {
 		r.cfg.Waiting()
@@ -442,18 +445,21 @@ func (r *Reconciler) sources(at *place, local []netip.Prefix) (source4, source6 
 // locate gives each tunnel that leaves it to routing its local address. A tunnel to which
 // there is no route, and one that is stranded, keeps the addresses that it had; one that
 // never had any is deferred, and not stranded. Ready is in the place of tunnels.
-func (r *Reconciler) locate(tunnels []engine.TunnelConfig, stranded map[string]error) (ready []engine.TunnelConfig, deferred map[string]error) {
+func (r *Reconciler) locate(tunnels []engine.TunnelConfig, stranded map[string]Stranding) (ready []engine.TunnelConfig, deferred map[string]error) {
 	deferred = map[string]error{}
 	now := make(map[string]ends, len(tunnels))
 	ready = tunnels[:0]
 	for _, t := range tunnels {
 		at := ends{t.Local.Addr(), t.Mobility.Local, t.Remote, t.Mobility.Remote}
-		err := stranded[t.Name]
+		s, isStranded := stranded[t.Name]
+		err := s.Why
 		before := r.ends[t.Name]
 		switch {
-		case err != nil && before.local.IsValid():
-			at = before
-		case !at.local.IsValid() && err == nil:
+		case isStranded && before.local.IsValid():
+			if at = before; len(s.But) > 0 {
+				at.locals = s.But // for MOBIKE to go on from
+			}
+		case !at.local.IsValid() && !isStranded:
 			if at.local, err = r.cfg.Host.SourceTo(t.Remote.Addr()); err != nil {
 				at.local, err = before.local, fmt.Errorf("no local address: %w", err)
 			}

@@ -343,15 +343,40 @@ func TestStranded(t *testing.T) {
 			t.Errorf("%s: from %s (further %v) to %s", tt.name, c.Local, c.Mobility.Local, c.Remote)
 		}
 		reason := ""
-		if err := r.Stranded()[second.Name]; err != nil {
+		if err := r.Stranded()[second.Name].Why; err != nil {
 			reason = err.Error()
 		}
-		if reason != tt.reason || r.Stranded()[tunnelName] != nil || (len(h.reachable) == 1) != tt.reachable {
+		if reason != tt.reason || r.Stranded()[tunnelName].Why != nil || (len(h.reachable) == 1) != tt.reachable {
 			t.Errorf("%s: stranded %v, reachable %v", tt.name, r.Stranded(), h.reachable)
 		}
 		if changes := tt.name != "looked at again"; (waiting != before) != changes {
 			t.Errorf("%s: told %d times", tt.name, waiting-before)
 		}
+	}
+}
+
+// Where the uplink has lost the family of the peer's address, MOBIKE may go on from the other:
+// the tunnel gets it, and is not stranded for whoever finds it there.
+func TestStrandedOnOneFamily(t *testing.T) {
+	h := &host{}
+	r := newTestReconciler(t, h)
+	addresses := []string{"198.51.100.9", "2001:db8::9"}
+	r.cfg.Uplinks = func() []*swanherdv1.Uplink {
+		return []*swanherdv1.Uplink{{Name: "wan2", Interface: "eth1", Addresses: addresses}}
+	}
+	intent := goodIntent()
+	intent.Tunnels[0].Uplink = "wan2"
+	if err := r.Apply(intent); err != nil {
+		t.Fatal(err)
+	}
+	addresses = addresses[1:]
+	if err := r.Resync(); err != nil {
+		t.Fatal(err)
+	}
+	six := []netip.Addr{netip.MustParseAddr("2001:db8::9")}
+	s, c := r.Stranded()[tunnelName], h.tunnels[0]
+	if s.Why == nil || !slices.Equal(s.But, six) || !slices.Equal(c.Mobility.Local, six) || c.Local.Addr().String() != "198.51.100.9" {
+		t.Errorf("stranded %+v, leaves from %s or %v", s, c.Local, c.Mobility.Local)
 	}
 }
 

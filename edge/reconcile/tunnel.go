@@ -54,7 +54,7 @@ type tunnelBuilder struct {
 	env      Environment
 	errs     *Errors
 	config   engine.TunnelConfig
-	stranded error // why nothing can leave by its uplink; nil if something can
+	stranded Stranding // without Why, if something can leave by its uplink
 }
 
 func (b *tunnelBuilder) fail(field, message string) {
