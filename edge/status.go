@@ -50,6 +50,8 @@ type Status struct {
 	// in the JSON mapping of Protocol Buffers.
 	Uplinks []json.RawMessage `json:"uplinks"`
 	Tunnels []json.RawMessage `json:"tunnels"`
+	// UplinksDown are the names of those that nothing can leave by, and why.
+	UplinksDown map[string]string `json:"uplinks_down,omitempty"`
 }
 
 // SessionStatus is the state of the session with the controller.
@@ -85,7 +87,7 @@ func (a *agent) status() *Status {
 	s := &Status{
 		AgentVersion: Version(), StartTime: a.started,
 		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(), KeyLog: a.cfg.UnsafeKeyLog,
-		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()),
+		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()), UplinksDown: a.uplinks.Down(),
 	}
 	if i := a.runner.Running(); i != nil {
 		s.Edge = i.EdgeIntent().GetSettings().GetEdge()

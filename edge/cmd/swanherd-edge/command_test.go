@@ -16,8 +16,9 @@ func TestPrintStatus(t *testing.T) {
 	s := &edge.Status{
 		Edge: "networks/n/edges/a", AgentVersion: "v1", StartTime: now.Add(-time.Minute),
 		DataPlane: "userspace", DataPlaneReason: "as configured", Interface: "swan0", KeyLog: "/tmp/k",
-		Session: &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
-		Uplinks: []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`)},
+		Session:     &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
+		Uplinks:     []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`), []byte(`{"name":"lte","interface":"wwan0"}`)},
+		UplinksDown: map[string]string{"lte": "interface wwan0 is missing"},
 		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","path_mtu":{"octets":1400,"limited":true,"search":"complete"},"state_time":"2026-11-23T11:59:00Z",
 			"quality":{"window_probes":100,"window_lost":2,"rtt_avg_us":12340},
 			"last_error":{"code":"TS_UNACCEPTABLE","message":"create Child SA: no","remote":true,"time":"2026-11-23T11:59:30Z",
@@ -34,6 +35,7 @@ KEY LOG:     /tmp/k gets the keys of all tunnels: whoever reads it reads their t
 Controller:  c:7444, connected for 5s, round trip 1.2 ms
 Intent:      none yet
 Uplink:      wan1  eth0  192.0.2.1
+Uplink:      lte  wwan0  -  down: interface wwan0 is missing
 
 TUNNEL  STATE   SINCE  REMOTE  PATH MTU        RTT       LOSS   IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
 a--b    failed  1m0s   -       1400 (limited)  12.34 ms  2.0 %  -          -      -           -   -    TS_UNACCEPTABLE

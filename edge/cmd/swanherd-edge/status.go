@@ -85,7 +85,7 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	printAgent(w, s, now)
 	for _, u := range uplinks {
-		fmt.Fprintf(w, "Uplink:\t%s  %s  %s\n", u.GetName(), u.GetInterface(), dash(strings.Join(u.GetAddresses(), ", ")))
+		fmt.Fprintf(w, "Uplink:\t%s  %s  %s%s\n", u.GetName(), u.GetInterface(), dash(strings.Join(u.GetAddresses(), ", ")), because(s.UplinksDown[u.GetName()]))
 	}
 	fmt.Fprintln(w)
 	if len(tunnels) == 0 {
@@ -262,6 +262,14 @@ func age(now, then time.Time) string {
 		return "-"
 	}
 	return now.Sub(then).Round(time.Second).String()
+}
+
+// because is why an uplink is down.
+func because(down string) string {
+	if down == "" {
+		return ""
+	}
+	return "  down: " + down
 }
 
 func dash(s string) string {
