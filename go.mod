@@ -44,7 +44,17 @@ require (
 	pgregory.net/rapid v1.3.0
 )
 
-require github.com/google/go-tpm v0.9.8
+require (
+	github.com/google/go-tpm v0.9.8
+	github.com/pion/stun/v3 v3.1.7
+)
+
+require (
+	github.com/pion/dtls/v3 v3.1.5 // indirect
+	github.com/pion/logging v0.2.4 // indirect
+	github.com/pion/transport/v4 v4.1.0 // indirect
+	github.com/wlynxg/anet v0.0.5 // indirect
+)
 
 require (
 	cel.dev/cel-go v0.32.0 // indirect

@@ -28,6 +28,8 @@ const (
 	DefaultEdgeListen    = "0.0.0.0:7444"
 	DefaultMetricsListen = "127.0.0.1:7445"
 	DefaultReplicaListen = "0.0.0.0:7446"
+	// DefaultSTUNListen is the default of the program, where a Config has none.
+	DefaultSTUNListen = "0.0.0.0:3478"
 )
 
 // minRetention is of events, so that what goes on stays in sight.
@@ -68,6 +70,9 @@ type Config struct {
 	// ReplicaListen is for other controllers on the same store, with EtcdEndpoints or
 	// Cluster only.
 	ReplicaListen string
+	// STUNListen is where edges ask what their UDP port looks like from outside: this UDP
+	// port and the next one. Empty: nowhere.
+	STUNListen string
 	// AdvertiseReplica is where they reach it, `host:port`. Default: the address of
 	// ReplicaListen, or the machine's.
 	AdvertiseReplica string
@@ -155,6 +160,11 @@ func (c Config) mistakes() error {
 	for flag, address := range map[string]string{"listen": c.Listen, "edge-listen": c.EdgeListen, "metrics-listen": c.MetricsListen, "replica-listen": c.ReplicaListen} {
 		if _, _, err := net.SplitHostPort(address); err != nil {
 			errs = append(errs, fmt.Errorf("%s %q: want host:port: %w", flag, address, err))
+		}
+	}
+	if c.STUNListen != "" {
+		if _, _, err := net.SplitHostPort(c.STUNListen); err != nil {
+			errs = append(errs, fmt.Errorf("stun-listen %q: want host:port, or nothing: %w", c.STUNListen, err))
 		}
 	}
 	for _, address := range c.AdvertiseEdge {
@@ -249,6 +259,8 @@ type Info struct {
 	// EdgeEndpoints and URL are what is advertised.
 	EdgeEndpoints []string
 	URL           string
+	// STUNPorts are those that edges ask at; none: nowhere.
+	STUNPorts []uint32
 	// ReplicaEndpoint is where other replicas reach this one; empty: nowhere.
 	ReplicaEndpoint string
 }

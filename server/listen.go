@@ -27,6 +27,7 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 	"github.com/swanherd/swanherd/server/access"
 	"github.com/swanherd/swanherd/server/api"
+	"github.com/swanherd/swanherd/server/stun"
 )
 
 const (
@@ -41,13 +42,20 @@ const (
 )
 
 // listeners are the bound sockets.
-type listeners struct{ operator, edge, metrics, replica net.Listener }
+type listeners struct {
+	operator, edge, metrics, replica net.Listener
+
+	stun *stun.Server // nil: off
+}
 
 func (l *listeners) close() {
 	for _, lis := range []net.Listener{l.operator, l.edge, l.metrics, l.replica} {
 		if lis != nil {
 			lis.Close() // already closed by who served it, when there was one
 		}
+	}
+	if l.stun != nil {
+		l.stun.Close()
 	}
 }
 
@@ -73,6 +81,13 @@ func (s *Server) listen(ctx context.Context) error {
 			return err
 		}
 		s.info.ReplicaEndpoint = cmp.Or(s.cfg.AdvertiseReplica, reachable(s.listeners.replica.Addr(), ""))
+	}
+	if s.cfg.STUNListen != "" {
+		var err error
+		if s.listeners.stun, err = stun.Listen(ctx, s.cfg.STUNListen, func(r stun.Result) { s.metrics.STUNAsked(r.String()) }); err != nil {
+			return fmt.Errorf("listen for STUN (--stun-listen; empty for none): %w", err)
+		}
+		s.info.STUNPorts = s.listeners.stun.Ports()
 	}
 	s.info.OperatorAddr, s.info.EdgeAddr, s.info.MetricsAddr = s.listeners.operator.Addr(), s.listeners.edge.Addr(), s.listeners.metrics.Addr()
 	s.info.EdgeEndpoints = s.cfg.AdvertiseEdge
@@ -382,6 +397,9 @@ func (s *Server) startServing() {
 	})
 	s.background.Go(func() { s.served("edges", s.edgeGRPC.Serve(s.listeners.edge)) })
 	s.background.Go(func() { s.served("metrics", s.metricsH.Serve(s.listeners.metrics)) })
+	if s.listeners.stun != nil {
+		s.background.Go(s.listeners.stun.Serve)
+	}
 }
 
 // served takes note of a listener that ended.

@@ -224,6 +224,7 @@ func (s *Server) makeParts(ctx context.Context) error {
 		ConfirmWithin:   s.cfg.ConfirmWithin,
 		Redirect:        s.cfg.RedirectEdges,
 		CutOff:          s.cutOff,
+		STUNPorts:       s.info.STUNPorts,
 	})
 	s.health = health.NewServer()
 	return nil

@@ -145,7 +145,7 @@ func (c *controller) launch() error {
 	// The one operator makes a token for each edge: its calls are not limited.
 	c.process = exec.Command(c.program, append([]string{
 		"--data-dir", c.dir, "--listen", c.operators, "--edge-listen", c.edges,
-		"--metrics-listen", c.metricsListen, "--profiling", "--log-level", "warn", "--rate-limit", "-1",
+		"--metrics-listen", c.metricsListen, "--stun-listen", "", "--profiling", "--log-level", "warn", "--rate-limit", "-1",
 	}, c.more...)...)
 	c.process.Stderr, c.process.Stdout = &c.words, io.Discard
 	c.process.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

@@ -12,6 +12,7 @@
 //	swanherd_rollouts{network,state}                      rollouts that have not ended: running, paused, halted, reverting
 //	swanherd_alerts_firing{severity}                      alerts that fire, by severity: info, warning, critical
 //	swanherd_webhook_deliveries_total{result}             tries to deliver a webhook: delivered, failed, dropped
+//	swanherd_stun_requests_total{result}                  datagrams that asked where they come from: answered, malformed, no_room, limited, send_failed
 //	swanherd_calls_limited_total                          calls of the API refused as their principal calls too often
 //	swanherd_leader                                       1 at the replica that leads
 //	swanherd_replicas                                     replicas that hold a lease

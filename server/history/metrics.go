@@ -36,6 +36,7 @@ type Metrics struct {
 	store        prometheus.Histogram
 	limited      prometheus.Counter
 	webhooks     *prometheus.CounterVec
+	stun         *prometheus.CounterVec
 }
 
 // New returns metrics of the fleet; networks lists the networks there are,
@@ -71,10 +72,13 @@ func New(fleet Counter, networks func() []string) *Metrics {
 		}),
 	}
 	m.webhooks = newWebhooks()
+	m.stun = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "swanherd_stun_requests_total", Help: "Datagrams that asked where they come from, by result.",
+	}, []string{"result"})
 	m.limited = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "swanherd_calls_limited_total", Help: "Calls of the API that were refused as their principal calls too often.",
 	})
-	m.registry.MustRegister(m.GRPC, m.limited, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store, m.webhooks,
+	m.registry.MustRegister(m.GRPC, m.limited, m.sessions, m.sessionsOver, m.updates, m.octets, m.push, m.answer, m.plan, m.store, m.webhooks, m.stun,
 		&fleetCollector{fleet: fleet, networks: networks},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
@@ -82,6 +86,9 @@ func New(fleet Counter, networks func() []string) *Metrics {
 
 // CallLimited counts a call that was refused as its principal calls too often.
 func (m *Metrics) CallLimited() { m.limited.Inc() }
+
+// STUNAsked counts a datagram that asked where it came from.
+func (m *Metrics) STUNAsked(result string) { m.stun.WithLabelValues(result).Inc() }
 
 // Collect adds what somebody else observes.
 func (m *Metrics) Collect(c prometheus.Collector) { m.registry.MustRegister(c) }

@@ -53,6 +53,7 @@ func used() *history.Metrics {
 	m.WatchReplica(func() bool { return true }, func() int { return 3 }, func() time.Duration { return 1500 * time.Millisecond })
 	m.WatchAlerts(func() map[string]int { return map[string]int{"warning": 3} })
 	m.WebhookTried(history.Failed)
+	m.STUNAsked("limited")
 	// The server collects it, and has the test of what it says.
 	m.Collect(prometheus.NewGauge(prometheus.GaugeOpts{Name: "swanherd_rollouts", Help: "Rollouts."}))
 	return m
@@ -87,6 +88,7 @@ func TestMetrics(t *testing.T) {
 		`swanherd_alerts_firing{severity="critical"} 0`,
 		`swanherd_webhook_deliveries_total{result="delivered"} 0`,
 		`swanherd_webhook_deliveries_total{result="failed"} 1`,
+		`swanherd_stun_requests_total{result="limited"} 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
 			t.Errorf("no %s in the metrics", want)

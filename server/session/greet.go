@@ -36,6 +36,7 @@ func (s *session) greet(hello *swanherdv1.Hello) error {
 		ServerTime:        timestamppb.New(time.Now()),
 		HeartbeatInterval: durationpb.New(cfg.HeartbeatInterval),
 		CounterInterval:   durationpb.New(cmp.Or(s.interval, cfg.CounterInterval)),
+		StunPorts:         cfg.STUNPorts,
 	}}})
 	if len(cfg.Redirect) > 0 {
 		s.enqueue(&swanherdv1.ControllerMessage{Message: &swanherdv1.ControllerMessage_Redirect{

@@ -99,6 +99,8 @@ type Config struct {
 	MaxAge time.Duration
 	// Redirect is where edges are sent to, `host:port` each; empty: they stay.
 	Redirect []string
+	// STUNPorts are where edges ask what their port looks like from outside; none: nowhere.
+	STUNPorts []uint32
 	// CutOff says whether other controllers go on without this one, which learns of no
 	// change: edges are asked to look for another one. Nil: never. It must not block.
 	CutOff func() bool

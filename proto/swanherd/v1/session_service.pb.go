@@ -945,8 +945,11 @@ type Welcome struct {
 	HeartbeatInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=heartbeat_interval,json=heartbeatInterval,proto3" json:"heartbeat_interval,omitempty"`
 	// How often counters are wanted.
 	CounterInterval *durationpb.Duration `protobuf:"bytes,5,opt,name=counter_interval,json=counterInterval,proto3" json:"counter_interval,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// UDP ports at the controller's hosts, that of this session first, which answer Binding
+	// requests of STUN (RFC 8489). None: nobody does.
+	StunPorts     []uint32 `protobuf:"varint,6,rep,packed,name=stun_ports,json=stunPorts,proto3" json:"stun_ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -1010,6 +1013,13 @@ func (x *Welcome) GetHeartbeatInterval() *durationpb.Duration {
 func (x *Welcome) GetCounterInterval() *durationpb.Duration {
 	if x != nil {
 		return x.CounterInterval
+	}
+	return nil
+}
+
+func (x *Welcome) GetStunPorts() []uint32 {
+	if x != nil {
+		return x.StunPorts
 	}
 	return nil
 }
@@ -2930,14 +2940,16 @@ const file_swanherd_v1_session_service_proto_rawDesc = "" +
 	"\x05epoch\x18\x01 \x01(\tR\x05epoch\x12'\n" +
 	"\x0fsource_revision\x18\x02 \x01(\x03R\x0esourceRevision\x12\x1d\n" +
 	"\n" +
-	"set_digest\x18\x03 \x01(\fR\tsetDigest\"\x97\x02\n" +
+	"set_digest\x18\x03 \x01(\fR\tsetDigest\"\xb6\x02\n" +
 	"\aWelcome\x12)\n" +
 	"\x10protocol_version\x18\x01 \x01(\rR\x0fprotocolVersion\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12;\n" +
 	"\vserver_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"serverTime\x12H\n" +
 	"\x12heartbeat_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12D\n" +
-	"\x10counter_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\"\xe6\x01\n" +
+	"\x10counter_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x0fcounterInterval\x12\x1d\n" +
+	"\n" +
+	"stun_ports\x18\x06 \x03(\rR\tstunPorts\"\xe6\x01\n" +
 	"\x0eIntentResource\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\fR\aversion\x127\n" +

@@ -110,6 +110,7 @@ up, and keep it apart from backups of the store.`,
 	f.StringVar(&cfg.Listen, "listen", server.DefaultListen, "address for operators: gRPC, REST, dashboard")
 	f.StringVar(&cfg.EdgeListen, "edge-listen", server.DefaultEdgeListen, "address for edges")
 	f.StringVar(&cfg.MetricsListen, "metrics-listen", server.DefaultMetricsListen, "address of /metrics, /healthz and /readyz, without TLS")
+	f.StringVar(&cfg.STUNListen, "stun-listen", server.DefaultSTUNListen, "UDP address at which edges ask what their own port looks like from outside, which takes the next port too; empty: none")
 	f.StringVar(&cfg.ReplicaListen, "replica-listen", server.DefaultReplicaListen, "address for other controllers on the same store; with --etcd-endpoints or --cluster")
 	f.StringVar(&cfg.AdvertiseReplica, "advertise-replica", "", "where they reach --replica-listen, host:port (default its address)")
 	f.StringSliceVar(&cfg.AdvertiseEdge, "advertise-edge", nil, "where edges reach --edge-listen, host:port,... (default its address)")

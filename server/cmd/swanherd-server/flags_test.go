@@ -36,20 +36,20 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	if cfg.DataDir != server.DefaultDataDir || cfg.Listen != server.DefaultListen || cfg.EdgeListen != server.DefaultEdgeListen ||
-		cfg.MetricsListen != server.DefaultMetricsListen || cfg.EtcdTLS != nil || cfg.Profiling || cfg.Log == nil {
+		cfg.MetricsListen != server.DefaultMetricsListen || cfg.STUNListen != server.DefaultSTUNListen || cfg.EtcdTLS != nil || cfg.Profiling || cfg.Log == nil {
 		t.Errorf("defaults are %+v", cfg)
 	}
 }
 
 func TestFlags(t *testing.T) {
-	cfg, err := parse(t, "--data-dir", "/d", "--key-file", "/k", "--listen", "a:1", "--edge-listen", "b:2", "--metrics-listen", "c:3",
+	cfg, err := parse(t, "--data-dir", "/d", "--key-file", "/k", "--listen", "a:1", "--edge-listen", "b:2", "--metrics-listen", "c:3", "--stun-listen", "",
 		"--advertise-edge", "e1:4,e2:4", "--advertise-url", "https://u:5", "--etcd-endpoints", "https://x:6,https://y:6",
 		"--etcd-max-txn-ops", "7", "--counter-interval", "8s", "--confirm-within", "9s", "--profiling", "--log-format", "json", "--log-level", "debug")
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.Log = nil
-	if cfg.DataDir != "/d" || cfg.KeyFile != "/k" || cfg.Listen != "a:1" || cfg.EdgeListen != "b:2" || cfg.MetricsListen != "c:3" ||
+	if cfg.DataDir != "/d" || cfg.KeyFile != "/k" || cfg.Listen != "a:1" || cfg.EdgeListen != "b:2" || cfg.MetricsListen != "c:3" || cfg.STUNListen != "" ||
 		!slices.Equal(cfg.AdvertiseEdge, []string{"e1:4", "e2:4"}) || cfg.AdvertiseURL != "https://u:5" ||
 		!slices.Equal(cfg.EtcdEndpoints, []string{"https://x:6", "https://y:6"}) || cfg.EtcdMaxTxnOps != 7 ||
 		cfg.CounterInterval != 8*time.Second || cfg.ConfirmWithin != 9*time.Second || !cfg.Profiling {
