@@ -37,8 +37,26 @@ func benchPaths(n int) (a, b []Path) {
 // I/O: to probe all of them, to take the answers in, to answer the probes of the peers, to
 // judge. ns/op divided by 10^7 is percent of a core.
 func BenchmarkSecond(b *testing.B) {
-	p, r := NewProber([32]byte{1}), NewReflector()
 	ours, theirs := benchPaths(1000)
+	benchSecond(b, ours, theirs)
+}
+
+// BenchmarkSecondFast is the same for tunnels with alternatives, whose liveness is looked
+// at too, as package path does.
+func BenchmarkSecondFast(b *testing.B) {
+	ours, theirs := benchPaths(1000)
+	benchSecond(b, fast(ours), fast(theirs))
+}
+
+func fast(paths []Path) []Path {
+	for i := range paths {
+		paths[i].Fast = FastInterval
+	}
+	return paths
+}
+
+func benchSecond(b *testing.B, ours, theirs []Path) {
+	p, r := NewProber([32]byte{1}), NewReflector()
 	p.Set(start, ours)
 	r.Set(theirs)
 	p.Follow(start, func(string) bool { return true })
@@ -50,10 +68,14 @@ func BenchmarkSecond(b *testing.B) {
 				if reply := r.Answer(now, now, m.Remote, m.Local, 64, m.Payload); reply == nil || !p.Take(now, m.Local, m.Remote, reply) {
 					b.Fatal("a probe was not answered")
 				}
+				p.Heard(now, m.Local, m.Remote) // as if the peer's, which come as often
 			}
 		}
 		p.Follow(now, func(string) bool { return true })
 		p.Judge(now)
+		for range 2 {
+			p.Lives(now)
+		}
 	}
 }
 
@@ -62,24 +84,18 @@ func BenchmarkSecond(b *testing.B) {
 // of 1,000 tunnels at the greatest rate: an edge that probes and is probed at that rate
 // does what both ends do here.
 func BenchmarkService(b *testing.B) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the benchmark
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		b.Skipf("SKIPPED: needs a network namespace (%v); run as root", err)
-	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		b.Fatal(err)
-	}
-	all := &net.IPNet{IP: net.ParseIP("fd00::"), Mask: net.CIDRMask(8, 128)}
-	for _, err := range []error{
-		netlink.LinkSetUp(lo),
-		netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: all, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}),
-	} {
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
 	ours, theirs := benchPaths(1000)
+	benchService(b, ours, theirs)
+}
+
+// BenchmarkServiceFast is the same for tunnels with alternatives.
+func BenchmarkServiceFast(b *testing.B) {
+	ours, theirs := benchPaths(1000)
+	benchService(b, fast(ours), fast(theirs))
+}
+
+func benchService(b *testing.B, ours, theirs []Path) {
+	loopback(b)
 	// The service is both ends: it probes from ours, and answers at theirs.
 	s := New(Config{Interface: "lo", Up: func() map[string]bool {
 		up := map[string]bool{}
@@ -112,6 +128,29 @@ func BenchmarkService(b *testing.B) {
 	}
 	cancel()
 	<-done
+}
+
+// loopback moves to a network namespace of its own, in which all addresses of probes are local.
+func loopback(b testing.TB) netlink.Link {
+	runtime.LockOSThread() // never unlocked: the thread ends with the benchmark
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		b.Skipf("SKIPPED: needs a network namespace (%v); run as root", err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, err := range []error{netlink.LinkSetUp(lo), netlink.RouteAdd(probeRoute(lo))} {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	return lo
+}
+
+func probeRoute(lo netlink.Link) *netlink.Route {
+	all := &net.IPNet{IP: net.ParseIP("fd00::"), Mask: net.CIDRMask(8, 128)}
+	return &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: all, Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
 }
 
 func processorTime(b *testing.B) time.Duration {

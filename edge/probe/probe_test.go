@@ -37,6 +37,16 @@ type wan struct {
 	skew, think time.Duration
 	flying      []flight
 	sent        int
+	// received are other packets that come in; turns is what became of the path, and when.
+	received func() uint64
+	deaf     float64 // share of the times when the prober has to wait for that
+	turns    []turn
+}
+
+// turn is a change of a path's state.
+type turn struct {
+	at    time.Duration // since start
+	state State
 }
 
 // flight is a packet that arrives at a time.
@@ -78,6 +88,7 @@ func (w *wan) run(d time.Duration) {
 			}
 			w.fly(true, t.Sequence, p.Payload)
 		}
+		w.listen()
 		rest := w.flying
 		w.flying = nil
 		for _, f := range rest {
@@ -90,9 +101,31 @@ func (w *wan) run(d time.Duration) {
 				w.prober.Take(w.now, here, there, f.payload)
 			}
 		}
+		w.note()
 		if w.now.Sub(start)%judgeInterval == 0 {
 			w.prober.Judge(w.now)
 		}
+	}
+}
+
+// listen tells the prober what was received, as often as it asks.
+func (w *wan) listen() {
+	for range 2 {
+		if w.prober.Asks() && w.random.Float64() >= w.deaf {
+			received := map[string]uint64{}
+			if w.received != nil {
+				received["a"] = w.received()
+			}
+			w.prober.Hear(w.now, received)
+		}
+	}
+	w.note()
+}
+
+func (w *wan) note() {
+	s := w.prober.paths[ends{here, there}].life.state
+	if w.prober.Turned() && (len(w.turns) == 0 || w.turns[len(w.turns)-1].state != s) {
+		w.turns = append(w.turns, turn{w.now.Sub(start), s})
 	}
 }
 
@@ -196,7 +229,7 @@ func TestPercentiles(t *testing.T) {
 	var r ring
 	for i := range windowProbes {
 		now := start.Add(time.Duration(i) * time.Second)
-		p := r.send(now, 0)
+		p := r.send(now, 0, false)
 		rtt := time.Duration(i+1) * time.Millisecond
 		if !r.take(now.Add(rtt), answer{Sequence: uint32(i), Time: p.Time, Received: p.Time, Test: p}) {
 			t.Fatal("an answer was refused")

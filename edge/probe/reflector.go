@@ -10,6 +10,8 @@ const (
 	// second, if it is not to probe more often, and the latter at once.
 	minReflectRate = 4
 	reflectBurst   = 20
+	// fastReflectRate is for paths with alternatives: twice what a peer sends in doubt.
+	fastReflectRate = 40
 )
 
 // Reflector is the Session-Reflector of all paths of an edge, a stateful one (RFC 8762,
@@ -41,6 +43,9 @@ func (r *Reflector) Set(list []Path) {
 			s = &reflection{tokens: reflectBurst}
 		}
 		s.rate = max(minReflectRate, 2*float64(time.Second)/float64(path.Interval))
+		if path.Fast != 0 {
+			s.rate = max(s.rate, fastReflectRate)
+		}
 		next[key] = s
 	}
 	r.sessions = next

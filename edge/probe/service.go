@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/ipv6"
@@ -25,6 +26,10 @@ const (
 	// gatherTime is how long a probe is held back so that several leave together, and
 	// what has come so that several are taken up: when that was, the kernel tells.
 	gatherTime = 20 * time.Millisecond
+	// The counters of what was received are read each readInterval at most, while somebody
+	// asks, and that takes one part in readShare of the time at most.
+	readInterval = 50 * time.Millisecond
+	readShare    = 10
 	// retryInterval is how often sockets that cannot be opened are tried again.
 	retryInterval = 30 * time.Second
 	// batchSize is how many packets one call of the kernel moves.
@@ -39,8 +44,11 @@ type Config struct {
 	// is not seen.
 	Interface string
 	// Up returns the tunnels that carry traffic.
-	Up     func() map[string]bool
-	Logger *slog.Logger
+	Up func() map[string]bool
+	// Received returns how many packets each tunnel's SAs have received; nil: that is not
+	// known. It is called while a path with alternatives is suspect.
+	Received func() map[string]uint64
+	Logger   *slog.Logger
 }
 
 // Service probes paths and answers probes over sockets. Its methods may be called from any
@@ -48,10 +56,14 @@ type Config struct {
 type Service struct {
 	cfg     Config
 	changed chan struct{}
+	turned  chan struct{}
 
 	mu     sync.Mutex
 	prober *Prober
 	paths  int
+	// stretched says that there are more paths than can be probed as often as wanted, so
+	// that the probes of peers matter too.
+	stretched atomic.Bool
 
 	reflecting sync.Mutex
 	reflector  *Reflector
@@ -61,7 +73,7 @@ type Service struct {
 func New(cfg Config) *Service {
 	var seed [32]byte
 	_, _ = crand.Read(seed[:]) // never fails
-	return &Service{cfg: cfg, changed: make(chan struct{}, 1), prober: NewProber(seed), reflector: NewReflector()}
+	return &Service{cfg: cfg, changed: make(chan struct{}, 1), turned: make(chan struct{}, 1), prober: NewProber(seed), reflector: NewReflector()}
 }
 
 // Set makes paths those to be probed while they are up, and those whose peers are
@@ -74,10 +86,7 @@ func (s *Service) Set(paths []Path) {
 	s.reflecting.Lock()
 	s.reflector.Set(paths)
 	s.reflecting.Unlock()
-	select {
-	case s.changed <- struct{}{}:
-	default:
-	}
+	signal(s.changed)
 }
 
 // Quality is what is known of a tunnel's path; nil: nothing.
@@ -99,6 +108,33 @@ func (s *Service) Violations(tunnel string) []*swanherdv1.SlaViolation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.prober.Violations(tunnel)
+}
+
+// Turned is sent to when a path with alternatives became alive, suspect or dead, or begins
+// to be probed or ceases to.
+func (s *Service) Turned() <-chan struct{} { return s.turned }
+
+// Lives is Prober.Lives.
+func (s *Service) Lives() map[string]Life {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.prober.Lives(time.Now())
+}
+
+// Use is Prober.Use.
+func (s *Service) Use(inUse func(tunnel string) bool) {
+	s.mu.Lock()
+	s.prober.Use(time.Now(), inUse)
+	s.mu.Unlock()
+	signal(s.changed)
+}
+
+// signal tells of a change to who has not heard of one before.
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // Run probes and answers until ctx ends. A host on which it cannot is logged, and tried
@@ -183,6 +219,7 @@ func (s *Service) probe(ctx context.Context, conn *ipv6.PacketConn) error {
 	next := time.NewTimer(0)
 	defer next.Stop()
 	s.look()
+	var read reading
 	for {
 		select {
 		case <-ctx.Done():
@@ -196,10 +233,19 @@ func (s *Service) probe(ctx context.Context, conn *ipv6.PacketConn) error {
 		now := time.Now()
 		s.mu.Lock()
 		packets := s.prober.Due(now)
-		due := s.prober.Next()
 		s.mu.Unlock()
 		if err := write(conn, packets); err != nil {
 			return err
+		}
+		reading := s.listen(now, &read)
+		s.mu.Lock()
+		due, turned := s.prober.Next(), s.prober.Turned()
+		s.mu.Unlock()
+		if turned {
+			signal(s.turned)
+		}
+		if due.IsZero() || !reading.IsZero() && reading.Before(due) {
+			due = reading
 		}
 		if due.IsZero() {
 			next.Stop()
@@ -209,11 +255,45 @@ func (s *Service) probe(ctx context.Context, conn *ipv6.PacketConn) error {
 	}
 }
 
+// reading is when the counters were read last, and how long that took.
+type reading struct {
+	at   time.Time
+	took time.Duration
+}
+
+// listen has the prober told what was received, if it asks; otherwise, or if it was told
+// only just, when that is to be tried again.
+func (s *Service) listen(now time.Time, last *reading) (again time.Time) {
+	s.mu.Lock()
+	asks := s.prober.Asks()
+	s.mu.Unlock()
+	if !asks {
+		return time.Time{}
+	}
+	// A data plane with very many SAs takes a while to tell.
+	if again = last.at.Add(max(readInterval, readShare*last.took)); now.Before(again) {
+		return again
+	}
+	var received map[string]uint64
+	if s.cfg.Received != nil {
+		received = s.cfg.Received()
+	}
+	last.at, last.took = now, time.Since(now)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prober.Hear(time.Now(), received)
+	if s.prober.Asks() {
+		return now.Add(readInterval)
+	}
+	return time.Time{}
+}
+
 func (s *Service) look() {
 	up, now := s.cfg.Up(), time.Now()
 	s.mu.Lock()
 	s.prober.Follow(now, func(tunnel string) bool { return up[tunnel] })
 	s.prober.Judge(now)
+	s.stretched.Store(s.prober.stretch > 1)
 	s.mu.Unlock()
 }
 
@@ -262,6 +342,11 @@ func (s *Service) reflect(conn *ipv6.PacketConn) error {
 		reply := s.reflector.Answer(m.at, time.Now(), m.to, m.from.Addr(), m.hopLimit, m.payload)
 		if reply == nil {
 			return nil
+		}
+		if s.stretched.Load() {
+			s.mu.Lock()
+			s.prober.Heard(m.at, m.to, m.from.Addr())
+			s.mu.Unlock()
 		}
 		out := message(m.to, m.from.Addr(), int(m.from.Port()), reply)
 		return &out

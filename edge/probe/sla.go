@@ -115,3 +115,42 @@ func (j *judge) violations() []*swanherdv1.SlaViolation {
 	}
 	return out
 }
+
+// classJudge is a judge for one class of traffic.
+type classJudge struct {
+	Class
+	judge
+}
+
+// newClassJudges judges for classes; of those whose limits are the same what is known stays.
+func newClassJudges(classes []Class, before []classJudge) []classJudge {
+	var out []classJudge
+	for _, c := range classes {
+		j := classJudge{c, newJudge(c.SLA)}
+		for _, old := range before {
+			if old.Name == c.Name && sameLimits(old.SLA, c.SLA) {
+				j = old
+			}
+		}
+		out = append(out, j)
+	}
+	return out
+}
+
+// outside are the limits that a path is over, by class.
+func (p *path) outside() map[string][]*swanherdv1.SlaViolation {
+	var out map[string][]*swanherdv1.SlaViolation
+	add := func(name string, j *judge) {
+		if v := j.violations(); len(v) > 0 {
+			if out == nil {
+				out = map[string][]*swanherdv1.SlaViolation{}
+			}
+			out[name] = v
+		}
+	}
+	add("", &p.judge)
+	for i := range p.classes {
+		add(p.classes[i].Name, &p.classes[i].judge)
+	}
+	return out
+}

@@ -12,8 +12,9 @@ import (
 const (
 	// windowProbes is how many settled probes the figures of a path are about.
 	windowProbes = 100
-	// ringSize holds them and those that may still be answered: a power of two.
-	ringSize = 128
+	// ringSize holds them, those that may still be answered, and as many extra ones as
+	// there are in some ten seconds: a power of two.
+	ringSize = 256
 	// lostAfter is when a probe that was not answered counts as lost: longer than any
 	// path takes on which people still work.
 	lostAfter = 2 * time.Second
@@ -36,6 +37,8 @@ type sent struct {
 	// peer that does not have the packet cannot answer it.
 	at    time.Time
 	stamp uint64
+	// extra ones are sent when something is wrong, so no figures are of them.
+	extra bool
 
 	// Of answered ones.
 	reflected uint32        // the peer's own number
@@ -63,12 +66,12 @@ type totals struct {
 func (r *ring) slot(sequence uint32) *sent { return &r.slots[sequence%ringSize] }
 
 // send notes a probe and returns its packet's content.
-func (r *ring) send(now time.Time, noise uint32) test {
+func (r *ring) send(now time.Time, noise uint32, extra bool) test {
 	t := test{Sequence: r.next, Time: ntp(now), ErrorEstimate: errorEstimate}
 	// The lowest bits are below what the clock tells: a nonce.
 	t.Time = t.Time&^0xff | uint64(noise&0xff)
 	r.settle(now, r.next-min(r.next, ringSize-1))
-	*r.slot(r.next) = sent{outcome: waiting, sequence: r.next, at: now, stamp: t.Time}
+	*r.slot(r.next) = sent{outcome: waiting, sequence: r.next, at: now, stamp: t.Time, extra: extra}
 	r.next++
 	return t
 }
@@ -82,9 +85,13 @@ func (r *ring) settle(now time.Time, below uint32) {
 				return
 			}
 			s.outcome = lost
-			r.totals.lost++
+			if !s.extra {
+				r.totals.lost++
+			}
 		}
-		r.totals.probes++
+		if !s.extra {
+			r.totals.probes++
+		}
 	}
 }
 
@@ -102,9 +109,12 @@ func (r *ring) take(now time.Time, a answer) bool {
 		s.rtt -= inside
 	}
 	s.out, s.in = between(a.Test.Time, a.Received), between(a.Time, ntp(now))
+	if s.extra {
+		return true
+	}
 	r.totals.answers++
 	r.totals.rtt += s.rtt
-	if before := r.slot(s.sequence - 1); before.outcome == answered && before.sequence == s.sequence-1 {
+	if before := r.slot(s.sequence - 1); before.outcome == answered && before.sequence == s.sequence-1 && !before.extra {
 		for _, d := range variations(before, s) {
 			r.totals.jitter += d
 			r.totals.jitters++
@@ -123,13 +133,21 @@ func variations(a, b *sent) []time.Duration {
 	return []time.Duration{out, in}
 }
 
-// window returns the settled probes of it, in order.
+// window returns the settled probes of it, in order, with the extra ones between them.
 func (r *ring) window() []*sent {
-	out := make([]*sent, 0, windowProbes)
-	for i := r.settled - min(r.settled, windowProbes); i != r.settled; i++ {
-		if s := r.slot(i); s.sequence == i { // many that wait leave room for fewer
-			out = append(out, s)
+	first, regular := r.settled, 0
+	for ; regular < windowProbes && r.settled-first < ringSize && first != 0; first-- {
+		s := r.slot(first - 1)
+		if s.outcome == none || s.sequence != first-1 { // many that wait leave room for fewer
+			break
 		}
+		if !s.extra {
+			regular++
+		}
+	}
+	out := make([]*sent, 0, r.settled-first)
+	for ; first != r.settled; first++ {
+		out = append(out, r.slot(first))
 	}
 	return out
 }
@@ -142,28 +160,38 @@ func (r *ring) quality(now time.Time) *swanherdv1.PathQuality {
 		return nil
 	}
 	q := &swanherdv1.PathQuality{
-		WindowProbes: uint32(len(probes)),
-		Probes:       r.totals.probes, ProbesLost: r.totals.lost,
+		Probes: r.totals.probes, ProbesLost: r.totals.lost,
 		RttSumUs: uint64(r.totals.rtt.Microseconds()), JitterSumUs: uint64(r.totals.jitter.Microseconds()), JitterCount: r.totals.jitters,
 	}
-	var good []*sent
+	good := probes[:0] // what is read of it was read before
+	extra := false
 	for _, s := range probes {
 		if s.outcome == answered {
 			good = append(good, s)
-		} else {
+		}
+		if s.extra {
+			extra = true
+		} else if q.WindowProbes++; s.outcome != answered {
 			q.WindowLost++
 		}
 	}
-	q.WindowLostOut, q.WindowLostIn = directions(good)
-	if len(good) > 0 {
-		delays(q, good)
+	if q.WindowProbes == 0 {
+		return nil
+	}
+	q.WindowLostOut, q.WindowLostIn = r.directions(good)
+	regular := good
+	if extra {
+		regular = slices.DeleteFunc(good, func(s *sent) bool { return s.extra })
+	}
+	if len(regular) > 0 {
+		delays(q, regular)
 	}
 	return q
 }
 
 // directions tells on which way probes between answered ones were lost: the peer numbers
 // what it answers, so what it has no number for did not reach it (RFC 8762, Section 4).
-func directions(good []*sent) (out, in uint32) {
+func (r *ring) directions(good []*sent) (out, in uint32) {
 	for i := 1; i < len(good); i++ {
 		a, b := good[i-1], good[i]
 		gap := b.sequence - a.sequence - 1
@@ -171,10 +199,21 @@ func directions(good []*sent) (out, in uint32) {
 		if gap == 0 || reflected > gap { // answers that overtook each other, or a peer that began anew
 			continue
 		}
-		in += reflected
-		out += gap - reflected
+		lost := r.regular(a.sequence+1, b.sequence)
+		in += min(reflected, lost)
+		out += lost - min(reflected, lost)
 	}
 	return out, in
+}
+
+// regular counts the probes from one number to below another that are no extra ones.
+func (r *ring) regular(from, to uint32) (n uint32) {
+	for i := from; i != to; i++ {
+		if !r.slot(i).extra {
+			n++
+		}
+	}
+	return n
 }
 
 // delays fills in what answered probes say, at least one.
