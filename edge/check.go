@@ -43,34 +43,65 @@ type agentCarriers struct {
 	*probe.Service
 }
 
-// before are the critical tunnels that carried traffic before an update, and that it has to
-// leave as good as they were: true for those whose probes were answered.
-type before map[string]bool
+// before are what critical tunnels carried before an update, which has to leave it as good as
+// it was, by the name of the first of those that carry it then: of several paths to a peer one
+// is enough.
+type before map[string]carried
+
+type carried struct {
+	by       []string // the tunnels that are to carry it
+	answered bool     // probes of one were
+}
+
+// connection is what all tunnels to the same peer in the same segment have in common: they
+// carry the same. A gateway's has no other.
+func connection(t *swanherdv1.TunnelIntent) string {
+	if t.GetPeerEdge() == "" {
+		return t.GetName()
+	}
+	return t.GetPeerEdge() + " " + t.GetSegment()
+}
 
 // lookBefore looks at the tunnels that an update wants to be critical. What an update still
 // on trial awaits carried traffic before that one.
 func (r *runner) lookBefore(i *state.Intent) before {
-	confirmed, earlier := r.onTrial()
+	running, confirmed, earlier := r.onTrial()
 	intent := i.EdgeIntent()
-	critical := slices.DeleteFunc(intent.GetTunnels(), func(t *swanherdv1.TunnelIntent) bool { return !t.GetCritical() })
+	critical := map[string][]string{}
+	for _, t := range intent.GetTunnels() {
+		if t.GetCritical() {
+			critical[connection(t)] = append(critical[connection(t)], t.GetName())
+		}
+	}
 	if len(critical) == 0 || r.carriers == nil || revokesMore(intent.GetTrust(), confirmed) {
 		return nil // that a revoked peer's tunnel goes down is what a revocation is for
 	}
+	until := map[string][]string{} // the tunnels of now
+	if running != nil {
+		for _, t := range running.EdgeIntent().GetTunnels() {
+			until[connection(t)] = append(until[connection(t)], t.GetName())
+		}
+	}
 	b, established := before{}, r.carriers.Established()
-	for _, t := range critical {
-		name := t.GetName()
-		if answered, awaited := earlier[name]; awaited {
-			b[name] = answered
-		} else if established[name] {
-			last, every := r.carriers.Answered(name)
-			b[name] = every > 0 && time.Since(last) < checkProbes*every
+	for connection, by := range critical {
+		slices.Sort(by)
+		for _, name := range slices.Concat(by, until[connection]) {
+			if was, awaited := earlier[name]; awaited {
+				b[by[0]] = carried{by, was.answered}
+				break
+			}
+			if established[name] {
+				last, every := r.carriers.Answered(name)
+				b[by[0]] = carried{by, b[by[0]].answered || every > 0 && time.Since(last) < checkProbes*every}
+			}
 		}
 	}
 	return b
 }
 
-// onTrial is the intent before the one on trial, or what runs, and what a trial awaits.
-func (r *runner) onTrial() (confirmed *state.Intent, awaited before) {
+// onTrial is what runs, the intent before the one on trial, or the same, and what a trial
+// awaits.
+func (r *runner) onTrial() (running, confirmed *state.Intent, awaited before) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.trial != nil {
@@ -79,7 +110,7 @@ func (r *runner) onTrial() (confirmed *state.Intent, awaited before) {
 			awaited[tunnel] = r.trial.before[tunnel]
 		}
 	}
-	return r.confirmed, awaited
+	return r.running, r.confirmed, awaited
 }
 
 func revokesMore(trust *swanherdv1.TrustBundle, confirmed *state.Intent) bool {
@@ -90,13 +121,17 @@ func revokesMore(trust *swanherdv1.TrustBundle, confirmed *state.Intent) bool {
 	return slices.ContainsFunc(trust.GetRevokedSerials(), func(serial string) bool { return !slices.Contains(known, serial) })
 }
 
-// carriesAgain says whether a tunnel has carried traffic since the trial began.
+// carriesAgain says whether what a tunnel carried has been carried since the trial began, by it
+// or by another.
 func (t *trial) carriesAgain(tunnel string, established map[string]bool, c carriers) bool {
-	if !established[tunnel] {
-		return false
-	}
-	last, every := c.Answered(tunnel)
-	return !t.before[tunnel] || every == 0 || checkProbes*every > t.within || last.After(t.began)
+	was := t.before[tunnel]
+	return slices.ContainsFunc(was.by, func(name string) bool {
+		if !established[name] {
+			return false
+		}
+		last, every := c.Answered(name)
+		return !was.answered || every == 0 || checkProbes*every > t.within || last.After(t.began)
+	})
 }
 
 // check looks at the tunnels that a trial awaits, and again until there are none. What has

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -70,7 +71,7 @@ func withTunnels(mtu uint32, names ...string) *state.Intent {
 	list := []*swanherdv1.IntentResource{digest.Resource(&swanherdv1.EdgeSettings{TunnelMtu: mtu})}
 	for _, name := range names {
 		list = append(list, digest.Resource(&swanherdv1.TunnelIntent{
-			Name: name, Role: swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR, Critical: name[0] != '-',
+			Name: name, PeerEdge: peerOf(name), Role: swanherdv1.TunnelRole_TUNNEL_ROLE_INITIATOR, Critical: name[0] != '-',
 			LocalAddress: "192.0.2.1", RemoteEndpoints: []*swanherdv1.PeerEndpoint{{Address: "192.0.2.2"}},
 			Authentication: &swanherdv1.Authentication{
 				LocalId: "a.example", RemoteId: "b.example",
@@ -80,6 +81,16 @@ func withTunnels(mtu uint32, names ...string) *state.Intent {
 		}))
 	}
 	return &state.Intent{Epoch: "e", SourceRevision: int64(mtu), Resources: digest.NewSet(list)}
+}
+
+// peerOf is the edge that a tunnel is to, which is before a dot in its name; else that is not
+// told.
+func peerOf(name string) string {
+	peer, _, several := strings.Cut(name, ".")
+	if !several {
+		return ""
+	}
+	return "networks/n/edges/" + peer
 }
 
 // revoking is i with a revoked certificate.
@@ -141,6 +152,29 @@ func TestSelfCheck(t *testing.T) {
 			p.set("-spoke", false)
 			time.Sleep(5 * time.Second)
 		}, nil, true},
+		"another path is enough": {[]string{"hub3.wan", "hub3.lte"}, func(_ *testing.T, p *peers, _ *runner, try tryFunc) {
+			try(withTunnels(1400, "hub3.lte", "hub3.wan"))
+			p.set("hub3.wan", false)
+			time.Sleep(5 * time.Second)
+		}, nil, true},
+		"none of the paths is left": {[]string{"hub3.wan", "hub3.lte"}, func(_ *testing.T, p *peers, _ *runner, try tryFunc) {
+			try(withTunnels(1400, "hub3.lte", "hub3.wan"))
+			p.set("hub3.wan", false)
+			p.set("hub3.lte", false)
+			time.Sleep(5 * time.Second)
+		}, []string{"hub3.lte"}, false},
+		"others take the place of a path": {[]string{"hub3.wan"}, func(_ *testing.T, p *peers, _ *runner, try tryFunc) {
+			try(withTunnels(1400, "hub3.dsl", "hub3.mpls"))
+			p.set("hub3.wan", false)
+			time.Sleep(10 * time.Second)
+			p.set("hub3.mpls", true)
+			time.Sleep(checkInterval)
+		}, nil, true},
+		"none takes the place of a path": {[]string{"hub3.wan"}, func(_ *testing.T, p *peers, _ *runner, try tryFunc) {
+			try(withTunnels(1400, "hub3.dsl", "hub3.mpls"))
+			p.set("hub3.wan", false)
+			time.Sleep(20 * time.Second)
+		}, []string{"hub3.dsl"}, false},
 		"a peer is revoked": {[]string{"hub1"}, func(_ *testing.T, p *peers, _ *runner, try tryFunc) {
 			try(revoking(withTunnels(1400, "hub1")))
 			p.set("hub1", false)
@@ -195,7 +229,7 @@ func TestSelfCheck(t *testing.T) {
 				m, p := &machine{}, newPeers(tt.up...)
 				r, _ := m.start(t, filepath.Join(t.TempDir(), "state"))
 				r.carriers = p
-				if err := r.Apply(t.Context(), withTunnels(1280, "hub1", "hub2", "-spoke"), 0); err != nil {
+				if err := r.Apply(t.Context(), withTunnels(1280, "hub1", "hub2", "hub3.lte", "hub3.wan", "-spoke"), 0); err != nil {
 					t.Fatal(err)
 				}
 				tt.test(t, p, r, func(i *state.Intent) {

@@ -159,6 +159,8 @@ type edgePair struct {
 	// corp is where each has the LAN of a segment, with the same prefix as the other one; nil:
 	// there is no segment.
 	corp [2]*lab.Namespace
+	// planned are the intents of both, if they come from a plan.
+	planned [2]string
 }
 
 // newEdgePair makes two edges that do not run yet, with more options for both agents.
@@ -197,6 +199,9 @@ func (p *edgePair) start(i int) {
 func (p *edgePair) stateDir(i int) string { return filepath.Join(p.dir, fmt.Sprintf("state%d", i)) }
 
 func (p *edgePair) edgeIntent(i int) string {
+	if p.planned[i] != "" {
+		return p.planned[i]
+	}
 	other := 1 - i
 	role := [2]string{"TUNNEL_ROLE_INITIATOR", "TUNNEL_ROLE_RESPONDER"}[i]
 	lan := func(i int) string {
@@ -329,6 +334,7 @@ func (p *edgePair) packets(i int) (in, out int) {
 
 // tunnelStatus is what the test reads of the agent's status.
 type tunnelStatus struct {
+	Tunnel   string
 	State    string
 	ChildSAs []struct {
 		Counters struct {

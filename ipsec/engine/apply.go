@@ -49,6 +49,9 @@ type TunnelResult struct {
 // each element of desired in its order, then one for each tunnel removed, by
 // name. A tunnel that is rejected does not stop the others.
 //
+// A tunnel that is up and not named is closed when one that is named, between the same two
+// identities and for some of the same packets, is up, or after a minute.
+//
 // A tunnel whose local address is left to routing is rejected while there is no
 // route to its peer, and changed when the address has changed: apply again when
 // the host's addresses do.
@@ -72,7 +75,7 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 	e.forgetGone()
 	var done sync.WaitGroup
 	named := make(map[string]bool)
-	between := identityPairs(desired)
+	between := e.identityPairs(desired)
 	for i, c := range desired {
 		c.SharedIdentities = between[identityPair(c)] > 1
 		results[i] = TunnelResult{Name: c.Name, Change: Rejected}
@@ -83,14 +86,14 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 		named[c.Name] = true
 		results[i].Change, results[i].Err = e.applyOne(c, &done)
 	}
+	var removed []string
 	for _, name := range slices.Sorted(maps.Keys(e.tunnels)) {
-		if en := e.tunnels[name]; en.wanted && !named[name] {
-			en.wanted = false
-			t := en.tunnel
-			inLoop(t, &done, func() { t.disconnect(time.Now()) })
+		if en := e.tunnels[name]; en.wanted && en.outgoing.IsZero() && !named[name] {
+			removed = append(removed, name)
 			results = append(results, TunnelResult{Name: name, Change: Removed})
 		}
 	}
+	e.retire(removed, &done)
 	e.publishIndex()
 	if e.keeper != nil {
 		e.keeper.retain(func(name string) bool { en := e.tunnels[name]; return en != nil && en.wanted })
@@ -99,12 +102,24 @@ func (e *Engine) Apply(desired []TunnelConfig) []TunnelResult {
 	return results
 }
 
-// identityPairs counts the tunnels between the same two identities: none of them may
-// say that it is the only one (RFC 7296, Section 2.4, INITIAL_CONTACT).
-func identityPairs(configs []TunnelConfig) map[[2]string]int {
+// identityPairs counts the tunnels between the same two identities: none of them may say that
+// it is the only one (RFC 7296, Section 2.4, INITIAL_CONTACT). What stays for a while though
+// it is not desired any more counts too.
+func (e *Engine) identityPairs(desired []TunnelConfig) map[[2]string]int {
 	pairs := make(map[[2]string]int)
-	for _, c := range configs {
-		pairs[identityPair(c)]++
+	named, up := make(map[string]bool, len(desired)), map[[2]string]bool{}
+	for _, c := range desired {
+		between := identityPair(c)
+		pairs[between]++
+		named[c.Name] = true
+		if en := e.tunnels[c.Name]; en != nil && en.isUp() {
+			up[between] = true
+		}
+	}
+	for name, en := range e.tunnels {
+		if !named[name] && en.wanted && en.isUp() && !up[identityPair(*en.config)] {
+			pairs[identityPair(*en.config)]++
+		}
 	}
 	return pairs
 }
@@ -116,6 +131,9 @@ func identityPair(c TunnelConfig) [2]string {
 // applyOne brings one tunnel to its configuration.
 func (e *Engine) applyOne(c TunnelConfig, done *sync.WaitGroup) (Change, error) {
 	en := e.tunnels[c.Name]
+	if en != nil {
+		en.outgoing = time.Time{}
+	}
 	if en != nil && en.wanted && e.isAs(en, c) {
 		return Unchanged, nil
 	}
@@ -270,7 +288,7 @@ func (e *Engine) publishIndex() {
 		en := e.tunnels[name]
 		ix.byName[name] = en.tunnel
 		ix.sorted = append(ix.sorted, en.tunnel)
-		if en.wanted {
+		if en.wanted && en.outgoing.IsZero() {
 			targets = append(targets, target{en.tunnel, en.config, en.former})
 		}
 	}

@@ -19,6 +19,12 @@
 // chooses the tunnel by (IDi, IDr, local address, remote address); the
 // half-open IKE SA is then handed to the loop of that tunnel.
 //
+// # Tunnels that take the place of others
+//
+// A tunnel that is not wanted any more and is up goes when one that is wanted, between the same
+// identities and for some of the same packets, is up too, or after a minute. Until then
+// peers that begin are given to the others, and it begins nothing itself.
+//
 // # TCP
 //
 // Where UDP does not pass, IKE and ESP share TCP connections, which the engine opens,

@@ -50,6 +50,7 @@ type Engine struct {
 	applyMu sync.Mutex
 	tunnels map[string]*entry // guarded by applyMu
 	load    []int             // tunnels of each shard, guarded by applyMu
+	looking *time.Timer       // whether outgoing tunnels may go, guarded by applyMu; nil: there are none
 	index   atomic.Pointer[index]
 }
 
@@ -60,6 +61,8 @@ type entry struct {
 	former []suite.IKEProposal // before the last change of them, which the peer may not have
 	local  netip.AddrPort      // completed
 	wanted bool                // false: closing, or closed
+	// outgoing is since when it is there only until others take its place; zero: it is not.
+	outgoing time.Time
 }
 
 // index is what everybody may read: a copy of the tunnels that Apply made.

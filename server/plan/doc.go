@@ -16,7 +16,9 @@
 //
 //   - Two sites are connected when a mesh connects them; when several do, the
 //     first by name says how. Every enabled edge of one is connected with every
-//     enabled edge of the other, over the preferred pair of their uplinks.
+//     enabled edge of the other, over the preferred pair of their uplinks, or each pair that
+//     the mesh wants. These are a group: they carry the same, and the edges choose. Each has
+//     its uplinks in its name and so is the same one whichever others there are.
 //   - A tunnel needs something to protect on both ends: sites without prefixes
 //     get none.
 //   - Segments other than the default one are planned each by itself, as if there were no
