@@ -25,6 +25,9 @@
 //	swanherd_edge_tunnel_probes_total{tunnel}             probes of which it is known whether they were answered
 //	swanherd_edge_tunnel_probes_lost_total{tunnel}        and those that were not
 //	swanherd_edge_tunnel_sla_violated{tunnel,metric}      1 while the path is over that limit of its SLA: loss, latency, jitter
+//	swanherd_edge_path_in_use{group,class,tunnel}         1 while the tunnel has, or shares, the traffic of the class; "" is what is of no class
+//	swanherd_edge_path_state{tunnel,state}                1 for the state of a path that has alternatives: unknown, alive, suspect, dead
+//	swanherd_edge_path_switches_total{cause}              how often traffic went another way, see below
 //	swanherd_edge_session_connected                       1 with a session with the controller
 //	swanherd_edge_child_packets_total{tunnel,child,direction}   packets through the Child SAs of a name
 //	swanherd_edge_child_bytes_total{tunnel,child,direction}     octets of them
@@ -65,6 +68,16 @@
 //	no_tunnel        the peer's identity and address fit no tunnel: compare the configurations
 //	handshake        a half-open IKE SA came to nothing; the log says why, for each source now and then
 //	busy             a handshake that the processors could not take up soon: too many peers come at once
+//
+// The causes of swanherd_edge_path_switches_total:
+//
+//	first            nothing carried the traffic before
+//	dead             a path in use went down, or answers no probes and nothing else comes from there
+//	brown-out        it loses a tenth of its probes or more
+//	sla              it is over the SLA of the class, and another is not
+//	damped           it was dead or bad too often
+//	better           another path is as good or better, and has been for 10 s
+//	configured       the group has other members, or they have other costs
 //
 // The reasons of swanherd_edge_plane_dropped_packets_total. The kernel's data plane
 // has neither these nor the latency. Outbound:

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/swanherd/swanherd/edge/path"
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
 	"github.com/swanherd/swanherd/ipsec/dataplane/userspace"
@@ -295,7 +296,7 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(
 		NewMetrics(tr, func() engine.Counters { return engine.Counters{} }, func() bool { return true }),
-		NewPlaneMetrics(planeDouble()),
+		NewPlaneMetrics(planeDouble()), NewPathMetrics(choosing()),
 	)
 	families, err := registry.Gather()
 	if err != nil {
@@ -316,6 +317,11 @@ func TestEveryMetricIsDocumented(t *testing.T) {
 	for reason := range (userspace.Drops{}).ByReason() {
 		if !strings.Contains(doc, "//\t"+reason+" ") {
 			t.Errorf("doc.go does not explain why the data plane drops for %s", reason)
+		}
+	}
+	for _, cause := range path.Causes() {
+		if !strings.Contains(doc, "//\t"+cause+" ") {
+			t.Errorf("doc.go does not explain switches for the cause %s", cause)
 		}
 	}
 	for reason := range (engine.Counters{}).Drops {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -15,6 +16,8 @@ const (
 	// lookInterval is how often the paths are looked at when nothing is told of them: what
 	// they lose, and what time brings.
 	lookInterval = 500 * time.Millisecond
+	// recentSwitches is how many of the last switches are remembered.
+	recentSwitches = 20
 	// retryInterval is how often a consumer is told again what it refused.
 	retryInterval = 5 * time.Second
 )
@@ -57,6 +60,7 @@ type Service struct {
 	mu       sync.Mutex
 	chooser  *Chooser
 	switches map[string]uint64 // by cause
+	recent   []Switch          // the last one last
 	idle     bool              // there are no groups, and the consumer knows
 
 	// Of Run alone.
@@ -101,6 +105,13 @@ func (s *Service) Switches() map[string]uint64 {
 	return maps.Clone(s.switches)
 }
 
+// Recent are the last switches, the last one last.
+func (s *Service) Recent() []Switch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recent // never changed, only replaced
+}
+
 // Run chooses until ctx ends.
 func (s *Service) Run(ctx context.Context) {
 	ticker := time.NewTicker(lookInterval)
@@ -134,6 +145,10 @@ func (s *Service) look(now time.Time) {
 	switches := s.chooser.Step(now, seen)
 	for _, w := range switches {
 		s.switches[w.Cause.String()]++
+	}
+	if len(switches) > 0 {
+		all := slices.Concat(s.recent, switches)
+		s.recent = all[max(0, len(all)-recentSwitches):]
 	}
 	order := s.chooser.Order()
 	var choices []Choice

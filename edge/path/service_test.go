@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -140,7 +141,7 @@ func TestService(t *testing.T) {
 		if s.last() != "" || len(service.Choices()) != 0 {
 			t.Errorf("without groups again: %q", s.last())
 		}
-		if got := service.Switches(); got["dead"] != 2 || got["better"] != 4 || len(s.switches) != 8 {
+		if got := service.Switches(); got["dead"] != 2 || got["better"] != 4 || len(s.switches) != 8 || !reflect.DeepEqual(service.Recent(), s.switches) {
 			t.Errorf("%v, %d told", got, len(s.switches))
 		}
 	})
