@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/swanherd/swanherd/edge/probe"
 )
 
 // Chooser says which path of each group carries which class of traffic. It does no I/O and
@@ -83,10 +85,12 @@ func (g *group) set(want Group) {
 func (c *Chooser) Step(now time.Time, seen map[string]Observation) []Switch {
 	var out []Switch
 	for _, g := range c.groups {
+		// All are to one peer: if it answers probes on one path, it does on the others too.
+		answers := slices.ContainsFunc(g.Members, func(m Member) bool { return seen[m.Tunnel].State != probe.Unknown })
 		for _, u := range g.uses {
 			changed := u.members == nil
 			for _, m := range g.Members {
-				changed = u.standings[m.Tunnel].look(now, u.choice.Class, seen[m.Tunnel]) || changed
+				changed = u.standings[m.Tunnel].look(now, u.choice.Class, answers, seen[m.Tunnel]) || changed
 			}
 			if !changed {
 				continue

@@ -20,6 +20,10 @@
 // the dead, or being suppressed. Each is worse than the one before, and nearly all lost is
 // worse than on trial.
 //
+// A path of which nothing is known yet, as its peer has answered no probe, is as good as IKE
+// says. If the peer answers on another path of the group it has to answer on this one: a way
+// that takes IKE and no ESP shows so.
+//
 // # Why it does not oscillate
 //
 // Each path has a level for each class, and it is by levels that paths are compared. A level

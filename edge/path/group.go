@@ -8,7 +8,7 @@ import (
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
-// Group are tunnels that carry the same prefixes by other uplinks.
+// Group are tunnels to one peer that carry the same prefixes by different uplinks.
 type Group struct {
 	Name    string
 	Members []Member

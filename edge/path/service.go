@@ -16,6 +16,8 @@ const (
 	// lookInterval is how often the paths are looked at when nothing is told of them: what
 	// they lose, and what time brings.
 	lookInterval = 500 * time.Millisecond
+	// Looking takes at most one part in restFactor of a processor, however fast paths turn.
+	restFactor = 10
 	// recentSwitches is how many of the last switches are remembered.
 	recentSwitches = 20
 	// retryInterval is how often a consumer is told again what it refused.
@@ -124,7 +126,15 @@ func (s *Service) Run(ctx context.Context) {
 		case <-s.cfg.Probes.Turned():
 		case <-ticker.C:
 		}
-		s.look(time.Now())
+		began := time.Now()
+		s.look(began)
+		rest := time.NewTimer(restFactor * time.Since(began))
+		select {
+		case <-ctx.Done():
+			rest.Stop()
+			return
+		case <-rest.C:
+		}
 	}
 }
 

@@ -61,10 +61,14 @@ type standing struct {
 	last Observation
 }
 
-// look takes in what is observed, and says whether the level is another one.
-func (s *standing) look(now time.Time, class string, o Observation) (changed bool) {
+// look takes in what is observed, and says whether the level is another one. Answers says
+// that the peer answers probes, on whichever path.
+func (s *standing) look(now time.Time, class string, answers bool, o Observation) (changed bool) {
 	before := s.level
 	s.last = o
+	if o.State == probe.Unknown && !answers {
+		o.Probes, o.Lost = 0, 0
+	}
 	r := s.now(now, class, o)
 	if r > s.level {
 		if r == dead {

@@ -72,7 +72,7 @@ type Life struct {
 	// Since is when it became so.
 	Since time.Time
 	// Probes and Lost are those of the last seconds of which it is known whether they were
-	// answered in time, and those that were not.
+	// answered in time, and those that were not; of an Unknown path none was.
 	Probes, Lost int
 	// RTT is the round trip that answers are awaited for: up at once, down slowly. Zero:
 	// not known.

@@ -386,8 +386,8 @@ func TestReflector(t *testing.T) {
 			answers++
 		}
 	}
-	if answers < 38 || answers > 42 {
-		t.Errorf("%d answers in 10 s to one that floods, want 4 a second", answers)
+	if answers < 380 || answers > 420 {
+		t.Errorf("%d answers in 10 s to one that floods, want 40 a second", answers)
 	}
 	// A new session is numbered from zero.
 	first := test{Sequence: 0}.append(nil)

@@ -347,7 +347,7 @@ func (p *Prober) Lives(now time.Time) map[string]Life {
 			continue
 		}
 		l := Life{State: path.life.state, Since: path.life.since, RTT: path.life.rtt}
-		if path.ring != nil && !path.answered.IsZero() {
+		if path.ring != nil {
 			l.Probes, l.Lost = path.life.recent(now, path.ring)
 		}
 		l.Outside = path.outside()

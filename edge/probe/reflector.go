@@ -7,16 +7,15 @@ import (
 
 const (
 	// minReflectRate and reflectBurst bound the answers to one peer: the former in a
-	// second, if it is not to probe more often, and the latter at once.
-	minReflectRate = 4
+	// second, if it is not to probe more often, and the latter at once. It is more than a peer
+	// sends that is in doubt about a path with alternatives, of which this end may not know yet.
+	minReflectRate = 40
 	reflectBurst   = 20
-	// fastReflectRate is for paths with alternatives: twice what a peer sends in doubt.
-	fastReflectRate = 40
 )
 
 // Reflector is the Session-Reflector of all paths of an edge, a stateful one (RFC 8762,
 // Section 4). It answers the peers of its paths alone, none more often than twice as
-// often as that is to ask, and with no more octets than it got. It does no I/O and reads
+// often as that may ask, and with no more octets than it got. It does no I/O and reads
 // no clock; it is for one goroutine at a time.
 type Reflector struct {
 	sessions map[ends]*reflection
@@ -43,9 +42,6 @@ func (r *Reflector) Set(list []Path) {
 			s = &reflection{tokens: reflectBurst}
 		}
 		s.rate = max(minReflectRate, 2*float64(time.Second)/float64(path.Interval))
-		if path.Fast != 0 {
-			s.rate = max(s.rate, fastReflectRate)
-		}
 		next[key] = s
 	}
 	r.sessions = next
