@@ -46,6 +46,7 @@ type agent struct {
 	host       *hostnet.Host
 	segments   []*segmentPlace
 	uplinks    *hostnet.Uplinks
+	ways       *waysOut // to the controller
 	plane      hostPlane
 	engine     *engine.Engine
 	reconciler *reconcile.Reconciler
@@ -124,6 +125,7 @@ func (a *agent) open() error {
 	if a.uplinks, err = a.host.NewUplinks(a.uplinksConfig()); err != nil {
 		return err
 	}
+	a.ways = &waysOut{uplinks: a.uplinks.Current, down: a.uplinks.Down, connect: session.ConnectFrom}
 	if a.plane, err = openDataPlane(name, a.cfg, a.segments, a.cfg.Logger); err != nil {
 		return err
 	}
@@ -180,11 +182,20 @@ func (a *agent) uplinksConfig() hostnet.UplinksConfig {
 	}
 	return hostnet.UplinksConfig{
 		Configured: a.cfg.Uplinks, Known: known, Tunnel: a.cfg.Interface, Port: DefaultNATPort,
+		Changed: a.uplinksChanged,
 		Remember: func(known []state.KnownUplink) {
 			if err := a.dir.SaveUplinks(known); err != nil {
 				a.cfg.Logger.Warn("after a restart uplinks may have other names", "error", err)
 			}
 		},
+	}
+}
+
+// uplinksChanged has the session go by another uplink when its own is down.
+func (a *agent) uplinksChanged() {
+	if client := a.client.Load(); client != nil && a.ways.Lost() {
+		a.cfg.Logger.Info("the uplink of the session with the controller is down: opening another")
+		client.Reconnect()
 	}
 }
 
@@ -371,7 +382,7 @@ func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {
 // dial connects with the identity of the moment.
 func (a *agent) dial(endpoint string) (*grpc.ClientConn, error) {
 	return grpc.NewClient("passthrough:///"+endpoint,
-		grpc.WithTransportCredentials(a.renewer.TLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(session.Connect),
+		grpc.WithTransportCredentials(a.renewer.TLS(a.identity.Load(), endpoint)), grpc.WithContextDialer(a.ways.Dial),
 		grpc.WithUserAgent("swanherd-edge/"+Version()))
 }
 

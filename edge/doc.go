@@ -22,6 +22,8 @@
 // agent that was killed what was routed into its tunnels goes nowhere until the next one
 // runs.
 //
+// With several uplinks the session goes by whichever leads to the controller (waysOut).
+//
 // Run is called once in a process for each state directory and network
 // namespace.
 package edge

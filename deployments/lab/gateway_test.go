@@ -19,14 +19,7 @@ import (
 func TestGatewayStrongSwan(t *testing.T) {
 	lab.Require(t, lab.CharonPrograms...)
 	t.Parallel()
-	programs := t.TempDir()
-	for name, pkg := range map[string]string{
-		"swanherd-server": "./../../server/cmd/swanherd-server", "swanherd": "./../../server/cmd/swanherd", "swanherd-edge": "./../../edge/cmd/swanherd-edge",
-	} {
-		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(programs, name), pkg).CombinedOutput(); err != nil {
-			t.Fatalf("build %s: %v\n%s", name, err, out)
-		}
-	}
+	programs := buildPrograms(t)
 	for name, c := range map[string]gatewayCase{
 		"policy-based with a pre-shared key": {
 			auth: "psk",
@@ -51,6 +44,20 @@ func TestGatewayStrongSwan(t *testing.T) {
 			c.run()
 		})
 	}
+}
+
+// buildPrograms builds the controller, its command line and the agent, and returns where.
+func buildPrograms(t *testing.T) string {
+	t.Helper()
+	programs := t.TempDir()
+	for name, pkg := range map[string]string{
+		"swanherd-server": "./../../server/cmd/swanherd-server", "swanherd": "./../../server/cmd/swanherd", "swanherd-edge": "./../../edge/cmd/swanherd-edge",
+	} {
+		if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(programs, name), pkg).CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", name, err, out)
+		}
+	}
+	return programs
 }
 
 type gatewayCase struct {
@@ -112,8 +119,13 @@ func (c *gatewayCase) startController() {
 	at := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
 	c.must(n.Link(lab.End{Host: c.control, Interface: "edges", Addresses: at("10.255.0.1/30")},
 		lab.End{Host: c.ours, Interface: "mgmt0", Addresses: at("10.255.0.2/30")}))
+	c.runController("10.255.0.1:7444")
+}
+
+// runController starts a controller that edges reach at that address, and signs in.
+func (c *gatewayCase) runController(edges string) {
 	server, err := c.control.Start(nil, nil, filepath.Join(c.programs, "swanherd-server"),
-		"--data-dir", filepath.Join(c.dir, "controller"), "--listen", "127.0.0.1:7443", "--edge-listen", "10.255.0.1:7444")
+		"--data-dir", filepath.Join(c.dir, "controller"), "--listen", "127.0.0.1:7443", "--edge-listen", edges)
 	c.must(err)
 	c.t.Cleanup(func() {
 		server.Stop(10 * time.Second)

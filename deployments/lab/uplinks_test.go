@@ -194,7 +194,12 @@ func (m *multihomed) start(i int) {
 	m.t.Helper()
 	file := filepath.Join(m.dir, fmt.Sprintf("edge%d.yaml", i))
 	must(m.t, os.WriteFile(file, []byte(m.intent(i)), 0o600))
-	argv := append([]string{m.agent, "run", "--intent", file, "--state-dir", m.stateDir(i)}, m.options...)
+	m.run(i, append([]string{"--intent", file}, m.options...)...)
+}
+
+func (m *multihomed) run(i int, options ...string) {
+	m.t.Helper()
+	argv := append([]string{m.agent, "run", "--state-dir", m.stateDir(i)}, options...)
 	running, err := []*lab.Namespace{m.edge, m.peer}[i].Start(nil, nil, argv...)
 	must(m.t, err)
 	m.agents[i] = running
@@ -325,9 +330,17 @@ func (m *multihomed) eachByItsUplink() {
 	}
 }
 
-// addressChanges has the second uplink get another address under traffic, as by DHCP: the
-// old one goes, then comes the new one, and the default route. The tunnel moves to it or, if
-// that comes late, to the uplink's address of IPv6, and not to the other uplink.
+// renumber gives the second uplink another address as by DHCP: the old one goes, then comes
+// the new one, and the default route.
+func (m *multihomed) renumber() {
+	m.t.Helper()
+	m.edgeDo("ip", "addr", "del", ispNets[1].edge4+"/24", "dev", "eth1")
+	m.edgeDo("ip", "addr", "add", leased+"/24", "dev", "eth1")
+	m.edgeDo("ip", "route", "replace", "default", "via", ispNets[1].gateway4, "metric", "200")
+}
+
+// addressChanges renumbers the second uplink under traffic. Its tunnel moves to the new
+// address or, if that comes late, to the uplink's address of IPv6, and not to the other uplink.
 func (m *multihomed) addressChanges() {
 	m.t.Helper()
 	before := m.report(0, 1)
@@ -335,9 +348,7 @@ func (m *multihomed) addressChanges() {
 	for _, f := range []*flow{first, second, six} {
 		f.ends[1].awaitMore(flowLeast)
 	}
-	m.edgeDo("ip", "addr", "del", m.tunnels[1].local+"/24", "dev", "eth1")
-	m.edgeDo("ip", "addr", "add", leased+"/24", "dev", "eth1")
-	m.edgeDo("ip", "route", "replace", "default", "via", ispNets[1].gateway4, "metric", "200")
+	m.renumber()
 	var at string
 	took := m.await("the tunnel to move", func() bool {
 		at = m.report(0, 1).Local

@@ -40,7 +40,9 @@
 // killed; the next one takes them over.
 //
 // An uplink that was found by its default route keeps its name ([nameUplinks]); that of the
-// operator, with --uplink, is not touched. While it is away it is listed without addresses.
+// operator, with --uplink, is not touched. While it is away it is listed without addresses, for
+// a week; to forget it sooner, stop the agent and take it out of uplinks.json in its state
+// directory.
 //
 // The addresses of probes are a prefix of IPv6 that the host answers for as a whole (`ip
 // -6 route show table local proto 83`), so that the interface has not one for each tunnel.

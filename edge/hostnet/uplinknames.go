@@ -9,8 +9,9 @@ import (
 )
 
 // forgetUplink is how long an uplink that was found may be away until its name is free. Until
-// then it is listed without addresses, so that tunnels of it wait for it to come back.
-const forgetUplink = 30 * 24 * time.Hour
+// then it is listed without addresses, so that tunnels of it wait for it to come back, and who
+// took it away for good has them told to be down.
+const forgetUplink = 7 * 24 * time.Hour
 
 // foundUplink is an interface with a default route.
 type foundUplink struct{ name, hardwareAddress string }

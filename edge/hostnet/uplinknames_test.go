@@ -38,7 +38,8 @@ func TestUplinksKeepTheirNames(t *testing.T) {
 		{"one is away", []string{"eth0@a eth1@b", "eth1@b"}, "wan1=eth0 wan2=eth1"},
 		{"one comes back", []string{"eth0@a eth1@b", "eth1@b", "eth2@c eth1@b", "eth0@a eth1@b eth2@c"}, "wan1=eth0 wan2=eth1 wan3=eth2"},
 		{"none is there", []string{"eth0@a", ""}, "wan1=eth0"},
-		{"a month later its name is free", append([]string{"eth0@a eth1@b"}, append(slices.Repeat([]string{"eth1@b"}, 16), "eth1@b eth7@d")...), "wan2=eth1 wan1=eth7"},
+		{"within a week it comes back", []string{"eth0@a eth1@b", "eth1@b", "eth1@b", "eth1@b eth7@d", "eth1@b eth0@a"}, "wan1=eth0 wan2=eth1 wan3=eth7"},
+		{"a week later its name is free", append([]string{"eth0@a eth1@b"}, append(slices.Repeat([]string{"eth1@b"}, 4), "eth1@b eth7@d")...), "wan2=eth1 wan1=eth7"},
 	} {
 		var known []state.KnownUplink
 		for i, found := range tt.found {

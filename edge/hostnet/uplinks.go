@@ -45,6 +45,9 @@ type UplinksConfig struct {
 	// known when that has changed; nil: nobody is.
 	Known    []state.KnownUplink
 	Remember func([]state.KnownUplink)
+	// Changed is called when Current or Down have changed, by Run; nil: nobody is. It must
+	// not block.
+	Changed func()
 	// Tunnel is the tunnel interface, which is none.
 	Tunnel string
 	// Port is where the edge answers IKE and ESP in UDP.
@@ -203,7 +206,11 @@ func (u *Uplinks) lookAgain() bool {
 			u.host.logger.Info("uplink", "name", name, "interface", f.GetInterface(), "addresses", f.GetAddresses(), "down", found.down[name])
 		}
 	}
-	return !same || !maps.Equal(found.down, before.down)
+	changed := !same || !maps.Equal(found.down, before.down)
+	if changed && u.cfg.Changed != nil {
+		u.cfg.Changed()
+	}
+	return changed
 }
 
 func sameUplinks(a, b []*swanherdv1.Uplink) bool {
