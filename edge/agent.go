@@ -19,6 +19,7 @@ import (
 	"github.com/swanherd/swanherd/edge/health"
 	"github.com/swanherd/swanherd/edge/hostnet"
 	"github.com/swanherd/swanherd/edge/job"
+	"github.com/swanherd/swanherd/edge/path"
 	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/edge/session"
@@ -52,6 +53,7 @@ type agent struct {
 	reconciler *reconcile.Reconciler
 	tracker    *health.Tracker
 	probes     *probe.Service
+	chooser    *chooser // nil: the data plane knows no ranks
 	runner     *runner
 	jobs       *job.Runner // nil without a controller
 	identity   atomic.Pointer[state.Identity]
@@ -148,7 +150,7 @@ func (a *agent) open() error {
 	}
 	a.probes = probe.New(probe.Config{
 		Interface: a.plane.Interface(), Logger: a.cfg.Logger,
-		Up: func() map[string]bool { return a.tracker.Established() },
+		Up: func() map[string]bool { return a.tracker.Established() }, Received: a.received,
 	})
 	taker, takes := a.plane.(dataplane.StreamTaker)
 	var noTCP error
@@ -158,12 +160,17 @@ func (a *agent) open() error {
 		}
 	}
 	paths, _ := a.plane.(dataplane.RoutedPlane)
+	var chooses reconcile.Chooser
+	if plane, ok := a.plane.(dataplane.RankingPlane); ok {
+		a.chooser = newChooser(plane, a.probes, func() map[string]bool { return a.tracker.Established() }, path.Config{Logger: a.cfg.Logger})
+		chooses = a.chooser
+	}
 	a.reconciler = reconcile.New(reconcile.Config{
 		Engine: a.engine, Host: a.host, Interface: a.plane.Interface(), Segments: places(a.segments, a.cfg.Interface),
 		DataPlane: reconcile.DataPlane{
 			NoTCP: noTCP != nil, NoTCPTransport: takes, NoDummies: name == DataPlaneKernel, Intercepts: name == DataPlaneUserspace, Queues: a.plane.Workers(),
 		},
-		Paths: paths, Probes: a.probes, Uplinks: a.uplinks.Current, Down: a.uplinks.Down, Waiting: func() { a.tracker.Poke() }, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
+		Paths: paths, Probes: a.probes, Chooser: chooses, Uplinks: a.uplinks.Current, Down: a.uplinks.Down, Waiting: func() { a.tracker.Poke() }, Identity: a.identity.Load, Drifted: a.drifted, Logger: a.cfg.Logger,
 	})
 	a.tracker = health.New(health.Source{
 		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred, Stranded: a.reconciler.Stranded,
@@ -287,6 +294,7 @@ func (a *agent) start(ctx context.Context, parts *sync.WaitGroup) error {
 	parts.Go(func() { defer events.Close(); a.tracker.Run(ctx, events) })
 	parts.Go(func() { a.uplinks.Run(ctx) })
 	parts.Go(func() { a.probes.Run(ctx) })
+	parts.Go(func() { a.choose(ctx) })
 	if err := a.serveStatus(ctx, parts); err != nil {
 		return err
 	}

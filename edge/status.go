@@ -52,6 +52,18 @@ type Status struct {
 	Tunnels []json.RawMessage `json:"tunnels"`
 	// UplinksDown are the names of those that nothing can leave by, and why.
 	UplinksDown map[string]string `json:"uplinks_down,omitempty"`
+	// Paths are the choices among tunnels that carry the same prefixes.
+	Paths []PathStatus `json:"paths,omitempty"`
+}
+
+// PathStatus is which of a group of tunnels carry a class of traffic.
+type PathStatus struct {
+	Group string `json:"group"`
+	// Class is empty for traffic that is of none.
+	Class  string    `json:"class,omitempty"`
+	InUse  []string  `json:"in_use"`
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
 }
 
 // SessionStatus is the state of the session with the controller.
@@ -88,6 +100,7 @@ func (a *agent) status() *Status {
 		AgentVersion: Version(), StartTime: a.started,
 		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(), KeyLog: a.cfg.UnsafeKeyLog,
 		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()), UplinksDown: a.uplinks.Down(),
+		Paths: a.chooser.status(),
 	}
 	if i := a.runner.Running(); i != nil {
 		s.Edge = i.EdgeIntent().GetSettings().GetEdge()
@@ -188,6 +201,9 @@ func (a *agent) serveMetrics(ctx context.Context, parts *sync.WaitGroup) error {
 		health.NewMetrics(a.tracker, a.engine.Counters, connected),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
+	if a.chooser != nil {
+		registry.MustRegister(health.NewPathMetrics(health.PathSource{Choices: a.chooser.Choices, Switches: a.chooser.Switches, Lives: a.probes.Lives}))
+	}
 	if p, ok := a.plane.(*userspace.Plane); ok { // the kernel counts its own elsewhere
 		registry.MustRegister(health.NewPlaneMetrics(health.PlaneSource{
 			Drops:   func() map[string]uint64 { return p.Drops().ByReason() },

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/swanherd/swanherd/edge/hostnet"
+	"github.com/swanherd/swanherd/edge/path"
 	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/state"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
@@ -96,6 +97,12 @@ type Plan struct {
 	// Traffic are the classes for which paths are chosen by themselves; a packet is of the
 	// first that matches it.
 	Traffic []TrafficClass
+	// Groups are the tunnels among which there is a choice.
+	Groups []path.Group
+
+	groupAt    map[string]int    // in Groups, by name
+	ways       map[string]string // tunnels of the default segment, by the way that they go
+	ofSegments map[string]string // the ways of those of others that are in a group
 }
 
 // Stranding is why a tunnel cannot leave by its uplink.
@@ -134,7 +141,10 @@ func newRouting(texts []string) *Routing {
 // NewPlan makes a plan of an intent. It does no I/O. With errors there is no
 // plan.
 func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan, Errors) {
-	p, errs := &Plan{Routing: newRouting(intent.GetSettings().GetLocalPrefixes()), Stranded: map[string]Stranding{}}, Errors{}
+	p, errs := &Plan{
+		Routing: newRouting(intent.GetSettings().GetLocalPrefixes()), Stranded: map[string]Stranding{},
+		groupAt: map[string]int{}, ways: map[string]string{}, ofSegments: map[string]string{},
+	}, Errors{}
 	errs.check(settingsName, orEmpty(intent.GetSettings()))
 	trust, trustErr := newTrust(intent, m)
 	if trustErr != nil {
@@ -161,6 +171,7 @@ func NewPlan(intent *swanherdv1.EdgeIntent, m *Material, env Environment) (*Plan
 			r.addRoutes(t.GetName(), b, &errs)
 		}
 		p.addProbe(b)
+		p.addPath(b)
 		if b.stranded.Why != nil {
 			p.Stranded[t.GetName()] = b.stranded
 		}

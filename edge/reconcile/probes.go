@@ -72,10 +72,12 @@ func (p *Plan) addProbe(b *tunnelBuilder) {
 			continue
 		}
 		c.LocalTS, c.RemoteTS = withProbes(c.LocalTS, local), withProbes(c.RemoteTS, remote)
-		p.Probes = append(p.Probes, probe.Path{
+		at := probe.Path{
 			Tunnel: b.intent.GetName(), Local: local, Remote: remote,
 			Interval: intent.GetInterval().AsDuration(), SLA: intent.GetSla(),
-		})
+		}
+		p.quickly(&at, b.intent.GetPath())
+		p.Probes = append(p.Probes, at)
 		return
 	}
 	b.fail("probe", "no child in tunnel mode has room for its addresses: leave it out")
@@ -107,4 +109,7 @@ func (r *Reconciler) reachProbes(plan *Plan) {
 	}
 	r.unprobed = text
 	r.cfg.Probes.Set(plan.Probes)
+	if r.cfg.Chooser != nil {
+		r.cfg.Chooser.Choose(plan.Groups, plan.Traffic, plan.sameWay())
+	}
 }

@@ -77,6 +77,8 @@ type Config struct {
 	Paths Paths
 	// Probes measures tunnels; nil: none are.
 	Probes Probes
+	// Chooser chooses among tunnels that carry the same prefixes; nil: the data plane does.
+	Chooser Chooser
 	// Drifted is told what on the host was not as it was left; nil: nobody is. It must
 	// not block.
 	Drifted func(*swanherdv1.DriftReport)

@@ -102,10 +102,29 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	printPaths(w, s.Paths, now)
+	if err := w.Flush(); err != nil {
+		return err
+	}
 	for _, t := range tunnels {
 		printFailure(w, t, now)
 	}
 	return w.Flush()
+}
+
+// printPaths prints which tunnels of those that carry the same prefixes are in use.
+func printPaths(w io.Writer, paths []edge.PathStatus, now time.Time) {
+	if len(paths) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nPATHS TO\tCLASS\tIN USE\tSINCE\tWHY")
+	for _, p := range paths {
+		names := make([]string, len(p.InUse))
+		for i, name := range p.InUse {
+			names[i] = path.Base(name)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", path.Base(p.Group), dash(p.Class), dash(strings.Join(names, ", ")), age(now, p.Since), p.Reason)
+	}
 }
 
 // printFailure prints all that is known of a tunnel's last failure.
