@@ -224,6 +224,13 @@ func TestCommandLineExplains(t *testing.T) {
 	if resp.StatusCode != 200 || !strings.Contains(body, `"reachable":true`) {
 		t.Errorf("by REST: %d %s", resp.StatusCode, body)
 	}
+	with := func(paths string) string {
+		return strings.Replace(fleetFile(c), `"fullMesh"`, `"paths":`+paths+`,"fullMesh"`, 1)
+	}
+	x.says(3, with(`{"maxPaths":3}`), "apply -f -", "meshes[0].paths.max_paths: is for meshes of several paths")
+	x.says(64, with(`{"pairing":"PAIRING_ALL","maxPaths":1}`), "apply -f -", "meshes[0].paths.max_paths: max_paths is 0 for the default, or 2 to 8")
+	x.says(0, with(`{"pairing":"PAIRING_ALL"}`), "apply -f -", "networks/demo/meshes/all updated")
+	x.says(0, "", "get mesh all -o yaml", "pairing: PAIRING_ALL")
 }
 
 // until is a writer that calls done, once, when what was written has text.

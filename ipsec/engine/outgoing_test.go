@@ -38,11 +38,12 @@ func (c *continuity) names(end int) string {
 	return strings.Join(names, " ")
 }
 
-// A tunnel gets another name, or several take its place and one theirs, at the two ends one
-// after the other: what was there goes at both when its successors are up, and only packets
-// that are under way at that moment are lost.
+// A tunnel gets another name, several take its place and one theirs, or another comes beside
+// it and goes, at the two ends one after the other. What is not wanted any more goes at both
+// when its successors are up, only packets that are under way at that moment are lost, and in
+// the end each has its counterpart.
 func TestTunnelsTakeThePlaceOfOthers(t *testing.T) {
-	for _, names := range []string{"renamed", "a b", "a b c d"} {
+	for _, names := range []string{"renamed", "a b", "a b c d", "more tunnel", "tunnel zest"} {
 		for _, first := range []int{0, 1} {
 			for _, gap := range []time.Duration{0, 5 * time.Millisecond, 50 * time.Millisecond, 500 * time.Millisecond, 5 * time.Second, 20 * time.Second} {
 				t.Run(fmt.Sprintf("%s/%d first/%s", names, first, gap), func(t *testing.T) {

@@ -47,28 +47,26 @@ func (s *Topology) Explain(ctx context.Context, req *swanherdv1.ExplainRequest) 
 		return nil, scope.Denied(fmt.Sprintf("what is between %s and %s", from, to))
 	}
 	for _, hop := range out.GetHops() {
-		s.tellStatus(hop)
+		tellStatus(hop, func(tunnel string) swanherdv1.TunnelStatus {
+			t, _ := s.fleet.Tunnel(tunnel)
+			return t.GetStatus()
+		})
 	}
 	return out, nil
 }
 
 // tellStatus fills in how the tunnel of a hop is, and the others that could carry it. Of
 // several it goes over the first that is up.
-func (s *Topology) tellStatus(hop *swanherdv1.ExplainHop) {
-	hop.Status = s.tunnelStatus(hop.GetTunnel())
+func tellStatus(hop *swanherdv1.ExplainHop, of func(tunnel string) swanherdv1.TunnelStatus) {
+	hop.Status = of(hop.GetTunnel())
 	for _, p := range hop.GetPaths() {
 		if p.GetTunnel() == "" {
 			continue
 		}
-		if p.Status = s.tunnelStatus(p.GetTunnel()); carries(p.GetStatus()) && !carries(hop.GetStatus()) {
+		if p.Status = of(p.GetTunnel()); carries(p.GetStatus()) && !carries(hop.GetStatus()) {
 			hop.Tunnel, hop.Status = p.GetTunnel(), p.GetStatus()
 		}
 	}
-}
-
-func (s *Topology) tunnelStatus(name string) swanherdv1.TunnelStatus {
-	t, _ := s.fleet.Tunnel(name)
-	return t.GetStatus()
 }
 
 // carries says whether a tunnel of that status carries traffic.

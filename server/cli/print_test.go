@@ -124,3 +124,41 @@ func TestUsageErrors(t *testing.T) {
 		}
 	}
 }
+
+// Where two edges have several paths, tables say over which uplinks a tunnel goes and of what
+// class that is, and explain why there is none over others.
+func TestPathsAreShown(t *testing.T) {
+	tunnel := &swanherdv1.Tunnel{
+		Name: "networks/demo/tunnels/a--b.wan.cell", A: &swanherdv1.TunnelEnd{Uplink: "wan"}, B: &swanherdv1.TunnelEnd{Uplink: "cell"},
+		Path: &swanherdv1.TunnelPath{Group: "networks/demo/tunnels/a--b", Class: swanherdv1.TransportClass_TRANSPORT_CLASS_LTE, Metered: true},
+	}
+	for want, m := range map[string]*swanherdv1.Tunnel{
+		"wan > cell LTE metered": tunnel,
+		"wan > ?":                {A: tunnel.GetA(), B: &swanherdv1.TunnelEnd{}},
+		"wan":                    {A: tunnel.GetA(), B: &swanherdv1.TunnelEnd{Gateway: "networks/demo/gateways/partner"}},
+	} {
+		if got := tunnelPath(m); got != want {
+			t.Errorf("%v: %q, want %q", m, got, want)
+		}
+	}
+	var out bytes.Buffer
+	s := &session{IO: IO{Out: &out}, output: "table"}
+	err := s.printExplanation(&swanherdv1.ExplainResponse{Reachable: true, Reason: "over a tunnel of its own", Hops: []*swanherdv1.ExplainHop{{
+		FromEdge: "networks/demo/edges/a", ToEdge: "networks/demo/edges/b", Tunnel: tunnel.GetName(),
+		Paths: []*swanherdv1.ExplainPath{
+			{FromUplink: "wan", ToUplink: "cell", Tunnel: tunnel.GetName(), Class: tunnel.GetPath().GetClass(), Cost: 12, Status: swanherdv1.TunnelStatus_TUNNEL_STATUS_UP},
+			{FromUplink: "wan", ToUplink: "mpls", Reason: "the two have no address family in common"},
+		},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"a      wan      b    cell     LTE     12     a--b.wan.cell   UP       -",
+		"a      wan      b    mpls     -       0      -               -        the two have no address family in common",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("no line %q in\n%s", want, out.String())
+		}
+	}
+}

@@ -318,3 +318,30 @@ func TestExplainPaths(t *testing.T) {
 		}
 	}
 }
+
+// A preview tells of tunnels that come and go for others' sake, and of no loss by that.
+func TestPreviewOfPaths(t *testing.T) {
+	two := func(n int) []*swanherdv1.Uplink {
+		return []*swanherdv1.Uplink{wan("inet", broadband, 0, fmt.Sprintf("192.0.2.%d", n)), wan("cell", lte, 10, fmt.Sprintf("198.51.100.%d", n))}
+	}
+	b := twoSites(preferredPair, 0, two(1), two(2))
+	before := b.snapshot()
+	b.pair(sameClass, 0)
+	after := b.snapshot()
+	for _, c := range []struct {
+		from, to *model.Topology
+		want     string
+	}{
+		{before, after, "REMOVED a--b path, ADDED a--b.cell.cell path, ADDED a--b.inet.inet path"},
+		{after, before, "REMOVED a--b.cell.cell path, REMOVED a--b.inet.inet path, ADDED a--b path"},
+	} {
+		var got []string
+		plan := Preview(c.from, c.to)
+		for _, x := range plan.GetTunnels() {
+			got = append(got, strings.TrimPrefix(x.GetEffect().String(), "EFFECT_")+" "+short(x.GetTunnel())+" "+strings.Join(x.GetReasons(), " "))
+		}
+		if text := strings.Join(got, ", "); text != c.want || len(plan.GetReachability()) > 0 {
+			t.Errorf("%s; %v, want %s", text, plan.GetReachability(), c.want)
+		}
+	}
+}

@@ -41,8 +41,22 @@ type preview struct {
 
 func (p *preview) tunnels(names map[string]bool) {
 	var all []*swanherdv1.TunnelChange
+	had, has := map[[3]string]bool{}, map[[3]string]bool{}
 	for name := range names {
-		all = append(all, p.tunnel(name))
+		if t, ok := p.before.Tunnels.Get(name); ok {
+			had[betweenOf(t.Value)] = true
+		}
+		if t, ok := p.after.Tunnels.Get(name); ok {
+			has[betweenOf(t.Value)] = true
+		}
+	}
+	for name := range names {
+		c := p.tunnel(name)
+		old, now := p.before.Tunnels.Value(name), p.after.Tunnels.Value(name)
+		if old == nil && had[betweenOf(now)] || now == nil && has[betweenOf(old)] {
+			c.Reasons = append(c.Reasons, "path") // another carries the same
+		}
+		all = append(all, c)
 	}
 	for _, c := range all {
 		switch c.GetEffect() {
@@ -62,6 +76,11 @@ func (p *preview) tunnels(names map[string]bool) {
 		return cmp.Or(cmp.Compare(harm[a.GetEffect()], harm[b.GetEffect()]), cmp.Compare(a.GetTunnel(), b.GetTunnel()))
 	})
 	p.out.Tunnels = all[:min(maxPreviewed, len(all))]
+}
+
+// betweenOf is what a tunnel and those that carry the same by other uplinks have in common.
+func betweenOf(t *swanherdv1.Tunnel) [3]string {
+	return [3]string{t.GetSegment(), t.GetA().GetEdge(), t.GetB().GetEdge() + t.GetB().GetGateway()}
 }
 
 // harm orders effects by what they may cost.
