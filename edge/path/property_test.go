@@ -234,3 +234,41 @@ func FuzzChooser(f *testing.F) {
 		}
 	})
 }
+
+// TestNoGoodPath has both paths become bad in turns, by each kind of trouble and at each pace,
+// one always while the other is not: what is worst for a chooser that follows. Damping has it
+// stay.
+func TestNoGoodPath(t *testing.T) {
+	troubles := map[string]func(*Observation){
+		"dead":  func(o *Observation) { o.State = probe.Dead },
+		"loses": func(o *Observation) { o.Probes, o.Lost = 40, 8 },
+		"lies":  func(o *Observation) { o.Outside = map[string][]*swanherdv1.SlaViolation{"": overLatency} },
+	}
+	for name, trouble := range troubles {
+		for _, turn := range []time.Duration{time.Second, 5 * time.Second, 11 * time.Second, 15 * time.Second, time.Minute} {
+			o := newObserver([]Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 2}})
+			const span = time.Hour
+			for now := start; now.Before(start.Add(span)); now = now.Add(lookInterval) {
+				a, b := Observation{Up: true, Life: probe.Life{State: probe.Alive}}, Observation{Up: true, Life: probe.Life{State: probe.Alive}}
+				if now.Sub(start)/turn%2 == 0 {
+					trouble(&a)
+				} else {
+					trouble(&b)
+				}
+				if err := o.step(now, map[string]Observation{"a": a, "b": b}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// A path that is dead is left whenever the other one lives.
+			most := 2*mostSwitches(2, span) + 1
+			if name == "dead" {
+				most = int(span/turn) + 1
+			}
+			if n := o.switches[""]; n > most {
+				t.Errorf("%s in turns of %v: %d switches in an hour, want %d at most", name, turn, n, most)
+			} else {
+				t.Logf("%s in turns of %v: %d switches in an hour", name, turn, n)
+			}
+		}
+	}
+}

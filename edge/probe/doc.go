@@ -18,7 +18,8 @@
 // All others are dropped. An answer counts once, for a probe that waits for one, and only
 // if it has that probe's timestamp, whose lowest bits are random. A probe is answered by
 // as many octets or fewer, and not more often than twice the rate at which the peer is to
-// probe. The memory of a path is the same whatever comes.
+// probe, or 40 times a second, which is more than one in doubt does. The memory of a path is
+// the same whatever comes.
 //
 // # Figures
 //
