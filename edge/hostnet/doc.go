@@ -44,6 +44,9 @@
 // a week; to forget it sooner, stop the agent and take it out of uplinks.json in its state
 // directory.
 //
+// An uplink that is lost again and again counts as down until it has been up for 10 s without
+// a break, if another is up (uplinkflaps.go).
+//
 // The addresses of probes are a prefix of IPv6 that the host answers for as a whole (`ip
 // -6 route show table local proto 83`), so that the interface has not one for each tunnel.
 //

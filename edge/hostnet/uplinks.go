@@ -66,6 +66,8 @@ type Uplinks struct {
 	restUntil time.Time
 	lost      map[string]time.Time
 	said      string
+	flaps     flaps
+	quiet     time.Duration // until flaps are to be asked again, 0 for never
 
 	current atomic.Pointer[uplinkState]
 	told    atomic.Pointer[[]*swanherdv1.Uplink]
@@ -94,7 +96,7 @@ func (s *uplinkState) add(up *swanherdv1.Uplink, down string) {
 func (h *Host) NewUplinks(cfg UplinksConfig) (*Uplinks, error) {
 	u := &Uplinks{
 		host: h, cfg: cfg, apart: newUplinksApart(h), known: cfg.Known,
-		lost: map[string]time.Time{}, changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1),
+		lost: map[string]time.Time{}, flaps: flaps{}, changed: make(chan struct{}, 1), hostChanged: make(chan struct{}, 1),
 	}
 	found, err := u.look()
 	if err != nil {
@@ -184,7 +186,11 @@ func (u *Uplinks) follow(ctx context.Context, notes <-chan struct{}, lost <-chan
 func (u *Uplinks) refresh() time.Duration {
 	u.lookAgain()
 	signal(u.hostChanged)
-	return u.tell(time.Now())
+	again := u.tell(time.Now())
+	if u.quiet > 0 && (again == 0 || u.quiet < again) {
+		again = u.quiet
+	}
+	return again
 }
 
 // lookAgain looks at the uplinks, and says whether they are others than before or there is
@@ -197,6 +203,11 @@ func (u *Uplinks) lookAgain() bool {
 		u.host.logger.Warn("cannot look at the uplinks", "error", err)
 		return false
 	}
+	var all []string
+	for _, f := range found.uplinks {
+		all = append(all, f.GetName())
+	}
+	u.quiet = u.flaps.damp(began, all, found.down)
 	before := u.current.Load()
 	same := sameUplinks(found.uplinks, before.uplinks)
 	u.current.Store(found)
