@@ -127,6 +127,18 @@ func (c *chooser) status() []PathStatus {
 	return out
 }
 
+// switches are the last times that traffic went another way; it may be nil.
+func (c *chooser) switches() []SwitchStatus {
+	if c == nil {
+		return nil
+	}
+	var out []SwitchStatus
+	for _, w := range c.Recent() {
+		out = append(out, SwitchStatus{Time: w.Time, Group: w.Group, Class: w.Class, From: w.From, To: w.To, Cause: w.Cause.String(), Reason: w.Reason})
+	}
+	return out
+}
+
 // received is how many packets each tunnel's SAs have received.
 func (a *agent) received() map[string]uint64 {
 	out := map[string]uint64{}

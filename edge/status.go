@@ -54,6 +54,20 @@ type Status struct {
 	UplinksDown map[string]string `json:"uplinks_down,omitempty"`
 	// Paths are the choices among tunnels that carry the same prefixes.
 	Paths []PathStatus `json:"paths,omitempty"`
+	// Switches are the last times that one of these changed, the last one last.
+	Switches []SwitchStatus `json:"switches,omitempty"`
+}
+
+// SwitchStatus is that traffic of a class went another way.
+type SwitchStatus struct {
+	Time  time.Time `json:"time"`
+	Group string    `json:"group"`
+	Class string    `json:"class,omitempty"`
+	From  []string  `json:"from"`
+	To    []string  `json:"to"`
+	// Cause is one word, as in the metric of switches.
+	Cause  string `json:"cause"`
+	Reason string `json:"reason"`
 }
 
 // PathStatus is which of a group of tunnels carry a class of traffic.
@@ -100,7 +114,7 @@ func (a *agent) status() *Status {
 		AgentVersion: Version(), StartTime: a.started,
 		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(), KeyLog: a.cfg.UnsafeKeyLog,
 		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()), UplinksDown: a.uplinks.Down(),
-		Paths: a.chooser.status(),
+		Paths: a.chooser.status(), Switches: a.chooser.switches(),
 	}
 	if i := a.runner.Running(); i != nil {
 		s.Edge = i.EdgeIntent().GetSettings().GetEdge()

@@ -38,7 +38,8 @@ func (u *use) reason(order []Member) string {
 	return text + fmt.Sprintf(": best of %d paths", len(order))
 }
 
-// describe names a path by what it is preferred for or not.
+// describe names a path, by the last part of its tunnel's name, and what it is preferred for
+// or not.
 func describe(m Member) string {
 	var what []string
 	if m.Transport != swanherdv1.TransportClass_TRANSPORT_CLASS_UNSPECIFIED {
@@ -48,7 +49,8 @@ func describe(m Member) string {
 	if m.Metered {
 		what = append(what, "metered")
 	}
-	return fmt.Sprintf("%s (%s)", m.Tunnel, strings.Join(what, ", "))
+	name := m.Tunnel[strings.LastIndexByte(m.Tunnel, '/')+1:]
+	return fmt.Sprintf("%s (%s)", name, strings.Join(what, ", "))
 }
 
 // fault says what is wrong with a path.

@@ -23,6 +23,11 @@ func TestPrintStatus(t *testing.T) {
 			"quality":{"window_probes":100,"window_lost":2,"rtt_avg_us":12340},
 			"last_error":{"code":"TS_UNACCEPTABLE","message":"create Child SA: no","remote":true,"time":"2026-11-23T11:59:30Z",
 			"kind":"TUNNEL_ERROR_KIND_SELECTORS","exchange":"IKE_AUTH","payload":"TSi","child":"lan","ours":["a","b"],"remedy":"mirror them"}}`)},
+		Paths: []edge.PathStatus{{Group: "networks/n/tunnels/a--b", Class: "voice", InUse: []string{"networks/n/tunnels/a--b.2"}, Since: now.Add(-time.Minute), Reason: "it is better"}},
+		Switches: []edge.SwitchStatus{
+			{Time: now.Add(-time.Hour), Group: "networks/n/tunnels/a--b", To: []string{"networks/n/tunnels/a--b.1", "networks/n/tunnels/a--b.2"}, Cause: "first", Reason: "best"},
+			{Time: now.Add(-time.Minute), Group: "networks/n/tunnels/a--b", Class: "voice", From: []string{"networks/n/tunnels/a--b.1"}, To: []string{"networks/n/tunnels/a--b.2"}, Cause: "dead", Reason: "no answer"},
+		},
 	}
 	var out bytes.Buffer
 	if err := printStatus(&out, s, now); err != nil {
@@ -39,6 +44,13 @@ Uplink:      lte  wwan0  -  down: interface wwan0 is missing
 
 TUNNEL  STATE   SINCE  REMOTE  PATH MTU        RTT       LOSS   IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR
 a--b    failed  1m0s   -       1400 (limited)  12.34 ms  2.0 %  -          -      -           -   -    TS_UNACCEPTABLE
+
+PATHS TO  CLASS  IN USE  SINCE  WHY
+a--b      voice  a--b.2  1m0s   it is better
+
+SWITCHED    PATHS TO  CLASS  FROM    TO              CAUSE  WHY
+1m0s ago    a--b      voice  a--b.1  a--b.2          dead   no answer
+1h0m0s ago  a--b      -      -       a--b.1, a--b.2  first  best
 
 a--b failed 30s ago, as the peer found:
   what:      create Child SA: no

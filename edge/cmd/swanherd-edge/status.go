@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -102,7 +103,7 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	printPaths(w, s.Paths, now)
+	printPaths(w, s, now)
 	if err := w.Flush(); err != nil {
 		return err
 	}
@@ -112,19 +113,34 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	return w.Flush()
 }
 
-// printPaths prints which tunnels of those that carry the same prefixes are in use.
-func printPaths(w io.Writer, paths []edge.PathStatus, now time.Time) {
-	if len(paths) == 0 {
-		return
+// shownSwitches is how many of the last switches people are shown.
+const shownSwitches = 5
+
+// printPaths prints which tunnels of those that carry the same prefixes are in use, and what
+// changed that last.
+func printPaths(w io.Writer, s *edge.Status, now time.Time) {
+	if len(s.Paths) > 0 {
+		fmt.Fprintln(w, "\nPATHS TO\tCLASS\tIN USE\tSINCE\tWHY")
 	}
-	fmt.Fprintln(w, "\nPATHS TO\tCLASS\tIN USE\tSINCE\tWHY")
-	for _, p := range paths {
-		names := make([]string, len(p.InUse))
-		for i, name := range p.InUse {
-			names[i] = path.Base(name)
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", path.Base(p.Group), dash(p.Class), dash(strings.Join(names, ", ")), age(now, p.Since), p.Reason)
+	for _, p := range s.Paths {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", path.Base(p.Group), dash(p.Class), bases(p.InUse), age(now, p.Since), p.Reason)
 	}
+	last := s.Switches[max(0, len(s.Switches)-shownSwitches):]
+	if len(last) > 0 {
+		fmt.Fprintln(w, "\nSWITCHED\tPATHS TO\tCLASS\tFROM\tTO\tCAUSE\tWHY")
+	}
+	for _, x := range slices.Backward(last) {
+		fmt.Fprintf(w, "%s ago\t%s\t%s\t%s\t%s\t%s\t%s\n", age(now, x.Time), path.Base(x.Group), dash(x.Class), bases(x.From), bases(x.To), x.Cause, x.Reason)
+	}
+}
+
+// bases are the last parts of names.
+func bases(names []string) string {
+	short := make([]string, len(names))
+	for i, name := range names {
+		short[i] = path.Base(name)
+	}
+	return dash(strings.Join(short, ", "))
 }
 
 // printFailure prints all that is known of a tunnel's last failure.
