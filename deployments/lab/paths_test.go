@@ -39,6 +39,15 @@ func TestEdgesOverSeveralUplinks(t *testing.T) {
 	p.link("wan1", "up")
 	p.paths("over both", map[string]bool{"a--b.wan1.wan1": true, "a--b.wan2.wan2": true})
 	p.ping("over both")
+	p.link("wan1", "down")
+	for inRow := 0; inRow < 10; inRow++ {
+		if _, err := p.oursLAN.Ping(p.ctx, p.oursHost, p.theirsHost, 1); err != nil {
+			inRow = -1
+		}
+		if p.ctx.Err() != nil {
+			t.Fatal("the path that is left does not carry the traffic")
+		}
+	}
 }
 
 // link sets a link of the first edge up or down.

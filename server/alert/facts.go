@@ -21,6 +21,7 @@ import (
 type facts struct {
 	edges    map[string]*edgeFact
 	tunnels  map[string]*swanherdv1.Tunnel
+	groups   map[string]map[string]struct{} // of tunnels that are each other's alternatives
 	sites    map[string]*siteFact
 	networks map[string]*networkFact
 
@@ -69,6 +70,7 @@ func newFacts() facts {
 	return facts{
 		edges:    map[string]*edgeFact{},
 		tunnels:  map[string]*swanherdv1.Tunnel{},
+		groups:   map[string]map[string]struct{}{},
 		sites:    map[string]*siteFact{},
 		networks: map[string]*networkFact{},
 		ends:     map[subject]pki.Expiry{},
@@ -186,12 +188,45 @@ func (f *facts) setTunnel(name string, next *swanherdv1.Tunnel) {
 	if next != nil {
 		f.tunnels[name] = next
 	}
+	f.regroup(name, old.GetPath().GetGroup(), next.GetPath().GetGroup())
 	if old != nil && next != nil && old.GetStatus() == next.GetStatus() && fleet.OverSLA(old) == fleet.OverSLA(next) && slices.Equal(sitesOf(old), sitesOf(next)) {
 		return // its counters, or the reason
 	}
 	f.countTunnel(old, -1)
 	f.countTunnel(next, 1)
 	f.touch(ofTunnels, name)
+}
+
+// regroup has a tunnel be of another group; empty: of none.
+func (f *facts) regroup(name, from, to string) {
+	if from == to {
+		return
+	}
+	if delete(f.groups[from], name); len(f.groups[from]) == 0 {
+		delete(f.groups, from)
+	}
+	if to == "" {
+		return
+	}
+	if f.groups[to] == nil {
+		f.groups[to] = map[string]struct{}{}
+	}
+	f.groups[to][name] = struct{}{}
+}
+
+// alternatives says of a tunnel that is one of several how many of them are up; empty for the
+// only one.
+func (f *facts) alternatives(t *swanherdv1.Tunnel) string {
+	if t.GetPath() == nil {
+		return ""
+	}
+	up, all := 0, f.groups[t.GetPath().GetGroup()]
+	for name := range all {
+		if s := f.tunnels[name].GetStatus(); s == swanherdv1.TunnelStatus_TUNNEL_STATUS_UP || s == swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED {
+			up++
+		}
+	}
+	return fmt.Sprintf("; %d of the %d paths between its ends are up", up, len(all))
 }
 
 func (f *facts) countTunnel(t *swanherdv1.Tunnel, by int) {
@@ -447,7 +482,7 @@ func (f *facts) judgeTunnel(r *rule, t *swanherdv1.Tunnel) answer {
 	switch t.GetStatus() {
 	case want:
 		summary := strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", path.Base(t.GetName()), word, t.GetReason()), ": ")
-		return answer{state: yes, since: t.GetStatusTime().AsTime(), summary: clip(summary)}
+		return answer{state: yes, since: t.GetStatusTime().AsTime(), summary: clip(summary + f.alternatives(t))}
 	case swanherdv1.TunnelStatus_TUNNEL_STATUS_UP, swanherdv1.TunnelStatus_TUNNEL_STATUS_DEGRADED, swanherdv1.TunnelStatus_TUNNEL_STATUS_DOWN:
 		return answer{}
 	}

@@ -530,3 +530,32 @@ func TestMistakesOfRules(t *testing.T) {
 		}
 	}
 }
+
+// An alert about one of several paths says how many there are left.
+func TestATunnelWithAlternatives(t *testing.T) {
+	w := newWorld(t, simple(down))
+	path := func(uplink string, status swanherdv1.TunnelStatus) {
+		w.tunnel("berlin", "oslo", status)
+		n := w.in.Fleet.Tunnels[len(w.in.Fleet.Tunnels)-1]
+		n.Path = &swanherdv1.TunnelPath{Group: n.GetName()}
+		n.Name += "." + uplink + ".wan"
+	}
+	for _, uplink := range []string{"dsl", "lte", "mpls"} {
+		path(uplink, up)
+	}
+	w.after(time.Second)
+	path("lte", isDown)
+	w.after(62*time.Second, "+berlin--oslo.lte.wan")
+	path("dsl", isDown)
+	w.after(62*time.Second, "+berlin--oslo.dsl.wan")
+	for tunnel, want := range map[string]string{"lte": "2 of the 3 paths between its ends are up", "dsl": "1 of the 3 paths between its ends are up"} {
+		for _, a := range w.stored {
+			if strings.HasSuffix(a.GetResource(), "."+tunnel+".wan") && !strings.HasSuffix(a.GetSummary(), want) {
+				t.Errorf("%s: %q, want %q", a.GetResource(), a.GetSummary(), want)
+			}
+		}
+	}
+	if len(w.stored) != 2 {
+		t.Errorf("alerts are %v", w.stored)
+	}
+}
