@@ -53,6 +53,7 @@
 // Anybody on the Internet can raise swanherd_edge_ike_dropped_datagrams_total.
 // Its reasons, in the order in which they are found:
 //
+//	stun             an answer of STUN that nobody waits for: late, or forged
 //	too_short        shorter than an IKE header: noise
 //	length_mismatch  the header's length is not the datagram's: noise, or a path that cuts datagrams
 //	version          a major version other than 2: a peer configured for IKEv1

@@ -8,7 +8,8 @@ type DropReason uint8
 
 // The reasons, in the order in which they are found.
 const (
-	DropTooShort      DropReason = iota // shorter than an IKE header
+	DropSTUN          DropReason = iota // an answer of STUN that nobody waits for
+	DropTooShort                        // shorter than an IKE header
 	DropLength                          // the header's length is not the datagram's
 	DropVersion                         // major version other than 2
 	DropSPI                             // an SPI is zero that must not be, or the other way about
@@ -27,6 +28,7 @@ const (
 )
 
 var dropNames = [dropReasons]string{
+	DropSTUN:          "stun",
 	DropTooShort:      "too_short",
 	DropLength:        "length_mismatch",
 	DropVersion:       "version",

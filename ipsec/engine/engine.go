@@ -26,6 +26,7 @@ type Engine struct {
 	hub      hub
 	pool     *cryptoPool
 	streams  *streams
+	stun     stunRequests
 	keys     *keyLog
 	writer   *planeWriter
 	activity *activity
@@ -253,6 +254,10 @@ func (e *Engine) receive(w way, b []byte) (known bool) {
 		return true
 	}
 	e.counters.received.Add(1)
+	if isSTUN(b) && !w.tcp {
+		e.receiveSTUN(w, b)
+		return false
+	}
 	where, ours, reason := classify(b)
 	switch where {
 	case routeDrop:
