@@ -48,6 +48,7 @@ type agent struct {
 	segments   []*segmentPlace
 	uplinks    *hostnet.Uplinks
 	ways       *waysOut // to the controller
+	outside    *outside
 	plane      hostPlane
 	engine     *engine.Engine
 	reconciler *reconcile.Reconciler
@@ -148,6 +149,7 @@ func (a *agent) open() error {
 	if a.engine, err = engine.New(ec); err != nil {
 		return err
 	}
+	a.outside = newOutside(a.outsideSource())
 	a.probes = probe.New(probe.Config{
 		Interface: a.plane.Interface(), Logger: a.cfg.Logger,
 		Up: func() map[string]bool { return a.tracker.Established() }, Received: a.received,
@@ -360,19 +362,15 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	client := session.New(session.Config{
 		Dial: a.dial, Endpoints: places.Current, Last: places.Last, Keep: a.keepEndpoints,
 		AgentVersion: Version(), DataPlane: a.plane.Name(),
-		Intent: a.runner, Health: a.tracker, Uplinks: toldUplinks{a.uplinks}, Command: a.command, Logger: a.cfg.Logger,
+		Intent: a.runner, Health: a.tracker, Uplinks: a.outside, Welcomed: a.outside.Welcomed, Command: a.command, Logger: a.cfg.Logger,
 	})
 	a.client.Store(client)
 	renewer.Endpoints = func() []string { return a.endpoints.Load().Current }
+	parts.Go(func() { a.outside.Run(ctx) })
 	parts.Go(func() { client.Run(ctx) })
 	parts.Go(func() { renewer.Run(ctx, id) })
 	return nil
 }
-
-// toldUplinks are the uplinks as the controller is told of them.
-type toldUplinks struct{ *hostnet.Uplinks }
-
-func (u toldUplinks) Current() []*swanherdv1.Uplink { return u.Told() }
 
 // enroll asks until the controller answers, one way or the other.
 func (a *agent) enroll(ctx context.Context) (*state.Identity, error) {

@@ -113,7 +113,7 @@ func (a *agent) status() *Status {
 	s := &Status{
 		AgentVersion: Version(), StartTime: a.started,
 		DataPlane: a.plane.Name(), DataPlaneReason: a.reason, Interface: a.plane.Interface(), KeyLog: a.cfg.UnsafeKeyLog,
-		Uplinks: raw(a.uplinks.Current()), Tunnels: raw(a.tracker.Reports()), UplinksDown: a.uplinks.Down(),
+		Uplinks: raw(withNATs(a.uplinks.Current(), *a.outside.nats.Load())), Tunnels: raw(a.tracker.Reports()), UplinksDown: a.uplinks.Down(),
 		Paths: a.chooser.status(), Switches: a.chooser.switches(),
 	}
 	if i := a.runner.Running(); i != nil {

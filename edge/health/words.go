@@ -1,6 +1,8 @@
 package health
 
 import (
+	"net"
+	"strconv"
 	"strings"
 
 	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
@@ -22,4 +24,26 @@ func StateWord(s swanherdv1.TunnelState) string {
 // metricWord is what a limit of an SLA is about: "loss".
 func metricWord(m swanherdv1.SlaMetric) string {
 	return strings.ToLower(strings.TrimPrefix(m.String(), "SLA_METRIC_"))
+}
+
+// NATWords is how an address of an uplink looks from outside, as people read it:
+// "203.0.113.7:31022 (endpoint-independent NAT)".
+func NATWords(n *swanherdv1.UplinkNat) string {
+	seen := n.GetMappedAddress()
+	if n.GetMappedPort() != 0 {
+		seen = net.JoinHostPort(seen, strconv.Itoa(int(n.GetMappedPort())))
+	}
+	carrier := ""
+	if n.GetCarrierGrade() {
+		carrier = "carrier-grade "
+	}
+	switch n.GetMapping() {
+	case swanherdv1.NatMapping_NAT_MAPPING_NONE:
+		return seen + " (no NAT)"
+	case swanherdv1.NatMapping_NAT_MAPPING_ENDPOINT_INDEPENDENT:
+		return seen + " (endpoint-independent " + carrier + "NAT)"
+	case swanherdv1.NatMapping_NAT_MAPPING_ADDRESS_DEPENDENT:
+		return seen + " (address-dependent " + carrier + "NAT)"
+	}
+	return seen + " (" + carrier + "NAT)"
 }

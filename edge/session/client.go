@@ -110,6 +110,9 @@ type Config struct {
 	Intent       Intent
 	Health       Health
 	Uplinks      Uplinks
+	// Welcomed is told of each session: the controller's endpoints, that of the session
+	// first, and the ports at which it answers STUN. It does not block; nil: nobody is told.
+	Welcomed func(endpoints []string, stunPorts []uint32)
 	// Command begins what an operator wants done, and does not block; nil: nothing is.
 	Command func(*swanherdv1.Command) error
 	Logger  *slog.Logger

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -155,6 +156,10 @@ func (s *session) began() {
 	s.c.cfg.Logger.Info("session with the controller", "controller", s.endpoint, "epoch", s.welcome.GetEpoch())
 	s.c.places.good(s.endpoint)
 	s.c.keep(s.endpoint)
+	if s.c.cfg.Welcomed != nil {
+		others := slices.DeleteFunc(slices.Clone(s.c.places.endpoints), func(e string) bool { return e == s.endpoint })
+		s.c.cfg.Welcomed(append([]string{s.endpoint}, others...), s.welcome.GetStunPorts())
+	}
 }
 
 // receive passes what the controller says to the loop and puts the watch for

@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -132,6 +134,30 @@ func siteKind() kind {
 	}
 }
 
+// natWords says how an uplink looks from outside, where that is not as it looks from
+// inside: "(203.0.113.7:31022 endpoint-independent NAT)".
+func natWords(nats []*swanherdv1.UplinkNat) (words string) {
+	for _, n := range nats {
+		seen := n.GetMappedAddress()
+		if n.GetMappedPort() != 0 {
+			seen = net.JoinHostPort(seen, strconv.Itoa(int(n.GetMappedPort())))
+		}
+		if n.GetCarrierGrade() {
+			seen += " carrier's"
+		}
+		switch n.GetMapping() {
+		case swanherdv1.NatMapping_NAT_MAPPING_NONE:
+			continue
+		case swanherdv1.NatMapping_NAT_MAPPING_ENDPOINT_INDEPENDENT:
+			seen += " endpoint-independent"
+		case swanherdv1.NatMapping_NAT_MAPPING_ADDRESS_DEPENDENT:
+			seen += " address-dependent"
+		}
+		words += "(" + seen + " NAT)"
+	}
+	return words
+}
+
 func edgeKind() kind {
 	return kind{
 		plural: "edges", singular: "edge", segment: "edges",
@@ -141,7 +167,7 @@ func edgeKind() kind {
 			st := e.GetStatus()
 			var uplinks []string
 			for _, u := range e.GetUplinks() {
-				uplinks = append(uplinks, u.GetName()+"="+strings.Join(u.GetAddresses(), "/"))
+				uplinks = append(uplinks, u.GetName()+"="+strings.Join(u.GetAddresses(), "/")+natWords(u.GetNats()))
 			}
 			connected := "no"
 			if st.GetConnected() {

@@ -241,7 +241,13 @@ func (r *Recorder) noted(edge, action, message string) {
 func describeUplinks(uplinks []*swanherdv1.Uplink) string {
 	var parts []string
 	for _, u := range uplinks {
-		parts = append(parts, u.GetName()+" "+strings.Join(u.GetAddresses(), ","))
+		part := u.GetName() + " " + strings.Join(u.GetAddresses(), ",")
+		for _, n := range u.GetNats() {
+			if n.GetMapping() != swanherdv1.NatMapping_NAT_MAPPING_NONE {
+				part += fmt.Sprintf(" (%s behind a NAT, seen as %s port %d)", n.GetAddress(), n.GetMappedAddress(), n.GetMappedPort())
+			}
+		}
+		parts = append(parts, part)
 	}
 	return cmp.Or(strings.Join(parts, "; "), "none")
 }

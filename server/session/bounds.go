@@ -257,6 +257,11 @@ func boundUplinks(uplinks []*swanherdv1.Uplink) error {
 			}
 		}
 		known(&u.TransportClass, swanherdv1.TransportClass_name)
+		cut(&u.Nats, maxAddresses)
+		for _, n := range u.GetNats() {
+			clipTo(maxWord, &n.Address, &n.MappedAddress)
+			known(&n.Mapping, swanherdv1.NatMapping_name)
+		}
 		seen[u.GetName()] = true
 	}
 	return nil

@@ -17,7 +17,7 @@ func TestPrintStatus(t *testing.T) {
 		Edge: "networks/n/edges/a", AgentVersion: "v1", StartTime: now.Add(-time.Minute),
 		DataPlane: "userspace", DataPlaneReason: "as configured", Interface: "swan0", KeyLog: "/tmp/k",
 		Session:     &edge.SessionStatus{Connected: true, Endpoint: "c:7444", Since: now.Add(-5 * time.Second), RoundTripMs: 1.25},
-		Uplinks:     []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"]}`), []byte(`{"name":"lte","interface":"wwan0"}`)},
+		Uplinks:     []json.RawMessage{[]byte(`{"name":"wan1","interface":"eth0","addresses":["192.0.2.1"],"nats":[{"address":"192.0.2.1","mapping":"NAT_MAPPING_ENDPOINT_INDEPENDENT","mapped_address":"203.0.113.7","mapped_port":31022}]}`), []byte(`{"name":"lte","interface":"wwan0"}`)},
 		UplinksDown: map[string]string{"lte": "interface wwan0 is missing"},
 		Tunnels: []json.RawMessage{[]byte(`{"tunnel":"networks/n/tunnels/a--b","state":"TUNNEL_STATE_FAILED","path_mtu":{"octets":1400,"limited":true,"search":"complete"},"state_time":"2026-11-23T11:59:00Z",
 			"quality":{"window_probes":100,"window_lost":2,"rtt_avg_us":12340},
@@ -40,6 +40,7 @@ KEY LOG:     /tmp/k gets the keys of all tunnels: whoever reads it reads their t
 Controller:  c:7444, connected for 5s, round trip 1.2 ms
 Intent:      none yet
 Uplink:      wan1  eth0  192.0.2.1
+Outside:     192.0.2.1 is 203.0.113.7:31022 (endpoint-independent NAT)
 Uplink:      lte  wwan0  -  down: interface wwan0 is missing
 
 TUNNEL  STATE   SINCE  REMOTE  PATH MTU        RTT       LOSS   IKE SUITE  CHILD  SPI IN/OUT  IN  OUT  LAST ERROR

@@ -87,6 +87,9 @@ func printStatus(to io.Writer, s *edge.Status, now time.Time) error {
 	printAgent(w, s, now)
 	for _, u := range uplinks {
 		fmt.Fprintf(w, "Uplink:\t%s  %s  %s%s\n", u.GetName(), u.GetInterface(), dash(strings.Join(u.GetAddresses(), ", ")), because(s.UplinksDown[u.GetName()]))
+		for _, n := range u.GetNats() {
+			fmt.Fprintf(w, "Outside:\t%s is %s\n", n.GetAddress(), health.NATWords(n))
+		}
 	}
 	fmt.Fprintln(w)
 	if len(tunnels) == 0 {

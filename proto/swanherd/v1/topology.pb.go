@@ -25,6 +25,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// How a NAT chooses what the outside sees (RFC 4787, Section 4.1).
+type NatMapping int32
+
+const (
+	// Not known.
+	NatMapping_NAT_MAPPING_UNSPECIFIED NatMapping = 0
+	// The outside sees the address itself, and its port: there is no NAT.
+	NatMapping_NAT_MAPPING_NONE NatMapping = 1
+	// The same for all destinations, so that one of them can tell the others.
+	NatMapping_NAT_MAPPING_ENDPOINT_INDEPENDENT NatMapping = 2
+	// Another one for each destination ("symmetric").
+	NatMapping_NAT_MAPPING_ADDRESS_DEPENDENT NatMapping = 3
+)
+
+// Enum value maps for NatMapping.
+var (
+	NatMapping_name = map[int32]string{
+		0: "NAT_MAPPING_UNSPECIFIED",
+		1: "NAT_MAPPING_NONE",
+		2: "NAT_MAPPING_ENDPOINT_INDEPENDENT",
+		3: "NAT_MAPPING_ADDRESS_DEPENDENT",
+	}
+	NatMapping_value = map[string]int32{
+		"NAT_MAPPING_UNSPECIFIED":          0,
+		"NAT_MAPPING_NONE":                 1,
+		"NAT_MAPPING_ENDPOINT_INDEPENDENT": 2,
+		"NAT_MAPPING_ADDRESS_DEPENDENT":    3,
+	}
+)
+
+func (x NatMapping) Enum() *NatMapping {
+	p := new(NatMapping)
+	*p = x
+	return p
+}
+
+func (x NatMapping) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NatMapping) Descriptor() protoreflect.EnumDescriptor {
+	return file_swanherd_v1_topology_proto_enumTypes[0].Descriptor()
+}
+
+func (NatMapping) Type() protoreflect.EnumType {
+	return &file_swanherd_v1_topology_proto_enumTypes[0]
+}
+
+func (x NatMapping) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NatMapping.Descriptor instead.
+func (NatMapping) EnumDescriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{0}
+}
+
 // How far an edge is with its newest intent.
 type IntentState int32
 
@@ -88,11 +145,11 @@ func (x IntentState) String() string {
 }
 
 func (IntentState) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[0].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[1].Descriptor()
 }
 
 func (IntentState) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[0]
+	return &file_swanherd_v1_topology_proto_enumTypes[1]
 }
 
 func (x IntentState) Number() protoreflect.EnumNumber {
@@ -101,7 +158,7 @@ func (x IntentState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use IntentState.Descriptor instead.
 func (IntentState) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{0}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{1}
 }
 
 // What the traffic selectors of a gateway's tunnels are.
@@ -141,11 +198,11 @@ func (x GatewayRouting) String() string {
 }
 
 func (GatewayRouting) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[1].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[2].Descriptor()
 }
 
 func (GatewayRouting) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[1]
+	return &file_swanherd_v1_topology_proto_enumTypes[2]
 }
 
 func (x GatewayRouting) Number() protoreflect.EnumNumber {
@@ -154,7 +211,7 @@ func (x GatewayRouting) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GatewayRouting.Descriptor instead.
 func (GatewayRouting) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{1}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
 }
 
 // Which end of a gateway's tunnel initiates.
@@ -193,11 +250,11 @@ func (x GatewayInitiator) String() string {
 }
 
 func (GatewayInitiator) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[2].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[3].Descriptor()
 }
 
 func (GatewayInitiator) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[2]
+	return &file_swanherd_v1_topology_proto_enumTypes[3]
 }
 
 func (x GatewayInitiator) Number() protoreflect.EnumNumber {
@@ -206,7 +263,7 @@ func (x GatewayInitiator) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GatewayInitiator.Descriptor instead.
 func (GatewayInitiator) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{2}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{3}
 }
 
 type MeshPaths_Pairing int32
@@ -249,11 +306,11 @@ func (x MeshPaths_Pairing) String() string {
 }
 
 func (MeshPaths_Pairing) Descriptor() protoreflect.EnumDescriptor {
-	return file_swanherd_v1_topology_proto_enumTypes[3].Descriptor()
+	return file_swanherd_v1_topology_proto_enumTypes[4].Descriptor()
 }
 
 func (MeshPaths_Pairing) Type() protoreflect.EnumType {
-	return &file_swanherd_v1_topology_proto_enumTypes[3]
+	return &file_swanherd_v1_topology_proto_enumTypes[4]
 }
 
 func (x MeshPaths_Pairing) Number() protoreflect.EnumNumber {
@@ -262,7 +319,7 @@ func (x MeshPaths_Pairing) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use MeshPaths_Pairing.Descriptor instead.
 func (MeshPaths_Pairing) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9, 0}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10, 0}
 }
 
 // A Network is an isolated overlay: its own sites, meshes, address space and
@@ -888,7 +945,10 @@ type Uplink struct {
 	// Addresses on the interface, without prefix length.
 	Addresses []string `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	// UDP port on which the edge answers IKE and UDP-encapsulated ESP.
-	Port          uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
+	Port uint32 `protobuf:"varint,7,opt,name=port,proto3" json:"port,omitempty"`
+	// What is between its addresses and the controller, as far as that is known: at most one
+	// for each address.
+	Nats          []*UplinkNat `protobuf:"bytes,8,rep,name=nats,proto3" json:"nats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -972,6 +1032,95 @@ func (x *Uplink) GetPort() uint32 {
 	return 0
 }
 
+func (x *Uplink) GetNats() []*UplinkNat {
+	if x != nil {
+		return x.Nats
+	}
+	return nil
+}
+
+// An UplinkNat is how an address of an uplink, and the port of IKE and ESP at it, look
+// from outside.
+type UplinkNat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of Uplink.addresses.
+	Address string     `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	Mapping NatMapping `protobuf:"varint,2,opt,name=mapping,proto3,enum=swanherd.v1.NatMapping" json:"mapping,omitempty"`
+	// The address that the outside sees.
+	MappedAddress string `protobuf:"bytes,3,opt,name=mapped_address,json=mappedAddress,proto3" json:"mapped_address,omitempty"`
+	// The port that it sees; 0 where that is another one for each destination.
+	MappedPort uint32 `protobuf:"varint,4,opt,name=mapped_port,json=mappedPort,proto3" json:"mapped_port,omitempty"`
+	// The carrier has a NAT of its own: the address is of 100.64.0.0/10 (RFC 6598).
+	CarrierGrade  bool `protobuf:"varint,5,opt,name=carrier_grade,json=carrierGrade,proto3" json:"carrier_grade,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UplinkNat) Reset() {
+	*x = UplinkNat{}
+	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UplinkNat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UplinkNat) ProtoMessage() {}
+
+func (x *UplinkNat) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UplinkNat.ProtoReflect.Descriptor instead.
+func (*UplinkNat) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *UplinkNat) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *UplinkNat) GetMapping() NatMapping {
+	if x != nil {
+		return x.Mapping
+	}
+	return NatMapping_NAT_MAPPING_UNSPECIFIED
+}
+
+func (x *UplinkNat) GetMappedAddress() string {
+	if x != nil {
+		return x.MappedAddress
+	}
+	return ""
+}
+
+func (x *UplinkNat) GetMappedPort() uint32 {
+	if x != nil {
+		return x.MappedPort
+	}
+	return 0
+}
+
+func (x *UplinkNat) GetCarrierGrade() bool {
+	if x != nil {
+		return x.CarrierGrade
+	}
+	return false
+}
+
 // EdgeStatus is what the controller knows of an edge.
 type EdgeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1009,7 +1158,7 @@ type EdgeStatus struct {
 
 func (x *EdgeStatus) Reset() {
 	*x = EdgeStatus{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1021,7 +1170,7 @@ func (x *EdgeStatus) String() string {
 func (*EdgeStatus) ProtoMessage() {}
 
 func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[7]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1034,7 +1183,7 @@ func (x *EdgeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeStatus.ProtoReflect.Descriptor instead.
 func (*EdgeStatus) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *EdgeStatus) GetConnected() bool {
@@ -1164,7 +1313,7 @@ type Mesh struct {
 
 func (x *Mesh) Reset() {
 	*x = Mesh{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1325,7 @@ func (x *Mesh) String() string {
 func (*Mesh) ProtoMessage() {}
 
 func (x *Mesh) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[8]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1338,7 @@ func (x *Mesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mesh.ProtoReflect.Descriptor instead.
 func (*Mesh) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Mesh) GetName() string {
@@ -1357,7 +1506,7 @@ type MeshPaths struct {
 
 func (x *MeshPaths) Reset() {
 	*x = MeshPaths{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1518,7 @@ func (x *MeshPaths) String() string {
 func (*MeshPaths) ProtoMessage() {}
 
 func (x *MeshPaths) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[9]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1531,7 @@ func (x *MeshPaths) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeshPaths.ProtoReflect.Descriptor instead.
 func (*MeshPaths) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MeshPaths) GetPairing() MeshPaths_Pairing {
@@ -1413,7 +1562,7 @@ type SiteSelector struct {
 
 func (x *SiteSelector) Reset() {
 	*x = SiteSelector{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1574,7 @@ func (x *SiteSelector) String() string {
 func (*SiteSelector) ProtoMessage() {}
 
 func (x *SiteSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[10]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1587,7 @@ func (x *SiteSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteSelector.ProtoReflect.Descriptor instead.
 func (*SiteSelector) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SiteSelector) GetAll() bool {
@@ -1472,7 +1621,7 @@ type FullMesh struct {
 
 func (x *FullMesh) Reset() {
 	*x = FullMesh{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1484,7 +1633,7 @@ func (x *FullMesh) String() string {
 func (*FullMesh) ProtoMessage() {}
 
 func (x *FullMesh) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[11]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1497,7 +1646,7 @@ func (x *FullMesh) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullMesh.ProtoReflect.Descriptor instead.
 func (*FullMesh) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FullMesh) GetSites() *SiteSelector {
@@ -1521,7 +1670,7 @@ type HubAndSpoke struct {
 
 func (x *HubAndSpoke) Reset() {
 	*x = HubAndSpoke{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1682,7 @@ func (x *HubAndSpoke) String() string {
 func (*HubAndSpoke) ProtoMessage() {}
 
 func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[12]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1695,7 @@ func (x *HubAndSpoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HubAndSpoke.ProtoReflect.Descriptor instead.
 func (*HubAndSpoke) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HubAndSpoke) GetHubs() *SiteSelector {
@@ -1589,7 +1738,7 @@ type Regional struct {
 
 func (x *Regional) Reset() {
 	*x = Regional{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1601,7 +1750,7 @@ func (x *Regional) String() string {
 func (*Regional) ProtoMessage() {}
 
 func (x *Regional) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[13]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1614,7 +1763,7 @@ func (x *Regional) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Regional.ProtoReflect.Descriptor instead.
 func (*Regional) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Regional) GetRegionLabel() string {
@@ -1655,7 +1804,7 @@ type ExplicitLinks struct {
 
 func (x *ExplicitLinks) Reset() {
 	*x = ExplicitLinks{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1667,7 +1816,7 @@ func (x *ExplicitLinks) String() string {
 func (*ExplicitLinks) ProtoMessage() {}
 
 func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[14]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1680,7 +1829,7 @@ func (x *ExplicitLinks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplicitLinks.ProtoReflect.Descriptor instead.
 func (*ExplicitLinks) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{14}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExplicitLinks) GetLinks() []*Link {
@@ -1702,7 +1851,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1863,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[15]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1876,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{15}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Link) GetSiteA() string {
@@ -1789,7 +1938,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1950,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[16]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1963,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{16}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Profile) GetName() string {
@@ -1965,7 +2114,7 @@ type Probing struct {
 
 func (x *Probing) Reset() {
 	*x = Probing{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2126,7 @@ func (x *Probing) String() string {
 func (*Probing) ProtoMessage() {}
 
 func (x *Probing) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[17]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2139,7 @@ func (x *Probing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probing.ProtoReflect.Descriptor instead.
 func (*Probing) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{17}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Probing) GetDisabled() bool {
@@ -2065,7 +2214,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2226,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[18]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2239,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{18}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Gateway) GetName() string {
@@ -2271,7 +2420,7 @@ type GatewayPreSharedKey struct {
 
 func (x *GatewayPreSharedKey) Reset() {
 	*x = GatewayPreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2432,7 @@ func (x *GatewayPreSharedKey) String() string {
 func (*GatewayPreSharedKey) ProtoMessage() {}
 
 func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[19]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2445,7 @@ func (x *GatewayPreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayPreSharedKey.ProtoReflect.Descriptor instead.
 func (*GatewayPreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{19}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GatewayPreSharedKey) GetKey() string {
@@ -2319,7 +2468,7 @@ type GatewayCertificate struct {
 
 func (x *GatewayCertificate) Reset() {
 	*x = GatewayCertificate{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2331,7 +2480,7 @@ func (x *GatewayCertificate) String() string {
 func (*GatewayCertificate) ProtoMessage() {}
 
 func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[20]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2344,7 +2493,7 @@ func (x *GatewayCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayCertificate.ProtoReflect.Descriptor instead.
 func (*GatewayCertificate) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{20}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GatewayCertificate) GetTrustAnchors() []string {
@@ -2372,7 +2521,7 @@ type GatewayAttachment struct {
 
 func (x *GatewayAttachment) Reset() {
 	*x = GatewayAttachment{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2384,7 +2533,7 @@ func (x *GatewayAttachment) String() string {
 func (*GatewayAttachment) ProtoMessage() {}
 
 func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[21]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2397,7 +2546,7 @@ func (x *GatewayAttachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayAttachment.ProtoReflect.Descriptor instead.
 func (*GatewayAttachment) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{21}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GatewayAttachment) GetWho() isGatewayAttachment_Who {
@@ -2459,7 +2608,7 @@ type GatewaySites struct {
 
 func (x *GatewaySites) Reset() {
 	*x = GatewaySites{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2620,7 @@ func (x *GatewaySites) String() string {
 func (*GatewaySites) ProtoMessage() {}
 
 func (x *GatewaySites) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[22]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2633,7 @@ func (x *GatewaySites) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaySites.ProtoReflect.Descriptor instead.
 func (*GatewaySites) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{22}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GatewaySites) GetMatchLabels() map[string]string {
@@ -2519,7 +2668,7 @@ type PreSharedKey struct {
 
 func (x *PreSharedKey) Reset() {
 	*x = PreSharedKey{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2531,7 +2680,7 @@ func (x *PreSharedKey) String() string {
 func (*PreSharedKey) ProtoMessage() {}
 
 func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[23]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2544,7 +2693,7 @@ func (x *PreSharedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PreSharedKey.ProtoReflect.Descriptor instead.
 func (*PreSharedKey) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{23}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PreSharedKey) GetName() string {
@@ -2639,7 +2788,7 @@ type Assertion struct {
 
 func (x *Assertion) Reset() {
 	*x = Assertion{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2651,7 +2800,7 @@ func (x *Assertion) String() string {
 func (*Assertion) ProtoMessage() {}
 
 func (x *Assertion) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[24]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2664,7 +2813,7 @@ func (x *Assertion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assertion.ProtoReflect.Descriptor instead.
 func (*Assertion) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{24}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Assertion) GetSource() string {
@@ -2760,7 +2909,7 @@ type Manifest struct {
 
 func (x *Manifest) Reset() {
 	*x = Manifest{}
-	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2772,7 +2921,7 @@ func (x *Manifest) String() string {
 func (*Manifest) ProtoMessage() {}
 
 func (x *Manifest) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_topology_proto_msgTypes[25]
+	mi := &file_swanherd_v1_topology_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2785,7 +2934,7 @@ func (x *Manifest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Manifest.ProtoReflect.Descriptor instead.
 func (*Manifest) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{25}
+	return file_swanherd_v1_topology_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Manifest) GetNetworks() []*Network {
@@ -2914,7 +3063,7 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"createTime\x12@\n" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime:D\xeaAA\n" +
-	"\x11swanherd.dev/Edge\x12\x1fnetworks/{network}/edges/{edge}*\x05edges2\x04edge\"\xa3\x02\n" +
+	"\x11swanherd.dev/Edge\x12\x1fnetworks/{network}/edges/{edge}*\x05edges2\x04edge\"\xd9\x02\n" +
 	"\x06Uplink\x12<\n" +
 	"\x04name\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$R\x04name\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12D\n" +
@@ -2922,7 +3071,16 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x04cost\x18\x04 \x01(\rR\x04cost\x12\x18\n" +
 	"\ametered\x18\x05 \x01(\bR\ametered\x12*\n" +
 	"\taddresses\x18\x06 \x03(\tB\f\xbaH\t\x92\x01\x06\"\x04r\x02p\x01R\taddresses\x12\x1d\n" +
-	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\"\x91\x05\n" +
+	"\x04port\x18\a \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\x04port\x124\n" +
+	"\x04nats\x18\b \x03(\v2\x16.swanherd.v1.UplinkNatB\b\xbaH\x05\x92\x01\x02\x10\x10R\x04nats\"\xe5\x01\n" +
+	"\tUplinkNat\x12!\n" +
+	"\aaddress\x18\x01 \x01(\tB\a\xbaH\x04r\x02p\x01R\aaddress\x121\n" +
+	"\amapping\x18\x02 \x01(\x0e2\x17.swanherd.v1.NatMappingR\amapping\x121\n" +
+	"\x0emapped_address\x18\x03 \x01(\tB\n" +
+	"\xbaH\a\xd8\x01\x01r\x02p\x01R\rmappedAddress\x12*\n" +
+	"\vmapped_port\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\n" +
+	"mappedPort\x12#\n" +
+	"\rcarrier_grade\x18\x05 \x01(\bR\fcarrierGrade\"\x91\x05\n" +
 	"\n" +
 	"EdgeStatus\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\bR\tconnected\x12@\n" +
@@ -3121,7 +3279,13 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\bsegments\x18\x06 \x03(\v2\x14.swanherd.v1.SegmentR\bsegments\x126\n" +
 	"\n" +
 	"assertions\x18\a \x03(\v2\x16.swanherd.v1.AssertionR\n" +
-	"assertions*\x85\x02\n" +
+	"assertions*\x88\x01\n" +
+	"\n" +
+	"NatMapping\x12\x1b\n" +
+	"\x17NAT_MAPPING_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10NAT_MAPPING_NONE\x10\x01\x12$\n" +
+	" NAT_MAPPING_ENDPOINT_INDEPENDENT\x10\x02\x12!\n" +
+	"\x1dNAT_MAPPING_ADDRESS_DEPENDENT\x10\x03*\x85\x02\n" +
 	"\vIntentState\x12\x1c\n" +
 	"\x18INTENT_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14INTENT_STATE_PENDING\x10\x01\x12\x18\n" +
@@ -3154,136 +3318,140 @@ func file_swanherd_v1_topology_proto_rawDescGZIP() []byte {
 	return file_swanherd_v1_topology_proto_rawDescData
 }
 
-var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_swanherd_v1_topology_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_swanherd_v1_topology_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_swanherd_v1_topology_proto_goTypes = []any{
-	(IntentState)(0),                   // 0: swanherd.v1.IntentState
-	(GatewayRouting)(0),                // 1: swanherd.v1.GatewayRouting
-	(GatewayInitiator)(0),              // 2: swanherd.v1.GatewayInitiator
-	(MeshPaths_Pairing)(0),             // 3: swanherd.v1.MeshPaths.Pairing
-	(*Network)(nil),                    // 4: swanherd.v1.Network
-	(*Site)(nil),                       // 5: swanherd.v1.Site
-	(*SiteSegment)(nil),                // 6: swanherd.v1.SiteSegment
-	(*Segment)(nil),                    // 7: swanherd.v1.Segment
-	(*Location)(nil),                   // 8: swanherd.v1.Location
-	(*Edge)(nil),                       // 9: swanherd.v1.Edge
-	(*Uplink)(nil),                     // 10: swanherd.v1.Uplink
-	(*EdgeStatus)(nil),                 // 11: swanherd.v1.EdgeStatus
-	(*Mesh)(nil),                       // 12: swanherd.v1.Mesh
-	(*MeshPaths)(nil),                  // 13: swanherd.v1.MeshPaths
-	(*SiteSelector)(nil),               // 14: swanherd.v1.SiteSelector
-	(*FullMesh)(nil),                   // 15: swanherd.v1.FullMesh
-	(*HubAndSpoke)(nil),                // 16: swanherd.v1.HubAndSpoke
-	(*Regional)(nil),                   // 17: swanherd.v1.Regional
-	(*ExplicitLinks)(nil),              // 18: swanherd.v1.ExplicitLinks
-	(*Link)(nil),                       // 19: swanherd.v1.Link
-	(*Profile)(nil),                    // 20: swanherd.v1.Profile
-	(*Probing)(nil),                    // 21: swanherd.v1.Probing
-	(*Gateway)(nil),                    // 22: swanherd.v1.Gateway
-	(*GatewayPreSharedKey)(nil),        // 23: swanherd.v1.GatewayPreSharedKey
-	(*GatewayCertificate)(nil),         // 24: swanherd.v1.GatewayCertificate
-	(*GatewayAttachment)(nil),          // 25: swanherd.v1.GatewayAttachment
-	(*GatewaySites)(nil),               // 26: swanherd.v1.GatewaySites
-	(*PreSharedKey)(nil),               // 27: swanherd.v1.PreSharedKey
-	(*Assertion)(nil),                  // 28: swanherd.v1.Assertion
-	(*Manifest)(nil),                   // 29: swanherd.v1.Manifest
-	nil,                                // 30: swanherd.v1.Site.LabelsEntry
-	nil,                                // 31: swanherd.v1.Segment.LabelsEntry
-	nil,                                // 32: swanherd.v1.Mesh.LabelsEntry
-	nil,                                // 33: swanherd.v1.SiteSelector.MatchLabelsEntry
-	nil,                                // 34: swanherd.v1.Profile.LabelsEntry
-	nil,                                // 35: swanherd.v1.Gateway.LabelsEntry
-	nil,                                // 36: swanherd.v1.GatewaySites.MatchLabelsEntry
-	nil,                                // 37: swanherd.v1.PreSharedKey.LabelsEntry
-	nil,                                // 38: swanherd.v1.Assertion.LabelsEntry
-	(*TrafficClass)(nil),               // 39: swanherd.v1.TrafficClass
-	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
-	(TransportClass)(0),                // 41: swanherd.v1.TransportClass
-	(*durationpb.Duration)(nil),        // 42: google.protobuf.Duration
-	(TcpEncapsulation)(0),              // 43: swanherd.v1.TcpEncapsulation
-	(*OuterHeader)(nil),                // 44: swanherd.v1.OuterHeader
-	(*TrafficFlowConfidentiality)(nil), // 45: swanherd.v1.TrafficFlowConfidentiality
-	(*PathSla)(nil),                    // 46: swanherd.v1.PathSla
+	(NatMapping)(0),                    // 0: swanherd.v1.NatMapping
+	(IntentState)(0),                   // 1: swanherd.v1.IntentState
+	(GatewayRouting)(0),                // 2: swanherd.v1.GatewayRouting
+	(GatewayInitiator)(0),              // 3: swanherd.v1.GatewayInitiator
+	(MeshPaths_Pairing)(0),             // 4: swanherd.v1.MeshPaths.Pairing
+	(*Network)(nil),                    // 5: swanherd.v1.Network
+	(*Site)(nil),                       // 6: swanherd.v1.Site
+	(*SiteSegment)(nil),                // 7: swanherd.v1.SiteSegment
+	(*Segment)(nil),                    // 8: swanherd.v1.Segment
+	(*Location)(nil),                   // 9: swanherd.v1.Location
+	(*Edge)(nil),                       // 10: swanherd.v1.Edge
+	(*Uplink)(nil),                     // 11: swanherd.v1.Uplink
+	(*UplinkNat)(nil),                  // 12: swanherd.v1.UplinkNat
+	(*EdgeStatus)(nil),                 // 13: swanherd.v1.EdgeStatus
+	(*Mesh)(nil),                       // 14: swanherd.v1.Mesh
+	(*MeshPaths)(nil),                  // 15: swanherd.v1.MeshPaths
+	(*SiteSelector)(nil),               // 16: swanherd.v1.SiteSelector
+	(*FullMesh)(nil),                   // 17: swanherd.v1.FullMesh
+	(*HubAndSpoke)(nil),                // 18: swanherd.v1.HubAndSpoke
+	(*Regional)(nil),                   // 19: swanherd.v1.Regional
+	(*ExplicitLinks)(nil),              // 20: swanherd.v1.ExplicitLinks
+	(*Link)(nil),                       // 21: swanherd.v1.Link
+	(*Profile)(nil),                    // 22: swanherd.v1.Profile
+	(*Probing)(nil),                    // 23: swanherd.v1.Probing
+	(*Gateway)(nil),                    // 24: swanherd.v1.Gateway
+	(*GatewayPreSharedKey)(nil),        // 25: swanherd.v1.GatewayPreSharedKey
+	(*GatewayCertificate)(nil),         // 26: swanherd.v1.GatewayCertificate
+	(*GatewayAttachment)(nil),          // 27: swanherd.v1.GatewayAttachment
+	(*GatewaySites)(nil),               // 28: swanherd.v1.GatewaySites
+	(*PreSharedKey)(nil),               // 29: swanherd.v1.PreSharedKey
+	(*Assertion)(nil),                  // 30: swanherd.v1.Assertion
+	(*Manifest)(nil),                   // 31: swanherd.v1.Manifest
+	nil,                                // 32: swanherd.v1.Site.LabelsEntry
+	nil,                                // 33: swanherd.v1.Segment.LabelsEntry
+	nil,                                // 34: swanherd.v1.Mesh.LabelsEntry
+	nil,                                // 35: swanherd.v1.SiteSelector.MatchLabelsEntry
+	nil,                                // 36: swanherd.v1.Profile.LabelsEntry
+	nil,                                // 37: swanherd.v1.Gateway.LabelsEntry
+	nil,                                // 38: swanherd.v1.GatewaySites.MatchLabelsEntry
+	nil,                                // 39: swanherd.v1.PreSharedKey.LabelsEntry
+	nil,                                // 40: swanherd.v1.Assertion.LabelsEntry
+	(*TrafficClass)(nil),               // 41: swanherd.v1.TrafficClass
+	(*timestamppb.Timestamp)(nil),      // 42: google.protobuf.Timestamp
+	(TransportClass)(0),                // 43: swanherd.v1.TransportClass
+	(*durationpb.Duration)(nil),        // 44: google.protobuf.Duration
+	(TcpEncapsulation)(0),              // 45: swanherd.v1.TcpEncapsulation
+	(*OuterHeader)(nil),                // 46: swanherd.v1.OuterHeader
+	(*TrafficFlowConfidentiality)(nil), // 47: swanherd.v1.TrafficFlowConfidentiality
+	(*PathSla)(nil),                    // 48: swanherd.v1.PathSla
 }
 var file_swanherd_v1_topology_proto_depIdxs = []int32{
-	39, // 0: swanherd.v1.Network.traffic_classes:type_name -> swanherd.v1.TrafficClass
-	40, // 1: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
-	40, // 2: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
-	30, // 3: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
-	8,  // 4: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
-	6,  // 5: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
-	40, // 6: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
-	40, // 7: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
-	31, // 8: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
-	40, // 9: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
-	40, // 10: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
-	10, // 11: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
-	11, // 12: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
-	40, // 13: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
-	40, // 14: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
-	41, // 15: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
-	40, // 16: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
-	0,  // 17: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
-	40, // 18: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
-	42, // 19: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
-	42, // 20: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
-	32, // 21: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
-	15, // 22: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
-	16, // 23: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
-	18, // 24: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
-	17, // 25: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
-	13, // 26: swanherd.v1.Mesh.paths:type_name -> swanherd.v1.MeshPaths
-	40, // 27: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
-	40, // 28: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
-	3,  // 29: swanherd.v1.MeshPaths.pairing:type_name -> swanherd.v1.MeshPaths.Pairing
-	33, // 30: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
-	14, // 31: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
-	14, // 32: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
-	14, // 33: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
-	14, // 34: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
-	14, // 35: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
-	19, // 36: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
-	42, // 37: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
-	42, // 38: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
-	42, // 39: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
-	43, // 40: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
-	44, // 41: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
-	45, // 42: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
-	34, // 43: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
-	21, // 44: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
-	46, // 45: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
-	40, // 46: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
-	40, // 47: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	42, // 48: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
-	35, // 49: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
-	23, // 50: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
-	24, // 51: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
-	25, // 52: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
-	1,  // 53: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
-	2,  // 54: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
-	40, // 55: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
-	40, // 56: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
-	26, // 57: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
-	36, // 58: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
-	40, // 59: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
-	37, // 60: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
-	40, // 61: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
-	40, // 62: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
-	38, // 63: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
-	40, // 64: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
-	40, // 65: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
-	4,  // 66: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
-	20, // 67: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
-	5,  // 68: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
-	12, // 69: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
-	22, // 70: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
-	7,  // 71: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
-	28, // 72: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
-	73, // [73:73] is the sub-list for method output_type
-	73, // [73:73] is the sub-list for method input_type
-	73, // [73:73] is the sub-list for extension type_name
-	73, // [73:73] is the sub-list for extension extendee
-	0,  // [0:73] is the sub-list for field type_name
+	41, // 0: swanherd.v1.Network.traffic_classes:type_name -> swanherd.v1.TrafficClass
+	42, // 1: swanherd.v1.Network.create_time:type_name -> google.protobuf.Timestamp
+	42, // 2: swanherd.v1.Network.update_time:type_name -> google.protobuf.Timestamp
+	32, // 3: swanherd.v1.Site.labels:type_name -> swanherd.v1.Site.LabelsEntry
+	9,  // 4: swanherd.v1.Site.location:type_name -> swanherd.v1.Location
+	7,  // 5: swanherd.v1.Site.segments:type_name -> swanherd.v1.SiteSegment
+	42, // 6: swanherd.v1.Site.create_time:type_name -> google.protobuf.Timestamp
+	42, // 7: swanherd.v1.Site.update_time:type_name -> google.protobuf.Timestamp
+	33, // 8: swanherd.v1.Segment.labels:type_name -> swanherd.v1.Segment.LabelsEntry
+	42, // 9: swanherd.v1.Segment.create_time:type_name -> google.protobuf.Timestamp
+	42, // 10: swanherd.v1.Segment.update_time:type_name -> google.protobuf.Timestamp
+	11, // 11: swanherd.v1.Edge.uplinks:type_name -> swanherd.v1.Uplink
+	13, // 12: swanherd.v1.Edge.status:type_name -> swanherd.v1.EdgeStatus
+	42, // 13: swanherd.v1.Edge.create_time:type_name -> google.protobuf.Timestamp
+	42, // 14: swanherd.v1.Edge.update_time:type_name -> google.protobuf.Timestamp
+	43, // 15: swanherd.v1.Uplink.transport_class:type_name -> swanherd.v1.TransportClass
+	12, // 16: swanherd.v1.Uplink.nats:type_name -> swanherd.v1.UplinkNat
+	0,  // 17: swanherd.v1.UplinkNat.mapping:type_name -> swanherd.v1.NatMapping
+	42, // 18: swanherd.v1.EdgeStatus.last_seen_time:type_name -> google.protobuf.Timestamp
+	1,  // 19: swanherd.v1.EdgeStatus.intent_state:type_name -> swanherd.v1.IntentState
+	42, // 20: swanherd.v1.EdgeStatus.certificate_expire_time:type_name -> google.protobuf.Timestamp
+	44, // 21: swanherd.v1.EdgeStatus.control_round_trip:type_name -> google.protobuf.Duration
+	44, // 22: swanherd.v1.EdgeStatus.clock_offset:type_name -> google.protobuf.Duration
+	34, // 23: swanherd.v1.Mesh.labels:type_name -> swanherd.v1.Mesh.LabelsEntry
+	17, // 24: swanherd.v1.Mesh.full_mesh:type_name -> swanherd.v1.FullMesh
+	18, // 25: swanherd.v1.Mesh.hub_and_spoke:type_name -> swanherd.v1.HubAndSpoke
+	20, // 26: swanherd.v1.Mesh.explicit_links:type_name -> swanherd.v1.ExplicitLinks
+	19, // 27: swanherd.v1.Mesh.regional:type_name -> swanherd.v1.Regional
+	15, // 28: swanherd.v1.Mesh.paths:type_name -> swanherd.v1.MeshPaths
+	42, // 29: swanherd.v1.Mesh.create_time:type_name -> google.protobuf.Timestamp
+	42, // 30: swanherd.v1.Mesh.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 31: swanherd.v1.MeshPaths.pairing:type_name -> swanherd.v1.MeshPaths.Pairing
+	35, // 32: swanherd.v1.SiteSelector.match_labels:type_name -> swanherd.v1.SiteSelector.MatchLabelsEntry
+	16, // 33: swanherd.v1.FullMesh.sites:type_name -> swanherd.v1.SiteSelector
+	16, // 34: swanherd.v1.HubAndSpoke.hubs:type_name -> swanherd.v1.SiteSelector
+	16, // 35: swanherd.v1.HubAndSpoke.spokes:type_name -> swanherd.v1.SiteSelector
+	16, // 36: swanherd.v1.Regional.hubs:type_name -> swanherd.v1.SiteSelector
+	16, // 37: swanherd.v1.Regional.spokes:type_name -> swanherd.v1.SiteSelector
+	21, // 38: swanherd.v1.ExplicitLinks.links:type_name -> swanherd.v1.Link
+	44, // 39: swanherd.v1.Profile.ike_rekey_time:type_name -> google.protobuf.Duration
+	44, // 40: swanherd.v1.Profile.child_rekey_time:type_name -> google.protobuf.Duration
+	44, // 41: swanherd.v1.Profile.dpd_delay:type_name -> google.protobuf.Duration
+	45, // 42: swanherd.v1.Profile.tcp_encapsulation:type_name -> swanherd.v1.TcpEncapsulation
+	46, // 43: swanherd.v1.Profile.outer_header:type_name -> swanherd.v1.OuterHeader
+	47, // 44: swanherd.v1.Profile.traffic_flow_confidentiality:type_name -> swanherd.v1.TrafficFlowConfidentiality
+	36, // 45: swanherd.v1.Profile.labels:type_name -> swanherd.v1.Profile.LabelsEntry
+	23, // 46: swanherd.v1.Profile.probing:type_name -> swanherd.v1.Probing
+	48, // 47: swanherd.v1.Profile.sla:type_name -> swanherd.v1.PathSla
+	42, // 48: swanherd.v1.Profile.create_time:type_name -> google.protobuf.Timestamp
+	42, // 49: swanherd.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	44, // 50: swanherd.v1.Probing.interval:type_name -> google.protobuf.Duration
+	37, // 51: swanherd.v1.Gateway.labels:type_name -> swanherd.v1.Gateway.LabelsEntry
+	25, // 52: swanherd.v1.Gateway.pre_shared_key:type_name -> swanherd.v1.GatewayPreSharedKey
+	26, // 53: swanherd.v1.Gateway.certificate:type_name -> swanherd.v1.GatewayCertificate
+	27, // 54: swanherd.v1.Gateway.attachments:type_name -> swanherd.v1.GatewayAttachment
+	2,  // 55: swanherd.v1.Gateway.routing:type_name -> swanherd.v1.GatewayRouting
+	3,  // 56: swanherd.v1.Gateway.initiator:type_name -> swanherd.v1.GatewayInitiator
+	42, // 57: swanherd.v1.Gateway.create_time:type_name -> google.protobuf.Timestamp
+	42, // 58: swanherd.v1.Gateway.update_time:type_name -> google.protobuf.Timestamp
+	28, // 59: swanherd.v1.GatewayAttachment.sites:type_name -> swanherd.v1.GatewaySites
+	38, // 60: swanherd.v1.GatewaySites.match_labels:type_name -> swanherd.v1.GatewaySites.MatchLabelsEntry
+	42, // 61: swanherd.v1.PreSharedKey.secret_time:type_name -> google.protobuf.Timestamp
+	39, // 62: swanherd.v1.PreSharedKey.labels:type_name -> swanherd.v1.PreSharedKey.LabelsEntry
+	42, // 63: swanherd.v1.PreSharedKey.create_time:type_name -> google.protobuf.Timestamp
+	42, // 64: swanherd.v1.PreSharedKey.update_time:type_name -> google.protobuf.Timestamp
+	40, // 65: swanherd.v1.Assertion.labels:type_name -> swanherd.v1.Assertion.LabelsEntry
+	42, // 66: swanherd.v1.Assertion.create_time:type_name -> google.protobuf.Timestamp
+	42, // 67: swanherd.v1.Assertion.update_time:type_name -> google.protobuf.Timestamp
+	5,  // 68: swanherd.v1.Manifest.networks:type_name -> swanherd.v1.Network
+	22, // 69: swanherd.v1.Manifest.profiles:type_name -> swanherd.v1.Profile
+	6,  // 70: swanherd.v1.Manifest.sites:type_name -> swanherd.v1.Site
+	14, // 71: swanherd.v1.Manifest.meshes:type_name -> swanherd.v1.Mesh
+	24, // 72: swanherd.v1.Manifest.gateways:type_name -> swanherd.v1.Gateway
+	8,  // 73: swanherd.v1.Manifest.segments:type_name -> swanherd.v1.Segment
+	30, // 74: swanherd.v1.Manifest.assertions:type_name -> swanherd.v1.Assertion
+	75, // [75:75] is the sub-list for method output_type
+	75, // [75:75] is the sub-list for method input_type
+	75, // [75:75] is the sub-list for extension type_name
+	75, // [75:75] is the sub-list for extension extendee
+	0,  // [0:75] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_topology_proto_init() }
@@ -3293,17 +3461,17 @@ func file_swanherd_v1_topology_proto_init() {
 	}
 	file_swanherd_v1_traffic_proto_init()
 	file_swanherd_v1_tunnel_proto_init()
-	file_swanherd_v1_topology_proto_msgTypes[8].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[9].OneofWrappers = []any{
 		(*Mesh_FullMesh)(nil),
 		(*Mesh_HubAndSpoke)(nil),
 		(*Mesh_ExplicitLinks)(nil),
 		(*Mesh_Regional)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[18].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[19].OneofWrappers = []any{
 		(*Gateway_PreSharedKey)(nil),
 		(*Gateway_Certificate)(nil),
 	}
-	file_swanherd_v1_topology_proto_msgTypes[21].OneofWrappers = []any{
+	file_swanherd_v1_topology_proto_msgTypes[22].OneofWrappers = []any{
 		(*GatewayAttachment_Edge)(nil),
 		(*GatewayAttachment_Sites)(nil),
 	}
@@ -3312,8 +3480,8 @@ func file_swanherd_v1_topology_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_topology_proto_rawDesc), len(file_swanherd_v1_topology_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   35,
+			NumEnums:      5,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/topology.proto.
  */
 export const file_swanherd_v1_topology: GenFile = /*@__PURE__*/
-  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIp8BCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNIs4DCgpFZGdlU3RhdHVzEhEKCWNvbm5lY3RlZBgBIAEoCBIyCg5sYXN0X3NlZW5fdGltZRgCIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFQoNYWdlbnRfdmVyc2lvbhgDIAEoCRISCgpkYXRhX3BsYW5lGAQgASgJEhgKEGFwcGxpZWRfcmV2aXNpb24YBSABKAMSGAoQcGxhbm5lZF9yZXZpc2lvbhgGIAEoAxIuCgxpbnRlbnRfc3RhdGUYByABKA4yGC5zd2FuaGVyZC52MS5JbnRlbnRTdGF0ZRIUCgxpbnRlbnRfZXJyb3IYCCABKAkSOwoXY2VydGlmaWNhdGVfZXhwaXJlX3RpbWUYCSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhYKDmNvbmZsaWN0X2Vwb2NoGAogASgJEhcKD2F3YWl0ZWRfdHVubmVscxgLIAMoCRI1ChJjb250cm9sX3JvdW5kX3RyaXAYDCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24SLwoMY2xvY2tfb2Zmc2V0GA0gASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_swanherd_v1_tunnel]);
+  fileDesc("Chpzd2FuaGVyZC92MS90b3BvbG9neS5wcm90bxILc3dhbmhlcmQudjEisAIKBEVkZ2USDAoEbmFtZRgBIAEoCRIUCgxkaXNwbGF5X25hbWUYAiABKAkSDAoEc2l0ZRgDIAEoCRIQCghkaXNhYmxlZBgEIAEoCBIkCgd1cGxpbmtzGAUgAygLMhMuc3dhbmhlcmQudjEuVXBsaW5rEicKBnN0YXR1cxgGIAEoCzIXLnN3YW5oZXJkLnYxLkVkZ2VTdGF0dXMSGAoQc3VwZXJzZWRlZF9lcG9jaBgHIAEoCRILCgN1aWQYCiABKAkSDAoEZXRhZxgLIAEoCRIvCgtjcmVhdGVfdGltZRgMIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLdXBkYXRlX3RpbWUYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIsUBCgZVcGxpbmsSDAoEbmFtZRgBIAEoCRIRCglpbnRlcmZhY2UYAiABKAkSNAoPdHJhbnNwb3J0X2NsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDAoEY29zdBgEIAEoDRIPCgdtZXRlcmVkGAUgASgIEhEKCWFkZHJlc3NlcxgGIAMoCRIMCgRwb3J0GAcgASgNEiQKBG5hdHMYCCADKAsyFi5zd2FuaGVyZC52MS5VcGxpbmtOYXQiigEKCVVwbGlua05hdBIPCgdhZGRyZXNzGAEgASgJEigKB21hcHBpbmcYAiABKA4yFy5zd2FuaGVyZC52MS5OYXRNYXBwaW5nEhYKDm1hcHBlZF9hZGRyZXNzGAMgASgJEhMKC21hcHBlZF9wb3J0GAQgASgNEhUKDWNhcnJpZXJfZ3JhZGUYBSABKAgizgMKCkVkZ2VTdGF0dXMSEQoJY29ubmVjdGVkGAEgASgIEjIKDmxhc3Rfc2Vlbl90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIVCg1hZ2VudF92ZXJzaW9uGAMgASgJEhIKCmRhdGFfcGxhbmUYBCABKAkSGAoQYXBwbGllZF9yZXZpc2lvbhgFIAEoAxIYChBwbGFubmVkX3JldmlzaW9uGAYgASgDEi4KDGludGVudF9zdGF0ZRgHIAEoDjIYLnN3YW5oZXJkLnYxLkludGVudFN0YXRlEhQKDGludGVudF9lcnJvchgIIAEoCRI7ChdjZXJ0aWZpY2F0ZV9leHBpcmVfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFgoOY29uZmxpY3RfZXBvY2gYCiABKAkSFwoPYXdhaXRlZF90dW5uZWxzGAsgAygJEjUKEmNvbnRyb2xfcm91bmRfdHJpcBgMIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIvCgxjbG9ja19vZmZzZXQYDSABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qiAEKCk5hdE1hcHBpbmcSGwoXTkFUX01BUFBJTkdfVU5TUEVDSUZJRUQQABIUChBOQVRfTUFQUElOR19OT05FEAESJAogTkFUX01BUFBJTkdfRU5EUE9JTlRfSU5ERVBFTkRFTlQQAhIhCh1OQVRfTUFQUElOR19BRERSRVNTX0RFUEVOREVOVBADKoUCCgtJbnRlbnRTdGF0ZRIcChhJTlRFTlRfU1RBVEVfVU5TUEVDSUZJRUQQABIYChRJTlRFTlRfU1RBVEVfUEVORElORxABEhgKFElOVEVOVF9TVEFURV9BUFBMSUVEEAISGQoVSU5URU5UX1NUQVRFX1JFSkVDVEVEEAMSFQoRSU5URU5UX1NUQVRFX1NFTlQQBBIZChVJTlRFTlRfU1RBVEVfUkVDRUlWRUQQBRIaChZJTlRFTlRfU1RBVEVfQ09ORklSTUVEEAYSGQoVSU5URU5UX1NUQVRFX1JFVkVSVEVEEAcSIAocSU5URU5UX1NUQVRFX0NPTkZMSUNUX1BBVVNFRBAIQjtaOWdpdGh1Yi5jb20vc3dhbmhlcmQvc3dhbmhlcmQvcHJvdG8vc3dhbmhlcmQvdjE7c3dhbmhlcmR2MWIGcHJvdG8z", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_swanherd_v1_tunnel]);
 
 /**
  * An Edge is an enrolled device at a site. Its identity is its certificate.
@@ -145,6 +145,14 @@ export type Uplink = Message<"swanherd.v1.Uplink"> & {
    * @generated from field: uint32 port = 7;
    */
   port: number;
+
+  /**
+   * What is between its addresses and the controller, as far as that is known: at most one
+   * for each address.
+   *
+   * @generated from field: repeated swanherd.v1.UplinkNat nats = 8;
+   */
+  nats: UplinkNat[];
 };
 
 /**
@@ -153,6 +161,54 @@ export type Uplink = Message<"swanherd.v1.Uplink"> & {
  */
 export const UplinkSchema: GenMessage<Uplink> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_topology, 1);
+
+/**
+ * An UplinkNat is how an address of an uplink, and the port of IKE and ESP at it, look
+ * from outside.
+ *
+ * @generated from message swanherd.v1.UplinkNat
+ */
+export type UplinkNat = Message<"swanherd.v1.UplinkNat"> & {
+  /**
+   * One of Uplink.addresses.
+   *
+   * @generated from field: string address = 1;
+   */
+  address: string;
+
+  /**
+   * @generated from field: swanherd.v1.NatMapping mapping = 2;
+   */
+  mapping: NatMapping;
+
+  /**
+   * The address that the outside sees.
+   *
+   * @generated from field: string mapped_address = 3;
+   */
+  mappedAddress: string;
+
+  /**
+   * The port that it sees; 0 where that is another one for each destination.
+   *
+   * @generated from field: uint32 mapped_port = 4;
+   */
+  mappedPort: number;
+
+  /**
+   * The carrier has a NAT of its own: the address is of 100.64.0.0/10 (RFC 6598).
+   *
+   * @generated from field: bool carrier_grade = 5;
+   */
+  carrierGrade: boolean;
+};
+
+/**
+ * Describes the message swanherd.v1.UplinkNat.
+ * Use `create(UplinkNatSchema)` to create a new message.
+ */
+export const UplinkNatSchema: GenMessage<UplinkNat> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_topology, 2);
 
 /**
  * EdgeStatus is what the controller knows of an edge.
@@ -255,7 +311,48 @@ export type EdgeStatus = Message<"swanherd.v1.EdgeStatus"> & {
  * Use `create(EdgeStatusSchema)` to create a new message.
  */
 export const EdgeStatusSchema: GenMessage<EdgeStatus> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_topology, 2);
+  messageDesc(file_swanherd_v1_topology, 3);
+
+/**
+ * How a NAT chooses what the outside sees (RFC 4787, Section 4.1).
+ *
+ * @generated from enum swanherd.v1.NatMapping
+ */
+export enum NatMapping {
+  /**
+   * Not known.
+   *
+   * @generated from enum value: NAT_MAPPING_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The outside sees the address itself, and its port: there is no NAT.
+   *
+   * @generated from enum value: NAT_MAPPING_NONE = 1;
+   */
+  NONE = 1,
+
+  /**
+   * The same for all destinations, so that one of them can tell the others.
+   *
+   * @generated from enum value: NAT_MAPPING_ENDPOINT_INDEPENDENT = 2;
+   */
+  ENDPOINT_INDEPENDENT = 2,
+
+  /**
+   * Another one for each destination ("symmetric").
+   *
+   * @generated from enum value: NAT_MAPPING_ADDRESS_DEPENDENT = 3;
+   */
+  ADDRESS_DEPENDENT = 3,
+}
+
+/**
+ * Describes the enum swanherd.v1.NatMapping.
+ */
+export const NatMappingSchema: GenEnum<NatMapping> = /*@__PURE__*/
+  enumDesc(file_swanherd_v1_topology, 0);
 
 /**
  * How far an edge is with its newest intent.
@@ -332,5 +429,5 @@ export enum IntentState {
  * Describes the enum swanherd.v1.IntentState.
  */
 export const IntentStateSchema: GenEnum<IntentState> = /*@__PURE__*/
-  enumDesc(file_swanherd_v1_topology, 0);
+  enumDesc(file_swanherd_v1_topology, 1);
 
