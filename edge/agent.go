@@ -164,7 +164,9 @@ func (a *agent) open() error {
 	paths, _ := a.plane.(dataplane.RoutedPlane)
 	var chooses reconcile.Chooser
 	if plane, ok := a.plane.(dataplane.RankingPlane); ok {
-		a.chooser = newChooser(plane, a.probes, func() map[string]bool { return a.tracker.Established() }, path.Config{Logger: a.cfg.Logger})
+		a.chooser = newChooser(plane, a.probes, func() map[string]bool { return a.tracker.Established() }, path.Config{
+			Logger: a.cfg.Logger, Switched: func(path.Switch) { a.tracker.Poke() },
+		})
 		chooses = a.chooser
 	}
 	a.reconciler = reconcile.New(reconcile.Config{
@@ -176,7 +178,7 @@ func (a *agent) open() error {
 	})
 	a.tracker = health.New(health.Source{
 		Status: a.engine.Status, Counters: a.plane.Counters, Deferred: a.reconciler.Deferred, Stranded: a.reconciler.Stranded,
-		Quality: a.probes.Quality, Violations: a.probes.Violations,
+		Quality: a.probes.Quality, Violations: a.probes.Violations, Uses: a.chooser.uses,
 	})
 	a.runner = newRunner(a.reconciler, a.cfg.Logger)
 	a.runner.carriers = agentCarriers{a.tracker, a.probes}

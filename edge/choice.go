@@ -6,10 +6,13 @@ import (
 	"slices"
 	"sync"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"github.com/swanherd/swanherd/edge/path"
 	"github.com/swanherd/swanherd/edge/probe"
 	"github.com/swanherd/swanherd/edge/reconcile"
 	"github.com/swanherd/swanherd/ipsec/dataplane"
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
 )
 
 // chooser has the data plane go by what package path chooses from what package probe
@@ -137,6 +140,43 @@ func (c *chooser) switches() []SwitchStatus {
 		out = append(out, SwitchStatus{Time: w.Time, Group: w.Group, Class: w.Class, From: w.From, To: w.To, Cause: w.Cause.String(), Reason: w.Reason})
 	}
 	return out
+}
+
+// uses says what is sent by each tunnel that has alternatives; it may be nil.
+func (c *chooser) uses() map[string]*swanherdv1.PathUse {
+	if c == nil {
+		return nil
+	}
+	switches := c.Recent()
+	out := map[string]*swanherdv1.PathUse{}
+	for _, of := range c.Choices() {
+		inUse := of.InUse()
+		for _, p := range of.Paths {
+			use := out[p.Tunnel]
+			if use == nil {
+				use = &swanherdv1.PathUse{}
+				out[p.Tunnel] = use
+			}
+			switch used := slices.Contains(inUse, p.Tunnel); {
+			case of.Class == "":
+				use.InUse, use.Since = used, timestamppb.New(of.Since)
+				use.Cause, use.Reason = causeOf(of, switches)
+			case used:
+				use.Classes = append(use.Classes, of.Class)
+			}
+		}
+	}
+	return out
+}
+
+// causeOf says why what is chosen was. A switch that was long ago is no longer known.
+func causeOf(c path.Choice, switches []path.Switch) (cause, reason string) {
+	for _, s := range slices.Backward(switches) {
+		if s.Group == c.Group && s.Class == c.Class && s.Time.Equal(c.Since) {
+			return s.Cause.String(), s.Reason
+		}
+	}
+	return "", ""
 }
 
 // received is how many packets each tunnel's SAs have received.

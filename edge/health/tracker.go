@@ -37,6 +37,8 @@ type Source struct {
 	// limits of its SLA that it is over.
 	Quality    func(tunnel string) *swanherdv1.PathQuality
 	Violations func(tunnel string) []*swanherdv1.SlaViolation
+	// Uses is what is sent by each tunnel that has alternatives.
+	Uses func() map[string]*swanherdv1.PathUse
 }
 
 // Tracker knows the latest report of each tunnel and which of them are news.
@@ -97,8 +99,10 @@ func (t *Tracker) Poke() { signal(t.poked) }
 // Look compares what is with what was last known.
 func (t *Tracker) Look(now time.Time) {
 	next := map[string]*swanherdv1.TunnelReport{}
+	uses := t.source.Uses()
 	for _, s := range t.source.Status() {
 		r := report(s)
+		r.Use = uses[s.Name]
 		r.SlaViolations = t.source.Violations(s.Name)
 		next[s.Name] = r
 	}

@@ -36,6 +36,7 @@ type plant struct {
 
 func (p *plant) tracker() *Tracker {
 	return New(Source{
+		Uses:       func() map[string]*swanherdv1.PathUse { return nil },
 		Status:     func() []engine.TunnelStatus { return p.tunnels },
 		Counters:   func() []dataplane.Counters { return p.counters },
 		Deferred:   func() map[string]error { return p.deferred },

@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
@@ -12,7 +14,7 @@ import (
 
 func newTunnel(s *session) *cobra.Command {
 	cmd := &cobra.Command{Use: "tunnel", Short: "Look at the paths of tunnels, and act on a tunnel"}
-	cmd.AddCommand(newTunnelRekey(s), newTunnelRestart(s), newTunnelQuality(s))
+	cmd.AddCommand(newTunnelRekey(s), newTunnelRestart(s), newTunnelQuality(s), newTunnelPaths(s))
 	return cmd
 }
 
@@ -78,43 +80,88 @@ func newTunnelQuality(s *session) *cobra.Command {
 		Args:    cobra.MaximumNArgs(1),
 		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
 			t := newTable(s.Out, "TUNNEL", "AT", "RTT", "P50", "P99", "JITTER OUT", "IN", "LOSS", "OUT", "IN", "SLA")
-			if len(args) == 1 {
-				name, err := tunnelKind().name(c, args[0])
-				if err != nil {
-					return err
-				}
-				m, err := c.fleet.GetTunnel(cmd.Context(), &swanherdv1.GetTunnelRequest{Name: name})
-				if err != nil {
-					return err
-				}
-				if s.output != "table" {
-					return s.printMessage(m)
-				}
-				qualityRows(t, m)
-				return t.flush()
-			}
-			req := &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize}
-			for {
-				page, err := c.fleet.ListTunnels(cmd.Context(), req)
-				if err != nil {
-					return err
-				}
-				for _, m := range page.GetTunnels() {
-					if s.output == "table" {
-						qualityRows(t, m)
-					} else if err := s.printMessage(m); err != nil {
-						return err
-					}
-				}
-				if req.PageToken = page.GetNextPageToken(); req.GetPageToken() == "" {
-					break
-				}
-			}
-			if s.output != "table" {
-				return nil
-			}
-			return t.flush()
+			return s.showTunnels(cmd.Context(), c, args, t, qualityRows)
 		}),
+	}
+}
+
+func newTunnelPaths(s *session) *cobra.Command {
+	return &cobra.Command{
+		Use: "paths [NAME]", Short: "Show which tunnels are used of those that have alternatives, at each end",
+		Long: "Shows the tunnels that carry the same prefixes by different uplinks, or one of them, and at each end which\n" +
+			"traffic goes by it: what is of no traffic class (default), classes, or nothing while it stands by.",
+		Example: "  swanherd tunnel paths\n  swanherd tunnel paths berlin--oslo.wan2.wan1",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: s.inNetwork(func(cmd *cobra.Command, c *client, args []string) error {
+			t := newTable(s.Out, "TUNNEL", "PATH", "STATUS", "AT", "SENDS", "SINCE", "WHY")
+			return s.showTunnels(cmd.Context(), c, args, t, pathRows)
+		}),
+	}
+}
+
+// showTunnels shows the tunnel of that name, or all, by rows of a table if it is one.
+func (s *session) showTunnels(ctx context.Context, c *client, args []string, t *table, rows func(*table, *swanherdv1.Tunnel)) error {
+	show := func(m *swanherdv1.Tunnel) error {
+		if s.output != "table" {
+			return s.printMessage(m)
+		}
+		rows(t, m)
+		return nil
+	}
+	if len(args) == 1 {
+		name, err := tunnelKind().name(c, args[0])
+		if err != nil {
+			return err
+		}
+		m, err := c.fleet.GetTunnel(ctx, &swanherdv1.GetTunnelRequest{Name: name})
+		if err == nil {
+			err = show(m)
+		}
+		if err != nil || s.output != "table" {
+			return err
+		}
+		return t.flush()
+	}
+	req := &swanherdv1.ListTunnelsRequest{Parent: c.parent, PageSize: pageSize}
+	for {
+		page, err := c.fleet.ListTunnels(ctx, req)
+		if err != nil {
+			return err
+		}
+		for _, m := range page.GetTunnels() {
+			if err := show(m); err != nil {
+				return err
+			}
+		}
+		if req.PageToken = page.GetNextPageToken(); req.GetPageToken() == "" {
+			break
+		}
+	}
+	if s.output != "table" {
+		return nil
+	}
+	return t.flush()
+}
+
+// pathRows writes a row for each end of a tunnel that has alternatives.
+func pathRows(t *table, m *swanherdv1.Tunnel) {
+	if m.GetPath() == nil {
+		return
+	}
+	for _, end := range []*swanherdv1.TunnelEnd{m.GetA(), m.GetB()} {
+		use := end.GetReport().GetUse()
+		sends := use.GetClasses()
+		if use.GetInUse() {
+			sends = append([]string{"default"}, sends...)
+		}
+		if use != nil && len(sends) == 0 {
+			sends = []string{"nothing"}
+		}
+		since, why := "", ""
+		if use.GetInUse() {
+			since, why = age(use.GetSince(), time.Now()), use.GetReason()
+		}
+		t.row(base(m.GetName()), fmt.Sprintf("%s cost %d", tunnelPath(m), m.GetPath().GetCost()), enumWord(m.GetStatus()), base(end.GetEdge()), strings.Join(sends, ", "), since, why)
 	}
 }
 

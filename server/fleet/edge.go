@@ -214,6 +214,7 @@ func (f *Fleet) Report(name string, r *swanherdv1.StatusReport) {
 	for _, m := range r.GetTunnels() {
 		if _, planned := e.tunnels[m.GetTunnel()]; planned {
 			keepCounters(m, before[m.GetTunnel()].message)
+			f.cfg.Recorder.pathTaken(name, m, before[m.GetTunnel()].message)
 			f.shareWords(m)
 			e.reports[m.GetTunnel()] = report{message: m, received: received}
 			touched[m.GetTunnel()] = struct{}{}

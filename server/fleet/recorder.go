@@ -238,6 +238,31 @@ func (r *Recorder) noted(edge, action, message string) {
 	r.add([]*swanherdv1.Event{transition(edge, "edge:"+edge, action, path.Base(edge)+" "+message)}, nil)
 }
 
+// pathTaken records that an edge sends by a tunnel what it sent by others before.
+func (r *Recorder) pathTaken(edge string, now, before *swanherdv1.TunnelReport) {
+	use, old := now.GetUse(), before.GetUse()
+	if r == nil || use == nil || old == nil {
+		return // what is first is no change
+	}
+	var gained []string
+	if use.GetInUse() && !old.GetInUse() {
+		gained = append(gained, "what is of no class")
+	}
+	for _, class := range use.GetClasses() {
+		if !slices.Contains(old.GetClasses(), class) {
+			gained = append(gained, class)
+		}
+	}
+	if len(gained) == 0 {
+		return
+	}
+	message := fmt.Sprintf("%s sends %s by %s now", path.Base(edge), strings.Join(gained, " and "), path.Base(now.GetTunnel()))
+	if use.GetInUse() && !old.GetInUse() && use.GetReason() != "" {
+		message += ": " + use.GetReason()
+	}
+	r.add([]*swanherdv1.Event{transition(now.GetTunnel(), "edge:"+edge, "tunnel.path", message)}, nil)
+}
+
 func describeUplinks(uplinks []*swanherdv1.Uplink) string {
 	var parts []string
 	for _, u := range uplinks {

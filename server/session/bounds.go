@@ -62,6 +62,8 @@ const (
 	maxOffers = 16
 	// maxViolations is how many limits an SLA has.
 	maxViolations = 3
+	// maxClasses is how many classes of traffic a network has.
+	maxClasses = 16
 	// maxErrors bounds the resources that a Nack names.
 	maxErrors = 64
 	// maxAwaited bounds the tunnels that an edge says it waits for.
@@ -305,6 +307,12 @@ func boundReport(t *swanherdv1.TunnelReport) {
 		known(&v.Metric, swanherdv1.SlaMetric_name)
 		finite(&v.Measured, &v.Limit)
 		shown(&v.StartTime)
+	}
+	if u := t.GetUse(); u != nil {
+		clipAll(&u.Classes, maxClasses, maxWord)
+		clipTo(maxWord, &u.Cause)
+		clipTo(maxText, &u.Reason)
+		shown(&u.Since)
 	}
 }
 

@@ -519,7 +519,7 @@ func (x PathSla_TrafficClass) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PathSla_TrafficClass.Descriptor instead.
 func (PathSla_TrafficClass) EnumDescriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8, 0}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // A Tunnel is the logical link between two edges' uplinks, or between an edge's and a
@@ -1034,6 +1034,8 @@ type TunnelReport struct {
 	Quality *PathQuality `protobuf:"bytes,11,opt,name=quality,proto3" json:"quality,omitempty"`
 	// Limits of the profile's SLA that the path is over at this end.
 	SlaViolations []*SlaViolation `protobuf:"bytes,12,rep,name=sla_violations,json=slaViolations,proto3" json:"sla_violations,omitempty"`
+	// Of a tunnel that has alternatives, once this end has chosen.
+	Use           *PathUse `protobuf:"bytes,13,opt,name=use,proto3" json:"use,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1152,6 +1154,96 @@ func (x *TunnelReport) GetSlaViolations() []*SlaViolation {
 	return nil
 }
 
+func (x *TunnelReport) GetUse() *PathUse {
+	if x != nil {
+		return x.Use
+	}
+	return nil
+}
+
+// PathUse is what one end sends by a tunnel that has alternatives.
+type PathUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether that is what is of no traffic class, or a share of it.
+	InUse bool `protobuf:"varint,1,opt,name=in_use,json=inUse,proto3" json:"in_use,omitempty"`
+	// The classes whose traffic goes by it, or a share of it, by id.
+	Classes []string `protobuf:"bytes,2,rep,name=classes,proto3" json:"classes,omitempty"`
+	// By the edge's clock: since when what is of no class goes by the tunnels by which it does.
+	Since *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	// Why it went there: `first`, `dead` (the path before it was), `brown-out`, `sla`, `damped`,
+	// `better` or `configured`.
+	Cause string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The same in words, of then.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PathUse) Reset() {
+	*x = PathUse{}
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PathUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PathUse) ProtoMessage() {}
+
+func (x *PathUse) ProtoReflect() protoreflect.Message {
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PathUse.ProtoReflect.Descriptor instead.
+func (*PathUse) Descriptor() ([]byte, []int) {
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *PathUse) GetInUse() bool {
+	if x != nil {
+		return x.InUse
+	}
+	return false
+}
+
+func (x *PathUse) GetClasses() []string {
+	if x != nil {
+		return x.Classes
+	}
+	return nil
+}
+
+func (x *PathUse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *PathUse) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *PathUse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // PathQuality is what probes through a tunnel (STAMP, RFC 8762) show at one of its
 // ends. Each end probes by itself.
 type PathQuality struct {
@@ -1191,7 +1283,7 @@ type PathQuality struct {
 
 func (x *PathQuality) Reset() {
 	*x = PathQuality{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1295,7 @@ func (x *PathQuality) String() string {
 func (*PathQuality) ProtoMessage() {}
 
 func (x *PathQuality) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[6]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1308,7 @@ func (x *PathQuality) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathQuality.ProtoReflect.Descriptor instead.
 func (*PathQuality) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{6}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PathQuality) GetWindowProbes() uint32 {
@@ -1346,7 +1438,7 @@ type SlaViolation struct {
 
 func (x *SlaViolation) Reset() {
 	*x = SlaViolation{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1358,7 +1450,7 @@ func (x *SlaViolation) String() string {
 func (*SlaViolation) ProtoMessage() {}
 
 func (x *SlaViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[7]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1371,7 +1463,7 @@ func (x *SlaViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SlaViolation.ProtoReflect.Descriptor instead.
 func (*SlaViolation) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{7}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SlaViolation) GetMetric() SlaMetric {
@@ -1419,7 +1511,7 @@ type PathSla struct {
 
 func (x *PathSla) Reset() {
 	*x = PathSla{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1431,7 +1523,7 @@ func (x *PathSla) String() string {
 func (*PathSla) ProtoMessage() {}
 
 func (x *PathSla) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[8]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1444,7 +1536,7 @@ func (x *PathSla) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathSla.ProtoReflect.Descriptor instead.
 func (*PathSla) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{8}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PathSla) GetTrafficClass() PathSla_TrafficClass {
@@ -1491,7 +1583,7 @@ type PathMtu struct {
 
 func (x *PathMtu) Reset() {
 	*x = PathMtu{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1595,7 @@ func (x *PathMtu) String() string {
 func (*PathMtu) ProtoMessage() {}
 
 func (x *PathMtu) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[9]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1608,7 @@ func (x *PathMtu) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathMtu.ProtoReflect.Descriptor instead.
 func (*PathMtu) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{9}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PathMtu) GetOctets() uint32 {
@@ -1574,7 +1666,7 @@ type TunnelError struct {
 
 func (x *TunnelError) Reset() {
 	*x = TunnelError{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1678,7 @@ func (x *TunnelError) String() string {
 func (*TunnelError) ProtoMessage() {}
 
 func (x *TunnelError) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[10]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1691,7 @@ func (x *TunnelError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TunnelError.ProtoReflect.Descriptor instead.
 func (*TunnelError) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{10}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TunnelError) GetCode() string {
@@ -1711,7 +1803,7 @@ type IkeSa struct {
 
 func (x *IkeSa) Reset() {
 	*x = IkeSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1815,7 @@ func (x *IkeSa) String() string {
 func (*IkeSa) ProtoMessage() {}
 
 func (x *IkeSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[11]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1828,7 @@ func (x *IkeSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IkeSa.ProtoReflect.Descriptor instead.
 func (*IkeSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{11}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *IkeSa) GetInitiatorSpi() string {
@@ -1844,7 +1936,7 @@ type ChildSa struct {
 
 func (x *ChildSa) Reset() {
 	*x = ChildSa{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1948,7 @@ func (x *ChildSa) String() string {
 func (*ChildSa) ProtoMessage() {}
 
 func (x *ChildSa) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[12]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1961,7 @@ func (x *ChildSa) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChildSa.ProtoReflect.Descriptor instead.
 func (*ChildSa) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{12}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ChildSa) GetName() string {
@@ -1964,7 +2056,7 @@ type SaCounters struct {
 
 func (x *SaCounters) Reset() {
 	*x = SaCounters{}
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2068,7 @@ func (x *SaCounters) String() string {
 func (*SaCounters) ProtoMessage() {}
 
 func (x *SaCounters) ProtoReflect() protoreflect.Message {
-	mi := &file_swanherd_v1_tunnel_proto_msgTypes[13]
+	mi := &file_swanherd_v1_tunnel_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2081,7 @@ func (x *SaCounters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaCounters.ProtoReflect.Descriptor instead.
 func (*SaCounters) Descriptor() ([]byte, []int) {
-	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{13}
+	return file_swanherd_v1_tunnel_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SaCounters) GetPacketsIn() uint64 {
@@ -2095,7 +2187,7 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\vpad_to_path\x18\x02 \x01(\bH\x00R\tpadToPath\x12P\n" +
 	"\rfill_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
 	"\"\x02\b<2\x04\x10\xc0\x84=R\ffillIntervalB\t\n" +
-	"\apadding\"\xe7\x04\n" +
+	"\apadding\"\x8f\x05\n" +
 	"\fTunnelReport\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.swanherd.v1.TunnelStateR\x05state\x129\n" +
@@ -2111,7 +2203,14 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\bpath_mtu\x18\n" +
 	" \x01(\v2\x14.swanherd.v1.PathMtuR\apathMtu\x122\n" +
 	"\aquality\x18\v \x01(\v2\x18.swanherd.v1.PathQualityR\aquality\x12@\n" +
-	"\x0esla_violations\x18\f \x03(\v2\x19.swanherd.v1.SlaViolationR\rslaViolations\"\xb0\x04\n" +
+	"\x0esla_violations\x18\f \x03(\v2\x19.swanherd.v1.SlaViolationR\rslaViolations\x12&\n" +
+	"\x03use\x18\r \x01(\v2\x14.swanherd.v1.PathUseR\x03use\"\x9a\x01\n" +
+	"\aPathUse\x12\x15\n" +
+	"\x06in_use\x18\x01 \x01(\bR\x05inUse\x12\x18\n" +
+	"\aclasses\x18\x02 \x03(\tR\aclasses\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xb0\x04\n" +
 	"\vPathQuality\x12#\n" +
 	"\rwindow_probes\x18\x01 \x01(\rR\fwindowProbes\x12\x1f\n" +
 	"\vwindow_lost\x18\x02 \x01(\rR\n" +
@@ -2284,7 +2383,7 @@ func file_swanherd_v1_tunnel_proto_rawDescGZIP() []byte {
 }
 
 var file_swanherd_v1_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 8)
-var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_swanherd_v1_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(TunnelStatus)(0),                  // 0: swanherd.v1.TunnelStatus
 	(TransportClass)(0),                // 1: swanherd.v1.TransportClass
@@ -2300,54 +2399,57 @@ var file_swanherd_v1_tunnel_proto_goTypes = []any{
 	(*OuterHeader)(nil),                // 11: swanherd.v1.OuterHeader
 	(*TrafficFlowConfidentiality)(nil), // 12: swanherd.v1.TrafficFlowConfidentiality
 	(*TunnelReport)(nil),               // 13: swanherd.v1.TunnelReport
-	(*PathQuality)(nil),                // 14: swanherd.v1.PathQuality
-	(*SlaViolation)(nil),               // 15: swanherd.v1.SlaViolation
-	(*PathSla)(nil),                    // 16: swanherd.v1.PathSla
-	(*PathMtu)(nil),                    // 17: swanherd.v1.PathMtu
-	(*TunnelError)(nil),                // 18: swanherd.v1.TunnelError
-	(*IkeSa)(nil),                      // 19: swanherd.v1.IkeSa
-	(*ChildSa)(nil),                    // 20: swanherd.v1.ChildSa
-	(*SaCounters)(nil),                 // 21: swanherd.v1.SaCounters
-	(*timestamppb.Timestamp)(nil),      // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
+	(*PathUse)(nil),                    // 14: swanherd.v1.PathUse
+	(*PathQuality)(nil),                // 15: swanherd.v1.PathQuality
+	(*SlaViolation)(nil),               // 16: swanherd.v1.SlaViolation
+	(*PathSla)(nil),                    // 17: swanherd.v1.PathSla
+	(*PathMtu)(nil),                    // 18: swanherd.v1.PathMtu
+	(*TunnelError)(nil),                // 19: swanherd.v1.TunnelError
+	(*IkeSa)(nil),                      // 20: swanherd.v1.IkeSa
+	(*ChildSa)(nil),                    // 21: swanherd.v1.ChildSa
+	(*SaCounters)(nil),                 // 22: swanherd.v1.SaCounters
+	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),        // 24: google.protobuf.Duration
 }
 var file_swanherd_v1_tunnel_proto_depIdxs = []int32{
 	10, // 0: swanherd.v1.Tunnel.a:type_name -> swanherd.v1.TunnelEnd
 	10, // 1: swanherd.v1.Tunnel.b:type_name -> swanherd.v1.TunnelEnd
 	0,  // 2: swanherd.v1.Tunnel.status:type_name -> swanherd.v1.TunnelStatus
-	22, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
+	23, // 3: swanherd.v1.Tunnel.status_time:type_name -> google.protobuf.Timestamp
 	9,  // 4: swanherd.v1.Tunnel.path:type_name -> swanherd.v1.TunnelPath
 	1,  // 5: swanherd.v1.TunnelPath.class:type_name -> swanherd.v1.TransportClass
 	13, // 6: swanherd.v1.TunnelEnd.report:type_name -> swanherd.v1.TunnelReport
-	22, // 7: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
+	23, // 7: swanherd.v1.TunnelEnd.receive_time:type_name -> google.protobuf.Timestamp
 	3,  // 8: swanherd.v1.OuterHeader.dont_fragment:type_name -> swanherd.v1.DontFragment
-	23, // 9: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
+	24, // 9: swanherd.v1.TrafficFlowConfidentiality.fill_interval:type_name -> google.protobuf.Duration
 	4,  // 10: swanherd.v1.TunnelReport.state:type_name -> swanherd.v1.TunnelState
-	22, // 11: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
-	19, // 12: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
-	20, // 13: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
-	18, // 14: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
-	22, // 15: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
-	17, // 16: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
-	14, // 17: swanherd.v1.TunnelReport.quality:type_name -> swanherd.v1.PathQuality
-	15, // 18: swanherd.v1.TunnelReport.sla_violations:type_name -> swanherd.v1.SlaViolation
-	5,  // 19: swanherd.v1.SlaViolation.metric:type_name -> swanherd.v1.SlaMetric
-	22, // 20: swanherd.v1.SlaViolation.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 21: swanherd.v1.PathSla.traffic_class:type_name -> swanherd.v1.PathSla.TrafficClass
-	23, // 22: swanherd.v1.PathSla.max_latency:type_name -> google.protobuf.Duration
-	23, // 23: swanherd.v1.PathSla.max_jitter:type_name -> google.protobuf.Duration
-	22, // 24: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
-	6,  // 25: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
-	22, // 26: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
-	22, // 27: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
-	22, // 28: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
-	22, // 29: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
-	21, // 30: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	23, // 11: swanherd.v1.TunnelReport.state_time:type_name -> google.protobuf.Timestamp
+	20, // 12: swanherd.v1.TunnelReport.ike_sa:type_name -> swanherd.v1.IkeSa
+	21, // 13: swanherd.v1.TunnelReport.child_sas:type_name -> swanherd.v1.ChildSa
+	19, // 14: swanherd.v1.TunnelReport.last_error:type_name -> swanherd.v1.TunnelError
+	23, // 15: swanherd.v1.TunnelReport.next_attempt_time:type_name -> google.protobuf.Timestamp
+	18, // 16: swanherd.v1.TunnelReport.path_mtu:type_name -> swanherd.v1.PathMtu
+	15, // 17: swanherd.v1.TunnelReport.quality:type_name -> swanherd.v1.PathQuality
+	16, // 18: swanherd.v1.TunnelReport.sla_violations:type_name -> swanherd.v1.SlaViolation
+	14, // 19: swanherd.v1.TunnelReport.use:type_name -> swanherd.v1.PathUse
+	23, // 20: swanherd.v1.PathUse.since:type_name -> google.protobuf.Timestamp
+	5,  // 21: swanherd.v1.SlaViolation.metric:type_name -> swanherd.v1.SlaMetric
+	23, // 22: swanherd.v1.SlaViolation.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 23: swanherd.v1.PathSla.traffic_class:type_name -> swanherd.v1.PathSla.TrafficClass
+	24, // 24: swanherd.v1.PathSla.max_latency:type_name -> google.protobuf.Duration
+	24, // 25: swanherd.v1.PathSla.max_jitter:type_name -> google.protobuf.Duration
+	23, // 26: swanherd.v1.TunnelError.time:type_name -> google.protobuf.Timestamp
+	6,  // 27: swanherd.v1.TunnelError.kind:type_name -> swanherd.v1.TunnelErrorKind
+	23, // 28: swanherd.v1.IkeSa.established_time:type_name -> google.protobuf.Timestamp
+	23, // 29: swanherd.v1.IkeSa.rekey_time:type_name -> google.protobuf.Timestamp
+	23, // 30: swanherd.v1.ChildSa.established_time:type_name -> google.protobuf.Timestamp
+	23, // 31: swanherd.v1.ChildSa.rekey_time:type_name -> google.protobuf.Timestamp
+	22, // 32: swanherd.v1.ChildSa.counters:type_name -> swanherd.v1.SaCounters
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_tunnel_proto_init() }
@@ -2360,14 +2462,14 @@ func file_swanherd_v1_tunnel_proto_init() {
 		(*TrafficFlowConfidentiality_PadTo)(nil),
 		(*TrafficFlowConfidentiality_PadToPath)(nil),
 	}
-	file_swanherd_v1_tunnel_proto_msgTypes[8].OneofWrappers = []any{}
+	file_swanherd_v1_tunnel_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_swanherd_v1_tunnel_proto_rawDesc), len(file_swanherd_v1_tunnel_proto_rawDesc)),
 			NumEnums:      8,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file swanherd/v1/tunnel.proto.
  */
 export const file_swanherd_v1_tunnel: GenFile = /*@__PURE__*/
-  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIqgCCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDEg8KB3NlZ21lbnQYCiABKAkSJQoEcGF0aBgLIAEoCzIXLnN3YW5oZXJkLnYxLlR1bm5lbFBhdGgiZgoKVHVubmVsUGF0aBINCgVncm91cBgBIAEoCRIMCgRjb3N0GAIgASgEEioKBWNsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDwoHbWV0ZXJlZBgEIAEoCCLrAQoJVHVubmVsRW5kEgwKBGVkZ2UYASABKAkSDAoEc2l0ZRgCIAEoCRIOCgZ1cGxpbmsYAyABKAkSEAoIZW5kcG9pbnQYBCABKAkSEAoIcHJlZml4ZXMYBSADKAkSEQoJaW5pdGlhdG9yGAYgASgIEikKBnJlcG9ydBgHIAEoCzIZLnN3YW5oZXJkLnYxLlR1bm5lbFJlcG9ydBIwCgxyZWNlaXZlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBXN0YWxlGAkgASgIEg8KB2dhdGV3YXkYCiABKAki4AMKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dRIpCgdxdWFsaXR5GAsgASgLMhguc3dhbmhlcmQudjEuUGF0aFF1YWxpdHkSMQoOc2xhX3Zpb2xhdGlvbnMYDCADKAsyGS5zd2FuaGVyZC52MS5TbGFWaW9sYXRpb24i7AIKC1BhdGhRdWFsaXR5EhUKDXdpbmRvd19wcm9iZXMYASABKA0SEwoLd2luZG93X2xvc3QYAiABKA0SFwoPd2luZG93X2xvc3Rfb3V0GAMgASgNEhYKDndpbmRvd19sb3N0X2luGAQgASgNEhIKCnJ0dF9taW5fdXMYBSABKA0SEgoKcnR0X2F2Z191cxgGIAEoDRISCgpydHRfcDUwX3VzGAcgASgNEhIKCnJ0dF9wOTlfdXMYCCABKA0SFQoNaml0dGVyX291dF91cxgJIAEoDRIUCgxqaXR0ZXJfaW5fdXMYCiABKA0SHQoVb25lX3dheV9kaWZmZXJlbmNlX3VzGAsgASgSEg4KBnByb2JlcxgMIAEoBBITCgtwcm9iZXNfbG9zdBgNIAEoBBISCgpydHRfc3VtX3VzGA4gASgEEhUKDWppdHRlcl9zdW1fdXMYDyABKAQSFAoMaml0dGVyX2NvdW50GBAgASgEIocBCgxTbGFWaW9sYXRpb24SJgoGbWV0cmljGAEgASgOMhYuc3dhbmhlcmQudjEuU2xhTWV0cmljEhAKCG1lYXN1cmVkGAIgASgBEg0KBWxpbWl0GAMgASgBEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjoKB1BhdGhNdHUSDgoGb2N0ZXRzGAEgASgNEg8KB2xpbWl0ZWQYAiABKAgSDgoGc2VhcmNoGAMgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIrgCCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCBIYChB0Y3BfZW5jYXBzdWxhdGVkGAwgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIrUBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQSDwoHbWlzc2luZxgIIAEoBCqvAQoMVHVubmVsU3RhdHVzEh0KGVRVTk5FTF9TVEFUVVNfVU5TUEVDSUZJRUQQABIUChBUVU5ORUxfU1RBVFVTX1VQEAESGgoWVFVOTkVMX1NUQVRVU19ERUdSQURFRBACEhYKElRVTk5FTF9TVEFUVVNfRE9XThADEh0KGVRVTk5FTF9TVEFUVVNfTkVHT1RJQVRJTkcQBBIXChNUVU5ORUxfU1RBVFVTX1NUQUxFEAUqogEKDlRyYW5zcG9ydENsYXNzEh8KG1RSQU5TUE9SVF9DTEFTU19VTlNQRUNJRklFRBAAEh0KGVRSQU5TUE9SVF9DTEFTU19CUk9BREJBTkQQARIYChRUUkFOU1BPUlRfQ0xBU1NfTVBMUxACEhcKE1RSQU5TUE9SVF9DTEFTU19MVEUQAxIdChlUUkFOU1BPUlRfQ0xBU1NfU0FURUxMSVRFEAQqsAEKC1R1bm5lbFN0YXRlEhwKGFRVTk5FTF9TVEFURV9VTlNQRUNJRklFRBAAEhUKEVRVTk5FTF9TVEFURV9JRExFEAESGwoXVFVOTkVMX1NUQVRFX0NPTk5FQ1RJTkcQAhIcChhUVU5ORUxfU1RBVEVfRVNUQUJMSVNIRUQQAxIYChRUVU5ORUxfU1RBVEVfUEFSVElBTBAEEhcKE1RVTk5FTF9TVEFURV9GQUlMRUQQBSprCglTbGFNZXRyaWMSGgoWU0xBX01FVFJJQ19VTlNQRUNJRklFRBAAEhMKD1NMQV9NRVRSSUNfTE9TUxABEhYKElNMQV9NRVRSSUNfTEFURU5DWRACEhUKEVNMQV9NRVRSSUNfSklUVEVSEAMqnQMKD1R1bm5lbEVycm9yS2luZBIhCh1UVU5ORUxfRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1BST1BPU0FMUxABEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1NFTEVDVE9SUxACEiQKIFRVTk5FTF9FUlJPUl9LSU5EX0FVVEhFTlRJQ0FUSU9OEAMSHwobVFVOTkVMX0VSUk9SX0tJTkRfTk9fQU5TV0VSEAQSHAoYVFVOTkVMX0VSUk9SX0tJTkRfQ09PS0lFEAUSGgoWVFVOTkVMX0VSUk9SX0tJTkRfQlVTWRAGEh4KGlRVTk5FTF9FUlJPUl9LSU5EX1BST1RPQ09MEAcSIAocVFVOTkVMX0VSUk9SX0tJTkRfREFUQV9QTEFORRAIEh0KGVRVTk5FTF9FUlJPUl9LSU5EX0VYUElSRUQQCRIjCh9UVU5ORUxfRVJST1JfS0lORF9DT05GSUdVUkFUSU9OEAoSHgoaVFVOTkVMX0VSUk9SX0tJTkRfSU5URVJOQUwQC0I7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
+  fileDesc("Chhzd2FuaGVyZC92MS90dW5uZWwucHJvdG8SC3N3YW5oZXJkLnYxIqgCCgZUdW5uZWwSDAoEbmFtZRgBIAEoCRIMCgRtZXNoGAIgASgJEiEKAWEYAyABKAsyFi5zd2FuaGVyZC52MS5UdW5uZWxFbmQSIQoBYhgEIAEoCzIWLnN3YW5oZXJkLnYxLlR1bm5lbEVuZBIpCgZzdGF0dXMYBSABKA4yGS5zd2FuaGVyZC52MS5UdW5uZWxTdGF0dXMSDgoGcmVhc29uGAYgASgJEi8KC3N0YXR1c190aW1lGAcgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIYChBwbGFubmVkX3JldmlzaW9uGAggASgDEg8KB3NlZ21lbnQYCiABKAkSJQoEcGF0aBgLIAEoCzIXLnN3YW5oZXJkLnYxLlR1bm5lbFBhdGgiZgoKVHVubmVsUGF0aBINCgVncm91cBgBIAEoCRIMCgRjb3N0GAIgASgEEioKBWNsYXNzGAMgASgOMhsuc3dhbmhlcmQudjEuVHJhbnNwb3J0Q2xhc3MSDwoHbWV0ZXJlZBgEIAEoCCLrAQoJVHVubmVsRW5kEgwKBGVkZ2UYASABKAkSDAoEc2l0ZRgCIAEoCRIOCgZ1cGxpbmsYAyABKAkSEAoIZW5kcG9pbnQYBCABKAkSEAoIcHJlZml4ZXMYBSADKAkSEQoJaW5pdGlhdG9yGAYgASgIEikKBnJlcG9ydBgHIAEoCzIZLnN3YW5oZXJkLnYxLlR1bm5lbFJlcG9ydBIwCgxyZWNlaXZlX3RpbWUYCCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg0KBXN0YWxlGAkgASgIEg8KB2dhdGV3YXkYCiABKAkigwQKDFR1bm5lbFJlcG9ydBIOCgZ0dW5uZWwYASABKAkSJwoFc3RhdGUYAiABKA4yGC5zd2FuaGVyZC52MS5UdW5uZWxTdGF0ZRIuCgpzdGF0ZV90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIiCgZpa2Vfc2EYBCABKAsyEi5zd2FuaGVyZC52MS5Ja2VTYRInCgljaGlsZF9zYXMYBSADKAsyFC5zd2FuaGVyZC52MS5DaGlsZFNhEiwKCmxhc3RfZXJyb3IYBiABKAsyGC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvchI1ChFuZXh0X2F0dGVtcHRfdGltZRgHIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASFwoPcmVtb3RlX2VuZHBvaW50GAggASgJEhYKDmxvY2FsX2VuZHBvaW50GAkgASgJEiYKCHBhdGhfbXR1GAogASgLMhQuc3dhbmhlcmQudjEuUGF0aE10dRIpCgdxdWFsaXR5GAsgASgLMhguc3dhbmhlcmQudjEuUGF0aFF1YWxpdHkSMQoOc2xhX3Zpb2xhdGlvbnMYDCADKAsyGS5zd2FuaGVyZC52MS5TbGFWaW9sYXRpb24SIQoDdXNlGA0gASgLMhQuc3dhbmhlcmQudjEuUGF0aFVzZSJ0CgdQYXRoVXNlEg4KBmluX3VzZRgBIAEoCBIPCgdjbGFzc2VzGAIgAygJEikKBXNpbmNlGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBINCgVjYXVzZRgEIAEoCRIOCgZyZWFzb24YBSABKAki7AIKC1BhdGhRdWFsaXR5EhUKDXdpbmRvd19wcm9iZXMYASABKA0SEwoLd2luZG93X2xvc3QYAiABKA0SFwoPd2luZG93X2xvc3Rfb3V0GAMgASgNEhYKDndpbmRvd19sb3N0X2luGAQgASgNEhIKCnJ0dF9taW5fdXMYBSABKA0SEgoKcnR0X2F2Z191cxgGIAEoDRISCgpydHRfcDUwX3VzGAcgASgNEhIKCnJ0dF9wOTlfdXMYCCABKA0SFQoNaml0dGVyX291dF91cxgJIAEoDRIUCgxqaXR0ZXJfaW5fdXMYCiABKA0SHQoVb25lX3dheV9kaWZmZXJlbmNlX3VzGAsgASgSEg4KBnByb2JlcxgMIAEoBBITCgtwcm9iZXNfbG9zdBgNIAEoBBISCgpydHRfc3VtX3VzGA4gASgEEhUKDWppdHRlcl9zdW1fdXMYDyABKAQSFAoMaml0dGVyX2NvdW50GBAgASgEIocBCgxTbGFWaW9sYXRpb24SJgoGbWV0cmljGAEgASgOMhYuc3dhbmhlcmQudjEuU2xhTWV0cmljEhAKCG1lYXN1cmVkGAIgASgBEg0KBWxpbWl0GAMgASgBEi4KCnN0YXJ0X3RpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIjoKB1BhdGhNdHUSDgoGb2N0ZXRzGAEgASgNEg8KB2xpbWl0ZWQYAiABKAgSDgoGc2VhcmNoGAMgASgJIoICCgtUdW5uZWxFcnJvchIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDgoGcmVtb3RlGAMgASgIEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEioKBGtpbmQYBSABKA4yHC5zd2FuaGVyZC52MS5UdW5uZWxFcnJvcktpbmQSEAoIZXhjaGFuZ2UYBiABKAkSDwoHcGF5bG9hZBgHIAEoCRIOCgZub3RpZnkYCCABKAkSDQoFY2hpbGQYCSABKAkSDAoEb3VycxgKIAMoCRIOCgZ0aGVpcnMYCyADKAkSDgoGcmVtZWR5GAwgASgJIrgCCgVJa2VTYRIVCg1pbml0aWF0b3Jfc3BpGAEgASgJEhUKDXJlc3BvbmRlcl9zcGkYAiABKAkSEQoJaW5pdGlhdG9yGAMgASgIEg0KBXN1aXRlGAQgASgJEjQKEGVzdGFibGlzaGVkX3RpbWUYBSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi4KCnJla2V5X3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxvY2FsX2lkGAcgASgJEhEKCXJlbW90ZV9pZBgIIAEoCRITCgtyZW1vdGVfYXV0aBgJIAEoCRIRCgluYXRfbG9jYWwYCiABKAgSEgoKbmF0X3JlbW90ZRgLIAEoCBIYChB0Y3BfZW5jYXBzdWxhdGVkGAwgASgIIosCCgdDaGlsZFNhEgwKBG5hbWUYASABKAkSDgoGc3BpX2luGAIgASgJEg8KB3NwaV9vdXQYAyABKAkSDQoFc3VpdGUYBCABKAkSDAoEbW9kZRgFIAEoCRIQCghsb2NhbF90cxgGIAMoCRIRCglyZW1vdGVfdHMYByADKAkSNAoQZXN0YWJsaXNoZWRfdGltZRgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKcmVrZXlfdGltZRgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASKQoIY291bnRlcnMYCiABKAsyFy5zd2FuaGVyZC52MS5TYUNvdW50ZXJzIrUBCgpTYUNvdW50ZXJzEhIKCnBhY2tldHNfaW4YASABKAQSEQoJb2N0ZXRzX2luGAIgASgEEhMKC3BhY2tldHNfb3V0GAMgASgEEhIKCm9jdGV0c19vdXQYBCABKAQSFAoMcmVwbGF5X2Ryb3BzGAUgASgEEhoKEmludGVncml0eV9mYWlsdXJlcxgGIAEoBBIUCgxwb2xpY3lfZHJvcHMYByABKAQSDwoHbWlzc2luZxgIIAEoBCqvAQoMVHVubmVsU3RhdHVzEh0KGVRVTk5FTF9TVEFUVVNfVU5TUEVDSUZJRUQQABIUChBUVU5ORUxfU1RBVFVTX1VQEAESGgoWVFVOTkVMX1NUQVRVU19ERUdSQURFRBACEhYKElRVTk5FTF9TVEFUVVNfRE9XThADEh0KGVRVTk5FTF9TVEFUVVNfTkVHT1RJQVRJTkcQBBIXChNUVU5ORUxfU1RBVFVTX1NUQUxFEAUqogEKDlRyYW5zcG9ydENsYXNzEh8KG1RSQU5TUE9SVF9DTEFTU19VTlNQRUNJRklFRBAAEh0KGVRSQU5TUE9SVF9DTEFTU19CUk9BREJBTkQQARIYChRUUkFOU1BPUlRfQ0xBU1NfTVBMUxACEhcKE1RSQU5TUE9SVF9DTEFTU19MVEUQAxIdChlUUkFOU1BPUlRfQ0xBU1NfU0FURUxMSVRFEAQqsAEKC1R1bm5lbFN0YXRlEhwKGFRVTk5FTF9TVEFURV9VTlNQRUNJRklFRBAAEhUKEVRVTk5FTF9TVEFURV9JRExFEAESGwoXVFVOTkVMX1NUQVRFX0NPTk5FQ1RJTkcQAhIcChhUVU5ORUxfU1RBVEVfRVNUQUJMSVNIRUQQAxIYChRUVU5ORUxfU1RBVEVfUEFSVElBTBAEEhcKE1RVTk5FTF9TVEFURV9GQUlMRUQQBSprCglTbGFNZXRyaWMSGgoWU0xBX01FVFJJQ19VTlNQRUNJRklFRBAAEhMKD1NMQV9NRVRSSUNfTE9TUxABEhYKElNMQV9NRVRSSUNfTEFURU5DWRACEhUKEVNMQV9NRVRSSUNfSklUVEVSEAMqnQMKD1R1bm5lbEVycm9yS2luZBIhCh1UVU5ORUxfRVJST1JfS0lORF9VTlNQRUNJRklFRBAAEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1BST1BPU0FMUxABEh8KG1RVTk5FTF9FUlJPUl9LSU5EX1NFTEVDVE9SUxACEiQKIFRVTk5FTF9FUlJPUl9LSU5EX0FVVEhFTlRJQ0FUSU9OEAMSHwobVFVOTkVMX0VSUk9SX0tJTkRfTk9fQU5TV0VSEAQSHAoYVFVOTkVMX0VSUk9SX0tJTkRfQ09PS0lFEAUSGgoWVFVOTkVMX0VSUk9SX0tJTkRfQlVTWRAGEh4KGlRVTk5FTF9FUlJPUl9LSU5EX1BST1RPQ09MEAcSIAocVFVOTkVMX0VSUk9SX0tJTkRfREFUQV9QTEFORRAIEh0KGVRVTk5FTF9FUlJPUl9LSU5EX0VYUElSRUQQCRIjCh9UVU5ORUxfRVJST1JfS0lORF9DT05GSUdVUkFUSU9OEAoSHgoaVFVOTkVMX0VSUk9SX0tJTkRfSU5URVJOQUwQC0I7WjlnaXRodWIuY29tL3N3YW5oZXJkL3N3YW5oZXJkL3Byb3RvL3N3YW5oZXJkL3YxO3N3YW5oZXJkdjFiBnByb3RvMw", [file_google_protobuf_timestamp]);
 
 /**
  * A Tunnel is the logical link between two edges' uplinks, or between an edge's and a
@@ -300,6 +300,13 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
    * @generated from field: repeated swanherd.v1.SlaViolation sla_violations = 12;
    */
   slaViolations: SlaViolation[];
+
+  /**
+   * Of a tunnel that has alternatives, once this end has chosen.
+   *
+   * @generated from field: swanherd.v1.PathUse use = 13;
+   */
+  use?: PathUse | undefined;
 };
 
 /**
@@ -308,6 +315,56 @@ export type TunnelReport = Message<"swanherd.v1.TunnelReport"> & {
  */
 export const TunnelReportSchema: GenMessage<TunnelReport> = /*@__PURE__*/
   messageDesc(file_swanherd_v1_tunnel, 3);
+
+/**
+ * PathUse is what one end sends by a tunnel that has alternatives.
+ *
+ * @generated from message swanherd.v1.PathUse
+ */
+export type PathUse = Message<"swanherd.v1.PathUse"> & {
+  /**
+   * Whether that is what is of no traffic class, or a share of it.
+   *
+   * @generated from field: bool in_use = 1;
+   */
+  inUse: boolean;
+
+  /**
+   * The classes whose traffic goes by it, or a share of it, by id.
+   *
+   * @generated from field: repeated string classes = 2;
+   */
+  classes: string[];
+
+  /**
+   * By the edge's clock: since when what is of no class goes by the tunnels by which it does.
+   *
+   * @generated from field: google.protobuf.Timestamp since = 3;
+   */
+  since?: Timestamp | undefined;
+
+  /**
+   * Why it went there: `first`, `dead` (the path before it was), `brown-out`, `sla`, `damped`,
+   * `better` or `configured`.
+   *
+   * @generated from field: string cause = 4;
+   */
+  cause: string;
+
+  /**
+   * The same in words, of then.
+   *
+   * @generated from field: string reason = 5;
+   */
+  reason: string;
+};
+
+/**
+ * Describes the message swanherd.v1.PathUse.
+ * Use `create(PathUseSchema)` to create a new message.
+ */
+export const PathUseSchema: GenMessage<PathUse> = /*@__PURE__*/
+  messageDesc(file_swanherd_v1_tunnel, 4);
 
 /**
  * PathQuality is what probes through a tunnel (STAMP, RFC 8762) show at one of its
@@ -420,7 +477,7 @@ export type PathQuality = Message<"swanherd.v1.PathQuality"> & {
  * Use `create(PathQualitySchema)` to create a new message.
  */
 export const PathQualitySchema: GenMessage<PathQuality> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 4);
+  messageDesc(file_swanherd_v1_tunnel, 5);
 
 /**
  * SlaViolation is a limit that a path is over.
@@ -458,7 +515,7 @@ export type SlaViolation = Message<"swanherd.v1.SlaViolation"> & {
  * Use `create(SlaViolationSchema)` to create a new message.
  */
 export const SlaViolationSchema: GenMessage<SlaViolation> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 5);
+  messageDesc(file_swanherd_v1_tunnel, 6);
 
 /**
  * PathMtu says how long the IP datagrams to a peer may be.
@@ -494,7 +551,7 @@ export type PathMtu = Message<"swanherd.v1.PathMtu"> & {
  * Use `create(PathMtuSchema)` to create a new message.
  */
 export const PathMtuSchema: GenMessage<PathMtu> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 6);
+  messageDesc(file_swanherd_v1_tunnel, 7);
 
 /**
  * TunnelError says what went wrong last, where and when.
@@ -590,7 +647,7 @@ export type TunnelError = Message<"swanherd.v1.TunnelError"> & {
  * Use `create(TunnelErrorSchema)` to create a new message.
  */
 export const TunnelErrorSchema: GenMessage<TunnelError> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 7);
+  messageDesc(file_swanherd_v1_tunnel, 8);
 
 /**
  * IkeSa is an established IKE SA (RFC 7296).
@@ -672,7 +729,7 @@ export type IkeSa = Message<"swanherd.v1.IkeSa"> & {
  * Use `create(IkeSaSchema)` to create a new message.
  */
 export const IkeSaSchema: GenMessage<IkeSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 8);
+  messageDesc(file_swanherd_v1_tunnel, 9);
 
 /**
  * ChildSa is an established pair of ESP SAs.
@@ -740,7 +797,7 @@ export type ChildSa = Message<"swanherd.v1.ChildSa"> & {
  * Use `create(ChildSaSchema)` to create a new message.
  */
 export const ChildSaSchema: GenMessage<ChildSa> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 9);
+  messageDesc(file_swanherd_v1_tunnel, 10);
 
 /**
  * SaCounters counts since the SA pair was installed.
@@ -803,7 +860,7 @@ export type SaCounters = Message<"swanherd.v1.SaCounters"> & {
  * Use `create(SaCountersSchema)` to create a new message.
  */
 export const SaCountersSchema: GenMessage<SaCounters> = /*@__PURE__*/
-  messageDesc(file_swanherd_v1_tunnel, 10);
+  messageDesc(file_swanherd_v1_tunnel, 11);
 
 /**
  * TunnelStatus is computed once, on the controller, and shown everywhere.
