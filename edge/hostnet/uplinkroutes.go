@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"cmp"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -27,13 +28,33 @@ type exit struct {
 	tooMany bool
 }
 
-// exitBy makes, of the main table's routes, what leaves by the interface link; uplinks are
-// the interfaces of all. All addresses of the family are in all.
-func exitBy(link int, uplinks map[int]bool, main []netlink.Route, all netip.Prefix) exit {
+// mainRoutes are those of the main table of one family.
+type mainRoutes struct {
+	// outside are the ones by uplinks.
+	outside []netlink.Route
+	// inside are the destinations of all others but the default route: there may be ten
+	// thousand of them.
+	inside []netip.Prefix
+}
+
+func (h *Host) mainRoutes(fam int, uplinks map[int]bool) (m mainRoutes, err error) {
+	err = h.eachRoute(fam, netlink.Route{Table: unix.RT_TABLE_MAIN}, func(r *netlink.Route) {
+		if hopBy(r, func(l int) bool { return uplinks[l] }) != nil {
+			m.outside = append(m.outside, *r)
+		} else if prefix, ok := prefixOf(r.Dst, r.Family); ok && prefix.Bits() > 0 {
+			m.inside = append(m.inside, prefix)
+		}
+	})
+	return m, err
+}
+
+// exitBy makes, of the main table's routes, what leaves by the interface link. All addresses
+// of the family are in all.
+func exitBy(link int, main mainRoutes, all netip.Prefix) exit {
 	var e exit
 	near := map[netip.Prefix]*netlink.Route{}
 	var gateway *netlink.Route // of the preferred default route
-	for _, r := range byMetric(main) {
+	for _, r := range byMetric(main.outside) {
 		prefix, ok := outside(&r, all)
 		hop := hopBy(&r, func(l int) bool { return l == link })
 		if !ok || hop == nil {
@@ -53,8 +74,8 @@ func exitBy(link int, uplinks map[int]bool, main []netlink.Route, all netip.Pref
 			}
 		}
 	}
-	overOthers(near, gateway, link, uplinks, main, all)
-	if throwBack(near, uplinks, main, all); len(near) > maxNear {
+	overOthers(near, gateway, link, main.outside, all)
+	if throwBack(near, main.inside); len(near) > maxNear {
 		near, e.tooMany = nil, true
 	}
 	for _, r := range near {
@@ -66,11 +87,11 @@ func exitBy(link int, uplinks map[int]bool, main []netlink.Route, all netip.Pref
 
 // overOthers leads to what the main table has by other uplinks, over this one: by its
 // default route, or nowhere.
-func overOthers(near map[netip.Prefix]*netlink.Route, gateway *netlink.Route, link int, uplinks map[int]bool, main []netlink.Route, all netip.Prefix) {
-	for i := range main {
-		r := &main[i]
+func overOthers(near map[netip.Prefix]*netlink.Route, gateway *netlink.Route, link int, byUplinks []netlink.Route, all netip.Prefix) {
+	for i := range byUplinks {
+		r := &byUplinks[i]
 		prefix, ok := outside(r, all)
-		if !ok || prefix.Bits() == 0 || near[prefix] != nil || hopBy(r, func(l int) bool { return l != link && uplinks[l] }) == nil {
+		if !ok || prefix.Bits() == 0 || near[prefix] != nil || hopBy(r, func(l int) bool { return l != link }) == nil {
 			continue
 		}
 		over := guard(prefix)
@@ -84,22 +105,15 @@ func overOthers(near map[netip.Prefix]*netlink.Route, gateway *netlink.Route, li
 
 // throwBack leaves to the main table what is inside of a near destination and by no uplink:
 // LANs, and what is routed into tunnels.
-func throwBack(near map[netip.Prefix]*netlink.Route, uplinks map[int]bool, main []netlink.Route, all netip.Prefix) {
-	wide := make([]netip.Prefix, 0, len(near))
-	for p := range near {
-		wide = append(wide, p)
-	}
-	for i := range main {
-		r := &main[i]
-		prefix, ok := prefixOf(r.Dst, r.Family)
-		if !ok || prefix.Bits() == 0 || hopBy(r, func(l int) bool { return uplinks[l] }) != nil || len(near) > maxNear {
+func throwBack(near map[netip.Prefix]*netlink.Route, inside []netip.Prefix) {
+	wide := slices.Collect(maps.Keys(near))
+	for _, prefix := range inside {
+		if len(near) > maxNear || !slices.ContainsFunc(wide, func(w netip.Prefix) bool { return w.Bits() < prefix.Bits() && w.Contains(prefix.Addr()) }) {
 			continue
 		}
-		if slices.ContainsFunc(wide, func(w netip.Prefix) bool { return w.Bits() < prefix.Bits() && w.Contains(prefix.Addr()) }) {
-			back := guard(prefix)
-			back.Type, back.Priority = unix.RTN_THROW, 0
-			near[prefix] = back
-		}
+		back := guard(prefix)
+		back.Type, back.Priority = unix.RTN_THROW, 0
+		near[prefix] = back
 	}
 }
 

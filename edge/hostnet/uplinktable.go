@@ -155,17 +155,17 @@ func (u *uplinksApart) setFamily(fam int, links map[string]int, addresses map[st
 
 // exits puts the routes of each interface into tables and returns the rules that lead there.
 func (u *uplinksApart) exits(fam int, links map[string]int, addresses map[string][]netip.Addr, rules []netlink.Rule, tables map[int][]*netlink.Route) (want []netlink.Rule, err error) {
-	var main []netlink.Route
-	if err := u.host.eachRoute(fam, netlink.Route{Table: unix.RT_TABLE_MAIN}, func(r *netlink.Route) { main = append(main, *r) }); err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
 	indexes := map[int]bool{}
 	for _, index := range links {
 		indexes[index] = true
 	}
+	main, err := u.host.mainRoutes(fam, indexes)
+	if err != nil {
+		return nil, fmt.Errorf("list routes: %w", err)
+	}
 	for name, index := range links {
 		near := uplinkTables + 2*u.slots[name]
-		e := exitBy(index, indexes, main, allOf[fam])
+		e := exitBy(index, main, allOf[fam])
 		if e.routed {
 			u.routed[fam][name] = true
 		}

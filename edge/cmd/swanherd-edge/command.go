@@ -347,8 +347,8 @@ func newReleaseCommand() *cobra.Command {
 		Short: "Let traffic leave in clear again after an agent is gone for good",
 		Long: `Remove what keeps the traffic of tunnels from leaving in clear after an agent was
 killed, or stopped when it ran with --fail-closed: unreachable routes, and the
-rules of transport mode and of default routes. No agent may run with that state
-directory.`,
+rules of transport mode and of default routes; and those of several uplinks. No
+agent may run with that state directory.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error {
 			logger, err := logging.logger()
