@@ -79,6 +79,10 @@ Everything stays up until Ctrl-C; logs and state are in %[1]s. In another termin
   go run ./server/cmd/swanherd watch
   go run ./edge/cmd/swanherd-edge status --state-dir %[1]s/berlin
 `, o.dir, d.operators.Addr())
+	if o.uplinks == 2 {
+		fmt.Fprintf(d.progress, "  go run ./server/cmd/swanherd tunnel paths\n\nEnter cuts the first line of %s, and joins it again.\n", d.world.sites[0].name)
+		go d.cutByHand(os.Stdin)
+	}
 	select {
 	case <-ctx.Done():
 		fmt.Fprintln(d.progress, "\nleaving")
@@ -97,6 +101,14 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 	if d.world, err = newWorld(manifest.GetSites(), d.line); err != nil {
 		return nil, err
 	}
+	want := len(d.world.sites) * (len(d.world.sites) - 1) / 2
+	if d.uplinks == 2 {
+		if err := d.world.addSecond(); err != nil {
+			return nil, err
+		}
+		manifest.GetMeshes()[0].Paths = &swanherdv1.MeshPaths{Pairing: swanherdv1.MeshPaths_PAIRING_SAME_CLASS}
+		want *= 2
+	}
 	d.step("emulated WAN with %d sites", len(d.world.sites))
 	if err := d.startController(ctx); err != nil {
 		return nil, err
@@ -112,7 +124,6 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 		}
 	}
 	d.step("%d edges started, each with a one-time token", len(d.world.sites))
-	want := len(d.world.sites) * (len(d.world.sites) - 1) / 2
 	tunnels, err := d.awaitTunnels(ctx, want)
 	if err != nil {
 		return nil, err
@@ -132,6 +143,11 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 		return nil, fmt.Errorf("make a login link: %w", err)
 	}
 	r.Dashboard = link.GetUrl()
+	if d.uplinks == 2 {
+		if r.Switch, err = d.cutOff(ctx); err != nil {
+			return nil, err
+		}
+	}
 	return r, nil
 }
 
@@ -264,11 +280,15 @@ func (d *demo) startEdge(ctx context.Context, s *site) error {
 
 func (d *demo) runEdge(s *site, args ...string) error {
 	var err error
-	s.agent, err = d.program(s.edge, s.name, "swanherd-edge", append([]string{
+	argv := []string{
 		"run",
 		"--state-dir", filepath.Join(d.dir, s.name),
 		"--uplink", "name=wan1,interface=wan1,class=broadband",
-	}, args...)...)
+	}
+	if d.uplinks == 2 {
+		argv = append(argv, "--uplink", "name=wan2,interface=wan2,class=lte,cost=10")
+	}
+	s.agent, err = d.program(s.edge, s.name, "swanherd-edge", append(argv, args...)...)
 	return err
 }
 
@@ -301,6 +321,9 @@ func (d *demo) awaitCounters(ctx context.Context) ([]*swanherdv1.Tunnel, error) 
 		var err error
 		tunnels, err = d.listTunnels(ctx)
 		for _, t := range tunnels {
+			if strings.Contains(t.GetName(), ".wan2.") {
+				continue // it stands by
+			}
 			for _, c := range t.GetA().GetReport().GetChildSas() {
 				if c.GetCounters().GetPacketsOut() == 0 {
 					return false, err

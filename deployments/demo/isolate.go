@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +46,8 @@ func runIsolated(ctx context.Context, o options) error {
 
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Env = append(os.Environ(), insideVariable+"="+dir)
+	cmd.Stdin = struct{ io.Reader }{os.Stdin} // by us: it may not read a terminal in a group of its own
+	cmd.WaitDelay = time.Second               // for what was typed and not read
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{listener}
 	cmd.SysProcAttr = &syscall.SysProcAttr{

@@ -4,6 +4,7 @@
 //
 //	go run ./deployments/demo            # until Ctrl-C
 //	go run ./deployments/demo --once     # the same, then exit 0 or 1
+//	go run ./deployments/demo --uplinks 2   # two providers; Berlin's first line goes dark
 //
 // Everything runs in network namespaces of its own, as root or in a user
 // namespace, and is gone when the program ends, however it ends.
@@ -27,6 +28,8 @@ type options struct {
 	listen string
 	// dir is the scratch directory with the binaries; it is removed at the end.
 	dir string
+	// uplinks is how many each site has, 1 or 2.
+	uplinks int
 	// line is the site whose cable to the WAN has conditions that can be set; empty: none.
 	line string
 	// confirmWithin is how long an update is on trial at the edges; zero: the default.
@@ -47,12 +50,19 @@ func run(ctx context.Context) error {
 	flag.BoolVar(&o.once, "once", false, "leave when everything was shown; the exit code is the verdict")
 	flag.StringVar(&o.output, "o", "table", "output: table or json")
 	flag.StringVar(&o.listen, "listen", "127.0.0.1:7443", "where the dashboard and the API listen")
+	flag.IntVar(&o.uplinks, "uplinks", 1, "uplinks of each site: 1, or 2 by two providers, of which one is then cut off from Berlin")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q; see --help", flag.Arg(0))
 	}
 	if o.output != "table" && o.output != "json" {
 		return fmt.Errorf("-o %q is not table or json", o.output)
+	}
+	if o.uplinks != 1 && o.uplinks != 2 {
+		return fmt.Errorf("--uplinks %d is not 1 or 2", o.uplinks)
+	}
+	if o.uplinks == 2 {
+		o.line = "berlin"
 	}
 	if dir := os.Getenv(insideVariable); dir != "" {
 		o.dir = dir

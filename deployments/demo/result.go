@@ -20,6 +20,7 @@ type result struct {
 	Tunnels   []*swanherdv1.Tunnel
 	Pings     []ping
 	Dashboard string
+	Switch    *cut // nil where each site has one uplink
 }
 
 // ping is one ping from a LAN to another.
@@ -44,7 +45,7 @@ func (r *result) verdict() error {
 			return fmt.Errorf("ping %s to %s: %d of %d answered", p.From, p.To, p.Received, p.Sent)
 		}
 	}
-	return nil
+	return r.Switch.verdict()
 }
 
 func (r *result) print(out io.Writer, format string) error {
@@ -73,6 +74,10 @@ func (r *result) print(out io.Writer, format string) error {
 		fmt.Fprintf(w, "%s > %s\t%s\t%d/%d\t%v\n", p.From, p.To, p.Address, p.Received, p.Sent, p.Average.Round(time.Microsecond))
 	}
 	w.Flush()
+	if c := r.Switch; c != nil {
+		fmt.Fprintf(out, "\nThe first line of %s was dark for %v: traffic to %s was away for %v, %d of %d pings lost.\n",
+			c.From, c.Away, c.To, c.Gone.Round(time.Millisecond), c.Sent-c.Received, c.Sent)
+	}
 	_, err := fmt.Fprintf(out, "\nAll tunnels up after %.1f s. Dashboard: %s\n", r.UpAfter.Seconds(), r.Dashboard)
 	return err
 }
@@ -93,6 +98,6 @@ func (r *result) printJSON(out io.Writer) error {
 	enc := json.NewEncoder(out)
 	enc.SetIndent("", "  ")
 	return enc.Encode(map[string]any{
-		"verdict": verdict, "up_after_seconds": r.UpAfter.Seconds(), "tunnels": tunnels, "pings": r.Pings, "dashboard": r.Dashboard,
+		"verdict": verdict, "up_after_seconds": r.UpAfter.Seconds(), "tunnels": tunnels, "pings": r.Pings, "dashboard": r.Dashboard, "switch": r.Switch,
 	})
 }

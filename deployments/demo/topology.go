@@ -74,6 +74,36 @@ func newWorld(sites []*swanherdv1.Site, behind string) (*world, error) {
 	return w, nil
 }
 
+// addSecond makes another provider, with a link of its own to each site, 192.0.2.(4i)/30 for
+// site i, and one to the WAN.
+func (w *world) addSecond() error {
+	provider, err := w.net.Add("lte")
+	if err != nil {
+		return err
+	}
+	between := netip.MustParsePrefix("203.0.113.4/30")
+	if err := w.attach(provider, "up", between, w.wan, "lte"); err != nil {
+		return err
+	}
+	if err := w.wan.Route(netip.MustParsePrefix("192.0.2.0/24"), between.Addr().Next().Next()); err != nil {
+		return err
+	}
+	for i, s := range w.sites {
+		gateway := netip.AddrFrom4([4]byte{192, 0, 2, byte(4*i + 1)})
+		err := w.net.Link(
+			lab.End{Host: s.edge, Interface: "wan2", Addresses: []netip.Prefix{netip.PrefixFrom(gateway.Next(), 30)}},
+			lab.End{Host: provider, Interface: "to-" + s.name, Addresses: []netip.Prefix{netip.PrefixFrom(gateway, 30)}},
+		)
+		if err == nil {
+			err = s.edge.Default(gateway, 200)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // attach links a host with the WAN's router and points its default route there.
 func (w *world) attach(host *lab.Namespace, device string, prefix netip.Prefix, router *lab.Namespace, routerDevice string) error {
 	gateway := prefix.Addr().Next()

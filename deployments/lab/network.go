@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
@@ -190,6 +191,15 @@ func (ns *Namespace) Route(dst netip.Prefix, via netip.Addr) error {
 	}
 	if err := ns.handle.RouteAdd(&netlink.Route{Dst: parsed, Gw: via.AsSlice()}); err != nil {
 		return fmt.Errorf("add route to %s via %s in %s: %w", dst, via, ns.Name, err)
+	}
+	return nil
+}
+
+// Default is another default route, behind those of a lower metric.
+func (ns *Namespace) Default(via netip.Addr, metric int) error {
+	all := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	if err := ns.handle.RouteAdd(&netlink.Route{Dst: all, Gw: via.AsSlice(), Priority: metric}); err != nil {
+		return fmt.Errorf("add default route via %s in %s: %w", via, ns.Name, err)
 	}
 	return nil
 }

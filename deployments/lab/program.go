@@ -147,6 +147,38 @@ func (ns *Namespace) Ping(ctx context.Context, from, to netip.Addr, count int) (
 	return result, nil
 }
 
+// PingThrough sends count echo requests, some of which may be lost, and returns for how long
+// in a row they were, at most.
+func (ns *Namespace) PingThrough(ctx context.Context, from, to netip.Addr, every time.Duration, count int) (result PingResult, gone time.Duration, err error) {
+	answered := make([]bool, count)
+	err = ns.Do(func() error {
+		p := probing.New(to.String())
+		p.SetPrivileged(true)
+		p.Source, p.Count, p.Interval = from.String(), count, every
+		p.Timeout = time.Duration(count)*every + time.Second
+		p.OnRecv = func(answer *probing.Packet) {
+			if answer.Seq < count {
+				answered[answer.Seq] = true
+			}
+		}
+		err := p.RunWithContext(ctx)
+		st := p.Statistics()
+		result = PingResult{Sent: st.PacketsSent, Received: st.PacketsRecv, Average: st.AvgRtt}
+		return err
+	})
+	run := 0
+	for _, is := range answered[:min(result.Sent, count)] {
+		if run++; is {
+			run = 0
+		}
+		gone = max(gone, time.Duration(run)*every)
+	}
+	if err != nil {
+		err = fmt.Errorf("ping %s from %s in %s: %w", to, from, ns.Name, err)
+	}
+	return result, gone, err
+}
+
 // tail keeps the last part of what is written to it.
 type tail struct {
 	mu  sync.Mutex

@@ -384,6 +384,7 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 		Name:            t.plan.GetName(),
 		Mesh:            t.plan.GetMesh(),
 		Segment:         t.plan.GetSegment(),
+		Path:            t.plan.GetPath(),
 		PlannedRevision: t.plan.GetPlannedRevision(),
 	}
 	var a, b endState

@@ -22,7 +22,9 @@ func TestTakingAPathIsAnEvent(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { rec.Run(ctx) })
-		f.Apply(topology())
+		planned := topology()
+		planned.Tunnels[0].Path = &swanherdv1.TunnelPath{Group: "g", Cost: 7}
+		f.Apply(planned)
 		f.Connect(berlin, fleet.SessionStart{ID: "1"})
 		for _, use := range []*swanherdv1.PathUse{
 			nil,
@@ -36,6 +38,9 @@ func TestTakingAPathIsAnEvent(t *testing.T) {
 			r := report(up, "")
 			r.Tunnels[0].Use = use
 			f.Report(berlin, r)
+		}
+		if v, _ := f.Tunnel(tunnel); v.GetPath().GetCost() != 7 {
+			t.Errorf("the path is shown as %v", v.GetPath())
 		}
 		cancel()
 		wg.Wait()
