@@ -7,6 +7,8 @@
 //	reconcile  intent to tunnels and routes
 //	hostnet    uplinks, routes, kernel settings
 //	health     state of the tunnels, upward
+//	probe      what the tunnels' paths are like
+//	path       which of several tunnels for the same prefixes has the traffic
 //
 // An update of the intent is on trial until the controller has heard that it runs and
 // leaves the edge its critical tunnels; else the edge goes back by itself.
@@ -21,6 +23,8 @@
 // routes go last, so that no packet leaves in clear while the tunnels close. After an
 // agent that was killed what was routed into its tunnels goes nowhere until the next one
 // runs.
+//
+// What path chooses becomes the data plane's ranking (chooser).
 //
 // With several uplinks the session goes by whichever leads to the controller (waysOut).
 //
