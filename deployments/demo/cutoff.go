@@ -31,8 +31,8 @@ type cut struct {
 	Gone time.Duration `json:"gone_ns"`
 }
 
-// cutOff has Berlin's first line go dark for a moment, while its LAN talks to Oslo's.
-func (d *demo) cutOff(ctx context.Context) (*cut, error) {
+// loseLine has Berlin's first line go dark for a moment, while its LAN talks to Oslo's.
+func (d *demo) loseLine(ctx context.Context) (*cut, error) {
 	from, to := d.world.sites[0], d.world.sites[1]
 	c := &cut{From: from.name, To: to.name, Away: cutFor}
 	var talk sync.WaitGroup

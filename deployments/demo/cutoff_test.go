@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,27 +16,13 @@ func TestTwoUplinksNetns(t *testing.T) {
 	if testing.Short() {
 		return // the programs are built without the race detector
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	dir := t.TempDir()
-	if err := build(ctx, dir); err != nil {
-		t.Fatal(err)
-	}
-	operators, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &demo{options: options{dir: dir, uplinks: 2, line: "berlin"}, began: time.Now(), progress: t.Output(), operators: operators}
-	t.Cleanup(func() {
-		d.stop()
-		operators.Close()
-	})
+	f := newTest(t, options{uplinks: 2, line: "berlin"}, 2*time.Minute)
+	d, ctx := f.demo, f.ctx
 	r, err := d.show(ctx)
 	if err == nil {
 		err = r.verdict()
 	}
 	if err != nil {
-		d.printLogs()
 		t.Fatal(err)
 	}
 	err = d.poll(ctx, 20*time.Second, "the event that traffic went another way", func() (bool, error) {
@@ -56,13 +40,13 @@ func TestTwoUplinksNetns(t *testing.T) {
 	}
 	cli := func(argv ...string) string {
 		t.Helper()
-		out, err := d.world.controller.Run(ctx, append([]string{filepath.Join(dir, "swanherd"), "--config", filepath.Join(dir, "contexts")}, argv...)...)
+		out, err := d.world.controller.Run(ctx, append([]string{filepath.Join(d.dir, "swanherd"), "--config", filepath.Join(d.dir, "contexts")}, argv...)...)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		return out
 	}
-	cli("login", operatorAddress, "--credential", filepath.Join(dir, "controller", "admin-credential"), "--network", "demo")
+	cli("login", operatorAddress, "--credential", filepath.Join(d.dir, "controller", "admin-credential"), "--network", "demo")
 	out := cli("tunnel", "paths")
 	if !strings.Contains(out, "berlin--oslo.wan2.wan2") || !strings.Contains(out, "cost 20") || !strings.Contains(out, "nothing") {
 		t.Errorf("tunnel paths:\n%s", out)

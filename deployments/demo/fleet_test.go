@@ -57,8 +57,6 @@ func TestFleetNetns(t *testing.T) {
 			f.T = t
 			step.run(f)
 		}) {
-			f.T = t
-			f.printLogs()
 			return
 		}
 	}
@@ -70,28 +68,37 @@ type fleetTest struct {
 	ctx context.Context
 }
 
-func newFleet(t *testing.T) *fleetTest {
+// newTest makes a demonstration that shows nothing yet, and ends within a time.
+func newTest(t *testing.T, o options, within time.Duration) *fleetTest {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
 	t.Cleanup(cancel)
-	dir := t.TempDir()
-	if err := build(ctx, dir); err != nil {
+	o.dir = t.TempDir()
+	if err := build(ctx, o.dir); err != nil {
 		t.Fatal(err)
 	}
 	operators, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &demo{options: options{dir: dir, line: "tokyo", confirmWithin: 12 * time.Second}, began: time.Now(), progress: t.Output(), operators: operators}
+	d := &demo{options: o, began: time.Now(), progress: t.Output(), operators: operators}
 	t.Cleanup(func() {
+		if t.Failed() {
+			d.printLogs()
+		}
 		d.stop()
 		operators.Close()
 	})
-	if _, err := d.show(ctx); err != nil {
-		d.printLogs()
+	return &fleetTest{T: t, demo: d, ctx: ctx}
+}
+
+func newFleet(t *testing.T) *fleetTest {
+	t.Helper()
+	f := newTest(t, options{line: "tokyo", confirmWithin: 12 * time.Second}, 8*time.Minute)
+	if _, err := f.show(f.ctx); err != nil {
 		t.Fatal(err)
 	}
-	return &fleetTest{T: t, demo: d, ctx: ctx}
+	return f
 }
 
 func (f *fleetTest) site(name string) *site {

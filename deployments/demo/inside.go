@@ -144,7 +144,7 @@ func (d *demo) show(ctx context.Context) (*result, error) {
 	}
 	r.Dashboard = link.GetUrl()
 	if d.uplinks == 2 {
-		if r.Switch, err = d.cutOff(ctx); err != nil {
+		if r.Switch, err = d.loseLine(ctx); err != nil {
 			return nil, err
 		}
 	}

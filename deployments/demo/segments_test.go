@@ -120,25 +120,9 @@ func segmentsManifest() *swanherdv1.Manifest {
 
 func newSegmentsTest(t *testing.T) *segmentsTest {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-	t.Cleanup(cancel)
-	dir := t.TempDir()
-	if err := build(ctx, dir); err != nil {
-		t.Fatal(err)
-	}
-	operators, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &demo{options: options{dir: dir}, began: time.Now(), progress: t.Output(), operators: operators}
-	t.Cleanup(func() {
-		if t.Failed() {
-			d.printLogs()
-		}
-		d.stop()
-		operators.Close()
-	})
-	s := &segmentsTest{fleetTest: &fleetTest{T: t, demo: d, ctx: ctx}, manifest: segmentsManifest(), options: map[string][]string{}, inside: map[string]*lab.Namespace{}}
+	s := &segmentsTest{fleetTest: newTest(t, options{}, 4*time.Minute), manifest: segmentsManifest(), options: map[string][]string{}, inside: map[string]*lab.Namespace{}}
+	d, ctx := s.demo, s.ctx
+	var err error
 	if d.world, err = newWorld(s.manifest.GetSites(), ""); err != nil {
 		t.Fatal(err)
 	}
