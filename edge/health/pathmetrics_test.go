@@ -16,7 +16,7 @@ import (
 func choosing() PathSource {
 	lives := map[string]probe.Life{"a": {State: probe.Alive}, "b": {State: probe.Dead}, "c": {State: probe.Suspect}}
 	chooser := path.NewChooser()
-	chooser.Set([]path.Group{{Name: "g", Classes: []string{"voice"}, Members: []path.Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 1}, {Tunnel: "c", Cost: 1}}}})
+	chooser.Set([]path.Group{{Name: "g", Classes: []path.Class{{Name: "voice"}}, Members: []path.Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 1}, {Tunnel: "c", Cost: 1}}}})
 	seen := map[string]path.Observation{}
 	for tunnel, life := range lives {
 		seen[tunnel] = path.Observation{Up: true, Life: life}

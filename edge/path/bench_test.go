@@ -13,7 +13,7 @@ func BenchmarkStep(b *testing.B) {
 	var groups []Group
 	seen := map[string]Observation{}
 	for i := range 500 {
-		g := Group{Name: fmt.Sprint("group ", i), Classes: []string{"bulk", "voice"}}
+		g := Group{Name: fmt.Sprint("group ", i), Classes: []Class{{Name: "bulk"}, {Name: "voice"}}}
 		for _, uplink := range []string{"a", "b"} {
 			tunnel := fmt.Sprint(g.Name, uplink)
 			g.Members = append(g.Members, Member{Tunnel: tunnel, Cost: uint64(len(g.Members))})

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	swanherdv1 "github.com/swanherd/swanherd/proto/swanherd/v1"
+
 	"github.com/swanherd/swanherd/edge/probe"
 )
 
@@ -23,11 +25,12 @@ type group struct {
 
 // use is a group as one class of traffic sees it.
 type use struct {
-	choice    Choice
-	standings map[string]*standing
-	members   []Member // in order; nil: they have to be put in order
-	chosen    bool     // false until a path has lived
-	lost      bool     // all are dead
+	choice     Choice
+	transports []swanherdv1.TransportClass // as in Class
+	standings  map[string]*standing
+	members    []Member // in order; nil: they have to be put in order
+	chosen     bool     // false until a path has lived
+	lost       bool     // all are dead
 }
 
 // NewChooser returns a Chooser without groups.
@@ -62,12 +65,14 @@ func (g *group) set(want Group) {
 		before[u.choice.Class] = u
 	}
 	g.Group, g.uses = want, nil
-	classes := slices.Sorted(slices.Values(append([]string{""}, want.Classes...)))
-	for _, class := range slices.Compact(classes) {
-		u := before[class]
+	classes := append([]Class{{}}, want.Classes...)
+	slices.SortStableFunc(classes, func(a, b Class) int { return cmp.Compare(a.Name, b.Name) })
+	for _, class := range slices.CompactFunc(classes, func(a, b Class) bool { return a.Name == b.Name }) {
+		u := before[class.Name]
 		if u == nil {
-			u = &use{choice: Choice{Group: want.Name, Class: class}, standings: map[string]*standing{}}
+			u = &use{choice: Choice{Group: want.Name, Class: class.Name}, standings: map[string]*standing{}}
 		}
+		u.transports = class.Transports
 		standings := make(map[string]*standing, len(want.Members))
 		for _, m := range want.Members {
 			if standings[m.Tunnel] = u.standings[m.Tunnel]; standings[m.Tunnel] == nil {
@@ -157,17 +162,26 @@ func (u *use) choose(now time.Time, members []Member) (s Switch, switched bool) 
 
 // prefer compares two paths: the one that is to be used first is less.
 func (u *use) prefer(a, b Member) int {
-	return cmp.Or(cmp.Compare(u.standings[a.Tunnel].level, u.standings[b.Tunnel].level), cheaper(a, b))
+	return cmp.Or(cmp.Compare(u.standings[a.Tunnel].level, u.standings[b.Tunnel].level), u.cheaper(a, b))
 }
 
-func cheaper(a, b Member) int {
-	c := cmp.Compare(a.Cost, b.Cost)
+// cheaper compares two paths that are equally good.
+func (u *use) cheaper(a, b Member) int {
+	c := cmp.Or(cmp.Compare(u.wanted(a), u.wanted(b)), cmp.Compare(a.Cost, b.Cost))
 	if c == 0 && a.Metered != b.Metered {
 		if c = -1; a.Metered {
 			c = 1
 		}
 	}
 	return c
+}
+
+// wanted is the place of a path among those that the class wants.
+func (u *use) wanted(m Member) int {
+	if i := slices.Index(u.transports, m.Transport); i >= 0 {
+		return i
+	}
+	return len(u.transports)
 }
 
 // rank puts paths in order; those between which there is nothing to choose have one rank.

@@ -13,7 +13,15 @@ type Group struct {
 	Name    string
 	Members []Member
 	// Classes are those of traffic beside the default one, "", that every group has.
-	Classes []string
+	Classes []Class
+}
+
+// Class is a kind of traffic.
+type Class struct {
+	Name string
+	// Transports are those whose paths go first if they are good enough, the first of them
+	// before the second; then others. Empty: cost decides.
+	Transports []swanherdv1.TransportClass
 }
 
 // Member is a tunnel of a group.

@@ -26,7 +26,7 @@ type observer struct {
 	switches map[string]int // by class
 }
 
-func newObserver(members []Member, classes ...string) *observer {
+func newObserver(members []Member, classes ...Class) *observer {
 	o := &observer{chooser: NewChooser(), twin: NewChooser(), members: members, dead: map[string]time.Time{}, switches: map[string]int{}}
 	o.chooser.Set([]Group{{Name: "g", Members: members, Classes: classes}})
 	backwards := slices.Clone(members)
@@ -113,7 +113,7 @@ func TestWhateverIsObserved(t *testing.T) {
 		members := drawMembers(t)
 		r := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		pace := time.Duration(rapid.IntRange(1, 30_000).Draw(t, "pace in ms")) * time.Millisecond
-		o := newObserver(members, "voice")
+		o := newObserver(members, Class{Name: "voice", Transports: []swanherdv1.TransportClass{swanherdv1.TransportClass_TRANSPORT_CLASS_LTE}})
 		seen := map[string]Observation{}
 		now := start
 		for range 300 {
@@ -149,7 +149,7 @@ func TestOneGoodPathIsPeace(t *testing.T) {
 		stays := rapid.SampledFrom([]float64{1, 5, 12, 15, 40, 100, 400}).Draw(t, "stays")
 		kind := rapid.IntRange(0, 3).Draw(t, "kind")
 		stable := members[rapid.IntRange(0, len(members)-1).Draw(t, "stable")].Tunnel
-		o := newObserver(members, "voice")
+		o := newObserver(members, Class{Name: "voice", Transports: []swanherdv1.TransportClass{swanherdv1.TransportClass_TRANSPORT_CLASS_LTE}})
 		seen, until := map[string]Observation{stable: {Up: true, Life: probe.Life{State: probe.Alive}}}, map[string]time.Time{}
 		for now := start; now.Before(start.Add(time.Hour)); now = now.Add(time.Second) {
 			for _, m := range members {
@@ -218,7 +218,7 @@ func FuzzChooser(f *testing.F) {
 	f.Add([]byte{0, 2, 40, 10, 1, 2, 200, 200, 0, 18, 0, 5, 2, 2, 0, 100})
 	f.Fuzz(func(t *testing.T, steps []byte) {
 		members := []Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 1}, {Tunnel: "c", Cost: 1, Metered: true}, {Tunnel: "d"}}
-		o := newObserver(members, "voice")
+		o := newObserver(members, Class{Name: "voice", Transports: []swanherdv1.TransportClass{swanherdv1.TransportClass_TRANSPORT_CLASS_LTE}})
 		seen := map[string]Observation{}
 		now := start
 		for ; len(steps) >= 4; steps = steps[4:] {

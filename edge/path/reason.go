@@ -21,7 +21,7 @@ func (u *use) reason(order []Member) string {
 	for _, m := range order {
 		if slices.Contains(inUse, m.Tunnel) {
 			names, last = append(names, describe(m)), m
-		} else if cheaper(m, last) <= 0 {
+		} else if u.cheaper(m, last) <= 0 {
 			others = append(others, describe(m)+" "+u.standings[m.Tunnel].fault(u.choice.Class))
 		}
 	}

@@ -119,7 +119,7 @@ func TestService(t *testing.T) {
 		if s.last() != "" {
 			t.Errorf("without groups the consumer is told %q", s.last())
 		}
-		service.Set([]Group{{Name: "g", Members: []Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 2, Metered: true}}, Classes: []string{"voice"}}})
+		service.Set([]Group{{Name: "g", Members: []Member{{Tunnel: "a", Cost: 1}, {Tunnel: "b", Cost: 2, Metered: true}}, Classes: []Class{{Name: "voice"}}}})
 		s.become("b", probe.Alive)
 		s.become("a", probe.Alive)
 		const normal = "g/: a; b | g/voice: a; b"

@@ -20,7 +20,7 @@ const tick = 100 * time.Millisecond
 
 // TestStories runs the files of testdata.
 //
-//	group NAME [classes=(voice,bulk)]   the input has a member in each line: a cost=10 mpls metered
+//	group NAME [classes=(voice,bulk:lte+mpls)]   those transports first; the input has a member in each line: a cost=10 mpls metered
 //	see a=alive b=(suspect,lost=5/40)   what is observed from now on; others stay as they were:
 //	                                    up states unknown, alive, suspect, dead; down; lost=LOST/PROBES;
 //	                                    over=CLASS, over=default; within
@@ -77,7 +77,14 @@ func (s *story) do(t *testing.T, d *datadriven.TestData) string {
 func (s *story) group(t *testing.T, d *datadriven.TestData) {
 	g := Group{Name: d.CmdArgs[0].Key}
 	for _, arg := range d.CmdArgs[1:] {
-		g.Classes = arg.Vals
+		for _, class := range arg.Vals {
+			name, transports, _ := strings.Cut(class, ":")
+			c := Class{Name: name}
+			for text := range strings.FieldsFuncSeq(transports, func(r rune) bool { return r == '+' }) {
+				c.Transports = append(c.Transports, transport(t, d, text))
+			}
+			g.Classes = append(g.Classes, c)
+		}
 	}
 	for line := range strings.SplitSeq(d.Input, "\n") {
 		fields := strings.Fields(line)
@@ -94,10 +101,8 @@ func (s *story) group(t *testing.T, d *datadriven.TestData) {
 				m.Cost = n
 			} else if f == "metered" {
 				m.Metered = true
-			} else if v, ok := swanherdv1.TransportClass_value["TRANSPORT_CLASS_"+strings.ToUpper(f)]; ok {
-				m.Transport = swanherdv1.TransportClass(v)
 			} else {
-				d.Fatalf(t, "unknown property %q", f)
+				m.Transport = transport(t, d, f)
 			}
 		}
 		g.Members = append(g.Members, m)
@@ -110,6 +115,14 @@ func (s *story) group(t *testing.T, d *datadriven.TestData) {
 	}
 	s.groups = append(others, g)
 	s.chooser.Set(s.groups)
+}
+
+func transport(t *testing.T, d *datadriven.TestData, text string) swanherdv1.TransportClass {
+	v, ok := swanherdv1.TransportClass_value["TRANSPORT_CLASS_"+strings.ToUpper(text)]
+	if !ok {
+		d.Fatalf(t, "%q is no transport and no other property", text)
+	}
+	return swanherdv1.TransportClass(v)
 }
 
 func see(t *testing.T, d *datadriven.TestData, o Observation, what string) Observation {

@@ -33,7 +33,7 @@ func (p *Plan) addPath(b *tunnelBuilder) {
 	if !known {
 		at = len(p.Groups)
 		p.groupAt[is.GetGroup()] = at
-		p.Groups = append(p.Groups, path.Group{Name: is.GetGroup(), Classes: classIDs(p.Traffic)})
+		p.Groups = append(p.Groups, path.Group{Name: is.GetGroup(), Classes: pathClasses(p.Traffic)})
 	}
 	g := &p.Groups[at]
 	g.Members = append(g.Members, path.Member{Tunnel: t.GetName(), Cost: is.GetCost(), Transport: is.GetClass(), Metered: is.GetMetered()})
@@ -48,10 +48,10 @@ func wayOf(t *swanherdv1.TunnelIntent) string {
 	return text
 }
 
-func classIDs(classes []TrafficClass) []string {
-	out := make([]string, len(classes))
+func pathClasses(classes []TrafficClass) []path.Class {
+	out := make([]path.Class, len(classes))
 	for i, c := range classes {
-		out[i] = c.ID
+		out[i] = path.Class{Name: c.ID, Transports: c.Transports}
 	}
 	return out
 }

@@ -34,6 +34,7 @@ func TestPathsToChooseAmong(t *testing.T) {
 	intent := probedIntent()
 	intent.Settings.TrafficClasses = []*swanherdv1.TrafficClass{{
 		Id: "voice", Sla: &swanherdv1.PathSla{MaxLossPercent: proto.Float64(1)}, Matches: []*swanherdv1.TrafficMatch{{Dscp: []uint32{46}}},
+		Transports: []swanherdv1.TransportClass{swanherdv1.TransportClass_TRANSPORT_CLASS_MPLS},
 	}}
 	alone := intent.Tunnels[0]
 	for k := range 2 {
@@ -47,7 +48,8 @@ func TestPathsToChooseAmong(t *testing.T) {
 	if err := r.Apply(intent); err != nil {
 		t.Fatal(err)
 	}
-	if len(c.groups) != 1 || len(c.groups[0].Members) != 2 || !slices.Equal(c.groups[0].Classes, []string{"voice"}) || len(c.classes) != 1 {
+	if len(c.groups) != 1 || len(c.groups[0].Members) != 2 || len(c.groups[0].Classes) != 1 || c.groups[0].Classes[0].Name != "voice" ||
+		!slices.Equal(c.groups[0].Classes[0].Transports, []swanherdv1.TransportClass{swanherdv1.TransportClass_TRANSPORT_CLASS_MPLS}) || len(c.classes) != 1 {
 		t.Fatalf("told %+v", c)
 	}
 	for k, m := range c.groups[0].Members {

@@ -16,6 +16,8 @@ import (
 type TrafficClass struct {
 	ID  string
 	SLA *swanherdv1.PathSla
+	// Transports are those whose paths go first, in this order.
+	Transports []swanherdv1.TransportClass
 	// Matches are what is of it, as the data plane sees packets on their way out.
 	Matches []dataplane.TrafficClass
 }
@@ -24,7 +26,7 @@ type TrafficClass struct {
 func trafficClasses(list []*swanherdv1.TrafficClass) []TrafficClass {
 	out := make([]TrafficClass, len(list))
 	for i, c := range list {
-		out[i] = TrafficClass{ID: c.GetId(), SLA: c.GetSla()}
+		out[i] = TrafficClass{ID: c.GetId(), SLA: c.GetSla(), Transports: c.GetTransports()}
 		for _, m := range c.GetMatches() {
 			out[i].Matches = append(out[i].Matches, trafficMatch(m)...)
 		}

@@ -238,7 +238,7 @@ func (n *network) setTrust(t *model.Topology, name model.NetworkName) {
 func (n *network) setTraffic(t *model.Topology, name model.NetworkName) {
 	n.traffic = nil
 	for _, c := range t.Networks.Value(name.String()).GetTrafficClasses() {
-		n.traffic = append(n.traffic, &swanherdv1.TrafficClass{Id: c.GetId(), Matches: c.GetMatches(), Sla: limitsOf(c.GetSla())})
+		n.traffic = append(n.traffic, &swanherdv1.TrafficClass{Id: c.GetId(), Matches: c.GetMatches(), Sla: limitsOf(c.GetSla()), Transports: c.GetTransports()})
 	}
 }
 

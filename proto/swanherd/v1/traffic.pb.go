@@ -84,7 +84,10 @@ type TrafficClass struct {
 	// A packet is of the class if one of them matches.
 	Matches []*TrafficMatch `protobuf:"bytes,2,rep,name=matches,proto3" json:"matches,omitempty"`
 	// How good a path has to be. One that is not is used only while none is.
-	Sla           *PathSla `protobuf:"bytes,3,opt,name=sla,proto3" json:"sla,omitempty"`
+	Sla *PathSla `protobuf:"bytes,3,opt,name=sla,proto3" json:"sla,omitempty"`
+	// Of paths that are good enough those of the first of these go first, then those of the
+	// second, and so on, then those of none, whatever they cost. Empty: cost decides.
+	Transports    []TransportClass `protobuf:"varint,4,rep,packed,name=transports,proto3,enum=swanherd.v1.TransportClass" json:"transports,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -136,6 +139,13 @@ func (x *TrafficClass) GetMatches() []*TrafficMatch {
 func (x *TrafficClass) GetSla() *PathSla {
 	if x != nil {
 		return x.Sla
+	}
+	return nil
+}
+
+func (x *TrafficClass) GetTransports() []TransportClass {
+	if x != nil {
+		return x.Transports
 	}
 	return nil
 }
@@ -271,12 +281,15 @@ var File_swanherd_v1_traffic_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_traffic_proto_rawDesc = "" +
 	"\n" +
-	"\x19swanherd/v1/traffic.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18swanherd/v1/tunnel.proto\"\xb9\x01\n" +
+	"\x19swanherd/v1/traffic.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x18swanherd/v1/tunnel.proto\"\x8b\x02\n" +
 	"\fTrafficClass\x128\n" +
 	"\x02id\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$R\x02id\x12?\n" +
 	"\amatches\x18\x02 \x03(\v2\x19.swanherd.v1.TrafficMatchB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10\x1eR\amatches\x12.\n" +
-	"\x03sla\x18\x03 \x01(\v2\x14.swanherd.v1.PathSlaB\x06\xbaH\x03\xc8\x01\x01R\x03sla\"\xc0\x02\n" +
+	"\x03sla\x18\x03 \x01(\v2\x14.swanherd.v1.PathSlaB\x06\xbaH\x03\xc8\x01\x01R\x03sla\x12P\n" +
+	"\n" +
+	"transports\x18\x04 \x03(\x0e2\x1b.swanherd.v1.TransportClassB\x13\xbaH\x10\x92\x01\r\x10\x04\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\n" +
+	"transports\"\xc0\x02\n" +
 	"\fTrafficMatch\x12+\n" +
 	"\bprefixes\x18\x01 \x03(\tB\x0f\xbaH\f\x92\x01\t\x10\x10\"\x05r\x03\xe8\x01\x01R\bprefixes\x12H\n" +
 	"\bprotocol\x18\x02 \x01(\x0e2\".swanherd.v1.TrafficMatch.ProtocolB\b\xbaH\x05\x82\x01\x02\x10\x01R\bprotocol\x126\n" +
@@ -314,17 +327,19 @@ var file_swanherd_v1_traffic_proto_goTypes = []any{
 	(*TrafficMatch)(nil),       // 2: swanherd.v1.TrafficMatch
 	(*PortRange)(nil),          // 3: swanherd.v1.PortRange
 	(*PathSla)(nil),            // 4: swanherd.v1.PathSla
+	(TransportClass)(0),        // 5: swanherd.v1.TransportClass
 }
 var file_swanherd_v1_traffic_proto_depIdxs = []int32{
 	2, // 0: swanherd.v1.TrafficClass.matches:type_name -> swanherd.v1.TrafficMatch
 	4, // 1: swanherd.v1.TrafficClass.sla:type_name -> swanherd.v1.PathSla
-	0, // 2: swanherd.v1.TrafficMatch.protocol:type_name -> swanherd.v1.TrafficMatch.Protocol
-	3, // 3: swanherd.v1.TrafficMatch.ports:type_name -> swanherd.v1.PortRange
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	5, // 2: swanherd.v1.TrafficClass.transports:type_name -> swanherd.v1.TransportClass
+	0, // 3: swanherd.v1.TrafficMatch.protocol:type_name -> swanherd.v1.TrafficMatch.Protocol
+	3, // 4: swanherd.v1.TrafficMatch.ports:type_name -> swanherd.v1.PortRange
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_swanherd_v1_traffic_proto_init() }
