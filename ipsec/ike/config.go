@@ -66,6 +66,10 @@ type Config struct {
 	// Remote is the peer's. An invalid address means any, and then this end
 	// can only respond.
 	Remote netip.AddrPort
+	// Further endpoints of the peer, with ports of their own, that an initiator tries when
+	// those of Remote and Mobility.Remote lead nowhere: as behind a NAT it is seen by some
+	// only.
+	Further []netip.AddrPort
 	// Gateways are other places where the same peer can be, by which Peer tells
 	// it. It may redirect there, or back to Remote, and nowhere else (RFC 5685).
 	Gateways []Gateway
@@ -382,6 +386,8 @@ func (c Config) validate() error {
 		return fmt.Errorf("tunnel %s: an initiator needs the peer's address in Remote", c.Name)
 	case c.Remote.Addr().IsValid() && c.Remote.Port() == 0:
 		return fmt.Errorf("tunnel %s: Remote has no port (500 is usual)", c.Name)
+	case slices.ContainsFunc(c.Further, func(a netip.AddrPort) bool { return !usable(a.Addr().Unmap()) || a.Port() == 0 }):
+		return fmt.Errorf("tunnel %s: one of Further is no endpoint that a peer can have", c.Name)
 	case c.FragmentSize != 0 && (c.FragmentSize < leastDatagram || c.FragmentSize > 65535):
 		return fmt.Errorf("tunnel %s: FragmentSize is %d octets, must be %d to 65535, or 0 for %d", c.Name, c.FragmentSize, leastDatagram, DefaultDatagram)
 	case len(c.Children) == 0:

@@ -105,10 +105,14 @@ func (t *Tunnel) pairTries() int {
 // pairs are the pairs of addresses to begin between, the configured one first.
 func (t *Tunnel) pairs() []route {
 	pairs := []route{{local: t.cfg.Local, remote: t.cfg.Remote}}
+	var places []netip.AddrPort
 	for _, remote := range distinct(append([]netip.Addr{t.cfg.Remote.Addr()}, t.cfg.Mobility.Remote...)) {
+		places = append(places, netip.AddrPortFrom(remote, t.cfg.Remote.Port()))
+	}
+	for _, remote := range append(places, t.cfg.Further...) {
 		for _, local := range t.localAddresses() {
-			p := route{local: netip.AddrPortFrom(local, t.cfg.Local.Port()), remote: netip.AddrPortFrom(remote, t.cfg.Remote.Port())}
-			if local.Is4() == remote.Is4() && !slices.Contains(pairs, p) && len(pairs) < maxWays {
+			p := route{local: netip.AddrPortFrom(local, t.cfg.Local.Port()), remote: remote}
+			if local.Is4() == remote.Addr().Is4() && !slices.Contains(pairs, p) && len(pairs) < maxWays {
 				pairs = append(pairs, p)
 			}
 		}
