@@ -369,6 +369,7 @@ func (a *agent) startManaged(ctx context.Context, parts *sync.WaitGroup) error {
 	a.client.Store(client)
 	renewer.Endpoints = func() []string { return a.endpoints.Load().Current }
 	parts.Go(func() { a.outside.Run(ctx) })
+	parts.Go(func() { a.openNATs(ctx) })
 	parts.Go(func() { client.Run(ctx) })
 	parts.Go(func() { renewer.Run(ctx, id) })
 	return nil

@@ -446,6 +446,30 @@ func TestPlanMobility(t *testing.T) {
 	}
 }
 
+// Where a NAT gives the peer a port, each of its addresses has its own.
+func TestPlanPortsOfNATs(t *testing.T) {
+	outside, inside := &swanherdv1.PeerEndpoint{Address: "203.0.113.7", Port: 31022}, &swanherdv1.PeerEndpoint{Address: "10.0.0.7", Port: 4500}
+	for _, c := range []struct {
+		endpoints             []*swanherdv1.PeerEndpoint
+		remote, further, with string
+	}{
+		{[]*swanherdv1.PeerEndpoint{outside, inside}, "203.0.113.7:31022", "[10.0.0.7:4500]", "[]"},
+		{[]*swanherdv1.PeerEndpoint{inside, outside}, "10.0.0.7:4500", "[203.0.113.7:31022]", "[]"},
+		{[]*swanherdv1.PeerEndpoint{{Address: "203.0.113.7", Port: 4500}, inside}, "203.0.113.7:4500", "[]", "[10.0.0.7]"},
+	} {
+		i := goodIntent()
+		i.Tunnels[0].RemoteEndpoints = c.endpoints
+		p, errs := NewPlan(i, material(t), environment())
+		if errs != nil {
+			t.Fatal(errs)
+		}
+		tunnel := p.Tunnels[0]
+		if remote, further, with := tunnel.Remote.String(), fmt.Sprint(tunnel.Further), fmt.Sprint(tunnel.Mobility.Remote); remote != c.remote || further != c.further || with != c.with {
+			t.Errorf("begins at %s, then %s, with its port %s; want %+v", remote, further, with, c)
+		}
+	}
+}
+
 func TestPlanDoesNotChangeTheIntent(t *testing.T) {
 	i := goodIntent()
 	if _, errs := NewPlan(i, material(t), environment()); errs != nil {

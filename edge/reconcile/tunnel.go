@@ -69,6 +69,7 @@ func (b *tunnelBuilder) build() {
 	c.Remote = b.remote()
 	c.Local = netip.AddrPortFrom(b.localAddress(c.Remote.Addr()), 0)
 	c.Mobility = ike.Mobility{Local: b.furtherLocals(), Remote: b.furtherRemotes()}
+	c.Further = b.furtherEndpoints()
 	b.lookWhetherStranded()
 	c.Role = b.role()
 	c.Resume = true
@@ -155,12 +156,32 @@ func (b *tunnelBuilder) looksUp() bool {
 	return slices.ContainsFunc(b.intent.GetRemoteEndpoints(), func(e *swanherdv1.PeerEndpoint) bool { return e.GetHost() != "" })
 }
 
-// furtherRemotes are the addresses of the peer beside the one to begin with: an
-// initiator tries them too, and MOBIKE goes there when a path fails.
+// furtherEndpoints are those of the peer with other ports than the one to begin with, as
+// behind a NAT: an initiator tries them after furtherRemotes.
+func (b *tunnelBuilder) furtherEndpoints() []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, e := range b.endpoints() {
+		if !b.likeRemote(e) && movable(e.Addr()) && !slices.Contains(out, e) {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// likeRemote says whether an endpoint has the port of the one to begin with, or both have one
+// that IKE has anyway.
+func (b *tunnelBuilder) likeRemote(e netip.AddrPort) bool {
+	port := b.config.Remote.Port()
+	usual := func(port uint16) bool { return port == defaultIKEPort || port == ike.DefaultNATPort }
+	return e.Port() == port || usual(e.Port()) && usual(port)
+}
+
+// furtherRemotes are the addresses of the peer beside the one to begin with, with a port like
+// its: an initiator tries them too, and MOBIKE goes there when a path fails.
 func (b *tunnelBuilder) furtherRemotes() []netip.Addr {
 	var out []netip.Addr
 	for _, e := range b.endpoints() {
-		if a := e.Addr(); a != b.config.Remote.Addr() && movable(a) && !slices.Contains(out, a) {
+		if a := e.Addr(); a != b.config.Remote.Addr() && b.likeRemote(e) && movable(a) && !slices.Contains(out, a) {
 			out = append(out, a)
 		}
 	}

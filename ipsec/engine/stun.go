@@ -52,6 +52,17 @@ func (e *Engine) SendSTUN(local, remote netip.AddrPort, request []byte, until ti
 	return e.sender.SendIKE(local, remote, request)
 }
 
+// SendKeepAlive sends a NAT keepalive (RFC 3948, Section 2.3), so that the NAT before this
+// host lets a peer in which is to begin a tunnel.
+func (e *Engine) SendKeepAlive(local, remote netip.AddrPort) error {
+	select {
+	case <-e.started:
+		return e.sender.SendKeepAlive(local, remote)
+	default:
+		return errors.New("send a keepalive: the engine does not run yet")
+	}
+}
+
 func (r *stunRequests) wait(transaction [12]byte, asked stunAsked, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -386,6 +386,7 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 		Segment:         t.plan.GetSegment(),
 		Path:            t.plan.GetPath(),
 		PlannedRevision: t.plan.GetPlannedRevision(),
+		Obstacle:        t.plan.GetObstacle(),
 	}
 	var a, b endState
 	view.A, a = f.end(t.plan.GetName(), t.plan.GetA(), now)
@@ -395,6 +396,9 @@ func (f *Fleet) refreshTunnel(t *tunnel, now time.Time, n news) {
 		view.Status, view.Reason = statusWithGateway(a)
 	} else {
 		view.Status, view.Reason = statusOf(a, b)
+	}
+	if view.GetObstacle() != "" && view.GetReason() != "" && view.GetStatus() != swanherdv1.TunnelStatus_TUNNEL_STATUS_UP {
+		view.Reason += "; " + view.GetObstacle()
 	}
 	view.Reason = clip(view.GetReason())
 	old := t.view

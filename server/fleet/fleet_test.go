@@ -392,3 +392,23 @@ func TestReasonsAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// What a plan knows to be in the way is told with what the ends say, and only while there is
+// something to be told.
+func TestObstacles(t *testing.T) {
+	for state, want := range map[swanherdv1.TunnelState]string{
+		up: "", idle: "both ends wait for the other one to initiate; both are behind NATs",
+	} {
+		f := fleet.New(fleet.Config{})
+		planned := topology()
+		planned.Tunnels[0].Obstacle = "both are behind NATs"
+		f.Apply(planned)
+		for _, edge := range []string{berlin, oslo} {
+			f.Connect(edge, fleet.SessionStart{ID: edge})
+			f.Report(edge, report(state, ""))
+		}
+		if got, _ := f.Tunnel(tunnel); got.GetReason() != want || got.GetObstacle() != "both are behind NATs" {
+			t.Errorf("with both %v: %q, obstacle %q", state, got.GetReason(), got.GetObstacle())
+		}
+	}
+}

@@ -59,6 +59,11 @@ func Explain(t *model.Topology, segment model.SegmentName, source, destination n
 			out.Reason = "both are behind the same gateway"
 		}
 	}
+	for _, hop := range out.GetHops() {
+		if hop.GetObstacle() != "" {
+			out.Reason += "; it may not come up: " + hop.GetObstacle()
+		}
+	}
 	return out
 }
 
@@ -109,6 +114,7 @@ func (n *network) hop(at *site, source, destination netip.Addr) (*swanherdv1.Exp
 				}
 				best.consider(intent, false, peer.site, &swanherdv1.ExplainHop{
 					Mesh: m.name, FromEdge: e.name, ToEdge: peer.name, FromSite: at.name, ToSite: peer.site.name, Paths: n.explainPaths(m, e, peer),
+					Obstacle: all[0].tunnel.GetObstacle(),
 				})
 			}
 		})

@@ -66,8 +66,11 @@ type end struct {
 	edge      *edge
 	uplink    *uplinkInfo // nil when the edge reported none
 	endpoints []*swanherdv1.PeerEndpoint
+	open      openness // how well it is reached there
+	nat       bool     // whether a NAT is in between
 	offered   []string // prefixes
 	initiator bool
+	opens     bool // as TunnelIntent.open_nat
 }
 
 // newLinks plans the tunnels between two edges whose sites the mesh connects: one for each
@@ -87,13 +90,10 @@ func (n *network) newLinks(m *mesh, x, y *edge) []draft {
 	for i, p := range paths {
 		a.over(p.a, p.b)
 		b.over(p.b, p.a)
-		// Who initiates has to know where to; while neither does, both wait for
-		// an edge to report its uplinks.
-		a.initiator = len(b.endpoints) > 0
-		b.initiator = !a.initiator && len(a.endpoints) > 0
+		assign(&a, &b)
 		name := n.tunnelName(m, a.edge, b.edge, p)
 		d := &drafts[i]
-		d.tunnel = &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view()}
+		d.tunnel = &swanherdv1.Tunnel{Name: name, Mesh: m.name, A: a.view(), B: b.view(), Obstacle: obstacle(&a, &b)}
 		d.a, d.b = intent(name, m, &a, &b, forA), intent(name, m, &b, &a, forB)
 		if n.segment.Segment == "" {
 			d.a.Probe, d.b.Probe, taken = m.probes(name, &a, &b, taken)
@@ -122,7 +122,8 @@ func (n *network) ends(m *mesh, x, y *edge) (a, b end, ok bool) {
 
 // over has the end be at an uplink, from which it is reached from the other end's.
 func (e *end) over(uplink, from *uplinkInfo) {
-	e.uplink, e.endpoints = uplink, endpoints(uplink, from)
+	e.uplink = uplink
+	e.endpoints, e.open, e.nat = reached(uplink, from)
 }
 
 func (e *end) view() *swanherdv1.TunnelEnd {
@@ -151,6 +152,7 @@ func intent(name string, m *mesh, local, remote *end, children []*swanherdv1.Chi
 		Role:            role,
 		Uplink:          local.uplink.name(),
 		RemoteEndpoints: remote.endpoints,
+		OpenNat:         local.opens,
 		Authentication: &swanherdv1.Authentication{
 			LocalId:  local.edge.identity,
 			RemoteId: remote.edge.identity,

@@ -245,6 +245,16 @@ func randomUplinks(t *rapid.T) []*swanherdv1.Uplink {
 		if rapid.Bool().Draw(t, "v6") {
 			u.Addresses = append(u.Addresses, "fe80::1", fmt.Sprintf("2001:db8::%d", rapid.IntRange(1, 9).Draw(t, "host")))
 		}
+		for _, a := range u.GetAddresses() {
+			if rapid.IntRange(0, 2).Draw(t, "asked") == 0 {
+				n := &swanherdv1.UplinkNat{Address: a, Mapping: swanherdv1.NatMapping(rapid.IntRange(0, 3).Draw(t, "mapping")), MappedAddress: a}
+				if n.GetMapping() != swanherdv1.NatMapping_NAT_MAPPING_NONE {
+					n.MappedAddress = fmt.Sprintf("203.0.113.%d", rapid.IntRange(1, 3).Draw(t, "mapped"))
+					n.MappedPort = uint32(rapid.IntRange(0, 1).Draw(t, "port")) * 31022
+				}
+				u.Nats = append(u.Nats, n)
+			}
+		}
 		uplinks = append(uplinks, u)
 	}
 	return uplinks

@@ -604,7 +604,10 @@ type TunnelIntent struct {
 	Critical bool `protobuf:"varint,16,opt,name=critical,proto3" json:"critical,omitempty"`
 	// Set where other tunnels carry the same prefixes by other uplinks: all whose group is
 	// the same, among which the edge chooses. Unset: there is no alternative.
-	Path          *TunnelPath `protobuf:"bytes,17,opt,name=path,proto3" json:"path,omitempty"`
+	Path *TunnelPath `protobuf:"bytes,17,opt,name=path,proto3" json:"path,omitempty"`
+	// While there is no IKE SA the edge sends keepalives (RFC 3948, Section 2.3) to
+	// remote_endpoints, so that a NAT of its own lets the peer in, which initiates.
+	OpenNat       bool `protobuf:"varint,18,opt,name=open_nat,json=openNat,proto3" json:"open_nat,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -756,6 +759,13 @@ func (x *TunnelIntent) GetPath() *TunnelPath {
 		return x.Path
 	}
 	return nil
+}
+
+func (x *TunnelIntent) GetOpenNat() bool {
+	if x != nil {
+		return x.OpenNat
+	}
+	return false
 }
 
 // ProbeIntent has an edge measure a tunnel by probes in it (STAMP, RFC 8762), and
@@ -1295,7 +1305,7 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\flocal_prefix\x18\x02 \x01(\tB\v\xbaH\b\xc8\x01\x01r\x03\xf8\x01\x01R\vlocalPrefix\"S\n" +
 	"\rIdentityFiles\x12(\n" +
 	"\vcertificate\x18\x01 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\vcertificate\x12\x18\n" +
-	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\xea\x06\n" +
+	"\x03key\x18\x02 \x01(\tB\x06\xbaH\x03\xc8\x01\x01R\x03key\"\x85\a\n" +
 	"\fTunnelIntent\x12\x1e\n" +
 	"\x04name\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x04R\x04name\x12\x1b\n" +
@@ -1315,7 +1325,8 @@ const file_swanherd_v1_intent_proto_rawDesc = "" +
 	"\x05probe\x18\x0e \x01(\v2\x18.swanherd.v1.ProbeIntentR\x05probe\x12E\n" +
 	"\asegment\x18\x0f \x01(\tB+\xbaH(r&2$^([a-z]([a-z0-9-]{0,61}[a-z0-9])?)?$R\asegment\x12\x1a\n" +
 	"\bcritical\x18\x10 \x01(\bR\bcritical\x12+\n" +
-	"\x04path\x18\x11 \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path\"\xe2\x01\n" +
+	"\x04path\x18\x11 \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path\x12\x19\n" +
+	"\bopen_nat\x18\x12 \x01(\bR\aopenNat\"\xe2\x01\n" +
 	"\vProbeIntent\x12-\n" +
 	"\rlocal_address\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\flocalAddress\x12/\n" +
 	"\x0eremote_address\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x80\x01\x01R\rremoteAddress\x12K\n" +

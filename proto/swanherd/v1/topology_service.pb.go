@@ -571,7 +571,9 @@ type ExplainHop struct {
 	ToGateway   string `protobuf:"bytes,11,opt,name=to_gateway,json=toGateway,proto3" json:"to_gateway,omitempty"`
 	// Where the two edges have several paths, or could: each pair of their uplinks, those
 	// with a tunnel first, in order of preference.
-	Paths         []*ExplainPath `protobuf:"bytes,12,rep,name=paths,proto3" json:"paths,omitempty"`
+	Paths []*ExplainPath `protobuf:"bytes,12,rep,name=paths,proto3" json:"paths,omitempty"`
+	// As in Tunnel.
+	Obstacle      string `protobuf:"bytes,13,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -688,6 +690,13 @@ func (x *ExplainHop) GetPaths() []*ExplainPath {
 		return x.Paths
 	}
 	return nil
+}
+
+func (x *ExplainHop) GetObstacle() string {
+	if x != nil {
+		return x.Obstacle
+	}
+	return ""
 }
 
 // ExplainPath is a pair of uplinks between two edges.
@@ -5673,7 +5682,7 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	"\x10destination_site\x18\x04 \x01(\tR\x0fdestinationSite\x12%\n" +
 	"\x0esource_gateway\x18\x06 \x01(\tR\rsourceGateway\x12/\n" +
 	"\x13destination_gateway\x18\a \x01(\tR\x12destinationGateway\x12+\n" +
-	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\x91\x03\n" +
+	"\x04hops\x18\x05 \x03(\v2\x17.swanherd.v1.ExplainHopR\x04hops\"\xad\x03\n" +
 	"\n" +
 	"ExplainHop\x12\x16\n" +
 	"\x06tunnel\x18\x01 \x01(\tR\x06tunnel\x12\x12\n" +
@@ -5689,7 +5698,8 @@ const file_swanherd_v1_topology_service_proto_rawDesc = "" +
 	" \x01(\tR\vfromGateway\x12\x1d\n" +
 	"\n" +
 	"to_gateway\x18\v \x01(\tR\ttoGateway\x12.\n" +
-	"\x05paths\x18\f \x03(\v2\x18.swanherd.v1.ExplainPathR\x05paths\"\x8f\x02\n" +
+	"\x05paths\x18\f \x03(\v2\x18.swanherd.v1.ExplainPathR\x05paths\x12\x1a\n" +
+	"\bobstacle\x18\r \x01(\tR\bobstacle\"\x8f\x02\n" +
 	"\vExplainPath\x12\x1f\n" +
 	"\vfrom_uplink\x18\x01 \x01(\tR\n" +
 	"fromUplink\x12\x1b\n" +

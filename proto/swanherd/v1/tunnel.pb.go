@@ -545,7 +545,10 @@ type Tunnel struct {
 	// empty: the default one.
 	Segment string `protobuf:"bytes,10,opt,name=segment,proto3" json:"segment,omitempty"`
 	// Unset: there is no other path.
-	Path          *TunnelPath `protobuf:"bytes,11,opt,name=path,proto3" json:"path,omitempty"`
+	Path *TunnelPath `protobuf:"bytes,11,opt,name=path,proto3" json:"path,omitempty"`
+	// Why the ends may not reach each other, by what is known of the NATs between them;
+	// empty: nothing that is known is in the way.
+	Obstacle      string `protobuf:"bytes,12,opt,name=obstacle,proto3" json:"obstacle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +651,13 @@ func (x *Tunnel) GetPath() *TunnelPath {
 		return x.Path
 	}
 	return nil
+}
+
+func (x *Tunnel) GetObstacle() string {
+	if x != nil {
+		return x.Obstacle
+	}
+	return ""
 }
 
 // TunnelPath is what one of several tunnels that carry the same prefixes between the
@@ -2144,7 +2154,7 @@ var File_swanherd_v1_tunnel_proto protoreflect.FileDescriptor
 
 const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
+	"\x18swanherd/v1/tunnel.proto\x12\vswanherd.v1\x1a\x1bbuf/validate/validate.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x03\n" +
 	"\x06Tunnel\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04mesh\x18\x02 \x01(\tR\x04mesh\x12$\n" +
@@ -2157,7 +2167,8 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	"\x10planned_revision\x18\b \x01(\x03R\x0fplannedRevision\x12\x18\n" +
 	"\asegment\x18\n" +
 	" \x01(\tR\asegment\x12+\n" +
-	"\x04path\x18\v \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path:N\xeaAK\n" +
+	"\x04path\x18\v \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path\x12\x1a\n" +
+	"\bobstacle\x18\f \x01(\tR\bobstacle:N\xeaAK\n" +
 	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\x8c\x01\n" +
 	"\n" +
 	"TunnelPath\x12\x1d\n" +
