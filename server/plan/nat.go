@@ -17,10 +17,15 @@ const (
 	open                         // there is no NAT that is known of, or both ends are behind it
 )
 
-// behindNAT says what is known of a NAT before an endpoint; nil: that there is none.
+// behindNAT says what is known of a NAT before an endpoint; nil: that there is none. What an
+// edge says that no peer could go by is not known.
 func (u *uplinkInfo) behindNAT(e *swanherdv1.PeerEndpoint) *swanherdv1.UplinkNat {
 	for _, n := range u.GetNats() {
-		if n.GetAddress() == e.GetAddress() && n.GetMappedAddress() != "" && n.GetMapping() != swanherdv1.NatMapping_NAT_MAPPING_NONE {
+		if n.GetAddress() != e.GetAddress() || n.GetMapping() == swanherdv1.NatMapping_NAT_MAPPING_NONE {
+			continue
+		}
+		own, _ := outer(e.GetAddress())
+		if mapped, ok := outer(n.GetMappedAddress()); ok && mapped.Is4() == own.Is4() && !mapped.IsLoopback() {
 			return n
 		}
 	}
@@ -53,7 +58,8 @@ func reached(u, from *uplinkInfo) (at []*swanherdv1.PeerEndpoint, how openness, 
 		default:
 			behind = append(behind, e)
 		}
-		mapped := &swanherdv1.PeerEndpoint{Address: n.GetMappedAddress(), Port: n.GetMappedPort()}
+		addr, _ := outer(n.GetMappedAddress())
+		mapped := &swanherdv1.PeerEndpoint{Address: addr.String(), Port: n.GetMappedPort()}
 		if mapped.GetPort() != 0 {
 			best = max(best, punched)
 		} else {
