@@ -90,6 +90,10 @@ func TestNATs(t *testing.T) {
 	if out := w.swanherd("explain", w.edges[6].lan.String(), w.edges[7].lan.String()); !strings.Contains(out, "it may not come up: symmetric-1 and symmetric-2 are both behind NATs") {
 		t.Errorf("the explanation does not say why:\n%s", out)
 	}
+	// 203.0.113.26 is where symmetric-1 is seen, for which narrow-1 waits in vain.
+	if out, err := w.edges[4].router.Run(w.ctx, "nft", "list", "chain", "ip", "nat", "opened"); err != nil || !strings.Contains(out, "counter packets ") || strings.Contains(out, "counter packets 0 ") {
+		t.Errorf("narrow-1 does not open its NAT for symmetric-1: %v\n%s", err, out)
+	}
 	if at := w.remoteOf(shared, "shared-2"); at.Addr() != w.edges[9].inside {
 		t.Errorf("edges behind the same NAT are connected by %s, and not inside", at)
 	}
@@ -181,7 +185,8 @@ func (w *natWorld) addEdge(name, kind string, number int) *natEdge {
 	}
 	// A router drops what nobody has asked for, before its connection tracking takes note.
 	rules := strings.NewReplacer("PUBLIC", public.String(), "INSIDE", e.inside.String()).Replace(natKinds[kind])
-	_, err := e.router.Run(w.ctx, "nft", "table ip nat { "+rules+` chain deny { type filter hook input priority 0; iifname "wan0" meta l4proto udp drop; }; }`)
+	_, err := e.router.Run(w.ctx, "nft", "table ip nat { "+rules+` chain deny { type filter hook input priority 0; iifname "wan0" meta l4proto udp drop; };
+		chain opened { type filter hook forward priority 0; udp length 9 ip daddr 203.0.113.26 counter; }; }`)
 	w.must(err)
 	return e
 }
