@@ -35,10 +35,11 @@ type cut struct {
 func (d *demo) loseLine(ctx context.Context) (*cut, error) {
 	from, to := d.world.sites[0], d.world.sites[1]
 	c := &cut{From: from.name, To: to.name, Away: cutFor}
+	over := make(chan struct{})
 	var talk sync.WaitGroup
 	var err error
 	talk.Go(func() {
-		c.PingResult, c.Gone, err = from.lan.PingThrough(ctx, from.lanAddr4, to.lanAddr4, pingEvery, int((cutFor+2*aroundCut)/pingEvery))
+		c.PingResult, c.Gone, err = from.lan.PingUntil(ctx, from.lanAddr4, to.lanAddr4, pingEvery, over)
 	})
 	pause := func(t time.Duration) {
 		select {
@@ -50,6 +51,8 @@ func (d *demo) loseLine(ctx context.Context) (*cut, error) {
 	d.darken(true)
 	pause(cutFor)
 	d.darken(false)
+	pause(aroundCut)
+	close(over)
 	talk.Wait()
 	if err != nil {
 		return nil, fmt.Errorf("ping while a line is dark: %w", err)

@@ -147,28 +147,38 @@ func (ns *Namespace) Ping(ctx context.Context, from, to netip.Addr, count int) (
 	return result, nil
 }
 
-// PingThrough sends count echo requests, some of which may be lost, and returns for how long
-// in a row they were, at most.
-func (ns *Namespace) PingThrough(ctx context.Context, from, to netip.Addr, every time.Duration, count int) (result PingResult, gone time.Duration, err error) {
-	answered := make([]bool, count)
+// PingUntil sends echo requests until it is over, some of which may be lost, and returns for
+// how long in a row they were, at most. What is on its way at the end does not count.
+func (ns *Namespace) PingUntil(ctx context.Context, from, to netip.Addr, every time.Duration, over <-chan struct{}) (result PingResult, gone time.Duration, err error) {
+	const late = 500 * time.Millisecond
+	answered := map[int]bool{}
 	err = ns.Do(func() error {
 		p := probing.New(to.String())
 		p.SetPrivileged(true)
-		p.Source, p.Count, p.Interval = from.String(), count, every
-		p.Timeout = time.Duration(count)*every + time.Second
-		p.OnRecv = func(answer *probing.Packet) {
-			if answer.Seq < count {
-				answered[answer.Seq] = true
+		p.Source, p.Interval = from.String(), every
+		p.OnRecv = func(answer *probing.Packet) { answered[answer.Seq] = true }
+		done := make(chan struct{})
+		go func() {
+			select {
+			case <-over:
+			case <-done:
 			}
-		}
+			p.Stop()
+		}()
 		err := p.RunWithContext(ctx)
+		close(done)
 		st := p.Statistics()
 		result = PingResult{Sent: st.PacketsSent, Received: st.PacketsRecv, Average: st.AvgRtt}
 		return err
 	})
+	for range late / every {
+		if result.Sent > 0 && !answered[result.Sent-1] {
+			result.Sent--
+		}
+	}
 	run := 0
-	for _, is := range answered[:min(result.Sent, count)] {
-		if run++; is {
+	for i := range result.Sent {
+		if run++; answered[i] {
 			run = 0
 		}
 		gone = max(gone, time.Duration(run)*every)

@@ -167,7 +167,7 @@ func (u *use) prefer(a, b Member) int {
 
 // cheaper compares two paths that are equally good.
 func (u *use) cheaper(a, b Member) int {
-	c := cmp.Or(cmp.Compare(u.wanted(a), u.wanted(b)), cmp.Compare(a.Cost, b.Cost))
+	c := cmp.Or(cmp.Compare(a.Priority, b.Priority), cmp.Compare(u.wanted(a), u.wanted(b)), cmp.Compare(a.Cost, b.Cost))
 	if c == 0 && a.Metered != b.Metered {
 		if c = -1; a.Metered {
 			c = 1

@@ -11,7 +11,7 @@
 // # Rules
 //
 // In this order: a path that is dead is not used while one lives; one within the SLA of the
-// class comes before one that is not; then the one of a transport that the class wants; then the one of less cost; then one that is not metered.
+// class comes before one that is not; then the one of the first hub, if they lead to several; then the one of a transport that the class wants; then the one of less cost; then one that is not metered.
 // Paths between which there is nothing to choose share the load. If all are dead the last
 // ones stay: their policies stand, so nothing leaves in clear (RFC 4301, Section 5.1).
 //

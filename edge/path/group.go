@@ -27,6 +27,9 @@ type Class struct {
 // Member is a tunnel of a group.
 type Member struct {
 	Tunnel string
+	// Priority goes before all else between paths that are equally good, the lower first: of
+	// several hubs one is the first.
+	Priority uint32
 	// Cost is lower where the path is preferred.
 	Cost      uint64
 	Transport swanherdv1.TransportClass

@@ -45,6 +45,9 @@ func describe(m Member) string {
 	if m.Transport != swanherdv1.TransportClass_TRANSPORT_CLASS_UNSPECIFIED {
 		what = append(what, strings.ToLower(strings.TrimPrefix(m.Transport.String(), "TRANSPORT_CLASS_")))
 	}
+	if m.Priority > 0 {
+		what = append(what, fmt.Sprintf("priority %d", m.Priority))
+	}
 	what = append(what, fmt.Sprintf("cost %d", m.Cost))
 	if m.Metered {
 		what = append(what, "metered")

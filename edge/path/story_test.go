@@ -99,6 +99,12 @@ func (s *story) group(t *testing.T, d *datadriven.TestData) {
 					d.Fatalf(t, "%v", err)
 				}
 				m.Cost = n
+			} else if priority, ok := strings.CutPrefix(f, "priority="); ok {
+				n, err := strconv.ParseUint(priority, 10, 32)
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				m.Priority = uint32(n)
 			} else if f == "metered" {
 				m.Metered = true
 			} else {

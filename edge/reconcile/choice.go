@@ -36,7 +36,7 @@ func (p *Plan) addPath(b *tunnelBuilder) {
 		p.Groups = append(p.Groups, path.Group{Name: is.GetGroup(), Classes: pathClasses(p.Traffic)})
 	}
 	g := &p.Groups[at]
-	g.Members = append(g.Members, path.Member{Tunnel: t.GetName(), Cost: is.GetCost(), Transport: is.GetClass(), Metered: is.GetMetered()})
+	g.Members = append(g.Members, path.Member{Tunnel: t.GetName(), Priority: is.GetPriority(), Cost: is.GetCost(), Transport: is.GetClass(), Metered: is.GetMetered()})
 }
 
 // wayOf tells tunnels of different segments that go between the same uplinks.

@@ -256,6 +256,7 @@ func (v *validator) mesh(m *swanherdv1.Mesh) {
 		if len(spokes) > 0 && !slices.ContainsFunc(spokes, func(s string) bool { return !slices.Contains(hubs, s) }) {
 			v.add(m.GetName(), "hub_and_spoke.spokes", "selects no site that is not a hub", "select at least one other site")
 		}
+		v.priorities(m, topology.HubAndSpoke, hubs)
 	case *swanherdv1.Mesh_Regional:
 		v.regional(m, topology.Regional)
 	case *swanherdv1.Mesh_ExplicitLinks:

@@ -93,6 +93,15 @@ func TestViolations(t *testing.T) {
 			}, [][]string{{"meshes[0].paths.max_paths", "the preferred one alone", "PAIRING_ALL"}},
 		},
 		{
+			"a priority of a hub that is none", func(m *swanherdv1.Manifest) {
+				m.Sites[0].Labels = map[string]string{"prio": "first"}
+				m.Meshes[0].Topology = &swanherdv1.Mesh_HubAndSpoke{HubAndSpoke: &swanherdv1.HubAndSpoke{
+					Hubs: &swanherdv1.SiteSelector{Sites: []string{m.Sites[0].GetName()}}, Spokes: &swanherdv1.SiteSelector{All: true}, PriorityLabel: "prio",
+				}}
+			},
+			[][]string{{"meshes[0].hub_and_spoke.priority_label", `is "first" at `, "0 to 9999"}},
+		},
+		{
 			"traffic classes", func(m *swanherdv1.Manifest) {
 				voice := &swanherdv1.PathSla{TrafficClass: swanherdv1.PathSla_TRAFFIC_CLASS_VOICE}
 				many := &swanherdv1.TrafficClass{Id: "many", Sla: voice}

@@ -192,7 +192,7 @@ func (d *delta) touchedSites(n *network) map[*site]bool {
 }
 
 // changesTransit says whether what transit offers in the mesh may differ: when
-// a site of it changed, or which hub is the first to have an edge.
+// a site of it changed, or which hubs have an edge.
 func (d *delta) changesTransit(m *mesh, moved map[*site]bool) bool {
 	for _, part := range m.parts() {
 		for s := range part.roles {

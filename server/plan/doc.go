@@ -26,8 +26,9 @@
 //     tunnels of its own, which alone bear its label.
 //   - The edge with the lower id initiates, unless only its own address is
 //     known.
-//   - With transit, the first hub by name that has an enabled edge carries the
-//     traffic between spokes, except between those that are connected directly.
+//   - With transit, the hubs that have an enabled edge carry the traffic between spokes,
+//     except between those that are connected directly. A spoke's tunnels to several of them
+//     are a group, in which the first hub goes first, by its label or its name.
 //   - A regional mesh is a hub-and-spoke mesh for each region and a full one of all
 //     hubs. With transit, a region's first hub carries for its spokes what is in the
 //     other regions, and for the other regions' hubs what its spokes have.

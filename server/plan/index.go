@@ -66,11 +66,16 @@ type mesh struct {
 	links map[*site][]*site
 	// roles of the sites in the mesh.
 	roles map[*site]role
-	// transit is the hub that carries traffic between spokes; nil: none does.
-	transit *site
+	// transits are the hubs that carry traffic between spokes, the first one first; of a
+	// region there is one at most.
+	transits []hub
 	// wantsTransit is set also when no hub has an edge.
 	wantsTransit bool
-	// carried is what transit offers: the prefixes of all spokes and its own.
+	// priorityLabel is as in HubAndSpoke.
+	priorityLabel string
+	// carried is what a transit hub offers: the prefixes of all spokes and, where it is
+	// the only one, its own. Several offer the same, each besides its own, as what a spoke
+	// sends goes by the longest prefix before it goes by who is first.
 	carried prefixSet
 	// own is what of carried is of the mesh's own region, in a regional mesh.
 	own prefixSet
@@ -271,6 +276,7 @@ func (n *network) resolve(t *model.Topology, name model.NetworkName, m *swanherd
 		}
 		resolved.assign(resolved.spokes, roleSpoke)
 		if topology.HubAndSpoke.GetTransit() {
+			resolved.priorityLabel = topology.HubAndSpoke.GetPriorityLabel()
 			resolved.setTransit()
 		}
 	case *swanherdv1.Mesh_ExplicitLinks:
@@ -330,17 +336,15 @@ func (m *mesh) setTransit() {
 		m.regions.spread()
 		return
 	}
-	m.wantsTransit, m.transit, m.carried = true, nil, nil
-	for _, h := range m.hubs {
-		if len(h.edges) > 0 {
-			m.transit = h
-			break
-		}
-	}
-	if m.transit == nil {
+	m.wantsTransit, m.carried = true, nil
+	m.transits = m.transitHubs()
+	if len(m.transits) == 0 {
 		return
 	}
-	carried := slices.Clone(m.transit.prefixes)
+	var carried []netip.Prefix
+	if len(m.transits) == 1 {
+		carried = slices.Clone(m.transits[0].prefixes)
+	}
 	for _, s := range m.spokes {
 		carried = append(carried, s.prefixes...)
 	}
@@ -382,16 +386,19 @@ func (n *network) offered(m *mesh, s, t *site) []string {
 			}
 		}
 	}
-	list := make([]string, len(carried))
+	var list []string
+	if len(m.transits) > 1 {
+		list = append(list, s.texts...)
+	}
 	m.textsMu.Lock()
 	defer m.textsMu.Unlock()
-	for i, p := range carried {
+	for _, p := range carried {
 		text, ok := m.texts[p]
 		if !ok {
 			text = p.String()
 			m.texts[p] = text
 		}
-		list[i] = text
+		list = append(list, text)
 	}
 	return list
 }

@@ -105,6 +105,12 @@ func (n *network) newLinks(m *mesh, x, y *edge) []draft {
 			d.tunnel.Path = p.message(n.groupName(a.edge, b.edge))
 			d.a.Path, d.b.Path = d.tunnel.Path, d.tunnel.Path
 		}
+		if path := n.standby(m, a.edge, b.edge, p); path != nil {
+			d.tunnel.Path, d.a.Path = path, path
+		}
+		if path := n.standby(m, b.edge, a.edge, p); path != nil {
+			d.tunnel.Path, d.b.Path = path, path
+		}
 	}
 	return drafts
 }

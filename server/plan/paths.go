@@ -122,7 +122,15 @@ func (p pairing) whyNot(c *candidate) string {
 	return ""
 }
 
-func (p uplinkPair) cost() uint64 { return uint64(p.a.GetCost()) + uint64(p.b.GetCost()) }
+func (p uplinkPair) cost() uint64 { return p.a.cost() + p.b.cost() }
+
+// cost of an uplink, 0 where none is known.
+func (u *uplinkInfo) cost() uint64 {
+	if u == nil {
+		return 0
+	}
+	return uint64(u.GetCost())
+}
 
 // limits orders transport classes by how limited what goes over them is.
 var limits = map[swanherdv1.TransportClass]int{
@@ -135,6 +143,9 @@ var limits = map[swanherdv1.TransportClass]int{
 
 // class is that of the more limited uplink.
 func (p uplinkPair) class() swanherdv1.TransportClass {
+	if p.a == nil || p.b == nil {
+		return swanherdv1.TransportClass_TRANSPORT_CLASS_UNSPECIFIED
+	}
 	a, b := p.a.GetTransportClass(), p.b.GetTransportClass()
 	if limits[b] > limits[a] {
 		return b
@@ -142,7 +153,9 @@ func (p uplinkPair) class() swanherdv1.TransportClass {
 	return a
 }
 
-func (p uplinkPair) metered() bool { return p.a.GetMetered() || p.b.GetMetered() }
+func (p uplinkPair) metered() bool {
+	return p.a != nil && p.a.GetMetered() || p.b != nil && p.b.GetMetered()
+}
 
 // message is what edges are told of a path of a group.
 func (p uplinkPair) message(group string) *swanherdv1.TunnelPath {

@@ -74,7 +74,7 @@ func (r *regions) spread() {
 		part.own = part.carried
 	}
 	for _, part := range r.each {
-		if part.transit == nil {
+		if len(part.transits) == 0 {
 			continue
 		}
 		all := slices.Clone(part.own)
@@ -96,9 +96,9 @@ func (r *regions) spread() {
 func (m *mesh) carries(s, t *site) (prefixSet, bool) {
 	if m.regions != nil && m == m.regions.between {
 		part := m.regions.of[s]
-		return part.own, part.transit == s
+		return part.own, part.carriesTransit(s)
 	}
-	return m.carried, m.transit == s && m.roles[t] == roleSpoke
+	return m.carried, m.carriesTransit(s) && m.roles[t] == roleSpoke
 }
 
 // behind says whether a site may be among those that transit in the mesh carries.

@@ -1662,8 +1662,12 @@ type HubAndSpoke struct {
 	Hubs   *SiteSelector          `protobuf:"bytes,1,opt,name=hubs,proto3" json:"hubs,omitempty"`
 	Spokes *SiteSelector          `protobuf:"bytes,2,opt,name=spokes,proto3" json:"spokes,omitempty"`
 	// Carry traffic between spokes over the hubs: a spoke routes the other
-	// spokes' prefixes to its hub.
-	Transit       bool `protobuf:"varint,3,opt,name=transit,proto3" json:"transit,omitempty"`
+	// spokes' prefixes to the first hub that it reaches.
+	Transit bool `protobuf:"varint,3,opt,name=transit,proto3" json:"transit,omitempty"`
+	// Key of the label of hubs that says which of them goes first, a number from 0 to 9999, the
+	// lowest first. Hubs of the same share the traffic; those without the label go last.
+	// Empty: by name.
+	PriorityLabel string `protobuf:"bytes,4,opt,name=priority_label,json=priorityLabel,proto3" json:"priority_label,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1717,6 +1721,13 @@ func (x *HubAndSpoke) GetTransit() bool {
 		return x.Transit
 	}
 	return false
+}
+
+func (x *HubAndSpoke) GetPriorityLabel() string {
+	if x != nil {
+		return x.PriorityLabel
+	}
+	return ""
 }
 
 // Regional connects every spoke with the hubs of its region, and all hubs with one
@@ -3139,11 +3150,12 @@ const file_swanherd_v1_topology_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"C\n" +
 	"\bFullMesh\x127\n" +
-	"\x05sites\x18\x01 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x05sites\"\x99\x01\n" +
+	"\x05sites\x18\x01 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x05sites\"\xf3\x01\n" +
 	"\vHubAndSpoke\x125\n" +
 	"\x04hubs\x18\x01 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x04hubs\x129\n" +
 	"\x06spokes\x18\x02 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x06spokes\x12\x18\n" +
-	"\atransit\x18\x03 \x01(\bR\atransit\"\xec\x01\n" +
+	"\atransit\x18\x03 \x01(\bR\atransit\x12X\n" +
+	"\x0epriority_label\x18\x04 \x01(\tB1\xbaH.r,2*^([a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?)?$R\rpriorityLabel\"\xec\x01\n" +
 	"\bRegional\x12T\n" +
 	"\fregion_label\x18\x01 \x01(\tB1\xbaH.r,2*^([a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?)?$R\vregionLabel\x125\n" +
 	"\x04hubs\x18\x02 \x01(\v2\x19.swanherd.v1.SiteSelectorB\x06\xbaH\x03\xc8\x01\x01R\x04hubs\x129\n" +

@@ -660,12 +660,14 @@ func (x *Tunnel) GetObstacle() string {
 	return ""
 }
 
-// TunnelPath is what one of several tunnels that carry the same prefixes between the
-// same two edges by different uplinks is beside the others. It is the same at both ends.
+// TunnelPath is what one of several tunnels that carry the same prefixes is beside the
+// others: between the same two edges by different uplinks, and then it is the same at both
+// ends, or from a spoke to several hubs, and then it is the spoke's.
 type TunnelPath struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What all of them have in common: the name that the tunnel would have if there were
-	// one, `networks/{network}/tunnels/{a}--{b}`, and behind it the segment if any.
+	// one, `networks/{network}/tunnels/{a}--{b}`, and behind it the segment if any; of
+	// several hubs `networks/{network}/meshes/{mesh}.{spoke}`, and behind it the segment.
 	Group string `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
 	// Sum of the costs of both uplinks; lower is preferred.
 	Cost uint64 `protobuf:"varint,2,opt,name=cost,proto3" json:"cost,omitempty"`
@@ -673,7 +675,10 @@ type TunnelPath struct {
 	// broadband, unspecified, and MPLS.
 	Class TransportClass `protobuf:"varint,3,opt,name=class,proto3,enum=swanherd.v1.TransportClass" json:"class,omitempty"`
 	// Whether one of the uplinks is.
-	Metered       bool `protobuf:"varint,4,opt,name=metered,proto3" json:"metered,omitempty"`
+	Metered bool `protobuf:"varint,4,opt,name=metered,proto3" json:"metered,omitempty"`
+	// Lower goes first among paths that are equally good, before class and cost: a spoke
+	// has tunnels to several hubs that carry traffic between spokes.
+	Priority      uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -734,6 +739,13 @@ func (x *TunnelPath) GetMetered() bool {
 		return x.Metered
 	}
 	return false
+}
+
+func (x *TunnelPath) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 // TunnelEnd is one end as its edge reports it.
@@ -2169,13 +2181,14 @@ const file_swanherd_v1_tunnel_proto_rawDesc = "" +
 	" \x01(\tR\asegment\x12+\n" +
 	"\x04path\x18\v \x01(\v2\x17.swanherd.v1.TunnelPathR\x04path\x12\x1a\n" +
 	"\bobstacle\x18\f \x01(\tR\bobstacle:N\xeaAK\n" +
-	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\x8c\x01\n" +
+	"\x13swanherd.dev/Tunnel\x12#networks/{network}/tunnels/{tunnel}*\atunnels2\x06tunnel\"\xa8\x01\n" +
 	"\n" +
 	"TunnelPath\x12\x1d\n" +
 	"\x05group\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05group\x12\x12\n" +
 	"\x04cost\x18\x02 \x01(\x04R\x04cost\x121\n" +
 	"\x05class\x18\x03 \x01(\x0e2\x1b.swanherd.v1.TransportClassR\x05class\x12\x18\n" +
-	"\ametered\x18\x04 \x01(\bR\ametered\"\xc3\x02\n" +
+	"\ametered\x18\x04 \x01(\bR\ametered\x12\x1a\n" +
+	"\bpriority\x18\x05 \x01(\rR\bpriority\"\xc3\x02\n" +
 	"\tTunnelEnd\x12\x12\n" +
 	"\x04edge\x18\x01 \x01(\tR\x04edge\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
