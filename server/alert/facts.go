@@ -226,7 +226,7 @@ func (f *facts) alternatives(t *swanherdv1.Tunnel) string {
 			up++
 		}
 	}
-	return fmt.Sprintf("; %d of the %d paths between its ends are up", up, len(all))
+	return fmt.Sprintf("; %d of the %d tunnels that carry the same are up", up, len(all))
 }
 
 func (f *facts) countTunnel(t *swanherdv1.Tunnel, by int) {

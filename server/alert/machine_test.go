@@ -548,7 +548,7 @@ func TestATunnelWithAlternatives(t *testing.T) {
 	w.after(62*time.Second, "+berlin--oslo.lte.wan")
 	path("dsl", isDown)
 	w.after(62*time.Second, "+berlin--oslo.dsl.wan")
-	for tunnel, want := range map[string]string{"lte": "2 of the 3 paths between its ends are up", "dsl": "1 of the 3 paths between its ends are up"} {
+	for tunnel, want := range map[string]string{"lte": "2 of the 3 tunnels that carry the same are up", "dsl": "1 of the 3 tunnels that carry the same are up"} {
 		for _, a := range w.stored {
 			if strings.HasSuffix(a.GetResource(), "."+tunnel+".wan") && !strings.HasSuffix(a.GetSummary(), want) {
 				t.Errorf("%s: %q, want %q", a.GetResource(), a.GetSummary(), want)
