@@ -43,10 +43,10 @@ func testSwitchPaths(t *testing.T, options ...string) {
 	good := wan.Conditions{Delay: 10 * ms, Jitter: ms}
 	dark, bad := wan.Conditions{Blackout: true}, wan.Conditions{Delay: 10 * ms, Loss: 0.4, Burst: 3}
 
-	w.outage("blackout", dark, dark, time.Second)
+	w.outage("blackout", dark, dark, 3*time.Second)
 	w.inUse("while the first line is dark", 1)
 	w.returns(good)
-	w.outage("brown-out", bad, bad, 5*time.Second)
+	w.outage("brown-out", bad, bad, 10*time.Second)
 	w.inUse("while the first line loses much", 1)
 }
 
@@ -201,7 +201,8 @@ func (w *twoWays) flow() *flow {
 }
 
 // outage makes the first line bad in the midst of traffic, and wants this to be whole again
-// after a time.
+// after a time. How long it takes is told; the limit is far above, as other work on the
+// machine must fail no test, and far below what IKE's own liveness takes.
 func (w *twoWays) outage(what string, there, back wan.Conditions, limit time.Duration) {
 	w.t.Helper()
 	f := w.flow()
@@ -210,7 +211,7 @@ func (w *twoWays) outage(what string, there, back wan.Conditions, limit time.Dur
 	w.lines[0].Set(there, back)
 	w.inUse("in the "+what, 1)
 	for _, e := range f.ends {
-		e.awaitMore(int(limit / flowInterval / 2))
+		e.awaitMore(int(2 * time.Second / flowInterval))
 	}
 	out, in := f.end(time.Second)
 	for i, c := range []flowCount{out, in} {
