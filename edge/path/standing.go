@@ -55,8 +55,10 @@ type standing struct {
 	worst  level
 	loss   level // good, or one of lossThresholds
 	lived  bool
-	died   time.Time
-	damper damper
+	// answered: its probes were.
+	answered bool
+	died     time.Time
+	damper   damper
 	// last is what was observed last.
 	last Observation
 }
@@ -85,6 +87,10 @@ func (s *standing) look(now time.Time, class string, answers bool, o Observation
 			s.level = r // it comes up for the first time
 		}
 		s.lived = true
+	}
+	if o.State == probe.Alive && !s.answered {
+		// What was lost before the peer knew of the probes is not of the path.
+		s.answered, s.level, s.better = true, min(s.level, r), time.Time{}
 	}
 	switch {
 	case r >= s.level:

@@ -107,8 +107,8 @@ type liveness struct {
 	// row counts the answers since rowSince while dead.
 	row      int
 	rowSince time.Time
-	// revived is when it became alive last after it was dead: what was lost before says
-	// nothing any more.
+	// revived is when it became alive for the first time, or last after it was dead: what was
+	// lost before says nothing, or nothing any more.
 	revived time.Time
 	// peer is when the last probe of the peer came, and every how often they come, at
 	// most; silent is when its next one is overdue. They stand in for probes of this end
@@ -154,6 +154,9 @@ func (l *liveness) answer(now, sent time.Time) (turned bool) {
 		l.rtt -= (l.rtt - took) / rttDecay
 	}
 	l.answered = now
+	if l.state == Unknown {
+		l.revived = now
+	}
 	if l.state != Dead {
 		return l.become(now, Alive)
 	}

@@ -73,6 +73,27 @@ func TestBlackout(t *testing.T) {
 	}
 }
 
+// What was sent before the peer answers for the first time is not lost by the path: the
+// tunnel may be up at this end before the peer knows of its probes.
+func TestLossBeforeTheFirstAnswer(t *testing.T) {
+	w := newFastWAN(t, 10*time.Millisecond)
+	w.lose = allLost
+	w.run(3 * time.Second)
+	if l := w.life(); l.State != Unknown || l.Lost < 5 {
+		t.Errorf("before any answer: %+v", l)
+	}
+	w.lose = nil
+	for range 20 {
+		w.run(100 * time.Millisecond)
+		if l := w.life(); l.State != Unknown && l.Lost != 0 {
+			t.Fatalf("after the first answers: %+v", l)
+		}
+	}
+	if l := w.life(); l.State != Alive || l.Probes < 4 {
+		t.Errorf("after two seconds of answers: %+v", l)
+	}
+}
+
 // While other packets of the peer come in, a path without answers is not dead, however long;
 // its loss says what is wrong with it.
 func TestProbesAloneAreLost(t *testing.T) {
