@@ -18,10 +18,11 @@ import (
 // programs are what was built, by name: func() (string, error).
 var programs sync.Map
 
-// program builds a program of deployments/dev, once; it returns its file.
+// program builds a program of deployments/dev, once; it returns its file. That is where the
+// one before it was, also of other processes, which have theirs open.
 func program(name string) (string, error) {
 	build, _ := programs.LoadOrStore(name, sync.OnceValues(func() (string, error) {
-		dir, err := os.MkdirTemp("", "swanherd-"+name)
+		cache, err := os.UserCacheDir()
 		if err != nil {
 			return "", err
 		}
@@ -29,12 +30,13 @@ func program(name string) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("go list: %w", err)
 		}
-		out := filepath.Join(dir, name)
+		out := filepath.Join(cache, "swanherd", "peers", name)
+		built := fmt.Sprintf("%s.%d", out, os.Getpid())
 		source := filepath.Join(strings.TrimSpace(string(module)), "deployments", "dev", name)
-		if text, err := exec.Command("go", "build", "-C", source, "-o", out, ".").CombinedOutput(); err != nil {
+		if text, err := exec.Command("go", "build", "-C", source, "-o", built, ".").CombinedOutput(); err != nil {
 			return "", fmt.Errorf("go build: %s: %w", text, err)
 		}
-		return out, nil
+		return out, os.Rename(built, out)
 	}))
 	return build.(func() (string, error))()
 }
