@@ -39,7 +39,7 @@ func (d *demo) loseLine(ctx context.Context) (*cut, error) {
 	var talk sync.WaitGroup
 	var err error
 	talk.Go(func() {
-		c.PingResult, c.Gone, err = from.lan.PingUntil(ctx, from.lanAddr4, to.lanAddr4, pingEvery, over)
+		c.PingResult, c.Gone, err = from.lan.PingUntil(ctx, from.lanAddr4, to.lanAddr4, pingEvery, over, func() {})
 	})
 	pause := func(t time.Duration) {
 		select {

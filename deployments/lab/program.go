@@ -148,15 +148,19 @@ func (ns *Namespace) Ping(ctx context.Context, from, to netip.Addr, count int) (
 }
 
 // PingUntil sends echo requests until it is over, some of which may be lost, and returns for
-// how long in a row they were, at most. What is on its way at the end does not count.
-func (ns *Namespace) PingUntil(ctx context.Context, from, to netip.Addr, every time.Duration, over <-chan struct{}) (result PingResult, gone time.Duration, err error) {
+// how long in a row they were, at most. What is on its way at the end does not count. Each
+// answer is told as it comes.
+func (ns *Namespace) PingUntil(ctx context.Context, from, to netip.Addr, every time.Duration, over <-chan struct{}, answer func()) (result PingResult, gone time.Duration, err error) {
 	const late = 500 * time.Millisecond
 	answered := map[int]bool{}
 	err = ns.Do(func() error {
 		p := probing.New(to.String())
 		p.SetPrivileged(true)
 		p.Source, p.Interval = from.String(), every
-		p.OnRecv = func(answer *probing.Packet) { answered[answer.Seq] = true }
+		p.OnRecv = func(packet *probing.Packet) {
+			answered[packet.Seq] = true
+			answer()
+		}
 		done := make(chan struct{})
 		go func() {
 			select {

@@ -14,9 +14,9 @@ import (
 )
 
 // TestEdgesSwitchPaths joins two edges by two lines, with a tunnel over each, of which the
-// first costs less. What becomes of the first line moves the traffic to the second one: in
-// less than a second when it goes dark, in less than five when it loses much; and back again
-// without loss when it is good for a while.
+// first costs less. What becomes of the first line moves the traffic to the second one, soon
+// when it goes dark, within seconds when it loses much; and back again without loss when it is
+// good for a while.
 func TestEdgesSwitchPaths(t *testing.T) {
 	lab.Require(t, "ip")
 	if testing.Short() {
